@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any, Literal, TypeVar, cast
 
@@ -20,7 +20,16 @@ from aiovec import (
     Schema,
     Table,
 )
-from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, relevance, storable
+from aiovec.bridge import (
+    Bridge,
+    StoreOrTarget,
+    keys_below,
+    metadata_filter,
+    relevance,
+    storable,
+    twins,
+    without_zeros,
+)
 
 _FIELDS = {
     "content": Field(str, nullable=False, text=True),
@@ -43,7 +52,7 @@ class AiovecStorage:
     ``aiovec.connect`` serves ``asave``, ``asearch`` and ``adelete`` only. The first write creates
     the table. Further ``options`` are those of ``aiovec.connect`` for a target. A scope means the
     memories in it and in the scopes below it: "/crew" has those of "/crew/agent", and not those of
-    "/crews".
+    "/crews". ``zero_as_none`` stores a vector of zeros, which has no direction, as no vector.
     """
 
     def __init__(
@@ -52,6 +61,7 @@ class AiovecStorage:
         table: str = "crewai",
         *,
         metric: Literal["cosine", "l2", "dot"] = "cosine",
+        zero_as_none: bool = False,
         **options: Any,
     ) -> None:
         def schema(dim: int) -> Schema:
@@ -59,43 +69,37 @@ class AiovecStorage:
 
         self._bridge = Bridge(store, table, schema, **options)
         self._metric = metric
+        self._zero_as_none = zero_as_none
 
     # Writes
 
-    def save(self, records: list[MemoryRecord]) -> None:
-        """Save memories; one with the id of an earlier memory replaces that."""
-        self._bridge.run(self._save, records)
-
-    async def asave(self, records: list[MemoryRecord]) -> None:
-        """As ``save``."""
-        await self._bridge.aio(self._save, records)
-
     def update(self, record: MemoryRecord) -> None:
         """Replace the memory with the same id."""
-        self._bridge.run(self._save, [record])
+        self.save([record])
 
     async def _save(self, table: Table, records: list[MemoryRecord]) -> None:
+        """Save memories; one with the id of an earlier memory replaces that."""
         if not records:
             return
         rows = [_row(record) for record in records]
-        dim = next((len(record.embedding) for record in records if record.embedding), 0)
-
-        async def write() -> int:
-            return await table.upsert(rows)
-
+        if self._zero_as_none:
+            rows = [{**row, "embedding": without_zeros(row["embedding"])} for row in rows]
+        dim = next((len(record.embedding) for record in records if record.embedding), None)
         try:
-            # Without a vector, the length of those of a new table is not known.
-            await (self._bridge.writing(table, dim, write) if dim else write())
+            await self._bridge.writing(table, dim, lambda: table.upsert(rows))
         except DimensionMismatchError as exc:
             raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
+
+    save, asave = twins(_save)
 
     def touch_records(self, record_ids: list[str]) -> None:
         """Note that these memories were just read."""
         now = {"last_accessed": datetime.now(UTC)}
         self._read(lambda table: table.update(now, ids=record_ids), 0)
 
-    def delete(
+    async def _delete(
         self,
+        table: Table,
         scope_prefix: str | None = None,
         categories: list[str] | None = None,
         record_ids: list[str] | None = None,
@@ -108,23 +112,9 @@ class AiovecStorage:
         """
         record_ids = [] if categories == [] else record_ids
         where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
-        return self._bridge.run(self._delete, where)
-
-    async def adelete(
-        self,
-        scope_prefix: str | None = None,
-        categories: list[str] | None = None,
-        record_ids: list[str] | None = None,
-        older_than: datetime | None = None,
-        metadata_filter: dict[str, Any] | None = None,
-    ) -> int:
-        """As ``delete``."""
-        record_ids = [] if categories == [] else record_ids
-        where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
-        return await self._bridge.aio(self._delete, where)
-
-    async def _delete(self, table: Table, where: list[Any]) -> int:
         return await self._bridge.reading(lambda: table.delete(where=where or "TRUE"), 0)
+
+    delete, adelete = twins(_delete)
 
     def reset(self, scope_prefix: str | None = None) -> None:
         """Delete the memories of a scope.
@@ -142,8 +132,9 @@ class AiovecStorage:
 
     # Reads
 
-    def search(
+    async def _search(
         self,
+        table: Table,
         query_embedding: list[float],
         scope_prefix: str | None = None,
         categories: list[str] | None = None,
@@ -155,35 +146,22 @@ class AiovecStorage:
 
         Under the metric "cosine", relevance is the cosine similarity.
         """
-        where = _where(scope_prefix, categories, metadata_filter)
-        return self._bridge.run(self._search, query_embedding, where, limit, min_score)
-
-    async def asearch(
-        self,
-        query_embedding: list[float],
-        scope_prefix: str | None = None,
-        categories: list[str] | None = None,
-        metadata_filter: dict[str, Any] | None = None,
-        limit: int = 10,
-        min_score: float = 0.0,
-    ) -> list[tuple[MemoryRecord, float]]:
-        """As ``search``."""
-        where = _where(scope_prefix, categories, metadata_filter)
-        return await self._bridge.aio(self._search, query_embedding, where, limit, min_score)
-
-    async def _search(
-        self, table: Table, vector: list[float], where: list[Any], limit: int, least: float
-    ) -> list[tuple[MemoryRecord, float]]:
         if limit < 1:
             return []
+        where = _where(scope_prefix, categories, metadata_filter)
         try:
             hits: Sequence[Hit] = await self._bridge.reading(
-                lambda: table.search(vector, limit=limit, where=where, include_vector=True), ()
+                lambda: table.search(
+                    query_embedding, limit=limit, where=where, include_vector=True
+                ),
+                (),
             )
         except DimensionMismatchError as exc:
             raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
         scored = [(_record(hit), relevance(hit.score, self._metric)) for hit in hits]
-        return [(record, score) for record, score in scored if score >= least]
+        return [(record, score) for record, score in scored if score >= min_score]
+
+    search, asearch = twins(_search)
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a memory by its id, or None where there is no such memory."""
@@ -265,7 +243,7 @@ def _where(
     if categories:
         made.append(reduce(or_, [F.categories.contains(one) for one in categories]))
     if metadata:
-        made.append(metadata_filter(metadata, lambda key: F.payload["metadata"][key]))
+        made.append(metadata_filter(metadata, partial(keys_below, F.payload["metadata"])))
     if ids is not None:
         made.append(F.id.in_(ids))
     if older_than is not None:

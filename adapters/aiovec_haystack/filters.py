@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import reduce
-from operator import and_, ge, gt, le, lt, or_
+from operator import and_, or_
 from typing import Any
 
 from haystack.errors import FilterError
 
-from aiovec.bridge import storable
+from aiovec.bridge import comparison
 from aiovec.errors import shown
 
 
@@ -40,45 +40,44 @@ def _part(wanted: Mapping[str, Any], name: str) -> Any:
 def _comparison(wanted: Mapping[str, Any], fields: Callable[[str], Sequence[Any]]) -> Any:
     operator, value = _part(wanted, "operator"), _part(wanted, "value")
     known = fields(_part(wanted, "field"))
-
-    def matches(test: Callable[[Any], Any]) -> Any:
-        return reduce(or_, map(test, known))
-
     match operator:
-        case "==" | "!=":
-            literal = storable(value)
-            equal = (
-                reduce(and_, [one.is_null() for one in known])
-                if literal is None
-                else matches(lambda one: one == literal)
-            )
-            return equal if operator == "==" else equal.is_not_true()
-        case "in" | "not in":
-            if not isinstance(value, list):
-                raise FilterError(f"{operator!r} takes a list, not {type(value).__name__}")
-            listed = [storable(one) for one in value]
-            among = matches(lambda one: one.in_(listed))
-            return among if operator == "in" else among.is_not_true()
+        case "in" | "not in" if not isinstance(value, list):
+            raise FilterError(f"{operator!r} takes a list, not {type(value).__name__}")
         case ">" | ">=" | "<" | "<=":
-            if value is None:
-                return known[0].is_null() & known[0].is_not_null()  # nothing
-            bound = _ordered(operator, value)
-            return matches(lambda one: _ORDER[operator](one, bound))
-    raise FilterError(f"the operator {operator!r} is not one of ==, !=, >, >=, <, <=, in, not in")
+            value = _ordered(operator, value)
+        case "==" | "!=" | "in" | "not in":
+            pass
+        case _:
+            words = "is not one of ==, !=, >, >=, <, <=, in, not in"
+            raise FilterError(f"the operator {operator!r} {words}")
+    return comparison(known, _COMPARISONS[operator], value)
 
 
 def _ordered(operator: str, value: Any) -> Any:
-    """Return the value of a comparison: a number, or a date, which metadata has as ISO text."""
+    """Return the value of a comparison: a number, or a date, which metadata has as ISO text.
+
+    Texts sort as moments only in one zone, so a date with an offset is compared in UTC.
+    """
     if isinstance(value, str):
         try:
-            datetime.fromisoformat(value)
+            moment = datetime.fromisoformat(value)
         except ValueError:
             raise FilterError(
                 f"{operator!r} takes a number or an ISO date, not {shown(value)}"
             ) from None
-    elif not isinstance(value, int | float | date):
+        return moment.astimezone(UTC).isoformat() if moment.utcoffset() else value
+    if not isinstance(value, int | float | date | None):
         raise FilterError(f"{operator!r} takes a number or a date, not {type(value).__name__}")
-    return storable(value)
+    return value
 
 
-_ORDER: dict[str, Callable[[Any, Any], Any]] = {">": gt, ">=": ge, "<": lt, "<=": le}
+_COMPARISONS = {
+    "==": "$eq",
+    "!=": "$ne",
+    ">": "$gt",
+    ">=": "$gte",
+    "<": "$lt",
+    "<=": "$lte",
+    "in": "$in",
+    "not in": "$nin",
+}

@@ -50,18 +50,12 @@ class _Retriever:
         """Return a retriever with these settings."""
         return default_from_dict(cls, data)
 
-    def _asked(
-        self,
-        query: str | None,
-        vector: list[float] | None,
-        filters: dict[str, Any] | None,
-        top_k: int | None,
-        **options: Any,
-    ) -> tuple[Any, ...]:
-        narrowed = apply_filter_policy(self.filter_policy, self.filters, filters)
-        limit = self.top_k if top_k is None else top_k
-        options["include_vector"] = self.return_embedding
-        return query, vector, narrowed, limit, options
+    def _options(self, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
+        return {
+            "filters": apply_filter_policy(self.filter_policy, self.filters, filters),
+            "top_k": self.top_k if top_k is None else top_k,
+            "include_vector": self.return_embedding,
+        }
 
 
 @component
@@ -76,7 +70,8 @@ class AiovecEmbeddingRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with the score of the store's metric, best first."""
-        return self.document_store.retrieve(*self._asked(None, query_embedding, filters, top_k))
+        options = self._options(filters, top_k)
+        return {"documents": self.document_store._embedding_retrieval(query_embedding, **options)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -86,8 +81,9 @@ class AiovecEmbeddingRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """As ``run``."""
-        asked = self._asked(None, query_embedding, filters, top_k)
-        return await self.document_store.retrieve_async(*asked)
+        options = self._options(filters, top_k)
+        retrieval = self.document_store._embedding_retrieval_async(query_embedding, **options)
+        return {"documents": await retrieval}
 
 
 @component
@@ -102,7 +98,8 @@ class AiovecKeywordRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with their BM25 score, best first."""
-        return self.document_store.retrieve(*self._asked(query, None, filters, top_k))
+        options = self._options(filters, top_k)
+        return {"documents": self.document_store._bm25_retrieval(query, **options)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -112,8 +109,8 @@ class AiovecKeywordRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """As ``run``."""
-        asked = self._asked(query, None, filters, top_k)
-        return await self.document_store.retrieve_async(*asked)
+        options = self._options(filters, top_k)
+        return {"documents": await self.document_store._bm25_retrieval_async(query, **options)}
 
 
 @component
@@ -141,8 +138,9 @@ class AiovecHybridRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with a fused score from 0 to 1, best first."""
-        asked = self._asked(query, query_embedding, filters, top_k, **self._fusion())
-        return self.document_store.retrieve(*asked)
+        options = self._options(filters, top_k)
+        store = self.document_store
+        return {"documents": store._hybrid_retrieval(query, query_embedding, **options)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -153,10 +151,12 @@ class AiovecHybridRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """As ``run``."""
-        asked = self._asked(query, query_embedding, filters, top_k, **self._fusion())
-        return await self.document_store.retrieve_async(*asked)
+        options = self._options(filters, top_k)
+        retrieval = self.document_store._hybrid_retrieval_async(query, query_embedding, **options)
+        return {"documents": await retrieval}
 
-    def _fusion(self) -> dict[str, Any]:
-        if self.alpha is None:
-            return {}
-        return {"fusion": Weighted(vector=self.alpha, text=1 - self.alpha)}
+    def _options(self, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
+        options = _Retriever._options(self, filters, top_k)
+        if self.alpha is not None:
+            options["fusion"] = Weighted(vector=self.alpha, text=1 - self.alpha)
+        return options

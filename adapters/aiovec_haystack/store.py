@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from haystack import default_from_dict, default_to_dict
@@ -22,7 +23,7 @@ from aiovec import (
     Table,
     TableNotFoundError,
 )
-from aiovec.bridge import DocumentBridge, StoreOrTarget, storable
+from aiovec.bridge import DocumentBridge, StoreOrTarget, storable, twins
 
 from .filters import condition
 
@@ -52,11 +53,10 @@ class AiovecDocumentStore:
         self._given = {
             "store": store, "table": table, "embedding_dim": embedding_dim, **options,
         }  # fmt: skip
-        self._documents = DocumentBridge(
-            store, table, text="content", vector_nullable=True, **options
+        self._bridge = DocumentBridge(
+            store, table, text="content", dim=embedding_dim, vector_nullable=True, **options
         )
         schema = options.get("schema")
-        self._dim = embedding_dim if schema is None else schema.dim
         self._declared = [] if schema is None else [*schema.fields]
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,67 +74,49 @@ class AiovecDocumentStore:
 
     def close(self) -> None:
         """Close the store, if it was opened here, from a target."""
-        self._documents.close()
+        self._bridge.close()
 
     # Documents
 
-    def count_documents(self) -> int:
+    async def _count(self, table: Table) -> int:
         """Return the number of documents."""
-        return self._documents.run(self._count, None)
+        return await self._bridge.reading(table.count, 0)
 
-    async def count_documents_async(self) -> int:
-        """As ``count_documents``."""
-        return await self._documents.aio(self._count, None)
+    count_documents, count_documents_async = twins(_count)
 
-    def count_documents_by_filter(self, filters: _Filters) -> int:
+    async def _count_by(self, table: Table, filters: _Filters) -> int:
         """Return the number of documents that match the filters."""
-        return self._documents.run(self._count, filters)
-
-    async def count_documents_by_filter_async(self, filters: _Filters) -> int:
-        """As ``count_documents_by_filter``."""
-        return await self._documents.aio(self._count, filters)
-
-    async def _count(self, table: Table, filters: _Filters | None) -> int:
         where = self._where(filters)
-        return await self._documents.reading(lambda: table.count(where), 0)
+        return await self._bridge.reading(lambda: table.count(where), 0)
 
-    def filter_documents(self, filters: _Filters | None = None) -> list[Document]:
+    count_documents_by_filter, count_documents_by_filter_async = twins(_count_by)
+
+    async def _filter(self, table: Table, filters: _Filters | None = None) -> list[Document]:
         """Return the documents that match the filters, by default all, by their ids."""
-        return self._documents.run(self._filter, filters)
-
-    async def filter_documents_async(self, filters: _Filters | None = None) -> list[Document]:
-        """As ``filter_documents``."""
-        return await self._documents.aio(self._filter, filters)
-
-    async def _filter(self, table: Table, filters: _Filters | None) -> list[Document]:
         where = self._where(filters)
-        rows = await self._documents.reading(
+        rows = await self._bridge.reading(
             lambda: table.find(where, limit=None, include_vector=True), ()
         )
         return list(map(self._document, rows))
 
-    def write_documents(
-        self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
+    filter_documents, filter_documents_async = twins(_filter)
+
+    async def _write(
+        self,
+        table: Table,
+        documents: list[Document],
+        policy: DuplicatePolicy = DuplicatePolicy.NONE,
     ) -> int:
         """Write documents, all or none, and return how many were written.
 
         An id that exists raises DuplicateDocumentError, unless the policy is SKIP or OVERWRITE.
         """
-        return self._documents.run(self._write, documents, policy)
-
-    async def write_documents_async(
-        self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
-    ) -> int:
-        """As ``write_documents``."""
-        return await self._documents.aio(self._write, documents, policy)
-
-    async def _write(self, table: Table, documents: list[Document], policy: DuplicatePolicy) -> int:
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
             raise ValueError("documents are a list of Document")
         if not documents:
             return 0
         rows = list(map(self._row, documents))
-        dim = self._dim or next((len(d.embedding) for d in documents if d.embedding), 0)
+        dim = next((len(d.embedding) for d in documents if d.embedding), None)
 
         async def write() -> int:
             if policy == DuplicatePolicy.OVERWRITE:
@@ -143,81 +125,49 @@ class AiovecDocumentStore:
             return await table.insert(rows, on_conflict="skip" if skip else "fail")
 
         try:
-            if dim or await self._exists(table):
-                return await self._documents.writing(table, dim, write)
+            return await self._bridge.writing(table, dim, write)
         except DuplicateIdError as exc:
             raise DuplicateDocumentError(str(exc)) from exc
-        raise InvalidArgumentError(
-            "embedding_dim", None, "the length of the vectors, as no document has one yet"
-        )
 
-    async def _exists(self, table: Table) -> bool:
-        return await self._documents.reading(table.schema, None) is not None
+    write_documents, write_documents_async = twins(_write)
 
-    def delete_documents(self, document_ids: list[str]) -> None:
+    async def _delete(self, table: Table, document_ids: list[str]) -> None:
         """Delete the documents with these ids. Ids that do not exist are no error."""
-        self._documents.run(self._delete, document_ids)
+        await self._bridge.reading(lambda: table.delete(document_ids), 0)
 
-    async def delete_documents_async(self, document_ids: list[str]) -> None:
-        """As ``delete_documents``."""
-        await self._documents.aio(self._delete, document_ids)
+    delete_documents, delete_documents_async = twins(_delete)
 
-    async def _delete(self, table: Table, ids: list[str]) -> int:
-        return await self._documents.reading(lambda: table.delete(ids), 0)
-
-    def delete_all_documents(self, recreate_index: bool = False) -> None:
-        """Delete all documents; with ``recreate_index`` the table, which the next write makes."""
-        self._documents.run(self._delete_all, recreate_index)
-
-    async def delete_all_documents_async(self, recreate_index: bool = False) -> None:
-        """As ``delete_all_documents``."""
-        await self._documents.aio(self._delete_all, recreate_index)
-
-    async def _delete_all(self, table: Table, recreate: bool) -> None:
-        if recreate:
-            await self._documents.drop(table)
+    async def _delete_all(self, table: Table, recreate_index: bool = False) -> None:
+        """Delete all documents; with ``recreate_index``, drop the table until the next write."""
+        if recreate_index:
+            await self._bridge.drop(table)
         else:
-            await self._documents.reading(lambda: table.delete(where="TRUE"), 0)
+            await self._bridge.reading(lambda: table.delete(where="TRUE"), 0)
 
-    def delete_by_filter(self, filters: _Filters) -> int:
-        """Delete the documents that match the filters, and return how many there were."""
-        return self._documents.run(self._delete_by, filters)
-
-    async def delete_by_filter_async(self, filters: _Filters) -> int:
-        """As ``delete_by_filter``."""
-        return await self._documents.aio(self._delete_by, filters)
+    delete_all_documents, delete_all_documents_async = twins(_delete_all)
 
     async def _delete_by(self, table: Table, filters: _Filters) -> int:
+        """Delete the documents that match the filters, and return how many there were."""
         where = condition(filters, self._fields)
-        return await self._documents.reading(lambda: table.delete(where=where), 0)
+        return await self._bridge.reading(lambda: table.delete(where=where), 0)
 
-    def update_by_filter(self, filters: _Filters, meta: dict[str, Any]) -> int:
-        """Set these keys of the metadata of matching documents, and return how many matched."""
-        return self._documents.run(self._update_by, filters, meta)
-
-    async def update_by_filter_async(self, filters: _Filters, meta: dict[str, Any]) -> int:
-        """As ``update_by_filter``."""
-        return await self._documents.aio(self._update_by, filters, meta)
+    delete_by_filter, delete_by_filter_async = twins(_delete_by)
 
     async def _update_by(self, table: Table, filters: _Filters, meta: dict[str, Any]) -> int:
+        """Set these keys of the metadata of matching documents, and return how many matched."""
         where = condition(filters, self._fields)
-        columns = self._documents.row("", "", None, {})
-        row = self._documents.row("", "", None, meta)
+        columns = self._bridge.row("", "", None, {})
+        row = self._bridge.row("", "", None, meta)
         values = {name: value for name, value in row.items() if name not in columns}
-        return await self._documents.reading(lambda: table.update(values, where=where), 0)
+        return await self._bridge.reading(lambda: table.update(values, where=where), 0)
+
+    update_by_filter, update_by_filter_async = twins(_update_by)
 
     # Metadata
 
-    def get_metadata_fields_info(self) -> dict[str, dict[str, str]]:
-        """Return the keys of the metadata with the type of their values."""
-        return self._documents.run(self._fields_info)
-
-    async def get_metadata_fields_info_async(self) -> dict[str, dict[str, str]]:
-        """As ``get_metadata_fields_info``."""
-        return await self._documents.aio(self._fields_info)
-
     async def _fields_info(self, table: Table) -> dict[str, dict[str, str]]:
-        counts = await self._documents.reading(table.fields_info, dict[str, dict[str, int]]())
+        """Return the keys of the metadata with the type of their values."""
+        counts = await self._bridge.reading(table.fields_info, dict[str, dict[str, int]]())
         found: dict[str, Any] = {}
         for name, types in counts.items():
             key = name.removeprefix("payload.")
@@ -226,83 +176,48 @@ class AiovecDocumentStore:
             most, rows = max(types.items(), key=lambda one: one[1])
             if rows and key != _PARTS:
                 found[key] = {"type": _TYPES.get(most, "keyword")}
-        return self._documents.metadata(Record(id="", vector=None, fields=found))
+        return self._bridge.metadata(Record(id="", vector=None, fields=found))
 
-    def get_metadata_field_min_max(self, metadata_field: str) -> dict[str, Any]:
-        """Return the least and the greatest value of a key, as "min" and "max"."""
-        return self._documents.run(self._min_max, metadata_field)
+    get_metadata_fields_info, get_metadata_fields_info_async = twins(_fields_info)
 
-    async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
-        """As ``get_metadata_field_min_max``."""
-        return await self._documents.aio(self._min_max, metadata_field)
-
-    async def _min_max(self, table: Table, name: str) -> dict[str, Any]:
-        field = str(self._documents.field(*name.removeprefix("meta.").split(".")))
-        bounds = await self._documents.reading(lambda: table.bounds(field), None)
+    async def _min_max(self, table: Table, metadata_field: str) -> dict[str, Any]:
+        """Return the minimum and the maximum of a key, as "min" and "max"."""
+        field = str(self._bridge.field(*metadata_field.removeprefix("meta.").split(".")))
+        bounds = await self._bridge.reading(lambda: table.bounds(field), None)
         least, greatest = bounds or (None, None)
         return {"min": least, "max": greatest}
 
-    def count_unique_metadata_by_filter(
-        self, filters: _Filters, metadata_fields: list[str]
-    ) -> dict[str, int]:
-        """Return for each key how many different values it has in matching documents."""
-        return self._documents.run(self._count_unique, filters, metadata_fields)
-
-    async def count_unique_metadata_by_filter_async(
-        self, filters: _Filters, metadata_fields: list[str]
-    ) -> dict[str, int]:
-        """As ``count_unique_metadata_by_filter``."""
-        return await self._documents.aio(self._count_unique, filters, metadata_fields)
+    get_metadata_field_min_max, get_metadata_field_min_max_async = twins(_min_max)
 
     async def _count_unique(
-        self, table: Table, filters: _Filters, names: list[str]
+        self, table: Table, filters: _Filters, metadata_fields: list[str]
     ) -> dict[str, int]:
-        unique = await self._unique(table, names, filters)
-        return {name: len(values) for name, values in zip(names, unique, strict=True)}
+        """Return for each key how many different values it has in matching documents."""
+        unique = await self._unique(table, metadata_fields, filters)
+        return {name: len(values) for name, values in zip(metadata_fields, unique, strict=True)}
 
-    def get_metadata_field_unique_values(
-        self,
-        metadata_field: str,
-        search_term: str | None = None,
-        from_: int = 0,
-        size: int = 10,
-        filters: _Filters | None = None,
-    ) -> tuple[list[Any], int]:
-        """Return some different values of a key, in order, and how many there are.
-
-        Of a list, each item is a value. Only values whose text has ``search_term`` count, in any
-        case.
-        """
-        return self._documents.run(
-            self._unique_values, metadata_field, search_term, from_, size, filters
-        )
-
-    async def get_metadata_field_unique_values_async(
-        self,
-        metadata_field: str,
-        search_term: str | None = None,
-        from_: int = 0,
-        size: int = 10,
-        filters: _Filters | None = None,
-    ) -> tuple[list[Any], int]:
-        """As ``get_metadata_field_unique_values``."""
-        return await self._documents.aio(
-            self._unique_values, metadata_field, search_term, from_, size, filters
-        )
+    count_unique_metadata_by_filter, count_unique_metadata_by_filter_async = twins(_count_unique)
 
     async def _unique_values(
         self,
         table: Table,
-        name: str,
-        term: str | None,
-        first: int,
-        size: int,
-        filters: _Filters | None,
+        metadata_field: str,
+        search_term: str | None = None,
+        from_: int = 0,
+        size: int = 10,
+        filters: _Filters | None = None,
     ) -> tuple[list[Any], int]:
-        (unique,) = await self._unique(table, [name], filters)
-        part = (term or "").casefold()
-        found = sorted(one for one in unique if part in str(one[-1]).casefold())
-        return [value for *_, value in found[first : first + size]], len(found)
+        """Return some different values of a key, in order, and the number of all.
+
+        Each item of a list is a value. With ``search_term``, only values whose text contains it
+        count, in any case.
+        """
+        (unique,) = await self._unique(table, [metadata_field], filters)
+        part = (search_term or "").casefold()
+        matches = sorted(entry for entry in unique if part in str(entry[-1]).casefold())
+        return [value for *_, value in matches[from_ : from_ + size]], len(matches)
+
+    get_metadata_field_unique_values, get_metadata_field_unique_values_async = twins(_unique_values)
 
     async def _unique(
         self, table: Table, names: list[str], filters: _Filters | None
@@ -334,66 +249,78 @@ class AiovecDocumentStore:
                     for row in batch.to_pylist():
                         payload = json.loads(row.pop("payload", None) or "{}")
                         fields = {**row, **payload, _PARTS: None}
-                        yield self._documents.metadata(Record(id="", vector=None, fields=fields))
+                        yield self._bridge.metadata(Record(id="", vector=None, fields=fields))
         except TableNotFoundError:
             return
 
     # Searches
 
-    def retrieve(
-        self,
-        query: str | None,
-        query_embedding: list[float] | None,
-        filters: _Filters | None,
-        top_k: int,
-        options: Mapping[str, Any],
-    ) -> dict[str, list[Document]]:
-        """Return the best documents by words, by vector, or by both, as retrievers do.
-
-        ``options`` are further ones of aiovec's searches.
-        """
-        return self._documents.run(self._retrieve, query, query_embedding, filters, top_k, options)
-
-    async def retrieve_async(
-        self,
-        query: str | None,
-        query_embedding: list[float] | None,
-        filters: _Filters | None,
-        top_k: int,
-        options: Mapping[str, Any],
-    ) -> dict[str, list[Document]]:
-        """As ``retrieve``."""
-        return await self._documents.aio(
-            self._retrieve, query, query_embedding, filters, top_k, options
-        )
-
-    async def _retrieve(
+    async def _by_vector(
         self,
         table: Table,
-        query: str | None,
-        vector: list[float] | None,
+        /,
+        query_embedding: list[float],
+        *,
+        filters: _Filters | None = None,
+        top_k: int = 10,
+        **options: Any,
+    ) -> list[Document]:
+        """Return the documents with the nearest vectors; ``options`` are those of ``search``."""
+        search = partial(table.search, query_embedding)
+        return await self._retrieved(search, filters, top_k, options)
+
+    _embedding_retrieval, _embedding_retrieval_async = twins(_by_vector)
+
+    async def _by_words(
+        self,
+        table: Table,
+        /,
+        query: str,
+        *,
+        filters: _Filters | None = None,
+        top_k: int = 10,
+        **options: Any,
+    ) -> list[Document]:
+        """Return the documents with any word of a query, ranked by BM25."""
+        search = partial(table.search_text, query, match="any")
+        return await self._retrieved(search, filters, top_k, options)
+
+    _bm25_retrieval, _bm25_retrieval_async = twins(_by_words)
+
+    async def _by_both(
+        self,
+        table: Table,
+        /,
+        query: str,
+        query_embedding: list[float],
+        *,
+        filters: _Filters | None = None,
+        top_k: int = 10,
+        **options: Any,
+    ) -> list[Document]:
+        """Return the best documents by their words and their vectors."""
+        search = partial(table.search_hybrid, query, query_embedding, match="any")
+        return await self._retrieved(search, filters, top_k, options)
+
+    _hybrid_retrieval, _hybrid_retrieval_async = twins(_by_both)
+
+    async def _retrieved(
+        self,
+        search: Callable[..., Awaitable[Sequence[Hit]]],
         filters: _Filters | None,
         top_k: int,
         options: Mapping[str, Any],
-    ) -> dict[str, list[Document]]:
+    ) -> list[Document]:
         if top_k < 1:
-            return {"documents": []}
-        asked = {"limit": top_k, "where": self._where(filters), **options}
-
-        async def search() -> Sequence[Hit]:
-            if vector is None:
-                return await table.search_text(query or "", match="any", **asked)
-            if query is None:
-                return await table.search(vector, **asked)
-            return await table.search_hybrid(query, vector, match="any", **asked)
-
-        hits = await self._documents.reading(search, ())
-        return {"documents": [replace(self._document(hit), score=hit.score) for hit in hits]}
+            return []
+        where = self._where(filters)
+        hits = await self._bridge.reading(lambda: search(limit=top_k, where=where, **options), ())
+        return [replace(self._document(hit), score=hit.score) for hit in hits]
 
     # Inside
 
     def _row(self, document: Document) -> dict[str, Any]:
-        row = self._documents.row(
+        row = self._bridge.row(
             document.id, document.content, document.embedding or None, document.meta
         )
         few = {"blob": document.blob, "sparse_embedding": document.sparse_embedding}
@@ -402,7 +329,7 @@ class AiovecDocumentStore:
         return row
 
     def _document(self, row: Record | Hit) -> Document:
-        meta = self._documents.metadata(row)
+        meta = self._bridge.metadata(row)
         vector = None if row.vector is None else [float(one) for one in row.vector]
         parts = meta.pop(_PARTS, {})
         content = row.fields.get("content")
@@ -416,7 +343,7 @@ class AiovecDocumentStore:
     def _fields(self, name: str) -> Sequence[Any]:
         if name in ("id", "content"):
             return [F[name]]
-        return self._documents.fields(name.removeprefix("meta."))
+        return self._bridge.fields(name.removeprefix("meta."))
 
 
 _TYPES = {"bool": "boolean", "int": "int", "float": "float"}

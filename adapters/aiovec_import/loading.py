@@ -13,6 +13,7 @@ from typing import IO, TypeVar
 
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
+from aiovec._internals import StoreInternals
 from aiovec.backend import Metric, Schema
 from aiovec.backend.files import writing_to
 from aiovec.backend.rows import NewRows
@@ -177,7 +178,7 @@ def _alone(source: Reader, loads: Sequence[Load], strict: bool) -> bool:
 
 async def find_table(store: VectorStore, one: Load) -> None:
     """Settle the schema: that of an existing table, or of the one to create."""
-    wanted = await store._completed(one.table, _wanted(one))
+    wanted = await StoreInternals(store).completed(one.table, _wanted(one))
     if one.schema is None and wanted.quantized and not store.supports("quantized"):
         wanted = replace(wanted, quantized=None)  # the file suggests it, not the user
     try:
@@ -320,10 +321,7 @@ async def _write(store: VectorStore, one: Load, part: Sifted) -> Sifted:
     while part.rows.num_rows:
         rows = NewRows(one.used_schema, part.rows)
         try:
-            if one.upsert:
-                await store._write("upsert", one.table, rows, on_conflict="replace")
-            else:
-                await store._write("insert", one.table, rows, on_conflict="fail")
+            await StoreInternals(store).write_checked(one.table, rows, replace=one.upsert)
             break
         except DuplicateIdError as exc:
             reason = CAME_BEFORE if one.created else _EXISTS

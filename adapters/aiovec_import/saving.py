@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from aiovec import VectorStore, Where
 from aiovec._input.selection import select_columns
+from aiovec._internals import StoreInternals
 from aiovec.backend import Schema
 from aiovec.backend.files import create_like, flush_folder, rename_new, writing_to
 from aiovec.backend.threads import in_thread
@@ -109,7 +110,7 @@ def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> N
     for each in [path, schema_file(path)] if form in TEXTS else [path]:
         if not os.path.lexists(each):
             continue
-        if not os.path.isfile(each) or store._owns(each):
+        if not os.path.isfile(each) or StoreInternals(store).owns(each):
             raise ConfigError(f"{each} is no file that can be replaced; - is standard output")
         if not overwrite:
             raise ConfigError(f"{each} already exists; pass --overwrite to replace it")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from aiovec import VectorStore
+from aiovec._internals import StoreInternals
 from aiovec.backend import Schema
 from aiovec.backend.engine import Engine
 from aiovec.backend.paths import is_url
@@ -40,10 +41,10 @@ async def load_by(
     files = await in_thread(_absolute, files)
     said = repr((one.table, sorted(files.items())))
     run = f"load-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}"
-    loaded = await store._on_table(
+    loaded = await StoreInternals(store).on_table(
         "load", one.table,
-        lambda now, handle: engine.load(
-            now.backend, handle, run, list(files), CheckedRows(opener),
+        lambda backend, handle: engine.load(
+            backend, handle, run, list(files), CheckedRows(opener),
             lambda _, rows: one.seen(rows),
         ),
     )  # fmt: skip

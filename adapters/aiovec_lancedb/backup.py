@@ -38,27 +38,26 @@ if TYPE_CHECKING:
 
     from .settings import LancedbSettings
 
-# Bytes that are copied at once, and those that Lance may keep of a copy while it is read.
+# Bytes copied at a time, and the most that Lance's caches may hold of the copy while it is checked.
 _PIECE, _CACHE = 8 * 2**20, 64 * 2**20
 
 Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
-"""Holds off those who write to some tables, as far as they take locks."""
+"""Holds the write locks of some tables."""
 
 
 async def write_backup(
     session: Session, path: Path, pins: Pins, alone: Alone, generation: int
 ) -> None:
-    """Write to a folder beside ``path`` that gets its name when it is whole.
+    """Write to a folder beside ``path``, and rename it to ``path`` when it is complete.
 
-    Of migrations it knows the store's ``generation`` alone, by which whoever is led to the store
-    knows it again where the backup has taken its place.
-    StoreMovedError where a migration has moved the store: its rows are old.
-    All tables are opened first, as they are at one moment, and each stays at that version. A backup
-    that fails leaves nothing behind. StaleTableError where a table was renamed or dropped
-    meanwhile, whose files cannot be read any more.
+    All tables are opened first, at one moment, and each stays at that version. Of migrations the
+    backup keeps only the store's ``generation``, so apps that a migration sent to this store accept
+    a restored copy. A backup that fails leaves nothing behind. Raises StoreMovedError if a
+    migration has moved the store, whose rows are old, and StaleTableError if a table was renamed or
+    dropped during the backup, so that its files can no longer be read.
     """
     await session.mark.check_here()
-    # A name of its own: what a killed backup left is in nobody's way.
+    # A unique name, so that the remains of a killed backup are in nobody's way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
@@ -87,8 +86,8 @@ async def write_backup(
 
 
 async def _check_names(session: Session, names: list[str]) -> None:
-    """Raise StaleTableError where tables were made or dropped, or one was renamed, which may be in
-    the backup twice."""
+    """Raise StaleTableError if tables were made, dropped or renamed: a renamed one may be in the
+    backup twice."""
     if await session.names() != names:
         raise StaleTableError
 
@@ -122,7 +121,7 @@ async def _copy(
 ) -> None:
     """Copy the files of a version of each table to a new store, in the folder ``partial``."""
     with translated(path):
-        # It makes the folder, and goes on to do so when it is cancelled.
+        # Connecting makes the folder, also after a cancellation.
         caches = await in_thread(lancedb.Session, _CACHE, _CACHE)
         copy = await to_its_end(lancedb.connect_async(partial, session=caches))
     try:
@@ -154,8 +153,10 @@ async def _copy_files(session: Session, table: str, version: int, partial: Path,
 
 
 async def _finish(session: Session, table: AsyncTable, partial: Path, name: str) -> None:
-    """Read all of a copy, leave out what is damaged of its indexes, and give its changes other
-    numbers: the version as it was is then removed from the copy."""
+    """Read every row of a copy, drop its damaged indexes, and renumber its changes.
+
+    The version with the old numbers is then removed from the copy.
+    """
     async with aclosing(stream_of(session, table)) as blocks:
         async for _ in blocks:
             session.check()
@@ -172,7 +173,7 @@ async def _finish(session: Session, table: AsyncTable, partial: Path, name: str)
 
 
 def _files_below(session: Session, folder: str) -> list[str]:
-    """Return the paths of the files of a table, as parts of its folder."""
+    """Return the paths of a table's files, relative to its folder."""
     if session.folder is None:
         return session.bucket.files(f"{folder}/")
     root = session.folder / folder
@@ -180,7 +181,7 @@ def _files_below(session: Session, folder: str) -> list[str]:
 
 
 def _pieces(session: Session, path: str) -> Iterator[bytes]:
-    """Read a file of the store piece by piece; CorruptStoreError where it is missing."""
+    """Read a file of the store piece by piece; raise CorruptStoreError if it is missing."""
     if session.folder is None:
         yield from session.bucket.pieces(path, _PIECE)
         return
@@ -214,8 +215,10 @@ def _remove(partial: Path) -> None:
 
 
 def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, int]:
-    """Return where the two are, and a generation by which whoever was led to either of them knows
-    the store again. Raises an error if the backup is none, or the folder no place for a copy."""
+    """Return the resolved paths of both, and a generation that apps sent to either store accept.
+
+    Raises an error if ``backup`` is no backup or ``folder`` cannot hold the copy.
+    """
     folder, backup = folder.resolve(), backup.resolve()
     if folder == backup or backup in folder.parents or folder in backup.parents:
         raise InvalidArgumentError("backup", str(backup), "a folder outside the target")
@@ -236,7 +239,7 @@ def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, i
 
 
 def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
-    """Put the copy in the place of the folder; where the old one was kept."""
+    """Put the copy in the place of the folder, and return where the old folder was kept."""
     with translated(str(folder)):
         if not folder.exists():
             partial.rename(folder)
@@ -262,9 +265,10 @@ def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Give two folders each other's name at one moment; False where the system cannot.
+    """Give two folders each other's name at one moment; False if the system cannot.
 
-    Between two renames no store would be there, and whoever opened it would begin an empty one.
+    With two renames the store would be missing in between, and an app that opened it then would
+    begin an empty one.
     """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -279,14 +283,14 @@ def _is_store(folder: Path) -> bool:
 
 
 def tables_in(folder: Path) -> list[str]:
-    """The names of the tables that lie in a folder. Imports nothing and opens nothing."""
+    """Return the names of the tables in a folder. Imports nothing and opens nothing."""
     return sorted(path.parent.stem for path in folder.glob("*.lance/_versions") if path.is_dir())
 
 
 def _check_unused(folder: Path) -> None:
-    """Raise StoreBusyError where a process writes to a table or reads for long."""
-    own = folder / FOLDER
-    for path in [*own.glob("*.lock"), *own.glob("readers/*/*")]:
+    """Raise StoreBusyError if a process writes to a table or pins a version."""
+    lock_folder = folder / FOLDER
+    for path in [*lock_folder.glob("*.lock"), *lock_folder.glob("readers/*/*")]:
         try:
             lock = lock_file(path, create=False)
         except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""The commits of a table: operations that arrive while one runs share the next one.
+"""The commits of a table: operations that arrive while a commit runs share the next one.
 
 A commit costs Lance some milliseconds and leaves a version and files behind, whatever its size. So
-a group of calls that name their rows takes two at most, whatever its calls do: one in which rows
-are inserted, replaced and changed, and one in which rows are deleted.
+a group of calls that name their rows takes two commits at most: one inserts, replaces and changes
+rows, and one deletes rows.
 """
 
 from __future__ import annotations
@@ -35,42 +35,42 @@ from .whole_files import TableFiles, index_of, is_index
 
 LOG = logging.getLogger("aiovec.lancedb")
 
-# Rows in one commit. More would make the first of its calls wait long for the last.
+# Rows in one commit. With more, the first of its calls would wait long for the last.
 _MOST_ROWS = 8192
 ALONE = _MOST_ROWS
-# Where another commit came first, of a compaction or another writer, the work is done anew: so many
-# times at least, and until the call is out of time.
+# If another commit came first, of a compaction or another writer, the work is repeated at least
+# this many times, and until the call's timeout.
 _ATTEMPTS = 5
 
 
 class WriteOperation(ABC):
-    """The write of one call. Those that join one another may be done together, in one commit."""
+    """The write of one call. Operations that join one another may share a commit."""
 
     handle: TableHandle | None
-    """The table that is opened for it; None for an operation that opens none."""
+    """The table to open for the operation; None if it opens none."""
 
     altered: bool = False
-    """True if its fields may be others than the handle says."""
+    """True if the table's fields may differ from the handle's."""
 
     size: int = ALONE
-    """Rows, as far as they count for a commit; ``ALONE`` where it takes one for itself."""
+    """The rows it adds to a commit; ``ALONE`` if it needs a commit of its own."""
 
     changes_schema: bool = False
-    """True if it is held off while a migration is open."""
+    """True if an open migration refuses it."""
 
     by_hand: bool = False
-    """True if it is held off in a store that is being filled, as all but upkeep is."""
+    """True if a store that is being filled refuses it, as it refuses all writes but upkeep."""
 
     fills: bool = False
-    """True if it belongs to the load of an engine, which holds all others but upkeep off."""
+    """True if it belongs to an engine's load, which refuses all other writes but upkeep."""
 
     brings_files: bool = True
-    """False if it writes nothing but a manifest, so that a damaged table does not stop it."""
+    """False if it writes only a manifest, so that a damaged table does not stop it."""
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
         """Return whether this may be in one group with an earlier ``other``.
 
-        Not ``exclusive``: in one commit of which Lance alone keeps ids unique.
+        Without ``exclusive``, only Lance keeps ids unique in that commit.
         """
         return False
 
@@ -78,13 +78,13 @@ class WriteOperation(ABC):
     async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         """Do this and then ``others``, which join it; return the result of each, or its error.
 
-        ``table`` is the newest version of the handle's table, an ``Opened``. What this raises holds
-        for all of them, and nothing of them was done.
+        ``table`` is the newest version of the handle's table, an ``Opened``. An error raised here
+        holds for all of them, and nothing was done.
         """
 
 
 Act = Callable[..., Awaitable[Any]]
-"""It gets the opened table, if the operation has a handle."""
+"""Called with the opened table, if the operation has a handle."""
 
 
 async def _nothing() -> None: ...
@@ -92,10 +92,10 @@ async def _nothing() -> None: ...
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change(WriteOperation):
-    """Does what a function does, by itself. Behind a conflict the function is called again.
+    """Calls a function, in a commit of its own, and calls it again after a conflict.
 
-    Without one it has the files checked that were committed beside the writers, as behind every
-    write: AiovecError where one was cut short.
+    Without a function, it only checks the files committed beside the writers, as every write does:
+    AiovecError if a file was cut short.
     """
 
     act: Act = _nothing
@@ -121,7 +121,7 @@ class OperationCall(WriteCall):
         self._conflicts = 0
 
     def end(self, outcome: Any) -> None:
-        """End it with its work's result or error, or let it take its turn anew."""
+        """End the call with its work's result or error, or queue it again."""
         self._conflicts += isinstance(outcome, ConflictError)
         if isinstance(outcome, ConflictError) and (
             self._conflicts < _ATTEMPTS or self.deadline.left() > 0
@@ -138,7 +138,7 @@ def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
 
 
 class TableCommitter(Committer[OperationCall]):
-    """Commits the operations of one table one after another, alone among all processes."""
+    """Commits the operations of one table one after another, one process at a time."""
 
     def __init__(self, session: Session, table: str) -> None:
         self.target = session.target
@@ -147,7 +147,7 @@ class TableCommitter(Committer[OperationCall]):
         self._mark: MoveMark | None = None
         folder = session.folder
         self._files = None if folder is None else TableFiles(folder, table)
-        # True once every file of the table was found whole.
+        # True once every file of the table was found complete.
         self._sound = False
         self._lock = session.lock(table)
 
@@ -171,7 +171,7 @@ class TableCommitter(Committer[OperationCall]):
         if self._mark is not None and self._mark.state == PAUSED:
             return self._mark
         if begun := [call for call in group if call.begin()]:
-            # What has begun is settled, and those who wait for it get its outcome.
+            # Work that has begun is completed, and its callers get the outcome.
             await to_its_end(self._do(begun))
         return None
 
@@ -187,9 +187,10 @@ class TableCommitter(Committer[OperationCall]):
         await in_thread(self._session.mark.end_pause, pause)
 
     def _note_mark(self) -> None:
-        """Under the lock, as every write: who changes the mark takes the lock afterwards.
+        """Called under the lock, as for every write: a process that sets a mark then takes the
+        lock.
 
-        In a bucket, where it does not hold others off, a write looks behind its opening.
+        In a bucket, where the lock holds no process off, a write looks again after its opening.
         """
         if self._session.exclusive or self._mark is not None:
             self._mark = self._session.mark.look()
@@ -198,26 +199,26 @@ class TableCommitter(Committer[OperationCall]):
         try:
             return await self._done(works)
         except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
-            # Not one by one: either nothing was done and all calls are queued again, or rows of the
-            # first try may exist.
+            # No retry one by one: either nothing was done and all calls are queued again, or rows
+            # of the first try may exist.
             return [copy_of_error(exc) for _ in works]
         except Exception as exc:  # noqa: BLE001 - the callers get it
             if len(works) == 1:
                 return [exc]
-        # Together they failed; one by one some may not.
+        # Together they failed; separately some may succeed.
         outcomes = []
         for work in works:
             outcomes += await self._outcomes([work])
         return outcomes
 
     async def _done(self, works: list[WriteOperation]) -> list[Any]:
-        """Do operations as one, as far as the mark lets them; return the result of each, or its
-        error."""
+        """Do operations in one commit unless the mark refuses them; return the result or error of
+        each."""
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise mark.refusal(self.target)
         outcomes = await self._checked(first, others)
-        # Nobody waits for a table that is being made, nor in a bucket for anything.
+        # A table being made and a bucket hold no writer off, so a mark may have come meanwhile.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
             what = "the mark of a migration could not be read behind the commit"
             with unknown_outcome(self.target, what):
@@ -241,10 +242,12 @@ class TableCommitter(Committer[OperationCall]):
         return await first.do(table, others)
 
     async def _heed(self, work: WriteOperation, table: Opened) -> None:
-        """Raise an error if a load, or in a bucket a mark, holds the work off.
+        """Raise an error if a load, or in a bucket a mark, refuses the work.
 
-        The mark was set before the version was opened, or is seen behind the commit.
+        Either the mark was set before the version was opened, or the check after the commit sees
+        it.
         """
+        # A return to an earlier version ends the load: Lance refuses every commit begun before it.
         # A return to an earlier version ends the load: Lance lets no commit pass that began before.
         if work.brings_files and not work.fills:
             table.check_not_filled()
@@ -261,8 +264,8 @@ class TableCommitter(Committer[OperationCall]):
     async def _check_mark(self, work: WriteOperation) -> None:
         """Look for a mark that was set while a write committed.
 
-        Who sets one does not know of the write, which is among what a migration copies or is not.
-        So it is acknowledged if the mark lets it pass, at the end of a pause, and else it is not.
+        The process that set it cannot know whether its migration copies the write. So the write is
+        acknowledged if the mark allows it, after a pause has ended, and is else of unknown outcome.
         """
         deadline, look = None, self._session.mark.look
         while (mark := await in_thread(look)) is not None and mark.state == PAUSED:
@@ -277,9 +280,9 @@ class TableCommitter(Committer[OperationCall]):
             raise OutcomeUnknownError(self._session.target, reason)
 
     async def _begin(self, files: TableFiles) -> int:
-        """Return the number of the version that a write begins with, which is no damaged one.
+        """Return the number of the version before the write, after a check that it is undamaged.
 
-        So whatever is cut short afterwards was not acknowledged.
+        So any file that is cut short afterwards was not acknowledged.
         """
         with self._session.translated():
             cut = [] if self._sound else await in_thread(files.cut_short)
@@ -292,9 +295,9 @@ class TableCommitter(Committer[OperationCall]):
             return await in_thread(files.newest)
 
     async def _check_written(self, files: TableFiles, before: int, work: WriteOperation) -> None:
-        """Take back a commit that refers to a file of rows which was cut short, and say so.
+        """Take back a commit that refers to a truncated file of rows, and raise AiovecError.
 
-        An index whose file was cut short is dropped; upkeep makes it anew.
+        An index with a truncated file is dropped; upkeep builds it again.
         """
 
         def look() -> list[str]:
@@ -316,33 +319,33 @@ class TableCommitter(Committer[OperationCall]):
             )
 
     async def _go_back(self, files: TableFiles, cut: list[str], before: int) -> None:
-        """Make the version before the write the newest again, or one before it without the files.
+        """Restore the version before the write, or the newest one without the truncated files.
 
-        What came in between was not acknowledged: whoever wrote it found these files too.
+        Later versions were not acknowledged: their writers found these files too.
         """
         number = await in_thread(files.version_without, cut, before)
         if number is None:
             raise CorruptStoreError(
                 self.target,
-                f"files of the table {self._table!r} were cut short while they were written",
+                f"files of the table {self._table!r} were truncated while they were written",
             )
         lance, _ = await self._session.open_any(self._table)
-        with suppress(AiovecError):  # it needs room, and hardly anybody can have read the version
+        with suppress(AiovecError):  # it needs room, and hardly any reader saw the version
             await number_anew(self._session, lance)
         await self._session.run(lance.checkout(number))
         await self._session.run(lance.restore())
 
     async def _drop_indexes(self, cut: list[str]) -> None:
-        """Drop the indexes that the files belong to: without them every answer is the same."""
+        """Drop the indexes that the files belong to: answers are the same without them."""
         if not cut:
             return
         lost = {index_of(name) for name in cut}
         lance, _ = await self._session.open_any(self._table)
         for index in await self._session.run(lance.list_indices()):
-            # Of one with several parts this tells the first.
+            # An index with several parts lists only the first.
             if index.index_uuid in lost or (index.num_segments or 1) > 1:
                 await self._session.run(lance.drop_index(index.name))
         await in_thread(
-            LOG.warning, "dropped indexes of the table %r, whose files were cut short: %s",
+            LOG.warning, "dropped indexes of the table %r, whose files were truncated: %s",
             self._table, ", ".join(cut),
         )  # fmt: skip

@@ -26,42 +26,42 @@ if TYPE_CHECKING:
 _CURE = 'pip install "aiovec[lancedb]"'
 _RESTORE = "restore the folder from a backup"
 
-# Ids that are compared with one another; those of a larger table are read only.
+# Ids that are checked for repeats; a larger table is only read.
 _MOST_IDS = 5_000_000
 
 
 def findings(target: str | None) -> list[Finding]:
-    """The facts about the packages and, where a target is given, about its place.
+    """Return the facts about the packages and, if a target is given, about its store.
 
-    Reads a folder and writes nothing. Of a place behind a network it tells only whether this
-    machine has what reaching it takes.
+    Reads a folder and writes nothing. For a store behind a network, it only checks that this
+    machine has the packages to reach it.
     """
     place = None if target is None else StoreTarget(target)
-    found = [_package("lancedb", needed=place is not None)]
+    facts = [_package("lancedb", needed=place is not None)]
     if version_of("lancedb").ok:
-        found.append(_import())
-    found.append(_package("obstore", needed=place is not None and place.in_bucket))
+        facts.append(_import())
+    facts.append(_package("obstore", needed=place is not None and place.in_bucket))
     if place is None or place.in_memory:
-        return found
+        return facts
     if place.folder is None:
         checked = f'{place.shown}: not checked here; "aiovec info" opens it'
-        return [*found, Finding("store", checked)]
-    usable = all(finding.ok for finding in found)
-    return [*found, *_of_a_folder(place.folder, usable)]
+        return [*facts, Finding("store", checked)]
+    usable = all(finding.ok for finding in facts)
+    return [*facts, *_of_a_folder(place.folder, usable)]
 
 
 def _package(name: str, *, needed: bool) -> Finding:
-    found = version_of(name)
-    if found.ok or needed:
-        return found if found.ok else replace(found, cure=_CURE)
+    finding = version_of(name)
+    if finding.ok or needed:
+        return finding if finding.ok else replace(finding, cure=_CURE)
     return Finding(name, f"not installed; {_CURE} brings it")
 
 
 def _import() -> Finding:
     """Return the finding about importing lancedb, which takes a second."""
     try:
-        from . import driver  # noqa: F401 - only whether it works
-    except Exception as exc:  # noqa: BLE001 - whatever stops it is what the user wants to know
+        from . import driver  # noqa: F401 - only to see that it works
+    except Exception as exc:  # noqa: BLE001 - the user wants to know whatever stops it
         cure = f"{_CURE} --force-reinstall"
         return Finding("lancedb import", f"{type(exc).__name__}: {exc}", ok=False, cure=cure)
     return Finding("lancedb import", "succeeds")
@@ -73,7 +73,7 @@ def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:
         yield _store(f"{folder}: does not exist yet")
         return
     if not folder.is_dir():
-        cure = "name a folder, or leave out lancedb:// for a SQLite file"
+        cure = "name a folder, or a path without lancedb:// for a SQLite file"
         yield _store(f"{folder}: is a file; LanceDB stores in a folder", cure)
         return
     try:
@@ -100,16 +100,16 @@ async def _tables(target: str) -> list[Finding]:
     session = Session(StoreTarget(target), LancedbSettings())
     await session.open()
     try:
-        found = []
+        facts = []
         for name in await session.names():
             subject = f"table {name}"
             try:
-                found.append(await _table(session, name))
+                facts.append(await _table(session, name))
             except (StaleTableError, TableNotFoundError):
-                found.append(Finding(subject, "gone"))  # dropped a moment ago
+                facts.append(Finding(subject, "gone"))  # dropped a moment ago
             except CorruptStoreError as exc:
-                found.append(Finding(subject, exc.reason, ok=False, cure=_cure_of(exc)))
-        return found
+                facts.append(Finding(subject, exc.reason, ok=False, cure=_cure_of(exc)))
+        return facts
     finally:
         session.close()
 

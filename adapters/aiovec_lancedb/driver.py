@@ -1,4 +1,4 @@
-"""lancedb, imported with its own log held at errors unless the user set it.
+"""lancedb, imported with its log limited to errors unless the user set it.
 
 The import takes more than a second and reads the environment, so this module is loaded with the
 backend, in a thread.
@@ -17,25 +17,25 @@ from typing import Any
 
 @cache
 def first_process() -> int:
-    """The process that first asked: the one that uses lancedb. Its children must not.
+    """Return the first process that called this: the one that uses lancedb.
 
-    Neither its threads nor its locks' owners are in a child that was forked, where calls hang or
-    end the process.
+    A forked child must not use it: it has neither the threads nor the owners of locks, so calls
+    hang or end the process.
     """
     return os.getpid()
 
 
-# What lancedb logs to the standard error stream, and how far Lance reads ahead of what it computes.
-# By default it fills up to 2 GiB for each scan and opens four files of a table at once, so that a
-# hundred searches at once fill any machine's memory. A scan of a folder is no slower for it.
-# ``memory`` counts on it.
+# lancedb's log on the standard error stream, and how far Lance reads ahead of its computation. By
+# default it buffers up to 2 GiB for each scan and opens four files of a table at once, so a hundred
+# simultaneous searches fill any machine's memory. With these limits a scan of a folder is no
+# slower. ``memory`` counts on them.
 _ENVIRONMENT = {
     "LANCEDB_LOG": "error",
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),
     "LANCE_DEFAULT_FRAGMENT_READAHEAD": "2",
 }
 for _name, _value in _ENVIRONMENT.items():
-    # Lance looks at its first scan, so they stay. What the user set is left.
+    # Lance reads them at its first scan, so they stay set. The user's own values are kept.
     os.environ.setdefault(_name, _value)
 
 # The number of this option in glibc's malloc.h.
@@ -45,8 +45,9 @@ _ARENA_MAX = -8
 def _bound_allocator() -> None:
     """Limit the separate heaps of glibc to the number of processor cores, but not below four.
 
-    It makes eight for each core, and each keeps about ten MiB of freed memory. The limit is one of
-    the process, so only a driver with many threads sets it. Settings in the environment win.
+    glibc makes eight for each core, and each keeps about 10 MiB of freed memory. The limit holds
+    for the whole process, so only a driver with many threads sets it. The environment's settings
+    win.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if not sys.platform.startswith("linux") or "MALLOC_ARENA_MAX" in os.environ:
@@ -56,7 +57,7 @@ def _bound_allocator() -> None:
         mallopt(_ARENA_MAX, max(4, os.cpu_count() or 1))
 
 
-# Lance's threads allocate the large buffers that they read into. With a heap for each of them, the
+# Lance's threads allocate the large buffers that they read into. With a heap for each thread, the
 # process keeps twice as much memory between searches as it uses.
 _bound_allocator()
 
@@ -74,10 +75,10 @@ indexing = _index
 
 
 def without_blobs(query: Any) -> Any:
-    """The query, for a table without columns of blobs.
+    """Return the query, prepared for a table without blob columns.
 
-    lancedb asks a query's table for its schema each time, to see whether it has any: a tenth of a
-    millisecond. Where the query knows no table, it does not ask.
+    lancedb asks a query's table for its schema each time, to look for blob columns: 0.1 ms. A query
+    without a table does not ask.
     """
     if getattr(query, "_table", None) is not None:
         query._table = None

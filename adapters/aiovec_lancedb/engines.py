@@ -1,10 +1,10 @@
-"""What engines need that work on tables beside LanceDB: places, and the steps of a load.
+"""The steps of a load by an engine, which writes to tables beside LanceDB.
 
-An engine writes files that no version refers to yet, and one commit brings in all of them. A note
-on the table keeps other writers off meanwhile, in all processes. Lance lets two appends pass that
-began with the same version, so each start of a load makes a restored version: Lance refuses every
-commit that began before one. So neither an earlier start of the load nor a write that was under
-way can commit afterwards, and files that no version refers to belong to nobody.
+An engine writes files that no version refers to yet, and one commit adds all of them. A note on the
+table refuses other writers, in all processes, until then. Lance accepts two appends that began with
+the same version, so each start of a load makes a restored version: Lance refuses every commit that
+began before one. So neither an earlier start of the load nor a write under way can commit
+afterwards, and files that no version refers to belong to nobody.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .table import Table
 
 @dataclass(frozen=True, slots=True)
 class TablePlace:
-    """Where Lance finds a table, and the options to reach it, which may be secret."""
+    """A table's address in Lance, and the options to reach it, which may be secret."""
 
     uri: str
     options: Mapping[str, str] = field(repr=False)
@@ -40,7 +40,7 @@ class Filling:
     """The load of one engine into one table."""
 
     def __init__(self, table: Table, handle: TableHandle, run: str, sweep: Act) -> None:
-        """``sweep`` removes the files that no version of the table has."""
+        """``sweep`` removes the files that no version of the table refers to."""
         self._commit_to = table.commit
         self._session = table.session
         self._sweeping = sweep
@@ -48,17 +48,17 @@ class Filling:
         self._run = run
         self._note = LoadNote(run, filling=True, attempt=uuid.uuid4().hex)
         self.version = 0
-        """The version that the load is to commit on."""
+        """The version that the load commits on."""
         self.rows: int | None = None
-        """The rows that the run has loaded before; None where they are still to be loaded."""
+        """The rows that an earlier start of the run has loaded; None if they are still to load."""
 
     @property
     def before(self) -> int:
-        """The rows that the table had when the load began."""
+        """The number of rows in the table when the load began."""
         return self._note.before
 
     def guarded(self) -> AbstractContextManager[None]:
-        """Let errors of Lance come out as ours, without this store's secrets."""
+        """Translate errors of Lance, without this store's secrets."""
         return self._session.guarded()
 
     async def _sweep(self) -> None:
@@ -66,7 +66,7 @@ class Filling:
             await self._sweeping()
 
     async def _do(self, act: Act) -> Any:
-        # As a change of the schema: none of a load may be open with a migration.
+        # As a change of the schema: no load may be open during a migration.
         return await self._commit_to(Change(act, self._table, changes_schema=True, fills=True))
 
     async def begin(self) -> None:
@@ -81,7 +81,7 @@ class Filling:
                 "interrupted; run its command again, or drop the table", 0.0,
             )  # fmt: skip
         if note is not None and note.run == self._run and rows:
-            # Of a load that committed, maybe killed before it could say so: others wrote nothing.
+            # The load has committed; only its own note may be missing. Nobody else wrote.
             if note.filling and note.attempt and rows > note.before:
                 await self._sweep()
                 note = note._replace(filling=False)
@@ -97,11 +97,11 @@ class Filling:
             await self._keep(table, None)
             raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
         await self._keep(table, self._note)
-        await self._sweep()  # what an earlier start of the run has left
+        await self._sweep()  # files of an earlier start of the run
         self.version = await (await self._checked()).version()
 
     async def _fence(self) -> None:
-        """Let no commit pass that began before."""
+        """Make Lance refuse every commit that began before."""
         lance, _ = await self._session.open_any(self._table.name)
         await self._session.run(lance.checkout(await self._session.run(lance.version())))
         await self._session.run(lance.restore())
@@ -111,22 +111,21 @@ class Filling:
         await self._session.annotate(table.lance, "id", {LOADED: text})
 
     async def _checked(self) -> Opened:
-        """Return the table's newest version; AiovecError if the load is no longer in charge."""
+        """Return the newest version; raise AiovecError if another process took over the load."""
         table = await self._session.opened(self._table)
         if load_in(table.arrow) != self._note:
             raise AiovecError(
                 f"another process has taken over the load {self._run} of the table "
-                f"{self._table.name!r}; see `aiovec info`, for this one cannot tell whether its "
-                "rows were added"
+                f"{self._table.name!r}; `aiovec info` shows whether its rows were added"
             )
         return table
 
     async def commit(self, commit: Act) -> int:
-        """Have the rows committed, and return how many they are.
+        """Have the rows committed, and return their number.
 
         ``commit`` adds all of them on the version that the load began with.
         """
-        with renewed():  # what was written is no time that it waited for others
+        with renewed():  # writing the files was no time of waiting for others
             return int(await self._do(partial(self._commit, commit)))
 
     async def _commit(self, commit: Act, newest: Opened) -> int:
@@ -135,10 +134,10 @@ class Filling:
                 with self._session.guarded():
                     await commit()
             except AiovecError:
-                # Else it was the answer that was lost.
+                # If the rows are there, only the answer was lost.
                 if await (await self._checked()).rows() == self.before:
                     raise
-        await self._sweep()  # what workers have left that died
+        await self._sweep()  # files of workers that died
         table = await self._checked()
         rows = await table.rows()
         await self._keep(table, self._note._replace(filling=False))
@@ -158,7 +157,7 @@ class Filling:
 
 @contextmanager
 def making(maker: IndexMaker) -> Iterator[None]:
-    """Have the indexes built by an engine that are built in this task."""
+    """Have an engine build the indexes that are built in this task."""
     token = MAKER.set(maker)
     try:
         yield

@@ -32,12 +32,12 @@ FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 """The exceptions that lancedb's calls raise."""
 
 READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-"""Of an OSError: this process may not write there."""
+"""The ``errno`` of an OSError that means: this process may not write there."""
 
-# Panics of Rust code: in a call, and in what a call awaits. The first is no Exception, and neither
+# Panics of Rust code, in a call and in an awaited result. The first is no Exception, and neither
 # class can be imported.
 _PANICS = ("PanicException", "RustPanic")
-# Where in Lance's sources an error arose, which tells a user nothing.
+# A place in Lance's sources, which is of no use to a user.
 _SOURCE_PLACE = re.compile(r",? ?/(rustc|[^ ]*/registry|[^ ]*/git)/[^ ]*\.rs:\d+(:\d+)?")
 
 
@@ -50,7 +50,7 @@ class TableThereError(Exception):
 
 
 class ConflictError(StoreBusyError):
-    """Another commit came first, so nothing of this one was done; it may be tried again."""
+    """Another commit came first, so nothing was done and the write may be tried again."""
 
 
 def message_of(error: BaseException) -> str:
@@ -65,7 +65,7 @@ _REFUSED = (
     r"permission denied|access ?denied|forbidden|unauthori[sz]ed|invalid ?access ?key"
     r"|signature ?does ?not ?match|status: 40[13]|os error (13|30|1)\b"
 )
-# Texts of lancedb, the first that fits, and the error for a target and the message.
+# Patterns of lancedb's messages (the first match counts), and the error for a target and message.
 _BEFORE_REQUESTS: Sequence[tuple[str, _Make]] = (
     ("^(?-i:Table '.*' was not found|Dataset at path .* was not found)",
      lambda _, message: NoSuchTableError(message)),
@@ -103,7 +103,7 @@ _BEHIND_REQUESTS: Sequence[tuple[str, _Make]] = (
 
 
 def translate(error: Exception, target: str) -> Exception:
-    """The error of the contract for one of lancedb's, or one of the two above."""
+    """Return the contract's error, or one of the two above, for an error of lancedb."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return _of_system(error, target)
     return (
@@ -130,7 +130,7 @@ def is_read_only(error: BaseException) -> bool:
 
 
 def _of_system(error: OSError, target: str) -> AiovecError:
-    """For an error of a call to the system by Python itself."""
+    """Return the error for a failed system call of Python."""
     path = target if error.filename is None else str(error.filename)
     if error.errno in NO_ROOM:
         return StoreFullError(target, f"{path}: {error.strerror}")
@@ -141,7 +141,7 @@ def _of_system(error: OSError, target: str) -> AiovecError:
 
 @contextmanager
 def translated(target: str, secrets: Iterable[str] = ()) -> Iterator[None]:
-    """Let no error of lancedb pass untranslated, or with one of the secrets in it."""
+    """Translate every error of lancedb, and remove the secrets from it."""
     try:
         yield
     except AiovecError:
@@ -161,7 +161,7 @@ def translated(target: str, secrets: Iterable[str] = ()) -> Iterator[None]:
 
 @contextmanager
 def unknown_outcome(target: str, what: str) -> Iterator[None]:
-    """Behind a commit: what fails within leaves a caller that does not know what was done."""
+    """Raise OutcomeUnknownError for a failure after a commit may have happened."""
     try:
         yield
     except (OutcomeUnknownError, StoreReplacedError):
@@ -175,11 +175,11 @@ _REQUEST = re.compile(
     r"|Http error|Error making (a )?request|request_id|non-2xx status"
 )
 _STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
-# What a server says beside its status.
+# A server's own words beside its status.
 _SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
 # Requests that open a store: for a list of its tables.
 _OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"
-# Of failed requests, the first that fits: their status, a part of their text, and their error.
+# Failed requests (the first match counts): status, pattern of the text, error class and reason.
 _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
     ("", "NoSuchBucket|ContainerNotFound|specified bucket does not exist", AiovecError,
      "the bucket does not exist"),
@@ -211,17 +211,17 @@ _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
 
 
 def failure(error: BaseException, target: str) -> AiovecError | None:
-    """The error of a failed request; None for one of none, or of an object that is not there."""
+    """Return the error of a failed request; None for other errors and for missing objects."""
     text = str(error)
     status = str(getattr(error, "status_code", None) or "")
     if not status and not _REQUEST.search(text):
         return None
-    if not status and (found := _STATUS.search(text)):
-        status = found[1]
-    for one, pattern, kind, told in _REQUESTS:
-        if re.fullmatch(one or ".*", status) and re.search(pattern, text, re.IGNORECASE):
+    if not status and (match := _STATUS.search(text)):
+        status = match[1]
+    for codes, pattern, kind, meaning in _REQUESTS:
+        if re.fullmatch(codes or ".*", status) and re.search(pattern, text, re.IGNORECASE):
             says = ([f"HTTP {status}"] if status else []) + _SAYS.findall(text)
-            reason = f"{told} ({', '.join(says)})" if says else told
+            reason = f"{meaning} ({', '.join(says)})" if says else meaning
             if issubclass(kind, (StorePermissionError, StoreUnreachableError)):
                 return kind(target, reason)
             return kind(f"{target}: {reason}")

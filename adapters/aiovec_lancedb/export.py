@@ -1,7 +1,7 @@
 """Export all rows of one version, in constant memory.
 
-Rows come in the order in which they lie, by one stream. A cursor names the version and how many of
-its rows were given, and an export behind it goes on in that version as long as it is kept (see
+Rows come in stored order, by one stream. A cursor names the version and the number of its rows
+already returned, and the next export goes on in that version while it is kept (see
 ``upkeep.retention``).
 """
 
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 # Rows of a batch at most.
 _MOST_ROWS = 4096
-# Bytes of a batch, about. Lance has some batches ready while the caller has one.
+# Approximate bytes of a batch. Lance prepares some batches while the caller has one.
 _BATCH_BYTES = 4 * 2**20
 _CURSOR = b"@"
 _EXPECTED = "the cursor of a batch that this store exported"
 
 
 class _Cursor(NamedTuple):
-    """The first ``rows`` rows of a version that match the filter were given."""
+    """The first ``rows`` rows of a version that match the filter were returned."""
 
     table: str
-    """The table's incarnation and numbering: another one of its name, or a copy that went on by
-    itself, has other versions."""
+    """The table's incarnation and numbering: another table of the same name, or a copy, has other
+    versions."""
     filter: str
-    """A digest of the filter, which decides what the rows are counted among."""
+    """A digest of the filter that ``rows`` counts the matches of."""
     version: int
     rows: int
 
@@ -60,12 +60,12 @@ class _Cursor(NamedTuple):
         try:
             if not cursor.startswith(_CURSOR):
                 raise ValueError("it does not begin like a cursor")
-            found = cls(*json.loads(cursor[len(_CURSOR) :]))
-            if list(map(type, found)) != [str, str, int, int]:
+            parsed = cls(*json.loads(cursor[len(_CURSOR) :]))
+            if list(map(type, parsed)) != [str, str, int, int]:
                 raise ValueError("its values have other types")
-            if not (0 < found.version < 2**63 and 0 <= found.rows <= MOST):
+            if not (0 < parsed.version < 2**63 and 0 <= parsed.rows <= MOST):
                 raise ValueError("it has a number out of range")
-            return found
+            return parsed
         except (ValueError, TypeError, RecursionError) as exc:
             raise InvalidArgumentError("after", cursor, _EXPECTED) from exc
 
@@ -83,7 +83,7 @@ class Export:
     async def batches(
         self, after: bytes | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """Batches of ``batch_size`` rows, or fewer large ones, each with the cursor behind it."""
+        """Yield batches of ``batch_size`` rows, or of fewer large ones, each with its cursor."""
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         cursor = None if after is None else _Cursor.from_bytes(after)
@@ -92,24 +92,24 @@ class Export:
                 newest = await table.version()
                 cursor = _Cursor(_named(table), digest, newest, 0)
                 async with self.table.pin(newest):
-                    async for found in self._of(table, cursor, condition):
-                        yield found
+                    async for batch in self._of(table, cursor, condition):
+                        yield batch
                 return
             if (cursor.table, cursor.filter) != (_named(table), digest):
                 expected = "the cursor of an export of this table with the same filter"
                 raise InvalidArgumentError("after", after, expected)
             async with self.table.pin(cursor.version):
                 await self._check_out(table, cursor)
-                async for found in self._of(table, cursor, condition):
-                    yield found
+                async for batch in self._of(table, cursor, condition):
+                    yield batch
 
     async def _check_out(self, table: Opened, cursor: _Cursor) -> None:
         try:
             await self.table.session.run(table.lance.checkout(cursor.version))
         except CorruptStoreError as exc:
             expected = (
-                f"a cursor of a version that is kept; {cursor.version} is not any more, so begin "
-                "the export again"
+                f"a cursor of a version that is kept; version {cursor.version} was removed, so "
+                "begin the export again"
             )
             raise InvalidArgumentError("after", cursor.to_bytes(), expected) from exc
 
@@ -174,11 +174,11 @@ async def stream_of(
     given: int = 0,
     most: int = _MOST_ROWS,
 ) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Yield rows of the version that a table is at, with all columns or those of these ``names``.
+    """Yield the rows of a table's version, with all columns or only ``names``.
 
-    They come as they lie, behind the first ``given`` ones, in batches of ``most`` rows or of a
-    bounded size. A share of the memory is held while a batch is read, and none while the caller has
-    it, who may be about to search.
+    Rows come in stored order, after the first ``given`` ones, in batches of ``most`` rows or of a
+    bounded size. A share of the memory is held while a batch is read, but not while the caller has
+    it, which may then search.
     """
     stats: Any = await session.run(lance.stats())
     row = max(1, int(stats["total_bytes"]) // max(1, int(stats["num_rows"])))

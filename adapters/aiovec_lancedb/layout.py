@@ -1,8 +1,8 @@
-"""The layout of a table in Lance, and the mark of its state.
+"""The layout of a table in Lance, and the notes about its state.
 
-A Lance table has the columns of ``Schema.to_arrow()`` and its metadata, with a name of its own
-for this incarnation of the table. A field that was added or altered later carries its options with
-its column, so that column and options appear in one commit.
+A Lance table has the columns and metadata of ``Schema.to_arrow()``, and a name for this incarnation
+of the table. A field that was added or altered later carries its options with its column, so that
+column and options appear in one commit.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ _FIELD = b"aiovec.field"
 _EMBEDDED = b"aiovec.embedded"
 _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
-"""The number of what ``docs/internals/lancedb.md`` describes."""
+"""The number of the layout that ``docs/internals/lancedb.md`` describes."""
 MOVING = "aiovec.move"
-"""On the id's column: a migration may have left a mark, which every read has to look for."""
+"""On the id's column: a migration may have left a mark, so every read has to check."""
 
 NUMBERING = "aiovec.changes"
-"""On the id's column: the numbering of the table's changes, of a table with stable row ids."""
+"""On the id's column: the numbering of the table's changes, if it has stable row ids."""
 
 LOADED = "aiovec.load"
-"""On the id's column: the load that an engine does, or did, into the table."""
+"""On the id's column: the present or last load of an engine into the table."""
 
-# On the id's column: Lance keeps concurrent merges of one id apart. So two writers of a bucket
-# insert no id twice.
+# On the id's column: with this key, Lance lets concurrent merges of one id conflict. So two writers
+# of a bucket insert no id twice.
 _KEY = b"lance-schema:unenforced-primary-key"
 
 PAYLOAD = "payload"
 
 
 def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
-    """The Lance schema of a table that is made now; ``moving`` as in ``is_moving``."""
+    """Return the Lance schema of a new table; ``moving`` as in ``is_moving``."""
     arrow = schema.to_arrow()
     place = arrow.get_field_index("id")
     noted: dict[str | bytes, str] = {NUMBERING: new_numbering(), _KEY: "true"}
     if moving:
         noted[MOVING] = "1"
     arrow = arrow.set(place, arrow.field(place).with_metadata(noted))
-    own = {_LAYOUT: str(LAYOUT).encode(), _INCARNATION: uuid.uuid4().hex.encode()}
-    return arrow.with_metadata({**arrow.metadata, **own})
+    state = {_LAYOUT: str(LAYOUT).encode(), _INCARNATION: uuid.uuid4().hex.encode()}
+    return arrow.with_metadata({**arrow.metadata, **state})
 
 
 def new_numbering() -> str:
@@ -64,10 +64,10 @@ def new_numbering() -> str:
 def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
     """Return a note on the id's column."""
     place = arrow.get_field_index("id")  # another program's table may have none
-    found: bytes | None = (
+    text: bytes | None = (
         (arrow.field(place).metadata or {}).get(key.encode()) if place >= 0 else None
     )
-    return found
+    return text
 
 
 def numbering_in(arrow: pa.Schema) -> int | None:
@@ -81,12 +81,12 @@ def added_column(name: str, field: Field) -> pa.Schema:
 
 
 def options_of(field: Field) -> dict[str, str]:
-    """The notes on a column that give its field other options."""
+    """Return the notes on a column that give its field other options."""
     return {_FIELD.decode(): json.dumps(field.to_dict())}
 
 
 def renamable(schema: Schema, name: str) -> dict[str, str]:
-    """The notes on a column behind which it may get another name."""
+    """Return the notes on a column that keep its field when the column is renamed."""
     notes = options_of(schema.fields[name])
     if schema.embed is not None and schema.embed.field == name:
         notes[_EMBEDDED.decode()] = "1"
@@ -97,8 +97,8 @@ class LoadNote(NamedTuple):
     """The note about the load of an engine into a table.
 
     While it is ``filling``, nobody else writes. ``attempt`` distinguishes one start of the run from
-    the next, and is empty until writes that began before it can no longer commit. The table had
-    ``before`` rows when it began.
+    the next, and is empty until writes that began before it can no longer commit. ``before`` is the
+    number of rows at its beginning.
     """
 
     run: str
@@ -117,16 +117,16 @@ def load_in(arrow: pa.Schema) -> LoadNote | None:
 
 
 def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Changes with the table's incarnation and with its fields. Cheap: asked for at each call."""
+    """Return a token that changes with the table's incarnation and fields. Used in each call."""
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
     return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
 
 
 def incarnation_in(arrow: pa.Schema) -> bytes | None:
-    """The name of a table's incarnation; None where another program made the table."""
-    found: bytes | None = (arrow.metadata or {}).get(_INCARNATION)
-    return found
+    """Return the name of a table's incarnation; None if another program made the table."""
+    name: bytes | None = (arrow.metadata or {}).get(_INCARNATION)
+    return name
 
 
 def is_moving(arrow: pa.Schema) -> bool:
@@ -134,8 +134,8 @@ def is_moving(arrow: pa.Schema) -> bool:
 
 
 def notes_of_copy(arrow: pa.Schema) -> dict[str, str | None]:
-    """Return what a copy of the table notes on the id's column: no migration's sign, no load, and a
-    numbering of its own. Nothing where the table has none of these."""
+    """Return the notes for the id's column of a copy: no sign of a migration, no load, and another
+    numbering. Empty if the table has none of these."""
     notes: dict[str, str | None] = {
         NUMBERING: new_numbering(), MOVING: None, LOADED: None,
     }  # fmt: skip
@@ -143,12 +143,12 @@ def notes_of_copy(arrow: pa.Schema) -> dict[str, str | None]:
 
 
 def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned:
-    """The note about the vector index."""
+    """Return the note about the vector index."""
     return tuned_of((arrow.field(schema.vector).metadata or {}).get(KEY.encode(), b"{}"))
 
 
 def incarnation_of(handle: TableHandle) -> Hashable:
-    """The same as long as the table is not dropped, whatever fields it gets."""
+    """Return a value that stays the same until the table is dropped, whatever fields it gets."""
     token = handle.token
     return token[0] if isinstance(token, tuple) else token
 
@@ -167,22 +167,22 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
         schema = _altered(Schema.from_json(metadata[_SCHEMA]), arrow)
         types = {column.name: column.type for column in arrow}
         for column in schema.to_arrow():
-            there = types.get(column.name)
-            if there is None:
+            stored = types.get(column.name)
+            if stored is None:
                 raise ValueError(f"the column {column.name!r} is missing")
-            if column.name != PAYLOAD and there != column.type:
-                raise ValueError(f"its column {column.name!r} holds {there}, not {column.type}")
+            if column.name != PAYLOAD and stored != column.type:
+                raise ValueError(f"its column {column.name!r} holds {stored}, not {column.type}")
     except (ValueError, AiovecError) as exc:
         raise CorruptStoreError(target, f"the table {name!r} cannot be used: {exc}") from exc
     return schema
 
 
 def _altered(made: Schema, arrow: pa.Schema) -> Schema:
-    """The schema with which the table was made, with the fields that its columns are now.
+    """Return the schema that the table was made with, with the present fields.
 
-    A field without a column was dropped, or carries its values on under another name.
+    A field without a column was dropped or renamed.
     """
-    names = set(arrow.names)  # it makes a list of them each time
+    names = set(arrow.names)  # each access makes a list
     altered = any(_FIELD in (column.metadata or {}) for column in arrow)
     if not altered and names.issuperset(made.fields):
         return made
@@ -200,7 +200,7 @@ def _altered(made: Schema, arrow: pa.Schema) -> Schema:
 
 
 def column_names(schema: Schema, columns: Columns) -> list[str]:
-    """The id and what else is read of a row, in the order of ``Schema.to_arrow()``."""
+    """Return the id and the other columns to read, in the order of ``Schema.to_arrow()``."""
     wanted = {"id", *columns.fields}
     if columns.payload:
         wanted.add(PAYLOAD)

@@ -1,4 +1,4 @@
-"""The mark of a migration, which lies beside the tables, and who has to heed it."""
+"""The mark of a migration, a record beside the tables."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Seconds for which the change of a mark waits for another one.
+# Seconds that a change of the mark waits for another change.
 _PATIENCE = 30.0
-# Windows refuses to replace or open a file for the moments in which somebody else has it.
+# Windows refuses to replace or open a file while another process has it open.
 _TRIES, _BETWEEN_TRIES = (100, 0.01) if sys.platform == "win32" else (1, 0.0)
 
 
 def _tried(act: Callable[[], _T]) -> _T:
-    """Return what a function returns that Windows may refuse for a moment."""
+    """Call a function that Windows may refuse for a moment, and return its result."""
     for _ in range(_TRIES - 1):
         with suppress(PermissionError):
             return act()
@@ -42,14 +42,14 @@ def _tried(act: Callable[[], _T]) -> _T:
 
 
 class MarkStorage(ABC):
-    """The place of one store's mark. Every method does I/O: not on the event loop."""
+    """The place of a store's mark. Every method does I/O: not on the event loop."""
 
     poll: float
-    """Seconds between two looks at a mark that lets writers wait."""
+    """Seconds between two looks at a mark that pauses writers."""
 
     @abstractmethod
     def read(self) -> bytes | None:
-        """The record as it lies there; None where there is none."""
+        """Return the stored record; None if there is none."""
 
     @abstractmethod
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
@@ -58,19 +58,19 @@ class MarkStorage(ABC):
 
 _RECORD = "_move.json"
 _IN_BUCKET = f"{FOLDER}/{_RECORD}"
-# Attempts at a change of the object that others were in the way of.
+# Attempts at a change of the object that other processes also change.
 _ATTEMPTS = 20
 
 
 def generation_in(folder: Path) -> int:
-    """The generation that the record in this folder tells; 0 where there is none to be read."""
+    """Return the generation in the folder's record; 0 if there is none or it is unreadable."""
     with suppress(OSError, ValueError, TypeError, RecursionError):
         return MoveRecord.from_json((folder / _RECORD).read_bytes()).generation
     return 0
 
 
 def write_generation(folder: Path, generation: int) -> None:
-    """Make a store's own folder, with a record that tells a generation and nothing else."""
+    """Make a store's own folder, with a record that has nothing but a generation."""
     folder.mkdir()
     if generation:
         text = MoveRecord(generation=generation).to_json()
@@ -78,7 +78,7 @@ def write_generation(folder: Path, generation: int) -> None:
 
 
 class MarkFile(MarkStorage):
-    """In a folder: a file."""
+    """The mark in a folder: a file."""
 
     poll = 0.01
 
@@ -103,7 +103,7 @@ class MarkFile(MarkStorage):
             unlock_file(lock)
 
     def _replace(self, text: bytes) -> None:
-        # Whoever may write to the store reads it, so it is as its other files.
+        # Every writer of the store reads it, so it gets the permissions of the other files.
         partial = self._folder / f"_move.{uuid.uuid4().hex}.partial"
         try:
             with partial.open("xb") as file:
@@ -117,7 +117,7 @@ class MarkFile(MarkStorage):
 
 
 class MarkObject(MarkStorage):
-    """In a bucket: an object.
+    """The mark in a bucket: an object.
 
     Each change is conditional on the object that was read, so none is lost; no clock is compared.
     """
@@ -132,21 +132,21 @@ class MarkObject(MarkStorage):
 
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
         for _ in range(_ATTEMPTS):
-            found, mode = self._bucket.get(_IN_BUCKET)
-            text = change(found)
+            old, mode = self._bucket.get(_IN_BUCKET)
+            text = change(old)
             if text is None or self._bucket.put(_IN_BUCKET, text, mode):
                 return
         raise StoreBusyError("other processes keep changing the mark of the migration", 0.0)
 
 
 class StoreMark:
-    """The mark as one store sees it. ``make`` makes its place; None where it can have none."""
+    """The mark as one store sees it. ``make`` makes its storage; None if it can have none."""
 
     def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target
         self._make = make
         self.run: str | None = None
-        """The migration's run that this object acts for."""
+        """The migration's run that this store acts for."""
 
     @property
     def supported(self) -> bool:
@@ -154,12 +154,12 @@ class StoreMark:
 
     @property
     def poll(self) -> float:
-        """Seconds between two looks at a mark that lets writers wait."""
+        """Seconds between two looks at a mark that pauses writers."""
         return self._storage.poll
 
     @cached_property
     def _storage(self) -> MarkStorage:
-        """Made by the first look at the mark, which is in a thread."""
+        """Made by the first look at the mark, in a thread."""
         if self._make is None:
             raise UnsupportedError(
                 "a migration while the app writes", "lancedb",
@@ -187,14 +187,14 @@ class StoreMark:
         return mark is not None and mark.state in (OPEN, PAUSED)
 
     def look(self) -> MoveMark | None:
-        """The mark that this object has to heed."""
+        """Return the mark that this store has to obey."""
         mark = self.read().mark
         return None if mark is None or mark.run == self.run else mark
 
     def change(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
-        found = [MoveRecord(), MoveRecord()]
+        records = [MoveRecord(), MoveRecord()]
 
         def replace(text: bytes | None) -> bytes | None:
             damaged = False
@@ -205,12 +205,12 @@ class StoreMark:
                     raise
                 before, damaged = MoveRecord(), True
             after = change(before)
-            found[:] = [before, after]
+            records[:] = [before, after]
             return after.to_json().encode() if damaged or after != before else None
 
         with translated(self._target):
             self._storage.change(replace)
-        return found[0], found[1]
+        return records[0], records[1]
 
     def end_pause(self, paused: MoveMark) -> None:
         self.change(lambda record: record.end_pause(paused.pause))
@@ -222,7 +222,7 @@ class StoreMark:
     # On the event loop
 
     async def check_here(self) -> None:
-        """Raise StoreMovedError where the store has moved, unless this object acts for the run."""
+        """Raise StoreMovedError if the store has moved, unless this store acts for the run."""
         if self._make is None:
             return
         mark = await in_thread(self.look)
@@ -230,6 +230,6 @@ class StoreMark:
             raise mark.moved_error(self._target)
 
     async def concerns_reads(self) -> bool:
-        """Return whether a mark stands that whoever reads has to look for."""
+        """Return whether there is a mark that readers have to check."""
         mark = (await in_thread(self.read)).mark
         return mark is not None and not mark.filling

@@ -1,29 +1,29 @@
 """The memory of a store: shares of it for reads.
 
-Lance reads ahead of what it computes, and the sort behind a flat search keeps the batches that
-its candidates come from. So one search may hold a copy of all vectors, and a hundred at once a
-hundred copies (``python -m bench lancedb``). Work that reads many rows takes a share and waits for
-it.
+Lance reads ahead of its computation, and the sort behind a flat search keeps the batches that its
+candidates come from. So one search may hold a copy of all vectors, and a hundred searches a hundred
+copies (``python -m bench lancedb``). Work that reads many rows takes a share of the memory, and
+waits until it is free.
 """
 
 from __future__ import annotations
 
 from aiovec.backend.limits import Gate, Slot, current_deadline
 
-# Work that takes less than this need not wait: it is over sooner than its turn would come.
+# Work that takes less than this need not wait: it ends sooner than its turn would come.
 _FREE = 2 * 2**20
 
-# The sort behind a flat search throws batches away when it holds this many rows that it does not
-# need: 20 batches of 8,192 rows.
+# The sort behind a flat search discards batches once it holds this many unneeded rows: 20 batches
+# of 8,192.
 _ROWS_HELD = 20 * 8192
-# What is read ahead of the computation, at most: see ``driver``; and a quarter more,
-# since what is read comes in pieces of some MiB, and buffers are rounded up.
+# The most that is read ahead of the computation (see ``driver``), and a quarter more, because data
+# comes in pieces of a few MiB and buffers are rounded up.
 _READ_AHEAD = 256 * 2**20
 _ROUNDED = 1.25
 _PLAN = 4 * 2**20
-# What the C library keeps of freed memory for the next ones.
+# Freed memory that the C library keeps for later.
 _KEPT = 128 * 2**20
-# A guess for the bytes of a row beside its vector, and for those of an id where only ids are read.
+# Estimated bytes of a row beside its vector, and of an id when only ids are read.
 _ROW_BYTES = 512
 _ID_BYTES = 64
 # A row of the result as Arrow, as float64 where it is measured, and as Python values.
@@ -34,20 +34,20 @@ STREAM_BYTES = int(_ROUNDED * _READ_AHEAD)
 
 
 def scan_bytes(rows: int, dim: int) -> int:
-    """Return the bytes that looking for the nearest of ``rows`` vectors may hold at once."""
+    """Return the bytes that a search for the nearest of ``rows`` vectors may hold."""
     vector = dim * 4
     return int(_ROUNDED * min(rows * vector, _ROWS_HELD * vector + _READ_AHEAD)) + _PLAN
 
 
 def ids_bytes(rows: int) -> int:
-    """Return the bytes that looking for some of ``rows`` rows by their fields may hold at once."""
+    """Return the bytes that a search among ``rows`` rows by their fields may hold."""
     return min(rows * _ID_BYTES, _READ_AHEAD)
 
 
 def result_bytes(rows: int, dim: int, row: int) -> int:
-    """Return the bytes that so many rows may hold as a result, or while they are changed.
+    """Return the bytes that this many rows may hold as a result, or while they are changed.
 
-    ``dim`` is 0 without vectors, and ``row`` has the bytes of a row beside its vector.
+    ``dim`` is 0 without vectors, and ``row`` is the size of a row beside its vector.
     """
     return rows * (dim * 4 + max(row, _ROW_BYTES)) * _COPIES
 
@@ -61,8 +61,8 @@ class ReadAdmission(Gate):
         self.allow(memory)
 
     def allow(self, memory: int) -> None:
-        """Have all that goes on take this much of the process's memory."""
-        self.memory = max(1, memory - min(memory // 2, _KEPT))  # of 1 each takes all
+        """Let all reads together take this much of the process's memory."""
+        self.memory = max(1, memory - min(memory // 2, _KEPT))  # with 1, each read runs alone
 
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)

@@ -1,4 +1,4 @@
-"""Rows of a table in memory, to which the calls of a group are done before they are written."""
+"""Rows of a table in memory. A group's calls are applied to them before they are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiovec.backend.rows import NewRows, check_partitions, partition_fields
 from .layout import PAYLOAD
 
 Row = Mapping[str, Any]
-"""A row's values by the names of the columns: the payload as JSON text, the vector as an array."""
+"""A row's values by column name: the payload as JSON text, the vector as an array."""
 
 _IN_A_TABLE: Row = MappingProxyType({})
 
@@ -24,13 +24,13 @@ _IN_A_TABLE: Row = MappingProxyType({})
 class NetRows:
     """The rows that a group's operations name, before and after these operations.
 
-    ``old`` are rows that the table has and that may be changed, ``existing`` others that it has,
-    with the values of ``looked_at`` alone. The rows in ``written`` are to be written, and those of
-    the ids in ``gone`` to be deleted afterwards: a row that is written and then deleted is in both,
-    so that each operation is done by one commit as a whole.
+    ``old`` are existing rows that may be changed; ``existing`` are other existing rows, with only
+    the values of ``looked_at``. The rows in ``written`` are to be written, and the rows with the
+    ids in ``gone`` to be deleted afterwards: a row that is written and then deleted is in both, so
+    that each operation takes effect in one commit.
 
-    Of the written rows, ``changes`` are made of rows that the table has, and those in ``free``
-    replace whichever row has the id. The others have an id that the table lacks.
+    Of the written rows, ``changes`` are changes of existing rows, and rows with the ids in ``free``
+    replace any row with that id. All others have ids that the table lacks.
     """
 
     def __init__(self, schema: Schema, old: StoredRows, existing: Mapping[str, Row]) -> None:
@@ -47,11 +47,11 @@ class NetRows:
         return id in self._now
 
     def existing(self, ids: Sequence[str]) -> list[str]:
-        """Return those of the ids that exist."""
+        """Return the ids that exist."""
         return [id for id in ids if id in self._now]
 
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
-        """Return those of the ids that exist, each once, for which a filter ``is_known`` holds."""
+        """Return each existing id whose row a filter selects, which ``is_known``."""
         return [id for id in dict.fromkeys(ids) if id in self and _holds(where, self._now[id])]
 
     def check_partitions(self, rows: NewRows) -> None:
@@ -61,11 +61,11 @@ class NetRows:
 
     @property
     def replaces(self) -> bool:
-        """True if a row to write certainly takes the place of another one."""
+        """True if a row to write certainly replaces an existing one."""
         return not self._before.isdisjoint(self.written)
 
     def put(self, rows: NewRows, ids: Sequence[str], *, replaces: bool) -> None:
-        """Write whole rows, which have ids that the table lacks, or any if that ``replaces``."""
+        """Write complete rows. Unless ``replaces``, the table lacks their ids."""
         if rows.columns is not None:
             new = dict(rows_of(self.schema, rows.columns))
         else:  # so many that nothing else is in the group
@@ -80,7 +80,7 @@ class NetRows:
         self.gone.difference_update(new)
 
     def change(self, id: str, values: Row) -> None:
-        """Give a row other values."""
+        """Change values of a row."""
         if id not in self.written:
             self.changes.add(id)
         self._now[id] = self.written[id] = {**self._now[id], **values}
@@ -95,7 +95,7 @@ class NetRows:
         return text
 
     def to_write(self, wanted: Container[str]) -> NewRows:
-        """Return the rows with these ids, in the order in which they came."""
+        """Return the rows with these ids, in the order of their calls."""
         if self._many is not None:
             return self._many
         ids = [id for id in self.written if id in wanted]
@@ -112,7 +112,7 @@ class NetRows:
 
 
 def looked_at(schema: Schema) -> list[str]:
-    """Return the fields of existing rows on which it depends what may be done to them."""
+    """Return the fields of existing rows that decide which changes are allowed."""
     times = [] if schema.expires is None else [schema.expires]
     return [*partition_fields(schema), *times]
 
@@ -124,8 +124,8 @@ _OPERATORS = {
 
 
 def is_known(where: Expr | None, schema: Schema) -> bool:
-    """Return whether a filter can be applied to rows in memory: only ones of the times at which
-    rows expire, as most calls on such a table have."""
+    """Return whether a filter can be applied to rows in memory: only filters on the time at which
+    rows expire, which most calls on such a table have."""
     match where:
         case None:
             return True
@@ -155,13 +155,13 @@ def _holds(where: Expr | None, row: Row) -> bool:
 def partition_values(
     schema: Schema, rows: Mapping[str, Row], ids: Iterable[str]
 ) -> dict[str, list[Any]]:
-    """Return the values of the partition fields of those of the rows that exist."""
+    """Return the values of the partition fields of each existing row with these ids."""
     names = partition_fields(schema)
     return {id: [rows[id][name] for name in names] for id in ids if id in rows}
 
 
 def rows_of(schema: Schema, stored: StoredRows) -> Iterator[tuple[str, Row]]:
-    """Yield the id and the row of each of the stored rows, which have all columns."""
+    """Yield the id and the row of each stored row, which must have all columns."""
     columns: dict[str, Any] = {**stored.fields, schema.vector: stored.vectors}
     if schema.payload:
         columns[PAYLOAD] = stored.payloads

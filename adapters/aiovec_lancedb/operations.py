@@ -1,8 +1,8 @@
 """Inserting, replacing, changing and deleting rows: each one commit of Lance, or one of a group.
 
-They run alone among all writers of the table (see ``commit``), so what was looked up still holds
-when it is written. In a group, the rows that its calls name are read, the calls are done to them in
-memory in their order, and what became of each row is written.
+They run alone among all writers of the table (see ``commit``), so a looked-up row is still current
+when it is written. In a group, the rows that its calls name are read, the calls are applied to them
+in memory in their order, and the resulting rows are written.
 """
 
 from __future__ import annotations
@@ -55,26 +55,26 @@ from .session import Opened
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
 
-# Ids of upserts up to which it pays to see whether any of them exists: adding takes a fifth of a
-# merge's time.
+# Upserts of up to this many ids look first whether any exists: an append takes a fifth of a merge's
+# time.
 _WORTH_A_LOOK = 100
-# Microseconds that an id takes in an IN, most of them to parse and plan it, and those that a row
-# of the table takes where all ids are read: what is less decides how ids are looked up.
+# Microseconds for each id in an IN, mostly parsing and planning, and for each row of the table when
+# all ids are read. The smaller sum decides how ids are looked up.
 _COST_IN_LIST, _COST_IN_TABLE = 10.0, 0.15
-# Rows in a batch of those that are read.
+# Rows in a batch.
 _BATCH = 2**17
-# Bytes of rows up to which a merge goes by the index over the ids. Lance then holds the rows,
-# several times over, in a pool of 150 MB for each core, or fails. Without it there is no bound.
+# Bytes of rows up to which a merge uses the index over the ids. Lance then holds the rows several
+# times in a pool of 150 MB for each core, or fails. Without the index there is no limit.
 _MOST_BY_INDEX = 32 * 2**20
-# Rows of the table for each row that is merged from which the index is faster than to read all ids:
-# 53 rows took 26 ms by it and 19 ms without among 40,000, 50 and 60 ms among 200,000.
+# Rows of the table for each merged row above which the index is faster than reading all ids:
+# 53 rows took 26 ms with it and 19 ms without among 40,000, 50 and 60 ms among 200,000.
 _ROWS_BY_INDEX = 3000
-# Rows of a table that are taken from it, to be in a group.
+# An insert in Arrow of up to this many rows is converted to values, so that it can join a group.
 _FEW = 64
-# Rows whose payloads are changed at once.
+# Rows whose payloads are changed at a time.
 _CHANGED_AT_ONCE = 512
-# Rows up to which a change of rows may be in a group, where they are read whole and written anew;
-# each counts for as many rows of the group, so no more than 256 old rows are in memory.
+# A change of up to this many rows may join a group, which reads the rows whole and writes them
+# anew. Each of them counts as several rows of the group, so at most 256 old rows are in memory.
 _MOST_CHANGED = 64
 _SIZE_OF_CHANGED = 32
 # For ``hop``: values to look at for each row of a group.
@@ -82,7 +82,7 @@ _COLUMNS_A_ROW = 8
 
 
 def stored_form(rows: pa.Table, schema: Schema) -> pa.Table:
-    """The rows as they are written: a negative zero as zero, for Lance would sort it before."""
+    """Return the rows as they are written: -0.0 as 0.0, because Lance would sort it before 0.0."""
     columns = rows.columns
     for place, name in enumerate(rows.column_names):
         field = schema.fields.get(name)
@@ -105,19 +105,19 @@ def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), items, mask=lists.is_null())
 
 
-# The condition by which a merge replaces no row.
+# The condition of a merge that replaces no row.
 _NEVER = "FALSE"
 OnConflict = Literal["fail", "skip", "replace", "move"]
-"""To move is to replace, also in another partition."""
+"""``move`` is ``replace`` that may also change a row's partition."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsOperation(WriteOperation):
     """A write of rows of one table, whose result is a number of rows.
 
-    ``apply`` does it to the rows that it names, in memory and in a group, or raises its error and
-    does nothing. ``direct`` has Lance do it, by itself: for an operation that selects rows by a
-    filter or names too many, and for a lone one that need not read a row.
+    ``apply`` applies it, in a group, to the named rows in memory, or raises its error and changes
+    nothing. ``direct`` has Lance do it in a commit of its own: if the operation selects rows by a
+    filter or names too many, or is alone and need not read a row.
     """
 
     handle: TableHandle
@@ -127,15 +127,15 @@ class RowsOperation(WriteOperation):
     direct: Callable[[Opened], Awaitable[int]] | None
     size: int
     by_rows: bool = False
-    """True if it is applied to rows in memory also when it is alone: to merge a column of one row,
-    Lance reads all of 40,000 in 340 ms."""
+    """True if it is applied in memory even when it is alone: to merge a column of one row, Lance
+    reads all of 40,000 in 340 ms."""
 
     by_hand = True
 
     @property
     def repeatable(self) -> bool:
-        """True if it may be applied to rows in memory in a bucket, where this is done anew if
-        others were faster: of a change to several rows, readers would see some before the others.
+        """True if it may be applied in memory in a bucket, where it is repeated if other writers
+        were faster. When several rows change, readers would see some changes before the others.
         """
         return self.kind != "change" or len(self.named) == 1
 
@@ -148,31 +148,31 @@ class RowsOperation(WriteOperation):
         by_rows = self.by_rows and (table.session.exclusive or self.repeatable)
         if self.direct is not None and not others and not by_rows:
             return [await self.direct(table)]
-        group = [one for one in (self, *others) if isinstance(one, RowsOperation)]
+        group = [work for work in (self, *others) if isinstance(work, RowsOperation)]
         return await _apply(table, group)
 
 
 async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
-    """Apply operations in their order to the rows that they name, and write what became of these.
+    """Apply operations in their order to the rows that they name, and write the results.
 
-    Each operation is done by one commit, whatever happens between these. In a bucket other
-    processes may write in between: operations on rows that they have written get a ConflictError.
+    One commit completes each operation. In a bucket other processes may write between two commits:
+    operations on rows that they have written get a ConflictError.
     """
-    rows_named = sum(len(one.named) for one in group)
+    rows_named = sum(len(operation.named) for operation in group)
     effort = rows_named * _COLUMNS_A_ROW
-    changed, asked, unknown = await hop(rows_named, _to_look_up, table, group)
+    changed, looked_up, unknown = await hop(rows_named, _to_look_up, table, group)
     columns = _all(table.schema)
-    found, existing = await asyncio.gather(
+    old, existing = await asyncio.gather(
         rows_by_id(table, changed, columns, address=True),
-        existing_rows(table, asked),
+        existing_rows(table, looked_up),
     )
 
     def apply() -> tuple[NetRows, list[Any]]:
-        rows = NetRows(table.schema, stored_rows(found, columns, table.schema.vector), existing)
+        rows = NetRows(table.schema, stored_rows(old, columns, table.schema.vector), existing)
         outcomes: list[Any] = []
-        for one in group:
+        for operation in group:
             try:
-                outcomes.append(one.apply(rows))
+                outcomes.append(operation.apply(rows))
             except AiovecError as exc:
                 outcomes.append(exc)
         return rows, outcomes
@@ -186,7 +186,7 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
         await _write(table, await hop(effort, new), condition, **options)
 
     async def put(ids: Collection[str]) -> None:
-        moves = any(one.kind == "move" for one in group)
+        moves = any(operation.kind == "move" for operation in group)
         if table.session.exclusive:
             merge = rows.replaces or (unknown and await table.rows() > 0)
             await write(ids, None, merge=merge)
@@ -194,7 +194,7 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
             await write(ids, await hop(effort, _replaced, rows, ids, moves))
 
     async def change(ids: Collection[str]) -> None:
-        await write(ids, _unchanged(rows, found), inserts=False)
+        await write(ids, _unchanged(rows, old), inserts=False)
 
     async def delete(ids: Collection[str]) -> None:
         await table.session.run(table.lance.delete(ids_to_sql(sorted(ids))))
@@ -212,29 +212,29 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
             except AiovecError as exc:
                 if not done:
                     raise
-                for place, one in enumerate(group):
-                    if one.kind == kind and not ids.isdisjoint(one.named):
+                for place, operation in enumerate(group):
+                    if operation.kind == kind and not ids.isdisjoint(operation.named):
                         outcomes[place] = copy_of_error(exc)
             done = True
     return outcomes
 
 
 def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str], list[str], bool]:
-    """Return the ids of rows to read, those of rows to look up, and True if there are others, of
-    which it is not asked whether they exist: they are merged."""
+    """Return the ids of rows to read, the ids of rows to look up, and True if other ids are merged
+    without a look."""
     named: dict[str, set[str]] = {}
-    for one in group:
-        named.setdefault(one.kind, set()).update(one.named)
+    for operation in group:
+        named.setdefault(operation.kind, set()).update(operation.named)
     changed = named.pop("change", set())
     upserted = named.pop("replace", set()) | named.pop("move", set())
-    asked = set().union(*named.values()) - changed
-    unknown = upserted - changed - asked
+    existing = set().union(*named.values()) - changed
+    unknown = upserted - changed - existing
     worth = table.session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
     if partition_fields(table.schema) or worth:
-        asked, unknown = asked | unknown, set()
-    if changed and len(asked) <= _MOST_CHANGED:  # to read them too costs less than another request
-        changed, asked = changed | asked, set()
-    return list(changed), list(asked), bool(unknown)
+        existing, unknown = existing | unknown, set()
+    if changed and len(existing) <= _MOST_CHANGED:  # reading them too is cheaper than a request
+        changed, existing = changed | existing, set()
+    return list(changed), list(existing), bool(unknown)
 
 
 def _all(schema: Schema) -> Columns:
@@ -242,7 +242,7 @@ def _all(schema: Schema) -> Columns:
 
 
 def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
-    """Return the condition by which a merge replaces a row, in a bucket; None without any."""
+    """Return the condition under which a merge in a bucket replaces a row; None if always."""
     stays = None if moves else _same_partition(rows.schema)
     free = rows.free.intersection(ids)
     if len(free) == len(ids):
@@ -253,9 +253,9 @@ def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
     return f"{condition} AND {stays}" if stays else condition
 
 
-def _unchanged(rows: NetRows, found: pa.Table) -> str:
-    """Return the condition that a row is as it was found: one written since lies elsewhere."""
-    places = zip(found["id"].to_pylist(), found[ADDRESS].to_pylist(), strict=True)
+def _unchanged(rows: NetRows, old: pa.Table) -> str:
+    """Return the condition that a row has not been written since: it would lie elsewhere."""
+    places = zip(old["id"].to_pylist(), old[ADDRESS].to_pylist(), strict=True)
     changed = [str(place) for id, place in places if id in rows.changes]
     return f"target.{ADDRESS} IN ({', '.join(changed)})"
 
@@ -270,11 +270,11 @@ async def _write(
 ) -> None:
     """Write rows that were looked up.
 
-    The writer of a folder is alone, so what was found still holds. In a bucket Lance alone keeps
-    ids unique, among merges that use no index: there a row that exists is replaced only where the
-    ``condition`` holds, and one that does not is not made unless the merge ``inserts``. Where that
-    leaves rows out, because others were faster, new ones are taken back: ConflictError, and who
-    does it anew replaces the others with the same again.
+    The writer of a folder is alone, so the look-up still holds. In a bucket only Lance keeps ids
+    unique, among merges without an index: an existing row is replaced only where the ``condition``
+    holds, and a new one is written only if the merge ``inserts``. If that leaves rows out, because
+    others were faster, the new rows are deleted again: ConflictError, and the caller can repeat the
+    call, which replaces the other rows with the same values.
     """
     session = table.session
     if session.exclusive and not merge:
@@ -302,7 +302,7 @@ async def _write(
 
 
 def _same_partition(schema: Schema) -> str | None:
-    """Return the condition of a merge that a row stays in its partition; None without any."""
+    """Return the condition that a merged row stays in its partition; None without partitions."""
     terms = []
     for name in map(sql.name, partition_fields(schema)):
         new, old = f"source.{name}", f"target.{name}"
@@ -311,7 +311,7 @@ def _same_partition(schema: Schema) -> str | None:
 
 
 def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOperation:
-    """An ``insert``, or an ``upsert`` where rows of ids that exist replace the others."""
+    """Return an ``insert``, or an ``upsert`` if existing rows are replaced."""
     if rows.columns is None and len(rows) <= _FEW:
         columns = stored_rows(rows.table, _all(handle.schema), handle.schema.vector)
         rows = NewRows(handle.schema, columns)
@@ -332,13 +332,13 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
         net.put(new, kept, replaces=False)
         return len(kept)
 
-    # Those that come as a table are worth a commit of their own.
+    # Rows in Arrow are worth a commit of their own.
     size = len(ids) if rows.columns is not None else ALONE
     return RowsOperation(handle, on_conflict, ids, apply, None, size)
 
 
 def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
-    """Rows of ids that the table certainly lacks."""
+    """Return an append of rows whose ids the table certainly lacks."""
     new = stored_form(rows, handle.schema)
 
     async def direct(table: Opened) -> int:
@@ -349,24 +349,24 @@ def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
 
 
 def _stored(value: Any) -> Any:
-    """As ``stored_form`` does with a column."""
+    """Return the value in ``stored_form``."""
     if isinstance(value, list):
         return [_stored(item) for item in value]
     return value + 0.0 if isinstance(value, float) else value
 
 
 async def existing_rows(table: Opened, ids: Sequence[str]) -> dict[str, Row]:
-    """The rows that the table has of these ids, with the values of ``looked_at`` alone."""
-    found: dict[str, Row] = {}
+    """Return the rows that exist of these ids, with only the values of ``looked_at``."""
+    rows_of_ids: dict[str, Row] = {}
 
     def add(rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None) -> None:
         if wanted is not None:
             rows = rows.filter(pc.is_in(rows.column("id"), value_set=wanted))
         values = zip(*(python_values(rows.column(name)) for name in ("id", *columns)), strict=True)
-        found.update((id, dict(zip(columns, row, strict=True))) for id, *row in values)
+        rows_of_ids.update((id, dict(zip(columns, row, strict=True))) for id, *row in values)
 
     if not ids:
-        return found
+        return rows_of_ids
     columns = looked_at(table.schema)
     query = table.lance.query().select(["id", *columns])
     if len(ids) * _COST_IN_LIST > await table.rows() * _COST_IN_TABLE:
@@ -377,11 +377,11 @@ async def existing_rows(table: Opened, ids: Sequence[str]) -> dict[str, Row]:
     else:
         rows = await rows_by_id(table, ids, Columns(tuple(columns)))
         await hop(weight(rows), add, rows)
-    return found
+    return rows_of_ids
 
 
 async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None:
-    """The condition for the rows that both select; None for every row."""
+    """Return the condition for the rows that both select; None for all rows."""
     parts = []
     if ids is not None:
         parts.append(await hop(len(ids), ids_to_sql, ids))
@@ -394,15 +394,15 @@ async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None
 def delete(handle: TableHandle, ids: Sequence[str] | None, where: Expr | None) -> RowsOperation:
     async def direct(table: Opened) -> int:
         condition = await selection(ids, where) or "TRUE"
-        # To count them first takes most of the time of a delete.
-        done: Any = await table.session.run(table.lance.delete(condition))  # not all of it is typed
+        # Counting the rows first would take most of a delete's time.
+        done: Any = await table.session.run(table.lance.delete(condition))  # partly untyped
         return int(done.num_deleted_rows)
 
     def apply(rows: NetRows) -> int:
-        there = rows.matching(ids or (), where)
-        for id in there:
+        matches = rows.matching(ids or (), where)
+        for id in matches:
             rows.drop(id)
-        return len(there)
+        return len(matches)
 
     size = ALONE if ids is None or not is_known(where, handle.schema) else len(ids)
     return RowsOperation(handle, "delete", ids or (), apply, direct, size)
@@ -424,13 +424,14 @@ def update(
 
 
 def set_vectors(handle: TableHandle, ids: Sequence[str], vectors: Float32Array) -> RowsOperation:
-    """New vectors for rows of these ids, which are distinct. Its result is how many existed."""
+    """Return a change of the vectors of rows with these distinct ids. Its result is their
+    number."""
 
     def apply(rows: NetRows) -> int:
-        found = [place for place, id in enumerate(ids) if id in rows]
-        for place in found:
+        places = [place for place, id in enumerate(ids) if id in rows]
+        for place in places:
             rows.change(ids[place], {rows.schema.vector: vectors[place]})
-        return len(found)
+        return len(places)
 
     async def direct(table: Opened) -> int:
         layout = table.schema.to_arrow()
@@ -444,10 +445,10 @@ def set_vectors(handle: TableHandle, ids: Sequence[str], vectors: Float32Array) 
 
 
 async def _set_columns(table: Opened, rows: pa.Table) -> int:
-    """Replace columns of the rows with these ids that exist; return how many do.
+    """Replace columns of the existing rows with these ids; return how many exist.
 
-    Not by the index of ids: Lance would write the columns of all rows of a file anew, and take the
-    file out of their indexes.
+    Not by the index over the ids: Lance would write the columns of all rows of a file anew, and
+    remove the file from their indexes.
     """
     builder = table.lance.merge_insert("id").use_index(False).when_matched_update_all()
     done = await table.session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
@@ -455,7 +456,7 @@ async def _set_columns(table: Opened, rows: pa.Table) -> int:
 
 
 def _bad_vectors(table: Opened) -> str:
-    """LanceDB takes a null for a bad vector, and all of ours are checked."""
+    """LanceDB takes a null for a bad vector, and all vectors have been checked."""
     return "null" if table.schema.vector_nullable else "error"
 
 
@@ -472,15 +473,15 @@ class _Update:
         values = {name: _stored(value) for name, value in self.values.items()}
         if self.vector is not None:
             values[rows.schema.vector] = self.vector
-        found = rows.matching(self.ids or (), self.where)
+        matches = rows.matching(self.ids or (), self.where)
         if self.payload:
-            texts = self._patched([rows.payload(id) for id in found], found)
-            for id, text in zip(found, texts, strict=True):
+            texts = self._patched([rows.payload(id) for id in matches], matches)
+            for id, text in zip(matches, texts, strict=True):
                 rows.change(id, {**values, PAYLOAD: text})
         else:
-            for id in found:
+            for id in matches:
                 rows.change(id, values)
-        return len(found)
+        return len(matches)
 
     async def direct(self, table: Opened) -> int:
         condition = await selection(self.ids, self.where)
@@ -492,7 +493,7 @@ class _Update:
         return int(result.rows_updated)
 
     def _assigned(self, schema: Schema) -> dict[str, str]:
-        """Each column's new value as SQL."""
+        """Return each column's new value as SQL."""
         values = {
             name: sql.encoded(sql.assigned(_stored(value), schema.fields[name].kind))
             for name, value in self.values.items()
@@ -500,33 +501,33 @@ class _Update:
         if self.vector is not None and without_vector(self.vector[None, :])[0]:
             values[schema.vector] = "NULL"
         elif self.vector is not None:
-            # Each number is that of a float32, so Lance's float64 and its cast keep it exactly.
+            # Each number is a float32, so Lance's float64 and its cast keep it exactly.
             numbers = ",".join(map(repr, self.vector.astype(float).tolist()))
             values[schema.vector] = f"[{numbers}]"
         return values
 
     async def _merge(self, table: Opened, condition: str | None) -> int:
-        """Set keys of each row's own payload. Lance cannot, so the payloads are read for it, as
-        Python values a block of rows at a time."""
+        """Set keys of each row's payload. Lance cannot, so the payloads are read as Python values,
+        a block of rows at a time."""
         query = table.lance.query().select(["id", PAYLOAD])
-        found = await table.session.batches(query, _CHANGED_AT_ONCE, condition)
-        blocks = [await in_thread(self._changed, batch, table.schema) async for batch in found]
+        batches = await table.session.batches(query, _CHANGED_AT_ONCE, condition)
+        blocks = [await in_thread(self._changed, batch, table.schema) async for batch in batches]
         return await _set_columns(table, pa.Table.from_batches(blocks)) if blocks else 0
 
-    def _changed(self, found: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
-        """The columns that change, with the ids."""
-        ids = found.column("id").to_pylist()
-        texts = self._patched(payload_texts(found.column(PAYLOAD)), ids)
+    def _changed(self, rows: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
+        """Return the changed columns, with the ids."""
+        ids = rows.column("id").to_pylist()
+        texts = self._patched(payload_texts(rows.column(PAYLOAD)), ids)
         layout = schema.to_arrow()
-        columns = [found.column("id"), payload_array(texts)]
+        columns = [rows.column("id"), payload_array(texts)]
         named = [layout.field("id"), layout.field(PAYLOAD)]
         for name, value in self.values.items():
             field = layout.field(name)
-            one = pa.array([_stored(value)], type=field.type)
-            columns.append(pa.concat_arrays([one]).take(pa.array([0] * found.num_rows)))
+            value_array = pa.array([_stored(value)], type=field.type)
+            columns.append(pa.concat_arrays([value_array]).take(pa.array([0] * rows.num_rows)))
             named.append(field)
         if self.vector is not None:
-            matrix = np.tile(self.vector, (found.num_rows, 1))
+            matrix = np.tile(self.vector, (rows.num_rows, 1))
             columns.append(from_matrix(matrix, without_vector(matrix)))
             named.append(layout.field(schema.vector))
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(named))

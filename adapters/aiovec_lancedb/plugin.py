@@ -50,7 +50,7 @@ class LancedbPlugin(BackendPlugin):
     def claims(self, folder: Path) -> str | None:
         """Return the target of a folder that holds tables of Lance, or is one of its tables.
 
-        What is not there yet is told by its name.
+        A missing path is judged by its name.
         """
         if folder.suffix in (".lance", ".lancedb") and not os.path.lexists(folder):
             return f"lancedb://{folder}"

@@ -21,14 +21,14 @@ from .sorting import KEY_BATCH, key_columns, sorted_ids
 from .sql.filters import ids_to_sql, to_sql
 
 ADDRESS = "_rowaddr"
-"""Lance's column of where a row lies: another place once the row was written anew."""
+"""Lance's column for the place of a row, which changes when the row is written anew."""
 
 # Ids in one query.
 _BLOCK = 10_000
-# Lance takes no larger limit or offset; it is far above the rows that a fragment may have.
+# Lance takes no larger limit or offset; it is far above the possible rows of a fragment.
 MOST = 2**31 - 1
-# For ``hop``: a literal, most of all one of the payload, takes as long to turn into SQL as so
-# many values of a record.
+# For ``hop``: a literal, especially of the payload, takes as long to turn into SQL as this many
+# values of a record.
 _EFFORT = 16
 
 
@@ -42,7 +42,7 @@ def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
 
 
 async def condition_of(where: Expr | None) -> str | None:
-    """A filter as Lance's SQL. One with many literals takes a while."""
+    """Return a filter as Lance's SQL. With many literals this takes a while."""
     if where is None:
         return None
     return await hop(_EFFORT * where.literals, partial(to_sql, where))
@@ -51,7 +51,7 @@ async def condition_of(where: Expr | None) -> str | None:
 async def rows_by_id(
     table: Opened, ids: Sequence[str], columns: Columns, *, address: bool = False
 ) -> pa.Table:
-    """The rows with these ids, in any order; with ``address``, also where each of them lies."""
+    """Return the rows with these ids, in any order; with ``address``, also each row's place."""
     names = column_names(table.schema, columns)
     layout = table.schema.to_arrow()
     if address:
@@ -75,17 +75,17 @@ async def get(
     *,
     ordered: bool = False,
 ) -> StoredRows:
-    """The rows with these ids, in any order, or ``ordered`` in that of the ids."""
-    found = await rows_by_id(table, ids, columns)
+    """Return the rows with these ids, in any order, or ``ordered`` like the ids."""
+    matches = await rows_by_id(table, ids, columns)
 
     def rows() -> StoredRows:
-        taken = found
+        taken = matches
         if ordered:
-            place = {id: n for n, id in enumerate(found.column("id").to_pylist())}
-            taken = found.take(pa.array([place[id] for id in ids if id in place], pa.int64()))
+            place = {id: n for n, id in enumerate(matches.column("id").to_pylist())}
+            taken = matches.take(pa.array([place[id] for id in ids if id in place], pa.int64()))
         return rows_of(taken, columns, table.schema.vector)
 
-    return await hop(weight(found), rows)
+    return await hop(weight(matches), rows)
 
 
 async def find(
@@ -101,9 +101,9 @@ async def find(
         batches = await table.session.batches(query, KEY_BATCH, await condition_of(where))
         ids = await sorted_ids(batches, order_by, limit, offset)
         return await get(table, ids, columns, ordered=True)
-    # Lance sorts only by what it also reads: with a column that is not selected, an unfiltered or
-    # an indexed query fails. Vectors are read for the rows that were found: to sort with them is
-    # to hold those of the whole table.
+    # Lance sorts only by columns that it also reads: without them, an unfiltered or indexed query
+    # fails. Vectors are read afterwards for the matches only: a sort would hold those of the whole
+    # table.
     later = columns.vector and limit <= _BLOCK
     sorted_by = tuple(order.ref.name for order in order_by)
     first = Columns(sorted_by) if later else columns
@@ -116,11 +116,11 @@ async def find(
     ]
     limit, offset = min(limit, MOST), min(offset, MOST)
     query = table.lance.query().select(names).order_by(order).limit(limit).offset(offset)
-    found = await table.session.fetch(query, limit, await condition_of(where))
+    rows = await table.session.fetch(query, limit, await condition_of(where))
     if later:
-        ids = await hop(found.num_rows, found.column("id").to_pylist)
+        ids = await hop(rows.num_rows, rows.column("id").to_pylist)
         return await get(table, ids, columns, ordered=True)
-    return await hop(weight(found), lambda: rows_of(found, columns, table.schema.vector))
+    return await hop(weight(rows), lambda: rows_of(rows, columns, table.schema.vector))
 
 
 async def count(table: Opened, where: Expr | None) -> int:

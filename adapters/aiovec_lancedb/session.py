@@ -1,7 +1,7 @@
 """The connection of one store, and tables opened through it.
 
-Each call opens its table anew: that costs 0.15 ms on a folder, sees every acknowledged write of
-every process, and holds still for the whole call, since nothing else moves that handle.
+Each call opens its table anew: that costs 0.15 ms on a folder and sees every acknowledged write of
+every process. The opened table stays at its version for the whole call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import look_at
 from aiovec.backend.limits import Deadline
 from aiovec.backend.memory import default_budget
-from aiovec.backend.settings import bytes_of
+from aiovec.backend.settings import parsed_size
 from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import (
     AiovecError,
@@ -72,26 +72,26 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PAGE = 1000
-# For ``hop``: so much SQL takes lancedb as long to parse as one value of a record takes.
+# For ``hop``: characters of SQL that lancedb parses in the time of one value of a record.
 _CHARACTERS_A_VALUE = 8
-# Seconds for the first requests to a server, each of which LanceDB would repeat for minutes.
+# Timeout in seconds for the first requests to a server, which LanceDB would repeat for minutes.
 _PATIENCE = 60.0
 _FORKED = (
     "LanceDB does not survive a fork. Open stores after the fork, or start processes with spawn or "
     "forkserver"
 )
-# What Lance may keep of manifests and of the files' own tables of contents. Every commit brings new
-# ones, which push the old ones out.
+# Lance's cache of manifests and of the files' own tables of contents. Every commit adds some and
+# pushes old ones out.
 _METADATA_CACHE = 64 * 2**20
-# Answers that are kept of one version.
+# Answers cached for one version.
 _MOST_ANSWERS = 256
-# Pauses, in seconds, between looks at a table or versions whose files are missing: they may vanish.
+# Pauses in seconds between looks at tables or versions with missing files: they may be dropped now.
 _LOOKS = (0.02, 0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A table as it is at one moment: ``lance`` reads that version until it is told otherwise.
+    """A table at one version, which ``lance`` reads until it checks out another.
 
     Each question about the version is asked once.
     """
@@ -101,7 +101,7 @@ class Opened:
     lance: AsyncTable
     schema: Schema
     arrow: pa.Schema
-    """With the notes about its state, which ``layout`` reads."""
+    """With the notes about the table's state, which ``layout`` reads."""
     answers: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def check_not_filled(self) -> None:
@@ -119,19 +119,19 @@ class Opened:
         return int(await self._once("version", self.lance.version))
 
     async def rows(self, condition: str | None = None) -> int:
-        """Return the rows of the version, or those that a condition selects."""
+        """Return the number of rows of the version, or of those that a condition selects."""
         count = partial(self.lance.count_rows, condition)
         return int(await self._once(f"rows {condition or ''}", count))
 
     async def indexes(self) -> list[Any]:
         """Return Lance's description of each index that the version has."""
-        found: list[Any] = await self._once("indexes", self.lance.list_indices)
-        return found
+        indexes: list[Any] = await self._once("indexes", self.lance.list_indices)
+        return indexes
 
     async def stats(self) -> Mapping[str, Any]:
         """Return Lance's sizes of the version."""
-        found: Mapping[str, Any] = await self._once("stats", self.lance.stats)
-        return found
+        sizes: Mapping[str, Any] = await self._once("stats", self.lance.stats)
+        return sizes
 
     async def _once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
         if question not in self.answers:
@@ -141,14 +141,14 @@ class Opened:
         return self.answers[question]
 
     async def versions(self) -> list[Version]:
-        """Return every version of the table that is kept now, the oldest first."""
+        """Return every kept version, the oldest first, by reading all manifests."""
 
         async def look() -> list[Mapping[str, Any]]:
             return await self.session.run(self.lance.list_versions())  # type: ignore[no-untyped-call]
 
-        # It reads each version's manifest, and upkeep may remove one before that.
-        found = await _looked_up(look)
-        return [Version(int(one["version"]), one["timestamp"].astimezone(UTC)) for one in found]
+        # Upkeep may remove a manifest before it is read.
+        versions = await _looked_up(look)
+        return [Version(int(v["version"]), v["timestamp"].astimezone(UTC)) for v in versions]
 
 
 class Version(NamedTuple):
@@ -157,7 +157,7 @@ class Version(NamedTuple):
 
 
 def _is_name(name: str) -> bool:
-    """Return whether a table can be one of ours."""
+    """Return whether aiovec could have made a table of this name."""
     try:
         check_table_name(name)
     except InvalidNameError:
@@ -166,9 +166,9 @@ def _is_name(name: str) -> bool:
 
 
 def _caches(settings: LancedbSettings) -> Any:
-    """Return Lance's caches for one store. By default they may take 6 GiB and 1 GiB."""
-    index = bytes_of(settings.index_cache)
-    metadata = bytes_of(settings.metadata_cache)
+    """Return Lance's caches for one store. Lance's defaults are 6 GiB and 1 GiB."""
+    index = parsed_size(settings.index_cache)
+    metadata = parsed_size(settings.metadata_cache)
     return lancedb.Session(
         index_cache_size_bytes=default_budget() if index is None else index,
         metadata_cache_size_bytes=_METADATA_CACHE if metadata is None else metadata,
@@ -178,7 +178,7 @@ def _caches(settings: LancedbSettings) -> Any:
 async def _looked_up(
     look: Callable[[], Awaitable[_T]], missing: type[Exception] = CorruptStoreError
 ) -> _T:
-    """Return what ``look`` finds; where something is missing it looks again, behind each pause."""
+    """Return the result of ``look``, repeated after each pause while something is missing."""
     for pause in _LOOKS:
         with suppress(missing):
             return await look()
@@ -187,12 +187,12 @@ async def _looked_up(
 
 
 class Session:
-    """Everything that reaches lancedb goes through here, and its errors come out as ours."""
+    """Every call to lancedb goes through here, which translates its errors."""
 
     def __init__(
         self, place: StoreTarget, settings: LancedbSettings, *, in_use: bool = False
     ) -> None:
-        """``in_use``: it heeds the mark of a migration, as those do who do not only look."""
+        """With ``in_use`` the session obeys a migration's mark, unlike one that only inspects."""
         self._target = place
         self.settings = settings
         self._secrets = place.secrets(settings)
@@ -204,12 +204,12 @@ class Session:
         self._let_go: Callable[[], object] = lambda: None
         self._closed = False
         self.closing = False
-        """True once no new call may begin; those that were accepted go on."""
+        """True once no new call may begin; calls under way continue."""
         self._key = ""
-        # Threads of their own for those that wait for locks, so that they keep no work waiting.
+        # Separate threads for waiting for locks, so that they keep no other work waiting.
         self._lock_threads = CapacityLimiter(16)
         self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
-        """The mark of a migration, as this store sees it."""
+        """A migration's mark, as this store sees it."""
 
     @property
     def target(self) -> str:
@@ -217,12 +217,12 @@ class Session:
 
     @property
     def folder(self) -> Path | None:
-        """Where the tables lie, where that is a folder."""
+        """The folder of the tables, if they lie in one."""
         return self._target.folder
 
     @property
     def exclusive(self) -> bool:
-        """True if a writer of a table is alone; in a bucket other processes write meanwhile."""
+        """True if a table has one writer at a time; in a bucket other processes write too."""
         return not self._target.in_bucket
 
     @property
@@ -250,7 +250,7 @@ class Session:
                     self._connection = await lancedb.connect_async(self._target.target, **options)
                     await self._connection.list_tables(limit=1)
             await self.check_place()
-            # The same for all stores on the same tables; each store in memory is its own.
+            # The same for all stores on the same tables; each store in memory has another.
             self._key = await in_thread(lambda: self._target.key)
             self._key += f" {id(self)}" if self._target.in_memory else ""
         except TimeoutError:
@@ -258,7 +258,7 @@ class Session:
             raise StoreUnreachableError(self.target, reason) from None
 
     async def check_place(self) -> None:
-        """Raise StoreReplacedError where the folder was removed or replaced since it was opened.
+        """Raise StoreReplacedError if the folder was removed or replaced after it was opened.
 
         Lance makes folders that are missing, so a write would begin an empty store there.
         """
@@ -273,30 +273,30 @@ class Session:
         if self._inode is None:
             self._inode = self._hold(folder)
             return
-        found = _inode(folder)
-        if found != self._inode:
-            what = "removed or renamed" if found is None else "replaced by another one"
+        inode = _inode(folder)
+        if inode != self._inode:
+            what = "removed or renamed" if inode is None else "replaced by another one"
             raise StoreReplacedError(self.target, f"the folder was {what}")
 
     def _hold(self, folder: Path) -> tuple[int, int] | None:
-        """Keep the folder open, and return its inode, which no other folder gets meanwhile.
+        """Keep the folder open, and return its inode, which no other folder can then get.
 
-        Without that, one that is removed and made anew may have the same.
+        Otherwise a folder that is removed and made anew may have the same inode.
         """
         with suppress(OSError, AttributeError):  # Windows opens no folders
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             self._let_go = weakref.finalize(self, os.close, held)
-            found = os.fstat(held)
-            return found.st_dev, found.st_ino
+            status = os.fstat(held)
+            return status.st_dev, status.st_ino
         return _inode(folder)
 
     @property
     def new_tables(self) -> dict[str, str]:
-        """The storage options, which say how Lance makes a table."""
+        """The storage options, which define how Lance makes a table."""
         return dict(self._target.connection_options(self.settings)["storage_options"])
 
     def translated(self) -> AbstractContextManager[None]:
-        """Let errors of lancedb come out as ours, without this store's secrets."""
+        """Translate lancedb's errors, without this store's secrets."""
         return translated(self.target, self._secrets)
 
     def end(self) -> None:
@@ -321,14 +321,13 @@ class Session:
         return self._connection
 
     async def run(self, call: Awaitable[_T]) -> _T:
-        """Return the result of one of lancedb's calls."""
+        """Return the result of a call to lancedb."""
         with self.guarded():
             return await call
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Translate errors of lancedb within; any error of a store that closes becomes
-        StoreClosedError."""
+        """Translate lancedb's errors; any error while the store closes is a StoreClosedError."""
         try:
             with self.translated():
                 yield
@@ -343,26 +342,26 @@ class Session:
 
     @property
     def own_folder(self) -> Path | None:
-        """The folder of locks beside the tables."""
+        """The folder of the locks, beside the tables."""
         return None if self.folder is None else self.folder / FOLDER
 
     def lock(self, table: str) -> TableLock:
-        """Return a lock of that name, for one holder in all stores on these tables."""
+        """Return the lock of that name, which all stores on these tables share."""
         file = None if self.own_folder is None else self.own_folder / f"{table}.lock"
         return TableLock(f"{self._key}\n{table}", file, self.look_at_place, self._lock_threads)
 
     async def lease(self, table: str) -> UpkeepLease | None:
-        """Return what keeps the upkeep of other processes off in a bucket; None elsewhere."""
+        """Return the lease that keeps other processes' upkeep off in a bucket; None elsewhere."""
         if not self._target.in_bucket:
             return None
         return UpkeepLease(await in_thread(lambda: self.bucket), table)
 
     @asynccontextmanager
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
-        """Nobody writes to the tables within. StoreBusyError if one of them is not free.
+        """Hold the write locks of the tables. Raises StoreBusyError if one of them is not free.
 
-        All of them are free within ``limit`` seconds, or none is held any longer: whoever waits for
-        the first must not be refused because of the last one.
+        All of them are free within ``limit`` seconds, or all are released: the calls that wait for
+        the first must not fail because of the last.
         """
         deadline = Deadline(limit)
         with ExitStack() as held:
@@ -375,7 +374,7 @@ class Session:
             yield
 
     def _mark_storage(self) -> Callable[[], MarkStorage] | None:
-        """Return the place of a migration's mark; None without a lock that all writers take."""
+        """Return the place of a migration's mark; None if not all writers take a lock."""
         if self.own_folder is not None:
             return partial(MarkFile, self.own_folder)
         return (lambda: MarkObject(self.bucket)) if self._target.in_bucket else None
@@ -384,7 +383,7 @@ class Session:
 
     @cached_property
     def bucket(self) -> Bucket:
-        """The client of a bucket for conditional writes. The first look imports it: in a thread."""
+        """The client for conditional writes in a bucket. The first use imports it: in a thread."""
         try:
             from .locks.bucket import Bucket
         except ImportError as exc:
@@ -392,7 +391,7 @@ class Session:
         return Bucket(self._target.key, self.target, self.settings.storage_options)
 
     async def has(self, name: str) -> bool:
-        """Return whether a table of this name exists, maybe a damaged one."""
+        """Return whether a table of this name exists, even a damaged one."""
         self.check()
         if self.folder is not None:
             await self.check_place()
@@ -403,7 +402,7 @@ class Session:
         return name in await self.names()
 
     def _has_more_than_a_transaction(self, name: str) -> bool:
-        """In a bucket: that alone is what a killed creation of LanceDB's own left."""
+        """In a bucket, a killed creation by LanceDB itself leaves only a transaction."""
         return bool(self.bucket.folders(f"{name}.lance/") - {"_transactions"})
 
     async def names(self) -> list[str]:
@@ -421,12 +420,12 @@ class Session:
             if not token:
                 break
         if self._target.in_bucket:
-            there = await asyncio.gather(*map(self.has, names))
-            names = [name for name, is_table in zip(names, there, strict=True) if is_table]
+            exist = await asyncio.gather(*map(self.has, names))
+            names = [name for name, is_table in zip(names, exist, strict=True) if is_table]
         return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
-        """Return a table and its schema as Lance has it, or raise StaleTableError without one."""
+        """Return a table and its schema in Lance, or raise StaleTableError if there is none."""
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
             connection = self.check()
@@ -434,7 +433,7 @@ class Session:
                 table = await connection.open_table(name)
                 return table, await table.schema()
 
-        try:  # files are missing too where another call drops the table, or makes it anew
+        try:  # files are also missing while another call drops the table, or makes it anew
             return await _looked_up(look)
         except CorruptStoreError as exc:
             files = None if self.folder is None else TableFiles(self.folder, name)
@@ -444,9 +443,9 @@ class Session:
             raise CorruptStoreError(self.target, reason) from exc
 
     async def listed_versions(self, table: Opened) -> list[Version]:
-        """Return every version that is kept, the oldest first, with the times of their manifests.
+        """Return every kept version, the oldest first, with the modification time of its manifest.
 
-        It reads none of these, and in a bucket it is one request for a thousand of them.
+        Reads no manifest; in a bucket it takes one request for a thousand versions.
         """
         if self.folder is not None:
             times = await in_thread(TableFiles(self.folder, table.name).times)
@@ -481,12 +480,12 @@ class Session:
         return handle_of(name, arrow, self.target)
 
     async def opened(self, handle: TableHandle, *, altered: bool = False) -> Opened:
-        """Return the table as it is now; StaleTableError if it is no longer what the handle says.
+        """Return the table as it is now; raise StaleTableError if the handle is out of date.
 
-        ``altered``: its fields may be others, as long as it was not dropped.
+        With ``altered``, its fields may differ, as long as it was not dropped.
         """
         table, arrow = await self.open_any(handle.name)
-        await self.check_place()  # else it may be one of another folder, or an older copy
+        await self.check_place()  # else it may belong to another folder, or to an older copy
         if token_of(arrow) != handle.token:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
                 raise StaleTableError(handle.name)
@@ -501,17 +500,17 @@ class Session:
         try:
             yield await self.opened(handle)
         except CorruptStoreError:
-            await self.opened(handle)  # StaleTableError where it is gone
+            await self.opened(handle)  # raises StaleTableError if the table is gone
             raise
 
     async def annotate(self, table: AsyncTable, column: str, notes: Mapping[str, Any]) -> None:
-        """Keep notes with a column of the table; None removes one."""
+        """Keep notes with a column of the table; a value of None removes a note."""
         await self.run(table.update_field_metadata({"path": column, "metadata": notes}))
 
     async def batches(
         self, query: Any, length: int | None = None, where: str | None = None
     ) -> Batches:
-        """Begin to read the rows of a query that a condition selects, in batches of a length."""
+        """Begin to read the rows of a query that a condition selects, ``length`` rows a batch."""
         with self.guarded():
             if where is not None:  # lancedb parses it at once
                 query = await hop(len(where) // _CHARACTERS_A_VALUE, query.where, where)
@@ -521,20 +520,19 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query, which has at most so many: asking for the end costs a round
-        trip."""
-        found = await self.batches(query, where=where)
+        """Return all rows of a query, ``most`` at most: knowing that saves a last round trip."""
+        stream = await self.batches(query, where=where)
         batches: list[pa.RecordBatch] = []
-        async for batch in found:
+        async for batch in stream:
             batches.append(batch)
             if most is not None and sum(map(len, batches)) >= most:
                 break
-        return pa.Table.from_batches(batches, schema=found.stream.schema)
+        return pa.Table.from_batches(batches, schema=stream.stream.schema)
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """An iterator over batches of rows, whose errors come out as ours."""
+    """An iterator over batches of rows that translates lancedb's errors."""
 
     session: Session
     stream: Any
@@ -548,20 +546,20 @@ class Batches:
 
 
 def _inode(folder: Path) -> tuple[int, int] | None:
-    found = look_at(folder)
-    return None if found is None else (found.st_dev, found.st_ino)
+    status = look_at(folder)
+    return None if status is None else (status.st_dev, status.st_ino)
 
 
 def _tables_in(folder: Path) -> list[str]:
     """Return the tables of a folder."""
-    found = (path for path in folder.glob("*.lance") if _is_name(path.stem))
-    return sorted(path.stem for path in found if _is_table(path))
+    paths = (path for path in folder.glob("*.lance") if _is_name(path.stem))
+    return sorted(path.stem for path in paths if _is_table(path))
 
 
 def _is_table(path: Path) -> bool:
-    """Return whether a folder has a version, or rows, without a version then of a damaged table.
+    """Return whether a folder has a version, or rows without a version, as a damaged table does.
 
-    Else it is what a killed or failed creation left.
+    Otherwise a killed or failed creation left it.
     """
     return _has(path / "_versions", _is_manifest) or _has(path / "data", bool)
 
@@ -571,7 +569,7 @@ def _is_manifest(name: str) -> bool:
 
 
 def _has(folder: Path, wanted: Callable[[str], bool]) -> bool:
-    """Return whether a folder has such a name. It stops at the first: there may be thousands."""
+    """Return whether a folder has such a name. Stops at the first: there may be thousands."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         return any(wanted(entry.name) for entry in entries)
     return False

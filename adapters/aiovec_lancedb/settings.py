@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from aiovec.backend.settings import BackendSettings, MemorySize, bytes_of, matching
+from aiovec.backend.settings import BackendSettings, MemorySize, matching, parsed_size
 
 _DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
 
@@ -43,7 +43,7 @@ class LancedbSettings(BackendSettings):
     0 does not wait."""
 
     write_queue: int = Field(default=1024, ge=1, le=1_000_000)
-    """Writing calls in progress at once, with 64 MiB of rows together; further ones wait.
+    """Writing calls in progress at a time, with 64 MiB of rows together; further ones wait.
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
@@ -53,7 +53,7 @@ class LancedbSettings(BackendSettings):
     A restore goes back no further, and an export that takes longer may fail."""
 
     max_versions: int = Field(default=100, ge=1, le=1_000_000)
-    """Versions of a table that are kept at most, however young they are.
+    """The most versions of a table that are kept, however young they are.
 
     Every write makes a version with files of its own. After many small writes in a short time, the
     oldest versions are removed first."""
@@ -65,7 +65,7 @@ class LancedbSettings(BackendSettings):
     machine's memory, at most 4 GiB."""
 
     scan_limit: MemorySize = "1 GiB"
-    """Vectors that a search without a usable index may read in all, such as "4 GiB".
+    """Vectors that a search without a usable index may read, such as "4 GiB".
 
     A search that would read more raises UnsupportedError, unless it asks for exact=True. 1 GiB, as
     "auto" too, takes about a second from a disk."""
@@ -76,23 +76,23 @@ class LancedbSettings(BackendSettings):
     "auto" is a quarter of the machine's memory, at most 4 GiB."""
 
     metadata_cache: MemorySize = "auto"
-    """Memory for what tells where rows lie in files, such as "256 MiB".
+    """Memory for the places of rows in files, such as "256 MiB".
 
     More of it saves requests to object storage where a store has many tables or files. "auto" is 64
     MiB."""
 
     read_freshness: float = Field(default=0.0, ge=0, le=3600)
-    """Seconds for which a read may miss what other stores and processes have written, such as 1.0.
+    """Seconds for which a read may miss the writes of other stores and processes, such as 1.0.
 
-    It saves a request to object storage for each read. 0 sees every write that was acknowledged
+    Each read then saves a request to object storage. 0 sees every write that was acknowledged
     before. A store always sees its own writes."""
 
     upkeep: Literal["here", "elsewhere"] = "here"
-    """Where small files are compacted, indexes built and old versions removed in the background.
+    """The processes that compact small files, build indexes and remove old versions in background.
 
-    "here": in each process that opens the store for writing, in one at a time for a table.
+    "here": each process that opens the store for writing, one process at a time for each table.
 
-    "elsewhere": not in this process, but by `aiovec upkeep`. optimize() and create_index() work in
+    "elsewhere": not this process, but `aiovec upkeep`. optimize() and create_index() work in
     every process."""
 
     index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = "auto"
@@ -107,7 +107,7 @@ class LancedbSettings(BackendSettings):
     index_from: int = Field(default=20_000, ge=256, le=1_000_000_000)
     """Rows from which a table gets that index.
 
-    With fewer rows a search without an index is fast enough: some 10 ms for 20_000 rows of 384
+    With fewer rows a search without an index is fast enough: about 10 ms for 20_000 rows of 384
     dimensions."""
 
     recall_target: float = Field(default=0.95, gt=0, lt=1)
@@ -119,11 +119,11 @@ class LancedbSettings(BackendSettings):
 
     def search_bytes(self) -> int | None:
         """``search_memory`` in bytes; None for auto."""
-        return bytes_of(self.search_memory)
+        return parsed_size(self.search_memory)
 
     def scan_bytes(self) -> int:
         """``scan_limit`` in bytes."""
-        size = bytes_of(self.scan_limit)
+        size = parsed_size(self.scan_limit)
         return 2**30 if size is None else size
 
     def kept_versions(self) -> timedelta:

@@ -1,6 +1,6 @@
 """Sort rows by keys of the payload, which Lance cannot.
 
-The keys of all rows that a filter selects are read batch by batch, and of them the first
+The keys of all rows that a filter selects are read batch by batch, and only the first
 ``offset + limit`` rows are kept.
 """
 
@@ -21,9 +21,9 @@ from aiovec.backend.weight import weight
 from .sql.values import PayloadValue, name
 
 KEY_BATCH = 4096
-# Rows that are held besides those kept, before all are sorted: fewer sorts, some megabytes more.
+# Further rows held before a sort: fewer sorts, for some megabytes more.
 _MOST_WAITING = 65_536
-# Values of a key in Python that one row of a batch takes to sort, for ``hop``.
+# For ``hop``: the work of sorting a row by one key, in values.
 _EFFORT_A_KEY = 8
 
 # Types of JSON values in their order.
@@ -44,7 +44,7 @@ def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
 async def sorted_ids(
     batches: AsyncIterable[pa.RecordBatch], order_by: Sequence[Order], limit: int, offset: int
 ) -> list[str]:
-    """The ids of rows, sorted, from ``offset`` on and at most ``limit``.
+    """Return the ids of sorted rows, ``limit`` at most, from ``offset`` on.
 
     The batches have ``key_columns``.
     """
@@ -68,7 +68,7 @@ async def sorted_ids(
 
 
 def _first(tables: Sequence[pa.Table], order_by: Sequence[Order], most: int) -> pa.Table:
-    """The first rows of all, at most so many."""
+    """Return the first rows of all tables, ``most`` at most."""
     table = pa.concat_tables(tables)
     keys = [
         (column, "descending" if order.descending else "ascending")
@@ -80,7 +80,7 @@ def _first(tables: Sequence[pa.Table], order_by: Sequence[Order], most: int) -> 
 
 
 def _sortable(batch: pa.RecordBatch, order_by: Sequence[Order]) -> pa.Table:
-    """The batch with columns in place of each JSON value by which Arrow sorts as we do."""
+    """Return the batch with each JSON value replaced by columns that Arrow sorts in our order."""
     columns: dict[str, Any] = {"id": batch.column("id")}
     for n, order in enumerate(order_by):
         column = batch.column(f"key{n}")
@@ -96,7 +96,7 @@ def _parts(n: int) -> list[str]:
 
 
 def parts_of(texts: Iterable[str | None]) -> tuple[pa.Array, ...]:
-    """Type, nearest float, the int's difference from that, and text, of each JSON scalar."""
+    """Return the type, nearest float, an int's difference from it, and text, of each scalar."""
     values = json.loads(f"[{','.join(text or 'null' for text in texts)}]")
     types: list[int | None] = []
     numbers: list[float | None] = []
@@ -109,7 +109,7 @@ def parts_of(texts: Iterable[str | None]) -> tuple[pa.Array, ...]:
         elif isinstance(value, bool):
             kind, number = BOOL_KIND, float(value)
         elif isinstance(value, (int, float)):
-            # A negative zero becomes zero, which Arrow would sort behind it.
+            # -0.0 becomes 0.0, which Arrow would sort after it.
             kind, number = NUMBER_KIND, value + 0.0
             rest = value - int(number) if isinstance(value, int) else 0
         types.append(kind)

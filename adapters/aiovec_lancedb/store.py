@@ -1,4 +1,4 @@
-"""LancedbBackend: tables of LanceDB, wherever they lie."""
+"""LancedbBackend: tables of LanceDB in a folder, memory, object storage, or the service."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ from .export import Export
 from .index import info
 from .index.effort import MOST_QUESTIONS
 from .operations import OnConflict
-from .search import VectorSearch
 from .session import Session
 from .target import StoreTarget
-from .text import search as text
+from .text.keyword_search import search_text
 from .upkeep.loop import OpenTables, TendedTable
+from .vector_search import VectorSearch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,14 +76,14 @@ _ABLE = frozenset({
     "bulk-load", "questions",
 })  # fmt: skip
 
-# So much of the time that a writer waits for others may go into holding writers off.
+# The share of busy_timeout in which all locks of several tables must be free.
 _SHARE_OF_PATIENCE = 1 / 2
 
 
 class LancedbBackend(Backend):
     """Tables of LanceDB. ``target`` is a folder or a URL.
 
-    It makes no promise against power loss: Lance does not flush its files to the disk.
+    It promises nothing against power loss: Lance does not flush its files to the disk.
     """
 
     name: ClassVar[str] = "lancedb"
@@ -116,17 +116,17 @@ class LancedbBackend(Backend):
 
     async def open(self) -> None:
         if self.read_only:
-            await self._check_there()
+            await self._check_exists()
         await self._session.open()
         if self.read_only:
             return
-        # The service does it where it is managed.
+        # The managed service does its own upkeep.
         tends = self.upkeep and self._settings.upkeep == "here" and not self._target.managed
         if self._session.folder is not None and tends:
             await in_thread(tables.remove_dropped, self._session.folder)
         self._tables.background = tends
 
-    async def _check_there(self) -> None:
+    async def _check_exists(self) -> None:
         folder = self._target.folder
         if self._target.in_memory or (folder is not None and not await in_thread(folder.is_dir)):
             raise ConfigError(
@@ -141,14 +141,14 @@ class LancedbBackend(Backend):
         return ability in _ABLE or (ability == "moves" and self._session.mark.supported)
 
     async def close(self) -> None:
-        if self._session.forked:  # what is under way belongs to the parent
+        if self._session.forked:  # work under way belongs to the parent
             return
         self._session.admission.close(StoreClosedError(self.target))
         self._tables.gate.close(StoreClosedError(self.target))
         self._exports.close(StoreClosedError(self.target))
         await self._tables.close()
         self._session.end()
-        await in_thread(self._session.close)  # which drops what Lance has cached
+        await in_thread(self._session.close)  # in a thread: it frees Lance's caches
 
     async def ping(self) -> None:
         await self._session.run(self._session.check().list_tables(limit=1))
@@ -179,7 +179,7 @@ class LancedbBackend(Backend):
         return self._tables[table]
 
     def _locked(self, tables: Sequence[str]) -> AbstractAsyncContextManager[None]:
-        """Nobody writes to the tables within, as far as writers take locks."""
+        """Hold the write locks of the tables."""
         return self._session.locked(tables, _SHARE_OF_PATIENCE * self._settings.busy_timeout)
 
     # Tables
@@ -242,7 +242,7 @@ class LancedbBackend(Backend):
     async def drop_table(self, name: str) -> None:
         self._check_writable()
         await self._session.mark.check_here()
-        await tables.check_there(self._session, name)
+        await tables.check_exists(self._session, name)
         async with self._writable(name).dropping():
             act = partial(tables.drop_table, self._session, name)
             await self._write(name, Change(act, changes_schema=True, brings_files=False))
@@ -250,7 +250,7 @@ class LancedbBackend(Backend):
     # Engines
 
     def place_of(self, table: str) -> TablePlace:
-        """Return where Lance finds a table. UnsupportedError where only this process finds it."""
+        """Return a table's address in Lance. UnsupportedError if only this process can open it."""
         if self._target.in_memory or self._target.managed:
             raise UnsupportedError("engines", self.name, f"not on {self.target}")
         return TablePlace(
@@ -263,7 +263,7 @@ class LancedbBackend(Backend):
     ) -> AsyncIterator[Filling]:
         """Begin a load: nobody else writes to the table until it commits or is abandoned.
 
-        ``sweep`` removes the files that no version of the table has.
+        ``sweep`` removes the files that no version of the table refers to.
         """
         tended = self._writable(table.name)
         async with tended.locked():
@@ -273,7 +273,7 @@ class LancedbBackend(Backend):
         tended.wrote()
 
     async def by_engine(self, table: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
-        """Have an engine compact a table, and build its indexes over ids and fields anew."""
+        """Have an engine compact a table, and build the indexes over ids and fields again."""
         await self._writable(table.name).by_engine(table, compact)
 
     # Writing
@@ -305,8 +305,8 @@ class LancedbBackend(Backend):
         vector: Float32Array | None = None,
     ) -> int:
         work = operations.update(table, values, payload, ids, where, vector)
-        # Changing payloads takes a share before its turn among the writers, for some of which
-        # others hold one.
+        # A change of payloads takes its share of the memory before its turn among the writers:
+        # other calls may hold a share and wait for one of these.
         most = None if ids is None else len(ids)
         dim = 0 if vector is None else len(vector)
         async with (
@@ -351,7 +351,7 @@ class LancedbBackend(Backend):
         return await VectorSearch(tended, self._settings.recall_target).search(table, queries)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        return await text.search_text(self._tables[table.name], table, query)
+        return await search_text(self._tables[table.name], table, query)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._tables[table.name].reading(table) as opened:
@@ -381,9 +381,9 @@ class LancedbBackend(Backend):
         async with self._exports.enter(current_deadline(self.busy_timeout)):
             export = Export(self._tables[table.name], table, where, columns, batch_size)
             async with aclosing(export.batches(after)) as batches:
-                async for found in batches:
+                async for batch in batches:
                     self._session.check()
-                    yield found
+                    yield batch
 
     # Upkeep
 
@@ -413,14 +413,14 @@ class LancedbBackend(Backend):
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
-            found = await opened.versions()
-        return [{"version": one.number, "created": one.created} for one in found]
+            kept = await opened.versions()
+        return [{"version": version.number, "created": version.created} for version in kept]
 
     async def revert(self, table: TableHandle, version: int) -> None:
-        await self._session.check_place()  # a pin would be made in its place
+        await self._session.check_place()  # a pin would create the folder again
         async with self._tables[table.name].pin(version):
             await tables.check_whole(self._session, table, version)
-            with renewed():  # what was read is no time that it waited for others
+            with renewed():  # reading the version was no time of waiting for others
                 act = partial(tables.revert, version)
                 change = Change(act, table, changes_schema=True, brings_files=False)
                 await self._write(table.name, change)
@@ -446,7 +446,7 @@ class LancedbBackend(Backend):
         self._check_writable()
         before, after = await in_thread(partial(self._session.mark.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:
-            with suppress(AiovecError):  # the sign for readers only costs them a look
+            with suppress(AiovecError):  # a sign that stays only costs readers a look
                 await self._set_signs(self._settings.busy_timeout)
         return before, after
 
@@ -458,10 +458,10 @@ class LancedbBackend(Backend):
         elif self._session.exclusive:
             for name in await self._session.names():
                 async with self._session.locked([name], limit):
-                    pass  # who takes its lock from now on sees the mark
+                    pass  # every later holder of the lock sees the mark
 
     async def _set_signs(self, limit: float) -> None:
-        """Have reads of each table look for the mark, behind all writes that came before."""
+        """Make the readers of each table look for the mark, after all earlier writes."""
         names = await self._session.names()
         changes = [
             self._tables[name].commit(

@@ -1,6 +1,6 @@
-"""Counts of each value, and the least and the greatest, of a field, the id or a payload key.
+"""Counts of each value, and the smallest and largest value, of a field, the id or a payload key.
 
-Lance has no aggregates, so the one column is read batch by batch.
+Lance has no aggregates, so the column is read batch by batch.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from .session import Batches, Opened
 from .sorting import BOOL_KIND, NUMBER_KIND, TEXT_KIND
 from .sql.values import PayloadValue, name
 
-# Rows, or values, that are gone through at once, which holds up every thread for a millisecond.
+# Rows or values processed at a time, which blocks every Python thread for about a millisecond.
 BATCH = 2048
-# Bytes of texts and lists that take as long to go through as one short value.
+# Bytes of texts and lists that take as long to process as one short value.
 _BYTES_A_VALUE = 64
 
 _Key = tuple[int, Any]
-"""The place of a value's type in their order, and the value."""
+"""The rank of a value's type in the order of types, and the value."""
 
 
 async def value_counts(
     table: Opened, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
-    """Return the most frequent values and their counts, equally frequent ones in their order."""
+    """Return the most frequent values with their counts; equally frequent ones in value order."""
     counts: Counter[_Key] = Counter()
     ints: set[_Key] = set()
 
     def add(values: pa.Array) -> None:
         keys = _keys(values, ref)
         counts.update(keys)
-        # 1 and 1.0 are one value, which is an int if any of them is.
+        # 1 and 1.0 are one value, an int if any of them is.
         ints.update(key for key in keys if type(key[1]) is int)
 
     async for batch in await _batches(table, ref, where):
@@ -56,7 +56,7 @@ async def value_counts(
 
 
 async def bounds(table: Opened, ref: Ref, where: Expr | None) -> tuple[Value, Value] | None:
-    """Return the least and the greatest value; None without any."""
+    """Return the smallest and the largest value; None if there is none."""
     ends: list[_Key] = []
 
     def widen(values: pa.Array) -> list[_Key]:
@@ -69,7 +69,7 @@ async def bounds(table: Opened, ref: Ref, where: Expr | None) -> tuple[Value, Va
 
 
 def _effort(batch: pa.RecordBatch) -> int:
-    """Return how many values it takes to go through these, of which few may be long."""
+    """Return the work of processing the values, in short values."""
     return int(batch.num_rows + batch.nbytes // _BYTES_A_VALUE)
 
 
@@ -81,15 +81,15 @@ async def _batches(table: Opened, ref: Ref, where: Expr | None) -> Batches:
 
 
 def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
-    """Return the values that are no null; of a list each item once."""
-    found = python_values(values.drop_null())
+    """Return the values that are not null; of a list, each distinct item."""
+    present = python_values(values.drop_null())
     if not ref.path:
         if pa.types.is_list(values.type):
-            return [(0, item) for items in found for item in set(items)]
-        return [(0, value) for value in found]
+            return [(0, item) for items in present for item in set(items)]
+        return [(0, value) for value in present]
     return [
         (_kind_of(value), value + 0.0 if isinstance(value, float) else value)
-        for value in json.loads(f"[{','.join(found)}]")
+        for value in json.loads(f"[{','.join(present)}]")
         if value is not None
     ]
 

@@ -1,9 +1,9 @@
 """One table of a store: its newest version, its commits, and the pins on its versions.
 
-Opening a table costs several hops to Lance's threads, so the version that was the newest is kept.
-On a folder, each read looks first whether it still is, at the names in the folder of versions,
-which Lance asks for the newest version too. That costs a third of opening the table anew, and when
-in doubt it knows nothing. So a read sees every write that was acknowledged before it began.
+Opening a table takes several hops to Lance's threads, so the newest version is kept. On a folder,
+each read first checks that it is still the newest, by the names in the folder of versions, as Lance
+does when it looks for the newest version. That costs a third of opening the table anew, and in
+doubt the table is opened anew. So a read sees every write that was acknowledged before it began.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from .memory import ids_bytes, result_bytes
 from .session import Opened, Session
 from .upkeep.retention import Pin, Pins
 
-# For reads of no more rows than this, the table's rows are not counted.
+# For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
 _ID = Columns(())
-# Seconds for which the size of a table's rows is taken as known.
+# Seconds for which the measured size of a table's rows is used.
 _SIZES_FOR = 10.0
-# A file younger than this many nanoseconds may be replaced by another with the same times: those of
-# a file come from a clock that moves on every few milliseconds.
+# A file younger than this many nanoseconds may be replaced by another with the same times, because
+# the clock of file times moves on only every few milliseconds.
 _TOO_YOUNG = 100_000_000
-# Of a version's manifest: its number taken from the largest that 64 bits hold, so the newest one
-# comes first. Tables of old versions of Lance had other names.
+# The name of a manifest: 2**64 - 1 less its version, so the newest comes first. Tables of old
+# versions of Lance had other names.
 _NAME = re.compile(r"[0-9]{20}\.manifest\Z")
 
 
 class ManifestIdentity(NamedTuple):
-    """Tells a manifest from one of the same name in a table that was dropped and made anew."""
+    """Tells a manifest from one of the same name in a table that was dropped and recreated."""
 
     name: str
     file: int
@@ -52,15 +52,15 @@ class ManifestIdentity(NamedTuple):
 
 
 def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
-    """Return the identity of the newest manifest, or None if it cannot be trusted.
+    """Return the identity of the newest manifest, or None if it is too young to trust, or unlisted.
 
-    It is too young then, or not listed. Reads the disk.
+    Reads the disk.
     """
     versions = folder / f"{table}.lance" / "_versions"
     try:
         name = min(os.listdir(versions))
         if not _NAME.match(name):
-            return None  # a file on its way, say
+            return None  # for example a file being written
         seen = os.stat(versions / name)
     except (OSError, ValueError):
         return None
@@ -74,32 +74,33 @@ async def _no_bytes(_: Opened) -> int:
 
 
 class Table:
-    """One table of a store, as long as the store remembers it. A name alone makes none."""
+    """One table of a store, as long as the store remembers it. Making it does not create a
+    table."""
 
     def __init__(self, name: str, session: Session, gate: Gate, pins: Pins) -> None:
-        """``gate`` is that of the store's writing calls."""
+        """``gate`` admits the store's writing calls."""
         self.name = name
         self.session = session
         self.pins = pins
         self._commits = GroupCommit(TableCommitter(session, name), gate)
-        # Of a handle with this token, the newest version. It is that while its manifest is this
-        # one, and without a look until the moment ``_fresh_until``.
+        # The newest version for a handle with this token. It is current while the newest manifest
+        # is this one and, without a look, until ``_fresh_until``.
         self._newest: Opened | None = None
         self._token: object = None
         self._manifest: ManifestIdentity | None = None
         self._fresh_until = 0.0
-        # The writes of this store, which every later read has to see.
+        # Counts the writes of this store, which every later read has to see.
         self._writes = 0
-        # Until then a row has so many bytes beside its vector.
+        # The bytes of a row beside its vector, and the time until which they count as known.
         self._row_bytes, self._row_until = 0, 0.0
-        # A look at the disk that waits for the end of another one.
+        # A look at the disk that waits for the end of an earlier one.
         self._look: asyncio.Task[ManifestIdentity | None] | None = None
         self._looking = asyncio.Lock()
 
     # Reads
 
     async def snapshot(self, handle: TableHandle) -> Opened:
-        """Return the newest version; the one that was kept if it still is that."""
+        """Return the newest version, which is the kept one if that is still current."""
         self.session.check()
         now, writes = time.monotonic(), self._writes
         same = self._token == handle.token
@@ -114,8 +115,8 @@ class Table:
         elif is_moving(table.arrow):
             await self.session.mark.check_here()
         if not fresh:
-            # It was so before the table was opened. If it belonged to another version, or to
-            # another table of this name, the next one differs from it.
+            # The look came before the opening. If the manifest belonged to another version, or to
+            # another table of this name, the next look will differ.
             self._newest, self._token, self._manifest = table, handle.token, manifest
             freshness = self.session.settings.read_freshness
             self._fresh_until = now + freshness if self._writes == writes else 0.0
@@ -124,7 +125,7 @@ class Table:
     async def _look_at_disk(self) -> ManifestIdentity | None:
         """Look at the newest version, together with all reads that wait for the same look.
 
-        A look that has begun is too early for a read that begins now.
+        A look that has already begun may miss writes that this read has to see.
         """
 
         async def look() -> ManifestIdentity | None:
@@ -149,21 +150,21 @@ class Table:
         times: int = 1,
         beside: Callable[[Opened], Awaitable[int]] = _no_bytes,
     ) -> AsyncIterator[Opened]:
-        """Open the newest version for a read that finds at most so many rows with these columns.
+        """Open the newest version for a read of up to ``results`` rows with these columns.
 
         ``times`` is the number of such results, and ``beside`` returns the bytes that the read may
-        hold beside them.
+        hold in addition.
         """
         table, admission = await self.snapshot(handle), self.session.admission
         try:
             size = times * await self._results(table, results, columns) + await beside(table)
             waits = not admission.free(size)
             async with admission.share(size):
-                if waits:  # what was opened before the wait is old behind it
+                if waits:  # the version may be old after the wait
                     table = await self.snapshot(handle)
                 yield table
         except CorruptStoreError:
-            # The table may have gone, or upkeep may have removed the version.
+            # The table may be gone, or upkeep may have removed the version.
             self._newest = None
             present = await self.session.opened(handle)
             if await present.version() == await table.version():
@@ -171,9 +172,9 @@ class Table:
             raise StaleTableError(handle.name) from None
 
     async def changing(self, handle: TableHandle, most: int | None, dim: int) -> Slot:
-        """Return a share of the memory for changing payloads, of so many rows at most or of any.
+        """Return a share of the memory for changing the payloads of ``most`` rows, or of all.
 
-        ``dim`` is 0 where no vectors change with them.
+        ``dim`` is 0 if no vectors change with them.
         """
         row = self._known_row_bytes()
         if row is None or most is None or most > _FEW:
@@ -194,7 +195,7 @@ class Table:
         return ids_bytes(rows) + result_bytes(min(rows, most), dim, row)
 
     async def row_bytes(self, table: Opened) -> int:
-        """Return the bytes of a row beside its vector, on the average of the table's files."""
+        """Return the average bytes of a row beside its vector."""
         size = self._known_row_bytes()
         if size is None:
             stats = await table.stats()
@@ -208,17 +209,17 @@ class Table:
         return self._row_bytes if time.monotonic() < self._row_until else None
 
     def pin(self, version: int) -> Pin:
-        """Keep a version that is the newest, or was a moment ago, within a block."""
+        """Keep a version, the newest or one that was a moment ago, while a block runs."""
         return self.pins.pin(self.name, version)
 
     # Writes
 
     async def commit(self, operation: WriteOperation, limit: float | None = None) -> Any:
-        """Have an operation done; return its result after its commit.
+        """Have an operation done, and return its result after its commit.
 
-        StoreBusyError where it cannot begin in time: ``limit`` seconds, or ``busy_timeout``.
-        Cancelled before it began, the operation is never done; afterwards it is done all the same,
-        unless it was held and would have to begin anew. Which of these it was is settled when this
+        StoreBusyError if it cannot begin within ``limit`` seconds, or ``busy_timeout``. If the
+        caller is cancelled before it begins, it is never done; if cancelled later, it is done all
+        the same, unless it has to be repeated after a conflict. This is settled when the call
         returns, however often it is cancelled.
         """
         if self.session.closing:
@@ -228,7 +229,7 @@ class Table:
         deadline = current_deadline(patience) if limit is None else Deadline(limit)
         try:
             return await self._commits.run(OperationCall(operation), deadline)
-        finally:  # also one whose outcome nobody knows
+        finally:  # also after an unknown outcome
             self._writes += 1
             self._fresh_until = 0.0
 

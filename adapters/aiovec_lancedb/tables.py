@@ -1,4 +1,4 @@
-"""Creating, altering and dropping tables: each alone among the writes of its table."""
+"""Create, alter and drop tables, each alone among the writes of its table."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
 
-# The name that the folder of a table has while it is removed; no other one is taken for it.
+# The name of a table's folder during its removal; no other name looks like it.
 _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
 
 async def create_table(session: Session, name: str, schema: Schema) -> None:
     connection = session.check()
-    # Made by a migration in a store with a mark: those who read it have to look for that.
+    # In a store with a mark, readers of a table that a migration makes have to look for the mark.
     moving = session.mark.run is not None and await session.mark.concerns_reads()
     layout = new_table(schema, moving=moving)
     if session.exclusive:
@@ -65,8 +65,8 @@ async def create_table(session: Session, name: str, schema: Schema) -> None:
     else:
         await _create_in_bucket(session, name, layout)
         with unknown_outcome(session.target, "the new table cannot be read"):
-            _, there = await session.open_any(name)
-        if incarnation_in(there) != incarnation_in(layout):
+            _, stored = await session.open_any(name)
+        if incarnation_in(stored) != incarnation_in(layout):
             raise TableExistsError(name)
     await _index_now_or_later(session, name, schema.fields, schema.analyzer)
 
@@ -74,11 +74,11 @@ async def create_table(session: Session, name: str, schema: Schema) -> None:
 async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> None:
     """Write the first version of a table, unless there is one.
 
-    LanceDB's own creation looks for the table, looks again when it commits, and overwrites one that
-    another process has created in between, with the rows that it has by then. So the version is
-    made in a folder of this machine, of which one conditional write brings the manifest: an empty
-    table is nothing else. Behind it the caller sees whose table it is, also where the answer was
-    lost, or where upkeep has removed the first version of a table of another.
+    LanceDB's own creation looks for the table, looks again when it commits, and overwrites a table
+    that another process has created in between, with any rows that it has by then. So the version
+    is made in a local folder, and its only file, the manifest, is put into the bucket by one
+    conditional write. Afterwards the caller reads whose table it is, even if the answer was lost,
+    or upkeep has already removed the first version of another process's table.
     """
     with session.translated():
         folder = Path(await in_thread(tempfile.mkdtemp, "", "aiovec-"))
@@ -103,32 +103,32 @@ async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> N
 
 
 async def check_free(session: Session, name: str) -> None:
-    """Raise TableExistsError where the name of a table is taken."""
+    """Raise TableExistsError if the name is taken."""
     if await session.has(name):
         raise TableExistsError(name)
 
 
-async def check_there(session: Session, name: str) -> None:
-    """Raise TableNotFoundError where there is no such table."""
+async def check_exists(session: Session, name: str) -> None:
+    """Raise TableNotFoundError if there is no such table."""
     if not await session.has(name):
         raise TableNotFoundError(name, await session.names())
 
 
 async def drop_table(session: Session, name: str) -> None:
-    """Drop a table, also one that is damaged."""
-    await check_there(session, name)
+    """Drop a table, even a damaged one."""
+    await check_exists(session, name)
     await _remove(session, name)
 
 
 async def _remove(session: Session, name: str) -> None:
-    """Remove a table: in a folder in one step, so that a kill meanwhile leaves no half of it."""
+    """Remove a table: in a folder in one step, so that a kill leaves no half of it."""
     folder = session.folder
     if folder is None or not await in_thread(_put_away, folder, name):
         await session.run(session.check().drop_table(name))
 
 
 def _put_away(folder: Path, name: str) -> bool:
-    """Return False where the table's folder cannot be renamed: on Windows, one with open files."""
+    """Return False if the table's folder cannot be renamed: on Windows, if a file is open."""
     away = folder / _DROPPED.format(name, uuid.uuid4().hex)
     try:
         os.rename(folder / f"{name}.lance", away)
@@ -139,7 +139,7 @@ def _put_away(folder: Path, name: str) -> bool:
 
 
 def remove_dropped(folder: Path) -> None:
-    """Remove what processes have left that ended while they dropped a table."""
+    """Remove the remains of tables whose drop was killed."""
     for left in folder.glob(_DROPPED.format("*", "*")):
         if _IS_DROPPED.fullmatch(left.name):
             shutil.rmtree(left, ignore_errors=True)
@@ -153,9 +153,9 @@ async def add_field(name: str, field: Field, table: Opened) -> None:
 
 
 async def alter_field(name: str, field: Field, table: Opened) -> None:
-    """Give a field other options, and drop the indexes that it does not want any more."""
+    """Give a field other options, and drop the indexes that it no longer wants."""
     await table.session.annotate(table.lance, name, options_of(field))
-    # The table is altered; upkeep does what is left of this.
+    # The table is altered already; upkeep does the rest if this fails.
     with suppress(AiovecError):
         await drop_unwanted(table.session, table.lance, name, field)
 
@@ -165,7 +165,7 @@ async def drop_field(field: str, table: Opened) -> None:
 
 
 async def rename_field(old: str, new: str, table: Opened) -> None:
-    # First, so that the column is a field under either name. This alone changes nothing.
+    # First, so that the column is a field under either name. Alone, this changes nothing.
     await table.session.annotate(table.lance, old, renamable(table.schema, old))
     renaming: Any = {"path": old, "rename": new}
     await table.session.run(table.lance.alter_columns(renaming))
@@ -178,20 +178,19 @@ async def rename_table(
     new: str,
     alone: Callable[[Sequence[str]], AbstractAsyncContextManager[None]],
 ) -> None:
-    """Rename the folder of a table, while nobody makes one of the new name."""
-    # Looked at before the new name is waited for, too: of two calls that want to give each
-    # other's names, one ends here.
-    await check_there(session, old)
+    """Rename the folder of a table, while nobody creates one of the new name."""
+    # Checked before waiting for the new name, too: of two calls that swap two names, one ends here.
+    await check_exists(session, old)
     await check_free(session, new)
     async with alone([new]):
-        await check_there(session, old)
+        await check_exists(session, old)
         await check_free(session, new)
         with session.translated():
             await in_thread(_rename, folder, old, new)
 
 
 def _rename(folder: Path, old: str, new: str) -> None:
-    # What a creation that was killed has left there, which is no table.
+    # The remains of a killed creation, which are no table.
     if (folder / f"{new}.lance").exists():
         _put_away(folder, new)
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
@@ -200,8 +199,8 @@ def _rename(folder: Path, old: str, new: str) -> None:
 async def revert(version: int, table: Opened) -> None:
     """Make a version the newest again.
 
-    Whatever stops this between its commits, the table is as it was, and followers of its changes
-    begin anew; or it is reverted, and the history tells them.
+    If this is stopped between its commits, the table is as before, and followers of its changes
+    begin anew. After the last commit, its history shows them the revert.
     """
     session = table.session
     await _check_out(table, version)
@@ -211,7 +210,7 @@ async def revert(version: int, table: Opened) -> None:
     # This handle restores its own version, whatever others have committed since.
     await session.run(table.lance.restore())
     load = load_in(old)
-    if load is not None and load.filling:  # then; nobody fills it now
+    if load is not None and load.filling:  # it was being filled then, and is not now
         with unknown_outcome(session.target, "the table was reverted, but holds writes off"):
             lance, _ = await session.open_any(table.name)
             await _note(session, lance, LOADED, None)
@@ -233,10 +232,10 @@ async def _note(session: Session, lance: AsyncTable, key: str, value: str | None
 
 
 async def check_whole(session: Session, handle: TableHandle, version: int) -> None:
-    """Read all of a version. InvalidArgumentError where that cannot be done.
+    """Read all of a version. Raises InvalidArgumentError if that fails.
 
-    Upkeep that was ended while it removed the version has left its manifest, which Lance would
-    make the newest whatever is missing of it.
+    If upkeep was killed while it removed the version, the manifest is still there, and Lance would
+    make it the newest whatever files are missing.
     """
     try:
         async with session.reading(handle) as table:
@@ -252,8 +251,8 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
 
 
 async def _check_out(table: Opened, version: int) -> None:
-    """Look at a version that is kept."""
-    kept = [one.number for one in await table.versions()]
+    """Check a kept version out."""
+    kept = [kept.number for kept in await table.session.listed_versions(table)]
     if version not in kept:
         expected = f"a version that still exists, from {kept[0]} to {kept[-1]}"
         raise InvalidArgumentError("version", version, expected)
@@ -263,7 +262,7 @@ async def _check_out(table: Opened, version: int) -> None:
 async def _index_now_or_later(
     session: Session, table: str, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Index columns that exist. Upkeep does what fails: the call itself is done."""
+    """Index existing columns. If that fails, upkeep does it: the call itself is done."""
     with suppress(AiovecError, StaleTableError):
         lance, _ = await session.open_any(table)
         await index_fields(session, lance, fields, analyzer)

@@ -1,4 +1,4 @@
-"""Where a store lies: a folder, memory, object storage, or LanceDB's managed service."""
+"""The target of a store: a folder, memory, object storage, or LanceDB's managed service."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ if TYPE_CHECKING:
 
 MEMORY = "memory://"
 MANAGED = "db://"
-# What LanceDB's own clients read the key from.
+# The variable that LanceDB's own clients read the key from.
 KEY_VARIABLE = "LANCEDB_API_KEY"
 NEW_TABLES = {
     "new_table_data_storage_version": "2.1",
     "new_table_enable_stable_row_ids": "true",
 }
-"""Tables that are made from now on, for ``connect_async``: the format of their data files, and row
-ids that stay, by which ``changes`` tells what was written and deleted.
+"""Options of ``connect_async`` for new tables: the format of their data files, and stable row ids,
+which ``changes`` needs.
 
-Version 2.2, lancedb's default, stores a column whose values are all equal as one value, and reads
-each null beside it as a copy of that value: a text of 8 MB beside 300 nulls takes more than the
-2 GiB of an Arrow array, so that such a table could be neither read nor compacted. Writes and
-searches are as fast in both versions.
+Version 2.2, lancedb's default, stores a column of equal values as one value, and reads each null
+beside it as a copy of that value: a text of 8 MB beside 300 nulls exceeds the 2 GiB of an Arrow
+array, so such a table could be neither read nor compacted. Writes and searches are equally fast.
 """
 
 
 @dataclass(frozen=True)
 class StoreTarget:
-    """``target`` as the backend was told it: an absolute path or a URL."""
+    """A backend's target: an absolute path or a URL."""
 
     target: str = field(repr=False)  # may hold secrets
 
@@ -61,12 +60,12 @@ class StoreTarget:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder, where it is one on this machine."""
+        """The folder, if the store lies in one on this machine."""
         return None if is_url(self.target) else Path(self.target)
 
     @cached_property
     def key(self) -> str:
-        """The same for every store of this process on the same place. Reads the disk."""
+        """The same for every store of this process on these tables. Reads the disk."""
         return os.path.realpath(self.target) if self.folder is not None else self.target
 
     def secrets(self, settings: LancedbSettings) -> frozenset[str]:
@@ -76,7 +75,7 @@ class StoreTarget:
     def connection_options(self, settings: LancedbSettings) -> dict[str, Any]:
         """Return the options for ``lancedb.connect_async``."""
         if not self.in_memory and self.folder is None and "://***@" in self.shown:
-            # Lance takes such an address for a path and stores in a folder of that name.
+            # Lance would take such an address for a path and make a folder of that name.
             raise ConfigError(
                 f"{self.shown}: an address must not contain a user or a password; put credentials "
                 "into storage_options or the environment",

@@ -1,9 +1,9 @@
-"""Check that all files that a commit refers to were written whole, in a folder.
+"""Check that all files that a commit refers to were written completely, in a folder.
 
-LanceDB 0.40 does not hear of it when the last write to a local file fails: the disk was full, or
-failed for a moment. The commit succeeds, and refers to a file that is cut short. So each file that
-a write has brought is looked at before the write is acknowledged. Manifests need no look: LanceDB
-tells of those that it could not write.
+LanceDB 0.40 does not notice when the last write to a local file fails, because the disk was full or
+failed for a moment. The commit succeeds, and refers to a truncated file. So each file that a write
+has brought is checked before the write is acknowledged. Manifests need no check: LanceDB reports
+when it cannot write one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
-# The files of rows, of what was deleted of them, and of indexes.
+# The files of rows, of deletions, and of indexes.
 _FILE = re.compile(
     r"data/[^/]+\.lance|_deletions/\d+-\d+-\d+\.(arrow|bin)"
     r"|_indices/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[^/]+\.(lance|idx)"
 )
-# How each whole file ends, of those that say so.
+# The ends of complete files, for the types that have a fixed end.
 _ENDS = {".lance": b"LANC", ".idx": b"LANC", ".arrow": b"ARROW1"}
 _NEWEST = 2**64 - 1
 
@@ -33,32 +33,32 @@ class TableFiles:
         self._whole: set[str] = set()
 
     def cut_short(self) -> list[str]:
-        """Return the files of the newest version that are not whole.
+        """Return the truncated files of the newest version.
 
-        Files that were found whole before are not looked at again.
+        Files that were found complete before are not checked again.
         """
         names = self._names()
         cut = {name for name in names - self._whole if not self._is_whole(name)}
         self._whole = names - cut
         if not cut:
             return []
-        # Another process may just be writing a file. Those of a version are complete before it is
-        # there, so they are looked at again behind it.
+        # Another process may be writing a file. The files of a version are complete before it
+        # exists, so they are checked again after reading the manifest.
         versions = self._versions()
         newest = self._manifest(versions[0][1]) if versions else b""
         return sorted(name for name in cut if refers_to(newest, name) and not self._is_whole(name))
 
     def newest(self) -> int:
-        """Return the number of the newest version; 0 where there is none."""
+        """Return the number of the newest version; 0 if there is none."""
         return max((number for number, _ in self._versions()), default=0)
 
     def times(self) -> list[tuple[int, float]]:
         """Return the number of each version and the time of its manifest."""
-        found = []
+        times = []
         for number, name in self._versions():
             with suppress(FileNotFoundError):  # upkeep has removed it
-                found.append((number, (self._folder / "_versions" / name).stat().st_mtime))
-        return found
+                times.append((number, (self._folder / "_versions" / name).stat().st_mtime))
+        return times
 
     def empty_version(self) -> str | None:
         """Return in words what to do if the newest manifest is empty, as after a power cut."""
@@ -76,7 +76,7 @@ class TableFiles:
                 (self._folder / "_versions" / name).unlink(missing_ok=True)
 
     def version_without(self, names: list[str], last: int = _NEWEST) -> int | None:
-        """Return the newest version, up to the ``last``, that has none of these files."""
+        """Return the newest version, up to ``last``, that has none of these files."""
         for number, name in self._versions():
             if number <= last:
                 manifest = self._manifest(name)
@@ -85,7 +85,7 @@ class TableFiles:
         return None
 
     def cure(self, cut: list[str]) -> str:
-        """Return in words how to come by a table without these files."""
+        """Return advice on how to get a table without these files."""
         if all(map(is_index, cut)):
             return "the next write to the table drops this index, and upkeep builds it anew"
         version = self.version_without(cut)
@@ -94,7 +94,7 @@ class TableFiles:
         return f"go back to the version before: await store.revert({self._table!r}, {version})"
 
     def _names(self) -> set[str]:
-        """Return the paths of the files, as parts of the table's folder."""
+        """Return the paths of the files, relative to the table's folder."""
         indexes = [f"_indices/{index}" for index in self._listed("_indices")]
         folders = ["data", "_deletions", *indexes]
         return {f"{folder}/{name}" for folder in folders for name in self._listed(folder)}
@@ -108,7 +108,7 @@ class TableFiles:
     def _is_whole(self, name: str) -> bool:
         path = self._folder / name
         if not _FILE.fullmatch(name):
-            return True  # it is none of Lance's
+            return True  # not a file of Lance
         try:
             if path.suffix not in _ENDS:
                 return _is_whole_bitmap(path.read_bytes())
@@ -117,7 +117,7 @@ class TableFiles:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - len(end)))
                 return file.read() == end
         except FileNotFoundError:
-            return True  # upkeep has removed it meanwhile
+            return True  # upkeep has removed it
 
     def _manifest(self, name: str) -> bytes:
         return (self._folder / "_versions" / name).read_bytes()
@@ -139,7 +139,7 @@ def version_of(name: str) -> int | None:
 
 
 def is_index(name: str) -> bool:
-    """Return whether the file is one of an index, which holds no rows."""
+    """Return whether the file belongs to an index, which holds no rows."""
     return name.startswith("_indices/")
 
 
@@ -149,10 +149,10 @@ def index_of(name: str) -> str:
 
 
 def refers_to(manifest: bytes, name: str) -> bool:
-    """Return whether a version has this file, by the bytes with which its manifest refers to it.
+    """Return whether a version has this file, judging by the reference in its manifest's bytes.
 
-    That is the name of a file of rows, the UUID of an index, and the last number in the name of a
-    file of deletions, as Protocol Buffers have it, which other things may have too.
+    That is the name of a file of rows, the UUID of an index, or the last number in the name of a
+    file of deletions, in Protocol Buffers; other data may look like the number.
     """
     folder, _, file = name.partition("/")
     try:
@@ -161,7 +161,7 @@ def refers_to(manifest: bytes, name: str) -> bool:
         if folder == "_indices":
             return UUID(index_of(name)).bytes in manifest
         number = int(Path(file).stem.rpartition("-")[2]) if folder == "_deletions" else -1
-    except ValueError:  # it is none of Lance's
+    except ValueError:  # not a file of Lance
         return False
     if number < 0:
         return False
@@ -173,9 +173,9 @@ def refers_to(manifest: bytes, name: str) -> bool:
 
 
 def _is_whole_bitmap(content: bytes) -> bool:
-    """Return whether a Roaring bitmap, of many deleted rows, has the size that its header tells.
+    """Return whether a Roaring bitmap, of many deleted rows, has the size that its header states.
 
-    The header has the number of containers, the key and size of each, and where each begins.
+    The header has the number of containers, the key and size of each, and the start of each.
     """
 
     def number(place: int, size: int) -> int:
@@ -191,8 +191,8 @@ def _is_whole_bitmap(content: bytes) -> bool:
     return len(content) == start + (2 * values if values <= _MOST_LISTED else _BITS)
 
 
-# Of the format of Roaring bitmaps: the first number of one without runs, the values up to which a
-# container lists them, and the bytes of one that has a bit for each.
+# In the format of Roaring bitmaps: the first number of a bitmap without runs, the values up to
+# which a container lists them, and the bytes of a container with a bit for each value.
 _PLAIN_BITMAP = 12346
 _MOST_LISTED = 4096
 _BITS = 8192

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.stores import ByteStore
 
 from aiovec import F, Field, Table
-from aiovec.bridge import Bridge, StoreOrTarget, table_without_vectors
+from aiovec.bridge import Bridge, StoreOrTarget, table_without_vectors, twins
 
 _PAGE = 1000
 
@@ -30,41 +30,28 @@ class AiovecByteStore(ByteStore):
         schema = table_without_vectors({"value": Field(str, nullable=False)})
         self._bridge = Bridge(store, table, lambda dim: schema, **options)
 
-    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values of these keys, None for those that are absent."""
-        return self._bridge.run(self._get, keys)
-
-    async def amget(self, keys: Sequence[str]) -> list[bytes | None]:
-        """As ``mget``."""
-        return await self._bridge.aio(self._get, keys)
-
     async def _get(self, table: Table, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values of these keys, None for those that are absent."""
         rows = await self._bridge.reading(lambda: table.get(keys, include_vector=False), ())
         values = {row.id: base64.b64decode(row["value"]) for row in rows}
         return [values.get(key) for key in keys]
 
-    def mset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
+    mget, amget = twins(_get)
+
+    async def _set(self, table: Table, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
         """Set the values of keys."""
-        self._bridge.run(self._set, key_value_pairs)
+        rows = [
+            {"id": key, "value": base64.b64encode(value).decode()} for key, value in key_value_pairs
+        ]
+        await self._bridge.writing(table, 1, lambda: table.upsert(rows))
 
-    async def amset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
-        """As ``mset``."""
-        await self._bridge.aio(self._set, key_value_pairs)
+    mset, amset = twins(_set)
 
-    async def _set(self, table: Table, pairs: Sequence[tuple[str, bytes]]) -> int:
-        rows = [{"id": key, "value": base64.b64encode(value).decode()} for key, value in pairs]
-        return await self._bridge.writing(table, 1, lambda: table.upsert(rows))
-
-    def mdelete(self, keys: Sequence[str]) -> None:
+    async def _delete(self, table: Table, keys: Sequence[str]) -> None:
         """Delete keys; those that are absent are no error."""
-        self._bridge.run(self._delete, keys)
+        await self._bridge.reading(lambda: table.delete(keys), 0)
 
-    async def amdelete(self, keys: Sequence[str]) -> None:
-        """As ``mdelete``."""
-        await self._bridge.aio(self._delete, keys)
-
-    async def _delete(self, table: Table, keys: Sequence[str]) -> int:
-        return await self._bridge.reading(lambda: table.delete(keys), 0)
+    mdelete, amdelete = twins(_delete)
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yield the keys, or those that begin with ``prefix``, sorted."""

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.indexing import RecordManager
 
 from aiovec import F, Field, InvalidArgumentError, Table
-from aiovec.bridge import Bridge, StoreOrTarget, table_name, table_without_vectors
+from aiovec.bridge import Bridge, StoreOrTarget, table_name, table_without_vectors, twins
 
 
 class AiovecRecordManager(RecordManager):
@@ -26,16 +26,11 @@ class AiovecRecordManager(RecordManager):
             store, table_name(f"records-{namespace}"), lambda dim: schema, **options
         )
 
-    def create_schema(self) -> None:
-        """Create the table, if it does not exist."""
-        self._bridge.run(self._create)
-
-    async def acreate_schema(self) -> None:
-        """As ``create_schema``."""
-        await self._bridge.aio(self._create)
-
     async def _create(self, table: Table) -> None:
+        """Create the table, if it does not exist."""
         await self._bridge.writing(table, 1, table.schema)
+
+    create_schema, acreate_schema = twins(_create)
 
     def get_time(self) -> float:
         """Return the time in seconds."""
@@ -43,35 +38,17 @@ class AiovecRecordManager(RecordManager):
 
     async def aget_time(self) -> float:
         """As ``get_time``."""
-        return time.time()
+        return self.get_time()
 
-    def update(
+    async def _update(
         self,
+        table: Table,
         keys: Sequence[str],
         *,
         group_ids: Sequence[str | None] | None = None,
         time_at_least: float | None = None,
     ) -> None:
         """Record that these keys were indexed now."""
-        self._bridge.run(self._update, keys, group_ids, time_at_least)
-
-    async def aupdate(
-        self,
-        keys: Sequence[str],
-        *,
-        group_ids: Sequence[str | None] | None = None,
-        time_at_least: float | None = None,
-    ) -> None:
-        """As ``update``."""
-        await self._bridge.aio(self._update, keys, group_ids, time_at_least)
-
-    async def _update(
-        self,
-        table: Table,
-        keys: Sequence[str],
-        group_ids: Sequence[str | None] | None,
-        time_at_least: float | None,
-    ) -> None:
         groups = group_ids or [None] * len(keys)
         if len(groups) != len(keys):
             raise InvalidArgumentError("group_ids", len(groups), f"as many as keys, {len(keys)}")
@@ -84,20 +61,18 @@ class AiovecRecordManager(RecordManager):
         ]
         await self._bridge.writing(table, 1, lambda: table.upsert(rows))
 
-    def exists(self, keys: Sequence[str]) -> list[bool]:
-        """Return for each key whether it is recorded."""
-        return self._bridge.run(self._exists, keys)
-
-    async def aexists(self, keys: Sequence[str]) -> list[bool]:
-        """As ``exists``."""
-        return await self._bridge.aio(self._exists, keys)
+    update, aupdate = twins(_update)
 
     async def _exists(self, table: Table, keys: Sequence[str]) -> list[bool]:
-        found = await self._bridge.reading(lambda: table.exists(keys), ())
-        return [key in found for key in keys]
+        """Return for each key whether it is recorded."""
+        existing = await self._bridge.reading(lambda: table.exists(keys), ())
+        return [key in existing for key in keys]
 
-    def list_keys(
+    exists, aexists = twins(_exists)
+
+    async def _list(
         self,
+        table: Table,
         *,
         before: float | None = None,
         after: float | None = None,
@@ -105,27 +80,6 @@ class AiovecRecordManager(RecordManager):
         limit: int | None = None,
     ) -> list[str]:
         """Return the keys that were recorded between two times, and in certain groups."""
-        return self._bridge.run(self._list, before, after, group_ids, limit)
-
-    async def alist_keys(
-        self,
-        *,
-        before: float | None = None,
-        after: float | None = None,
-        group_ids: Sequence[str] | None = None,
-        limit: int | None = None,
-    ) -> list[str]:
-        """As ``list_keys``."""
-        return await self._bridge.aio(self._list, before, after, group_ids, limit)
-
-    async def _list(
-        self,
-        table: Table,
-        before: float | None,
-        after: float | None,
-        group_ids: Sequence[str] | None,
-        limit: int | None,
-    ) -> list[str]:
         where = [F.id > ""]  # every key
         if before is not None:
             where.append(F.updated_at < before)
@@ -138,16 +92,13 @@ class AiovecRecordManager(RecordManager):
         )
         return [row.id for row in rows]
 
-    def delete_keys(self, keys: Sequence[str]) -> None:
+    list_keys, alist_keys = twins(_list)
+
+    async def _delete(self, table: Table, keys: Sequence[str]) -> None:
         """Delete the records of these keys."""
-        self._bridge.run(self._delete, keys)
+        await self._bridge.reading(lambda: table.delete(keys), 0)
 
-    async def adelete_keys(self, keys: Sequence[str]) -> None:
-        """As ``delete_keys``."""
-        await self._bridge.aio(self._delete, keys)
-
-    async def _delete(self, table: Table, keys: Sequence[str]) -> int:
-        return await self._bridge.reading(lambda: table.delete(keys), 0)
+    delete_keys, adelete_keys = twins(_delete)
 
     def close(self) -> None:
         """Close the store, if it was opened here, from a target."""

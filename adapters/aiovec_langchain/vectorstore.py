@@ -12,7 +12,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from aiovec import Hit, InvalidArgumentError, Record, Table, Where, new_id
-from aiovec.bridge import DocumentBridge, StoreOrTarget, relevance
+from aiovec.bridge import DocumentBridge, StoreOrTarget, relevance, twins
 
 Filter = Mapping[str, Any] | Where
 Scored = list[tuple[Document, float]]
@@ -39,7 +39,7 @@ class AiovecVectorStore(VectorStore):
         **options: Any,
     ) -> None:
         self._embedding = embedding
-        self._documents = DocumentBridge(store, table, **options)
+        self._bridge = DocumentBridge(store, table, **options)
 
     @property
     def embeddings(self) -> Embeddings:
@@ -84,12 +84,15 @@ class AiovecVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        **_: Any,
+        batch_size: int | None = None,
     ) -> list[str]:
-        """Add texts, or replace those of the same ids, and return the ids."""
+        """Add texts, or replace those of the same ids, and return the ids.
+
+        ``batch_size``, which LangChain's indexing passes, changes nothing: it is one write.
+        """
         listed = list(texts)
         vectors = self._embedding.embed_documents(listed) if listed else []
-        return self._documents.run(self._write, vectors, listed, metadatas, ids)
+        return self._bridge.run(self._write, vectors, listed, metadatas, ids)
 
     async def aadd_texts(
         self,
@@ -97,36 +100,30 @@ class AiovecVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        **_: Any,
+        batch_size: int | None = None,
     ) -> list[str]:
         """As ``add_texts``."""
         listed = list(texts)
         vectors = await self._embedding.aembed_documents(listed) if listed else []
-        return await self._documents.aio(self._write, vectors, listed, metadatas, ids)
+        return await self._bridge.aio(self._write, vectors, listed, metadatas, ids)
 
-    def add_embeddings(
+    async def _add_embeddings(
         self,
+        table: Table,
         embeddings: Sequence[Sequence[float]],
         metadatas: list[dict[str, Any]] | None = None,
         ids: Sequence[str | None] | None = None,
         texts: Iterable[str] | None = None,
     ) -> list[str]:
-        """Add vectors that exist already. Without ``texts``, the key "data" of the metadata is."""
-        listed = [str(one.get("data", "")) for one in metadatas or [{}] * len(embeddings)]
-        listed = listed if texts is None else list(texts)
-        return self._documents.run(self._write, embeddings, listed, metadatas, ids)
+        """Add vectors that exist already, and return the ids.
 
-    async def aadd_embeddings(
-        self,
-        embeddings: Sequence[Sequence[float]],
-        metadatas: list[dict[str, Any]] | None = None,
-        ids: Sequence[str | None] | None = None,
-        texts: Iterable[str] | None = None,
-    ) -> list[str]:
-        """As ``add_embeddings``."""
-        listed = [str(one.get("data", "")) for one in metadatas or [{}] * len(embeddings)]
-        listed = listed if texts is None else list(texts)
-        return await self._documents.aio(self._write, embeddings, listed, metadatas, ids)
+        Without ``texts``, the texts are those under the key "data" of the metadata.
+        """
+        of_rows = metadatas or [{}] * len(embeddings)
+        listed = [str(one.get("data", "")) for one in of_rows] if texts is None else list(texts)
+        return await self._write(table, embeddings, listed, metadatas, ids)
+
+    add_embeddings, aadd_embeddings = twins(_add_embeddings)
 
     async def _write(
         self,
@@ -143,48 +140,38 @@ class AiovecVectorStore(VectorStore):
             return []
         written = [id or new_id() for id in ids or [None] * len(texts)]
         of_rows = metadatas or [{}] * len(texts)
-        rows = list(map(self._documents.row, written, texts, vectors, of_rows))
+        rows = list(map(self._bridge.row, written, texts, vectors, of_rows))
         dim = len(vectors[0])
-        await self._documents.writing(table, dim, lambda: table.upsert(rows))
+        await self._bridge.writing(table, dim, lambda: table.upsert(rows))
         return written
 
-    def delete(
-        self, ids: Sequence[str] | None = None, *, filter: Filter = None, **_: Any
+    async def _delete(
+        self, table: Table, ids: Sequence[str] | None = None, *, filter: Filter = None
     ) -> bool | None:
-        """Delete the documents with these ids, or that match a filter. One of them is needed.
+        """Delete the documents with these ids, or those that match a filter. One is required.
 
-        LangChain lets ``ids=None`` mean everything. Here it is an error, since it also comes of a
-        list of ids that was never filled; ``delete_collection`` deletes everything.
+        In LangChain ``ids=None`` deletes everything. Here it is an error, because a variable that
+        was never set would delete everything too; call ``delete_collection`` instead.
         """
-        self._documents.run(self._remove, ids, filter)
-        return True
-
-    async def adelete(
-        self, ids: Sequence[str] | None = None, *, filter: Filter = None, **_: Any
-    ) -> bool | None:
-        """As ``delete``."""
-        await self._documents.aio(self._remove, ids, filter)
-        return True
-
-    async def _remove(self, table: Table, ids: Sequence[str] | None, wanted: Filter) -> int:
-        if ids is None and wanted is None:
+        if ids is None and filter is None:
             raise InvalidArgumentError(
                 "ids", ids, "ids, or a filter; delete_collection() deletes everything"
             )
-        where = self._documents.where(wanted)
-        return await self._documents.reading(lambda: table.delete(ids, where=where), 0)
+        where = self._bridge.where(filter)
+        await self._bridge.reading(lambda: table.delete(ids, where=where), 0)
+        return True
 
-    def delete_collection(self) -> None:
+    delete, adelete = twins(_delete)
+
+    async def _drop(self, table: Table) -> None:
         """Delete everything. The next write creates the table again."""
-        self._documents.run(self._documents.drop)
+        await self._bridge.drop(table)
 
-    async def adelete_collection(self) -> None:
-        """As ``delete_collection``."""
-        await self._documents.aio(self._documents.drop)
+    delete_collection, adelete_collection = twins(_drop)
 
     def close(self) -> None:
         """Close the store, if it was opened here, from a target."""
-        self._documents.close()
+        self._bridge.close()
 
     async def aclose(self) -> None:
         """As ``close``."""
@@ -192,17 +179,12 @@ class AiovecVectorStore(VectorStore):
 
     # Reading
 
-    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+    async def _get(self, table: Table, ids: Sequence[str], /) -> list[Document]:
         """Return the documents with these ids."""
-        return self._documents.run(self._get, ids)
-
-    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """As ``get_by_ids``."""
-        return await self._documents.aio(self._get, ids)
-
-    async def _get(self, table: Table, ids: Sequence[str]) -> list[Document]:
-        rows = await self._documents.reading(lambda: table.get(ids, include_vector=False), ())
+        rows = await self._bridge.reading(lambda: table.get(ids, include_vector=False), ())
         return list(map(self._document, rows))
+
+    get_by_ids, aget_by_ids = twins(_get)
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` documents nearest to a text."""
@@ -215,37 +197,20 @@ class AiovecVectorStore(VectorStore):
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
         """Return the ``k`` documents nearest to a text, each with its score."""
         vector = self._embedding.embed_query(query)
-        return self._documents.run(self._search, vector, k, query=query, **kwargs)
+        return self._bridge.run(self._search, vector, k, query=query, **kwargs)
 
     async def asimilarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
         """As ``similarity_search_with_score``."""
         vector = await self._embedding.aembed_query(query)
-        return await self._documents.aio(self._search, vector, k, query=query, **kwargs)
+        return await self._bridge.aio(self._search, vector, k, query=query, **kwargs)
 
-    def similarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
+    async def _nearest(
+        self, table: Table, /, embedding: list[float], k: int = 4, **kwargs: Any
     ) -> list[Document]:
         """Return the ``k`` documents nearest to a vector."""
-        return _without_scores(self.similarity_search_with_score_by_vector(embedding, k, **kwargs))
+        return _without_scores(await self._search(table, embedding, k, **kwargs))
 
-    async def asimilarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
-    ) -> list[Document]:
-        """As ``similarity_search_by_vector``."""
-        found = await self.asimilarity_search_with_score_by_vector(embedding, k, **kwargs)
-        return _without_scores(found)
-
-    def similarity_search_with_score_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
-    ) -> Scored:
-        """Return the ``k`` documents nearest to a vector, each with its score."""
-        return self._documents.run(self._search, embedding, k, **kwargs)
-
-    async def asimilarity_search_with_score_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
-    ) -> Scored:
-        """As ``similarity_search_with_score_by_vector``."""
-        return await self._documents.aio(self._search, embedding, k, **kwargs)
+    similarity_search_by_vector, asimilarity_search_by_vector = twins(_nearest)
 
     def max_marginal_relevance_search(
         self,
@@ -269,8 +234,10 @@ class AiovecVectorStore(VectorStore):
         """As ``max_marginal_relevance_search``."""
         return await self.asimilarity_search(query, k, **_varied(k, fetch_k, lambda_mult), **kwargs)
 
-    def max_marginal_relevance_search_by_vector(
+    async def _mmr(
         self,
+        table: Table,
+        /,
         embedding: list[float],
         k: int = 4,
         fetch_k: int = 20,
@@ -278,74 +245,69 @@ class AiovecVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """As ``max_marginal_relevance_search``, by a vector."""
-        return self.similarity_search_by_vector(
-            embedding, k, **_varied(k, fetch_k, lambda_mult), **kwargs
-        )
+        options = _varied(k, fetch_k, lambda_mult)
+        return await self._nearest(table, embedding, k, **options, **kwargs)
 
-    async def amax_marginal_relevance_search_by_vector(
-        self,
-        embedding: list[float],
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        **kwargs: Any,
-    ) -> list[Document]:
-        """As ``max_marginal_relevance_search_by_vector``."""
-        return await self.asimilarity_search_by_vector(
-            embedding, k, **_varied(k, fetch_k, lambda_mult), **kwargs
-        )
+    max_marginal_relevance_search_by_vector, amax_marginal_relevance_search_by_vector = twins(_mmr)
 
     async def _search(
         self,
         table: Table,
-        vector: Sequence[float],
-        k: int,
         /,
+        embedding: Sequence[float],
+        k: int = 4,
         *,
         filter: Filter = None,
         query: str | None = None,
         hybrid: bool = False,
         **options: Any,
     ) -> Scored:
+        """Return the ``k`` documents nearest to a vector, each with its score."""
         if hybrid and query is None:
             raise InvalidArgumentError("hybrid", hybrid, "False in a search by a vector alone")
         search = partial(table.search_hybrid, query) if hybrid else table.search  # type: ignore[arg-type]
-        where = self._documents.where(filter)
-        hits = await self._documents.reading(
-            lambda: search(vector, limit=k, where=where, **options), ()
+        where = self._bridge.where(filter)
+        hits = await self._bridge.reading(
+            lambda: search(embedding, limit=k, where=where, **options), ()
         )
         return [(self._document(hit), hit.score) for hit in hits]
 
+    similarity_search_with_score_by_vector, asimilarity_search_with_score_by_vector = twins(_search)
+
     def _document(self, row: Record | Hit) -> Document:
-        text = row.fields.get(self._documents.text)
-        return Document(id=row.id, page_content=text or "", metadata=self._documents.metadata(row))
+        text = row.fields.get(self._bridge.text)
+        return Document(id=row.id, page_content=text or "", metadata=self._bridge.metadata(row))
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return partial(relevance, metric=self._documents.metric)
+        return partial(relevance, metric=self._bridge.metric)
 
     @property
     def _collection(self) -> _Collection:
-        return _Collection(self)
+        return _Collection(self._bridge)
 
 
 class _Collection:
-    """The one method of a Chroma collection by which mem0 lists its memories."""
+    """The method of a Chroma collection that mem0 calls to list and delete memories.
 
-    def __init__(self, store: AiovecVectorStore) -> None:
-        self._documents = store._documents
+    Without it, mem0's ``get_all`` and ``delete_all`` return nothing on a LangChain store.
+    """
 
-    def get(self, where: Filter = None, limit: int | None = None) -> dict[str, list[Any]]:
+    def __init__(self, bridge: DocumentBridge) -> None:
+        self._bridge = bridge
+
+    async def _get(
+        self, table: Table, where: Filter = None, limit: int | None = None
+    ) -> dict[str, list[Any]]:
         """Return the documents that match a filter."""
-        return self._documents.run(self._get, where, limit)
-
-    async def _get(self, table: Table, wanted: Filter, limit: int | None) -> dict[str, list[Any]]:
-        where = self._documents.where(wanted)
-        rows = await self._documents.reading(lambda: table.find(where, limit=limit), ())
+        matching = self._bridge.where(where)
+        rows = await self._bridge.reading(lambda: table.find(matching, limit=limit), ())
         return {
             "ids": [row.id for row in rows],
-            "documents": [row.fields.get(self._documents.text) for row in rows],
-            "metadatas": list(map(self._documents.metadata, rows)),
+            "documents": [row.fields.get(self._bridge.text) for row in rows],
+            "metadatas": list(map(self._bridge.metadata, rows)),
         }
+
+    get, _ = twins(_get)
 
 
 def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 from langgraph.store.base import (
     BaseStore,
@@ -27,7 +29,7 @@ from langgraph.store.base import (
 from langgraph.store.base import validate_op_namespace as check_namespace
 
 from aiovec import Counts, F, Field, Hit, InvalidArgumentError, Record, Schema, Table
-from aiovec.bridge import Bridge, StoreOrTarget, metadata_filter, storable
+from aiovec.bridge import Bridge, StoreOrTarget, keys_below, metadata_filter, storable, twins
 
 # Bytes of an id of aiovec, at most.
 _LONGEST_ID = 512
@@ -76,6 +78,29 @@ class AiovecStore(BaseStore):
         schema = Schema(dim=dim, vector_nullable=True, fields=_FIELDS)
         self._bridge = Bridge(store, table, lambda _: schema, **options)
 
+    @classmethod
+    def from_conn_string(cls, conn_string: str, **options: Any) -> Self:
+        """Return a store for a target, as LangGraph's own stores do; use it in ``with``."""
+        return cls(conn_string, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def _create(self, table: Table) -> None:
+        """Create the table, if it does not exist. The first write does so too."""
+        await self._bridge.writing(table, 1, table.schema)
+
+    setup, asetup = twins(_create)
+
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run operations: the reads, then the writes, of which the last one of a key counts."""
         plan = self._plan(ops)
@@ -95,13 +120,18 @@ class AiovecStore(BaseStore):
             plan.of_texts = dict(zip(plan.texts, made, strict=True))
         return await self._bridge.aio(self._execute, plan)
 
-    def sweep_ttl(self) -> int:
+    async def _sweep(self, table: Table) -> int:
         """Delete expired items, and return how many there were. It optimizes the table too."""
-        return self._bridge.run(self._sweep)
 
-    async def asweep_ttl(self) -> int:
-        """As ``sweep_ttl``."""
-        return await self._bridge.aio(self._sweep)
+        async def sweep() -> int:
+            expired = int((await table.stats()).details.get("expired_rows", 0))
+            if expired:
+                await table.optimize()
+            return expired
+
+        return await self._bridge.reading(sweep, 0)
+
+    sweep_ttl, asweep_ttl = twins(_sweep)
 
     def close(self) -> None:
         """Close the store, if it was opened here, from a target."""
@@ -167,7 +197,7 @@ class AiovecStore(BaseStore):
         prefix = "".join(f"{label}." for label in op.namespace_prefix)
         where: list[Any] = [F.namespace.startswith(prefix)]
         if op.filter:
-            where.append(metadata_filter(op.filter, _meant))
+            where.append(metadata_filter(op.filter, partial(keys_below, F.payload["value"])))
         if vector is not None:
             return await self._bridge.reading(
                 lambda: table.search(vector, limit=op.limit, offset=op.offset, where=where), ()
@@ -221,15 +251,6 @@ class AiovecStore(BaseStore):
         if gone:
             await self._bridge.reading(lambda: table.delete(gone), 0)
 
-    async def _sweep(self, table: Table) -> int:
-        async def sweep() -> int:
-            expired = int((await table.stats()).details.get("expired_rows", 0))
-            if expired:
-                await table.optimize()
-            return expired
-
-        return await self._bridge.reading(sweep, 0)
-
 
 class _Plan:
     """The operations of a batch, with what is embedded for them."""
@@ -241,14 +262,6 @@ class _Plan:
         self.texts: list[str] = []
         self.of_queries: dict[str, list[float]] = {}
         self.of_texts: dict[str, list[float]] = {}
-
-
-def _meant(key: str) -> list[Any]:
-    """Return the fields that a key of a filter may mean: dots may lead into the item's objects."""
-    nested = F.payload["value"]
-    for part in key.split("."):
-        nested = nested[part]
-    return [F.payload["value"][key], nested] if "." in key else [nested]
 
 
 def _now() -> datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import and_, or_
 from typing import Any
@@ -22,7 +22,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from aiovec import F, Hit, InvalidArgumentError, Record, Table, Weighted
-from aiovec.bridge import DocumentBridge, StoreOrTarget
+from aiovec.bridge import DocumentBridge, StoreOrTarget, comparison, twins
 
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 _BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
@@ -35,17 +35,32 @@ class AiovecVectorStore(BasePydanticVectorStore):
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. The first write creates the table.
     ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, ``text``),
-    and for a target those of ``aiovec.connect``.
+    and for a target those of ``aiovec.connect``. ``to_dict`` names the target and the table;
+    ``from_dict`` takes the options again.
     """
 
     stores_text: bool = True
-    _documents: DocumentBridge = PrivateAttr()
+    store: str
+    table: str
+    _bridge: DocumentBridge = PrivateAttr()
 
     def __init__(
-        self, store: StoreOrTarget = ":memory:", table: str = "llamaindex", **options: Any
+        self,
+        store: StoreOrTarget = ":memory:",
+        table: str = "llamaindex",
+        *,
+        stores_text: bool = True,
+        is_embedding_query: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(stores_text=True)
-        self._documents = DocumentBridge(store, table, vector_nullable=True, **options)
+        documents = DocumentBridge(store, table, vector_nullable=True, **options)
+        super().__init__(
+            stores_text=stores_text,
+            is_embedding_query=is_embedding_query,
+            store=documents.target,
+            table=table,
+        )
+        self._bridge = documents
 
     @classmethod
     def class_name(cls) -> str:
@@ -55,21 +70,14 @@ class AiovecVectorStore(BasePydanticVectorStore):
     @property
     def client(self) -> DocumentBridge:
         """The table, for calls of aiovec's own."""
-        return self._documents
+        return self._bridge
 
-    def add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
+    async def _add(self, table: Table, /, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
         """Add nodes, or replace those of the same ids, and return the ids."""
-        return self._documents.run(self._add, nodes)
-
-    async def async_add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
-        """As ``add``."""
-        return await self._documents.aio(self._add, nodes)
-
-    async def _add(self, table: Table, nodes: Sequence[BaseNode]) -> list[str]:
         if not nodes:
             return []
         rows = [
-            self._documents.row(
+            self._bridge.row(
                 node.node_id,
                 node.get_content(metadata_mode=MetadataMode.NONE),
                 node.embedding,
@@ -77,96 +85,85 @@ class AiovecVectorStore(BasePydanticVectorStore):
             )
             for node in nodes
         ]
-        dim = next((len(node.embedding) for node in nodes if node.embedding is not None), 0)
-        if not dim:  # the length of the table's vectors is not known
-            raise InvalidArgumentError("nodes", len(nodes), "nodes of which one has an embedding")
-        await self._documents.writing(table, dim, lambda: table.upsert(rows))
+        dim = next((len(node.embedding) for node in nodes if node.embedding is not None), None)
+        await self._bridge.writing(table, dim, lambda: table.upsert(rows))
         return [node.node_id for node in nodes]
 
-    def delete(self, ref_doc_id: str, **_: Any) -> None:
+    add, async_add = twins(_add)
+
+    async def _delete(self, table: Table, /, ref_doc_id: str, **_: Any) -> None:
         """Delete the nodes of a document."""
-        self._documents.run(self._remove, self._documents.field("ref_doc_id") == ref_doc_id)
+        where = self._bridge.field("ref_doc_id") == ref_doc_id
+        await self._bridge.reading(lambda: table.delete(where=where), 0)
 
-    async def adelete(self, ref_doc_id: str, **_: Any) -> None:
-        """As ``delete``."""
-        await self._documents.aio(self._remove, self._documents.field("ref_doc_id") == ref_doc_id)
+    delete, adelete = twins(_delete)
 
-    def delete_nodes(
+    async def _delete_nodes(
         self,
+        table: Table,
+        /,
         node_ids: list[str] | None = None,
         filters: MetadataFilters | None = None,
         **_: Any,
     ) -> None:
-        """Delete the nodes with these ids, that match the filters. One of them is needed."""
-        self._documents.run(self._remove, self._narrowed(node_ids, filters))
-
-    async def adelete_nodes(
-        self,
-        node_ids: list[str] | None = None,
-        filters: MetadataFilters | None = None,
-        **_: Any,
-    ) -> None:
-        """As ``delete_nodes``."""
-        await self._documents.aio(self._remove, self._narrowed(node_ids, filters))
-
-    async def _remove(self, table: Table, where: Any) -> int:
+        """Delete the nodes with these ids that match the filters. One of both is required."""
+        where = self._narrowed(node_ids, filters)
         if where is None:
             raise InvalidArgumentError("node_ids", None, "ids, or filters; clear() deletes all")
-        return await self._documents.reading(lambda: table.delete(where=where), 0)
+        await self._bridge.reading(lambda: table.delete(where=where), 0)
 
-    def clear(self) -> None:
+    delete_nodes, adelete_nodes = twins(_delete_nodes)
+
+    async def _clear(self, table: Table) -> None:
         """Delete everything. The next write creates the table again."""
-        self._documents.run(self._documents.drop)
+        await self._bridge.drop(table)
 
-    async def aclear(self) -> None:
-        """As ``clear``."""
-        await self._documents.aio(self._documents.drop)
+    clear, aclear = twins(_clear)
 
     def close(self) -> None:
         """Close the store, if it was opened here, from a target."""
-        self._documents.close()
+        self._bridge.close()
 
-    def get_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    async def _get(
+        self,
+        table: Table,
+        /,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
     ) -> list[BaseNode]:
-        """Return the nodes with these ids, that match the filters."""
-        return self._documents.run(self._get, self._narrowed(node_ids, filters))
-
-    async def aget_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
-    ) -> list[BaseNode]:
-        """As ``get_nodes``."""
-        return await self._documents.aio(self._get, self._narrowed(node_ids, filters))
-
-    async def _get(self, table: Table, where: Any) -> list[BaseNode]:
-        rows = await self._documents.reading(
+        """Return the nodes with these ids that match the filters."""
+        where = self._narrowed(node_ids, filters)
+        rows = await self._bridge.reading(
             lambda: table.find(where, limit=None, include_vector=True), ()
         )
         return list(map(self._node, rows))
 
-    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Return the best nodes by vector, by words, or by both."""
-        return self._documents.run(self._query, query, **kwargs)
-
-    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """As ``query``."""
-        return await self._documents.aio(self._query, query, **kwargs)
+    get_nodes, aget_nodes = twins(_get)
 
     async def _query(
         self,
         table: Table,
-        query: VectorStoreQuery,
         /,
+        query: VectorStoreQuery,
+        *,
         mmr_threshold: float | None = None,
         **options: Any,
     ) -> VectorStoreQueryResult:
+        """Return the best nodes by vector, by words, or by both."""
         where = self._narrowed(query.node_ids or None, query.filters, query.doc_ids)
         limit, mode = query.similarity_top_k, query.mode
         words, vector = query.query_str or "", query.query_embedding
         options.update(where=where, limit=limit)
+        if query.query_str is None and mode in (*_WORDS, *_BOTH):
+            raise InvalidArgumentError("query_str", None, f"a text in the mode {mode.value!r}")
+        if vector is None and where is not None and mode in _NEAREST:
+            rows = await self._bridge.reading(lambda: table.find(where, limit=limit), ())
+            return VectorStoreQueryResult(
+                nodes=list(map(self._node, rows)), ids=[row.id for row in rows]
+            )
         if mode in _WORDS:
             options["limit"] = query.sparse_top_k or limit
-            found = await self._documents.reading(
+            found = await self._bridge.reading(
                 lambda: table.search_text(words, match="any", **options), ()
             )
         elif vector is None:
@@ -177,14 +174,14 @@ class AiovecVectorStore(BasePydanticVectorStore):
             options["limit"] = query.hybrid_top_k or limit
             if query.alpha is not None:
                 options["fusion"] = Weighted(vector=query.alpha, text=1 - query.alpha)
-            found = await self._documents.reading(
+            found = await self._bridge.reading(
                 lambda: table.search_hybrid(words, vector, **options), ()
             )
         elif mode in _NEAREST:
             if mode == VectorStoreQueryMode.MMR:
                 near = query.mmr_threshold if mmr_threshold is None else mmr_threshold
                 options["diversity"] = 0.5 if near is None else 1 - near
-            found = await self._documents.reading(lambda: table.search(vector, **options), ())
+            found = await self._bridge.reading(lambda: table.search(vector, **options), ())
         else:
             known = ", ".join(one.value for one in (*_NEAREST, *_WORDS, *_BOTH))
             raise InvalidArgumentError("mode", mode.value, f"one of {known}")
@@ -194,9 +191,11 @@ class AiovecVectorStore(BasePydanticVectorStore):
             ids=[hit.id for hit in found],
         )
 
+    query, aquery = twins(_query)
+
     def _node(self, row: Record | Hit) -> BaseNode:
-        text = row.fields.get(self._documents.text)
-        node: BaseNode = metadata_dict_to_node(self._documents.metadata(row), text)
+        text = row.fields.get(self._bridge.text)
+        node: BaseNode = metadata_dict_to_node(self._bridge.metadata(row), text)
         node.embedding = None if row.vector is None else [float(one) for one in row.vector]
         return node
 
@@ -211,7 +210,7 @@ class AiovecVectorStore(BasePydanticVectorStore):
         if node_ids is not None:
             conditions.append(F.id.in_(node_ids))
         if doc_ids:
-            conditions.append(self._documents.field("ref_doc_id").in_(doc_ids))
+            conditions.append(self._bridge.field("ref_doc_id").in_(doc_ids))
         return conditions or None
 
     def _all(self, filters: MetadataFilters) -> Any:
@@ -226,14 +225,21 @@ class AiovecVectorStore(BasePydanticVectorStore):
         return reduce(or_ if filters.condition == FilterCondition.OR else and_, made)
 
     def _one(self, wanted: MetadataFilter) -> Any:
-        field, value = self._documents.field(wanted.key), wanted.value
-        return _OPERATORS[wanted.operator](field, value)
-
-
-def _contains(field: Any, value: Any) -> Any:
-    """Match lists that hold the value, and texts that it is a part of."""
-    held = field.contains(value)
-    return held | field.contains_text(value) if isinstance(value, str) else held
+        fields, value = self._bridge.fields(wanted.key), wanted.value
+        match wanted.operator:
+            case FilterOperator.ANY:
+                return reduce(or_, [comparison(fields, "$contains", item) for item in value])
+            case FilterOperator.ALL:
+                return reduce(and_, [comparison(fields, "$contains", item) for item in value])
+            case FilterOperator.TEXT_MATCH:
+                return reduce(or_, [field.contains_text(value) for field in fields])
+            case FilterOperator.TEXT_MATCH_INSENSITIVE:
+                return reduce(or_, [_ilike(field, value) for field in fields])
+            case FilterOperator.IS_EMPTY:
+                return reduce(
+                    and_, [field.is_null() | field.is_empty() | (field == "") for field in fields]
+                )
+        return comparison(fields, _COMPARISONS[wanted.operator], value)
 
 
 def _ilike(field: Any, part: str) -> Any:
@@ -242,19 +248,14 @@ def _ilike(field: Any, part: str) -> Any:
     return field.ilike(f"%{part}%", escape="\\")
 
 
-_OPERATORS: dict[FilterOperator, Callable[[Any, Any], Any]] = {
-    FilterOperator.EQ: lambda field, value: field == value,
-    FilterOperator.NE: lambda field, value: (field == value).is_not_true(),
-    FilterOperator.GT: lambda field, value: field > value,
-    FilterOperator.GTE: lambda field, value: field >= value,
-    FilterOperator.LT: lambda field, value: field < value,
-    FilterOperator.LTE: lambda field, value: field <= value,
-    FilterOperator.IN: lambda field, value: field.in_(value),
-    FilterOperator.NIN: lambda field, value: field.in_(value).is_not_true(),
-    FilterOperator.ANY: lambda field, value: reduce(or_, [_contains(field, one) for one in value]),
-    FilterOperator.ALL: lambda field, value: reduce(and_, [_contains(field, one) for one in value]),
-    FilterOperator.CONTAINS: _contains,
-    FilterOperator.TEXT_MATCH: lambda field, value: field.contains_text(value),
-    FilterOperator.TEXT_MATCH_INSENSITIVE: _ilike,
-    FilterOperator.IS_EMPTY: lambda field, _: field.is_null() | field.is_empty() | (field == ""),
+_COMPARISONS = {
+    FilterOperator.EQ: "$eq",
+    FilterOperator.NE: "$ne",
+    FilterOperator.GT: "$gt",
+    FilterOperator.GTE: "$gte",
+    FilterOperator.LT: "$lt",
+    FilterOperator.LTE: "$lte",
+    FilterOperator.IN: "$in",
+    FilterOperator.NIN: "$nin",
+    FilterOperator.CONTAINS: "$contains",
 }

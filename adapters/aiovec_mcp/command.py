@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+import os
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,8 @@ from aiovec.errors import AiovecError, TableNotFoundError
 if TYPE_CHECKING:
     from aiovec.backend.place import Place
 
+KEY_VARIABLE = "AIOVEC_MCP_KEY"
+
 app = command_app("mcp")
 
 
@@ -37,10 +40,20 @@ def mcp(
     allow_writes: Annotated[
         bool, typer.Option("--allow-writes", help="Let the agent add and delete memories.")
     ] = False,
+    read: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TABLE",
+            help="Table that the agent may search and read beside its memories; may be repeated. "
+            "Default: every table.",
+        ),
+    ] = None,
     http: Annotated[
         bool,
         typer.Option(
-            "--http", help="Serve streamable HTTP on this machine instead of standard input."
+            "--http",
+            help="Serve streamable HTTP on this machine instead of standard input. With a key in "
+            f"${KEY_VARIABLE}, each request must bring it as a bearer token.",
         ),
     ] = False,
     port: Annotated[
@@ -50,8 +63,8 @@ def mcp(
 ) -> None:
     """Serve a store to an agent over the Model Context Protocol.
 
-    The agent can search and read every table. With --allow-writes it also has a memory of its own,
-    in one table that is created when it is first written to.
+    The agent can search and read every table, or those of --read. With --allow-writes it also has a
+    memory of its own, in one table that the first write creates.
     """
     try:
         import aiovec_mcp.server  # noqa: F401
@@ -63,13 +76,18 @@ def mcp(
     place = place_named(store, config)
     if not allow_writes:
         check_there(place)
-    asyncio.run(_serve(place, table, embedder, allow_writes, port if http else None))
+    asyncio.run(_serve(place, table, read, embedder, allow_writes, port if http else None))
 
 
 async def _serve(
-    place: Place, table: str, embedder: str | None, allow_writes: bool, port: int | None
+    place: Place,
+    table: str,
+    read: list[str] | None,
+    embedder: str | None,
+    allow_writes: bool,
+    port: int | None,
 ) -> None:
-    from .server import create_server
+    from .server import create_server, with_key
     from .tools import MEMORY
 
     async with await open_place(place, read_only=not allow_writes) as store:
@@ -78,14 +96,16 @@ async def _serve(
         except TableNotFoundError:
             schema = MEMORY
         give_embedder(store, schema, embedder)
-        server = create_server(store, table=table, allow_writes=allow_writes)
+        server = create_server(store, table=table, allow_writes=allow_writes, readable=read or None)
         if port is None:
             await server.run_stdio_async()
             return
         import uvicorn
 
         # It answers requests for this machine's own names only, so no web page can reach it.
-        app = server.streamable_http_app(host="127.0.0.1")
+        app: Any = server.streamable_http_app(host="127.0.0.1")
+        if key := os.environ.get(KEY_VARIABLE, "").strip():
+            app = with_key(app, key)
         settings = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
         listening = settings.bind_socket()
         listening.listen()

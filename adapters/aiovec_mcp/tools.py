@@ -6,17 +6,22 @@ Their docstrings and the descriptions of their arguments are what the model sees
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field as Argument
+from pydantic_core import to_json
+from typing_extensions import TypedDict  # before Python 3.12, pydantic takes no other
 
 from aiovec import (
     Decay,
     Embed,
     EmbeddingError,
     Field,
+    Hit,
     InvalidArgumentError,
+    Record,
     Schema,
     Table,
     TableNotFoundError,
@@ -24,10 +29,12 @@ from aiovec import (
     VectorStore,
     new_id,
 )
-from aiovec.bridge import best_search, storable, table_without_vectors
+from aiovec.bridge import best_search, seconds_of, storable, table_without_vectors
 
-# Rows of an answer, which a model has to read.
+# Rows, and bytes of their JSON, in an answer, which a model has to read: some 50,000 tokens.
 _MOST = 100
+_MOST_BYTES = 200_000
+_CENTURY = 100 * 365 * 86_400  # seconds
 
 Name = Annotated[str, Argument(description="The name of a table, as `list` shows it.")]
 Where = Annotated[
@@ -57,35 +64,91 @@ HalfLife = Annotated[
         '"7d". Default: age does not count.'
     ),
 ]
+ExpiresIn = Annotated[
+    str | None,
+    Argument(
+        description='Forget the memory after this time, such as "12h" or "30d". Default: keep.'
+    ),
+]
 Ids = Annotated[list[str], Argument(description="The ids of rows.", max_length=_MOST)]
 Id = Annotated[str | None, Argument(description="To replace a memory, its id.")]
 
-_FIELDS = {"text": Field(str, text=True), "at": Field(datetime, index="btree")}
+_EXPIRES = Field(datetime, expires=True)
+_FIELDS = {
+    "text": Field(str, text=True),
+    "at": Field(datetime, index="btree"),
+    "expires_at": _EXPIRES,
+}
 # The table of memories.
 MEMORY = Schema(fields=_FIELDS, embed=Embed("text"))
-_OWN = frozenset({"id", "text", "at", "embedding"})
+_OWN = frozenset({"id", "embedding", *_FIELDS})
+
+Rows = list[dict[str, Any]]
+
+
+class _Answer(TypedDict):
+    omitted: NotRequired[str]
+
+
+class Memories(_Answer):
+    memories: Rows
+
+
+class Hits(_Answer):
+    hits: Rows
+
+
+class Read(_Answer):
+    rows: Rows
+
+
+class Described(TypedDict):
+    name: str
+    rows: int
+    schema: dict[str, Any]
+
+
+class Listed(_Answer):
+    tables: NotRequired[list[Described]]
+    rows: NotRequired[Rows]
+
+
+class Saved(TypedDict):
+    id: str
+
+
+class Deleted(TypedDict):
+    deleted: int
 
 
 class Tools:
-    """The tools over one store. ``memory`` is the table of the memories."""
+    """The tools over one store.
 
-    def __init__(self, store: VectorStore, memory: Table) -> None:
+    ``memory`` is the table of the memories, and ``readable`` the names of the tables that an agent
+    may read beside it; None means every table.
+    """
+
+    def __init__(
+        self, store: VectorStore, memory: Table, readable: Collection[str] | None = None
+    ) -> None:
         self._store = store
         self._memory = memory
+        self._readable = None if readable is None else {*readable, memory.name}
 
     async def recall(
         self, query: str, limit: Limit = 5, where: Where = None, half_life: HalfLife = None
-    ) -> dict[str, Any]:
+    ) -> Memories:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first. Use it before you ask the user again."""
         options: dict[str, Any] = {"limit": limit, "where": where}
         try:
             if half_life is not None:
                 options["boost"] = await self._boost(half_life)
-            found = await self._search(self._memory, query, None, **options)
+            hits = await self._search(self._memory, query, None, **options)
         except TableNotFoundError:
-            found = []
-        return {"memories": found}
+            hits = []
+        fitting, omitted = _fitting(hits)
+        return {"memories": fitting, **omitted}
 
     async def search(
         self,
@@ -95,15 +158,18 @@ class Tools:
         where: Where = None,
         by: By = None,
         select: Select = None,
-    ) -> dict[str, Any]:
+    ) -> Hits:
         """Search the rows of a table for a text; the best match comes first."""
         options = {"limit": limit, "where": where, "select": select}
-        return {"hits": await self._search(self._store.table(table), query, by, **options)}
+        hits = await self._search(await self._named(table), query, by, **options)
+        fitting, omitted = _fitting(hits)
+        return {"hits": fitting, **omitted}
 
-    async def get(self, table: Name, ids: Ids, select: Select = None) -> dict[str, Any]:
+    async def get(self, table: Name, ids: Ids, select: Select = None) -> Read:
         """Read rows of a table by their ids."""
-        rows = await self._store.get(table, ids, select=select, include_vector=False)
-        return {"rows": [row.to_dict() for row in rows]}
+        named = await self._named(table)
+        fitting, omitted = _fitting(await named.get(ids, select=select, include_vector=False))
+        return {"rows": fitting, **omitted}
 
     async def list_(
         self,
@@ -115,22 +181,24 @@ class Tools:
         limit: Limit = 20,
         offset: Annotated[int, Argument(ge=0, description="Number of rows to skip.")] = 0,
         select: Select = None,
-    ) -> dict[str, Any]:
+    ) -> Listed:
         """List the tables with their fields, or the rows of one table."""
         if table is None:
-            names = await self._store.tables()
-            return {"tables": [await self.describe(name) for name in names]}
-        rows = await self._store.find(
-            table, where, order_by=order_by, limit=limit, offset=offset, select=select
-        )
-        return {"rows": [row.to_dict() for row in rows]}
+            return {"tables": [await self.describe(name) for name in await self._names()]}
+        named = await self._named(table)
+        rows = await named.find(where, order_by=order_by, limit=limit, offset=offset, select=select)
+        fitting, omitted = _fitting(rows)
+        return cast("Listed", {"rows": fitting, **omitted})
 
-    async def describe(self, table: str) -> dict[str, Any]:
-        """The schema of a table, and the number of its rows."""
-        schema = json.loads((await self._store.schema(table)).to_json())
-        return {"name": table, "rows": await self._store.count(table), "schema": schema}
+    async def describe(self, table: str) -> Described:
+        """Return the schema of a table, and the number of its rows."""
+        named = await self._named(table)
+        schema = json.loads((await named.schema()).to_json())
+        return {"name": table, "rows": await named.count(), "schema": schema}
 
-    async def remember(self, text: str, facts: Facts = None, id: Id = None) -> dict[str, Any]:
+    async def remember(
+        self, text: str, facts: Facts = None, id: Id = None, expires_in: ExpiresIn = None
+    ) -> Saved:
         """Save a text that will matter later, such as a preference, a decision or a result.
         Write one fact as a whole sentence that is clear without this conversation."""
         if taken := _OWN & (facts or {}).keys():
@@ -139,6 +207,12 @@ class Tools:
             raise InvalidArgumentError("facts", min(taken), "another key", reason=words)
         row = {**storable(facts or {}, "facts"), "id": new_id() if id is None else id, "text": text}
         row["at"] = datetime.now(UTC)
+        if expires_in is not None:
+            seconds = seconds_of(expires_in)
+            if not 0 < seconds < _CENTURY:
+                words = "a time below 100 years, such as '12h' or '30d'"
+                raise InvalidArgumentError("expires_in", expires_in, words)
+            row[await self._expiry_field()] = row["at"] + timedelta(seconds=seconds)
         try:
             await self._memory.upsert([row])
         except TableNotFoundError:
@@ -150,7 +224,7 @@ class Tools:
         self,
         ids: Annotated[list[str] | None, Argument(description="The ids of memories.")] = None,
         where: Where = None,
-    ) -> dict[str, Any]:
+    ) -> Deleted:
         """Delete memories by their ids, or all that match a filter."""
         if ids is None and where is None:
             words = "pass ids or where; where='TRUE' deletes every memory"
@@ -160,20 +234,45 @@ class Tools:
         except TableNotFoundError:
             return {"deleted": 0}
 
-    async def _boost(self, half_life: str) -> Decay:
-        """Return how newer memories are preferred."""
-        name = self._memory.name
-        if "at" not in (await self._memory.schema()).fields:
-            hint = "it has no field 'at' with the time of each row; leave half_life out"
-            raise UnsupportedError("half_life", self._store.backend_name, hint, table=name)
+    # Inside
+
+    async def _names(self) -> list[str]:
+        names = await self._store.tables()
+        return [name for name in names if self._readable is None or name in self._readable]
+
+    async def _named(self, table: str) -> Table:
+        """Return a table; one that the agent may not read does not exist for it."""
+        if self._readable is not None and table not in self._readable:
+            raise TableNotFoundError(table, await self._names())
+        return self._store.table(table)
+
+    async def _expiry_field(self) -> str:
+        """Return the field by which memories expire. A table without such a field gets it."""
         try:
-            return Decay("at", half_life)
+            fields = (await self._memory.schema()).fields
+        except TableNotFoundError:
+            return "expires_at"  # of the table to come
+        for name, field in fields.items():
+            if field.expires:
+                return name
+        await self._memory.add_field("expires_at", _EXPIRES)
+        return "expires_at"
+
+    async def _boost(self, half_life: str) -> Decay:
+        """Return the preference for newer memories, by "at" or else the only field with a time."""
+        table, fields = self._memory.name, (await self._memory.schema()).fields
+        times = [n for n, field in fields.items() if field.type is datetime and not field.expires]
+        if "at" not in times and len(times) != 1:
+            hint = "it has no field 'at' with the time of each row; leave half_life out"
+            raise UnsupportedError("half_life", self._store.backend_name, hint, table=table)
+        try:
+            return Decay("at" if "at" in times else times[0], half_life)
         except InvalidArgumentError:
             words = "a text such as '30m', '12h' or '30d'"
             raise InvalidArgumentError("half_life", half_life, words) from None
 
     async def _create_memory(self) -> None:
-        """Create the table of memories; without an embedder, they are found by their words."""
+        """Create the table of memories; without an embedder, recall finds them by keywords only."""
         try:
             await self._memory.create(MEMORY, exist_ok=True)
         except EmbeddingError as exc:
@@ -183,13 +282,35 @@ class Tools:
 
     async def _search(
         self, table: Table, query: str, by: str | None, **options: Any
-    ) -> list[dict[str, Any]]:
+    ) -> Sequence[Hit]:
         if by is None:
             by = best_search(await table.schema())
         if by == "hybrid":
-            hits = await table.search_hybrid(query, **options)
-        elif by == "vector":
-            hits = await table.search(query, **options)
-        else:
-            hits = await table.search_text(query, match="any", **options)
-        return [hit.to_dict() for hit in hits]
+            return await table.search_hybrid(query, **options)
+        if by == "vector":
+            return await table.search(query, **options)
+        return await table.search_text(query, match="any", **options)
+
+
+def _fitting(rows: Sequence[Record | Hit]) -> tuple[Rows, _Answer]:
+    """Return the rows that fit into an answer, and a note on those that do not."""
+    fitting, size = list[dict[str, Any]](), 0
+    for row in map(_short, rows):
+        size += len(to_json(row, fallback=str))
+        if size > _MOST_BYTES:
+            return fitting, {
+                "omitted": f"{len(rows) - len(fitting)} rows, from {row['id']!r} on: an answer has "
+                f"at most {_MOST_BYTES:,} bytes. Select fewer fields or lower the limit."
+            }
+        fitting.append(row)
+    return fitting, {}
+
+
+def _short(row: Record | Hit) -> dict[str, Any]:
+    """Return a row in few tokens: its score in four digits, without nulls, distance and ranks."""
+    flat = {key: value for key, value in row.to_dict().items() if value is not None}
+    if isinstance(row, Hit):
+        flat["_score"] = float(f"{row.score:.4g}")
+        for key in ("_distance", "_ranks"):
+            flat.pop(key, None)
+    return flat

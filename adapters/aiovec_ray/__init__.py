@@ -10,7 +10,7 @@ from .cluster import Cluster
 def connect(address: str | None) -> Engine:
     """Connect to a cluster of Ray, or start one on this machine."""
     cluster = Cluster(address)
-    # Behind that: Ray starts processes by a fork, and Lance does not survive one.
+    # After the connection, because Ray starts processes by a fork, which Lance does not survive.
     from .engine import RayEngine
 
     return RayEngine(cluster)

@@ -1,4 +1,4 @@
-"""The workers: a cluster that runs already, or one that is started on this machine."""
+"""The workers: an existing cluster, or one that is started on this machine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from aiovec.errors import AiovecError
 
 _T = TypeVar("_T")
 
-# Shared memory of workers that are started here: results are small, rows never pass it, and of 32
-# million new ids it holds the hashes. Ray writes more to the disk.
+# Shared memory of workers started here. Results are small, rows never pass through it, and it holds
+# the hashes of up to 32 million new ids; Ray writes more to the disk.
 _OBJECT_STORE = 256 * 2**20
-# Seconds between looks at the tasks, behind which a cancelled call ends.
+# Seconds between looks at the tasks, after which a cancelled call ends.
 _LOOK = 0.5
-# Times that a task is begun anew whose worker or machine died. Its error is no reason: the load
-# fails then, and the same command repeats all of it.
+# Times that a task is repeated when its worker or machine dies. An error is not repeated: the load
+# fails, and the same command repeats all of it.
 _RETRIES = 3
 
 
@@ -27,8 +27,8 @@ class Cluster:
     """The connection to the workers. Every method blocks."""
 
     def __init__(self, address: str | None) -> None:
-        self._mine = not ray.is_initialized()
-        if self._mine:
+        self._started = not ray.is_initialized()
+        if self._started:
             options: dict[str, Any] = {"address": address}
             if address is None:
                 options = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False}
@@ -40,11 +40,11 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """The processor cores of the cluster, of which a task takes one."""
+        """The processor cores of the cluster; each task takes one."""
         return max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
 
     def close(self) -> None:
-        if self._mine:
+        if self._started:
             ray.shutdown()
 
 
@@ -72,7 +72,7 @@ async def each(
 
 
 def shared(value: object) -> Any:
-    """Return what stands for a value among the arguments of many calls, so that it is sent once."""
+    """Return a reference to an argument of many calls, so that it is sent only once."""
     return ray.put(value)
 
 
@@ -85,14 +85,14 @@ def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayError as exc:
-        cause = getattr(exc, "cause", exc)  # of the worker's own
+        cause = getattr(exc, "cause", exc)  # the worker's own error
         if isinstance(cause, Exception) and not isinstance(cause, ray.exceptions.RayError):
             raise cause from exc
         raise AiovecError(f"a worker of Ray could not run a task: {cause}") from exc
 
 
 def _cancel(refs: list[Any]) -> None:
-    """End tasks, and wait until they have ended."""
+    """Cancel tasks, and wait until they have ended."""
     for ref in refs:
         ray.cancel(ref, force=True)
     ray.wait(refs, num_returns=len(refs), timeout=30)

@@ -19,9 +19,9 @@ from .cluster import Cluster, each, shared
 from .fragments import Written
 
 _NAME = "ray"
-# Ids that an error names.
+# Ids named in an error.
 _NAMED = 10
-# Parts of a table for each worker, whose ids are compared with new ones.
+# Parts of a table for each worker, whose ids are compared with the new ones.
 _GROUPS = 4
 
 
@@ -62,7 +62,7 @@ class RayEngine(Engine):
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
-            except OutcomeUnknownError:  # the rows may be in; the same command finds out
+            except OutcomeUnknownError:  # the rows may have been added; the same command finds out
                 raise
             except AiovecError:
                 await load.abandon()
@@ -86,15 +86,15 @@ class RayEngine(Engine):
             return
         hashes = await in_thread(shared, new)
         calls = [(place, load.version, group, hashes, _NAMED) for group in groups]
-        found = await each(fragments.ids_among, calls, lambda ids: None)
-        listed = sorted(id for ids in found for id in ids)[:_NAMED]
-        if not listed:
+        parts_ids = await each(fragments.ids_among, calls, lambda ids: None)
+        matches = sorted(id for ids in parts_ids for id in ids)[:_NAMED]
+        if not matches:
             return
-        of = await in_thread(fragments.hashes_of, listed)
-        asked = [(source, table.schema, read, of) for source in sources]
-        named = await each(fragments.ids_of, asked, lambda ids: None)
+        of = await in_thread(fragments.hashes_of, matches)
+        calls_by_source = [(source, table.schema, read, of) for source in sources]
+        named = await each(fragments.ids_of, calls_by_source, lambda ids: None)
         new_ids = {id for part in named for id in part}
-        if both := [id for id in listed if id in new_ids]:  # else two ids have one hash
+        if both := [id for id in matches if id in new_ids]:  # otherwise two ids have one hash
             raise DuplicateIdError(table.name, both)
 
     async def index(
@@ -121,7 +121,7 @@ async def _nothing() -> None: ...
 
 
 class _Progress:
-    """Counts what workers have written."""
+    """Counts the rows that workers have written."""
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
@@ -135,7 +135,7 @@ class _Progress:
 
 def _lancedb(backend: Backend) -> LancedbBackend:
     if not isinstance(backend, LancedbBackend):
-        hint = f"it works on tables of LanceDB, and {backend.target} is of {backend.name}"
+        hint = f"it works only on tables of LanceDB, and the store at {backend.target} is not one"
         raise UnsupportedError("the engine ray", backend.name, hint)
     return backend
 
@@ -148,8 +148,8 @@ async def _check_ids(
     if not len(twice):
         return
     calls = [(source, table.schema, read, twice[:_NAMED]) for source in sources]
-    found = await each(fragments.ids_of, calls, lambda ids: None)
-    ids = sorted(id for part in found for id in part)
+    parts_ids = await each(fragments.ids_of, calls, lambda ids: None)
+    ids = sorted(id for part in parts_ids for id in part)
     named = [id for id, following in pairwise(ids) if id == following]
-    if named:  # else two ids have one hash
+    if named:  # otherwise two ids have one hash
         raise DuplicateIdError(table.name, list(dict.fromkeys(named)), within_call=True)

@@ -1,8 +1,8 @@
-"""A load in parts: workers write files that no version has yet, and one commit brings them in.
+"""A load in parts: workers write files that no version refers to yet, and one commit adds them.
 
-These functions are pure and know nothing of Ray. ``lance_ray.write_lance`` is not used: it repeats
-a failed write with a reader that is half consumed, and so loses rows without an error. Here a
-worker that fails leaves the whole load undone.
+These functions are pure and do not use Ray. ``lance_ray.write_lance`` is not used: it repeats a
+failed write with a half-consumed reader, and so loses rows without an error. Here a failing worker
+leaves the whole load undone.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from aiovec.errors import AiovecError
 from aiovec_lancedb.engines import TablePlace, stored_form
 
 _HASH_BYTES = 8
-# For a cleanup that is to remove no version; nothing is as old as this.
+# An age for a cleanup that must remove no version; nothing is as old as this.
 _NEVER = timedelta(days=36_500)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of one source: its fragments as JSON, its rows, and a hash of each id."""
+    """The result of one source: its fragments as JSON, its rows, and a hash of each id."""
 
     fragments: Sequence[str]
     rows: int
@@ -64,15 +64,15 @@ def write_source(source: str, place: TablePlace, schema: Schema, read: ReadSourc
 
 def ids_of(source: str, schema: Schema, read: ReadSource, hashes: UInt64Array) -> list[str]:
     """Return the ids of a source that have one of these hashes."""
-    found: list[str] = []
+    matches: list[str] = []
     for rows in read(source, schema):
         ids = rows.column("id").to_pylist()
-        found += [ids[at] for at in np.flatnonzero(np.isin(hashes_of(ids), hashes)).tolist()]
-    return found
+        matches += [ids[at] for at in np.flatnonzero(np.isin(hashes_of(ids), hashes)).tolist()]
+    return matches
 
 
 def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
-    """Return the numbers of a version's fragments, in about so many groups."""
+    """Return the numbers of a version's fragments, in about this many groups."""
     dataset = dataset_of(place, version)
     numbers = [fragment.fragment_id for fragment in dataset.get_fragments()]
     return [numbers[first::count] for first in range(min(count, len(numbers)))]
@@ -81,18 +81,18 @@ def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
 def ids_among(
     place: TablePlace, version: int, numbers: Sequence[int], hashes: UInt64Array, most: int
 ) -> list[str]:
-    """Return ids of rows of some fragments whose hashes are among these ordered ones."""
+    """Return ids in some fragments whose hashes are among these sorted ones."""
     dataset = dataset_of(place, version)
-    found: list[str] = []
+    matches: list[str] = []
     for number in numbers:
         for batch in dataset.get_fragment(number).to_batches(columns=["id"]):
             ids = batch.column(0).to_pylist()
-            own = hashes_of(ids)
-            at = np.searchsorted(hashes, own).clip(max=len(hashes) - 1)
-            found += [ids[place] for place in np.flatnonzero(hashes[at] == own).tolist()]
-            if len(found) >= most:
-                return found[:most]
-    return found
+            hashed = hashes_of(ids)
+            at = np.searchsorted(hashes, hashed).clip(max=len(hashes) - 1)
+            matches += [ids[place] for place in np.flatnonzero(hashes[at] == hashed).tolist()]
+            if len(matches) >= most:
+                return matches[:most]
+    return matches
 
 
 def dataset_of(place: TablePlace, version: int | None = None) -> lance.LanceDataset:
@@ -101,7 +101,7 @@ def dataset_of(place: TablePlace, version: int | None = None) -> lance.LanceData
 
 
 def all_hashes(parts: Iterable[UInt64Array]) -> UInt64Array:
-    """Return the hashes of all parts in their order."""
+    """Return the hashes of all parts, sorted."""
     return np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
 
 
@@ -112,7 +112,7 @@ def repeated(parts: Iterable[UInt64Array]) -> UInt64Array:
 
 
 def commit(place: TablePlace, fragments: Iterable[str], version: int, run: str) -> None:
-    """Add files to the table in one commit, which fails behind a version that was restored."""
+    """Add files to the table in one commit, which fails after a version was restored."""
     metadata = [lance.FragmentMetadata.from_json(text) for text in fragments]
     lance.LanceDataset.commit(
         place.uri,
@@ -124,7 +124,7 @@ def commit(place: TablePlace, fragments: Iterable[str], version: int, run: str) 
 
 
 def sweep(place: TablePlace) -> None:
-    """Remove the files that no version of the table has, and no version."""
+    """Remove the files that no version of the table refers to, but no version."""
     dataset = dataset_of(place)
     dataset.cleanup_old_versions(older_than=_NEVER, delete_unverified=True)
 

@@ -12,12 +12,12 @@ from aiovec_lancedb.engines import TablePlace
 
 from .fragments import dataset_of
 
-# Rows of a compacted file: enough files for each worker, and none larger than upkeep's own.
+# Rows of a compacted file: enough files for each worker, and none larger than upkeep's.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
 # The kinds that workers build, by lancedb's names; LanceDB builds the others.
 _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
 _VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
-# Parts of an index, each of which a search goes through; upkeep builds one of more than 32 anew.
+# Parts of an index, all of which each search reads; upkeep rebuilds an index of more than 32.
 _MOST_SEGMENTS = 16
 _WORDS = (
     "with_position", "base_tokenizer", "language", "max_token_length", "lower_case", "stem",
@@ -64,7 +64,7 @@ class RayMaker:
 
 
 async def compact(place: TablePlace, workers: int) -> None:
-    """Rewrite small files as larger ones: before indexes are built, since those pin files."""
+    """Merge small files into larger ones before indexes are built, because indexes pin files."""
     rows = await in_thread(_rows, place)
     target = min(max(rows // (2 * workers), _LEAST_ROWS), _MOST_ROWS)
     work = partial(lance_ray.compact_files, place.uri, num_workers=workers)

@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from aiovec import Counts, Hit, Record, Results, VectorStore
+from aiovec._internals import StoreInternals
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import InvalidArgumentError
@@ -212,9 +213,9 @@ async def _of_one_moment(
     """Return what is read in steps, or else what is read at once, whose bytes are known then."""
     if _is_small(rows):
         return await at_once()
-    before = await store._change_number(table)
+    before = await StoreInternals(store).change_number(table)
     found = await in_steps()
-    if before is not None and await store._change_number(table) == before:
+    if before is not None and await StoreInternals(store).change_number(table) == before:
         return found
     return await at_once()
 

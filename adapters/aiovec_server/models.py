@@ -269,8 +269,8 @@ class Update(Delete):
     )
     remove: list[str] | None = _maybe("Payload keys to remove, as payload.<key>.")
     vector: Vector | None = _maybe(
-        "The vector of the new text, where the table makes its vectors of one and the "
-        "client has made it."
+        "New vector of the rows. By default a table that makes vectors of a text makes it of the "
+        "new text, and others keep theirs."
     )
 
 

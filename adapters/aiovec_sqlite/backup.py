@@ -1,4 +1,4 @@
-"""Backups: a copy of the store in a new file, and a backup put in the place of a store."""
+"""Backups: copy the store to a new file, and put a backup in the place of a store."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from .opening import connect_read_only, count_on
 from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
-# A damaged file may tell any number, and the store must be able to count on.
+# A damaged file may hold any change number, and the store must still be able to count upwards.
 _NO_COUNT = 2**61
 
 
 def _strip_marks(path: Path) -> None:
-    """Remove the mark of a migration, which leads away from the store, not from the copy."""
+    """Remove the mark of a migration: it leads away from the store, but not from the copy."""
     with closing(connect(str(path))) as copy:
         if has_mark(copy):
             forget_mark(copy)
 
 
 def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
-    """Write the state of this moment to a new file that is either whole or not there."""
+    """Write the present state to a new file, which is either complete or not there."""
     if os.path.lexists(path):
         raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
     check_free_name(str(path))
@@ -71,15 +71,15 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
 
 
 def _file_of(db: sqlite3.Connection) -> str:
-    """The path of the database; empty in memory."""
+    """Return the path of the database; empty in memory."""
     return next(str(row[2]) for row in db.execute("PRAGMA database_list") if row[1] == "main")
 
 
 def restore(
     backup: Path, target: Path, settings: SqliteSettings, *, overwrite: bool
 ) -> Path | None:
-    """Put a checked copy of ``backup`` in the place of ``target``; where the old file was kept."""
-    # What a link leads to is replaced, and SQLite keeps its further files beside that.
+    """Put a checked copy of ``backup`` in the place of ``target``; return the kept old file."""
+    # The target of a link is replaced, and SQLite keeps its further files beside that.
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
         raise InvalidArgumentError("backup", str(backup), "a file other than the target")
@@ -112,7 +112,7 @@ def restore(
             flush_folder(target.parent)
             if os.name != "nt":
                 os.replace(partial, target)
-        if os.name == "nt":  # which replaces no file that is open
+        if os.name == "nt":  # Windows replaces no open file
             os.replace(partial, target)
         flush_folder(target.parent)
         return kept
@@ -127,7 +127,7 @@ def restore(
 
 
 def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
-    """Through SQLite, so that a WAL beside the backup is copied too."""
+    """Copy through SQLite, which includes a WAL beside the backup."""
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
         source.backup(copy, pages=_PAGES_AT_ONCE)
@@ -140,10 +140,10 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
 
 
 def _count_on_from(partial: Path, newest: int) -> None:
-    """Number the copy's changes behind those of the store that it replaces.
+    """Number the copy's changes after those of the store that it replaces.
 
-    The first process that writes does so again by the clock, but may be preceded by one that only
-    reads, and the clock may have been set back.
+    The first writing process renumbers them by the clock, but a process that only reads may come
+    first, and the clock may have been set back.
     """
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
@@ -154,7 +154,7 @@ def _count_on_from(partial: Path, newest: int) -> None:
 def _held_alone(target: Path, *, overwrite: bool) -> Iterator[int | None]:
     """Keep every other connection, of any process, away from a file.
 
-    Gives the number of its newest change, 0 where it tells none; None where there is no file.
+    Yields the number of its newest change, 0 if unknown; None if there is no file.
     """
     if not target.exists() or not target.stat().st_size:
         yield 0 if target.exists() else None
@@ -170,7 +170,7 @@ def _held_alone(target: Path, *, overwrite: bool) -> Iterator[int | None]:
 def _newest_in(db: sqlite3.Connection) -> int:
     try:
         newest = newest_change(db)
-    except failures():  # it is damaged, or no store
+    except failures():  # damaged, or not a store
         return 0
     return newest if newest < _NO_COUNT else 0
 
@@ -186,11 +186,11 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
                 str(target), f"{exc.reason}; pass overwrite=True to replace it anyway"
             ) from exc
     with translated(str(target)):
-        # The bare driver: tables of any extension may be in what is replaced.
+        # The bare driver: the database to replace may have tables of any extension.
         db: sqlite3.Connection = load_driver().connect(str(target), timeout=0, isolation_level=None)
     try:
-        # Of a database in WAL mode every connection holds a lock, also between transactions. This
-        # mode wants them all gone, and keeps the lock behind the transaction.
+        # In WAL mode every connection holds a lock, even between transactions. Exclusive mode waits
+        # until all are gone, and keeps the lock after the transaction.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("BEGIN EXCLUSIVE")
         db.execute("COMMIT")
@@ -200,9 +200,10 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
             raise StoreBusyError(
                 f"{target} is in use by this process or another one; close the store there", 0.0
             ) from exc
-        return None  # it is damaged: nobody can open it, so nobody can be kept off
+        return None  # damaged: nobody can open it, so nobody has to be kept away
     try:
-        # The old file is whole without its WAL then, and closing it removes no WAL of the new one.
+        # Now the old file is complete without its WAL, and closing it removes no WAL of the new
+        # one.
         db.execute("PRAGMA journal_mode = DELETE").fetchone()
     except failures():
         db.close()
@@ -211,7 +212,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
 
 
 def _keep(target: Path) -> Path:
-    """Give the old file a further name. What is left of a WAL that is damaged goes with it."""
+    """Give the old file a further name. The remains of a damaged WAL go with it."""
     name = f"{target.name}.before-restore-{time.strftime('%Y%m%dT%H%M%S')}"
     kept = target.with_name(name)
     for number in range(2, 1000):
@@ -229,7 +230,7 @@ def _keep(target: Path) -> Path:
 
 
 def _take_back(kept: Path, target: Path) -> None:
-    """Let the old file be the store again, under one name: nothing has replaced it."""
+    """Make the old file the store again, under one name, because nothing has replaced it."""
     with suppress(FileNotFoundError):
         os.rename(f"{kept}-wal", f"{target}-wal")
     os.replace(kept, target)

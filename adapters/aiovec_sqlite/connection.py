@@ -1,6 +1,6 @@
 """SQLite connections, each on its own thread, driven by aiosqlite.
 
-Reads have a pool of them. ``Transaction`` is what a write's work gets.
+Reads use a pool of them. ``Transaction`` is passed to a write's work.
 """
 
 from __future__ import annotations
@@ -30,39 +30,40 @@ from .errors import translated
 
 _T = TypeVar("_T")
 
-# How often, in seconds, a cancelled call's statement is interrupted until it has ended. The first
-# interrupt can fall between two statements.
+# Seconds between interrupts of a cancelled call's statement. The first interrupt can fall between
+# two statements.
 _INTERRUPT_EVERY = 0.005
-# The page cache, in KiB, of what reads each page once: the inner pages of the trees that it walks.
+# The page cache, in KiB, of long reads, which read each page once except the inner pages of trees.
 _ASIDE_CACHE = 512
-# More rows than this are not written within a savepoint.
+# More rows than this are not written in a savepoint.
 _MOST_ROWS_IN_SAVEPOINT = 1000
 
 
 class CancelledWorkError(Exception):
-    """Raised inside a thread's work whose caller has gone. Never reaches a user."""
+    """Raised in a thread's work after its caller has gone. Never reaches a user."""
 
 
 class ConnectionClosedError(Exception):
-    """Raised where work comes to a connection that is closed. Never reaches a user."""
+    """Raised when work reaches a closed connection. Never reaches a user."""
 
 
 class Ticket:
-    """Tells the work on a thread that its caller has gone, and others where the work is."""
+    """Shared by a caller and its work on a thread: whether the caller has gone, and the
+    progress."""
 
     __slots__ = ("begun", "over", "stop", "uninterrupted")
 
     def __init__(self, uninterrupted: threading.Lock) -> None:
         self.begun = False
         self.over = False
-        # 1 when the caller has gone; also native code looks at it.
+        # 1 when the caller has gone; native code reads it too.
         self.stop = ctypes.c_byte(0)
-        # Held by what must not be interrupted. sqlite-vec crashes where it is while it prepares the
-        # statements by which it finds a row, which it does when it looks for a connection's first.
+        # Held by work that must not be interrupted. sqlite-vec crashes if it is interrupted while
+        # it prepares its statements for finding a row, at a connection's first such look-up.
         self.uninterrupted = uninterrupted
 
     def check(self) -> None:
-        """Raise CancelledWorkError where nobody waits for the outcome any more."""
+        """Raise CancelledWorkError if the caller has gone."""
         if self.stop.value:
             raise CancelledWorkError
 
@@ -70,8 +71,8 @@ class Ticket:
 class _Outcome(asyncio.Future[Any]):
     """The outcome of work on the thread.
 
-    A task that awaits it and is cancelled goes on when the work has ended, and learns then that it
-    was cancelled. ``interrupt`` is called meanwhile, with the loop, which need not run just then.
+    A cancelled task that awaits it continues when the work has ended, and is then told that it was
+    cancelled. Until then ``interrupt`` is called with the loop, which need not be running.
     """
 
     interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None
@@ -97,8 +98,8 @@ class Connection(aiosqlite.Connection):
         self._ticket = Ticket(self._uninterrupted)
         self._closing = False
         self._closed: concurrent.futures.Future[None] = concurrent.futures.Future()
-        # aiosqlite's own thread ends where the loop is closed that waits for an answer. And a
-        # store that nobody closed must not keep the process from ending.
+        # aiosqlite's own thread ends if the loop of a waiting call is closed. And a store that was
+        # not closed must not keep the process from ending.
         self._thread = threading.Thread(target=_serve, args=(self._tx,), name=name, daemon=True)
         _OPEN.add(self)
 
@@ -116,9 +117,9 @@ class Connection(aiosqlite.Connection):
 
     def _open_here(self) -> None:
         self._connection = db = self._connector()
-        made, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
+        factory, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
         self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
-        db.text_factory = made
+        db.text_factory = factory
 
     def __del__(self) -> None:
         if os.getpid() == self._process:
@@ -127,12 +128,12 @@ class Connection(aiosqlite.Connection):
     # Closing
 
     async def close(self) -> None:
-        """Close after the work that runs. May be called twice, at once too."""
+        """Close after the running work. May be called twice, even at the same time."""
         self.begin_closing()
         await asyncio.shield(asyncio.wrap_future(self._closed))
 
     def begin_closing(self) -> None:
-        """Have it closed after the work that runs, without waiting for that."""
+        """Request closing after the running work, without waiting."""
         if self._closing or os.getpid() != self._process:
             return
         self._closing = True
@@ -150,14 +151,14 @@ class Connection(aiosqlite.Connection):
         try:
             if connection is not None:
                 connection.close()
-        except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
+        except BaseException as exc:  # noqa: BLE001 - it belongs to the waiting caller
             self._closed.set_exception(exc)
         else:
             self._closed.set_result(None)
         return _STOP
 
     async def close_now(self) -> None:
-        """Close, and interrupt what runs until that has taken effect."""
+        """Close, and interrupt the running work until it has ended."""
         self._ticket.stop.value = 1
         self.begin_closing()
         closed = asyncio.wrap_future(self._closed)
@@ -170,7 +171,7 @@ class Connection(aiosqlite.Connection):
     # Work
 
     async def read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-        """Run the work. When the caller is cancelled, it is interrupted, and this ends with it."""
+        """Run the work. If the caller is cancelled, the work is interrupted, and both end."""
         ticket = self._ticket = Ticket(self._uninterrupted)
 
         def act() -> _T:
@@ -179,13 +180,13 @@ class Connection(aiosqlite.Connection):
                 ticket.check()
                 return work(self._conn, ticket)
             finally:
-                with ticket.uninterrupted:  # a later interrupt would meet the next work
+                with ticket.uninterrupted:  # a later interrupt would hit the next work
                     ticket.over = True
 
         return await self._submit(act, partial(self._give_up, ticket))
 
     async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run the work, and return its result when it has ended, whatever cancels the caller."""
+        """Run the work to its end, even if the caller is cancelled, and return its result."""
         done = self._submit(lambda: work(self._conn))
         try:
             return await done
@@ -209,7 +210,7 @@ class Connection(aiosqlite.Connection):
         return done
 
     def _give_up(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> None:
-        """Interrupt the work of a caller that was cancelled, again and again until it is over."""
+        """Interrupt the work of a cancelled caller repeatedly until it is over."""
         if not ticket.stop.value:
             ticket.stop.value = 1
             self._interrupt_until_over(loop, ticket)
@@ -220,47 +221,47 @@ class Connection(aiosqlite.Connection):
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _interrupt(self, ticket: Ticket | None = None) -> None:
-        """Interrupt what runs, or this ticket's work and no other; try again where it cannot be."""
+        """Interrupt the running work, or only this ticket's; try again later if it is protected."""
         connection = self._connection
         if connection is None or os.getpid() != self._process:
             return
         if self._uninterrupted.acquire(blocking=False):
             try:
                 if ticket is None or (ticket.begun and not ticket.over):
-                    with suppress(load_driver().Error):  # it is closed meanwhile
+                    with suppress(load_driver().Error):  # it was closed just now
                         connection.interrupt()
             finally:
                 self._uninterrupted.release()
 
 
 def clear_frames_of(error: BaseException) -> None:
-    """Drop the variables of the functions that an error, and those behind it, came through.
+    """Clear the variables of the functions that an error and its causes came through.
 
-    A cursor among them would be reset where the error is dropped, on another thread: that waits for
-    the statement which runs here, and it crashes where this thread is just closing.
+    Otherwise a cursor among them would be reset when the error is dropped, on another thread: that
+    waits for the statement running here, and crashes if this thread is just closing.
     """
     left, seen = [error], set[int]()
     while left:
-        one = left.pop()
-        seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
-        behind = (one.__cause__, one.__context__)
-        left += [exc for exc in behind if exc is not None and id(exc) not in seen]
+        cause = left.pop()
+        seen.add(id(cause))
+        traceback.clear_frames(cause.__traceback__)
+        behind = (cause.__cause__, cause.__context__)
+        left += [cause for cause in behind if cause is not None and id(cause) not in seen]
 
 
 _STOP = object()
 
-# So that a fork finds them.
+# The open connections, for a fork.
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _serve(queue: Any) -> None:
-    """Do what comes, one after another, until the connection is closed."""
+    """Run the queue's work, one after another, until the connection is closed."""
     while True:
         waiting, work = queue.get()
         if do_for(waiting, work, clear_frames_of) is _STOP:
             return
-        del waiting, work  # until the next work comes nothing of this one is kept
+        del waiting, work  # until the next work comes, nothing of this one is kept
 
 
 # The files that were open when this process was forked.
@@ -268,10 +269,10 @@ _INHERITED: set[str] = set()
 
 
 def check_not_inherited(file: str | os.PathLike[str]) -> None:
-    """AiovecError where the file was open in the process from which this one was forked.
+    """Raise AiovecError if the file was open in the process that this one was forked from.
 
-    SQLite counts the locks of a process in its memory, which a fork copies; the locks themselves
-    it does not. A connection in the child would go without them.
+    SQLite keeps a process's locks in memory, which a fork copies, but the fork does not get the
+    locks. A connection in the child would work without them.
     """
     if _INHERITED and os.path.realpath(file) in _INHERITED:
         raise AiovecError(
@@ -282,10 +283,10 @@ def check_not_inherited(file: str | os.PathLike[str]) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child: what SQLite has open belongs to the parent, and is never touched.
+    """In a forked child, never touch the SQLite connections of the parent.
 
-    Closing a connection here, as the interpreter would at its end, could take the WAL from the
-    parent. So nothing of it is ever freed.
+    Closing one here, as the interpreter would at its end, could delete the parent's WAL. So they
+    are never freed.
     """
     for connection in list(_OPEN):
         if connection._connection is not None:
@@ -307,8 +308,8 @@ class Read(Protocol):
 class ReaderPool:
     """At most ``size`` connections. Readers in WAL mode never wait for the writer.
 
-    ``check_file`` is called behind each work, so that no result comes from a file that is no longer
-    the store's; it also explains what failed.
+    ``check_file`` is called after each work, so that no result comes from a file that is no longer
+    the store's; it also explains failures.
     """
 
     def __init__(
@@ -334,8 +335,8 @@ class ReaderPool:
     ) -> _T:
         """Run the work on a connection of its own, in one snapshot of the file.
 
-        When the caller is cancelled, the work is interrupted, and this ends with it. StoreBusyError
-        where no connection is free in time.
+        If the caller is cancelled, the work is interrupted, and both end. StoreBusyError if no
+        connection is free in time.
         """
         self._check_open()
         async with self._places.enter(current_deadline(self._busy_timeout)):
@@ -348,7 +349,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[Read, None]:
-        """A connection for reads that wait elsewhere, with deadlines of their own."""
+        """Yield a connection for reads that wait elsewhere, with their own deadlines."""
         self._check_open()
         async with self._places.enter(None):
             connection = self._idle.pop() if self._idle else await self._opened()
@@ -363,7 +364,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
-        """Reads on a further connection, all in one snapshot, for what takes long."""
+        """Yield reads on a further connection, all in one snapshot, for long work."""
         connection = await self._opened()
 
         async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
@@ -388,7 +389,7 @@ class ReaderPool:
         try:
             return await connection.read(checked)
         except (AiovecError, ConnectionClosedError, CancelledWorkError) as exc:
-            # The last connection to be closed takes the WAL with it, and others are interrupted.
+            # Closing the last connection removes the WAL, and interrupts others.
             self._check_open(exc)
             raise
 
@@ -399,7 +400,7 @@ class ReaderPool:
         try:
             with translated(self._target):
                 await connection
-            self._check_open()  # it may have been closed meanwhile
+            self._check_open()  # it may have been closed during the wait
         except BaseException as exc:
             self._open.discard(connection)
             connection.begin_closing()
@@ -413,10 +414,10 @@ class ReaderPool:
             raise StoreClosedError(self._target) from cause
 
     async def close(self) -> None:
-        """Interrupt what runs and close every connection."""
+        """Interrupt running work and close every connection."""
         self._closed = True
         await asyncio.gather(*(connection.close_now() for connection in list(self._open)))
-        # Calls whose connections were still being opened give back last.
+        # Calls whose connections were still being opened return them last.
         for _ in range(self._size):
             await self._places.enter(None).take()
         self._open.clear()
@@ -426,7 +427,7 @@ class ReaderPool:
 def _in_open_snapshot(
     work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
 ) -> _T:
-    """Run the work in the read transaction that the first one began."""
+    """Run the work in the read transaction that the first work began."""
     if not db.in_transaction:
         db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
         db.execute("BEGIN")
@@ -437,12 +438,12 @@ def _in_snapshot(
     work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
 ) -> _T:
     """Run the work in one read transaction, so that its statements see the same state."""
-    _end_transaction(db, ticket)  # of a call before, where that failed
+    _end_transaction(db, ticket)  # of an earlier call that failed
     db.execute("BEGIN")
     try:
         return work(db, ticket)
     except BaseException as exc:
-        # SQLite forgets an interrupt when no statement runs any more, so no cursor may be left.
+        # SQLite forgets an interrupt once no statement runs, so no cursor may be left.
         clear_frames_of(exc)
         raise
     finally:
@@ -451,12 +452,12 @@ def _in_snapshot(
 
 def _end_transaction(db: sqlite3.Connection, ticket: Ticket) -> None:
     if db.in_transaction:
-        with ticket.uninterrupted:  # interrupted, it would leave the transaction to the next call
+        with ticket.uninterrupted:  # an interrupt would leave the transaction to the next call
             db.execute("ROLLBACK")
 
 
 class TooLargeForGroupError(Exception):
-    """Raised by work that wants a commit of its own. Never reaches a user."""
+    """Raised by work that needs its own commit. Never reaches a user."""
 
 
 class Change:
@@ -469,7 +470,7 @@ class Change:
 
 
 class Transaction:
-    """The means of a write's work: the connection, change numbers, and a check of its caller."""
+    """Passed to a write's work: the connection, change numbers, and a check of its caller."""
 
     __slots__ = ("_alone", "_call", "_change", "db")
 
@@ -482,16 +483,16 @@ class Transaction:
         self._alone = alone
 
     def expect(self, rows: int) -> None:
-        """Say how many rows will be written, before the first: many get a commit of their own.
+        """Announce the number of rows before the first: many rows get their own commit.
 
-        Within a savepoint SQLite looks through all that the savepoint has saved for each further
-        row of vec0, so that 20,000 rows take ten times as long as without one.
+        In a savepoint, SQLite searches all pages that the savepoint has saved for each further row
+        of vec0, so 20,000 rows take ten times as long as without one.
         """
         if rows > _MOST_ROWS_IN_SAVEPOINT and not self._alone:
             raise TooLargeForGroupError
 
     def check(self) -> None:
-        """Raise CancelledWorkError, and so roll back, where the caller has gone."""
+        """Raise CancelledWorkError, and so roll back, if the caller has gone."""
         if self._call is not None and self._call.gone:
             raise CancelledWorkError
 
@@ -501,7 +502,7 @@ class Transaction:
         return self._change.number
 
     def take(self, count: int = 1) -> int:
-        """Reserve change numbers; the first of them. They rise and are never used again."""
+        """Reserve change numbers; return the first. They rise and are never used again."""
         first = self._change.number + 1
         self._change.number += count
         return first

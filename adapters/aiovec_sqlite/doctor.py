@@ -23,15 +23,15 @@ _MEMORY = ":memory:"
 
 
 def findings(file: Path | None) -> list[Finding]:
-    """The facts about the driver and, if given, about a store's file.
+    """Return the facts about the driver and, if given, about a store's file.
 
     Opens the file for reading only, and creates none.
     """
-    found = list(_driver())
+    facts = list(_driver())
     if file is not None:
-        usable = all(finding.ok for finding in found if finding.subject != "fts5")
-        found += _file(file, usable)
-    return found
+        usable = all(finding.ok for finding in facts if finding.subject != "fts5")
+        facts += _file(file, usable)
+    return facts
 
 
 def _driver() -> Iterator[Finding]:
@@ -66,7 +66,7 @@ def _name_of(driver: Any) -> str:
 
 
 def _scan() -> Finding:
-    """Whether there are searches in memory; those of the file give the same answers."""
+    """Return whether searches run in memory; searches in the file give the same answers."""
     library = load()
     if library is not None:
         return Finding("searches", f"in memory, with {library.kind}")
@@ -93,7 +93,7 @@ def _fts5(db: sqlite3.Connection) -> Finding:
 def _file(path: Path, usable: bool) -> Iterator[Finding]:
     yield from room_at(path.parent, "SQLite creates files beside the store")
     try:
-        there = check_header(path)
+        exists = check_header(path)
     except CorruptStoreError as exc:
         yield Finding("store", f"{path}: {exc.reason}", ok=False, cure=_cure_of(exc))
         return
@@ -101,7 +101,7 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
         cure = "give this user the right to read the file, or name another one"
         yield Finding("store", str(exc), ok=False, cure=cure)
         return
-    if not there:
+    if not exists:
         yield Finding("store", f"{path}: does not exist yet")
         return
     yield Finding("store", f"{path}: {path.stat().st_size:,} bytes")
@@ -129,11 +129,11 @@ def _cure_of(error: AiovecError) -> str:
 
 
 def _uris(path: Path) -> Iterator[str]:
-    """Yield URIs to open the file for reading; the second way where the first finds a fault.
+    """Yield URIs to open the file for reading; the second is used if the first finds a fault.
 
-    A reader of a WAL database leaves files beside it. Where there are none, nobody uses the store,
-    and SQLite may read it as a file that does not change. Should somebody begin to use it now, it
-    would look damaged, hence the second way.
+    A reader of a WAL database leaves files beside it. If there are none, nobody uses the store, and
+    SQLite may read it as a file that does not change. If somebody begins to use it now, it looks
+    damaged; hence the second URI.
     """
     uri = path.absolute().as_uri()
     if not path.with_name(path.name + "-wal").exists():
@@ -183,7 +183,7 @@ def _table(db: sqlite3.Connection, name: str) -> Finding:
     layout = read_table(db, name)
     if layout is None:  # dropped a moment ago
         return Finding(f"table {name}", "gone")
-    # What vec0 keeps of its rows in an ordinary table; counting the vec0 table reads all vectors.
+    # vec0 lists its rows in an ordinary table; counting the vec0 table would read all vectors.
     rowids = layout.shadow("rowids")
     rows, vectors, apart = db.execute(
         f"SELECT (SELECT count(*) FROM {layout.rows}), (SELECT count(*) FROM {rowids}), "

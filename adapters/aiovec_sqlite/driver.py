@@ -15,13 +15,13 @@ from aiovec.errors import ExtensionUnavailableError
 from .sql.filters import register
 from .text.folding import count_in
 
-# STRICT tables came with 3.37, the JSON functions are always there since 3.38.
+# STRICT tables came with 3.37; the JSON functions are always built in since 3.38.
 OLDEST_SQLITE = (3, 38, 0)
 
 OPENING = threading.Lock()
-"""Held while a connection opens its file, and by whoever opens such a file in another way: closing
-that would drop the locks of a connection that opened the file meanwhile."""
-if hasattr(os, "register_at_fork"):  # else a child might find it held for ever
+"""Held while a connection opens its file, and while such a file is opened in another way: closing
+that descriptor would drop the locks of a connection that opened the file in between."""
+if hasattr(os, "register_at_fork"):  # otherwise a child might find it locked for ever
     os.register_at_fork(
         before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release
     )
@@ -36,10 +36,10 @@ _CURE = (
 
 @functools.lru_cache(maxsize=1)
 def load_driver() -> Any:
-    """A module with the interface of ``sqlite3`` that can load extensions.
+    """Return a module with the interface of ``sqlite3`` that can load extensions.
 
-    ``pysqlite3`` where it is installed: it brings a new SQLite that loads extensions everywhere.
-    Else Python's own ``sqlite3``, where it was built with extensions.
+    ``pysqlite3`` if it is installed: it has a new SQLite that loads extensions everywhere.
+    Otherwise Python's own ``sqlite3``, if it was built with extensions.
     """
     try:
         driver = importlib.import_module("pysqlite3.dbapi2")
@@ -74,7 +74,7 @@ def has_fts5() -> bool:
 
 
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
-    """A raw connection with sqlite-vec and our functions, in autocommit, for use in any thread."""
+    """Return a raw connection with sqlite-vec and our functions, in autocommit, for any thread."""
     driver = load_driver()
     with OPENING:
         db = cast(
@@ -95,7 +95,7 @@ def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite
 
 
 def load_extension(db: sqlite3.Connection) -> None:
-    """Load sqlite-vec into a connection, or say why it cannot be."""
+    """Load sqlite-vec into a connection, or raise ExtensionUnavailableError with the reason."""
     try:
         import sqlite_vec
     except ImportError as exc:

@@ -1,4 +1,4 @@
-"""SQLite's errors become ours, in one table at the edge of each thread."""
+"""Translate SQLite's errors, in one table at the edge of each thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .driver import load_driver
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# SQLite's primary result codes. Not every driver tells the extended ones.
+# SQLite's primary result codes. Not every driver has the extended ones.
 ERROR = 1
 BUSY = 5
 LOCKED = 6
@@ -38,7 +38,7 @@ CANTOPEN = 14
 NOTADB = 26
 
 # SQLite has no code of its own for these. Names and values in our statements come from the file
-# itself or were checked, so they are told only where something was changed behind our back.
+# itself or were checked, so these errors mean that another program changed the file.
 _DAMAGE = re.compile(
     r"^no such (table|column)|^Could not decode to UTF-8|^malformed JSON"
     r"|user-defined function raised exception|^cannot store \w+ value in"
@@ -51,13 +51,13 @@ _FAILED_IN_VEC0 = re.compile(
 
 
 class DamageError(Exception):
-    """The value read cannot be the value written. Never reaches a user: see ``translate``."""
+    """A stored value is not one that was written. Never reaches a user: see ``translate``."""
 
 
 def decodes(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Tell what a function raises at stored values as damage.
+    """Report a function's errors at stored values as damage.
 
-    Tables are STRICT, so a value that cannot be converted is not the one that was written.
+    Tables are STRICT, so a value that cannot be converted is not the value that was written.
     """
 
     @wraps(function)
@@ -85,13 +85,13 @@ def names_text_index(message: str) -> bool:
 
 
 class TextDamageError(DamageError):
-    """The text index of a table is damaged, and its rows need not be."""
+    """The text index of a table is damaged; its rows may be intact."""
 
     def __init__(self, table: str, reason: str) -> None:
         super().__init__(f"the text index of {table!r} is damaged: {reason}; {_REBUILD}")
 
 
-# What ``Connection.backup`` of the driver raises has no code.
+# Errors of the driver's ``Connection.backup`` have no code.
 _CODES = {
     "database or disk is full": FULL,
     "disk I/O error": IOERR,
@@ -102,7 +102,7 @@ _CODES = {
 
 
 def code_of(error: BaseException) -> int:
-    """The primary result code, 0 where there is none."""
+    """Return the primary result code, 0 if there is none."""
     code = getattr(error, "sqlite_errorcode", None)
     return int(_CODES.get(str(error), 0) if code is None else code) & 0xFF
 
@@ -112,19 +112,19 @@ def is_busy(error: BaseException) -> bool:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the errors that ``translate`` takes.
+    """Return the errors that ``translate`` handles.
 
-    The driver raises UnicodeDecodeError where SQLite's message names what it read.
+    The driver raises UnicodeDecodeError if SQLite's message quotes undecodable data.
     """
     return (load_driver().Error, DamageError, UnicodeDecodeError)
 
 
-# Less free space than this, in bytes, explains a failure of sqlite-vec, which does not say why.
+# Less free space than this, in bytes, explains a failure of sqlite-vec, which gives no reason.
 _NO_ROOM = 2**20
 
 
 def translate(error: Exception, target: str) -> AiovecError:
-    """The error of the contract for one of the driver's, or of a value that cannot be read."""
+    """Return the contract's error for an error of the driver or an unreadable value."""
     if isinstance(error, AiovecError):
         return error
     code = code_of(error)
@@ -173,13 +173,13 @@ def _damaged(target: str, reason: str) -> CorruptStoreError:
 
 
 def _protected(target: str) -> str | None:
-    """Return which file or folder this process may not write, and what to do."""
+    """Return the file or folder that this process may not write, with advice."""
     path = Path(target)
     effective = os.access in os.supports_effective_ids
-    for one in (path, path.resolve().parent):
-        if one.exists() and not os.access(one, os.W_OK, effective_ids=effective):
+    for place in (path, path.resolve().parent):
+        if place.exists() and not os.access(place, os.W_OK, effective_ids=effective):
             reads = "; pass read_only=True to open it for reading only" if path.is_file() else ""
-            return f"{one} is write-protected{reads}"
+            return f"{place} is write-protected{reads}"
     return None
 
 
@@ -191,7 +191,7 @@ def _is_full(target: str) -> bool:
 
 @contextmanager
 def translated(target: str) -> Iterator[None]:
-    """Let no error of the driver pass untranslated."""
+    """Translate every error of the driver."""
     try:
         yield
     except AiovecError:
@@ -202,7 +202,7 @@ def translated(target: str) -> Iterator[None]:
 
 @contextmanager
 def copying_to(path: str) -> Iterator[None]:
-    """For a copy that is written to a path: what fails there is told of it, not of the store."""
+    """For writing a copy: name the copy, not the store, in errors of the disk."""
     try:
         with writing_to(path):
             yield

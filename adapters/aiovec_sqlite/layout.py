@@ -1,11 +1,11 @@
 """The file's layout: its first page, names, tables, versions.
 
 ``docs/internals/file-format.md`` describes the layout. The first page is read through SQLite: POSIX
-drops all locks that a process holds on a file as soon as the process closes any descriptor of that
-file. SQLite knows the descriptors that it opened itself and keeps them while a lock is held; it
-cannot know ours. After an ``open`` and ``close`` of a store that this process uses, another process
-would take the store for unused and delete its WAL, with acknowledged rows in it. So no code here
-opens a file by itself that may be a database.
+drops all locks that a process holds on a file as soon as the process closes any descriptor of it.
+SQLite knows its own descriptors and keeps them open while a lock is held, but it cannot know ours.
+After an ``open`` and ``close`` of a store in use by this process, another process would take the
+store for unused and delete its WAL, with acknowledged rows in it. So no code here opens a file that
+may be a database itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from .errors import (
 )
 
 _HEADER_BYTES = 100
-# Where the header says how the file is written: 1 without a WAL, 2 with one.
+# The header's byte for how the file is written: 1 without a WAL, 2 with one.
 _READ_VERSIONS = 18
 _NO_DATABASE = "this is not a SQLite database"
 _MAY_NOT_READ = "this process may not read the file"
@@ -54,42 +54,42 @@ _MAY_NOT_READ = "this process may not read the file"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The numbers that tell whose database a file is."""
+    """The numbers that identify the application of a database."""
 
     application_id: int
     version: int
 
 
 def read_header(path: Path) -> Header | None:
-    """Return what the file says of itself; None where it is missing or empty.
+    """Return the file's header; None if the file is missing or empty.
 
-    Leaves nothing beside the file. CorruptStoreError where it is no database.
+    Leaves nothing beside the file. CorruptStoreError if it is not a database.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
     except OSError as exc:
         if isinstance(exc, PermissionError):
             raise StorePermissionError(str(path), _MAY_NOT_READ) from exc
         raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise CorruptStoreError(
             str(path),
             "this is a folder, and a SQLite store is a file; a LanceDB store, or a backup of one, "
             f"is opened as lancedb://{path}",
         )
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise CorruptStoreError(str(path), "this is a device, not a file")
-    if not found.st_size:
+    if not status.st_size:
         return None
-    if found.st_size < _HEADER_BYTES:  # SQLite takes a single byte for an empty database
+    if status.st_size < _HEADER_BYTES:  # SQLite takes a single byte for an empty database
         raise CorruptStoreError(str(path), _NO_DATABASE)
     driver = _any_driver()
     try:
         with opened_as_it_lies(path) as db:
-            # Where somebody writes to it, or was killed at that, the file is rightly behind its
-            # header, and could not be read at all otherwise.
+            # If another process is writing to it, or was killed while writing, the file may be
+            # longer than its header says, and could not be read otherwise.
             db.execute("PRAGMA writable_schema = ON")
             application, version = (
                 int(db.execute(f"PRAGMA {name}").fetchone()[0])
@@ -112,7 +112,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def is_database(path: Path) -> bool:
-    """Return whether a file is a SQLite database, whoever wrote it."""
+    """Return whether a file is a SQLite database of any application."""
     try:
         return read_header(path) is not None
     except AiovecError:
@@ -121,9 +121,9 @@ def is_database(path: Path) -> bool:
 
 @contextmanager
 def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that reads the file alone, without its WAL, and locks and makes nothing.
+    """Open a connection that reads only the file, without its WAL, and locks and makes nothing.
 
-    What it reads is torn where somebody writes to the file meanwhile.
+    It reads a torn state if another process is writing to the file.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     driver = _any_driver()
@@ -133,9 +133,9 @@ def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _any_driver() -> Any:
-    """The driver of stores: only that one knows which locks they hold.
+    """Return the driver of stores, because only that one knows which locks they hold.
 
-    Where none can open a store here, a database is still told from another file.
+    If no driver can open a store here, a database is still distinguished from other files.
     """
     try:
         return load_driver()
@@ -150,11 +150,11 @@ def _damaged(path: Path, error: Exception) -> CorruptStoreError:
 APPLICATION_ID = 0x61696F76  # "aiov"
 LAYOUT_VERSION = 1
 
-# A file that looks damaged is looked at again after this many seconds.
+# How often a file that looks damaged is checked, and the seconds between two checks.
 _LOOKS = 3
 _BETWEEN_LOOKS = 0.005
 
-# More changes than any store sees: a million a second for 146,000 years.
+# More changes than any store can have: a million a second for 146,000 years.
 _CHANGES = 2**62
 
 _SQL_TYPES = {
@@ -169,7 +169,7 @@ _SQL_TYPES = {
 }
 _VEC_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "l2"}
 
-# A partition has chunks of its own, so a small tenant would waste the most of a large chunk.
+# A partition has chunks of its own, so a small tenant would waste most of a large chunk.
 _PARTITIONED_CHUNK = 64
 
 CREATE_STORE = (
@@ -186,44 +186,44 @@ CREATE_STORE = (
 )
 
 
-# In the entry of a table whose names in the file are not those that its own name would give it.
+# The key for the names in the file, in the entry of a table that does not use its own name there.
 _STEM = "stem"
 _IS_STEM = re.compile(r"_?[a-z][a-z0-9_-]{0,62}|_[0-9]{1,19}")
 
 
 def default_stem(name: str) -> str:
-    """The beginning of a table's names in the file. SQLite keeps "sqlite_…" for itself."""
+    """Return the start of a table's names in the file. SQLite reserves "sqlite_…" for itself."""
     return f"_{name}" if name.startswith("sqlite_") else name
 
 
 def exists(db: sqlite3.Connection, stem: str) -> bool:
-    """Return whether a table has such names in the file."""
+    """Return whether a table uses such names in the file."""
     names = (f"{stem}.rows", f"{stem}.vec")
     sql = "SELECT 1 FROM sqlite_master WHERE name IN (?, ?) COLLATE NOCASE"
     return db.execute(sql, names).fetchone() is not None
 
 
 def quoted(name: str) -> str:
-    """A name as SQL takes it, whatever it holds."""
+    """Return a name quoted for SQL, whatever it contains."""
     return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """One table of a store as it lies in the file."""
+    """One table of a store, with its names in the file."""
 
     name: str
     schema: Schema
     epoch: int
     stem: str = ""
-    """The beginning of the names in the file: those of its first name, if it was renamed."""
+    """The start of the names in the file, which a renamed table keeps."""
 
     def __post_init__(self) -> None:
         if not self.stem:
             object.__setattr__(self, "stem", default_stem(self.name))
 
     def entry(self, schema: Schema) -> str:
-        """The text in ``aiovec_tables`` for a schema of this table."""
+        """Return the text in ``aiovec_tables`` for a schema of this table."""
         if self.stem == default_stem(self.name):
             return schema.to_json()
         return json.dumps({**schema.to_dict(), _STEM: self.stem}, ensure_ascii=False)
@@ -239,7 +239,7 @@ class TableLayout:
         return quoted(f"{self.stem}.vec")
 
     def shadow(self, suffix: str) -> str:
-        """One of the ordinary tables in which vec0 keeps its data, quoted."""
+        """Return one of the ordinary tables in which vec0 keeps its data, quoted."""
         return quoted(f"{self.stem}.vec_{suffix}")
 
     @cached_property
@@ -247,12 +247,12 @@ class TableLayout:
         return tuple(partition_fields(self.schema))
 
     def partition_column(self, field: str) -> str:
-        """vec0's column for a partition field: p1 to p4."""
+        """Return vec0's column for a partition field: p1 to p4."""
         return f"p{self.partitions.index(field) + 1}"
 
     @cached_property
     def row_columns(self) -> tuple[str, ...]:
-        """The columns of the ordinary table that hold a row, quoted, in the order of Arrow's."""
+        """The columns of the ordinary table that hold a row, quoted, in Arrow's order."""
         names = ["id", *self.schema.fields, *(["payload"] if self.schema.payload else [])]
         return tuple(map(quoted, names))
 
@@ -279,13 +279,13 @@ class TableLayout:
         return statements
 
     def index_statements(self, name: str, field: Field) -> list[str]:
-        """SQLite has one kind of index, which serves for a btree, a bitmap and a partition."""
+        """Return the statements for a field's index: SQLite has one kind for all of ours."""
         if field.index is None and not field.partition:
             return []
         return [f"CREATE INDEX {self.field_index(name)} ON {self.rows} ({quoted(name)})"]
 
     def field_index(self, name: str) -> str:
-        """The name of a field's index, quoted."""
+        """Return the name of a field's index, quoted."""
         return quoted(f"{self.stem}.rows.{name}")
 
 
@@ -303,9 +303,9 @@ def partition_value(value: object) -> str:
 
 
 def check_header(path: Path) -> bool:
-    """Return whether there is a store to open; False where one is missing, or half created.
+    """Return whether there is a store to open; False if it is missing, or half created.
 
-    A file that is not ours is not touched at all.
+    A file of another application is not touched at all.
     """
     # SQLite keeps its further files beside the file itself, not beside a link to it.
     path = path.resolve()
@@ -313,7 +313,7 @@ def check_header(path: Path) -> bool:
         try:
             return _look_at(path)
         except CorruptStoreError:
-            # Another process may be at it: it creates the store, or cuts free pages off its end.
+            # Another process may be creating the store, or cutting free pages off its end.
             if look == _LOOKS - 1:
                 raise
             time.sleep(_BETWEEN_LOOKS)
@@ -321,9 +321,9 @@ def check_header(path: Path) -> bool:
 
 
 def check_header_to_read(path: Path) -> bool:
-    """As ``check_header``, for whoever cannot complete what another process has begun there.
+    """Check the header for a reader, which cannot complete what another process has begun.
 
-    AiovecError where nobody completes it.
+    AiovecError if nobody completes it.
     """
     for _ in range(_LOOKS):
         if check_header(path):
@@ -332,8 +332,8 @@ def check_header_to_read(path: Path) -> bool:
             return False
         time.sleep(_BETWEEN_LOOKS)
     raise AiovecError(
-        f"{path} is just being created or put into use by another process, or one was killed amid "
-        "that; open it once for writing, which completes it"
+        f"{path} is being created or put into use by another process, or one was killed while it "
+        "did; open it once for writing, which completes it"
     )
 
 
@@ -351,7 +351,7 @@ def _look_at(path: Path) -> bool:
         )
     _check_version(target, header.version)
     if _holds_something(path, "-journal"):
-        # Its creation was killed, or goes on right now. SQLite undoes what is half done.
+        # Its creation is under way or was killed. SQLite undoes half-done work.
         return False
     if has_wal(path) and not _keeps_wal(path):
         raise CorruptStoreError(
@@ -362,7 +362,7 @@ def _look_at(path: Path) -> bool:
         )
     if _is_there(path, "-wal"):
         return True
-    try:  # nobody has it open: nothing need be made beside it to read it
+    try:  # nobody has it open, so it can be read without making files beside it
         with opened_as_it_lies(path) as db:
             newest_change(db)
     except failures() as exc:
@@ -378,16 +378,16 @@ def has_wal(path: Path) -> bool:
 def _keeps_wal(path: Path) -> bool:
     """Return whether the file's header says that a WAL may lie beside it.
 
-    Every store's does. A backup's does not, so the WAL beside it is another file's, with whose
-    pages SQLite would mix it. SQLite does not tell what the header says. Where this process has the
-    file open it is read by that descriptor, see above; else no connection opens it meanwhile.
+    Every store's header does. A backup's does not, so a WAL beside it belongs to another file, and
+    SQLite would mix their pages. SQLite does not report this byte. If this process has the file
+    open, the byte is read by that descriptor (see above); otherwise no connection opens it now.
     """
     with OPENING:
-        found = path.stat()
+        status = path.stat()
         with suppress(OSError, ValueError):
             for number in map(int, os.listdir("/dev/fd")):
                 with suppress(OSError):
-                    if os.path.samestat(os.fstat(number), found):
+                    if os.path.samestat(os.fstat(number), status):
                         return os.pread(number, 1, _READ_VERSIONS) == b"\2"
         with path.open("rb") as file:
             file.seek(_READ_VERSIONS)
@@ -415,16 +415,16 @@ def _check_version(target: str, version: int) -> None:
 
 
 def create_store(db: sqlite3.Connection, page_size: int) -> None:
-    """Make an empty database a store. Of processes at once, one does it.
+    """Make an empty database a store. Of simultaneous processes, one does it.
 
     Expects an open connection in rollback-journal mode, so that the header is in the file itself
-    as soon as the store exists. All is one transaction, so a killed creation leaves an empty file,
-    or one that a journal beside it makes empty again.
+    as soon as the store exists. Everything is one transaction, so a killed creation leaves an empty
+    file, or one that a journal beside it makes empty again.
     """
     db.execute(f"PRAGMA page_size = {page_size}")
     db.execute("BEGIN")
     try:
-        # Lets optimize give room back in small steps. It is the first write of the transaction:
+        # Lets optimize return free room in small steps. The first write of the transaction, because
         # outside of it, it would be a transaction of its own.
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
@@ -446,15 +446,15 @@ def read_table(db: sqlite3.Connection, name: str) -> TableLayout | None:
     return _layout(name, *row)
 
 
-# What a schema raises that is not one of ours.
+# Errors that a damaged schema raises.
 _UNREADABLE = (AiovecError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @lru_cache(maxsize=256)
 def _layout(name: str, schema: str, epoch: int) -> TableLayout:
-    # Every call reads its table's entry, and the same text always says the same.
+    # Cached, because every call reads its table's entry, and equal texts have equal layouts.
     try:
-        check_table_name(name)  # of which the names of SQL are made
+        check_table_name(name)  # the names in SQL are made from it
         stem = default_stem(name)
         form = json.loads(schema)
         if isinstance(form, dict) and _STEM in form:
@@ -467,42 +467,42 @@ def _layout(name: str, schema: str, epoch: int) -> TableLayout:
 
 
 def newest_change(db: sqlite3.Connection) -> int:
-    """The number of the store's newest change, in this snapshot."""
+    """Return the number of the store's newest change, in this snapshot."""
     row = db.execute("SELECT value FROM aiovec_state WHERE key = 'change'").fetchone()
     return change_number(row and row[0])
 
 
 def check_contents(db: sqlite3.Connection) -> None:
-    """Raise DamageError where what every store has is not there."""
+    """Raise DamageError if the contents of every store are missing."""
     newest_change(db)
     for (name,) in db.execute("SELECT name FROM aiovec_tables").fetchall():
         read_table(db, name)
 
 
-# Faults that tell enough.
+# Faults to report at most.
 _MOST_FAULTS = 5
 
 
 def faults_of(db: sqlite3.Connection, check: str) -> list[str]:
     """Return the first faults that a check of SQLite finds, ``quick_check`` or the longer one.
 
-    Text indexes do not count, since what they say is in the rows, too.
+    Faults of text indexes do not count, because their contents are in the rows, too.
     """
     try:
-        found = [str(row[0]) for row in db.execute(f"PRAGMA {check}({_MOST_FAULTS})")]
+        faults = [str(row[0]) for row in db.execute(f"PRAGMA {check}({_MOST_FAULTS})")]
     except load_driver().DatabaseError as exc:
-        found = [str(exc)]
-    if any(map(names_text_index, found)):
+        faults = [str(exc)]
+    if any(map(names_text_index, faults)):
         names = "SELECT name FROM sqlite_master WHERE rootpage > 0 AND type = 'table'"
-        found = []
+        faults = []
         for (name,) in db.execute(names).fetchall():
-            found += [str(row[0]) for row in db.execute(f"PRAGMA {check}({quoted(name)})")]
-    return [fault for fault in found if fault != "ok"][:_MOST_FAULTS]
+            faults += [str(row[0]) for row in db.execute(f"PRAGMA {check}({quoted(name)})")]
+    return [fault for fault in faults if fault != "ok"][:_MOST_FAULTS]
 
 
 @decodes
 def change_number(value: Any) -> int:
-    """The number, or DamageError where no store can have come to it: the next ones must fit."""
+    """Return the number, or raise DamageError if it is out of range: the next ones must fit."""
     number = int(value)
     if not 0 <= number < _CHANGES:
         raise DamageError(f"the change number is {number}")
@@ -511,13 +511,13 @@ def change_number(value: Any) -> int:
 
 @decodes
 def floor_of(db: sqlite3.Connection, table: TableLayout) -> int:
-    """The change number up to which the table's tombstones were pruned."""
+    """Return the change number up to which the table's tombstones were pruned."""
     row = db.execute("SELECT floor FROM aiovec_tables WHERE name = ?", (table.name,)).fetchone()
     return int(row[0])
 
 
 def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
-    """The table as it is in this snapshot, or StaleTableError."""
+    """Return the table in this snapshot, or raise StaleTableError."""
     table = read_table(db, handle.name)
     if table is None or table.epoch != handle.token:
         raise StaleTableError(handle.name)

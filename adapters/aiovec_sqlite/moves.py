@@ -1,7 +1,8 @@
-"""The mark of a migration in the file, which every process that has it open heeds.
+"""The mark of a migration in the file, which every process that has the file open obeys.
 
-It lies in ``aiovec_state`` under the key ``move``, and the generation under ``moved``. Who writes
-reads the mark in the write transaction itself, so no write can pass one that was committed before.
+It lies in ``aiovec_state`` under the key ``move``, and the generation under ``moved``. A writer
+reads the mark in the write transaction itself, so no write can pass a mark that was committed
+before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _MARK, _GENERATION = "move", "moved"
 
 
 def mark_in(state: Mapping[str, object], target: str) -> MoveMark | None:
-    """The mark among the values of ``aiovec_state``."""
+    """Return the mark in the values of ``aiovec_state``."""
     return _record_in(state, target).mark if state.get(_MARK) is not None else None
 
 
@@ -34,21 +35,21 @@ def _record_in(state: Mapping[str, object], target: str) -> MoveRecord:
 
 
 def read_record(db: sqlite3.Connection, target: str) -> MoveRecord:
-    found = db.execute(
+    rows = db.execute(
         "SELECT key, value FROM aiovec_state WHERE key IN (?, ?)", (_MARK, _GENERATION)
     ).fetchall()
-    return _record_in(dict(found), target) if found else MoveRecord()
+    return _record_in(dict(rows), target) if rows else MoveRecord()
 
 
 def check_here(db: sqlite3.Connection, target: str, run: str | None) -> None:
-    """Raise StoreMovedError where the store has moved, unless the caller acts for that run."""
+    """Raise StoreMovedError if the store has moved, unless the caller acts for that run."""
     mark = read_record(db, target).mark
     if mark is not None and mark.left and mark.run != run:
         raise mark.moved_error(target)
 
 
 def check_schemas_free(tx: Transaction, target: str, run: str | None) -> None:
-    """Raise MigrationError where a migration counts on the schemas, unless it asks itself."""
+    """Raise MigrationError if a migration relies on the schemas, unless the caller acts for it."""
     mark = read_record(tx.db, target).mark
     if mark is not None and mark.run != run:
         raise mark.frozen_error()
@@ -74,7 +75,7 @@ def change(
     if (after.generation, after.run) != (before.generation, before.run):
         _save(tx.db, _GENERATION, {"generation": after.generation, "run": after.run})
     if after.mark is not None and after.mark.left and not (before.mark and before.mark.left):
-        # Every handle on a table is stale from here on. So readers need not look at the mark.
+        # All handles of tables become stale now, so readers need not look at the mark.
         tx.db.execute("UPDATE aiovec_tables SET epoch = ?", (tx.take(),))
     return before, after
 

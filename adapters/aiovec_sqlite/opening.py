@@ -1,4 +1,4 @@
-"""Opening the file: checks before it is touched, the set-up of connections, and its identity."""
+"""Opening the file: checks before it is touched, settings of connections, and its identity."""
 
 from __future__ import annotations
 
@@ -44,53 +44,53 @@ _State = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """The file and its WAL as they were when the store was opened.
+    """The file and its WAL when the store was opened.
 
-    Who has a file open reads and writes it also after it was replaced or removed; what is written
-    then is gone with the last process that has it open. A look costs two calls of ``stat``: 15 us
-    on a loaded machine.
+    A process that has a file open can still read and write it after it was replaced or removed, but
+    its writes are lost with the last process that has it open. A check costs two calls of ``stat``:
+    15 us on a loaded machine.
     """
 
     target: str
     inode: _Inode
     wal_path: str
-    # None where SQLite keeps none: on file systems without shared memory, and where it reads the
-    # file as one that nobody changes.
+    # None if SQLite keeps none: on file systems without shared memory, and when it reads the file
+    # as one that does not change.
     wal: _Inode | None
-    # Of a file that is read as one that nobody changes.
+    # Size and time of a file that is read as one that does not change.
     unchanged: _State | None = None
 
     @classmethod
     def of(
         cls, path: Path, db: sqlite3.Connection, patience: float = 0.0, *, read_only: bool = False
     ) -> OpenFile:
-        """The file that a connection has just opened; ``patience`` in seconds is for others that
-        hold it, such as one that is the last to close it."""
-        # SQLite makes the WAL when it first reads.
+        """Return the file that a connection has just opened. It waits ``patience`` seconds for
+        other processes that lock it, such as the last one that closes it."""
+        # SQLite makes the WAL at its first read.
         began = time.monotonic()
         _patiently(
             lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone(), path, began, patience
         )
-        # A link that leads elsewhere is noticed, but the WAL lies beside the file itself.
+        # A link that is changed is noticed, but the WAL lies beside the file itself.
         wal = f"{path.resolve()}-wal"
         inode = _inode(str(path))
         if inode is None:
             raise StoreReplacedError(str(path), "the file was removed")
-        found = _inode(wal)
-        # Without a WAL, what is in WAL mode can be read in no other way.
-        unchanged = _state(str(path)) if read_only and found is None else None
-        return cls(str(path), inode, wal, found, unchanged)
+        wal_inode = _inode(wal)
+        # In WAL mode but without a WAL, the file can only be read as one that does not change.
+        unchanged = _state(str(path)) if read_only and wal_inode is None else None
+        return cls(str(path), inode, wal, wal_inode, unchanged)
 
     def check(self) -> None:
-        """Raise StoreReplacedError where another file, or none, is there now.
+        """Raise StoreReplacedError if another file, or none, is there now.
 
-        AiovecError where the system does not tell.
+        AiovecError if the system does not say.
         """
         inode = _inode(self.target)
         if inode != self.inode:
             what = "removed or renamed" if inode is None else "replaced by another one"
             raise StoreReplacedError(self.target, f"the file was {what}{_REACHED}")
-        # As long as a process has the file open, SQLite leaves its WAL where it is.
+        # While a process has the file open, SQLite leaves its WAL in place.
         if self.wal is not None and _inode(self.wal_path) != self.wal:
             raise StoreReplacedError(self.target, f"its WAL {self.wal_path} was removed{_REACHED}")
         if self.unchanged is not None and (
@@ -105,13 +105,13 @@ _REACHED = " (backup() of this store still copies what it has open)"
 
 
 def _inode(path: str) -> _Inode | None:
-    found = look_at(path)
-    return None if found is None else (found.st_dev, found.st_ino)
+    status = look_at(path)
+    return None if status is None else (status.st_dev, status.st_ino)
 
 
 def _state(path: str) -> _State | None:
-    found = look_at(path)
-    return None if found is None else (found.st_size, found.st_mtime_ns)
+    status = look_at(path)
+    return None if status is None else (status.st_size, status.st_mtime_ns)
 
 
 _RETRY = 0.01
@@ -119,10 +119,10 @@ _LOOKS, _BETWEEN_LOOKS = 20, 0.05
 
 
 def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> sqlite3.Connection:
-    """The connection that writes; creates the store where there is none.
+    """Return the connection that writes; creates the store if there is none.
 
-    A file that is not ours, newer or damaged raises CorruptStoreError and is not touched. One that
-    goes with the store is not ``kept``: no commit waits for the disk.
+    A file that is foreign, newer or damaged raises CorruptStoreError and is not touched. Unless
+    ``kept``, the file is removed with the store, so no commit waits for the disk.
     """
     check_not_inherited(path)
     exists = check_header(path)
@@ -135,7 +135,7 @@ def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> s
             _patiently(lambda: _to_wal(db), path, began, patience)
             _set_durability(db, settings.durability if kept else "none")
             db.execute(f"PRAGMA cache_size = {-1024 * settings.cache_mb}")
-            # A WAL that grew during a long read is cut back once it is brought into the file.
+            # A WAL that grew during a long read is truncated after it was copied into the file.
             db.execute("PRAGMA journal_size_limit = 67108864")
             return db
         except BaseException:
@@ -144,11 +144,11 @@ def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> s
 
 
 def _to_wal(db: sqlite3.Connection) -> None:
-    """Have the file keep a WAL, as every store does from its first opening on.
+    """Put the file into WAL mode, which every store keeps from its first opening on.
 
-    One with changes that does not is a backup, or a store that a restore has put aside. Put into
-    use, its changes are numbered behind those of any store in whose place it may be: cursors and
-    change numbers that were given there would pass over rows.
+    A file with changes but without WAL mode is a backup, or a store that a restore has put aside.
+    Before it is used, its change numbers are raised above those of any store that it may replace:
+    otherwise cursors and change numbers of that store would skip rows.
     """
     if not _has_wal_mode(db) and newest_change(db):
         db.execute("BEGIN IMMEDIATE")
@@ -162,27 +162,27 @@ def _to_wal(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL").fetchone()
 
 
-def count_on(db: sqlite3.Connection, behind: int = 0) -> None:
-    """Number further changes behind those so far, and behind a store that the file replaces.
+def count_on(db: sqlite3.Connection, replaced: int = 0) -> None:
+    """Raise the next change numbers above all of this file and of a store that it replaces.
 
-    Readers of the change feed begin anew, since their numbers may be of that other store.
+    Readers of the change feed begin anew, because their numbers may be the other store's.
     """
-    number = _number_behind(max(newest_change(db), behind))
+    number = _number_above(max(newest_change(db), replaced))
     db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
     db.execute("UPDATE aiovec_tables SET floor = ?", (number,))
 
 
-def _number_behind(number: int) -> int:
-    """A change number behind those of a store that may have come from the same backup.
+def _number_above(number: int) -> int:
+    """Return a change number above those of any store that came from the same backup.
 
-    By the clock, which runs faster than any store counts: a backup may be put into use again. A
-    clock that is behind tells nothing, and the number is raised by more than a store takes in days.
+    By the clock, which runs faster than any store counts, because a backup may be put into use
+    twice. If the clock is behind, the number is raised by more than a store takes in days.
     """
     now = int(time.time() * _CHANGES_A_SECOND)
     return now if now > number else number + _CHANGES_OF_DAYS
 
 
-# No store takes so many for long. What is reached in the year 2200 is still exact in a float.
+# More than any store takes for long. The numbers of the year 2200 are still exact in a float.
 _CHANGES_A_SECOND = 2**20
 _CHANGES_OF_DAYS = 2**32
 
@@ -195,15 +195,15 @@ def _has_wal_mode(db: sqlite3.Connection) -> bool:
 def open_read_only(
     path: Path, settings: SqliteSettings, file: OpenFile | None = None
 ) -> sqlite3.Connection:
-    """A connection that can write nothing.
+    """Return a connection that can write nothing.
 
-    StoreReplacedError where the path no longer leads to the ``file`` of the store.
+    StoreReplacedError if the path no longer leads to the store's ``file``.
     """
     return _set_up(lambda: connect_read_only(path, settings.busy_timeout), settings, file)
 
 
 def check_store_to_read(path: Path) -> None:
-    """ConfigError where there is no store, CorruptStoreError where it is none of ours."""
+    """Raise ConfigError if there is no store, CorruptStoreError if it is not an aiovec store."""
     exists = check_header_to_read(path)
     if not exists:
         raise ConfigError(
@@ -214,11 +214,11 @@ def check_store_to_read(path: Path) -> None:
 
 
 def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
-    """A connection that can write nothing, with a WAL beside the file read too.
+    """Return a connection that can write nothing, but reads a WAL beside the file.
 
-    SQLite needs a lock file to read a database in WAL mode. Where none can be made, on a medium
-    that cannot be written, the file is read as one that nobody changes; but only if there is no
-    WAL, without which its last changes would be missing.
+    SQLite needs a lock file to read a database in WAL mode. If none can be made, on a read-only
+    medium, the file is read as one that does not change, unless there is a WAL, whose changes would
+    be missing.
     """
     uri = path.absolute().as_uri()
     try:
@@ -247,9 +247,9 @@ def _opened(uri: str, timeout: float) -> sqlite3.Connection:
 def open_reader(
     path: Path, settings: SqliteSettings, file: OpenFile | None = None
 ) -> sqlite3.Connection:
-    """A connection that only reads, but for checkpoints and backups. Makes no file.
+    """Return a connection that only reads, except for checkpoints and backups. Makes no file.
 
-    StoreReplacedError where the path no longer leads to the ``file`` of the store.
+    StoreReplacedError if the path no longer leads to the store's ``file``.
     """
     check_not_inherited(path)
     uri = f"{path.absolute().as_uri()}?mode=rw"
@@ -264,8 +264,8 @@ def _set_up(
         try:
             if file is not None:
                 file.check()
-            # It reads the file, for which SQLite opens the WAL: one that is removed later is read
-            # on, and none is made in its place.
+            # This reads the file, for which SQLite opens the WAL: if the WAL is removed later,
+            # SQLite still reads it, and makes no new one.
             db.execute(f"PRAGMA cache_size = {-1024 * settings.reader_cache_mb}")
         except BaseException:
             db.close()
@@ -289,9 +289,9 @@ def _set_durability(db: sqlite3.Connection, durability: str) -> None:
 
 
 def _patiently(work: object, path: Path, began: float, patience: float) -> None:
-    """Do what needs the file for itself, again while another process is at it.
+    """Do work that locks the file, again while another process holds it.
 
-    It may take ``patience`` seconds from ``began`` on.
+    It may take ``patience`` seconds, counted from ``began``.
     """
     while True:
         try:

@@ -1,6 +1,6 @@
-"""Reading rows: by id, by filter, all of them, and those that changed; counts and ends of values.
+"""Reading rows: by id, by filter, all of them, and changed ones; counts and bounds of values.
 
-The change feed: rows carry the number of their last change, deletes leave a tombstone.
+For the change feed, rows carry the number of their last change, and deletes leave a tombstone.
 """
 
 from __future__ import annotations
@@ -48,33 +48,33 @@ _BLOCK = 2048
 
 
 def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
-    """A filter as SQL over the ordinary table as ``r``, with its values."""
+    """Return a filter as SQL over the ordinary table as ``r``, with its values."""
     if where is None:
         return "1", []
-    # Where a row has a vector, vec0 has its rowid.
-    there = f"(SELECT m.rowid FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
-    return filter_to_sql(where, {table.schema.vector: there})
+    # If a row has a vector, vec0 has its rowid.
+    with_vector = f"(SELECT m.rowid FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
+    return filter_to_sql(where, {table.schema.vector: with_vector})
 
 
 def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:
-    """The rows that a filter selects, in the order in which they lie in the file."""
+    """Return the rows that a filter selects, in the order of the file."""
     return rowids_where(db, table, *condition_of(where, table))
 
 
 def rowids_where(
     db: sqlite3.Connection, table: TableLayout, condition: str, values: Sequence[Any]
 ) -> Int64Array:
-    """The rows for which a condition on ``r`` holds, in the order in which they lie in the file."""
+    """Return the rows that satisfy a condition on ``r``, in the order of the file."""
     # One text of all numbers is read ten times as fast as a row for each.
     (text,) = db.execute(
         f"SELECT group_concat(r._rowid) FROM {table.rows} AS r WHERE {condition}", values
     ).fetchone()
     rowids = np.empty(0) if text is None else np.fromstring(text, dtype=np.int64, sep=",")
-    return np.sort(rowids.astype(np.int64, copy=False))  # an index has an order of its own
+    return np.sort(rowids.astype(np.int64, copy=False))  # an index has another order
 
 
 def column_list(columns: Columns) -> list[str]:
-    """The columns of ``r`` that are read of a row beside rowid, id and vector."""
+    """Return the columns of ``r`` to read beside rowid, id and vector."""
     names = [*columns.fields, *(["payload"] if columns.payload else [])]
     return [f"r.{quoted(name)}" for name in names]
 
@@ -86,7 +86,7 @@ def rows_from_sql(
     table: TableLayout,
     vectors: Float32Array | None,
 ) -> StoredRows:
-    """Columns of SQLite's values, in the order of ``column_list``, as StoredRows."""
+    """Return columns of SQLite's values, in the order of ``column_list``, as StoredRows."""
     if not set(map(type, ids)) <= {str}:
         raise DamageError(f"an id of {table.name!r} is not text")
     kinds = [table.schema.fields[name].kind for name in columns.fields]
@@ -100,7 +100,7 @@ def rows_from_sql(
 
 
 def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
-    """Vectors as ``VectorReader`` gives them as a column, null where a row has none."""
+    """Return vectors of ``VectorReader`` as a column, null where a row has none."""
     return from_matrix(vectors, without_vector(vectors) if table.schema.vector_nullable else None)
 
 
@@ -117,18 +117,18 @@ def get(
 ) -> StoredRows:
     table = current_table(db, handle)
     names = ["r._rowid", "r.id", *column_list(columns)]
-    if len(ids) == 1:  # no list to be read by json_each, which takes as long as the row
+    if len(ids) == 1:  # without json_each, which takes as long as reading the row
         sql = f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE r.id = ?"
         return _as_rows(db, ticket, table, db.execute(sql, ids).fetchall(), columns, len(names))
     sql = (
         f"SELECT {', '.join(names)} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r.id = j.value"
     )
-    found: list[Sequence[Any]] = []
+    rows: list[Sequence[Any]] = []
     for start in range(0, len(ids), _BLOCK):
         ticket.check()
-        found += db.execute(sql, (json.dumps(ids[start : start + _BLOCK]),)).fetchall()
-    return _as_rows(db, ticket, table, found, columns, len(names))
+        rows += db.execute(sql, (json.dumps(ids[start : start + _BLOCK]),)).fetchall()
+    return _as_rows(db, ticket, table, rows, columns, len(names))
 
 
 def find(
@@ -161,7 +161,7 @@ def by_rowids(
     columns: Columns,
     vectors: Float32Array | None,
 ) -> StoredRows:
-    """Rows that exist, in the order of ``rowids``, with vectors that are at hand already.
+    """Return existing rows, in the order of ``rowids``, with vectors that are already read.
 
     Callers pair the rows with distances and queries, so a missing one raises DamageError.
     """
@@ -169,7 +169,7 @@ def by_rowids(
     if columns.payload:
         names += ("payload",)
     wanted = rowids.tolist()
-    found: list[Any] = []
+    flat: list[Any] = []
     start = 0
     while start < len(wanted):
         ticket.check()
@@ -179,26 +179,26 @@ def by_rowids(
         row = db.execute(_side_by_side(table.rows, names, size), some).fetchone()
         if row is None:
             raise MissingRowsError(table)
-        found += row
+        flat += row
         start += size
-    told, ids, *values = (found[place :: len(names)] for place in range(len(names)))
-    if told != wanted:
+    stored, ids, *columns_of_values = (flat[place :: len(names)] for place in range(len(names)))
+    if stored != wanted:
         raise MissingRowsError(table)
-    return rows_from_sql(ids, values, columns, table, vectors)
+    return rows_from_sql(ids, columns_of_values, columns, table, vectors)
 
 
-# So many rows are read by one step of a statement. SQLite joins 64 at most, and at least compiles
-# statements of so many columns.
+# Rows read in one step of a statement. SQLite joins 64 at most, and compiles statements of at least
+# so many columns.
 _TOGETHER = (32, 16, 8, 4, 2)
 _MOST_NUMBERS = 1500
 
 
 @lru_cache(maxsize=256)
 def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
-    """SQL for the columns of so many rows, one row's behind the other's, in one row.
+    """Return SQL for the columns of so many rows, side by side in one row.
 
     Each step hands the interpreter to another thread and waits to get it back, which under load
-    takes longer than the reading (``python -m bench search``).
+    takes longer than reading (``python -m bench search``).
     """
     columns = (f"r{i}.{name}" for i in range(count) for name in names)
     tables = (f"{rows} AS r{i}" for i in range(count))
@@ -210,7 +210,7 @@ def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
 
 
 def split(rows: StoredRows, sizes: Sequence[int]) -> list[StoredRows]:
-    """The rows in parts of these sizes."""
+    """Return the rows in parts of these sizes."""
     parts = []
     start = 0
     for size in sizes:
@@ -227,11 +227,11 @@ def _as_rows(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
-    found: Sequence[Sequence[Any]],
+    rows: Sequence[Sequence[Any]],
     columns: Columns,
     width: int,
 ) -> StoredRows:
-    rowids, ids, *values = transposed(found, width)
+    rowids, ids, *values = transposed(rows, width)
     vectors = None
     if columns.vector:
         vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
@@ -248,19 +248,19 @@ def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> in
 
 
 _SIZED = frozenset({str, bytes})
-# Bytes by which the WAL may grow while an export reads an older state of the file.
+# Bytes that the WAL may grow while an export reads an older state of the file.
 _MOST_WAL = 2**30
 
 
 def _size(path: str) -> int:
-    found = look_at(path)
-    return 0 if found is None else found.st_size
+    status = look_at(path)
+    return 0 if status is None else status.st_size
 
 
 class Export:
-    """Walks over a table in the order of rowids, a batch at a time, within one snapshot.
+    """Walks through a table in the order of rowids, a batch at a time, in one snapshot.
 
-    Rowids never change and are never used again, so the last one of a batch is its cursor.
+    Rowids never change and are never reused, so the last one of a batch is its cursor.
     """
 
     def __init__(
@@ -292,18 +292,18 @@ class Export:
         self._schema = pa.schema(
             [column for column in schema if column.name in wanted], metadata=schema.metadata
         )
-        # In the order of the schema, as the batches have them.
+        # In the order of the schema, like the batches.
         fields = tuple(name for name in self._table.schema.fields if name in columns.fields)
         self._columns = Columns(fields, columns.payload, columns.vector)
 
     def next_batch(self, ticket: Ticket) -> tuple[pa.RecordBatch, bytes] | None:
         if _size(self._wal) > self._most_wal:
             raise AiovecError(
-                f"the export was read so slowly that {self._wal}, which SQLite cannot cut as long "
-                "as an export reads, grew by 1 GiB; go on behind the last batch with after="
+                f"the export was read so slowly that {self._wal} grew by 1 GiB, because SQLite "
+                "cannot truncate it during an export; continue after the last batch with after="
             )
         names = ["r._rowid", "r.id", *column_list(self._columns)]
-        found = self._db.execute(
+        cursor = self._db.execute(
             # An index on a filtered field would have to be sorted again for every batch.
             f"SELECT {', '.join(names)} FROM {self._table.rows} AS r NOT INDEXED "
             f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
@@ -311,12 +311,12 @@ class Export:
         )
         rows: list[tuple[Any, ...]] = []
         left = LARGEST_BATCH
-        for row in found:
+        for row in cursor:
             rows.append(row)
-            left -= self._vector_bytes + sum(len(one) for one in row if type(one) in _SIZED)
+            left -= self._vector_bytes + sum(len(v) for v in row if type(v) in _SIZED)
             if left <= 0:
                 break
-        found.close()
+        cursor.close()
         if not rows:
             return None
         rowids, ids, *values = transposed(rows, len(names))
@@ -347,8 +347,8 @@ def _rowid_of_cursor(cursor: bytes | None) -> int:
 
 
 # Callers get two numbers in one: the newest change that they have read and, in the lower bits, the
-# floor of that moment. Rows from below the floor are read in pages too, and a reader who has come
-# no further misses no deletion while the floor stays.
+# floor at that time. Rows from below the floor are read in pages too, and a reader that is still
+# below it misses no deletion while the floor stays.
 _FLOOR_BITS = 62
 
 
@@ -372,12 +372,12 @@ def changes(
 ) -> Changes:
     table = current_table(db, handle)
     floor = floor_of(db, table)
-    # A reader that starts at 0 has no rows yet, so it misses nothing by the tombstones' absence.
+    # A reader that starts at 0 has no rows yet, so it needs no tombstones.
     read, floor_then = divmod(since or floor, 1 << _FLOOR_BITS)
     if (read < floor and floor_then != floor) or floor_then > floor or read > _newest(db, table):
         raise ChangesPrunedError(floor << _FLOOR_BITS | floor)
     names = ["_seq", "_rowid", *table.row_columns]
-    # One more than asked for tells whether there is a further page.
+    # One more than requested shows whether there is another page.
     rows = db.execute(
         f"SELECT {', '.join(names)} FROM {table.rows} WHERE _seq > ? ORDER BY _seq LIMIT ?",
         (read, limit + 1),
@@ -427,7 +427,7 @@ def value_counts(
 ) -> list[tuple[Value, int]]:
     table = current_table(db, handle)
     condition, bound = condition_of(where, table)
-    most = -1 if limit is None else limit  # of a negative number SQLite makes no limit
+    most = -1 if limit is None else limit  # SQLite takes a negative number for no limit
     field = table.schema.fields.get(ref.name)
     if field is not None and field.is_list:
         items = f"json_each(r.{quoted(ref.name)}) AS listed"
@@ -457,17 +457,17 @@ def bounds(
     table = current_table(db, handle)
     condition, bound = condition_of(where, table)
     value, keys = sorted_value(ref)
-    # Each end by itself: an index over the field then leads to it at once.
+    # Each end separately, so that an index over the field leads to it directly.
     ends = [
         f"(SELECT v FROM (SELECT {value} AS v FROM {table.rows} AS r WHERE {condition}) "
         f"WHERE v IS NOT NULL ORDER BY v {way} LIMIT 1)"
         for way in ("ASC", "DESC")
     ]
     parameters = (*keys, *bound)
-    found = db.execute(f"SELECT {', '.join(ends)}", (*parameters, *parameters)).fetchone()
-    if found[0] is None:
+    values = db.execute(f"SELECT {', '.join(ends)}", (*parameters, *parameters)).fetchone()
+    if values[0] is None:
         return None
-    least, greatest = map(_of_payload, found) if ref.path else _of_column(list(found), ref, table)
+    least, greatest = map(_of_payload, values) if ref.path else _of_column(list(values), ref, table)
     return least, greatest
 
 
@@ -478,8 +478,8 @@ def _of_column(values: Sequence[Any], ref: Ref, table: TableLayout) -> Sequence[
 
 
 def _of_payload(value: Any, *, is_int: bool = False) -> Value:
-    """The value as it was written: see ``sorted_value`` for booleans."""
+    """Return the value as it was written: see ``sorted_value`` for booleans."""
     if isinstance(value, bytes):
         return value == b"\x01"
-    # Of 1 and 1.0, which are one value, either may stand for both.
+    # 1 and 1.0 are one value, and either may stand for it.
     return int(value) if is_int else value

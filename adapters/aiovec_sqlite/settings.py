@@ -9,20 +9,20 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from aiovec.backend.settings import BackendSettings, MemorySize, bytes_of
+from aiovec.backend.settings import BackendSettings, MemorySize, parsed_size
 from aiovec.errors import ConfigError, StorePermissionError
 
 MEMORY = ":memory:"
 STORE_FILE = "vectors.sqlite"
 BESIDE = ("-wal", "-shm", "-journal")
-"""Endings that SQLite adds to a file's name for the files that it keeps beside it."""
+"""Suffixes of the files that SQLite keeps beside a database."""
 
 
 def store_file(path: str) -> str:
-    """Return the file that a path means.
+    """Return the file that a path stands for.
 
-    A directory holds ``vectors.sqlite``, and a path without a suffix is such a directory, unless a
-    file lies there.
+    A directory holds ``vectors.sqlite``. A path without a suffix is such a directory, unless it is
+    an existing file.
     """
     if "\0" in path:
         raise ConfigError(f"{path!r} cannot hold a store: the path contains a NUL")
@@ -38,7 +38,7 @@ def store_file(path: str) -> str:
 
 
 def check_free_name(path: str) -> None:
-    """Raise ConfigError if SQLite takes a file of this name for a part of another database."""
+    """Raise ConfigError if SQLite would take a file of this name for part of another database."""
     for end in BESIDE:
         if path.endswith(end):
             raise ConfigError(
@@ -64,12 +64,12 @@ def make_folder_of(file: Path) -> None:
         raise ConfigError(f"{str(file)!r} cannot hold a store: {exc.strerror or exc}") from exc
 
 
-_PAGE_SIZES = tuple(512 << n for n in range(8))  # those that SQLite knows
+_PAGE_SIZES = tuple(512 << n for n in range(8))  # the sizes that SQLite supports
 
 
 def _page_size(value: int) -> int:
     if value not in _PAGE_SIZES:
-        raise PydanticCustomError("page_size", "not a page size that SQLite knows")
+        raise PydanticCustomError("page_size", "not a page size that SQLite supports")
     return value
 
 
@@ -77,7 +77,7 @@ class SqliteSettings(BackendSettings):
     """The settings of the SQLite backend."""
 
     durability: Literal["full", "normal"] = "full"
-    """What a write survives once its call has returned: "full" also a power loss, "normal" only a
+    """The failures that a completed write survives: "full" also a power loss, "normal" only a
     crash.
 
     "full": each commit waits for the disk.
@@ -92,7 +92,7 @@ class SqliteSettings(BackendSettings):
     0 does not wait."""
 
     readers: int = Field(default=4, ge=1, le=64)
-    """Connections that read at once. Readers never wait for writers.
+    """Number of connections that read at the same time. Readers never wait for writers.
 
     More than the machine has processor cores help only if reads wait for the disk."""
 
@@ -120,7 +120,7 @@ class SqliteSettings(BackendSettings):
     and many concurrent searches need a few percent less processor time."""
 
     write_queue: int = Field(default=1024, ge=1, le=1_000_000)
-    """Writing calls in progress at once, with 64 MiB of rows together; further ones wait.
+    """Writing calls in progress at a time, with 64 MiB of rows together; further ones wait.
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
@@ -134,7 +134,7 @@ class SqliteSettings(BackendSettings):
     """How tables are searched: "auto" in memory, "disk" in the file, "bit" by bit codes,
     approximately.
 
-    "auto": tables that are searched are kept in memory, up to scan_memory. The results are exact.
+    "auto": searched tables are kept in memory, up to scan_memory. The results are exact.
 
     "disk": every search reads the file. The results are exact and the same.
 
@@ -159,4 +159,4 @@ class SqliteSettings(BackendSettings):
 
     def scan_bytes(self) -> int | None:
         """``scan_memory`` in bytes; None for auto."""
-        return bytes_of(self.scan_memory)
+        return parsed_size(self.scan_memory)

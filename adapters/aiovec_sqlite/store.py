@@ -55,11 +55,11 @@ from aiovec.errors import (
 )
 
 from . import backup as backups
-from . import moves, reads, search, tables, upkeep, writes
+from . import file_scan, moves, reads, tables, upkeep, writes
 from .connection import Connection, ConnectionClosedError, ReaderPool, Ticket, Transaction
 from .copies.kernel.library import load
+from .copies.resident import ResidentSearch
 from .copies.scanfile import ScanFiles, put_token
-from .copies.search import ResidentSearch
 from .driver import has_fts5
 from .errors import failures, translated
 from .layout import current_table
@@ -72,7 +72,7 @@ from .opening import (
 )
 from .settings import BESIDE, MEMORY, make_folder_of
 from .text import index as text_index
-from .text.search import search_text
+from .text.keyword_search import search_text
 from .writer import Writer, find_key
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SqliteBackend(Backend):
         self._closed = False
         self._file: OpenFile | None = None
         self._remove_file: Callable[[], object] | None = None
-        # The migration's run that this object acts for, whatever the file's mark says.
+        # The migration's run that this backend acts for, whatever the file's mark says.
         self._run: str | None = None
         kept = not self._in_memory and settings.durability == "full"
         able = {"changes", "backup", "restore", "moves", "read-only", "once", "quantized"}
@@ -166,13 +166,13 @@ class SqliteBackend(Backend):
         await self._preload()
 
     def _make_private_file(self) -> Path:
-        """The file of a store in memory, which goes with this object or the process."""
+        """Make the file of a store in memory, which is removed with this object or the process."""
         folder = tempfile.mkdtemp(prefix="aiovec-")
         self._remove_file = weakref.finalize(self, _remove_folder, folder, os.getpid())
         return Path(folder) / "memory.sqlite"
 
     def _open_file(self) -> sqlite3.Connection:
-        """The first connection, which stays open: the one that writes, if any does."""
+        """Open the first connection, which stays open: the writing one, if there is any."""
         if not self.read_only:
             make_folder_of(self._path)
             return open_writer(self._path, self._settings, kept=not self._in_memory)
@@ -180,22 +180,22 @@ class SqliteBackend(Backend):
         return open_read_only(self._path, self._settings)
 
     def _check_file(self) -> None:
-        """Raise StoreReplacedError where the target no longer leads to the file that is open."""
+        """Raise StoreReplacedError if the target no longer leads to the open file."""
         if self._file is not None:
             self._file.check()
 
     async def _preload(self) -> None:
-        """Begin to load the tables that the settings name, of those that exist."""
+        """Begin to load the existing tables that the settings name."""
         if self._resident is None or not self._settings.preload:
             return
-        with suppress(StoreMovedError):  # the first call tells, and can follow
+        with suppress(StoreMovedError):  # the first call raises it, and can follow the move
             tables = await self.tables()
             for name in dict.fromkeys(self._settings.preload):
                 if name not in tables:
-                    said = "preload names %r, which is no table of %s"
-                    await in_thread(LOG.warning, said, name, self._target)  # to a file, perhaps
+                    text = "preload names %r, which is not a table of %s"
+                    await in_thread(LOG.warning, text, name, self._target)  # a log may be a file
                     continue
-                with suppress(TableNotFoundError):  # it was dropped since
+                with suppress(TableNotFoundError):  # it was just dropped
                     self._resident.prepare(await self.open_table(name))
 
     async def _resident_search(
@@ -203,7 +203,7 @@ class SqliteBackend(Backend):
         connection: Connection,
         readers: ReaderPool,
     ) -> ResidentSearch | None:
-        # Asking for the library and for the machine's memory may read files.
+        # Looking for the library and for the machine's memory may read files.
         if self._settings.scan == "disk" or await connection.read(lambda *_: load()) is None:
             return None
         budget = self._settings.scan_bytes()
@@ -228,7 +228,7 @@ class SqliteBackend(Backend):
         )
 
     async def _put_token(self, table: TableHandle, token: str) -> None:
-        """Have the store count on a scan file of the table."""
+        """Make the store accept a scan file of the table."""
 
         def put(tx: Transaction) -> None:
             put_token(tx.db, current_table(tx.db, table).name, token)
@@ -259,8 +259,8 @@ class SqliteBackend(Backend):
             await in_thread(self._remove_file)
 
     def _bring_in_wal(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """As SQLite does where the last one closes; the driver would hold the GIL meanwhile."""
-        self._check_file()  # that of a file which was replaced stays as it is
+        """Do SQLite's work at the last close here, because the driver would hold the GIL for it."""
+        self._check_file()  # leave the WAL of a replaced file as it is
         upkeep.checkpoint(db, ticket)
 
     async def ping(self) -> None:
@@ -276,9 +276,9 @@ class SqliteBackend(Backend):
         return await self._readers.read(work)
 
     async def _read_here(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Read what leads to a table; StoreMovedError where the store has moved.
+        """Read the way to a table; StoreMovedError if the store has moved.
 
-        Reads that have a handle need not ask: handles are stale after a move.
+        Reads with a handle need not check: handles are stale after a move.
         """
 
         def read(db: sqlite3.Connection, _: Ticket) -> _T:
@@ -300,7 +300,7 @@ class SqliteBackend(Backend):
     ) -> _T:
         """Write under the key of the call, if it has one.
 
-        ``text_of`` is the table whose text index is built behind it.
+        ``text_of`` is the table whose text index is built afterwards.
         """
         async with self.writing(0):
             result = await self._open_writer().run(work, key=write_key(), text_of=text_of)
@@ -332,16 +332,16 @@ class SqliteBackend(Backend):
     async def _alter(
         self, work: Callable[..., None], table: TableHandle | str, *args: object, text: bool = False
     ) -> None:
-        """Change a schema. ``text`` has the table's text index follow it."""
+        """Change a schema. With ``text`` the table's text index is changed afterwards."""
         text_of = table.name if text and isinstance(table, TableHandle) else None
         await self._write_once(
             lambda tx: work(tx, table, *args, self._schemas_free), text_of=text_of
         )
 
     async def _build_text(self, name: str, step: Steps) -> None:
-        """Bring the text index of a table to what its schema says, in short transactions.
+        """Build the text index that a table's schema wants, in short transactions.
 
-        Cancelled or killed, it leaves a build that the next call goes on with.
+        If it is cancelled or killed, the next call continues the build.
         """
         while await step(self._write(lambda tx: text_index.advance(tx, name))):
             pass
@@ -421,12 +421,12 @@ class SqliteBackend(Backend):
         return await self._write_once(lambda tx: writes.delete(tx, table, ids, where, keep))
 
     async def kept(self, key: WriteKey) -> Kept | None:
-        found = await self._read(lambda db, _: find_key(db, key))
-        if found is None:
+        record = await self._read(lambda db, _: find_key(db, key))
+        if record is None:
             return None
-        kept, text_of = found
+        kept, text_of = record
         if text_of is not None and not self.read_only:
-            with suppress(StoreMovedError):  # the store it moved to builds its own
+            with suppress(StoreMovedError):  # the new store builds its own
                 await self._build_text_behind_change(text_of)
         return kept
 
@@ -454,11 +454,11 @@ class SqliteBackend(Backend):
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         by_bits = self._by_bits(table)
         if self._resident is not None and not any(
-            search.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
+            file_scan.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
         ):
             return await self._resident.search(table, queries)
         return await self._read(
-            lambda db, ticket: search.search(db, ticket, table, queries, by_bits=by_bits)
+            lambda db, ticket: file_scan.search(db, ticket, table, queries, by_bits=by_bits)
         )
 
     def _by_bits(self, table: TableHandle) -> bool:
@@ -497,8 +497,8 @@ class SqliteBackend(Backend):
             walk = await read(
                 lambda db, _: reads.Export(db, table, where, columns, after, batch_size, wal)
             )
-            while (found := await read(lambda _, ticket: walk.next_batch(ticket))) is not None:
-                yield found
+            while (batch := await read(lambda _, ticket: walk.next_batch(ticket))) is not None:
+                yield batch
 
     # Changes
 
@@ -521,7 +521,7 @@ class SqliteBackend(Backend):
         )
 
     async def flush_writers(self, limit: float) -> None:
-        """Nothing: a write and its look at the mark are one transaction."""
+        """Do nothing: a write and its look at the mark are one transaction."""
 
     def act_for(self, run: str | None) -> None:
         self._run = run
@@ -570,7 +570,7 @@ class SqliteBackend(Backend):
             backups.backup(db, ticket, path)
 
         if self._file is not None and await self._connection.read(self._is_replaced):
-            # No other file has the acknowledged rows, and a new reader cannot reach this one.
+            # Only this file has the acknowledged rows, and a new reader cannot reach it.
             with translated(self._target):
                 await self._connection.read(copy)
             return
@@ -602,5 +602,5 @@ def _empty_some(tx: Transaction, *, table: TableHandle, chunks: list[int]) -> in
 
 
 def _remove_folder(folder: str, process: int) -> None:
-    if os.getpid() == process:  # not of the parent, in a forked child
+    if os.getpid() == process:  # a forked child must not remove its parent's
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Creating, altering and dropping tables: the work of one write transaction each."""
+"""Create, alter and drop tables: the work of one write transaction each."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .layout import (
 from .text import index as text
 
 Check = Callable[[Transaction], None]
-"""Raises where a migration counts on the schemas. Asked only when something would change."""
+"""Raises an error if a migration relies on the schemas. Called only for an actual change."""
 
 
-# SQLITE_MAX_COLUMN, as SQLite is built unless somebody asks for more.
+# SQLITE_MAX_COLUMN in a default build of SQLite.
 _MOST_COLUMNS = 2000
 
-# Rows that a statement rewrites which writes the whole table: too many to be in a group.
+# For a statement that rewrites the whole table: too many rows for a group.
 _EVERY_ROW = 2**63 - 1
 
 
@@ -55,13 +55,14 @@ def create_table(
     _check_columns(schema)
     text.check_can_index(schema)
     epoch = tx.take()
-    # A table that was renamed may have this one's names in the file. No user's name begins so.
+    # A renamed table may use this one's names in the file. No user's name begins with "_" and
+    # digits.
     free = not exists(tx.db, default_stem(name))
     table = TableLayout(name, schema, epoch, stem=default_stem(name) if free else f"_{epoch}")
     for statement in table.create_statements(chunk_size):
         tx.db.execute(statement)
     tx.db.execute(
-        # Numbers up to the floor are those of an earlier table of this name.
+        # Numbers up to the floor belong to an earlier table of this name.
         "INSERT INTO aiovec_tables (name, epoch, schema, created, floor) VALUES (?, ?, ?, ?, ?)",
         (name, epoch, table.entry(schema), datetime.now(UTC).isoformat(), epoch),
     )
@@ -75,7 +76,7 @@ def add_field(
     check_free(tx)
     _check_columns(table.schema.with_field(name, field))
     text.check_can_index(table.schema.with_field(name, field))
-    # A payload column, where there is one, stays behind it in the file; order is the schema's.
+    # The new column is behind the payload's in the file; the order of fields is the schema's.
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
     for statement in table.index_statements(name, field):
         tx.db.execute(statement)
@@ -83,9 +84,9 @@ def add_field(
 
 
 def _check_columns(schema: Schema) -> None:
-    """Raise InvalidArgumentError where a table of SQLite has no column for each field."""
-    own = 4 if schema.payload else 3  # _rowid, id, _seq and payload
-    most = _MOST_COLUMNS - own
+    """Raise InvalidArgumentError if SQLite has no column for each field."""
+    fixed = 4 if schema.payload else 3  # _rowid, id, _seq and payload
+    most = _MOST_COLUMNS - fixed
     if len(schema.fields) > most:
         raise InvalidArgumentError("fields", len(schema.fields), f"at most {most} on SQLite")
 
@@ -143,14 +144,14 @@ def rename_field(
     tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(old)}")
     tx.db.execute(f"ALTER TABLE {table.rows} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
     text.rename_field(tx, table.name, old, new)
-    # Under its old name it would be in the way of a later field's.
+    # The index gets the new name, because its old name may be needed for a later field.
     for statement in table.index_statements(new, schema.fields[new]):
         tx.db.execute(statement)
     _alter(tx, table, schema)
 
 
 def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None:
-    """Change the entry alone: the table keeps its names in the file."""
+    """Change only the entry: the table keeps its names in the file."""
     table = read_table(tx.db, old)
     if table is None:
         raise TableNotFoundError(old, table_names(tx.db))
@@ -158,7 +159,7 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
         raise TableExistsError(new)
     check_free(tx)
     entry, number = replace(table, name=new).entry(table.schema), tx.take()
-    # Numbers up to the floor may be those of another table of this name.
+    # Numbers up to the floor may belong to another table of this name.
     tx.db.execute(
         "UPDATE aiovec_tables SET name = ?, schema = ?, epoch = ?, floor = ? WHERE name = ?",
         (new, entry, number, number, old),
@@ -169,7 +170,7 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
 
 
 def _alter(tx: Transaction, table: TableLayout, schema: Schema) -> None:
-    """Give the table its new schema. Handles of the old one are stale from then on."""
+    """Give the table its new schema. Handles with the old one are stale from then on."""
     tx.db.execute(
         "UPDATE aiovec_tables SET schema = ?, epoch = ? WHERE name = ?",
         (table.entry(schema), tx.take(), table.name),

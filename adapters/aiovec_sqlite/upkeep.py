@@ -15,11 +15,11 @@ from .layout import TableLayout, current_table
 from .text import index as text_index
 from .writes import move_vectors, prune_deletes
 
-# A chunk emptier than this is emptied wholly; sqlite-vec then gives its room back.
+# A chunk with a smaller share of rows is emptied completely; sqlite-vec then frees its room.
 _SPARSE = 0.75
-# Rows moved, and pages given back, in one transaction, so that writers wait only briefly.
+# Rows moved, and pages returned, in one transaction, so that writers wait only briefly.
 _MOST_MOVED = 2000
-# Rows of each index that the planner learns from: more would keep writers waiting.
+# Rows of each index that the planner samples: more would keep writers waiting.
 _ANALYZED = 1000
 _PAGES_A_STEP = 2000
 
@@ -70,20 +70,20 @@ def _bytes_of_slot(table: TableLayout) -> int:
 
 
 def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:
-    """About what the ordinary table takes, from the lengths of some of its rows."""
+    """Return the approximate bytes of the ordinary table, from the lengths of some of its rows."""
     lengths = " + ".join(f"coalesce(length({c}), 0)" for c in table.row_columns)
     (mean,) = db.execute(
         f"SELECT avg({lengths}) FROM (SELECT * FROM {table.rows} LIMIT 1000)"
     ).fetchone()
-    # The id stands in its index again; rowid and change number take some 16 bytes, twice.
+    # The id is in its index again; rowid and change number take about 16 bytes, twice.
     return int(rows * ((mean or 0) + 32))
 
 
 @decodes
 def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -> list[int]:
-    """The chunks that are worth emptying: holes and not the last of their partition."""
+    """Return the chunks worth emptying: with gaps, and not the last of their partition."""
     table = current_table(db, handle)
-    found = []
+    sparse = []
     newest: dict[object, int] = {}
     keys = "".join(f", partition{i:02}" for i in range(len(table.partitions)))
     for chunk, size, validity, *key in db.execute(
@@ -91,17 +91,17 @@ def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -
     ):
         ticket.check()
         if len(validity) * 8 != size:
-            raise DamageError(f"a chunk of {table.name!r} is cut short")
+            raise DamageError(f"a chunk of {table.name!r} is truncated")
         newest[tuple(key)] = chunk
         used = int(np.unpackbits(np.frombuffer(validity, dtype=np.uint8)).sum())
         if used < _SPARSE * size:
-            found.append(chunk)
+            sparse.append(chunk)
     last = set(newest.values())
-    return [chunk for chunk in found if chunk not in last]
+    return [chunk for chunk in sparse if chunk not in last]
 
 
 def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int:
-    """Move the vectors of the first chunks into newer ones; how many chunks were done."""
+    """Move the vectors of the first chunks into newer ones; return the number of chunks."""
     table = current_table(tx.db, handle)
     moved = 0
     for done, chunk in enumerate(chunks):
@@ -120,7 +120,7 @@ def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int
 
 
 def finish_optimize(tx: Transaction, handle: TableHandle, keep_deletes: int) -> None:
-    """Forget old tombstones, let the query planner learn the rows, note the time."""
+    """Prune old tombstones, update the query planner's statistics, and note the time."""
     table = current_table(tx.db, handle)
     prune_deletes(tx, table.name, keep_deletes)
     tx.db.execute(f"PRAGMA analysis_limit = {_ANALYZED}")
@@ -132,21 +132,21 @@ def finish_optimize(tx: Transaction, handle: TableHandle, keep_deletes: int) -> 
 
 
 def give_back(tx: Transaction) -> bool:
-    """Give some free pages back to the file system; whether there are more."""
+    """Return some free pages to the file system; return True if more are left."""
     (before,) = tx.db.execute("PRAGMA freelist_count").fetchone()
     if not before:
         return False
     tx.take()  # SQLite does not count this as a change
     tx.db.execute(f"PRAGMA incremental_vacuum({_PAGES_A_STEP})").fetchall()
     (free,) = tx.db.execute("PRAGMA freelist_count").fetchone()
-    # A file that another tool made anew without auto_vacuum keeps its free pages.
+    # A file that another tool rewrote without auto_vacuum keeps its free pages.
     return bool(0 < free < before)
 
 
 def checkpoint(db: sqlite3.Connection, _: Ticket) -> None:
-    """Bring the WAL into the file and cut it, unless readers still need it."""
+    """Copy the WAL into the file and truncate it, unless readers still need it."""
     (timeout,) = db.execute("PRAGMA busy_timeout").fetchone()
-    # Waiting for a reader, which may be a slow export, would keep every writer waiting too.
+    # Waiting for a reader, such as a slow export, would make every writer wait too.
     db.execute("PRAGMA busy_timeout = 0")
     try:
         busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]

@@ -1,9 +1,9 @@
-"""Reading vectors from vec0: a few by rowid, many by the chunks that hold them.
+"""Read vectors from vec0: a few by rowid, many by their chunks.
 
 sqlite-vec keeps vectors in chunks: BLOBs of some hundred vectors in an ordinary table. A query of
 vec0 takes 5 µs a row; reading whole chunks and picking with NumPy takes a tenth of that
-(``python -m bench writes``). The chunks' tables are described in sqlite-vec's documents, and aiovec
-takes only the versions of sqlite-vec that have them.
+(``python -m bench writes``). sqlite-vec documents the tables of chunks, and aiovec accepts only
+versions of sqlite-vec that have them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .connection import Ticket
 from .errors import DamageError, decodes
 from .layout import TableLayout
 
-# Below this many rows a query of vec0 is quicker than reading whole chunks.
+# Up to so many rows, a query of vec0 is quicker than reading whole chunks.
 _FEW = 128
-# A chunk is read for no fewer rows than this.
+# The fewest rows that a chunk is read for.
 _WORTH_A_CHUNK = 16
 
 
 class VectorReader:
-    """Reads one table's vectors within one snapshot; keeps the chunk it read last."""
+    """Reads one table's vectors in one snapshot; keeps the last chunk."""
 
     def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
         self._db = db
@@ -44,10 +44,9 @@ class VectorReader:
         *,
         present: bool = False,
     ) -> Float32Array:
-        """Return the vectors of rows that exist, in the order of ``rowids``.
+        """Return the vectors of existing rows, in the order of ``rowids``.
 
-        Where rows may have no vector, theirs is of NaN, unless all of these are known to have one
-        (``present``).
+        A row without a vector gets NaN. With ``present``, all rows are known to have one.
         """
         if self._table.schema.vector_nullable and not present:
             return self._read_with_gaps(rowids, ticket)
@@ -60,15 +59,15 @@ class VectorReader:
         return self._read_by_chunks(rowids, ticket)
 
     def _read_with_gaps(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
-        found = self._db.execute(
+        rows = self._db.execute(
             f"SELECT j.key FROM json_each(?) AS j CROSS JOIN {self._table.shadow('rowids')} AS m "
             "ON m.rowid = j.value",
             (json.dumps(rowids.tolist()),),
         ).fetchall()
-        there = np.sort(np.array(found, dtype=np.int64).reshape(-1))
+        with_vector = np.sort(np.array(rows, dtype=np.int64).reshape(-1))
         vectors = np.full((len(rowids), self._dim), np.nan, dtype=np.float32)
-        if len(there):
-            vectors[there] = self._read_all(rowids[there], ticket)
+        if len(with_vector):
+            vectors[with_vector] = self._read_all(rowids[with_vector], ticket)
         return vectors
 
     def _read_by_rowid(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
@@ -79,15 +78,15 @@ class VectorReader:
             "ON v.rowid = j.value"
         )
         with ticket.uninterrupted:
-            found = self._db.execute(sql, (json.dumps(rowids.tolist()),)).fetchall()
-        if len(found) != len(rowids):
+            rows = self._db.execute(sql, (json.dumps(rowids.tolist()),)).fetchall()
+        if len(rows) != len(rowids):
             raise self._missing()
-        joined = np.frombuffer(bytearray().join([row[0] for row in found]), np.float32)
+        joined = np.frombuffer(bytearray().join([row[0] for row in rows]), np.float32)
         return joined.reshape(len(rowids), self._dim)
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
-        # Two texts of all numbers are read faster than a row for each.
+        # Two texts with all numbers are read faster than a row for each.
         sql = (
             "SELECT group_concat(m.chunk_id), group_concat(m.chunk_offset) FROM json_each(?) AS j "
             f"CROSS JOIN {self._table.shadow('rowids')} AS m ON m.rowid = j.value"
@@ -116,9 +115,9 @@ class VectorReader:
         return DamageError(f"table {self._table.name!r}: rows have no vector")
 
     def check_rows(self) -> None:
-        """Raise DamageError where the ordinary table has more or fewer rows than vec0.
+        """Raise DamageError if the ordinary table has more or fewer rows than vec0.
 
-        A scan of one of them would pass by what only the other one has.
+        A scan of one of them would miss the rows that only the other has.
         """
         rows, vectors = self._db.execute(
             f"SELECT (SELECT count(*) FROM {self._table.rows}), "
@@ -132,13 +131,14 @@ class VectorReader:
     def _pick(
         self, chunk_id: int, offsets: Int64Array, vectors: Float32Array, rows: Int64Array
     ) -> None:
-        """Copy a chunk's vectors at ``offsets`` to where they belong."""
+        """Copy a chunk's vectors at ``offsets`` to their rows."""
         chunk = self._read_chunk(chunk_id)
         if offsets.min() < 0 or offsets.max() >= len(chunk):
-            raise DamageError(f"a chunk of vectors of {self._table.name!r} is cut short")
+            raise DamageError(f"a chunk of vectors of {self._table.name!r} is truncated")
         first, last = rows[0], rows[-1]
         if last - first + 1 == len(rows):
-            # They rise, so they lie side by side: no second copy. With "raise" there would be one.
+            # The rows are consecutive, so no second copy is needed. With "raise" there would be
+            # one.
             chunk.take(offsets, axis=0, out=vectors[first : last + 1], mode="clip")
         else:
             vectors[rows] = chunk[offsets]
@@ -151,7 +151,7 @@ class VectorReader:
             (chunk_id,),
         ).fetchone()
         if row is None or not isinstance(row[0], bytes) or len(row[0]) % self._bytes:
-            raise DamageError(f"a chunk of vectors of {self._table.name!r} is missing or cut")
+            raise DamageError(f"a chunk of vectors of {self._table.name!r} is missing or truncated")
         (blob,) = row
         self._chunk_id = chunk_id
         self._chunk = np.frombuffer(blob, dtype=np.float32).reshape(-1, self._dim)
@@ -162,12 +162,12 @@ _BLOCK = 2048
 
 
 class MissingRowsError(DamageError):
-    """Raised where vec0 or an index has rows that the ordinary table has not."""
+    """vec0 or an index has rows that the ordinary table lacks."""
 
     def __init__(self, table: TableLayout) -> None:
-        super().__init__(f"table {table.name!r}: rows that have a vector are missing")
+        super().__init__(f"table {table.name!r}: rows with a vector are missing")
 
 
 def check_places(db: sqlite3.Connection, table: TableLayout) -> None:
-    """Raise what SQLite says where vec0 cannot find a row: vec0 itself crashes there."""
+    """Raise SQLite's error if vec0 cannot find rows: vec0 itself would crash."""
     db.execute(f"SELECT id + chunk_id + chunk_offset FROM {table.shadow('rowids')} LIMIT 0")

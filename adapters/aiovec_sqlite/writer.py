@@ -1,7 +1,7 @@
 """One writer for a store: calls that arrive while a commit runs share the next one.
 
-The keys of writes that were done stand in a table of their own, each committed with its write; the
-first write that has a key makes it. Earlier versions of aiovec pass it by.
+The keys of completed writes are in a table of their own, each committed with its write; the first
+write with a key makes it. Earlier versions of aiovec ignore it.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _CREATE = """CREATE TABLE IF NOT EXISTS aiovec_writes (
     done INTEGER NOT NULL, outcome INTEGER, text_of TEXT
 ) STRICT"""
 
-# How long a key is kept, in seconds, and how many are: a client that repeats a write does so soon.
+# Seconds that a key is kept, and the most keys: a client repeats a write soon.
 _KEEP_SECONDS, _KEEP_NUMBER = 24 * 3600, 100_000
-# Keys that a write looks at to forget them: more than one, so that old ones do get fewer.
+# Keys that a write checks for pruning: more than one, so that old keys do get fewer.
 _FORGET = 4
 
 
 def find_key(db: sqlite3.Connection, key: WriteKey) -> tuple[Kept, str | None] | None:
-    """Return the trace of a write, and the table whose text index it left to be built."""
+    """Return the trace of a write, and the table whose text index is still to be built."""
     sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'aiovec_writes'"
     if db.execute(sql).fetchone() is None:
         return None
@@ -67,7 +67,7 @@ def find_key(db: sqlite3.Connection, key: WriteKey) -> tuple[Kept, str | None] |
 
 
 def _keep_key(db: sqlite3.Connection, key: WriteKey, outcome: object, text_of: str | None) -> None:
-    """Keep the outcome of a write, and forget some keys that are too old or too many."""
+    """Keep the outcome of a write, and prune some keys that are too old or too many."""
     db.execute(_CREATE)
     now = int(time.time())
     number = db.execute(
@@ -84,12 +84,13 @@ def _keep_key(db: sqlite3.Connection, key: WriteKey, outcome: object, text_of: s
 
 _T = TypeVar("_T")
 
-# Rows that calls may have together to be done in one go.
+# The most rows of calls that are done in one go.
 _MOST_ROWS_JOINED = 256
-# How long, in seconds, one try for the write lock may take before the waiting calls are looked at
-# again: some may have been cancelled or be out of time.
+# Seconds that one try for the write lock may take before the waiting calls are checked again: some
+# may have been cancelled or have run out of time.
 _LOCK_TRY = 0.1
-# Sleeps between looks at the lock. SQLite's own grow to 100 ms, in which others overtake for ever.
+# Sleeps between tries for the lock. SQLite's own grow to 100 ms, so other processes overtake for
+# ever.
 _LOCK_POLL = 0.002
 
 
@@ -98,7 +99,7 @@ class _RolledBackError(Exception):
 
 
 class _Call(WriteCall):
-    """A write of one store: its work, and what its tries have shown so far."""
+    """A write of one store, with its work and the state of its tries."""
 
     __slots__ = (
         "alone", "begun", "changes_mark", "key", "result", "text_of", "work",
@@ -114,21 +115,21 @@ class _Call(WriteCall):
     ) -> None:
         super().__init__()
         self.work = work
-        # It is kept with the work's result, and so is the table whose text index is to be built
-        # behind the work.
+        # Kept with the work's result, like the table whose text index is to be built afterwards.
         self.key = key
         self.text_of = text_of
-        # Of the work; the caller gets it after the commit.
+        # The work's result, which the caller gets after the commit.
         self.result: Any = None
-        # The thread has begun; only the thread asks.
+        # True once the thread has begun; only the thread reads it.
         self.begun = False
-        # It changes the mark of a migration, so it is not held by that mark. It commits alone.
+        # True if it changes the mark of a migration: that mark does not hold it, and it commits
+        # alone.
         self.changes_mark = changes_mark
-        # It gets a commit of its own: it is large, or was in a group that SQLite undid as a whole.
+        # True if it needs its own commit: it is large, or SQLite rolled its group back as a whole.
         self.alone = changes_mark
 
     def begin_in_thread(self) -> bool:
-        """Begin the work, unless the caller has left."""
+        """Begin the work, unless the caller has gone."""
         self.begun = self.begin()
         return self.begun
 
@@ -145,10 +146,10 @@ class _Call(WriteCall):
 class Writer(Committer[_Call]):
     """Runs writes one after another on one connection, several in one commit.
 
-    - Each has a savepoint of its own, or large ones a commit: one that fails harms no other.
-      Small inserts into one table are tried in one go first, and one by one where that fails.
-    - The lock of the file is taken in the same visit to the connection's thread in which the group
-      is committed: a visit of its own would cost as much as a small write.
+    - Each has its own savepoint, and large ones their own commit: a failing write harms no other.
+      Small inserts into one table are tried in one go first, and one by one if that fails.
+    - The lock of the file is taken in the same visit to the connection's thread that commits the
+      group: a separate visit would cost as much as a small write.
     """
 
     pause_poll = 0.005
@@ -168,7 +169,7 @@ class Writer(Committer[_Call]):
         self._check_file = check_file
         self._was_full = False
         self._closed = False
-        # The migration's run whose writes pass its own mark.
+        # The migration's run whose writes are not held by its own mark.
         self.run_acted_for: str | None = None
         self._commits = GroupCommit(self, gate)
 
@@ -182,13 +183,13 @@ class Writer(Committer[_Call]):
     ) -> _T:
         """Run the work in a transaction; return its result after the commit.
 
-        With a ``key``, which is committed with it, nothing is done where a work was done under that
-        key before: this returns the result that was kept.
+        With a ``key``, which is committed with it, nothing is done if a work was done under that
+        key before: this returns the kept result.
 
-        Cancelled before it began, the work never runs; while it runs alone, it is rolled back;
-        together with others or later, it is committed all the same. Which of these it was is
-        settled when this returns, however often it is cancelled, and the caller's data is no
-        longer read.
+        If the caller is cancelled before it began, the work never runs; while it runs alone, it is
+        rolled back; together with others or later, it is committed all the same. This is settled
+        when the call returns, however often it is cancelled, and the caller's data is no longer
+        read.
         """
         if self._closed:
             raise StoreClosedError(self.target)
@@ -196,7 +197,7 @@ class Writer(Committer[_Call]):
         return cast("_T", await self._commits.run(call, current_deadline(self._busy_timeout)))
 
     async def close(self) -> None:
-        """Take no more, and wait for what was accepted."""
+        """Accept no more, and wait for the accepted writes."""
         self._closed = True
         await self._commits.finish()
 
@@ -236,20 +237,20 @@ class Writer(Committer[_Call]):
             raise
 
     def _mark_to_heed(self, state: dict[str, object]) -> MoveMark | None:
-        """Return the mark of a migration that keeps others from writing now, or for ever."""
+        """Return the mark of a migration that refuses writes now, or permanently."""
         mark = mark_in(state, self.target)
         if mark is None or mark.run == self.run_acted_for:
             return None
         return mark if mark.left or mark.filling or mark.state == PAUSED else None
 
     def _commit(self, group: list[_Call], db: sqlite3.Connection) -> MoveMark | None:
-        """Run a group in one transaction. Calls that have not ended afterwards want another try."""
+        """Run a group in one transaction. Calls that have not ended afterwards are tried again."""
         applied: list[_Call] = []
         alone = len(group) == 1
         committing = False
         try:
             if self._was_full:
-                # There may be room by now, and the WAL, which takes the most, can be cut.
+                # There may be room again, and truncating the WAL frees the most.
                 self._was_full = False
                 _cut_log(db)
             if not _begin(db):
@@ -301,7 +302,7 @@ class Writer(Committer[_Call]):
             translated = self._translated(exc)
             self._was_full = full = isinstance(translated, StoreFullError)
             if full and (_cut_log(db) or not alone):
-                _try_alone(group)  # together they found no room; the smaller ones may
+                _try_alone(group)  # together they had no room; the smaller ones may
                 return None
             if committing and not full:
                 translated = OutcomeUnknownError(self.target, str(exc))
@@ -318,7 +319,7 @@ class Writer(Committer[_Call]):
         return None
 
     def _check_kept(self) -> None:
-        """Raise where what is about to be acknowledged is not in the file that the target names."""
+        """Raise an error if the committed writes are not in the file that the target names."""
         try:
             self._check_file()
         except StoreReplacedError:
@@ -329,9 +330,9 @@ class Writer(Committer[_Call]):
     def _apply(
         self, db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: bool
     ) -> Exception | None:
-        """Do calls as one, or one, in a savepoint; ``alone`` in the transaction itself.
+        """Do calls in one savepoint; ``alone`` in the transaction itself.
 
-        Where that fails, calls that were tried as one can be tried again.
+        If it fails, several calls can be tried again, one by one.
         """
         begun = [call for call in calls if call.begin_in_thread()]
         error: Exception | None = None if begun == calls else CancelledWorkError()
@@ -356,7 +357,7 @@ class Writer(Committer[_Call]):
         return error
 
     def _translated(self, error: Exception) -> Exception:
-        """Return the error of a call's work, or of its commit, as its caller gets it."""
+        """Return the error for the caller, for an error of its work or of its commit."""
         if isinstance(error, AiovecError) or not isinstance(error, failures()):
             return error
         translated = translate(error, self.target)
@@ -365,13 +366,13 @@ class Writer(Committer[_Call]):
 
 
 def _once(db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: bool) -> None:
-    """Do calls as one, or one; of one whose key is kept, nothing."""
+    """Do the work of one call or of several joined ones, unless a key shows that it was done."""
     keys = [call.key for call in calls if call.key is not None]
-    found = next(filter(None, (find_key(db, key) for key in keys)), None)
-    if found is not None:
+    kept = next(filter(None, (find_key(db, key) for key in keys)), None)
+    if kept is not None:
         if len(calls) > 1:
-            raise CancelledWorkError  # each is looked at by itself
-        calls[0].result = found[0].outcome
+            raise CancelledWorkError  # each is tried separately
+        calls[0].result = kept[0].outcome
         return
     if len(calls) > 1:
         first, *others = (cast("RowsWrite", call.work) for call in calls)
@@ -385,7 +386,7 @@ def _once(db: sqlite3.Connection, change: Change, calls: list[_Call], *, alone: 
 
 
 def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
-    """The calls in their order, those together that may be done as one."""
+    """Yield the calls in order, grouped if they can be done in one go."""
     run: list[_Call] = []
     rows = 0
     for call in group:
@@ -406,7 +407,7 @@ def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
 
 
 def _begin(db: sqlite3.Connection) -> bool:
-    """Take the write lock; False where another process held it all the time."""
+    """Take the write lock; return False if another process held it all the time."""
     until = time.monotonic() + _LOCK_TRY
     while True:
         try:
@@ -422,7 +423,7 @@ def _begin(db: sqlite3.Connection) -> bool:
 
 
 def _try_alone(group: list[_Call]) -> None:
-    """Let the calls that have not ended wait for a commit of their own each."""
+    """Let each call that has not ended wait for its own commit."""
     for call in group:
         if not call.ended:
             call.alone = True
@@ -431,7 +432,8 @@ def _try_alone(group: list[_Call]) -> None:
 
 
 def _cut_log(db: sqlite3.Connection) -> bool:
-    """Bring the WAL into the file and cut it; return whether that gave room to try again."""
+    """Copy the WAL into the file and truncate it; return whether that freed room for another
+    try."""
     try:
         _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -1,7 +1,7 @@
-"""Inserting, replacing, changing and deleting rows: the work of one write transaction each.
+"""Insert, replace, change and delete rows: the work of one write transaction each.
 
-A row lies in two tables, joined by its rowid, and both change in the same transaction. Its rowid
-is the change number of its first write, so that no rowid is ever used twice.
+A row is in two tables, joined by its rowid, and both change in the same transaction. Its rowid is
+the change number of its first write, so no rowid is ever used twice.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .vectors import check_places
 
 # Rows for each executemany: few enough that a cancelled call ends soon.
 _BLOCK = 1000
-# Characters of the payloads that are changed at once.
+# Characters of payloads that are changed at a time.
 _BLOCK_PAYLOADS = 8 * 2**20
-# Rows with text for each statement, and the values that one may have by SQLite's default.
+# Rows with text in one statement, and SQLite's default limit of values in one.
 _ROWS_A_STATEMENT, _MOST_PARAMETERS = 256, 32_766
-# How many changes pass between two looks at the number of tombstones. A look counts all that are
-# kept, in the write transaction, so it also waits for this share of them.
+# Changes between two checks of the number of tombstones, and the share of the kept ones that must
+# have come since: a check counts all of them in the write transaction.
 _PRUNE_EVERY, _PRUNE_SHARE = 4096, 16
 
 
@@ -69,9 +69,9 @@ class RowsWrite:
         )
 
     def joined(self, others: Sequence[RowsWrite]) -> Callable[[Transaction], Sequence[int]]:
-        """Return the work of this one and the others behind it, with the result of each.
+        """Return the work of this one and the others after it, with the result of each.
 
-        Where it fails, each is done alone.
+        If it fails, each is done alone.
         """
         rows = self.rows.joined([other.rows for other in others])
         sizes = [self.size, *(other.size for other in others)]
@@ -91,18 +91,18 @@ def insert(
         _add(tx, table, rows)
     except load_driver().IntegrityError as exc:
         ids = rows.ids
-        # What this call added before the clash is there too, with rowids of its own numbers.
-        there = [id for id, rowid in _rowids(tx, table, ids) if rowid <= before]
-        if not there:
+        # The rows that this call added before the conflict exist too, with rowids above ``before``.
+        existing = [id for id, rowid in _rowids(tx, table, ids) if rowid <= before]
+        if not existing:
             raise
-        raise DuplicateIdError(table.name, there) from exc
+        raise DuplicateIdError(table.name, existing) from exc
     return sizes
 
 
 def insert_new(
     tx: Transaction, handle: TableHandle, rows: NewRows, sizes: Sequence[int]
 ) -> Sequence[int]:
-    """Insert the rows whose ids do not exist; of an id that several calls bring, the first one."""
+    """Insert the rows whose ids do not exist; if several calls have an id, the first one's row."""
     tx.expect(len(rows))
     table = current_table(tx.db, handle)
     ids = rows.ids
@@ -111,10 +111,10 @@ def insert_new(
     counts = []
     start = 0
     for size in sizes:
-        own = [row for row in range(start, start + size) if ids[row] not in known]
-        known.update(ids[row] for row in own)
-        new += own
-        counts.append(len(own))
+        fresh = [row for row in range(start, start + size) if ids[row] not in known]
+        known.update(ids[row] for row in fresh)
+        new += fresh
+        counts.append(len(fresh))
         start += size
     if new:
         _add(tx, table, rows if len(new) == len(ids) else rows.take(new))
@@ -134,12 +134,12 @@ def upsert(
     ids = rows.ids
     known = dict(_rowids(tx, table, ids))
     if table.partitions and known and not moves:
-        there = _partitions(tx, table, list(known.values()))
-        check_partitions(rows, dict(zip(known, there, strict=True)))
+        stored = _partitions(tx, table, list(known.values()))
+        check_partitions(rows, dict(zip(known, stored, strict=True)))
     if not known:
         _add(tx, table, rows)
         return sizes
-    if len(known) < len(ids):  # an id stands once among them
+    if len(known) < len(ids):  # each id is in the call once
         new = [row for row, id in enumerate(ids) if id not in known]
         _add(tx, table, rows.take(new))
         rows = rows.take([row for row, id in enumerate(ids) if id in known])
@@ -152,14 +152,14 @@ overwrite = partial(upsert, moves=True)
 
 
 def _rowids(tx: Transaction, table: TableLayout, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The ids that exist, each with its rowid."""
+    """Yield each existing id with its rowid."""
     sql = (
         f"SELECT r.id, r._rowid FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r.id = j.value"
     )
-    if len(ids) == 1:  # no list to be read by json_each, which takes longer than the look
-        one = f"SELECT r.id, r._rowid FROM {table.rows} AS r WHERE r.id = ?"
-        yield from tx.db.execute(one, (ids[0],))
+    if len(ids) == 1:  # without json_each, which takes longer than the look-up
+        single = f"SELECT r.id, r._rowid FROM {table.rows} AS r WHERE r.id = ?"
+        yield from tx.db.execute(single, (ids[0],))
         return
     for start in range(0, len(ids), _BLOCK):
         tx.check()
@@ -179,7 +179,7 @@ def _add(tx: Transaction, table: TableLayout, rows: NewRows) -> None:
 
 
 def _blocks(tx: Transaction, rows: NewRows) -> Iterator[tuple[int, NewRows]]:
-    """The rows by blocks, each with the place of its first row."""
+    """Yield the rows in blocks, each with the place of its first row."""
     for start in range(0, len(rows), _BLOCK):
         tx.check()
         end = min(start + _BLOCK, len(rows))
@@ -196,10 +196,10 @@ def _run_rows(
     columns: tuple[str, ...],
     values: Iterable[tuple[Any, ...]],
 ) -> None:
-    """Insert rows, or replace those whose rowid is the last value of each.
+    """Insert rows, or update the rows whose rowid is the last value of each tuple.
 
-    Before each statement, FTS5 writes to the file what it has gathered. So rows with text go many
-    to a statement, which takes a third of the time (``python -m bench text``).
+    Before each statement, FTS5 writes its pending data to the file. So a statement has many rows
+    with text, which takes a third of the time (``python -m bench text``).
     """
     if not wanted_fields(table.schema):
         tx.db.executemany(_rows_statement(table.rows, act, columns, 1), values)
@@ -210,7 +210,7 @@ def _run_rows(
     start = 0
     while start < len(rows):
         while size > len(rows) - start:
-            size = (size + 1) // 2  # few sizes, whose statements stay prepared
+            size = (size + 1) // 2  # few sizes, so that the statements stay prepared
         part = rows[start : start + size]
         tx.check()
         sql = _rows_statement(table.rows, act, columns, size)
@@ -242,12 +242,12 @@ def _replace(
     columns = (*table.row_columns, "_seq")
     for start, block in _blocks(tx, rows):
         end = start + len(block)
-        there = rowids[start:end]
+        block_rowids = rowids[start:end]
         numbers = range(first + start, first + end)
-        values = zip(*row_columns(block), numbers, there, strict=True)
+        values = zip(*row_columns(block), numbers, block_rowids, strict=True)
         _run_rows(tx, table, _UPDATE, columns, values)
         keys = _partition_values(block, table)
-        _change_vectors(tx, table, there, block.vectors, keys)
+        _change_vectors(tx, table, block_rowids, block.vectors, keys)
 
 
 def _change_vectors(
@@ -257,9 +257,9 @@ def _change_vectors(
     vectors: Float32Array,
     partitions: Sequence[Sequence[str]],
 ) -> None:
-    """Give rows that have a vector another one, and the partition keys that they have now."""
+    """Give rows with a vector another one, and their present partition keys."""
     schema = table.schema
-    # vec0 can change a vector where it lies, but neither a partition key nor a bit vector.
+    # vec0 can change a vector in place, but neither a partition key nor a bit vector.
     if not (table.partitions or schema.quantized or schema.vector_nullable):
         sql = f"UPDATE {table.vec} SET vector = ? WHERE rowid = ?"
         tx.db.executemany(sql, zip(list(vectors), rowids, strict=True))
@@ -272,22 +272,22 @@ def _change_vectors(
 def _stored_partitions(
     tx: Transaction, table: TableLayout, rowids: Sequence[int]
 ) -> list[list[str]]:
-    """The partition keys that rows have now, a list for each partition field."""
-    found = _partitions(tx, table, rowids) if table.partitions else []
-    return [list(map(partition_value, column)) for column in zip(*found, strict=True)]
+    """Return the partition keys that rows have now, a list for each partition field."""
+    stored = _partitions(tx, table, rowids) if table.partitions else []
+    return [list(map(partition_value, column)) for column in zip(*stored, strict=True)]
 
 
 def _partitions(
     tx: Transaction, table: TableLayout, rowids: Sequence[int]
 ) -> list[tuple[Any, ...]]:
-    """The values of the partition fields that rows have now, a tuple for each row."""
+    """Return the values of the partition fields that rows have now, a tuple for each row."""
     names = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
-    found: list[tuple[Any, ...]] = tx.db.execute(
+    values: list[tuple[Any, ...]] = tx.db.execute(
         f"SELECT {names} FROM json_each(?) AS j "
         f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
         (json.dumps(list(rowids)),),
     ).fetchall()
-    return found
+    return values
 
 
 def set_vectors(
@@ -296,12 +296,12 @@ def set_vectors(
     table = current_table(tx.db, handle)
     tx.expect(len(ids))
     known = dict(_rowids(tx, table, ids))
-    there = [row for row, id in enumerate(ids) if id in known]
-    if not there:
+    existing = [row for row, id in enumerate(ids) if id in known]
+    if not existing:
         return 0
-    if len(there) < len(ids):
-        vectors = vectors[there]
-    rowids = [known[ids[row]] for row in there]
+    if len(existing) < len(ids):
+        vectors = vectors[existing]
+    rowids = [known[ids[row]] for row in existing]
     first = tx.take(len(rowids))
     check_places(tx.db, table)
     change_row = f"UPDATE {table.rows} SET _seq = ? WHERE _rowid = ?"
@@ -333,11 +333,11 @@ def _vector_rows(
     partitions: Sequence[Sequence[str]],
 ) -> Iterator[tuple[Any, ...]]:
     if table.schema.vector_nullable:
-        there = np.flatnonzero(~without_vector(vectors)).tolist()
+        present = np.flatnonzero(~without_vector(vectors)).tolist()
         numbers = list(rowids)
-        rowids, vectors = [numbers[row] for row in there], vectors[there]
-        partitions = [[part[row] for row in there] for part in partitions]
-    blobs = list(vectors)  # a row is bound as it lies, without a copy
+        rowids, vectors = [numbers[row] for row in present], vectors[present]
+        partitions = [[part[row] for row in present] for part in partitions]
+    blobs = list(vectors)  # rows are bound without a copy
     columns = [blobs, blobs] if table.schema.quantized else [blobs]
     return zip(rowids, *columns, *partitions, strict=True)
 
@@ -353,7 +353,7 @@ def _marks(count: int) -> str:
 def selected(
     tx: Transaction, table: TableLayout, ids: Sequence[str] | None, where: Expr | None
 ) -> list[int]:
-    """The rowids of the rows that both select; None selects every row."""
+    """Return the rowids of the rows that both select; None selects every row."""
     condition, values = condition_of(where, table)
     if ids is None:
         sql = f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition}"
@@ -362,12 +362,12 @@ def selected(
         f"SELECT r._rowid FROM {table.rows} AS r "
         f"WHERE r.id IN (SELECT j.value FROM json_each(?) AS j) AND ({condition})"
     )
-    found = []
+    rowids = []
     for start in range(0, len(ids), _BLOCK):
         tx.check()
         listed = json.dumps(ids[start : start + _BLOCK])
-        found += [row[0] for row in tx.db.execute(sql, (listed, *values))]
-    return found
+        rowids += [row[0] for row in tx.db.execute(sql, (listed, *values))]
+    return rowids
 
 
 def update(
@@ -415,8 +415,8 @@ def update(
 def _blocks_of(
     tx: Transaction, table: TableLayout, rowids: Sequence[int], payload: PayloadPatch
 ) -> Iterator[Sequence[int]]:
-    """The rows in blocks; where payloads change, those of a block have some MiB at most before and
-    after it, or it is one row."""
+    """Yield the rows in blocks. If payloads change, a block's payloads have a few MiB at most,
+    before and after the change, or it is a single row."""
     added = len((payload.apply(None, "") or "").encode())
     for start in range(0, len(rowids), _BLOCK):
         block = rowids[start : start + _BLOCK]
@@ -429,8 +429,8 @@ def _blocks_of(
             (json.dumps(list(block)),),
         )
         begin, held = 0, 0
-        for place, (found,) in enumerate(sizes.fetchall()):
-            size = (found or 0) + added
+        for place, (length,) in enumerate(sizes.fetchall()):
+            size = (length or 0) + added
             if held and held + size > _BLOCK_PAYLOADS:
                 yield block[begin:place]
                 begin, held = place, 0
@@ -441,16 +441,16 @@ def _blocks_of(
 def _patched(
     tx: Transaction, table: TableLayout, payload: PayloadPatch, rowids: Sequence[int]
 ) -> list[str | None]:
-    """The payloads of these rows as they become."""
-    found = tx.db.execute(
+    """Return the changed payloads of these rows."""
+    stored = tx.db.execute(
         f"SELECT r.id, r.payload FROM json_each(?) AS j "
         f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
         (json.dumps(list(rowids)),),
     ).fetchall()
-    if len(found) < len(rowids):
+    if len(stored) < len(rowids):
         raise DamageError(f"rows of {table.name!r} that an index names are missing")
     try:
-        return [payload.apply(text, id) for id, text in found]
+        return [payload.apply(text, id) for id, text in stored]
     except (ValueError, RecursionError) as exc:
         if isinstance(exc, AiovecError):
             raise
@@ -458,7 +458,7 @@ def _patched(
 
 
 def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> None:
-    """Take vectors out of vec0 and put them in again, where their rows' partition keys say."""
+    """Move vectors in vec0 to the partitions of their rows' present keys."""
     names = "".join(f", r.{quoted(name)}" for name in table.partitions)
     listed = json.dumps(list(rowids))
     check_places(tx.db, table)
@@ -517,9 +517,9 @@ def delete(
 
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
-    """Forget all but the newest tombstones; the floor tells readers who come too late."""
+    """Forget all but the newest tombstones; the floor shows late readers that they missed some."""
     if has_mark(tx.db):
-        return  # a migration catches up by them
+        return  # a migration needs them to catch up
     row = tx.db.execute(
         "SELECT seq FROM aiovec_deleted WHERE name = ? ORDER BY seq DESC LIMIT 1 OFFSET ?",
         (name, keep),

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .migration import Report, TableReport
     from .planning import Plan
 else:
-    # They import Arrow, which ``aiovec --help`` must not wait for when it asks for the command.
+    # They import Arrow, which the command list of ``aiovec --help`` must not wait for.
     def __getattr__(name):
-        if name not in __all__:  # a module of the package too, which Python finds by itself
+        if name not in __all__:  # Python finds the package's modules itself
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import api
 

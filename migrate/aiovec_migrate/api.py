@@ -1,4 +1,4 @@
-"""The migrator's calls: each opens what it needs and closes it again."""
+"""The migrator's calls. Each opens the stores it needs and closes them again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiovec.errors import ConfigError, MigrationError, TableNotFoundError
 from .compare import Comparison
 from .embedding import Reembedding
 from .events import Event, Listener, Options, unheard
-from .host import Host, RealHost, Step, no_step
+from .host import Host, Step, no_step
 from .lock import lock_file, release_lock, take_lock
 from .marks import forget_move
 from .migration import Migration, Report, TableReport
@@ -29,6 +29,7 @@ from .places import (
     free_room,
     locate,
     open_place,
+    unopened,
     unwritable,
 )
 from .planning import Plan, other_vectors
@@ -47,24 +48,20 @@ async def plan(
     from_field: str = "",
     host: Host | None = None,
 ) -> Plan:
-    """Return what a run would do and what would stop it. Writes nothing."""
-    host = host or RealHost()
+    """Return what a run would do and any problems that would stop it. Writes nothing."""
+    host = Host() if host is None else host
     _check_embedding(embedder, from_field)
     async with AsyncExitStack() as stack:
         file = await host.in_thread(config_file, config)
-        here, there = await _located(source, target, file, host)
-        if await host.in_thread(here.same_as, there):
-            text = f"the source and the target are the same store: {here}"
-            return Plan(str(here), str(there), problems=[text])
-        one = await _existing(stack, here, host)
-        other = await open_place(stack, there, host, make=False)
-        migration = Migration(
-            one, other, options, host=host, toml=_toml(file, host),
-            transform=await _transform(stack, embedder, from_field, file, host),
-        )  # fmt: skip
-        found = await migration.plan()
-        await host.in_thread(_look_at_disk, there, found)
-        return found
+        source_place, target_place = await _located(source, target, file, host)
+        if await host.in_thread(source_place.same_as, target_place):
+            text = f"the source and the target are the same store: {source_place}"
+            return Plan(str(source_place), str(target_place), problems=[text])
+        ends = (source_place, target_place)
+        migration = await _migration(stack, ends, options, embedder, from_field, file, host)
+        result = await migration.plan()
+        await host.in_thread(_look_at_disk, target_place, result)
+        return result
 
 
 async def run(
@@ -79,47 +76,46 @@ async def run(
     listener: Listener = unheard,
     step: Step = no_step,
 ) -> Report:
-    """Bring all rows of the source to the target, or go on where a run was killed.
+    """Bring all rows of the source to the target, or continue a run that was killed.
 
     ``source`` and ``target`` are each a target or the name of a backend in the TOML; ``source``
     None is the TOML's current backend. With ``Options(switch=True)`` apps use the target
-    afterwards. ``embedder`` names an embedder of the TOML that makes new vectors, of the text field
-    ``from_field`` where a table does not name one itself.
+    afterwards. ``embedder`` names an embedder of the TOML that computes new vectors, from the text
+    field ``from_field`` for tables that do not name one themselves.
     """
-    host = host or RealHost()
+    host = Host() if host is None else host
+    host = Host() if host is None else host
     options = options or Options()
     _check_embedding(embedder, from_field)
     async with AsyncExitStack() as stack:
         file = await host.in_thread(config_file, config)
-        here, there = await _located(source, target, file, host)
-        if await host.in_thread(here.same_as, there):
-            if source is None and options.switch:  # a run that was killed behind its last step
-                place = await _arrived(stack, there, host)
+        source_place, target_place = await _located(source, target, file, host)
+        if await host.in_thread(source_place.same_as, target_place):
+            if source is None and options.switch:  # a run that was killed after its last step
+                place = await _arrived(stack, target_place, host)
                 transform = await _transform(stack, embedder, from_field, file, host)
                 for problem in await other_vectors(place, transform):
                     raise MigrationError(problem)
-                return Report(str(here), str(there), switched=True)
-            raise MigrationError(f"the source and the target are the same store: {here}")
-        await _lock(stack, here, there, host)
-        one = await _existing(stack, here, host)
-        other = await open_place(stack, there, host, make=False)
-        more: dict[str, Any] = {
-            "host": host, "toml": _toml(file, host), "listener": listener, "step": step,
-            "transform": await _transform(stack, embedder, from_field, file, host),
-        }  # fmt: skip
-        if not other.missing:
-            return await Migration(one, other, options, **more).run()
-        found = await Migration(one, other, options, **more).look()
-        await host.in_thread(_look_at_disk, there, found)
-        found.check()
-        if not found.has_moved:  # to open it is to make it, so only now
-            other = await open_place(stack, there, host, make=True)
-        return await Migration(one, other, options, **more).run()
+                return Report(str(source_place), str(target_place), switched=True)
+            raise MigrationError(f"the source and the target are the same store: {source_place}")
+        ends = (source_place, target_place)
+        source_store, target_store = [await host.in_thread(unopened, place) for place in ends]
+        await _lock(stack, source_store, target_store, host)
+        migration = await _migration(
+            stack, ends, options, embedder, from_field, file, host, listener, step
+        )
+        if migration.work.target.missing:
+            result = await migration.look()
+            await host.in_thread(_look_at_disk, target_place, result)
+            result.check()
+            if not result.has_moved:  # opening it creates it, so only now
+                migration.work.target = await open_place(stack, target_place, host, make=True)
+        return await migration.run()
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A migration as the marks in the stores tell it; ``state`` is that of the source's mark.
+    """A migration, as the marks in the stores show it; ``state`` is the source's.
 
     ``tables`` has the rows of each table in the source and in the target.
     """
@@ -133,7 +129,7 @@ class Status:
 
     @property
     def next(self) -> str:
-        """What a user can do."""
+        """The next step for the user."""
         if self.state == "moved" and not self.is_open:
             return f"apps use {self.target}; a run in the other direction leads back"
         if self.state == "moved":
@@ -161,19 +157,21 @@ async def status(
     config: PathText | None = None,
     host: Host | None = None,
 ) -> Status | None:
-    """Return the migration of these stores, or of those that the TOML configures, if any."""
-    host = host or RealHost()
+    """Return the migration of these stores, or of the stores that the TOML configures, if any."""
+    host = Host() if host is None else host
     async with _pair(source, target, config, host) as pair:
         if pair is None:
             return None
-        here, there = [await place.record() for place in (pair.source, pair.target)]
+        source_record, target_record = [
+            await place.record() for place in (pair.source, pair.target)
+        ]
         mark = pair.mark
-        is_open = not mark.left or there.generation < mark.generation
+        is_open = not mark.left or target_record.generation < mark.generation
         tables: dict[str, tuple[int | None, int | None]] = {}
         counts = [await _counts(place, mark.run) for place in (pair.source, pair.target)]
         for name in sorted({*counts[0], *counts[1]}):
             tables[name] = (counts[0].get(name), counts[1].get(name))
-        state = mark.state if not mark.filling or here.mark is not None else "filling"
+        state = mark.state if not mark.filling or source_record.mark is not None else "filling"
         return Status(mark.run, state, str(pair.source), str(pair.target), is_open, tables)
 
 
@@ -188,12 +186,12 @@ async def verify(
     listener: Listener = unheard,
     step: Step = no_step,
 ) -> Report:
-    """Compare every row of both stores. With ``repair`` a run brings over what differs.
+    """Compare every row of both stores. With ``repair`` a run brings over the differences.
 
-    Without both stores they are those of the TOML's migration. A repair is refused where a run is:
-    the target must be a copy of the source, or a store that was left for it.
+    If both stores are not given, they are those of the TOML's migration. A repair is refused where
+    a run is: the target must be a copy of the source, or a store that was left for it.
     """
-    host = host or RealHost()
+    host = Host() if host is None else host
     async with _pair(source, target, config, host, marked=False) as pair:
         if pair is None:
             raise MigrationError("name both stores: no migration names them")
@@ -204,13 +202,13 @@ async def verify(
         return report
     if mark is not None and mark.left:
         raise MigrationError(
-            f"{report.target} is the store in use: {report.source} was left for it, so nothing is "
-            "brought over"
+            f"{report.target} is the store in use: {report.source} was left for it, so nothing was "
+            "repaired"
         )
     if any(table.problem == _TWO_MODELS for table in report.tables):
         raise MigrationError(
-            f"{report.target} has vectors of another model: bring it up to date with the run that "
-            "made them, with --embedder"
+            f"{report.target} has vectors of another model; bring it up to date by a run with that "
+            "--embedder"
         )
     return await run(
         *names, config=config, options=Options(tables=tables), host=host, listener=listener,
@@ -227,17 +225,17 @@ async def abort(
     listener: Listener = unheard,
     step: Step = no_step,
 ) -> list[str]:
-    """End an open run and return warnings: the source is as it was, and what was copied is dropped.
+    """End an open run and return warnings: the source is unchanged, and the copies are dropped.
 
-    Without both stores, they are those of the marks in the one that is named, or in the backends
-    that the TOML configures.
+    If both stores are not given, the marks in the given store, or in the backends that the TOML
+    configures, name them.
     """
-    host = host or RealHost()
+    host = Host() if host is None else host
     async with _pair(source, target, config, host) as pair:
         if pair is None:
             raise MigrationError("no migration is open: neither store has a mark of one")
         async with AsyncExitStack() as stack:
-            await _lock(stack, pair.located[0], pair.located[1], host)
+            await _lock(stack, pair.source, pair.target, host)
             migration = Migration(pair.source, pair.target, host=host, listener=listener, step=step)
             return await migration.abort(pair.mark.run)
 
@@ -245,12 +243,12 @@ async def abort(
 async def forget(
     store: PathText, *, config: PathText | None = None, host: Host | None = None
 ) -> list[str]:
-    """Remove the mark of a store that was left, or one that is damaged; return warnings.
+    """Remove the mark of a store that was left, or a damaged mark; return warnings.
 
-    The store is one of its own again: nothing leads from it to the place that it moved to. A
-    warning says so if the TOML file leads apps to another backend.
+    The store is then independent: nothing leads from it to the store that it moved to. A warning
+    says so if the TOML file leads apps to another backend.
     """
-    host = host or RealHost()
+    host = Host() if host is None else host
     async with AsyncExitStack() as stack:
         file = await host.in_thread(config_file, config)
         place = await _existing(stack, await host.in_thread(locate, store, file), host)
@@ -262,13 +260,13 @@ async def forget(
             return []
         line = f'backend = "{place.configured}"'
         still = f"apps of {file} still use the backend {current!r}"
-        return [f"{still}; to lead them here, write {line} under [retrieval]"]
+        return [f"{still}; to make them use this one, write {line} under [retrieval]"]
 
 
 _TWO_MODELS = "the vectors are of two models and were not compared"
 
 
-# What the calls open
+# Opening stores
 
 
 async def _located(
@@ -281,21 +279,41 @@ async def _located(
     return await host.in_thread(locate, source, file), await host.in_thread(locate, target, file)
 
 
-async def _existing(stack: AsyncExitStack, found: Place, host: Host) -> OpenPlace:
-    place = await open_place(stack, found, host, make=False)
+async def _existing(stack: AsyncExitStack, located: Place, host: Host) -> OpenPlace:
+    place = await open_place(stack, located, host, make=False)
     if place.missing:
-        raise ConfigError(f"there is no store at {found}", accepted="a store's path")
+        raise ConfigError(f"there is no store at {located}", accepted="a store's path")
     return place
 
 
-async def _arrived(stack: AsyncExitStack, found: Place, host: Host) -> OpenPlace:
-    """Return the store that the TOML names. MigrationError if no switch has led to what it is."""
-    place = await open_place(stack, found, host, make=False)
+async def _migration(
+    stack: AsyncExitStack,
+    ends: tuple[Place, Place],
+    options: Options | None,
+    embedder: str,
+    from_field: str,
+    file: Path | None,
+    host: Host,
+    listener: Listener = unheard,
+    step: Step = no_step,
+) -> Migration:
+    """Open both stores, the target only if it exists."""
+    source = await _existing(stack, ends[0], host)
+    target = await open_place(stack, ends[1], host, make=False)
+    return Migration(
+        source, target, options, host=host, toml=_toml(file, host), listener=listener, step=step,
+        transform=await _transform(stack, embedder, from_field, file, host),
+    )  # fmt: skip
+
+
+async def _arrived(stack: AsyncExitStack, located: Place, host: Host) -> OpenPlace:
+    """Return the store that the TOML names. MigrationError if no switch has led to this store."""
+    place = await open_place(stack, located, host, make=False)
     record = await place.record()
     mark = record.mark
     cure = "name the store in use in the file, or the one to copy with --from"
     if mark is not None and mark.left:
-        why = f"apps were led from there to {mark.moved_to}"
+        why = f"its apps were switched to {mark.moved_to}"
     elif record.generation:
         return place
     elif place.missing:
@@ -305,15 +323,13 @@ async def _arrived(stack: AsyncExitStack, found: Place, host: Host) -> OpenPlace
             f"the old one, with its rows from before the switch: aiovec migrate forget; else {cure}"
         )
     else:
-        why = "no switch has led to the store that is there now"
-    raise MigrationError(f"the TOML file names {found} already, but {why}; {cure}")
+        why = "no switch has led to the store there"
+    raise MigrationError(f"the TOML file names {located} already, but {why}; {cure}")
 
 
-async def _lock(stack: AsyncExitStack, here: Place, there: Place, host: Host) -> None:
+async def _lock(stack: AsyncExitStack, source: OpenPlace, target: OpenPlace, host: Host) -> None:
     """Keep other migrators of these stores out until the stack ends."""
-
-    run = await host.in_thread(lambda: run_of(OpenPlace(here.create()), OpenPlace(there.create())))
-    file = lock_file(here.path, there.path, run)
+    file = lock_file(source.path, target.path, run_of(source, target))
     lock = await host.in_thread(take_lock, file)
 
     async def release() -> None:
@@ -323,7 +339,7 @@ async def _lock(stack: AsyncExitStack, here: Place, there: Place, host: Host) ->
 
 
 def _check_embedding(embedder: str, from_field: str) -> None:
-    """Raise MigrationError for a text to embed without an embedder: the old vectors would stay."""
+    """Raise MigrationError for a field without an embedder, because the old vectors would stay."""
     if from_field and not embedder:
         raise MigrationError(
             f"--from-field {from_field} names a text to embed, but no embedder; add --embedder "
@@ -336,22 +352,22 @@ async def _transform(
 ) -> Reembedding | None:
     if not embedder:
         return None
-    made = await host.in_thread(Reembedding, embedder, field, file, host)
-    stack.push_async_callback(made.close)
-    return made
+    reembedding = await host.in_thread(Reembedding, embedder, field, file, host)
+    stack.push_async_callback(reembedding.close)
+    return reembedding
 
 
 def _toml(file: Path | None, host: Host) -> TomlFile | None:
     return None if file is None else TomlFile(file, host)
 
 
-def _look_at_disk(target: Place, found: Plan) -> None:
+def _look_at_disk(target: Place, plan: Plan) -> None:
     if reason := unwritable(target):
-        found.problems.append(f"the target cannot be written: {reason}")
-    found.free = free_room(target)
-    if found.free is not None and found.free < found.needed:
-        found.problems.append(
-            f"the target needs about {found.needed:,} bytes, and {found.free:,} are free there"
+        plan.problems.append(f"the target cannot be written: {reason}")
+    plan.free = free_room(target)
+    if plan.free is not None and plan.free < plan.needed:
+        plan.problems.append(
+            f"the target needs about {plan.needed:,} bytes, and {plan.free:,} are free there"
         )
 
 
@@ -361,7 +377,6 @@ class _Pair:
 
     source: OpenPlace
     target: OpenPlace
-    located: tuple[Place, Place]
     mark: MoveMark
 
 
@@ -374,57 +389,56 @@ async def _pair(
     *,
     marked: bool = True,
 ) -> AsyncIterator[_Pair | None]:
-    """Open the two stores of a migration. None if none of them has a mark.
+    """Open the two stores of a migration. None if neither has a mark.
 
-    Of several marks that counts which is not over, and of the others the newest. With ``marked``
-    False, two stores that are named need no mark.
+    An open mark counts before one that is over, and otherwise the newest counts. Unless
+    ``marked``, two given stores need no mark.
     """
     file = await host.in_thread(config_file, config)
     async with AsyncExitStack() as stack:
         given = [name for name in (source, target) if name is not None]
         names: list[PathText] = [*given] or [*await host.in_thread(configured, file)]
-        found = [await host.in_thread(locate, name, file) for name in names]
-        places = [await open_place(stack, each, host, make=False) for each in found]
+        located = [await host.in_thread(locate, name, file) for name in names]
+        places = [await open_place(stack, place, host, make=False) for place in located]
         if len(given) == 2 and not marked:
-            yield _Pair(places[0], places[1], (found[0], found[1]), MoveMark("none"))
+            yield _Pair(places[0], places[1], MoveMark("none"))
             return
         every = [(await place.record()).mark for place in places]
         marks = [
-            (not mark.left, mark.generation, number, mark)
+            (not mark.left, not mark.filling, mark.generation, number, mark)
             for number, mark in enumerate(every)
             if mark is not None
         ]
         if not marks:
             yield None
             return
-        *_, number, mark = max(marks, key=lambda one: (one[0], not one[3].filling, one[1]))
+        *_, number, mark = max(marks, key=lambda item: item[:3])
         partner = mark.source if mark.filling else mark.moved_to
-        for at, place in enumerate(places):
-            its = every[at]  # of the same run, wherever the stores lay when it began
+        ends = [places[number]]
+        for place, its in zip(places, every, strict=True):
+            # Of the same run, even if the stores lay elsewhere when it began.
             same = its is not None and its.run == mark.run
-            if at != number and (same or partner in (place.backend.address, place.backend.target)):
-                ends = [(found[number], places[number]), (found[at], place)]
+            addresses = (place.backend.address, place.backend.target)
+            if place is not places[number] and (same or partner in addresses):
+                ends.append(place)
                 break
         else:
             other = await host.in_thread(locate, partner, file)
-            ends = [
-                (found[number], places[number]),
-                (other, await open_place(stack, other, host, make=False)),
-            ]
+            ends.append(await open_place(stack, other, host, make=False))
         if mark.filling:
             ends.reverse()
-        yield _Pair(ends[0][1], ends[1][1], (ends[0][0], ends[1][0]), mark)
+        yield _Pair(ends[0], ends[1], mark)
 
 
 async def _act(place: OpenPlace) -> None:
-    """Read the store whatever its mark says, for one that was left answers nobody else."""
+    """Read the store whatever its mark says: a store that was left answers only for its run."""
     mark = (await place.record()).mark
     if mark is not None:
         place.backend.act_for(mark.run)
 
 
 async def _counts(place: OpenPlace, run: str) -> dict[str, int]:
-    """Return the rows of each table; nothing of a store that is missing."""
+    """Return the rows of each table; nothing for a store that is missing."""
     if place.missing:
         return {}
     await _act(place)
@@ -446,11 +460,16 @@ async def _compared(
         if place.missing:
             raise ConfigError(f"there is no store at {place}", accepted="a store's path")
         await _act(place)
-    here, there = set(await source.backend.tables()), set(await target.backend.tables())
+    source_names, target_names = (
+        set(await source.backend.tables()),
+        set(await target.backend.tables()),
+    )
     reports = []
-    for name in tables or sorted(here | there):
+    for name in tables or sorted(source_names | target_names):
         listener(Event("phase", "verifying", name))
-        missing = "source" if name not in here else "target" if name not in there else ""
+        missing = (
+            "source" if name not in source_names else "target" if name not in target_names else ""
+        )
         if missing:
             text = f"the table does not exist in the {missing}"
             reports.append(TableReport(name, problem=text))
@@ -462,8 +481,8 @@ async def _compared(
 async def _compared_table(
     source: OpenPlace, target: OpenPlace, name: str, host: Host, listener: Listener
 ) -> TableReport:
-    one = await OpenTable.open(source.backend, name)
-    other = await OpenTable.open(target.backend, name)
+    source_table = await OpenTable.open(source.backend, name)
+    target_table = await OpenTable.open(target.backend, name)
     rows = 0
 
     def progress(more: int) -> None:
@@ -471,18 +490,20 @@ async def _compared_table(
         rows += more
         listener(Event("progress", "verifying", name, rows))
 
-    schema, wanted = other.schema, one.schema
-    # Vectors of two models are never the same, but what they were made of may be.
+    schema, wanted = target_table.schema, source_table.schema
+    # Vectors of two models always differ, even if they were made from the same texts.
     vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
     try:
-        comparison = await Comparison.of(one, other, host=host, vector=vector, progress=progress)
-        found = await comparison.named(await comparison.unlike())
+        comparison = await Comparison.of(
+            source_table, target_table, host=host, vector=vector, progress=progress
+        )
+        difference = await comparison.named(await comparison.unlike())
     except MigrationError as exc:
         return TableReport(name, problem=str(exc))
     except StaleTableError:
-        return TableReport(name, problem="the table was altered meanwhile; try again")
+        return TableReport(name, problem="the table was altered during the comparison; try again")
     problem = "" if vector else _TWO_MODELS
-    return TableReport(name, found, problem)
+    return TableReport(name, difference, problem)
 
 
 __all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]

@@ -1,7 +1,7 @@
 """``aiovec migrate``: the migrator from the command line.
 
-Exit codes as for every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Imports little,
-since the list of all commands imports it; what migrates is imported where it is called.
+Exit codes as for every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted. The list of all
+commands imports it, so it imports little; the commands import the migrator when they are called.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ To = Annotated[str | None, typer.Option("--to", metavar="STORE", help="Target st
 Marked = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="STORE", help="Source store. Default: that of the open migration."
+        "--from", metavar="STORE", help="Source store. Default: the source of the open migration."
     ),
 ]
 Tables = Annotated[
@@ -46,8 +46,8 @@ Switch = Annotated[
     bool,
     typer.Option(
         "--switch",
-        help="After verification, lead running apps to the target and set `backend` in the TOML "
-        "file.",
+        help="After verification, set `backend` in the TOML file and make running apps use the "
+        "target.",
     ),
 ]
 PauseLimit = Annotated[
@@ -109,7 +109,7 @@ def _options(
 
 
 def _interruptible(command: Callable[_P, None]) -> Callable[_P, None]:
-    """Return the command, which says how to go on when it is interrupted."""
+    """Return the command; when interrupted, it says how to continue."""
 
     @wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -134,20 +134,20 @@ def plan_(
     from_field: FromField = "",
     json: AsJson = False,
 ) -> None:
-    """Show what a run would do and what would stop it. Writes nothing.
+    """Show what a run would do and any problems that would stop it. Writes nothing.
 
-    Exits with 1 if something would stop it.
+    Exits with 1 if there are problems.
     """
     options = _options(target, table, switch, 5.0)
     from . import api, show
 
-    found = asyncio.run(
+    plan = asyncio.run(
         api.plan(
             source, target, config=config, options=options, embedder=embedder, from_field=from_field
         )
     )
-    show.emit_lines(found.to_dict(), found.lines(), json)
-    if not found.ok:
+    show.emit_lines(plan.to_dict(), plan.lines(), json)
+    if not plan.ok:
         raise typer.Exit(1)
 
 
@@ -168,7 +168,7 @@ def run_(
     """Copy all tables to another store while apps keep writing.
 
     With --switch, apps use the new store afterwards; the way back is a run in the other direction.
-    Run it again to resume. Rows that the target has already are compared, and what differs is
+    Run it again to resume. Rows that the target already has are compared, and differences are
     brought over.
     """
     options = _options(target, table, switch, pause_limit)
@@ -198,18 +198,20 @@ def run_(
 def status_(
     source: Marked = None, target: To = None, config: Config = None, json: AsJson = False
 ) -> None:
-    """Show the migration of these stores, or of those that the TOML file configures."""
+    """Show the migration of these stores, or of the stores that the TOML file configures."""
     from . import api, show
 
-    found = asyncio.run(api.status(source, target, config=config))
+    move = asyncio.run(api.status(source, target, config=config))
     lines = ["no migration is open"]
-    if found is not None:
-        lines = [f"{found.state}: from {found.source} to {found.target} (run {found.run})"]
-        for name, rows in found.tables.items():
-            here, there = ("no table" if count is None else f"{count:,} rows" for count in rows)
-            lines.append(f"table   {name}: {here} in the source, {there} in the target")
-        lines.append(f"next    {found.next}")
-    facts = {"migration": None if found is None else found.to_dict()}
+    if move is not None:
+        lines = [f"{move.state}: from {move.source} to {move.target} (run {move.run})"]
+        for name, rows in move.tables.items():
+            in_source, in_target = (
+                "no table" if count is None else f"{count:,} rows" for count in rows
+            )
+            lines.append(f"table   {name}: {in_source} in the source, {in_target} in the target")
+        lines.append(f"next    {move.next}")
+    facts = {"migration": None if move is None else move.to_dict()}
     show.emit_lines(facts, lines, json)
 
 
@@ -224,7 +226,7 @@ def verify_(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="Bring over what differs, if the target is a copy and not in use."
+            "--repair", help="Bring over the differences, if the target is a copy and not in use."
         ),
     ] = False,
     json: Events = False,
@@ -236,7 +238,7 @@ def verify_(
     from . import api, show
 
     with show.shown(json=json) as listener:
-        found = asyncio.run(
+        report = asyncio.run(
             api.verify(
                 source,
                 target,
@@ -246,9 +248,9 @@ def verify_(
                 listener=listener,
             )
         )
-    end = "every row is equal" if found.equal else "NOT EQUAL"
-    _emit_last(found.to_dict(), [*found.lines(), end], json)
-    if not found.equal:
+    end = "every row is equal" if report.equal else "NOT EQUAL"
+    _emit_last(report.to_dict(), [*report.lines(), end], json)
+    if not report.equal:
         raise typer.Exit(1)
 
 
@@ -278,7 +280,7 @@ def forget_(
 ) -> None:
     """Make an old store usable again on its own.
 
-    Removes the mark by which it leads to the store that it moved to, or one that cannot be read.
+    Removes its mark, which sends apps to the store that it moved to, or an unreadable mark.
     """
     from . import api, show
 
@@ -288,7 +290,7 @@ def forget_(
 
 
 def _emit_last(facts: dict[str, Any], lines: list[str], json: bool) -> None:
-    """Print the result behind the events: one more line of JSON, or lines for people."""
+    """Print the result after the events: one more line of JSON, or lines for people."""
     from . import show
 
     if json:

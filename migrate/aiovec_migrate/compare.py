@@ -1,11 +1,11 @@
-"""Find the rows in which two tables differ, and bring over what does.
+"""Find the rows in which two tables differ, and bring the differences over.
 
-Both tables are streamed at once, and each row becomes two hashes (``hashes``), which are kept side
-by side: 16 bytes a row. Tables of more rows than ``Limits.compared_rows`` are read several times,
-each time for another part of the ids, so memory does not grow with them.
+Both tables are streamed at the same time, and each row becomes two hashes (``hashes``), which are
+kept: 16 bytes a row. Tables of more rows than ``Limits.compared_rows`` are read several times, each
+time for another part of the ids, so the memory does not grow with them.
 
-The tables may change meanwhile. Each side is a snapshot of its own, so rows that differ are looked
-at again when the changes since were applied.
+The tables may change during the comparison. Each side is a snapshot of its own, so rows that differ
+are compared again after the changes since have been applied.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 
 Progress = Callable[[int], None]
-"""Told, each time, how many more rows were read, on either side."""
+"""Called with the number of rows just read, on either side."""
 
 Change = Callable[[pa.Table], Awaitable[pa.Table]]
 """Turns rows of the source into those of the target."""
 
-# What is hashed, or written, at once: enough for columns to be worth their calls, and few times
-# the space of a core's cache.
+# Bytes hashed or written at a time: enough rows for each call on columns to pay, and a few times
+# the size of a core's cache.
 _BATCH_BYTES = 8 * 2**20
 _LEAST_ROWS, _MOST_ROWS = 64, 4096
-# Ids that are read at once, and rows that are looked up at once.
+# Ids read at a time, and rows looked up at a time.
 _MOST_IDS = 2**14
 _LOOKED_UP = 512
-# A share of the rows from which on all are read rather than one by one.
+# The share of the rows above which all rows are read, not single ones.
 _MANY = 0.05
 
 
@@ -58,8 +58,8 @@ _MANY = 0.05
 class Difference:
     """The differences of two tables.
 
-    ``missing`` counts the rows that only the source has, ``extra`` those that only the target has,
-    ``different`` those that differ in any value; the ids are the first of each.
+    ``missing`` counts the rows that only the source has, ``extra`` the rows that only the target
+    has, and ``different`` the rows with any different value; the ids are the first of each.
     """
 
     source_rows: int = 0
@@ -114,13 +114,13 @@ class Comparison:
         self._size = size
         self._progress = progress
         self._ids_alone = ids_alone
-        # Both hash the source's fields: what else a schema says does not count here.
+        # Both hash the source's fields; the rest of the schemas does not count.
         schema = Schema(1, payload=False) if ids_alone else source.schema
         self._hasher = Hasher(schema, vector=vector)
 
     @classmethod
     def of_ids(cls, source: OpenTable, target: OpenTable, host: Host) -> Comparison:
-        """Prepare a comparison of the ids alone, which tables of any schemas have."""
+        """Prepare a comparison of the ids only, which works with any schemas."""
         return cls(
             source, target, host=host, vector=False, size=_MOST_IDS, progress=lambda rows: None,
             ids_alone=True,
@@ -136,27 +136,27 @@ class Comparison:
         vector: bool = True,
         progress: Progress = lambda rows: None,
     ) -> Comparison:
-        """Prepare a comparison, without the vectors if asked. MigrationError if it is in vain."""
+        """Prepare a comparison, with or without vectors. MigrationError for schemas that differ."""
         _check_comparable(source, target, vector)
         each = await row_bytes(source, target)
         size = max(_LEAST_ROWS, min(_MOST_ROWS, _BATCH_BYTES // each))
         return cls(source, target, host=host, vector=vector, size=size, progress=progress)
 
     async def unlike(self) -> Unlike:
-        """Look at every row of both tables."""
+        """Compare every row of both tables."""
         rows = [await table.count() for table in (self._source, self._target)]
         passes = 1 + max(rows) // self._host.limits.compared_rows
-        found: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
+        parts: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
         for part in range(passes):
-            (rows[0], mine), (rows[1], theirs) = await both(
+            (rows[0], source_hashes), (rows[1], target_hashes) = await both(
                 self._hashes(self._source, part, passes), self._hashes(self._target, part, passes)
             )
-            found.append(await self._host.in_thread(unlike, mine, theirs))
-        kinds = (np.sort(np.concatenate(parts)) for parts in zip(*found, strict=True))
+            parts.append(await self._host.in_thread(unlike, source_hashes, target_hashes))
+        kinds = (np.sort(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
         return Unlike(rows[0], rows[1], *kinds)
 
     async def _hashes(self, table: OpenTable, part: int, passes: int) -> tuple[int, Hashes]:
-        """Return the number of all rows, and the hashes of those in one part of the ids.
+        """Return the number of all rows, and the hashes of the rows in one part of the ids.
 
         A batch is hashed in a thread while the next one is read.
         """
@@ -202,7 +202,7 @@ class Comparison:
                 yield batch
 
     async def _ids_of(self, table: OpenTable, hashes: UInt64Array) -> AsyncGenerator[list[str]]:
-        """Give the ids that have these hashes, which are sorted; in parts."""
+        """Yield the ids that have one of these sorted hashes, in parts."""
 
         def work(batch: pa.RecordBatch) -> list[str]:
             ids = batch.column("id")
@@ -211,11 +211,11 @@ class Comparison:
         if len(hashes):
             async with aclosing(self._export(table, Columns(()), _MOST_IDS)) as batches:
                 async for batch in batches:
-                    if found := await self._host.in_thread(work, batch):
-                        yield found
+                    if ids := await self._host.in_thread(work, batch):
+                        yield ids
 
-    async def named(self, found: Unlike, most: int = 100) -> Difference:
-        """Count the rows that differ, and name the first of each kind."""
+    async def named(self, unlike: Unlike, most: int = 100) -> Difference:
+        """Count the rows that differ, and name the first ones of each kind."""
 
         async def first(table: OpenTable, hashes: UInt64Array) -> tuple[str, ...]:
             named: list[str] = []
@@ -227,35 +227,34 @@ class Comparison:
             return tuple(named)
 
         return Difference(
-            found.source_rows,
-            found.target_rows,
-            len(found.missing),
-            len(found.extra),
-            len(found.different),
-            await first(self._source, found.missing),
-            await first(self._target, found.extra),
-            await first(self._source, found.different),
+            unlike.source_rows,
+            unlike.target_rows,
+            len(unlike.missing),
+            len(unlike.extra),
+            len(unlike.different),
+            await first(self._source, unlike.missing),
+            await first(self._target, unlike.extra),
+            await first(self._source, unlike.different),
         )
 
-    async def bring_over(self, found: Unlike, change: Change) -> None:
-        """Delete in the target what the source lacks, and write there what differs.
+    async def bring_over(self, unlike: Unlike, change: Change) -> None:
+        """Delete the rows that only the target has, and write the others that differ there.
 
-        Only what differs is written. Rows that the target lacks are added without another look,
-        where its backend can, since nobody else writes there; so behind an error the tables have to
-        be compared again.
+        If the backend can, missing rows are added without another look, because nobody else writes
+        there; so after an error the tables have to be compared again.
         """
         target, backend = self._target, self._target.backend
-        async with aclosing(self._ids_of(target, found.extra)) as parts:
+        async with aclosing(self._ids_of(target, unlike.extra)) as parts:
             async for ids in parts:
                 await backend.delete(target.handle, ids=ids, where=None)
-        # A hash that is of several ids is among both.
-        missing = np.setdiff1d(found.missing, found.different)
+        # A hash shared by several ids may be in both.
+        missing = np.setdiff1d(unlike.missing, unlike.different)
         bulk = backend.supports("bulk-load")
-        together = np.union1d(missing, found.different)
+        together = np.union1d(missing, unlike.different)
         for wanted, adds in (
-            ((missing, True), (found.different, False)) if bulk else ((together, False),)
+            ((missing, True), (unlike.different, False)) if bulk else ((together, False),)
         ):
-            async with aclosing(self._rows_of(wanted, found.source_rows, adds)) as tables:
+            async with aclosing(self._rows_of(wanted, unlike.source_rows, adds)) as tables:
                 async for rows in tables:
                     changed = await change(rows)
                     if adds:
@@ -267,7 +266,7 @@ class Comparison:
     def _rows_of(
         self, wanted: UInt64Array, rows: int, bulk: bool
     ) -> AsyncGenerator[pa.Table, None]:
-        """Give the source's rows of ids with these hashes, in parts that have rows."""
+        """Return the source's rows whose ids have these hashes, in parts with at least a row."""
         if len(wanted) <= max(_LOOKED_UP, _MANY * rows):
             return self._single(wanted)
         limits = self._host.limits
@@ -309,21 +308,21 @@ class Comparison:
         if count:
             yield pa.concat_tables(waiting)
 
-    # Single rows, as they are now
+    # Single rows
 
     async def unlike_among(self, ids: Sequence[str]) -> list[str]:
-        """Return those of the ids whose rows are not the same, or on one side only."""
+        """Return the ids whose rows differ now, or exist on one side only."""
         differing: list[str] = []
         for start in range(0, len(ids), self._size):
             block = ids[start : start + self._size]
-            mine, theirs = await both(
+            source_rows, target_rows = await both(
                 self._looked_up(self._source, block), self._looked_up(self._target, block)
             )
-            differing += [id for id in block if mine.get(id) != theirs.get(id)]
+            differing += [id for id in block if source_rows.get(id) != target_rows.get(id)]
         return differing
 
     async def unlike_changes(self, upserted: pa.Table, deleted: Sequence[str]) -> list[str]:
-        """Return the ids of changes whose rows in the target are not as the changes left them.
+        """Return the ids of changes whose rows in the target differ from the changes.
 
         The source is not read again, so it may take writes at any rate.
         """
@@ -335,12 +334,12 @@ class Comparison:
         every, differing = list(wanted), []
         for start in range(0, len(every), self._size):
             block = every[start : start + self._size]
-            there = await self._looked_up(self._target, block)
-            differing += [id for id in block if there.get(id) != wanted[id]]
+            stored = await self._looked_up(self._target, block)
+            differing += [id for id in block if stored.get(id) != wanted[id]]
         return differing
 
     async def _looked_up(self, table: OpenTable, ids: Sequence[str]) -> dict[str, int]:
-        """Return the hash of each row that there is."""
+        """Return the hash of each existing row."""
         columns = everything(table.schema, vector=self._vector)
         rows = await table.do(lambda handle: table.backend.get(handle, ids, columns))
 
@@ -351,12 +350,14 @@ class Comparison:
         return await self._host.in_thread(work)
 
 
-async def both(one: Coroutine[Any, Any, _T], other: Coroutine[Any, Any, _S]) -> tuple[_T, _S]:
-    """Return the results of two that run at once; where one fails, the other is stopped first."""
+async def both(
+    first_call: Coroutine[Any, Any, _T], second_call: Coroutine[Any, Any, _S]
+) -> tuple[_T, _S]:
+    """Return the results of two concurrent calls; if one fails, the other is stopped first."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            first = tasks.create_task(one)
-            second = tasks.create_task(other)
+            first = tasks.create_task(first_call)
+            second = tasks.create_task(second_call)
     except BaseExceptionGroup as group:
         error = group.exceptions[0]
         raise error from error.__cause__
@@ -364,7 +365,7 @@ async def both(one: Coroutine[Any, Any, _T], other: Coroutine[Any, Any, _S]) -> 
 
 
 def _as_arrow(rows: StoredRows, schema: Schema, vector: bool) -> pa.Table:
-    """Return whole rows, with or without their vectors, in the layout of ``Schema.to_arrow()``."""
+    """Return complete rows, with or without vectors, in the layout of ``Schema.to_arrow()``."""
     layout = schema.to_arrow()
     columns: dict[str, pa.Array] = {"id": pa.array(rows.ids, type=pa.utf8())}
     if vector and rows.vectors is not None:
@@ -383,7 +384,7 @@ def _as_arrow(rows: StoredRows, schema: Schema, vector: bool) -> pa.Table:
 
 
 def _check_comparable(source: OpenTable, target: OpenTable, vector: bool) -> None:
-    """Refuse tables whose rows can never be the same."""
+    """Refuse tables whose rows can never be equal."""
 
     def shape(schema: Schema) -> list[object]:
         kinds = {name: field.kind for name, field in schema.fields.items()}

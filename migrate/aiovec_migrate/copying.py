@@ -1,4 +1,4 @@
-"""Copying one table into an empty one: reading and writing overlap, neither runs far ahead."""
+"""Copy one table into an empty one: reading and writing overlap, and neither runs far ahead."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .compare import both
 from .tables import OpenTable, everything, row_bytes
 from .work import Work
 
-# Rows that are read at once.
+# Rows read at a time.
 _BATCH = 1000
 
 
 async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
-    """Copy all rows of one snapshot. Raises StaleTableError or DuplicateIdError if it has to be
-    compared instead."""
+    """Copy all rows of one snapshot. After a StaleTableError or DuplicateIdError, the table has to
+    be compared instead."""
     limits, backend = work.host.limits, target.backend
     bulk = backend.supports("bulk-load")
     most_bytes = limits.bulk_bytes if bulk else limits.insert_bytes
     most_rows = limits.bulk_rows if bulk else limits.insert_rows
     size = max(1, min(_BATCH, most_rows, most_bytes // await row_bytes(source)))
-    told = work.progress(source.name, await source.count())
+    report = work.progress(source.name, await source.count())
     writes: asyncio.Queue[pa.Table | None] = asyncio.Queue(maxsize=1)
 
     async def read() -> None:
@@ -55,6 +55,6 @@ async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
             else:
                 await backend.insert(target.handle, NewRows(target.schema, changed))
             await work.step("copy:written")
-            told(rows.num_rows)
+            report(rows.num_rows)
 
     await both(read(), write())

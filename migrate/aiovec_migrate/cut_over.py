@@ -1,9 +1,9 @@
 """The last changes, and the cut-over of all apps to the target.
 
-The source's writers wait, the last changes are applied and compared, the source's mark turns to
-"moved", the target is put into use, and then the TOML is changed. In this order: from the mark on
-no write is committed in the source, however late it is, and whoever is sent on by the mark may put
-the target into use where the migrator was killed before it could.
+The source's writers wait, the last changes are applied and compared, the source's mark becomes
+"moved", the target is put into use, and then the TOML is changed. In this order: once the mark is
+set, no write is committed in the source, however late it is, and an app that follows the mark can
+put the target into use if the migrator was killed before it could.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from aiovec.errors import AiovecError, MigrationError
 
 from .marks import pause_writers, resume_writers, set_moved
 from .moving import TableMove
-from .toml import Toml
+from .toml import TomlFile
 from .work import Work
 
-# The share of the pause limit after which a cut-over is called off: the writers that wait end
-# their pause by themselves at the limit.
+# The share of the pause limit after which a cut-over is called off: at the limit, the waiting
+# writers end the pause themselves.
 _SHARE = 0.8
 # Tables whose last changes are applied at the same time.
 _AT_ONCE = 4
-# Seconds between two attempts: the first, and the longest.
+# Seconds before the second attempt, and the longest wait between two.
 _FIRST_REST, _LONGEST_REST = 0.5, 15.0
 
 
 class CalledOffError(Exception):
-    """This attempt failed, and a further one may not. Never reaches a user."""
+    """This attempt failed, and another may succeed. Never reaches a user."""
 
 
 class Cutover:
     """The cut-over of one run. ``pause`` is the longest time that writers waited, in seconds."""
 
-    def __init__(self, work: Work, toml: Toml, tables: Sequence[TableMove]) -> None:
+    def __init__(self, work: Work, toml: TomlFile, tables: Sequence[TableMove]) -> None:
         self._work = work
         self._toml = toml
         self._tables = tables
         self.pause = 0.0
 
     async def turn(self) -> None:
-        """Lead all apps to the target. MigrationError after some attempts; nothing is changed."""
+        """Switch all apps to the target. MigrationError after several attempts without effect."""
         work = self._work
         work.enter("switching")
         rest, reason = _FIRST_REST, ""
@@ -75,8 +75,8 @@ class Cutover:
         limit = work.options.pause_limit
         began = work.host.now()
         try:
-            # Before anybody waits, and again as the last thing that can call it off: the file may
-            # be edited at any time, and from the mark on apps go where it leads them.
+            # Before anybody waits, and again as the last check: the file may be edited at any
+            # time, and from the mark on apps follow it.
             await self._toml.check(work.source, work.target)
             async with asyncio.timeout(limit * _SHARE):
                 await pause_writers(source, work.run, limit)
@@ -99,15 +99,15 @@ class Cutover:
         finally:
             self.pause = max(self.pause, work.host.now() - began)
         if not await self._set_moved(1 + max(record.generation for record in records)):
-            raise CalledOffError("the pause had ended, because its limit was over")
+            raise CalledOffError("the pause reached its limit and ended before the switch")
 
     async def _release(self) -> None:
-        """Let the writers go on. Where even that fails, they do so by themselves."""
+        """Let the writers go on. If this fails, they end the pause themselves at its limit."""
         with suppress(AiovecError):
             await asyncio.shield(resume_writers(self._work.source.backend, self._work.run))
 
     async def _last_changes(self) -> None:
-        """Apply and compare what came until the writers stopped, in several tables at once."""
+        """Apply and compare the changes made before the pause, in several tables at a time."""
         room = asyncio.Semaphore(_AT_ONCE)
 
         async def last(table: TableMove) -> None:
@@ -129,7 +129,7 @@ class Cutover:
         try:
             return await set_moved(source.backend, run, generation)
         except AiovecError as exc:
-            # It may have been done all the same.
+            # It may have been done after all.
             with suppress(AiovecError):
                 mark = (await source.record()).mark
                 if mark is not None and mark.left:
@@ -137,22 +137,22 @@ class Cutover:
                 await self._release()
                 raise CalledOffError(str(exc)) from exc
             raise MigrationError(
-                f"{source} does not say whether apps were switched ({exc}); run the same command "
-                "again, which completes or repeats the switch"
+                f"{source} did not confirm the switch ({exc}); run the same command again, which "
+                "completes or repeats it"
             ) from exc
 
 
-async def complete(work: Work, toml: Toml | None) -> None:
-    """Do what is left to do once the source says that it has moved."""
+async def complete(work: Work, toml: TomlFile | None) -> None:
+    """Do the remaining steps after the source's mark says that it has moved."""
     source, target = work.source, work.target
     mark = (await source.record()).mark
     if mark is None or not mark.left:
-        raise MigrationError(f"{source} does not say that apps were switched away from it")
+        raise MigrationError(f"the mark of {source} does not say that its apps were switched")
     if target.missing or not mark.leads_to(await target.record()):
         raise MigrationError(
-            f"{source} was left for {target}, and what is there is not the store into which the "
-            "rows were carried: that was replaced, emptied or removed, or its disk is missing. Put "
-            f"it back and run this again; if it is lost, {source} has the rows from before the "
+            f"{source} was left for {target}, but the store there is not the one that its rows "
+            "were moved to: it was replaced, emptied or removed, or its disk is missing. Put it "
+            f"back and run this again; if it is lost, {source} has the rows from before the "
             f"switch: aiovec migrate forget {source.configured or source.backend.address}"
         )
     if target.keeps_marks:
@@ -162,9 +162,9 @@ async def complete(work: Work, toml: Toml | None) -> None:
         return
     if toml is None or toml.path != mark.config:
         raise MigrationError(
-            f"apps use {target} now; name the TOML file of this switch, so that it says so too: "
-            f"--config {mark.config}"
+            f"apps use {target} now, but the TOML file of this switch was not given, so it still "
+            f"names the old store; add --config {mark.config}"
         )
     if by_hand := await toml.flip(target):
-        work.tell("warning", f"apps use {target} now; for those that start later, {by_hand}")
+        work.tell("warning", f"apps use {target} now; for apps that start later, {by_hand}")
     await work.step("cut-over:flipped")

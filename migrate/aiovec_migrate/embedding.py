@@ -1,9 +1,9 @@
 """A change of embedding model on the way: every row gets a new vector, computed from a text.
 
-Vectors of two models in one table cannot be compared, and no search would say so. Therefore a row
-that has a vector and no text stops the run with its id; the run can go on once the row has a text
-or is deleted. A row that has no vector either, as ``vector_nullable`` allows, has none in the new
-table.
+Vectors of two models in one table cannot be compared, and no search would notice. So a row with a
+vector and no text stops the run with its id; the run can continue once the row has a text or is
+deleted. A row without a text and a vector, which ``vector_nullable`` allows, has no vector in the
+new table.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from .host import Host
 
 
 class Reembedding:
-    """Computes the vectors of rows anew, by an embedder of the TOML.
+    """Computes the vectors of rows anew, with an embedder of the TOML.
 
-    Tables that make vectors of texts (``Schema(embed=...)``) use their own field, and this embedder
-    from then on; of others ``field`` is embedded. The embedder has its own batches and retries.
+    Tables that make vectors from texts (``Schema(embed=...)``) use their own field, and this
+    embedder from then on; in others ``field`` is embedded. The embedder has its own batches and
+    retries.
     """
 
     def __init__(self, name: str, field: str, config: Path | None, host: Host) -> None:
@@ -37,12 +38,12 @@ class Reembedding:
         self._embedder = configured_embedder(name, find_place(config=config).settings)
 
     def field_of(self, schema: Schema) -> str:
-        """Return the text field that a table's vectors are made of. MigrationError if unknown."""
+        """Return the text field that a table's vectors are made from. MigrationError if unknown."""
         if schema.embed is not None:
             if self._field not in ("", schema.embed.field):
                 raise MigrationError(
-                    f"it makes its vectors of the field {schema.embed.field!r}, so they cannot be "
-                    f"computed from {self._field!r}"
+                    f"its vectors are made from the field {schema.embed.field!r}, so they cannot "
+                    f"be computed from {self._field!r}"
                 )
             return schema.embed.field
         field = schema.fields.get(self._field)
@@ -77,12 +78,12 @@ class Reembedding:
         )
 
     async def close(self) -> None:
-        """Let go of the embedder's connections."""
+        """Close the embedder's connections."""
         await self._embedder.close_service()
 
 
 def _texts(rows: pa.Table, vector: str, field: str) -> tuple[np.ndarray, list[str]]:
-    """Return a mask of the rows that have a text, and the texts."""
+    """Return a mask of the rows with a text, and the texts."""
     has_text = pc.is_valid(rows.column(field))
     lacking = pc.and_(pc.invert(has_text), pc.is_valid(rows.column(vector)))
     ids = rows.filter(lacking).column("id").to_pylist()
@@ -99,7 +100,7 @@ def _texts(rows: pa.Table, vector: str, field: str) -> tuple[np.ndarray, list[st
 def _with_vectors(
     rows: pa.Table, schema: Schema, vectors: np.ndarray | None, has_text: np.ndarray
 ) -> pa.Table:
-    """Return the rows with these vectors, one for each row that has a text."""
+    """Return the rows with these vectors, one for each row with a text."""
     every = np.zeros((rows.num_rows, schema.dim), dtype=np.float32)
     if vectors is not None:
         every[has_text] = vectors
@@ -108,7 +109,7 @@ def _with_vectors(
         wrong |= has_text & ~every.any(axis=1)
     for row in np.flatnonzero(wrong)[:1]:
         raise InvalidVectorError(
-            "is zero, NaN or infinity, as the embedder made it", id=rows.column("id")[row].as_py()
+            "from the embedder is zero, NaN or infinite", id=rows.column("id")[row].as_py()
         )
     arrow = schema.to_arrow()
     at = rows.schema.get_field_index(schema.vector)

@@ -1,4 +1,4 @@
-"""The options of a run, and what it tells while it goes on."""
+"""The options of a run, and the events that it reports."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aiovec.errors import InvalidArgumentError, MigrationError
 class Options:
     """The options of a run.
 
-    ``tables`` None moves all. With ``switch`` apps use the target afterwards; ``pause_limit``
-    bounds, in seconds, how long writers wait for that, and ``attempts`` how often it is tried.
+    ``tables`` None moves all. With ``switch`` apps use the target afterwards; ``pause_limit`` is
+    the longest time in seconds that writers wait for it, and ``attempts`` the number of tries.
     """
 
     tables: tuple[str, ...] | None = None
@@ -47,12 +47,12 @@ Phase = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened.
+    """One event of a run.
 
-    ``kind`` is "phase" where a new phase begins, "progress" while rows pass, "table" where a table
-    is through with its phase, "note" and "warning" for a sentence. ``rows`` of ``total`` are
-    through, at ``rate`` rows a second, with ``left`` seconds to go; ``lag`` counts the changes that
-    were just brought over. None means unknown or not applicable.
+    ``kind`` is "phase" when a phase begins, "progress" while rows are processed, "table" when a
+    table has completed its phase, "note" and "warning" for a sentence. ``rows`` of ``total`` are
+    done, at ``rate`` rows a second, with ``left`` seconds to go; ``lag`` counts the changes just
+    brought over. None means unknown or not applicable.
     """
 
     kind: Kind
@@ -66,7 +66,7 @@ class Event:
     text: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The event for JSON, without what is not known."""
+        """Return the event for JSON, without unknown values."""
         return {
             key: round(value, 3) if isinstance(value, float) else value
             for key, value in asdict(self).items()

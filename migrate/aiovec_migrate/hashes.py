@@ -1,25 +1,25 @@
-"""Hashes of rows, a batch of Arrow at a time: equal rows have equal ones, whoever stored them.
+"""Hashes of rows, a batch of Arrow at a time: equal rows have equal hashes in every store.
 
-What counts as equal is what a store gives back:
+Two rows are equal if a store returns them as equal:
 
 - The vector counts bit by bit.
 - Fields count by their values. A null is not an empty text, nor an empty list. A negative zero
   is a zero: neither SQLite nor LanceDB keeps its sign in a field.
-- The payload counts as a JSON value: neither white space nor the order of keys, but 1 is not 1.0,
-  for both keep that apart. An empty object is a null, for both mean that there are no keys.
+- The payload counts as a JSON value: white space and the order of keys do not count, but 1 is not
+  1.0, because both stores keep them apart. An empty object is a null: both mean no keys.
 
-How strong they are. Whatever is long is read as words of 32 bits, and a hash is the sum of each
-word times a random key of 64 bits that belongs to its place. Two inputs whose words at one place
-differ by ``d`` have the same sum for one key in ``2**64 / 2**z``, where ``z`` counts the zeros
-below the lowest bit of ``d``. That is why words are no longer: for 64-bit ones the sign of the
-upper float would be ``d = 2**63``, and two flipped signs would meet in every second pair of keys.
-With 32 bits ``z`` is 31 at most, so a sum misses a difference once in ``2**33``, and the two
-sums that are taken, with keys of their own, once in ``2**66``. Everything short (a number, a
-finished sum, an item of a list) goes through a bijection that leaves no bit where it was, with a
-key for its place, before it is added to others.
+The strength of the hashes: long values are read as words of 32 bits, and a hash is the sum of each
+word times a random 64-bit key for its place. Two inputs whose words at one place differ by ``d``
+have the same sum for one key in ``2**64 / 2**z``, where ``z`` is the number of zeros below the
+lowest bit of ``d``. That is why words are no longer: for 64-bit words, a flipped sign of the upper
+float would be ``d = 2**63``, and two flipped signs would collide for every second pair of keys.
+With 32 bits ``z`` is at most 31, so a sum misses a difference once in ``2**33``, and the two sums
+with separate keys miss it once in ``2**66``. Short values (a number, a finished sum, an item of a
+list) go through a bijection that moves every bit, with a key for their place, before they are added
+to others.
 
-All is done on whole columns; there is no Python loop over rows except for payloads, whose JSON
-is read by Python, and for single texts beyond 64 KiB, which are hashed piece by piece.
+Everything works on whole columns, without a Python loop over rows except for payloads, whose JSON
+Python reads, and for single texts above 64 KiB, which are hashed piece by piece.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ import pyarrow.compute as pc
 
 from aiovec.backend import BoolArray, Int64Array, Schema, UInt64Array, one_array, to_matrix
 
-# Texts are padded to one of these lengths, so that those of a length are rows of a matrix. A
-# third of the bytes is padding at most, from 24 bytes on.
+# Texts are padded to one of these lengths, so that texts of one length are rows of a matrix. From
+# 24 bytes on, at most a third is padding.
 _WIDTHS = np.array(
     sorted({8, 24, *(2**n for n in range(4, 17)), *(3 * 2**n for n in range(4, 15))}),
     dtype=np.int64,
 )
 _PIECE = int(_WIDTHS[-1])
-# Words that are multiplied at once: with their 64-bit form they stay in a core's cache.
+# Words multiplied at a time: in their 64-bit form they stay in a core's cache.
 _BLOCK = 2**16
 
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
@@ -56,7 +56,7 @@ _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 @dataclass(frozen=True, slots=True)
 class Hashes:
-    """One of each for every row of a batch: of its id, and of the whole row with its id."""
+    """For every row of a batch, the hash of its id, and of the whole row with its id."""
 
     ids: UInt64Array
     rows: UInt64Array
@@ -65,9 +65,9 @@ class Hashes:
 class Hasher:
     """Hashes the rows of tables that have this schema's fields.
 
-    Two hashers agree where their schemas have the same fields, ``vector`` is the same for both,
-    and so is ``seed``, from which the keys are drawn. Without ``vector`` it is left out, and the
-    batches need not have it.
+    Two hashers agree if their schemas have the same fields, and ``vector`` and ``seed``, which the
+    keys depend on, are the same. Without ``vector``, vectors are left out, and the batches need not
+    have them.
     """
 
     def __init__(self, schema: Schema, *, vector: bool = True, seed: int = 0) -> None:
@@ -76,11 +76,11 @@ class Hasher:
         self._seed = seed
 
     def ids(self, ids: pa.Array | pa.ChunkedArray) -> UInt64Array:
-        """The ids' hashes alone; the same as in ``Hashes.ids``."""
+        """Return the ids' hashes only, as in ``Hashes.ids``."""
         return mixed(_text(_one(ids), self._seed) + _key(self._seed, "id"))
 
     def rows(self, batch: pa.RecordBatch | pa.Table) -> Hashes:
-        """The hashes of all rows."""
+        """Return the hashes of all rows."""
         seed, schema = self._seed, self._schema
         ids = self.ids(batch.column("id"))
         total = ids.copy()
@@ -97,9 +97,9 @@ class Hasher:
 
 
 def mixed(values: UInt64Array) -> UInt64Array:
-    """The finish of splitmix64: a bijection in which each bit moves about half of the others.
+    """Return the finish of splitmix64: a bijection in which each bit flips about half the others.
 
-    It works in place, in an array that the caller gives away.
+    It works in place, so the caller must not use the array again.
     """
     moved = values >> _SHIFTS[0]
     values ^= moved
@@ -114,30 +114,30 @@ def mixed(values: UInt64Array) -> UInt64Array:
 
 @lru_cache(maxsize=1024)
 def _key(seed: int, name: str) -> np.uint64:
-    """A random number that belongs to a name."""
+    """Return a random number for a name."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
 
 
 @lru_cache(maxsize=8)
 def _keys(seed: int, words: int) -> tuple[UInt64Array, UInt64Array]:
-    """Two random numbers for each place of a word."""
+    """Return two random numbers for each place of a word."""
     drawn = np.random.default_rng(seed).integers(0, 2**64, (2, words), dtype=np.uint64)
     return drawn[0], drawn[1]
 
 
 def _sums(words: npt.NDArray[np.uint32], seed: int) -> UInt64Array:
-    """One hash for each row of a matrix of words."""
+    """Return one hash for each row of a matrix of words."""
     count, width = words.shape
-    one, other = _keys(seed, width)
+    first_keys, second_keys = _keys(seed, width)
     first = np.empty(count, dtype=np.uint64)
     second = np.empty(count, dtype=np.uint64)
     step = max(1, _BLOCK // width)
     for start in range(0, count, step):
         block = words[start : start + step].astype(np.uint64)
-        # Faster than a product of matrices, which has no quick form for integers.
-        np.einsum("ij,j->i", block, one, out=first[start : start + step])
-        np.einsum("ij,j->i", block, other, out=second[start : start + step])
+        # Faster than a matrix product, which is slow for integers.
+        np.einsum("ij,j->i", block, first_keys, out=first[start : start + step])
+        np.einsum("ij,j->i", block, second_keys, out=second[start : start + step])
     return mixed(first + mixed(second))
 
 
@@ -156,7 +156,7 @@ def _nulls(column: pa.Array) -> BoolArray | None:
 
 
 def _with_nulls(values: UInt64Array, column: pa.Array, seed: int) -> UInt64Array:
-    """Replace nulls with one number, whatever lay under them."""
+    """Replace nulls by one number, whatever the buffer holds there."""
     nulls = _nulls(column)
     if nulls is not None:
         values[nulls] = _key(seed, "null")
@@ -170,7 +170,7 @@ def _int(column: pa.Array, seed: int) -> UInt64Array:
 
 def _float(column: pa.Array, seed: int) -> UInt64Array:
     numbers = column.cast(pa.float64())
-    plain = _buffer(numbers, np.float64) + 0.0  # makes a zero of a negative one
+    plain = _buffer(numbers, np.float64) + 0.0  # turns -0.0 into 0.0
     return _with_nulls(mixed(plain.view(np.uint64)), numbers, seed)
 
 
@@ -184,7 +184,7 @@ def _datetime(column: pa.Array, seed: int) -> UInt64Array:
 
 
 def _buffer(column: pa.Array, kind: Any) -> npt.NDArray[Any]:
-    """The values as they lie, those of nulls too."""
+    """Return the raw values, including those under nulls."""
     data = column.buffers()[1]
     if data is None:
         return np.zeros(len(column), dtype=kind)
@@ -199,15 +199,15 @@ def _text(column: pa.Array, seed: int) -> UInt64Array:
     hashes = np.full(len(column), _key(seed, "null"), dtype=np.uint64)
     filled = np.flatnonzero(~_nulls(column)) if column.null_count else None  # type: ignore[operator]  # it has nulls
     texts = column if filled is None else column.take(pa.array(filled))
-    found = _bytes_of(texts, seed)
+    hashed = _bytes_of(texts, seed)
     if filled is None:
-        return found
-    hashes[filled] = found
+        return hashed
+    hashes[filled] = hashed
     return hashes
 
 
 def _bytes_of(texts: pa.Array, seed: int) -> UInt64Array:
-    """Hashes of texts none of which is null."""
+    """Return the hashes of texts without nulls."""
     lengths = _lengths(texts)
     hashes = np.empty(len(texts), dtype=np.uint64)
     classes = np.searchsorted(_WIDTHS, lengths)
@@ -219,7 +219,7 @@ def _bytes_of(texts: pa.Array, seed: int) -> UInt64Array:
             continue
         part = texts if len(chosen) == len(texts) else texts.take(pa.array(chosen))
         hashes[chosen] = _sums(_padded(part, int(_WIDTHS[kind])), seed)
-    # A text's zeros at its end are told from padding by its length.
+    # The length distinguishes a text's own trailing zeros from padding.
     return mixed(hashes + lengths.astype(np.uint64))
 
 
@@ -229,9 +229,9 @@ def _lengths(texts: pa.Array) -> Int64Array:
 
 
 def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
-    """Texts no longer than ``width`` as rows of a matrix, with zeros behind them."""
+    """Return texts of up to ``width`` bytes as rows of a matrix, padded with zeros."""
     if pa.types.is_large_binary(texts.type):
-        # No function pads bytes, and the one for text does not look whether they are text.
+        # No function pads bytes, and the one for text does not check that it is text.
         texts = pa.Array.from_buffers(
             pa.large_utf8(), len(texts), texts.buffers(), offset=texts.offset
         )
@@ -243,7 +243,7 @@ def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
 
 
 def _long(data: pa.Buffer, seed: int) -> np.uint64:
-    """The hash of one text that is longer than any width: of its pieces' hashes in their order."""
+    """Return the hash of a text longer than any width: of its pieces' hashes in order."""
     flat = np.frombuffer(data, dtype=np.uint8)
     pieces = np.zeros((-(-len(flat) // _PIECE), _PIECE), dtype=np.uint8)
     pieces.reshape(-1)[: len(flat)] = flat
@@ -252,13 +252,13 @@ def _long(data: pa.Buffer, seed: int) -> np.uint64:
 
 
 def _placed(hashes: UInt64Array, places: Int64Array, seed: int) -> UInt64Array:
-    """Hashes that depend on their places too."""
+    """Return hashes that depend on their places too."""
     return mixed(hashes + mixed(places.astype(np.uint64) + _key(seed, "place")))
 
 
 def _list(column: pa.Array, seed: int) -> UInt64Array:
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
-    flat = column.flatten()  # without what lies below a null
+    flat = column.flatten()  # without the items below a null
     if pa.types.is_integer(flat.type):
         items = _int(flat, seed)
     else:
@@ -266,11 +266,11 @@ def _list(column: pa.Array, seed: int) -> UInt64Array:
     ends = np.cumsum(lengths)
     starts = ends - lengths
     places = np.arange(len(items)) - np.repeat(starts, lengths)
-    # Sums run over the end of 64 bits, and their differences come back over it.
+    # The sums overflow 64 bits, and their differences overflow back.
     upto = np.zeros(len(items) + 1, dtype=np.uint64)
     np.cumsum(_placed(items, places, seed), out=upto[1:])
-    found = upto[ends] - upto[starts]
-    return _with_nulls(mixed(found + mixed(lengths.astype(np.uint64))), column, seed)
+    sums = upto[ends] - upto[starts]
+    return _with_nulls(mixed(sums + mixed(lengths.astype(np.uint64))), column, seed)
 
 
 def _vectors(column: pa.Array, seed: int) -> UInt64Array:
@@ -283,7 +283,7 @@ def _vectors(column: pa.Array, seed: int) -> UInt64Array:
 def _payload(column: pa.Array, seed: int) -> UInt64Array:
     if column.null_count == len(column):
         return np.full(len(column), _key(seed, "null"), dtype=np.uint64)
-    # Payloads often repeat, and reading one costs ten times as much as finding it again.
+    # Payloads often repeat, and parsing one costs ten times as much as recognizing it.
     coded = column.dictionary_encode()
     forms = pa.array(_canonical(coded.dictionary.to_pylist()), type=pa.large_binary())
     codes = coded.indices.fill_null(len(forms)).to_numpy()
@@ -292,26 +292,26 @@ def _payload(column: pa.Array, seed: int) -> UInt64Array:
 
 
 def _within(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    # A tuple, for a list is an array. The keys differ, so values are never compared.
+    # A tuple, because a list is an array. The keys differ, so values are never compared.
     return tuple(sorted(dict(pairs).items()))
 
 
 _scan: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
 _decode = json.JSONDecoder(object_pairs_hook=_within).decode
-# Later versions write shared objects once, and what is shared depends on more than the value.
+# Later versions write shared objects once, and sharing depends on more than the value.
 _MARSHAL = 2
 
 
 def _canonical(texts: Sequence[str]) -> list[bytes | None]:
-    """One form for each JSON value, None for an empty object: its sorted keys, then the values."""
+    """Return one form for each JSON value: its sorted keys and values; None for an empty object."""
     forms: list[bytes | None] = []
-    # Payloads of one table mostly have the same keys: these are sorted and written once.
+    # Payloads of one table mostly have the same keys, which are sorted and written once.
     shapes: dict[tuple[str, ...], tuple[bytes, Callable[[Any], Any]]] = {}
     for text in texts:
         try:
             value = _value_of(text)
         except (ValueError, RecursionError, StopIteration):
-            # Damaged, but the other side may have the same.
+            # Damaged, but the other side may have the same text.
             forms.append(b"text " + text.encode())
             continue
         if not isinstance(value, dict):
@@ -327,7 +327,7 @@ def _canonical(texts: Sequence[str]) -> list[bytes | None]:
 
 
 def _value_of(text: str) -> Any:
-    """A JSON value. Of an object within another one the sorted items."""
+    """Return a JSON value, in which nested objects are their sorted items."""
     if text[:1] == "{" and text.find("{", 1) < 0:
         value, end = _scan(text, 0)
         if end == len(text):
@@ -338,7 +338,7 @@ def _value_of(text: str) -> Any:
 
 def _shape_of(keys: tuple[str, ...]) -> tuple[bytes, Callable[[Any], Any]]:
     ordered = tuple(sorted(keys))
-    # A getter of one key gives no tuple, one of none cannot be had.
+    # A getter of one key returns no tuple, and a getter of none is an error.
     values_of: Callable[[Any], Any] = itemgetter(*(ordered or ("",)))
     return b"keys " + marshal.dumps(ordered, _MARSHAL), values_of
 
@@ -356,24 +356,25 @@ _HASHED: dict[str, Callable[[pa.Array, int], UInt64Array]] = {
 
 
 def among(hashes: UInt64Array, wanted: UInt64Array) -> BoolArray:
-    """Return a mask of the hashes that are wanted; the wanted are sorted and not empty."""
+    """Return a mask of the wanted hashes, which are sorted and not empty."""
     places = np.searchsorted(wanted, hashes).clip(max=len(wanted) - 1)
     return wanted[places] == hashes  # type: ignore[no-any-return]  # numpy's comparison
 
 
-def unlike(mine: Hashes, theirs: Hashes) -> tuple[UInt64Array, UInt64Array, UInt64Array]:
-    """The ids' hashes of what only the first has, only the second, and both but otherwise.
+def unlike(source: Hashes, target: Hashes) -> tuple[UInt64Array, UInt64Array, UInt64Array]:
+    """Return the id hashes of rows that only the first side has, only the second, and both but
+    with different values.
 
-    A row's hash covers its id, so equal ones are the same row. One that stands twice on a side is
-    not as the other has it either.
+    A row's hash covers its id, so equal hashes are the same row. A row that one side has twice also
+    counts as different.
     """
-    here = np.unique(mine.ids[~np.isin(mine.rows, theirs.rows)])
-    there = np.unique(theirs.ids[~np.isin(theirs.rows, mine.rows)])
-    twice = np.concatenate([_repeated(mine.ids), _repeated(theirs.ids)])
+    only_source = np.unique(source.ids[~np.isin(source.rows, target.rows)])
+    only_target = np.unique(target.ids[~np.isin(target.rows, source.rows)])
+    twice = np.concatenate([_repeated(source.ids), _repeated(target.ids)])
     return (
-        np.setdiff1d(here, there, assume_unique=True),
-        np.setdiff1d(there, here, assume_unique=True),
-        np.union1d(np.intersect1d(here, there, assume_unique=True), twice),
+        np.setdiff1d(only_source, only_target, assume_unique=True),
+        np.setdiff1d(only_target, only_source, assume_unique=True),
+        np.union1d(np.intersect1d(only_source, only_target, assume_unique=True), twice),
     )
 
 

@@ -1,4 +1,4 @@
-"""A lock beside a store that keeps a second migrator out. It ends with its process."""
+"""A lock file beside a store that keeps a second migrator out. It ends with its process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiovec.errors import MigrationError
 
 
 def lock_file(source: Path | None, target: Path | None, run: str) -> Path:
-    """Return the file that is locked: beside the source, or the target if that is remote."""
+    """Return the file to lock: beside the source, or the target if the source is remote."""
     beside = source or target
     if beside is None:
         return Path(tempfile.gettempdir()) / f"aiovec-migrate-{run}.lock"
@@ -33,7 +33,7 @@ def take_lock(file: Path) -> IO[bytes]:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(stream.fileno()), os.stat(file)):
                     return stream
-            stream.close()  # its last holder has removed the file meanwhile
+            stream.close()  # its last holder has just removed the file
     except OSError as exc:
         raise MigrationError(f"{file} cannot be locked: {exc.strerror or exc}") from exc
 

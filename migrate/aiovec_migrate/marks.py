@@ -1,7 +1,7 @@
-"""Changes of the record that a store keeps about migrations, each in one step.
+"""Changes of a store's record about migrations, each in one step.
 
-They are for backends with "moves". The object that a run begins with acts for the run: it reads and
-writes whatever the mark says.
+They need a backend with "moves". The backend object that begins a run acts for it: it may read and
+write whatever the mark says.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from aiovec.backend.contract import Backend
 from aiovec.backend.marks import FILLING, MOVED, PAUSED, MoveMark, MoveRecord
 from aiovec.errors import MigrationError
 
-# Seconds that the writes in progress may take when a run begins.
+# Seconds that writes in progress may take when a run begins.
 _FLUSH_LIMIT = 60.0
 
 
 async def begin_move(backend: Backend, run: str, mark: MoveMark | None = None) -> None:
-    """Act for this run from now on, and set the mark "open" where there is none.
+    """Act for this run from now on, and set the mark "open" unless there is one.
 
-    ``mark`` says where the run leads. A mark of the run that is there already leads there too.
+    ``mark`` says where the run leads. An existing mark of the run is changed to lead there too.
 
-    When this returns, changes of schema raise MigrationError with the run's name, and every
-    later change of a row is in ``changes`` until the mark is removed. MigrationError where
-    another run's mark stands.
+    When this returns, changes of the schema raise MigrationError with the run's name, and every
+    later change of a row is in ``changes`` until the mark is removed. MigrationError if there is a
+    mark of another run.
     """
     wanted = replace(mark or MoveMark(run), begun=uuid.uuid4().hex)
     _, after = await backend.change_move(lambda record: _begun(record, wanted))
@@ -36,26 +36,26 @@ async def begin_move(backend: Backend, run: str, mark: MoveMark | None = None) -
 def _begun(record: MoveRecord, wanted: MoveMark) -> MoveRecord:
     if record.mark is None:
         return replace(record, mark=wanted)
-    mark = _own(record, wanted.run)
+    mark = _mark_of(record, wanted.run)
     if mark.left or mark.filling or not wanted.moved_to:
         return record
     kept = ("state", "generation", "pause", "limit", "begun")
-    there = {name: getattr(mark, name) for name in kept}
-    return replace(record, mark=replace(wanted, **there))
+    state = {name: getattr(mark, name) for name in kept}
+    return replace(record, mark=replace(wanted, **state))
 
 
 async def pause_writers(backend: Backend, run: str, limit: float) -> None:
-    """Let every writer of every process wait.
+    """Make every writer of every process wait.
 
-    When this returns, no write is under way. A waiting writer that has seen the pause for
-    ``limit`` seconds ends it for all, so a run that died holds nobody for ever.
+    When this returns, no write is under way. A writer that has waited for ``limit`` seconds ends
+    the pause for all, so a run that died blocks nobody for ever.
     """
     pause = uuid.uuid4().hex
 
     def paused(record: MoveRecord) -> MoveRecord:
-        mark = _own(record, run)
+        mark = _mark_of(record, run)
         if mark.left:
-            raise MigrationError(f"the run {run} has moved the store already")
+            raise MigrationError(f"the run {run} has already moved the store")
         return replace(record, mark=replace(mark, state=PAUSED, pause=pause, limit=limit))
 
     await backend.change_move(paused)
@@ -63,22 +63,22 @@ async def pause_writers(backend: Backend, run: str, limit: float) -> None:
 
 
 async def resume_writers(backend: Backend, run: str) -> bool:
-    """End the pause; False where a writer had ended it already."""
+    """End the pause; False if a writer had already ended it."""
     before, after = await backend.change_move(
-        lambda record: record.end_pause(_own(record, run).pause)
+        lambda record: record.end_pause(_mark_of(record, run).pause)
     )
     return before != after
 
 
 async def set_moved(backend: Backend, run: str, generation: int) -> bool:
-    """Turn the pause into "moved"; False, and nothing done, where the pause had ended.
+    """Turn the pause into "moved"; if the pause had ended, do nothing and return False.
 
-    From then on every call of every other object raises StoreMovedError. Done a second time
-    by the same run it is True.
+    From then on every call of every other backend object raises StoreMovedError. A second call by
+    the same run returns True.
     """
 
     def moved(record: MoveRecord) -> MoveRecord:
-        mark = _own(record, run)
+        mark = _mark_of(record, run)
         if mark.state != PAUSED:
             return record
         return MoveRecord(replace(mark, state=MOVED, generation=generation), generation)
@@ -88,9 +88,9 @@ async def set_moved(backend: Backend, run: str, generation: int) -> bool:
 
 
 async def reenter(backend: Backend, run: str, source: str) -> None:
-    """Act for a run that leads into this store, which an earlier one has left.
+    """Act for a run that leads into this store, which an earlier run has left.
 
-    MigrationError where the mark of another run stands that did not lead to ``source``.
+    MigrationError if the mark belongs to another run that did not lead to ``source``.
     """
     if (record := await backend.move_record()) != reentered(record, run, source):
         await backend.change_move(lambda record: reentered(record, run, source))
@@ -98,7 +98,8 @@ async def reenter(backend: Backend, run: str, source: str) -> None:
 
 
 def reentered(record: MoveRecord, run: str, source: str) -> MoveRecord:
-    """Let a run write into a store that an earlier one has left for ``source``."""
+    """Return the record changed so that a run may write into a store that was left for
+    ``source``."""
     mark = record.mark
     if mark is None or mark.run == run:
         return record
@@ -114,16 +115,16 @@ async def fill(
 ) -> None:
     """Act for a run that copies the rows of ``source`` into this store, which is not in use.
 
-    ``generation`` is that of the source, and ``fresh`` says that this store has no tables yet.
+    ``generation`` is the source's, and ``fresh`` says that this store has no tables yet.
 
-    When this returns nobody else's write is under way, and until the mark is removed, or the
-    run has led here (``Backend.arrive``), every other object's raises MigrationError. They still
-    read. MigrationError where another mark stands.
+    When this returns, no other write is under way. Until the mark is removed, or the run has led
+    here (``Backend.arrive``), writes of every other backend object raise MigrationError, but reads
+    work. MigrationError if there is another mark.
     """
 
     def filled(record: MoveRecord) -> MoveRecord:
         if record.mark is not None:
-            _own(record, run)
+            _mark_of(record, run)
             return record
         mark = MoveMark(run, FILLING, source=source, generation=generation, fresh=fresh)
         return replace(record, mark=mark)
@@ -134,14 +135,14 @@ async def fill(
 
 
 async def end_move(backend: Backend, run: str, *, copied: bool = False) -> None:
-    """Remove the mark; a store that was left keeps it. Nothing where there is none.
+    """Remove the mark, if there is one; a store that was left keeps it.
 
-    With ``copied`` a store that was filled stays known as a copy that this run may bring up to
+    With ``copied``, a store that was filled is remembered as a copy that this run may bring up to
     date.
     """
 
     def ended(record: MoveRecord) -> MoveRecord:
-        if record.mark is None or (mark := _own(record, run)).left:
+        if record.mark is None or (mark := _mark_of(record, run)).left:
             return record
         return MoveRecord(None, record.generation, run if copied and mark.filling else record.run)
 
@@ -149,9 +150,9 @@ async def end_move(backend: Backend, run: str, *, copied: bool = False) -> None:
 
 
 async def forget_move(backend: Backend) -> None:
-    """Remove the mark of a store that was left, or one that cannot be read.
+    """Remove the mark of a store that was left, or an unreadable mark.
 
-    The store is then a store of its own again.
+    The store is then independent again.
     """
 
     def forgotten(record: MoveRecord) -> MoveRecord:
@@ -164,23 +165,23 @@ async def forget_move(backend: Backend) -> None:
     await backend.change_move(forgotten, anew=True)
 
 
-def _own(record: MoveRecord, run: str) -> MoveMark:
-    """Return the mark of this run; MigrationError where there is none, or that of another."""
+def _mark_of(record: MoveRecord, run: str) -> MoveMark:
+    """Return the mark of this run; MigrationError if there is none, or another run's."""
     mark = record.mark
     if mark is None:
-        raise MigrationError(f"the store knows of no open migration, so not of the run {run}")
+        raise MigrationError(f"the store has no mark of a migration, so none of the run {run}")
     if mark.run != run:
         raise MigrationError(
-            f"another migration of this store is known: run {mark.run}; {_cure(mark)}"
+            f"the store is part of another migration, run {mark.run}; {_cure(mark)}"
         )
     return mark
 
 
 def _cure(mark: MoveMark) -> str:
-    """Return what a user can do about a mark."""
+    """Return advice about a mark."""
     if mark.left:
         return (
-            f"the store has moved to {mark.moved_to}; to use it again as a store of its own, "
-            "remove that mark: aiovec migrate forget"
+            f"the store has moved to {mark.moved_to}; to use it independently again, remove the "
+            "mark: aiovec migrate forget"
         )
-    return "go on with it (aiovec migrate run), or end it (aiovec migrate abort)"
+    return "continue that one (aiovec migrate run), or end it (aiovec migrate abort)"

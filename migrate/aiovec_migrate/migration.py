@@ -1,17 +1,17 @@
-"""A run from its first mark to its last, and its end by ``abort``.
+"""A run from its first mark to its last, and its cancellation by ``abort``.
 
 The marks in the two stores are the run (``aiovec.backend.marks``):
 
-| source | target | who writes |
+| source | target | writers |
 | --- | --- | --- |
 | no mark | filling, or left for the source | apps in the source; the run in the target |
 | open | the same | apps in the source, but no schemas; the run in the target |
-| paused | the same | the run alone; at most for the pause limit |
+| paused | the same | only the run; at most for the pause limit |
 | moved | the same | nobody, until an app or the run puts the target into use |
 | moved | no mark, with the cut-over's generation | apps in the target |
 
-A killed run leaves one of these rows, and the same command goes on from it: it compares the tables
-that the target has, and copies those that it does not have.
+A killed run leaves one of these states, and the same command continues from it: it compares the
+tables that the target has, and copies the others.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from aiovec.errors import AiovecError, MigrationError
 
 from .compare import Difference
 from .cut_over import Cutover, complete
+from .embedding import Reembedding
 from .events import Listener, Options, unheard
-from .host import Host, RealHost, Step, no_step
+from .host import Host, Step, no_step
 from .marks import begin_move, end_move, fill, reenter, resume_writers
 from .moving import TableMove
 from .places import OpenPlace
 from .planning import Plan, count_removed, drops_others, look
 from .tables import OpenTable
-from .toml import Toml
-from .work import Transform, Work
+from .toml import TomlFile
+from .work import Work
 
 
 @dataclass(frozen=True, slots=True)
 class TableReport:
-    """The comparison of one table; ``problem`` says why it could not be compared.
+    """The comparison of one table, or the ``problem`` that prevented it.
 
     ``removed`` counts the rows that only the target had, and that the run has removed.
     """
@@ -56,7 +57,7 @@ class TableReport:
 class Report:
     """The result of a run or of a comparison.
 
-    ``switched`` says that apps use the target, and ``pause`` how long writers waited, in seconds.
+    ``switched`` says that apps use the target; ``pause`` is how long writers waited, in seconds.
     """
 
     source: str
@@ -72,18 +73,18 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         tables = [
             {
-                "table": one.table,
-                "equal": one.equal,
-                "source_rows": one.difference.source_rows,
-                "target_rows": one.difference.target_rows,
-                "missing": one.difference.missing,
-                "extra": one.difference.extra,
-                "different": one.difference.different,
-                "ids": list(one.difference.ids),
-                "problem": one.problem,
-                "removed": one.removed,
+                "table": report.table,
+                "equal": report.equal,
+                "source_rows": report.difference.source_rows,
+                "target_rows": report.difference.target_rows,
+                "missing": report.difference.missing,
+                "extra": report.difference.extra,
+                "different": report.difference.different,
+                "ids": list(report.difference.ids),
+                "problem": report.problem,
+                "removed": report.removed,
             }
-            for one in self.tables
+            for report in self.tables
         ]
         return {
             "equal": self.equal, "source": self.source, "target": self.target, "tables": tables,
@@ -91,26 +92,26 @@ class Report:
         }  # fmt: skip
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """Return the report as lines for people."""
         lines = []
-        for one in self.tables:
-            found = one.difference
-            facts = one.problem or f"{found.source_rows:,} rows, equal"
-            if not one.problem and found.total:
-                facts = f"{found.source_rows:,} rows in the source, {found.target_rows:,} in the "
-                facts += f"target: {found.missing:,} missing, {found.extra:,} only in the target, "
-                facts += f"{found.different:,} different: {', '.join(found.ids[:5])}"
-                facts += " …" if found.total > 5 else ""
-            if one.removed:
-                facts += f"; {one.removed:,} rows only in the target were removed"
-            lines.append(f"table   {one.table}: {facts}")
+        for report in self.tables:
+            rows = report.difference
+            facts = report.problem or f"{rows.source_rows:,} rows, equal"
+            if not report.problem and rows.total:
+                facts = f"{rows.source_rows:,} rows in the source, {rows.target_rows:,} in the "
+                facts += f"target: {rows.missing:,} missing, {rows.extra:,} only in the target, "
+                facts += f"{rows.different:,} different: {', '.join(rows.ids[:5])}"
+                facts += " …" if rows.total > 5 else ""
+            if report.removed:
+                facts += f"; {report.removed:,} rows only in the target were removed"
+            lines.append(f"table   {report.table}: {facts}")
         return lines
 
 
 class Migration:
     """One migration between two open stores, whose lock the caller holds.
 
-    ``toml`` is needed for a switch only.
+    ``toml`` is needed only for a switch.
     """
 
     def __init__(
@@ -120,24 +121,24 @@ class Migration:
         options: Options | None = None,
         *,
         host: Host | None = None,
-        toml: Toml | None = None,
-        transform: Transform | None = None,
+        toml: TomlFile | None = None,
+        transform: Reembedding | None = None,
         listener: Listener = unheard,
         step: Step = no_step,
     ) -> None:
-        host, options = host or RealHost(), options or Options()
-        self._work = Work(source, target, options, host, listener, step, transform)
+        host, options = Host() if host is None else host, options or Options()
+        self.work = Work(source, target, options, host, listener, step, transform)
         self._toml = toml
 
     async def plan(self) -> Plan:
-        """Return what ``look`` does, with the rows that would be removed counted."""
+        """Return the plan of ``look``, with the rows that would be removed counted."""
         plan = await self.look()
-        await count_removed(self._work, plan)
+        await count_removed(self.work, plan)
         return plan
 
     async def look(self) -> Plan:
-        """Return what a run would do and what would stop it."""
-        work, toml = self._work, self._toml
+        """Return what a run would do and any problems that would stop it."""
+        work, toml = self.work, self._toml
         plan = await look(work)
         if plan.has_moved:
             return plan
@@ -155,8 +156,8 @@ class Migration:
         return plan
 
     async def run(self) -> Report:
-        """Begin, or go on where the marks say that a run was."""
-        work = self._work
+        """Begin, or continue from the state that the marks show."""
+        work = self.work
         plan = await self.look()
         plan.check()
         if plan.has_moved:
@@ -186,12 +187,12 @@ class Migration:
         return self._report(reports)
 
     def _report(self, tables: list[TableReport], *, switched: bool = False) -> Report:
-        source, target = str(self._work.source), str(self._work.target)
+        source, target = str(self.work.source), str(self.work.target)
         return Report(source, target, tuple(tables), switched)
 
     async def _mark(self, plan: Plan) -> MoveRecord:
-        """Mark both stores, the target first; return what the target keeps."""
-        work = self._work
+        """Mark both stores, the target first; return the target's record."""
+        work = self.work
         source, target = work.source, work.target
         work.enter("marking")
         before = await target.record()
@@ -218,10 +219,10 @@ class Migration:
         return await target.record()
 
     async def _fill(self, plan: Plan, before: MoveRecord) -> None:
-        """Keep everybody else from writing to the target."""
-        work, backend = self._work, self._work.target.backend
+        """Keep all other writers out of the target."""
+        work, backend = self.work, self.work.target.backend
         if before.mark is not None and not plan.resumes:
-            # Of a run that did not come to mark the source: what is there may be somebody's own.
+            # The run was killed before it marked the source, so the tables may be the user's.
             await end_move(backend, work.run)
         fresh = not await backend.tables()
         generation = (await work.source.record()).generation
@@ -229,7 +230,7 @@ class Migration:
         await fill(backend, work.run, address, generation, fresh=fresh)
         if plan.resumes:
             return
-        # What nobody has marked may have been written since it was looked at.
+        # Before the mark, the target may have been written to after the look.
         again = await look(work)
         if fresh and await backend.tables():
             again.problems.append("somebody else has just created tables in the target")
@@ -239,36 +240,36 @@ class Migration:
             again.check()
 
     async def _tables(self, record: MoveRecord) -> list[TableMove]:
-        """Have every table of the source in the target, and none that must not be there."""
-        work = self._work
+        """Create every table of the source in the target, and drop those that must not be there."""
+        work = self.work
         source, target = work.source.backend, work.target.backend
         every = await source.tables()
         names = [name for name in every if name in (work.options.tables or every)]
-        there = set(await target.tables())
+        existing = set(await target.tables())
         if work.options.switch and drops_others(record):
-            for name in sorted(there - set(every)):
+            for name in sorted(existing - set(every)):
                 await target.open_table(name)  # another program's cannot be opened
                 await target.drop_table(name)
-                work.tell("note", "the source has no such table any more: dropped", table=name)
+                work.tell("note", "the source no longer has this table: dropped", table=name)
                 await work.step("dropped")
         tables = []
         for name in names:
             opened = await OpenTable.open(source, name)
             schema = work.schema(opened.schema)
-            if name in there and (await target.open_table(name)).schema.differences(schema):
-                # It is the run's own, or was left: the source has all that counts.
+            if name in existing and (await target.open_table(name)).schema.differences(schema):
+                # The run made it, or it was left: all its rows are in the source.
                 await target.drop_table(name)
-                there.remove(name)
+                existing.remove(name)
                 await work.step("dropped")
-            if name not in there:
+            if name not in existing:
                 await target.create_table(name, schema)
                 await work.step("created")
             tables.append(TableMove(work, opened, await OpenTable.open(target, name)))
         return tables
 
     async def _release(self) -> None:
-        """Let go of both stores: nothing was switched."""
-        work = self._work
+        """Release both stores without a switch."""
+        work = self.work
         if work.target.keeps_marks:
             await end_move(work.target.backend, work.run, copied=True)
         await work.step("target:released")
@@ -277,49 +278,49 @@ class Migration:
         await work.step("released")
 
     async def abort(self, run: str = "") -> list[str]:
-        """End an open run; return warnings. The source is as it was, and nobody was switched.
+        """Cancel an open run; return warnings. The source is unchanged, and no app was switched.
 
-        Tables that the run made in a target that had none are dropped. ``run`` is the run's name
-        where that is not the one of these stores, because they lay elsewhere when it began.
+        Tables that the run made in a target that had none are dropped. ``run`` is the run's name,
+        if the stores lay elsewhere when it began.
         """
-        work = self._work
+        work = self.work
         run = run or work.run
         work.enter("aborting")
         source, target = await work.source.record(), await work.target.record()
-        here, there = source.mark, target.mark
-        open_here = here is not None and here.run == run and not here.left
-        filling = there is not None and there.run == run and there.filling
-        if here is not None and here.run == work.run and here.left:
+        source_mark, target_mark = source.mark, target.mark
+        source_open = source_mark is not None and source_mark.run == run and not source_mark.left
+        filling = target_mark is not None and target_mark.run == run and target_mark.filling
+        if source_mark is not None and source_mark.run == work.run and source_mark.left:
             # The target has the cut-over's generation once it is in use.
-            done = there is None and target.generation >= here.generation
+            done = target_mark is None and target.generation >= source_mark.generation
             rest = "" if done else "complete the switch with the command that started it; "
             raise MigrationError(
                 f"it is too late to abort: apps were switched to {work.target}; {rest}the way back "
                 "is a run in the other direction"
             )
-        if not open_here and not filling:
+        if not source_open and not filling:
             raise MigrationError(f"no migration from {work.source} to {work.target} is open")
         warnings: list[str] = []
-        if filling and there is not None:
+        if filling and target_mark is not None:
             backend = work.target.backend
             backend.act_for(run)
             tables = await backend.tables()
-            if there.fresh and open_here and run == work.run:
+            if target_mark.fresh and source_open and run == work.run:
                 for name in tables:
                     await backend.drop_table(name)
                     await work.step("abort:dropped")
             elif tables:
                 why = "it had tables before"
-                if not open_here:
+                if not source_open:
                     why = f"{work.source} has no mark of this run: it was replaced or restored"
                 elif run != work.run:
                     why = "the run began when the stores lay elsewhere"
-                warnings.append(f"the tables in {work.target} are kept, for {why}")
+                warnings.append(f"the tables in {work.target} are kept, because {why}")
             await end_move(backend, run)
             await work.step("abort:released")
         elif not (work.target.missing or work.target.keeps_marks):
-            warnings.append(f"what was copied to {work.target} is kept")
-        if open_here:
+            warnings.append(f"the copies in {work.target} are kept")
+        if source_open:
             await end_move(work.source.backend, run)
             await work.step("abort:source")
         return warnings

@@ -11,26 +11,25 @@ from .copying import copy_table
 from .tables import MOST_TIMES, OpenTable, row_bytes
 from .work import Work
 
-# Changes that are few enough for the next step, and seconds within which more of them are as well.
+# If so few changes remain, or if they take so few seconds, the next step can begin.
 _FEW, _SOON = 1000, 0.5
-# Rounds in which the newest changes may be too many for that.
+# Attempts to get there.
 _ROUNDS = 1000
-# Ids of each kind that are named, and looked at again one by one: as many as are written while a
-# large table is compared on a machine that has much else to do.
+# Ids of each kind that are named and compared again one by one: as many as are written while a
+# large table is compared on a busy machine.
 _NAMED = 250_000
 _COMPARISONS = 5
-# Rounds for rows that are written all the time, and the seconds between two.
+# Attempts for rows that are written all the time, and the seconds between two.
 _SETTLE_ROUNDS, _REST = 50, 0.05
-# Rounds in which a source without a change feed has to come to rest.
+# Attempts for a source without a change feed until nobody writes, and the seconds between two.
 _REST_ROUNDS, _LONG_REST = 20, 0.5
 
 
 class TableMove:
-    """A table of the source and that of the target.
+    """A table in the source and in the target.
 
-    ``verified`` says that all rows were compared and that each change since was compared as well;
-    ``suspects`` are ids whose rows differed when they were looked at last. ``removed`` counts the
-    rows that only the target had.
+    ``verified`` says that all rows were compared, and each change since. ``suspects`` are ids whose
+    rows differed at the last look. ``removed`` counts the rows that only the target had.
     """
 
     def __init__(self, work: Work, source: OpenTable, target: OpenTable) -> None:
@@ -48,10 +47,10 @@ class TableMove:
         return self.source.name
 
     async def bring(self) -> int:
-        """Have all rows in the target; return how many differed, or were copied.
+        """Bring all rows to the target; return how many differed, or were copied.
 
-        Rows of an empty table are copied. Else all are compared, and what differs is written. What
-        changes meanwhile is brought over by the next ``catch_up``.
+        An empty table is copied. Otherwise all rows are compared, and the differences written. The
+        next ``catch_up`` brings over later changes.
         """
         work = self.work
         self.verified = False
@@ -71,27 +70,27 @@ class TableMove:
                 count = await self.target.count()
                 work.tell("table", table=self.name, rows=count)
                 return count
-        raise MigrationError(f"the table {self.name!r} is being altered all the time; try again")
+        raise MigrationError(f"the schema of table {self.name!r} keeps changing; try again")
 
     async def _bring_what_differs(self) -> int:
         work = self.work
         work.enter("comparing")
         comparison = await self._comparison()
-        found = await comparison.unlike()
+        unlike = await comparison.unlike()
         await work.step("compared")
-        await comparison.bring_over(found, work.changed)
+        await comparison.bring_over(unlike, work.changed)
         await work.step("brought")
-        count = len(found.missing) + len(found.extra) + len(found.different)
-        self.removed += len(found.extra)
+        count = len(unlike.missing) + len(unlike.extra) + len(unlike.different)
+        self.removed += len(unlike.extra)
         text = f"{count:,} rows differed"
-        if len(found.extra):
-            text += f", {len(found.extra):,} of them only in the target and removed"
-        work.tell("table", text, table=self.name, rows=found.source_rows)
+        if len(unlike.extra):
+            text += f", {len(unlike.extra):,} of them only in the target and removed"
+        work.tell("table", text, table=self.name, rows=unlike.source_rows)
         return count
 
-    async def _comparison(self, *, told: bool = True) -> Comparison:
+    async def _comparison(self, *, shows: bool = True) -> Comparison:
         work, vector = self.work, self.work.transform is None
-        if not told:
+        if not shows:
             return await Comparison.of(self.source, self.target, host=work.host, vector=vector)
         total = await self.source.count() + await self.target.count()
         progress = work.progress(self.name, total)
@@ -102,10 +101,10 @@ class TableMove:
     # Changes
 
     async def catch_up(self, *, check: bool = False) -> set[str]:
-        """Apply changes until the last page was the newest, and small or quickly done.
+        """Apply changes until the newest page is small or quickly done.
 
-        Returns the ids of all that were applied. With ``check`` each page's rows are compared, and
-        those that are not the same become suspects.
+        Returns the ids of all of them. With ``check`` each page's rows are compared, and rows that
+        differ become suspects.
         """
         work, seen = self.work, set[str]()
         for _ in range(_ROUNDS):
@@ -117,7 +116,7 @@ class TableMove:
                 ids = await self._apply(page)
                 if check and ids:
                     await work.step("catch-up:applied")
-                    comparison = await self._comparison(told=False)
+                    comparison = await self._comparison(shows=False)
                     unlike = await comparison.unlike_changes(page.upserted, page.deleted)
                     self.suspects = (self.suspects - ids) | set(unlike)
                 self._number = page.number
@@ -134,7 +133,7 @@ class TableMove:
         )
 
     async def _next_page(self) -> Changes | None:
-        """Return the next changes; None where they are not kept and all rows were compared."""
+        """Return the next changes; None if they were not kept, and all rows were compared."""
         limits, source = self.work.host.limits, self.source
         if not self._page:
             each = await row_bytes(source, self.target)
@@ -151,7 +150,7 @@ class TableMove:
             return None
 
     async def _apply(self, page: Changes) -> set[str]:
-        """Bring a page to the target; return its ids."""
+        """Apply a page to the target; return its ids."""
         deleted = list(dict.fromkeys(page.deleted))
         target = self.target
         if deleted:
@@ -169,9 +168,9 @@ class TableMove:
     # Verification
 
     async def verify(self) -> Difference:
-        """Compare every row. Raises MigrationError if one differs that nobody wrote meanwhile.
+        """Compare every row. Raises MigrationError if a row differs without having been written.
 
-        Rows that were written meanwhile are looked at again when their changes were applied.
+        Rows that were written during the comparison are compared again after their changes.
         """
         if not self.work.has_feed:
             return await self._come_to_rest()
@@ -179,14 +178,14 @@ class TableMove:
             await self.catch_up()
             try:
                 comparison = await self._comparison()
-                found = await comparison.named(await comparison.unlike(), _NAMED)
+                difference = await comparison.named(await comparison.unlike(), _NAMED)
             except StaleTableError:
                 await self.source.reopen()
                 await self.target.reopen()
                 continue
             await self.work.step("verify:compared")
-            if max(found.missing, found.different, found.extra) < _NAMED:
-                self.suspects = set(found.ids)
+            if max(difference.missing, difference.different, difference.extra) < _NAMED:
+                self.suspects = set(difference.ids)
                 break
         else:
             raise MigrationError(
@@ -200,31 +199,33 @@ class TableMove:
         return Difference(count, count)
 
     async def settle(self) -> None:
-        """Look at the suspects again until they match, or until they differ unwritten."""
+        """Compare the suspects again until they match. MigrationError if one differs unwritten."""
         for turn in range(_SETTLE_ROUNDS):
             if turn:
                 await self.work.host.sleep(_REST)
             await self.catch_up(check=True)
             before = set(await self._unlike(self.suspects))
-            # A row whose change arrives only now was expected to differ.
+            # A row whose change only arrives now may differ.
             self.suspects = set(before)
             written = await self.catch_up(check=True)
             wrong = sorted(before - written)
             if wrong:
                 raise MigrationError(
-                    f"{len(wrong)} rows of table {self.name!r} differ between the stores, and "
-                    f"nobody wrote them meanwhile: {', '.join(wrong[:5])}; run the same command "
-                    "again, which compares all and rewrites what differs"
+                    f"{len(wrong)} rows of table {self.name!r} differ between the stores without "
+                    f"having been written: {', '.join(wrong[:5])}; run the same command again, "
+                    "which compares all rows and rewrites the differences"
                 )
             if not self.suspects:
                 return
-        some = ", ".join(sorted(self.suspects)[:5])
-        raise MigrationError(f"rows of table {self.name!r} change too often to be compared: {some}")
+        examples = ", ".join(sorted(self.suspects)[:5])
+        raise MigrationError(
+            f"rows of table {self.name!r} change too often to be compared: {examples}"
+        )
 
     async def _unlike(self, ids: set[str]) -> list[str]:
         if not ids:
             return []
-        return await (await self._comparison(told=False)).unlike_among(sorted(ids))
+        return await (await self._comparison(shows=False)).unlike_among(sorted(ids))
 
     async def _come_to_rest(self) -> Difference:
         for turn in range(_REST_ROUNDS):
@@ -234,20 +235,20 @@ class TableMove:
                 count = await self.target.count()
                 return Difference(count, count)
         raise MigrationError(
-            f"table {self.name!r} is written to continuously and keeps no changes, so the target "
-            "never becomes equal; run again when nobody writes"
+            f"table {self.name!r} is written to continuously and its store keeps no changes, so "
+            "the target never becomes equal; run again when nobody writes"
         )
 
     # In the pause
 
     async def last_changes(self) -> str:
-        """Apply and compare what came until the writers stopped; return what is wrong."""
+        """Apply and compare the changes before the pause; return what is wrong, if anything."""
         await self.catch_up(check=True)
         self.suspects = set(await self._unlike(self.suspects))
         if self.suspects:
-            some = ", ".join(sorted(self.suspects)[:5])
+            examples = ", ".join(sorted(self.suspects)[:5])
             number = len(self.suspects)
-            return f"{number} rows of table {self.name!r} are not the same in both stores: {some}"
+            return f"{number} rows of table {self.name!r} differ between the stores: {examples}"
         left, reached = await self.source.count(), await self.target.count()
         if left != reached:
             self.verified = False  # every row is compared before the next try

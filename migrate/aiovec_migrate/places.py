@@ -1,4 +1,4 @@
-"""Find the store that a name means, and whether it exists, without making or opening anything."""
+"""Find the store that a name stands for, and whether it exists, without making or opening it."""
 
 from __future__ import annotations
 
@@ -24,53 +24,54 @@ from .host import Host
 class OpenPlace:
     """A store that a migration reads or writes.
 
-    ``configured`` is its name in the TOML, empty where that does not know it. Of a store that is
-    ``missing`` the backend is not open, for that would make it.
+    ``configured`` is its name in the TOML, or empty. The backend of a ``missing`` store is not
+    open, because opening it would create it.
     """
 
     backend: Backend
     configured: str = ""
     missing: bool = False
+    path: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.backend.target} ({self.backend.name})"
 
     @property
     def keeps_marks(self) -> bool:
-        """True if it can be marked, so that all its users heed a migration."""
+        """True if it can be marked, so that all its users respect a migration."""
         return self.backend.supports("moves")
 
     async def record(self) -> MoveRecord:
-        """What it keeps about migrations; an empty record where it keeps nothing."""
+        """Return its record about migrations, which is empty if it keeps none."""
         if self.missing or not self.keeps_marks:
             return MoveRecord()
         return await self.backend.move_record()
 
 
 def free_room(place: Place) -> int | None:
-    """Return the bytes that are free where the store lies or would; None if unknown."""
+    """Return the free bytes at the store's place; None if unknown."""
     return None if place.path is None else shutil.disk_usage(_lowest_folder(place.path)).free
 
 
 def unwritable(place: Place) -> str:
-    """Return why this user cannot write to the store; empty where nothing speaks against it."""
+    """Return why this user cannot write to the store; empty if they can."""
     path = place.path
     if path is None:
         return ""
-    effective = bool(os.supports_effective_ids)  # it lists os.access or nothing
+    effective = bool(os.supports_effective_ids)  # it contains os.access or nothing
     folder = _lowest_folder(path)
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         return f"this user may not write in {folder}"
     if path.is_file() and not os.access(path, os.W_OK, effective_ids=effective):
         return f"this user may not write to {path}"
     if path.is_file() and path.stat().st_size and not place.exists():
-        return f"{path} is a file, and no store of {place.backend}"
-    there = next(above for above in path.parents if above.exists())
-    return "" if there.is_dir() else f"{there} is not a folder"
+        return f"{path} is a file, but not a store of {place.backend}"
+    parent = next(above for above in path.parents if above.exists())
+    return "" if parent.is_dir() else f"{parent} is not a folder"
 
 
 def _lowest_folder(path: Path) -> Path:
-    """Return the path if it is a folder, or the lowest one above it that exists."""
+    """Return the path if it is a folder, or its lowest parent that is one."""
     absolute = Path(os.path.abspath(path))
     return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
 
@@ -99,9 +100,9 @@ def locate(text: PathText | None, config: Path | None) -> Place:
 
 
 def _check_meant(text: str) -> None:
-    """Raise ConfigError for a bare word that is neither a backend nor a path that exists.
+    """Raise ConfigError for a bare word that is neither a backend nor an existing path.
 
-    ``connect`` makes a folder of that name. Where stores are moved it is a mistyped backend.
+    ``connect`` would make a folder of that name. Here it is a mistyped backend.
     """
     bare = not is_url(text) and not re.search(r"[./\\~:]", text)
     if bare and not os.path.exists(text):
@@ -115,7 +116,7 @@ def _check_meant(text: str) -> None:
 
 
 def config_file(config: PathText | None) -> Path | None:
-    """Return the TOML file: the one that is named, else as ``aiovec.connect`` finds it."""
+    """Return the TOML file: the given one, or the one that ``aiovec.connect`` finds."""
     if config is not None:
         return Path(os.path.abspath(os.path.expanduser(config)))
     named = os.environ.get(CONFIG_VARIABLE)
@@ -124,7 +125,7 @@ def config_file(config: PathText | None) -> Path | None:
 
 
 def _configured_name(place: Place, file: Path | None) -> str:
-    """Return the name under which the TOML configures this place; empty where it does not."""
+    """Return the TOML's name for this place; empty if it has none."""
     if file is None or not file.exists():
         return ""
     for name in [place.backend, *backend_names()]:
@@ -137,11 +138,11 @@ def _configured_name(place: Place, file: Path | None) -> str:
 def configured(file: Path | None) -> list[str]:
     """Return the names of the backends that the TOML configures and that have a store.
 
-    A store that is not on this machine may always exist, so it must be named there.
+    A store on another machine may always exist, so only one that the TOML names counts.
     """
     if file is None or not file.exists():
         return []
-    found = []
+    configured_names = []
     for name in backend_names():
         with suppress(ConfigError, MigrationError):
             place = locate(name, file)
@@ -150,18 +151,23 @@ def configured(file: Path | None) -> list[str]:
                 place.plugin.address_key in settings.model_fields_set
             )
             if place.backend == name and place.exists() and (place.path or named):
-                found.append(name)
-    return found
+                configured_names.append(name)
+    return configured_names
 
 
-async def open_place(stack: AsyncExitStack, found: Place, host: Host, *, make: bool) -> OpenPlace:
+async def open_place(stack: AsyncExitStack, located: Place, host: Host, *, make: bool) -> OpenPlace:
     """Open a store until the stack ends. One that does not exist is missing, unless ``make``."""
-    backend = await host.in_thread(found.create)
-    if not make and not await host.in_thread(found.exists):
-        return OpenPlace(backend, found.configured, missing=True)
-    stack.push_async_callback(_close, backend)
-    await backend.open()
-    return OpenPlace(backend, found.configured)
+    place = await host.in_thread(unopened, located)
+    if not make and not await host.in_thread(located.exists):
+        return replace(place, missing=True)
+    stack.push_async_callback(_close, place.backend)
+    await place.backend.open()
+    return place
+
+
+def unopened(located: Place) -> OpenPlace:
+    """Return the store of a place, not opened."""
+    return OpenPlace(located.create(), located.configured, path=located.path)
 
 
 async def _close(backend: Backend) -> None:

@@ -1,4 +1,4 @@
-"""The plan of a run and its obstacles. Looking writes nothing."""
+"""The plan of a run, with its problems. Making it writes nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from aiovec.backend.marks import MoveRecord
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
+from .embedding import Reembedding
 from .marks import reentered
 from .places import OpenPlace
 from .tables import MOST_TIMES, OpenTable
-from .work import Transform, Work
+from .work import Work
 
-# What the target takes for the rows with what lies beside them; the same where it keeps the version
-# before they were put in order.
+# The size of the target for each byte of rows; the second if it keeps earlier versions, here the
+# one before the compaction.
 _AT_LEAST, _WITH_VERSIONS = 1.25, 2.25
 _SPARE = 2**20
 
@@ -39,10 +40,10 @@ class TablePlan:
 
 @dataclass(slots=True)
 class Plan:
-    """All that a run would do. ``problems`` stop it, ``notes`` do not.
+    """The plan of a run. ``problems`` stop it, ``notes`` do not.
 
     ``resumes`` says that the target has tables of this run, of an earlier copy, or of a store that
-    was left for the source: they are compared, and what differs is brought over. ``others`` are
+    was left for the source: they are compared, and the differences brought over. ``others`` are
     tables that only the target has.
     """
 
@@ -70,17 +71,17 @@ class Plan:
         return {**asdict(self), "ok": self.ok}
 
     def lines(self) -> list[str]:
-        """The plan for people."""
+        """Return the plan as lines for people."""
         lines = [f"from    {self.source}", f"to      {self.target}"]
         for table in self.tables:
-            there = ""
+            beside = ""
             if table.target_rows is not None:
-                doing = "compared with" if self.resumes else "beside"
-                there = f", {doing} {table.target_rows:,} in the target"
+                verb = "compared with" if self.resumes else "beside"
+                beside = f", {verb} {table.target_rows:,} in the target"
             if table.removed:
-                there += f"; {table.removed:,} rows only in the target would be removed"
+                beside += f"; {table.removed:,} rows only in the target would be removed"
             size = f"{table.bytes / 2**20:,.1f} MiB"
-            lines.append(f"table   {table.name}: {table.rows:,} rows, {size}{there}")
+            lines.append(f"table   {table.name}: {table.rows:,} rows, {size}{beside}")
         free = "unknown" if self.free is None else f"{self.free / 2**20:,.0f} MiB"
         lines.append(f"disk    {self.needed / 2**20:,.1f} MiB needed at the target, {free} free")
         if self.others:
@@ -116,25 +117,27 @@ async def look(work: Work) -> Plan:
 
 
 async def count_removed(work: Work, plan: Plan) -> None:
-    """Count in the plan the rows that a run would remove. Reads all ids of tables in the target."""
+    """Count in the plan the rows that a run would remove. Reads all ids of the target's tables."""
     for number, table in enumerate(plan.tables):
         if not (plan.ok and plan.resumes and table.target_rows):
             continue
         for _ in range(MOST_TIMES):
-            found = [await _find(place, table.name) for place in (work.source, work.target)]
-            if found[0] is None or found[1] is None:
+            pair = [await _find(place, table.name) for place in (work.source, work.target)]
+            if pair[0] is None or pair[1] is None:
                 break
             with suppress(StaleTableError):
-                comparison = Comparison.of_ids(found[0][0], found[1][0], work.host)
+                comparison = Comparison.of_ids(pair[0][0], pair[1][0], work.host)
                 removed = len((await comparison.unlike()).extra)
                 plan.tables[number] = replace(table, removed=removed)
                 break
 
 
-async def other_vectors(place: OpenPlace, transform: Transform | None, run: str = "") -> list[str]:
-    """Return a problem for each table of the store in use whose vectors were not made anew.
+async def other_vectors(
+    place: OpenPlace, transform: Reembedding | None, run: str = ""
+) -> list[str]:
+    """Return a problem for each table of the store in use whose vectors the embedder did not make.
 
-    They come from a run without the embedder, which has switched already.
+    They come from a run without the embedder that has already switched.
     """
     problems: list[str] = []
     if transform is None or place.missing:
@@ -142,33 +145,33 @@ async def other_vectors(place: OpenPlace, transform: Transform | None, run: str 
     if run and place.keeps_marks:
         place.backend.act_for(run)
     for name in await place.backend.tables():
-        found = await _find(place, name)
-        if found is None:
+        table = await _find(place, name)
+        if table is None:
             continue
-        schema = found[0].schema
+        schema = table[0].schema
         try:
             differences = "; ".join(schema.differences(transform.target_schema(schema)))
         except AiovecError as exc:
             differences = str(exc)
         if differences:
             problems.append(
-                f"apps use {place} already, and its table {name!r} has other vectors than the "
-                f"embedder makes ({differences}); complete the switch without --embedder, if it "
-                "was interrupted, and run in the other direction with it"
+                f"apps use {place} already, and the vectors of its table {name!r} are not the "
+                f"embedder's ({differences}); complete the switch without --embedder, if it was "
+                "interrupted, and then run in the other direction with it"
             )
     return problems
 
 
 def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecord) -> None:
-    run, own = work.run, source.mark is not None and source.mark.run == work.run
+    run, same_run = work.run, source.mark is not None and source.mark.run == work.run
     if source.mark is not None and source.mark.left:
-        plan.has_moved = own
-        if not own:
+        plan.has_moved = same_run
+        if not same_run:
             plan.problems.append(
                 f"the source has already moved to {source.mark.moved_to}; to use it as an "
                 "independent store again: aiovec migrate forget"
             )
-    elif source.mark is not None and not own:
+    elif source.mark is not None and not same_run:
         doing = f"{source.mark.source} is copied into it" if source.mark.filling else "it is moved"
         plan.problems.append(
             f"the source is part of another migration, {source.mark.run} ({doing}); continue that "
@@ -177,7 +180,7 @@ def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecor
     if plan.has_moved:
         return
     if target.mark is None:
-        resumes = target.run == run or (own and not work.target.keeps_marks)
+        resumes = target.run == run or (same_run and not work.target.keeps_marks)
     elif target.mark.left:
         try:
             resumes = reentered(target, run, work.source.backend.target) is not None
@@ -185,7 +188,7 @@ def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecor
             plan.problems.append(str(exc))
             return
     elif target.mark.run == run and target.mark.filling:
-        resumes = own or target.run == run or not work.source.keeps_marks
+        resumes = same_run or target.run == run or not work.source.keeps_marks
     else:
         plan.problems.append(
             f"the target is part of another migration, {target.mark.run}; continue that with the "
@@ -196,11 +199,11 @@ def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecor
 
 
 async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
-    there: list[str] = []
+    existing: list[str] = []
     if not work.target.missing:
-        if target.mark is not None:  # a store that was left answers nobody else
+        if target.mark is not None:  # a store that was left answers only for its run
             work.target.backend.act_for(target.mark.run)
-        there = await work.target.backend.tables()
+        existing = await work.target.backend.tables()
     names = await work.source.backend.tables()
     for name in work.options.tables or ():
         if name not in names:
@@ -210,24 +213,26 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
         plan.notes.append("the source has no tables")
     wanted = [name for name in names if name in (work.options.tables or names)]
     for name in wanted:
-        found = await _find(work.source, name)
-        if found is None:
+        entry = await _find(work.source, name)
+        if entry is None:
             continue
-        handle, rows, size = found
+        handle, rows, size = entry
         schema = handle.schema
         try:
             schema = work.schema(schema)
             await _look_at_texts(work, plan, handle)
         except AiovecError as exc:
             plan.problems.append(f"table {name!r}: {exc}")
-        other = await _find(work.target, name) if name in there else None
-        plan.tables.append(TablePlan(name, rows, size, None if other is None else other[1]))
-        if other is not None and not plan.resumes:
-            _look_at_difference(plan, name, schema, other[0].schema, other[1], target)
+        target_entry = await _find(work.target, name) if name in existing else None
+        plan.tables.append(
+            TablePlan(name, rows, size, None if target_entry is None else target_entry[1])
+        )
+        if target_entry is not None and not plan.resumes:
+            _look_at_difference(plan, name, schema, target_entry[0].schema, target_entry[1], target)
         texts = any(field.text for field in schema.fields.values())
         if texts and not work.target.backend.supports("text"):
             plan.notes.append(f"the target has no keyword search, which table {name!r} uses")
-    plan.others = [name for name in there if name not in names]
+    plan.others = [name for name in existing if name not in names]
     if not plan.others or not work.options.switch:
         return
     if not (plan.resumes and drops_others(target)):
@@ -239,45 +244,45 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
     for name in plan.others:
         try:
             await _find(work.target, name)
-        except AiovecError as exc:  # another program's, which was never in the source
+        except AiovecError as exc:  # it belongs to another program, and was never in the source
             plan.problems.append(str(exc))
 
 
 def drops_others(target: MoveRecord) -> bool:
-    """Return whether what only the target has can be dropped: the source had all of it once."""
+    """Return whether tables of the target only may be dropped: the source once had all of them."""
     return target.mark is not None and (target.mark.left or target.mark.fresh)
 
 
 def _look_at_difference(
-    plan: Plan, name: str, wanted: Schema, found: Schema, rows: int, target: MoveRecord
+    plan: Plan, name: str, wanted: Schema, stored: Schema, rows: int, target: MoveRecord
 ) -> None:
-    if differences := found.differences(wanted):
+    if differences := stored.differences(wanted):
         plan.problems.append(
-            f"table {name!r}: the target's has a different schema: " + "; ".join(differences)
+            f"table {name!r}: its schema in the target is different: " + "; ".join(differences)
         )
     if rows and target.mark is not None:
         plan.problems.append(
-            f"table {name!r}: this run has copied {rows:,} rows to the target, and the source does "
-            "not have its mark any more: it was replaced or restored. End the run (aiovec migrate "
-            "abort), which keeps the copies"
+            f"table {name!r}: this run has copied {rows:,} rows to the target, but the source no "
+            "longer has its mark: it was replaced or restored. End the run (aiovec migrate abort), "
+            "which keeps the copies"
         )
     elif rows:
         plan.problems.append(
-            f"table {name!r}: the target's already holds {rows:,} rows, and nothing says that they "
-            "come from this source; drop it, or name another target"
+            f"table {name!r}: the target already has {rows:,} rows of it, and nothing shows that "
+            "they come from this source; drop it, or name another target"
         )
 
 
 async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
-    """Rows without a text can get no vector, and must not be lost in silence."""
-    name = getattr(work.transform, "field_of", lambda schema: "")(table.schema)
+    """Check that every row with a vector has a text: rows must not lose vectors in silence."""
+    name = "" if work.transform is None else work.transform.field_of(table.schema)
     if not name or not table.schema.fields[name].nullable:
         return
     missing = await table.do(lambda handle: table.backend.count(handle, IsNull(Ref(name))))
     if missing and table.schema.vector_nullable:
         plan.notes.append(
-            f"{missing:,} rows of the table {table.name!r} have no {name!r}: those of them that "
-            "have a vector stop the run, the others stay without one"
+            f"{missing:,} rows of the table {table.name!r} have no {name!r}: if such a row has a "
+            "vector it stops the run, else it stays without one"
         )
     elif missing:
         raise MigrationError(
@@ -287,7 +292,7 @@ async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
 
 
 async def _find(place: OpenPlace, name: str) -> tuple[OpenTable, int, int] | None:
-    """Return a table with its rows and bytes; None if it was dropped meanwhile."""
+    """Return a table with its rows and bytes; None if it no longer exists."""
     for _ in range(MOST_TIMES):
         try:
             table = await OpenTable.open(place.backend, name)

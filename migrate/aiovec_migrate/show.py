@@ -1,7 +1,7 @@
 """Progress of the commands: a bar on a terminal, lines in a pipe, or JSON.
 
-All of it is written by a thread of its own. A terminal that is stopped, or a pipe that nobody
-empties, must never hold up a migration, least of all while writers wait for the cut-over.
+A separate thread writes it: a stopped terminal, or a pipe that nobody reads, must never delay a
+migration, least of all while writers wait for the cut-over.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def shown(*, json: bool) -> Iterator[Listener]:
-    """Give a listener that shows what it hears, until the block ends."""
+    """Return a listener that shows events until the block ends."""
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def write() -> None:
-        # When nobody reads any more, the run goes on all the same.
+        # If nobody reads any longer, the run still goes on.
         with contextlib.suppress(OSError), _display(json=json) as show:
             while (event := events.get()) is not None:
                 show(event)
@@ -69,7 +69,7 @@ def _write(stream: object, text: str) -> None:
 
 
 def _lines() -> Callable[[Event], None]:
-    """Return what writes a line for each phase, and while rows pass one every few seconds."""
+    """Return a function that writes a line for each phase, and every few seconds of progress."""
     last = time.monotonic()
 
     def show(event: Event) -> None:
@@ -137,7 +137,7 @@ def duration(seconds: float) -> str:
 
 
 def emit_lines(facts: Any, lines: Iterable[str], json: bool) -> None:
-    """Print a result as JSON, or as lines for people, whose spaces are kept."""
+    """Print a result as JSON, or as lines for people with their spaces kept."""
     emit(facts, map(Text, lines), json)
 
 

@@ -1,4 +1,4 @@
-"""A table of one store, whose handle is renewed where the table's state has changed."""
+"""A table of one store, whose handle is renewed when the table's state has changed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from aiovec.errors import MigrationError
 _T = TypeVar("_T")
 
 MOST_TIMES = 20
-"""How often one thing is begun again because its table was altered."""
-# Bytes of a row beside its vector, at least.
+"""Attempts at an operation that fails because its table was altered."""
+# The least bytes of a row beside its vector.
 _ROW_BYTES = 512
 
 
@@ -47,7 +47,7 @@ class OpenTable:
         self.handle = handle
 
     async def do(self, work: Callable[[TableHandle], Awaitable[_T]]) -> _T:
-        """Return what the work returns; begin it again if the handle is out of date."""
+        """Return the work's result; repeat the work if the handle is out of date."""
         for _ in range(MOST_TIMES):
             try:
                 return await work(self.handle)
@@ -60,15 +60,15 @@ class OpenTable:
 
 
 def everything(schema: Schema, *, vector: bool = True) -> Columns:
-    """All columns of a table, with or without the vector."""
+    """Return all columns of a table, with or without the vector."""
     return Columns(tuple(schema.fields), schema.payload, vector=vector)
 
 
 async def row_bytes(*tables: OpenTable) -> int:
-    """Return about what a row takes in memory: the most that one of the tables tells."""
-    found = []
+    """Return the approximate bytes of a row in memory: the most of these tables."""
+    sizes = []
     for table in tables:
         stats = await table.do(table.backend.stats)
         least = table.schema.dim * 4 + _ROW_BYTES
-        found.append(max(least, stats.bytes // max(1, stats.rows)))
-    return max(found)
+        sizes.append(max(least, stats.bytes // max(1, stats.rows)))
+    return max(sizes)

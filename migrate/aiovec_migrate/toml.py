@@ -1,7 +1,7 @@
 """The line of a TOML file that names the backend in use.
 
-Apps follow the mark in the store that was left, so the line is for those who open the file later.
-One line is replaced; the result counts only if ``tomllib`` finds that nothing else changed.
+Apps follow the mark in the store that was left, so the line is for apps that start later. One line
+is replaced; the result counts only if ``tomllib`` reads no other change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import tomllib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aiovec.backend.config import RetrievalSettings
 from aiovec.backend.files import flush_folder
@@ -26,48 +26,28 @@ from .places import OpenPlace, locate
 _SECTION, _KEY = "retrieval", "backend"
 _HEADER = re.compile(r"\s*\[([^\[\]]*)\]")
 _LINE = re.compile(rf"(\s*{_KEY}\s*=\s*)(['\"])[^'\"]*\2")
-_MARK = b"\xef\xbb\xbf"  # that some editors of Windows put before the text
-
-
-class Toml(Protocol):
-    """The TOML file of a switch. ``TomlFile`` is the real one."""
-
-    @property
-    def path(self) -> str:
-        """Its absolute path."""
-        ...
-
-    async def current(self) -> str:
-        """Return the backend that it names."""
-        ...
-
-    async def check(self, source: OpenPlace, target: OpenPlace) -> None:
-        """Raise AiovecError if it does not lead apps to these stores, or not to the source now."""
-        ...
-
-    async def flip(self, target: OpenPlace) -> str:
-        """Name the target's backend; if the line cannot be found, return what to write instead."""
-        ...
+_MARK = b"\xef\xbb\xbf"  # some editors on Windows write it before the text
 
 
 class TomlFile:
-    """A TOML file, read and written in a thread. The path is absolute."""
+    """A TOML file, read and written in a thread."""
 
     def __init__(self, file: Path, host: Host) -> None:
+        self.path = str(file)
+        """Its absolute path."""
         self._file = file
         self._host = host
 
-    @property
-    def path(self) -> str:
-        return str(self._file)
-
     async def current(self) -> str:
+        """Return the backend that it names."""
         return await self._host.in_thread(backend_in, self._file)
 
     async def check(self, source: OpenPlace, target: OpenPlace) -> None:
+        """Raise AiovecError if it does not lead apps to these stores, or not to the source now."""
         await self._host.in_thread(self._check, source, target)
 
     async def flip(self, target: OpenPlace) -> str:
+        """Name the target's backend; if the line cannot be found, return what to write instead."""
         return await self._host.in_thread(self._flip, target)
 
     def _check(self, source: OpenPlace, target: OpenPlace) -> None:
@@ -84,32 +64,32 @@ class TomlFile:
     def _check_leads(self, place: OpenPlace) -> None:
         if place.configured not in backend_names():
             raise MigrationError(
-                f"no backend of {self._file} stores at {place.backend.target}; write that address "
-                "into the file, or name a backend of the file"
+                f"no backend of {self._file} has its store at {place.backend.target}; write that "
+                "address into the file, or name a backend of the file"
             )
-        found = locate(place.configured, self._file).create().target
-        if found != place.backend.target:
+        address = locate(place.configured, self._file).create().target
+        if address != place.backend.target:
             raise MigrationError(
-                f"{self._file} leads the backend {place.configured!r} to "
-                f"{found}, but this run is of {place}: write that address back into the file"
+                f"{self._file} configures {address} for the backend {place.configured!r}, but this "
+                f"run uses {place}: write that address back into the file"
             )
 
     def _check_alone(self, target: OpenPlace) -> None:
-        """Refuse a target that the file names only together with a variable of this process.
+        """Refuse a target whose address comes from a variable of this process.
 
         An app that starts without the variable would use another store after the switch.
         """
         name = target.configured
         place = find_place(config=self._file, backend=name, environment=False)
-        found = place.create().target
-        if found == target.backend.target:
+        address = place.create().target
+        if address == target.backend.target:
             return
         keys = {"", f"__{plugin_of(name).address_key or f'{name}__url'}".upper()}
-        able = {f"AIOVEC_RETRIEVAL{each}" for each in keys}
-        variables = [each for each in sorted(os.environ) if each.upper() in able]
+        keys = {f"AIOVEC_RETRIEVAL{key}" for key in keys}
+        variables = [name for name in sorted(os.environ) if name.upper() in keys]
         raise MigrationError(
-            f"{' and '.join(variables) or 'the environment'} leads the backend {name!r} to "
-            f"{target.backend.target}, but {self._file} leads it to {found}, which apps without "
+            f"{' and '.join(variables) or 'the environment'} sets the backend {name!r} to "
+            f"{target.backend.target}, but {self._file} sets it to {address}, which apps without "
             "the variable would use after the switch; write the address into the file, or unset "
             "the variable"
         )
@@ -149,12 +129,12 @@ def with_backend(text: str, document: dict[str, Any], backend: str) -> str:
     lines = text.split("\n")
     inside, header = False, None
     for number, line in enumerate(lines):
-        if found := _HEADER.match(line):
-            inside = found[1].strip() == _SECTION
+        if match := _HEADER.match(line):
+            inside = match[1].strip() == _SECTION
             header = number if inside else header
-        elif inside and (found := _LINE.match(line)):
-            quote = found[2]
-            lines[number] = f"{found[1]}{quote}{backend}{quote}{line[found.end() :]}"
+        elif inside and (match := _LINE.match(line)):
+            quote = match[2]
+            lines[number] = f"{match[1]}{quote}{backend}{quote}{line[match.end() :]}"
             break
     else:
         if header is None or _KEY in document.get(_SECTION, {}):
@@ -196,18 +176,18 @@ def _replace(file: Path, content: bytes, edited: bytes) -> None:
     """Put the edited content in the file's place, in one step and with its mode and owner."""
     new = file.with_name(f".{file.name}.new")
     try:
-        # A file may hold secrets, so until its mode is known to be right nobody else reads it.
+        # The file may hold secrets, so nobody else may read the new one until its mode is right.
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             stream.write(edited)
             stream.flush()
             os.fsync(stream.fileno())
         status = file.stat()
-        mine = new.stat()
-        if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+        created = new.stat()
+        if (created.st_uid, created.st_gid) != (status.st_uid, status.st_gid):
             shutil.chown(new, status.st_uid, status.st_gid)
         shutil.copymode(file, new)
         if file.read_bytes() != content:
-            raise OSError("somebody changed it at this moment")
+            raise OSError("it was changed at this moment")
         os.replace(new, file)
     finally:
         with suppress(OSError):

@@ -5,27 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import pyarrow as pa
 
 from aiovec.backend import Schema
 
+from .embedding import Reembedding
 from .events import Event, Kind, Listener, Options, Phase
 from .host import Host, Step
 from .places import OpenPlace
-
-
-class Transform(Protocol):
-    """A change of every row on its way. ``embedding`` has the only one."""
-
-    def target_schema(self, schema: Schema) -> Schema:
-        """Return the schema of what comes out for rows of this one."""
-        ...
-
-    async def __call__(self, rows: pa.Table) -> pa.Table:
-        """Return the rows as the target gets them."""
-        ...
 
 
 def run_of(source: OpenPlace, target: OpenPlace) -> str:
@@ -36,7 +24,7 @@ def run_of(source: OpenPlace, target: OpenPlace) -> str:
 
 @dataclass(slots=True)
 class Work:
-    """The two stores of a run, its options, and what it tells."""
+    """The two stores of a run, its options, and its listener."""
 
     source: OpenPlace
     target: OpenPlace
@@ -44,7 +32,7 @@ class Work:
     host: Host
     listener: Listener
     step: Step
-    transform: Transform | None = None
+    transform: Reembedding | None = None
     phase: Phase = "marking"
 
     @property
@@ -53,7 +41,7 @@ class Work:
 
     @property
     def has_feed(self) -> bool:
-        """True if the source tells which rows have changed."""
+        """True if the source reports which rows have changed."""
         return self.source.keeps_marks or self.source.backend.supports("changes")
 
     def schema(self, schema: Schema) -> Schema:
@@ -80,7 +68,7 @@ class Work:
         self.listener(Event(kind, self.phase, table, rows, lag=lag, text=text))
 
     def progress(self, table: str, total: int) -> Callable[[int], None]:
-        """Return a function that tells how many more rows of a table are through."""
+        """Return a function that reports how many more rows of a table are done."""
         began, done = self.host.now(), 0
         phase = self.phase
 

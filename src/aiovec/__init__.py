@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import errors
-from ._embed.given import embedder
+from ._embed.app_embedders import embedder
 from ._embed.protocol import Embedder
 from ._model.ids import new_id
 from ._model.patch import REMOVE

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import math
+import os
 import re
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from . import sync
@@ -25,11 +28,12 @@ from ._filters.tree import Expr, all_of, any_of
 from ._input.types import Where
 from ._model.records import Hit, Record
 from ._model.schema import Field, Metric, Schema
+from ._store.rank import seconds_of as seconds_of
 from ._store.store import Table, VectorStore
 from ._text.query import text_fields
 from .backend.paths import PathText
 from .errors import AiovecError, FilterError, InvalidArgumentError, TableNotFoundError
-from .sync.store import open_store
+from .sync.store import open_store, wait_for
 
 __all__ = [
     "Bridge",
@@ -40,11 +44,13 @@ __all__ = [
     "storable",
     "table_name",
     "table_without_vectors",
+    "twins",
 ]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _M = TypeVar("_M")
+_O = TypeVar("_O", bound="_OverBridge")
 
 StoreOrTarget: TypeAlias = VectorStore | sync.VectorStore | PathText
 
@@ -66,6 +72,7 @@ class Bridge:
         **options: Any,
     ) -> None:
         self.table = table_name(table)
+        self.dim: int | None = None
         self._schema = schema
         self._options = options
         self._opening = threading.Lock()
@@ -75,6 +82,13 @@ class Bridge:
             self._store = store
         else:
             self._target = store
+
+    @property
+    def target(self) -> str:
+        """Where the store lies: the target, or that of an open store."""
+        if self._target is not None:
+            return os.fspath(self._target)
+        return "" if self._store is None else self._store.target
 
     def run(
         self,
@@ -89,7 +103,7 @@ class Bridge:
                 "a store of aiovec.connect() serves methods with await only; give the bridge a "
                 "store of aiovec.sync.connect(), or a target such as 'notes.db'"
             )
-        return store._portal.run(lambda: call(store._awaited.table(self.table), *args, **kwargs))
+        return wait_for(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
 
     async def aio(
         self,
@@ -104,12 +118,22 @@ class Bridge:
             return await call(store.table(self.table), *args, **kwargs)
         return await sync.aio(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
 
-    async def writing(self, table: Table, dim: int, act: Callable[[], Awaitable[_R]]) -> _R:
-        """Await a write; where the table is missing, create it and write again."""
+    async def writing(self, table: Table, dim: int | None, act: Callable[[], Awaitable[_R]]) -> _R:
+        """Await a write; where the table is missing, create it and write again.
+
+        ``dim`` is the length of the vectors, and None or 0 where no row has a vector.
+        """
         try:
             return await act()
         except TableNotFoundError:
-            await table.create(self._schema(dim), exist_ok=True)
+            length = self.dim or dim
+            if not length:
+                words = (
+                    f"no row has a vector, and the table {self.table!r} does not exist yet: write "
+                    "a row with a vector first, or give the bridge the length of the vectors"
+                )
+                raise InvalidArgumentError("dim", dim, "a length", reason=words) from None
+            await table.create(self._schema(length), exist_ok=True)
             return await act()
 
     async def reading(self, act: Callable[[], Awaitable[_R]], missing: _M) -> _R | _M:
@@ -124,10 +148,11 @@ class Bridge:
         await table.drop(missing_ok=True)
 
     def close(self) -> None:
-        """Close the store if the bridge opened it. May be called twice."""
+        """Close the store if the bridge opened it. The next call opens it again."""
         with self._opening:
             if self._target is not None and isinstance(self._store, sync.VectorStore):
                 self._store.close()
+                self._store = None
 
     def _opened(self) -> VectorStore | sync.VectorStore:
         with self._opening:
@@ -136,13 +161,50 @@ class Bridge:
             return self._store
 
 
+class _OverBridge(Protocol):
+    @property
+    def _bridge(self) -> Bridge: ...
+
+
+def twins(
+    method: Callable[Concatenate[_O, Table, _P], Awaitable[_R]],
+) -> tuple[
+    Callable[Concatenate[_O, _P], _R], Callable[Concatenate[_O, _P], Coroutine[Any, Any, _R]]
+]:
+    """Return a coroutine method as two methods: one that blocks until it is done, one to await.
+
+    The method takes the table of ``self._bridge``, and the twins take its other arguments::
+
+        async def _count(self, table: Table) -> int: ...
+
+        count, acount = twins(_count)
+    """
+
+    @wraps(method)
+    def blocking(self: _O, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return self._bridge.run(partial(method, self), *args, **kwargs)
+
+    @wraps(method)
+    async def awaited(self: _O, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return await self._bridge.aio(partial(method, self), *args, **kwargs)
+
+    # Frameworks read signatures. Without this, they would see that of ``method``, with its table.
+    whole = inspect.signature(method)
+    first, _, *others = whole.parameters.values()
+    for twin in (blocking, awaited):
+        vars(twin)["__signature__"] = whole.replace(parameters=[first, *others])
+    return blocking, awaited
+
+
 class DocumentBridge(Bridge):
     """A bridge whose rows are documents: a text, metadata, and a vector.
 
     Metadata lies flat in the row, so that filters, the command line and other programs see it as
     they see any field. A key that is a column of the row, such as "id", has a "_" appended there.
     ``schema`` is for tables with indexed fields for keys of the metadata; without it, a new table
-    has the text, which keyword search covers, and everything else in the payload.
+    has the text, which keyword search covers, and everything else in the payload, and its vectors
+    have the length ``dim``, by default that of the first vector. ``zero_as_none`` stores a vector
+    of zeros, which has no direction and which the metric "cosine" refuses, as no vector.
     """
 
     def __init__(
@@ -153,14 +215,22 @@ class DocumentBridge(Bridge):
         schema: Schema | None = None,
         metric: Metric = "cosine",
         text: str = "text",
+        dim: int | None = None,
         vector_nullable: bool = False,
+        zero_as_none: bool = False,
         **options: Any,
     ) -> None:
-        def new(dim: int) -> Schema:
-            fields = {text: Field(str, text=True)}
-            return Schema(dim=dim, metric=metric, fields=fields, vector_nullable=vector_nullable)
+        def new(length: int) -> Schema:
+            return schema or Schema(
+                dim=length,
+                metric=metric,
+                fields={text: Field(str, text=True)},
+                vector_nullable=vector_nullable or zero_as_none,
+            )
 
-        super().__init__(store, table, new if schema is None else lambda dim: schema, **options)
+        super().__init__(store, table, new, **options)
+        self.dim = dim if schema is None else schema.dim
+        self._zero_as_none = zero_as_none
         self.metric = metric if schema is None else schema.metric
         self.text = text
         self._vector = "embedding" if schema is None else schema.vector
@@ -175,6 +245,8 @@ class DocumentBridge(Bridge):
             self._stored(key): one if key in self._declared else storable(one, f"metadata.{key}")
             for key, one in (metadata or {}).items()
         }
+        if self._zero_as_none:
+            vector = without_zeros(vector)
         return {**row, "id": id, self.text: text, self._vector: vector}
 
     def metadata(self, row: Record | Hit) -> dict[str, Any]:
@@ -229,9 +301,22 @@ def table_name(name: str) -> str:
     return f"{words if words[:1].isalpha() else f't-{words}'}"[:54].rstrip("-") + f"-{mark}"
 
 
+def keys_below(root: FieldRef, key: str) -> list[FieldRef]:
+    """Return the fields that a key of a filter may mean below a field: dots may lead further."""
+    nested = root
+    for part in key.split("."):
+        nested = nested[part]
+    return [root[key], nested] if "." in key else [nested]
+
+
 def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
     """Return the schema of a table whose rows have fields and no vector."""
     return Schema(dim=1, vector_nullable=True, fields=fields)
+
+
+def without_zeros(vector: Any) -> Any:
+    """Return a vector, or None for a vector of zeros, which has no direction."""
+    return None if vector is None or not any(vector) else vector
 
 
 def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
@@ -305,7 +390,8 @@ def metadata_filter(
     equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not``, and beyond
     MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
     lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
-    and dots lead into nested objects. ``field`` returns the field of a key, or several of which one
+    and dots lead into nested objects. NaN equals nothing, and nothing is above or below NaN and
+    None. ``field`` returns the field of a key, or several of which one
     has to match; by default it is a key of the payload.
     """
     if not isinstance(wanted, Mapping):
@@ -324,35 +410,45 @@ def _entry(key: str, value: Any, field: _Meant) -> Expr:
             return metadata_filter(value, field).is_not_true()
     if not isinstance(key, str) or key.startswith("$"):
         raise FilterError(f"the filter has no operator {key!r}; expected $and, $or, $nor or $not")
-    found = field(key)
-    return _conditions([found] if isinstance(found, FieldRef) else found, value)
+    meant = field(key)
+    return _conditions([meant] if isinstance(meant, FieldRef) else meant, value)
 
 
 def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
     if not isinstance(value, Mapping):
-        return _operation(fields, "$eq", value)
+        return comparison(fields, "$eq", value)
     if not value:
         raise FilterError(f"{fields[0]} has no operator; expected one of {_KNOWN}")
-    return all_of([_operation(fields, name, one) for name, one in value.items()])
+    return all_of([comparison(fields, name, operand) for name, operand in value.items()])
 
 
-def _operation(fields: Sequence[FieldRef], name: str, value: Any) -> Expr:
-    if name == "$not":
+def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
+    """Return the condition that one of the fields compares so, by an operator of a filter.
+
+    NaN equals nothing. Nothing is above or below NaN and None.
+    """
+    if operator == "$not":
         return _conditions(fields, value).is_not_true()
-    if name == "$exists":
-        there = any_of([field.is_not_null() for field in fields])
-        return there if value else there.is_not_true()
-    if name in _NEGATED:
-        return _operation(fields, _NEGATED[name], value).is_not_true()
-    if name not in _OPERATORS:
-        raise FilterError(f"{fields[0]} has no operator {name!r}; expected one of {_KNOWN}")
-    if name in ("$in", "$between"):
-        literal: Any = [_literal(one) for one in _listed(name, value)]
+    if operator == "$exists":
+        exists = any_of([field.is_not_null() for field in fields])
+        return exists if value else exists.is_not_true()
+    if operator in _NEGATED:
+        return comparison(fields, _NEGATED[operator], value).is_not_true()
+    if operator not in _OPERATORS:
+        raise FilterError(f"{fields[0]} has no operator {operator!r}; expected one of {_KNOWN}")
+    if operator == "$eq" and value is None:
+        return all_of([field.is_null() for field in fields])
+    if operator == "$in":
+        literals = [_literal(item) for item in _listed(operator, value) if item is not None]
+        among = any_of([field.in_([x for x in literals if x is not None]) for field in fields])
+        return any_of([among, comparison(fields, "$eq", None)]) if None in value else among
+    if operator == "$between":
+        literal: Any = [_literal(end) for end in _listed(operator, value)]
     else:
         literal = _literal(value)
-    if name == "$eq" and literal is None:
-        return all_of([field.is_null() for field in fields])
-    return any_of([_OPERATORS[name](field, literal) for field in fields])
+    if literal is None or (operator == "$between" and None in literal):
+        return fields[0].in_([])  # nothing
+    return any_of([_OPERATORS[operator](field, literal) for field in fields])
 
 
 def _contains(field: FieldRef, value: Any) -> Expr:
@@ -390,5 +486,7 @@ def _listed(name: str, value: Any) -> Sequence[Any]:
 
 
 def _literal(value: Any) -> Any:
-    """Return a value in the form in which metadata of its type is stored."""
+    """Return a value in the form in which metadata of its type is stored; None for NaN."""
+    if isinstance(value, float) and math.isinf(value):
+        return value  # the filter refuses it by its name
     return storable(value, "filter")

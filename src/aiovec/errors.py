@@ -55,9 +55,9 @@ _SCALARS = frozenset({"numpy", "pandas"})
 
 
 class _Shown(reprlib.Repr):
-    """Values cut short. ``repr`` is called of Python's own alone.
+    """Shortens values. ``repr`` is called only for Python's own types.
 
-    That of another library may read memory that nobody has validated, name addresses, or take long.
+    The ``repr`` of another library may read unvalidated memory, show addresses, or be slow.
     """
 
     def __init__(self, most: int) -> None:
@@ -75,32 +75,33 @@ class _Shown(reprlib.Repr):
         if issubclass(kind, str):  # also NumPy's
             return self.repr_str(str.__str__(x), level)
         library = kind.__module__.partition(".")[0]
-        # Of NumPy and pandas: numbers, dates, missing values. Arrays and frames have a length.
+        # NumPy's and pandas' numbers, dates and missing values. Arrays and frames have a length.
         if library == "aiovec" or (library in _SCALARS and not hasattr(kind, "__len__")):
             return self.repr_instance(x, level)
         try:
             return f"<{kind.__name__} of length {len(x)}>"
-        except Exception:  # noqa: BLE001 - it has none
+        except Exception:  # noqa: BLE001 - no length
             return f"<{kind.__name__}>"
 
 
 def shown(value: object, most: int = 120) -> str:
-    """Return a user's value for a message, cut short: quickly, and without raising."""
+    """Return a user's value for a message, shortened. Fast, and never raises."""
     try:
         text = _Shown(most).repr(value)
-    except Exception:  # noqa: BLE001 - Python writes out no number of more than 4,300 digits
+    except Exception:  # noqa: BLE001 - Python refuses numbers of more than 4,300 digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def did_you_mean(name: object, known: Sequence[str]) -> str:
-    """Return the end of a message that names the known name most like this one, if one is."""
+    """Return "; did you mean ...?" with the most similar known name, or ""."""
     near = nearest_name(name, known) if isinstance(name, str) else None
     return f"; did you mean {near!r}?" if near else ""
 
 
 def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """Return the known name most like this one, if one is: of many, one that begins so."""
+    """Return the most similar known name, if any; among many, only names with the same
+    beginning."""
     from difflib import get_close_matches  # rarely needed
 
     name = name[:_LONGEST_COMPARED]
@@ -108,7 +109,7 @@ def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str 
     def beginning(other: str) -> int:
         return len(commonprefix((name, other)))  # noqa: RUF071 - of texts, not of paths
 
-    names = nlargest(_MOST_COMPARED, known, key=beginning)  # each comparison takes some 40 µs
+    names = nlargest(_MOST_COMPARED, known, key=beginning)  # a comparison takes about 40 µs
     near = get_close_matches(name, names, 1, likeness)
     return near[0] if near else None
 
@@ -117,7 +118,7 @@ _MOST_COMPARED, _LONGEST_COMPARED = 100, 100
 
 
 def listed(names: Sequence[str], *others: str, most: int = 50) -> str:
-    """Return names for a message: the first of many, and ``others`` in any case."""
+    """Return names for a message: the first of many, and always the ``others``."""
     more = [f"{len(names) - most:,} more"] if len(names) > most else []
     return ", ".join([*names[:most], *more, *others])
 
@@ -145,14 +146,14 @@ def _rebuild(cls: type[AiovecError], args: tuple[Any, ...], facts: dict[str, Any
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """The answer of a server to a request that fails with an error of this class."""
+    """A server's response to a request that fails with an error of this class."""
 
     status: int
     title: str
     places: tuple[str, ...] = ()
-    """The facts that stay with the server, since they say where something is."""
+    """The facts that a server does not send, since they name places on its machine."""
     machine: bool = True
-    """False if the message holds the caller's own values alone, and no path of the server."""
+    """False if the message has only the caller's values, and no path of the server."""
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
 
@@ -162,9 +163,9 @@ _TARGET = ("target",)
 
 @dataclass(init=False, eq=False, repr=False)
 class AiovecError(Exception):
-    """The root. Raised itself only for a driver's failure that no class below describes.
+    """The base class. Raised itself only for a driver's failure that no subclass describes.
 
-    The classes below are dataclasses: their fields are the facts, and ``_message`` is made of them.
+    The subclasses are dataclasses: their fields are the facts, from which ``_message`` is made.
     """
 
     http: ClassVar = HttpAnswer(500, "The store failed")
@@ -179,7 +180,7 @@ class AiovecError(Exception):
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Subclasses take their facts, not the message, so the default way back would not fit.
+        # Subclasses take their facts, not the message, so the default pickling does not work.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -187,7 +188,7 @@ class AiovecError(Exception):
 class ConfigError(AiovecError):
     """A target, a TOML file or an environment variable that cannot be used.
 
-    ``file`` and ``key`` name the place, ``accepted`` says what it accepts.
+    ``file`` and ``key`` name the setting, ``accepted`` describes its valid values.
     """
 
     http = HttpAnswer(500, "The server is not set up for this", places=("file",))
@@ -204,7 +205,8 @@ class ConfigError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class BackendNotInstalledError(AiovecError):
-    """The backend is known, but what it needs is not installed; ``extra`` names what brings it."""
+    """The backend is known, but its packages are not installed; ``extra`` names the extra to
+    install."""
 
     http = HttpAnswer(500, "The backend is not installed")
 
@@ -235,7 +237,7 @@ class ExtensionUnavailableError(AiovecError):
 class InvalidArgumentError(AiovecError, ValueError):
     """An argument out of its range: ``argument``, ``value`` and ``expected``.
 
-    ``reason`` is the message, for where ``expected`` cannot follow "must be".
+    ``reason`` replaces the message if ``expected`` does not fit after "must be".
     """
 
     http = HttpAnswer(422, "Invalid argument", machine=False)
@@ -267,7 +269,7 @@ class InvalidNameError(AiovecError, ValueError):
 
 @dataclass(eq=False, repr=False)
 class TableNotFoundError(AiovecError, LookupError):
-    """There is no such ``table``; ``tables`` are those that exist."""
+    """There is no such ``table``; ``tables`` are the existing ones."""
 
     http = HttpAnswer(404, "No such table", machine=False)
 
@@ -346,7 +348,7 @@ class DimensionMismatchError(AiovecError, ValueError):
 
 @dataclass(eq=False, repr=False)
 class InvalidVectorError(AiovecError, ValueError):
-    """A vector that cannot be compared, or is none at all: ``reason``, ``row`` and ``id``."""
+    """An invalid or missing vector: ``reason``, ``row`` and ``id``."""
 
     http = HttpAnswer(422, "Invalid vector", machine=False)
 
@@ -382,10 +384,9 @@ class InvalidRowError(AiovecError, ValueError):
 class EmbeddingError(AiovecError):
     """The ``embedder`` gave no usable vector for a text; nothing of the call was written.
 
-    ``row`` and ``id`` name the row of the text, if it is one's, ``model`` is the embedder's,
-    ``status`` is the HTTP status of its service, and ``retryable`` is true if the same call may
-    succeed later. ``table`` is set if the store has no embedder for it, and ``cure`` then says how
-    to give it one.
+    ``row`` and ``id`` name the text's row, if it has one, ``model`` is the embedder's, ``status``
+    is the HTTP status of its service, and ``retryable`` is true if the same call may succeed later.
+    ``table`` is set if the store has no embedder for it; then ``cure`` says how to pass one.
     """
 
     http = HttpAnswer(502, "The embedder gave no vector")
@@ -415,7 +416,7 @@ class EmbeddingError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class DuplicateIdError(AiovecError, ValueError):
-    """``ids`` that ``table`` already has, or with ``within_call``, that the call has twice."""
+    """``ids`` that exist in ``table`` already or, with ``within_call``, occur twice in the call."""
 
     http = HttpAnswer(409, "The id exists", machine=False)
 
@@ -426,18 +427,18 @@ class DuplicateIdError(AiovecError, ValueError):
 
     def _message(self) -> str:
         self.ids = list(self.ids)
-        what = f"already exist in the table {self.table!r}"
+        verb = f"already exist in the table {self.table!r}"
         if self.within_call:
-            what = "occur more than once in this call"
-        return f"these ids {what}: {_listed(self.ids)}; nothing was inserted"
+            verb = "occur more than once in this call"
+        return f"these ids {verb}: {_listed(self.ids)}; nothing was inserted"
 
 
 @dataclass(eq=False, repr=False)
 class FilterError(AiovecError, ValueError):
     """A filter that cannot be used.
 
-    For a text filter, ``position`` counts the characters before the fault and ``expected`` says
-    what is accepted there.
+    For a text filter, ``position`` is the number of characters before the error, and ``expected``
+    describes the valid input there.
     """
 
     http = HttpAnswer(422, "Invalid filter", machine=False)
@@ -463,7 +464,7 @@ class FilterError(AiovecError, ValueError):
 class UnsupportedError(AiovecError):
     """The ``backend``, or a ``table`` of it, does not have this ``ability``."""
 
-    # Not 501, which says that the server knows no such request at all: another store would do it.
+    # Not 501, which means that the server does not know such requests: another store supports it.
     http = HttpAnswer(422, "The backend does not support this")
 
     ability: str
@@ -496,7 +497,7 @@ _EARLIER_STEPS = "the earlier steps of the call are saved, and a repeat does the
 
 @dataclass(eq=False, repr=False)
 class StoreBusyError(AiovecError):
-    """The store stayed busy for ``waited`` seconds, until the timeout; nothing was done.
+    """The store was busy for ``waited`` seconds, until the timeout; nothing was done.
 
     With ``in_part``, the earlier steps of a call such as ``optimize`` are saved.
     """
@@ -570,7 +571,7 @@ class OutcomeUnknownError(AiovecError):
     failed, the rows may appear only after the store is opened again.
     """
 
-    # Not 503: a client that repeats the request by itself may do it twice.
+    # Not 503: a client that retries automatically could do the write twice.
     http = HttpAnswer(500, "The outcome is not known", places=_TARGET)
 
     target: str
@@ -587,9 +588,9 @@ class OutcomeUnknownError(AiovecError):
 class StoreMovedError(AiovecError):
     """The store has been migrated from ``target`` to ``moved_to``.
 
-    Stores that were opened from the TOML file ``config`` follow by themselves, to its ``backend``;
-    both are empty if the move changed no TOML file. ``generation`` grows with every switch, in
-    either direction.
+    Stores opened from the TOML file ``config`` follow automatically to its ``backend``; both are
+    empty if the migration changed no TOML file. ``generation`` grows with every switch, in either
+    direction.
     """
 
     http = HttpAnswer(
@@ -614,8 +615,8 @@ class StoreReplacedError(AiovecError):
     """The file or folder at ``target`` was replaced or removed; ``reason`` says what happened.
 
     Nothing of the call is at ``target``: a write that was already committed went to the old file or
-    folder. ``backup`` of a store in a SQLite file still copies the old one. Close the store and
-    open it again to use the new one.
+    folder. For a SQLite file, ``backup`` still copies the old one. Close the store and open it
+    again to use the new one.
     """
 
     http = HttpAnswer(503, "The store was replaced", places=_TARGET, retry_after=10)
@@ -625,14 +626,14 @@ class StoreReplacedError(AiovecError):
 
     def _message(self) -> str:
         return (
-            f"{self.target} is no longer what this store has open: {self.reason}; nothing of this "
+            f"{self.target} is no longer the store that was opened: {self.reason}; nothing of this "
             "call was saved there; close this store and open it again"
         )
 
 
 @dataclass(eq=False, repr=False)
 class ChangesPrunedError(AiovecError):
-    """The changes asked for are no longer kept, from number ``floor`` down."""
+    """The changes up to number ``floor`` are no longer kept."""
 
     http = HttpAnswer(410, "The changes are no longer kept", machine=False)
 
@@ -640,8 +641,8 @@ class ChangesPrunedError(AiovecError):
 
     def _message(self) -> str:
         return (
-            f"changes up to number {self.floor} are no longer kept; drop what was read, and begin "
-            "anew with since=0"
+            f"changes up to number {self.floor} are no longer kept; drop the rows read so far, and "
+            "start again with since=0"
         )
 
 

@@ -28,6 +28,7 @@ from ._model.schema import Schema
 from ._store.store import VectorStore
 from .backend.threads import in_thread
 from .errors import InvalidArgumentError, UnsupportedError, listed
+from .sync.store import wait_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +111,7 @@ def map(  # noqa: A001
     ``figure.savefig(path)`` writes it. The arguments are those of ``map_points``.
     """
     if isinstance(store, sync.VectorStore):
-        return store._portal.run(lambda: _figure(store._awaited, table, color, rows))
+        return wait_for(store, lambda inner: _figure(inner, table, color, rows))
     return _figure(store, table, color, rows)
 
 

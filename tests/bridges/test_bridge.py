@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import re
 from datetime import UTC, date, datetime
@@ -24,6 +25,7 @@ from aiovec.bridge import (
     relevance,
     storable,
     table_name,
+    twins,
 )
 
 
@@ -124,6 +126,16 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
     ({"$not": {"n": 2}}, "acd"),
     ({"$nor": [{"n": 1}, {"lang": "de"}]}, "cd"),
     ({"n": {"$not": {"$gte": 2}}}, "ad"),
+    # NaN equals nothing, and nothing is above or below NaN and None.
+    ({"n": math.nan}, ""),
+    ({"n": {"$ne": math.nan}}, "abcd"),
+    ({"n": {"$gt": math.nan}}, ""),
+    ({"n": {"$lte": None}}, ""),
+    ({"n": {"$between": [None, 2]}}, ""),
+    ({"n": {"$in": [1, math.nan]}}, "a"),
+    ({"lang": {"$in": ["en", None]}}, "acd"),
+    ({"lang": {"$nin": ["en", None]}}, "b"),
+    ({"tags": {"$contains": None}}, ""),
 ]
 
 
@@ -155,6 +167,7 @@ def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
         ({"n": {"$between": [1]}}, "two values"),
         ({3: 1}, "no operator 3"),
         ({"n": {"$eq": {"a": 1}}}, "n"),
+        ({"n": {"$lt": math.inf}}, "numbers are finite"),
     ],
 )
 def test_bad_filters_say_what_is_expected(wanted: Any, reason: str) -> None:
@@ -172,6 +185,28 @@ def test_relevance_keeps_the_order_and_ends_at_0_and_1() -> None:
     products = [relevance(score, "dot") for score in (-1e6, -1, 0, 1, 1e6)]
     assert products == sorted(products)
     assert (products[0], products[2], products[-1]) == (0, 0.5, 1)
+
+
+async def test_twins_have_the_signature_without_the_table(store: sync.VectorStore) -> None:
+    class Counted:
+        def __init__(self) -> None:
+            self._bridge = Bridge(store, "counted", lambda dim: Schema(dim=dim))
+
+        async def _count(self, table: aiovec.Table, /, plus: int = 1, *, times: int = 1) -> int:
+            """Return the number of rows."""
+            return (await self._bridge.reading(table.count, 0) + plus) * times
+
+        count, acount = twins(_count)
+
+    counted = Counted()
+    assert await counted.acount(2, times=3) == 6
+    assert await asyncio.to_thread(counted.count) == 1
+    for twin in (Counted.count, Counted.acount):
+        assert list(inspect.signature(twin).parameters) == ["self", "plus", "times"]
+        assert twin.__doc__ == "Return the number of rows."
+    assert inspect.iscoroutinefunction(Counted.acount)
+    with pytest.raises(TypeError, match="other"):
+        await counted.acount(other=1)  # type: ignore[call-arg]
 
 
 async def test_one_store_serves_both_faces(store: sync.VectorStore) -> None:

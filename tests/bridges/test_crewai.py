@@ -31,7 +31,8 @@ def memory(id: str, scope: str, vector: list[float], **fields: Any) -> MemoryRec
 
 
 MEMORIES = [
-    memory("a", "/", [1.0, 0.0], categories=["fact", "x"], metadata={"who": "ana", "n": [1]},
+    memory("a", "/", [1.0, 0.0], categories=["fact", "x"],
+           metadata={"who": "ana", "n": [1], "in": {"deep": 1}},
            created_at=NOW, last_accessed=NOW, importance=0.75, source="ana", private=True),
     memory("b", "/crew/agent", [0.875, 0.125], categories=["fact"], metadata={"who": "bo"},
            created_at=NOW - timedelta(days=1)),
@@ -68,6 +69,7 @@ def test_memories_are_found_by_vector_scope_category_and_metadata(ours: AiovecSt
     assert ids(ours.search([1.0, 0.0], scope_prefix="crew/")) == ["b", "c"]
     assert ids(ours.search([1.0, 0.0], categories=["x", "y"])) == ["a"]
     assert ids(ours.search([1.0, 0.0], metadata_filter={"who": "bo"}, limit=1)) == ["b"]
+    assert ids(ours.search([1.0, 0.0], metadata_filter={"in.deep": 1})) == ["a"]
     assert ours.search([1.0, 0.0], limit=0) == []
     with pytest.raises(EmbeddingDimensionMismatchError):
         ours.search([1.0, 0.0, 0.0])
@@ -110,6 +112,17 @@ def test_updates_and_deletes(ours: AiovecStorage) -> None:
     assert ours.delete() == 1
 
 
+def test_zeros_are_stored_as_no_vector(store: sync.VectorStore) -> None:
+    ours = AiovecStorage(store, zero_as_none=True)
+    ours.save([memory("zeros", "/", [0.0, 0.0]), MEMORIES[0]])
+    assert ids(ours.search([1.0, 0.0])) == ["a"]
+    found = ours.get_record("zeros")
+    assert found is not None
+    assert found.embedding is None
+    with pytest.raises(aiovec.AiovecError, match="does not exist yet"):
+        AiovecStorage(store, "new").save([MemoryRecord(content="no vector")])
+
+
 async def test_a_store_of_an_app(tmp_path: Path) -> None:
     async with aiovec.connect(tmp_path / "app.db") as app:
         ours = AiovecStorage(app)
@@ -139,6 +152,8 @@ def test_crewais_memory_uses_it(tmp_path: Path) -> None:
     assert best.record.content == "a zebra"
     assert memories.list_scopes("/team") == ["/team/0", "/team/1", "/team/2"]
     assert memories.forget(scope="/team/0") == 1
+    memories.close()
+    assert len(memories.list_records("/team")) == 2  # opened again
     memories.close()
     with sync.connect(path, read_only=True) as store:
         assert store.count("crewai", "scope LIKE '/team/%' AND payload.metadata.n >= 1") == 2

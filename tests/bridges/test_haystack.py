@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,14 @@ def test_documents_come_back_whole(ours: AiovecDocumentStore) -> None:
     assert ours.write_documents([Document(content="x", embedding=[1.0, 2.0, 3.0])]) == 1
 
 
+def test_dates_of_a_filter_are_compared_in_utc(ours: AiovecDocumentStore) -> None:
+    for id, at in (("e", "2026-01-01T10:00:00+00:00"), ("f", "2026-01-01T12:00:00+00:00")):
+        ours.write_documents([Document(id=id, content=id, meta={"at": at})])
+    for value in ("2026-01-01T13:00:00+02:00", datetime.fromisoformat("2026-01-01T13:00+02:00")):
+        later = {"field": "meta.at", "operator": ">", "value": value}
+        assert [document.id for document in ours.filter_documents(later)] == ["f"]
+
+
 async def test_retrievers(ours: AiovecDocumentStore) -> None:
     near = AiovecEmbeddingRetriever(ours, filters=ENGLISH, top_k=1, return_embedding=True)
     (hit,) = near.run([1.0, 0.1])["documents"]
@@ -180,5 +189,5 @@ async def test_a_store_of_an_app_and_errors(tmp_path: Path) -> None:
         with pytest.raises(aiovec.AiovecError):
             await asyncio.to_thread(store.count_documents)
         unknown = AiovecDocumentStore(app, "other")
-        with pytest.raises(InvalidArgumentError, match="embedding_dim"):
+        with pytest.raises(InvalidArgumentError, match="length of the vectors"):
             await unknown.write_documents_async([Document(content="no vector")])

@@ -132,6 +132,10 @@ def test_errors_say_what_to_do(letters: AiovecVectorStore) -> None:
         letters.add_texts(["x"], [{}, {}])
     with pytest.raises(InvalidArgumentError, match=r"metadata\.file"):
         letters.add_texts(["x"], [{"file": object()}])
+    with pytest.raises(TypeError, match="metadata"):
+        letters.add_texts(["x"], metadata=[{}])  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="filters"):
+        letters.delete(["a"], filters={"n": 1})  # type: ignore[call-arg]
     assert len(letters.similarity_search("a", 10)) == 4
 
 
@@ -234,6 +238,17 @@ def test_records(store: sync.VectorStore) -> None:
     with pytest.raises(ValueError, match="group_ids"):
         records.update(["a"], group_ids=["g", "h"])
     assert AiovecRecordManager("kittens-1", store).list_keys() == []
+
+
+async def test_an_app_can_bring_its_own_clock(store: sync.VectorStore) -> None:
+    class Records(AiovecRecordManager):
+        def get_time(self) -> float:
+            return 7.0
+
+    records = Records("mine", store)
+    await records.aupdate(["a"])
+    assert await records.aget_time() == 7
+    assert await records.alist_keys(before=8) == ["a"]
 
 
 def test_what_mem0_calls(store: sync.VectorStore) -> None:

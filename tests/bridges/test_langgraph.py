@@ -45,7 +45,7 @@ ITEMS: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
 ]
 FILTERS: list[dict[str, Any]] = [
     {}, {"n": 2}, {"n": {"$eq": 3.5}}, {"n": {"$ne": 2}}, {"live": True}, {"n": "4"},
-    {"text": "abc", "n": None},
+    {"text": "abc", "n": None}, {"n": float("nan")}, {"n": {"$ne": float("nan")}},
 ]  # fmt: skip
 
 
@@ -186,6 +186,23 @@ def test_items_expire(store: sync.VectorStore) -> None:
     assert {item.key for item in ours.search(("a",))} == {"read", "long"}
     assert ours.sweep_ttl() == 1
     assert store.count("langgraph") == 2
+
+
+def test_a_connection_string_opens_a_store_that_with_closes(tmp_path: Path) -> None:
+    path = str(tmp_path / "memory.db")
+    with AiovecStore.from_conn_string(path, table="items", index=INDEX) as ours:
+        ours.setup()
+        with sync.connect(path) as store:
+            assert store.tables() == ["items"]
+        ours.setup()
+        filled(ours)
+
+    async def read() -> int:
+        async with AiovecStore.from_conn_string(path, table="items") as ours:
+            await ours.asetup()
+            return len(await ours.asearch((), limit=100))
+
+    assert asyncio.run(read()) == len(ITEMS)
 
 
 async def test_the_asynchronous_methods() -> None:

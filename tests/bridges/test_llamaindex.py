@@ -101,6 +101,9 @@ def test_filters_select_as_in_the_simple_store(ours: AiovecVectorStore) -> None:
             some = filters(("n", Op.GT, 1), ("lang", Op.EQ, "de"), condition=condition)
             found = [ids(each, similarity_top_k=9, filters=some) for each in (ours, theirs)]
             assert found[0] == found[1]
+    ours.add([TextNode(id_="e", embedding=[0.0, 1.0], metadata={"in": {"deep": "x"}})])
+    assert ids(ours, similarity_top_k=9, filters=filters(("in.deep", Op.EQ, "x"))) == ["e"]
+    ours.delete_nodes(["e"])
     nested = filters(
         filters(("n", Op.EQ, 1), ("n", Op.EQ, 2), condition="or"), ("lang", Op.EQ, "de")
     )
@@ -124,8 +127,48 @@ def test_modes(ours: AiovecVectorStore) -> None:
     assert result.similarities == [1.0]
     with pytest.raises(InvalidArgumentError, match="one of default, mmr"):
         ids(ours, mode=mode.SVM)
-    with pytest.raises(InvalidArgumentError, match="query_embedding"):
-        ours.query(VectorStoreQuery(query_str="zebra"))
+    for wrong, name in (
+        (VectorStoreQuery(query_str="zebra"), "query_embedding"),
+        (VectorStoreQuery([1.0, 0.0], mode=mode.HYBRID), "query_str"),
+        (VectorStoreQuery(mode=mode.TEXT_SEARCH), "query_str"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=name):
+            ours.query(wrong)
+
+
+def test_filters_without_a_vector_select(ours: AiovecVectorStore) -> None:
+    for query, expected in (
+        (VectorStoreQuery(filters=filters(("lang", Op.EQ, "de"))), ["b"]),
+        (VectorStoreQuery(doc_ids=["doc-False"], similarity_top_k=1), ["c"]),
+        (VectorStoreQuery(node_ids=["d"], mode=VectorStoreQueryMode.MMR), ["d"]),
+    ):
+        result = ours.query(query)
+        assert (result.ids, result.similarities) == (expected, None)
+        assert [node.node_id for node in result.nodes or ()] == expected
+
+
+def test_a_saved_store_names_its_target_and_its_table(tmp_path: Path) -> None:
+    path = str(tmp_path / "nodes.db")
+    with sync.connect(path) as store:
+        made = AiovecVectorStore(store, "Nodes")
+        made.add(nodes())
+        saved = made.to_dict()
+    assert (saved["store"], saved["table"]) == (path, "Nodes")
+    assert AiovecVectorStore(tmp_path / "nodes.db", "Nodes").to_dict() == saved
+    again = AiovecVectorStore.from_dict(saved, zero_as_none=True)
+    assert ids(again, similarity_top_k=1) == ["a"]
+    again.close()
+    assert ids(again, similarity_top_k=1) == ["a"]  # opened again
+    again.close()
+
+
+def test_a_table_is_needed_for_nodes_without_vectors(store: sync.VectorStore) -> None:
+    bare = TextNode(id_="bare", text="no vector")
+    with pytest.raises(InvalidArgumentError, match="'new' does not exist yet"):
+        AiovecVectorStore(store, "new").add([bare])
+    ours = AiovecVectorStore(store, "new", dim=2, zero_as_none=True)
+    assert ours.add([bare, TextNode(id_="zeros", embedding=[0.0, 0.0])]) == ["bare", "zeros"]
+    assert [node.embedding for node in ours.get_nodes()] == [None, None]
 
 
 def test_nodes_come_back_whole(ours: AiovecVectorStore) -> None:
@@ -135,6 +178,7 @@ def test_nodes_come_back_whole(ours: AiovecVectorStore) -> None:
         TextNode(id_="bare", text="no vector"),
     ]
     ours.add(more)
+    ours.add(more[2:])
     found = {node.node_id: node for node in ours.get_nodes()}
     for node in [*nodes(), *more]:
         back = found[node.node_id]

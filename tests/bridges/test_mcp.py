@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ pytest.importorskip("mcp", reason="needs aiovec[mcp]")
 
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 import aiovec
@@ -37,12 +40,15 @@ ROWS = [
 
 
 @asynccontextmanager
-async def client_of(folder: Path, *, writes: bool) -> AsyncIterator[Client]:
+async def client_of(
+    folder: Path, *, writes: bool, readable: list[str] | None = None
+) -> AsyncIterator[Client]:
     """Yield a client in the process of the server, on a store with a table of articles."""
     async with aiovec.connect(folder / "agent.db", embedder="demo") as store:
         await store.create_table("articles", ARTICLES, exist_ok=True)
         await store.upsert("articles", ROWS)
-        async with Client(create_server(store, allow_writes=writes)) as client:
+        server = create_server(store, allow_writes=writes, readable=readable)
+        async with Client(server) as client:
             yield client
 
 
@@ -51,6 +57,7 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     assert not result.is_error, result.content
     (content,) = result.content
     assert json.loads(content.text) == result.structured_content  # type: ignore[union-attr]
+    assert "\n" not in content.text  # type: ignore[union-attr]
     return dict(result.structured_content or {})
 
 
@@ -85,6 +92,78 @@ async def test_a_memory(tmp_path: Path) -> None:
         assert await call(client, "forget", where="payload.user = 'ben'") == {"deleted": 1}
         assert await call(client, "forget", ids=[first["id"]]) == {"deleted": 1}
         assert (await call(client, "recall", query="answers"))["memories"] == []
+
+
+async def test_memories_expire(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=True) as client:
+        for text, span in (("The meeting is at noon.", "1s"), ("Ana likes tea.", "30d")):
+            await call(client, "remember", text=text, expires_in=span)
+        await call(client, "remember", text="Ben likes tea.")
+        deadline = asyncio.get_running_loop().time() + 30
+        while len(rows := (await call(client, "list", table="memories"))["rows"]) > 2:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.1)
+        assert [("expires_at" in row) for row in rows] == [True, False]
+        for wrong in ("soon", "0d", "9999w"):
+            refused = await error_of(client, "remember", text="x", expires_in=wrong)
+            assert (
+                f"expires_in must be a time below 100 years, such as '12h' or '30d', not '{wrong}'"
+                in refused
+            )
+    async with aiovec.connect(tmp_path / "old.db", embedder="demo") as store:
+        await store.create_table(
+            "memories", Schema(fields={"text": Field(str, text=True)}, embed=Embed("text"))
+        )
+        async with Client(create_server(store, allow_writes=True)) as client:
+            await call(client, "remember", text="Kept.", id="a")
+            await call(client, "remember", text="Expires.", id="b", expires_in="1d")
+        assert [row["expires_at"] is None for row in await store.find("memories")] == [True, False]
+
+
+async def test_answers_cost_few_tokens(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=False) as client:
+        for by in ("text", "vector", "hybrid"):
+            (hit, *_) = (await call(client, "search", table="articles", query="red fox", by=by))[
+                "hits"
+            ]
+            assert set(hit) == {"id", "_score", "title", "year"}
+            assert len(f"{hit['_score']:g}".replace(".", "").strip("0")) <= 4
+        schemas = {tool.name: tool.output_schema for tool in (await client.list_tools()).tools}
+        assert set(schemas["recall"]["properties"]) == {"memories", "omitted"}  # type: ignore[index]
+
+
+async def test_an_answer_is_bounded(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=True) as client:
+        for id in "abc":
+            await call(client, "remember", text=f"tea {id} " + "x" * 90_000, id=id)
+        listed = await call(client, "list", table="memories")
+        assert [row["id"] for row in listed["rows"]] == ["a", "b"]
+        assert listed["omitted"].startswith(
+            "1 rows, from 'c' on: an answer has at most 200,000 bytes"
+        )
+        assert len((await call(client, "recall", query="tea"))["memories"]) == 2
+        short = await call(client, "get", table="memories", ids=list("abc"), select=["at"])
+        assert len(short["rows"]) == 3
+        assert "omitted" not in short
+
+
+async def test_an_agent_may_read_some_tables_only(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=True, readable=[]) as client:
+        assert (await call(client, "list"))["tables"] == []
+        await call(client, "remember", text="Ana likes tea.")
+        assert [table["name"] for table in (await call(client, "list"))["tables"]] == ["memories"]
+        for tool, arguments in (
+            ("search", {"query": "fox"}), ("get", {"ids": ["a"]}), ("list", {}),
+        ):  # fmt: skip
+            refused = await error_of(client, tool, table="articles", **arguments)
+            assert "there is no table 'articles'; the tables are: memories" in refused.replace(
+                "'memories'", "memories"
+            )
+        with pytest.raises(MCPError, match="no table 'articles'"):
+            await client.read_resource("aiovec://tables/articles")
+    async with client_of(tmp_path, writes=False, readable=["articles"]) as client:
+        names = [table["name"] for table in (await call(client, "list"))["tables"]]
+        assert names == ["articles", "memories"]
 
 
 async def test_the_tables_are_searched_and_read(tmp_path: Path) -> None:
@@ -172,6 +251,13 @@ async def test_a_memory_in_a_table_without_times(tmp_path: Path) -> None:
             refused = await error_of(client, "recall", query="fox", half_life="7d")
             assert "'articles'" in refused
             assert "no field 'at'" in refused
+        await store.add_field("articles", "written", Field(datetime))
+        now = datetime.now(UTC)
+        await store.update("articles", {"written": now - timedelta(days=9)}, ids=["a"])
+        await store.update("articles", {"written": now}, ids=["c"])
+        async with Client(create_server(store, table="articles")) as client:
+            found = await call(client, "recall", query="fox", half_life="1h", limit=2)
+            assert [one["id"] for one in found["memories"]] == ["c", "a"]
 
 
 async def test_without_an_embedder_memories_are_found_by_words(tmp_path: Path) -> None:
@@ -216,13 +302,14 @@ def test_the_example_prints_what_its_page_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_over_http_on_this_machine_alone(folder: Path) -> None:
+@pytest.mark.parametrize("key", ["", "a-key-of-some-length"])
+async def test_over_http_on_this_machine_alone(folder: Path, key: str) -> None:
     import httpx
 
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "aiovec", "mcp", "-s", "agent.db", "--config", "aiovec.toml",
-        "--allow-writes", "--http", "--port", "0",
-        cwd=folder, stderr=asyncio.subprocess.PIPE,
+        "--allow-writes", "--http", "--port", "0", "--read", "articles",
+        cwd=folder, stderr=asyncio.subprocess.PIPE, env={**os.environ, "AIOVEC_MCP_KEY": key},
     )  # fmt: skip
     try:
         assert process.stderr is not None
@@ -231,13 +318,22 @@ async def test_over_http_on_this_machine_alone(folder: Path) -> None:
             line += await process.stderr.read(1024)
             assert not process.stderr.at_eof(), line
         url = found[0].decode()
-        async with Client(url) as client:
-            await call(client, "remember", text="Ana prefers short answers.")
-            assert len((await call(client, "recall", query="Ana"))["memories"]) == 1
-        async with httpx.AsyncClient() as http:
+        bearer = {"Authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(headers=bearer) as http:
+            async with Client(streamable_http_client(url, http_client=http)) as client:
+                await call(client, "remember", text="Ana prefers short answers.")
+                assert len((await call(client, "recall", query="Ana"))["memories"]) == 1
             for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
                 answer = await http.post(url, headers=headers, json={})
                 assert answer.status_code in (403, 421)
+        if key:
+            async with httpx.AsyncClient() as http:
+                for headers in ({}, {"Authorization": f"Bearer {key}x"}, {"Authorization": key}):
+                    answer = await http.post(url, headers=headers, json={})
+                    assert (answer.status_code, answer.headers["www-authenticate"]) == (
+                        401,
+                        "Bearer",
+                    )
     finally:
         process.terminate()
         await process.wait()

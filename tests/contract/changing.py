@@ -23,6 +23,7 @@ from tests.harness.values import (
 
 from aiovec import REMOVE, Embed, F, Field, Schema, VectorStore
 from aiovec.errors import (
+    DimensionMismatchError,
     DuplicateIdError,
     EmbeddingError,
     InvalidArgumentError,
@@ -414,6 +415,15 @@ class ChangingContract(ContractBase):
                 assert [record.vector.tolist()] == await letters([record["body"]])
             (hit,) = await store.search("notes", "cc", limit=1)
             assert (hit.id, hit["body"]) == ("r0", "cc")
+            asked = letters.asked
+            axis = [1.0] + [0.0] * (DIM - 1)  # the app has made the vector, so no embedder does
+            assert await store.update("notes", {"body": "own"}, ids="r1", vector=axis) == 1
+            (record,) = await store.get("notes", "r1")
+            assert record.vector is not None
+            assert (record["body"], record.vector.tolist()) == ("own", axis)
+            assert letters.asked == asked
+            with pytest.raises(DimensionMismatchError):
+                await store.update("notes", {"body": "short"}, ids="r1", vector=axis[1:])
 
     async def test_a_table_describes_its_embedder_to_other_programs(self, tmp_path: Path) -> None:
         bodies = {"zip": "reading zip files", "net": "opening a socket"}

@@ -4,12 +4,13 @@ it would have had behind the ones before it, alone."""
 from __future__ import annotations
 
 import asyncio
-import copy
+import inspect
 import json
 import random
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pytest
 from tests.contract.base import case
 from tests.harness import syscalls
+from tests.harness.oracle import Oracle
 
 from aiovec import DuplicateIdError, Field, InvalidRowError, Schema, VectorStore
 
@@ -49,90 +51,40 @@ def _row(rng: random.Random, id: str) -> Row:
     }
 
 
-class Oracle:
-    """A table as a dict, to which the same calls are done one after another."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
-
-    def insert(self, rows: list[Row], *, skip: bool) -> int | type[Exception]:
-        new = [row for row in rows if row["id"] not in self.rows]
-        if not skip and len(new) < len(rows):
-            return DuplicateIdError
-        self.rows.update((row["id"], row) for row in copy.deepcopy(new))
-        return len(new)
-
-    def upsert(self, rows: list[Row]) -> int:
-        self.rows.update((row["id"], row) for row in copy.deepcopy(rows))
-        return len(rows)
-
-    def delete(self, ids: list[str]) -> int:
-        return sum(self.rows.pop(id, None) is not None for id in ids)
-
-    def update(self, values: Row, ids: list[str]) -> int:
-        there = [self.rows[id] for id in ids if id in self.rows]
-        for row in there:
-            row.update(values)
-        return len(there)
-
-    def put_within(self, ids: list[str]) -> int | type[Exception]:
-        """Set ``payload.own.deep``, which only goes where ``own`` is an object or not there."""
-        there = [self.rows[id] for id in ids if id in self.rows]
-        if any(not isinstance(row.get("own"), dict | None) for row in there):
-            return InvalidRowError
-        for row in there:
-            row["own"] = {**(row.get("own") or {}), "deep": 7}
-        return len(there)
+Call = Callable[[Any], Any]
+"""A call of a store, or of the oracle."""
 
 
-Call = tuple[Awaitable[Any], int | type[Exception] | None]
-
-
-def _call(rng: random.Random, store: VectorStore, oracle: Oracle, ids: list[str]) -> Call:
-    """A call on some rows, and its result or the class of its error."""
+def _call(rng: random.Random, ids: list[str]) -> Call:
+    """A call on some rows."""
     some = rng.sample(ids, rng.choice([1, 1, 1, 1, 2, 5]))
     rows = [_row(rng, id) for id in some]
     match rng.randrange(9):
         case 0:
-            return store.insert("notes", rows), oracle.insert(rows, skip=False)
+            return lambda s: s.insert("notes", rows)
         case 1:
-            skipped = store.insert("notes", rows, on_conflict="skip")
-            return skipped, oracle.insert(rows, skip=True)
+            return lambda s: s.insert("notes", rows, on_conflict="skip")
         case 2 | 3:
-            return store.upsert("notes", rows), oracle.upsert(rows)
+            return lambda s: s.upsert("notes", rows)
         case 4:
-            return store.delete("notes", some), oracle.delete(some)
+            return lambda s: s.delete("notes", some)
         case 5:
             row = _row(rng, "-")
-            names = rng.sample(["year", "score", "name", "tags", "on"], 2)
-            values = {name: row[name] for name in names}
-            return store.update("notes", values, ids=some), oracle.update(values, some)
+            values = {n: row[n] for n in rng.sample(["year", "score", "name", "tags", "on"], 2)}
         case 6:
             values = {"own": rng.choice([3, "other"]), "year": rng.randrange(100)}
-            return store.update("notes", values, ids=some), oracle.update(values, some)
-        case 7:
-            changed = store.update("notes", {"payload.own.deep": 7}, ids=some)
-            return changed, oracle.put_within(some)
+        case 7:  # which only goes where "own" is an object or not there
+            values = {"payload.own.deep": 7}
         case _:
             vectors = [[float(rng.randrange(9)) for _ in range(4)] for _ in some]
-            known = [id for id in some if id in oracle.rows]
-            for id, vector in zip(some, vectors, strict=True):
-                oracle.update({"embedding": vector}, [id])
-            return store.set_vectors("notes", some, vectors), len(known)
+            return lambda s: s.set_vectors("notes", some, vectors)
+    return lambda s: s.update("notes", values, ids=some)
 
 
-def _told(row: Row) -> Row:
+def _told(id: str, vector: Any, fields: Mapping[str, Any]) -> Row:
     """A row as it is compared: without what is null."""
+    row = {**fields, "id": id, "embedding": None if vector is None else list(vector)}
     return {name: value for name, value in row.items() if value is not None}
-
-
-async def _stored(store: VectorStore) -> dict[str, Row]:
-    found = await store.find("notes", limit=1000, include_vector=True)
-    rows = {}
-    for record in found:
-        vector = None if record.vector is None else list(record.vector)
-        rows[record.id] = _told({**record, "id": record.id, "embedding": vector})
-    return rows
 
 
 async def _opened_table(store: VectorStore) -> None:
@@ -146,38 +98,52 @@ async def _opened_table(store: VectorStore) -> None:
     await store.delete("notes", "first")
 
 
-async def _outcome(call: Awaitable[Any]) -> Any:
+async def _outcome(call: Call, of: Any) -> Any:
     try:
-        return await call
+        made = call(of)
+        return await made if inspect.isawaitable(made) else made
     except (DuplicateIdError, InvalidRowError) as exc:
         return type(exc)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-async def test_each_call_has_the_result_of_its_turn(tmp_path: Path, seed: int) -> None:
-    await _done_in_turn(tmp_path / "s", seed)
+@asynccontextmanager
+async def _placed(tmp_path: Path, place: str) -> AsyncIterator[VectorStore]:
+    """A store in a folder or a bucket."""
+    with s3_server() if place == "bucket" else nullcontext() as bucket:
+        target = tmp_path / "s" if bucket is None else bucket.new_url()
+        options = {} if bucket is None else {"storage_options": bucket.options}
+        async with opened(target, index="none", **options) as store:
+            await _opened_table(store)
+            yield store
 
 
-@pytest.mark.slow
-async def test_each_call_has_the_result_of_its_turn_in_a_bucket() -> None:
-    with s3_server() as bucket:
-        await _done_in_turn(bucket.new_url(), 3, storage_options=bucket.options)
+BUCKET = pytest.param("bucket", marks=pytest.mark.slow)
 
 
-async def _done_in_turn(target: Path | str, seed: int, **settings: Any) -> None:
+@pytest.mark.parametrize(
+    ("place", "seed"),
+    [("folder", 0), pytest.param("folder", 1, marks=pytest.mark.slow),
+     pytest.param("bucket", 3, marks=pytest.mark.slow)],
+)  # fmt: skip
+async def test_each_call_has_the_result_of_its_turn(tmp_path: Path, place: str, seed: int) -> None:
     rng = random.Random(seed)
     oracle = Oracle()
+    oracle.create_table("notes", SCHEMA)
     # Of few ids the calls of a group meet one another's rows, of many they seldom do.
     ids = [f"r{n}" for n in range(rng.choice([6, 40, 400]))]
-    async with opened(target, index="none", **settings) as store:
-        await _opened_table(store)
+    async with _placed(tmp_path, place) as store:
         for number in range(6):
-            calls = [_call(rng, store, oracle, ids) for _ in range(rng.choice([3, 40, 120]))]
-            outcomes = await asyncio.gather(*(_outcome(call) for call, _ in calls))
+            calls = [_call(rng, ids) for _ in range(rng.choice([3, 40, 120]))]
+            outcomes = await asyncio.gather(*(_outcome(call, store) for call in calls))
             with case(number):
-                assert outcomes == [expected for _, expected in calls]
-                expected = {id: _told(row) for id, row in oracle.rows.items()}
-                assert await _stored(store) == expected
+                assert outcomes == [await _outcome(call, oracle) for call in calls]
+                expected = [
+                    _told(row.id, row.vector, row.flat()) for row in oracle.rows("notes").values()
+                ]
+                found = await store.find("notes", limit=1000, include_vector=True)
+                assert [_told(row.id, row.vector, row) for row in found] == sorted(
+                    expected, key=lambda row: row["id"]
+                )
 
 
 def _in_arrow(row: Row) -> pa.Table:
@@ -186,19 +152,9 @@ def _in_arrow(row: Row) -> pa.Table:
     return pa.Table.from_pylist([row], schema=pa.schema([layout.field(name) for name in names]))
 
 
-async def test_mixed_calls_share_commits(tmp_path: Path) -> None:
-    await _share_commits(tmp_path / "s")
-
-
-@pytest.mark.slow
-async def test_mixed_calls_share_commits_in_a_bucket() -> None:
-    with s3_server() as bucket:
-        await _share_commits(bucket.new_url(), storage_options=bucket.options)
-
-
-async def _share_commits(target: Path | str, **settings: Any) -> None:
-    async with opened(target, index="none", **settings) as store:
-        await _opened_table(store)
+@pytest.mark.parametrize("place", ["folder", BUCKET])
+async def test_mixed_calls_share_commits(tmp_path: Path, place: str) -> None:
+    async with _placed(tmp_path, place) as store:
         rng = random.Random(0)
         await store.insert("notes", [_row(rng, f"r{n}") for n in range(300)])
         before = len(await store.versions("notes"))
@@ -269,6 +225,7 @@ from functools import partial
 from pathlib import Path
 import aiovec
 from tests.harness import syscalls
+from tests.harness.oracle import Oracle
 from tests.lancedb.test_mixed_groups import amid_a_failure, years_in
 
 async def main(target):

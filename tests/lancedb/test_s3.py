@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
 import itertools
 import json
 import re
 import socket
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -403,41 +401,19 @@ async def test_a_write_that_a_pause_overtakes(
 # A server that fails
 
 
-class Failing(http.server.BaseHTTPRequestHandler):
-    """Answers every request with one status; 0 stands for no answer."""
+@asynccontextmanager
+async def failing(bucket: Bucket, status: int) -> AsyncIterator[str]:
+    """Answer every request with one status; 0 stands for no answer."""
 
-    status = 500
-    over: threading.Event
+    async def fail(_: Any, __: Any, client: asyncio.StreamWriter) -> bool:
+        if not status:
+            await asyncio.Event().wait()
+        client.write(f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n".encode())
+        return True
 
-    def _answer(self) -> None:
-        if not self.status:
-            self.over.wait()
-            return
-        self.send_response(self.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def failing(status: int) -> Iterator[str]:
-    over = threading.Event()
-    handler = type("Handler", (Failing,), {"status": status, "over": over})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        server.block_on_close = False
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            over.set()
-            server.shutdown()
-            thread.join()
+    async with Proxy(bucket.endpoint) as proxy:
+        proxy.arm(*[fail] * 1000)
+        yield proxy.url
 
 
 def nobody_listens() -> str:
@@ -476,7 +452,8 @@ async def test_a_store_that_cannot_be_reached(bucket: Bucket) -> None:
         (500, r"the server fails.*HTTP 500"),
         (0, "did not answer in time|did not answer within"),
     ):
-        with case(status), failing(status) as endpoint:
-            assert re.search(says, await told({**once, "aws_endpoint": endpoint}))
+        with case(status):
+            async with failing(bucket, status) as endpoint:
+                assert re.search(says, await told({**once, "aws_endpoint": endpoint}))
     with s3_server(open_to_all=False) as strict:
         assert "rejects these credentials" in await told(strict.options)

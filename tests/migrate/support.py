@@ -140,6 +140,8 @@ class Scene:
         self.source, self.target = WAYS[way]
         self.wanted: Contents = {}
         """What the store in use must hold."""
+        self.lost = ""
+        """The backend whose store was moved away."""
 
     async def begin(self, step: str | None = None, *tables: str) -> None:
         """Fill the store, and switch; or let the run stop at the step."""
@@ -164,6 +166,8 @@ class Scene:
     async def lose(self, backend: str) -> None:
         """Move a store away with all its files."""
 
+        self.lost = backend
+
         def move() -> None:
             (self.folder / "aside").mkdir()
             for found in self.folder.glob(FILES[backend] + "*"):
@@ -171,11 +175,11 @@ class Scene:
 
         await asyncio.to_thread(move)
 
-    async def find_again(self, backend: str) -> None:
+    async def find_again(self) -> None:
         """Move it back, over what took its place."""
 
         def move() -> None:
-            for found in self.folder.glob(FILES[backend] + "*"):
+            for found in self.folder.glob(FILES[self.lost] + "*"):
                 shutil.rmtree(found) if found.is_dir() else found.unlink()
             for found in (self.folder / "aside").iterdir():
                 shutil.move(found, self.folder / found.name)

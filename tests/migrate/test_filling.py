@@ -95,7 +95,7 @@ async def test_an_abort_keeps_a_target_that_had_tables(tmp_path: Path, way: str)
         assert "are kept" in warning
         await other.insert("others", rows("more", 1))
         assert await other.tables() == ["notes", "others"]
-        with pytest.raises(MigrationError, match="already holds 38 rows"):
+        with pytest.raises(MigrationError, match="already has 38 rows"):
             await aiovec_migrate.run(None, target, config=config)
         await other.drop_table("notes")
     await aiovec_migrate.run(None, target, config=config)

@@ -33,9 +33,9 @@ async def test_the_store_in_use_is_never_written_over(tmp_path: Path) -> None:
         await aiovec_migrate.verify(config=config, repair=True)
     await aiovec_migrate.forget(old)
     for ends, more in ((("sqlite", "lancedb"), {"config": config}), ((old, new), {})):
-        with pytest.raises(MigrationError, match=r"in use|already holds"):
+        with pytest.raises(MigrationError, match=r"in use|already has"):
             await aiovec_migrate.run(*ends, **more)
-        with pytest.raises(MigrationError, match=r"in use|already holds"):
+        with pytest.raises(MigrationError, match=r"in use|already has"):
             await aiovec_migrate.verify(*ends, **more, repair=True)
     assert_same(kept, await contents_at(config=config))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,10 @@ import aiovec_migrate
 from aiovec import AiovecError
 
 from .support import (
-    BACK_FIRST,
     FILES,
-    THERE_FIRST,
     WAYS,
     At,
+    Contents,
     Scene,
     a_store,
     assert_same,
@@ -30,81 +31,144 @@ from .support import (
     switched,
 )
 
+Harm = Callable[[Scene], Awaitable[object]]
 
-@BACK_FIRST
-@pytest.mark.parametrize("how", ["emptied", pytest.param("removed", marks=pytest.mark.slow)])
-async def test_nobody_goes_on_in_what_is_not_the_store_that_was_filled(
-    tmp_path: Path, way: str, how: str
+
+def lost(end: str, count: int | None = None) -> Harm:
+    """Move the store of this end away; another one takes its place, if ``count`` is a number of
+    rows: below 0 it has no tables."""
+
+    async def lose(scene: Scene) -> Contents | None:
+        backend = getattr(scene, end)
+        await scene.lose(backend)
+        if count is None:
+            return None
+        place = place_of(scene.config, backend)
+        async with aiovec.connect(place) as store:
+            if count >= 0:
+                await fill(store, "notes", count=count)
+            else:
+                assert await store.tables() == []
+        return await contents_at(place)
+
+    return lose
+
+
+async def moved(scene: Scene) -> None:
+    """The folder of both stores gets another name."""
+    scene.folder = await asyncio.to_thread(scene.folder.rename, scene.folder.with_name("two"))
+    scene.config = scene.folder / "aiovec.toml"
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stopped, or None for a switch that was done; what then came of a store; of each
+    command that is refused the words; the commands that lead out, the last of which may warn; the
+    end whose store holds all rows then; and whether apps are led there."""
+
+    step: str | None
+    harm: Harm
+    says: dict[str, str]
+    out: str
+    holds: str
+    warns: str = ""
+    leads: bool = True
+    follows: bool = False
+    """An app that was opened before the commands goes on behind them."""
+
+
+STRANGE = {
+    "open": "not the store to which its rows were carri", "run": "Put it back", "abort": "too late"
+}  # fmt: skip
+STATES = {
+    "the target is gone": State(
+        "cut-over:moved", lost("target"), STRANGE, "find run", "target", follows=True
+    ),
+    "the target is empty": State(
+        "cut-over:moved", lost("target", -1), STRANGE, "find run", "target", follows=True
+    ),
+    "the target is gone for good": State(
+        "cut-over:moved", lost("target"), {"run": "migrate forget"}, "forget", "source"
+    ),
+    "the target is gone behind the switch": State(
+        None, lost("target"), {"run": r"there is no store; .* put the store back .* forget"},
+        "forget", "source", 'write backend = "SOURCE" under [retrieval]', leads=False,
+    ),
+    "the target is another behind the switch": State(
+        None, lost("target", 0), {"run": "no switch has led to the store there"},
+        "forget", "source", 'write backend = "SOURCE" under [retrieval]', leads=False,
+    ),
+    "the old store is gone behind the switch": State(
+        None, lost("source"), {}, "reverse", "source", follows=True
+    ),
+    "the source is another midway": State(
+        "copy:written", lost("source", 7), {"run": "was replaced or restored"}, "find run", "target"
+    ),
+    "the target is another midway": State(
+        "copy:written", lost("target", 7), {"run": "already has 6 rows"}, "find run", "target"
+    ),
+    # The copy may be the only one.
+    "the source has an empty table": State(
+        "cut-over:ready", lost("source", 0), {"run": r"replaced or restored.* migrate\s+abort"},
+        "abort", "target", "are kept", leads=False,
+    ),
+    "the source has no table": State(
+        "cut-over:ready", lost("source", -1),
+        {"run": r"tables that the source does not have.*: notes|there is no store"},
+        "", "target", leads=False,
+    ),
+    "both lie elsewhere": State(
+        "optimized", moved, {"run": "another migration"}, "abort", "source", "lay elsewhere"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [
+        pytest.param(way, name, marks=() if (number + turn) % 2 else pytest.mark.slow)
+        for number, name in enumerate(STATES)
+        for turn, way in enumerate(WAYS)
+    ],
+)
+async def test_a_command_leads_out_where_a_store_was_lost(
+    tmp_path: Path, way: str, name: str
 ) -> None:
-    """A disk that is missing between the mark and the arrival."""
-    scene = Scene(tmp_path, way)
-    target, config = scene.target, scene.config
-    await scene.begin("cut-over:moved")
-    await scene.lose(target)
-    if how == "emptied":
-        async with aiovec.connect(place_of(config, target)) as empty:
-            assert await empty.tables() == []
-    async with aiovec.connect(config=config) as app:
-        words = "not the store to which its rows were carri"
-        await scene.refused(words, app.count("notes"))
-        assert (tmp_path / FILES[target]).exists() == (how == "emptied")
-        await scene.refused("Put it back")
-        await scene.refused("too late", aiovec_migrate.abort(config=config))
-        await scene.find_again(target)
-        await switched(config, target)
-        assert await app.count("notes") == 38
-        assert app.backend_name == target
-    await scene.is_whole(target)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_target_that_is_lost_for_good_leaves_the_old_store(
-    tmp_path: Path, way: str
-) -> None:
-    scene = Scene(tmp_path, way)
-    await scene.begin("cut-over:moved")
-    await scene.lose(scene.target)
-    await scene.refused("migrate forget")
-    assert await aiovec_migrate.forget(scene.source, config=scene.config) == []
-    await scene.is_whole(scene.source)
-
-
-async def test_a_target_that_is_lost_behind_the_switch_leaves_the_old_store(
-    tmp_path: Path,
-) -> None:
-    """The TOML file names it: the same command, and the one that it names, say what to do."""
-    scene = Scene(tmp_path)
-    await scene.begin()
-    await scene.lose("lancedb")
-    await scene.refused(r"there is no store; .* put the store back .* forget")
-    async with aiovec.connect(config=scene.config) as store:
-        await store.create_table("young", SMALL)
-    await scene.refused("no switch has led to the store that is there now")
-    [warning] = await aiovec_migrate.forget("sqlite", config=scene.config)
-    assert 'write backend = "sqlite" under [retrieval]' in warning
-    assert_same(scene.wanted, await contents_at(place_of(scene.config, "sqlite")))
-
-
-@THERE_FIRST
-@pytest.mark.parametrize("lost", ["source", pytest.param("target", marks=pytest.mark.slow)])
-async def test_a_store_that_was_replaced_midway_is_refused(
-    tmp_path: Path, way: str, lost: str
-) -> None:
-    """And left as it is; put back, it goes on."""
-    scene = Scene(tmp_path, way)
-    await scene.begin("copy:written")
-    other = scene.source if lost == "source" else scene.target
-    await scene.lose(other)
-    place = place_of(scene.config, other)
-    async with aiovec.connect(place) as store:
-        await fill(store, "notes", count=7)
-    before = await contents_at(place)
-    await scene.refused("was replaced or restored" if lost == "source" else "already holds 6 rows")
-    assert_same(before, await contents_at(place))
-    await scene.find_again(other)
-    await switched(scene.config, scene.target)
-    await scene.is_whole(scene.target)
+    """What is refused makes and changes nothing."""
+    state, scene = STATES[name], Scene(tmp_path / "one", way)
+    await scene.begin(state.step)
+    other = await state.harm(scene)
+    commands: dict[str, Callable[[], Awaitable[object]]] = {
+        "open": lambda: contents_at(config=scene.config),
+        "find": scene.find_again,
+        "run": lambda: switched(scene.config, scene.target),
+        "reverse": lambda: switched(scene.config, scene.source),
+        "abort": lambda: aiovec_migrate.abort(config=scene.config),
+        "forget": lambda: aiovec_migrate.forget(scene.source, config=scene.config),
+    }
+    places = [scene.folder / FILES[backend] for backend in WAYS[way]]
+    before = [place.exists() for place in places]
+    app = await aiovec.connect(config=scene.config) if state.follows else None
+    for command, words in state.says.items():
+        await scene.refused(words, commands[command](), error=AiovecError)
+    assert [place.exists() for place in places] == before
+    if isinstance(other, dict) and scene.lost and not state.follows:
+        assert_same(other, await contents_at(place_of(scene.config, scene.lost)))
+    done: object = None
+    for command in state.out.split():
+        done = await commands[command]()
+    if isinstance(done, list):
+        assert state.warns.replace("SOURCE", scene.source) in " ".join(done)
+        assert bool(done) is bool(state.warns)
+    holds = getattr(scene, state.holds)
+    if app is not None:
+        assert (await app.count("notes"), app.backend_name) == (38, holds)
+        await app.close()
+    assert_same(scene.wanted, await contents_at(place_of(scene.config, holds)))
+    if state.leads:
+        await scene.is_whole(holds)
+        async with aiovec.connect(config=scene.config) as store:
+            await store.create_table("young", SMALL)
 
 
 @pytest.mark.slow
@@ -125,53 +189,3 @@ async def test_a_damaged_source_is_told_and_a_run_can_be_aborted(tmp_path: Path)
     scene.wanted = await contents_at(config=config)
     await switched(config, "sqlite")
     await scene.is_whole("sqlite")
-
-
-@pytest.mark.slow
-async def test_the_way_back_is_open_though_the_old_store_is_gone(tmp_path: Path) -> None:
-    scene = Scene(tmp_path)
-    await scene.begin()
-    await scene.lose("sqlite")
-    async with aiovec.connect(config=scene.config) as app:
-        await switched(scene.config, "sqlite")
-        assert await app.count("notes") == 38
-        assert app.backend_name == "sqlite"
-    await scene.is_whole("sqlite")
-
-
-@pytest.mark.parametrize("made", [False, pytest.param(True, marks=pytest.mark.slow)])
-async def test_a_source_that_is_empty_since_costs_nothing(tmp_path: Path, made: bool) -> None:
-    """The source was lost, and an app that started since has made one with an empty table, or
-    without tables: the copy, which may be the only one, is kept."""
-    scene = Scene(tmp_path)
-    await scene.begin("cut-over:ready")
-    copy = place_of(scene.config, "lancedb")
-    await scene.lose("sqlite")
-    async with aiovec.connect(config=scene.config) as app:
-        assert await app.tables() == []
-        if made:
-            await app.create_table("notes", SMALL)
-    if made:
-        await scene.refused(r"replaced or restored.* migrate\s+abort")
-        [warning] = await aiovec_migrate.abort(config=scene.config)
-        assert "are kept" in warning
-    else:
-        await scene.refused(r"tables that the source does not have.*: notes")
-    assert_same(scene.wanted, await contents_at(copy))
-
-
-@BACK_FIRST
-async def test_an_abort_leads_out_where_the_stores_lie_elsewhere_since(
-    tmp_path: Path, way: str
-) -> None:
-    scene = Scene(tmp_path / "one", way)
-    await scene.begin("optimized")
-    scene.config = (await asyncio.to_thread(scene.folder.rename, tmp_path / "two")) / "aiovec.toml"
-    await scene.refused("another migration")
-    [warning] = await aiovec_migrate.abort(config=scene.config)
-    assert "lay elsewhere" in warning
-    assert await aiovec_migrate.status(config=scene.config) is None
-    await scene.is_whole(scene.source)
-    async with aiovec.connect(config=scene.config) as app:
-        await app.create_table("young", SMALL)
-    assert_same(scene.wanted, await contents_at(place_of(scene.config, scene.target)))

@@ -101,7 +101,7 @@ async def test_what_in_the_target_would_stop_a_run(tmp_path: Path) -> None:
         (Schema(9, model="m1", fields=FIELDS), 0, "dim is"),
         (Schema(4, model="m2", fields=FIELDS), 0, "model is"),
         (Schema(4, model="m1", metric="l2", fields=FIELDS), 0, "metric is"),
-        (NOTES, 2, "already holds 2 rows"),
+        (NOTES, 2, "already has 2 rows"),
     ]
     for number, (schema, count, expected) in enumerate(cases):
         with case(number):
@@ -124,7 +124,7 @@ async def test_stores_that_cannot_be_ends_of_a_run(
     assert "the same store" in await problems(source, "sqlite:///" + source)
     assert "not a folder" in await problems(source, "foreign.db/below.db")
     if find_spec("lancedb"):
-        assert "is a file, and no store" in await problems(source, "lancedb://foreign.db")
+        assert "is a file, but not a store" in await problems(source, "lancedb://foreign.db")
     assert "no table 'gone'" in await problems(source, "b.db", options=Options(tables=("gone",)))
     assert await problems(source, "empty.db") == ""
     for ends, error, words in (
@@ -172,7 +172,7 @@ async def test_what_would_stop_a_switch(tmp_path: Path, monkeypatch: pytest.Monk
     variable = "AIOVEC_RETRIEVAL__LANCEDB_URL"
     monkeypatch.setenv(variable, f"{tmp_path}/another.lance")
     found = await problems(None, "lancedb", config=config, options=SWITCH)
-    assert f"{variable} leads the backend 'lancedb' to" in found
+    assert f"{variable} sets the backend 'lancedb' to" in found
     assert await problems(None, "lancedb", config=config) == ""
     monkeypatch.delenv(variable)
     # Nobody's tables come along.

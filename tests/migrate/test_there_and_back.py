@@ -156,7 +156,7 @@ async def test_into_a_target_that_has_tables(tmp_path: Path) -> None:
         for one in (store, other):
             await one.create_table("notes", SMALL)
             await one.insert("notes", rows("r", 5))
-        with pytest.raises(MigrationError, match=r"'notes'.*already holds 5 rows"):
+        with pytest.raises(MigrationError, match=r"'notes'.*already has 5 rows"):
             await aiovec_migrate.run(source, target)
         assert await aiovec_migrate.status(source, target) is None
         await store.create_table("second", SMALL)

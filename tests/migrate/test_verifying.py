@@ -71,7 +71,7 @@ async def test_every_kind_of_difference_is_named(tmp_path: Path, names: tuple[st
     assert sorted(found.different_ids) == [f"r{n:04}" for n in different]
     assert "3 missing, 3 only in the target, 11 different" in report.lines()[1]
     # Nothing says that these rows come from the source.
-    with pytest.raises(MigrationError, match="already holds 60 rows"):
+    with pytest.raises(MigrationError, match="already has 60 rows"):
         await aiovec_migrate.verify(*ends, repair=True)
 
 

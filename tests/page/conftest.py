@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from tests.page.filling import fill
+from tests.server.process import Served, serving
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, Page, Playwright
 
-HERE = Path(__file__).parent
-SECONDS_TO_START = 60
 SECONDS_TO_WAIT = 60
 # The browser of a machine without the network asks for nothing by itself.
 OPTIONS = [
@@ -41,51 +33,30 @@ OPTIONS = [
 ]
 
 
-class Served:
-    """A server in its own process, that can be ended and started again at the same address."""
-
-    def __init__(self, place: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
-        self._place = place
-        self._options = options
-        self._env = {**os.environ, **(env or {})}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, str(HERE / "serving.py"), str(self._place), str(self.port)]
-        self._process = subprocess.Popen([*command, *self._options], env=self._env)
-        until = time.monotonic() + SECONDS_TO_START
-        while True:
-            try:
-                urllib.request.urlopen(self.url, timeout=5).close()
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                assert self._process.poll() is None, "the server ended"
-                assert time.monotonic() < until, "the server did not start"
-                time.sleep(0.05)
-            else:
-                return
-
-    def end(self, number: int = signal.SIGKILL) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait()
-            self._process = None
+CONFIG = """
+[retrieval.embedders.default]
+kind = "demo"
+[retrieval.server]
+access_log = false
+page_writes = {writes}
+"""
+Serve = Callable[..., Served]
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
-    """Start servers that end with the tests of this process."""
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Start servers of a filled store that end with the tests of this process."""
     with contextlib.ExitStack() as stack:
 
-        def start(*options: str, env: Mapping[str, str] | None = None) -> Served:
-            place = tmp_path_factory.mktemp("served") / "store.db"
-            served = Served(place, *options, env=env)
-            stack.callback(served.end)
-            served.start()
-            return served
+        def start(place: Path | None = None, *options: str, writes: bool = False,
+                  env: Mapping[str, str] | None = None) -> Served:  # fmt: skip
+            if place is None:
+                place = tmp_path_factory.mktemp("served") / "store.db"
+                asyncio.run(fill(place))
+                config = CONFIG.format(writes=str(writes).lower())
+                place.with_name("aiovec.toml").write_text(config)
+            config = place.with_name("aiovec.toml")
+            return stack.enter_context(serving("-s", place, "--config", config, *options, env=env))
 
         yield start
 
@@ -113,9 +84,9 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def served(browser: Browser, serve: Callable[..., Served]) -> Served:
+async def served(browser: Browser, serve: Serve) -> Served:
     """The server that most tests look at. It allows the page to write."""
-    return await asyncio.to_thread(serve, "page-writes")
+    return await asyncio.to_thread(serve, writes=True)
 
 
 class Watch:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from playwright.async_api import async_playwright
-from tests.page.conftest import OPTIONS, Served, chromium_of
+from tests.page.conftest import OPTIONS, chromium_of
+from tests.server.process import serving
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -47,12 +48,8 @@ async def main() -> None:
         place = Path(folder) / "demo.db"
         demo = [sys.executable, "-m", "aiovec", "demo", "-s", str(place)]
         await asyncio.to_thread(subprocess.run, demo, check=True, stdout=subprocess.DEVNULL)
-        served = Served(place)
-        await asyncio.to_thread(served.start)
-        try:
+        with serving("-s", place) as served:
             await take(served.url)
-        finally:
-            served.end()
 
 
 async def take(url: str) -> None:

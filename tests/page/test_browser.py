@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 import pytest
 from tests.harness.cases import case
-from tests.page.serving import CLOSING, HOSTILE_IDS, SCRIPT
+from tests.page.filling import CLOSING, HOSTILE_IDS, SCRIPT
 
 playwright = pytest.importorskip("playwright.async_api")
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page, Route
-    from tests.page.conftest import Served
+    from tests.page.conftest import Serve
 
 expect = playwright.expect
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
@@ -290,9 +291,7 @@ async def test_hostile_addresses_and_answers_lead_to_words(page: Page) -> None:
         await expect(page.get_by_role("heading", level=1)).to_have_text("Tables")
 
 
-async def test_a_server_that_dies_and_comes_back(
-    browser: Browser, serve: Callable[..., Served]
-) -> None:
+async def test_a_server_that_dies_and_comes_back(browser: Browser, serve: Serve) -> None:
     served = await asyncio.to_thread(serve)
     context = await browser.new_context(base_url=served.url)
     page = await context.new_page()
@@ -300,19 +299,20 @@ async def test_a_server_that_dies_and_comes_back(
     await expect(page.locator("header")).to_contain_text("Page: view only")  # as it is by default
     await expect(page.get_by_role("button", name="Delete row")).to_have_count(0)
     await visit(page, "#/t/notes/rows")
-    served.end()
+    await asyncio.to_thread(served.stop, signal.SIGKILL)
     await page.get_by_role("link", name="Next").click()
     await expect(page.locator("#offline")).to_have_text(re.compile("does not answer"))
     await expect(page.locator("tbody tr")).to_have_count(25)  # what was there stays
-    await asyncio.to_thread(served.start)
+    place = Path(served.facts["store"])
+    await asyncio.to_thread(serve, place, "--port", str(served.port))
     await expect(page.locator("[data-status]")).to_have_text("Rows 26\u201350 of 60")
     await context.close()
 
 
-async def test_a_server_with_keys(browser: Browser, serve: Callable[..., Served]) -> None:
+async def test_a_server_with_keys(browser: Browser, serve: Serve) -> None:
     reading, writing = "read-0123456789abcdef", "write-0123456789abcdef"
     env = {"AIOVEC_API_KEYS": f"read:{reading} {writing}"}
-    served = await asyncio.to_thread(serve, "page-writes", env=env)
+    served = await asyncio.to_thread(serve, writes=True, env=env)
     context = await browser.new_context(base_url=served.url)
     page = await context.new_page()
     await page.goto("#/t/notes/rows")

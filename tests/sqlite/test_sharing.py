@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,71 +161,6 @@ async def test_each_write_of_another_process_is_seen_by_the_next_search(tmp_path
             assert hits[1].id != f"r{number}"
         await asyncio.to_thread(other.communicate)
         assert other.returncode == 0
-
-
-FORK = """
-import asyncio, json, os, sys, warnings
-import aiovec
-
-warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, of the fork as such
-
-def row(number):
-    return {"id": f"r{number}", "embedding": [float(number), 1, 2, 3]}
-
-async def in_child(store, path):
-    calls = {
-        "search": lambda: store.search("notes", [1, 2, 3, 4]),
-        "insert": lambda: store.insert("notes", [row(900)]),
-        "tables": store.tables,
-        "optimize": lambda: store.optimize("notes"),
-        "open": lambda: aiovec.connect(path).__aenter__(),
-    }
-    told = {}
-    for name, call in calls.items():
-        try:
-            await call()
-        except aiovec.AiovecError as exc:
-            told[name] = f"{type(exc).__name__}: {exc}"
-    await store.close()
-    async with aiovec.connect(path + ".other") as own:
-        await own.create_table("notes", aiovec.Schema(4))
-        told["other"] = await own.insert("notes", [row(1)])
-    return told
-
-async def main(path):
-    store = await aiovec.connect(path)
-    await store.create_table("notes", aiovec.Schema(4))
-    await store.insert("notes", [row(n) for n in range(100)])
-    told, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        return store, tell
-    os.close(tell)
-    _, status = await asyncio.to_thread(os.waitpid, child, 0)
-    await store.insert("notes", [row(100)])
-    print(json.dumps([status, json.loads(os.read(told, 100_000) or "{}"),
-                      await store.count("notes")]))
-    await store.close()
-
-loop = asyncio.new_event_loop()
-forked = loop.run_until_complete(main(sys.argv[1]))
-if forked is not None:  # the child leaves its parent's loop alone
-    store, tell = forked
-    os.write(tell, json.dumps(asyncio.run(in_child(store, sys.argv[1]))).encode())
-    os._exit(0)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-async def test_a_forked_child_gets_an_error(tmp_path: Path) -> None:
-    done = await asyncio.to_thread(run_code, FORK, str(tmp_path / "notes.db"))
-    assert done.returncode == 0, done.stderr
-    status, told, count = json.loads(done.stdout)
-    assert (status, count) == (0, 101), done.stderr
-    assert told.pop("other") == 1
-    assert told.keys() == {"search", "insert", "tables", "optimize", "open"}
-    assert all("forked" in error for error in told.values()), told
 
 
 LOADING = """

@@ -1,8 +1,8 @@
-"""Build indexes beside the writes, measure them, and note with the table what was found.
+"""Build indexes beside the writes, measure them, and note the results with the table.
 
-A build reads one version of the table and commits at its end; Lance merges that with what was
-written meanwhile, and rows that came later are searched without the index until upkeep brings
-them in. So writers never wait for a build. A cancelled build leaves the table as it was.
+A build reads one version of the table and commits at its end. Lance merges it with the writes made
+since; newer rows are searched without the index until upkeep adds them. So writers never wait for a
+build. A cancelled build leaves the table as it was.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from .effort import FEWEST_QUESTIONS, GIVEN, KEY, MOST_QUESTIONS, OWN, Tuned
 from .fields import index_name, lacking
 from .info import InUse, vector_index
 
-# Attempts at a build whose commit others were in the way of.
+# Attempts at a build that other commits conflict with.
 _ATTEMPTS = 3
 
 
 class IndexMaker(Protocol):
-    """Builds indexes in the place of LanceDB."""
+    """Builds indexes in place of LanceDB."""
 
     async def make(self, table: str, column: str, config: Any, name: str) -> bool:
         """Build an index from a configuration of lancedb; return False to leave it to LanceDB."""
@@ -51,7 +51,7 @@ MAKER: ContextVar[IndexMaker | None] = ContextVar("aiovec_maker", default=None)
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A build that was asked for and can be done."""
+    """A requested build that is possible."""
 
     kind: str
     options: Mapping[str, int]
@@ -61,12 +61,12 @@ class Build:
 
 
 async def note(tuned: Tuned, table: Opened) -> None:
-    """Keep with the table what is known of its index."""
+    """Keep the notes about the table's index with the table."""
     await table.session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
 
 
 async def drop(index: str, table: Opened) -> None:
-    """Drop the vector index: nothing is to make it anew, also if this process ends in between."""
+    """Drop the vector index, and note that upkeep must not build it again, even after a kill."""
     vectors = await vector_index(table)
     if vectors is not None and vectors.name == index:
         await note(Tuned(kept_off=True, target=vectors.tuned.target), table)
@@ -74,29 +74,26 @@ async def drop(index: str, table: Opened) -> None:
 
 
 class IndexedTable(Table):
-    """A table whose indexes are built and measured.
-
-    Nothing else is at work on the indexes meanwhile.
-    """
+    """A table whose indexes are built and measured, one work at a time."""
 
     def __init__(self, name: str, session: Session, gate: Gate, pins: Pins) -> None:
         super().__init__(name, session, gate, pins)
         self.doing: str | None = None
-        """In words what is done to the indexes."""
+        """A phrase for the work on the indexes that is under way."""
         self.forget_questions()
 
     # Questions
 
     def forget_questions(self) -> None:
-        """Begin without any: others were for a table that had the name before."""
-        # Distinct vectors that were searched for, the last one last, and those that a user gave.
+        """Forget the questions, which were for an earlier table of this name."""
+        # Distinct vectors of searches, the last one last, and vectors that a user gave.
         self._asked: dict[bytes, None] = {}
         self._given: Float32Array | None = None
 
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
-        """Keep what was searched for, as questions that the vector index is measured with.
+        """Keep searched vectors as questions that the vector index is measured with.
 
-        Return whether there are so many now that it is worth another measurement.
+        Return whether enough are new to make another measurement worth it.
         """
         before = len(self._asked)
         for vector in vectors:
@@ -109,30 +106,31 @@ class IndexedTable(Table):
         return before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS
 
     def give(self, questions: Float32Array) -> None:
-        """Keep a user's own questions, which count before all others."""
+        """Keep a user's own questions, which take precedence."""
         if len(questions) < FEWEST_QUESTIONS:
-            expected = f"at least {FEWEST_QUESTIONS} vectors, to tell the recall by"
+            expected = f"at least {FEWEST_QUESTIONS} vectors to measure the recall with"
             raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
-        some = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)]
-        self._given = some.copy()
+        self._given = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)].copy()
 
     def questions(self, handle: TableHandle) -> recall.Questions | None:
-        """Return the questions of the table's users, if enough are known."""
+        """Return the questions of the table's users, if there are enough."""
         dim = handle.schema.dim
         if self._given is not None and self._given.shape[1] == dim:
             return recall.Questions(self._given, GIVEN)
         # Others were for a table that had the name before.
-        asked = [key for key in self._asked if len(key) == 4 * dim]
-        if len(asked) < FEWEST_QUESTIONS:
+        known = [key for key in self._asked if len(key) == 4 * dim]
+        if len(known) < FEWEST_QUESTIONS:
             return None
-        vectors = np.frombuffer(b"".join(asked), dtype=np.float32).reshape(-1, dim)
+        vectors = np.frombuffer(b"".join(known), dtype=np.float32).reshape(-1, dim)
         return recall.Questions(vectors, OWN)
 
     # Builds
 
     async def reopened(self, handle: TableHandle) -> Opened:
-        """Return the same table as it is now, also altered. StoreBusyError while an engine fills
-        it: nothing is built then, for the engine removes files that no version has yet.
+        """Return the same table as it is now, even with other fields.
+
+        Raises StoreBusyError while an engine fills it: that engine removes files that no version
+        refers to yet, and a build's are among them.
         """
         table = await self.session.opened(handle, altered=True)
         table.check_not_filled()
@@ -158,7 +156,7 @@ class IndexedTable(Table):
         return Build(kind, plan, auto, target, rows)
 
     async def planned_anew(self, table: Opened, index: InUse | None) -> Build:
-        """Return the build that gave the index, or that of the settings, as the table is now."""
+        """Return the build of the present index or, without one, of the settings."""
         if index is not None and not index.tuned.auto:
             known = index.tuned
             return await self.planned(table, index.kind.name, dict(known.options), known.target)
@@ -173,7 +171,7 @@ class IndexedTable(Table):
         if build.kind == kinds.NONE:
             await self._keep(handle, noted)
             return
-        # Noted before, should the process end behind the build: then upkeep measures the index.
+        # Noted first, so that upkeep measures the index if the process ends after the build.
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
         if noted.kind != build.kind:  # the efforts are those of another kind
             changes["ladder"] = ()
@@ -192,7 +190,7 @@ class IndexedTable(Table):
         await self._build(handle, name, config, f"indexing {name}")
 
     async def build_lacking(self, handle: TableHandle) -> None:
-        """Build the indexes over fields that these want and lack."""
+        """Build the indexes that fields want and do not have."""
         table = await self.reopened(handle)
         fields, analyzer = table.schema.fields, table.schema.analyzer
         for name, config in await lacking(self.session, table.lance, fields, analyzer):
@@ -202,15 +200,15 @@ class IndexedTable(Table):
         maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
             table = await self.reopened(handle)
-            named = await index_name(self.session, table.lance, column, config)
+            name = await index_name(self.session, table.lance, column, config)
             try:
                 with self._tell(what), self.session.guarded():
                     made = maker is not None and await maker.make(
-                        handle.name, column, config, named or f"{column}_idx"
+                        handle.name, column, config, name or f"{column}_idx"
                     )
                     if not made:
                         await table.lance.create_index(
-                            column, config=config, replace=True, name=named
+                            column, config=config, replace=True, name=name
                         )
             except StoreBusyError:
                 if attempt == _ATTEMPTS:
@@ -228,10 +226,10 @@ class IndexedTable(Table):
         with self._tell(f"measuring {index.kind.name}"):
             rows = await table.rows()
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
-            asked = self.questions(handle) or await recall.made(table)
-            ladder = await recall.measure(table, index.kind, partitions, asked)
+            questions = self.questions(handle) or await recall.made(table)
+            ladder = await recall.measure(table, index.kind, partitions, questions)
             tuned = index.tuned.with_changes(
-                rows=rows, ladder=ladder, questions=len(asked.vectors), whose=asked.whose
+                rows=rows, ladder=ladder, questions=len(questions.vectors), whose=questions.whose
             )
             await self._keep(handle, tuned)
 

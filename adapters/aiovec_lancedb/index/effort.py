@@ -20,31 +20,30 @@ KEY = "aiovec.index"
 """The name of the metadata on the vector's column."""
 
 MEASURED_HITS = 10
-"""Hits of the searches by which the recall is measured."""
-
+"""Hits of each search that measures the recall."""
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
-"""Of a user's questions: fewer tell too little of the recall, and more are not kept."""
+"""Limits on a user's questions: fewer measure the recall too roughly, and more are not kept."""
 
 MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
-"""Whose questions an index was measured with."""
+"""The origin of the questions that an index was measured with."""
 
 EVERY_PARTITION = 2**20
-"""As ``nprobes``: more partitions than any index has. Lance searches those that exist."""
+"""A value for ``nprobes`` above any index's partitions. Lance searches those that exist."""
 
-# For one search, by ``ef`` or ``refine``. Lance takes some 50 bytes for each that it is asked for,
-# however few rows there are, and ends the process where the system has no more.
+# Per search, by ``ef`` or ``refine``. Lance takes about 50 bytes for each requested candidate,
+# however few rows there are, and aborts the process if the system has no more memory.
 MOST_CANDIDATES = 2**20
-# What is tried of an index that was not measured.
+# The effort for an index that was not measured.
 _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
-# The refine of a search with a filter, in multiples of the one that was measured without a filter.
-# The nearest rows of a filter lie further from the query, so their distances differ by less and
-# codes confuse more of them: product codes that found 98 of 100 neighbours by ``refine=10`` found
-# 89 under a topical filter, 95 by ``refine=20`` and 99 by 50 (``python -m bench lancedb``). Codes
-# that needed none confuse so few that the other partitions make up for them.
+# The refine of a search with a filter, in multiples of the refine measured without one. The nearest
+# rows of a filter lie further from the query, so their distances differ by less and codes confuse
+# more of them: product codes that found 98 of 100 neighbours with ``refine=10`` found 89 under a
+# topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m bench lancedb``). Codes that
+# needed no refine confuse so few that searching the other partitions makes up for them.
 _FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 4000
-# An index is used while it finds at most this much less than the target. One that cannot, such as
-# a graph over rows that nearly all share a vector, leaves searches exact.
+# An index is used while its recall is at most this much below the target. An index that stays
+# below, such as a graph over rows that nearly all share a vector, leaves searches exact.
 _TOLERATED = 0.1
 
 
@@ -53,14 +52,14 @@ class _Noted(BaseModel):
 
 
 class Effort(_Noted):
-    """The settings of one search for lancedb. None leaves a choice to it."""
+    """The settings of one search in lancedb. None leaves a choice to lancedb."""
 
     nprobes: PositiveInt | None = None
     ef: PositiveInt | None = None
     refine: PositiveInt | None = None
 
     def for_limit(self, limit: int) -> Effort:
-        """Return the effort for more hits than were measured: more partitions, a wider ``ef``."""
+        """Return the effort for more hits than were measured: more partitions, a larger ``ef``."""
         times = limit / MEASURED_HITS
         if times <= 1:
             return self
@@ -71,22 +70,23 @@ class Effort(_Noted):
         )
 
     def margin(self, limit: int, *, fine: bool) -> int:
-        """Return how many candidates beyond the limit an index is asked for.
+        """Return the number of candidates to request beyond the limit.
 
         With ``refine`` Lance reads the vectors of the best codes and ranks by them; without it we
         do, for codes put near rows in another order. More candidates hardly find more: of 10
-        neighbours 4 bits for each dimension gave 0.938 without a margin, 0.967 with 6, and 0.967
-        with 16; ``fine`` codes, of 8 bits and more, 0.989 without, and 0.999 with 2, 3 and 7.
+        neighbours, 4 bits for each dimension found 0.938 without a margin and 0.967 with 6 or 16;
+        ``fine`` codes, of 8 bits and more, 0.989 without, and 0.999 with 2, 3 and 7.
         """
         if self.refine:
             return 0
         return 2 + limit // 16 if fine else 6 + limit // 8
 
     def under_filter(self, limit: int) -> Effort:
-        """Return the effort for a filter on an index of partitions: all of these, more candidates.
+        """Return the effort under a filter for an index of partitions: all of them, more
+        candidates.
 
-        The rows that a filter selects may lie anywhere, also only in the partitions furthest from
-        the query. No number of probes that was measured without the filter says anything then.
+        The rows that a filter selects may lie anywhere, even only in the partitions furthest from
+        the query. So the number of probes measured without the filter says nothing.
         """
         refine = self.refine
         if refine is not None:
@@ -94,16 +94,16 @@ class Effort(_Noted):
             refine = min(refine * _FILTERED_REFINE, most)
         return Effort(nprobes=EVERY_PARTITION, ef=self.ef, refine=refine)
 
-    def bounded(self, asked: int) -> Effort:
-        """Return what Lance can be told for so many hits, whatever a caller or a file says."""
+    def bounded(self, requested: int) -> Effort:
+        """Return the effort within Lance's limits for this many hits, whatever a caller set."""
         nprobes, ef, refine = self.nprobes, self.ef, self.refine
-        most = max(asked, MOST_CANDIDATES)
+        most = max(requested, MOST_CANDIDATES)
         if nprobes is not None:
             nprobes = min(nprobes, EVERY_PARTITION)
         if refine is not None:
-            refine = min(refine, most // asked)
+            refine = min(refine, most // requested)
         if ef is not None:  # a graph cannot give more rows than ef
-            ef = min(max(ef, asked * (refine or 1)), most)
+            ef = min(max(ef, requested * (refine or 1)), most)
         return Effort(nprobes=nprobes, ef=ef, refine=refine)
 
     def shown(self) -> dict[str, int]:
@@ -111,7 +111,7 @@ class Effort(_Noted):
 
 
 class Rung(_Noted):
-    """An effort and the recall that it reaches, with the standard error of this."""
+    """An effort, its measured recall, and the standard error of the recall."""
 
     recall: Annotated[float, PydanticField(ge=0, le=1)]
     error: Annotated[float, PydanticField(ge=0)] = 0
@@ -121,9 +121,9 @@ class Rung(_Noted):
 class Tuned(_Noted):
     """The note about the vector index of a table.
 
-    ``kind`` is None where no index was built. ``ladder`` holds efforts that find more from one to
-    the next. It was measured when the table had so many ``rows``, or not yet where these are 0, by
-    so many ``questions``, and ``whose`` these are.
+    ``kind`` is None if no index was built. Each effort of ``ladder`` finds more than the one
+    before. The ladder was measured when the table had ``rows`` rows (0: not yet), with
+    ``questions`` questions of the origin ``whose``.
     """
 
     kind: str | None = None
@@ -141,25 +141,25 @@ class Tuned(_Noted):
         return self.model_copy(update=changes)
 
     def rung(self, target: float) -> Rung | None:
-        """Return the least effort that reaches a recall with its error counted in, else the
-        greatest; None: not measured."""
+        """Return the least effort that reaches a recall even with its error subtracted, else the
+        greatest one; None if the index was not measured."""
         reached = (rung for rung in self.ladder if rung.recall - rung.error >= target)
         return next(reached, self.ladder[-1] if self.ladder else None)
 
     def is_usable(self, target: float) -> bool:
-        """Return whether searches are to use the index: it was not measured, or finds enough."""
+        """Return whether searches use the index: if it was not measured, or finds enough."""
         return not self.ladder or self.ladder[-1].recall >= target - _TOLERATED
 
 
 def unmeasured_effort(*, graph: bool, whole: bool) -> Effort:
-    """Return the effort for an index that was not measured: it is searched all through."""
+    """Return the effort for an index that was not measured: search all of it."""
     refine = None if graph or whole else _UNMEASURED_REFINE
     return Effort(nprobes=EVERY_PARTITION, ef=_UNMEASURED_EF if graph else None, refine=refine)
 
 
 @lru_cache(maxsize=256)
 def tuned_of(text: bytes) -> Tuned:
-    """Return the note in the metadata; an empty one if it cannot be read."""
+    """Return the note in the metadata; an empty one if it is unreadable."""
     try:
         return Tuned.model_validate_json(text)
     except ValidationError:
@@ -167,7 +167,7 @@ def tuned_of(text: bytes) -> Tuned:
 
 
 def named_effort(tuning: Tuning | None) -> Effort | None:
-    """Return the effort that a caller named; None where none was."""
+    """Return the effort that a caller named, if any."""
     if tuning is None or (tuning.nprobes, tuning.ef, tuning.refine) == (None, None, None):
         return None
     return Effort(nprobes=tuning.nprobes, ef=tuning.ef, refine=tuning.refine)

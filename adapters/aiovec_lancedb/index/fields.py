@@ -1,9 +1,9 @@
 """Indexes over fields, as the schema says: for filters, and for keyword search.
 
-They are made with their columns, when these are empty. Rows that come later are scanned until
-upkeep brings them in, and the vector index is the only one that has to wait for rows. An index for
-filters makes these faster, and never changes an answer. That for keyword search also tells Lance
-where words begin and end, in the rows that it covers and in all others, so an empty one serves too.
+They are made with their columns, while these are empty. Later rows are scanned until upkeep adds
+them; only the vector index has to wait for rows. An index for filters makes filters faster and
+never changes an answer. An index for keyword search also defines for Lance where words begin and
+end, in the rows that it covers and in all others, so an empty one serves too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..session import Session
 def config_of(field: Field) -> Any:
     """Return the arguments of lancedb's ``create_index`` for the field; None without an index.
 
-    Lance has no bitmaps over floats and times, and the one index that helps CONTAINS is over lists,
-    but not over lists of floats.
+    Lance has no bitmaps over floats and times. Its only index for CONTAINS is over lists, but not
+    over lists of floats.
     """
     if field.is_list:
         return None if field.item_kind == "float" else indexing.LabelList()
@@ -32,7 +32,7 @@ def config_of(field: Field) -> Any:
 
 
 def text_config(analyzer: str) -> Any:
-    """Return the same for keyword search: words of any length, stop words among them.
+    """Return the same for keyword search: words of any length, including stop words.
 
     Without positions there are no phrases.
     """
@@ -52,7 +52,7 @@ def configs_of(field: Field, analyzer: str) -> list[Any]:
 
 
 async def index_name(session: Session, lance: Any, column: str, config: Any) -> str | None:
-    """Return the name of an index; None leaves it to Lance. A field may have two."""
+    """Return the name for an index; None lets Lance choose. A field may have two indexes."""
     if not serves_text(_type_of(config)):
         return None
     # The index of a field that was renamed keeps its name.
@@ -68,7 +68,7 @@ async def index_name(session: Session, lance: Any, column: str, config: Any) -> 
 async def index_fields(
     session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Make the indexes that the fields want, of those that the table does not have yet."""
+    """Make the indexes that the fields want and the table lacks."""
     for name, config in await lacking(session, lance, fields, analyzer):
         named = await index_name(session, lance, name, config)
         await session.run(lance.create_index(name, config=config, name=named))
@@ -84,12 +84,16 @@ async def lacking(
         for config in configs_of(field, analyzer)
     ]  # fmt: skip
     if wanted:
-        there = {
+        existing = {
             (column, serves_text(index.index_type))
             for index in await session.run(lance.list_indices())
             for column in index.columns
         }
-        wanted = [one for one in wanted if (one[0], serves_text(_type_of(one[1]))) not in there]
+        return [
+            (name, config)
+            for name, config in wanted
+            if (name, serves_text(_type_of(config))) not in existing
+        ]
     return wanted
 
 
@@ -102,7 +106,7 @@ async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -
 
 
 def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
-    """Return the columns with an index for keyword search, and the rows that each leaves out."""
+    """Return the columns with a keyword index, and the number of rows that each leaves out."""
     return {
         index.columns[0]: int(index.num_unindexed_rows or 0)
         for index in indexes
@@ -111,7 +115,7 @@ def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
 
 
 def serves_text(index_type: str) -> bool:
-    """Return whether it is an index for keyword search. Any other kind serves for filters."""
+    """Return whether it is a keyword index. All other kinds serve filters."""
     return index_type == indexing.FTS.__name__
 
 
@@ -120,5 +124,5 @@ def _types_of(field: Field) -> list[str]:
 
 
 def _type_of(config: Any) -> str:
-    """Return the name that Lance has for the type of such an index."""
+    """Return Lance's name for the type of such an index."""
     return type(config).__name__

@@ -14,17 +14,17 @@ from .effort import Effort, Tuned, unmeasured_effort
 from .kinds import Kind, kind_of_type
 
 _SCALAR = {"BTree": "btree", "Bitmap": "bitmap", "LabelList": "label_list", "FTS": "text"}
-# Details of the building that tell nothing of the index.
+# Details of the build that say nothing about the index.
 _LEFT_OUT = ("runtime_hints",)
 _IN_USE = "vector index in use"
 
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """The index over the vectors, and what is known of it.
+    """The index over the vectors, with its note.
 
-    Upkeep splits and joins partitions and keeps their size, so what was measured holds until the
-    table has grown.
+    Upkeep splits and joins partitions but keeps their size, so a measurement holds until the table
+    has grown.
     """
 
     name: str
@@ -32,13 +32,13 @@ class InUse:
     segments: int
     rows_unindexed: int
     partition_size: int | None
-    """The size of partitions that upkeep aims at; without one it joins nearly all of them."""
+    """The size of partitions that upkeep aims at; without it, upkeep joins nearly all of them."""
     tuned: Tuned
     ours: bool
-    """True if aiovec built it, so that it may be built anew."""
+    """True if aiovec built it, so that upkeep may build it again."""
 
     def effort(self, target: float) -> Effort:
-        """Return the least effort that finds so much, as far as that is known."""
+        """Return the least effort known to reach this recall."""
         rung = self.tuned.rung(target)
         if rung is None:
             return unmeasured_effort(graph=self.kind.graph, whole=self.kind.whole)
@@ -46,7 +46,7 @@ class InUse:
 
     @property
     def measured_by(self) -> str:
-        """How many questions the recall is of, and whose."""
+        """The number of questions behind the recall, and their origin."""
         return f"{self.tuned.questions} {self.tuned.whose}"
 
     def recall(self, target: float) -> float | None:
@@ -59,8 +59,8 @@ async def vector_index(table: Opened) -> InUse | None:
     """Return the index over the vectors; None without one."""
     if _IN_USE not in table.answers:
         table.answers[_IN_USE] = _in_use(await table.indexes(), table)
-    found: InUse | None = table.answers[_IN_USE]
-    return found
+    in_use: InUse | None = table.answers[_IN_USE]
+    return in_use
 
 
 def _in_use(indices: list[Any], table: Opened) -> InUse | None:
@@ -82,7 +82,7 @@ def _in_use(indices: list[Any], table: Opened) -> InUse | None:
 
 
 async def unindexed_rows(table: Opened) -> dict[str, int]:
-    """Return for each column with an index the rows that one of its indexes does not cover."""
+    """Return for each indexed column the number of rows that one of its indexes does not cover."""
     rows: dict[str, int] = {}
     for index in await table.indexes():
         if len(index.columns) == 1:
@@ -97,14 +97,14 @@ async def has_id_index(table: Opened) -> bool:
 
 
 async def infos_of(table: Opened, target: float) -> list[IndexInfo]:
-    """Return the indexes over vectors and fields, by their names.
+    """Return the indexes over vectors and fields, by name.
 
-    That over the ids is left out: it comes and stays by itself, as a file's own would.
+    The index over the ids is left out: upkeep builds it without being asked, like a file's own.
     """
     in_use = await vector_index(table)
     indices = [index for index in await table.indexes() if index.columns != ["id"]]
-    found = [_info(index, in_use, target) for index in indices]
-    return sorted(found, key=lambda info: info.name)
+    infos = [_info(index, in_use, target) for index in indices]
+    return sorted(infos, key=lambda info: info.name)
 
 
 def _info(index: Any, in_use: InUse | None, target: float) -> IndexInfo:
@@ -113,7 +113,7 @@ def _info(index: Any, in_use: InUse | None, target: float) -> IndexInfo:
     kind, recall = _SCALAR.get(index.index_type, index.index_type), None
     if in_use is not None and index.name == in_use.name:
         kind, tuned = in_use.kind.name, in_use.tuned
-        # Options of the build that Lance does not tell.
+        # Options of the build that Lance does not report.
         parameters |= {name: value for name, value in tuned.options.items() if name not in details}
         recall = in_use.recall(tuned.target or target)
         if recall is not None:
@@ -137,11 +137,11 @@ async def stats(
     failure: str | None,
     optimized: datetime | None,
 ) -> TableStats:
-    """Return the facts of a table, with the work under way and the last failure of a build."""
-    found = await table.stats()
-    rows = int(found["num_rows"])
+    """Return the facts of a table, including the work under way and the last failed build."""
+    sizes = await table.stats()
+    rows = int(sizes["num_rows"])
     details: dict[str, Any] = {
-        "fragments": int(found["fragment_stats"]["num_fragments"]),
+        "fragments": int(sizes["fragment_stats"]["num_fragments"]),
         "versions": len(await table.session.listed_versions(table)),
     }
     index = await vector_index(table)
@@ -168,7 +168,7 @@ async def stats(
         table=table.name,
         backend="lancedb",
         rows=rows,
-        bytes=int(found["total_bytes"]),
+        bytes=int(sizes["total_bytes"]),
         index=", ".join(words),
         unindexed_rows=rows if index is None else index.rows_unindexed,
         scan_memory=0,

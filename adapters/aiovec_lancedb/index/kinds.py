@@ -17,18 +17,17 @@ NONE = "none"
 _RECALL = "recall"
 
 # Vectors per partition that the partitions are trained on, and the rounds of the training. Lance's
-# own 256 and 50 take ten times as long, for partitions that find no more (measured with
-# ``python -m bench lancedb``).
+# defaults, 256 and 50, take ten times as long for partitions that find no more (measured with
 _SAMPLE_RATE = 64
 _ROUNDS = 20
-# Bits for each dimension of a rotated code: with four of them the candidates hardly need to be
-# read anew, with one some ten times as many do.
+# Bits for each dimension of a rotated code: with four, hardly any candidate's vector has to be
+# read; with one, about ten times as many.
 _BITS = 4
-# Partitions of an index: about the square root of the rows, as many as have this many rows.
+# Partitions of an index: about the square root of the rows, but at least this many rows in each.
 _LEAST_ROWS = 64
 _MOST_PARTITIONS = 16_384
-# Numbers in the vectors of a graph that "auto" builds: 260,000 rows of 384, for about four minutes
-# of one core. 60,000 rows took 56 s, and codes 12 s.
+# Numbers in the vectors of a graph that "auto" builds: 260,000 rows of 384, in about four minutes
+# on one core. 60,000 rows took 56 s, and codes 12 s.
 _MOST_OF_A_GRAPH = 100_000_000
 
 _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rate")
@@ -36,10 +35,10 @@ _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rat
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind: its name, those of its class in lancedb and its type in Lance, and its options.
+    """One kind: its name, its class in lancedb, its type in Lance, and its options.
 
-    ``refine`` is the number of candidates for each hit whose vectors Lance reads, where codes
-    alone do not tell them apart.
+    ``refine`` is the number of candidates per hit whose vectors Lance reads, if codes alone do not
+    distinguish them.
     """
 
     name: str
@@ -129,10 +128,10 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 
 
 def chosen_kind(schema: Schema, rows: int, *, graph: bool) -> str:
-    """Return the kind that "auto" builds: a ``graph`` where it can be one and is built in minutes.
+    """Return the kind that "auto" builds: a ``graph`` if possible and built within minutes.
 
-    Else rotated codes in partitions, whose searches cost more but whose build takes a fifth of the
-    time; for lengths that those cannot have, whole vectors in partitions.
+    Otherwise rotated codes in partitions, whose searches cost more but whose build takes a fifth of
+    the time; for lengths that codes cannot have, whole vectors in partitions.
     """
     if graph and rows * schema.dim <= _MOST_OF_A_GRAPH:
         return "hnsw_sq"
@@ -140,7 +139,7 @@ def chosen_kind(schema: Schema, rows: int, *, graph: bool) -> str:
 
 
 def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[str, int]:
-    """Return the options of a build, with those that the user left open."""
+    """Return the options of a build, with defaults for the ones that the user left out."""
     plan = dict(options)
     if not (KINDS[kind].graph or "target_partition_size" in plan):
         plan.setdefault("num_partitions", _partitions_for(rows))
@@ -158,15 +157,16 @@ def _partitions_for(rows: int) -> int:
 
 
 def _sub_vectors(dim: int) -> int:
-    """Return one for 8 dimensions, or the most that divide the length evenly and are no more."""
+    """Return one for 8 dimensions, or the largest smaller number that divides the length."""
     return max(count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
 
 
 def config_of(kind: str, plan: Mapping[str, int], rows: int, metric: str) -> Any:
     """Return the arguments of lancedb's ``create_index``.
 
-    Of partitions it is told the size, not the number: Lance keeps the size with the index and goes
-    by it in each ``optimize``. Without it the first one joined 343 partitions to 8.
+    Lance gets the size of partitions, not their number: it keeps the size with the index and
+    follows it in each ``optimize``. Without it, the first ``optimize`` joined 343 partitions into
+    8.
     """
     options = dict(plan)
     if (number := options.pop("num_partitions", None)) is not None:

@@ -1,13 +1,14 @@
-"""Measure the recall of searches with an index, at efforts that rise until it is high enough.
+"""Measure the recall of searches with an index, at rising efforts until it is high enough.
 
-The recall is a share by distance: a hit counts that is no further from the question than the last
-of the true nearest, so of rows that share a vector any will do.
+The recall is a share by distance: a hit counts if it is no further from the question than the last
+of the true nearest rows, so of rows that share a vector any will do.
 
-The questions are those of the table's users, where they are known. Without any, they are made in
-three ways: stored vectors, each of which does not count as found; points beyond them, seen from a
-neighbour; and points between them and others. Codes find the second least, graphs the third, and
-tables full of near copies the first. So the way counts by which the least is found; what other
-texts find lies at it or a little above (measured with ``python -m bench lancedb --recall``).
+If enough questions of the table's users are known, they are used. Otherwise questions are made in
+three ways: stored vectors, each of which does not count as its own hit; points beyond them, as seen
+from a neighbour; and points between two of them. Codes find the second kind worst, graphs the
+third, and tables full of near copies the first. So the kind with the lowest recall counts; the
+recall of real texts is equal or slightly higher (measured with ``python -m bench lancedb
+--recall``).
 """
 
 from __future__ import annotations
@@ -28,28 +29,28 @@ from ..session import Opened
 from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung
 from .kinds import Kind
 
-# Rows that questions are made of, those among which their neighbours are looked for, and the shares
-# of another row in a point beyond a row and in one between the two.
+# Rows that questions are made from, rows that their neighbours are chosen from, and the share of
+# the other row in a point beyond a row and in a point between two.
 _MADE_OF, _SAMPLE = 64, 4096
 _BEYOND, _BETWEEN = -1 / 3, 0.3
-# An effort that finds less is measured with a part of the questions.
+# An effort with a lower recall is measured with only a part of the questions.
 _FEW, _PARTS = 0.8, 4
-# An effort that finds so much is the last that is measured.
+# An effort with this recall is the last that is measured.
 _ENOUGH = 0.999
 _STEP = 1.5
 _LEAST_EF, _WIDEST_EF = 26.0, 1500
 _MORE_REFINES = (3, 10)
-# Searches under way at once while an effort is measured.
+# Simultaneous searches while an effort is measured.
 _AT_ONCE = 4
 _SCAN_BATCH = 4096
-# Closeness that differs by less, in parts of the lengths that it is made of, is equal in float32.
+# Smaller differences in closeness, relative to the lengths involved, are equal in float32.
 _TIE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Questions, whose they are, and how many groups of them take turns. Of several the first has
-    rows."""
+    """Questions, their origin, and the number of groups that take turns. If there are several, the
+    first group has rows."""
 
     vectors: Float32Array
     whose: str
@@ -57,14 +58,14 @@ class Questions:
 
 
 async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) -> tuple[Rung, ...]:
-    """Return the efforts that pay, for the index as it is now; none for a table without vectors."""
+    """Return the efforts worth using for the present index; none for a table without vectors."""
     questions, groups = asked.vectors, asked.groups
     least, counts, itself = await _nearest(table, asked)
     if not counts.any():
         return ()
     few = groups * math.ceil(len(questions) / groups / _PARTS)
     ladder: list[Rung] = []
-    # By row ids. The hits of one effort are mostly those of the one before, and in a bucket each
+    # By row id. Each effort's hits are mostly those of the effort before, and in a bucket reading a
     # vector is a request.
     vectors: dict[int, Float32Array] = {}
     for effort in _efforts(kind, partitions):
@@ -72,21 +73,21 @@ async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) 
         most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
         rung = Rung(recall=1, effort=effort)
         while len(shares) < len(questions) and rung.recall >= _FEW:
-            found: list[list[int]] = []
+            hits: list[list[int]] = []
             asking = range(len(shares), len(questions) if shares else few)
             for start in range(0, len(asking), _AT_ONCE):
-                found += await asyncio.gather(
+                hits += await asyncio.gather(
                     *(
-                        _hits(table, questions[one], most + int(itself[one]), effort)
-                        for one in asking[start : start + _AT_ONCE]
+                        _hits(table, questions[n], most + int(itself[n]), effort)
+                        for n in asking[start : start + _AT_ONCE]
                     )
                 )
-            await _read(table, sorted(set().union(*found) - vectors.keys()), vectors)
-            for one, rows in zip(asking, found, strict=True):
+            await _read(table, sorted(set().union(*hits) - vectors.keys()), vectors)
+            for n, rows in zip(asking, hits, strict=True):
                 near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
-                close = _closeness(near, questions[one][None, :], table.schema.metric)
-                hits = int((close >= least[one]).sum()) - itself[one]
-                shares.append(min(max(0.0, hits / max(1, counts[one])), 1.0))
+                close = _closeness(near, questions[n][None, :], table.schema.metric)
+                count = int((close >= least[n]).sum()) - itself[n]
+                shares.append(min(max(0.0, count / max(1, counts[n])), 1.0))
             of_groups = np.reshape(shares, (-1, groups))
             worst = of_groups[:, of_groups.mean(axis=0).argmin()]
             error = round(float(worst.std()) / math.sqrt(len(worst)), 4)
@@ -99,7 +100,7 @@ async def measure(table: Opened, kind: Kind, partitions: int, asked: Questions) 
 
 
 def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
-    """Yield efforts, each wider than the one before."""
+    """Yield rising efforts."""
     if kind.graph:
         ef = _LEAST_EF
         while ef < _WIDEST_EF * _STEP:
@@ -117,11 +118,11 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
 
 
 async def _hits(table: Opened, question: Float32Array, most: int, effort: Effort) -> list[int]:
-    """Return the row ids of what a search with this effort finds."""
+    """Return the row ids that a search with this effort finds."""
     query = table.lance.query().nearest_to(question).column(table.schema.vector)
     query = with_effort(query, effort).distance_type(table.schema.metric)
-    found = await table.session.fetch(query.select(["_rowid", "_distance"]).limit(most))
-    rows: list[int] = found.column("_rowid").to_pylist()
+    hits = await table.session.fetch(query.select(["_rowid", "_distance"]).limit(most))
+    rows: list[int] = hits.column("_rowid").to_pylist()
     return rows
 
 
@@ -129,13 +130,13 @@ async def _read(table: Opened, rows: list[int], vectors: dict[int, Float32Array]
     """Add the vectors of these rows."""
     if rows:
         query = table.lance.take_row_ids(rows).select(["_rowid", table.schema.vector])
-        found = await table.session.run(query.to_arrow())
-        read = to_matrix(found.column(table.schema.vector))
-        vectors.update(zip(found.column("_rowid").to_pylist(), read, strict=True))
+        taken = await table.session.run(query.to_arrow())
+        read = to_matrix(taken.column(table.schema.vector))
+        vectors.update(zip(taken.column("_rowid").to_pylist(), read, strict=True))
 
 
 def with_effort(query: Any, effort: Effort) -> Any:
-    """Return the query of lancedb, told the effort."""
+    """Return the query of lancedb with the effort set."""
     if effort.nprobes is not None:
         query = query.nprobes(effort.nprobes)
     if effort.ef is not None:
@@ -144,7 +145,7 @@ def with_effort(query: Any, effort: Effort) -> Any:
 
 
 async def made(table: Opened) -> Questions:
-    """Return questions that are made as described above."""
+    """Return questions made as described above."""
     vector = table.schema.vector
     rows = await table.rows()
     chance = np.random.default_rng()
@@ -177,8 +178,8 @@ def _units(vectors: Float64Array) -> Float64Array:
 
 
 async def _nearest(table: Opened, asked: Questions) -> tuple[Float64Array, Int64Array, Int64Array]:
-    """Return for each question how close a hit is, how many there are, and 1 if the row that it is
-    comes beside these. It reads the table once, in constant memory."""
+    """Return for each question the closeness of the furthest hit that counts, the number of hits,
+    and 1 if the question's own row comes in addition. Reads the table once, in constant memory."""
     vector, metric, questions = table.schema.vector, table.schema.metric, asked.vectors
     nearest = np.full((len(questions), 1), -np.inf, dtype=np.float32)
     longest = 0.0
@@ -199,17 +200,17 @@ async def _nearest(table: Opened, asked: Questions) -> tuple[Float64Array, Int64
     lengths = np.linalg.norm(questions, axis=1).astype(np.float64)
     size = {"cosine": np.ones(len(questions)), "dot": lengths * longest, "l2": 4 * lengths**2}
     ties = _TIE * size[metric]
-    own = np.einsum("ij,ij->i", questions, questions) if metric != "cosine" else 1.0
+    squares = np.einsum("ij,ij->i", questions, questions) if metric != "cosine" else 1.0
     numbers = np.arange(len(questions))
     is_row = (asked.groups > 1) & (numbers % asked.groups == 0)
     # By the dot product, a row may be far from itself.
-    itself = (is_row & (own >= nearest[:, :MEASURED_HITS][:, -1] - ties)).astype(np.int64)
+    itself = (is_row & (squares >= nearest[:, :MEASURED_HITS][:, -1] - ties)).astype(np.int64)
     counts = np.minimum(MEASURED_HITS, np.isfinite(nearest).sum(axis=1) - itself)
     return nearest[numbers, counts + itself - 1] - ties, counts, itself
 
 
 def _closeness(rows: Float32Array, questions: Float32Array, metric: Metric) -> Float32Array:
-    """Return what is higher for nearer rows; comparable within one question."""
+    """Return numbers that are higher for nearer rows, comparable within one question."""
     products = questions @ rows.T
     if metric == "dot":
         return products

@@ -57,14 +57,14 @@ class Bucket:
         config: dict[str, str] = {}
         client: dict[str, str] = dict(_TIMEOUTS)
         named = {key.lower(): value for key, value in os.environ.items()}
-        # The rest of the environment is read by the client itself, these it would forget.
+        # The client reads the rest of the environment itself, but not these.
         client |= {k: named[p + k] for p in _PREFIXES for k in _CLIENT if named.get(p + k)}
         for key, value in self._options.items():
             name = key.lower()
             bare = next((name[len(p) :] for p in _PREFIXES if name.startswith(p)), name)
             if bare in _CLIENT:
                 client[bare] = value
-            elif self._knows(name, value):  # LanceDB takes further ones, which are of no use here
+            elif self._knows(name, value):  # LanceDB takes further ones, which the client refuses
                 config[name] = value
         return self._made(config, client)
 
@@ -77,24 +77,24 @@ class Bucket:
             self._made({key: value}, {})
         except UnknownConfigurationKeyError:
             return False
-        except Exception:  # noqa: BLE001 - known, and of no use by itself
+        except Exception:  # noqa: BLE001 - a known key, with a value that is not enough alone
             return True
         return True
 
     def get(self, path: str) -> tuple[bytes | None, Any]:
-        """Return an object, and the mode by which ``put`` replaces it unless another was faster."""
+        """Return an object and the mode for ``put`` that replaces only this version of it."""
         with self._translated():
             try:
-                found = obstore.get(self._store, path)
+                answer = obstore.get(self._store, path)
             except FileNotFoundError:
                 return None, "create"
-            tag: Mapping[str, Any] = found.meta
+            tag: Mapping[str, Any] = answer.meta
             version = {key: tag[key] for key in ("e_tag", "version") if tag.get(key) is not None}
-            return bytes(found.bytes()), version
+            return bytes(answer.bytes()), version
 
     def put(self, path: str, content: bytes, mode: Any = "create") -> bool:
-        """Return False if the object is another by now: by another, or by an earlier request of
-        this call, whose answer was lost."""
+        """Return False if the object has changed, by another process or by an earlier request of
+        this call whose answer was lost."""
         with self._translated():
             try:
                 obstore.put(self._store, path, content, mode=mode)
@@ -103,37 +103,37 @@ class Bucket:
             return True
 
     def folders(self, path: str) -> set[str]:
-        """Return the names of what has objects below this path."""
+        """Return the names directly below this path that have objects."""
         with self._translated():
-            found = obstore.list_with_delimiter(self._store, path)["common_prefixes"]
-            return {name.rstrip("/").rpartition("/")[2] for name in found}
+            prefixes = obstore.list_with_delimiter(self._store, path)["common_prefixes"]
+            return {name.rstrip("/").rpartition("/")[2] for name in prefixes}
 
     def files(self, path: str) -> list[str]:
-        """Return the paths of all objects below this path, as parts of it."""
+        """Return the paths of all objects below this path, relative to it."""
         return [name for name, _ in self.times(path, path)]
 
     def times(self, path: str, below: str) -> list[tuple[str, float]]:
-        """Return the objects below a path: their paths as parts of this one, and their times."""
+        """Return the objects below a path: their paths relative to ``path``, and their times."""
         with self._translated():
             pages = obstore.list(self._store, below)
             return [
-                (one["path"].removeprefix(path), one["last_modified"].timestamp())
+                (entry["path"].removeprefix(path), entry["last_modified"].timestamp())
                 for page in pages
-                for one in page
+                for entry in page
             ]
 
     def pieces(self, path: str, size: int) -> Iterator[bytes]:
-        """Read an object piece by piece; CorruptStoreError where it is missing."""
+        """Read an object piece by piece; raise CorruptStoreError if it is missing."""
         with self._translated():
             try:
-                found = obstore.get(self._store, path)
+                answer = obstore.get(self._store, path)
             except FileNotFoundError as exc:
                 raise CorruptStoreError(self._shown, f"the file {path} is missing") from exc
-            yield from map(bytes, found.stream(min_chunk_size=size))
+            yield from map(bytes, answer.stream(min_chunk_size=size))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Let no error of the object storage pass untranslated."""
+        """Translate every error of the object storage."""
         try:
             yield
         except AiovecError:

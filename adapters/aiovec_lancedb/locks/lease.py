@@ -1,4 +1,4 @@
-"""The right to look after a table in a bucket, where no file can be locked."""
+"""The right to do the upkeep of a table in a bucket, where no file can be locked."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from .local import FOLDER
 if TYPE_CHECKING:
     from .bucket import Bucket
 
-# Seconds after which a holder that does not renew it counts as dead: as many as a call waits by
-# default.
+# Seconds after which a holder that does not renew it counts as dead: the default wait of a call.
 _SECONDS = 30.0
 
 
 class UpkeepLease:
-    """An object that says who looks after a table, and until when.
+    """An object that names the process that does a table's upkeep, and the time until it holds.
 
-    It saves work and nothing else: upkeep is also right beside another one. So its times may be
-    those of different clocks, and a holder that loses it goes on.
+    It only saves work: upkeep is also correct beside another one. So its times may come from
+    different clocks, and a holder that loses it goes on.
     """
 
     def __init__(self, bucket: Bucket, table: str) -> None:
@@ -38,9 +37,9 @@ class UpkeepLease:
     def take(self, seconds: float = _SECONDS) -> bool:
         """Take or renew the lease; return False while another holds it. Makes two requests."""
         text, mode = self._bucket.get(self._path)
-        with suppress(ValueError, TypeError, KeyError):  # what is unreadable holds nobody off
-            found = json.loads(text or b"")
-            if found["owner"] != self._owner and found["until"] > time.time():
+        with suppress(ValueError, TypeError, KeyError):  # an unreadable lease holds nobody off
+            lease = json.loads(text or b"")
+            if lease["owner"] != self._owner and lease["until"] > time.time():
                 return False
         new = {"owner": self._owner, "until": time.time() + seconds}
         return self._bucket.put(self._path, json.dumps(new).encode(), mode)
@@ -68,6 +67,6 @@ class UpkeepLease:
             await to_its_end(end())
 
     async def give_back(self) -> None:
-        """Let others take the lease, if it is held. It ends by itself where this fails."""
+        """Let others take the lease, if it is held. If this fails, the lease runs out."""
         with suppress(AiovecError):
             await to_its_end(in_thread(self.take, 0.0))

@@ -1,8 +1,8 @@
 """The right to write to a table: one holder at a time, in all threads of a process.
 
-On a folder a locked file holds other processes off as well; the system frees it when its process
-ends, however that ends. So who looks an id up and then writes is alone there. In a bucket it is
-not, see ``operations``.
+On a folder, a locked file also keeps other processes out; the system frees it when its process
+ends, however that ends. So a process can look an id up and then write, with nobody in between. In a
+bucket it cannot, see ``operations``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from aiovec.backend.threads import in_thread
 from ..errors import translated
 
 FOLDER = ".aiovec"
-"""Beside the tables' folders; holds a file for each name of a table."""
+"""A folder beside the tables' folders, with a file for each table name."""
 
 ONE_TRY = 0.1
-"""Seconds that one try for a lock may take before those who wait are looked at again: some may have
-been cancelled or be out of time."""
+"""Seconds that one try for a lock may take before the waiting calls are checked again: some may
+have been cancelled or have run out of time."""
 
 # Seconds between two tries for a file.
 _POLL = 0.002
@@ -38,7 +38,7 @@ _first = threading.Lock()
 
 
 def _lock_of(key: str) -> threading.Lock:
-    """The same lock for every store of this process, whatever its thread or event loop."""
+    """Return the same lock for every store of this process, whatever its thread or event loop."""
     with _first:
         return _in_process.setdefault(key, threading.Lock())
 
@@ -46,8 +46,8 @@ def _lock_of(key: str) -> threading.Lock:
 class TableLock:
     """The lock of one table, for tasks of one store.
 
-    ``check`` raises where the folder has gone, in whose place the file would be made. ``threads``
-    are those of waiting for locks, so that they keep no other work waiting.
+    ``check`` raises an error if the folder is gone, because the lock's file would create it again.
+    ``threads`` limits the threads that wait for locks, so that they keep no other work waiting.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TableLock:
     async def take(self, patience: float, first: Callable[[], None] = lambda: None) -> bool:
         """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
 
-        ``first`` is done at once under the lock, which is not held where it raises.
+        ``first`` is called under the lock, which is given back if it raises.
         """
         held = False
 
@@ -110,10 +110,10 @@ class TableLock:
 
 
 def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int | None:
-    """Lock the file at this path, and return its descriptor; the file is open as long as that.
+    """Lock the file at this path, and return its descriptor; the lock is held while it is open.
 
-    Return None where another holds it for so many seconds. A missing file is created, or without
-    ``create`` a FileNotFoundError.
+    Return None if another process holds it for ``patience`` seconds. A missing file is created;
+    without ``create`` it is a FileNotFoundError.
     """
     until = time.monotonic() + patience
     while True:
@@ -127,7 +127,7 @@ def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int 
         held = kept = False
         try:
             held = try_lock(number)
-            # A file that was removed or replaced after it was opened keeps nobody off.
+            # A file that was removed or replaced after it was opened locks nobody out.
             kept = held and _is_at(number, path)
         finally:
             if not kept:
@@ -150,6 +150,6 @@ def _is_at(number: int, path: Path) -> bool:
 def unlock_file(number: int) -> None:
     """Give the lock of a file back, and close the file."""
     try:
-        unlock(number)  # at once, where a child that was forked has a copy
+        unlock(number)  # now, even if a forked child has a copy of the descriptor
     finally:
         os.close(number)

@@ -1,11 +1,11 @@
-"""A bound filter as one SQL condition, as Lance's parser and DataFusion take it.
+"""A bound filter as one SQL condition, for Lance's parser and DataFusion.
 
-The condition is NULL where the filter is neither true nor false. Of what users write only names
-that the schema checked stand in it beside literals: see ``literals``.
+The condition is NULL where the filter is neither true nor false. Of the user's text, it has only
+names that the schema checked and literals: see ``literal``.
 
-Lance's parser (lancedb 0.40) refuses some 50 levels of nesting, and takes time exponential in the
-depth for ``NOT (``, while AND and OR in a row may be as many as one likes. So NOT is carried down
-to the conditions, AND stands within OR without parentheses, and the deepest term comes first.
+Lance's parser (lancedb 0.40) refuses about 50 levels of nesting, and its time is exponential in the
+depth of ``NOT (``, but AND and OR in a row are unlimited. So NOT is carried down to the conditions,
+AND stands within OR without parentheses, and the deepest term comes first.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from aiovec.errors import FilterError
 
 from .values import PayloadValue, encoded, equals_list, like, listed, literal, name, text
 
-# Levels that a condition on a column and one on a payload key take, the latter for each key more.
+# Levels of a condition on a column and of one on a payload key, which takes one more for each key.
 _COLUMN_DEPTH = 2
 _PAYLOAD_DEPTH = 8
 _MOST_DEPTH = 46
 
-# A payload number is an int or a float, and each compares exactly as a field of its type does.
+# A payload number is an int or a float, and compares exactly like a field of that type.
 _NUMBERS = Schema(1, fields={"i": int, "f": float})
 
 
 def to_sql(expr: Expr) -> str:
-    """The condition for a tree that ``aiovec._filters.bind`` gave.
+    """Return the condition for a bound tree.
 
-    Raises FilterError where the tree nests deeper than Lance's parser goes.
+    Raises FilterError if the tree is nested too deeply for Lance's parser.
     """
     part = _Compiler(name).compiled(expr, negate=False)
     if part.depth > _MOST_DEPTH:
@@ -65,12 +65,12 @@ def to_sql(expr: Expr) -> str:
 
 
 def ids_to_sql(ids: Sequence[str]) -> str:
-    """The rows with these ids, of which there is at least one."""
+    """Return the condition for the rows with these ids, at least one."""
     return encoded(f"{name('id')} IN ({', '.join(map(text, ids))})")
 
 
 def id_range_to_sql(low: str, high: str) -> str:
-    """The rows with ids from ``low`` up to ``high``."""
+    """Return the condition for the rows with ids from ``low`` to ``high``."""
     return f"{name('id')} BETWEEN {text(low)} AND {text(high)}"
 
 
@@ -84,13 +84,14 @@ class _Part:
 
 
 class _Compiler:
-    """Compiles trees whose columns ``column`` finds."""
+    """Compiles trees; ``column`` returns the SQL of a column."""
 
     def __init__(self, column: Callable[[str], str]) -> None:
         self._column = column
 
     def compiled(self, expr: Expr, *, negate: bool) -> _Part:
-        """``expr``, or its negation, with NOT carried down, which is exact with nulls too."""
+        """Return the SQL of ``expr``, or of its negation with NOT carried down: exact with
+        nulls."""
         if isinstance(expr, Not):
             return self.compiled(expr.item, negate=not negate)
         if isinstance(expr, (And, Or)):
@@ -124,7 +125,7 @@ def _joined(word: Word, parts: list[_Part]) -> _Part:
         _Part(f"({part.sql})", part.depth + 1) if word == "AND" and part.joined == "OR" else part
         for part in parts
     ]
-    # What stands first is parsed on the level of the whole, what follows one below.
+    # The first term is parsed on the level of the whole, the others one level below.
     operands.sort(key=lambda part: -part.depth)
     depth = max(operands[0].depth, operands[1].depth + 1)
     return _Part(f" {word} ".join(part.sql for part in operands), depth, word)
@@ -178,7 +179,7 @@ def _on_payload(expr: Expr, ref: Ref, negate: bool) -> str:
 
 
 def _numbers(expr: Compare | In, value: PayloadValue, negate: bool) -> str:
-    """A comparison of the value as an int, or else as a float, each exact."""
+    """Return a comparison of the value as an int, or else as a float, each exact."""
     forms = []
     columns: Mapping[str, str] = {"i": value.as_int, "f": value.as_float}
     for column, sql in columns.items():
@@ -196,7 +197,7 @@ def _numbers(expr: Compare | In, value: PayloadValue, negate: bool) -> str:
 
 
 def _in_payload(values: Sequence[Value], value: PayloadValue, negate: bool) -> str:
-    """IN with literals of one type, as ``bind`` gives it."""
+    """Return an IN with literals of one type."""
     texts = [v for v in values if isinstance(v, str)]
     if texts:
         return value.equals_text(texts, negate=negate)

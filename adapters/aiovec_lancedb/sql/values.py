@@ -1,17 +1,17 @@
-r"""Names and values as they stand in Lance's SQL, and conditions on a payload key.
+r"""Names and values in Lance's SQL, and conditions on a payload key.
 
-Lance takes filters as text only, so every literal is written out here and nowhere else. Tried with
-lancedb 0.40: a quote is doubled, a backslash in a literal means itself, and a name in backticks
-keeps its case.
+Lance takes filters as text only, so every literal is written here and nowhere else. Tried with
+lancedb 0.40: a quote is doubled, a backslash in a literal is just a backslash, and a name in
+backticks keeps its case.
 
 Lance keeps JSON in binary form and has functions for it, but they convert between types
-(``json_get_int`` turns "3" into 3) and ``json_get_string`` fails on rows that hold an array there.
-So a value is read in one of two exact forms: as JSON text, whose first character tells its type,
-or, where a text's own characters matter, from the bytes themselves. There is no CASE; instead
-``nullif`` makes NULL of what the type forbids.
+(``json_get_int`` turns "3" into 3) and ``json_get_string`` fails on rows with an array there. So a
+value is read in one of two exact forms: as JSON text, whose first character shows its type, or, if
+a text's own characters matter, from the bytes themselves. There is no CASE; instead ``nullif``
+makes NULL of values of another type.
 
-Lance writes JSON text as Python does, with the exception of some exponents: a test compares every
-character and many numbers.
+Lance writes JSON text as Python does, except for some exponents: a test compares every character
+and many numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from aiovec.backend import ANY_CHARACTER, ANY_TEXT, Kind, Value, same_letter
 
 _LEAST_INT = -(2**63)
 
-# The columns' types, as Lance's SQL takes them for a null of the type.
+# The columns' types in Lance's SQL, for a null of the type.
 _ARROW_TYPES: dict[Kind, str] = {
     "text": "Utf8",
     "int": "Int64",
@@ -44,7 +44,7 @@ _ARROW_TYPES: dict[Kind, str] = {
 
 
 def name(column: str) -> str:
-    """A column's name. Schema lets no backtick into one."""
+    """Return a column's name in SQL. Schema allows no backtick in it."""
     return f"`{column}`"
 
 
@@ -53,13 +53,13 @@ def text(value: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value of a column's exact type, as ``aiovec._filters.bind`` gives it."""
+    """Return a value of a column's exact type."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, str):
         return text(value)
     if isinstance(value, int):
-        # The parser takes the minus for an operator, and the number without it is too large.
+        # The parser takes the minus for an operator, and the number without it is out of range.
         return f"CAST('{value}' AS BIGINT)" if value == _LEAST_INT else str(value)
     if isinstance(value, float):
         return f"CAST('{value!r}' AS DOUBLE)" if math.isinf(value) else repr(value)
@@ -74,10 +74,10 @@ def timestamp(value: datetime) -> str:
 
 
 def encoded(sql: str) -> str:
-    """The same text, whose UTF-8 Python keeps beside it from here on.
+    """Return the same text, with its UTF-8 form cached by Python.
 
-    lancedb takes its UTF-8 on the event loop, which for a megabyte takes milliseconds to make.
-    Arrow asks Python for it in the same way; so this belongs where the text is made.
+    lancedb asks for the UTF-8 on the event loop; making it takes milliseconds for a megabyte. Arrow
+    asks Python for it in the same way, so it is made here, with the text.
     """
     if not sql.isascii():
         pa.scalar(sql)
@@ -85,12 +85,12 @@ def encoded(sql: str) -> str:
 
 
 def listed(values: Iterable[Any]) -> str:
-    """Values for an IN."""
+    """Return values for an IN."""
     return ", ".join(map(literal, values))
 
 
 def assigned(value: Any, kind: Kind) -> str:
-    """A field's new value, for an UPDATE."""
+    """Return a field's new value for an UPDATE."""
     if value is None:
         return f"arrow_cast(NULL, {text(_ARROW_TYPES[kind])})"
     if kind.startswith("list["):
@@ -101,14 +101,14 @@ def assigned(value: Any, kind: Kind) -> str:
 
 
 def like(value: str, pattern: str, *, ignore_case: bool, negate: bool) -> str:
-    """A text against a marked pattern. Lance's LIKE has the backslash as its escape."""
+    """Return a match of a text with a marked pattern. Lance's LIKE escapes with a backslash."""
     no = "NOT " if negate else ""
     if not ignore_case:
-        # Not by translate(), which takes a hundred milliseconds for a pattern of a megabyte.
+        # Not by translate(), which takes 100 ms for a pattern of a megabyte.
         written = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
         written = written.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_")
         return f"{value} {no}LIKE {text(written)}"
-    # Lance's ILIKE folds by another version of Unicode than ours.
+    # Lance's ILIKE folds case by another version of Unicode.
     body = pattern.strip(ANY_TEXT)
     begin = "" if pattern.startswith(ANY_TEXT) else "^"
     end = "" if pattern.endswith(ANY_TEXT) else "$"
@@ -125,41 +125,42 @@ def _either_case(character: str) -> str:
 
 
 def equals_list(column: str, values: Sequence[Value], *, negate: bool) -> str:
-    """A column of lists against a list. Lance has no literal for an empty one."""
+    """Return the equality of a column of lists with a list. Lance has no literal for an empty
+    one."""
     operator = "<>" if negate else "="
     if not values:
         return f"array_length({column}) {operator} 0"
     return f"{column} {operator} make_array({listed(values)})"
 
 
-# Lance takes such a key for a place in an array.
+# Lance takes such a key for an index of an array.
 _PLACE_IN_ARRAY = re.compile(r"[+-]?[0-9]+\Z")
 # A scalar's bytes: a head, then a word of type (1 is text) and length, then the UTF-8 text.
 _TEXT_IN_HEX = "200000001.{7}(.*)$"
-# How deep arrays and objects may lie within an item of an array for CONTAINS to see what follows.
-# Lance's regular expressions allow for some 60 levels; a payload may have a hundred.
+# Depth of arrays and objects within an item of an array up to which CONTAINS sees the next items.
+# Lance's regular expressions allow about 60 levels; a payload may have a hundred.
 _DEEPEST = 48
 
 
 class PayloadValue:
-    """The value at a path. Each method gives SQL that is NULL where the type does not fit."""
+    """The value at a path. Each method returns SQL that is NULL for values of another type."""
 
     def __init__(self, path: Sequence[str]) -> None:
         containers = ["payload"]
         for key in path:
             containers.append(f"json_get({containers[-1]}, {text(key)})")
         self._value = containers[-1]
-        # An array has no keys, so what lies above such a key must be an object.
+        # An array has no keys, so the parent of such a key must be an object.
         self._objects = [
             containers[i]
             for i, key in enumerate(path)
             if i and _PLACE_IN_ARRAY.match(key)
         ]  # fmt: skip
-        # One character at least: concat takes NULL for nothing.
+        # At least one character: concat treats NULL as empty.
         self._as_json = self._guarded(_json_of(self._value), "(.+)$")
 
     def _guarded(self, sql: str, pattern: str, *, always: bool = False) -> str:
-        """``sql``'s part that ``pattern`` has in parentheses; NULL below an array."""
+        """Return the part of ``sql`` that ``pattern`` has in parentheses; NULL below an array."""
         if not self._objects and not always:
             return sql
         heads = "".join(f"left({_json_of(container)}, 1), " for container in self._objects)
@@ -169,8 +170,8 @@ class PayloadValue:
 
     @property
     def _as_text(self) -> str:
-        found = self._guarded(f"encode({self._value}, 'hex')", _TEXT_IN_HEX, always=True)
-        return f"arrow_cast(decode({found}, 'hex'), 'Utf8')"
+        encoded_text = self._guarded(f"encode({self._value}, 'hex')", _TEXT_IN_HEX, always=True)
+        return f"arrow_cast(decode({encoded_text}, 'hex'), 'Utf8')"
 
     @property
     def as_scalar(self) -> str:
@@ -183,7 +184,7 @@ class PayloadValue:
 
     @property
     def as_float(self) -> str:
-        """Of every number, so it counts only where ``as_int`` is NULL."""
+        """A float for every number, so it counts only if ``as_int`` is NULL."""
         return f"TRY_CAST({self._as_json} AS DOUBLE)"
 
     def is_null(self, *, negate: bool) -> str:
@@ -224,9 +225,9 @@ class PayloadValue:
         return self._only(f"{word}regexp_like({self._as_json}, {pattern})", "[", negate=negate)
 
     def _only(self, sql: str, first: str, *, negate: bool) -> str:
-        """``sql`` where the JSON text begins with ``first``, NULL elsewhere.
+        """Return ``sql`` where the JSON text begins with ``first``, and NULL elsewhere.
 
-        Elsewhere ``sql`` is FALSE, or with ``negate`` TRUE, and either becomes NULL.
+        Elsewhere ``sql`` is FALSE, or with ``negate`` TRUE, and is turned into NULL.
         """
         begins = f"starts_with({self._as_json}, {text(first)})"
         if negate:
@@ -243,7 +244,7 @@ def _json_text(value: str) -> str:
 
 
 def _forms_in_json(value: Value) -> list[str]:
-    """Regular expressions for the JSON texts that mean ``value``."""
+    """Return regular expressions for the JSON texts that mean ``value``."""
     if isinstance(value, str):
         return [_escaped(_json_text(value))]
     if isinstance(value, bool):
@@ -265,7 +266,7 @@ def _forms_in_json(value: Value) -> list[str]:
 
 
 def _float_of(value: int | float) -> float | None:
-    """The float that equals ``value``; None where there is none."""
+    """Return the float that equals ``value``; None if there is none."""
     as_float = float(value)
     return as_float if as_float == value else None
 
@@ -275,7 +276,7 @@ def _escaped(literal: str) -> str:
 
 
 def _item_pattern() -> str:
-    """A regular expression for one item of a JSON array that is known to be well formed."""
+    """Return a regular expression for one item of a well-formed JSON array."""
     string = r'"(?:[^"\\]|\\.)*"'
     nested = r"[\[{]" + rf'(?:{string}|[^"\[\]{{}}])*' + r"[\]}]"
     for _ in range(_DEEPEST):

@@ -1,10 +1,9 @@
 """Keyword search for parts of words: a clause is a substring, also across words.
 
 Lance's tokenizer "ngram" makes a token of every three characters, and then puts it in lower case
-without accents. Each query with more characters matches rows that hold any of its grams, so every
-third gram of a clause is a condition of its own. That selects a few rows too many, which are told
-by their texts here. A clause of one or two characters has no gram: without another clause to
-select by, the whole table is read.
+without accents. A longer query matches rows with any of its grams, so every third gram of a clause
+is a condition of its own. That selects a few rows too many; their texts are checked here. A clause
+of one or two characters has no gram: unless another clause selects, the whole table is read.
 """
 
 from __future__ import annotations
@@ -39,51 +38,51 @@ from .query import (
 )  # fmt: skip
 
 _GRAM = 3
-# Grams of one clause that select. More would hardly leave out another row.
+# Grams of one clause in the query. More would hardly exclude another row.
 _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
-# Bytes of text that take as long to search as one value takes to copy.
+# Bytes of text that are searched in the time of copying one value.
 _BYTES_A_VALUE = 64
-# Of BM25: how little further occurrences in a row add to its score.
+# BM25's constant: how little further occurrences in a row add to its score.
 _K1 = 1.2
-# Rows that are asked for beyond the limit where some may not match, and the factor by which more
-# are where too few do.
+# Rows requested beyond the limit when some may not match, and the factor for the next request when
+# too few do.
 _MORE, _TIMES = 64, 8
 
 
 class _Folding(dict[int, str]):
-    """Return a character as the index has it: in lower case, and Latin without accent."""
+    """Maps a character to its form in the index: lower case, and Latin without accent."""
 
     def __missing__(self, code: int) -> str:
         lower = chr(code).lower()
         base = unicodedata.normalize("NFD", lower)[0]
-        self[code] = found = base if base.isascii() and base.isalpha() else lower
-        return found
+        self[code] = folded = base if base.isascii() and base.isalpha() else lower
+        return folded
 
 
 _FOLDING = _Folding()
 
 
 def folded(text: str) -> str:
-    """Return the text as it is compared."""
+    """Return the text in the form that is compared."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", text).translate(_FOLDING)
 
 
 def letters(text: str) -> str:
-    """Return the text letter by letter as the index has it; accents of their own stay."""
+    """Return the text letter by letter as in the index; combining accents stay."""
     return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
 def folding(char: str) -> str:
-    """Return what one character of a composed text is compared as."""
+    """Return the compared form of one character of a composed text."""
     return _FOLDING[ord(char)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A clause, as it is compared, and the fields where it is looked for."""
+    """A clause in its compared form, and the fields to search."""
 
     text: str
     fields: tuple[str, ...]
@@ -95,7 +94,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class Matching:
-    """Tells which rows match a query, by their texts."""
+    """Decides by their texts which rows match a query."""
 
     wanted: Sequence[_Wanted]
     any: bool
@@ -107,31 +106,31 @@ class Matching:
             _Wanted(folded(clause.text), tuple(fields_of(clause, schema)), clause.excluded)
             for clause in query.clauses
         ]
-        return cls([one for one in wanted if one.text], query.any, text_fields(schema))
+        return cls([clause for clause in wanted if clause.text], query.any, text_fields(schema))
 
     @property
     def positive(self) -> list[_Wanted]:
-        return [one for one in self.wanted if not one.excluded]
+        return [clause for clause in self.wanted if not clause.excluded]
 
     def effort(self, rows: pa.Table | pa.RecordBatch) -> int:
-        """The work of searching the rows for each clause, in values to copy."""
+        """Return the work of searching the rows for each clause, in values to copy."""
         return int(rows.nbytes // _BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
 
     def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
-        """The texts of each row, as they are compared."""
+        """Yield the texts of each row in their compared form."""
         columns = [rows.column(name).to_pylist() for name in self.fields]
-        for values in zip(*columns, strict=True):
-            found = zip(self.fields, values, strict=True)
-            yield {name: folded(value) for name, value in found if value is not None}
+        for row in zip(*columns, strict=True):
+            values = zip(self.fields, row, strict=True)
+            yield {name: folded(value) for name, value in values if value is not None}
 
     def matches(self, texts: dict[str, str]) -> bool:
-        if any(one.count(texts) for one in self.wanted if one.excluded):
+        if any(clause.count(texts) for clause in self.wanted if clause.excluded):
             return False
-        found = (bool(one.count(texts)) for one in self.positive)
-        return any(found) if self.any else all(found)
+        hits = (bool(clause.count(texts)) for clause in self.positive)
+        return any(hits) if self.any else all(hits)
 
     def matching(self, rows: pa.Table) -> pa.Table:
-        """Those of the rows that match."""
+        """Return the rows that match."""
         return rows.filter(
             pa.array([self.matches(texts) for texts in self.texts(rows)], pa.bool_())
         )
@@ -148,29 +147,29 @@ async def search(table: Opened, query: TextQuery, where: str | None) -> pa.Table
     if selecting is None:
         return await _by_scan(table, matching, query, where)
     columns = Columns(tuple(matching.fields))
-    asked = min(query.limit + _MORE, ALL)
+    requested = min(query.limit + _MORE, ALL)
     while True:
-        rows = await ask(table, selecting, columns, where, asked)
+        rows = await ask(table, selecting, columns, where, requested)
         matches = await hop(matching.effort(rows), matching.matching, rows)
-        if rows.num_rows < asked or matches.num_rows >= query.limit:
+        if rows.num_rows < requested or matches.num_rows >= query.limit:
             return ranking(matches.column("id"), matches.column(SCORE))
-        asked = min(asked * _TIMES, ALL)
+        requested = min(requested * _TIMES, ALL)
 
 
 def _selecting(schema: Schema, query: TextQuery) -> FullTextQuery | None:
-    """Return a query that every matching row matches; None where grams can tell none."""
+    """Return a query that every matching row matches; None if grams cannot select."""
     wanted = [_group(clause, schema) for clause in query.clauses if not clause.excluded]
     groups = [group for group in wanted if group]
     if query.any:
-        one = tuple(each for group in groups for each in group)
-        complete = len(groups) == len(wanted) and 0 < len(one) <= MOST // _MOST_GRAMS
-        return matching_all([one]) if complete else None
-    # Every group leaves rows out, so some of them will do.
+        alternatives = tuple(each for group in groups for each in group)
+        complete = len(groups) == len(wanted) and 0 < len(alternatives) <= MOST // _MOST_GRAMS
+        return matching_all([alternatives]) if complete else None
+    # Every group excludes rows, so a part of them is enough.
     return matching_all(first_groups(groups, MOST // _MOST_GRAMS)) if groups else None
 
 
 def _group(clause: TextClause, schema: Schema) -> Group:
-    """Queries of which each matching row matches one; none for a clause that is too short."""
+    """Return queries, at least one of which each matching row matches; none for a short clause."""
     composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
     forms = dict.fromkeys((composed, apart, clause.text))
     if min(map(len, forms)) < _GRAM:
@@ -183,7 +182,7 @@ def _group(clause: TextClause, schema: Schema) -> Group:
 
 
 def _grams(text: str) -> list[str]:
-    """Grams that cover the text, as far as they are not too many."""
+    """Return grams that cover the text, up to the limit."""
     last = len(text) - _GRAM
     starts = [*range(0, last, max(_GRAM, math.ceil(last / (_MOST_GRAMS - 1)))), last]
     return list(dict.fromkeys(text[start : start + _GRAM] for start in starts))
@@ -192,7 +191,7 @@ def _grams(text: str) -> list[str]:
 async def _by_scan(
     table: Opened, matching: Matching, query: TextQuery, where: str | None
 ) -> pa.Table:
-    """Read every text. A row ranks by how often it holds each clause, as in BM25."""
+    """Read every text. A row's rank depends on how often it has each clause, as in BM25."""
     best = ranking([], [])
 
     def take(batch: pa.RecordBatch) -> pa.Table:

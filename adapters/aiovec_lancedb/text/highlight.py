@@ -1,8 +1,7 @@
-"""Snippets with the matching words marked, which Lance does not give.
+"""Snippets with the matching words marked, which Lance does not provide.
 
-SQLite's FTS5, of Python's standard library, makes them from the texts of the rows that were found,
-in memory. Where its stems or letters are not those of Lance, a word stays unmarked. For parts of
-words the places are known without it.
+The FTS5 of Python's own SQLite makes them in memory from the texts of the hits. If its stems or
+letters differ from Lance's, a word stays unmarked. For parts of words their places are known.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _TOKENIZERS = {
     "plain": "unicode61 remove_diacritics 2",
     "english": "porter unicode61 remove_diacritics 2",
 }
-# Rows whose texts are marked at once, in one thread.
+# Rows whose texts are marked in one call of a thread.
 _ROWS = 500
 
 
 async def highlighted(schema: Schema, query: TextQuery, rows: pa.Table, found: Found) -> Found:
-    """Add the snippets to what was found in these rows, which have the texts."""
+    """Add the snippets to hits; ``rows`` are the same hits with their texts."""
     texts = rows.select(text_fields(schema))
     work = _parts if schema.analyzer == "ngram" else _words
     snippets: list[dict[str, str]] = []
@@ -58,7 +57,7 @@ def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
 
 
 def _terms(schema: Schema, query: TextQuery, columns: dict[str, str]) -> str:
-    """All that is to be marked, as a query of FTS5, where anything may stand within quotes."""
+    """Return a query of FTS5 for all words to mark. Within quotes, any character is allowed."""
     terms = []
     for clause in query.clauses:
         if not clause.excluded and any(map(str.isalnum, clause.text)):
@@ -74,18 +73,18 @@ def _parts(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
         if not clause.excluded and (part := folded(clause.text)):
             for name in fields_of(clause, schema):
                 wanted.setdefault(name, []).append(part)
-    made: list[dict[str, str]] = [{} for _ in range(texts.num_rows)]
+    snippets: list[dict[str, str]] = [{} for _ in range(texts.num_rows)]
     for name, parts in wanted.items():
-        for row, text in zip(made, texts.column(name).to_pylist(), strict=True):
+        for row, text in zip(snippets, texts.column(name).to_pylist(), strict=True):
             whole = unicodedata.normalize("NFC", text or "")
             snippet = snippet_around(whole, _spans(whole, parts), query.highlight or ("", ""))
             if snippet is not None:
                 row[name] = snippet
-    return made
+    return snippets
 
 
 def _spans(text: str, parts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield where the parts stand in the text, which is composed."""
+    """Yield the places of the parts in a composed text."""
     pieces = [folding(char) for char in text]
     # The character that each character of the folded text comes from.
     origins = [n for n, piece in enumerate(pieces) for _ in piece]

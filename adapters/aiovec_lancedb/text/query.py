@@ -1,19 +1,19 @@
 """Keyword searches as Lance's queries.
 
-What this depends on, of lancedb 0.40 (``tests/lancedb/test_text.py`` holds it to that):
+This depends on these properties of lancedb 0.40 (``tests/lancedb/test_text.py`` checks them):
 
 - The tokenizer "simple" takes runs of letters and digits, by Unicode. Behind it words are put in
   lower case, then stemmed (english), then Latin letters lose their accents, ß becomes ss, æ ae,
-  ø o, ł l. A mark of its own behind a letter ends the word.
+  ø o, ł l. A combining accent behind a letter ends the word.
 - A PhraseQuery finds its words next to each other, in one column; a MatchQuery with AND finds rows
   with all words in one column, with OR with any. A BooleanQuery of them, over several columns,
   selects exactly, whatever the limit, and scores by the sum of BM25.
 - A filter selects first. Rows that an index does not cover are tokenized at each search by the
-  rules of the index, and no row is found by a text that it had before.
-- Queries without a word find nothing, and so does a conjunction with one, so there must be none.
+  rules of the index, and no row is found by a text that it no longer has.
+- Queries without a word find nothing, and so does a conjunction with one, so they are left out.
 - Lance plans a BooleanQuery recursively: with a thousand conditions the stack of its thread can
-  overflow, which ends the process. So words are joined into one MatchQuery where that says the
-  same, and of more conditions than ``MOST`` those of the longest clauses count.
+  overflow, which ends the process. So words are joined into one MatchQuery where it means the same,
+  and of more than ``MOST`` conditions only the ones of the longest clauses count.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ if TYPE_CHECKING:
     from lancedb.query import AsyncFTSQuery
 
 Words = Mapping[TextClause, Sequence[str]]
-"""The texts that each clause with a prefix may stand for."""
+"""The words that each clause with a prefix may stand for."""
 
 SCORE = "_score"
 """The column that Lance adds: BM25, higher is better."""
 MOST = 64
-"""Conditions of one query. Lance went through 200 in a row, each over eight columns."""
+"""The most conditions of one query. Lance survived 200, each over eight columns."""
 
 
 Group = tuple[FullTextQuery, ...]
-"""Queries of which a row matches any."""
+"""Queries, at least one of which a row has to match."""
 
 
 def matching_all(groups: Sequence[Group], excluded: Group = ()) -> FullTextQuery:
-    """Return one query for the rows that match every group, and nothing of ``excluded``."""
+    """Return one query for the rows that match every group, and none of ``excluded``."""
     wanted = [joined(Occur.SHOULD, group) for group in groups]
     if not excluded:
         return joined(Occur.MUST, wanted)
-    unwanted = [(Occur.MUST_NOT, one) for one in excluded]
-    return BooleanQuery([(Occur.MUST, one) for one in wanted] + unwanted)
+    unwanted = [(Occur.MUST_NOT, query) for query in excluded]
+    return BooleanQuery([(Occur.MUST, query) for query in wanted] + unwanted)
 
 
 def first_groups(groups: Iterable[Group], most: int) -> list[Group]:
-    """Return the first of the groups, at least one, that have no more than so many queries."""
+    """Return the first groups, at least one, with at most this many queries."""
     taken: list[Group] = []
     count = 0
     for group in groups:
@@ -72,19 +72,19 @@ def first_groups(groups: Iterable[Group], most: int) -> list[Group]:
     return taken
 
 
-# Their signatures ask for what has a default.
+# Their type hints require arguments that have defaults.
 _MATCH: Any = MatchQuery
 _PHRASE: Any = PhraseQuery
 
 
 def words_query(words: str, name: str, operator: Literal["AND", "OR"]) -> FullTextQuery:
-    """Rows with these words, all or any, in one field."""
+    """Return a query for rows with these words, all or any, in one field."""
     query: FullTextQuery = _MATCH(words, name, operator=operator)
     return query
 
 
 def joined(occur: Occur, queries: Sequence[FullTextQuery]) -> FullTextQuery:
-    """Return one query of several, all of which must match, or any should."""
+    """Join queries, all of which must match, or any of which should."""
     if len(queries) == 1:
         return queries[0]
     return BooleanQuery([(occur, query) for query in queries])
@@ -104,11 +104,11 @@ def query_of(schema: Schema, query: TextQuery, words: Words) -> FullTextQuery | 
     clauses = [clause for clause in query.clauses if any(map(str.isalnum, clause.text))]
     clauses.sort(key=lambda clause: -len(clause.text))
     positive = [clause for clause in clauses if not clause.excluded]
-    excluded = _alternatives(schema, [one for one in clauses if one.excluded], words)
+    excluded = _alternatives(schema, [clause for clause in clauses if clause.excluded], words)
     if query.any:
         groups = [_alternatives(schema, positive, words)[: MOST // 2]]
     else:
-        # What is looked for in one field alone needs one query for all its words.
+        # All words to find in one field alone need only one query.
         groups = [
             (words_query(" ".join(words), name, "AND"),)
             for name, words in _words(schema, positive).items()
@@ -124,17 +124,17 @@ def query_of(schema: Schema, query: TextQuery, words: Words) -> FullTextQuery | 
 
 
 def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]]:
-    """Return for each field the single words that are looked for in this field alone."""
-    found: dict[str, list[str]] = {}
+    """Return for each field the single words to find in this field alone."""
+    by_field: dict[str, list[str]] = {}
     for clause in clauses:
         word, names = _word(clause), fields_of(clause, schema)
         if word is not None and len(names) == 1:
-            found.setdefault(names[0], []).append(word)
-    return found
+            by_field.setdefault(names[0], []).append(word)
+    return by_field
 
 
 def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -> Group:
-    """Return queries of which each row matches at least one that matches any of the clauses."""
+    """Return queries, at least one of which each row matches that matches any of the clauses."""
     single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []
     for clause in clauses:
@@ -146,25 +146,26 @@ def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -
                     single.setdefault(name, []).append(text)
                 else:
                     phrases.append(_PHRASE(text, name))
-    found = [words_query(" ".join(texts), name, "OR") for name, texts in single.items()]
-    return (*found, *phrases)
+    alternatives = [words_query(" ".join(texts), name, "OR") for name, texts in single.items()]
+    return (*alternatives, *phrases)
 
 
 def _word(clause: TextClause) -> str | None:
-    """Return a clause that Lance takes as one word; None for a phrase or a prefix."""
+    """Return a clause that is one word for Lance; None for a phrase or a prefix."""
     forms = _forms(clause.text)
     return forms[0] if not clause.prefix and len(forms) == 1 and forms[0].isalnum() else None
 
 
-# An accent of its own within a word, where Lance parts it.
+# A combining accent within a word, where Lance parts it.
 _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 
 
 def _forms(text: str) -> list[str]:
-    """Return the ways in which stored texts may have these words, for Lance tells them apart.
+    """Return the forms in which stored texts may have these words, because Lance distinguishes
+    them.
 
-    An accent is stored in one character with its letter, or as one of its own behind it. A few
-    characters are neither: normalizing writes another in their place.
+    An accented letter is stored as one character, or as the letter and a combining accent. For a
+    few characters, normalizing writes another one.
     """
     composed, apart = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
     forms = [composed, apart] if _PARTED.search(apart) else [composed]
@@ -184,9 +185,9 @@ async def ask(
 ) -> pa.Table:
     """Return the best rows that match, with their score.
 
-    Indexes keep the rows that were deleted before a compaction, and these take places among the
-    best, also behind a filter that another index answers. So where an answer is not full, all that
-    match are looked for, which are few, and if these are more, the best among the rows that exist.
+    Indexes keep deleted rows until a compaction, and these take places among the best, even behind
+    a filter that another index answers. So if an answer is not full, all matches are counted, which
+    are few; if there are more, the best existing rows are looked for.
     """
 
     def build(names: Sequence[str], limit: int) -> AsyncFTSQuery:
@@ -195,7 +196,7 @@ async def ask(
             return built.select([*names, SCORE]).limit(min(limit, ALL))
 
     async def fetch(names: Sequence[str], limit: int, where: str | None) -> pa.Table:
-        # One condition or a thousand words: it becomes JSON on the way.
+        # In a thread, because a query of a thousand words takes a while to become JSON.
         return await table.session.fetch(await in_thread(build, names, limit), where=where)
 
     names = column_names(table.schema, columns)
@@ -207,7 +208,7 @@ async def ask(
 
 
 def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
-    """Ids and their scores, as ``ask`` gives them."""
+    """Return ids and scores in the form of ``ask``."""
     columns = {"id": pa.array(ids) if isinstance(ids, list) else ids, SCORE: scores}
     return pa.table(columns).cast(_RANKING)
 

@@ -1,12 +1,12 @@
-"""The upkeep of a store's tables: compactions, and indexes that are built, renewed and measured.
+"""The upkeep of a store's tables: compactions, and builds and measurements of indexes.
 
-One task of a store looks after one table after another: after some commits it compacts, and once a
-table is quiet it does all that is due. It also looks once at each table that the store opens, for
-what an earlier process left undone. Of several processes on one place, one at a time does the
+One task of a store looks after one table after another: it compacts after some commits, and does
+all that is due once a table is quiet. It also looks once at each table that the store opens, for
+work that an earlier process left undone. Of several processes on one store, one at a time does the
 upkeep of a table.
 
-What takes long is done beside the writes. No write ever fails for it: Lance repeats a write whose
-files were rewritten meanwhile, and a compaction that a write was in the way of is tried again.
+Long work runs beside the writes. No write ever fails because of it: Lance repeats a write whose
+files were rewritten, and a compaction that conflicts with a write is tried again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -52,57 +60,58 @@ from .retention import Pins, retention_of
 
 LOG = logging.getLogger("aiovec.lancedb")
 
-# A file of a table is left as it is when it has this many rows, unless many are deleted.
+# A file with this many rows is left as it is, unless many of them are deleted.
 _FULL_FILE = 1_048_576
-# For calls that are to remove no version; nothing is as old as this.
+# An age for calls that must remove no version; nothing is as old as this.
 _NEVER = timedelta(days=36_500)
-# For calls that are to leave the newest version only, which Lance never removes. It warns of 0.
+# An age for calls that must leave only the newest version. With 0, Lance logs a warning.
 _AT_ONCE = timedelta(milliseconds=1)
-# Seconds that a call may take that has only versions to remove, one attempt after another. In
-# object storage, each file that goes takes a request.
+# Timeouts in seconds of the attempts to remove versions. In object storage, each removed file takes
+# a request.
 _REMOVALS = (0.25, 2.0, 30.0)
 # Small files that a table may have: a read by id takes 1.7 ms without any and 6 ms with 16. A
-# compaction rewrites all files that are not full, so each so many bytes of these let one more be.
+# compaction rewrites all files that are not full, so for each so many bytes of them one more may
+# be.
 _FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
 _FILES_IN_QUIET = 4
-# Versions beyond those to keep.
+# Versions that may be kept too many before upkeep removes them.
 _VERSIONS_OVER = 16
-# Rows that an index may leave out before compaction brings them in: a scan takes no time yet.
+# Rows that an index may leave out before a compaction adds them: a scan takes no time yet.
 _UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
-# Bytes of a table that is rewritten while its writers wait: that takes less than a second. Above,
-# it is tried beside the writes first.
+# Bytes of a table that is rewritten while its writers wait, which takes less than a second. A
+# larger one is first tried beside the writes.
 _SOON_DONE = 64 * 2**20
 _ATTEMPTS = 2
 
 # Seconds without a commit after which a table is quiet, and the longest wait for that.
 _QUIET, _LONGEST_WAIT = 1.0, 30.0
-# The store rests this many times as long as an upkeep took, so a fifth of the time goes into it,
-# and this many seconds at most: behind the build of an index, files wait that writes have left.
+# After an upkeep, the store rests this many times as long, so upkeep takes a fifth of the time, but
+# at most this many seconds: during an index build, writes leave files that wait for compaction.
 _REST, _LONGEST_REST = 4.0, 5.0
-# Seconds until another look, behind an error and while another process does the upkeep.
+# Seconds until the next look after an error, and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
-# Seconds between tries for the lock of upkeep, for its lease, and between looks at tables.
+# Seconds between tries for the upkeep's lock, between tries for its lease, and between tables.
 _POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
 
-# Growth from which an index is measured again, and one of "auto" is built anew.
+# Growth after which an index is measured again, and after which one of "auto" is built again.
 _GROWN, _OUTGROWN = 1.5, 4.0
-# Parts of an index, each searched by itself, from which it is built anew. Upkeep adds one for a
-# fiftieth more rows, and merges them when it splits a partition: never in a graph of one.
+# Parts of an index, each searched separately, above which it is built again. Upkeep adds one for
+# every 2 % more rows, and merges them when it splits a partition: never in a graph of one.
 _MOST_SEGMENTS = 32
-# Rows from which the ids get an index: of 400,000 a get of one took 20 ms without, 2.3 ms with it.
+# Rows from which the ids get an index: in 400,000, a get of one id took 20 ms without and 2.3 with.
 _IDS_FROM = 20_000
 
-# Tables that a store remembers, unless more of them have something under way. Calls of one that it
-# forgets go on with what they have.
+# Tables that a store remembers, unless more of them have work under way. Calls of a forgotten table
+# go on.
 _MOST_TABLES = 256
 
-# Errors that mean the same to whoever waits for an index and to the loop.
+# Errors that say nothing about the index itself.
 _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedError)
 
 
 @dataclass(slots=True)
 class _State:
-    """What a store knows of a table for its upkeep."""
+    """A store's knowledge of a table for its upkeep."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -119,7 +128,7 @@ class _State:
 
     @property
     def next_look(self) -> float:
-        """When to look at the table, by ``time.monotonic``."""
+        """The time of the next look at the table, by ``time.monotonic``."""
         at = self.look_at
         if self.commits >= _FILES:
             at = 0.0
@@ -149,13 +158,13 @@ class TendedTable(IndexedTable):
     # In the background
 
     def opened(self) -> None:
-        """The store uses the table; what an earlier one left undone is found out a while later."""
+        """Note that the store uses the table; upkeep looks a little later for undone work."""
         if not self.state.seen:
             self.state.seen = True
             self._look_after_in(_QUIET)
 
     def wrote(self) -> None:
-        """A commit was made."""
+        """Note a commit."""
         state, now = self.state, time.monotonic()
         if state.busy_since is None:
             state.busy_since = now
@@ -165,7 +174,7 @@ class TendedTable(IndexedTable):
             self._tables.begin()
 
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
-        """Keep what was searched for; measure the index again where that is worth it."""
+        """Keep searched vectors; measure the index again if they make that worth it."""
         worth = super().searched(vectors)
         if worth:
             self.state.look_at = min(self.state.look_at, time.monotonic() + _QUIET)
@@ -177,11 +186,11 @@ class TendedTable(IndexedTable):
         self._tables.begin()
 
     def loading(self) -> None:
-        """A bulk load goes on: no index is built until it is over."""
+        """Note a bulk load: no index is built until it is over."""
         self.state.busy_since = time.monotonic()
 
     async def tend(self) -> None:
-        """Look after the table once, as much as it wants."""
+        """Look after the table once."""
         state, now = self.state, time.monotonic()
         quiet = state.is_quiet(now)
         state.commits, state.look_at = 0, now + _QUIET
@@ -196,7 +205,7 @@ class TendedTable(IndexedTable):
         state.rest_until = ended + min(_REST * (ended - now), _LONGEST_REST)
 
     async def _pass(self, *, quiet: bool) -> None:
-        """Do what is due; what fails is logged and tried again."""
+        """Do the work that is due. A failure is logged, and the work tried again."""
         state, later = self.state, math.inf
         try:
             handle = await self.session.handle(self.name)
@@ -209,12 +218,12 @@ class TendedTable(IndexedTable):
             later = _QUIET
         except (StoreClosedError, StoreMovedError):
             pass
-        except StoreBusyError as exc:  # another process is at it, or large reads have the memory
+        except StoreBusyError as exc:  # another process does it, or large reads have the memory
             later = _AFTER_OTHERS
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, self.name, exc)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the next pass comes
-            if is_read_only(exc):  # there is nothing to do for who may not write there
+        except Exception as exc:  # noqa: BLE001 - the next pass tries again after any error
+            if is_read_only(exc):  # a process that may not write has nothing to do
                 return
             later = _AFTER_FAILURE
             text = "upkeep of the table %r failed and will be tried again: %s"
@@ -226,7 +235,7 @@ class TendedTable(IndexedTable):
     async def _look_after(
         self, handle: TableHandle, *, quiet: bool = True, everything: bool = False
     ) -> None:
-        """Do what is due, or ``everything``. The lock for upkeep is held."""
+        """Do the work that is due, or ``everything``, under the upkeep's lock."""
         await self.build_lacking(handle)
         table = await self.reopened(handle)
         if everything or await self._wants_compaction(table, quiet=quiet):
@@ -244,7 +253,7 @@ class TendedTable(IndexedTable):
         if not quiet:
             return False
         versions = await self.session.listed_versions(table)
-        first = self._tables.retention.first_kept(versions, datetime.now(UTC), None)
+        first = await self._first_kept(versions)
         if first is not None and versions.index(first) > _VERSIONS_OVER:
             return True
         if len(versions) > self._tables.retention.most + _VERSIONS_OVER:
@@ -253,11 +262,11 @@ class TendedTable(IndexedTable):
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
     def _look_behind_grace(self) -> None:
-        """Look again once nobody can be reading the versions that are too new to go."""
+        """Look again once nobody can be reading the versions that are still too new to remove."""
         self._look_after_in(self._tables.retention.grace.total_seconds() + _QUIET)
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
-        """Return a table's rows and files, and the bytes of those files that are not full."""
+        """Return a table's rows and files, and the bytes of the files that are not full."""
         stats = await table.stats()
         rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
@@ -275,19 +284,18 @@ class TendedTable(IndexedTable):
                     await self.commit(Change())
                     break
             else:
-                with renewed():  # what was in vain is no time that it waited for others
+                with renewed():  # the failed attempts were no time of waiting for others
                     await self.commit(Change(partial(self._optimize, handle), handle))
         self._look_behind_grace()
         self.state.optimized = datetime.now(UTC)
 
     async def _optimize(self, handle: TableHandle, table: Opened, *, alone: bool = True) -> None:
-        """Have Lance rewrite neighbouring small files as one, bring new rows into indexes, and
-        remove old versions. ``alone``: nobody writes meanwhile.
+        """Have Lance merge small neighbouring files, add new rows to indexes, and remove old
+        versions. ``alone`` means that nobody else writes.
 
-        Its ``optimize`` does the three in one call, and removes every version older than it is
-        told, counted from the moment when the rest is done. It does not know who reads a version.
-        So a call that removes versions has nothing else to do, is told the age of the oldest one to
-        keep and the time that it may take at most, and is ended when it takes longer.
+        Lance's ``optimize`` does all three, and then removes every version older than an age, even
+        one that is being read. So the call that removes versions has nothing else to do, gets the
+        age of the oldest version to keep plus its own timeout, and is ended by that timeout.
         """
 
         async def optimize(age: timedelta) -> None:
@@ -301,11 +309,13 @@ class TendedTable(IndexedTable):
             table = await self.session.opened(handle)
             await optimize(_NEVER)
         for seconds in _REMOVALS:
-            table = await self.session.opened(handle)  # what was rewritten is another version
-            versions, now, first = await self._first_kept(table)
+            table = await self.session.opened(handle)  # the rewrite made another version
+            # Lance goes by the times within the manifests, not by those of their files.
+            versions = await table.versions()
+            first = await self._first_kept(versions)
             if first is None:
                 return
-            age = now - first.created + timedelta(seconds=seconds)
+            age = datetime.now(UTC) - first.created + timedelta(seconds=seconds)
             if first == versions[-1] and alone:
                 age = _AT_ONCE
             with suppress(TimeoutError):
@@ -313,20 +323,18 @@ class TendedTable(IndexedTable):
                     await optimize(age)
                 return
 
-    async def _first_kept(self, table: Opened) -> tuple[list[Version], datetime, Version | None]:
-        """Return a table's versions, now, and the first version to keep; None if all are kept."""
-        versions = await table.versions()
+    async def _first_kept(self, versions: Sequence[Version]) -> Version | None:
+        """Return the first version to keep; None if all are kept."""
         oldest = await in_thread(self.pins.oldest, self.name)
-        now = datetime.now(UTC)
-        return versions, now, self._tables.retention.first_kept(versions, now, oldest)
+        return self._tables.retention.first_kept(versions, datetime.now(UTC), oldest)
 
     async def _make_room(self, table: Opened) -> bool:
-        """Remove the manifests of versions that may go; return whether there were any.
+        """Remove the manifests of unneeded versions; return whether there were any.
 
-        Lance removes versions behind a compaction only, which finds no room on a full disk. The
-        other files of these versions go when they are a week old.
+        Lance removes versions only after a compaction, which finds no room on a full disk. The
+        other files of these versions are removed when they are a week old.
         """
-        _, _, first = await self._first_kept(table)
+        first = await self._first_kept(await self.session.listed_versions(table))
         folder = self.session.folder
         if first is None or folder is None:
             return False
@@ -337,10 +345,10 @@ class TendedTable(IndexedTable):
     # Indexes
 
     async def _look_after_indexes(self, handle: TableHandle) -> None:
-        """Build the index over the ids, and build or measure that over the vectors, where the table
-        has grown enough for it.
+        """Build the index over the ids, and build or measure the index over the vectors, if the
+        table has grown enough.
 
-        Where the latter cannot be built, searches stay exact and the reason stands in the facts.
+        If the latter cannot be built, searches stay exact, and ``stats`` shows the reason.
         """
         table = await self.reopened(handle)
         rows = await table.rows()
@@ -363,20 +371,20 @@ class TendedTable(IndexedTable):
             await in_thread(LOG.warning, text, handle.name, exc)
 
     def _wants_build(self, table: Opened, index: InUse | None, rows: int) -> bool:
-        by_itself = self.session.settings.index != kinds.NONE
+        automatic = self.session.settings.index != kinds.NONE
         if index is None:
             kept_off = tuned_in(table.arrow, table.schema).kept_off
-            return by_itself and not kept_off and rows >= self.session.settings.index_from
-        outgrown = index.tuned.auto and by_itself and rows >= _OUTGROWN * index.tuned.built_rows
+            return automatic and not kept_off and rows >= self.session.settings.index_from
+        outgrown = index.tuned.auto and automatic and rows >= _OUTGROWN * index.tuned.built_rows
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
     def _wants_measuring(self, handle: TableHandle, index: InUse, rows: int) -> bool:
         tuned, known = index.tuned, self.questions(handle)
-        asked = 0 if known is None else len(known.vectors)
-        more = asked and (tuned.whose == MADE or tuned.questions < asked == MOST_QUESTIONS)
+        count = 0 if known is None else len(known.vectors)
+        more = count and (tuned.whose == MADE or tuned.questions < count == MOST_QUESTIONS)
         return bool(more) or not tuned.rows or rows >= _GROWN * tuned.rows
 
-    # What users ask for
+    # Requests of users
 
     async def optimize(self, handle: TableHandle) -> None:
         """Do the whole upkeep now."""
@@ -388,7 +396,7 @@ class TendedTable(IndexedTable):
         await self._do(partial(self.measure_index, handle))
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
-        """Have an engine compact a table, and build its indexes over ids and fields anew."""
+        """Have an engine compact a table, and build the indexes over ids and fields again."""
 
         async def act() -> None:
             with self.session.guarded():
@@ -399,8 +407,8 @@ class TendedTable(IndexedTable):
             left = await unindexed_rows(table)
             if rows >= _IDS_FROM and left.get("id", rows):
                 await self.build_id_index(handle)
-            for name, one in schema.fields.items():
-                for config in configs_of(one, schema.analyzer) if left.get(name, rows) else ():
+            for name, made in schema.fields.items():
+                for config in configs_of(made, schema.analyzer) if left.get(name, rows) else ():
                     await self.build_field_index(handle, name, config)
 
         await self._do(act)
@@ -460,23 +468,23 @@ class TendedTable(IndexedTable):
 
     @asynccontextmanager
     async def dropping(self) -> AsyncIterator[None]:
-        """No build of the table meanwhile: its commit would be one to the next of that name."""
+        """Stop all builds of the table: they would commit to the next table of that name."""
         await self._stop()
         async with self.locked():
             yield
         self._forget()
 
     def _forget(self) -> None:
-        """Begin anew for the next table of the name."""
+        """Forget the table, for the next one of the name."""
         self.state = _State()
         self.forget_questions()
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """No other upkeep of the table meanwhile, by this process or another, which has so many
-        seconds to end.
+        """Hold off other upkeep of the table, by this process or another, which has ``seconds`` to
+        end.
 
-        What is done within waits from its own start: the store's own upkeep may have taken long.
+        Time limits of the block begin after the wait: the store's own upkeep may take long.
         """
         lock = self.session.lock(f"{self.name}.upkeep")
         lease = await self.session.lease(self.name)
@@ -488,7 +496,7 @@ class TendedTable(IndexedTable):
             try:
                 leased = lease is None or await in_thread(lease.take)
             except asyncio.CancelledError:
-                if lease is not None:  # it may have been taken all the same
+                if lease is not None:  # it may have been taken after all
                     await lease.give_back()
                 raise
             finally:
@@ -515,9 +523,9 @@ class TendedTable(IndexedTable):
                 lock.release()
 
     async def _do(self, act: Callable[[], Awaitable[None]], *, wait: bool = True) -> None:
-        """Have it done in a task, alone: a drop of the table or of its index ends it.
+        """Do the work in a task, under the lock. Dropping the table or its index ends it.
 
-        With a caller cancelled that waits for it, it ends too.
+        If a waiting caller is cancelled, the task ends too.
         """
 
         async def work() -> None:
@@ -530,8 +538,8 @@ class TendedTable(IndexedTable):
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            own = asyncio.current_task()
-            if task.cancelled() and not (own is not None and own.cancelling()):
+            current = asyncio.current_task()
+            if task.cancelled() and not (current is not None and current.cancelling()):
                 if self.session.closing:
                     raise StoreClosedError(self.session.target) from None
                 raise AiovecError(
@@ -552,7 +560,7 @@ class TendedTable(IndexedTable):
         def ended(task: asyncio.Task[None]) -> None:
             tasks.discard(task)
             if not task.cancelled():
-                task.exception()  # whoever waits for it gets it
+                task.exception()  # a waiting caller gets it
 
         task.add_done_callback(ended)
         return task
@@ -563,7 +571,7 @@ class TendedTable(IndexedTable):
         await self.finish()
 
     async def _stop(self) -> None:
-        """End the upkeep that is under way."""
+        """End the upkeep under way."""
         tasks = list(self.state.tasks)
         for task in tasks:
             task.cancel()
@@ -573,17 +581,17 @@ class TendedTable(IndexedTable):
 
 
 class OpenTables:
-    """The tables that a store has used, and the task that looks after one behind the other."""
+    """The tables that a store has used, and the task that looks after them in turn."""
 
     background: bool = False
-    """True if it also does what nobody asked for."""
+    """True if the store does upkeep in the background."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.gate = write_gate(session.settings.write_queue)
-        """Of the writing calls."""
+        """Admits the writing calls."""
         self.retention = retention_of(session.settings, on_folder=session.folder is not None)
-        # A migration follows the changes since it began, however long that takes.
+        # A migration reads the changes since its beginning, however long it takes.
         self.pins = Pins(session.own_folder, session.mark.is_open)
         self._tables: dict[str, TendedTable] = {}
         self._loop = Background()
@@ -624,7 +632,7 @@ class OpenTables:
     async def close(self) -> None:
         """End the upkeep, and wait for the writes that were accepted.
 
-        What is left of the upkeep is for the next store that opens a table.
+        Upkeep that is still due is for the next store that opens a table.
         """
         self.session.closing = True
         await self._loop.cancel()

@@ -1,7 +1,7 @@
-"""The versions that upkeep keeps: recent ones, and those that somebody reads for long.
+"""The versions that upkeep keeps: recent ones, and versions with long reads.
 
-On a folder a pin keeps a version, for every process: a locked file whose name tells the version.
-The system frees it when its process ends, however that ends. On object storage reads are not known,
+On a folder a pin keeps a version, in every process: a locked file that is named after the version.
+The system frees it when its process ends, however that ends. On object storage reads are unknown,
 and versions are kept for longer.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..settings import LancedbSettings
 
 _READERS = "readers"
-# Seconds for the lock of a pin, which nobody else holds but for a look at it.
+# Seconds of waiting for the lock of a pin, which is taken otherwise only for a moment's look.
 _PATIENCE = 30.0
 
 _numbers = itertools.count()
@@ -37,18 +37,18 @@ class Pins:
     """The pins on the tables of one folder; without a folder, none."""
 
     def __init__(self, folder: Path | None, keep_all: Callable[[], bool] = lambda: False) -> None:
-        """``keep_all`` tells whether all versions are in use; it may read the disk."""
+        """``keep_all`` returns whether all versions are in use; it may read the disk."""
         self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
 
     def pin(self, table: str, version: int) -> Pin:
-        """Keep a version that is the newest, or was a moment ago."""
+        """Keep a version, the newest or one that was a moment ago."""
         if self._folder is None:
             return Pin(None)
         return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
 
     def oldest(self, table: str) -> int | None:
-        """The oldest version that is pinned, by whomever. Reads the disk."""
+        """Return the oldest version that any process has pinned. Reads the disk."""
         if self._keep_all():
             return 0
         return None if self._folder is None else min(_pinned(self._folder / table), default=None)
@@ -81,7 +81,7 @@ class Pin:
         try:
             self._lock = lock_file(self._path, patience=_PATIENCE)
         except OSError as exc:
-            # Reading needs no right to write; but whoever may write does not see the pin then.
+            # Reading needs no right to write; but then no writer sees the pin.
             if exc.errno not in READ_ONLY:
                 raise translate(exc, str(self._path)) from exc
 
@@ -92,13 +92,13 @@ class Pin:
 
 
 async def check_kept(session: Session, table: str, version: int) -> None:
-    """Raise AiovecError if upkeep has removed a version that somebody was reading.
+    """Raise AiovecError if upkeep has removed a version that was being read.
 
-    It sees no pin of who reads in a bucket, or has no right to write to the folder.
+    Upkeep sees no pins of readers in a bucket, or of readers without the right to write.
     """
     lance, _ = await session.open_any(table)
-    kept: Any = await session.run(lance.list_versions())  # type: ignore[no-untyped-call]
-    if all(one["version"] != version for one in kept):
+    versions: Any = await session.run(lance.list_versions())  # type: ignore[no-untyped-call]
+    if all(kept["version"] != version for kept in versions):
         raise AiovecError(
             f"version {version} of the table {table!r} was removed by upkeep while it was read; "
             "raise keep_versions in the settings of the store that writes"
@@ -106,14 +106,14 @@ async def check_kept(session: Session, table: str, version: int) -> None:
 
 
 def _remove(path: Path, lock: int) -> None:
-    # Where an open file cannot be removed, it goes with the next look for the oldest.
+    # If an open file cannot be removed, the next look for the oldest pin removes it.
     with suppress(OSError):
         path.unlink()
     unlock_file(lock)
 
 
 def _pinned(folder: Path) -> Iterator[int]:
-    """The versions of the files that are locked. Files that a process left behind go."""
+    """Yield the versions of the locked files, and remove files without a lock."""
     for path in folder.glob("*-*"):
         version, _, _ = path.name.partition("-")
         if not version.isdecimal():
@@ -134,9 +134,9 @@ def _pinned(folder: Path) -> Iterator[int]:
 class Retention:
     """The versions that are kept: the newest, and each for which one of these holds.
 
-    It is, or is newer than, one that somebody reads for long. It was the newest until less than
-    ``grace`` ago, so that somebody may be reading it. Or it was the newest at some moment within
-    ``keep``, and is one of the ``most`` newest.
+    It is, or is newer than, a pinned version. It was the newest until less than ``grace`` ago, so
+    that it may be being read. Or it was the newest at some moment within ``keep``, and is one of
+    the ``most`` newest.
     """
 
     keep: timedelta
@@ -146,15 +146,15 @@ class Retention:
     def first_kept(
         self, versions: Sequence[Version], now: datetime, pinned: int | None
     ) -> Version | None:
-        """The oldest of the versions to keep; None where that is the oldest there is.
+        """Return the oldest version to keep; None if all are kept.
 
-        ``versions`` come in their order, the oldest first.
+        ``versions`` come in order, the oldest first.
         """
         first = len(versions) - 1
         while first > 0:
-            one, replaced = versions[first - 1], now - versions[first].created
+            version, replaced = versions[first - 1], now - versions[first].created
             in_use = replaced < min(self.grace, self.keep) or (
-                pinned is not None and one.number >= pinned
+                pinned is not None and version.number >= pinned
             )
             wanted = replaced < self.keep and len(versions) - first < self.most
             if not (in_use or wanted):
@@ -163,9 +163,8 @@ class Retention:
         return None
 
 
-# How long, at most, a version that was replaced is kept for those who may still be reading it,
-# whatever else tells that it may go. A read that takes longer is repeated, and an export pins its
-# version. Those of other machines cannot be seen.
+# The time for which every replaced version is kept, for reads that are not pinned. A read that
+# takes longer is repeated, and an export pins its version. Reads on other machines cannot be seen.
 _GRACE_ON_A_FOLDER = timedelta(seconds=5)
 _GRACE = timedelta(hours=1)
 

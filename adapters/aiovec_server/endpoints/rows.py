@@ -129,7 +129,7 @@ async def update_records(call: Call, options: dict[str, Any]) -> Any:
     removed = dict.fromkeys(options.pop("remove", ()), REMOVE)
     for name in fields.keys() & removed.keys():
         raise RequestError(422, f"{name!r} stands in 'set' and in 'remove'; choose one")
-    return {"updated": await call.store._update(call.table, fields | removed, **options)}
+    return {"updated": await call.store.update(call.table, fields | removed, **options)}
 
 
 @endpoint(

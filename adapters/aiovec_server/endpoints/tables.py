@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from starlette.responses import Response
 
 from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
+from aiovec._internals import StoreInternals
 from aiovec.backend.context import CallContext, calling
 
 from .. import models
@@ -221,7 +222,7 @@ async def revert_version(call: Call, options: dict[str, Any]) -> Any:
 
 async def _described(call: Call, table: str, status: int = 200, *, rows: bool = True) -> Response:
     with calling(CallContext()):  # the call itself may have changed the state that it named
-        schema, state = await call.store._schema_and_state(table)
+        schema, state = await StoreInternals(call.store).schema_and_state(table)
         count = await call.store.count(table) if rows else None
     found = {"name": table, "rows": count, "schema": schema.to_dict()}
     return JsonBytes(dump(found), status, {"etag": f'"{state}"'})

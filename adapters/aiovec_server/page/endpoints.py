@@ -15,6 +15,7 @@ from pydantic import Field
 import aiovec
 from aiovec import VectorStore
 from aiovec._http.problems import problem_of
+from aiovec._internals import StoreInternals
 from aiovec.errors import AiovecError
 from aiovec.plot import MAX_ROWS, label_field, map_points
 
@@ -105,7 +106,7 @@ async def _table_facts(store: VectorStore, name: str) -> dict[str, Any]:
         "label": label_field(schema),
         "can": {
             "words": bool(texts) and store.supports("text"),
-            "meaning": await store._can_embed(schema),
+            "meaning": await StoreInternals(store).can_embed(schema),
             "optimize": not store.read_only,
         },
     }

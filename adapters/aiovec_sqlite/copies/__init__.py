@@ -1,1 +1,1 @@
-"""Exact search in memory: int8 codes with a certified bound, settled by the vectors themselves."""
+"""Exact search in memory: int8 codes with a certified bound select rows; vectors measure them."""

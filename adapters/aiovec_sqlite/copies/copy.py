@@ -1,11 +1,10 @@
 """The resident copy of one table: loading it, keeping it fresh, and the rows a filter selects.
 
-A table with partitions is loaded in their order, so that a filter on them leaves whole stretches of
-rows out.
+A table with partitions is loaded in their order, so that a filter on them skips whole stretches of
+rows.
 
-A filter's mask is kept by segment while the filter is asked for again. Rows that were changed since
-stand behind the others, since a changed row is a new one for the copy; so only those have to be
-asked about again.
+A filter's mask is kept by segment while the filter is used again. A changed row is a new row of the
+copy, behind the others, so a mask only has to be extended by the rows at the end.
 """
 
 from __future__ import annotations
@@ -35,29 +34,29 @@ from .segments import (
     without,
 )
 
-# Vectors encoded at once: what is computed on the way stays in the processor's cache, and is little
+# Vectors encoded at a time: the intermediate results stay in the processor's cache, and are small
 # beside the copy.
 _BLOCK_BYTES = 384 * 1024
-# For fewer rows their chunks would not be read whole; so many are read at once.
+# Fewest rows encoded at a time, and rows read at a time, so that their chunks are read whole.
 _FEWEST, _READ = 256, 2048
 _MOST_MASKS = 64
-# More rows than this are not asked about by a list of their rowids.
+# A filter of more new rows than this runs on the whole table, not on a list of their rowids.
 _MOST_LISTED = 4096
-# About what a literal of a filter takes in memory: a short text and its place in a tuple.
+# Approximate bytes of a filter's literal: a short text and its place in a tuple.
 _LITERAL = 80
 
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """One filter's mask by segment's mark, and the newest state that was asked for it.
+    """One filter's mask by segment's mark, and the newest state that it was used for.
 
-    It tells nothing about older states: what has changed since was asked about as it is now.
+    It does not hold for older states: rows changed since were matched as they are now.
     """
 
     change: int
     parts: dict[object, BoolArray]
     nbytes: int
-    """The bytes that it takes, with the filter's literals."""
+    """The bytes of the mask and of the filter's literals."""
 
 
 class Masks:
@@ -65,20 +64,20 @@ class Masks:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        # The least recently used one first. Not an OrderedDict, which hashes each key to go through
-        # its values: that of a filter takes its whole tree.
+        # The least recently used one first. Not an OrderedDict, which hashes each key to iterate
+        # over its values: for a filter that walks the whole tree.
         self._kept: dict[Expr, _Mask] = {}
         self._lock = threading.Lock()
         self.nbytes = 0
-        """The bytes that they take; read on the event loop, so without the lock, under which
+        """The bytes of all masks. The event loop reads it without the lock, which is held while
         filters are hashed."""
 
     def of(
         self, db: sqlite3.Connection, table: TableLayout, state: State, where: Expr
     ) -> list[BoolArray]:
-        """For each segment of the state which of its rows the filter selects.
+        """Return for each segment of the state a mask of the rows that the filter selects.
 
-        The state must be that of the connection's snapshot.
+        The state must match the connection's snapshot.
         """
         with self._lock:
             kept = self._kept.get(where)
@@ -137,7 +136,7 @@ class Masks:
 def _selected(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
-    """The rowids that a filter selects, at least those ``among`` the given ones."""
+    """Return the rowids that a filter selects, at least those ``among`` the given ones."""
     if len(among) > _MOST_LISTED:
         return selected_rowids(db, table, where)
     condition, values = condition_of(where, table)
@@ -145,23 +144,23 @@ def _selected(
     return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])
 
 
-# What is brought in while a search waits: so many rows, so many bytes of codes, which take some 60
-# ms to encode, or this share of the copy. More is brought in while the file answers.
+# The most that is brought in while a search waits: rows, bytes of codes (which take about 60 ms to
+# encode), or a share of the copy. More is brought in while the file answers.
 _ROWS_AT_ONCE, _BYTES_AT_ONCE, _SHARE_AT_ONCE = 4096, 6 * 2**20, 1 / 8
 
 
 class OlderSnapshotError(Exception):
-    """The copy is ahead of the reader's snapshot, which has to be taken anew."""
+    """The copy is newer than the reader's snapshot, which has to be renewed."""
 
 
 class ChangesForgottenError(Exception):
-    """The file no longer tells all that has changed since the copy's state."""
+    """The file no longer keeps all changes since the copy's state."""
 
 
 class ResidentCopy:
     """One table in memory, at the change number of some snapshot of the file.
 
-    Filters' masks take at most ``most_for_masks`` bytes.
+    Filters' masks take up to ``most_for_masks`` bytes.
     """
 
     def __init__(self, table: TableLayout, most_for_masks: int, state: State | None = None) -> None:
@@ -169,13 +168,13 @@ class ResidentCopy:
         self.masks = Masks(most_for_masks)
         self.state = state
         self.file_change = -1 if state is None else state.change
-        """The change number of the scan file; -1 where there is none."""
+        """The change number of the scan file; -1 without one."""
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         """The private bytes."""
-        state = self.state  # another thread may replace it meanwhile
+        state = self.state  # another thread may replace it
         return self.masks.nbytes + (0 if state is None else state.nbytes)
 
     def load(
@@ -185,9 +184,9 @@ class ResidentCopy:
         rowids: Int64Array,
         file: NewFile | None = None,
     ) -> None:
-        """Read the rows with a vector, whose ids are ``rowids`` in the connection's snapshot.
+        """Read the rows with a vector; ``rowids`` are their ids in the connection's snapshot.
 
-        They go to a new scan file where one is given.
+        They are written to a new scan file, if one is given.
         """
         VectorReader(db, self.table).check_rows()
         if file is None:
@@ -206,25 +205,25 @@ class ResidentCopy:
         return bool(db.execute(sql, (since,)).fetchone()[0] > most)
 
     def catch_up(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
-        """Bring in all changes; return whether they were as few as a search brings in.
+        """Bring in all changes; return whether they were few enough for a search.
 
-        ChangesForgottenError where not all of them are known any more.
+        ChangesForgottenError if the file no longer keeps all of them.
         """
         try:
             if self.advance(db, ticket) is not None:
                 return True
             if self.advance(db, ticket, bounded=False) is None:
                 raise ChangesForgottenError
-        except OlderSnapshotError:  # a search that was under way has done it
+        except OlderSnapshotError:  # a search under way has done it
             return True
         return False
 
     def advance(
         self, db: sqlite3.Connection, ticket: Ticket, *, bounded: bool = True
     ) -> State | None:
-        """The state at the connection's snapshot; None where it has fallen behind too far."""
+        """Return the state at the connection's snapshot; None if it is too far behind."""
         change = newest_change(db)
-        state = self.state  # another thread may replace it meanwhile
+        state = self.state  # another thread may replace it
         if state is not None and state.change == change:
             return state
         with self._lock:
@@ -253,7 +252,7 @@ class ResidentCopy:
         rowids: Int64Array,
         ticket: Ticket,
     ) -> list[Segment]:
-        """Return the segments with these rows of the file, which have a vector."""
+        """Return the segments with these rows of the file added. The rows must have a vector."""
         grown, coming = list(segments), len(rowids)
         for block, rows in self._encoded(db, rowids, ticket):
             grown = appended(grown, block, rows, coming=coming)
@@ -263,7 +262,7 @@ class ResidentCopy:
     def _encoded(
         self, db: sqlite3.Connection, rowids: Int64Array, ticket: Ticket
     ) -> Iterator[tuple[Int64Array, RowCodes]]:
-        """Rows of the file, some at a time."""
+        """Yield encoded rows of the file in blocks."""
         schema, reader = self.table.schema, VectorReader(db, self.table)
         together = max(_FEWEST, _BLOCK_BYTES // (4 * schema.dim))
         read = together * max(1, _READ // together)
@@ -276,7 +275,7 @@ class ResidentCopy:
                 yield block[some], encode_rows(vectors[some], schema.metric)
 
     def most_changes(self, rows: int) -> int:
-        """Return the count of changes to bring in at once into a copy of so many rows."""
+        """Return the number of changes to bring in at a time into a copy of so many rows."""
         by_size = _BYTES_AT_ONCE // self.table.schema.dim
         return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
 
@@ -284,10 +283,10 @@ class ResidentCopy:
 def _changes(
     db: sqlite3.Connection, table: TableLayout, since: int, most: int | None
 ) -> tuple[Int64Array, Int64Array] | None:
-    """Return the rowids of rows with a vector that were written since then, and of these, the
-    others and the deleted ones together.
+    """Return two arrays of rowids: rows with a vector written since then, and all rows written or
+    deleted since then.
 
-    None where they are more than ``most``, or not all are known any more.
+    None if they are more than ``most``, or not all of them are kept.
     """
     if since < floor_of(db, table):
         return None
@@ -313,12 +312,12 @@ def rows_to_load(db: sqlite3.Connection, table: TableLayout) -> Int64Array:
         return rowids_where(db, table, _has_vector(table), ())
     order = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
     rows = f"SELECT r._rowid FROM {table.rows} AS r WHERE {_has_vector(table)}"
-    found = db.execute(f"{rows} ORDER BY {order}, r._rowid").fetchall()
-    return np.array(found, dtype=np.int64).reshape(-1)
+    rowids = db.execute(f"{rows} ORDER BY {order}, r._rowid").fetchall()
+    return np.array(rowids, dtype=np.int64).reshape(-1)
 
 
 def _has_vector(table: TableLayout) -> str:
-    """SQL that tells whether a row of ``r`` has a vector."""
+    """Return SQL for whether a row of ``r`` has a vector."""
     if not table.schema.vector_nullable:
         return "1"
     return f"EXISTS (SELECT 1 FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"

@@ -1,6 +1,6 @@
 """Scan files: a table's segments in a file beside the store, which processes map read-only.
 
-``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` says what lies where, and why a file
+``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` describes the layout, and why a file
 counts only if the store holds its token: the random bytes of its name, and a digest of its head.
 """
 
@@ -30,21 +30,21 @@ from aiovec.backend.files import create_like, try_lock, unlock
 from ..layout import TableLayout, floor_of, newest_change
 from .segments import FULL, RowCodes, Segment, State
 
-# Tables that take fewer bytes than this are loaded sooner than a user would notice.
+# Tables of fewer bytes than this load faster than a user would notice.
 WORTH = 32 * 2**20
 _MAGIC = b"aiovec scan file"
-# A change of what lies in a file, or of what codes mean, has another number.
+# A change of the layout, or of the meaning of codes, gets another number.
 _LAYOUT = 1
 _HEAD = 4096
-# Where arrays begin: a multiple of every system's pages.
+# Arrays begin at a multiple of this, and so of every system's page size.
 _ALIGNED = 65_536
-# Bytes that are written at once.
+# Bytes written at a time.
 _PART = 32 * 2**20
 _TOKEN = re.compile(r"[0-9a-f]{96}")
 _NAME = re.compile(r"-scan-[0-9a-f]{32}")
 # The key of a table's token in ``aiovec_state``.
 TOKEN_KEY = "scan:{}"
-# The bounds of a segment's rows, and whether its rowids rise.
+# The bounds of a segment's rows, and whether its rowids are sorted.
 _FACTS = ("most_error", "most_reach", "most_offset", "most_lower", "ordered")
 _SMALL = ("rowids", "scale", "error", "offset")
 _LARGE = ("upper", "lower", "vectors")
@@ -53,15 +53,15 @@ _Array = npt.NDArray[Any]
 
 
 def size_of(rows: int, dim: int) -> int:
-    """Return about the bytes that so many rows take, in a file or in memory."""
+    """Return the approximate bytes of so many rows, in a file or in memory."""
     return rows * (4 * dim + dim + dim % 2 + 20)
 
 
 class _Places:
-    """Where the arrays of so many rows lie in a file."""
+    """The places of the arrays of so many rows in a file."""
 
     def __init__(self, rows: int, dim: int) -> None:
-        # Of a segment's rows, two parts are in memory while a file is written.
+        # While a file is written, two parts of a segment's rows are in memory.
         self.full = min(FULL, max(1024, _PART // (5 * dim + 20)) // 64 * 64)
         half, segments = (dim + 1) // 2, -(-rows // self.full)
         self.arrays: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
@@ -77,14 +77,14 @@ class _Places:
             self.length = start + np.dtype(kind).itemsize * int(np.prod(shape))
 
     def of(self, buffer: Any, name: str, begin: int = 0) -> _Array:
-        """The array of this name in a buffer that begins so far behind the file's beginning."""
+        """Return the array of this name in a buffer that begins at ``begin`` of the file."""
         start, kind, shape = self.arrays[name]
         flat = np.frombuffer(buffer, kind, int(np.prod(shape)), start - begin)
         return flat.reshape(shape)
 
     @property
     def large(self) -> int:
-        """Where the large arrays begin."""
+        """The beginning of the large arrays."""
         return self.arrays["upper"][0]
 
 
@@ -103,9 +103,9 @@ def _digest(data: Any) -> str:
 
 
 class NewFile:
-    """A scan file that is being written. The lock on it tells other processes so.
+    """A scan file that is being written, which its lock shows to other processes.
 
-    ``OSError`` where it cannot be written, or would leave too little room on the disk.
+    ``OSError`` if it cannot be written, or would leave too little room on the disk.
     """
 
     def __init__(self, store: Path, table: TableLayout, rows: int, change: int) -> None:
@@ -128,7 +128,7 @@ class NewFile:
         self.token = ""
 
     def fill(self, blocks: Iterable[tuple[Int64Array, RowCodes]]) -> State:
-        """Write all rows, and the head; return the rows as they are mapped."""
+        """Write all rows and the head; return the rows as mapped."""
         room, dim, done = min(self._places.full, self._rows), self._table.schema.dim, 0
         segment, spare = Segment.empty(room, dim), Segment.empty(room, dim)
         writing: Future[None] | None = None
@@ -177,13 +177,13 @@ class NewFile:
             left = left[self._file.write(left) :]
 
     def flush(self) -> None:
-        """Have it reach the disk, before the store gets its token."""
+        """Flush it to the disk, before the store gets its token."""
         os.fsync(self._file.fileno())
 
     def end(self) -> None:
-        """Give the lock back: the store has its token."""
+        """Release the lock once the store has its token."""
         if not self._file.closed:
-            unlock(self._file.fileno())  # what is mapped holds the descriptor, and so the lock
+            unlock(self._file.fileno())  # explicitly, because the mapping keeps the descriptor
             self._file.close()
 
     def discard(self) -> None:
@@ -194,7 +194,7 @@ class NewFile:
 
 
 def _mapped(number: int, table: TableLayout, token: str) -> State:
-    """The state in an open file; ValueError where that is not what the token says."""
+    """Return the state in an open file; ValueError if it does not match the token."""
     length = os.fstat(number).st_size
     area = mmap.mmap(number, length, access=mmap.ACCESS_READ)
     head = area[:_HEAD]
@@ -226,7 +226,7 @@ def _mapped(number: int, table: TableLayout, token: str) -> State:
 
 
 def _advise(area: mmap.mmap, places: _Places) -> None:
-    """Have the codes read ahead in large pages, and of the vectors only what is measured."""
+    """Advise the system to read codes ahead in large pages, and vectors only where needed."""
     vectors = places.arrays["vectors"][0]
     codes = places.large, vectors - places.large
     for name, start, length in (
@@ -241,12 +241,12 @@ class ScanFiles:
     """The scan files of one store."""
 
     def __init__(self, store: Path, *, read_only: bool) -> None:
-        # Beside the file itself, as SQLite's own, where a link leads to it.
+        # Like SQLite's own files, they lie beside the file itself, not beside a link to it.
         self._store = store.resolve()
         self.can_write = not read_only
 
     def find(self, db: sqlite3.Connection, table: TableLayout) -> State | None:
-        """Map the table's file; None where there is none that counts in this snapshot."""
+        """Map the table's file; None if there is none that counts in this snapshot."""
         token = _token_of(db, table.name)
         if token is None:
             return None
@@ -259,7 +259,7 @@ class ScanFiles:
         return state if floor_of(db, table) <= state.change <= newest_change(db) else None
 
     def new(self, db: sqlite3.Connection, table: TableLayout, rows: int) -> NewFile | None:
-        """Begin a file for the state of this snapshot; None where there can be none."""
+        """Begin a file for the state of this snapshot; None if there can be none."""
         if not self.can_write or size_of(rows, table.schema.dim) < WORTH:
             return None
         try:
@@ -268,14 +268,14 @@ class ScanFiles:
             return None
 
     def is_written(self) -> bool:
-        """Return whether some process writes one."""
+        """Return whether some process is writing one."""
         return bool(self._locked(lambda _: None)[1])
 
     def clean(self, db: sqlite3.Connection) -> None:
-        """Remove those of which the store holds no token: older ones, and what a kill left.
+        """Remove files whose token the store does not hold: older ones, and remains of a kill.
 
-        A file whose lock is free was given up, or the store has its token: that is looked for
-        behind the lock.
+        A file whose lock is free was given up, or the store has its token: so the tokens are read
+        after taking the lock.
         """
 
         def remove(paths: list[Path]) -> None:
@@ -283,13 +283,13 @@ class ScanFiles:
             known = {str(value)[:32] for _, value in db.execute(sql).fetchall()}
             for path in paths:
                 if path.name[-32:] not in known:
-                    with suppress(OSError):  # Windows keeps one that is mapped
+                    with suppress(OSError):  # Windows keeps a mapped file
                         path.unlink()
 
         self._locked(remove)
 
     def _locked(self, act: Callable[[list[Path]], None]) -> tuple[list[Path], list[Path]]:
-        """Call ``act`` with the files that nobody writes; return these, and the others."""
+        """Call ``act`` with the files that nobody is writing; return these, and the others."""
         free: list[Path] = []
         written: list[Path] = []
         held = []
@@ -303,7 +303,7 @@ class ScanFiles:
                 with suppress(OSError):
                     file = path.open("r+b")
                     held.append(file)
-                    if file.read(len(_MAGIC)) in (_MAGIC, b""):  # else another program's
+                    if file.read(len(_MAGIC)) in (_MAGIC, b""):  # not another program's
                         (free if try_lock(file.fileno()) else written).append(path)
         try:
             act(free)
@@ -326,5 +326,5 @@ def put_token(db: sqlite3.Connection, table: str, token: str) -> None:
 
 
 def forget_token(db: sqlite3.Connection, table: str) -> None:
-    """Have the store count no longer on a scan file of this table."""
+    """Make the store reject scan files of this table."""
     db.execute("DELETE FROM aiovec_state WHERE key = ?", (TOKEN_KEY.format(table),))

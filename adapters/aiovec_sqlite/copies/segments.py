@@ -1,19 +1,19 @@
 """A table's resident copy: codes in segments, and consistent states of it for scans.
 
-A state never changes. A write makes a new one that shares what it did not touch: a row that goes
-gets an offset of minus infinity in a copy of its segment's offsets, a row that comes is written
-behind the rows that older states know of. So a scan takes no lock and sees one moment.
+A state never changes. A write makes a new one that shares all unchanged arrays: a removed row gets
+an offset of minus infinity in a copy of its segment's offsets, and a new row is written after the
+rows that older states refer to. So a scan takes no lock and sees one moment.
 
-``docs/internals/exact-search.md`` derives the bound of a value by codes. A row is
-x = m·(c/127 + r), with m its largest component, c its codes and r what rounding left out. Its
+``docs/internals/exact-search.md`` derives the error bound of a value from codes. A row is
+x = m·(c/127 + r), with m its largest component, c its codes and r the rounding remainder. Its
 *value* ranks it, higher is better:
 
     cosine  x·q/‖x‖ with ‖q‖ = 1      dot  x·q      l2  x·q - ‖x‖²/2
 
-By codes the value is ``scale·query.scale·(c·c_q) + offset``. It misses the true one by at most
-``query.length·error + query.slack·reach + rounding·|offset| + query.blur``, where ``error`` is the
-length of what the row's codes leave out and ``reach`` the length of what they hold. Queries are
-encoded in ``scan.c``.
+From codes the value is ``scale·query.scale·(c·c_q) + offset``. It differs from the true one by at
+most ``query.length·error + query.slack·reach + rounding·|offset| + query.blur``, where ``error`` is
+the length of the part of the row that its codes leave out, and ``reach`` the length of the part
+that they represent. Queries are encoded in ``scan.c``.
 """
 
 from __future__ import annotations
@@ -36,27 +36,28 @@ Int8Array = npt.NDArray[np.int8]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _STEPS = 127
-# Components beyond these make squares that leave float32 or drown in its denormals.
+# Squares of larger or smaller components overflow float32 or vanish in its denormals.
 _LARGEST, _SMALLEST = 1e15, 1e-15
 # Half a unit in the last place of a float32 near 1.
 _UNIT = 2.0**-24
 
 
 def rounding(dim: int) -> float:
-    """The relative error of a float32 sum of ``dim`` products in any order, and some more."""
+    """Return the relative error of a float32 sum of ``dim`` products in any order, with a
+    margin."""
     return (dim + 32) * _UNIT
 
 
 @dataclass(frozen=True, slots=True)
 class RowCodes:
-    """Rows as codes, what a segment keeps beside them, and their vectors."""
+    """Rows as codes, their facts, and their vectors."""
 
     codes: Int8Array
     scale: Float32Array
     offset: Float32Array
     error: Float32Array
     reach: Float32Array
-    """No shorter than what the codes hold."""
+    """At least the length of the part that the codes represent."""
     vectors: Float32Array
 
     def __len__(self) -> int:
@@ -68,9 +69,9 @@ class RowCodes:
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
-    """Codes of vectors that are 0, or whose largest component lies between 1e-15 and 1e15 in size.
+    """Return codes of vectors that are 0, or whose largest component is from 1e-15 to 1e15 in size.
 
-    DamageError where one is another, or not finite: it would spoil the bound for all rows.
+    DamageError for any other vector, which would spoil the bound for all rows.
     """
     count, dim = vectors.shape
     largest: Float32Array = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
@@ -82,7 +83,7 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     codes = coded.astype(np.int8)
     steps -= coded
     relative = np.float32(1 + rounding(dim))
-    # A component of ``steps`` is off by some units in the last place of numbers up to 127.
+    # A component of ``steps`` is off by a few units in the last place of numbers up to 127.
     left_out: Float32Array = _lengths(steps) * relative
     left_out += np.float32(4 * _STEPS * _UNIT * dim**0.5)
     squares = _squares(vectors)
@@ -95,16 +96,16 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     elif metric == "l2":
         offset = squares / np.float32(-2.0)
     error = left_out * scale * relative
-    # What the codes hold is the row less what they leave out.
+    # The codes represent the row less the part that they leave out.
     return RowCodes(codes, scale, offset, error, (lengths + error) * relative, vectors)
 
 
 def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
-    """The upper halves of rows' codes, the lower ones, and the most that these are long.
+    """Return the upper halves of rows' codes, the lower ones, and the greatest length of these.
 
-    A code and 128 is a number of eight bits, of which four go to either side. Two codes share a
-    byte: one of a row's first half in the lower bits, one of its second half in the upper ones. The
-    length is that of a row's lower halves less 7.5, their middle.
+    A code plus 128 is a number of eight bits, four in either half. Two codes share a byte: one of a
+    row's first half in the lower bits, one of its second half in the upper ones. The length is that
+    of a row's lower halves less 7.5, their middle.
     """
     if codes.shape[1] % 2:
         codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=-128)
@@ -116,7 +117,7 @@ def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
 
 
 def stacked(rows: Sequence[npt.NDArray[_Scalar]]) -> npt.NDArray[_Scalar]:
-    """Return rows as one matrix; a single one as it lies, which takes a tenth of the time."""
+    """Return rows as one matrix; a single row without a copy, in a tenth of the time."""
     return np.stack(rows) if len(rows) > 1 else rows[0][None]
 
 
@@ -129,12 +130,12 @@ def _squares(rows: Float32Array) -> Float32Array:
     return squares
 
 
-# Rows of a full segment: many enough that Python's share of a scan is small.
+# Rows of a full segment: enough that Python's share of a scan is small.
 FULL = 16_384
-# Rows that even a small segment has room for.
+# The least room of a segment, in rows.
 _ROOM = 8
-# Where codes begin, in bytes: a row that lies across one more line of the processor's cache than it
-# has to takes half as long again to scan.
+# Codes begin at a multiple of so many bytes: a row that touches one more line of the processor's
+# cache than necessary takes half as long again to scan.
 _CACHE_LINE = 64
 
 
@@ -142,12 +143,12 @@ _CACHE_LINE = 64
 class Segment:
     """The first ``count`` rows of arrays that may have room for more.
 
-    The codes lie in halves, the upper ones in ``upper``. ``vectors`` are the rows themselves.
+    The codes are in halves, the upper ones in ``upper``. ``vectors`` are the rows themselves.
     ``most_error``, ``most_reach``, ``most_offset`` and ``most_lower`` bound the rows' facts.
     """
 
     mark: object
-    """Stays while rows only come and go; another one means that rows have changed places."""
+    """Stays the same while rows only come and go; a new one means that rows have moved."""
     count: int
     dead: int
     dim: int
@@ -159,14 +160,14 @@ class Segment:
     rowids: Int64Array
     vectors: Float32Array
     ordered: bool = True
-    """True where the rowids rise, as they do in a table without partitions."""
+    """True if the rowids are sorted, as in a table without partitions."""
     most_error: float = 0.0
     most_reach: float = 0.0
     most_offset: float = 0.0
     most_lower: float = 0.0
     mapped: bool = False
-    """True where the arrays lie in a scan file: nothing is written to them. Once one of
-    its rows is removed, the segment has a private ``offset``."""
+    """True if the arrays lie in a scan file and are never written to. Once a row is removed, the
+    segment has a private ``offset``."""
 
     @classmethod
     def empty(cls, room: int, dim: int) -> Segment:
@@ -176,7 +177,7 @@ class Segment:
         return cls(object(), 0, 0, dim, upper, lower, scale, offset, error, rowids, vectors)
 
     def emptied(self, room: int) -> Segment:
-        """The first part of the same arrays, without a row."""
+        """Return the first part of the same arrays, without rows."""
         return Segment(
             object(), 0, 0, self.dim, self.upper[:room], self.lower[:room], self.scale[:room],
             self.offset[:room], self.error[:room], self.rowids[:room], self.vectors[:room],
@@ -184,7 +185,7 @@ class Segment:
 
     @cached_property
     def record(self) -> SegmentRecord:
-        """The segment as the scan reads it."""
+        """The segment in the form that the scan reads."""
         return SegmentRecord(
             address(self.upper), address(self.lower), address(self.scale), address(self.offset),
             address(self.error), address(self.rowids), address(self.vectors), self.count,
@@ -199,7 +200,7 @@ class Segment:
         return sum(array.nbytes for array in self._arrays)
 
     def with_room(self, room: int) -> Segment:
-        """The same rows in larger arrays, or in smaller ones."""
+        """Return the same rows in arrays of another length."""
         larger = Segment.empty(room, self.dim)
         for to, of in zip(larger._arrays, self._arrays, strict=True):
             to[: self.count] = of[: self.count]
@@ -214,7 +215,7 @@ class Segment:
         return [*codes, self.scale, self.offset, self.error, self.rowids, self.vectors]
 
     def append(self, rowids: Int64Array, rows: RowCodes) -> Segment:
-        """The segment with more rows, for which there must be room."""
+        """Return the segment with more rows, for which there must be room."""
         start, end = self.count, self.count + len(rows)
         self.rowids[start:end] = rowids
         self.upper[start:end], self.lower[start:end], longest = halved(rows.codes)
@@ -235,7 +236,7 @@ class Segment:
         )
 
     def without(self, rowids: Int64Array) -> Segment:
-        """The segment without rows of these ids, which must be sorted."""
+        """Return the segment without the rows of these sorted ids."""
         places = self._places(rowids)
         places = places[self.offset[places] > -np.inf]
         if not len(places):
@@ -245,27 +246,27 @@ class Segment:
         return replace(self, offset=offset, dead=self.dead + len(places))
 
     def _places(self, rowids: Int64Array) -> Int64Array:
-        """Where rows of these sorted ids stand; a row that came again stands in several places."""
-        mine = self.rowids[: self.count]
+        """Return the places of these sorted ids; a row that came again has several places."""
+        present = self.rowids[: self.count]
         if not self.ordered:
-            return np.flatnonzero(np.isin(mine, rowids, kind="sort"))
-        return _found(mine, rowids)
+            return np.flatnonzero(np.isin(present, rowids, kind="sort"))
+        return _found(present, rowids)
 
     def among(self, rowids: Int64Array, start: int) -> BoolArray:
-        """For each row from ``start`` on whether it has one of these sorted ids."""
-        mine = self.rowids[start : self.count]
+        """Return a mask of the rows from ``start`` on that have one of these sorted ids."""
+        present = self.rowids[start : self.count]
         if not self.ordered:
-            return np.isin(mine, rowids)
-        selected = np.zeros(len(mine), dtype=np.bool_)
-        selected[_found(mine, rowids)] = True
+            return np.isin(present, rowids)
+        selected = np.zeros(len(present), dtype=np.bool_)
+        selected[_found(present, rowids)] = True
         return selected
 
 
 def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
-    """Room for both halves of codes, each beginning with a line of the processor's cache.
+    """Return room for both halves of codes, each beginning at a line of the processor's cache.
 
-    In one piece, since NumPy asks for large pages for large pieces alone, and a scan by many
-    queries takes longer with small ones.
+    In one piece, because NumPy asks for large pages only for large pieces, and a scan by many
+    queries takes longer with small pages.
     """
     apart = -(-rows * width // _CACHE_LINE) * _CACHE_LINE
     whole = np.empty(2 * apart + _CACHE_LINE, dtype=np.int8)
@@ -276,15 +277,15 @@ def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
     return upper, lower
 
 
-def _found(mine: Int64Array, rowids: Int64Array) -> Int64Array:
-    """Where rising numbers hold these, which are sorted too."""
-    if not len(mine):
+def _found(present: Int64Array, rowids: Int64Array) -> Int64Array:
+    """Return the places, in sorted numbers, of these sorted rowids."""
+    if not len(present):
         return rowids[:0]
-    first, last = np.searchsorted(rowids, (mine[0], mine[-1] + 1))
+    first, last = np.searchsorted(rowids, (present[0], present[-1] + 1))
     sought = rowids[first:last]
-    places = np.searchsorted(mine, sought)
-    there: Int64Array = places[mine[places] == sought]
-    return there
+    places = np.searchsorted(present, sought)
+    matches: Int64Array = places[present[places] == sought]
+    return matches
 
 
 @dataclass(frozen=True)
@@ -296,8 +297,8 @@ class State:
 
     @cached_property
     def records(self) -> ctypes.Array[SegmentRecord]:
-        """The segments as the scan reads them."""
-        return (SegmentRecord * len(self.segments))(*[one.record for one in self.segments])
+        """The segments in the form that the scan reads."""
+        return (SegmentRecord * len(self.segments))(*[part.record for part in self.segments])
 
     @cached_property
     def nbytes(self) -> int:
@@ -306,7 +307,7 @@ class State:
 
     @cached_property
     def changed(self) -> int:
-        """The rows that have come and gone since the scan file, or all where there is none."""
+        """The rows changed since the scan file; without one, all rows."""
         return sum(part.dead if part.mapped else part.count for part in self.segments)
 
     @cached_property
@@ -323,7 +324,7 @@ class State:
 
     @cached_property
     def longest(self) -> float:
-        """No row is longer; for cosine, whose rows are unit vectors, it tells nothing."""
+        """An upper bound of the rows' lengths; meaningless for cosine, which uses unit vectors."""
         ends = (segment.most_reach + segment.most_error for segment in self.segments)
         return 1.001 * max(ends, default=0.0)
 
@@ -336,9 +337,9 @@ def appended(
     coming: int = 0,
     full: int = FULL,
 ) -> list[Segment]:
-    """Return the segments with more rows, behind the others.
+    """Return the segments with more rows at the end.
 
-    ``coming`` rows in all will be appended from here on, so that room is made for them at once.
+    ``coming`` rows in all will be appended from here on, so that room is made for them at a time.
     A segment of ``full`` rows gets no more.
     """
     grown = list(segments)
@@ -350,7 +351,7 @@ def appended(
             grown.append(Segment.empty(room, dim))
         segment = grown[-1]
         if segment.count == len(segment.rowids):
-            # By a quarter: twice the size would be mostly room.
+            # By a quarter: doubling would leave much room unused.
             left = max(len(rows), coming) - done
             wanted = max(segment.count * 5 // 4, _ROOM, segment.count + left)
             segment = segment.with_room(min(full, wanted))
@@ -362,7 +363,7 @@ def appended(
 
 
 def without(segments: Sequence[Segment], rowids: Int64Array) -> list[Segment]:
-    """The segments without rows of these ids."""
+    """Return the segments without the rows of these ids."""
     if not len(rowids):
         return list(segments)
     sought = np.sort(rowids)

@@ -1,13 +1,12 @@
 """A bound filter as one SQL condition over the columns of "<table>.rows", in a FROM called ``r``.
 
-Every literal and every payload key is a bound parameter; of what users write only the names that
-the schema checked stand in the SQL. The condition is NULL where the filter is neither true nor
-false.
+Every literal and every payload key is a bound parameter; of the user's text the SQL has only names
+that the schema checked. The condition is NULL where the filter is neither true nor false.
 
-Payload keys are looked up among those that ``json_each`` gives, not by JSON paths: it unescapes
-them on every version of SQLite, while a path misses keys that JSON text holds escaped (SQLite 3.40)
-and takes the key ``a\\0b`` for ``a`` (3.53). It binds one parameter for each key, where a path
-binds one for each use; a row takes 1.1 µs instead of 0.5.
+Payload keys are looked up among the keys of ``json_each``, not by JSON paths: ``json_each``
+unescapes them in every version of SQLite, while a path misses keys that are escaped in the JSON
+text (SQLite 3.40) and takes the key ``a\\0b`` for ``a`` (3.53). It binds one parameter for each
+key, where a path binds one for each use; a row takes 1.1 µs instead of 0.5.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from . import like, lists
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """One key of the payload. ``type`` and ``value`` are SQL that stands within ``select``."""
+    """One key of the payload. ``type`` and ``value`` are SQL for use within ``select``."""
 
     path: tuple[str, ...]
 
@@ -66,13 +65,13 @@ class Location:
         return f"k{len(self.path)}.value"
 
     def select(self, sql: str, mark: str) -> str:
-        """``sql`` for the one value at the path, NULL where there is none.
+        """Return ``sql`` for the one value at the path, NULL if there is none.
 
-        It binds what ``sql`` binds, then the path, each key at a ``mark``.
+        It binds the parameters of ``sql``, then the path, each key at a ``mark``.
         """
         levels = ["json_each(r.payload) AS k1"]
         levels += [
-            # Without the CASE, json_each would fail on a text that is no JSON.
+            # Without the CASE, json_each would fail on a text that is not JSON.
             f"json_each(CASE WHEN k{i}.type = 'object' THEN k{i}.value END) AS k{i + 1}"
             for i in range(1, len(self.path))
         ]
@@ -82,14 +81,14 @@ class Location:
 
 __all__ = ["fixed_values", "order_to_sql", "register", "to_sql"]
 
-# SQLite's default limit of 32,766, less what the statement around the filter may bind.
+# SQLite's default limit of 32,766, with room for the statement around the filter.
 MAX_PARAMETERS = 32_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# A parameter outside of a list, until to_sql settles its form. SQLite takes the constants of a
-# statement out of its loop and compares each with all that it took before: 20,000 parameters cost
-# it five seconds. One that depends on the row, if only as it seems, stays where it is.
+# A parameter outside of a list, until to_sql decides on its form. SQLite moves the constants of a
+# statement out of its loop and compares each with all earlier ones: 20,000 parameters take five
+# seconds. A parameter that seems to depend on the row stays in the loop.
 _ONE = "$?"
 _ONE_OF_MANY = "CASE r._rowid WHEN NULL THEN NULL ELSE ? END"
 _MANY_PARAMETERS = 1_000
@@ -97,7 +96,7 @@ _MANY_PARAMETERS = 1_000
 _IS_TEXT = "= 'text'"
 
 Elsewhere = Mapping[str, str]
-"""SQL for columns that the table ``r`` lacks, by their names: of those, conditions ask for NULL."""
+"""SQL for columns that the table ``r`` lacks, by name; conditions only compare them with NULL."""
 _NOWHERE: Elsewhere = MappingProxyType({})
 
 
@@ -108,12 +107,12 @@ def register(connection: Any) -> None:
 
 
 def to_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, list[Any]]:
-    """The condition and its parameters for a tree that ``aiovec._filters.bind`` gave.
+    """Return the condition and its parameters for a bound tree.
 
-    The statement that it stands in must read the table as ``r``: a field may have the name of a
-    column of ``json_each``, hidden ones (``rowid``, ``oid``, ``json``, ``root``) included, so every
-    column is named with its table. The connection that runs it needs ``register``. Raises
-    FilterError where SQLite's number of parameters does not suffice.
+    The statement around it must read the table as ``r``: a field may have the name of a column of
+    ``json_each``, hidden ones (``rowid``, ``oid``, ``json``, ``root``) included, so every column is
+    qualified with its table. The connection that runs it needs ``register``. Raises FilterError if
+    it needs more parameters than SQLite allows.
     """
     part = _compiled(expr, elsewhere, negate=False)
     if len(part.parameters) > MAX_PARAMETERS:
@@ -125,7 +124,7 @@ def to_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, list[Any]]
     return part.operand().replace(_ONE, _ONE_OF_MANY if many else "?"), list(part.parameters)
 
 
-# SQLite sorts numbers before text and text before BLOBs, so that booleans are BLOBs here.
+# SQLite sorts numbers before text and text before BLOBs, so booleans are BLOBs here.
 _SORTED = (
     "CASE WHEN {type} IN ('integer', 'real', 'text') THEN {value} "
     "WHEN {type} = 'false' THEN x'00' WHEN {type} = 'true' THEN x'01' END"
@@ -133,9 +132,9 @@ _SORTED = (
 
 
 def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
-    """The value in the form by which rows are sorted, and its parameters.
+    """Return the value in the form that rows are sorted by, and its parameters.
 
-    Of a payload key, FALSE and TRUE are BLOBs, lists and objects NULL.
+    At a payload key, FALSE and TRUE are BLOBs, lists and objects NULL.
     """
     if not ref.path:
         return _value(ref), ()
@@ -144,7 +143,7 @@ def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
 
 
 def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
-    """The terms of an ORDER BY over the table as ``r``, and their parameters."""
+    """Return the terms of an ORDER BY over the table as ``r``, and their parameters."""
     terms: list[str] = []
     parameters: list[Any] = []
     for order in order_by:
@@ -156,7 +155,7 @@ def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
 
 
 def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
-    """The partition fields for which every row that ``expr`` selects has one known value."""
+    """Return the partition fields that have one known value in all rows that ``expr`` selects."""
     fixed: dict[str, Value] = {}
     for item in expr.items if isinstance(expr, And) else (expr,):
         if isinstance(item, Compare) and item.op == "=" and not item.ref.path:
@@ -180,10 +179,10 @@ class _Part:
 
 
 def _compiled(expr: Expr, elsewhere: Elsewhere, *, negate: bool) -> _Part:
-    """``expr``, or where ``negate`` is set its negation.
+    """Return the SQL of ``expr``, or with ``negate`` of its negation.
 
-    NOT is carried down to the conditions, which is exact in three-valued logic too. So SQLite
-    sees plain comparisons, for which it may use an index, and less nesting.
+    NOT is carried down to the conditions, which is exact in three-valued logic too. So SQLite gets
+    plain comparisons, for which it may use an index, and less nesting.
     """
     if isinstance(expr, Not):
         return _compiled(expr.item, elsewhere, negate=not negate)
@@ -201,10 +200,10 @@ def _compiled(expr: Expr, elsewhere: Elsewhere, *, negate: bool) -> _Part:
 
 
 def _joined(word: Word, parts: list[_Part]) -> _Part:
-    """All ``parts`` in as little height as can be, always joining the two lowest.
+    """Join all ``parts`` with the least height, always the two lowest first.
 
-    The higher one stands first: an operand in front costs an old SQLite's parser one place of
-    its hundred, one behind costs three.
+    The higher one comes first: an operand in front costs an old SQLite's parser one place of its
+    hundred, and one behind costs three.
     """
     order = count()
     heap = [(part.height, next(order), part) for part in parts]
@@ -249,29 +248,29 @@ def _compare(ref: Ref, op: str, value: Value) -> _Part:
 
 
 def _in(ref: Ref, word: str, values: tuple[Value, ...]) -> _Part:
-    # They are of one type on payload keys too: see ``bind``.
+    # Their literals have one type on payload keys too: see ``bind``.
     group = [_bound(value) for value in values]
     return _guarded(ref, [(_is_like(values[0]), _one_of(_value(ref), word, group))])
 
 
 def _one_of(value: str, word: str, group: list[Any]) -> _Part:
-    if len(group) <= 2:  # constants that are taken out of the loop
+    if len(group) <= 2:  # as constants outside of the loop
         return _Part(f"{value} {word} ({', '.join([_ONE] * len(group))})", group)
     if _fit_json(group):
-        # One text for lists of any length. The driver keeps each of a connection's last statements,
-        # and one with a parameter for each of 20,000 ids takes 1.4 MB.
+        # One text for lists of any length. The driver keeps a connection's last statements, and a
+        # statement with a parameter for each of 20,000 ids takes 1.4 MB.
         listed = json.dumps(group, ensure_ascii=False, separators=(",", ":"))
         return _Part(f"{value} {word} (SELECT one.value FROM json_each(?) AS one)", [listed])
-    # A long list is a tree that must be constant.
+    # SQLite makes a tree of a long list only if all of it is constant.
     return _Part(f"{value} {word} ({', '.join('?' * len(group))})", group)
 
 
 def _fit_json(group: Sequence[Any]) -> bool:
-    """Return whether SQLite reads the values from JSON as they are.
+    """Return whether SQLite reads the values from JSON unchanged.
 
     A float may lose its last bit, and a text ends at a NUL.
     """
-    return all("\0" not in one if isinstance(one, str) else isinstance(one, int) for one in group)
+    return all("\0" not in v if isinstance(v, str) else isinstance(v, int) for v in group)
 
 
 def _is_null(ref: Ref, elsewhere: Elsewhere, negate: bool) -> _Part:
@@ -279,13 +278,13 @@ def _is_null(ref: Ref, elsewhere: Elsewhere, negate: bool) -> _Part:
         value = elsewhere.get(ref.name) or _value(ref)
         return _Part(f"{value} IS {'NOT ' if negate else ''}NULL")
     at = Location(ref.path)
-    # The type of an absent key is NULL, that of JSON's null is 'null'.
+    # The type of an absent key is NULL, and the type of JSON's null is 'null'.
     sql = f"coalesce({at.select(at.type, _ONE)}, 'null') {'!=' if negate else '='} 'null'"
     return _Part(sql, ref.path)
 
 
 def _range(ref: Ref, prefix: str) -> _Part:
-    """Texts from ``prefix`` up to the end of those that begin with it: an index can serve it."""
+    """Return the range of texts that begin with ``prefix``, which an index can serve."""
     value, end = _value(ref), like.end_of_prefix(prefix)
     if end is None:
         return _Part(f"{value} >= {_ONE}", [prefix])
@@ -299,7 +298,7 @@ def _like(expr: Like) -> _Part:
         text, at_end = literal
         if not at_end:
             return _Part(f"instr({value}, {_ONE}) > 0", [text])
-        # Of a text, SQLite's substr would end at a NUL; that of an empty BLOB is NULL.
+        # SQLite's substr of a text would end at a NUL, and that of an empty BLOB is NULL.
         end, whole = text.encode(), f"CAST({value} AS BLOB)"
         sql = f"length({whole}) >= {len(end)} AND substr({whole}, {-len(end)}) = {_ONE}"
         return _Part(sql, [end], joined=True)
@@ -310,7 +309,7 @@ def _like(expr: Like) -> _Part:
     sql = like.call(value, _ONE, ignore_case=ignore_case)
     bound: list[Any] = [like.argument(pattern, ignore_case=ignore_case)]
     if (glob := like.as_glob(pattern, ignore_case=ignore_case)) is not None:
-        # GLOB ends at a NUL, so texts that hold one go to the function.
+        # GLOB ends at a NUL, so texts with a NUL go to the function.
         sql = f"CASE WHEN instr({value}, char(0)) THEN {sql} ELSE {value} GLOB {_ONE} END"
         bound.append(glob)
     if not prefix:
@@ -342,7 +341,7 @@ def _equals_list(ref: Ref, values: tuple[Value, ...], negate: bool) -> _Part:
 
 
 def _guarded(ref: Ref, cases: Sequence[tuple[str, _Part]]) -> _Part:
-    """The case that a payload value's type chooses, NULL for no case; a column has one case."""
+    """Return the case for a payload value's type, NULL for other types; a column has one case."""
     if not ref.path:
         return cases[0][1]
     at = Location(ref.path)
@@ -356,19 +355,19 @@ def _negated(part: _Part, negate: bool) -> _Part:
 
 
 def _value(ref: Ref) -> str:
-    """SQL for the value; that of a payload key stands within ``Location.select``."""
+    """Return SQL for the value; for a payload key, it must be within ``Location.select``."""
     return Location(ref.path).value if ref.path else 'r."' + ref.name.replace('"', '""') + '"'
 
 
 def _is_like(value: Value) -> str:
-    """Return the condition that a JSON type compares with ``value``; on a column any does."""
+    """Return the condition for JSON types comparable with ``value``; on a column all are."""
     if isinstance(value, bool):
         return "IN ('true', 'false')"
     return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"
 
 
 def _bound(value: Value) -> Any:
-    """``value`` as the rows hold it."""
+    """Return ``value`` as stored in rows."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):

@@ -1,8 +1,8 @@
-"""LIKE patterns for SQLite: ranges that an index serves, its own functions, and one in Python.
+"""LIKE patterns for SQLite: ranges for an index, SQLite's own functions, and one in Python.
 
-SQLite's own LIKE ignores the case of ASCII letters. Its GLOB ends at a NUL, takes U+FFFD, U+FFFE
-and U+FFFF for the same, and takes as long as text and pattern multiplied, so only short patterns
-without these characters go to it.
+SQLite's own LIKE ignores the case of ASCII letters. Its GLOB ends at a NUL, confuses U+FFFD, U+FFFE
+and U+FFFF, and its time is the product of the lengths of text and pattern, so only short patterns
+without these characters use it.
 
 Patterns here are marked: their wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 """
@@ -21,7 +21,7 @@ _FUNCTION, _FOLDING_FUNCTION = "aiovec_like", "aiovec_ilike"
 # Bytes of the longest pattern for GLOB.
 _LONGEST_GLOB = 32
 # GLOB ends at a NUL, and reads the other three as U+FFFD in pattern and text. A pattern without
-# them is right on texts that hold them.
+# them is right even for texts that have them.
 _NOT_FOR_GLOB = re.compile("[\0\ufffd\ufffe\uffff]")
 _GLOB = {ANY_TEXT: "*", ANY_CHARACTER: "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 
@@ -38,8 +38,8 @@ def register(connection: Any) -> None:
 
 
 def call(text_sql: str, mark: str, *, ignore_case: bool) -> str:
-    """SQL that matches the text against the parameter at ``mark``: ``argument(pattern)``."""
-    # pysqlite3 hands a function its text only up to a NUL, but a BLOB whole.
+    """Return SQL that matches a text with the parameter at ``mark``: ``argument(pattern)``."""
+    # pysqlite3 passes a text to a function only up to a NUL, but a BLOB completely.
     name = _FOLDING_FUNCTION if ignore_case else _FUNCTION
     return f"{name}(CAST({text_sql} AS BLOB), {mark})"
 
@@ -49,7 +49,7 @@ def argument(pattern: str, *, ignore_case: bool) -> bytes:
 
 
 def matches(text: str, pattern: str) -> bool:
-    """LIKE as the filters mean it, exact on code points, NUL and newlines too."""
+    """Match LIKE as in filters, exact on code points including NUL and newlines."""
     return _matcher(pattern)(text)
 
 
@@ -63,7 +63,7 @@ def _matches_folded_bytes(text: bytes | None, pattern: bytes) -> bool | None:
 
 
 def end_of_prefix(prefix: str) -> str | None:
-    """The least text above all texts that begin with ``prefix``; None where there is none."""
+    """Return the first text after all texts that begin with ``prefix``; None if there is none."""
     kept = prefix.rstrip("\U0010ffff")
     if not kept:
         return None
@@ -77,7 +77,7 @@ def literal_prefix(pattern: str) -> str:
 
 
 def as_literal(pattern: str) -> tuple[str, bool] | None:
-    """The text of ``%text%`` and ``%text``, and whether it is at the end; None for others."""
+    """Return the text of ``%text%`` or ``%text``, and whether it is at the end; None for others."""
     if not pattern.startswith(ANY_TEXT) or ANY_CHARACTER in pattern:
         return None
     text = pattern.strip(ANY_TEXT)
@@ -85,7 +85,7 @@ def as_literal(pattern: str) -> tuple[str, bool] | None:
 
 
 def as_glob(pattern: str, *, ignore_case: bool) -> str | None:
-    """``pattern`` for GLOB; None where GLOB cannot tell."""
+    """Return ``pattern`` for GLOB; None if GLOB would be wrong."""
     if _NOT_FOR_GLOB.search(pattern) or len(pattern) > _LONGEST_GLOB:
         return None
     globs = [_GLOB.get(character, character) for character in pattern]
@@ -101,9 +101,9 @@ def _either_case(glob: str) -> str:
 
 @lru_cache(maxsize=64)
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Match the parts between the ``%`` one behind the other, each as early as it fits.
+    """Match the parts between the ``%`` one after another, each as early as possible.
 
-    A single regular expression for all of them would search long literals more slowly.
+    One regular expression for all of them would search long literals more slowly.
     """
     parts = pattern.split(ANY_TEXT)
     first, *others = map(_expression, parts)
@@ -116,10 +116,10 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
         if end < place or not first.match(text) or not last.match(text, end):
             return False
         for part in middle:
-            found = part.search(text, place, end)
-            if found is None:
+            match_of_part = part.search(text, place, end)
+            if match_of_part is None:
                 return False
-            place = found.end()
+            place = match_of_part.end()
         return True
 
     return match

@@ -1,6 +1,6 @@
-"""Comparison of a list with another one, for SQLite.
+"""Equality of lists, for SQLite.
 
-JSON has many texts for one number and for one character, and a payload's list may hold values of
+JSON has many texts for one number and for one character, and a payload's list may have values of
 several types.
 """
 
@@ -22,7 +22,8 @@ def register(connection: Any) -> None:
 
 
 def call(list_sql: str, mark: str, length: int) -> str:
-    """SQL that compares a JSON array with the parameter at ``mark``: ``argument(values)``."""
+    """Return SQL that compares a JSON array with the parameter at ``mark``:
+    ``argument(values)``."""
     return f"json_array_length({list_sql}) = {length} AND {_FUNCTION}({list_sql}, {mark})"
 
 
@@ -30,10 +31,10 @@ def argument(values: Sequence[Value]) -> str:
     return json.dumps(values)
 
 
-def _equals(found: str | None, wanted: str) -> bool | None:
-    if found is None:
+def _equals(stored: str | None, wanted: str) -> bool | None:
+    if stored is None:
         return None
-    items = json.loads(found)
+    items = json.loads(stored)
     parsed = _parsed(wanted)
     # A boolean equals a number in Python, but not in a filter.
     return items == parsed and all(

@@ -1,1 +1,1 @@
-"""Keyword search: the FTS5 index of a table, its upkeep, and searches by it."""
+"""Keyword search: the FTS5 index of a table, its upkeep, and searches with it."""

@@ -1,6 +1,6 @@
 """Parts of words that the ngram index cannot find, found in the texts themselves.
 
-Needle and text are folded to what the index takes for the same: lower case without accents.
+Needle and text are folded like the index: lower case without accents.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-# Characters that one call into C looks at. It holds the interpreter meanwhile, for some 3 ms.
+# Characters in one call into C, which holds the interpreter for about 3 ms.
 _PIECE = 2**16
 
 
 def _folded(char: str) -> str:
-    """A character in lower case without accents; empty for an accent of its own."""
+    """Return a character in lower case without accents; empty for a combining accent."""
     if unicodedata.combining(char):
         return ""
     lower = char.lower()
@@ -25,8 +25,8 @@ def _folded(char: str) -> str:
 
 class _Folding(dict[int, str]):
     def __missing__(self, code: int) -> str:
-        self[code] = found = _folded(chr(code))
-        return found
+        self[code] = char = _folded(chr(code))
+        return char
 
 
 _FOLDING = _Folding()
@@ -34,16 +34,16 @@ _FOLDING = _Folding()
 
 @lru_cache(maxsize=1)
 def _changing() -> re.Pattern[str]:
-    """A pattern of the characters that folding changes, and of all that take more than 16 bits.
+    """Return a pattern of the characters that folding changes, and of all above 16 bits.
 
-    To look for them takes a fifth of the time of folding, and ideographs are none of them.
+    Searching for it takes a fifth of the time of folding, and ideographs do not match it.
     """
     chars = "".join(char for char in map(chr, range(0x10000)) if _folded(char) != char)
     return re.compile(f"[{re.escape(chars)}\U00010000-\U0010ffff]")
 
 
 def folded(text: str) -> str:
-    """A text as the index compares it."""
+    """Return a text as the index compares it."""
     if text.isascii():
         return text.lower()
     pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
@@ -53,9 +53,9 @@ def folded(text: str) -> str:
 
 
 def spans_of(needles: Iterable[str], text: str) -> Iterator[tuple[int, int]]:
-    """Where folded needles stand in a text, in any case, with or without accents."""
+    """Yield the places of folded needles in a text, in any case, with or without accents."""
     whole = folded(text)
-    # The characters that the folded ones come from: accents of their own are left out.
+    # The characters that the folded ones come from: combining accents are left out.
     if len(whole) == len(text):
         origins: Sequence[int] = range(len(text))
     else:
@@ -69,9 +69,9 @@ def spans_of(needles: Iterable[str], text: str) -> Iterator[tuple[int, int]]:
 
 
 def count_in(needle: str, stored: bytes | None) -> int:
-    """The number of times that a needle stands in a text: the SQL function ``aiovec_counts``.
+    """Count the occurrences of a needle in a text: the SQL function ``aiovec_counts``.
 
-    The text is a BLOB, which the driver hands over whole; a text it cuts at a NUL.
+    The text is passed as a BLOB, because the driver cuts a text at a NUL.
     """
     if stored is None:
         return 0

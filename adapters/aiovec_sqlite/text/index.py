@@ -1,9 +1,9 @@
-"""The text index of a table: an FTS5 table over a view of the rows, kept by triggers.
+"""The text index of a table: an FTS5 table over a view of the rows, updated by triggers.
 
-The schema says which fields an index shall cover, ``aiovec_text`` which indexes there are.
-``advance`` brings them nearer to each other, a short write transaction at a time, so a build that
-was killed goes on where it stopped. While an index is built, triggers leave out the rows that the
-build has not reached. A finished index serves until its successor is finished too.
+The schema says which fields an index has to cover, and ``aiovec_text`` which indexes exist.
+``advance`` brings the indexes closer to the schema, one short write transaction at a time, so a
+killed build continues where it stopped. During a build, triggers skip rows that the build has not
+reached. A finished index serves until its successor is finished too.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
     analyzer TEXT NOT NULL, done INTEGER, upto INTEGER
 ) STRICT"""
 
-# Indexed in one transaction, for which other writers wait: about 50 ms.
+# The most that is indexed in one transaction, while other writers wait: about 50 ms.
 _MOST_ROWS = 3_000
 _MOST_CHARACTERS = 1_000_000
-# Pages of the index that are merged in one transaction.
+# Pages of the index merged in one transaction.
 _MERGED_PAGES = 200
-# FTS5's default, less a little: what a page of the index takes in the file.
+# Bytes of an index page in the file: a little less than FTS5's default.
 _PAGE_BYTES = 4_050
-# Of which the names of SQL are made. A renamed table keeps the names of its index.
+# The names in SQL are made from it. A renamed table keeps the names of its index.
 _FTS_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,63}\.text[0-9]{1,19}")
 
 
 def _has_list(db: sqlite3.Connection) -> bool:
-    """Return whether the file has the list of indexes: the first one makes it."""
-    found = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiovec_text'").fetchone()
-    return found is not None
+    """Return whether the file has the list of indexes, which the first index creates."""
+    row = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiovec_text'").fetchone()
+    return row is not None
 
 
 def _probe(db: sqlite3.Connection, fts: str) -> None:
-    """Search an index for next to nothing, which fails where its structure is damaged."""
+    """Run a cheap search, which fails if the structure of the index is damaged."""
     db.execute(
         f"SELECT rowid, bm25({quoted(fts)}) FROM {quoted(fts)} WHERE {quoted(fts)} MATCH ? LIMIT 1",
         ('"a" *',),
@@ -56,10 +56,10 @@ def _probe(db: sqlite3.Connection, fts: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TextIndex:
-    """An index as ``aiovec_text`` has it.
+    """An entry of ``aiovec_text``.
 
-    Rows whose rowid is above ``done`` and up to ``upto`` are not indexed yet; both are None where
-    the index is complete.
+    Rows with rowids above ``done`` and up to ``upto`` are not indexed yet; both are None if the
+    index is complete.
     """
 
     generation: int
@@ -76,7 +76,7 @@ class TextIndex:
 
     @property
     def view(self) -> str:
-        """The view of the rows that it indexes, quoted."""
+        """The view of the indexed rows, quoted."""
         return quoted(f"{self.fts}.rows")
 
     @property
@@ -85,7 +85,7 @@ class TextIndex:
 
     @property
     def columns(self) -> list[str]:
-        """Its columns: fields may have names that FTS5 keeps for itself, such as "rank"."""
+        """Its columns. Fields may have names that FTS5 reserves, such as "rank"."""
         return [f"c{number}" for number in range(1, len(self.fields) + 1)]
 
     @property
@@ -98,7 +98,7 @@ class TextIndex:
         return f"c{self.fields.index(field) + 1}"
 
     def shadow(self, suffix: str) -> str:
-        """One of the ordinary tables in which FTS5 keeps its data, quoted."""
+        """Return one of the ordinary tables in which FTS5 keeps its data, quoted."""
         return quoted(f"{self.fts}_{suffix}")
 
 
@@ -107,7 +107,7 @@ def wanted_fields(schema: Schema) -> tuple[str, ...]:
 
 
 def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
-    """The indexes of a table, the oldest first: one that serves, and one that is being built."""
+    """Return the indexes of a table, oldest first: one that serves, and one being built."""
     if not _has_list(db):
         return []
     return [
@@ -124,7 +124,7 @@ def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
 def _read(
     name: str, generation: Any, fts: Any, fields: Any, analyzer: Any, done: Any, upto: Any
 ) -> TextIndex:
-    # Every search reads its index's entry, and the same entry always says the same.
+    # Cached, because every search reads its index's entry, and equal entries have equal indexes.
     try:
         names = json.loads(fields)
     except ValueError:
@@ -142,13 +142,13 @@ def _read(
 
 
 def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
-    """The index that answers searches, or UnsupportedError with the way to get one."""
-    found = indexes_of(db, table.name)
-    ready = [index for index in found if index.ready]
+    """Return the index that answers searches, or raise UnsupportedError with advice."""
+    indexes = indexes_of(db, table.name)
+    ready = [index for index in indexes if index.ready]
     if ready:
         return ready[-1]
-    if found:
-        raise being_built(table.name, found[-1])
+    if indexes:
+        raise being_built(table.name, indexes[-1])
     fields = wanted_fields(table.schema)
     if not fields:
         raise UnsupportedError(
@@ -164,7 +164,7 @@ def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
 
 
 def being_built(name: str, index: TextIndex) -> UnsupportedError:
-    """The error of a search that needs an index which is not complete."""
+    """Return the error of a search that needs an incomplete index."""
     return UnsupportedError(
         "text",
         "sqlite",
@@ -174,7 +174,7 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
 
 
 def check_can_index(schema: Schema) -> None:
-    """Raise UnsupportedError where a field asks for keyword search and this SQLite has none."""
+    """Raise UnsupportedError if a field wants keyword search and this SQLite has none."""
     if wanted_fields(schema) and not has_fts5():
         raise UnsupportedError(
             "text",
@@ -188,45 +188,45 @@ def check_can_index(schema: Schema) -> None:
 
 
 def create_empty(tx: Transaction, table: TableLayout) -> None:
-    """Make the index of a table that has no rows."""
+    """Make the index of a table without rows."""
     check_can_index(table.schema)
     if wanted_fields(table.schema):
         _create(tx, table)
 
 
 def advance(tx: Transaction, name: str) -> bool:
-    """Do a step of what brings the table's indexes to what its schema says; True if more is left.
+    """Do one step towards the indexes that the table's schema wants; return True if more is left.
 
-    Several may do this at once, in any number of processes.
+    Several processes may do this at the same time.
     """
     tx.expect(_MOST_ROWS)
     table = read_table(tx.db, name)
     if table is None:
         return False
-    found = indexes_of(tx.db, name)
+    indexes = indexes_of(tx.db, name)
     wanted = wanted_fields(table.schema)
     if not wanted:
-        for index in found:
+        for index in indexes:
             drop(tx, index)
         return False
     check_can_index(table.schema)
-    fitting = [index for index in found if set(index.fields) == set(wanted)]
+    fitting = [index for index in indexes if set(index.fields) == set(wanted)]
     if not fitting:
-        for index in found:
+        for index in indexes:
             if not index.ready:
                 drop(tx, index)
         return not _create(tx, table).ready
     index = fitting[-1]
     if not index.ready and not _index_some(tx, table, index):
         return True
-    for other in found:
+    for other in indexes:
         if other != index:
             drop(tx, other)
     return False
 
 
 def _create(tx: Transaction, table: TableLayout) -> TextIndex:
-    """A new index with its triggers; complete where the table has no rows."""
+    """Return a new index with its triggers; it is complete if the table has no rows."""
     db = tx.db
     fields = wanted_fields(table.schema)
     generation = tx.take()
@@ -269,7 +269,7 @@ def tokenizer_of(analyzer: str) -> str:
 
 
 def _any_text(row: str, index: TextIndex) -> str:
-    """The condition that a row has text: ``row`` is "new.", "old." or empty."""
+    """Return the condition that a row has text: ``row`` is "new.", "old." or empty."""
     return "(" + " OR ".join(f"{row}{quoted(name)} IS NOT NULL" for name in index.fields) + ")"
 
 
@@ -312,7 +312,7 @@ def _create_triggers(db: sqlite3.Connection, table: TableLayout, index: TextInde
 
 
 def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
-    """Index the next rows; True when that was all of them."""
+    """Index the next rows; return True if none were left."""
     db = tx.db
     lengths = " + ".join(f"coalesce(length({quoted(name)}), 0)" for name in index.fields)
     end, characters = None, 0
@@ -359,7 +359,7 @@ def _drop(db: sqlite3.Connection, generation: int, fts: str) -> None:
     except load_driver().DatabaseError as exc:
         if code_of(exc) not in (0, ERROR, CORRUPT) or not db.in_transaction:
             raise
-        # FTS5 opens a table before it drops it, and cannot without a sound configuration.
+        # FTS5 opens a table before it drops it, which needs an undamaged configuration.
         config = quoted(f"{fts}_config")
         db.execute(f"DROP TABLE IF EXISTS {config}")
         db.execute(f"CREATE TABLE {config} (k PRIMARY KEY, v) WITHOUT ROWID")
@@ -370,7 +370,7 @@ def _drop(db: sqlite3.Connection, generation: int, fts: str) -> None:
 
 
 def drop_all(tx: Transaction, name: str) -> None:
-    """Remove the indexes of a table, also where their entries cannot be read."""
+    """Remove the indexes of a table, even if their entries are unreadable."""
     if not _has_list(tx.db):
         return
     for generation, fts in tx.db.execute(
@@ -382,14 +382,14 @@ def drop_all(tx: Transaction, name: str) -> None:
 
 
 def drop_with(tx: Transaction, name: str, field: str) -> None:
-    """Remove the indexes over a field that goes; ``advance`` builds what the others want."""
+    """Remove the indexes over a dropped field; ``advance`` builds them for the other fields."""
     for index in indexes_of(tx.db, name):
         if field in index.fields:
             drop(tx, index)
 
 
 def rename_field(tx: Transaction, name: str, old: str, new: str) -> None:
-    """Note the new name of a field. SQLite has put it into the view and the triggers."""
+    """Note the new name of a field. SQLite has changed the view and the triggers."""
     for index in indexes_of(tx.db, name):
         fields = [new if field == old else field for field in index.fields]
         tx.db.execute(
@@ -399,7 +399,7 @@ def rename_field(tx: Transaction, name: str, old: str, new: str) -> None:
 
 
 def rename_table(tx: Transaction, old: str, new: str) -> None:
-    """Note the new name of a table, whose names in the file stay."""
+    """Note the new name of a table; its names in the file stay."""
     if indexes_of(tx.db, old):
         tx.db.execute("UPDATE aiovec_text SET name = ? WHERE name = ?", (new, old))
 
@@ -408,7 +408,7 @@ def rename_table(tx: Transaction, old: str, new: str) -> None:
 
 
 def merge_some(tx: Transaction, name: str, *, first: bool) -> bool:
-    """Merge parts of the index, which each commit makes; True if more is left."""
+    """Merge parts of the index, which grow with each commit; return True if more is left."""
     for index in indexes_of(tx.db, name):
         if index.ready:
             before = tx.db.total_changes
@@ -421,23 +421,23 @@ def merge_some(tx: Transaction, name: str, *, first: bool) -> bool:
 
 
 def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping[str, Any]]:
-    """The bytes that the indexes of a table take, about, and what ``stats`` tells of them."""
+    """Return the approximate bytes of a table's indexes, and their facts for ``stats``."""
     if not wanted_fields(table.schema):
         return 0, {}
-    found = indexes_of(db, table.name)
+    indexes = indexes_of(db, table.name)
     size = 0
-    for index in found:
+    for index in indexes:
         pages, rows = db.execute(
             f"SELECT (SELECT count(*) FROM {index.shadow('idx')}), "
             f"(SELECT count(*) FROM {index.shadow('docsize')})"
         ).fetchone()
         size += pages * _PAGE_BYTES + rows * 12
-    if not found:
+    if not indexes:
         state = "missing: optimize builds it"
-    elif any(index.ready for index in found):
+    elif any(index.ready for index in indexes):
         state = "ready"
     else:
-        state = f"being built: {found[-1].progress}"
+        state = f"being built: {indexes[-1].progress}"
     return size, {
         "text_analyzer": table.schema.analyzer,
         "text_index": state,
@@ -446,16 +446,16 @@ def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping
 
 
 def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
-    """The state of a table's text index in words; True where it is as it should be.
+    """Return the state of a table's text index in words, and True if it is sound.
 
-    Writes nothing, so it compares which rows are indexed, not their words: those are SQLite's
-    quick_check to look at.
+    Writes nothing, so it compares which rows are indexed, not their words, which SQLite's
+    quick_check covers.
     """
     try:
-        found = indexes_of(db, table.name)
-        if not found:
+        indexes = indexes_of(db, table.name)
+        if not indexes:
             return "missing; an older version created the table", False
-        index = found[-1]
+        index = indexes[-1]
         if not index.ready:
             return f"being built: {index.progress}", True
         missing, more = db.execute(
@@ -471,7 +471,7 @@ def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
         return f"damaged: {exc}", False
     if missing or more:
         return (
-            f"damaged: {missing:,} rows are missing in it, and {more:,} of its rows are gone",
+            f"damaged: it lacks {missing:,} rows, and has {more:,} rows that are gone",
             False,
         )
     return f"ready, analyzer {index.analyzer!r}", True

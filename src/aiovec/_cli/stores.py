@@ -142,6 +142,7 @@ def place_named(store: str | None, config: str | None) -> Place:
 
 def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None) -> None:
     """Give a store the embedder of ``--embedder`` for a table of this schema."""
+    from .._internals import StoreInternals
     from ..backend.config import embedder_section
 
     if given is None:
@@ -159,7 +160,9 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
     for key in ("query_prefix", "document_prefix", "request_dim"):
         known[key] = (embed.recipe or {}).get(key)
     keys = {**{key: value for key, value in known.items() if value}, **keys}
-    vectors._embedders.give(embed.using, embedder_section(embed.using, keys, "--embedder"))
+    StoreInternals(vectors).give_embedder(
+        embed.using, embedder_section(embed.using, keys, "--embedder")
+    )
 
 
 def in_store(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._internals import StoreInternals
 from .._store.connect import restore_place
 from ..errors import AiovecError, UnsupportedError
 from .facts import index_line
@@ -68,8 +70,7 @@ async def _optimized(vectors: VectorStore, name: str, workers: Engine | None) ->
     if workers is None:
         await vectors.optimize(name)
     else:
-        act = workers.optimize
-        await vectors._on_table("optimize", name, lambda now, at: act(now.backend, at))
+        await StoreInternals(vectors).on_table("optimize", name, workers.optimize)
     seconds = round(time.perf_counter() - began, 6)
     after = (await vectors.stats(name)).bytes
     return {"name": name, "seconds": seconds, "bytes_before": before, "bytes": after}
@@ -181,10 +182,8 @@ def index(
             elif workers is None:
                 await one.create_index(kind, **options)
             else:
-                act = workers.index
-                await vectors._on_table(
-                    "create_index", one.name, lambda now, at: act(now.backend, at, kind, options)
-                )
+                build = partial(workers.index, kind=kind, options=options)
+                await StoreInternals(vectors).on_table("create_index", one.name, build)
         return one.name, time.perf_counter() - began, await one.indexes()
 
     with engine_of(engine, address) as workers:

@@ -25,7 +25,7 @@ from .._model.schema import Schema
 from ..backend.embedders import EmbedderSettings
 from ..backend.threads import hop, in_daemon_thread, in_thread
 from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
-from .calling import is_async, takes_kind
+from .callables import is_async, takes_kind
 from .failures import Failure, failure_of
 from .local import LocalModel
 from .protocol import Embedder, Purpose

@@ -19,8 +19,8 @@ from .._model.schema import RECIPE_KEYS, Embed, Schema
 from ..backend.embedders import OWN_URL, EmbedderSettings
 from ..backend.threads import in_thread
 from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError
+from .app_embedders import DEFAULT, check_embedder, embedder
 from .batcher import Batcher
-from .given import DEFAULT, check_embedder, embedder
 from .local import LocalModel
 from .openai import OWN_KEY, OpenAIEmbedder, key_name_of
 from .protocol import Embedder

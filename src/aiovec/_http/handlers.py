@@ -21,7 +21,7 @@ _SERVER_ERROR = 500
 _INTERNAL_ERROR = 1011  # of web sockets, by RFC 6455
 
 
-class Answer:
+class ProblemResponse:
     """A problem as a response: the ASGI app that Starlette wants, and that Litestar asks it for."""
 
     def __init__(self, error: Exception) -> None:
@@ -29,7 +29,7 @@ class Answer:
         self.problem = problem_of(error)
         self.status_code = self.problem.status
 
-    def to_asgi_response(self, *_: object, **__: object) -> Answer:
+    def to_asgi_response(self, *_: object, **__: object) -> ProblemResponse:
         return self
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: object, send: Send) -> None:
@@ -48,13 +48,13 @@ class Answer:
         await send({"type": "http.response.body", "body": b"" if head else body})
 
 
-def _answer(_: object, error: Exception) -> Answer:
-    return Answer(error)
+def _response(_: object, error: Exception) -> ProblemResponse:
+    return ProblemResponse(error)
 
 
-async def _answer_later(connection: Any, error: Exception) -> Answer | None:
+async def _response_later(connection: Any, error: Exception) -> ProblemResponse | None:
     if connection.scope["type"] != "websocket":
-        return Answer(error)
+        return ProblemResponse(error)
     await _log(error, _INTERNAL_ERROR)
     with contextlib.suppress(Exception):  # the handler has closed it already, or the client has
         await connection.close(code=_INTERNAL_ERROR, reason=problem_of(error).title)
@@ -80,9 +80,9 @@ def add_error_handlers(app: object) -> None:
     """
     add = getattr(app, "add_exception_handler", None)
     if callable(add):  # Starlette and FastAPI
-        add(AiovecError, _answer_later)
+        add(AiovecError, _response_later)
         return
     handlers = getattr(app, "exception_handlers", None)
     if not isinstance(handlers, MutableMapping):
         raise InvalidArgumentError("app", app, "an app of FastAPI, Starlette or Litestar")
-    handlers.setdefault(AiovecError, _answer)
+    handlers.setdefault(AiovecError, _response)

@@ -120,7 +120,7 @@ async def collect_ids(ids: Any) -> Any:
     return await read_all(ids) if isinstance(ids, Iterator) else ids
 
 
-def bytes_of(rows: Any, schema: Schema) -> int:
+def bytes_to_write(rows: Any, schema: Schema) -> int:
     """About what ``to_batch`` will take for the rows; too little where they hold long texts."""
     if isinstance(rows, NewRows):
         return int(rows.table.nbytes)

@@ -1,9 +1,9 @@
-"""Arrow data from outside: validated before anything else reads it, then brought into plain types.
+"""Arrow data from outside: validated before anything else reads it, then converted to plain types.
 
-Arrow's own functions trust what they get. An offset that points elsewhere ends the interpreter or
-reads other memory, and text that is not UTF-8 is stored as it is. So nothing but this module
-touches an array before ``check_table`` or ``check_array`` has accepted it; ``nbytes`` and slices of
-nested arrays already follow offsets. Blocking, and for large data slow enough to need a thread.
+Arrow's functions trust their input. A wrong offset crashes the interpreter or reads other memory,
+and text that is not UTF-8 is stored unchanged. So only this module touches an array before
+``check_table`` or ``check_array`` has accepted it; even ``nbytes`` and slices of nested arrays
+follow offsets. These functions block; large data needs a thread.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import pyarrow.compute as pc
 from ..errors import InvalidRowError
 from .arrays import BoolArray, Float32Array, Int64Array
 
-# Data from outside may stand for far more than it holds: texts that a dictionary or views repeat,
-# lists of nulls. It is refused if it unpacks to more than both of these.
+# Data from outside may unpack to far more than its size: texts repeated by a dictionary or views,
+# lists of nulls. It is refused if the unpacked size exceeds both of these bounds.
 _LEAST_BYTES = 2**28
 _MOST_TIMES = 512
-# Of a Python value or an offset, at least.
+# Least bytes of a Python value or an offset.
 _VALUE_BYTES = 32
-# Extensions whose storage without its type says nothing: months since 1970, two bare bounds.
+# Extension types whose plain storage is meaningless: months since 1970, two bare bounds.
 _NO_VALUES = frozenset({"pandas.period", "pandas.interval"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS = pa.timestamp("us", tz="UTC")
 
 
 def is_arrow(rows: object) -> bool:
-    """Return whether an object is Arrow data, or a frame that offers itself as such."""
+    """Return whether an object is Arrow data, or a frame with Arrow's interface."""
     return isinstance(rows, (pa.RecordBatch, pa.Table)) or (
         hasattr(type(rows), "__arrow_c_stream__") or hasattr(type(rows), "__arrow_c_array__")
     )
 
 
 def table_of(rows: Any) -> pa.Table:
-    """Arrow rows of any form as a table. Reads a stream to its end; validates nothing."""
+    """Return Arrow rows of any form as a table. Reads a stream to its end; validates nothing."""
     if isinstance(rows, pa.Table):
         return rows
     if isinstance(rows, pa.RecordBatch):
@@ -55,7 +55,7 @@ def table_of(rows: Any) -> pa.Table:
 
 
 def array_of(column: Any, name: str) -> pa.Array | pa.ChunkedArray:
-    """A column that offers itself as Arrow data, such as a Polars series."""
+    """Return a column with Arrow's interface, such as a Polars series, as an array."""
     try:
         return pa.chunked_array(column) if hasattr(column, "__arrow_c_stream__") else pa.array(
             column
@@ -67,26 +67,26 @@ def array_of(column: Any, name: str) -> pa.Array | pa.ChunkedArray:
 
 
 def names_of(table: pa.Table | pa.RecordBatch) -> list[str]:
-    """The columns' names."""
+    """Return the names of the columns."""
     try:
         return cast("list[str]", table.schema.names)
     except UnicodeDecodeError as exc:
         raise InvalidRowError("the name of a column is not valid UTF-8") from exc
 
 
-# The columns of ``Schema.to_arrow``, which were checked when they were written
+# Columns of ``Schema.to_arrow``, which were checked when they were written
 
 
 def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
-    """The vectors of a column as one matrix, without a copy where they lie in one piece.
+    """Return the vectors of a column as one matrix, without a copy if they are contiguous.
 
-    The row of a null is of NaN, which no vector holds.
+    A null becomes a row of NaN, which no vector holds.
     """
     dim = column.type.list_size
     parts = []
     for chunk in _chunks(column):
-        # Not flatten(), which goes through Arrow's compute functions: dear for a single row.
-        # Below a null may lie nulls, which have to be copied.
+        # Not flatten(), which uses Arrow's compute functions and is slow for a single row. The
+        # values of a null list may be null, so they are copied.
         flat = chunk.values.to_numpy(zero_copy_only=not chunk.null_count).reshape(-1, dim)
         part = flat[chunk.offset : chunk.offset + len(chunk)]
         if chunk.null_count:
@@ -99,35 +99,35 @@ def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
 
 
 def without_vector(matrix: Float32Array) -> BoolArray:
-    """The rows of a matrix that stand for rows without a vector."""
+    """Return which rows of a matrix stand for a missing vector."""
     return np.isnan(matrix[:, 0])
 
 
 def from_matrix(matrix: Float32Array, missing: BoolArray | None = None) -> pa.FixedSizeListArray:
-    """A matrix as a column of vectors, without a copy where it is contiguous.
+    """Return a matrix as a column of vectors, without a copy if it is contiguous.
 
-    The rows that are ``missing`` become null.
+    ``missing`` rows become null.
     """
     flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
-    # For a single row in a third of the time of ``pa.array``.
+    # A third of the time of ``pa.array`` for a single row.
     values = pa.Array.from_buffers(pa.float32(), len(flat), [None, pa.py_buffer(flat)])
     mask = None if missing is None else pa.array(missing)
     return pa.FixedSizeListArray.from_arrays(values, matrix.shape[1], mask=mask)
 
 
 def payload_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
-    """The JSON texts of a payload column."""
+    """Return the JSON texts of a payload column."""
     return [text for chunk in _chunks(column) for text in _storage(chunk).to_pylist()]
 
 
 def payload_array(texts: Sequence[str | None] | pa.Array) -> pa.Array:
-    """JSON texts as a payload column."""
+    """Return JSON texts as a payload column."""
     stored = texts if isinstance(texts, pa.Array) else pa.array(texts, type=pa.utf8())
     return pa.ExtensionArray.from_storage(pa.json_(pa.utf8()), stored)
 
 
 def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column as one array, without a copy where it lies in one piece."""
+    """Return a column as one array, without a copy if it has one chunk."""
     if not isinstance(column, pa.ChunkedArray):
         return column
     if column.num_chunks == 1:  # combine_chunks would copy even this
@@ -190,7 +190,8 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def unstorable(kind: pa.DataType) -> str:
-    """Return the word for values that no row can hold, also in lists and structs; "" for others."""
+    """Return the name of a type that no row can hold, also within lists and structs; "" for
+    others."""
     if pa.types.is_dictionary(kind):
         return unstorable(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):
@@ -206,10 +207,10 @@ def unstorable(kind: pa.DataType) -> str:
 
 
 def plain(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
-    """A checked column as one array of the types that this package reads.
+    """Return a checked column as one array of the types that this package reads.
 
     Text is ``utf8``, lists are ``list`` or, of numbers, ``fixed_size_list``; nothing is a
-    dictionary or an extension. What is plain already is not copied.
+    dictionary or an extension. Plain data is not copied.
     """
     try:
         size = sum(map(_unpacked_bytes, _chunks(column)))
@@ -242,18 +243,18 @@ def _unpacked_bytes(array: pa.Array) -> int:
         return size + sum(_unpacked_bytes(array.field(i)) for i in range(kind.num_fields))
     if is_list(kind) or pa.types.is_map(kind):
         return size + _unpacked_bytes(array.values)
-    return size  # text as offsets and bytes is as large as it looks
+    return size  # text as offsets and bytes has its real size
 
 
 def _text_lengths(texts: pa.Array) -> Int64Array:
-    """The bytes of each text, of which views may share some."""
-    if pa.types.is_string_view(texts.type):  # four numbers each, of which the first is the length
+    """Return the bytes of each text; views may share some of them."""
+    if pa.types.is_string_view(texts.type):  # four numbers each, the first is the length
         views = np.frombuffer(texts.buffers()[1], np.int32, 4 * (texts.offset + len(texts)))
         lengths = views[4 * texts.offset :: 4].astype(np.int64)
         lengths[texts.is_null().to_numpy(zero_copy_only=False)] = 0
         return lengths
-    found = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
-    return cast("Int64Array", found.astype(np.int64))
+    sizes = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
+    return cast("Int64Array", sizes.astype(np.int64))
 
 
 def _plain(array: pa.Array) -> pa.Array:
@@ -264,12 +265,12 @@ def _plain(array: pa.Array) -> pa.Array:
         return _plain(array.dictionary).take(array.indices)
     wanted = _plain_type(kind)
     if _has_views(kind):
-        # Arrow's cast follows the views below nulls, which nothing has validated.
+        # Arrow's cast follows the views of nulls, which validation skips.
         return pa.array(array.to_pylist(), wanted)
     if kind != wanted:
         array = array.cast(wanted)
     if array.null_count and pa.types.is_string(wanted):
-        # Arrow keeps bytes below nulls and does not validate them, but LanceDB does.
+        # Arrow keeps the bytes of nulls and does not validate them, but LanceDB reads them.
         return array.take(pa.array(np.arange(len(array))))
     return array
 
@@ -284,7 +285,7 @@ def _has_views(kind: pa.DataType) -> bool:
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType):
         if kind.extension_name in _NO_VALUES:
-            raise pa.ArrowInvalid("it is no value that a row can have; convert it first")
+            raise pa.ArrowInvalid("a row cannot hold such values; convert them first")
         return _plain_type(kind.storage_type)
     if is_text(kind):
         return pa.utf8()
@@ -306,10 +307,10 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """The column's values as Python's own.
+    """Return the column's values as Python objects.
 
-    Arrow's ``to_pylist`` looks the zone of a datetime up in the machine's time zone database,
-    which means reading files, and which not every machine has.
+    Arrow's ``to_pylist`` looks up time zones in the machine's database, which reads files and may
+    be missing.
     """
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.tz is not None:
@@ -319,9 +320,9 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 
 def without_finer(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The column without the digits of its datetimes that are finer than a microsecond.
+    """Return the column with datetimes rounded down to microseconds.
 
-    Before 1970 too, where a cast would cut towards that year.
+    Also before 1970, where a cast would round up.
     """
     kind = column.type
     if not pa.types.is_timestamp(kind) or kind.unit != "ns":

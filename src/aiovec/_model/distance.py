@@ -1,4 +1,4 @@
-"""Distances as the contract defines them, for backends that settle their candidates with it.
+"""Distances as the contract defines them, for backends that measure candidates exactly.
 
 Imported with a backend, off the event loop.
 """
@@ -13,28 +13,26 @@ import numpy as np
 from .arrays import Float32Array, Float64Array, Int64Array
 from .schema import Metric
 
-# Components measured at once, in rows of many of them at least so many. More would be new memory
-# each time. Fewer hand the interpreter to other threads more often, and wait to get it back
-# (``python -m bench search``).
+# Components measured in one step, and the least rows of a step. More would allocate new memory each
+# time. Fewer switch threads more often, and wait for the interpreter (``python -m bench search``).
 _COMPONENTS, _LEAST_ROWS = 49_152, 16
 # Cosine distances below this are measured by differences.
 _NEAR = 0.25
-# Cuts a float64 into an upper part of 29 bits and the rest.
+# Splits a float64 into an upper part of 29 bits and the rest.
 _CUT = 2.0**24 + 1
-# The square of a share's error that is too small to count.
+# Squared error of a share below which it does not matter.
 _ALONG = 2.0**-50
-# The sine's square of angles that float64 cannot tell from 0.
+# Squared sine of angles that float64 cannot distinguish from 0.
 _NO_ANGLE = 2.0**-156
 
 
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
-    """Distances in float64, in which no float32 can overflow.
+    """Return distances in float64, in which no float32 can overflow.
 
-    They are those to one query, or those of each row to the query in the same row. What is told
-    for a row depends on it and its query alone.
-    ``docs/internals/exact-search.md`` bounds the error: 2⁻⁴⁴ of the distance,
-    also among rows that are nearly equal. The distance of a damaged vector may be NaN,
-    which is no reason for a warning to the app.
+    They are the distances to one query, or of each row to the query in the same row. A row's
+    distance depends only on the row and its query. ``docs/internals/exact-search.md`` bounds the
+    error: 2⁻⁴⁴ of the distance, also among rows that are nearly equal. The distance of a damaged
+    vector may be NaN, without a NumPy warning.
     """
     count, dim = vectors.shape
     measured = np.empty(count, dtype=np.float64)
@@ -55,9 +53,9 @@ def _euclidean(rows: Float64Array, points: Float64Array) -> Float64Array:
 
 
 def _dot(rows: Float64Array, points: Float64Array) -> Float64Array:
-    # The product of two float32 is exact in float64, a sum of products is not, and would tell rows
-    # that differ little in the wrong order. So each product is cut in two: the upper parts are
-    # multiples of one number, few enough bits that they add up exactly.
+    # The product of two float32 is exact in float64, a sum of products is not, and would order
+    # nearly equal rows wrongly. So each product is split: the upper parts are multiples of one
+    # number, with few enough bits that they add up exactly.
     products = rows * points
     largest = np.abs(products).max(axis=1, initial=0.0)
     exponents = np.frexp(largest)[1] + (rows.shape[1].bit_length() + 1)
@@ -71,7 +69,7 @@ def _cosine(rows: Float64Array, points: Float64Array) -> Float64Array:
     products: Float64Array = (rows * points).sum(axis=1)
     of_rows, of_points = _squares(rows), _squares(points)
     cosines = products / (np.sqrt(of_rows) * np.sqrt(of_points))
-    # Rounding may leave a cosine just beyond 1.
+    # Rounding may give a cosine just above 1.
     found: Float64Array = 1.0 - np.clip(cosines, -1.0, 1.0)
     near = found < _NEAR
     if near.any():
@@ -91,10 +89,10 @@ def _cosine_of_near(
     of_rows: Float64Array,
     of_points: Float64Array,
 ) -> Float64Array:
-    """1 - cos of small angles: s / (1 + cos), with s the sine's square.
+    """Return 1 - cos of small angles: s / (1 + cos), with s the squared sine.
 
-    1 minus a number near 1 has lost the digits that tell near rows apart. The sine comes from what
-    is left of a row without its share of the point.
+    1 minus a number near 1 loses the digits that distinguish near rows. The sine comes from the
+    rest of a row without its component along the point.
     """
     # The upper part of a share has 29 bits, so its product with a float32 is exact.
     cut = shares * _CUT
@@ -102,7 +100,7 @@ def _cosine_of_near(
     rest = rows - upper[:, None] * points
     rest -= (shares - upper)[:, None] * points
     squares = _squares(rest)
-    # A share that is off by its last bits leaves a little of the point in the rest.
+    # A rounding error of the share leaves a little of the point in the rest.
     along = (rest * points).sum(axis=1)
     off = np.square(along) > _ALONG * squares * of_points
     if off.any():
@@ -115,7 +113,7 @@ def _cosine_of_near(
 
 
 def _squares(rows: Float64Array) -> Float64Array:
-    # Not einsum, which adds up one after the other: NumPy's sums go by halves, and lose less.
+    # Not einsum, which adds sequentially: NumPy's pairwise sums lose less.
     return cast("Float64Array", np.square(rows).sum(axis=1))
 
 
@@ -127,9 +125,9 @@ _MEASURES: dict[Metric, Callable[[Float64Array, Float64Array], Float64Array]] = 
 
 
 def nearest_first(measured: Float64Array, limit: int) -> Int64Array:
-    """Positions by distance, ``limit`` of them, and those that equal the last one.
+    """Return the positions of the ``limit`` nearest, and of those as near as the last one.
 
-    Which of equal ones counts is told by the id, in one place for all backends.
+    Ties are broken by id, in one place for all backends.
     """
     best = np.argsort(measured, kind="stable")
     return best[measured[best] <= measured[best[limit - 1]]] if len(best) > limit else best

@@ -1,4 +1,4 @@
-"""Ids: making new ones, and the text of those that are given as numbers or UUIDs."""
+"""Ids: new ones, and the text of ids that are given as numbers or UUIDs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def new_ids(count: int) -> list[str]:
     global _last
     with _lock:
         drawn = (time.time_ns() // 1_000_000 << _FREE) + _RANDOM.getrandbits(_FREE - 1)
-        # The clock may stand still or go back.
+        # The clock may stop or go back.
         first = max(drawn, _last + 1 + _RANDOM.getrandbits(_STEP))
         _last = first + count - 1
     return [_text(number) for number in range(first, first + count)]
@@ -41,7 +41,7 @@ def _text(number: int) -> str:
 
 
 def id_text(value: object) -> str | None:
-    """Return a value as an id: text as it is, a whole number in decimal digits, a UUID in its
+    """Return a value as an id: text unchanged, a whole number in decimal digits, a UUID in its
     canonical lower-case form. None for anything else, including True and False."""
     if isinstance(value, str):
         return str.__str__(value)
@@ -49,11 +49,11 @@ def id_text(value: object) -> str | None:
         return str(value)
     if isinstance(value, bool):
         return None
-    # NumPy registers its whole numbers as such, and its durations with them.
+    # NumPy registers its durations as integers too.
     is_duration = getattr(getattr(value, "dtype", None), "kind", "") == "m"
     if not isinstance(value, Integral) or is_duration:
         return None
     try:
         return str(int(value))
-    except ValueError:  # more digits than Python makes text of, and than an id may have
+    except ValueError:  # more digits than Python converts, and than an id may have
         return None

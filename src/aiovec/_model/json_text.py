@@ -1,4 +1,4 @@
-"""JSON from outside, of which nothing may be lost on the way in."""
+"""JSON from outside, read without losing anything."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 
 class LossyJsonError(ValueError):
-    """JSON that would not be kept as it is: an object with a key twice, a number of 1e400."""
+    """JSON that would be stored differently: an object with a repeated key, the number 1e400."""
 
 
 def read_json(text: str) -> Any:
-    """Read JSON in which no key comes twice in an object; else ValueError.
+    """Read JSON; raise ValueError if a key occurs twice in an object.
 
-    A number beyond float64 is refused where it is the value itself, or one of its values or of
-    their lists. ``Infinity`` itself is read, as Python writes it.
+    A number beyond float64 is refused as the value, as one of its items, or in their lists.
+    ``Infinity`` is accepted, as Python writes it.
     """
     value = _DECODER.decode(text)
     if any(map(_has_infinity, value.values() if isinstance(value, dict) else [value])):
-        _CAREFUL.decode(text)  # takes far longer
+        _CAREFUL.decode(text)  # far slower
     return value
 
 

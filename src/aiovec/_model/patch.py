@@ -1,4 +1,4 @@
-"""Changes of a row's payload: keys that are set and keys that are removed, at any depth."""
+"""Changes of a row's payload: keys to set and keys to remove, at any depth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REMOVE: Final = Remove()
 class PayloadPatch:
     """An update's changes to the payload of each row: a value or REMOVE by the path of a key.
 
-    No path is the beginning of another one.
+    No path is a prefix of another one.
     """
 
     changes: tuple[tuple[Path, Any], ...] = ()
@@ -41,8 +41,8 @@ class PayloadPatch:
     def apply(self, payload: str | None, id: str) -> str | None:
         """Return the new payload of the row ``id`` as JSON text, or None if it is empty.
 
-        A path leads through objects; absent and null ones are made. Raises InvalidRowError if a
-        value would be set within something else, ValueError if ``payload`` is no JSON object.
+        A path leads through objects; missing and null ones are created. Raises InvalidRowError if
+        another value is on the path, ValueError if ``payload`` is not a JSON object.
         """
         root = json.loads(payload) if payload else {}
         if type(root) is not dict:

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 _R = TypeVar("_R", bound="_Row")
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-# The names of a hit's own facts in its flat form. A stored key like that gets one more underscore.
+# Names that ``Hit.to_dict`` adds. A stored key with such a name gets one more underscore.
 _OWN = re.compile(r"_+(score|distance|ranks|highlights)\Z")
 _SHOWN_FIELDS = 6
 _SHOWN_LENGTH = 40
-# Rows set their attributes by this, since nobody else can.
+# Sets the attributes of immutable rows.
 _put = object.__setattr__
 
 
 class _Row(Mapping[str, Any]):
-    """An immutable row: a mapping of ``id`` and the fields, with its other facts as attributes.
+    """An immutable row: a mapping of ``id`` and the fields, with attributes for the rest.
 
     A field may have the name of an attribute or a method: ``row["score"]`` and ``row["get"]`` are
     always the fields, ``row.score`` and ``row.get`` never.
     """
 
-    # No dataclass: pandas and Polars would take that for its attributes, not for the mapping.
+    # Not a dataclass: pandas and Polars would read its attributes instead of the mapping.
     __slots__ = ("fields", "id", "vector", "vector_name")
     _facts: ClassVar[tuple[str, ...]]
 
@@ -55,7 +55,7 @@ class _Row(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self.id if name == "id" else self.fields[name]
 
-    if not TYPE_CHECKING:  # so that checkers keep refusing names that do not exist
+    if not TYPE_CHECKING:  # so that type checkers still report unknown names
 
         def __getattr__(self, name: str) -> NoReturn:
             kind = type(self).__name__
@@ -113,10 +113,10 @@ class _Row(Mapping[str, Any]):
 
 
 class Record(_Row):
-    """A row: its id, its vector (None if it was not asked for) and its fields.
+    """A row: its id, its vector (None if it was not read) and its fields.
 
-    It is a mapping of ``id`` and the fields. ``vector_name`` is what the vector is called in the
-    flat mapping that ``to_dict`` gives and ``insert`` takes.
+    It is a mapping of ``id`` and the fields. ``vector_name`` is the key of the vector in the flat
+    mapping that ``to_dict`` returns and ``insert`` takes.
     """
 
     __slots__ = ()
@@ -144,7 +144,7 @@ class Record(_Row):
 
 
 class Rank(int):
-    """A row's number, from 1, in one list of a hybrid search, with its ``score`` there."""
+    """A row's rank, from 1, in one list of a hybrid search, with its ``score`` there."""
 
     score: float
 
@@ -169,12 +169,12 @@ class Rank(int):
 
 
 class Hit(_Row):
-    """A row that a search found: a mapping of ``id`` and the fields.
+    """A matching row of a search: a mapping of ``id`` and the fields.
 
-    ``score`` is higher for the better hit, ``distance`` lower (None for a text search). ``ranks``
+    A better hit has a higher ``score`` and a lower ``distance`` (None for a text search). ``ranks``
     has the row's rank in each list of a hybrid search, "vector" and "text": a number from 1 whose
-    ``score`` is the row's score in that list. ``highlights`` has a snippet of each text field that
-    a keyword search matched, if that was asked for.
+    ``score`` is the row's score in that list. With ``highlight``, ``highlights`` has a snippet of
+    each text field that a keyword search matched.
     """
 
     __slots__ = ("distance", "highlights", "ranks", "score")
@@ -216,8 +216,8 @@ class Hit(_Row):
         """Return the row as one flat dict, with ``_score`` and ``_distance`` after the id.
 
         It has the vector, under its column's name, if the search read it, and ``_ranks`` and
-        ``_highlights`` if the search gives them. A stored key with such a name gets one more
-        underscore in front, so ``_score`` is always the hit's.
+        ``_highlights`` if the hit has them. A stored key with such a name gets one more underscore
+        in front, so ``_score`` is always the hit's score.
         """
         flat: dict[str, Any] = {
             "id": self.id, "_score": self.score, "_distance": self.distance,

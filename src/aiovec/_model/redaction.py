@@ -1,4 +1,4 @@
-"""Remove secrets from everything shown: targets, messages, errors with causes, settings.
+"""Removes secrets from everything shown: targets, messages, errors with causes, settings.
 
 Users put secrets into the user or the query of a URL, into options such as ``storage_options``, and
 into environment variables. None of them may reach a message, a log, a report or a traceback.
@@ -14,9 +14,9 @@ from urllib.parse import unquote
 
 MASK = "***"
 
-# At least two letters, for C:// is a drive of Windows.
+# At least two letters, since C:// is a Windows drive.
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-# Begins after the scheme, which stays: so a long word is matched once, not from each letter.
+# Starts after the scheme, so that a long word is matched once, not from each letter.
 _URL_IN_TEXT = re.compile(r"(?<=[A-Za-z0-9+.-]{2})://[^\s'\"<>`]+")
 
 _NAME = re.compile(
@@ -32,10 +32,10 @@ _AUTHORISES = re.compile(
     re.IGNORECASE,
 )
 _VALUE_OF_PAIR = re.compile(r"(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+", re.IGNORECASE)
-# The parts of a request that a server repeats if it could not verify it.
+# The parts of a request that a server repeats if it cannot verify it.
 _ECHO = re.compile(r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*")
 
-# Options that say where and how, which a message may need.
+# Options without secrets, which a message may need.
 _HARMLESS = re.compile(
     r"region|endpoint|host|timeout|allow_|http|pool|proxy|user_agent|retr|bucket|account_name"
     r"|virtual|skip_|unsigned|copy_|conditional|concurrency|size|interval"
@@ -51,8 +51,8 @@ def redacted(text: str) -> str:
         return text
     rest = url[2]
     authority = rest.partition("/")[0]
-    # A password may hold a slash, a question mark or an @ that nobody encoded. So where a colon
-    # may begin one, all up to the last @ is hidden, even if that hides a part of the path too.
+    # A password may contain an unencoded slash, question mark or @. So after a colon that may begin
+    # one, everything up to the last @ is hidden, even if that hides a part of the path too.
     searched = rest if ":" in authority else authority
     if "@" in searched:
         rest = MASK + rest[searched.rindex("@") :]
@@ -92,7 +92,7 @@ def _secrets_of_url(text: str) -> set[str]:
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """Return a message without secrets: known ones, those of the environment, and the parts of
+    """Return a message without secrets: known ones, secrets of the environment, and the parts of
     URLs and headers that hold one."""
     values = {*known, *_in_environment()}
     for secret in sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True):
@@ -144,7 +144,8 @@ def _cleaned_value(value: Any, known: Iterable[str]) -> Any:
 
 
 def shown_value(name: str, value: Any) -> Any:
-    """Return an option's value for a ``repr``: hidden if its name says so, else without a user."""
+    """Return an option's value for a ``repr``: hidden if its name says so, else without a URL's
+    user."""
     if isinstance(value, Mapping):
         return {key: shown_value(str(key), item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Results: the rows of one answer as a list that turns into a table of other libraries."""
+"""Results: the rows of one call as a list that converts to tables of other libraries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R", bound=Record | Hit)
 
-# What a notebook shows of a long answer.
+# The rows, columns and characters that a notebook shows.
 _SHOWN_ROWS, _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 12, 80
 _OF_HITS = ("_score", "_distance")
 
@@ -33,7 +33,7 @@ _Value = str | int | float | bool | datetime
 
 
 class Counts(Mapping[_Value, int]):
-    """Values with the number of rows that have each, the most frequent first.
+    """A mapping of values to their numbers of rows, the most frequent first.
 
     A mapping in which 1 and True, one key of a dict, are two; so are 0 and False.
     """
@@ -102,7 +102,7 @@ class Results(list[_R], _AsFrames):
     def __init__(
         self, rows: Iterable[_R] = (), *, columns: Mapping[str, Field | None] | None = None
     ) -> None:
-        """``columns`` are those that the table has first, each with its field if it has one."""
+        """``columns`` are the first columns of the table, each with its field if it has one."""
         super().__init__(rows)
         self._columns = {} if columns is None else columns
 
@@ -122,8 +122,8 @@ class Results(list[_R], _AsFrames):
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table.
 
-        The values of a payload key are JSON text where they have several types or are objects.
-        Where pandas is installed, the first Arrow table that a process makes imports it.
+        The values of a payload key are JSON text if they have several types or are objects. If
+        pandas is installed, a process's first Arrow table imports it.
         """
         import pyarrow as pa
 
@@ -135,9 +135,9 @@ class Results(list[_R], _AsFrames):
         return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
 
     def to_numpy(self) -> Float32Array:
-        """Return the vectors as one float32 matrix with a line for each row.
+        """Return the vectors as one float32 matrix, one row each.
 
-        Searches return vectors with ``include_vector=True``. InvalidVectorError where a row has
+        Searches return vectors with ``include_vector=True``. Raises InvalidVectorError if a row has
         none.
         """
         vectors = [row.vector for row in self if row.vector is not None]
@@ -148,7 +148,8 @@ class Results(list[_R], _AsFrames):
         return np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
 
     def _with_rows(self, like: Results[Record], rows: Mapping[str, Record]) -> Results[_R]:
-        """Return hits with the fields and vectors of these rows; those without one are left out."""
+        """Return the hits with the fields and vectors of these rows; hits without a row are left
+        out."""
         found = [
             cast("_R", hit.__replace__(fields=row.fields, vector=row.vector))
             for hit in self
@@ -164,7 +165,7 @@ class Results(list[_R], _AsFrames):
         return {name: [row.get(name) for row in rows] for name in names}
 
     def _repr_html_(self) -> str:
-        """Return a table for notebooks. Whatever the rows hold is shown as text."""
+        """Return an HTML table for notebooks. All values are shown as escaped text."""
         shown = self[:_SHOWN_ROWS]._flat()
         names = list(shown)[:_SHOWN_COLUMNS]
         heads = "".join(f"<th>{_cell(name)}</th>" for name in names)
@@ -184,8 +185,8 @@ class Results(list[_R], _AsFrames):
 class ResultsList(list[Results[Hit]], _AsFrames):
     """The results of several queries, in their order.
 
-    ``to_arrow``, ``to_pandas`` and ``to_polars`` give one table of all hits. Its first column,
-    ``_query``, is the place of the query, from 0.
+    ``to_arrow``, ``to_pandas`` and ``to_polars`` return one table of all hits. Its first column,
+    ``_query``, is the position of the query, from 0.
     """
 
     def to_arrow(self) -> pa.Table:
@@ -201,7 +202,7 @@ class ResultsList(list[Results[Hit]], _AsFrames):
 def columns_of(
     schema: Schema, names: Iterable[str], *, hits: bool, vector: bool
 ) -> dict[str, Field | None]:
-    """Return the first columns of an answer in which these fields were read."""
+    """Return the first columns of a result with these fields."""
     found: dict[str, Field | None] = {"id": None}
     if hits:
         found.update(dict.fromkeys(_OF_HITS))

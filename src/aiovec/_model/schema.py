@@ -28,7 +28,7 @@ Analyzer = Literal["plain", "english", "ngram"]
 FieldType = type[object] | Kind
 """A field's type: a Python type such as ``int`` or ``list[str]``, or its name in JSON."""
 
-# sqlite-vec's own limit; LanceDB has none, but a table must be able to move in both directions.
+# sqlite-vec's limit. LanceDB has none, but a table must be able to move in both directions.
 MAX_DIM = 8192
 MAX_PARTITIONS = 4
 MAX_ID_BYTES = 512
@@ -47,7 +47,7 @@ _KIND_NAMES = tuple(_KINDS.values())
 _METADATA_KEY = b"aiovec.schema"
 
 EMBEDDER_NAME = "^[a-z][a-z0-9_-]{0,62}$"
-# The keys of an embedder that decide its vectors, besides model and dim, which the schema has.
+# The keys of an embedder that affect its vectors, besides model and dim, which the schema has.
 RECIPE_KEYS = frozenset(
     {"kind", "base_url", "api_key_env", "request_dim", "query_prefix", "document_prefix"}
 )
@@ -79,9 +79,9 @@ def check_field_name(name: object) -> str:
 
 
 def _check_choices(**options: tuple[object, tuple[str | bool | None, ...]]) -> None:
-    """Raise InvalidArgumentError for an option whose value is none of its choices."""
+    """Raise InvalidArgumentError for an option whose value is not among its choices."""
     for name, (value, choices) in options.items():
-        # By the type first: 1 equals True, and an array equals nothing.
+        # The type is compared first: 1 equals True, and an array has no single truth value.
         if type(value) not in set(map(type, choices)) or value not in choices:
             *most, last = (f"{choice!r}{_IN_WORDS.get(choice, '')}" for choice in choices)
             raise InvalidArgumentError(name, value, f"{', '.join(most)} or {last}")
@@ -98,9 +98,9 @@ _ANALYZERS = ("plain", "english", "ngram")
 class Field:
     """One column of a table besides its id and its vector.
 
-    ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text],
-    list[int] or list[float]. Once the time in a datetime field that ``expires`` has come, its row
-    does not exist for any call, and is deleted later; a row without a time stays.
+    ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text], list[int] or
+    list[float]. If a datetime field ``expires``, a row disappears at the time in it, and is deleted
+    later; a row without a time stays.
     """
 
     kind: Kind
@@ -122,7 +122,7 @@ class Field:
     ) -> None:
         try:
             kind = type if type in _KIND_NAMES else _KINDS.get(type)
-        except (TypeError, ValueError):  # what has no hash, or cannot be compared, is no type
+        except (TypeError, ValueError):  # unhashable, or not comparable: not a type
             kind = None
         if kind is None:
             raise InvalidArgumentError(
@@ -139,7 +139,7 @@ class Field:
             expires=(expires, _FLAG),
         )
         if index is not None and kind.startswith("list["):
-            raise InvalidArgumentError("index", index, "None for a field of lists")
+            raise InvalidArgumentError("index", index, "None for a list field")
         if partition and kind not in ("text", "int"):
             raise InvalidArgumentError("partition", partition, f"False for a field of {kind}")
         if text and kind != "text":
@@ -237,12 +237,13 @@ def _arrow_types() -> Mapping[Kind, pa.DataType]:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """The text field that a table's vectors are made from, and the name of the embedder.
+    """The text field from which a table's vectors are made, and the name of the embedder.
 
-    ``using`` is a key of ``connect(embedders={...})`` or of ``[retrieval.embedders]`` in the TOML.
+    ``using`` is a key of ``connect(embedders={...})`` or of ``[retrieval.embedders]`` in the TOML
+    file.
 
-    ``recipe`` tells other programs how to make the same vectors: keys of such a section, and never
-    the key of a service. ``create_table`` fills it in; it does not count when schemas are compared.
+    ``recipe`` has the keys of such a section that other programs need to make the same vectors,
+    never a service's API key. ``create_table`` fills it in; comparisons of schemas ignore it.
     """
 
     field: str
@@ -277,8 +278,8 @@ class Embed:
 class Schema:
     """The shape of a table. Immutable; equal schemas compare equal.
 
-    ``fields`` may give a Python type where no option is needed: ``{"year": int}``. A schema with
-    ``embed`` may leave ``dim`` out, which is 0 until ``create_table`` takes it from the embedder.
+    ``fields`` may have a Python type if no option is needed: ``{"year": int}``. A schema with
+    ``embed`` may leave ``dim`` out; it is 0 until ``create_table`` takes it from the embedder.
     """
 
     dim: int
@@ -307,7 +308,7 @@ class Schema:
         vector_nullable: bool = False,
     ) -> None:
         if dim == 0 and embed is None and type(dim) is int:
-            expected = "given, as in Schema(384), unless embed=Embed(field) makes the vectors"
+            expected = "a length of vectors, as in Schema(384), or left out with embed=Embed(field)"
             raise InvalidArgumentError("dim", None, expected)
         least = 1 if embed is None else 0
         if isinstance(dim, bool) or not isinstance(dim, int) or not least <= dim <= MAX_DIM:
@@ -315,7 +316,7 @@ class Schema:
         if model is not None and (not isinstance(model, str) or not model):
             raise InvalidArgumentError("model", model, "None or a name")
         if model is not None and _LONE_SURROGATE.search(model):
-            raise InvalidArgumentError("model", model, "None or a name of valid Unicode")
+            raise InvalidArgumentError("model", model, "None or a name in valid Unicode")
         _check_choices(
             metric=(metric, _METRICS),
             payload=(payload, _FLAG),
@@ -335,7 +336,7 @@ class Schema:
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Schema.from_json, (self.to_json(),)  # a mapping proxy cannot be pickled
+        return Schema.from_json, (self.to_json(),)  # its mapping proxies cannot be pickled
 
     def __hash__(self) -> int:
         return hash((self.dim, self.model, self.vector, frozenset(self.fields)))
@@ -356,31 +357,31 @@ class Schema:
 
     @cached_property
     def expires(self) -> str | None:
-        """The name of the field that tells when a row expires."""
+        """The name of the field with the times at which rows expire."""
         return next((name for name, field in self.fields.items() if field.expires), None)
 
     def with_field(self, name: str, field: Field) -> Schema:
         """Return the schema with one more field. Raises InvalidNameError if the name is taken."""
         if name in self.fields:
-            raise InvalidNameError(name, "field", "there is a field of this name")
+            raise InvalidNameError(name, "field", "a field of this name already exists")
         return replace(self, fields={**self.fields, name: field})
 
     def without_field(self, name: str) -> Schema:
         """Return the schema without a field. Raises InvalidArgumentError if it needs the field."""
         if self.fields[name].partition:
             reason = f"the field {name!r} cannot be dropped: it is a partition key"
-            expected = "a field that is no partition key"
+            expected = "a field that is not a partition key"
             raise InvalidArgumentError("field", name, expected, reason=reason)
         if self.embed is not None and self.embed.field == name:
             reason = f"the field {name!r} cannot be dropped: the table's vectors are made from it"
-            expected = "a field that no vectors are made from"
+            expected = "a field other than that of embed"
             raise InvalidArgumentError("field", name, expected, reason=reason)
         return replace(self, fields={n: f for n, f in self.fields.items() if n != name})
 
     def with_renamed_field(self, old: str, new: str) -> Schema:
         """Return the schema with a field renamed. Raises InvalidNameError if the name is taken."""
         if new in self.fields:
-            raise InvalidNameError(new, "field", "there is a field of this name")
+            raise InvalidNameError(new, "field", "a field of this name already exists")
         fields = {new if name == old else name: field for name, field in self.fields.items()}
         embed = self.embed
         if embed is not None and embed.field == old:
@@ -392,8 +393,8 @@ class Schema:
         return replace(self, fields={**self.fields, name: field})
 
     def differences(self, other: Schema) -> list[str]:
-        """Return in words how an ``other`` schema differs; empty if both are the same."""
-        found = [
+        """Return the differences to another schema as texts; empty if both are the same."""
+        differences = [
             f"{key} is {getattr(self, key)!r}, not {getattr(other, key)!r}"
             for key in _NAMES
             if key != "fields" and getattr(self, key) != getattr(other, key)
@@ -401,10 +402,12 @@ class Schema:
         for name in [*self.fields, *(name for name in other.fields if name not in self.fields)]:
             mine, theirs = self.fields.get(name), other.fields.get(name)
             if mine != theirs:
-                found.append(f"field {name!r} is {mine or 'absent'}, not {theirs or 'absent'}")
-        if not found and list(self.fields) != list(other.fields):
-            found.append("the fields are in another order")
-        return found
+                differences.append(
+                    f"field {name!r} is {mine or 'absent'}, not {theirs or 'absent'}"
+                )
+        if not differences and list(self.fields) != list(other.fields):
+            differences.append("the fields are in another order")
+        return differences
 
     # JSON
 
@@ -430,7 +433,7 @@ class Schema:
             except ValueError as exc:
                 raise InvalidArgumentError("a schema", value, f"JSON ({exc})") from exc
             except RecursionError as exc:
-                wanted = "JSON that is not nested too deeply"
+                wanted = "JSON with less nesting"
                 raise InvalidArgumentError("a schema", value, wanted) from exc
         if not isinstance(value, Mapping) or not value.keys() & {"dim", "embed"}:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
@@ -476,7 +479,7 @@ class Schema:
 
     @classmethod
     def from_arrow(cls, schema: pa.Schema) -> Schema:
-        """Return the schema that an Arrow schema carries; the inverse of ``to_arrow``."""
+        """Return the schema in an Arrow schema's metadata; the inverse of ``to_arrow``."""
         carried = (getattr(schema, "metadata", None) or {}).get(_METADATA_KEY)
         if carried is None:
             raise InvalidArgumentError(
@@ -488,7 +491,7 @@ class Schema:
 
 
 _NAMES = tuple(field.name for field in fields(Schema))
-# The parts that the JSON form has, always and if they are not as usual.
+# The keys of the JSON form: those always written, and those written unless they are defaults.
 _ALWAYS = ("dim", "metric", "model", "vector", "payload")
 _RARE = {"analyzer": "plain", "quantized": None, "embed": None, "vector_nullable": False}
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from .._embed.given import check_embedders
+from .._embed.app_embedders import check_embedders
 from ..errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     _Given = Embedder | Mapping[str, object]
 
-# What a store imports at its first calls.
+# The modules that a store would import during its first calls.
 _HEAVY = ("pyarrow.compute", "aiovec._input.rows", "aiovec._store.store")
 
 
@@ -43,27 +43,27 @@ def connect(
 ) -> Opening:
     """Open a store: ``async with connect("notes.db") as store`` or ``await connect("notes.db")``.
 
-    ``target`` is a path, ``":memory:"``, or a URL that an installed backend answers to, such as
+    ``target`` is a path, ``":memory:"``, or a URL of an installed backend, such as
     ``lancedb:///path`` or ``s3://…``. A path is a SQLite file, or a folder with one in it.
 
-    ``config`` is a TOML file. Alone, its ``[retrieval]`` says what to open, and the store follows
-    ``aiovec migrate run --switch`` to another backend; a line changed by hand counts at the next
-    ``connect``. With a target it gives the settings only. With neither, the file is
-    ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
+    ``config`` is a TOML file. Without a target, its ``[retrieval]`` names the store to open, and
+    the store follows ``aiovec migrate run --switch`` to another backend; a line edited by hand
+    takes effect at the next ``connect``. With a target, the file only gives the settings. With
+    neither, the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
 
-    With ``read_only`` the store must exist and nothing of it is written, so it may lie where this
-    process cannot write; a call that writes raises UnsupportedError. With ``follow`` too, a newer
-    copy that replaces the file is opened by the next call, which else raises StoreReplacedError.
+    With ``read_only`` the store must exist and nothing is written, so it may lie where this process
+    cannot write; a call that writes raises UnsupportedError. If a newer copy replaces the file,
+    calls raise StoreReplacedError; with ``follow`` too, the next call opens the copy.
 
     ``embedder`` makes the vectors of tables whose schema has ``embed``: ``"demo"``, a mapping with
     the keys of the TOML file's ``[retrieval.embedders.<name>]``, or an ``Embedder``, such as
-    ``aiovec.embedder(function, model="my-model")``. ``embedders`` gives several by the names that
-    schemas use; ``embedder`` is the one named "default". They come before those of the TOML file,
-    and these before what a table itself says of its embedder.
+    ``aiovec.embedder(function, model="my-model")``. ``embedders`` maps the names that schemas use
+    to embedders; ``embedder`` is the one named "default". They take precedence over the TOML file,
+    and the TOML file over the embedder settings that a table stores.
 
-    Nothing is read and nothing is imported until the result is awaited or entered. That raises
-    ConfigError for a target, a file or an embedder that cannot be used, BackendNotInstalledError
-    for a backend whose package is missing, and what the backend itself has to say.
+    Nothing is read or imported until the result is awaited or entered. That raises ConfigError for
+    a target, a file or an embedder that cannot be used, BackendNotInstalledError for a backend
+    whose package is missing, and the backend's own errors.
     """
     given = check_embedders(embedder, embedders)
     return Opening(lambda: _find(target, config), given, read_only=read_only, follow=follow)
@@ -76,15 +76,15 @@ def _find(target: PathText | None, config: PathText | None) -> Place:
 
 
 async def open_place(place: Place, *, read_only: bool = False, follow: bool = False) -> VectorStore:
-    """Open the store of a place, as ``connect`` does."""
+    """Open the store at a place, as ``connect`` does."""
     return await Opening(lambda: place, read_only=read_only, follow=follow)
 
 
 class Opening:
     """A store that is about to be opened, once: await it, or enter it.
 
-    Embedders are checked where an app opens it; a command, which gives no ``embedders``, checks the
-    one that it uses.
+    All embedders are checked when an app opens the store; a command passes no ``embedders``, and
+    checks the one that it uses.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Opening:
             "'async with aiovec.connect(...) as store'"
         )
 
-    if not TYPE_CHECKING:  # checkers find a plain "with" by themselves
+    if not TYPE_CHECKING:  # type checkers report a plain "with" already
 
         def __enter__(self) -> NoReturn:
             raise TypeError(
@@ -145,10 +145,10 @@ class Opening:
         await asyncio.to_thread(_import_the_rest)
         from .._embed.registry import Embedders
         from ..backend.threads import in_daemon_thread
-        from .current import close_after
+        from .active_backend import close_after
         from .store import VectorStore
 
-        # A disk may hang for ever; this thread keeps neither the loop nor the process from ending.
+        # A disk may hang; this thread blocks the exit of neither the loop nor the process.
         place, backend, given = await in_daemon_thread(self._prepare)
         embedders = Embedders(given)
         if self._given is not None:
@@ -161,29 +161,29 @@ class Opening:
         return VectorStore(backend, place, embedders, follow=self._follow)
 
     def _prepare(self) -> tuple[Place, Backend, dict[str, Embedder | EmbedderSettings]]:
-        """Return what to open. Blocks."""
+        """Return the place, its backend and the embedders. Blocks."""
         from ..backend.config import embedder_section
 
         for name, value in (("read_only", self._read_only), ("follow", self._follow)):
             if not isinstance(value, bool):
                 raise ConfigError(f"{name} must be True or False, not {value!r}", key=name)
         if self._follow and not self._read_only:
-            raise ConfigError("follow=True is for copies: pass read_only=True too", key="follow")
-        found = self._find()
-        place = "connect(embedder=...)"
+            raise ConfigError("follow=True needs read_only=True", key="follow")
+        place = self._find()
+        argument = "connect(embedder=...)"
         embedders = {
-            name: embedder_section(name, given, place) if isinstance(given, Mapping) else given
+            name: embedder_section(name, given, argument) if isinstance(given, Mapping) else given
             for name, given in (self._given or {}).items()
         }
-        return found, found.create(read_only=self._read_only), embedders
+        return place, place.create(read_only=self._read_only), embedders
 
 
 def _import_the_rest() -> None:
-    """Import what a store needs. Takes long the first time, and waits for nothing but this."""
+    """Import the modules that a store needs, which is slow the first time."""
     for module in _HEAVY:
         importlib.import_module(module)
-    # anyio loads this at its first use, which would be on the event loop. It is not public, so
-    # where it is called otherwise that first use is just a little slow.
+    # anyio loads this at its first use, which would be on the event loop. The name is not public:
+    # if it changes, that first use is a little slower.
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module("anyio._backends._asyncio")
 
@@ -195,16 +195,16 @@ async def restore(
     config: PathText | None = None,
     overwrite: bool = False,
 ) -> Path | None:
-    """Put a backup in the place of a store; return where the old store was kept, if there was one.
+    """Replace a store by a backup; return the path to which the old store was renamed, if any.
 
-    ``backup`` is what ``VectorStore.backup`` wrote, ``target`` and ``config`` are as for
-    ``connect``. The backup is copied and checked first, and then replaces the store in one step,
-    with the files that belonged to the old one, such as a WAL. The old store is renamed, not
-    deleted, unless ``overwrite`` is true.
+    ``backup`` is a copy that ``VectorStore.backup`` has written; ``target`` and ``config`` are
+    those of ``connect``. The backup is copied and checked first, and then replaces the store and
+    its other files, such as a WAL, in one step. The old store is renamed, not deleted, unless
+    ``overwrite`` is true.
 
-    StoreBusyError where a process uses the store; CorruptStoreError where the backup is damaged or
-    is no store, or the target is something else than a store (``overwrite`` replaces that too);
-    UnsupportedError where the backend cannot do it.
+    Raises StoreBusyError if a process uses the store; CorruptStoreError if the backup is damaged or
+    no store, or if the target is not a store (``overwrite`` replaces it anyway); UnsupportedError
+    if the backend cannot restore.
     """
     await asyncio.to_thread(_import_the_rest)
     from ..backend.threads import in_daemon_thread
@@ -214,7 +214,7 @@ async def restore(
 
 
 async def restore_place(backup: PathText, place: Place, *, overwrite: bool) -> Path | None:
-    """Replace the store of a place by a backup, as ``restore`` does."""
+    """Replace the store at a place by a backup, as ``restore`` does."""
     from ..backend.threads import in_daemon_thread, to_its_end
 
     path, backend = await in_daemon_thread(partial(_copy_and_backend, backup, place))

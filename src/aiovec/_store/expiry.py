@@ -1,8 +1,8 @@
 """Rows that expire.
 
-The rule: an expired row does not exist for anybody but the sweep, which deletes it. Each attempt of
-a user's call that reads or writes rows makes one ``LiveRows``, and reads, changes and counts only
-the rows which that selects. The sweep runs in ``optimize`` and once an hour before a write.
+An expired row exists only for the sweep, which deletes it. Each attempt of a user's call that reads
+or writes rows makes one ``LiveRows``, and reads, changes and counts only the rows that this
+selects. The sweep runs in ``optimize`` and once an hour before a write.
 """
 
 from __future__ import annotations
@@ -32,22 +32,21 @@ from ..backend.contract import (
 )
 from ..backend.threads import hop
 from ..backend.weight import weight
-from .current import Engine
+from .active_backend import ActiveBackend
 
-# Seconds between two sweeps by writes, each of which may read the whole table.
+# Seconds between two sweeps by writes. A sweep may read the whole table.
 _SWEEP_EVERY = 3600.0
-# Expired rows that a search may meet before it filters, and one more for each four hits.
+# Extra rows that a search fetches to replace expired ones, plus one for every four hits.
 _MORE = 4
-# For ``hop``: a query takes as long to change as so many values.
+# The weight of rewriting one query, for ``hop``.
 _EFFORT = 16
 
 
 class LiveRows:
     """The rows of a table that exist for one call, by the clock at its beginning.
 
-    Fractions of a second are dropped of both times, the clock's and the row's: a row is never seen
-    after its time, and the calls of one second have equal filters, of which backends keep masks and
-    counts.
+    Both the clock and the row's time are cut to whole seconds: no row is seen after its time, and
+    calls within one second have equal filters, so backends can reuse masks and counts.
     """
 
     __slots__ = ("_backend", "_expired", "_handle", "_moment", "field")
@@ -55,7 +54,7 @@ class LiveRows:
     def __init__(self, backend: Backend, handle: TableHandle) -> None:
         self._backend, self._handle = backend, handle
         self.field = None if backend.hides_expired else handle.schema.expires
-        """The field of the times, None if every row that the backend has exists."""
+        """The field with the times; None if no stored row can have expired."""
         self._expired: Expr | None = None
         if self.field is not None:
             # A row has expired if its second has begun.
@@ -87,10 +86,10 @@ class LiveRows:
     async def search(self, queries: Sequence[VectorQuery]) -> list[Found]:
         """Search by vectors, with filters of their own.
 
-        To select the rows that exist takes as long as many searches, and hardly a row has expired
-        that was not deleted yet. So some more are asked for, and expired ones dropped. A query that
-        has too many of them asks for rows that existed when the minute began, by a filter that
-        backends find again; and at last for those that exist now.
+        A filter for live rows costs as much as many searches, and few expired rows are still
+        stored. So this fetches some extra rows and drops expired ones. A query with too many
+        expired rows is repeated with a filter for the start of the current minute, whose mask
+        backends can reuse, and finally with one for now.
         """
         backend, handle = self._backend, self._handle
         if self.field is None:
@@ -98,54 +97,54 @@ class LiveRows:
         columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
         enough = limit + _MORE + limit // 4
         answers: dict[int, Found] = {}
-        asked: Sequence[int] = range(len(queries))
+        pending: Sequence[int] = range(len(queries))
         for moment in (None, self._moment.replace(second=0), self._moment):
-            wider = partial(self._wider, [queries[n] for n in asked], enough, moment)
-            found = await backend.search(handle, await hop(_EFFORT * len(asked), wider))
-            kept = await hop(weight(*found), self._existing, found, enough, columns)
-            answers.update(zip(asked, kept, strict=True))
-            asked = [
+            wider = partial(self._wider, [queries[n] for n in pending], enough, moment)
+            results = await backend.search(handle, await hop(_EFFORT * len(pending), wider))
+            kept = await hop(weight(*results), self._existing, results, enough, columns)
+            answers.update(zip(pending, kept, strict=True))
+            pending = [
                 n
-                for n, every, some in zip(asked, found, kept, strict=True)
-                if len(every.measures) >= enough and len(some.measures) < limit
+                for n, result, live in zip(pending, results, kept, strict=True)
+                if len(result.measures) >= enough and len(live.measures) < limit
             ]
-            if not asked:
+            if not pending:
                 break
         return [answers[n] for n in range(len(queries))]
 
     def _wider(
         self, queries: Sequence[VectorQuery], limit: int, moment: datetime | None
     ) -> list[VectorQuery]:
-        """Return the queries for more rows, that existed at a moment if one is given."""
+        """Return the queries with this limit, and a filter for rows that existed at ``moment``."""
         read = self.columns(queries[0].columns)
         wider = [replace(query, limit=limit, columns=read) for query in queries]
         if moment is None:
             return wider
         return [replace(query, where=self._not_before(moment, query.where)) for query in wider]
 
-    def _existing(self, found: Sequence[Found], limit: int, columns: Columns) -> list[Found]:
-        """Return what exists of each answer, which is one of so many rows."""
+    def _existing(self, results: Sequence[Found], limit: int, columns: Columns) -> list[Found]:
+        """Return each result without its expired rows, and without rows beyond the limit."""
         field, answers = cast("str", self.field), []
-        for one in found:
-            kept = self._places(one.rows, field)
-            if len(one.measures) > limit:  # the others are not all that are so near
-                order = sorted(zip(one.measures, one.rows.ids, count(), strict=False))
+        for result in results:
+            kept = self._places(result.rows, field)
+            if len(result.measures) > limit:  # beyond the limit, rows as near may be missing
+                order = sorted(zip(result.measures, result.rows.ids, count(), strict=False))
                 kept = sorted({i for _, _, i in order[:limit]}.intersection(kept))
-            measures = [one.measures[i] for i in kept]
-            answers.append(Found(one.rows.take(kept, columns.fields), measures))
+            measures = [result.measures[i] for i in kept]
+            answers.append(Found(result.rows.take(kept, columns.fields), measures))
         return answers
 
     def _places(self, rows: StoredRows, field: str) -> list[int]:
-        """Return the places of the rows that exist."""
+        """Return the positions of the rows that exist."""
         times = enumerate(rows.fields[field])
         return [i for i, at in times if at is None or at >= self._moment]
 
     async def ids(self, ids: Sequence[str]) -> set[str]:
-        """Return those of the ids that exist."""
+        """Return the set of ids that exist."""
         return set((await self.get(ids, Columns(()))).ids) if ids else set()
 
     def columns(self, columns: Columns) -> Columns:
-        """Return the columns to read, of which ``kept_of`` returns those asked for."""
+        """Return the columns to read, with the field of the times; ``kept_of`` drops it again."""
         if self.field is None or self.field in columns.fields:
             return columns
         return replace(columns, fields=(*columns.fields, self.field))
@@ -162,7 +161,7 @@ class LiveRows:
     async def changes(self, page: Changes) -> Changes:
         """Return a page of the change feed in which an expired row is deleted.
 
-        An earlier page may have held it, with another time.
+        An earlier page may have held the row with another time.
         """
         if self.field is None or not page.upserted.num_rows:
             return page
@@ -179,10 +178,10 @@ class LiveRows:
         at = rows.column(self.field)
         return pc.fill_null(pc.less(at, pa.scalar(self._moment, at.type)), False)
 
-    # The sweep's
+    # For the sweep
 
     async def expired_among(self, ids: Sequence[str]) -> list[str]:
-        """Return those of the ids whose rows have expired and are still stored."""
+        """Return the ids whose rows have expired and are still stored."""
         if self.field is None:
             return []
         rows = await self._backend.get(self._handle, ids, Columns((self.field,)))
@@ -196,22 +195,22 @@ class LiveRows:
         return await self._backend.count(self._handle, self._expired)
 
     async def delete_expired(self, ids: Sequence[str] | None = None) -> None:
-        """Delete rows that have expired, of these ids only if there are any."""
-        with calling(replace(call_context(), key=None)):  # it is that of the call's own write
+        """Delete the expired rows, or only those with these ids."""
+        with calling(replace(call_context(), key=None)):  # the key belongs to the call's own write
             await self._backend.delete(self._handle, ids=ids, where=self._expired)
 
 
-async def sweep(engine: Engine, handle: TableHandle, *, now_and_then: bool = False) -> None:
-    """Delete the rows that have expired; with ``now_and_then`` once an hour.
+async def sweep(active: ActiveBackend, handle: TableHandle, *, now_and_then: bool = False) -> None:
+    """Delete the expired rows; with ``now_and_then``, at most once an hour.
 
-    A server does so for its clients, by its own clock.
+    A server does this for its clients, by its own clock.
     """
-    live = LiveRows(engine.backend, handle)
-    if live.field is None or not engine.backend.upkeep:
+    live = LiveRows(active.backend, handle)
+    if live.field is None or not active.backend.upkeep:
         return
     now = time.monotonic()
-    if now_and_then and now - engine.swept.get(handle.name, -_SWEEP_EVERY) < _SWEEP_EVERY:
+    if now_and_then and now - active.swept.get(handle.name, -_SWEEP_EVERY) < _SWEEP_EVERY:
         return
-    engine.swept[handle.name] = now
+    active.swept[handle.name] = now
     if await live.count_expired():
         await live.delete_expired()

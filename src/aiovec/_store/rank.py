@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from .._embed.calling import is_async
+from .._embed.callables import is_async
 from .._input.arguments import is_iterable
 from .._input.selection import Selection
 from .._model.arrays import Float64Array
@@ -37,7 +37,7 @@ Rerank = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
 class RRF:
     """Reciprocal rank fusion: each list adds ``1 / (k + rank)`` to a row's score.
 
-    The sum is scaled to 0…1, so that a row which is the first of both lists has 1.
+    The sum is scaled to 0…1, so a row that is first in both lists has 1.
     """
 
     k: float = 60
@@ -70,9 +70,9 @@ class Decay:
     """Prefer newer hits: their scores become ``(1 - weight) * relevance + weight * freshness``.
 
     Relevance is the hit's score, scaled to 0…1 over the hits that are ranked, ``fetch_k`` of them.
-    Freshness is ``2 ** (-age / half_life)`` by the time in ``field``: 1 for now and for times to
-    come, 0 for a row without a time. ``half_life`` is a timedelta, or a text as "30m", "12h", "7d"
-    or "2w".
+    Freshness is ``2 ** (-age / half_life)`` by the time in ``field``: 1 for now and for future
+    times, 0 for a row without a time. ``half_life`` is a timedelta, or a text such as "30m", "12h",
+    "7d" or "2w".
     """
 
     field: str
@@ -83,23 +83,23 @@ class Decay:
         if not isinstance(self.field, str):
             raise InvalidArgumentError("field", self.field, "the name of a field")
         if not self.seconds > 0:
-            expected = "a timedelta above 0, or a text as '30m', '12h', '7d' or '2w'"
+            expected = "a timedelta above 0, or a text such as '30m', '12h', '7d' or '2w'"
             raise InvalidArgumentError("half_life", self.half_life, expected)
         if not _is_finite(self.weight) or not 0 <= self.weight <= 1:
             raise InvalidArgumentError("weight", self.weight, "a number from 0 to 1")
 
     @property
     def seconds(self) -> float:
-        """The half-life in seconds, 0 for what is none."""
+        """Return the half-life in seconds; 0 if it is not valid."""
         if isinstance(self.half_life, timedelta):
             return self.half_life.total_seconds()
         return seconds_of(self.half_life) if isinstance(self.half_life, str) else 0.0
 
 
 def seconds_of(span: str) -> float:
-    """Return the seconds of a time such as "30m" or "7d", 0 for a text that is none."""
-    found = _SPAN.fullmatch(span)
-    return 0.0 if found is None else float(found[1]) * _SECONDS[found[2]]
+    """Return the seconds of a duration such as "30m" or "7d"; 0 if the text is not one."""
+    match = _SPAN.fullmatch(span)
+    return 0.0 if match is None else float(match[1]) * _SECONDS[match[2]]
 
 
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])")
@@ -116,23 +116,24 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def best_first(hits: list[Hit]) -> list[Hit]:
-    """By score, equal ones by id."""
+    """Sort hits by score, equal ones by id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
-def nearest_first(hits: list[Hit]) -> list[Hit]:
-    """By distance, equal ones by id. Distances below 1e-16 that differ have the same score."""
+def by_distance(hits: list[Hit]) -> list[Hit]:
+    """Sort hits by distance, then id. Distances below 1e-16 that differ have the same score."""
     return sorted(hits, key=lambda hit: (cast("float", hit.distance), hit.id))
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The rows of an answer, best first: ``order`` has their places in it, ``scores`` one a place.
+    """The ranked rows of a result: ``order`` has their positions, best first, ``scores`` one score
+    per position.
 
-    Without a metric it is the answer of a keyword search.
+    A keyword search has no metric.
     """
 
-    found: Found
+    result: Found
     order: Sequence[int]
     scores: Sequence[float]
     metric: Metric | None
@@ -141,18 +142,17 @@ class Ranking:
 def fuse(
     vector: Ranking, text: Ranking, fusion: Fusion, limit: int, selection: Selection
 ) -> list[Hit]:
-    """Return one list of two. ``ranks`` tells the place of a hit in each.
+    """Fuse two lists into one. Each hit's ``ranks`` has its place in both.
 
-    A list of weight 0 brings no hits of its own. Most rows are in no fused list, and no hit is made
-    of them.
+    A list of weight 0 adds no hits. Hits are made only for the rows of the fused list.
     """
     fused: dict[str, float] = {}
     places: dict[str, dict[str, int]] = {}
     for name, ranking in (("vector", vector), ("text", text)):
-        ids = [ranking.found.rows.ids[i] for i in ranking.order]
+        ids = [ranking.result.rows.ids[i] for i in ranking.order]
         places[name] = dict(zip(ids, range(len(ids)), strict=True))
         if isinstance(fusion, RRF):
-            most = (fusion.k + 1) / 2  # so that the first places of both add up to 1
+            most = (fusion.k + 1) / 2  # the first place in both lists adds up to 1
             parts = [most / (fusion.k + place) for place in range(1, len(ids) + 1)]
         elif weight_of_list := getattr(fusion, name):
             share = weight_of_list / (fusion.vector + fusion.text)
@@ -169,17 +169,17 @@ def fuse(
         for name, ranking in (("text", text), ("vector", vector)):
             place = places[name].get(id)
             if place is not None:
-                found, i = ranking.found, ranking.order[place]
+                result, i = ranking.result, ranking.order[place]
                 ranks[name] = Rank(place + 1, ranking.scores[i])
-                distance = None if ranking.metric is None else found.measures[i]
-                highlights = found.highlights[i] if found.highlights else highlights
+                distance = None if ranking.metric is None else result.measures[i]
+                highlights = result.highlights[i] if result.highlights else highlights
         hits.append(
             Hit(
                 id,
                 fused[id],
                 distance,
-                selection.fields_of(found.rows, i),
-                selection.vector_of(found.rows, i),
+                selection.fields_of(result.rows, i),
+                selection.vector_of(result.rows, i),
                 ranks,
                 highlights,
                 selection.vector_name,
@@ -189,9 +189,9 @@ def fuse(
 
 
 def _best_of(scores: Mapping[str, float], limit: int) -> list[str]:
-    """The ids of the highest scores, equal ones by id."""
+    """Return the ids of the highest scores, equal ones by id."""
     best = list(scores)
-    if limit < len(best):  # numbers alone are sorted much faster
+    if limit < len(best):  # sorting plain numbers is much faster
         least = sorted(scores.values(), reverse=True)[limit - 1]
         best = [id for id, score in scores.items() if score >= least]
     return sorted(best, key=lambda id: (-scores[id], id))[:limit]
@@ -249,8 +249,8 @@ def diversify(
         relevance = np.asarray(_scaled([hit.score for hit in hits]))
     else:
         relevance = vectors @ unit(query[np.newaxis])[0]
-    # One product of matrices takes a fraction of a product for each pick. In float32 other hits
-    # would be picked where two are as good but for a rounding.
+    # One matrix product costs a fraction of one product per pick. It is float64: in float32,
+    # rounding would change the pick between two nearly equal hits.
     alike = vectors @ vectors.T if len(hits) <= _MOST_ALIKE else None
     likeness = np.full(len(hits), -np.inf)
     open_ = np.ones(len(hits), dtype=bool)
@@ -270,7 +270,7 @@ _MOST_ALIKE = 2896
 
 
 def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:
-    """Return the hits' vectors; zeros for a row without one, which is like no other then."""
+    """Return the hits' vectors; zeros for a row without one, so it is similar to no other."""
     vectors = [hit.vector for hit in hits]
     there = next((vector for vector in vectors if vector is not None), np.zeros(1))
     nothing = np.zeros_like(there)
@@ -278,14 +278,14 @@ def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:
 
 
 def unit(vectors: npt.NDArray[Any]) -> Float64Array:
-    """Vectors of length 1; one of length 0 stays."""
+    """Return the vectors scaled to length 1; a zero vector stays zero."""
     vectors = vectors.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
 async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -> list[Hit]:
-    """Return hits in the order of a user's function, which gives scores, or hits in its own order.
+    """Return the hits in the order of a user's function, which returns scores or reordered hits.
 
     A plain function runs in a thread; a coroutine function is awaited.
     """
@@ -295,7 +295,7 @@ async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -
     if is_async(rerank):
         outcome = await cast("Awaitable[Reranked]", rerank([*hits]))
     else:
-        # Who is cancelled leaves the function alone with its own list, and in its place.
+        # If the caller is cancelled, the function keeps running on its own copy and keeps its slot.
         work = partial(copy_context().run, rerank, [*hits])
         outcome = await in_daemon_thread(work, places)
         if inspect.isawaitable(outcome):
@@ -304,19 +304,19 @@ async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -
 
 
 def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
-    """The hits as a user's function wants them, or InvalidArgumentError."""
+    """Return the hits as the user's function ranked them, or raise InvalidArgumentError."""
 
     def refuse(fact: str) -> InvalidArgumentError:
         expected = (
-            f"a function that gives a list of one finite number for each of the {len(hits)} hits, "
-            f"or of some of these hits, each once at most; it gave {fact}"
+            f"a function that returns a list of one finite number for each of the {len(hits)} "
+            f"hits, or of some of these hits, each once at most; it returned {fact}"
         )
         return InvalidArgumentError("rerank", rerank, expected)
 
     if isinstance(outcome, (str, bytes, Mapping, Set)) or not is_iterable(outcome):
         raise refuse(shown(outcome, 60))
     answer = list(outcome)
-    # Also none: a function may find that no hit is good enough.
+    # The list may be empty: perhaps no hit is good enough.
     if all(isinstance(item, Hit) for item in answer):
         left = {hit.id: hit for hit in hits}
         order = []
@@ -324,11 +324,11 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
             known = left.pop(hit.id, None) if isinstance(hit.id, str) else None
             if known is None:
                 raise refuse(
-                    f"a hit with the id {shown(hit.id, 60)}, which was none of them or came before"
+                    f"a hit with the id {shown(hit.id, 60)}, which is not among them or is repeated"
                 )
             if _number(hit.score) is None:
                 raise refuse(f"the hit {shown(hit.id, 60)} with the score {shown(hit.score, 60)}")
-            # A copy without the vector lacks what diversity is computed from.
+            # The user may have copied a hit without the vector, which diversity needs.
             order.append(hit if hit.vector is not None else hit.__replace__(vector=known.vector))
         return order
     if len(answer) != len(hits):
@@ -343,7 +343,7 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
 
 
 def _number(score: Any) -> float | None:
-    """A score as a float, whichever library's number it is; None where it is no finite one."""
+    """Return a score of any numeric type as a float; None if it is not finite or no number."""
     if isinstance(score, (str, bytes)):
         return None
     try:

@@ -1,7 +1,8 @@
 """Searches by vector, by keywords and by both.
 
-Each takes three steps: ``prepare`` makes a ``Plan`` of the arguments, ``ask`` and its like put it
-to the backend and rank what comes back, and ``finish`` reranks, diversifies and cuts.
+Each takes three steps: ``plan_search`` makes a ``Plan`` of the arguments; ``search_vectors``,
+``search_words`` or ``search_both`` sends it to the backend and ranks the rows; ``finish`` reranks,
+diversifies and cuts.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from ..backend.limits import current_deadline
 from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
 from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean, listed
-from .current import Engine
+from .active_backend import ActiveBackend
 from .expiry import LiveRows
 from .rank import (
     NOTHING,
@@ -54,21 +55,21 @@ from .rank import (
     Ranking,
     Rerank,
     boosted,
+    by_distance,
     check_boost,
     check_bound,
     check_diversity,
     check_rerank,
     diversify,
     fuse,
-    nearest_first,
     reranked,
     unit,
 )
 
-# How many times the limit is fetched for a step that picks from more than it returns, and how many
-# times more rows are asked for where they had too few groups.
+# Steps that pick from a pool fetch this many times the limit, and a search that found too few
+# groups asks for this many times more rows.
 POOL = 4
-# A filter's text takes longer to parse than other text does to copy: so much of it as one value.
+# Characters of a filter that weigh one value: parsing text is slower than copying it.
 _CHARACTERS_A_VALUE = 2
 
 _T = TypeVar("_T")
@@ -136,9 +137,9 @@ class SearchOptions:
     chooses: bool = field(default=False, init=False)
     """True if further steps choose among the hits."""
     last: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank: those that are passed over, and ``limit``."""
+    """The number of hits, or of groups, to rank: ``offset + limit``."""
     pool: int = field(default=0, init=False)
-    """The number of hits from which the steps that choose take theirs."""
+    """The number of hits from which the steps that choose pick."""
     fetched: int = field(default=0, init=False)
     """The number of hits, or of groups, to rank before those steps."""
 
@@ -166,7 +167,7 @@ class SearchOptions:
         put("fetched", self.pool if self.chooses else self.last)
 
 
-# What other libraries call these arguments.
+# The names of these arguments in other libraries.
 _ELSEWHERE = {
     "k": "limit", "top_k": "limit", "n_results": "limit", "filter": "where", "filters": "where",
     "fields": "select", "columns": "select",
@@ -182,17 +183,17 @@ def options_of(call: str, arguments: type, **given: Any) -> SearchOptions:
     return SearchOptions(**given)
 
 
-# The methods name these themselves.
+# Arguments that the methods declare themselves.
 _NAMED = ("limit", "where", "match", "highlight")
 
 
 def names_options(arguments: type) -> Callable[[_Method], _Method]:
-    """Have ``inspect.signature``, and so ``help`` and notebooks, name what ``**options`` takes."""
+    """List the arguments of ``**options`` in the method's signature, for ``help`` and notebooks."""
 
-    def named(method: _Method) -> _Method:
+    def with_signature(method: _Method) -> _Method:
         shown = inspect.signature(method)
-        own = [one for one in shown.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        usual = {one.name: one.default for one in fields(SearchOptions)}
+        named = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        usual = {option.name: option.default for option in fields(SearchOptions)}
         hints = SearchOptions.__annotations__
         more = [
             inspect.Parameter(
@@ -200,10 +201,10 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
             )
             for name in arguments.__annotations__
         ]
-        method.__signature__ = shown.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        method.__signature__ = shown.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
         return method
 
-    return named
+    return with_signature
 
 
 def _check_tuning_type(argument: str, given: object) -> Tuning:
@@ -216,7 +217,9 @@ def _check_marks(argument: str, given: Any) -> bool | Marks:
     if isinstance(given, bool):
         return given
     if not (
-        isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, str) for one in given)
+        isinstance(given, tuple)
+        and len(given) == 2
+        and all(isinstance(mark, str) for mark in given)
     ):
         raise InvalidArgumentError(
             argument, given, "True, False, or a tuple of the texts before and after a word"
@@ -232,7 +235,7 @@ def _check_match(argument: str, given: object) -> str:
     return str(given)
 
 
-# Each argument with the value that most calls have, and the check of any other.
+# Each argument with its default, and the check of any other value.
 _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("limit", 10, count_of),
     ("offset", 0, partial(count_of, least=0)),
@@ -252,7 +255,7 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
 )
 
 
-# What each value of a tuning needs of a backend, and a hint where it is missing.
+# The ability that each value of a tuning needs, and a hint for backends without it.
 _TUNED = (
     (
         "indexes", ("nprobes", "ef", "refine", "recall"),
@@ -267,11 +270,11 @@ _TUNED = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A search of one table: the queries, and what becomes of the rows that they find.
+    """A search of one table: the queries, and the steps that follow them.
 
-    ``added`` are names of fields that are read for its own steps alone, and with ``hides_vector``
-    the vector is too. Rows that are ``left_out`` are no hits. With queries and ``text`` both, two
-    lists are fused, and only that one has the least score.
+    ``added`` names fields that are read only for these steps, as the vector is with
+    ``hides_vector``; hits do not show them. Rows that are ``left_out`` are no hits. With both
+    queries and ``text``, the two lists are fused, and ``min_score`` applies to the fused list.
     """
 
     options: SearchOptions
@@ -287,7 +290,7 @@ class Plan:
     left_out: frozenset[str] = frozenset()
 
 
-def prepare(
+def plan_search(
     backend: Backend,
     handle: TableHandle,
     options: SearchOptions,
@@ -314,7 +317,7 @@ def prepare(
         group = value_ref(schema, options.group_by, "group_by", ids=False)
     if options.boost is not None:
         time = _time_ref(schema, options.boost.field)
-    # What reranks reads the texts, whatever the caller wants to keep of them.
+    # A rerank function gets all text fields, also those that the caller did not select.
     needed = [] if options.rerank is None else text_fields(schema)
     refs = [ref for ref in (group, time) if ref is not None]
     needed += [ref.name for ref in refs if not ref.path]
@@ -330,7 +333,7 @@ def prepare(
     if columns is not chosen.columns:
         chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
     text, queries = None, []
-    # Where both lists are fused, each has more hits than the caller gets.
+    # Each list of a fusion has more hits than the caller gets.
     limit = options.fetched if words is None or vectors is None else options.pool
     clauses = () if words is None else _clauses(backend, handle, words)
     arrays = [] if vectors is None else vectors(schema)
@@ -351,8 +354,8 @@ def prepare(
 
 
 def _time_ref(schema: Schema, name: str) -> Ref:
-    """Return the field or payload key of times, which may be texts."""
-    able = [one for one, field in schema.fields.items() if field.kind in ("datetime", "text")]
+    """Return the field or payload key with times, which may be texts."""
+    able = [key for key, field in schema.fields.items() if field.kind in ("datetime", "text")]
     if name in able or str(name).startswith("payload."):
         return value_ref(schema, name, "boost", ids=False)
     payload = ["payload.<key>"] if schema.payload else []
@@ -361,7 +364,7 @@ def _time_ref(schema: Schema, name: str) -> Ref:
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:
-    """Raise UnsupportedError for a value that this backend would pass over."""
+    """Raise UnsupportedError for a value that this backend would ignore."""
     for ability, names, hint in _TUNED:
         for name in () if backend.supports(ability) else names:
             if getattr(tuning, name) is not None:
@@ -369,7 +372,7 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
 
 
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
-    """Return a bound filter for each of so many vectors; equal texts are read once."""
+    """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
     if not isinstance(where, OneForEach):
         return [bind(where, schema)] * count
     if len(where) != count:
@@ -387,8 +390,8 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
     if not text_fields(handle.schema):
         raise UnsupportedError(
             "text", backend.name,
-            "no field of it has text=True; create_field_index(table, field, 'text') covers a field "
-            "of text, and add_field(table, name, Field(str, text=True)) adds one",
+            "none of its fields has text=True; create_field_index(table, field, 'text') indexes an "
+            "existing text field, add_field(table, name, Field(str, text=True)) adds one",
             table=handle.name,
         )  # fmt: skip
     clauses = parse(words, handle.schema)
@@ -396,20 +399,20 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
     return clauses
 
 
-def weight_of(text: object, levels: int = 2) -> int:
+def weight_of_text(text: object, levels: int = 2) -> int:
     """Return the weight of a filter, or of the words of a search.
 
-    One filter for each vector, each a list, has two levels; a list may even be in itself. Counting
-    stops beyond ``INLINE_LIMIT``.
+    A list of filters, each a list, has two levels. Counting stops beyond ``INLINE_LIMIT``, since a
+    list may contain itself.
     """
     if text is None:
         return 0
     if isinstance(text, (list, tuple)) and levels:
         total = 0
-        for one in text:
+        for item in text:
             if total > INLINE_LIMIT:
                 break
-            total += 1 + weight_of(one, levels - 1)
+            total += 1 + weight_of_text(item, levels - 1)
         return total
     return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
 
@@ -417,12 +420,12 @@ def weight_of(text: object, levels: int = 2) -> int:
 def vector_like(
     rows: StoredRows, ids: Sequence[str], not_like: Sequence[str], schema: Schema
 ) -> list[Float32Array]:
-    """Return the vector to search for, of rows that were read by their ids."""
+    """Return the vector to search for, made from rows that were read by their ids."""
     places = {id: place for place, id in enumerate(rows.ids)}
 
     def vectors_of(argument: str, ids: Sequence[str]) -> Float32Array:
         for id in ids:
-            # The vector of a row that has none is of NaN.
+            # A row without a vector has one of NaN.
             if id not in places or rows.vectors is None or np.isnan(rows.vectors[places[id]][0]):
                 raise InvalidArgumentError(argument, id, "the id of a row that has a vector")
         return cast("Float32Array", rows.vectors)[[places[id] for id in ids]]
@@ -447,7 +450,7 @@ _NULL: Group = ("null", None)
 
 
 @dataclass(slots=True)
-class Answer:
+class Ranked:
     """The hits of each query of a plan, best first; the group and the time of each, by its id."""
 
     plan: Plan
@@ -458,10 +461,10 @@ class Answer:
     def __len__(self) -> int:
         return sum(map(len, self.hits))
 
-    def ranking(self, found: Found, limit: int, *, by_vector: bool) -> Ranking:
-        """Rank the rows of an answer, keep the best within the bounds, note groups and times."""
+    def ranking(self, result: Found, limit: int, *, by_vector: bool) -> Ranking:
+        """Rank the rows of one result, keep the best within the bounds, note groups and times."""
         plan, options = self.plan, self.plan.options
-        ids, measures = found.rows.ids, found.measures
+        ids, measures = result.rows.ids, result.measures
         metric = plan.schema.metric if by_vector else None
         scores = lowest_first = measures
         if metric is None:
@@ -485,19 +488,19 @@ class Answer:
         order = order[:limit]
         if plan.group is not None:
             for i in order:
-                self.groups[ids[i]] = _group_of(_value_of(found.rows, i, plan.group))
+                self.groups[ids[i]] = _group_of(_value_of(result.rows, i, plan.group))
         if plan.time is not None:
             for i in order:
-                self.times[ids[i]] = _time_of(_value_of(found.rows, i, plan.time))
-        return Ranking(found, order, scores, metric)
+                self.times[ids[i]] = _time_of(_value_of(result.rows, i, plan.time))
+        return Ranking(result, order, scores, metric)
 
-    def ranked(self, answers: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
-        """Return the hits of each answer."""
-        return [self._hits(self.ranking(found, limit, by_vector=by_vector)) for found in answers]
+    def hits_of(self, results: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
+        """Return the hits of each result."""
+        return [self._hits(self.ranking(result, limit, by_vector=by_vector)) for result in results]
 
     def _hits(self, ranking: Ranking) -> list[Hit]:
-        found, scores, selection = ranking.found, ranking.scores, self.plan.selection
-        rows, measures, highlights = found.rows, found.measures, found.highlights
+        result, scores, selection = ranking.result, ranking.scores, self.plan.selection
+        rows, measures, highlights = result.rows, result.measures, result.highlights
         vectors = selection.shows_vector
         every = zip(ranking.order, selection.fields_of_each(rows, ranking.order), strict=True)
         return [
@@ -517,7 +520,7 @@ class Answer:
     def fused(
         self, vector: Found, text: Found, fusion: Fusion, count: int, limit: int
     ) -> list[Hit]:
-        """Return one list of both, each of ``count`` rows at most."""
+        """Fuse both results, of at most ``count`` rows each, into one list of hits."""
         hits = fuse(
             self.ranking(vector, count, by_vector=True), self.ranking(text, count, by_vector=False),
             fusion, limit, self.plan.selection,
@@ -526,67 +529,67 @@ class Answer:
         return hits if least is None else [hit for hit in hits if hit.score >= least]
 
 
-Ask = Callable[[Backend, TableHandle, Plan], Awaitable[Answer]]
+Searcher = Callable[[Backend, TableHandle, Plan], Awaitable[Ranked]]
 
 
-async def answer(
-    engine: Engine,
+async def run_search(
+    active: ActiveBackend,
     handle: TableHandle,
     options: SearchOptions,
     effort: int,
     plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
-    ask: Ask,
-) -> Answer:
-    """Plan a search and ask the backend, when it is its turn."""
-    # Searches by words take little, and have a queue of their own.
-    gate = engine.word_searches if ask is ask_words else engine.vector_searches
-    async with gate.enter(current_deadline(engine.backend.busy_timeout)):
+    search: Searcher,
+) -> Ranked:
+    """Wait at the gate, plan the search and send it to the backend."""
+    # Keyword searches are short, so they do not wait behind vector searches.
+    gate = active.word_searches if search is search_words else active.vector_searches
+    async with gate.enter(current_deadline(active.backend.busy_timeout)):
         if options.where is not None:
-            effort += weight_of(options.where)
-        planned = await hop(effort, plan, engine.backend, handle, options)
-        return await ask(engine.backend, handle, planned)
+            effort += weight_of_text(options.where)
+        planned = await hop(effort, plan, active.backend, handle, options)
+        return await search(active.backend, handle, planned)
 
 
-async def ask_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Answer:
+async def search_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
     """Search for the plan's vectors."""
-    answer = Answer(plan)
+    ranked = Ranked(plan)
     limit = plan.options.fetched
     if plan.group is None:
-        found = await plan.live.search(plan.queries) if plan.queries else []
-        answer.hits = await hop(weight(*found), answer.ranked, found, limit, True)
-        return answer
+        results = await plan.live.search(plan.queries) if plan.queries else []
+        ranked.hits = await hop(weight(*results), ranked.hits_of, results, limit, True)
+        return ranked
     for query in plan.queries:
 
-        async def ask(where: Expr | None, count: int, query: VectorQuery = query) -> _Asked:
+        async def fetch(where: Expr | None, count: int, query: VectorQuery = query) -> _Fetched:
             wanted = count + len(plan.left_out)
-            (one,) = await plan.live.search([replace(query, limit=wanted, where=where)])
-            (hits,) = await hop(weight(one), answer.ranked, [one], count, True)
+            (result,) = await plan.live.search([replace(query, limit=wanted, where=where)])
+            (hits,) = await hop(weight(result), ranked.hits_of, [result], count, True)
             return hits, len(hits) < count
 
-        answer.hits.append(await _grouped(ask, answer, plan.group, query.where, fills=True))
-    return answer
+        ranked.hits.append(await _grouped(fetch, ranked, plan.group, query.where, fills=True))
+    return ranked
 
 
-async def ask_words(backend: Backend, handle: TableHandle, plan: Plan) -> Answer:
+async def search_words(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
     """Search for the plan's words."""
-    answer, text = Answer(plan), cast("TextQuery", plan.text)
+    ranked, text = Ranked(plan), cast("TextQuery", plan.text)
 
-    async def ask(where: Expr | None, count: int) -> _Asked:
-        found = await _found_words(backend, handle, replace(text, limit=count, where=where))
-        (hits,) = await hop(weight(found), answer.ranked, [found], count, False)
+    async def fetch(where: Expr | None, count: int) -> _Fetched:
+        result = await _text_result(backend, handle, replace(text, limit=count, where=where))
+        (hits,) = await hop(weight(result), ranked.hits_of, [result], count, False)
         return hits, len(hits) < count
 
     if plan.group is None:
-        hits, _ = await ask(text.where, text.limit)
+        hits, _ = await fetch(text.where, text.limit)
     else:
-        hits = await _grouped(ask, answer, plan.group, text.where)
-    answer.hits.append(hits)
-    return answer
+        hits = await _grouped(fetch, ranked, plan.group, text.where)
+    ranked.hits.append(hits)
+    return ranked
 
 
-async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fusion) -> Answer:
-    """Search for a vector and for words at once, and fuse both lists."""
-    answer, text = Answer(plan), cast("TextQuery", plan.text)
+async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fusion) -> Ranked:
+    """Search by vector and by words concurrently, and fuse both lists."""
+    ranked, text = Ranked(plan), cast("TextQuery", plan.text)
     deadline = current_deadline(backend.busy_timeout)
 
     async def part(work: Awaitable[_T]) -> _T:
@@ -598,12 +601,12 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
         try:
             async with asyncio.TaskGroup() as both:
                 by_vector = both.create_task(part(plan.live.search(queries)))
-                by_words = both.create_task(part(_found_words(backend, handle, words)))
+                by_words = both.create_task(part(_text_result(backend, handle, words)))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         (near,), matching = by_vector.result(), by_words.result()
         effort = weight(near, matching)
-        hits = await hop(effort, answer.fused, near, matching, fusion, count, limit)
+        hits = await hop(effort, ranked.fused, near, matching, fusion, count, limit)
         over = max(len(near.rows.ids), len(matching.rows.ids)) < count
         return hits, over
 
@@ -611,13 +614,13 @@ async def ask_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fu
         hits, _ = await fused(plan.options.pool, plan.options.fetched)
     else:
         hits = await _grouped(
-            lambda _, count: fused(count, 2 * count), answer, plan.group, text.where
+            lambda _, count: fused(count, 2 * count), ranked, plan.group, text.where
         )
-    answer.hits.append(hits)
-    return answer
+    ranked.hits.append(hits)
+    return ranked
 
 
-async def _found_words(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:
+async def _text_result(backend: Backend, handle: TableHandle, query: TextQuery) -> Found:
     if all(clause.excluded for clause in query.clauses):
         return Found(StoredRows([], {}), [])
     return await backend.search_text(handle, query)
@@ -625,12 +628,12 @@ async def _found_words(backend: Backend, handle: TableHandle, query: TextQuery) 
 
 # Groups: rows of the same value in a field or in a key of the payload
 
-_Asked = tuple[list[Hit], bool]
+_Fetched = tuple[list[Hit], bool]
 
 
 async def _grouped(
-    ask: Callable[[Expr | None, int], Awaitable[_Asked]],
-    answer: Answer,
+    fetch: Callable[[Expr | None, int], Awaitable[_Fetched]],
+    ranked: Ranked,
     group: Ref,
     where: Expr | None,
     *,
@@ -638,13 +641,14 @@ async def _grouped(
 ) -> list[Hit]:
     """Return the best hits of the best groups.
 
-    ``ask`` gives so many of the best hits that a filter selects, and True where there are no more.
-    It is asked for more until there are enough groups. With ``fills`` the second answer is the last
-    of all rows, since a few groups may have the whole table: then rows of other groups are asked
-    for, and at last rows of the groups that have too few. Scores of keywords may depend on the
-    filter, and fused ones on the number of hits: there a group has the rows found with the others.
+    ``fetch`` returns the best ``count`` hits that a filter selects, and True if there are no more.
+    It is called with larger counts until there are enough groups. With ``fills`` this ends after
+    two calls, since a few groups may have the whole table: further calls select rows of other
+    groups, and at last rows of the groups that have too few. Scores of keywords may depend on the
+    filter, and fused scores on the number of hits: without ``fills``, a group has only the rows
+    that these calls return.
     """
-    options, groups = answer.plan.options, answer.groups
+    options, groups = ranked.plan.options, ranked.groups
     wanted, per_group = options.fetched, options.per_group
 
     def picked(hits: Sequence[Hit]) -> list[Hit]:
@@ -652,39 +656,40 @@ async def _grouped(
 
     def merged(hits: list[Hit], more: list[Hit]) -> list[Hit]:
         known = {hit.id: hit for hit in (*hits, *more)}
-        return picked(nearest_first([*known.values()]))
+        return picked(by_distance([*known.values()]))
 
     def sizes_of(hits: Iterable[Hit]) -> Counter[Group]:
         return Counter(groups[hit.id] for hit in hits)
 
-    schema = answer.plan.schema
+    schema = ranked.plan.schema
     count = count_of("limit", options.pool * per_group)  # backends count in 64 bits
-    found, over = await ask(where, count)
-    hits = await hop(weight(found), picked, found)
+    fetched, over = await fetch(where, count)
+    hits = await hop(weight(fetched), picked, fetched)
     while not over and len(sizes_of(hits)) < wanted:
         count *= POOL
-        found, over = await ask(where, count)
-        hits = await hop(weight(found), picked, found)
+        fetched, over = await fetch(where, count)
+        hits = await hop(weight(fetched), picked, fetched)
         if fills:
             break
     every = over or not fills
     while not every:
         sizes = sizes_of(hits)
-        # A filter cannot compare JSON: such a group gets its rows from among those of no other.
+        # A filter cannot compare JSON, so the rows of such a group come from the search for rows of
+        # no other group.
         few = any(size < per_group for group, size in sizes.items() if group[0] == "json")
         if len(sizes) >= wanted and not few:
             break
         others = _among(schema, group, sizes, where, others=True)
-        more, every = await ask(where if others is None else others, count)
+        more, every = await fetch(where if others is None else others, count)
         hits = await hop(weight(more), merged, hits, more)
         if len(sizes_of(hits)) == len(sizes):
             count *= POOL
     while fills and not over:
-        small = {one for one, size in sizes_of(hits).items() if size < per_group}
+        small = {value for value, size in sizes_of(hits).items() if size < per_group}
         within = _among(schema, group, small, where, others=False)
         if within is None:
             break
-        more, over = await ask(within, count)
+        more, over = await fetch(within, count)
         hits = await hop(weight(more), merged, hits, more)
         count *= POOL
     return hits
@@ -695,7 +700,7 @@ def _among(
 ) -> Expr | None:
     """Return the filter for rows of these groups, or of ``others``.
 
-    None where it would be too large, or all groups are of JSON, which it leaves out.
+    None if it would be too large, or if all groups are of JSON, which filters cannot compare.
     """
     values = tuple(value for kind, value in groups if kind not in ("json", "null"))
     terms: list[Expr] = [In(ref, values)] if values else []
@@ -707,7 +712,7 @@ def _among(
         named = any_of(terms)
         bound = bind(named.is_not_true() if others else named, schema)
         return bound if where is None or bound is None else all_of([where, bound])
-    except FilterError:  # it would be deeper or larger than filters may be
+    except FilterError:  # too deep or too large for a filter
         return None
 
 
@@ -760,9 +765,9 @@ def _picked(
 # From the hits to the results
 
 
-async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
-    """Rerank, boost and diversify each query's hits where that was asked for, and cut them."""
-    plan, options, lists = answer.plan, answer.plan.options, answer.hits
+async def finish(ranked: Ranked, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
+    """Rerank, boost and diversify each query's hits as requested, and cut them to the limit."""
+    plan, options, lists = ranked.plan, ranked.plan.options, ranked.hits
     if options.rerank is not None:
         lists = [await reranked(hits, options.rerank, rerank_places) for hits in lists]
     shows = plan.selection.shows_vector and not plan.hides_vector
@@ -776,9 +781,9 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
         made = []
         for n, hits in enumerate(lists):
             if options.boost is not None:
-                hits = boosted(hits, options.boost, answer.times, now)
+                hits = boosted(hits, options.boost, ranked.times, now)
             if options.diversity:
-                # A rerank or a boost knows better than the vector.
+                # After reranking or boosting, use those scores instead of vector distances.
                 scored = options.rerank is not None or options.boost is not None
                 near = not scored and bool(plan.queries) and plan.text is None
                 query = plan.queries[n].vector if near else None
@@ -786,20 +791,20 @@ async def finish(answer: Answer, rerank_places: asyncio.Semaphore) -> list[Resul
             if plan.group is None:
                 hits = hits[options.offset : options.last]
             else:
-                hits = _picked(hits, answer.groups, options.last, options.per_group, options.offset)
+                hits = _picked(hits, ranked.groups, options.last, options.per_group, options.offset)
             if plan.hides_vector or plan.added:
                 hits = [_stripped(hit, plan) for hit in hits]
             made.append(Results(hits, columns=columns))
         return made
 
     effort = weight(*lists) if options.chooses or plan.added else len(lists)
-    if options.diversity:  # each pick is compared with all hits that are left
+    if options.diversity:  # each pick is compared with all remaining hits
         effort *= options.last
     return await hop(effort, results)
 
 
 def _stripped(hit: Hit, plan: Plan) -> Hit:
-    """Return the hit without what the caller did not ask for."""
+    """Return the hit without values that only the steps needed."""
     if plan.hides_vector:
         hit = hit.__replace__(vector=None)
     if not plan.added.isdisjoint(hit.fields):

@@ -1,4 +1,4 @@
-"""VectorStore, the one class users hold whatever the backend, and Table, its handle on a table."""
+"""VectorStore, the class of an open store on any backend, and Table, its handle on a table."""
 
 from __future__ import annotations
 
@@ -119,58 +119,58 @@ from ..errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from .current import REFUSALS, Attempts, Current, Engine, check_same
+from .active_backend import REFUSALS, ActiveBackend, Attempts, Backends, check_same
 from .expiry import LiveRows, sweep
 from .rank import RRF, Fusion, check_fusion
 from .search import (
-    Answer,
-    Ask,
     OneForEach,
+    Ranked,
     SearchArguments,
+    Searcher,
     SearchOptions,
     VectorArguments,
-    answer,
-    ask_both,
-    ask_vectors,
-    ask_words,
     finish,
     names_options,
     options_of,
-    prepare,
+    plan_search,
+    run_search,
+    search_both,
+    search_vectors,
+    search_words,
     vector_like,
-    weight_of,
+    weight_of_text,
 )
 from .write import RowsToWrite, once, vector_of_update
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# The limit of a ``find`` without one: a number that every backend takes.
+# The limit of ``find(limit=None)``: a number that every backend takes.
 _MOST_ROWS = 2**31 - 1
-# Rows that a search is for, and away from: their vectors are read first.
+# Most rows that ``search_like`` takes, since it reads their vectors first.
 _MOST_LIKE = 1_000
-# The calls behind which a table's handles are stale.
+# The calls that make a table's handles stale.
 _ALTERS = frozenset(
     {
         "add_field", "create_field_index", "drop_field_index", "drop_field",
         "rename_field", "rename_table", "drop_table",
     }
 )  # fmt: skip
-# Methods that a read-only store refuses. create_table is none: the table may exist already.
+# Methods that a read-only store refuses. create_table is not among them: the table may exist.
 _WRITES = _ALTERS | frozenset(
     {
         "insert", "upsert", "update", "set_vectors", "delete",
         "optimize", "create_index", "drop_index", "revert",
     }
 )  # fmt: skip
-# The calls that are done once under a key.
+# The calls that are done at most once for a write key.
 _ONCE = (_WRITES | {"create_table"}) - {"optimize"}
 
 
 class VectorStore:
     """Tables of vectors that can be awaited. Made by ``aiovec.connect``.
 
-    What holds for every method:
+    Every method follows these rules:
 
     - It checks its arguments first; bad ones raise an ``AiovecError`` and change nothing.
     - A write is atomic: all of it or none. When it returns, it survives ``kill -9``, and every
@@ -190,9 +190,10 @@ class VectorStore:
         *,
         follow: bool = False,
     ) -> None:
-        self._current = Current(backend, place, follow=follow)
+        self._backends = Backends(backend, place, follow=follow)
         self._embedders = embedders
-        # What an app's own code takes as long as it likes for: nothing else waits for these.
+        # Rerank functions and the reading of users' iterables run for any time, so they have limits
+        # of their own.
         self._rerank_places = asyncio.Semaphore(4)
         self._read_in_thread = partial(in_thread, limit=anyio.CapacityLimiter(4))
         self._process = os.getpid()
@@ -201,17 +202,17 @@ class VectorStore:
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
-    # Life
+    # The store
 
     @property
     def target(self) -> str:
-        """Where the store lies."""
-        return self._current.engine.backend.target
+        """The path or URL of the store."""
+        return self._backends.active.backend.target
 
     @property
     def backend_name(self) -> str:
         """The name of the backend in use now."""
-        return self._current.engine.backend.name
+        return self._backends.active.backend.name
 
     def __repr__(self) -> str:
         state = "closed " if self._closing is not None else ""
@@ -224,28 +225,28 @@ class VectorStore:
         await self.close()
 
     async def close(self) -> None:
-        """Wait for the writes that were accepted, then let go of everything.
+        """Wait for the accepted writes, then close the store.
 
-        May be called twice. Reads that are under way end with StoreClosedError, as later calls do.
-        Being cancelled does not stop the closing.
+        May be called twice. Running reads end with StoreClosedError, and so do later calls. A
+        cancelled call does not stop the closing.
         """
         if os.getpid() != self._process:
-            return  # what is under way belongs to the parent
+            return  # running calls belong to the parent process
         if self._closed:
             return
         self._enter(closing=True)
-        if self._closing is None or self._closing.done():  # the one before failed
+        if self._closing is None or self._closing.done():  # the previous attempt failed
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        # A call that waits for its vectors has begun no write yet.
+        # Calls that wait for an embedder have not begun to write, so they are ended first.
         await self._embedders.close(lambda: StoreClosedError(self.target))
         try:
-            await self._current.close()
+            await self._backends.close()
         finally:
-            self._closed = True  # a backend is closed once, also where that fails
-            # One that is read just now ends by itself.
+            self._closed = True  # a backend is closed only once, even if that fails
+            # An export that is being read ends with its next batch.
             left = [batches.aclose() for batches in self._exports]
             await asyncio.gather(*left, return_exceptions=True)
 
@@ -258,37 +259,29 @@ class VectorStore:
         "backup", "restore", "moves", "read-only", "once", "power-loss" or "quantized"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
-        return self._current.engine.backend.supports(ability)
+        return self._backends.active.backend.supports(ability)
 
     @property
     def read_only(self) -> bool:
         """True if the store was opened for reading only."""
-        return self._current.engine.backend.read_only
+        return self._backends.active.backend.read_only
 
     async def _completed(self, table: str, schema: Schema) -> Schema:
-        """Return the schema of a new table with what its embedder adds."""
-        return await self._embedders.completed(table, schema, self._current.engine.settings)
-
-    async def _can_embed(self, schema: Schema) -> bool:
-        """Return whether a text can be searched for by its vector, in a table of this schema."""
-        return await self._embedders.can_embed(schema, self._current.engine.settings)
-
-    def _owns(self, path: Path) -> bool:
-        """Return whether a path belongs to the store. Reads the disk."""
-        return self._current.engine.backend.owns(path)
+        """Return the schema of a new table with the dimension and model of its embedder."""
+        return await self._embedders.completed(table, schema, self._backends.active.settings)
 
     def _check_writable(self, call: str) -> None:
-        if self._current.engine.backend.read_only:
+        if self._backends.active.backend.read_only:
             raise UnsupportedError(
                 call, self.backend_name, f"{self.target} was opened with read_only=True"
             )
 
     async def ping(self) -> None:
-        """Reach the store, or raise why not."""
-        await self._call("ping", None, lambda engine: engine.backend.ping())
+        """Check that the store can be reached; raise the reason if not."""
+        await self._call("ping", None, lambda active: active.backend.ping())
 
     def table(self, name: str) -> Table:
-        """A light handle: ``store.table("docs").search(vector)``. Reads nothing."""
+        """Return a handle on a table: ``store.table("docs").search(vector)``. Reads nothing."""
         return Table(self, check_table_name(name))
 
     # Tables
@@ -308,26 +301,28 @@ class VectorStore:
     ) -> Schema:
         """Create a table, and return its schema.
 
-        ``schema`` is a ``Schema``, or rows, as ``insert`` takes them: then the schema is taken from
-        the rows, which are stored too. Without either it is ``Schema.context_vectors`` of the
+        ``schema`` is a ``Schema``, or rows as ``insert`` takes them: then the schema is inferred
+        from the rows, and they are stored too. By default it is ``Schema.context_vectors`` with the
         configured ``dim``.
 
-        Of several callers at once one creates it. Where it exists: TableExistsError, or with
-        ``exist_ok`` nothing, unless the schema is another: ModelMismatchError where only the
-        model differs, else SchemaMismatchError. A schema with an option that the backend cannot
-        honour raises UnsupportedError, unless such a table exists already.
+        Of several concurrent callers, one creates it. An existing table raises TableExistsError.
+        With ``exist_ok`` it is accepted if its schema is the same; otherwise this raises
+        ModelMismatchError if only the model differs, else SchemaMismatchError. A schema with an
+        option that the backend does not support raises UnsupportedError, unless such a table exists
+        already.
 
-        With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they are the
-        embedder's. What the embedder is made of is stored too, if it was a kind or a mapping, so
-        that other programs can search by text in the table.
+        With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they come from the
+        embedder. The embedder's settings are stored too, if it was given as a kind or a mapping, so
+        that other programs can search the table by text.
 
-        Of rows, the column ``vector`` holds the vectors; by default "embedding", "vector" or the
-        only one with lists of numbers. A column whose values are all of one type becomes a field:
-        text, whole numbers, numbers, booleans, datetimes, or lists of texts or numbers. What is
-        mixed or nested stays in the payload. Arrow, pandas and Polars have types of their own,
-        which stay. ``text`` names fields for keyword search, ``index`` fields with an index for
-        filters; ``metric``, ``model`` and ``embed`` are those of ``Schema``. Rows that are refused
-        create no table. ``exist_ok`` is for schemas only: ``upsert`` adds rows to a table.
+        With rows, ``vector`` names the column with the vectors; by default it is "embedding",
+        "vector" or the only column with lists of numbers. A column whose values all have one type
+        becomes a field: text, whole numbers, numbers, booleans, datetimes, or lists of texts or
+        numbers. Mixed and nested values stay in the payload. Columns of Arrow, pandas and Polars
+        keep their types. ``text`` names the fields for keyword search, ``index`` the fields with an
+        index for filters; ``metric``, ``model`` and ``embed`` are those of ``Schema``. If a row is
+        refused, no table is created. ``exist_ok`` is for schemas only; ``upsert`` adds rows to an
+        existing table.
         """
         check_table_name(table)
         exist_ok = check_flag("exist_ok", exist_ok)
@@ -338,8 +333,8 @@ class VectorStore:
                 raise InvalidArgumentError("schema", schema, "aiovec.Schema(...) or rows")
             if exist_ok:
                 reason = (
-                    "exist_ok=True goes with a schema, not with rows: create the table from its "
-                    "schema, then add the rows with upsert()"
+                    "exist_ok=True cannot be combined with rows: create the table from a schema, "
+                    "then add the rows with upsert()"
                 )
                 raise InvalidArgumentError("exist_ok", True, "False with rows", reason=reason)
             return await self._create_of_rows(table, schema, options)
@@ -350,9 +345,9 @@ class VectorStore:
             )
             raise InvalidArgumentError("schema", schema, "rows", reason=reason)
 
-        async def create(engine: Engine) -> Schema | None:
-            backend = engine.backend
-            wanted = schema or Schema.context_vectors(engine.settings.dim)
+        async def create(active: ActiveBackend) -> Schema | None:
+            backend = active.backend
+            wanted = schema or Schema.context_vectors(active.settings.dim)
             wanted = await self._completed(table, wanted)
             if not (exist_ok and table in await backend.tables()):
                 self._check_writable("create_table")
@@ -367,26 +362,26 @@ class VectorStore:
                 except TableExistsError:
                     if not exist_ok:
                         raise
-            return await check_same(engine, table, wanted)
+            return await check_same(active, table, wanted)
 
-        found = await self._call("create_table", table, create)
-        # A call that was done before under its key is not done again, and tells of no schema.
-        return await self.schema(table) if found is None else found
+        created = await self._call("create_table", table, create)
+        # A repeated call under a write key returns no schema.
+        return await self.schema(table) if created is None else created
 
     async def _create_of_rows(self, table: str, rows: Rows, options: TableOptions) -> Schema:
-        """Create a table of rows, which are checked, and have their vectors, before it exists."""
+        """Create a table from rows, which are checked and embedded before it exists."""
         self._check_writable("create_table")
         held = await collect(rows, self._read_in_thread)
 
-        async def create(engine: Engine) -> Schema:
-            if table in await engine.backend.tables():  # before any text is embedded
+        async def create(active: ActiveBackend) -> Schema:
+            if table in await active.backend.tables():  # before any text is embedded
                 raise TableExistsError(table)
             await arrow_ready()
             schema = await hop(weight(held), inferred, held, options)
             schema = await self._completed(table, schema)
             writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
-            batch = await writing.prepare(engine, TableHandle(table, schema, None))
-            await to_its_end(fill(engine.backend, schema, batch))
+            batch = await writing.checked_batch(active, TableHandle(table, schema, None))
+            await to_its_end(fill(active.backend, schema, batch))
             return schema
 
         async def fill(backend: Backend, schema: Schema, batch: NewRows) -> None:
@@ -402,42 +397,42 @@ class VectorStore:
         return await self._call("create_table", table, create)
 
     async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
-        """Add a field, which is null in the rows there are; its index is built before it returns.
+        """Add a field. It is null in existing rows; its index is built before the call returns.
 
-        A field that cannot be null, or that is a partition key, has to be there from the start.
+        A field that cannot be null, or that is a partition key, must be in the table's first
+        schema.
         """
         check_field_name(name)
         added = field if isinstance(field, Field) else Field(field)
         if not added.nullable or added.partition:
             reason = (
                 f"the new field {name!r} must be nullable and cannot be a partition key, since the "
-                "table may have rows; create the table anew with such a field"
+                "table may have rows; create a new table with such a field"
             )
             expected = "a nullable field that is no partition key"
             raise InvalidArgumentError("field", added, expected, reason=reason)
 
         await self._alter(
             "add_field", table,
-            # It raises InvalidNameError where it cannot be.
+            # Raises InvalidNameError if the name is taken.
             lambda schema: schema.with_field(name, added),
             lambda backend, handle: backend.add_field(handle, name, added),
         )  # fmt: skip
 
     async def create_field_index(self, table: str, field: str, kind: FieldIndex) -> None:
         """Build an index over an existing field: "btree" or "bitmap" for filters, "text" for
-        keyword search. Reads go on meanwhile.
+        keyword search. Reads continue during the build.
 
-        The schema says so afterwards, as ``Field(index=…)`` or ``Field(text=True)``. A "bitmap"
-        takes the place of a "btree", and the reverse. Where the same index exists, this completes
-        one whose build was killed, and else does nothing. Fields of lists have none of these.
-        OutcomeUnknownError says of an index that could not be completed that the schema has it
-        already; then ``optimize`` completes it.
+        Afterwards the schema has ``Field(index=…)`` or ``Field(text=True)``. A "bitmap" replaces a
+        "btree", and the reverse. If the same index exists, this completes a build that was killed,
+        or does nothing. List fields cannot have these indexes. OutcomeUnknownError means that the
+        schema has the index, but its build failed; ``optimize`` completes it.
         """
 
         def check(schema: Schema) -> None:
             check_field_index(schema, field, kind)
             if kind == "text":
-                self._current.engine.backend.check_able("text")
+                self._backends.active.backend.check_able("text")
 
         await self._alter(
             "create_field_index", table, check,
@@ -449,7 +444,7 @@ class VectorStore:
     ) -> None:
         """Drop the index of this kind over a field; without ``kind``, all indexes over it.
 
-        The field and its values stay. Does nothing where there is no such index.
+        The field and its values stay. Does nothing if there is no such index.
         """
 
         await self._alter(
@@ -461,28 +456,28 @@ class VectorStore:
     async def drop_field(self, table: str, field: str) -> None:
         """Drop a field with its values and its indexes.
 
-        A partition key, and the field that the vectors are made from, stay. A payload key of the
-        same name, hidden until then, is seen again.
+        A partition key and the field of ``embed`` cannot be dropped. A payload key of the same
+        name, which the field has hidden, is visible again.
         """
 
         def check(schema: Schema) -> None:
             existing_field(schema, field)
-            schema.without_field(field)  # raises where it cannot be
+            schema.without_field(field)  # raises if it cannot be dropped
 
         await self._alter(
             "drop_field", table, check, lambda backend, handle: backend.drop_field(handle, field)
         )
 
     async def rename_field(self, table: str, old: str, new: str) -> None:
-        """Give a field another name. Its values and indexes stay.
+        """Rename a field. Its values and indexes stay.
 
-        A payload key that has the new name is hidden by the field.
+        The field hides a payload key that has the new name.
         """
         check_field_name(new)
 
         def check(schema: Schema) -> None:
             existing_field(schema, old)
-            schema.with_renamed_field(old, new)  # raises InvalidNameError where it is taken
+            schema.with_renamed_field(old, new)  # raises InvalidNameError if it is taken
 
         await self._alter(
             "rename_field", table, check,
@@ -496,28 +491,28 @@ class VectorStore:
         check: Callable[[Schema], object],
         change: Callable[[Backend, TableHandle], Awaitable[None]],
     ) -> None:
-        """Change a table's schema, which ``check`` has looked at."""
+        """Change a table's schema after ``check`` has accepted it."""
 
-        async def alter(engine: Engine, handle: TableHandle) -> None:
+        async def alter(active: ActiveBackend, handle: TableHandle) -> None:
             check(handle.schema)
-            await change(engine.backend, handle)
-            engine.forget(table)
+            await change(active.backend, handle)
+            active.forget(table)
 
         await self._on_table(name, table, alter)
 
     async def rename_table(self, old: str, new: str) -> None:
-        """Give a table another name. Rows, schema, indexes and the change feed stay.
+        """Rename a table. Rows, schema, indexes and the change feed stay.
 
-        UnsupportedError where the store lies in a bucket, in LanceDB's memory or its service, in
-        which no table can be renamed in one step.
+        Raises UnsupportedError if the store lies in a bucket, in LanceDB's memory or in its
+        service, which cannot rename a table in one step.
         """
         check_table_name(old)
         check_table_name(new)
 
-        async def rename(engine: Engine) -> None:
-            engine.forget(old)
-            engine.forget(new)
-            await engine.backend.rename_table(old, new)
+        async def rename(active: ActiveBackend) -> None:
+            active.forget(old)
+            active.forget(new)
+            await active.backend.rename_table(old, new)
 
         await self._call("rename_table", old, rename)
 
@@ -526,10 +521,10 @@ class VectorStore:
         check_table_name(table)
         missing_ok = check_flag("missing_ok", missing_ok)
 
-        async def drop(engine: Engine) -> None:
-            engine.forget(table)
+        async def drop(active: ActiveBackend) -> None:
+            active.forget(table)
             try:
-                await engine.backend.drop_table(table)
+                await active.backend.drop_table(table)
             except TableNotFoundError:
                 if not missing_ok:
                     raise
@@ -537,20 +532,20 @@ class VectorStore:
         await self._call("drop_table", table, drop)
 
     async def tables(self) -> list[str]:
-        """The names of the tables, sorted."""
-        return await self._call("tables", None, lambda engine: engine.backend.tables())
+        """Return the names of the tables, sorted."""
+        return await self._call("tables", None, lambda active: active.backend.tables())
 
     async def schema(self, table: str) -> Schema:
-        """The table's schema as it is now."""
+        """Return the table's current schema."""
         return (await self._schema_and_state(table))[0]
 
     async def _schema_and_state(self, table: str) -> tuple[Schema, str]:
-        """The schema, and the name of the table's state, as ``CallContext`` takes it."""
+        """Return the schema, and the name of the table's state, as ``CallContext`` takes it."""
         check_table_name(table)
 
-        async def read(engine: Engine) -> tuple[Schema, str]:
-            handle = await engine.open_table(table, fresh=True)
-            return handle.schema, engine.state_of(handle)
+        async def read(active: ActiveBackend) -> tuple[Schema, str]:
+            handle = await active.open_table(table, fresh=True)
+            return handle.schema, active.state_of(handle)
 
         return await self._call("schema", table, read)
 
@@ -564,18 +559,17 @@ class VectorStore:
         on_conflict: OnConflict = "fail",
         model: str | None = None,
     ) -> int:
-        """Add rows; how many.
+        """Add rows, and return how many.
 
         ``rows`` are an Arrow batch or table, an (async) iterable of those, of mappings or of
         ``Record``s, or a mapping of columns. An iterable is read to its end before the write
-        begins. An id that exists, or that stands twice in ``rows``, raises DuplicateIdError, and
-        nothing of the call is kept. With ``on_conflict="skip"`` such rows are left out instead (of
-        an id that stands twice, the first row counts), and with ``"replace"`` they replace the
-        existing ones, as in ``upsert``.
+        begins. An id that exists, or that occurs twice in ``rows``, raises DuplicateIdError, and no
+        row is added. With ``on_conflict="skip"`` such rows are left out instead (the first row of a
+        repeated id counts), and with ``"replace"`` they replace the existing ones, as in
+        ``upsert``.
 
-        Where the schema has ``embed``, rows may come without a vector: the store's embedder makes
-        it of their text; not of rows that are skipped. EmbeddingError names the row for which it
-        failed.
+        If the schema has ``embed``, rows may come without a vector: the embedder makes it from
+        their text, except for skipped rows. EmbeddingError names the row for which it failed.
         """
         if not isinstance(on_conflict, str) or on_conflict not in ON_CONFLICT:
             expected = " or ".join(map(repr, ON_CONFLICT))
@@ -583,10 +577,11 @@ class VectorStore:
         return await self._write("insert", table, rows, model, on_conflict=on_conflict)
 
     async def upsert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
-        """Add rows, or replace whole rows of the same ids; how many ids.
+        """Add rows, or replace whole rows with the same ids; return the number of ids.
 
-        ``rows`` as in ``insert``; where an id stands twice, the last row counts. InvalidRowError
-        where a row would get another value of a partition field: ``update`` may do that.
+        ``rows`` are those of ``insert``; the last row of a repeated id counts. Raises
+        InvalidRowError if a row would get another value in a partition field: use ``update`` for
+        that.
         """
         return await self._write("upsert", table, rows, model, on_conflict="replace")
 
@@ -599,7 +594,7 @@ class VectorStore:
         *,
         on_conflict: OnConflict,
     ) -> int:
-        """Insert or upsert. A batch is an import's, which has checked each row."""
+        """Insert or upsert. Rows that come as a batch are already checked, by an import."""
         held = await collect(rows, self._read_in_thread)
         writing = RowsToWrite(
             held, model, on_conflict, checked=isinstance(rows, NewRows), embed=self._embed
@@ -608,20 +603,20 @@ class VectorStore:
 
     async def _embed(
         self,
-        engine: Engine,
+        active: ActiveBackend,
         handle: TableHandle,
         texts: list[str],
         purpose: Purpose,
         model: str | None = None,
     ) -> Float32Array:
-        """Return a vector for each text; EmbeddingError has the text's place as ``row``.
+        """Return a vector for each text. An EmbeddingError has the text's position as ``row``.
 
-        ``model`` is the one that the caller names.
+        ``model`` is the model that the caller named.
         """
-        embedder = await self._embedders.of_table(handle, engine.settings, model)
+        embedder = await self._embedders.of_table(handle, active.settings, model)
         operation = Operation("embed", handle.name)
         operation.rows = len(texts)
-        with span(operation, engine.place):
+        with span(operation, active.place):
             vectors = await embedder.embed(texts, purpose)
         current_deadline(None).renew()  # the embedder has time limits of its own
         await hop(weight(vectors), check_made, vectors, handle.schema, embedder.name)
@@ -634,44 +629,34 @@ class VectorStore:
         *,
         ids: Ids | None = None,
         where: Where = None,
-    ) -> int:
-        """Set fields, and keys of the payload, and keep vectors; how many rows.
-
-        A key ``payload.<key>.<key>`` leads into nested objects, as in filters, and the other keys
-        stay; objects on the way that are absent or null are made. Anything else on the way raises
-        InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes the key.
-        ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
-        ``where="TRUE"``. A new text in the field that the vectors are made of gives the rows its
-        vector in the same write; no text, where rows may have no vector, takes theirs.
-        """
-        return await self._update(table, fields, ids=ids, where=where)
-
-    async def _update(
-        self,
-        table: str,
-        fields: Mapping[str, FieldValue | Remove],
-        *,
-        ids: Ids | None = None,
-        where: Where = None,
         vector: Vector | None = None,
     ) -> int:
-        """Update rows; ``vector`` is that of the new text, where a client has made it."""
+        """Set fields and payload keys, keep vectors, and return the number of rows.
+
+        A key ``payload.<key>.<key>`` sets a key of a nested object, as in filters, and keeps the
+        other keys; objects on the path that are missing or null are created. Any other value on the
+        path raises InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes
+        the key. ``ids`` and ``where`` both narrow the rows. Pass at least one of them;
+        ``where="TRUE"`` selects every row. A new text in the field of ``embed`` also gives the rows
+        its vector, in the same write; without a text they lose their vector if the schema allows
+        that. ``vector`` is the new vector of all these rows; then no embedder is called.
+        """
         if isinstance(fields, Mapping):
             fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
         effort = weight(fields, *fields) if isinstance(fields, dict) else 0
 
-        async def update(engine: Engine, handle: TableHandle) -> int:
+        async def update(active: ActiveBackend, handle: TableHandle) -> int:
             values, payload = await hop(effort, check_patch, fields, handle.schema)
             condition = await self._narrowed(wanted, where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
             if vector is None:
-                made = await vector_of_update(self._embed, engine, handle, values)
+                made = await vector_of_update(self._embed, active, handle, values)
             else:
                 made = query_vector(vector, handle.schema)
-            live = LiveRows(engine.backend, handle).only(condition)
-            return await engine.backend.update(
+            live = LiveRows(active.backend, handle).only(condition)
+            return await active.backend.update(
                 handle, values, payload, ids=wanted, where=live, vector=made
             )
 
@@ -685,23 +670,23 @@ class VectorStore:
         *,
         model: str | None = None,
     ) -> int:
-        """Give the rows with these ids new vectors, and keep their fields; how many rows existed.
+        """Give the rows with these ids new vectors, keep their fields, and return how many existed.
 
         ``vectors`` has one vector for each id, checked as in ``insert``; an error names the
-        position of the vector and its id. Where an id stands twice, its last vector counts. Ids
-        that are absent are not counted, and are no error. ``model`` names the model that made the
-        vectors; another than the table's raises ModelMismatchError.
+        position of the vector and its id. The last vector of a repeated id counts. Missing ids are
+        not counted, and are no error. ``model`` names the model that made the vectors; one other
+        than the table's raises ModelMismatchError.
         """
         listed = await collect_ids(ids)
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
         held = await collect_vectors(vectors, self._read_in_thread)
         effort = weight(listed, held)
 
-        async def write(engine: Engine, handle: TableHandle) -> int:
+        async def write(active: ActiveBackend, handle: TableHandle) -> int:
             check_model(handle, model)
-            schema, backend = handle.schema, engine.backend
+            schema, backend = handle.schema, active.backend
             live, existing = LiveRows(backend, handle), None
-            if live.field is not None:  # no read waits for memory within a writer's place
+            if live.field is not None:  # not behind the gate: a read may wait for memory
                 existing = await live.ids(await hop(effort, distinct_ids, listed))
 
             def checked() -> tuple[list[str], Float32Array]:
@@ -718,30 +703,31 @@ class VectorStore:
         return await self._on_table("set_vectors", table, write, rows=int)
 
     async def delete(self, table: str, ids: Ids | None = None, *, where: Where = None) -> int:
-        """Delete rows; how many there were.
+        """Delete rows, and return how many existed.
 
-        ``ids`` and ``where`` both narrow the rows. One of them is needed; every row is
-        ``where="TRUE"``. A lone text that reads as a filter is no id here, unless in a list.
+        ``ids`` and ``where`` both narrow the rows. Pass at least one of them; ``where="TRUE"``
+        selects every row. A single text that looks like a filter is refused as an id; pass such an
+        id in a list.
         """
         wanted = None if ids is None else await self._checked_ids(ids, ids_to_delete)
 
-        async def delete(engine: Engine, handle: TableHandle) -> int:
+        async def delete(active: ActiveBackend, handle: TableHandle) -> int:
             condition = await self._narrowed(wanted, where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
-            live = LiveRows(engine.backend, handle).only(condition)
-            return await engine.backend.delete(handle, ids=wanted, where=live)
+            live = LiveRows(active.backend, handle).only(condition)
+            return await active.backend.delete(handle, ids=wanted, where=live)
 
         return await self._on_table("delete", table, delete, rows=int)
 
     # Reading
 
     async def exists(self, table: str, ids: Ids) -> set[str]:
-        """Return those of the ids that exist."""
+        """Return the set of ids that exist."""
         wanted = await self._checked_ids(ids, distinct_ids)
 
-        async def exists(engine: Engine, handle: TableHandle) -> set[str]:
-            return await LiveRows(engine.backend, handle).ids(wanted)
+        async def exists(active: ActiveBackend, handle: TableHandle) -> set[str]:
+            return await LiveRows(active.backend, handle).ids(wanted)
 
         return await self._on_table("exists", table, exists, rows=len)
 
@@ -753,26 +739,26 @@ class VectorStore:
         select: Iterable[str] | None = None,
         include_vector: bool = True,
     ) -> Results[Record]:
-        """The rows with these ids, in the order asked; absent ones left out.
+        """Return the rows with these ids, in the order of ``ids``; missing ones are left out.
 
         ``select`` names the fields to read, as in ``find``. The vector comes with them unless
         ``include_vector`` is false.
         """
-        asked = await self._checked_ids(ids, check_ids)
+        wanted = await self._checked_ids(ids, check_ids)
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
-        async def get(engine: Engine, handle: TableHandle) -> Results[Record]:
+        async def get(active: ActiveBackend, handle: TableHandle) -> Results[Record]:
             chosen = select_columns(handle.schema, names, include_vector=with_vector)
             columns = chosen.first_columns(handle.schema)
-            if not asked:
+            if not wanted:
                 return Results(columns=columns)
-            distinct = list(dict.fromkeys(asked))
-            rows = await LiveRows(engine.backend, handle).get(distinct, chosen.columns)
+            distinct = list(dict.fromkeys(wanted))
+            rows = await LiveRows(active.backend, handle).get(distinct, chosen.columns)
 
             def records() -> Results[Record]:
-                found = {record.id: record for record in chosen.records(rows)}
-                return Results((found[id] for id in asked if id in found), columns=columns)
+                by_id = {record.id: record for record in chosen.records(rows)}
+                return Results((by_id[id] for id in wanted if id in by_id), columns=columns)
 
             return await hop(weight(rows), records)
 
@@ -790,15 +776,14 @@ class VectorStore:
         select: Iterable[str] | None = None,
         include_vector: bool = False,
     ) -> Results[Record]:
-        """Rows without a vector search, in the order of one or more keys, by default of the id.
+        """Return rows without a search, sorted by one or more keys, by default by the id.
 
         ``limit=None`` returns all of them, in memory; ``export`` streams them.
 
         A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
-        descending, and ``descending`` turns the direction of every key. Nulls come last, equal rows
-        by id. Of a payload key, numbers come before text and text before booleans; other values
-        count as null. ``vector`` is None unless its name is selected, or ``include_vector``
-        is true.
+        descending, and ``descending`` reverses every key. Nulls come last, equal rows by id. In a
+        payload key, numbers come before text and text before booleans; other values count as null.
+        ``vector`` is None unless its name is selected, or ``include_vector`` is true.
         """
         most = _MOST_ROWS if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
@@ -807,12 +792,12 @@ class VectorStore:
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
-        async def find(engine: Engine, handle: TableHandle) -> Results[Record]:
+        async def find(active: ActiveBackend, handle: TableHandle) -> Results[Record]:
             schema = handle.schema
             chosen = select_columns(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
-            condition = await self._bind(engine, handle, where)
-            rows = await engine.backend.find(
+            condition = await self._bind(active, handle, where)
+            rows = await active.backend.find(
                 handle, where=condition, order_by=order, limit=most, offset=offset,
                 columns=chosen.columns,
             )  # fmt: skip
@@ -822,31 +807,31 @@ class VectorStore:
         return await self._on_table("find", table, find, rows=len)
 
     async def count(self, table: str, where: Where = None) -> int:
-        """Return the number of rows, or of those that match the filter."""
+        """Return the number of rows that match the filter, by default of all."""
 
-        async def count(engine: Engine, handle: TableHandle) -> int:
-            return await engine.backend.count(handle, await self._bind(engine, handle, where))
+        async def count(active: ActiveBackend, handle: TableHandle) -> int:
+            return await active.backend.count(handle, await self._bind(active, handle, where))
 
         return await self._on_table("count", table, count)
 
     async def distinct(
         self, table: str, field: str, where: Where = None, limit: int | None = None
     ) -> Counts:
-        """Return the values of a field with the number of rows that have each, as a mapping.
+        """Return a mapping of the values of a field to their numbers of rows.
 
-        The most frequent come first, equally frequent ones in the order in which ``find`` sorts
-        them; ``limit`` gives at most so many. ``field`` is a field, "id" or a key of the payload
+        The most frequent come first, equally frequent ones in the order of ``find``. At most
+        ``limit`` values are returned. ``field`` is a field, "id" or a key of the payload
         (``payload.kind``). Nulls are not counted. A row counts once for each different item of a
-        list field; lists and objects in the payload count as null. As in filters, 1 and 1.0 are
-        one value, and 1 and True are two.
+        list field; lists and objects in the payload count as null. As in filters, 1 and 1.0 are one
+        value, and 1 and True are two.
         """
         if limit is not None:
             limit = count_of("limit", limit)
 
-        async def counted(engine: Engine, handle: TableHandle) -> Counts:
+        async def counted(active: ActiveBackend, handle: TableHandle) -> Counts:
             ref = value_ref(handle.schema, field, "field", lists=True)
-            condition = await self._bind(engine, handle, where)
-            counts = await engine.backend.value_counts(handle, ref, condition, limit)
+            condition = await self._bind(active, handle, where)
+            counts = await active.backend.value_counts(handle, ref, condition, limit)
             return await hop(len(counts), Counts, counts)
 
         return await self._on_table("distinct", table, counted, rows=len)
@@ -854,37 +839,37 @@ class VectorStore:
     async def bounds(
         self, table: str, field: str, where: Where = None
     ) -> tuple[Value, Value] | None:
-        """Return the least and the greatest value of a field, or None where every one is null.
+        """Return the least and the greatest value of a field, or None if all are null.
 
-        ``field`` is a field that holds no lists, "id" or a key of the payload; the order is that of
-        ``find(order_by=…)``, in which numbers of a payload key come before text.
+        ``field`` is a field without lists, "id" or a key of the payload. The order is that of
+        ``find(order_by=…)``: in a payload key, numbers come before text.
         """
 
-        async def read(engine: Engine, handle: TableHandle) -> tuple[Value, Value] | None:
+        async def read(active: ActiveBackend, handle: TableHandle) -> tuple[Value, Value] | None:
             ref = value_ref(handle.schema, field, "field")
-            condition = await self._bind(engine, handle, where)
-            return await engine.backend.bounds(handle, ref, condition)
+            condition = await self._bind(active, handle, where)
+            return await active.backend.bounds(handle, ref, condition)
 
         return await self._on_table("bounds", table, read)
 
     async def fields_info(self, table: str, where: Where = None) -> dict[str, dict[str, int]]:
-        """Return the fields and payload keys with the types of their values and how many there are.
+        """Return the fields and payload keys with the types of their values and the counts of each.
 
         ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``; the types are those of
-        JSON schemas, in the payload also "list" and "object". Nulls are not counted, objects are
-        not looked into, and a declared field is there without values too. Every row is read, as by
-        ``export``. InvalidArgumentError where there are more than 10,000 payload keys.
+        JSON schemas, in the payload also "list" and "object". Nulls are not counted, keys within
+        objects are not listed, and a declared field is listed also without values. Reads every row.
+        Raises InvalidArgumentError for more than 10,000 payload keys.
         """
         counts: dict[str, Counter[str]] = {}
         fields: dict[str, Field] = {}
 
-        async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
-            fields.clear()  # of an attempt before, which has read no row
+        async def reads(schema: Schema) -> tuple[Columns, Expr | None]:
+            fields.clear()  # from an earlier attempt, which has read no row
             fields.update(schema.fields)
-            condition = await hop(weight_of(where), bind, where, schema)
+            condition = await hop(weight_of_text(where), bind, where, schema)
             return Columns(tuple(fields), payload=schema.payload), condition
 
-        async for batch in self._export(check_table_name(table), 1000, None, prepared):
+        async for batch in self._export(check_table_name(table), 1000, None, reads):
             await hop(weight(batch), count_types, batch, fields, counts)
         declared = {name: {str(field.kind): 0} for name, field in fields.items()}
         return declared | {name: dict(types) for name, types in counts.items()}
@@ -898,55 +883,56 @@ class VectorStore:
         select: Iterable[str] | None = None,
         after: bytes | None = None,
     ) -> AsyncGenerator[pa.RecordBatch, None]:
-        """Every row of one consistent snapshot, as Arrow batches, in constant memory.
+        """Yield every row of one consistent snapshot, as Arrow batches, in constant memory.
 
-        Writes go on meanwhile and are not seen. Each batch carries its cursor in
-        ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` goes on behind it in a new
-        snapshot. A batch has ``batch_size`` rows, or fewer where they are large or some have
-        expired. Leave early by ``aclose()`` or ``contextlib.aclosing``: an abandoned export
-        holds its snapshot until it is collected. A store has eight open at most; a further one
-        waits for its turn, ``busy_timeout`` at most.
+        Later writes are not seen. Each batch has its cursor in
+        ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` continues after that batch in a new
+        snapshot. A batch has ``batch_size`` rows, or fewer if they are large or some have expired.
+        To stop early, use ``aclose()`` or ``contextlib.aclosing``: an abandoned export holds its
+        snapshot until it is garbage collected. A store has at most eight exports open; a further
+        one waits up to ``busy_timeout``.
         """
         batch_size = count_of("batch_size", batch_size)
         if after is not None and not isinstance(after, bytes):
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
         names = selected_names(select)
 
-        async def prepared(schema: Schema) -> tuple[Columns, Expr | None]:
+        async def reads(schema: Schema) -> tuple[Columns, Expr | None]:
             every = names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
-            return chosen.columns, await hop(weight_of(where), bind, where, schema)
+            return chosen.columns, await hop(weight_of_text(where), bind, where, schema)
 
-        return self._export(check_table_name(table), batch_size, after, prepared)
+        return self._export(check_table_name(table), batch_size, after, reads)
 
     async def _export(
         self,
         table: str,
         batch_size: int,
         after: bytes | None,
-        prepared: Callable[[Schema], Awaitable[tuple[Columns, Expr | None]]],
+        reads: Callable[[Schema], Awaitable[tuple[Columns, Expr | None]]],
     ) -> AsyncGenerator[pa.RecordBatch, None]:
-        """Yield the batches of an export; ``prepared`` gives what to read of a table."""
+        """Yield the batches of an export; ``reads`` returns its columns and its filter."""
         self._enter()
         operation = Operation("export", table)
         operation.rows = 0
         with (
-            span(operation, self._current.engine.place, current=False),
-            Attempts(self._current) as attempts,
+            span(operation, self._backends.active.place, current=False),
+            Attempts(self._backends) as attempts,
         ):
             while True:
-                engine = self._current.engine
-                engine.enter()
+                active = self._backends.active
+                active.enter()
                 try:
-                    handle = await engine.open_table(table)
+                    handle = await active.open_table(table)
                     try:
-                        columns, where = await prepared(handle.schema)
+                        columns, where = await reads(handle.schema)
                     except REFUSALS:
-                        await engine.check_current(handle)
+                        await active.check_current(handle)
                         raise
-                    # Not by the filter, with which an export goes on behind its cursor.
-                    live = LiveRows(engine.backend, handle)
-                    batches = engine.backend.export(
+                    # Expired rows are not removed by the filter, since a cursor belongs to its
+                    # filter.
+                    live = LiveRows(active.backend, handle)
+                    batches = active.backend.export(
                         handle, where=where, columns=live.columns(columns), after=after,
                         batch_size=batch_size,
                     )  # fmt: skip
@@ -958,18 +944,18 @@ class VectorStore:
                             if not batch.num_rows:
                                 continue
                             operation.rows += batch.num_rows
-                            attempts.succeeded()  # however long the caller takes for it
+                            attempts.succeeded()  # alterations must not wait for the caller
                             metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                             yield batch.replace_schema_metadata(metadata)
-                    if self._closed:  # which has ended it
+                    if self._closed:  # closing has ended the export
                         raise StoreClosedError(self.target)
                     return
                 except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
                     error = exc
                 finally:
-                    engine.leave()
-                # Once a row is out, a further attempt would give it twice.
-                await attempts.failed(engine, error, last=operation.rows > 0)
+                    active.leave()
+                # After the first row, another attempt would repeat rows.
+                await attempts.failed(active, error, last=operation.rows > 0)
 
     # Searching
 
@@ -985,44 +971,45 @@ class VectorStore:
     ) -> Results[Hit]:
         """Return the rows nearest to ``vector``, best first, equal ones by id.
 
-        Where the table's schema has ``embed``, ``vector`` may be a text, of which the embedder
-        makes the vector. A filter selects before the nearest are taken: with enough matching rows
-        there are always ``limit`` hits.
+        If the schema has ``embed``, ``vector`` may be a text: the embedder makes its vector. The
+        filter is applied before the search: with enough matching rows there are always ``limit``
+        hits.
 
-        Further arguments, of all searches:
+        Further arguments of all searches:
 
         - ``select``: the names of the fields to read, as in ``find``; ``include_vector=True`` reads
           the vector too.
-        - ``offset``: so many hits, or with ``group_by`` groups, are passed over first. They are
-          ranked all the same: a page costs as much as one of ``offset + limit`` hits.
-        - ``min_score``: only hits of at least this score count, as the search itself scores them,
-          not ``rerank``.
+        - ``offset``: the number of hits, or with ``group_by`` of groups, to skip. They are ranked
+          too: a page costs as much as ``offset + limit`` hits.
+        - ``min_score``: the least score of a hit, as the search computes it, before ``rerank``.
         - ``group_by``, a field or ``payload.<key>``: the hits are the best ``per_group`` rows (1)
-          of each of the ``limit`` best values. Rows without a value are a group of their own.
+          of each of the ``limit`` best values. Rows without a value form one group.
         - ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal relevance with
           ``lambda`` as ``1 - diversity``.
-        - ``rerank`` gets the hits, with all their text fields, and gives their new scores, or hits
-          in a new order (a plain function runs in a thread). Diversity is applied to what it gives.
+        - ``rerank`` is a function that gets the hits, with all their text fields, and returns new
+          scores, or the hits in a new order (a plain function runs in a thread). Diversity is
+          applied afterwards.
         - ``boost=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
           field; not with ``rerank``. ``min_score`` applies before it.
-        - ``fetch_k``: the number of hits from which those choose, by default four times
-          ``offset + limit``.
+        - ``fetch_k``: the number of hits from which diversity, rerank and boost choose, by default
+          four times ``offset + limit``.
 
-        Of searches by vector:
+        Further arguments of searches by vector:
 
-        - ``model``: the name of the model that made the vector; another than the table's raises
+        - ``model``: the name of the model that made the vector; one other than the table's raises
           ModelMismatchError.
-        - ``max_distance``: only hits at most so far away count.
-        - ``exact=True`` uses no approximate index, and ``tuning`` sets the effort of one:
-          UnsupportedError where it means nothing to the backend, except with ``exact=True``.
+        - ``max_distance``: the greatest distance of a hit.
+        - ``exact=True`` uses no approximate index, and ``tuning`` sets the effort of an index
+          search. Without ``exact``, a tuning that the backend does not have raises
+          UnsupportedError.
         """
-        found = await self._search(
+        (hits,) = await self._search(
             "search", table,
             options_of("search", VectorArguments, limit=limit, where=where, **options),
-            weight(vector), ask_vectors, queries=partial(one_query, vector),
+            weight(vector), search_vectors, queries=partial(one_query, vector),
             texts={0: vector} if isinstance(vector, str) else {},
         )  # fmt: skip
-        return found[0]
+        return hits
 
     @names_options(VectorArguments)
     async def search_many(
@@ -1034,21 +1021,20 @@ class VectorStore:
         where: Where | Sequence[Where] = None,
         **options: Unpack[VectorArguments],
     ) -> ResultsList:
-        """Do ``search`` for several vectors or texts, all on the same state of the table.
+        """Search for several vectors or texts on one state of the table.
 
-        ``where`` is one filter for all of them, or a sequence with one for each. With
-        ``group_by``, each vector is searched for by itself. The other arguments are those of
-        ``search``.
+        ``where`` is one filter for all of them, or a sequence with one for each. With ``group_by``,
+        each vector is a search of its own. The other arguments are those of ``search``.
         """
         if isinstance(where, Sequence) and not isinstance(where, str):
             where = OneForEach(where)
         checked = options_of("search_many", VectorArguments, limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
-        found = await self._search(
-            "search_many", table, checked, weight(collected), ask_vectors,
+        results = await self._search(
+            "search_many", table, checked, weight(collected), search_vectors,
             queries=partial(many_queries, collected), texts=texts_among(collected),
         )  # fmt: skip
-        return ResultsList(found)
+        return ResultsList(results)
 
     async def _search(
         self,
@@ -1056,28 +1042,28 @@ class VectorStore:
         table: str,
         options: SearchOptions,
         effort: int,
-        ask: Ask,
+        search: Searcher,
         *,
         queries: Callable[..., Sequence[Float32Array]] | None = None,
         texts: Mapping[int, str] | None = None,
         words: str | None = None,
     ) -> list[Results[Hit]]:
-        """Search for ``words``, and for vectors, which ``queries`` makes, of ``texts`` too."""
+        """Search for ``words``, and for the vectors that ``queries`` makes, also of ``texts``."""
 
-        async def search(engine: Engine, handle: TableHandle) -> Answer:
+        async def plan_and_search(active: ActiveBackend, handle: TableHandle) -> Ranked:
             if options.model is not None:
                 check_model(handle, options.model)
             made = {}
             if words is not None:  # before any text is embedded
-                engine.backend.check_able("text")
+                active.backend.check_able("text")
             if texts:
-                made = await self._vectors_of(engine, handle, texts, options.model)
+                made = await self._vectors_of(active, handle, texts, options.model)
             vectors = None if queries is None else partial(queries, made=made)
-            plan = partial(prepare, words=words, vectors=vectors)
-            return await answer(engine, handle, options, effort, plan, ask)
+            plan = partial(plan_search, words=words, vectors=vectors)
+            return await run_search(active, handle, options, effort, plan, search)
 
-        found = await self._on_table(call, table, search, rows=Answer.__len__)
-        return await finish(found, self._rerank_places)
+        ranked = await self._on_table(call, table, plan_and_search, rows=Ranked.__len__)
+        return await finish(ranked, self._rerank_places)
 
     @names_options(VectorArguments)
     async def search_like(
@@ -1092,11 +1078,10 @@ class VectorStore:
     ) -> Results[Hit]:
         """Return the rows nearest to the row or rows ``ids``, and unlike ``not_like``.
 
-        The rows that are named are no hits. The search is for the mean of the vectors of ``ids``;
-        with ``not_like`` it is for ``2 * mean(ids) - mean(not_like)``, as far from the one mean as
-        the other is on its other side. Under cosine, each vector counts by its direction alone. The
-        other arguments are those of ``search``. InvalidArgumentError where there is no such row,
-        where it has no vector, or for more than 1,000 rows.
+        These rows themselves are no hits. The query vector is the mean of the vectors of ``ids``;
+        with ``not_like`` it is ``2 * mean(ids) - mean(not_like)``. Under cosine, only the direction
+        of each vector counts. The other arguments are those of ``search``. Raises
+        InvalidArgumentError if a row is missing or has no vector, and for more than 1,000 rows.
         """
         like = await self._checked_ids(ids, distinct_ids)
         unlike = await self._checked_ids(not_like, distinct_ids)
@@ -1105,29 +1090,35 @@ class VectorStore:
             raise InvalidArgumentError("ids", ids, f"the ids of 1 to {_MOST_LIKE:,} rows")
         checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
 
-        async def search(engine: Engine, handle: TableHandle) -> Answer:
-            live = LiveRows(engine.backend, handle)
+        async def search(active: ActiveBackend, handle: TableHandle) -> Ranked:
+            live = LiveRows(active.backend, handle)
             rows = await live.get(named, Columns((), vector=True))
             vectors = partial(vector_like, rows, like, unlike)
-            plan = partial(prepare, vectors=vectors, left_out=frozenset(named), live=live)
-            return await answer(engine, handle, checked, weight(rows), plan, ask_vectors)
+            plan = partial(plan_search, vectors=vectors, left_out=frozenset(named), live=live)
+            return await run_search(active, handle, checked, weight(rows), plan, search_vectors)
 
-        found = await self._on_table("search_like", table, search, rows=Answer.__len__)
-        return (await finish(found, self._rerank_places))[0]
+        ranked = await self._on_table("search_like", table, search, rows=Ranked.__len__)
+        return (await finish(ranked, self._rerank_places))[0]
 
     async def _vectors_of(
-        self, engine: Engine, handle: TableHandle, texts: Mapping[int, str], model: str | None
+        self,
+        active: ActiveBackend,
+        handle: TableHandle,
+        texts: Mapping[int, str],
+        model: str | None,
     ) -> dict[int, Any]:
-        """Return the vectors of texts to search for, by their places; none for a table of
-        vectors alone, where a text is refused as any other value."""
+        """Return the vectors of texts to search for, by their positions.
+
+        None for a table without an embedder, which refuses a text like any other value.
+        """
         if handle.schema.embed is None:
             return {}
         listed = await hop(len(texts), check_query_texts, texts)
         try:
-            found = await self._embed(engine, handle, listed, "query", model)
+            vectors = await self._embed(active, handle, listed, "query", model)
         except EmbeddingError as exc:
             raise of_text(exc, list(texts)) from exc.__cause__
-        return dict(zip(texts, found, strict=True))
+        return dict(zip(texts, vectors, strict=True))
 
     @names_options(SearchArguments)
     async def search_text(
@@ -1143,26 +1134,27 @@ class VectorStore:
     ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
-        ``query`` has words, ``"exact phrases"``, ``-without`` and ``field:word`` and ``prefix*``.
-        All words must match, or with ``match="any"`` at least one.
-        Anything else that a user types is text; a query without a word finds nothing. A field that
-        these do not cover, or nearly the name of one (``titel:wool``), is an InvalidNameError.
+        ``query`` may have words, ``"exact phrases"``, ``-excluded`` words, ``field:word`` and
+        ``prefix*``. All words must match, or with ``match="any"`` at least one. Any other input is
+        text; a query without a word finds nothing. A field without ``text=True``, or a misspelt one
+        (``titel:wool``), raises InvalidNameError.
 
         With ``highlight``, each hit's ``highlights`` has a snippet of every field that matched,
-        with each match between ``<mark>`` and ``</mark>``, or between two texts of your own. The
-        text itself is not escaped for HTML.
+        with each match between ``<mark>`` and ``</mark>``, or between two texts that you pass. The
+        text is not escaped for HTML.
 
-        A filter selects before the best are taken. The other arguments are those of all searches,
-        which ``search`` explains.
+        The filter is applied before the search. ``search`` explains the other arguments.
         """
         _check_query(query)
         checked = options_of(
             "search_text", SearchArguments,
             limit=limit, where=where, match=match, highlight=highlight, **options,
         )  # fmt: skip
-        effort = weight_of(query)
-        found = await self._search("search_text", table, checked, effort, ask_words, words=query)
-        return found[0]
+        effort = weight_of_text(query)
+        (hits,) = await self._search(
+            "search_text", table, checked, effort, search_words, words=query
+        )
+        return hits
 
     @names_options(VectorArguments)
     async def search_hybrid(
@@ -1178,20 +1170,19 @@ class VectorStore:
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
-        """Search by keywords and by vector at once, and fuse both lists into one.
+        """Search by keywords and by vector, and fuse both lists into one.
 
         Each list has the best ``fetch_k`` hits, by default four times ``offset + limit``; pass the
-        same one for each page. ``fusion`` is
-        ``RRF()``, by places, or ``Weighted()``, by scores; either gives scores from 0 to 1. Each
-        hit's ``ranks`` tells its place and score in the lists that have it. By default one matching
-        word is enough; with ``match="all"`` all must match. The other arguments are as in
-        ``search`` and ``search_text``.
+        same value for each page. ``fusion`` is ``RRF()``, by ranks, or ``Weighted()``, by scores;
+        both give scores from 0 to 1. Each hit's ``ranks`` has its rank and score in each list. By
+        default one matching word is enough; with ``match="all"`` all must match. The other
+        arguments are as in ``search`` and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
 
-        Where the table's schema has ``embed``, ``vector`` may be a text, and without one it is made
-        of the query as it is, with these in it.
+        If the schema has ``embed``, ``vector`` may be a text. By default it is the vector of the
+        whole query text.
         """
         _check_query(query)
         checked = options_of(
@@ -1202,47 +1193,47 @@ class VectorStore:
         texts = {0: query} if vector is None else {}
         if isinstance(vector, str):
             texts = {0: vector}
-        found = await self._search(
-            "search_hybrid", table, checked, weight(vector) + weight_of(query),
-            partial(ask_both, fusion=fusion),
+        (hits,) = await self._search(
+            "search_hybrid", table, checked, weight(vector) + weight_of_text(query),
+            partial(search_both, fusion=fusion),
             queries=partial(one_query, vector), texts=texts, words=query,
         )  # fmt: skip
-        return found[0]
+        return hits
 
     # Upkeep
 
     async def stats(self, table: str) -> TableStats:
-        """Return the size and the costs of the table.
+        """Return the size and costs of the table.
 
-        If the table's rows expire, each call counts the expired ones, which reads the field of the
-        times in every row unless that field has an index.
+        If the table's rows expire, each call counts the expired ones. This reads the times of all
+        rows unless their field has an index.
         """
 
-        async def stats(engine: Engine, handle: TableHandle) -> TableStats:
-            found = await engine.backend.stats(handle)
-            live = LiveRows(engine.backend, handle)
+        async def stats(active: ActiveBackend, handle: TableHandle) -> TableStats:
+            stored = await active.backend.stats(handle)
+            live = LiveRows(active.backend, handle)
             if live.field is None:
-                return found
-            expired = min(await live.count_expired(), found.rows)
-            details = {**found.details, "expired_rows": expired}
-            return replace(found, rows=found.rows - expired, details=details)
+                return stored
+            expired = min(await live.count_expired(), stored.rows)
+            details = {**stored.details, "expired_rows": expired}
+            return replace(stored, rows=stored.rows - expired, details=details)
 
         return await self._on_table("stats", table, stats)
 
     async def optimize(self, table: str, *, questions: Vectors | None = None) -> None:
-        """Do now what keeps the table small and fast, and delete expired rows.
+        """Free space, update indexes and delete expired rows now.
 
-        Reads and writes go on. With ``questions``, the recall of a vector index is measured with
-        these, as in ``create_index``.
+        Reads and writes continue. With ``questions``, the recall of a vector index is measured with
+        them, as in ``create_index``.
         """
         given = await self._collected(questions)
 
-        async def optimize(engine: Engine, handle: TableHandle) -> None:
-            asked = await self._questions(engine, handle, given)
-            await sweep(engine, handle)
-            await engine.backend.optimize(handle)
-            if asked is not None:
-                await engine.backend.measure(handle, asked)
+        async def optimize(active: ActiveBackend, handle: TableHandle) -> None:
+            vectors = await self._questions(active, handle, given)
+            await sweep(active, handle)
+            await active.backend.optimize(handle)
+            if vectors is not None:
+                await active.backend.measure(handle, vectors)
 
         await self._on_table("optimize", table, optimize)
 
@@ -1256,13 +1247,13 @@ class VectorStore:
         questions: Vectors | None = None,
         **options: Unpack[IndexOptions],
     ) -> None:
-        """Build an approximate index over the vectors, and measure what it finds.
+        """Build an approximate index over the vectors, and measure its recall.
 
-        ``kind`` and the options are the backend's; one that it does not know raises
-        InvalidArgumentError, which lists those that it does. ``recall`` is the part of the true
-        nearest that searches of this table shall find, and ``questions`` are vectors that users
-        ask with, by which this is measured. Without ``wait`` the build goes on in the background,
-        until the store is closed. A cancelled build leaves the table as it was.
+        ``kind`` and the options depend on the backend; an unknown one raises InvalidArgumentError,
+        which lists the known ones. ``recall`` is the share of the true nearest rows that searches
+        of this table must find, and ``questions`` are vectors of real queries with which it is
+        measured. Without ``wait`` the build runs in the background, until the store is closed. A
+        cancelled build leaves the table unchanged.
         """
         check_words("kind", kind)
         for option, value in options.items():
@@ -1270,12 +1261,12 @@ class VectorStore:
         wait = check_flag("wait", wait)
         given = await self._collected(questions)
 
-        async def create(engine: Engine, handle: TableHandle) -> None:
-            told: dict[str, Any] = dict(options)
-            asked = await self._questions(engine, handle, given)
-            if asked is not None:
-                told["questions"] = asked
-            await engine.backend.create_index(handle, kind, wait=wait, options=told)
+        async def create(active: ActiveBackend, handle: TableHandle) -> None:
+            passed: dict[str, Any] = dict(options)
+            vectors = await self._questions(active, handle, given)
+            if vectors is not None:
+                passed["questions"] = vectors
+            await active.backend.create_index(handle, kind, wait=wait, options=passed)
 
         await self._on_table("create_index", table, create)
 
@@ -1283,82 +1274,72 @@ class VectorStore:
         return None if questions is None else await collect_vectors(questions, self._read_in_thread)
 
     async def _questions(
-        self, engine: Engine, handle: TableHandle, given: Any
+        self, active: ActiveBackend, handle: TableHandle, given: Any
     ) -> Float32Array | None:
-        """Return questions checked like queries. UnsupportedError where the backend takes none."""
+        """Return the questions, checked like queries. Raises UnsupportedError if the backend takes
+        none."""
         if given is None:
             return None
-        engine.backend.check_able("questions")
+        active.backend.check_able("questions")
         return await hop(
             weight(given), given_matrix, given, handle.schema, lambda row: {"row": row}
         )
 
     async def indexes(self, table: str) -> list[IndexInfo]:
-        """The indexes over the vectors."""
-        return await self._on_table("indexes", table, lambda engine, on: engine.backend.indexes(on))
+        """Return the indexes over the vectors."""
+        return await self._on_table("indexes", table, lambda active, on: active.backend.indexes(on))
 
     async def drop_index(self, table: str, name: str) -> None:
         """Drop an index."""
         check_words("name", name)
         await self._on_table(
-            "drop_index", table, lambda engine, on: engine.backend.drop_index(on, name)
+            "drop_index", table, lambda active, on: active.backend.drop_index(on, name)
         )
 
     async def changes(self, table: str, since: int = 0, *, limit: int = 10_000) -> Changes:
         """Return the rows that were written, and the ids that were deleted, after ``since``.
 
-        ``since`` is the ``number`` of the page before, or 0 for all rows from the beginning. Delete
-        the ids in ``deleted`` first, then take the rows of ``upserted``, an Arrow table. A page has
-        about ``limit`` changes, of a row the last one; the newest page is ``complete``.
-        ChangesPrunedError where the changes are no longer kept: drop the rows read so far, and
-        begin again with 0. A row that has expired is in ``deleted``. One that expires after a page
-        held it is in ``deleted`` once the table deletes it, so look at its time too.
+        ``since`` is the ``number`` of the previous page, or 0 for all rows. Apply ``deleted``
+        first, then ``upserted``, an Arrow table. A page has about ``limit`` changes, and only the
+        last change of a row; the newest page is ``complete``. Raises ChangesPrunedError if the
+        changes are no longer kept: drop the rows read so far, and start again with 0. An expired
+        row is in ``deleted``. A row that expires after a page held it is in ``deleted`` once the
+        table deletes it, so check its time too.
         """
         since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
 
-        async def changes(engine: Engine, handle: TableHandle) -> Changes:
-            page = await engine.backend.changes(handle, since, limit=limit)
-            return await LiveRows(engine.backend, handle).changes(page)
+        async def changes(active: ActiveBackend, handle: TableHandle) -> Changes:
+            page = await active.backend.changes(handle, since, limit=limit)
+            return await LiveRows(active.backend, handle).changes(page)
 
         return await self._on_table("changes", table, changes)
 
-    async def _change_number(self, table: str) -> int | None:
-        """The number of the table's newest change, None where the backend numbers none."""
-
-        async def read(engine: Engine, handle: TableHandle) -> int | None:
-            try:
-                return await engine.backend.change_number(handle)
-            except UnsupportedError:
-                return None
-
-        return await self._on_table("changes", table, read)
-
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
-        """The earlier versions that are kept."""
+        """Return the earlier versions that are kept."""
         return await self._on_table(
-            "versions", table, lambda engine, on: engine.backend.versions(on)
+            "versions", table, lambda active, on: active.backend.versions(on)
         )
 
     async def revert(self, table: str, version: int) -> None:
-        """Make an earlier version the present one."""
+        """Make an earlier version the current one."""
         if isinstance(version, bool) or not isinstance(version, int):
             raise InvalidArgumentError("version", version, "a whole number")
-        await self._on_table("revert", table, lambda engine, on: engine.backend.revert(on, version))
+        await self._on_table("revert", table, lambda active, on: active.backend.revert(on, version))
 
     async def backup(self, path: str | Path) -> None:
-        """Copy the whole store, as it is at one moment, to a path that does not exist yet."""
+        """Copy the whole store, as of one moment, to a path that does not exist yet."""
 
-        async def backup(engine: Engine) -> None:
-            engine.backend.check_able("backup")
-            await engine.backend.backup(await in_thread(new_path_of, path))
+        async def backup(active: ActiveBackend) -> None:
+            active.backend.check_able("backup")
+            await active.backend.backup(await in_thread(new_path_of, path))
 
         await self._call("backup", None, backup)
 
-    # Inside
+    # Calls
 
     def _enter(self, *, closing: bool = False) -> None:
-        """Let a call begin: in the process and on the event loop that opened the store."""
+        """Check that a call comes from the process and the event loop that opened the store."""
         if os.getpid() != self._process:
             raise StoreClosedError(self.target, FORKED)
         if self._closing is not None and not closing:
@@ -1366,66 +1347,66 @@ class VectorStore:
         if asyncio.get_running_loop() is not self._loop:
             raise AiovecError(
                 f"the store {self.target} belongs to the event loop that opened it; open a store "
-                "on each loop, or use aiovec.sync, whose stores all threads may share"
+                "on each loop, or use aiovec.sync, whose stores threads can share"
             )
 
     async def _call(
         self,
         call: str,
         table: str | None,
-        act: Callable[[Engine], Awaitable[_T]],
+        act: Callable[[ActiveBackend], Awaitable[_T]],
         rows: Callable[[_T], int] | None = None,
     ) -> _T:
-        """Run ``act`` on the backend in use, again where the backend changed.
+        """Run ``act`` on the active backend, and repeat it if the backend changed.
 
-        ``rows`` gives the number of rows in what it returns, for telemetry.
+        ``rows`` returns the number of rows in the result, for telemetry.
         """
         self._enter()
         if call in _WRITES:
             self._check_writable(call)
         if call in _ONCE and (key := write_key()) is not None:
             act = partial(once, key, act)
-        engine = self._current.engine
+        active = self._backends.active
         operation = Operation(call, table)
-        with Deadline(engine.backend.busy_timeout), span(operation, engine.place):
-            found = await self._current.run(act, alters=call in _ALTERS)
-            operation.place = self._current.engine.place  # it may have followed a migration
-            operation.rows = None if rows is None else rows(found)
-            return found
+        with Deadline(active.backend.busy_timeout), span(operation, active.place):
+            result = await self._backends.run(act, alters=call in _ALTERS)
+            operation.place = self._backends.active.place  # it may have followed a migration
+            operation.rows = None if rows is None else rows(result)
+            return result
 
     async def _on_table(
         self,
         call: str,
         table: str,
-        act: Callable[[Engine, TableHandle], Awaitable[_T]],
+        act: Callable[[ActiveBackend, TableHandle], Awaitable[_T]],
         *,
         rows: Callable[[_T], int] | None = None,
     ) -> _T:
-        """Run ``act`` on a table, again where the table or the backend changed."""
+        """Run ``act`` on a table, and repeat it if the table or the backend changed."""
         check_table_name(table)
 
-        async def on_table(engine: Engine) -> _T:
-            handle = await engine.open_table(table)
+        async def on_table(active: ActiveBackend) -> _T:
+            handle = await active.open_table(table)
             try:
-                return await act(engine, handle)
+                return await act(active, handle)
             except REFUSALS:
-                await engine.check_current(handle)
+                await active.check_current(handle)
                 raise
 
         return await self._call(call, table, on_table, rows)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
-        """The ids that a user passed in, read once, as ``check`` gives them."""
+        """Read a user's ids once, and return them as ``check`` does."""
         listed = await collect_ids(ids)
         return await hop(weight(listed), check, listed)
 
-    async def _bind(self, engine: Engine, handle: TableHandle, where: Where) -> Expr | None:
+    async def _bind(self, active: ActiveBackend, handle: TableHandle, where: Where) -> Expr | None:
         """Return the bound filter of a read."""
-        return await hop(weight_of(where), LiveRows(engine.backend, handle).bind, where)
+        return await hop(weight_of_text(where), LiveRows(active.backend, handle).bind, where)
 
     async def _narrowed(self, ids: list[str] | None, where: Where, schema: Schema) -> Expr | None:
-        """Return the bound filter of a write, which is for every row only if that is said."""
-        condition = await hop(weight_of(where), bind, where, schema)
+        """Return the bound filter of a write. A write without ids needs a filter."""
+        condition = await hop(weight_of_text(where), bind, where, schema)
         if ids is None and condition is None:
             reason = "pass ids or where; to select every row, pass where='TRUE'"
             raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
@@ -1440,7 +1421,7 @@ def _check_query(query: object) -> None:
 def _bound(
     method: Callable[Concatenate[VectorStore, str, _P], _T],
 ) -> Callable[Concatenate[Table, _P], _T]:
-    """The store's method with the table's name filled in."""
+    """Return the store's method with the table's name filled in."""
 
     def call(self: Table, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return method(self.store, self.name, *args, **kwargs)
@@ -1448,15 +1429,15 @@ def _bound(
     call.__name__ = method.__name__
     call.__doc__ = method.__doc__
     shown = inspect.signature(method)
-    own = [one for name, one in shown.parameters.items() if name != "table"]
-    call.__signature__ = shown.replace(parameters=own)  # type: ignore[attr-defined]
+    others = [value for name, value in shown.parameters.items() if name != "table"]
+    call.__signature__ = shown.replace(parameters=others)  # type: ignore[attr-defined]
     return call
 
 
 class Table:
     """A light handle on one table: the store's methods without the table's name.
 
-    It reads nothing when it is made, and stays valid when the table is dropped and made anew.
+    Making one reads nothing. It stays valid when the table is dropped and created again.
     """
 
     __slots__ = ("name", "store")

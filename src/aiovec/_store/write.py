@@ -1,4 +1,4 @@
-"""The rows of an insert or upsert on their way into a table, and writes that are done once."""
+"""Writes of rows, and writes that are done once for a key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from .._embed.protocol import Purpose
 from .._embed.rows import filled, lacking, of_row, of_text, without
 from .._input.arguments import check_model
-from .._input.rows import bytes_of, one_of_each_id, repeated_ids, to_batch
+from .._input.rows import bytes_to_write, one_of_each_id, repeated_ids, to_batch
 from .._input.types import OnConflict
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
@@ -22,12 +22,12 @@ from ..backend.rows import NewRows
 from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
-from .current import Engine
+from .active_backend import ActiveBackend
 from .expiry import LiveRows, sweep
 
 if TYPE_CHECKING:
     Embeds = Callable[
-        [Engine, TableHandle, list[str], Purpose, str | None], Awaitable[Float32Array]
+        [ActiveBackend, TableHandle, list[str], Purpose, str | None], Awaitable[Float32Array]
     ]
 
 _T = TypeVar("_T")
@@ -45,7 +45,7 @@ class _TakenError(Exception):
 class RowsToWrite:
     """The rows of one call, as ``collect`` gives them.
 
-    Those that are ``checked`` have no id twice. ``embed`` makes vectors of texts.
+    If they are ``checked``, no id occurs twice. ``embed`` makes vectors of texts.
     """
 
     rows: Any
@@ -54,25 +54,25 @@ class RowsToWrite:
     checked: bool
     embed: Embeds
     _embedded: dict[Schema, NewRows] = field(default_factory=dict)
-    """A repeated attempt asks the embedder no second time."""
+    """Kept so that a repeated attempt does not call the embedder again."""
 
-    async def write(self, engine: Engine, handle: TableHandle) -> int:
-        """Write them, on one attempt; how many those are."""
+    async def write(self, active: ActiveBackend, handle: TableHandle) -> int:
+        """Write the rows in one attempt, and return how many."""
         if self.model is not None:
             check_model(handle, self.model)
-        await sweep(engine, handle, now_and_then=True)
-        live = LiveRows(engine.backend, handle)
+        await sweep(active, handle, now_and_then=True)
+        live = LiveRows(active.backend, handle)
         batch = None
         if handle.schema.embed is not None:
-            batch = await self._with_vectors(engine, handle, live)
+            batch = await self._with_vectors(active, handle, live)
         try:
-            return await self._put(engine.backend, handle, live, batch)
+            return await self._put(active.backend, handle, live, batch)
         except _TakenError as exc:
             ids = exc.ids
-        # Behind the gate: a delete takes a place of its own, and a read may wait for memory.
+        # After the gate is left: a delete enters it too, and a read may wait for memory.
         if expired := await live.expired_among(ids):
             await live.delete_expired(expired)
-        return await self._put(engine.backend, handle, live, batch, again=True)
+        return await self._put(active.backend, handle, live, batch, again=True)
 
     async def _put(
         self,
@@ -83,30 +83,30 @@ class RowsToWrite:
         *,
         again: bool = False,
     ) -> int:
-        # Before the rows are turned into what is written, which takes memory.
-        async with backend.writing(bytes_of(self.rows, handle.schema)):
+        # The gate comes first, since the checked rows take memory.
+        async with backend.writing(bytes_to_write(self.rows, handle.schema)):
             if batch is None:
                 batch = await self._checked_rows(handle)
             if not len(batch):
                 return 0
             skips = self.on_conflict == "skip"
             if skips and not again and live.field is not None:
-                raise _TakenError(batch.ids)  # by whom, no error would tell
+                raise _TakenError(batch.ids)  # perhaps by expired rows, which no error would report
             try:
                 if self.on_conflict != "replace":
                     return await backend.insert(handle, batch, skip_existing=skips)
                 await backend.upsert(handle, batch)
             except (DuplicateIdError, InvalidRowError) as exc:
-                # An upsert is refused by a row in another partition.
+                # An upsert fails if the id exists in another partition.
                 if again or live.field is None:
                     raise
                 raise _TakenError(batch.ids) from exc
         return len(batch)
 
-    async def prepare(self, engine: Engine, handle: TableHandle) -> NewRows:
+    async def checked_batch(self, active: ActiveBackend, handle: TableHandle) -> NewRows:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""
         if handle.schema.embed is not None:
-            return await self._with_vectors(engine, handle, LiveRows(engine.backend, handle))
+            return await self._with_vectors(active, handle, LiveRows(active.backend, handle))
         return await self._checked_rows(handle)
 
     async def _checked_rows(self, handle: TableHandle) -> NewRows:
@@ -124,38 +124,42 @@ class RowsToWrite:
             raise DuplicateIdError(handle.name, repeated, within_call=True)
         return NewRows(batch.schema, batch.table) if are_many else batch
 
-    async def _with_vectors(self, engine: Engine, handle: TableHandle, live: LiveRows) -> NewRows:
-        """Return the checked rows, with vectors of the embedder where they have none.
+    async def _with_vectors(
+        self, active: ActiveBackend, handle: TableHandle, live: LiveRows
+    ) -> NewRows:
+        """Return the checked rows; the embedder makes missing vectors.
 
-        Rows that would be made for nothing, as they are skipped, are left out.
+        Rows that ``on_conflict="skip"`` would skip are left out before they are embedded.
         """
         schema, embed = handle.schema, handle.schema.embed
         skips = self.on_conflict == "skip"
-        # Which rows are there already may have changed since an attempt before.
+        # The existing rows may have changed since an earlier attempt.
         if not skips and schema in self._embedded:
             return self._embedded[schema]
         rows = (await self._checked_rows(handle)).table
         effort = weight(rows)
         if embed is not None and rows.column(schema.vector).null_count:
-            found = await hop(effort, lacking, rows, schema, embed)
-            if found.texts and skips:
-                there = await live.ids(found.ids)
-                rows = await hop(effort, without, rows, list(there))
-                found = await hop(effort, lacking, rows, schema, embed)
-            if found.texts:  # rows may stay without a vector
+            missing = await hop(effort, lacking, rows, schema, embed)
+            if missing.texts and skips:
+                existing = await live.ids(missing.ids)
+                rows = await hop(effort, without, rows, list(existing))
+                missing = await hop(effort, lacking, rows, schema, embed)
+            if missing.texts:  # rows may stay without a vector
                 try:
-                    vectors = await self.embed(engine, handle, found.texts, "document", self.model)
+                    vectors = await self.embed(
+                        active, handle, missing.texts, "document", self.model
+                    )
                 except EmbeddingError as exc:
-                    # Repeated ids have moved the rows, unless they are an error.
+                    # Without repeated ids, the rows have kept their positions.
                     numbered = self.on_conflict == "fail"
-                    raise of_row(exc, found, numbered=numbered) from exc.__cause__
-                rows = await hop(effort + weight(vectors), filled, rows, schema, found, vectors)
+                    raise of_row(exc, missing, numbered=numbered) from exc.__cause__
+                rows = await hop(effort + weight(vectors), filled, rows, schema, missing, vectors)
         batch = self._embedded[schema] = NewRows(schema, rows)
         return batch
 
 
 async def vector_of_update(
-    embed: Embeds, engine: Engine, handle: TableHandle, values: Mapping[str, Any]
+    embed: Embeds, active: ActiveBackend, handle: TableHandle, values: Mapping[str, Any]
 ) -> Float32Array | None:
     """Return the vector of a new text in the embedded field; None if the update has none.
 
@@ -173,40 +177,42 @@ async def vector_of_update(
             field=source.field,
         )
     try:
-        (vector,) = await embed(engine, handle, [text], "document", None)
+        (vector,) = await embed(active, handle, [text], "document", None)
     except EmbeddingError as exc:
         raise of_text(exc, [0]) from exc.__cause__
     return query_vector(vector, schema)
 
 
-async def once(key: WriteKey, write: Callable[[Engine], Awaitable[_T]], engine: Engine) -> _T:
-    """Do a write under a key, or return the outcome that was kept of it, which is its result.
+async def once(
+    key: WriteKey, write: Callable[[ActiveBackend], Awaitable[_T]], active: ActiveBackend
+) -> _T:
+    """Do a write under a key, or return the result that is kept from an earlier one.
 
-    OutcomeUnknownError where it may have been done before, and the store kept no outcome.
+    Raises OutcomeUnknownError if it may have been done before and the store kept no result.
     """
-    backend = engine.backend
+    backend = active.backend
     kept = await backend.kept(key)
     if kept is not None:
         return cast("_T", kept.outcome)
     if call_context().retried and await _forgets(backend):
         raise _RepeatedWriteError(
             backend.target,
-            "it was requested before under the same key, the store has kept no outcome of that "
+            "it was requested before under the same key, the store has kept no result of that "
             "request, and nothing was done now",
         )
-    return await write(engine)
+    return await write(active)
 
 
 class _RepeatedWriteError(OutcomeUnknownError):
-    """A repeat that the caller asked for, which is no fault of the server."""
+    """The error of a repeat that the client requested, so it is not a server error."""
 
     http = replace(OutcomeUnknownError.http, status=409)
 
 
 async def _forgets(backend: Backend) -> bool:
-    """Return whether a write may have been done of which the store has no key.
+    """Return whether the store may have done a write without keeping its key.
 
-    Nothing else holds for a store that another was moved to, where that keeps its keys.
+    The target of a migration has no keys from before the migration.
     """
     if not backend.supports("once"):
         return True

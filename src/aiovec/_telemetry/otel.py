@@ -25,7 +25,7 @@ _DURATIONS = _METER.create_histogram(
     "db.client.operation.duration",
     unit="s",
     description="Duration of database client operations.",
-    # As the conventions say.
+    # The bounds of the conventions.
     explicit_bucket_boundaries_advisory=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10),
 )
 _ROWS = _METER.create_histogram(
@@ -34,12 +34,12 @@ _ROWS = _METER.create_histogram(
     description="Rows that a call returned, wrote or deleted.",
     explicit_bucket_boundaries_advisory=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000),
 )
-# Not the global propagator: loading that fails where the environment names one that is missing.
+# Not the global propagator: loading it fails if the environment names a missing one.
 _CALLERS = TraceContextTextMapPropagator()
 
 
 def is_configured() -> bool:
-    """Return whether the app has set a provider: the API's own ones do nothing."""
+    """Return whether the app has set a provider; the API's default ones do nothing."""
     return not (
         type(trace.get_tracer_provider()).__module__.startswith("opentelemetry.trace")
         and type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
@@ -48,7 +48,7 @@ def is_configured() -> bool:
 
 @contextmanager
 def span(operation: Operation, place: Attributes, *, current: bool) -> Iterator[None]:
-    """Make the span of a call and record its duration and rows."""
+    """Create the span of a call, and record its duration and rows."""
     attributes = {**place, "db.operation.name": operation.name}
     name = operation.name
     if operation.table is not None:
@@ -64,11 +64,11 @@ def span(operation: Operation, place: Attributes, *, current: bool) -> Iterator[
     except asyncio.CancelledError:
         late["aiovec.cancelled"] = True
         raise
-    except GeneratorExit:  # an export that was left early
+    except GeneratorExit:  # an export that was closed early
         raise
     except BaseException as exc:
         made.set_status(trace.StatusCode.ERROR)
-        # Its class alone: a message may name ids and quote filters.
+        # Only the class: a message may name ids and quote filters.
         late["error.type"] = type(exc).__qualname__
         raise
     finally:
@@ -87,7 +87,7 @@ def span(operation: Operation, place: Attributes, *, current: bool) -> Iterator[
 
 @contextmanager
 def called_by(headers: Mapping[str, str]) -> Iterator[None]:
-    """Make the calls within children of the caller's span."""
+    """Make the calls in the block children of the caller's span."""
     token = context.attach(_CALLERS.extract(headers))
     try:
         yield

@@ -18,10 +18,10 @@ from .._model.redaction import redacted
 try:
     from . import otel
 except (ImportError, AttributeError, TypeError):
-    otel = None  # type: ignore[assignment]  # not installed, or older than the extra "otel" asks for
+    otel = None  # type: ignore[assignment]  # not installed, or older than the extra "otel" requires
 
 Watch = AbstractContextManager[object, None]
-"""Within it something is reported. It lets every exception pass."""
+"""A block that is reported. It passes every exception on."""
 
 _NOTHING = nullcontext()
 
@@ -32,25 +32,25 @@ def place_of(backend: str, target: str) -> Attributes:
     """Return the attributes that name a backend, without the secrets of its target."""
     return {
         "db.system.name": backend,
-        # A path may hold bytes that are no text.
+        # A path may contain bytes that are not text.
         "db.namespace": redacted(target).encode("utf-8", "replace").decode("utf-8"),
     }
 
 
 @dataclass(slots=True)
 class Operation:
-    """One call of a user: its method, its table, and how many rows it came to."""
+    """One call of a user: its method, its table and its number of rows."""
 
     name: str
     table: str | None = None
     place: Attributes | None = None
-    """The backend that answered, if the store followed a migration during the call."""
+    """The backend that served the call, after any migration that the store followed."""
     rows: int | None = None
     """The number of rows returned, written or deleted."""
 
 
 def span(operation: Operation, place: Attributes, *, current: bool = True) -> Watch:
-    """Report what is done within as one call.
+    """Report the block as one call.
 
     A span that is not ``current`` may begin and end in different tasks.
     """
@@ -60,7 +60,7 @@ def span(operation: Operation, place: Attributes, *, current: bool = True) -> Wa
 
 
 def called_by(headers: Mapping[str, str]) -> Watch:
-    """Make the calls within children of the span that a request's ``traceparent`` names."""
+    """Make the calls in the block children of the span in a request's ``traceparent``."""
     if otel is None or not headers or not otel.is_configured():
         return _NOTHING
     return cast("Watch", otel.called_by(headers))

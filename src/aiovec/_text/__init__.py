@@ -1,1 +1,1 @@
-"""Keyword search, as far as it is the same on every backend: the query language."""
+"""The parts of keyword search that all backends share: the query language and snippets."""

@@ -1,9 +1,9 @@
-"""The query language of keyword search: from what a user types to clauses.
+"""The query language of keyword search: from a user's text to clauses.
 
 Words, ``"exact phrases"``, ``-without``, ``field:word`` and ``prefix*``. Anything else is text, so
-no query is a syntax error: a quote that is not closed, a lone ``-`` or a colon after a word that
-is no field separate words as punctuation does. Only a field that keyword search does not cover, or
-a name that is nearly that of one it covers, is an error, since it would find nothing.
+no query is a syntax error: an unclosed quote, a lone ``-``, or a colon after a word that is not a
+field separates words as punctuation does. Only a field without keyword search, or a misspelt field,
+is an error, since it would match nothing.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from .._model.schema import Schema
 from ..errors import InvalidArgumentError, InvalidNameError, listed, nearest_name
 
-# Every clause is looked up by itself, and few queries are longer than a paragraph.
+# Each clause costs a lookup, and few queries are longer than a paragraph.
 _MOST_CLAUSES = 1_000
 _MOST_CHARACTERS = 100_000
-# Engines read each row that has a word of a phrase once per word of the phrase.
+# For each word of a phrase, an engine reads all rows that have it.
 _MOST_PHRASE_WORDS = 1_000
 
-# NUL, halves of surrogate pairs and marks of direction, which pasted text has in front of words:
-# no engine stores the first two in a text, and none of them is seen by who typed the query.
+# NUL, lone surrogates, and the direction marks that pasted text has before words. No engine stores
+# the first two, and users see none of them.
 _UNSEEN = re.compile("[\0\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
-# A clause begins after white space or a quote: the minus sign within a word is punctuation.
+# A clause begins after white space or a quote; a minus sign within a word is punctuation.
 _CLAUSE = re.compile(
     r"""
     (?P<minus>-(?=[^\s-]))?
@@ -38,11 +38,11 @@ _GAP = re.compile(r"\s+")
 _OPERATORS = frozenset('-*:"')
 
 
-# Characters of a query up to which a person types it: in a longer text, pasted or a model's, a word
-# before a colon is text.
+# Longest query, in characters, that a person probably typed. In longer texts, a word before a colon
+# is text.
 _TYPED = 1_000
-# A word is meant as a field from this likeness on, if it has more letters than these. One letter of
-# four is a larger part.
+# Similarity from which a word counts as a misspelt field, and the length that it must exceed: in
+# short words, one letter is too large a part.
 _NEAR, _NEAR_OF_FOUR, _FEW_LETTERS = 0.8, 0.75, 3
 
 _WORD = re.compile(r"[^\W_]+")
@@ -52,9 +52,9 @@ _WORD = re.compile(r"[^\W_]+")
 class TextClause:
     """One condition of a keyword search: a word, or words next to each other.
 
-    ``text`` is as the user typed it, so the analyzer of the table decides where words begin and
-    end. ``field`` None means any field with ``text=True``. With ``prefix`` the last word is only
-    the beginning of one; ``excluded`` clauses must not match.
+    ``text`` is unchanged, so that the table's analyzer finds the words. A ``field`` of None means
+    any field with ``text=True``. With ``prefix``, the last word is the beginning of a word;
+    ``excluded`` clauses must not match.
     """
 
     text: str
@@ -64,17 +64,17 @@ class TextClause:
 
 
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
-    """Return the clauses of a query, each once, in order; empty if it has no word."""
+    """Return the distinct clauses of a query, in order; empty if it has no word."""
     _check_count(text, len(text), _MOST_CHARACTERS, "characters")
-    found = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
-    _check_count(text, len(found), _MOST_CLAUSES, "different words")
-    return found
+    clauses = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
+    _check_count(text, len(clauses), _MOST_CLAUSES, "different words")
+    return clauses
 
 
 def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> None:
-    """Raise InvalidArgumentError if the phrases of a query take too long to search.
+    """Raise InvalidArgumentError if the phrases of a query are too long.
 
-    Parts of a text, on an ngram table, have no words to count.
+    On an ngram table, phrases have no words to count.
     """
     if schema.analyzer == "ngram":
         return
@@ -104,7 +104,7 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
             place = gap.end()
             continue
         match = _CLAUSE.match(text, place)
-        if match is None:  # a quote that is not closed, or a mark in front of it
+        if match is None:  # an unclosed quote, or a mark before it
             place += 1
             continue
         place = match.end()
@@ -118,24 +118,24 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
         held = (held.rstrip("*") if prefix else held).strip()
         if not grams:  # n-grams are of all characters, also of line breaks and tabs
             held = _GAP.sub(" ", held)
-        # A part of a word is what n-grams find anyway.
+        # N-grams match parts of words anyway.
         prefix = prefix and held[-1:].isalnum() and not grams
         if _is_wanted(held, grams):
             yield TextClause(held, field, prefix=prefix, excluded=match["minus"] is not None)
 
 
 def _check_no_field(word: str, held: str, fields: Set[str], schema: Schema) -> None:
-    """Raise InvalidNameError if a word before a colon is meant as a field of the table."""
+    """Raise InvalidNameError if a word before a colon is probably meant as a field."""
     near = nearest_name(word.lower(), sorted(fields), _NEAR if len(word) > 4 else _NEAR_OF_FOUR)
     declared = word == "id" or word in schema.fields
     if (declared or (near and len(word) > _FEW_LETTERS)) and not held.startswith("//"):
         cure = "use where to filter by it." if declared else f"did you mean {near!r}?"
         raise InvalidNameError(
             word, "field of keyword search",
-            f"there are {listed(sorted(fields))}; {cure} In quotes, it is plain text",
+            f"the fields are {listed(sorted(fields))}; {cure} In quotes, it is plain text",
         )  # fmt: skip
 
 
 def _is_wanted(held: str, grams: bool) -> bool:
-    """Return whether it has a word. N-grams find punctuation too, to others it only separates."""
+    """Return whether a text has a word. For n-grams, punctuation counts as a word too."""
     return not _OPERATORS.issuperset(held) if grams else any(map(str.isalnum, held))

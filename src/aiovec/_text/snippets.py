@@ -1,10 +1,10 @@
-"""Snippets of texts with their matches marked: around known places, or by FTS5.
+"""Snippets of texts with marked matches: around known positions, or by FTS5.
 
-FTS5 has a table in memory of the texts of some rows alone, and one query makes the snippets of all
-of them: a query for each would look all words up for each. FTS5 compares each match of a text with
-every other one to choose its snippet, and cannot be interrupted: a text of 1 MB that repeats a word
-takes hours. So texts are searched in pieces, and the snippet is that of the best one. FTS5 ends a
-snippet at a NUL, which becomes a space.
+The texts of the rows go into an FTS5 table in memory, and one query makes all snippets: a query for
+each row would look up all words each time. FTS5 compares each match of a text with every other one
+to choose its snippet, and cannot be interrupted: a text of 1 MB that repeats a word takes hours. So
+texts are split into pieces, and the best piece gives the snippet. FTS5 ends a snippet at a NUL, so
+NULs become spaces.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any, Protocol
 
 SNIPPET_GAP = "…"
 _WORDS = 32
-# Characters of a snippet around known places, and of it in front of the first of them.
+# Characters of a snippet around known positions, and before the first one.
 _CHARACTERS, _BEFORE = 160, 40
-# Characters. What matches over more of them than two pieces share is in none as a whole.
+# Characters of a piece, and of the overlap of two pieces. A match longer than the overlap may be
+# found whole in neither.
 _PIECE, _SHARED = 2_000, 200
 
 
 class _Connection(Protocol):
-    """The part of a ``sqlite3.Connection`` that is used, of whichever driver."""
+    """The methods that are used of a ``sqlite3.Connection`` of any driver."""
 
     def execute(self, sql: str, parameters: Sequence[str | int | None] = ..., /) -> Any: ...
 
@@ -41,15 +42,15 @@ def snippets_of(
     """Return for each row the snippets of its texts that have matches, by the names of fields.
 
     ``match`` is a query of FTS5 for a table of these columns. ``fields`` has the name and the
-    column of each text of a row, in their order. ``connection`` is to be one in memory, which is
-    closed afterwards.
+    column of each text of a row, in order. ``connection`` must be in memory; it is closed
+    afterwards.
     """
-    # None of a text's own characters can be taken for these.
+    # Marks that no text contains.
     opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
     declared = ", ".join([*columns, f"tokenize='{tokenizer}'"])
     connection.execute(f"CREATE VIRTUAL TABLE pieces USING fts5({declared})")
     made: list[dict[str, str]] = []
-    # Of each piece its row, its field, and the gaps before and after it.
+    # For each piece: its row, its field, and the gaps before and after it.
     pieces: list[tuple[int, str, str, str]] = []
     for row, texts in enumerate(rows):
         made.append({})
@@ -84,7 +85,7 @@ def snippets_of(
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yield overlapping pieces, which begin and end between words if words are short."""
+    """Yield overlapping pieces, cut between words if possible."""
     start = 0
     while True:
         end = start + _PIECE
@@ -101,9 +102,9 @@ def _pieces(text: str) -> Iterator[str]:
 def snippet_around(
     text: str, places: Iterable[tuple[int, int]], marks: tuple[str, str]
 ) -> str | None:
-    """Return the part of a text around the first of the places, with all of them marked.
+    """Return the part of a text around the first match, with all matches in it marked.
 
-    A place is where a match begins and ends. Returns None without any.
+    A place is a match's start and end. Returns None if there are none.
     """
     spans = sorted(places)
     if not spans:

@@ -1,23 +1,23 @@
 """The interface to backends: docs/internals/writing-a-backend.md shows how to write one.
 
-The modules are the interface. ``contract`` is what a backend implements; ``commit`` and ``limits``
-join and bound its calls; ``threads`` and ``files`` do its work off the event loop; ``marks`` are
-those of a migration; ``plugin``, ``config`` and ``place`` find a backend and its settings. The
-names here come from the layers below: schemas, Arrow data, filters, snippets and redaction.
+The modules are the interface. A backend implements ``contract``; ``commit`` and ``limits`` join and
+bound its calls; ``threads`` and ``files`` do its work off the event loop; ``marks`` has the marks
+of a migration; ``plugin``, ``config`` and ``place`` find a backend and its settings. This module
+has names of the layers below: schemas, Arrow data, filters, snippets and redaction.
 """
 
 from __future__ import annotations
 
 from .._filters import bind as bind
+from .._filters.negation import NEGATED_OPERATOR as NEGATED_OPERATOR
+from .._filters.negation import Word as Word
+from .._filters.negation import merged as merged
+from .._filters.negation import terms_of as terms_of
+from .._filters.negation import word_of as word_of
 from .._filters.patterns import ANY_CHARACTER as ANY_CHARACTER
 from .._filters.patterns import ANY_TEXT as ANY_TEXT
 from .._filters.patterns import fold_case as fold_case
 from .._filters.patterns import same_letter as same_letter
-from .._filters.terms import NEGATED_OPERATOR as NEGATED_OPERATOR
-from .._filters.terms import Word as Word
-from .._filters.terms import merged as merged
-from .._filters.terms import terms_of as terms_of
-from .._filters.terms import word_of as word_of
 from .._filters.tree import And as And
 from .._filters.tree import Compare as Compare
 from .._filters.tree import Const as Const

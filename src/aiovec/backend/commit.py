@@ -1,8 +1,7 @@
 """Group commit: writes that arrive while a commit runs wait together and share the next one.
 
-The queue, the deadline, the cancellation and the answer of a write are here, once for every
-backend. An adapter brings a ``Committer``, which takes a lock, commits a group of calls under it,
-and releases it.
+The queue, deadline, cancellation and result of a write are here, once for all backends. An adapter
+brings a ``Committer``, which takes a lock, commits a group of calls under it, and releases it.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from .limits import Deadline, Gate, Line, copy_of_error
 from .marks import MoveMark
 from .threads import wait_out
 
-# Calls in one commit. More would make the first of them wait long for the last.
+# Most calls in one commit. With more, the first would wait long for the last.
 _LARGEST_GROUP = 512
-# Rounds of the event loop that answered callers get at most before the next commit begins, so that
-# those who write again at once share it. If it began without them, they would also compete with its
-# thread for the interpreter.
+# Most rounds of the event loop between two commits, so that callers that write again at once share
+# the next commit. If it began without them, they would also compete with its thread for the
+# interpreter.
 _ROUNDS_FOR_CALLERS = 3
 
 
 class WriteCall:
-    """A write that waits, runs, or has its outcome. ``size`` counts its rows, as a group does."""
+    """A write that waits, runs, or has its outcome. ``size`` is its number of rows."""
 
     __slots__ = (
         "_error", "_result", "_start", "deadline", "ended", "future", "gone", "settled", "size",
@@ -39,7 +38,7 @@ class WriteCall:
     def __init__(self, size: int = 1) -> None:
         loop = asyncio.get_running_loop()
         self.size = size
-        # Has what the caller gets.
+        # Set to the caller's result or error.
         self.future: asyncio.Future[Any] = loop.create_future()
         # Done when the outcome is final.
         self.settled: asyncio.Future[None] = loop.create_future()
@@ -48,14 +47,15 @@ class WriteCall:
         self.ended = False
         self._result: Any = None
         self._error: BaseException | None = None
-        # Whoever pops this begins: the committer the work, or the caller its leaving. Popping a
-        # list is one step for all threads, so no lock is taken on the event loop.
+        # Whichever side pops this entry wins: the committer starts the work, or the caller leaves.
+        # Popping a list is atomic, so the event loop takes no lock.
         self._start = [True]
 
     # For the committer, on any thread
 
     def begin(self) -> bool:
-        """Begin the work, unless the caller has left or it has begun; return whether it begins."""
+        """Return True if the work may begin: the caller has not left, and it has not begun
+        before."""
         try:
             return self._start.pop()
         except IndexError:
@@ -66,34 +66,34 @@ class WriteCall:
         return not self._start
 
     def wait_again(self) -> None:
-        """Let a call that began wait for another commit: nothing of its work was kept.
+        """Put a call that began back into the queue: nothing of its work was kept.
 
-        Where its caller has left meanwhile, it never begins again.
+        If its caller has left, it never begins again.
         """
         if not self.gone:
             self._start.append(True)
 
     def succeed(self, result: Any = None) -> None:
-        """End it with a result, which its caller gets when the committer returns."""
+        """Set the result that the caller gets when the committer returns."""
         self._result = result
         self.ended = True
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error, which its caller gets when the committer returns."""
+        """Set the error that the caller gets when the committer returns."""
         self._error = error
         self.ended = True
 
     # On the event loop
 
     def give_up(self, error: BaseException) -> None:
-        """Fail it, where it has not begun: then it never begins."""
+        """Fail it unless it has begun; it then never begins."""
         if self.begin():
             self.gone = True
             self.fail(error)
             self.answer()
 
     def answer(self) -> None:
-        """Tell the caller the outcome."""
+        """Give the caller the outcome."""
         if not self.settled.done():
             self.settled.set_result(None)
         if not self.future.done():
@@ -114,23 +114,23 @@ class Committer(ABC, Generic[_Call]):
     """The store's name in errors."""
 
     busy: str | None = None
-    """The reason why it cannot commit now, other than writes of this store; for errors."""
+    """The reason, for errors, why it cannot commit now, other than writes of this store."""
 
     @abstractmethod
     async def take(self) -> Callable[[], None] | None:
-        """Take the lock in one short try, after which calls may have left or be out of time.
+        """Try once, briefly, to take the lock; afterwards calls may have left or timed out.
 
-        Return what releases the lock, or None where others have it. Whoever is cancelled here has
-        not taken it. An error goes to all calls that wait.
+        Return the function that releases the lock, or None if others hold it. If cancelled, it has
+        not taken the lock. An error goes to all waiting calls.
         """
 
     @abstractmethod
     async def commit(self, group: list[_Call]) -> MoveMark | None:
-        """Do the group's work under the lock; return the pause of a migration that forbids it.
+        """Do the group's work under the lock; return a migration's pause if that forbids it.
 
-        Each call begins by ``begin`` and ends by ``succeed`` or ``fail``; those that have not ended
-        when this returns wait again, in their order. An error goes to these calls. A cancellation,
-        which comes where the loop is about to end, must not leave work running.
+        Call ``begin`` and then ``succeed`` or ``fail`` of each call; calls that have not ended when
+        this returns wait again, in their order. An error goes to these calls. A cancellation, which
+        comes only when the loop is about to end, must not leave work running.
         """
 
     @abstractmethod
@@ -144,7 +144,7 @@ class Committer(ABC, Generic[_Call]):
     @property
     @abstractmethod
     def pause_poll(self) -> float:
-        """The seconds between two looks at a migration's pause."""
+        """Seconds between two checks of a migration's pause."""
 
     @abstractmethod
     async def pause_is_over(self, pause: MoveMark) -> bool:
@@ -156,14 +156,14 @@ class Committer(ABC, Generic[_Call]):
 
 
 class GroupCommit(Generic[_Call]):
-    """Commits calls in the order in which they came, those that may be together in one go.
+    """Commits calls in order of arrival, and calls that may share a commit together.
 
     - A caller hears of success after the commit.
-    - A call that still waits for others at its deadline fails. One that waits for nobody does not:
-      the machine may be slow. A migration's pause extends the deadlines of those who wait here, and
-      at the ``gate`` of the writing calls.
+    - A call that still waits for others at its deadline fails. One that waits for no other call
+      does not: the machine may be slow. A migration's pause extends the deadlines of the calls that
+      wait here and at the ``gate`` of writing calls.
     - A call that is cancelled before it began is never done. Cancelled later, it returns when its
-      outcome is final, however often it is cancelled: all of it was done, or nothing.
+      outcome is final, however often it is cancelled: it was done completely or not at all.
     """
 
     def __init__(self, committer: Committer[_Call], gate: Gate) -> None:
@@ -171,14 +171,14 @@ class GroupCommit(Generic[_Call]):
         self._gate = gate
         self._waiting: deque[_Call] = deque()
         self._line = Line()
-        # Those of the commit that runs.
+        # The calls of the running commit.
         self._group: list[_Call] = []
         self._running: asyncio.Task[None] | None = None
         # The number of calls that the last commit answered.
         self._answered = 0
 
     async def run(self, call: _Call, deadline: Deadline) -> Any:
-        """Have the call's work committed; return its result."""
+        """Commit the call's work, and return its result."""
         call.deadline = deadline
         self._waiting.append(call)
         if self.idle:
@@ -197,7 +197,7 @@ class GroupCommit(Generic[_Call]):
             raise
 
     def _why_calls_wait(self) -> str | None:
-        """Return what a call that has not begun waits for; None where that is nobody."""
+        """Return the reason why a call has not begun; None if it waits for no other call."""
         if self._committer.busy is not None:
             return self._committer.busy
         if any(call.has_begun and not call.ended for call in self._group):
@@ -218,8 +218,8 @@ class GroupCommit(Generic[_Call]):
         try:
             while self._is_wanted():
                 pause: MoveMark | None = None
-                # Where the loop is about to end, every task is cancelled. The callers are among
-                # those; a call that has begun needs its answer all the same.
+                # When the loop is about to end, every task is cancelled, also the callers. A call
+                # that has begun still needs its outcome.
                 with suppress(asyncio.CancelledError):
                     pause = await self._commit_some()
                 if pause is not None:
@@ -228,14 +228,14 @@ class GroupCommit(Generic[_Call]):
                     with suppress(asyncio.CancelledError):
                         await asyncio.sleep(0)
                     if len(self._waiting) >= self._answered:
-                        break  # as many write again
+                        break  # all of them write again
         except BaseException:
-            # Nothing follows this task for those who still wait.
+            # No other task ends the calls that still wait.
             self._fail_all(self._waiting, StoreClosedError(self._committer.target))
             raise
 
     async def _commit_some(self) -> MoveMark | None:
-        """Take the lock once, and commit a group where that gives it."""
+        """Try to take the lock, and commit a group if that succeeds."""
         try:
             release = await self._committer.take()
         except Exception as exc:  # noqa: BLE001 - the callers get it
@@ -258,7 +258,8 @@ class GroupCommit(Generic[_Call]):
             release()
 
     def _settle(self, group: list[_Call]) -> None:
-        """Answer the calls that have ended; the others wait before those that came later."""
+        """Give the calls that have ended their outcome; the others wait again, ahead of later
+        ones."""
         left = []
         for call in group:
             if call.ended:
@@ -280,9 +281,9 @@ class GroupCommit(Generic[_Call]):
         return group
 
     def _is_wanted(self) -> bool:
-        """Return whether somebody waits, after calls whose callers have gone have left the queue.
+        """Remove the calls whose callers have left; return whether any call still waits.
 
-        Nothing of their work was kept: they have not begun, or wait again.
+        Nothing of the removed calls' work was kept: they have not begun, or wait again.
         """
         calls, self._waiting = self._waiting, deque()
         for call in calls:
@@ -293,7 +294,7 @@ class GroupCommit(Generic[_Call]):
         return bool(self._waiting)
 
     def _fail_all(self, calls: Iterable[_Call], error: Exception) -> None:
-        """End calls with an error, of which each gets a copy."""
+        """End calls with an error; each gets its own copy."""
         translated = self._committer.translated(error)
         for call in calls:
             call.fail(copy_of_error(translated))
@@ -302,9 +303,9 @@ class GroupCommit(Generic[_Call]):
             self._waiting.clear()
 
     async def _wait_out(self, pause: MoveMark) -> None:
-        """Wait while a migration's pause lasts, and end it for all where it lasts too long."""
+        """Wait for the end of a migration's pause; end it for all writers if it lasts too long."""
         until = time.monotonic() + pause.limit
-        with suppress(Exception):  # the next try to write tells it to those who wait
+        with suppress(Exception):  # the next write reports it to the waiting calls
             while self._is_wanted():
                 self._gate.extend(pause.limit)
                 for call in self._waiting:

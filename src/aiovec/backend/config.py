@@ -30,10 +30,10 @@ from .settings import AnySettings, Section
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-# Of the names of the variables, in lower case: their case does not count.
+# Parts of variable names, in lower case, since their case does not matter.
 _PREFIX, _ROOT, _LIKE_ROOT, _DELIMITER = "aiovec_", "aiovec_retrieval", "aiovec_retr", "__"
-_OF_CHOICES = ("literal_error", "value_error")  # faults of a value that is one of a few
-# By the beginning of the kind of a fault: pydantic's words for these are not a reader's.
+_OF_CHOICES = ("literal_error", "value_error")  # errors of a value from a fixed list
+# By the prefix of pydantic's error type, since its own words are for programmers.
 _ACCEPTED = {
     "int_": "a whole number", "float_": "a number", "bool_": "true or false",
     "string_type": "text",
@@ -58,7 +58,7 @@ class RetrievalSettings(Section):
     backend: Annotated[str, BeforeValidator(_known_backend)] = "sqlite"
     """The name of the backend in use; it must be installed.
 
-    Changing this line is the whole switch: it counts when a store is opened from this file."""
+    Change it to use another backend; it takes effect when a store is opened from this file."""
 
     dim: int = PydanticField(default=768, ge=1, le=MAX_DIM)
     """Length of the vectors in tables that are created without a schema."""
@@ -103,7 +103,7 @@ def _document_model(plugins: tuple[BackendPlugin, ...]) -> type[Section]:
     for plugin in plugins:
         if plugin.address_key:
             fields[plugin.address_key] = (str, plugin.address_field)
-        if plugin.settings is not AnySettings or not plugin.address_key:  # else it has no section
+        if plugin.settings is not AnySettings or not plugin.address_key:  # else no section
             sections[plugin.name] = plugin.settings
     for name, model in sections.items():
         fields[name] = (model, PydanticField(default_factory=model, description=model.__doc__))
@@ -117,17 +117,16 @@ def _document_model(plugins: tuple[BackendPlugin, ...]) -> type[Section]:
 
 
 def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:
-    """Return the settings of a TOML file, or of none, with the environment over them if wanted.
+    """Return the settings of a TOML file, if any, overridden by the ``environment`` if true.
 
-    The addresses of the backends are as they were given. Raises ConfigError if a key or a value is
-    wrong.
+    Addresses of backends are not resolved. Raises ConfigError if a key or a value is wrong.
     """
     _check_environment()
     document: dict[str, Any] = {}
     model = document_model()
     if config is not None:
         document = _read(config)
-        # Strictly, since TOML has types: only the text of the environment is converted.
+        # Strict, since TOML has types; only texts of the environment are converted.
         settings = _validated(model, document, strict=True, place=str(config))
     variables = _variables(model) if environment else {}
     if config is None or variables:
@@ -142,7 +141,7 @@ def load_settings(config: Path | None, *, environment: bool = True) -> Retrieval
 
 
 def embedder_section(name: str, given: Mapping[str, object], place: str) -> EmbedderSettings:
-    """Return the section of an embedder with the keys that a ``place`` gave.
+    """Return the section of an embedder with keys from a ``place``, such as a file or an argument.
 
     The keys are those of ``[retrieval.embedders.<name>]``. Raises ConfigError if one is wrong.
     """
@@ -151,9 +150,9 @@ def embedder_section(name: str, given: Mapping[str, object], place: str) -> Embe
 
 
 def _variables(model: type[Section]) -> dict[str, Any]:
-    """Return what the environment says, as nested mappings; sections and lists are JSON.
+    """Return the settings of the environment as nested mappings; sections and lists are JSON.
 
-    The variable of a key comes before that of its section.
+    A key's own variable takes precedence over that of its section.
     """
     values: dict[str, Any] = {}
     for name in sorted(filter(os.environ.get, os.environ), key=lambda name: name.count(_DELIMITER)):
@@ -172,7 +171,7 @@ def _variables(model: type[Section]) -> dict[str, Any]:
 
 
 def _type_of(model: type[BaseModel], path: Sequence[str]) -> Any:
-    """Return the type of a key; None if no model says it."""
+    """Return the type of a key; None if no model declares it."""
     kind: Any = model
     for part in path:
         fields = getattr(kind, "model_fields", None)
@@ -184,9 +183,9 @@ def _type_of(model: type[BaseModel], path: Sequence[str]) -> Any:
 
 
 def _check_environment() -> None:
-    """Refuse a variable whose name is almost one of ours: aiovec would ignore it.
+    """Raise ConfigError for a variable with an almost correct name, which would be ignored.
 
-    Variables that are like none, such as an app's own, are accepted.
+    Other variables, such as an app's own, are accepted.
     """
     short = {f"{_PREFIX}{key}" for key in retrieval_model().model_fields}
     for name in sorted(filter(os.environ.get, os.environ)):
@@ -219,15 +218,15 @@ def _validated(
     place: str = "environment",
     within: Sequence[str] = (),
 ) -> _Model:
-    """Return the model of these values, which come from a ``place``: a file, or the environment.
+    """Return the model of values that come from a ``place``: a file, or the environment.
 
-    ``within`` is the path of the section that has the values.
+    ``within`` is the path of the section with the values.
     """
     try:
         return model.model_validate(values, strict=strict)
     except ValidationError as exc:
         faults = exc.errors(include_url=False)
-    # Outside of the handler: what pydantic raises holds every value, so it is no context either.
+    # Raised outside the handler: pydantic's error holds every value, so it must not be the context.
     fault = faults[0]
     inner = [str(part) for part in fault["loc"] if part != "[key]"]
     path = [*within, *inner]
@@ -252,7 +251,7 @@ def _validated(
 
 
 def _unknown_key(model: type[BaseModel], path: Sequence[str]) -> tuple[str, str]:
-    """Return the known keys, and a message that names them and the one that may be meant."""
+    """Return the known keys, and a message with them and the most similar one."""
     kind = _type_of(model, path[:-1])
     known = list(kind.model_fields)
     homes = " or ".join(
@@ -268,7 +267,7 @@ def _unknown_key(model: type[BaseModel], path: Sequence[str]) -> tuple[str, str]
 
 
 def _shown(path: Sequence[str], fault: ErrorDetails) -> str:
-    """Return the wrong value for a message, unless it may be a secret or hold one."""
+    """Return the wrong value for a message, unless it may be or contain a secret."""
     value = fault["input"]
     plain = isinstance(value, (bool, int, float)) or fault["type"] in _OF_CHOICES
     plain |= fault["type"].startswith(("int_", "float_", "bool_"))
@@ -279,7 +278,7 @@ def _shown(path: Sequence[str], fault: ErrorDetails) -> str:
 
 
 def _is_of_address(fault: ErrorDetails) -> bool:
-    """Return whether a text is no address of HTTP, as its key wants."""
+    """Return whether a text is not an HTTP address, which its key needs."""
     return str(fault.get("ctx", {}).get("pattern")).startswith("^https?:")
 
 
@@ -292,7 +291,7 @@ def _read(file: Path) -> dict[str, Any]:
             reason = "is a directory"
         raise ConfigError(f"{file}: cannot be read: {reason}", file=str(file)) from exc
     try:
-        # Some editors of Windows put a mark before the text, which TOML does not know.
+        # Some Windows editors write a byte order mark, which TOML does not allow.
         return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
@@ -302,5 +301,5 @@ def _read(file: Path) -> dict[str, Any]:
         problem += "; a text needs quotes" if "Invalid value" in problem else ""
     except RecursionError:
         problem = "is nested too deeply"
-    # Outside of the handlers, so that no error that holds the text is a cause or a context.
+    # Raised outside the handlers, so that no error that holds the text is its cause or context.
     raise ConfigError(f"{file}: {problem}", file=str(file))

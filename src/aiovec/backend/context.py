@@ -1,8 +1,7 @@
-"""Demands of a call from another process: the state of its table, a write that is done once.
+"""Conditions of a call from another process: the state of its table, a key for its write.
 
-A server runs the calls of its clients within ``calling``. A call that was made for one state of a
-table fails where the table has another, and a write with a key is done once, however often it is
-asked for.
+A server runs the calls of its clients within ``calling``. A call for one state of a table fails if
+the table is in another, and a write with a key is done once, however often it is requested.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from ..errors import InvalidArgumentError, shown
 
 @dataclass(frozen=True, slots=True)
 class WriteKey:
-    """The name that a caller gave to one write, to repeat it without doing it twice.
+    """A caller's name for one write, so that it can be repeated without being done twice.
 
-    ``digest`` is that of the write itself: the same key with another digest is another write, which
-    is refused. A backend that promises "once" commits the key with the write.
+    ``digest`` identifies the write: the same key with another digest is another write, which is
+    refused. A backend that promises "once" commits the key with the write.
     """
 
     name: str
     digest: bytes
 
     def check(self, digest: bytes) -> None:
-        """Raise InvalidArgumentError unless the write that had this key before was the same."""
+        """Raise InvalidArgumentError if the key was used for another write."""
         if digest != self.digest:
             reason = (
                 f"the idempotency key {shown(self.name)} was used for another write; use a new key "
@@ -38,28 +37,28 @@ class WriteKey:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The trace of a write under its key."""
+    """The result of a write that is kept under its key."""
 
     outcome: int | None
-    """The number of rows that the write returned, None of one that returns nothing."""
+    """The number of rows that the write returned; None if it returns nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
     states: frozenset[str] | None = None
-    """The states of which the table must have one; None for whatever state it has."""
+    """The table must be in one of these states; None accepts any state."""
 
     key: WriteKey | Callable[[], WriteKey] | None = None
-    """The key of the one write that is made, or a function that gives it when the write begins:
-    then a server has read all that the write's digest is made of."""
+    """The key of the call's write, or a function that returns it when the write begins: by then a
+    server has read the whole request, which the digest needs."""
 
     retried: bool = False
-    """The write may have been done before without its key: a cut-over has led to another store, or
-    the store keeps no keys."""
+    """True if the write may have been done before without its key: a migration has led to another
+    store, or the store keeps no keys."""
 
 
 class TableChangedError(Exception):
-    """The table is no longer in the state that the call was made for. Never reaches a user."""
+    """The table is no longer in the state that the call needs. Never reaches a user."""
 
 
 _CONTEXT: ContextVar[CallContext] = ContextVar("aiovec_call", default=CallContext())  # noqa: B039 - frozen
@@ -67,7 +66,7 @@ _CONTEXT: ContextVar[CallContext] = ContextVar("aiovec_call", default=CallContex
 
 @contextmanager
 def calling(context: CallContext) -> Iterator[None]:
-    """Run the calls within in this context."""
+    """Run the calls of the block in this context."""
     token = _CONTEXT.set(context)
     try:
         yield
@@ -83,9 +82,9 @@ def call_context() -> CallContext:
 def write_key() -> WriteKey | None:
     """Return the key of the running write.
 
-    A backend that promises "once" commits it with the write, and gives the outcome that it kept
-    where it has the key already. It asks when its method is called: the context of a task that
-    commits for many is that of only one of them.
+    A backend with the ability "once" commits it with the write, and returns the kept result if it
+    has the key already. It must ask when its method is called: a task that commits for many calls
+    has the context of only one of them.
     """
     key = _CONTEXT.get().key
     return key if key is None or isinstance(key, WriteKey) else key()

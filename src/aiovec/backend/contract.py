@@ -1,14 +1,14 @@
 """The contract between ``VectorStore`` and a backend.
 
-``VectorStore`` checks names, rows, vectors, models and filters, ranks the hits and tells errors;
-a ``Backend`` stores and finds. It gets only what was checked: Arrow tables in the layout of
-``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous
-float32 arrays. A backend names the abilities that not every engine has in ``abilities``, and
-implements their methods; without the ability a method raises UnsupportedError.
+``VectorStore`` checks names, rows, vectors, models and filters, and ranks the hits; a ``Backend``
+stores and searches. It gets only checked values: Arrow tables in the layout of
+``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous float32
+arrays. A backend lists its optional abilities in ``abilities``, and implements their methods;
+without the ability a method raises UnsupportedError.
 
 Rules for every method:
 
-- It raises the errors of ``aiovec.errors`` only, with the driver's own as the cause.
+- It raises only errors of ``aiovec.errors``, with the driver's error as the cause.
 - A write is atomic and, when it returns, durable against ``kill -9`` and visible to every later
   read in any process.
 - A cancelled write is wholly done or not at all; a cancelled call leaves the backend usable and
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 class StaleTableError(Exception):
-    """The table is no longer what the handle says: altered, dropped, or made anew.
+    """The table was altered, dropped or created again since the handle was opened.
 
     Never reaches a user: ``VectorStore`` opens the table again and repeats the call.
     """
@@ -71,8 +71,8 @@ class StaleTableError(Exception):
 class TableHandle:
     """A table as it was when it was opened.
 
-    ``token`` is the backend's own mark of that state. A method that gets a handle whose token is
-    out of date raises StaleTableError and does nothing.
+    ``token`` identifies that state for the backend. A method that gets a handle with an outdated
+    token raises StaleTableError and does nothing.
     """
 
     name: str
@@ -82,7 +82,7 @@ class TableHandle:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read of each row beside its id."""
+    """The columns to read of each row, besides its id."""
 
     fields: tuple[str, ...]
     payload: bool = False
@@ -93,9 +93,9 @@ class Columns:
 class Order:
     """One key to sort rows by: a field, "id", or a key of the payload.
 
-    Nulls come last in either direction. Of a payload key, numbers come before text, text before
-    booleans (FALSE before TRUE), and every other value counts as null; ``descending`` turns this
-    around. Numbers are compared exactly, text by code points.
+    Nulls come last in either direction. In a payload key, numbers come before text, text before
+    booleans (FALSE before TRUE), and every other value counts as null; ``descending`` reverses
+    this. Numbers are compared exactly, text by code points.
     """
 
     ref: Ref
@@ -104,7 +104,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The effort of an approximate search. None leaves a value to the backend."""
+    """The effort of an approximate search. None lets the backend choose."""
 
     nprobes: int | None = None
     ef: int | None = None
@@ -126,10 +126,10 @@ class VectorQuery:
 
 @dataclass(frozen=True, slots=True)
 class TextQuery:
-    """A keyword search. A row matches that matches all clauses, or with ``any`` at least one.
+    """A keyword search. A row matches if it matches all clauses, or with ``any`` at least one.
 
-    No row matches that matches an excluded clause. At least one clause is not excluded.
-    ``highlight`` has the texts to put before and behind each matching word of the snippets.
+    A row that matches an excluded clause does not. At least one clause is not excluded.
+    ``highlight`` has the texts to put before and after each matching word of the snippets.
     """
 
     clauses: tuple[TextClause, ...]
@@ -142,11 +142,11 @@ class TextQuery:
 
 @dataclass(frozen=True, slots=True)
 class StoredRows:
-    """Rows as columns of Python values, in the order that was asked for.
+    """Rows as columns of Python values, in the requested order.
 
     ``fields`` has one list for each of ``Columns.fields``; ``payloads`` holds JSON text or None,
-    ``vectors`` one row of float32 for each id, of NaN where it has no vector; both are None where
-    they were not asked for.
+    ``vectors`` one row of float32 for each id, of NaN if it has no vector; both are None if they
+    were not requested.
     """
 
     ids: Sequence[str]
@@ -155,7 +155,7 @@ class StoredRows:
     vectors: Float32Array | None = None
 
     def take(self, places: Sequence[int], fields: Iterable[str] | None = None) -> StoredRows:
-        """Return the rows at these places, in this order, with these fields alone if given."""
+        """Return the rows at these positions, in this order, with only these fields if given."""
         names = self.fields if fields is None else fields
         return StoredRows(
             [self.ids[row] for row in places],
@@ -167,9 +167,9 @@ class StoredRows:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The rows that a query found, in any order.
+    """The matching rows of a query, in any order.
 
-    ``measures`` has one number a row: for a vector search the distance in the table's metric
+    ``measures`` has one number for each row: for a vector search the distance in the table's metric
     (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better.
     """
 
@@ -180,9 +180,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """A page of the change feed: all that happened after ``since`` and up to ``number``.
+    """A page of the change feed: all changes after ``since`` and up to ``number``.
 
-    Apply ``deleted`` first, then ``upserted``. ``complete`` tells that ``number`` is the newest.
+    Apply ``deleted`` first, then ``upserted``. If ``complete``, ``number`` is the newest change.
     """
 
     number: int
@@ -193,13 +193,13 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class TableStats:
-    """The size and the costs of a table.
+    """The size and costs of a table.
 
-    ``bytes`` is what it takes where it lies, ``index`` the state of its vector index in words,
-    ``unindexed_rows`` those that a search must scan, ``scan_memory`` the bytes that its resident
-    copy takes in this process. ``details`` is the backend's own; for a table whose rows expire,
-    ``VectorStore`` takes the ``expired_rows`` that await their deletion out of ``rows``, and puts
-    their number there.
+    ``bytes`` is its size on disk, ``index`` the state of its vector index in words,
+    ``unindexed_rows`` the rows that a search must scan, ``scan_memory`` the bytes of its copy in
+    this process's memory. ``details`` depends on the backend. If rows expire, ``VectorStore``
+    subtracts the expired rows that are still stored from ``rows``, and puts their number into
+    ``details`` as ``expired_rows``.
     """
 
     table: str
@@ -229,10 +229,11 @@ class IndexInfo:
 class IndexOptions(TypedDict, total=False):
     """Options of an approximate index. An index takes those of its kind and refuses others.
 
-    ``recall`` is the part of the true nearest rows that searches of the table shall find. The rest
-    are whole numbers: ``num_partitions`` or ``target_partition_size`` rows each, ``sample_rate``
-    and ``max_iterations`` of their training, ``m`` links and ``ef_construction`` candidates of a
-    graph (kinds named ``hnsw``), ``num_sub_vectors`` and ``num_bits`` of codes (``pq`` and ``rq``).
+    ``recall`` is the share of the true nearest rows that searches of the table must find. The
+    others are whole numbers: ``num_partitions``, or ``target_partition_size`` in rows;
+    ``sample_rate`` and ``max_iterations`` of their training; ``m`` links and ``ef_construction``
+    candidates of a graph (kinds named ``hnsw``); ``num_sub_vectors`` and ``num_bits`` of codes
+    (``pq`` and ``rq``).
     """
 
     recall: float | None
@@ -247,128 +248,131 @@ class IndexOptions(TypedDict, total=False):
 
 
 LARGEST_BATCH = 32 * 1024 * 1024
-"""Bytes of an export's batch. It ends behind the row with which it has so many."""
+"""Bytes after which a batch of an export ends."""
 
 
 class Backend(ABC):
-    """A place where tables lie. The constructor does no I/O."""
+    """A store of tables. The constructor does no I/O."""
 
     name: ClassVar[str]
-    """Its name in the TOML."""
+    """The backend's name in the TOML file."""
 
     abilities: frozenset[str] = frozenset()
-    """The abilities of the backend: names of ``ABILITIES``, "bulk-load" and "questions". Those with
-    methods: "text", "indexes", "changes", "snapshots", "backup", "restore", "moves", and these two.
+    """The abilities of the backend: names of ``ABILITIES``, "bulk-load" and "questions". The
+    abilities with methods are "text", "indexes", "changes", "snapshots", "backup", "restore",
+    "moves", and those two. The others:
 
-    - "once": the key of a write (``write_key``) is committed with it, so that a write which is
-      repeated under its key is not done twice.
+    - "once": the key of a write (``write_key``) is committed with it, so that a repeated write is
+      not done twice.
     - "power-loss": an acknowledged write survives a power failure.
     - "quantized": it stores the bit codes of ``Schema(quantized="bit")``.
     - "read-only": it heeds ``read_only``.
     """
 
     hints: ClassVar[Mapping[str, str]] = {}
-    """For missing abilities, what to do instead: the ``hint`` of UnsupportedError."""
+    """The ``hint`` of UnsupportedError for each missing ability: what to do instead."""
 
     read_only: bool = False
-    """Set before ``open``. Then ``open`` raises ConfigError where there is no store, nothing is
-    created or written next to it (no upkeep, no mark) but what keeps a version while it is read,
-    and what the driver itself needs to read while others write, and a method that writes raises
-    UnsupportedError."""
+    """Set before ``open``. Then ``open`` raises ConfigError if there is no store, methods that
+    write raise UnsupportedError, and nothing is created or written (no upkeep, no mark), except
+    files that the driver needs to read while others write, or that keep a version while it is
+    read."""
 
     @property
     @abstractmethod
     def target(self) -> str:
-        """Where the store lies, as a user would name it; never a secret."""
+        """The store's address, as a user would write it; never a secret."""
 
     busy_timeout: float | None = None
     """Seconds that a call waits for its turn before StoreBusyError; None without a limit.
-    ``VectorStore`` has a search wait for so long too before it asks the backend."""
+    ``VectorStore`` applies it to searches too, before it calls the backend."""
 
     searches_at_once: int = max(96, 32 * (os.cpu_count() or 1))
-    """The most searches by vectors, and as many by words, that gain by being at work at once.
-    ``VectorStore`` has further ones wait, in their order whatever their tables. By default as many
-    as fill a batch of SQLite's on each core, and the next one."""
+    """Concurrent vector searches, and as many keyword searches, beyond which more do not help.
+    ``VectorStore`` lets further ones wait, in order of arrival. The default fills one batch of
+    SQLite's on each core, and the next batch."""
 
     upkeep: bool = True
-    """Set to False before ``open`` by those who only look: no work begins in the background."""
+    """Set to False before ``open`` by tools that only read: then no background work starts."""
 
     hides_expired: bool = False
-    """True if the rows of ``Schema.expires`` are no matter of this process: a server behind it
-    hides those that have expired, and frees their ids. Else the backend treats them as all rows,
-    and ``VectorStore`` asks for those that live."""
+    """True if a server behind the backend hides rows that have expired, and frees their ids. If
+    False, the backend treats them like all rows, and ``VectorStore`` filters them."""
 
     @property
     def address(self) -> str:
-        """Where the store lies, as ``connect`` takes it; never a secret."""
+        """The store's address, as ``connect`` takes it; never a secret."""
         return self.target
 
     @abstractmethod
     async def open(self) -> None:
-        """Make the store ready, and create it where it is not there yet."""
+        """Open the store, and create it if it does not exist yet."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Finish the writes that were accepted and let go of everything. Called once, last."""
+        """Finish the accepted writes and release everything. Called once, last."""
 
     @abstractmethod
     async def ping(self) -> None:
-        """Reach the store, or raise."""
+        """Check that the store can be reached; raise if not."""
 
     def owns(self, path: Path) -> bool:
-        """Return whether a path belongs to the store: no export may replace it. Reads the disk."""
+        """Return whether a path belongs to the store, so that no export replaces it. Reads the
+        disk."""
         return False
 
     # Tables
 
     @abstractmethod
     async def tables(self) -> list[str]:
-        """The tables' names, sorted."""
+        """Return the names of the tables, sorted."""
 
     @abstractmethod
     async def open_table(self, name: str) -> TableHandle:
-        """A handle, or TableNotFoundError."""
+        """Return a handle, or raise TableNotFoundError."""
 
     @abstractmethod
     async def create_table(self, name: str, schema: Schema) -> None:
-        """Create an empty table, or raise TableExistsError. Of callers at once, one succeeds."""
+        """Create an empty table, or raise TableExistsError. Of several concurrent callers, one
+        succeeds."""
 
     @abstractmethod
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        """Add a field that is null in the rows there are."""
+        """Add a field that is null in existing rows."""
 
     @abstractmethod
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        """Build an index over a field, which the schema then says; return when it is used.
+        """Build an index over a field, note it in the schema, and return when it is in use.
 
-        The field exists and ``kind`` fits its type. "btree" and "bitmap" take each other's place,
-        "text" stands beside them. Where the same index exists, nothing changes, but what a killed
-        build has left undone is completed. Reads go on meanwhile.
+        The field exists and ``kind`` fits its type. "btree" and "bitmap" replace each other; "text"
+        is independent of them. If the same index exists, only a build that was killed is completed.
+        Reads continue during the build.
         """
 
     @abstractmethod
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
-        """Drop the index of this kind over a field, or all of its indexes; nothing without one.
+        """Drop the index of this kind over a field, or all of its indexes, if any.
 
-        The schema then says so, and no upkeep builds it again.
+        It is removed from the schema too, so no upkeep builds it again.
         """
 
     @abstractmethod
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        """Drop a field with its values and indexes. It is no partition key and not embedded."""
+        """Drop a field with its values and indexes. It is not a partition key and not the field of
+        ``embed``."""
 
     @abstractmethod
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        """Give a field another name, which is free; values and indexes stay."""
+        """Rename a field; the new name is free. Values and indexes stay."""
 
     @abstractmethod
     async def rename_table(self, old: str, new: str) -> None:
-        """Give a table another name; rows, schema, indexes and changes stay.
+        """Rename a table; rows, schema, indexes and changes stay.
 
-        TableNotFoundError or TableExistsError where it cannot be, UnsupportedError with the reason
-        where the place of the store knows no way to do it in one step.
+        Raises TableNotFoundError or TableExistsError, and UnsupportedError with the reason if the
+        store cannot do it in one step.
         """
 
     @abstractmethod
@@ -378,12 +382,12 @@ class Backend(ABC):
     # Writing
 
     def writing(self, size: int) -> AbstractAsyncContextManager[Slot | None]:
-        """A place among the writing calls under way, for about ``size`` bytes of rows.
+        """Return a slot among the running writes, for about ``size`` bytes of rows.
 
-        ``VectorStore`` holds it while it checks the rows of an ``insert`` or ``upsert``, or the
-        vectors of ``set_vectors``, and writes them, so that calls that wait take no memory. The
-        other writing methods take one themselves, so none of them is called within.
-        StoreBusyError where none comes in time.
+        ``VectorStore`` holds it while it checks and writes the rows of an ``insert`` or ``upsert``,
+        or the vectors of ``set_vectors``, so that waiting calls take no memory. The other writing
+        methods take a slot themselves, so they must not be called while one is held. Raises
+        StoreBusyError if no slot is free in time.
         """
         return nullcontext()
 
@@ -393,15 +397,16 @@ class Backend(ABC):
     ) -> int:
         """Add rows, whose ids are distinct, and return how many were added.
 
-        DuplicateIdError where one of the ids exists; with ``skip_existing`` its row is left out.
+        Raises DuplicateIdError if one of the ids exists; with ``skip_existing`` its row is left
+        out.
         """
 
     @abstractmethod
     async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
         """Add rows, whose ids are distinct, or replace whole rows of the same ids.
 
-        InvalidRowError, and nothing written, where a row has another value of a partition field
-        than the stored one, unless it ``moves``, as in a migration.
+        Raises InvalidRowError, and writes nothing, if a row has another value in a partition field
+        than the stored row. With ``moves``, as in a migration, such a row is moved.
         """
 
     @abstractmethod
@@ -415,34 +420,34 @@ class Backend(ABC):
         where: Expr | None,
         vector: Float32Array | None = None,
     ) -> int:
-        """Set fields, and change the payload, in the rows selected by both; how many those were.
+        """Set fields and change the payload in the rows selected by both; return their number.
 
-        ``ids`` are distinct; None for either selects every row. With ``vector``, each of these
-        rows gets this vector; with one of NaN they have none any more, as tables with
-        ``vector_nullable`` allow. Where ``payload.apply`` raises for a row, nothing is changed.
+        ``ids`` are distinct; None for either selects every row. With ``vector``, each of these rows
+        gets this vector; a vector of NaN removes theirs, in tables with ``vector_nullable``. If
+        ``payload.apply`` raises for a row, nothing is changed.
         """
 
     @abstractmethod
     async def set_vectors(
         self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
     ) -> int:
-        """Give the rows with these ids, which are distinct, new vectors; how many existed.
+        """Give the rows with these ids, which are distinct, new vectors; return how many existed.
 
-        ``vectors`` has one for each id. Fields stay, and ids that are absent are passed by.
+        ``vectors`` has one for each id. Fields stay, and missing ids are skipped.
         """
 
     @abstractmethod
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
     ) -> int:
-        """Delete the rows selected by both; how many those were."""
+        """Delete the rows selected by both; return their number."""
 
     async def kept(self, key: WriteKey) -> Kept | None:
-        """The trace of a write that was done under this key, whatever has become of the store.
+        """Return the kept result of a write with this key, also if the store has moved since.
 
-        None where there is none: it was not done, or its key was forgotten since. What a killed
-        process has left undone of it, such as the build of an index, is completed.
-        InvalidArgumentError where another write has the key.
+        None if it was not done, or if its key was forgotten since. Work that a killed process has
+        left undone, such as an index build, is completed. Raises InvalidArgumentError if another
+        write has the key.
         """
         return None
 
@@ -450,7 +455,8 @@ class Backend(ABC):
 
     @abstractmethod
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        """The rows with these ids, which are distinct, in any order; absent ones are left out."""
+        """Return the rows with these ids, which are distinct, in any order; missing ones are left
+        out."""
 
     @abstractmethod
     async def find(
@@ -463,11 +469,11 @@ class Backend(ABC):
         offset: int,
         columns: Columns,
     ) -> StoredRows:
-        """Rows in the order of one or more keys; rows that are equal in all of them by id."""
+        """Return rows sorted by one or more keys, then by id."""
 
     @abstractmethod
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        """The nearest rows for each query: a filter selects before the nearest are taken."""
+        """Return the nearest rows for each query; the filter is applied first."""
 
     @abstractmethod
     def export(
@@ -479,12 +485,12 @@ class Backend(ABC):
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """All rows of one consistent snapshot, in constant memory, each batch with its cursor.
+        """Yield all rows of one consistent snapshot, in constant memory, each batch with its
+        cursor.
 
-        A batch has ``batch_size`` rows, or fewer once these have ``LARGEST_BATCH`` bytes.
-        The batches have the columns of ``Schema.to_arrow()`` that were asked for, the id always.
-        A cursor goes on behind its batch in a new snapshot: rows that were there all the time
-        come exactly once.
+        A batch has ``batch_size`` rows, or fewer once these have ``LARGEST_BATCH`` bytes. The
+        batches have the requested columns of ``Schema.to_arrow()``, and always the id. A cursor
+        continues after its batch in a new snapshot: rows that exist all the time come exactly once.
         """
 
     @abstractmethod
@@ -494,7 +500,7 @@ class Backend(ABC):
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> Sequence[tuple[Value, int]]:
-        """The values of a field, "id" or a payload key, each with the number of rows that have it.
+        """Return the values of a field, "id" or a payload key, each with its number of rows.
 
         The most frequent first, equally frequent ones in the order of ``Order``; at most ``limit``.
         Nulls are not counted. A row counts once for each different item of a list field. Integers
@@ -505,9 +511,10 @@ class Backend(ABC):
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        """The first and the last value, nulls left out, in the order of ``Order``, of one state.
+        """Return the first and the last value in the order of ``Order``, without nulls, from one
+        state.
 
-        None where there is none. ``ref`` is no list field.
+        None if there are no values. ``ref`` is not a list field.
         """
 
     @abstractmethod
@@ -515,7 +522,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def optimize(self, table: TableHandle) -> None:
-        """Do now what keeps the table small and fast."""
+        """Free space and update indexes now."""
 
     def supports(self, ability: str) -> bool:
         """Return whether the backend has the ability."""
@@ -532,7 +539,7 @@ class Backend(ABC):
     # "text": keyword search over the fields with ``text=True``
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        """The best rows by BM25."""
+        """Return the best rows by BM25."""
         raise self._lacks("text")
 
     # "indexes": approximate indexes over the vectors
@@ -543,8 +550,8 @@ class Backend(ABC):
         raise self._lacks("indexes")
 
     async def measure(self, table: TableHandle, questions: Float32Array) -> None:
-        """Measure what the index finds with these questions, which ``create_index`` takes as the
-        option ``questions`` too. Its ability is "questions"."""
+        """Measure the recall of the index with these questions, which ``create_index`` also takes,
+        as the option ``questions``. Needs the ability "questions"."""
         raise self._lacks("questions")
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
@@ -553,15 +560,16 @@ class Backend(ABC):
     async def drop_index(self, table: TableHandle, name: str) -> None:
         raise self._lacks("indexes")
 
-    # "changes": the rows that changed since a change number; also what "moves" needs while a mark
-    # is open. Numbers rise within a table and are never reused.
+    # "changes": the rows that changed since a change number. "moves" needs it while a mark is open.
+    # Numbers rise within a table and are never reused.
 
     async def change_number(self, table: TableHandle) -> int:
-        """The number of the newest change. 0 lies before all changes."""
+        """Return the number of the newest change. 0 is before all changes."""
         raise self._lacks("changes")
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        """About ``limit`` changes after ``since``; ChangesPrunedError where they are not kept."""
+        """Return about ``limit`` changes after ``since``, or raise ChangesPrunedError if they are
+        not kept."""
         raise self._lacks("changes")
 
     # "snapshots": earlier versions of a table
@@ -572,74 +580,75 @@ class Backend(ABC):
     async def revert(self, table: TableHandle, version: int) -> None:
         raise self._lacks("snapshots")
 
-    # "backup": a copy of the whole store while it is in use, and "restore": one put in its place
+    # "backup": a copy of the whole store while it is in use. "restore": its replacement by a copy
 
     async def backup(self, path: Path) -> None:
         """Write one consistent copy to a path that does not exist yet."""
         raise self._lacks("backup")
 
     async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
-        """Replace the store by a copy of ``backup``; return where the old one was kept.
+        """Replace the store by a copy of ``backup``; return the path of the old store, if it was
+        kept.
 
-        Called in place of ``open``, on an object that is used for nothing else. Checks the backup
-        before it changes anything, and raises StoreBusyError where a process uses the store. What
-        is there stays under another name unless ``overwrite`` is true.
+        Called instead of ``open``, on an object that is used for nothing else. Checks the backup
+        before it changes anything, and raises StoreBusyError if a process uses the store. The old
+        store is renamed, or deleted if ``overwrite`` is true.
         """
         raise self._lacks("restore")
 
-    # "bulk-load": filling a table faster than ``insert`` does, which looks every id up
+    # "bulk-load": filling a table faster than ``insert``, which looks up every id
 
     async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
-        """Add rows to a table that the caller has made and holds alone; durable when it returns.
+        """Add rows to a table that only the caller uses; durable when it returns.
 
-        Their ids are distinct, and the table lacks them: the caller answers for that.
+        The caller guarantees that the ids are distinct and not in the table.
         """
         raise self._lacks("bulk-load")
 
-    # "moves": helping a migration away from the store, by a mark that all its processes heed.
-    #
-    # Every write reads the mark under the lock, or in the transaction, that commits the write. So a
-    # write that began before a change of the mark is either committed when the call that changed it
-    # returns, or looks again. The object on which ``act_for`` was called acts for the run: it
-    # reads and writes whatever the mark says. Every other one is held by it.
+    # "moves": a migration away from the store, by a mark that all its processes read.  Every write
+    # reads the mark under the lock, or in the transaction, that commits the write. So when a call
+    # that changed the mark returns, an earlier write is either committed or will read the new mark.
+    # The object on which ``act_for`` was called belongs to the run: the mark does not stop its
+    # reads and writes. It stops those of every other object.
 
     async def move_record(self) -> MoveRecord:
-        """The mark, whoever set it, and the generation; CorruptStoreError where it is damaged."""
+        """Return the mark and the generation; raise CorruptStoreError if the record is damaged."""
         raise self._lacks("moves")
 
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
-        """Replace the record by what ``change`` makes of it, in one step; both, before and after.
+        """Replace the record by the result of ``change`` in one step; return the old and the new
+        one.
 
-        Calls ``change`` again where somebody else was faster. With ``anew`` the record counts as
-        empty where it cannot be read. A mark that comes to say "moved" ends every read and write
-        of every other object, whatever handles they hold.
+        Calls ``change`` again if another process changed the record first. With ``anew``, a record
+        that cannot be read counts as empty. A mark that becomes "moved" ends every read and write
+        of all other objects, whatever handles they hold.
         """
         raise self._lacks("moves")
 
     async def flush_writers(self, limit: float) -> None:
         """Return when every write that read an earlier mark is committed or will read it again.
 
-        StoreBusyError where one of them takes longer than ``limit`` seconds.
+        Raises StoreBusyError if one of them takes longer than ``limit`` seconds.
         """
         raise self._lacks("moves")
 
     def act_for(self, run: str | None) -> None:
-        """Let this object read and write whatever the mark of that run says."""
+        """Let this object read and write regardless of the mark of that run."""
         raise self._lacks("moves")
 
-    # By these; a run of the migrator does the rest (``aiovec_migrate.marks``)
+    # Derived from these methods; the migrator has the rest (``aiovec_migrate.marks``)
 
     async def move_mark(self) -> MoveMark | None:
-        """The mark, whoever set it; None where no migration has left one."""
+        """Return the mark; None if no migration has left one."""
         return (await self.move_record()).mark
 
     async def arrive(self, run: str, generation: int) -> None:
-        """Put the store into use, to which a cut-over of this run has led.
+        """Put the store into use, as the target of this run's cut-over.
 
-        Whoever was led here by the mark of the store that was left may do it: a mark of the same
-        run and an older generation is out of date. Done a second time it does nothing.
+        Any process that followed the source's mark may do this: a mark of the same run and an older
+        generation is outdated. A second call does nothing.
         """
         if (record := await self.move_record()) != record.arrive(run, generation):
             await self.change_move(lambda record: record.arrive(run, generation))
@@ -647,16 +656,16 @@ class Backend(ABC):
 
 @contextmanager
 def index_behind_change(target: str, table: str) -> Iterator[None]:
-    """Within, an index is built that a change of the schema wants, which is kept by now.
+    """Translate errors of an index build that follows a schema change, which is already committed.
 
-    A failure must not say that nothing of the call was kept.
+    They must not say that nothing of the call was kept.
     """
     try:
         yield
     except (StoreClosedError, StoreMovedError):
         raise
     except AiovecError as exc:
-        # Theirs say that nothing was kept, or that it is not known.
+        # These errors would say that nothing was kept, or that the outcome is unknown.
         told = (OutcomeUnknownError, StoreBusyError, StoreFullError)
         why = exc.reason if isinstance(exc, told) else exc
         reason = f"an index could not be completed: {why}; optimize({table!r}) completes it"
@@ -667,4 +676,4 @@ ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "restore", "moves",
     "read-only", "once", "power-loss", "quantized",
 )  # fmt: skip
-"""The names that ``VectorStore.supports`` knows."""
+"""The names that ``VectorStore.supports`` accepts."""

@@ -21,13 +21,13 @@ from .plugin import backends
 if TYPE_CHECKING:
     from .place import Place
 
-# With less, the next larger write may fail, and optimize or a backup will.
+# With less free space, a large write may fail, and optimize or a backup will fail.
 _LEAST_ROOM = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact. If it is not ``ok``, or could be better, ``cure`` says what to do about it."""
+    """One fact. If it is not ``ok``, or could be better, ``cure`` says how to fix it."""
 
     subject: str
     value: str
@@ -38,7 +38,7 @@ class Finding:
 def examine(place: Place | None = None) -> list[Finding]:
     """Return the findings about Python, the packages and every installed backend.
 
-    The ``place`` of a store is examined by its backend.
+    A ``place`` is examined by its backend.
     """
     findings = [
         Finding("python", f"{platform.python_implementation()} {platform.python_version()}"),
@@ -47,7 +47,7 @@ def examine(place: Place | None = None) -> list[Finding]:
     ]
     installed = backends()
     if not installed:
-        cure = "install aiovec with pip; its sources alone on the path name no backend"
+        cure = "install aiovec with pip; a folder of sources on the path registers no backend"
         findings.append(Finding("backends", "none is registered", ok=False, cure=cure))
     for backend in installed:
         wanted = place is not None and place.backend == backend.name
@@ -71,7 +71,7 @@ def version_of(distribution: str) -> Finding:
 def room_at(folder: Path, why: str) -> Iterator[Finding]:
     """Yield findings about free space and write access at a folder, which need not exist yet.
 
-    ``why`` says what writes there.
+    ``why`` says which part of aiovec writes there.
     """
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent

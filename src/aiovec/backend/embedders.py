@@ -17,7 +17,7 @@ _KIND = re.compile(
 _KINDS = "'openai', 'fastembed', 'sentence-transformers', 'demo' or 'package.module:callable'"
 
 OWN_URL = "https://api.openai.com/v1"
-"""The service of the kind "openai" where none is named."""
+"""The default service of the kind "openai"."""
 
 EmbedderName = Annotated[str, StringConstraints(pattern=EMBEDDER_NAME)]
 
@@ -28,7 +28,7 @@ class EmbedderSettings(Section):
     kind: Annotated[str, matching(_KIND, _KINDS)] = PydanticField(
         default="openai", json_schema_extra={"pattern": _KIND.pattern}
     )
-    """What makes the vectors: "openai", "fastembed", "sentence-transformers", "demo", or
+    """The kind of embedder: "openai", "fastembed", "sentence-transformers", "demo", or
     "package.module:callable".
 
     "openai": every service with OpenAI's API, such as Ollama, vLLM or LM Studio.
@@ -37,15 +37,16 @@ class EmbedderSettings(Section):
 
     "sentence-transformers": a model on this machine.
 
-    "demo": a small model that needs no key and no download, but knows no meanings.
+    "demo": a small model that needs no key and no download, but does not understand meaning.
 
     "package.module:callable": an embedder of the app."""
 
     model: str = ""
-    """The model's name. Every kind but "demo" needs it; a callable may have it as its attribute."""
+    """The model's name. Every kind except "demo" needs it; a callable may have it as an
+    attribute."""
 
     dim: int = PydanticField(default=0, ge=0, le=MAX_DIM)
-    """Length of the model's vectors. It is needed wherever model is."""
+    """Length of the model's vectors. It is needed whenever model is."""
 
     base_url: str = PydanticField(default=OWN_URL, pattern=r"^https?://.+")
     """For "openai": the address of the service, without /embeddings."""
@@ -58,10 +59,10 @@ class EmbedderSettings(Section):
     """For "openai": ask the service to shorten the vectors to dim."""
 
     query_prefix: str = ""
-    """Text before each query, for models that want an instruction there."""
+    """Text before each query, for models that expect an instruction."""
 
     document_prefix: str = ""
-    """Text before each document, for models that want an instruction there."""
+    """Text before each document, for models that expect an instruction."""
 
     batch_size: int = PydanticField(default=64, ge=1, le=2048)
     """Texts per request, at most."""
@@ -79,7 +80,7 @@ class EmbedderSettings(Section):
     """Retries of a request after status 429 or 5xx, a broken connection or a timeout, with growing
     waits.
 
-    A Retry-After of the service counts."""
+    A Retry-After of the service is obeyed."""
 
     cache_mb: int = PydanticField(default=16, ge=0, le=65_536)
-    """MiB of vectors that are kept in memory by their texts. 0 keeps none."""
+    """MiB of vectors to cache in memory by their texts. 0 turns the cache off."""

@@ -25,10 +25,10 @@ GROUP = "aiovec.engines"
 ReadSource = Callable[[str, Schema], "Iterator[pa.Table]"]
 """Yield the rows of a file, checked for the schema; an AiovecError names the file and the row.
 
-It can be pickled, and blocks."""
+It can be pickled. It blocks."""
 
 Seen = Callable[[int, int], None]
-"""Called with the files that were read so far, and their rows."""
+"""Called with the numbers of files and rows that were read so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave the workers, and end those that were started for this engine. Blocks."""
+        """Disconnect from the workers, and stop those that this engine started. Blocks."""
 
     @abstractmethod
     async def load(
@@ -61,8 +61,8 @@ class Engine(ABC):
     ) -> Loaded:
         """Add the rows of all sources to a table in one commit, or none.
 
-        Nobody else writes to the table meanwhile, in any process. A table whose last load was this
-        ``run`` is left as it is. Raises DuplicateIdError if an id occurs twice, or exists already.
+        No other process can write to the table during the load. A table whose last load was this
+        ``run`` is not changed. Raises DuplicateIdError if an id occurs twice, or exists already.
         """
 
     @abstractmethod
@@ -86,7 +86,7 @@ def engine_named(name: str, address: str | None) -> Engine:
     if entry_point is None:
         accepted = ", ".join(installed(GROUP)) or "none"
         raise ConfigError(
-            f"there is no engine {name!r}; installed are: {accepted}",
+            f"there is no engine {name!r}; the installed engines: {accepted}",
             key="--engine", accepted=accepted,
         )  # fmt: skip
     try:

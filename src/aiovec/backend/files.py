@@ -1,4 +1,4 @@
-"""Files: what names lead to, their flush, leftovers of killed processes, schemas in them."""
+"""Files: their status, flushing, locks, leftovers of killed processes, and schema files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..errors import AiovecError, ConfigError, StoreFullError
 
 
 def _numbers(*names: str) -> frozenset[int]:
-    """Return the error numbers of these names; not every system has each of them."""
+    """Return the error numbers of these names, as far as the system has them."""
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
-# Systems that cannot flush a folder: Windows opens none, some network drives refuse to.
+# Errors of systems that cannot flush a folder: Windows cannot open one, some network drives refuse.
 _UNABLE = _numbers("EACCES", "EBADF", "EINVAL", "EPERM", "ENOTSUP", "EOPNOTSUPP")
-# A name that leads to nothing.
+# Errors of a path that does not exist.
 _GONE = _numbers("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")
 NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
-"""Error numbers of a full disk, a used-up quota and a file that may not grow."""
-# Seconds without a write after which an unfinished file, or folder, has no writer any more. All of
-# a folder's files are read before it gets its name.
+"""Errors of a full disk, an exceeded quota or a file that may not grow."""
+# Seconds without a write after which an unfinished file or folder counts as abandoned. A folder's
+# files are read back before it is renamed, which takes time without writes.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
 _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
@@ -49,7 +49,7 @@ def look_at(path: str | Path) -> os.stat_result | None:
 def create_like(new: Path, model: str | Path) -> None:
     """Create an empty file with the permissions of the ``model``, if that exists.
 
-    So nobody can read it who cannot read the model. The umask counts, and the owner can write.
+    So only users that can read the model can read it. The umask applies, and the owner can write.
     """
     with suppress(OSError):
         mode = os.stat(model).st_mode & 0o777
@@ -57,7 +57,7 @@ def create_like(new: Path, model: str | Path) -> None:
 
 
 def rename_new(old: Path, new: Path) -> None:
-    """Give a file its name; FileExistsError if another file took it in the meantime."""
+    """Rename a file; raise FileExistsError if another file has taken the name."""
     try:
         os.link(old, new)
     except FileExistsError:
@@ -72,7 +72,7 @@ def rename_new(old: Path, new: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, if the system can. Waits for the disk."""
+    """Flush a folder's entries to disk, if the system can. Blocks."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -85,7 +85,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path, begin: str, end: str) -> None:
-    """Remove the unfinished files and folders of these names that no process still writes."""
+    """Remove unfinished files and folders with these names that no process writes any more."""
     now = time.time()
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -98,7 +98,7 @@ def remove_abandoned(folder: Path, begin: str, end: str) -> None:
                         os.unlink(entry.path)
                     continue
                 middle = entry.name[len(begin) : len(entry.name) - len(end)]
-                # A user's folder may have a name that begins alike.
+                # A user's folder may have a name with the same beginning.
                 if age > _FOLDER_ABANDONED and _OF_A_FOLDER.fullmatch(middle):
                     shutil.rmtree(entry.path, ignore_errors=True)
 
@@ -108,7 +108,7 @@ def writing_to(path: str | Path) -> Iterator[None]:
     """Name the file in the error of a failed write."""
     try:
         yield
-    except BrokenPipeError:  # the reader of standard output has seen enough
+    except BrokenPipeError:  # the reader of standard output has closed it
         raise
     except OSError as exc:
         if exc.errno in NO_ROOM:
@@ -132,9 +132,9 @@ if sys.platform == "win32":
     import msvcrt
 
     def try_lock(number: int) -> bool:
-        """Lock a file by its descriptor; return whether nobody else holds it.
+        """Lock a file by its descriptor; return False if another process holds the lock.
 
-        The lock is of the open file, not of the process, and ends as the file is closed.
+        The lock belongs to the open file, not to the process, and ends when the file is closed.
         """
         os.lseek(number, 0, os.SEEK_SET)
         try:
@@ -144,18 +144,18 @@ if sys.platform == "win32":
         return True
 
     def unlock(number: int) -> None:
-        """Give the lock back before the file is closed."""
+        """Release the lock before the file is closed."""
         os.lseek(number, 0, os.SEEK_SET)
-        with suppress(OSError):  # it is not locked where another holds it
+        with suppress(OSError):  # not locked if another process holds it
             msvcrt.locking(number, msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl
 
     def try_lock(number: int) -> bool:
-        """Lock a file by its descriptor; return whether nobody else holds it.
+        """Lock a file by its descriptor; return False if another process holds the lock.
 
-        The lock is of the open file, not of the process, and ends as the file is closed.
+        The lock belongs to the open file, not to the process, and ends when the file is closed.
         """
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,5 +164,5 @@ else:
         return True
 
     def unlock(number: int) -> None:
-        """Give the lock back before the file is closed."""
+        """Release the lock before the file is closed."""
         fcntl.flock(number, fcntl.LOCK_UN)

@@ -1,8 +1,8 @@
-"""Bounds on how long a call may wait, and on what may run at once.
+"""Bounds on how long a call may wait, and on how many run concurrently.
 
 A call has one ``Deadline``, which counts from its start for all its waits together. It waits at a
-``Gate``, which lets in so many calls, or calls with so many bytes, in the order in which they came.
-A call that has to wait for nobody never fails for time: a free gate lets it in whatever the time.
+``Gate``, which admits a limited number of calls, or of bytes, in order of arrival. A call that
+needs not wait never fails for time: a free gate admits it even after the deadline.
 """
 
 from __future__ import annotations
@@ -21,39 +21,40 @@ from ..errors import StoreBusyError, StoreFullError
 
 _T = TypeVar("_T")
 
-# Seconds that a call waits at least: without any, of calls that begin together all but one would
-# fail, though none of them takes long.
+# Minimum wait in seconds. With none, all but one of several simultaneous calls would fail, though
+# none takes long.
 _LEAST = 0.25
-# Seconds between the looks at those who wait. One timer for all of them costs a call a tenth of
-# what one for each does.
+# Seconds between two checks of the waiting calls. One timer for all costs a tenth of one timer for
+# each call.
 _LOOK_EVERY = 0.1
 
 
 class Deadline:
-    """When a call may no longer wait for others.
+    """The time until which a call may wait for others.
 
-    Within ``with`` it is that of the call under way in this task, which ``current_deadline`` gives.
+    Within ``with`` it is the deadline of this task's running call, which ``current_deadline``
+    returns.
     """
 
     __slots__ = ("_extended", "_task", "_token", "began", "seconds", "until")
 
     def __init__(self, seconds: float | None) -> None:
-        """Begin a deadline of so many seconds from now; None is no limit."""
+        """Start a deadline this many seconds from now; None is no limit."""
         self.seconds = math.inf if seconds is None else seconds
         self.renew()
 
     def renew(self) -> None:
-        """Count from now on: what follows is a further step of a long call."""
+        """Start again from now, for the next step of a long call."""
         self.began = time.monotonic()
         self.until = self.began + max(self.seconds, _LEAST)
         self._extended = False
 
     def left(self) -> float:
-        """Return the seconds that are left; not above 0 where none are."""
+        """Return the remaining seconds; 0 or less after the deadline."""
         return self.until - time.monotonic()
 
     def extend(self, seconds: float) -> None:
-        """Allow more time, once: for a pause in which a migration lets all writers wait."""
+        """Allow more time, once, for a migration's pause of all writers."""
         if not self._extended:
             self._extended = True
             self.until += seconds
@@ -63,7 +64,7 @@ class Deadline:
         return copy.copy(self)
 
     def error(self, reason: str) -> StoreBusyError:
-        """Return the error of a call that has no time left."""
+        """Return the error for a call that has run out of time."""
         return StoreBusyError(reason, time.monotonic() - self.began)
 
     def __enter__(self) -> Self:
@@ -79,10 +80,9 @@ _CALL: ContextVar[Deadline | None] = ContextVar("aiovec_deadline", default=None)
 
 
 def current_deadline(seconds: float | None) -> Deadline:
-    """Return the deadline of the call under way, or else a new one so many seconds from now.
+    """Return the deadline of the running call, or a new one this many seconds from now.
 
-    A task that a call begins for work in the background inherits the call's context, but is no part
-    of the call: it has none.
+    A background task that a call starts inherits the call's context, but not its deadline.
     """
     deadline = _CALL.get()
     if deadline is not None and deadline._task is asyncio.current_task():
@@ -91,16 +91,16 @@ def current_deadline(seconds: float | None) -> Deadline:
 
 
 def renewed() -> AbstractContextManager[object]:
-    """Let what is done within wait from now on: it is a further step of a long call."""
+    """Start the deadline again for the block, which is a further step of a long call."""
     deadline = current_deadline(None)
     return Deadline(deadline.seconds) if deadline is _CALL.get() else nullcontext()
 
 
 class Steps:
-    """The steps of a long call, which are kept one by one.
+    """The steps of a long call, each of which is kept when it ends.
 
-    Each may wait as long as a call of its own. The error of a later one says that those before are
-    kept.
+    Each step may wait as long as a separate call. The error of a later step says that the earlier
+    ones are kept.
     """
 
     __slots__ = ("_kept",)
@@ -121,7 +121,7 @@ class Steps:
 
 
 class Line:
-    """Those who wait at one place for their turn, until their deadlines."""
+    """The calls that wait at one gate for their turn, until their deadlines."""
 
     __slots__ = ("_timer", "_waiting")
 
@@ -134,8 +134,8 @@ class Line:
     ) -> _T:
         """Return the result of ``turn``.
 
-        When no time is left, ``give_up`` is called, which may end it by an error; and again a
-        while later where it does not.
+        At the deadline, ``give_up`` is called, which may end the wait with an error; if it does
+        not, it is called again later.
         """
         self._waiting[turn] = deadline, give_up
         if self._timer is None:
@@ -146,7 +146,7 @@ class Line:
             del self._waiting[turn]
 
     def _look_later(self) -> None:
-        # A context of its own: that of a call may hold whatever its app has put there.
+        # An empty context: a call's context may hold large objects of its app.
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_LOOK_EVERY, self._look, context=Context())
 
@@ -161,10 +161,12 @@ class Line:
 
 
 class Gate:
-    """Lets in at most ``calls`` calls, and calls with at most ``memory`` bytes; None is no bound.
+    """Admits at most ``calls`` calls, and calls with at most ``memory`` bytes together; None is no
+    bound.
 
-    Who comes first is let in first; who needs more memory than all of it runs alone. ``reason`` is
-    what StoreBusyError says to those who wait in vain: to the deadline, or behind ``max_waiting``.
+    Calls are admitted in order of arrival; one that needs more than all of the memory runs alone.
+    ``reason`` is the text of StoreBusyError at the deadline, or if ``max_waiting`` calls wait
+    already.
     """
 
     def __init__(
@@ -179,31 +181,32 @@ class Gate:
         self.calls = calls
         self.memory = memory
         self.used = 0
-        """The bytes of those within."""
+        """The bytes of the admitted calls."""
         self._within = 0
         self._max_waiting = max_waiting
         self._waiting: OrderedDict[Slot, asyncio.Future[None]] = OrderedDict()
         self._line = Line()
 
     def enter(self, deadline: Deadline | None, size: int = 0) -> Slot:
-        """A slot within for ``size`` bytes, to be held by ``async with``. None waits for ever."""
+        """Return a slot for ``size`` bytes, to be held with ``async with``. A deadline of None
+        waits without limit."""
         if self.memory is not None:
             size = min(size, self.memory)
         return Slot(self, deadline or Deadline(None), size)
 
     def free(self, size: int = 0) -> bool:
-        """Return whether a call of this size would be let in without waiting."""
+        """Return whether a call of this size would be admitted without waiting."""
         if self.memory is not None:
             size = min(size, self.memory)
         return not (self._waiting and (size or self.calls is not None)) and self._fits(size)
 
     def extend(self, seconds: float) -> None:
-        """Extend the deadline of all who wait."""
+        """Extend the deadlines of all waiting calls."""
         for slot in self._waiting:
             slot.deadline.extend(seconds)
 
     def close(self, error: Exception) -> None:
-        """Have those who wait end with the error."""
+        """End the waiting calls with this error."""
         for turn in self._waiting.values():
             if not turn.done():
                 turn.set_exception(copy_of_error(error))
@@ -224,13 +227,13 @@ class Gate:
         try:
             await self._line.wait(turn, slot.deadline, give_up)
         except BaseException:
-            slot.leave()  # it may have been let in at the moment in which it was cancelled
+            slot.leave()  # it may have been admitted just as it was cancelled
             if self._waiting.pop(slot, None) is not None:
                 self._admit()
             raise
 
     def _admit(self) -> None:
-        """Let in those who wait, as many as fit, in their order."""
+        """Admit as many waiting calls as fit, in order."""
         while self._waiting:
             slot, turn = next(iter(self._waiting.items()))
             if not turn.done():
@@ -253,7 +256,7 @@ class Slot:
         self.is_held = False
 
     async def take(self) -> Self:
-        """Wait for it."""
+        """Wait for the slot."""
         if self._gate.free(self.size):
             self._hold()
         else:
@@ -271,7 +274,7 @@ class Slot:
         self._gate.used += self.size
 
     def leave(self) -> None:
-        """Let the next ones in. Does nothing where it is not held."""
+        """Release the slot and admit the next calls. Does nothing if it is not held."""
         if self.is_held:
             gate = self._gate
             self.is_held = False
@@ -282,27 +285,27 @@ class Slot:
 
 
 def copy_of_error(error: Exception) -> Exception:
-    """Return the error for a further caller: each that raises one writes its traceback into it."""
+    """Return a copy of the error for another caller, since raising it adds a traceback."""
     try:
         copied = copy.copy(error)
-    except Exception:  # noqa: BLE001 - an error of somebody else's work, made in its own way
+    except Exception:  # noqa: BLE001 - an app's class, whose constructor may fail
         return error
     copied.__cause__ = error.__cause__
     return copied
 
 
-# Exports of a store that are open at once: each holds a snapshot, and a connection or some rows.
+# Most open exports of a store: each holds a snapshot, and a connection or some rows.
 _EXPORTS_AT_ONCE = 8
-# Bytes of the rows of all writing calls that are under way: enough for the largest groups that are
-# committed together. One call with more rows runs alone.
+# Bytes of the rows of all running writes: enough for the largest group of one commit. A call with
+# more runs alone.
 _WRITTEN_AT_ONCE = 64 * 2**20
 
 
 def export_gate() -> Gate:
-    """For the exports of a store."""
+    """Return the gate for the exports of a store."""
     return Gate(f"{_EXPORTS_AT_ONCE} exports are open", calls=_EXPORTS_AT_ONCE)
 
 
 def write_gate(calls: int) -> Gate:
-    """For the writing calls of a store: at most so many, and so many bytes of rows."""
+    """Return the gate for the writes of a store."""
     return Gate("too many writes are waiting", calls=calls, memory=_WRITTEN_AT_ONCE)

@@ -1,11 +1,11 @@
-"""The mark that a migration leaves in a store, and what may become of it.
+"""The mark that a migration leaves in a store.
 
-Exactly one of the stores of a migration is in use, and the marks say which: a store whose mark says
-"moved" answers nobody but the migration itself, and into one that says "filling" nobody else
-writes. A mark is one small record that is changed as a whole. Adapters keep it where a write can
-read it under the lock, or in the transaction, that commits the write.
+Exactly one of the stores of a migration is in use, and the marks say which: a store marked "moved"
+serves only the migration, and only the migration writes into a store marked "filling". A mark is
+one small record that is changed as a whole. Adapters keep it where a write can read it under the
+lock, or in the transaction, that commits the write.
 
-The marks are all that there is of a run: its name follows from its two stores, so the same command
+A run keeps nothing except the marks: its name is derived from its two stores, so the same command
 finds them again.
 """
 
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 OPEN: Final = "open"
-"""Rows are being copied. Rows change as always; schemas do not."""
+"""Rows are being copied. Rows can be written; schemas cannot be changed."""
 PAUSED: Final = "paused"
 """Writers wait."""
 MOVED: Final = "moved"
 """Another place is in use."""
 FILLING: Final = "filling"
-"""The rows of another store, which is in use, are being copied into this one."""
+"""The rows of another store, which is in use, are being copied into this store."""
 
 MAX_PAUSE = 3600.0
-"""Seconds that a pause may last at most."""
+"""Longest pause in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoveMark:
-    """The state that a store keeps about a migration away from it, or, "filling", into it.
+    """A store's record of a running or finished migration from it, or ("filling") into it.
 
-    ``moved_to`` is the new place as a user would name it, and ``target`` as its backend does.
-    ``backend`` is its name in the TOML file ``config``, whose stores go on there by themselves;
-    both are empty where the run changes no TOML. ``source`` is the store that is left. With
-    ``target_marked`` the new place carries a mark of the run too, so that a store without one is
-    another. ``fresh`` says of a store that is being filled that it had no tables before.
+    ``moved_to`` is the target as a user would write it, ``target`` as its backend does. ``backend``
+    is the target's name in the TOML file ``config``, whose apps follow the move; both are empty if
+    the run changes no TOML file. ``source`` is the source store. With ``target_marked`` the target
+    has a mark of the run too, so a store without one is another store. ``fresh`` means that a store
+    being filled had no tables before.
 
-    ``generation`` rises with every cut-over, there and back; it is 0 before the first. Of a store
-    that is being filled it is that of the source, so that who follows an older cut-over of the same
-    stores does not put it into use. ``pause`` distinguishes one pause from the next, and ``limit``
-    is how long a pause may last, in seconds. ``begun`` distinguishes this mark from others of the
-    same run.
+    ``generation`` rises with every cut-over in either direction; it is 0 before the first. A store
+    being filled has the generation of its source, so that a process that follows an older cut-over
+    of the same stores does not put it into use. ``pause`` distinguishes one pause from the next,
+    and ``limit`` is the longest pause in seconds. ``begun`` distinguishes this mark from others of
+    the same run.
     """
 
     run: str
@@ -76,17 +76,17 @@ class MoveMark:
         return self.state == FILLING
 
     def leads_to(self, record: MoveRecord) -> bool:
-        """Return whether a store that keeps this record can be the one for which this was left.
+        """Return whether a store with this record can be the target of this mark.
 
-        One that was emptied, replaced or lost since, or whose disk is not there, has neither the
-        run's mark nor the cut-over.
+        A store that was emptied, replaced or lost since has neither the run's mark nor its
+        cut-over.
         """
         if not self.target_marked or record.generation >= self.generation:
             return True
         return record.mark is not None and record.mark.run == self.run
 
     def refusal(self, target: str) -> AiovecError:
-        """Why a write is refused, where the mark refuses all."""
+        """The reason why every write is refused; None if the mark allows writes."""
         return self.moved_error(target) if self.left else self.frozen_error()
 
     def moved_error(self, target: str) -> StoreMovedError:
@@ -99,7 +99,7 @@ class MoveMark:
         )
 
     def frozen_error(self) -> MigrationError:
-        """Why a change of schema is refused; in a store that is being filled, every write."""
+        """The reason why a change of schema is refused or, in a store being filled, every write."""
         if self.filling:
             return MigrationError(
                 f"a migration (run {self.run}) copies the rows of {self.source} into this store, "
@@ -115,11 +115,11 @@ class MoveMark:
 
 @dataclass(frozen=True, slots=True)
 class MoveRecord:
-    """All that a store keeps about migrations.
+    """A store's record of migrations.
 
-    ``generation`` is that of the last cut-over into or out of the store. ``run`` is the migration
-    that has copied its source into this store and led nobody here: it may do so again. Both outlive
-    the mark.
+    ``generation`` is the one of the last cut-over into or out of the store. ``run`` is a migration
+    that copied its source into this store without a cut-over, and may do so again. Both stay when
+    the mark is removed.
     """
 
     mark: MoveMark | None = None
@@ -127,16 +127,16 @@ class MoveRecord:
     run: str = ""
 
     def end_pause(self, pause: str) -> MoveRecord:
-        """The record without this pause; the same one where that pause is over."""
+        """Return the record without this pause; the same record if the pause is over."""
         mark = self.mark
         if mark is None or mark.state != PAUSED or mark.pause != pause:
             return self
         return replace(self, mark=replace(mark, state=OPEN))
 
     def arrive(self, run: str, generation: int) -> MoveRecord:
-        """The record of a store to which the run has led, in this generation.
+        """Return the record of a store that this run has put into use, in this generation.
 
-        A mark that leads away from it is older and of no use any more, as is one of its filling.
+        Older marks of a migration away from the store, or into it, are dropped.
         """
         if self.mark is None:
             if self.generation >= generation:
@@ -155,9 +155,9 @@ class MoveRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> MoveRecord:
-        """The record; ValueError with the reason where the text is none.
+        """Parse a record; raise ValueError with the reason if the text is not one.
 
-        A mark of an earlier version lacks fields, which are then empty.
+        Fields that an earlier version did not write are empty.
         """
         from pydantic import ValidationError
 

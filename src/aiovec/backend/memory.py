@@ -10,7 +10,7 @@ from pathlib import Path
 
 _SHARE = 0.25
 _MOST = 4 * 2**30
-# If the system does not say.
+# Used if the system does not report its memory.
 _ASSUMED = 4 * 2**30
 
 
@@ -20,21 +20,21 @@ def default_budget() -> int:
 
 
 def size_text(count: int) -> str:
-    """Return a count of bytes as a person reads it."""
+    """Return a number of bytes as readable text."""
     return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
 
 
 def total_memory() -> int:
     """Return the memory of the machine, or of the container if that has less."""
-    found = [size for size in (_machine(), _container()) if size]
-    return min(found, default=_ASSUMED)
+    nbytes = [size for size in (_machine(), _container()) if size]
+    return min(nbytes, default=_ASSUMED)
 
 
 def give_back() -> None:
-    """Return freed memory from the C library to the system. Not on the event loop.
+    """Return freed memory from the C library to the system. Must not run on the event loop.
 
-    glibc keeps freed buffers below 32 MiB, in each thread; other libraries return large blocks by
-    themselves.
+    glibc keeps freed buffers below 32 MiB in each thread; other C libraries return large blocks on
+    their own.
     """
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none

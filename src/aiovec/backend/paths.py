@@ -32,7 +32,7 @@ def is_url(text: str) -> bool:
 
 
 def path_of_url(text: str) -> str:
-    """Return the path in ``scheme://path`` as it is: no character of it is decoded.
+    """Return the path in ``scheme://path`` unchanged; nothing is decoded.
 
     Raises ConfigError if the URL has a user with a password, or no path.
     """
@@ -75,5 +75,5 @@ def local_path(text: str, base: Path | None = None) -> str:
             f"{text} is relative to the current folder, which was removed; use an absolute path",
             accepted="an absolute path",
         ) from None
-    # A slash at the end marks a directory that does not exist yet.
+    # A trailing slash means a folder, also if it does not exist yet.
     return path + os.sep if trailing and not path.endswith(os.sep) else path

@@ -1,4 +1,4 @@
-"""Where a store lies: found from a target, or from a TOML file and the environment."""
+"""The place of a store, found from a target, or from a TOML file and the environment."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .plugin import BackendPlugin, backends, plugin_of, unusable
 CONFIG_VARIABLE = "AIOVEC_CONFIG"
 CONFIG_FILE = "aiovec.toml"
 
-# The variables that say which backend is used, whatever the TOML file says.
+# The variables that set the backend in use, with precedence over the TOML file.
 _CHOOSING = frozenset({"AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL"})
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A backend, an address and the settings: all that opening a store takes.
+    """A backend, an address and the settings: everything needed to open a store.
 
-    Of the fields only ``backend`` and ``configured`` are shown: the others may hold secrets.
+    Only the fields ``backend`` and ``configured`` are shown: the others may hold secrets.
     """
 
     plugin: BackendPlugin = field(repr=False)
@@ -38,14 +38,13 @@ class Place:
     """An absolute path, or a URL: the argument of ``BackendPlugin.create``."""
 
     settings: RetrievalSettings = field(repr=False)
-    """Those in force, of all of ``[retrieval]``."""
+    """The settings of ``[retrieval]``."""
 
     configured: str = ""
-    """The name of the backend in the TOML file; empty where a target names the place."""
+    """The name of the backend in the TOML file; empty if a target names the place."""
 
     file: Path | None = None
-    """The TOML file whose ``backend`` leads here, so that a store opened from it follows a
-    migration."""
+    """The TOML file that selects this place, so that a store opened from it follows a migration."""
 
     @property
     def backend(self) -> str:
@@ -59,7 +58,7 @@ class Place:
 
     @property
     def in_memory(self) -> bool:
-        """True if the store keeps nothing, and no other process can see it."""
+        """True if the store is not persistent, and no other process can see it."""
         return self.address.lower().startswith(self.plugin.memory)
 
     def __str__(self) -> str:
@@ -75,18 +74,18 @@ class Place:
         return os.path.realpath(here) == os.path.realpath(there)
 
     def exists(self) -> bool:
-        """Return whether a store may exist there, so that opening it makes nothing new."""
+        """Return whether a store may exist there, so that opening it creates nothing."""
         path = self.path
         try:
             return path is None or self.plugin.exists(path)
-        except OSError:  # opening it says why it cannot be looked at
+        except OSError:  # opening it reports the reason
             return True
 
     def create(self, *, read_only: bool = False) -> Backend:
-        """Return the backend, not open yet. Does no I/O, but may import the driver.
+        """Create the backend without opening it. Does no I/O, but may import the driver.
 
-        Raises BackendNotInstalledError if a module of it is missing, ConfigError if the plugin
-        gives no backend, UnsupportedError if the backend has no ``read_only``.
+        Raises BackendNotInstalledError if one of its modules is missing, ConfigError if the plugin
+        returns no backend, UnsupportedError if the backend has no ``read_only``.
         """
         plugin = self.plugin
         settings = getattr(self.settings, plugin.name, None) or plugin.settings()
@@ -97,7 +96,7 @@ class Place:
         except (ImportError, AttributeError, TypeError) as exc:
             raise unusable(plugin.name, exc) from exc
         if not isinstance(backend, Backend):
-            raise unusable(plugin.name, f"it gives {type(backend).__name__}, not a Backend")
+            raise unusable(plugin.name, f"it returns {type(backend).__name__}, not a Backend")
         if read_only:
             if not backend.supports("read-only"):
                 raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
@@ -105,10 +104,10 @@ class Place:
         return backend
 
     def after_move(self, backend: str, config: str) -> Place | None:
-        """Return where a migration has led the users of the TOML file ``config``.
+        """Return the place to which a migration has moved the users of the TOML file ``config``.
 
-        None where they named a target, a backend or another file, or where an environment variable
-        keeps them where they are: their calls raise the error instead.
+        None if this place comes from a target, a named backend or another file, or if an
+        environment variable sets it: then calls raise the error instead.
         """
         if not (backend and config and self.file):
             return None
@@ -125,17 +124,18 @@ def find_place(
     backend: str = "",
     environment: bool = True,
 ) -> Place:
-    """Return where a store lies. Reads the disk, so it belongs into a thread; makes nothing.
+    """Find the place of a store. Reads the disk, so call it in a thread; creates nothing.
 
-    ``target`` is a path, or a URL of an installed backend; the TOML file ``config`` then gives the
-    settings only. Without a target it says where: ``backend`` names the one of its backends that is
-    meant in place of the one in use, and without ``config`` the file is ``$AIOVEC_CONFIG``, else
-    ``./aiovec.toml``. The environment comes before the file, unless ``environment`` is False.
+    ``target`` is a path, or a URL of an installed backend; then the TOML file ``config`` only gives
+    the settings. Without a target, the file names the place; ``backend`` selects one of its
+    backends instead of the one in use. Without ``config``, the file is ``$AIOVEC_CONFIG``, else
+    ``./aiovec.toml``. The environment takes precedence over the file, unless ``environment`` is
+    False.
 
     Raises ConfigError for a target, a file or a setting that cannot be used, and
     BackendNotInstalledError for a backend whose package is missing.
     """
-    # An absolute path, so that a change of the current folder does not lead elsewhere.
+    # Made absolute, so that a later change of the current folder does not matter.
     file = None if config is None else Path(local_path(text_of(config, "config")))
     if target is None and file is None:
         file = _usual_file()
@@ -149,18 +149,18 @@ def find_place(
 
 
 def _usual_file() -> Path:
-    """Return the TOML file where neither a target nor a file is named."""
+    """Return the default TOML file."""
     named = os.environ.get(CONFIG_VARIABLE)
     file = Path(local_path(named or CONFIG_FILE))
     if file.exists():
         return file
     if named:
         raise ConfigError(
-            f"{file}: {CONFIG_VARIABLE} names this file, but there is none",
+            f"{file}: {CONFIG_VARIABLE} names this file, but it does not exist",
             file=str(file), key=CONFIG_VARIABLE, accepted="a TOML file",
         )  # fmt: skip
     raise ConfigError(
-        "nothing says what to open: pass a target, as in connect('notes.db'), or "
+        "no store to open is given: pass a target, as in connect('notes.db'), or "
         f"config='{CONFIG_FILE}', or set {CONFIG_VARIABLE}, or put {CONFIG_FILE} into the "
         f"current folder ({file.parent})",
         accepted=f"a target, config=, {CONFIG_VARIABLE} or ./{CONFIG_FILE}",
@@ -168,14 +168,14 @@ def _usual_file() -> Path:
 
 
 def _located(target: PathText) -> tuple[BackendPlugin, str]:
-    """Return the backend that a target means, and its address."""
+    """Return the backend of a target, and its address."""
     text = text_of(target, "target")
     plugin = _plugin_of(text) if isinstance(target, str) else None
     plugin = plugin or next((plugin for plugin in backends() if plugin.takes_paths), None)
     if plugin is None:
         raise ConfigError(
-            "no installed backend stores at a path; if only aiovec's sources are on the path, "
-            "install it with: pip install aiovec",
+            "no installed backend takes a path; if aiovec was not installed with pip, run: "
+            "pip install aiovec",
             key="target",
         )
     return plugin, plugin.locate(text)
@@ -184,7 +184,8 @@ def _located(target: PathText) -> tuple[BackendPlugin, str]:
 def _configured(
     plugin: BackendPlugin, settings: RetrievalSettings, file: Path | None
 ) -> tuple[BackendPlugin, str]:
-    """Return the backend that is meant by one in the TOML, itself or another, and the address."""
+    """Return the backend and address of a section of the TOML file, which may name another
+    backend's URL."""
     given = plugin.address_by(settings, file)
     if given is not None:
         return plugin, given
@@ -202,7 +203,7 @@ def _configured(
 
 
 def _plugin_of(text: str) -> BackendPlugin | None:
-    """Return the backend that a text names by its scheme; None for a path."""
+    """Return the backend for the scheme of a URL; None for a path."""
     if text[:5].lower() == "file:":
         raise ConfigError(
             f"{redacted(text)}: a file: URI is no target; write the path alone, and pass "
@@ -221,7 +222,7 @@ def _plugin_of(text: str) -> BackendPlugin | None:
         return None
     scheme, installed = url[1].lower(), backends()
     for plugin in installed:
-        if plugin.name == scheme:  # before the schemes: no other backend can take a name over
+        if plugin.name == scheme:  # first, so that no other backend can take over a name
             return plugin
     for plugin in installed:
         if scheme in plugin.schemes:
@@ -240,9 +241,9 @@ def _plugin_of(text: str) -> BackendPlugin | None:
 
 
 def path_of_copy(text: str, argument: str) -> str:
-    """Return the path of a backup, which may be written as the target that opens it.
+    """Return the path of a backup, which may be given as the target that opens it.
 
-    Raises InvalidArgumentError for a URL of another machine: as a path it would be a folder "s3:".
+    Raises InvalidArgumentError for a remote URL: as a path it would be a folder "s3:".
     """
     if not is_url(text):
         return text
@@ -256,9 +257,9 @@ def path_of_copy(text: str, argument: str) -> str:
 
 
 def new_path_of(path: str | Path) -> Path:
-    """Return the whole path of a copy to be made, or raise InvalidArgumentError. Reads the disk."""
+    """Return the absolute path for a new copy, or raise InvalidArgumentError. Reads the disk."""
     if not isinstance(path, (str, Path)):
-        raise InvalidArgumentError("path", path, "a text or a pathlib.Path")
+        raise InvalidArgumentError("path", path, "text or a pathlib.Path")
     try:
         target = Path(path_of_copy(path, "path") if isinstance(path, str) else path)
         target = target.expanduser().absolute()

@@ -1,8 +1,7 @@
-"""A backend before it is opened: which targets it answers to, its settings, its doctor; and those
-that are installed.
+"""Plugins: the targets, settings and doctor of a backend, and the list of installed plugins.
 
 An entry point of the group ``aiovec.backends`` names a subclass of ``BackendPlugin``. The core, the
-command line and the migrator know a backend by this class alone.
+command line and the migrator know a backend only through this class.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class BackendPlugin(ABC):
-    """A backend before it is opened. Importing its module imports no driver."""
+    """Describes a backend and creates it. Importing its module imports no driver."""
 
     name: str
     """The backend's name: in the TOML, as a URL scheme, and as the entry point's name."""
@@ -36,7 +35,7 @@ class BackendPlugin(ABC):
     """The URL schemes that it accepts besides its name."""
 
     takes_paths: ClassVar[bool] = False
-    """A target without a scheme, a path, means this backend. Only one backend may say so."""
+    """True if paths, as targets, mean this backend. Only one backend may set it."""
 
     install: str = ""
     """The requirement for ``pip install`` that brings it. Default: the name of its distribution."""
@@ -45,27 +44,27 @@ class BackendPlugin(ABC):
     """The key in ``[retrieval]`` with its address. Default: ``url`` in its own section."""
 
     address_field: ClassVar[Any] = None
-    """The default, the meaning and the bounds of that key, as a ``pydantic.Field``."""
+    """The default, description and bounds of that key, as a ``pydantic.Field``."""
 
     delegates: ClassVar[frozenset[str]] = frozenset()
     """Backends whose URLs ``address_key`` also accepts; such a URL opens that backend."""
 
     memory: ClassVar[str] = ":memory:"
-    """The beginning, in lower case, of the address of a store in memory."""
+    """The prefix, in lower case, of the address of a store in memory."""
 
     settings: ClassVar[type[BackendSettings]] = AnySettings
     """The model of ``[retrieval.<name>]``. Without one, the section's keys are kept unchecked."""
 
     @abstractmethod
     def create(self, address: str, settings: Any) -> Backend:
-        """Return the backend of a store at this address, not open yet.
+        """Create the backend of a store at this address, without opening it.
 
         ``settings`` is an instance of ``self.settings``. Does no I/O, but may import the driver: a
         ModuleNotFoundError becomes a BackendNotInstalledError.
         """
 
     def locate(self, target: str, base: Path | None = None) -> str:
-        """Return the address that a target means: an absolute path, or a URL.
+        """Return the address of a target: an absolute path, or a URL.
 
         ``target`` is a URL with one of the schemes or, if ``takes_paths``, a path; a value of
         ``address_key`` may always be a path. Relative paths count from ``base``, or from the
@@ -75,13 +74,14 @@ class BackendPlugin(ABC):
         return target
 
     def address_in(self, settings: Any) -> str:
-        """Return the address as ``[retrieval]`` says it; ``settings`` is that section."""
+        """Return the address that ``[retrieval]`` sets; ``settings`` is that section."""
         if self.address_key:
             return str(getattr(settings, self.address_key))
         return str(getattr(getattr(settings, self.name, None), "url", ""))
 
     def address_by(self, settings: Any, file: Path | None) -> str | None:
-        """Return the address if other settings of the TOML file ``file`` than its key give it."""
+        """Return the address if it is set by other settings of the TOML file ``file`` than its
+        key."""
         return None
 
     def exists(self, path: Path) -> bool:
@@ -89,24 +89,24 @@ class BackendPlugin(ABC):
         return path.exists()
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target that opens a folder as this backend's store; None if it is no store.
+        """Return the target that opens a folder as this backend's store; None if it is not one.
 
-        Called before a path becomes a new store of the backend that takes paths. If the folder
-        does not exist, its name may decide.
+        Called before the backend that takes paths creates a new store there. For a folder that does
+        not exist, the name may decide.
         """
         return None
 
     def findings(self, address: str | None) -> Sequence[Finding]:
-        """Return what ``aiovec doctor`` shows about this backend and, if given, about a store.
+        """Return the findings of ``aiovec doctor`` about this backend and, if given, about a store.
 
-        Opens nothing for writing and raises nothing: a failure is a finding too.
+        Opens nothing for writing, and raises nothing: a failure becomes a finding.
         """
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Unusable(BackendPlugin):
-    """An installed backend that cannot be used: what would use it raises the reason."""
+    """Stands for an installed backend that cannot be used; its methods raise the reason."""
 
     name: str
     install: str
@@ -125,23 +125,23 @@ class _Unusable(BackendPlugin):
         raise self.error
 
 
-# Those that are installed
+# Installed plugins
 
 GROUP = "aiovec.backends"
 
 KEYS = frozenset({"backend", "dim", "server", "embedders"})
-"""The keys of ``[retrieval]`` that belong to no backend, so that none can have such a name."""
+"""The keys of ``[retrieval]`` that belong to no backend, and cannot be the name of one."""
 
 
 def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
     """Return the entry points of a group, sorted by name.
 
-    Of two with one name, the first on the path wins, as with modules.
+    If two have the same name, the first on the path wins, as with modules.
     """
     return _entry_points(group, tuple(sys.path))
 
 
-# Opening a store needs them several times, and reading them takes milliseconds: a file per package.
+# Cached, since opening a store needs them several times and reading them takes milliseconds.
 @lru_cache(maxsize=8)
 def _entry_points(group: str, _path: tuple[str, ...]) -> Mapping[str, metadata.EntryPoint]:
     from importlib import metadata  # a slow import, so not when aiovec is imported
@@ -153,15 +153,15 @@ def _entry_points(group: str, _path: tuple[str, ...]) -> Mapping[str, metadata.E
 
 
 def unusable(name: str, reason: object) -> ConfigError:
-    """Return the error of a backend whose package is at fault."""
+    """Return the error for a backend whose package is broken."""
     value = installed(GROUP)[name].value
     return ConfigError(f"the backend {name!r} ({value}) is unusable: {reason}")
 
 
 def backends() -> list[BackendPlugin]:
-    """Return the plugins of the installed backends: first the one that takes paths, then by name.
+    """Return the plugins of the installed backends, first the one that takes paths, then by name.
 
-    That of a broken backend is among them, and raises its error when it is used.
+    The plugin of a broken backend is among them, and raises its error when it is used.
     """
     plugins = [_loaded(name, entry_point) for name, entry_point in installed(GROUP).items()]
     return sorted(plugins, key=lambda plugin: not plugin.takes_paths)
@@ -176,7 +176,7 @@ def _loaded(name: str, entry_point: metadata.EntryPoint) -> BackendPlugin:
         made = entry_point.load()
         if isinstance(made, type) and issubclass(made, BackendPlugin) and made.name == name:
             return _plugin(made, install)
-        raise TypeError(f"it is no subclass of BackendPlugin whose name is {name!r}")
+        raise TypeError(f"it is not a subclass of BackendPlugin with the name {name!r}")
     except ModuleNotFoundError as exc:
         error = BackendNotInstalledError(name, install)
         error.__cause__ = exc

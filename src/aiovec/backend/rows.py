@@ -1,4 +1,4 @@
-"""The rows of a write on their way to a backend."""
+"""Checked rows for a write."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from .contract import StoredRows
 
 
 class NewRows:
-    """Checked rows of a schema: columns of Python values, or a table as ``Schema.to_arrow`` says.
+    """Checked rows of a schema: columns of Python values, or a table in the layout of
+    ``Schema.to_arrow``.
 
-    Few rows come as ``columns``, since for them Arrow costs more than the rest of a write. Many
-    come as a table, and have none. Each backend takes the form that it needs: ``table`` makes one
-    of columns.
+    A few rows come as ``columns``, since Arrow would cost more than the rest of their write. Many
+    rows come as a table, and have no columns. A backend can always use ``table``, which is made
+    from the columns if needed.
     """
 
     __slots__ = ("_table", "columns", "schema")
 
     def __init__(self, schema: Schema, rows: StoredRows | pa.Table) -> None:
-        """``rows`` have each of the schema's columns, with a row of NaN for no vector."""
+        """``rows`` have all columns of the schema, with a row of NaN for a missing vector."""
         self.schema = schema
         self.columns = rows if isinstance(rows, StoredRows) else None
         self._table = None if isinstance(rows, StoredRows) else rows
@@ -57,7 +58,7 @@ class NewRows:
 
     @property
     def vectors(self) -> Float32Array:
-        """The rows' vectors, with a row of NaN for one that has none."""
+        """The rows' vectors, with a row of NaN for a missing one."""
         if self.columns is None:
             return to_matrix(self.table.column(self.schema.vector))
         return cast("Float32Array", self.columns.vectors)
@@ -78,7 +79,7 @@ class NewRows:
         return NewRows(self.schema, rows.take(places))
 
     def joined(self, others: Sequence[NewRows]) -> NewRows:
-        """Return these rows and those of other batches of the schema."""
+        """Return these rows together with those of other batches of the schema."""
         batches = [self, *others]
         parts = [batch.columns for batch in batches if batch.columns is not None]
         if len(parts) < len(batches):
@@ -104,13 +105,13 @@ def partition_fields(schema: Schema) -> list[str]:
 def check_partitions(rows: NewRows, stored: Mapping[str, Sequence[Any]]) -> None:
     """Raise InvalidRowError if a row would move to another partition.
 
-    ``stored`` has the values of the partition fields of the rows that exist, by their ids.
+    ``stored`` has the partition values of the existing rows by their ids.
     """
     names = partition_fields(rows.schema)
     for id, *values in zip(rows.ids, *map(rows.values, names), strict=True):
         for name, value, now in zip(names, values, stored.get(id, values), strict=True):
             if value != now:
-                # The other value is not named: it may be that of another tenant.
+                # The stored value is not named: it may belong to another tenant.
                 raise InvalidRowError(
                     f"the row is in another partition than {value!r}, and an upsert cannot move "
                     "it; use update(), or another id",
@@ -130,5 +131,5 @@ def _table_of(rows: StoredRows, schema: Schema) -> pa.Table:
     ]
     if schema.payload:
         arrays.append(payload_array(rows.payloads or ()))
-    # For a single row in a third of the time of ``Table.from_arrays``.
+    # A third of the time of ``Table.from_arrays`` for a single row.
     return pa.Table.from_batches([pa.RecordBatch.from_arrays(arrays, schema=schema.to_arrow())])

@@ -18,22 +18,22 @@ class ServerSettings(Section):
     backend: str = ""
     """The backend whose store is served.
 
-    Empty means the one in use, `backend` in [retrieval], and where that is "remote", "sqlite"."""
+    Empty means `backend` of [retrieval], or "sqlite" if that is "remote"."""
 
     host: str = PydanticField(default="127.0.0.1", pattern=r"^\S+$")
-    """Address that the server listens at.
+    """Address on which the server listens.
 
     An address other machines can reach, such as 0.0.0.0, needs an API key."""
 
     port: int = PydanticField(default=4002, ge=0, le=65_535)
-    """Port that the server listens at. 0 takes a free one."""
+    """Port on which the server listens. 0 takes a free one."""
 
     api_keys_env: str = PydanticField(
         default="AIOVEC_API_KEYS", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
     )
     """Environment variable that holds the API keys, separated by spaces or commas.
 
-    A key may read and write; "read:" before it allows reading alone. Keys have at least 16
+    A key may read and write; with "read:" before it, only read. Keys have at least 16
     characters."""
 
     api_keys_file: str = ""
@@ -52,10 +52,10 @@ class ServerSettings(Section):
     "https://app.example.com". Empty means none."""
 
     page_writes: bool = False
-    """Let the page at / delete rows and optimize tables. The API is not concerned."""
+    """Let the page at / delete rows and optimize tables. This does not affect the API."""
 
     read_only: bool = False
-    """Refuse every call that writes, and open the store for reading alone."""
+    """Refuse every call that writes, and open the store read-only."""
 
     max_body_mb: int = PydanticField(default=256, ge=1, le=65_536)
     """MiB of a request's body, at most; a larger one gets status 413."""
@@ -70,10 +70,10 @@ class ServerSettings(Section):
     A streamed export may take longer as long as its client reads."""
 
     max_calls: int = PydanticField(default=256, ge=1, le=1_000_000)
-    """Calls in progress at once, at most; more get status 429 with Retry-After."""
+    """Concurrent calls, at most; more get status 429 with Retry-After."""
 
     max_connections: int = PydanticField(default=2048, ge=1, le=1_000_000)
-    """Open connections, at most; requests of further ones get status 503."""
+    """Open connections, at most; requests on further ones get status 503."""
 
     receive_timeout: float = PydanticField(default=30.0, gt=0, le=86_400)
     """Seconds that a client may take to send the head of a request.
@@ -93,12 +93,12 @@ class ServerSettings(Section):
     """Log each request to standard error, as a line of JSON."""
 
     metrics: bool = True
-    """Serve figures for Prometheus at /metrics."""
+    """Serve metrics for Prometheus at /metrics."""
 
     autostart: bool = False
-    """Let the remote backend start a server on this machine if none runs.
+    """Let the remote backend start a server on this machine if none is running.
 
-    The processes of a user that use this file share it, by a socket that nobody else can open."""
+    All processes of a user with this file share it, by a socket that other users cannot open."""
 
     start_timeout: float = PydanticField(default=30.0, gt=0, le=3600)
     """Seconds that such a server may take to start."""

@@ -12,7 +12,8 @@ from .._model.redaction import shown_value
 
 
 class Section(BaseModel):
-    """A section in which every key is known. It may hold secrets, which nothing shows."""
+    """A section in which every key must be known. It may hold secrets, so its repr shows no
+    values."""
 
     model_config = ConfigDict(
         frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False,
@@ -27,12 +28,12 @@ class Section(BaseModel):
 class BackendSettings(Section):
     """The section ``[retrieval.<name>]`` of a backend; each key has a default.
 
-    The docstrings of a subclass and of its fields are what a reader of the JSON schema sees.
+    The docstrings of a subclass and of its fields become the descriptions in the JSON schema.
     """
 
 
 class AnySettings(BackendSettings):
-    """The section of a backend whose package describes no keys; values are kept as they are."""
+    """The section of a backend whose package declares no keys; values are kept unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -42,7 +43,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 
 
 def matching(pattern: re.Pattern[str], accepted: str) -> AfterValidator:
-    """Return the check of a text; ``accepted`` says in words what the pattern accepts."""
+    """Return a validator of texts; ``accepted`` describes the pattern for readers."""
 
     def check(text: str) -> str:
         if not pattern.match(text):
@@ -60,7 +61,7 @@ MemorySize = Annotated[
 """``"auto"`` or a size, as in "512 MiB"."""
 
 
-def bytes_of(size: str) -> int | None:
+def parsed_size(size: str) -> int | None:
     """Return a ``MemorySize`` in bytes; None for "auto"."""
     if size == "auto":
         return None

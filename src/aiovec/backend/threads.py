@@ -1,7 +1,7 @@
-"""Work in threads, tasks in the background, and waiting for the end of what cannot be stopped.
+"""Work in threads, background tasks, and waiting for work that cannot be stopped.
 
-An app's own calls into threads share the limit that anyio sets for all of them. Where forty of them
-are slow, nothing of a store may have to wait for one to end: so a store's threads are its own.
+An app's calls into threads share anyio's limit of forty. If all of these are slow, a store must not
+wait for them, so it has threads of its own.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from ..errors import AiovecError
 _T = TypeVar("_T")
 
 INLINE_LIMIT = 2000
-"""The most work done on the event loop, in values that Python code touches: about a millisecond.
+"""Most work done on the event loop, in values that Python code touches: about a millisecond.
 
 A hop to a thread and back takes a tenth of that."""
 
-# At once, for all stores of one event loop.
+# Most concurrent jobs for all stores of one event loop.
 _THREADS = max(8, os.cpu_count() or 1)
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("aiovec")
 
 
 FORKED = "it was opened before this process was forked; open a store in each process"
-"""Why a store is of no use in a forked child: the threads that serve it are not there."""
+"""The reason for StoreClosedError in a forked child, which lacks the store's threads."""
 
 
 # Threads
 
 
 def start_thread(thread: threading.Thread) -> None:
-    """Start it; AiovecError where the system has no more of them, or the process is ending."""
+    """Start a thread; raise AiovecError if the system allows no more, or the process is ending."""
     try:
         thread.start()
     except RuntimeError as exc:
@@ -51,11 +51,11 @@ def start_thread(thread: threading.Thread) -> None:
 
 
 class _Threads:
-    """Daemon threads, each of which does one job after another.
+    """Daemon threads, each doing one job after another.
 
-    They keep no process from ending, and a store can still be used in the ``atexit`` functions of
-    its app, when threads of ``concurrent.futures`` take no more work. To start a thread for each
-    job would take twice as long, and far longer beside other threads that compute.
+    They do not keep a process alive, and a store can still be used in ``atexit`` functions, when
+    ``concurrent.futures`` accepts no more work. Starting a thread for each job would take twice as
+    long, and far longer while other threads compute.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class _Threads:
         self._unfinished: set[Callable[[], object]] = set()
 
     def begin(self, job: Callable[[], object]) -> None:
-        """Have a thread that is idle do the job, or a new one."""
+        """Run the job in an idle thread, or in a new one."""
         if not self._idle.acquire(blocking=False):
             start_thread(threading.Thread(target=self._serve, name="aiovec", daemon=True))
         self._unfinished.add(job)
@@ -75,11 +75,11 @@ class _Threads:
             job = self._jobs.get()
             job()
             self._unfinished.discard(job)
-            del job  # what it refers to must not wait for the next one
+            del job  # free its objects before the next job comes
             self._idle.release()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long at most for jobs that run."""
+        """Wait at most this long for running jobs."""
         until = time.monotonic() + seconds
         while self._unfinished and time.monotonic() < until:
             time.sleep(0.005)
@@ -89,13 +89,13 @@ _threads = _Threads()
 
 
 def _forget_threads() -> None:
-    """In a process that was forked they do not run."""
+    """Forget the threads: in a forked process they do not run."""
     global _threads
     _threads = _Threads()
 
 
-# The end of the process waits for work that nobody waits for any more: native code that meets the
-# end of the interpreter in another thread may end it with a crash.
+# At exit, wait for abandoned work: native code that runs in a thread while the interpreter ends may
+# crash.
 atexit.register(lambda: _threads.wait(10.0))
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
@@ -112,24 +112,24 @@ def do_for(
     work: Callable[[], _T],
     clear: Callable[[BaseException], object] = lambda _: None,
 ) -> _T | None:
-    """Do the work in this thread, and give a future its outcome, on the future's event loop.
+    """Run the work in this thread, and set the future's outcome on its event loop.
 
-    ``clear`` gets an error before it leaves the thread. Returns what the work returns.
+    ``clear`` is called with an error before that leaves the thread. Returns the work's result.
     """
     result: _T | None = None
     error: BaseException | None = None
     try:
         result = work()
-    except StopIteration as exc:  # a future takes none, and a coroutine makes the same of it
+    except StopIteration as exc:  # a future refuses it, as a coroutine does
         error = RuntimeError("a function that was called in a thread raised StopIteration")
         error.__cause__ = exc
-    except BaseException as exc:  # noqa: BLE001 - it belongs to the one who waits
+    except BaseException as exc:  # noqa: BLE001 - raised again by the waiting call
         error = exc
     try:
         if error is not None:
             clear(error)
         if done is not None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: no call waits
                 done.get_loop().call_soon_threadsafe(_settle, done, result, error)
         return result
     finally:
@@ -137,7 +137,7 @@ def do_for(
 
 
 def _settle(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
-    """Give a future its result or error, unless who waits for it has gone. On its event loop."""
+    """Set a future's result or error, unless it was cancelled. Runs on its event loop."""
     if done.done():
         return
     if error is not None:
@@ -147,10 +147,10 @@ def _settle(done: asyncio.Future[Any], result: object, error: BaseException | No
 
 
 async def in_daemon_thread(work: Callable[[], _T], places: asyncio.Semaphore | None = None) -> _T:
-    """Return the result of a function that runs in a daemon thread, beside any number of others.
+    """Return the result of a function that runs in a daemon thread, without a limit on threads.
 
-    When cancelled it returns at once, and the function runs on unheard. With ``places`` it waits
-    for one of them first, which it holds until the function has ended.
+    When cancelled it returns at once, and the function keeps running without effect. With
+    ``places`` it first waits for a slot, which it holds until the function has ended.
     """
     if places is None:
         return await _in_daemon_thread(work)
@@ -181,9 +181,9 @@ async def in_thread(
 ) -> _T:
     """Run the work in a thread and return its result.
 
-    When cancelled it returns when the work has ended, however often it is cancelled: so no thread
-    reads what belongs to a caller that has gone on. ``stop`` is called then, for work that can end
-    sooner.
+    When cancelled it still waits for the end of the work, however often it is cancelled, so that no
+    thread uses objects of a caller that has continued. ``stop`` is called then, for work that can
+    end early.
     """
     async with limit or thread_limiter():
         done = _in_daemon_thread(partial(copy_context().run, work, *args))
@@ -193,21 +193,21 @@ async def in_thread(
             if stop is not None:
                 stop()
             await wait_out(done)
-            done.exception()  # so that it does not count as never retrieved
+            done.exception()  # marks the exception as retrieved
             raise
         return done.result()
 
 
 async def hop(weight: int, work: Callable[..., _T], *args: object) -> _T:
-    """Do the work here if it touches few values, else in a thread."""
+    """Do the work here if it touches few values, otherwise in a thread."""
     return work(*args) if weight <= INLINE_LIMIT else await in_thread(work, *args)
 
 
 async def arrow_ready() -> None:
     """Wait until pyarrow can convert values without importing anything.
 
-    Its first conversion looks for pandas and, where that is installed, imports it, for half a
-    second: in a thread, and only in a process that converts.
+    Its first conversion imports pandas if that is installed, which takes half a second. So this
+    happens in a thread, and only in a process that converts.
     """
     if not arrow_is_ready.is_set():
         await in_thread(_convert)
@@ -228,7 +228,7 @@ arrow_is_ready = threading.Event()
 
 
 class Background:
-    """Tasks that nobody awaits."""
+    """Background tasks, which are not awaited."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -251,7 +251,7 @@ class Background:
         return len(self._tasks)
 
     async def cancel(self) -> None:
-        """Cancel them and wait for their end."""
+        """Cancel the tasks and wait for their end."""
         for task in self._tasks:
             task.cancel()
         await self.wait()
@@ -262,10 +262,10 @@ class Background:
 
 
 async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait until the future is done, whatever cancels the caller meanwhile, and however often.
+    """Wait until the future is done, however often the caller is cancelled.
 
-    Gives the first cancellation, which the caller has to raise. One of a scope of anyio's is held
-    back instead, and comes with the caller's next await.
+    Return the first cancellation, which the caller must raise. A cancellation by an anyio scope is
+    held back instead, and comes with the caller's next await.
     """
     first: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
@@ -280,12 +280,12 @@ async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
     """Return the result of a coroutine that is not cancelled when its caller is.
 
-    The cancellation comes through when the work has ended.
+    The cancellation is raised when the work has ended.
     """
     task = asyncio.ensure_future(work)
     cancelled = await wait_out(task)
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # so that it does not count as never retrieved
+            task.exception()  # marks the exception as retrieved
         raise cancelled
     return task.result()

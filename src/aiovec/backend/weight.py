@@ -18,17 +18,17 @@ from .._model.schema import Schema
 from .contract import StoredRows
 from .threads import INLINE_LIMIT, arrow_is_ready
 
-# These take as long as one value: so many numbers of an array, so many bytes of text or of Arrow's
-# buffers. A column takes as long as so many values, however few its rows are.
+# Numbers of an array, and bytes of text or of Arrow buffers, that take as long as one value; and
+# the values that a column weighs, however few its rows are.
 _NUMBERS, _BYTES, _COLUMN = 16, 128, 40
-# Lists of more items are judged by each so manieth; a prime, so that no pattern of pairs hides.
+# Longer lists are sampled, every 17th item; a prime step avoids aliasing with periodic data.
 _FEW, _STEP = 64, 17
 _SINGLE = frozenset((int, float, bool, type(None)))
 _NUMERIC = frozenset((int, float))
 
 
 def weight(*things: Any) -> int:
-    """Return about how many Python values these things hold together.
+    """Return about how many Python values these objects hold together.
 
     Counting stops beyond ``INLINE_LIMIT``. An object of an unknown class may hold anything, so it
     weighs more than that.
@@ -43,7 +43,7 @@ def weight(*things: Any) -> int:
         if isinstance(item, (str, bytes, bytearray)):
             total += len(item) // _BYTES
         elif isinstance(item, (list, tuple)):
-            # Of a long one some are looked at: reading all of a vector takes as long as packing it.
+            # Long lists are sampled: reading all of a vector takes as long as packing it.
             some = item if len(item) <= _FEW else item[::_STEP]
             if len(item) <= _NUMBERS * INLINE_LIMIT and _NUMERIC.issuperset(map(type, some)):
                 total += len(item) // _NUMBERS
@@ -63,7 +63,7 @@ def weight(*things: Any) -> int:
         elif isinstance(item, (pa.Array, pa.ChunkedArray)) and arrow_is_ready.is_set():
             total += len(item) + item.get_total_buffer_size() // _BYTES
         elif isinstance(item, (pa.RecordBatch, pa.Table)):
-            # Its buffers may be damaged, so only the sizes of rows and buffers are read.
+            # The buffers may be damaged, so only the sizes of rows and buffers are read.
             total += (item.num_rows + _COLUMN) * item.num_columns
             total += item.get_total_buffer_size() // _BYTES
         elif isinstance(item, Schema):

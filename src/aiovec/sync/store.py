@@ -258,6 +258,11 @@ class VectorStore(_Blocking[AsyncStore]):
     backup = _blocking(AsyncStore.backup)
 
 
+def wait_for(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
+    """Block until a call of the store's asynchronous methods is done, and return its result."""
+    return store._portal.run(lambda: call(store._awaited))
+
+
 async def aio(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
     """Await a call of the store's asynchronous methods: ``await aio(store, lambda s: s.tables())``.
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.kernel import library as native
+from aiovec_sqlite.copies.scan import ScanQuery, Search, slices
 from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows
-from aiovec_sqlite.copies.settle import Asked, Search, slices
 
 Bools = npt.NDArray[np.bool_]
 Near = list[tuple[list[int], npt.NDArray[np.float64]]]
@@ -32,7 +32,7 @@ class Candidates:
 
 
 def candidates(
-    state: State, asked: Sequence[Asked], metric: Metric, stop: ctypes.c_byte | None = None
+    state: State, asked: Sequence[ScanQuery], metric: Metric, stop: ctypes.c_byte | None = None
 ) -> list[Candidates]:
     """Return for each query all rows that may be among its nearest, and some more."""
     room = sum(8 * min(one.wanted, state.rows) + 256 for one in asked)

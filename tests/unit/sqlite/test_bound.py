@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.unit.sqlite.scans import candidates
 
 from aiovec.backend import Metric, distances
+from aiovec_sqlite.copies.scan import Nearest, ScanQuery, nearest
 from aiovec_sqlite.copies.segments import FULL, Segment, State, appended, encode_rows, without
-from aiovec_sqlite.copies.settle import Asked, Nearest, nearest
 
 Rows = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -184,7 +184,7 @@ def check(rows: Rows, metric: Metric, rng: Random, full: int = FULL) -> None:
             mask = rng.random(len(rows)) < rng.choice([0.05, 0.5, 0.95])
             masks = [mask[part.rowids[: part.count]] for part in state.segments]
             passing = there & mask
-        asked.append(Asked(hard_query(rng, rows, metric), wanted, masks))
+        asked.append(ScanQuery(hard_query(rng, rows, metric), wanted, masks))
         allowed.append(passing)
     for candidate, one in zip(candidates(state, asked, metric), asked, strict=True):
         values = true_values(rows, one.vector, metric)[candidate.rowids]
@@ -195,7 +195,7 @@ def check(rows: Rows, metric: Metric, rng: Random, full: int = FULL) -> None:
 
 
 def check_nearest(
-    near: Nearest, rows: Rows, metric: Metric, asked: Asked, allowed: npt.NDArray[np.bool_]
+    near: Nearest, rows: Rows, metric: Metric, asked: ScanQuery, allowed: npt.NDArray[np.bool_]
 ) -> None:
     assert near.vectors is not None
     assert near.vectors.tobytes() == rows[near.rowids].tobytes()
@@ -247,6 +247,6 @@ def test_the_smallest_queries(metric: Metric) -> None:
     state = State(1, segments_of(rows, metric, np.random.default_rng(1), FULL))
     for value in (SMALLEST, np.float32(0))[: 1 if metric == "cosine" else 2]:
         for wanted in (1, 149, 160, 299, 1000):
-            asked = Asked(np.full(64, value, np.float32), wanted)
+            asked = ScanQuery(np.full(64, value, np.float32), wanted)
             (near,) = nearest(state, [asked], metric, vectors=True)
             check_nearest(near, rows, metric, asked, np.ones(300, dtype=bool))

@@ -21,8 +21,8 @@ from tests.unit.sqlite.scans import (
 
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.kernel.library import KINDS, Library, measure
+from aiovec_sqlite.copies.scan import ScanQuery, nearest
 from aiovec_sqlite.copies.segments import State, appended, encode_rows
-from aiovec_sqlite.copies.settle import Asked, nearest
 
 
 @pytest.fixture(params=KINDS)
@@ -40,8 +40,8 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return chosen
 
 
-def asked(case: Case) -> list[Asked]:
-    return [Asked(*one) for one in zip(case.points, case.wanted, case.masks, strict=True)]
+def asked(case: Case) -> list[ScanQuery]:
+    return [ScanQuery(*one) for one in zip(case.points, case.wanted, case.masks, strict=True)]
 
 
 def check(case: Case, *, vectors: bool = True) -> None:
@@ -135,7 +135,7 @@ def test_more_equal_rows_than_there_is_room_for() -> None:
     coded = encode_rows(rows, "l2")
     state = State(1, tuple(appended([], np.arange(1000), coded, full=300)))
     for count in (1, 6):
-        found = nearest(state, [Asked(rows[0], 3)] * count, "l2", vectors=True)
+        found = nearest(state, [ScanQuery(rows[0], 3)] * count, "l2", vectors=True)
         for one in found:
             assert sorted(one.rowids.tolist()) == list(range(1000))
             assert not one.distances.any()

@@ -1,7 +1,7 @@
 """Compile the scan: ``python adapters/aiovec_sqlite/copies/kernel/build.py``.
 
-The build of the package does it, and any machine with a compiler can. No Python is needed by what
-comes out, so one library serves every version of it.
+The build of the package runs it, and so can any machine with a compiler. The library does not use
+Python, so one library serves every version of it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ HERE = Path(__file__).parent
 SOURCE = HERE / "scan.c"
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = HERE / f"_scan{SUFFIX}"
-# A file that is cut short or altered would end the process that loads it, so it is compared first.
+# A truncated or altered library would crash the process that loads it, so it is compared first.
 DIGEST = HERE / f"_scan{SUFFIX}.sha256"
-# The same source gives the same bytes: nothing tells the time, or the folder where it was made.
+# The same source gives the same bytes: without the time and the folder of the build.
 _MICROSOFT = ("/nologo", "/O2", "/std:c11", "/LD", "/Brepro")
-# Distances are equal to NumPy's to the last bit, so no product is fused with a sum, and no sum is
-# reordered. The last flag counts, so these stand behind those of ``$CFLAGS``.
+# Distances equal NumPy's to the last bit, so no product is fused with a sum, and no sum is
+# reordered. The last flag counts, so these come after ``$CFLAGS``.
 _GNU = (
     "-std=c11",
     "-O3",
@@ -51,20 +51,20 @@ class NoCompilerError(Exception):
 
 
 def compilers() -> list[list[str]]:
-    """Return the commands of the compilers to try: ``$CC`` alone, or whatever is installed.
+    """Return the commands of the compilers to try: ``$CC`` only, or all installed ones.
 
-    On Windows GCC is none of them: it keeps vectors of AVX where the stack is not aligned for them.
+    On Windows not GCC, which keeps AVX vectors where the stack is not aligned for them.
     """
     if chosen := os.environ.get("CC"):
         return [shlex.split(chosen)]
     configured = shlex.split(sysconfig.get_config_var("CC") or "")[:1]
     names = [*configured, "cc", "gcc", "clang"] if sys.platform != "win32" else ["cl", "clang"]
-    found = dict.fromkeys(path for name in names if (path := shutil.which(name)))
-    return [[path] for path in found]
+    paths = dict.fromkeys(path for name in names if (path := shutil.which(name)))
+    return [[path] for path in paths]
 
 
 def build(to: Path = LIBRARY) -> Path:
-    """Compile the library to a path, and write its digest beside it. NoCompilerError if not."""
+    """Compile the library to a path, and write its digest beside it, or raise NoCompilerError."""
     reasons = []
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".scan-") as room:
         made = Path(room) / to.name
@@ -99,7 +99,7 @@ def _command(compiler: list[str], made: Path) -> list[str]:
 
 
 def _of_mac() -> list[str]:
-    """The processors and the oldest system that the wheel's tag names."""
+    """Return flags for the processors and the oldest system that the wheel's tag names."""
     _, oldest, processors = sysconfig.get_platform().split("-", 2)
     names = ["arm64", "x86_64"] if processors == "universal2" else [processors]
     return [f"-mmacosx-version-min={oldest}", *(part for name in names for part in ("-arch", name))]

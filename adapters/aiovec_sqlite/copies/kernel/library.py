@@ -1,7 +1,7 @@
 """The compiled scan: loading it, and calling it.
 
-``load`` gives None where there is none that can be used: then every search is answered from the
-file. ``AIOVEC_SCAN`` names a kind of scan for tests and comparisons; "off" is the way without it.
+``load`` returns None if there is no usable library: then every search is answered from the file.
+``AIOVEC_SCAN`` selects a kind of scan for tests and comparisons; "off" does without the library.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LOG = logging.getLogger("aiovec.sqlite")
 
 VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
-# The numbers of the kinds in scan.c; the fastest last, of those that one processor may have.
+# The numbers of the kinds in scan.c; of the kinds that one processor has, the last is the fastest.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
 _VERSION = 8
 
-# The numbers of the metrics.
+# The numbers of the metrics in scan.c.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
 
-# Laid out as in scan.c.
+# The layout is the same as in scan.c.
 
 
 class SegmentRecord(ctypes.Structure):
@@ -46,7 +46,7 @@ class SegmentRecord(ctypes.Structure):
 
 
 class UnusableError(Exception):
-    """There is no library that can be used, for the reason in the message."""
+    """There is no usable library, for the reason in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,15 @@ def load() -> Library | None:
 
 
 def library() -> Library:
-    """Return the library where a table is in memory, so that there is one."""
-    found = load()
-    if found is None:
+    """Return the library, which exists if a table is in memory."""
+    loaded = load()
+    if loaded is None:
         raise UnusableError(why_not())
-    return found
+    return loaded
 
 
 def why_not() -> str:
-    """Return the reason why there is none to load, in words; "" if there is one."""
+    """Return the reason why there is no library to load; "" if there is one."""
     try:
         opened(os.environ.get(VARIABLE, ""), LIBRARY, DIGEST)
     except UnusableError as exc:
@@ -92,14 +92,14 @@ def _loaded(wanted: str) -> Library | None:
 
 
 def opened(wanted: str, library: Path, digest: Path) -> Library:
-    """Return the library at a path, with the kind of scan that is wanted; "" is the fastest.
+    """Return the library at a path, with the wanted kind of scan; "" is the fastest.
 
-    UnusableError where it cannot be used, or is not what ``digest`` says.
+    UnusableError if it cannot be used, or does not match ``digest``.
     """
     if wanted == OFF:
-        raise UnusableError(f"{VARIABLE}={wanted} says so")
+        raise UnusableError(f"it is switched off by {VARIABLE}={wanted}")
     try:
-        made = library.read_bytes()
+        content = library.read_bytes()
     except FileNotFoundError as exc:
         raise UnusableError("the native scan was not compiled when the package was built") from exc
     except OSError as exc:
@@ -108,7 +108,7 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         expected = digest.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         expected = ""
-    if hashlib.sha256(made).hexdigest() != expected:
+    if hashlib.sha256(content).hexdigest() != expected:
         raise UnusableError(f"{library.name} is damaged; install the package again")
     try:
         functions = ctypes.CDLL(str(library))
@@ -130,24 +130,23 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
     halve.restype = number
     distances.argtypes = [place, place, place, place, number, number, number, place]
     distances.restype = number
-    here = tuple(name for name, bit in KINDS.items() if kinds() >> bit & 1)
-    if wanted and wanted not in here:
+    available = tuple(name for name, bit in KINDS.items() if kinds() >> bit & 1)
+    if wanted and wanted not in available:
         raise UnusableError(
-            f"{VARIABLE}={wanted} is no scan of this processor; it has {', '.join(here)}"
+            f"{VARIABLE}={wanted} is not a scan of this processor; it has {', '.join(available)}"
         )
-    return Library(search, halve, distances, here, wanted or here[-1])
+    return Library(search, halve, distances, available, wanted or available[-1])
 
 
 def address(array: npt.NDArray[np.generic]) -> int:
-    """Return where an array's first byte lies; the array has to outlive its use."""
+    """Return the address of an array's first byte; the array has to outlive its use."""
     place: int = array.__array_interface__["data"][0]
     return place
 
 
 def measured(rows: Float32Array, point: Float32Array, metric: Metric) -> Float64Array:
     """Return the distances of rows to a point, the same with the library and without."""
-    found = load()
-    if found is None:
+    if load() is None:
         return distances(rows, point, metric)
     count = len(rows)
     return measure(rows, np.arange(count), point[None], np.zeros(count, np.int64), metric)
@@ -160,12 +159,12 @@ def measure(
     which: Int64Array,
     metric: Metric,
 ) -> Float64Array:
-    """The true distances of pairs: rows of the vectors, and the points that each belongs to.
+    """Return the true distances of pairs: rows of the vectors, and the point of each row.
 
-    They are those of ``distances``, to the last bit, and all come from one call.
+    They equal those of ``distances`` to the last bit, and all come from one call.
     """
-    vectors, points = (np.ascontiguousarray(some, dtype=np.float32) for some in (vectors, points))
-    rows, which = (np.ascontiguousarray(some, dtype=np.int64) for some in (rows, which))
+    vectors, points = (np.ascontiguousarray(array, np.float32) for array in (vectors, points))
+    rows, which = (np.ascontiguousarray(array, np.int64) for array in (rows, which))
     measured = np.empty(len(rows), dtype=np.float64)
     done = library().distances(
         address(vectors), address(rows), address(points), address(which), len(rows),

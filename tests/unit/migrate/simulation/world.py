@@ -6,11 +6,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from aiovec.errors import MigrationError
-from aiovec_migrate.host import Limits
+from aiovec_migrate.host import Host
 from aiovec_migrate.places import OpenPlace
+from aiovec_migrate.toml import TomlFile
 
 from .backend import BACKENDS, ModelBackend
 from .disk import Disk
@@ -88,10 +90,10 @@ class World:
             self.holder = None
 
 
-class ModelHost:
+class ModelHost(Host):
     def __init__(self, world: World) -> None:
+        super().__init__()
         self._world = world
-        self.limits = Limits()
 
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
         await self._world.time_passes()
@@ -107,10 +109,9 @@ class ModelHost:
         await self._world.sleep(seconds)
 
 
-class ModelToml:
-    path = CONFIG
-
+class ModelToml(TomlFile):
     def __init__(self, world: World) -> None:
+        super().__init__(Path(CONFIG), world.host)
         self.world = world
 
     async def current(self) -> str:

@@ -1,15 +1,10 @@
-"""A server for the browser's tests: ``python serving.py PLACE PORT [page-writes]``."""
+"""The tables that the browser's tests look at."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
-import uvicorn
+from pathlib import Path
 
 import aiovec
-from aiovec.backend.server import ServerSettings
-from aiovec_server import create_app
 
 EMBEDDERS = {"default": {"kind": "demo"}}
 DIM = 256  # of the demo's embedder
@@ -31,8 +26,13 @@ TOPICS = {
 }
 
 
-async def fill(store: aiovec.VectorStore) -> None:
-    """Make the tables that the tests look at."""
+async def fill(place: Path) -> None:
+    """Make a store with the tables."""
+    async with aiovec.connect(place, embedders=EMBEDDERS) as store:
+        await _fill(store)
+
+
+async def _fill(store: aiovec.VectorStore) -> None:
     notes = aiovec.Schema(
         DIM,
         fields={
@@ -74,17 +74,3 @@ async def fill(store: aiovec.VectorStore) -> None:
             for n, id in enumerate(HOSTILE_IDS)
         ],
     )
-
-
-async def main(place: str, port: int, *, writes: bool) -> None:
-    async with aiovec.connect(place, embedders=EMBEDDERS) as store:
-        if not await store.tables():
-            await fill(store)
-        settings = ServerSettings(page_writes=writes, access_log=False)
-        app = create_app(store=store, settings=settings)
-        server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning"))
-        await server.serve()
-
-
-if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), writes="page-writes" in sys.argv))

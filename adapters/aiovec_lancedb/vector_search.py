@@ -1,8 +1,8 @@
-"""Find the nearest rows: Lance finds candidates, their distances are settled here in float64.
+"""Find the nearest rows: Lance finds candidates, and their distances are measured here in float64.
 
-So hits rank the same and carry the same distances whatever found them, and as on any other
-backend. A call asks the index first, with the effort that its recall needs. Queries that this
-leaves open are answered exactly, with memory for a scan of the whole table.
+So hits have the same ranks and distances however they were found, and as on any other backend. A
+call asks the index first, with the effort that its recall needs. Queries that the index cannot
+answer are answered exactly, with memory for a scan of the whole table.
 """
 
 from __future__ import annotations
@@ -37,23 +37,24 @@ if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery
 
 _EPSILON = 2.0**-23
-# Candidates beyond the limit of an exact search, which float32 sums may put in another order.
+# Candidates beyond the limit of an exact search, because float32 sums may put ties in another
+# order.
 _NEAR_TIES = 16
-# The largest component of a query that Lance measures dot products for. It ranks by 1 - dot, in
-# which small products would vanish beside the 1; a power of two scales them without an error.
+# The largest component of a query when Lance measures dot products. Lance ranks by 1 - dot, in
+# which small products would vanish beside the 1; scaling by a power of two is exact.
 _LARGEST_COMPONENT = 2.0**60
 _SCAN_BATCH = 4096
-# Bytes of vectors that one query may bring into memory. Beyond, a search measures every row.
+# Bytes of vectors that one query may bring into memory. Above, a search measures every row.
 _CANDIDATE_BYTES = 64 * 2**20
-# So many rows more than were asked for cost less to hand on than to leave out.
+# Up to this many surplus rows, handing them on costs less than leaving them out.
 _FEW_MORE = 24
-# Rows selected by a filter that are all read and measured: so many take about as long as looking
-# for them in every partition of an index, and a tenth of what Lance takes to do it.
+# If a filter selects up to this many rows, all of them are read and measured: that takes about as
+# long as looking for them in every partition of an index, and a tenth of Lance's time for it.
 _FEW = 1000
 
 
 class VectorSearch:
-    """The searches of one table. ``target`` is the recall where neither table nor call say."""
+    """The searches of one table. ``target`` is the recall if neither table nor call sets one."""
 
     def __init__(self, table: Table, target: float) -> None:
         self._table = table
@@ -61,31 +62,32 @@ class VectorSearch:
         self._target = target
 
     async def search(self, handle: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Return the rows that each query finds; one is answered after another."""
-        found: dict[int, Found] = {}
+        """Return the rows that each query finds, one query after another."""
+        answers: dict[int, Found] = {}
         if not all(query.exact for query in queries):
             async with self._reading(handle, queries, whole=False) as table:
                 index = await self._usable_index(table)
                 for n, query in enumerate(queries):
-                    one = None
-                    if index is None:  # so the memory is for all rows
+                    answer = None
+                    if index is None:  # then the memory is for all rows
                         await self._check_scan(table, query, "it has no usable index")
-                        one = await self._exactly(table, query)
+                        answer = await self._exactly(table, query)
                     elif not query.exact:
-                        one = await self._by_index(table, query, index)
-                    if one is not None:
-                        found[n] = one
-        if len(found) < len(queries):
+                        answer = await self._by_index(table, query, index)
+                    if answer is not None:
+                        answers[n] = answer
+        if len(answers) < len(queries):
             async with self._reading(handle, queries, whole=True) as table:
                 for n, query in enumerate(queries):
-                    if n not in found:
-                        found[n] = await self._exactly(table, query)
-        return [found[n] for n in range(len(queries))]
+                    if n not in answers:
+                        answers[n] = await self._exactly(table, query)
+        return [answers[n] for n in range(len(queries))]
 
     def _reading(
         self, handle: TableHandle, queries: Sequence[VectorQuery], *, whole: bool
     ) -> AbstractAsyncContextManager[Opened]:
-        """Open the table with memory for a scan: of the ``whole``, or of what no index covers."""
+        """Open the table with memory for a scan of all rows, or of the rows that no index
+        covers."""
 
         async def scanned(table: Opened) -> int:
             index = None if whole else await self._usable_index(table)
@@ -105,34 +107,34 @@ class VectorSearch:
         return None
 
     async def _by_index(self, table: Opened, query: VectorQuery, index: InUse) -> Found | None:
-        """Return the nearest rows as the index finds them; None if every row has to be measured."""
+        """Return the nearest rows that the index finds; None if every row has to be measured."""
         condition = await condition_of(query.where)
         effort = named_effort(query.tuning)
         if effort is None:
-            asked_for = query.tuning.recall if query.tuning is not None else None
-            target = asked_for or index.tuned.target or self._target
+            recall = query.tuning.recall if query.tuning is not None else None
+            target = recall or index.tuned.target or self._target
             rung = index.tuned.rung(target)
-            if asked_for is not None and (asked_for == 1 or rung is None or rung.recall < target):
-                reason = f"no effort of its index is known to find a share of {asked_for:g}"
+            if recall is not None and (recall == 1 or rung is None or rung.recall < target):
+                reason = f"no effort of its index is known to find a share of {recall:g}"
                 await self._check_scan(table, query, reason)
                 return None
             effort = index.effort(target).for_limit(query.limit)
-            # A graph is walked until so many rows of the filter are found, wherever they lie.
+            # A graph is walked until it has found enough rows of the filter, wherever they are.
             if condition is not None and not index.kind.graph:
                 effort = effort.under_filter(query.limit)
         more: float = effort.margin(query.limit, fine=index.kind.fine)
         if query.tuning is not None and query.tuning.oversample is not None:
             more = min(query.limit * (query.tuning.oversample - 1), MOST_CANDIDATES)
-        asked = query.limit + math.ceil(more)
-        if asked * table.schema.dim * 4 > _CANDIDATE_BYTES:
-            reason = f"its index is not asked for as many as {query.limit:,} rows"
+        requested = query.limit + math.ceil(more)
+        if requested * table.schema.dim * 4 > _CANDIDATE_BYTES:
+            reason = f"an index search cannot return as many as {query.limit:,} rows"
             await self._check_scan(table, query, reason)
             return None
-        built = _lance_query(table, query, query.vector, asked)
-        built = with_effort(built, effort.bounded(asked))
-        candidates = await self._session.fetch(built, asked, condition)
+        built = _lance_query(table, query, query.vector, requested)
+        built = with_effort(built, effort.bounded(requested))
+        candidates = await self._session.fetch(built, requested, condition)
         if len(candidates) < query.limit:
-            # A filter is counted only now: that takes about as long as the search.
+            # A filter is counted only now, because counting takes about as long as the search.
             selected = await table.rows(condition)
             if len(candidates) < selected:  # too few in the partitions that were searched
                 if selected <= max(_FEW, query.limit):
@@ -140,11 +142,11 @@ class VectorSearch:
                 reason = f"its index finds fewer than {query.limit:,} rows"
                 await self._check_scan(table, query, reason)
                 return None
-        found, _ = await hop(weight(candidates), _ranked, table, query, candidates, asked)
-        return found
+        answer, _ = await hop(weight(candidates), _ranked, table, query, candidates, requested)
+        return answer
 
     async def _check_scan(self, table: Opened, query: VectorQuery, reason: str) -> None:
-        """Raise UnsupportedError if a search that did not ask for it reads too many vectors."""
+        """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
         most, row = self._session.settings.scan_bytes(), 4 * table.schema.dim
         if query.exact or await table.rows() * row <= most:
             return
@@ -159,15 +161,17 @@ class VectorSearch:
 
     async def _exactly(self, table: Opened, query: VectorQuery) -> Found:
         """Return the true nearest rows."""
-        asked = query.limit + _NEAR_TIES
-        if asked * table.schema.dim * 4 <= _CANDIDATE_BYTES:
+        requested = query.limit + _NEAR_TIES
+        if requested * table.schema.dim * 4 <= _CANDIDATE_BYTES:
             vector = _scaled(query.vector) if table.schema.metric == "dot" else query.vector
-            built = _lance_query(table, query, vector, asked).bypass_vector_index()
+            built = _lance_query(table, query, vector, requested).bypass_vector_index()
             condition = await condition_of(query.where)
-            candidates = await self._session.fetch(built, asked, condition)
-            found, settled = await hop(weight(candidates), _ranked, table, query, candidates, asked)
+            candidates = await self._session.fetch(built, requested, condition)
+            answer, settled = await hop(
+                weight(candidates), _ranked, table, query, candidates, requested
+            )
             if settled:
-                return found
+                return answer
         return await self._by_scan(table, query)
 
     async def _by_scan(self, table: Opened, query: VectorQuery) -> Found:
@@ -180,8 +184,8 @@ class VectorSearch:
             effort = weight(batch) + len(best)
             best = await hop(effort, partial(_nearer, best, batch, table, query))
         measures = {id: measure for measure, id in best}
-        found = await get(table, list(measures), query.columns)
-        return Found(found, [measures[id] for id in found.ids])
+        rows = await get(table, list(measures), query.columns)
+        return Found(rows, [measures[id] for id in rows.ids])
 
 
 async def _with_vector(table: Opened, query: VectorQuery) -> str | None:
@@ -194,15 +198,16 @@ async def _with_vector(table: Opened, query: VectorQuery) -> str | None:
 
 
 def _lance_query(
-    table: Opened, query: VectorQuery, vector: Float32Array, asked: int
+    table: Opened, query: VectorQuery, vector: Float32Array, limit: int
 ) -> AsyncVectorQuery:
     names = column_names(table.schema, replace(query.columns, vector=True))
     built = table.lance.query().nearest_to(vector).column(table.schema.vector)
-    return built.distance_type(table.schema.metric).select([*names, "_distance"]).limit(asked)
+    return built.distance_type(table.schema.metric).select([*names, "_distance"]).limit(limit)
 
 
 def _scaled(vector: Float32Array) -> Float32Array:
-    """Return the vector as large as Lance can measure it. Codes of an index know no such range."""
+    """Return the vector scaled to the range that Lance can measure. Index codes have no such
+    range."""
     largest = float(np.abs(vector).max(initial=0.0))
     if not largest:
         return vector
@@ -211,20 +216,20 @@ def _scaled(vector: Float32Array) -> Float32Array:
 
 
 def _ranked(
-    table: Opened, query: VectorQuery, candidates: pa.Table, asked: int
+    table: Opened, query: VectorQuery, candidates: pa.Table, requested: int
 ) -> tuple[Found, bool]:
-    """The best of the candidates, and whether no other row can be among them."""
+    """Return the best candidates, and whether no other row can be among them."""
     vectors = to_matrix(candidates.column(table.schema.vector))
     measured = distances(vectors, query.vector, table.schema.metric)
     best = nearest_first(measured, query.limit)
     taken, kept = candidates, measured
     if len(measured) - len(best) > _FEW_MORE:
         taken, kept = candidates.take(pa.array(best)), measured[best]
-    found = Found(rows_of(taken, query.columns, table.schema.vector), kept.tolist())
-    if candidates.num_rows < asked:
-        return found, True
+    answer = Found(rows_of(taken, query.columns, table.schema.vector), kept.tolist())
+    if candidates.num_rows < requested:
+        return answer, True
     last, worst = float(measured[best[-1]]), float(measured.max())
-    return found, worst - last > 2 * _error(table, query, vectors, worst)
+    return answer, worst - last > 2 * _error(table, query, vectors, worst)
 
 
 def _error(table: Opened, query: VectorQuery, vectors: Float32Array, worst: float) -> float:

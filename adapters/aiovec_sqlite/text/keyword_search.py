@@ -1,11 +1,11 @@
 """The best rows by keywords: clauses as an FTS5 query, or looked for in the texts themselves.
 
-Every word goes into the query as a quoted string, so nothing that a user types is an operator.
+Every word is a quoted string in the query, so nothing that a user types is an operator.
 
-FTS5 computes the score of each row that matches, so a word of half the rows costs as much as half
-the table. A word adds at most ``(k1 + 1) * weight`` to a row's score, and the weight of a common
-word is small. So where the rarer words alone give enough rows with more than all common words
-together can add, no other row is among the best.
+FTS5 computes the score of each matching row, so a word in half the rows costs as much as half the
+table. A word adds at most ``(k1 + 1) * weight`` to a row's score, and the weight of a common word
+is small. So if enough rows score higher by their rarer words alone than all common words together
+can add, no other row is among the best.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from .index import (
     wanted_fields,
 )
 
-# Of BM25, as FTS5 has them.
+# The parameters of BM25 in FTS5.
 K1, B, LEAST_WEIGHT = 1.2, 0.75, 1e-6
 
-# Rows that match, each counted for each of its words, from which on counting them first pays.
+# Matching rows, counted once for each word, above which looking at rare words first pays.
 _WORTH_COUNTING = 5_000
-# An attempt looks at this part of them at most, and the next one at so many times as many rows.
+# An attempt looks at one part in this many at most, and the next at this many times as many rows.
 _PART = 4
-# Common words hardly lift the last one of the best by more than so.
+# Common words hardly ever lift the last of the best rows by more than this share.
 _LIKELY = 0.5
-# What sums of a few floats may differ by.
+# The relative rounding error of sums of a few floats.
 _ROUNDING = 1e-9
 
 Scored = list[tuple[int, float]]
 """Rowids with their scores, best first."""
 Run = Callable[[str], Scored]
-"""The best rows of a query in FTS5's language, as many as are wanted."""
+"""Returns the best rows of a query in FTS5's language, as many as wanted."""
 
 
 def weight_of(rows: int, having: int) -> float:
-    """Return the weight of a word, of whose rows there are so many."""
+    """Return the weight of a word that ``having`` of the rows have."""
     return max(LEAST_WEIGHT, math.log((rows - having + 0.5) / (having + 0.5)))
 
 
@@ -69,7 +69,7 @@ class _Word:
     expression: str
     rows: int
     most: float
-    """The most that it adds to a score."""
+    """The most that the word adds to a score."""
 
 
 def best_by_rare_words(
@@ -81,7 +81,7 @@ def best_by_rare_words(
     limit: int,
     run: Run,
 ) -> Scored | None:
-    """Return the best rows that match any of the expressions; None where all have to be scored."""
+    """Return the best rows that match any of the expressions; None if all have to be scored."""
     if len(expressions) < 2:
         return None
     counts = []
@@ -91,7 +91,7 @@ def best_by_rare_words(
         counts.append(db.execute(counted, (expression,)).fetchone()[0])
     if sum(counts) < _WORTH_COUNTING:
         return None
-    # No rowid is used twice, so there are no more rows than this.
+    # No rowid is used twice, so this is at least the number of rows.
     (rows,) = db.execute(
         f"SELECT (SELECT max(_rowid) FROM {table.rows}) "
         f"- min(0, (SELECT min(_rowid) FROM {table.rows})) + 1"
@@ -122,18 +122,18 @@ def best_by_rare_words(
 def _attempt(
     rare: Sequence[_Word], common: Sequence[_Word], most: float, limit: int, run: Run
 ) -> Scored:
-    """Return the best of the rows that have a rare word; fewer where it would not do."""
+    """Return the best of the rows with a rare word; fewer if they are not certainly the best."""
     by_rare = run(_any(rare))
     if len(by_rare) < limit or by_rare[-1][1] < most * _LIKELY:
         return []
     both = run(f"({_any(rare)}) AND ({_any(common)})")
-    # Rows that are in both lists lack in the first one what their common words add.
+    # In the first list, rows of both lists lack the scores of their common words.
     known = {rowid for rowid, _ in both}
     alone = [row for row in by_rare if row[0] not in known]
-    # One of them that has a common word too is behind all rows of the second list.
+    # A row of the first list with a common word too ranks behind all rows of the second.
     best = sorted([*both, *alone], key=lambda row: -row[1])
     if len(best) > limit and best[limit][1] == best[limit - 1][1]:
-        return []  # which of them is first by id is not known here
+        return []  # the order of equal rows by id is not known here
     return best[:limit]
 
 
@@ -143,14 +143,14 @@ def _any(words: Sequence[_Word]) -> str:
 
 # The trigram tokenizer finds nothing shorter.
 _GRAM = 3
-# Of a longer part, FTS5 would look at each row that has a gram of it once for each of its grams.
+# For a longer part, FTS5 would look at each row with one of its grams once for each gram.
 _LONGEST_PART = 128
-# Rows whose snippets are made at once.
+# Rows whose snippets are made in one go.
 _MARKED_AT_ONCE = 500
-# Rows between two looks whether the caller has gone.
+# Rows between two checks whether the caller has gone.
 _BLOCK = 1_000
 
-# What FTS5 takes for the end of a query, and what is no text in SQLite.
+# Characters that end a query in FTS5 or are not text in SQLite.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -165,7 +165,7 @@ def search_text(
     ]
     terms = _Terms(db, table, index, clauses, any=query.any)
     best: Scored = []
-    with _told_as_damage(table.name):
+    with _as_index_damage(table.name):
         if terms.scanned:
             best = _by_scan(db, ticket, table, index, terms, query)
         elif terms.match is not None:
@@ -175,14 +175,14 @@ def search_text(
     rows = _rows(db, ticket, table, rowids, query.columns)
     highlights: list[Mapping[str, str]] | None = None
     if query.highlight is not None:
-        with _told_as_damage(table.name):
+        with _as_index_damage(table.name):
             highlights = _highlights(db, ticket, table, index, terms, rowids, query.highlight)
     return Found(rows, [score for _, score in best], highlights)
 
 
 @contextmanager
-def _told_as_damage(name: str) -> Iterator[None]:
-    """Let damage of the index be told apart from damage of the rows."""
+def _as_index_damage(name: str) -> Iterator[None]:
+    """Distinguish damage of the index from damage of the rows."""
     try:
         yield
     except load_driver().DatabaseError as exc:
@@ -192,7 +192,7 @@ def _told_as_damage(name: str) -> Iterator[None]:
 
 
 class _Terms:
-    """The clauses of a query as FTS5 takes them, and those that only a scan finds."""
+    """The clauses of a query as FTS5 takes them, and the clauses that only a scan finds."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class _Terms:
                 raise being_built(table.name, indexes_of(db, table.name)[-1])
         self._index = index
         self._joint = " OR " if any else " "
-        # A clause without a letter for the index counts as not typed.
+        # A clause without a letter for the index is ignored.
         self.clauses = [c for c in clauses if not self._grams or folded(c.text)]
         self.positive = [c for c in self.clauses if not c.excluded]
         self.scanned = [c for c in self.clauses if self._is_scanned(c)] if self.positive else []
@@ -225,10 +225,10 @@ class _Terms:
 
     @property
     def match(self) -> str | None:
-        """The query for FTS5; None where it has no word to look for."""
+        """The query for FTS5; None without a word to look for."""
         if not self.indexed:
             return None
-        # Words side by side: AND would find nothing where one of them has no token.
+        # Words side by side: AND would find nothing if one of them has no token.
         expression = self._joint.join(self.expressions)
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
 
@@ -238,7 +238,7 @@ class _Terms:
 
     @property
     def any_of_them(self) -> str:
-        """A query for all that makes a row match, to be marked."""
+        """A query for all words that make a row match, for marking."""
         return " OR ".join(self.expressions)
 
     @property
@@ -266,15 +266,15 @@ def _by_index(
     terms: _Terms,
     query: TextQuery,
 ) -> Scored:
-    """The rowids of the best rows with their scores."""
+    """Return the rowids of the best rows with their scores."""
 
     limit = query.limit
 
     def run(match: str) -> Scored:
-        found = _best(db, table, *_matching(table, index, match, query), limit)
-        return [(rowid, -score) for rowid, score in found]
+        ranked = _best(db, table, *_matching(table, index, match, query), limit)
+        return [(rowid, -score) for rowid, score in ranked]
 
-    # FTS5 leaves words out of some scores where an AND of words is within a NOT.
+    # FTS5 leaves words out of some scores if an AND of words is within a NOT.
     if terms.any and not terms.without:
         best = best_by_rare_words(db, ticket, table, index, terms.expressions, limit, run)
         if best is not None:
@@ -285,23 +285,23 @@ def _by_index(
 def _best(
     db: sqlite3.Connection, table: TableLayout, sql: str, values: Sequence[Any], limit: int
 ) -> list[tuple[int, float]]:
-    """The best of the rows that the statement gives; of equal ones the first by id."""
-    found = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit + 1)).fetchall()
-    if len(found) <= limit or found[limit][1] != found[limit - 1][1]:
-        return found[:limit]
-    # The limit within has SQLite compute the scores first, and look up the ids of these rows alone.
+    """Return the best of the statement's rows; of equal ones the first by id."""
+    rows = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit + 1)).fetchall()
+    if len(rows) <= limit or rows[limit][1] != rows[limit - 1][1]:
+        return rows[:limit]
+    # The inner limit makes SQLite compute the scores first, and look up ids only for these rows.
     return db.execute(
         f"SELECT f.number, f.score FROM ({sql} LIMIT -1) AS f "
         f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number "
         "WHERE f.score <= ? ORDER BY f.score, r.id LIMIT ?",
-        (*values, found[limit - 1][1], limit),
+        (*values, rows[limit - 1][1], limit),
     ).fetchall()
 
 
 def _matching(
     table: TableLayout, index: TextIndex, match: str, query: TextQuery
 ) -> tuple[str, list[Any]]:
-    """The rows that match and that the filter selects, as SQL, with bm25() as ``score``."""
+    """Return SQL for the rows that match and that the filter selects, with bm25() as ``score``."""
     score = f"bm25({index.table}) AS score"
     if query.where is None:
         return f"SELECT rowid AS number, {score} FROM {index.table} WHERE {index.table} MATCH ?", [
@@ -334,7 +334,7 @@ def _rows(
     return replace(rows, vectors=VectorReader(db, table).read(numbers, ticket))
 
 
-# Clauses that are too short or too long for the index
+# Clauses too short or too long for the index
 
 
 def _by_scan(
@@ -345,7 +345,7 @@ def _by_scan(
     terms: _Terms,
     query: TextQuery,
 ) -> Scored:
-    """The best rows where some clauses have to be looked for in the texts."""
+    """Return the best rows when some clauses have to be looked for in the texts."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
     by_index: dict[int, float] = {}
     if terms.match is not None:
@@ -372,7 +372,7 @@ def _by_scan(
     looked = characters = 0
     kept: list[tuple[int, str, int, list[int]]] = []
     having = [0] * len(wanted)
-    for rowid, id, length, *found in db.execute(
+    for rowid, id, length, *clause_counts in db.execute(
         f"SELECT r._rowid, r.id, {lengths}, {', '.join(counts)} FROM {table.rows} AS r "
         f"WHERE ({condition}){excluded}",
         (*bound, *values),
@@ -381,24 +381,24 @@ def _by_scan(
         characters += length
         if looked % _BLOCK == 0:
             ticket.check()
-        own = [found[n] for n in good]
-        for place, count in enumerate(own):
+        positive = [clause_counts[n] for n in good]
+        for place, count in enumerate(positive):
             having[place] += count > 0
-        if any(found[n] for n in bad) or (needs_index and rowid not in by_index):
+        if any(clause_counts[n] for n in bad) or (needs_index and rowid not in by_index):
             continue
-        if (any(own) or rowid in by_index) if terms.any else all(own):
-            kept.append((rowid, id, length, own))
+        if (any(positive) or rowid in by_index) if terms.any else all(positive):
+            kept.append((rowid, id, length, positive))
     mean = characters / looked if characters else 1.0
     weights = [weight_of(looked, rows) for rows in having]
 
-    def score(rowid: int, length: int, own: Sequence[int]) -> float:
+    def score(rowid: int, length: int, counts: Sequence[int]) -> float:
         base = K1 * (1 - B + B * length / mean)
         return by_index.get(rowid, 0.0) + sum(
             weight * count * (K1 + 1) / (count + base)
-            for weight, count in zip(weights, own, strict=True)
+            for weight, count in zip(weights, counts, strict=True)
         )
 
-    scored = ((-score(rowid, length, own), id, rowid) for rowid, id, length, own in kept)
+    scored = ((-score(rowid, length, counts), id, rowid) for rowid, id, length, counts in kept)
     best = heapq.nsmallest(min(query.limit, len(kept)), scored)
     return [(rowid, -value) for value, _, rowid in best]
 
@@ -424,11 +424,11 @@ def _highlights(
             _marked_parts(terms.fields, needles, texts, marks)
             for texts in _texts(db, table, terms, rowids, ticket)
         ]
-    found: list[Mapping[str, str]] = []
+    snippets: list[Mapping[str, str]] = []
     for start in range(0, len(rowids), _MARKED_AT_ONCE):
         some = rowids[start : start + _MARKED_AT_ONCE]
-        found += _marked_words(index, terms, _texts(db, table, terms, some, ticket), marks)
-    return found
+        snippets += _marked_words(index, terms, _texts(db, table, terms, some, ticket), marks)
+    return snippets
 
 
 def _texts(
@@ -438,7 +438,7 @@ def _texts(
     rowids: Sequence[int],
     ticket: Ticket,
 ) -> Iterator[list[str | None]]:
-    """Give each row's texts, one for each of the fields that are searched."""
+    """Yield each row's texts, one for each searched field."""
     names = ", ".join(quoted(name) for name in terms.fields)
     for rowid in rowids:
         ticket.check()
@@ -453,7 +453,8 @@ def _marked_words(
     rows: Iterable[Sequence[str | None]],
     marks: tuple[str, str],
 ) -> list[dict[str, str]]:
-    """Snippets by FTS5, but not of the index, where each word would be looked up for each row."""
+    """Return FTS5's snippets, but not from the index, which would look up each word for each
+    row."""
     fields = {name: index.column_of(name) for name in terms.fields}
     tokenizer = tokenizer_of(index.analyzer)
     with closing(load_driver().connect(":memory:")) as memory:
@@ -466,7 +467,7 @@ def _marked_parts(
     texts: Sequence[str | None],
     marks: tuple[str, str],
 ) -> dict[str, str]:
-    """A row's snippets in ngram tables, whose index cannot tell where words of two letters are."""
+    """Return a row's snippets in ngram tables, whose index does not know words of two letters."""
     shown = {}
     for name, wanted, text in zip(fields, needles, texts, strict=True):
         spans = spans_of(wanted, text or "")

@@ -28,24 +28,24 @@ from .grams import letters
 from .highlight import highlighted
 from .query import SCORE, ask, fields_of, first, query_of, ranking, text_fields
 
-# For ``hop``: a clause takes as long to turn into Lance's form as so many values to copy.
+# For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
 _EFFORT = 32
 _SCAN_BATCH = 4096
 _WORD = re.compile(r"[^\W_]+")
-# Beginnings of words in one query, and words for which all of them stand. 10,000 took Lance 5 s,
-# and two such ones minutes.
+# Prefixes in one query, and words that all of them together stand for. 10,000 words took Lance 5 s,
+# and two such prefixes minutes.
 _MOST_PREFIXES, _MOST_WORDS = 16, 200
-# Letters of all beginnings by which Lance passes texts on. A regular expression of 2,000 takes it
-# seconds to compile, and one of 10,000 is an error.
+# Letters of all prefixes in the regular expression by which Lance selects texts. One of 2,000
+# letters takes seconds to compile, and one of 10,000 is an error.
 _MOST_LETTERS = 32
-# Letters that may be Latin ones with an accent.
+# Letters that may be Latin with an accent.
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
 async def search_text(reader: Table, handle: TableHandle, query: TextQuery) -> Found:
     """Return the best rows by BM25, with their highlights."""
-    # These may read the texts of all rows. Others read those that no index covers.
-    every = handle.schema.analyzer == "ngram" or any(one.prefix for one in query.clauses)
+    # Prefixes and parts of words may read the texts of all rows, others those that no index covers.
+    every = handle.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
 
     async def texts(table: Opened) -> int:
         behind = text_columns(await table.indexes()).values()
@@ -79,31 +79,32 @@ async def _searched(table: Opened, query: TextQuery) -> Found:
             rows = await ask(table, built, columns, where, query.limit)
         else:
             rows = await _with_columns(table, query, ranking([], []))
-    found = await hop(weight(rows), partial(_found, table, query, rows))
+    answer = await hop(weight(rows), partial(_found, table, query, rows))
     if query.highlight is None:
-        return found
-    return await highlighted(table.schema, query, rows, found)
+        return answer
+    return await highlighted(table.schema, query, rows, answer)
 
 
 async def _beginnings(
     table: Opened, query: TextQuery, where: str | None
 ) -> dict[TextClause, list[str]]:
-    """Return for each clause with a prefix the words that begin so, the most frequent ones.
+    """Return for each clause with a prefix the most frequent words that begin with it.
 
-    Lance looks up whole words, so the texts are read: Lance passes on those in which a prefix may
-    be. Of a phrase only the last word is a prefix. Prefixes beyond some count as whole words.
+    Lance looks up whole words, so the texts are read; Lance selects the ones that may have a
+    prefix. Only the last word of a phrase is a prefix. Prefixes beyond the limit count as whole
+    words.
     """
     clauses = [clause for clause in query.clauses if clause.prefix]
     words = {clause: [clause.text] for clause in clauses[_MOST_PREFIXES:]}
     clauses = clauses[:_MOST_PREFIXES]
-    found: dict[TextClause, Counter[str]] = {clause: Counter() for clause in clauses}
+    counts_of: dict[TextClause, Counter[str]] = {clause: Counter() for clause in clauses}
     for field in text_fields(table.schema):
-        wanted = [one for one in clauses if field in fields_of(one, table.schema)]
+        wanted = [clause for clause in clauses if field in fields_of(clause, table.schema)]
         if wanted:
-            await _count_words(table, field, wanted, where, found)
+            await _count_words(table, field, wanted, where, counts_of)
     most = max(1, _MOST_WORDS // max(1, len(clauses)))
-    for clause, counts in found.items():
-        words[clause] = [word for word, _ in counts.most_common(most)]
+    for clause, counter in counts_of.items():
+        words[clause] = [word for word, _ in counter.most_common(most)]
     return words
 
 
@@ -112,16 +113,16 @@ async def _count_words(
     field: str,
     clauses: Sequence[TextClause],
     where: str | None,
-    found: Mapping[TextClause, Counter[str]],
+    counts_of: Mapping[TextClause, Counter[str]],
 ) -> None:
-    """Count what a field has for each clause with a prefix, in one read of its texts."""
-    prefixes = {one: letters(one.text) for one in clauses}
-    single = {one: text for one, text in prefixes.items() if _WORD.fullmatch(text)}
+    """Count the words of a field for each clause with a prefix, in one read of its texts."""
+    prefixes = {clause: letters(clause.text) for clause in clauses}
+    single = {clause: text for clause, text in prefixes.items() if _WORD.fullmatch(text)}
     begins = tuple(single.values())
     phrases = {
-        one: re.compile(r"(?<![^\W_])" + r"[\W_]+".join(_WORD.findall(prefixes[one])) + r"[^\W_]*")
-        for one in clauses
-        if one not in single
+        clause: re.compile(r"(?<![^\W_])" + r"[\W_]+".join(_WORD.findall(text)) + r"[^\W_]*")
+        for clause, text in prefixes.items()
+        if clause not in single
     }
     words: Counter[str] = Counter()
 
@@ -129,7 +130,7 @@ async def _count_words(
         for value in map(letters, batch.column("value").to_pylist()):
             words.update(word for word in _WORD.findall(value) if word.startswith(begins))
             for clause, phrase in phrases.items():
-                found[clause].update(phrase.findall(value))
+                counts_of[clause].update(phrase.findall(value))
 
     matches = f"regexp_like({name(field)}, {_any_of(list(prefixes.values()))})"
     condition = matches if where is None else f"({where}) AND {matches}"
@@ -141,7 +142,7 @@ async def _count_words(
         for word, count in words.items():
             for clause, prefix in single.items():
                 if word.startswith(prefix):
-                    found[clause][word] += count
+                    counts_of[clause][word] += count
 
     await hop(len(words) * len(clauses), share_out)
 
@@ -164,14 +165,14 @@ def _loosely(letter: str) -> str:
 
 
 def columns_of(schema: Schema, query: TextQuery) -> Columns:
-    """The columns to read: for highlights also the texts."""
+    """Return the columns to read; for highlights, the texts too."""
     if query.highlight is None:
         return query.columns
     return replace(query.columns, fields=(*query.columns.fields, *text_fields(schema)))
 
 
 async def _with_columns(table: Opened, query: TextQuery, ranked: pa.Table) -> pa.Table:
-    """The same rows with the columns that the query asks for."""
+    """Return the same rows with the columns of the query."""
     ids = await hop(ranked.num_rows, ranked.column("id").to_pylist)
     rows = await rows_by_id(table, ids, columns_of(table.schema, query))
 

@@ -1,7 +1,7 @@
-"""A batch of searches answered from a resident copy, on a reader's thread, in one snapshot.
+"""Answer a batch of searches from a resident copy, on a reader's thread, in one snapshot.
 
-One call into C scans the codes for the batch and measures the candidates by their vectors, during
-which Python's other threads run.
+One call into C scans the codes for the batch and measures the candidates by their vectors. Python's
+other threads run during the call.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from .segments import State, stacked
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A query, how many rows it wants, and which rows of each segment it may find (None: all)."""
+class ScanQuery:
+    """A query, its number of wanted rows, and the rows of each segment that it may find."""
 
     vector: Float32Array
     wanted: int
     masks: Sequence[BoolArray] | None = None
+    """None means all rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """Rows and their distances to a query; vectors where the batch wants any."""
+    """Rows and their distances to a query, with vectors if the batch wants any."""
 
     rowids: Int64Array
     distances: Float64Array
@@ -50,19 +51,19 @@ class Nearest:
 
 def nearest(
     state: State,
-    asked: Sequence[Asked],
+    targets: Sequence[ScanQuery],
     metric: Metric,
     stop: ctypes.c_byte | None = None,
     *,
     vectors: bool = False,
 ) -> list[Nearest]:
-    """Return each query's nearest rows, and those that equal the last one, the nearest first.
+    """Return each query's nearest rows, nearest first, including rows that equal the last one.
 
-    Their vectors come along on demand. Where ``stop`` becomes true the scan ends early, and rows
-    are missing.
+    Vectors come along on demand. If ``stop`` becomes true, the scan ends early, and rows are
+    missing.
     """
-    room = sum(2 * min(one.wanted, state.rows) + 16 for one in asked)
-    search = Search(state, asked, metric, stop)
+    room = sum(2 * min(target.wanted, state.rows) + 16 for target in targets)
+    search = Search(state, targets, metric, stop)
     ends, rowids, far, kept = search.run(room, vectors=vectors)
     return [
         Nearest(rowids[part], far[part], None if kept is None else kept[part])
@@ -75,30 +76,32 @@ def slices(ends: Sequence[int]) -> list[slice]:
 
 
 class Search:
-    """The arguments of one call; not ``settled``, it gives all candidates."""
+    """The arguments of one call. Unless ``settled``, it returns all candidates."""
 
     def __init__(
         self,
         state: State,
-        asked: Sequence[Asked],
+        targets: Sequence[ScanQuery],
         metric: Metric,
         stop: ctypes.c_byte | None,
         *,
         settled: bool = True,
     ) -> None:
         self._library = library()
-        self._points = np.ascontiguousarray(stacked([one.vector for one in asked]), np.float32)
+        self._points = np.ascontiguousarray(
+            stacked([target.vector for target in targets]), np.float32
+        )
         count, self._dim = self._points.shape
         masks = None
-        if any(one.masks is not None for one in asked):
+        if any(target.masks is not None for target in targets):
             places = [
-                None if one.masks is None else address(one.masks[number])
+                None if target.masks is None else address(target.masks[number])
                 for number in range(len(state.segments))
-                for one in asked
+                for target in targets
             ]
             masks = (ctypes.c_void_p * len(places))(*places)
         self._count = count
-        wanted = [max(1, min(one.wanted, state.rows)) for one in asked]
+        wanted = [max(1, min(target.wanted, state.rows)) for target in targets]
         self._arguments = (
             KINDS[self._library.kind], state.records, len(state.segments), masks,
             address(self._points), (ctypes.c_int64 * count)(*wanted), count,
@@ -109,15 +112,14 @@ class Search:
     def run(
         self, room: int, *, vectors: bool = False
     ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
-        """Return where each query's rows end, the rows, their numbers, and their vectors.
+        """Return the end of each query's rows, the rows, their numbers, and their vectors.
 
-        Where there are more rows than there is room for, which takes many that are equal, all is
-        done again.
+        If there is too little room, because many rows are equal, the call is repeated.
         """
         while True:
-            found = np.empty(self._count + 2 * room, dtype=np.int64)
+            output = np.empty(self._count + 2 * room, dtype=np.int64)
             kept = np.empty((room, self._dim), dtype=np.float32) if vectors else None
-            place = address(found)
+            place = address(output)
             rows = place + 8 * self._count
             total = self._library.search(
                 *self._arguments, room, place, rows, rows + 8 * room,
@@ -126,16 +128,16 @@ class Search:
             if total < 0:
                 raise MemoryError("no memory for a scan")
             if total <= room:
-                ends = found[: self._count].tolist()
-                rowids, numbers = found[self._count :].reshape(2, room)
+                ends = output[: self._count].tolist()
+                rowids, numbers = output[self._count :].reshape(2, room)
                 return ends, rowids, numbers.view(np.float64), kept
             room = total
 
 
-# Where a filter selects less than this share of the rows, its query has a scan of its own, which
-# multiplies few of them.
+# If a filter selects less than this share of the rows, its query gets its own scan, which
+# multiplies only a few of them.
 _FEW = 1 / 16
-# Rows that the queries of a scan may want together, which takes some 400 bytes for each.
+# The most rows that the queries of a scan may want together; each takes about 400 bytes.
 _WANTED = 65_536
 
 
@@ -150,37 +152,37 @@ class Snapshot:
 
 
 def answer(snapshot: Snapshot, masks: Masks, queries: Sequence[VectorQuery]) -> list[Found]:
-    """Return what each query finds."""
+    """Return the rows that each query finds."""
     state, ticket = snapshot.state, snapshot.ticket
     best: dict[int, Nearest] = {}
-    asked = []
+    targets = []
     for query in queries:
         mask = None
         if query.where is not None:
             mask = masks.of(snapshot.db, snapshot.table, state, query.where)
-        asked.append(Asked(query.vector, query.limit, mask))
-    for places in _scans(asked, state):
+        targets.append(ScanQuery(query.vector, query.limit, mask))
+    for places in _scans(targets, state):
         ticket.check()
-        found = nearest(
-            state, [asked[place] for place in places], snapshot.table.schema.metric, ticket.stop,
+        results = nearest(
+            state, [targets[place] for place in places], snapshot.table.schema.metric, ticket.stop,
             vectors=any(queries[place].columns.vector for place in places),
         )  # fmt: skip
-        best.update(zip(places, found, strict=True))
+        best.update(zip(places, results, strict=True))
     ticket.check()
     return _fetch(snapshot, queries, [best[place] for place in range(len(queries))])
 
 
-def _scans(asked: Sequence[Asked], state: State) -> Iterator[list[int]]:
-    """The places of queries that scan the rows together."""
+def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
+    """Yield the places of queries that share a scan."""
     together: list[int] = []
     wanted = 0
-    for place, one in enumerate(asked):
-        if one.masks is not None:
-            selected = sum(int(np.count_nonzero(mask)) for mask in one.masks)
+    for place, target in enumerate(targets):
+        if target.masks is not None:
+            selected = sum(int(np.count_nonzero(mask)) for mask in target.masks)
             if selected < _FEW * state.rows:
                 yield [place]
                 continue
-        limit = min(one.wanted, state.rows)
+        limit = min(target.wanted, state.rows)
         if together and wanted + limit > _WANTED:
             yield together
             together, wanted = [], 0
@@ -193,16 +195,20 @@ def _scans(asked: Sequence[Asked], state: State) -> Iterator[list[int]]:
 def _fetch(
     snapshot: Snapshot, queries: Sequence[VectorQuery], best: Sequence[Nearest]
 ) -> list[Found]:
-    """Read the rows of all, by one statement for those that want the same columns."""
+    """Read the rows of all, with one statement for all queries that want the same columns."""
     answers: dict[int, Found] = {}
     for columns in {query.columns: None for query in queries}:
         places = [i for i, query in enumerate(queries) if query.columns == columns]
-        mine = [best[place] for place in places]
-        kept = [one.vectors for one in mine if one.vectors is not None]
+        nearest_rows = [best[place] for place in places]
+        kept = [nearest_of.vectors for nearest_of in nearest_rows if nearest_of.vectors is not None]
         vectors = np.concatenate(kept) if columns.vector else None
-        rowids = np.concatenate([one.rowids for one in mine])
+        rowids = np.concatenate([nearest_of.rowids for nearest_of in nearest_rows])
         rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
-        parts = split(rows, [len(one.rowids) for one in mine]) if len(mine) > 1 else [rows]
-        for place, one, part in zip(places, mine, parts, strict=True):
-            answers[place] = Found(part, one.distances.tolist())
+        parts = (
+            split(rows, [len(nearest_of.rowids) for nearest_of in nearest_rows])
+            if len(nearest_rows) > 1
+            else [rows]
+        )
+        for place, nearest_of, part in zip(places, nearest_rows, parts, strict=True):
+            answers[place] = Found(part, nearest_of.distances.tolist())
     return [answers[place] for place in range(len(queries))]

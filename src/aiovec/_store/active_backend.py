@@ -1,7 +1,7 @@
-"""The backend that a store speaks to now, and the change to another one after a migration.
+"""The backend that an open store uses now, and the change to another one after a migration.
 
-Calls take the engine for their time; one that was replaced closes when the last call has left it.
-So a store can follow a migration while calls are under way.
+Each call registers on the active backend. One that was replaced closes when its last call has
+ended, so a store can follow a migration while calls run.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ REFUSALS = (
 )  # fmt: skip
 """Errors of calls that do not fit the table's schema. Another process may have altered it."""
 
-# Attempts that every call has whose table was altered, or whose store moved: also a long one, which
-# has no time left when it meets that first.
+# Minimum attempts of a call whose table was altered or whose store moved. A long call may meet this
+# for the first time when its deadline has already passed.
 _LEAST_ATTEMPTS = 20
 
 
-class Engine:
+class ActiveBackend:
     """A backend in use, with its settings, its tables' handles and the number of calls on it."""
 
     def __init__(self, backend: Backend, settings: RetrievalSettings) -> None:
@@ -78,7 +78,7 @@ class Engine:
         self._states: dict[str, tuple[TableHandle, str]] = {}
 
     def enter(self) -> None:
-        """Keep it from being closed until ``leave``."""
+        """Keep the backend open until ``leave``."""
         self._calls += 1
         self.idle.clear()
 
@@ -88,7 +88,8 @@ class Engine:
             self.idle.set()
 
     def overtake(self) -> asyncio.Future[None]:
-        """Note a call that an alteration has overtaken; the caller ends the future after it."""
+        """Register a call that an alteration has overtaken; the caller resolves the future when
+        done."""
         overtaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._overtaken.append(overtaken)
         overtaken.add_done_callback(self._overtaken.remove)
@@ -103,7 +104,7 @@ class Engine:
             await asyncio.wait(list(self._overtaken), timeout=max(0, deadline.left()))
 
     async def open_table(self, name: str, *, fresh: bool = False) -> TableHandle:
-        """The table's handle, from memory unless a ``fresh`` one is wanted."""
+        """Return the table's handle, from memory unless it must be ``fresh``."""
         handle = None if fresh else self._handles.get(name)
         if handle is None:
             self._handles.pop(name, None)
@@ -117,15 +118,15 @@ class Engine:
         return await self.open_table(name, fresh=True)
 
     async def check_current(self, handle: TableHandle) -> None:
-        """Raise StaleTableError where the table is no longer what the handle says.
+        """Raise StaleTableError if the table has changed since the handle was opened.
 
-        For a call that was refused by that, before the backend saw it.
+        Called when a check against the handle's schema failed, before the backend was called.
         """
         if (await self.backend.open_table(handle.name)).token != handle.token:
             raise StaleTableError(handle.name)
 
     def state_of(self, handle: TableHandle) -> str:
-        """The name of the state that a handle stands for, the same in every process."""
+        """Return the name of the handle's table state, the same in every process."""
         known = self._states.get(handle.name)
         if known is None or known[0] is not handle:
             text = f"{handle.name}\0{handle.schema.to_json()}\0{handle.token!r}"
@@ -142,49 +143,51 @@ class Engine:
         self._states.clear()
 
 
-class Current:
-    """Holds the engine in use, and replaces it where the mark of a migration leads elsewhere."""
+class Backends:
+    """Holds the active backend, and replaces it where the mark of a migration leads elsewhere."""
 
     def __init__(self, backend: Backend, place: Place, *, follow: bool) -> None:
-        self.engine = Engine(backend, place.settings)
+        self.active = ActiveBackend(backend, place.settings)
         self._place = place
         self._follows_copies = follow
         self._switching = asyncio.Lock()
-        # Those that were left, until their last calls have ended.
-        self._retired: dict[Engine, asyncio.Task[None]] = {}
+        # The replaced backends, until their last calls have ended.
+        self._retired: dict[ActiveBackend, asyncio.Task[None]] = {}
         self._closed = False
 
-    async def run(self, act: Callable[[Engine], Awaitable[_T]], *, alters: bool = False) -> _T:
-        """Return what ``act`` does on the engine in use; repeat it where a retry can mend it.
+    async def run(
+        self, act: Callable[[ActiveBackend], Awaitable[_T]], *, alters: bool = False
+    ) -> _T:
+        """Return the result of ``act`` on the active backend; repeat it if a retry can help.
 
-        A call that ``alters`` a table begins behind those that alterations have overtaken.
+        A call that ``alters`` a table waits for the calls that alterations have overtaken.
         """
         with Attempts(self) as attempts:
             if alters:
-                await self.engine.let_pass(attempts.deadline)
+                await self.active.let_pass(attempts.deadline)
             while True:
-                engine = self.engine
-                engine.enter()
+                active = self.active
+                active.enter()
                 try:
-                    return await act(engine)
+                    return await act(active)
                 except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
                     error = exc
                 finally:
-                    engine.leave()
-                await attempts.failed(engine, error)
+                    active.leave()
+                await attempts.failed(active, error)
 
-    async def follow(self, left: Engine, error: StoreMovedError | StoreReplacedError) -> bool:
-        """Go where the store in use has moved to, or to the copy that has taken its place.
+    async def follow(
+        self, left: ActiveBackend, error: StoreMovedError | StoreReplacedError
+    ) -> bool:
+        """Use the store to which the active one has moved, or the copy that has replaced it.
 
-        Return whether the call is to be tried again.
-
-        What counts is the mark in the store in use. The error may be older: it may come from an
-        engine that was replaced meanwhile, by one that was put into use again since.
+        Return True if the call can be tried again. The mark in the active store decides, since the
+        error may be older: it may come from a backend that has been replaced since.
         """
         if self._closed:
             return False
         async with self._switching:
-            if self.engine is not left:
+            if self.active is not left:
                 return True
             if isinstance(error, StoreReplacedError):
                 return self._follows_copies and await self._use_copy()
@@ -198,22 +201,23 @@ class Current:
         return True
 
     async def _use_copy(self) -> bool:
-        """Use what is in the place of the store now; return whether anything is."""
-        if there := await in_thread(self._place.exists):
+        """Use the file that now lies at the store's place; return False if there is none."""
+        if exists := await in_thread(self._place.exists):
             await self._use(self._place)
-        return there
+        return exists
 
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
-        """The mark in the store in use, or what the error says of it where that keeps no marks."""
-        if self.engine.backend.supports("moves"):
-            return await self.engine.backend.move_mark()
+        """Return the active store's mark, or one made from the error if the backend keeps no
+        marks."""
+        if self.active.backend.supports("moves"):
+            return await self.active.backend.move_mark()
         return MoveMark(
             "", MOVED, moved.moved_to, moved.backend, moved.config, generation=moved.generation
         )
 
     async def _use(self, place: Place, mark: MoveMark | None = None) -> None:
-        """Replace the engine by one of this place, to which a mark may have led."""
-        left = self.engine
+        """Replace the active backend by one of this place, to which a mark may have led."""
+        left = self.active
         backend = await in_thread(partial(place.create, read_only=left.backend.read_only))
         try:
             if mark is not None:
@@ -222,8 +226,8 @@ class Current:
             if mark is not None and backend.supports("moves"):
                 if not mark.leads_to(await backend.move_record()):
                     raise _lost_error(mark, left.backend)
-                # The migrator may have been killed before it could do so. Who only reads leaves it
-                # to those who write: all rows have been there since the mark.
+                # The migrator may have been killed before it could do this. A read-only store
+                # leaves it to writers: every row has been there since the mark was set.
                 if not backend.read_only:
                     await backend.arrive(mark.run, mark.generation)
             if self._closed:
@@ -231,37 +235,37 @@ class Current:
         except BaseException as exc:
             await close_after(backend, exc)
             raise
-        self.engine, self._place = Engine(backend, place.settings), place
+        self.active, self._place = ActiveBackend(backend, place.settings), place
         self._retired[left] = asyncio.ensure_future(self._retire(left))
         if LOG.isEnabledFor(logging.INFO):  # an app's handler may wait for a file or a terminal
             text = "following a migration from %s to %s" if mark else "%s was replaced: reading %s"
             await in_thread(LOG.info, text, left.backend.target, backend.target)
 
-    async def _retire(self, engine: Engine) -> None:
-        await engine.idle.wait()
-        await engine.backend.close()
-        del self._retired[engine]
+    async def _retire(self, active: ActiveBackend) -> None:
+        await active.idle.wait()
+        await active.backend.close()
+        del self._retired[active]
 
     async def close(self) -> None:
         """Close the backend. It ends the calls that are under way."""
         self._closed = True
-        closed = StoreClosedError(self.engine.backend.target)
-        self.engine.vector_searches.close(closed)
-        self.engine.word_searches.close(closed)
-        for engine in self._retired:
-            engine.idle.set()  # nobody waits for the calls on it any more
-        closing = (self.engine.backend.close(), *self._retired.values())
+        closed = StoreClosedError(self.active.backend.target)
+        self.active.vector_searches.close(closed)
+        self.active.word_searches.close(closed)
+        for active in self._retired:
+            active.idle.set()  # do not wait for its calls
+        closing = (self.active.backend.close(), *self._retired.values())
         failures = await asyncio.gather(*closing, return_exceptions=True)
         for failure in filter(None, failures):
             raise failure
 
 
 class Attempts:
-    """The attempts of one call, which is repeated until its deadline where a retry can mend it."""
+    """The attempts of one call, which is repeated until its deadline if a retry can help."""
 
-    def __init__(self, current: Current) -> None:
-        self._current = current
-        self.deadline = current_deadline(current.engine.backend.busy_timeout)
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+        self.deadline = current_deadline(backends.active.backend.busy_timeout)
         self._failed = 0
         self._overtaken: asyncio.Future[None] | None = None
 
@@ -278,30 +282,31 @@ class Attempts:
 
     async def failed(
         self,
-        engine: Engine,
+        active: ActiveBackend,
         error: StaleTableError | StoreMovedError | StoreReplacedError,
         *,
         last: bool = False,
     ) -> None:
-        """Do what lets a call succeed that has failed so; raise where nothing does."""
+        """Prepare the next attempt of a call that failed with this error; raise if none can
+        succeed."""
         self._failed += 1
         last = last or (self._failed >= _LEAST_ATTEMPTS and self.deadline.left() <= 0)
         if isinstance(error, StaleTableError):
-            engine.forget_all()
+            active.forget_all()
             if last:
                 times = "once" if self._failed == 1 else f"{self._failed} times"
                 reason = f"a table's fields or indexes changed {times} during the call"
                 raise self.deadline.error(reason) from error
             if self._overtaken is None:
-                self._overtaken = engine.overtake()
-        elif last or not await self._current.follow(engine, error):
+                self._overtaken = active.overtake()
+        elif last or not await self._backends.follow(active, error):
             raise error
 
 
 async def close_after(backend: Backend, failure: BaseException) -> None:
     """Close a backend that could not be opened, or is not wanted any more.
 
-    The failure is the one to tell: an error of the closing becomes a note of it.
+    The failure is what callers get: an error while closing becomes a note on it.
     """
     try:
         await to_its_end(backend.close())
@@ -309,51 +314,51 @@ async def close_after(backend: Backend, failure: BaseException) -> None:
         failure.add_note(f"closing it failed too: {unclosed!r}")
 
 
-def _check_place(mark: MoveMark, left: Backend, place: Place, there: str) -> None:
+def _check_place(mark: MoveMark, left: Backend, place: Place, target: str) -> None:
     """Check that the settings name the place to which a mark leads. Reads the disk.
 
-    StoreMovedError where they lead elsewhere: an environment variable may hold another place under
-    the backend's name, and going on there would write into a store to which nothing was moved.
-    MigrationError where nothing is there any more.
+    Raises StoreMovedError if they lead elsewhere: an environment variable may set another address
+    for the backend, and a store there would have none of the rows. Raises MigrationError if the
+    target is gone.
     """
-    are_paths = "://" not in mark.target + there
-    is_same = mark.target in ("", there) or (
-        are_paths and os.path.realpath(mark.target) == os.path.realpath(there)
+    are_paths = "://" not in mark.target + target
+    is_same = mark.target in ("", target) or (
+        are_paths and os.path.realpath(mark.target) == os.path.realpath(target)
     )
     if not is_same:
         raise StoreMovedError(
             left.target, mark.moved_to,
             backend=mark.backend, config=mark.config, generation=mark.generation,
-            reason=f"the settings of this process lead to {there} instead: correct the environment "
-            "variable or the TOML file that says so",
+            reason=f"the settings of this process lead to {target} instead: correct the "
+            "environment variable or the TOML file",
         )  # fmt: skip
     if mark.target_marked and not place.exists():
         raise _lost_error(mark, left)
 
 
 def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
-    """The error where what is found is not the store into which a run has carried the rows."""
+    """Return the error for a target that is not the store into which the run copied the rows."""
     return MigrationError(
-        f"the store {left.target} has moved to {mark.moved_to} (run {mark.run}), and what is there "
-        "is not the store to which its rows were carried: that was replaced, emptied or removed, "
-        "or its disk is missing. Put it back, or, if this is the right one, restart the app, which "
-        f"opens what its TOML file names; if it is lost, {left.target} has the rows from before "
-        "the switch: make that a store of its own (aiovec migrate forget)"
+        f"the store {left.target} has moved to {mark.moved_to} (run {mark.run}), but the "
+        "store at that place is not the one that got its rows: it was replaced, emptied or "
+        "removed, or its disk is missing. Put it back. If the new store is the right one, restart "
+        f"the app, which then opens the store of its TOML file. If it is lost, {left.target} has "
+        "the rows from before the switch: aiovec migrate forget makes it a store of its own"
     )
 
 
-async def check_same(engine: Engine, table: str, wanted: Schema) -> Schema:
+async def check_same(active: ActiveBackend, table: str, wanted: Schema) -> Schema:
     """Check that the existing table has the wanted schema, and return that."""
     try:
-        there = (await engine.open_table(table, fresh=True)).schema
+        existing = (await active.open_table(table, fresh=True)).schema
     except TableNotFoundError:
-        raise StaleTableError(table) from None  # dropped meanwhile: once more
+        raise StaleTableError(table) from None  # dropped since: try again
     if wanted.embed is not None and wanted.model is None:
-        # Without its embedder the store has no name of a model to compare with.
-        wanted = replace(wanted, model=there.model)
-    differences = there.differences(wanted)
-    if differences and not there.differences(replace(wanted, model=there.model)):
-        raise ModelMismatchError(table, there.model, wanted.model)
+        # Without the embedder the model's name is unknown, so it is not compared.
+        wanted = replace(wanted, model=existing.model)
+    differences = existing.differences(wanted)
+    if differences and not existing.differences(replace(wanted, model=existing.model)):
+        raise ModelMismatchError(table, existing.model, wanted.model)
     if differences:
         raise SchemaMismatchError(table, differences)
-    return there
+    return existing

@@ -1,8 +1,8 @@
-"""Search in memory: one queue for each table, and the copy, or else the file, that answers.
+"""Search in memory: one queue for each table, answered by its copy or else by the file.
 
 A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
-A lone one never waits for company; a few that come while others on the same table are being
-answered wait for these: both batches would read all codes.
+A lone search never waits for others. A few that come while others on the same table are being
+answered wait for these, because both batches would read all codes.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
 from ..connection import Read, Ticket
+from ..file_scan import search as search_in_file
 from ..layout import TableLayout, current_table
-from ..search import search as search_in_file
 from .copy import ChangesForgottenError, OlderSnapshotError, ResidentCopy, rows_to_load
+from .scan import Snapshot, answer
 from .scanfile import WORTH, NewFile, ScanFiles, size_of
 from .segments import State
-from .settle import Snapshot, answer
 
 LOG = logging.getLogger("aiovec")
 
-# Queries that are answered together. More share the reading of the codes a little better, and let
-# the first of them wait longer.
+# Queries answered together. More would share the reading of the codes a little better, but make the
+# first of them wait longer.
 _MOST_TOGETHER = 32
-# So many queries are one batch: two of fewer, on two cores, would answer a sixth more of them for
-# half as much processor time again.
+# Up to this many queries are one batch: two smaller batches, on two cores, would answer a sixth
+# more of them for half as much processor time again.
 _ONE_BATCH = 16
 _BUSY = "the searches of this process take too long"
-# Masks may take this share of the budget.
+# The share of the budget that masks may take.
 _FOR_MASKS = 1 / 16
 _TOO_LARGE = "it is larger than scan_memory"
-# Seconds that a load has for itself before the file answers those that wait. Most tables are
-# loaded by then, and the file's answers would hold it up.
+# Seconds after which the file answers searches that wait for a load. Most tables are loaded by
+# then, and answering from the file would slow the load down.
 _LOADS_ALONE = 2.0
-# Seconds until a load that failed is tried again, and until a table that cannot be loaded is looked
-# at again, which may have shrunk.
+# Seconds until a failed load is tried again, and until a table that was too large, but may have
+# shrunk, is tried again.
 _PAUSE, _LONG_PAUSE = 10.0, 300.0
-# Seconds without a search after which a table's private memory is given to another one.
+# Seconds without a search after which another table may take a table's private memory.
 _IDLE = 60.0
-# A table is loaded anew when this share of its scan file's rows has come and gone, or as many rows
-# of private memory are gone as are left, and some; and when so many times as long has passed as the
-# last load took.
+# A table is loaded again when this share of its scan file's rows has changed, or when more rows of
+# private memory are dead than alive, plus some; and not before this many times the duration of the
+# last load.
 _WORN, _GONE, _BETWEEN_LOADS = 1 / 8, 256, 4
 # Seconds between looks at a scan file that another process writes.
 _LOOK = 0.2
-# Seconds between looks at which tables there still are.
+# Seconds between looks for dropped tables.
 _BETWEEN_LOOKS = 1.0
-# How often a batch takes a newer snapshot because another one was quicker.
+# How often a batch renews its snapshot because another batch was quicker.
 _MOST_SNAPSHOTS = 10
 
 
 class _Call:
-    """The queries of one caller, who may have gone."""
+    """The queries of one caller, which may have gone."""
 
     __slots__ = ("batch", "deadline", "future", "queries", "task")
 
@@ -71,12 +71,12 @@ class _Call:
         self.queries = queries
         self.deadline = deadline
         self.future: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
-        # The calls that are answered together, by a task that ends where nobody waits for it.
+        # The calls that are answered together, and their task, which ends if nobody waits for it.
         self.batch: Sequence[_Call] | None = None
         self.task: asyncio.Task[None] | None = None
 
     def give_up(self) -> None:
-        """Fail, unless its rows are being read."""
+        """Fail, unless rows are already being read for it."""
         if self.batch is None:
             self.fail(self.deadline.error(_BUSY))
 
@@ -86,23 +86,23 @@ class _Call:
 
 
 class _Resident:
-    """The copy of one table, None until it is loaded, the calls that wait, and its tasks."""
+    """The copy of one table, None until it is loaded, its waiting calls, and its tasks."""
 
     def __init__(self, table: TableHandle) -> None:
         self.table = table
         self.copy: ResidentCopy | None = None
-        # The scan file was looked for.
+        # True once a scan file was looked for.
         self.looked = False
-        # Too much has changed to be brought in while a search waits.
+        # True if more has changed than is brought in while a search waits.
         self.is_behind = False
         self.loading: asyncio.Task[None] | None = None
-        # When the file may answer searches that wait for the load.
+        # The time from which the file may answer searches that wait for the load.
         self.file_at = 0.0
-        # Until when no load is tried, and why; when it may be loaded anew.
+        # The earliest time of the next load with the reason for the wait, and of a renewal.
         self.retry_at, self.reason, self.renew_at = 0.0, "", 0.0
-        # No scan file can be written.
+        # True if no scan file can be written.
         self.no_file = False
-        # The state that was looked after last.
+        # The state at the last check of the budget.
         self.kept: State | None = None
         self.searched_at = time.monotonic()
         self.waiting: deque[_Call] = deque()
@@ -117,33 +117,33 @@ class _Resident:
     def answers(self) -> bool:
         """True if a batch may begin: in memory, or now and then while the table is loaded.
 
-        Where no copy can be made, the file answers all.
+        If no copy can be made, the file answers every search.
         """
         if self.ready:
             return True
-        if _is_over(self.loading):  # or the first search looks for a scan file
+        if _is_over(self.loading):  # otherwise the first search looks for a scan file
             return bool(self.reason) or not self.batches
         return not self.batches and time.monotonic() >= self.file_at
 
     @property
     def nbytes(self) -> int:
-        copy = self.copy  # it may go while another thread asks
+        copy = self.copy  # another thread may remove it
         return 0 if copy is None else copy.nbytes
 
     @property
     def wanted(self) -> int:
-        """The queries that wait."""
+        """The number of waiting queries."""
         return sum(len(call.queries) for call in self.waiting)
 
     def take(self, share: int) -> list[_Call]:
-        """Return the calls that waited longest, with as many queries as the share, or some more."""
+        """Return the calls that waited longest, with at least ``share`` queries if there are."""
         calls: list[_Call] = []
         queries = 0
         while self.waiting and queries < share:
             call = self.waiting.popleft()
             if call.deadline.left() <= 0:
                 call.give_up()
-            if not call.future.done():  # else its caller has gone
+            if not call.future.done():  # otherwise its caller has gone
                 calls.append(call)
                 queries += len(call.queries)
         return calls
@@ -152,9 +152,9 @@ class _Resident:
 class ResidentSearch:
     """Answers searches from copies in memory, or from the file while a table has none.
 
-    A copy is the table's scan file, as it is mapped, with what has changed since; the first search
-    finds it. Where there is none, the table is loaded, into a new scan file if it is large. Private
-    memory stays within a budget for all tables of a store.
+    A copy is the table's mapped scan file with later changes; the first search finds it. Without a
+    scan file the table is loaded, into a new scan file if it is large. Private memory stays within
+    a budget for all tables of a store.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ class ResidentSearch:
     ) -> None:
         """``reader`` waits for a connection without a deadline, ``aside`` opens another one.
 
-        ``put_token`` has the store count on a scan file. ``workers`` is the count of batches at
-        once.
+        ``put_token`` makes the store accept a scan file. ``workers`` is the number of simultaneous
+        batches.
         """
         self._target = target
         self._read = read
@@ -186,33 +186,33 @@ class ResidentSearch:
         self._busy_timeout = busy_timeout
         self._loads_alone = min(_LOADS_ALONE, busy_timeout / 4)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
-        # Tables with calls that wait.
+        # Tables with waiting calls.
         self._waiting: dict[_Resident, None] = {}
         self._line = Line()
         self._at_work = 0
         self._batches: set[asyncio.Task[None]] = set()
-        # One table is loaded at a time, so that each sees how much memory the others take.
+        # One table is loaded at a time, so that each load sees the memory of the others.
         self._loader = asyncio.Lock()
-        # Also those of tables that were let go.
+        # Including the tasks of tables that were dropped from memory.
         self._tasks = Background()
         self._looked_at = 0.0
         self._closed = False
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Return what exact searches find."""
-        # Many queries wait for the load, like those that come behind the first search.
+        """Return the results of exact searches."""
+        # A call of many queries waits for the load, like calls after the first search.
         resident = self.prepare(table, searched=len(queries) == 1)
         alone = not (resident.batches or resident.waiting) and self._at_work < self._workers
         if not (alone and resident.answers):
             return await self._in_turn(resident, queries)
         self._begin(resident)
         try:
-            return await self._found(self._read, resident, queries)
+            return await self._answers(self._read, resident, queries)
         finally:
             self._end(resident)
 
     def prepare(self, table: TableHandle, *, searched: bool = False) -> _Resident:
-        """Begin to make a copy where there is none; a search that comes first does so itself."""
+        """Begin to make a missing copy; the first search does so itself."""
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.table.token != table.token:
@@ -235,7 +235,7 @@ class ResidentSearch:
         resident.loading.add_done_callback(lambda _: self._begin_batches())
 
     def forget(self, name: str) -> None:
-        """Give back what a table took that is no longer there under this name."""
+        """Release the memory of a table that no longer exists under this name."""
         resident = self._tables.pop(name, None)
         if resident is not None:
             self._unload(resident)
@@ -247,7 +247,7 @@ class ResidentSearch:
         return 0 if resident is None else resident.nbytes
 
     def details(self, table: TableHandle, rows: int) -> dict[str, object]:
-        """For ``stats``: how the table is searched, and how many searches were answered so."""
+        """Return for ``stats`` how the table is searched, and the number of such searches."""
         resident = self._tables.get(table.name)
         searched, size = "from the file", size_of(rows, table.schema.dim)
         copy = None if resident is None else resident.copy
@@ -256,7 +256,8 @@ class ResidentSearch:
             searched = "in memory"
         elif resident is not None and not _is_over(resident.loading):
             searched = "from the file while the table is being loaded"
-        mapped = 0 if state is None else sum(one.count for one in state.segments if one.mapped)
+        segments = () if state is None else state.segments
+        mapped = sum(segment.count for segment in segments if segment.mapped)
         shared = mapped or self._gets_file(resident or _Resident(table), rows)
         return {
             "searched": searched,
@@ -267,7 +268,7 @@ class ResidentSearch:
         }
 
     async def close(self) -> None:
-        """Fail the calls that wait, stop loading, let go of everything."""
+        """Fail the waiting calls, stop loading, and release everything."""
         self._closed = True
         for resident in self._waiting:
             for call in resident.waiting:
@@ -278,7 +279,7 @@ class ResidentSearch:
     # Loading
 
     async def _load(self, resident: _Resident) -> None:
-        """Make the table's copy, or bring it up to date, or write its scan file anew."""
+        """Make the table's copy, or bring it up to date, or write its scan file again."""
         try:
             if resident.copy is None or self._is_worn(resident):
                 await self._load_now(resident)
@@ -288,13 +289,13 @@ class ResidentSearch:
             self._keep_to_budget(resident)
         except (ChangesForgottenError, StaleTableError):
             self._drop(resident)
-        except Exception as exc:  # noqa: BLE001 - searches go on from the file, with the same results
+        except Exception as exc:  # noqa: BLE001 - searches continue from the file, equally exact
             resident.renew_at = time.monotonic() + _LONG_PAUSE
             if not resident.ready:
                 self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
 
     def _is_worn(self, resident: _Resident) -> bool:
-        """Return whether so much has changed that it is worth to load the table anew."""
+        """Return whether enough has changed to load the table again."""
         copy = resident.copy
         state = None if copy is None else copy.state
         if state is None or time.monotonic() < resident.renew_at:
@@ -322,7 +323,7 @@ class ResidentSearch:
                         await self._catch_up(copy)
                         resident.copy, resident.is_behind = copy, False
                         break
-                if rowids is not None:  # there is no room, or nothing better than before
+                if rowids is not None:  # no memory is free, or the copy would be no better
                     return
                 await asyncio.sleep(_LOOK)
             self._begin_batches()
@@ -344,9 +345,9 @@ class ResidentSearch:
     def _look_for_file(
         self, resident: _Resident, before: ResidentCopy | None, db: sqlite3.Connection, _: Ticket
     ) -> tuple[ResidentCopy, Int64Array | None]:
-        """A copy by a scan file that is newer than before; without one, the rows to load.
+        """Return a copy of a scan file that is newer than before; without one, the rows to load.
 
-        Neither where another process writes one.
+        Neither while another process is writing one.
         """
         layout = current_table(db, resident.table)
         copy, files = self._new_copy(layout, db), self._files
@@ -375,7 +376,7 @@ class ResidentSearch:
         copy: ResidentCopy,
         rowids: Int64Array,
     ) -> NewFile | None:
-        """Load the copy, into a new scan file if there can be one, else where there is memory."""
+        """Load the copy, into a new scan file if possible, otherwise into free memory."""
         files, file = self._files, None
         if files is not None and not resident.no_file:
             file = await read(lambda db, _: files.new(db, copy.table, len(rowids)))
@@ -386,7 +387,7 @@ class ResidentSearch:
                 resident.renew_at = time.monotonic() + _LONG_PAUSE
                 return None
             if not self._has_room(resident, size):
-                resident.copy = None  # until then the file answers
+                resident.copy = None  # the file answers until the load is done
             if not self._has_room(resident, size):
                 pause = _LONG_PAUSE if size > self._budget else _PAUSE
                 self._refuse(resident, _TOO_LARGE, pause=pause)
@@ -401,9 +402,9 @@ class ResidentSearch:
         return file
 
     async def _publish(self, resident: _Resident, file: NewFile, files: ScanFiles) -> None:
-        """Have the store count on a scan file, as soon as it has reached the disk.
+        """Make the store accept a scan file, once it has reached the disk.
 
-        Where that fails the file is removed, and this process goes on with what it has mapped.
+        If that fails the file is removed, and this process continues with its mapping.
         """
         try:
             await in_daemon_thread(file.flush)
@@ -418,21 +419,21 @@ class ResidentSearch:
         await self._clean(files)
 
     async def _clean(self, files: ScanFiles) -> None:
-        with suppress(Exception):  # the next one does it
+        with suppress(Exception):  # the next call does it
             await self._read(lambda db, _: files.clean(db))
 
     def _taken(self) -> int:
-        """Return the private bytes."""
-        return sum(one.nbytes for one in self._tables.values())
+        """Return the private bytes of all tables."""
+        return sum(resident.nbytes for resident in self._tables.values())
 
     def _has_room(self, resident: _Resident, wanted: int) -> bool:
-        """Return whether there is room, once tables that nobody searches have gone."""
+        """Return whether there is room, after removing tables that are no longer searched."""
         idle = time.monotonic() - _IDLE
-        for one in list(self._tables.values()):
+        for other in list(self._tables.values()):
             if self._taken() + wanted <= self._budget:
                 return True
-            if one is not resident and one.ready and one.searched_at < idle:
-                self._unload(one)
+            if other is not resident and other.ready and other.searched_at < idle:
+                self._unload(other)
         return self._taken() + wanted <= self._budget
 
     def _refuse(self, resident: _Resident, reason: str, *, pause: float = _LONG_PAUSE) -> None:
@@ -440,7 +441,7 @@ class ResidentSearch:
         self._unload(resident)
         before, resident.reason = resident.reason, reason
         resident.retry_at = time.monotonic() + pause
-        if reason != before:  # in a thread, since a log may be a file
+        if reason != before:  # in a thread, because a log may be a file
             name = resident.table.name
             say = partial(LOG.warning, "table %s is searched from the file: %s", name, reason)
             self._tasks.start(in_thread(say))
@@ -460,8 +461,8 @@ class ResidentSearch:
     # Batches
 
     async def _in_turn(self, resident: _Resident, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Return what the queries find, together with others. StoreBusyError where none begins in
-        time. A cancelled caller leaves its batch, which goes on without it.
+        """Return the results of queries, together with others. StoreBusyError if they do not begin
+        in time. A cancelled caller leaves its batch, which continues without it.
         """
         if self._closed:
             raise StoreClosedError(self._target)
@@ -472,16 +473,16 @@ class ResidentSearch:
         try:
             return await self._line.wait(call.future, call.deadline, call.give_up)
         except asyncio.CancelledError:
-            gone = call.batch is not None and all(one.future.done() for one in call.batch)
+            gone = call.batch is not None and all(other.future.done() for other in call.batch)
             if gone and call.task is not None:
                 call.task.cancel()
             raise
 
     def _begin_batches(self) -> None:
-        """Begin batches of the calls that wait, as many as there are workers for."""
+        """Begin batches of the waiting calls, up to the number of workers."""
         while self._at_work < self._workers and (resident := self._longest_waiting()) is not None:
             share = resident.wanted
-            if not resident.ready:  # the file is read once for all
+            if not resident.ready:  # one scan of the file answers all
                 share = _MOST_TOGETHER
             elif share > _ONE_BATCH:
                 share = min(_MOST_TOGETHER, -(-share // (self._workers - self._at_work)))
@@ -494,12 +495,12 @@ class ResidentSearch:
             batch.add_done_callback(self._batches.discard)
 
     def _longest_waiting(self) -> _Resident | None:
-        """The table whose first call has waited longest, of those that may have a further batch."""
-        some = [
-            one for one in self._waiting
-            if one.answers and not (one.batches and one.wanted <= _ONE_BATCH)
+        """Return the table whose first call has waited longest, among those ready for a batch."""
+        ready = [
+            resident for resident in self._waiting
+            if resident.answers and not (resident.batches and resident.wanted <= _ONE_BATCH)
         ]  # fmt: skip
-        return min(some, key=lambda one: one.waiting[0].deadline.began, default=None)
+        return min(ready, key=lambda table: table.waiting[0].deadline.began, default=None)
 
     def _begin(self, resident: _Resident) -> None:
         self._at_work += 1
@@ -509,7 +510,7 @@ class ResidentSearch:
         self._at_work -= 1
         resident.batches -= 1
         if self._waiting:
-            # Callers that got answers ask again first: they join the ones that wait.
+            # Callers with answers ask again first, so they join the waiting ones.
             asyncio.get_running_loop().call_soon(self._begin_batches)
 
     async def _answer(self, resident: _Resident, calls: Sequence[_Call]) -> None:
@@ -523,7 +524,7 @@ class ResidentSearch:
             for call in calls:
                 call.future.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - no reader is left
+        except Exception as error:  # noqa: BLE001 - for example, no reader could be opened
             for call in calls:
                 call.fail(error)
         finally:
@@ -532,8 +533,8 @@ class ResidentSearch:
     async def _answer_calls(self, read: Read, resident: _Resident, calls: Sequence[_Call]) -> None:
         queries = [query for call in calls for query in call.queries]
         try:
-            found = iter(await self._found(read, resident, queries))
-        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            answers = iter(await self._answers(read, resident, queries))
+        except Exception as error:  # noqa: BLE001 - it belongs to the waiting callers
             if isinstance(error, StoreBusyError):
                 for call in calls:
                     call.fail(call.deadline.error(error.reason))
@@ -541,18 +542,18 @@ class ResidentSearch:
             if len(calls) == 1:
                 calls[0].fail(error)
                 return
-            for call in calls:  # whose it is shows when each is asked alone
+            for call in calls:  # each alone, to see which of them fails
                 await self._answer_calls(read, resident, [call])
             return
         for call in calls:
-            own = [next(found) for _ in call.queries]
+            rows = [next(answers) for _ in call.queries]
             if not call.future.done():
-                call.future.set_result(own)
+                call.future.set_result(rows)
 
-    async def _found(
+    async def _answers(
         self, read: Read, resident: _Resident, queries: Sequence[VectorQuery]
     ) -> list[Found]:
-        """Return what queries find, all in one snapshot."""
+        """Return the results of queries, all in one snapshot."""
         by_file = False
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, list[Found]]:
@@ -563,17 +564,17 @@ class ResidentSearch:
                 resident.is_behind |= copy is not None
                 return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)
             snapshot = Snapshot(db, ticket, layout, state)
-            found: list[Found] = []
+            answers: list[Found] = []
             for start in range(0, len(queries), _MOST_TOGETHER):
                 part = queries[start : start + _MOST_TOGETHER]
-                found += answer(snapshot, copy.masks, part)
-            return state, found
+                answers += answer(snapshot, copy.masks, part)
+            return state, answers
 
         try:
             for attempt in range(_MOST_SNAPSHOTS + 1):
                 by_file = attempt == _MOST_SNAPSHOTS
                 try:
-                    state, found = await read(work)
+                    state, answers = await read(work)
                     break
                 except OlderSnapshotError:
                     continue
@@ -582,20 +583,21 @@ class ResidentSearch:
             raise
         if state is None:
             self._answered_by_file(resident)
-            return found
+            return answers
         counts = resident.counts
         counts["searches"] += len(queries)
         counts["batches"] += 1
         counts["largest_batch"] = max(counts["largest_batch"], len(queries))
-        # Without a filter nothing but the state can have grown.
+        # Without a filter only the state can have grown.
         if resident.kept is not state or any(query.where is not None for query in queries):
             self._look_after(resident, state)
-        return found
+        return answers
 
     def _copy(
         self, resident: _Resident, layout: TableLayout, db: sqlite3.Connection
     ) -> ResidentCopy | None:
-        """The table's copy, at the first search by its scan file; None where the file answers."""
+        """Return the table's copy, which the first search takes from its scan file; None if the
+        file has to answer."""
         if resident.copy is None and not resident.looked and self._files is not None:
             resident.looked = True
             copy = self._new_copy(layout, db)
@@ -609,13 +611,13 @@ class ResidentSearch:
             self._let_load(resident)
 
     def _let_load(self, resident: _Resident) -> None:
-        """Have searches wait for the load, for a while."""
+        """Make searches wait for the load, for a while."""
         resident.file_at = time.monotonic() + self._loads_alone
         loop = asyncio.get_running_loop()
         loop.call_later(self._loads_alone + 0.001, self._begin_batches)
 
     def _look_after(self, resident: _Resident, state: State) -> None:
-        """Keep to the budget, and have the table loaded anew where that is worth it."""
+        """Keep to the budget, and load the table again if enough has changed."""
         resident.kept = state
         self._keep_to_budget(resident)
         if self._is_worn(resident):
@@ -626,7 +628,7 @@ class ResidentSearch:
             self._tasks.start(self._drop_stale())
 
     async def _drop_stale(self) -> None:
-        """Let go of tables that another process dropped, or altered."""
+        """Remove copies of tables that another process dropped or altered."""
         with suppress(Exception):  # the next look does it
             epochs = await self._read(
                 lambda db, _: dict(db.execute("SELECT name, epoch FROM aiovec_tables").fetchall())
@@ -636,10 +638,10 @@ class ResidentSearch:
                     self._drop(resident)
 
     def _keep_to_budget(self, resident: _Resident) -> None:
-        """Tables grow: the largest goes to a new scan file, or is left to the store's file."""
+        """If tables have outgrown it, move the largest to a scan file, or leave it to the file."""
         if self._has_room(resident, 0):
             return
-        largest = max(self._tables.values(), key=lambda one: one.nbytes, default=resident)
+        largest = max(self._tables.values(), key=lambda table: table.nbytes, default=resident)
         copy = largest.copy
         if copy is not None and copy.state is not None:
             gets_file = self._gets_file(largest, copy.state.rows)

@@ -1,7 +1,7 @@
 """The nearest rows by a scan of the file, which streams all vectors and measures them in float64.
 
-Where the caller or the settings asked for it, a prefix of the vectors or their bits choose some
-rows, of which the same distances are then measured.
+If the caller or the settings ask for it, a prefix of the vectors or their bits select some rows
+first, which are then measured in the same way.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from .reads import by_rowids, condition_of, rowids_where
 from .sql.filters import fixed_values
 from .vectors import VectorReader
 
-# Rows measured with whole vectors, for each one wanted, where a prefix ranks the others
+# Rows measured with complete vectors, for each wanted row, when a prefix ranks the rows
 # (``python -m bench search``).
 PREFIX_OVERSAMPLE = 4.0
-# Likewise where bits do, of which more rows have the same distance.
+# The same when bits rank them: more rows have the same distance.
 BIT_OVERSAMPLE = 16.0
 
 
 def prefix_of(query: VectorQuery, dim: int) -> int | None:
-    """Return the number of components that rank the rows; None where all of them do."""
+    """Return the number of components that rank the rows; None if all of them do."""
     dims = None if query.tuning is None else query.tuning.dims
     return None if query.exact or dims is None or dims >= dim else dims
 
 
 def is_approximate(query: VectorQuery, schema: Schema, *, by_bits: bool) -> bool:
-    """Return whether parts of the vectors choose the rows that are measured."""
+    """Return whether parts of the vectors select the rows to measure."""
     return not query.exact and (by_bits or prefix_of(query, schema.dim) is not None)
 
 
 def oversampled(query: VectorQuery, default: float, rows: int) -> int:
-    """Return the number of rows that are measured with whole vectors."""
-    told = None if query.tuning is None else query.tuning.oversample
-    factor = default if told is None else told
+    """Return the number of rows to measure with complete vectors."""
+    chosen = None if query.tuning is None else query.tuning.oversample
+    factor = default if chosen is None else chosen
     return min(rows, max(query.limit, math.ceil(min(rows, query.limit * factor))))
 
 
@@ -60,7 +60,7 @@ _BLOCK = 4096
 
 
 def _condition(query: VectorQuery, table: TableLayout) -> tuple[str, Sequence[Any]]:
-    """The condition for the rows among which the nearest are sought."""
+    """Return the condition for the rows to search."""
     condition, values = condition_of(query.where, table)
     if table.schema.vector_nullable:
         condition = f"({condition}) AND r._rowid IN (SELECT rowid FROM {table.shadow('rowids')})"
@@ -75,7 +75,7 @@ def likeliest_by_prefix(
     query: VectorQuery,
     dims: int,
 ) -> Int64Array:
-    """The rows whose first ``dims`` components are nearest to the query's."""
+    """Return the rows whose first ``dims`` components are nearest to the query's."""
     selected = rowids_where(db, table, *_condition(query, table))
     wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
     if wanted == len(selected):
@@ -90,7 +90,7 @@ def likeliest_by_prefix(
 
 
 def _distances(rows: Float32Array, point: Float32Array, metric: Metric) -> Float64Array:
-    """Distances that rank rows; a row of zeros has no direction and so a cosine of 0."""
+    """Return distances that rank rows; a zero row has no direction and so a cosine of 0."""
     wide, query = rows.astype(np.float64), point.astype(np.float64)
     if metric == "l2":
         squares: Float64Array = np.square(wide - query).sum(axis=1)
@@ -104,7 +104,7 @@ def _distances(rows: Float32Array, point: Float32Array, metric: Metric) -> Float
 
 # sqlite-vec refuses a larger k.
 _LARGEST_K = 4096
-# Where a filter leaves no more rows than this, all of them are measured.
+# If a filter leaves at most so many rows, all of them are measured.
 _FEW = 2000
 
 
@@ -116,13 +116,13 @@ def search(
     *,
     by_bits: bool,
 ) -> list[Found]:
-    """Answer from the file. ``by_bits`` has the table's bits choose the rows that are measured.
+    """Answer from the file. With ``by_bits`` the table's bits select the rows to measure.
 
-    Exact queries with one filter share a scan.
+    Exact queries with the same filter share a scan.
     """
     table = current_table(db, handle)
     vectors = VectorReader(db, table)
-    found: dict[int, Found] = {}
+    answers: dict[int, Found] = {}
     scans: dict[Expr | None, list[int]] = {}
     for place, query in enumerate(queries):
         rowids = None
@@ -131,13 +131,13 @@ def search(
         if rowids is None:
             scans.setdefault(query.where, []).append(place)
         else:
-            found[place] = _settled(db, ticket, table, vectors, query, rowids)
+            answers[place] = _settled(db, ticket, table, vectors, query, rowids)
     for places in scans.values():
-        some = [queries[place] for place in places]
-        nearest = _nearest_by_scan(db, ticket, table, vectors, some)
-        for place, query, rowids in zip(places, some, nearest, strict=True):
-            found[place] = _settled(db, ticket, table, vectors, query, rowids)
-    return [found[place] for place in range(len(queries))]
+        group = [queries[place] for place in places]
+        nearest = _nearest_by_scan(db, ticket, table, vectors, group)
+        for place, query, rowids in zip(places, group, nearest, strict=True):
+            answers[place] = _settled(db, ticket, table, vectors, query, rowids)
+    return [answers[place] for place in range(len(queries))]
 
 
 def _settled(
@@ -148,7 +148,7 @@ def _settled(
     query: VectorQuery,
     rowids: Int64Array,
 ) -> Found:
-    """The nearest of these rows, which all have a vector, and those that equal the last one."""
+    """Return the nearest of these rows, which all have a vector, and rows equal to the last one."""
     candidates = vectors.read(rowids, ticket, present=True)
     far = measured(candidates, query.vector, table.schema.metric)
     best = nearest_first(far, query.limit)
@@ -164,7 +164,7 @@ def _likeliest(
     vectors: VectorReader,
     query: VectorQuery,
 ) -> Int64Array | None:
-    """The rows that parts of the vectors choose; None where so many are wanted that they cannot."""
+    """Return the rows that parts of the vectors select; None if too many are wanted for that."""
     if query.where is not None and (few := _few_selected(db, table, query)) is not None:
         return few
     if (dims := prefix_of(query, table.schema.dim)) is not None:
@@ -186,7 +186,7 @@ def _few_selected(
 def _nearest_by_bits(
     db: sqlite3.Connection, table: TableLayout, query: VectorQuery, wanted: int
 ) -> Int64Array:
-    """The nearest rows as sqlite-vec ranks their bits."""
+    """Return the nearest rows by their bits, ranked by sqlite-vec."""
     # Selecting by ``rowid IN`` comes before the nearest are taken; a JOIN would come after.
     match = "vector_bit MATCH vec_quantize_binary(?)"
     sql = f"SELECT rowid FROM {table.vec} WHERE {match} AND k = ?"
@@ -208,7 +208,7 @@ def _nearest_by_scan(
     vectors: VectorReader,
     queries: Sequence[VectorQuery],
 ) -> list[Int64Array]:
-    """Each query's nearest rows, and those that equal the last one. All have the same filter."""
+    """Return each query's nearest rows, and rows equal to the last one. All have one filter."""
     vectors.check_rows()
     selected = rowids_where(db, table, *_condition(queries[0], table))
     nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)

@@ -1,0 +1,73 @@
+"""Parts of a store for the commands, the server and the importers of this project.
+
+An app must not use them: they may change in any release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ._model.schema import Schema
+from ._store.store import VectorStore
+from .backend.contract import Backend, TableHandle
+from .backend.embedders import EmbedderSettings
+from .backend.rows import NewRows
+from .errors import UnsupportedError
+
+_T = TypeVar("_T")
+
+
+class StoreInternals:
+    """The parts of an open store that only this project's own packages use."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: VectorStore) -> None:
+        self._store = store
+
+    def owns(self, path: Path) -> bool:
+        """Return whether a path belongs to the store. Reads the disk."""
+        return self._store._backends.active.backend.owns(path)
+
+    def give_embedder(self, name: str, embedder: EmbedderSettings) -> None:
+        """Use this embedder for the tables that name it."""
+        self._store._embedders.give(name, embedder)
+
+    async def can_embed(self, schema: Schema) -> bool:
+        """Return whether a text can be searched for by its vector, in a table of this schema."""
+        return await self._store._embedders.can_embed(schema, self._store._backends.active.settings)
+
+    async def completed(self, table: str, schema: Schema) -> Schema:
+        """Return the schema of a new table with the dimension and model of its embedder."""
+        return await self._store._completed(table, schema)
+
+    async def schema_and_state(self, table: str) -> tuple[Schema, str]:
+        """Return the schema, and the name of the table's state, as ``CallContext`` takes it."""
+        return await self._store._schema_and_state(table)
+
+    async def change_number(self, table: str) -> int | None:
+        """Return the number of the table's newest change; None if the backend numbers none."""
+
+        async def read(backend: Backend, handle: TableHandle) -> int | None:
+            try:
+                return await backend.change_number(handle)
+            except UnsupportedError:
+                return None
+
+        return await self.on_table("changes", table, read)
+
+    async def on_table(
+        self, call: str, table: str, act: Callable[[Backend, TableHandle], Awaitable[_T]]
+    ) -> _T:
+        """Run ``act`` on a table, again if the table or the backend has changed."""
+        return await self._store._on_table(
+            call, table, lambda active, handle: act(active.backend, handle)
+        )
+
+    async def write_checked(self, table: str, rows: NewRows, *, replace: bool) -> int:
+        """Write checked rows, as ``upsert`` does with ``replace``, else as ``insert``."""
+        if replace:
+            return await self._store._write("upsert", table, rows, on_conflict="replace")
+        return await self._store._write("insert", table, rows, on_conflict="fail")
