@@ -15,7 +15,7 @@ from tests.contract.base import case, filled
 from tests.contract.tables import CALLS
 from tests.harness.values import DIM, SMALL, ids_of, small_rows, vectors
 
-from aiovec import Embed, Field, Schema, VectorStore
+from aiovec import Embed, Field, Schema, Tuning, VectorStore
 from aiovec.errors import (
     AiovecError,
     DimensionMismatchError,
@@ -263,6 +263,10 @@ VALUES_REFUSED: list[tuple[str, Callable[[VectorStore, Any], Awaitable[Any]], Se
     ("per_group", lambda s, v: s.search("notes", QUERY, group_by="name", per_group=v),
      (0, -1, 1.5, "2", None)),
     ("diversity", lambda s, v: s.search("notes", QUERY, group_by="name", diversity=v), (0.5,)),
+    ("tuning.recall", lambda s, v: s.search("notes", QUERY, tuning=Tuning(recall=v)),
+     (0, 2, True, "1", float("nan"))),
+    ("tuning.oversample", lambda s, v: s.search("notes", QUERY, tuning=Tuning(oversample=v)),
+     (0.5, True, "2", float("inf"))),
     ("batch_size", lambda s, v: _exported(s, batch_size=v), (0, "3")),
     ("after", lambda s, v: _exported(s, after=v), ("text", 5)),
     *((name, _hybrid(name), (value,)) for name, value in {
