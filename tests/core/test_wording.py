@@ -105,7 +105,7 @@ def test_conditions_and_schemas() -> None:
         (lambda: wrong.isnull(), AttributeError, "did you mean 'is_null'"),
         (lambda: wrong.isin([1]), AttributeError, "did you mean 'in_'"),
         (lambda: wrong.kind, AttributeError, r'F\["year\.kind"\]'),
-        (lambda: Schema(fields={"year": int}), aiovec.InvalidArgumentError, r"dim must be given"),
+        (lambda: Schema(fields={"year": int}), aiovec.InvalidArgumentError, r"dim must be a length of vectors"),
         (lambda: Schema(2, metric="euclidean"), aiovec.InvalidArgumentError, r"'l2' \(Eucl"),
         (lambda: Schema(2, metric="ip"), aiovec.InvalidArgumentError, r"'dot' \(inner product\)"),
     ):
@@ -150,7 +150,7 @@ async def test_a_table_to_preload_that_does_not_exist(
     config = tmp_path / "aiovec.toml"
     config.write_text('[retrieval]\nsqlite_path = "x.db"\n[retrieval.sqlite]\npreload = ["nope"]\n')
     async with aiovec.connect(config=config):
-        assert "preload names 'nope', which is no table of" in caplog.text
+        assert "preload names 'nope', which is not a table of" in caplog.text
 
 
 async def test_reach_and_rights(tmp_path: Path) -> None:
