@@ -105,7 +105,7 @@ def test_conditions_and_schemas() -> None:
         (lambda: wrong.isnull(), AttributeError, "did you mean 'is_null'"),
         (lambda: wrong.isin([1]), AttributeError, "did you mean 'in_'"),
         (lambda: wrong.kind, AttributeError, r'F\["year\.kind"\]'),
-        (lambda: Schema(fields={"year": int}), aiovec.InvalidArgumentError, r"dim must be a length"),
+        (lambda: Schema(fields={"year": int}), aiovec.InvalidArgumentError, "dim must be a len"),
         (lambda: Schema(2, metric="euclidean"), aiovec.InvalidArgumentError, r"'l2' \(Eucl"),
         (lambda: Schema(2, metric="ip"), aiovec.InvalidArgumentError, r"'dot' \(inner product\)"),
     ):
