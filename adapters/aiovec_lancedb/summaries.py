@@ -83,7 +83,8 @@ async def _batches(table: Opened, column: str, where: Expr | None) -> Batches:
 
 def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
     """Return the values that are not null; of a list, each distinct item."""
-    present = python_values(values.drop_null())
+    # Arrow cannot drop the nulls of text views, which values of nested payload keys may be.
+    present = [value for value in python_values(values) if value is not None]
     if not ref.path:
         if pa.types.is_list(values.type):
             return [(0, item) for items in present for item in set(items)]

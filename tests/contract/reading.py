@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from datetime import UTC, datetime, timedelta
+import random
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.contract.base import ContractBase, case, filled
+from tests.harness.oracle import Oracle
 from tests.harness.values import (
     DIM,
     EPOCH,
     EVERY_KIND,
     SMALL,
+    assert_same_fields,
     assert_same_rows,
     flat,
     ids_of,
@@ -24,17 +27,53 @@ from tests.harness.values import (
 from aiovec import F, Field, Schema, VectorStore
 from aiovec.errors import InvalidArgumentError
 
-# Values of each kind in their order, the null last.
-ORDERED: dict[str, list[Any]] = {
-    "name": ["", " ", "10", "9", "A", "Z", "a", "e\u0301", "z", "é", "日", "\uffff", "😀", None],
-    "year": [-(2**63), -5, 0, 3, 20, 2**53, 2**53 + 1, 2**63 - 1, None],
-    "score": [float("-inf"), -1e300, -0.5, 0.0, 5e-324, 0.1, 1.0, 1e300, float("inf"), None],
-    "live": [False, True, None],
+SORTED = Schema(
+    DIM,
+    fields={
+        "name": str, "year": int, "score": float, "seen": Field(datetime, index="btree"),
+        "live": Field(bool, index="bitmap"), "group": Field(int, index="btree"), "tags": list[str],
+    },
+)  # fmt: skip
+# What the rows of the table above have, each twice; "mixed" is a key of the payload.
+VALUES: dict[str, list[Any]] = {
+    "name": ["", " ", "10", "9", "A", "Z", "a", "a\0b", "e\u0301", "z", "é", "日", "\uffff", "😀"],
+    "year": [-(2**63), -5, 0, 3, 20, 2**53, 2**53 + 1, 2**63 - 1],
+    "score": [
+        float("-inf"), -1e300, -0.5, -0.0, 0.0, 5e-324, 0.1, 1 / 3, 1.0, 1e300, float("inf"),
+    ],
+    "live": [False, True],
     "seen": [
         EPOCH - timedelta(days=400_000), EPOCH - timedelta(microseconds=1), EPOCH,
-        EPOCH + timedelta(microseconds=1), EPOCH + timedelta(days=2_000_000), None,
+        EPOCH + timedelta(microseconds=1), EPOCH + timedelta(days=2_000_000),
+    ],
+    "group": [0, 1, 2, 1, 2, 0, 2, 2, 0, 1],
+    "tags": [["b", "a"], ["a", "a"], [], ["x", "\0", "😀"], ["b"]],
+    "mixed": [
+        -1e300, -(2**63), -1.5, -1, 0, -0.0, 0.5, 1, 1.0, 2**53, float(2**53), 2**53 + 1, 2**62,
+        2**63 - 513, 2**63 - 1, 1e300, "", "\0", "!", "1", "A", "a", "a\0b", "ab", "é", "日",
+        "\uffff", "😀", "null", "[]", "true", False, True, None, [], [1], {}, {"mixed": 1},
     ],
 }  # fmt: skip
+WHERES = (None, F.group > 0, ~F.live, F.payload["mixed"] < 2, F.group.is_null(), F.id < "0")
+
+
+async def _values_in(store: VectorStore) -> Oracle:
+    """Fill the table ``notes``, and an oracle alike."""
+    chance = random.Random(3)
+    shuffled = {name: chance.sample(values, len(values)) for name, values in VALUES.items()}
+    rows: list[dict[str, Any]] = []
+    for place in range(40):
+        values = {name: some[place] for name, some in shuffled.items() if place < len(some)}
+        deep = {"0": {"a.b": values.get("mixed")}}
+        row = {"embedding": [1.0 + place, 1.0, 0.0, 2.0], **values, "deep": deep}
+        # The later id first, so that only sorting by the id can order equals.
+        rows += [{"id": f"{place:02}{twin}", **row} for twin in "ba"]
+    await filled(store, SORTED, rows[:45])
+    await store.insert("notes", rows[45:])
+    oracle = Oracle()
+    oracle.create_table("notes", SORTED)
+    oracle.insert("notes", rows)
+    return oracle
 
 
 class ReadingContract(ContractBase):
@@ -81,202 +120,74 @@ class ReadingContract(ContractBase):
         assert await notes.find("notes", limit=5, offset=50_000) == []
         assert ids_of(await notes.find("notes", "year > 3", limit=2, offset=1)) == ids[5:7]
 
-    async def test_find_orders_by_a_field(self, store: VectorStore) -> None:
-        for name, values in ORDERED.items():
-            # Each value twice, the later id first, so that only sorting by id can order equals.
-            rows = [
-                {"id": f"{place:02}{twin}", "embedding": [1.0] * DIM, name: value}
-                for twin in "ba"
-                for place, value in enumerate(values)
-            ]
-            await filled(store, EVERY_KIND, rows, name=name)
-            places = range(len(values))
-            rising = [f"{place:02}{twin}" for place in places for twin in "ab"]
-            falling = [f"{p:02}{twin}" for p in reversed(places[:-1]) for twin in "ab"] + rising[
-                -2:
-            ]
-            with case(name):
-                assert ids_of(await store.find(name, order_by=name)) == rising
-                assert ids_of(await store.find(name, order_by=f"-{name}")) == falling
-                page = await store.find(
-                    name, order_by=name, descending=True, limit=3, offset=2, select=[name]
-                )
-                assert ids_of(page) == falling[2:5]
-                found = await store.find(name, order_by=name, select=[name])
-                assert [record[name] for record in found] == [v for v in values for _ in "ab"]
-
     async def test_find_orders_selects_and_filters_in_every_combination(
         self, store: VectorStore
     ) -> None:
-        """B15: an order by a field that is not selected, with and without a filter."""
-        fields: dict[str, type | Field] = {
-            "year": int,
-            "rank": Field(int, index="btree"),
-            "lang": Field(str, index="bitmap"),
-        }
-        schema = Schema(dim=DIM, fields=fields)
-        rows: list[dict[str, Any]] = [
-            {
-                "id": f"r{n:03}", "embedding": [1.0 + n, 1.0, 0.0, 2.0], "year": n * 7 % 5,
-                "rank": n * 3 % 8 or None, "lang": "deen"[n % 2 * 2 :][:2], "extra": n,
-            }
-            for n in range(40)
-        ]  # fmt: skip
-        await store.create_table("notes", schema)
-        await store.insert("notes", rows[:25])
-        await store.insert("notes", rows[25:])
-        filters = {
-            None: rows,
-            "year > 1": [row for row in rows if row["year"] > 1],
-            "lang = 'de'": [row for row in rows if row["lang"] == "de"],
-            "rank = 6 OR rank IS NULL": [row for row in rows if row["rank"] in (6, None)],
-            "payload.extra < 9": rows[:9],
-            "year > 99": [],
-        }
-        selections: tuple[list[str] | None, ...] = (
-            None, [], ["id"], ["year"], ["rank"], ["lang"], ["embedding"], ["payload"],
-            ["rank", "lang"], ["payload.extra", "embedding", "year"],
+        """Nulls are last; in a payload numbers, texts and booleans follow each other, and all else
+        is null. A field that is not selected orders too."""
+        oracle = await _values_in(store)
+        orders: tuple[str | list[str] | None, ...] = (
+            None, "id", "-id", *(sign + name for name in SORTED.fields if name != "tags"
+            for sign in ("", "-")), "payload.mixed", "-payload.mixed", 'payload.deep.0."a.b"',
+            ["group", "-id"], ["-group", "name"], ["live", "-group", "seen"], ["-live", "-name"],
+            ["group", "-group", "year"], ["payload.mixed", "-group"], ["-group", "-payload.mixed"],
+            ["payload.absent", "-group", "live"],
         )  # fmt: skip
-        halves = itertools.cycle((selections[::2], selections[1::2], selections[:5]))
         pages = itertools.cycle(((100, 0), (3, 0), (5, 4), (100, 38), (1, 99), (2, 7), (9, 1)))
-        for (where, wanted), order, descending in itertools.product(
-            filters.items(), (None, "id", "year", "rank", "lang"), (False, True)
-        ):
-            key = order or "id"
-            there = [row for row in wanted if row[key] is not None]
-            there.sort(key=lambda row: row["id"])
-            there.sort(key=lambda row: row[key], reverse=descending)
-            ranked = there + [row for row in wanted if row[key] is None]
-            for select, (limit, offset) in zip(next(halves), pages, strict=False):
-                case = (where, order, descending, select, limit, offset)
-                found = await store.find(
-                    "notes", where, order_by=order, descending=descending, limit=limit,
-                    offset=offset, select=select,
-                )  # fmt: skip
-                page = ranked[offset : offset + limit]
-                assert ids_of(found) == [row["id"] for row in page], case
-                for record, row in zip(found, page, strict=True):
-                    assert all(record[name] == row[name] for name in record.fields), case
-                    asked = select is not None and "embedding" in select
-                    assert (record.vector is not None) is asked, case
+        selections: itertools.cycle[list[str] | None] = itertools.cycle((
+            None, [], ["id"], ["year"], ["group"], ["embedding"], ["name", "group"], ["mixed"],
+            ["score", "embedding", "mixed"], ["tags", "seen", "live"], None,
+        ))  # fmt: skip
+        for order, turned, where in itertools.product(orders, (False, True), WHERES):
+            (limit, offset), select = next(pages), next(selections)
+            options: dict[str, Any] = {
+                "order_by": order, "descending": turned, "limit": limit, "offset": offset,
+            }  # fmt: skip
+            names = select and [f"payload.{n}" if n == "mixed" else n for n in select]
+            found = await store.find("notes", where, select=names, **options)
+            expected = oracle.find("notes", where, **options)
+            with case((where, select, options)):
+                assert ids_of(found) == [row.id for row in expected]
+                for record, row in zip(found, expected, strict=True):
+                    fields = row.flat()
+                    if select is not None:
+                        fields = {name: fields[name] for name in select if name in fields}
+                    assert_same_fields(record.fields, fields)
+                    assert (record.vector is None) is ("embedding" not in (select or ()))
                     if record.vector is not None:
-                        assert record.vector.tolist() == row["embedding"], case
-
-    async def test_find_orders_by_several_keys(self, store: VectorStore) -> None:
-        schema = Schema(DIM, fields={"year": int, "name": str, "seen": datetime, "live": bool})
-        rows: list[dict[str, Any]] = [
-            {
-                "id": f"r{n:02}", "embedding": [1.0 + n] * DIM, "year": (n * 7 % 3) or None,
-                "name": "ab"[n % 2], "seen": datetime(2024, 1, 1 + n % 4, tzinfo=UTC),
-                "live": (True, False, None)[n % 3], "rank": n * 5 % 4,
-            }
-            for n in range(24)
-        ]  # fmt: skip
-        await filled(store, schema, rows)
-        orders: tuple[list[str], ...] = (
-            ["year", "-id"], ["-year", "name"], ["name", "-year", "seen"], ["-seen", "-name"],
-            ["live", "-year"], ["-live", "id"], ["name", "-name", "year"], ["-id", "year"],
-            ["payload.rank", "-year"], ["-name", "-payload.rank"], ["payload.rank", "-id"],
-            ["payload.absent", "-payload.rank", "live", "seen"], ["-seen", "payload.rank"],
-        )  # fmt: skip
-        for keys, turned, where in itertools.product(orders, (False, True), (None, "year = 1")):
-            expected = [row for row in rows if where is None or row["year"] == 1]
-            for key in reversed(keys):
-                name = key.removeprefix("-").removeprefix("payload.")
-                there = [row for row in expected if row.get(name) is not None]
-                there.sort(key=lambda row: row[name], reverse=key.startswith("-") is not turned)
-                expected = there + [row for row in expected if row.get(name) is None]
-            for limit, offset in ((100, 0), (5, 3), (1, 30)):
-                found = await store.find(
-                    "notes", where, order_by=iter(keys), descending=turned, limit=limit,
-                    offset=offset, select=["name"],
-                )  # fmt: skip
-                page = [row["id"] for row in expected[offset : offset + limit]]
-                assert ids_of(found) == page, (keys, turned, where, limit, offset)
+                        assert np.array_equal(record.vector, row.vector)  # type: ignore[arg-type]
+        kinds = {int: "number", float: "number", str: "text", bool: "truth"}
+        found = await store.find("notes", order_by="payload.mixed")
+        met = [kinds.get(type(record.get("mixed")), "null") for record in found]
+        assert [kind for kind, _ in itertools.groupby(met)] == ["number", "text", "truth", "null"]
 
     @pytest.mark.core
-    async def test_distinct_values_of_every_kind(self, store: VectorStore) -> None:
-        kinds: dict[str, list[Any]] = {
-            "name": ["b", "a", "a", "", "\0", "a\0b", "é", "日", "😀", "'; DROP TABLE notes; --"],
-            "year": [3, -(2**63), 2**63 - 1, 0, 0, 3, 3, 2**53 + 1, 2**53, 1],
-            "score": [0.1, -0.0, 0.0, 1e300, 5e-324, 0.1, 0.1, -1.5, 1 / 3, 2.0],
-            "seen": [datetime(2024, 1, 1 + n % 4, 1, 2, 3, n, UTC) for n in range(10)],
-            "live": [True, False, True, True, False, True, True, False, True, True],
-        }
-        rows: list[dict[str, Any]] = [
-            {
-                "id": f"r{n:02}", "embedding": [1.0 + n] * DIM,
-                **{name: values[n] if n < 10 else None for name, values in kinds.items()},
-            }
-            for n in range(12)
-        ]  # fmt: skip
-        await filled(store, EVERY_KIND, rows)
-        for name, values in kinds.items():
-            expected = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
-            for limit in (None, 1, 3, 1_000):
-                found = await store.distinct("notes", name, limit=limit)
-                assert list(found.items()) == expected[:limit], (name, limit)
-                assert [type(value) for value in found] == [type(v) for v, _ in expected[:limit]]
-            assert await store.bounds("notes", name) == (min(values), max(values))
-            some = values[2:5]
-            chosen = "id >= 'r02' AND id < 'r05'"
-            assert await store.distinct("notes", name, chosen) == Counter(some)
-            assert await store.bounds("notes", name, chosen) == (min(some), max(some))
-            assert await store.distinct("notes", name, "id >= 'r10'") == {}
-            assert await store.bounds("notes", name, "id >= 'r10'") is None
-        assert await store.bounds("notes", "id") == ("r00", "r11")
-        assert list(await store.distinct("notes", "id", limit=2)) == ["r00", "r01"]
+    async def test_distinct_values_and_bounds_of_every_kind(self, store: VectorStore) -> None:
+        """Items of a list count once a row, and an int stands for the floats that equal it."""
 
-    async def test_distinct_items_of_lists_are_counted_once_a_row(self, store: VectorStore) -> None:
-        lists = [["b", "a"], ["a", "a"], [], None, ["x", "\0", "😀"], ["b"], ["b"]]
-        rows = [
-            {"id": f"r{n}", "embedding": [1.0] * DIM, "tags": tags} for n, tags in enumerate(lists)
-        ]
-        await filled(store, EVERY_KIND, rows)
-        found = await store.distinct("notes", "tags")
-        assert list(found.items()) == [("b", 3), ("a", 2), ("\0", 1), ("x", 1), ("😀", 1)]
-        for item, count in found.items():
-            assert await store.count("notes", F.tags.contains(item)) == count
-        assert await store.distinct("notes", "tags", "id = 'r1'") == {"a": 1}
-        assert await store.distinct("notes", "tags", limit=1) == {"b": 3}
+        def typed(values: Iterable[Any]) -> list[Any]:
+            return [(value, type(value)) for value in values]
 
-    async def test_distinct_values_of_a_payload(self, store: VectorStore) -> None:
-        values: list[Any] = [
-            "1", 1, 1.0, -0.0, 0, 2**53, 2**53 + 1, 2**63 - 1, 1e300, 0.5, "", "a", "a", "\0", "é",
-            None, [], [[]], {}, {"k": 1}, "null", "[]", "true",
-        ]  # fmt: skip
-        rows: list[dict[str, Any]] = [
-            {"id": f"r{n:02}", "embedding": [1.0] * DIM, "k": value, "in": {"o.p": value}}
-            for n, value in enumerate(values)
-        ]
-        rows += [{"id": "x", "embedding": [1.0] * DIM}]
-        await filled(store, SMALL, rows)
-        expected = [
-            (0, 2), (1, 2), ("a", 2), (0.5, 1), (2**53, 1), (2**53 + 1, 1), (2**63 - 1, 1),
-            (1e300, 1), ("", 1), ("\0", 1), ("1", 1), ("[]", 1), ("null", 1), ("true", 1), ("é", 1),
-        ]  # fmt: skip
-        for name in ("payload.k", 'payload.in."o.p"'):
-            for limit in (None, 2, 4):
-                found = await store.distinct("notes", name, limit=limit)
-                assert list(found.items()) == expected[:limit]
-                assert [type(value) for value in found] == [type(v) for v, _ in expected[:limit]]
-            assert await store.bounds("notes", name) == (0, "é")
-            assert await store.bounds("notes", name, f"{name} >= 1") == (1, 1e300)
-        truths = [{"id": f"t{n}", "embedding": [1.0] * DIM, "k": n > 0} for n in range(3)]
-        await store.insert("notes", truths)
-        least, greatest = await store.bounds("notes", "payload.k") or (None, None)
-        assert (least, greatest is True) == (0, True)
-        chosen = "id >= 't'"
-        found = await store.distinct("notes", "payload.k", chosen)
-        assert [(value, type(value), n) for value, n in found.items()] == [
-            (True, bool, 2), (False, bool, 1),
-        ]  # fmt: skip
-        both = await store.distinct("notes", "payload.k")
-        assert (both[0], both[False], both[1], both[True]) == (2, 1, 2, 2)
-        assert len(both) == len(expected) + 2
-        for value, n in both.items():
-            assert await store.count("notes", F.payload["k"] == value) == n
-        assert await store.distinct("notes", "payload.k", limit=1) == {0: 2}
+        oracle = await _values_in(store)
+        await store.create_table("empty", SORTED)
+        for name in ("id", *SORTED.fields, "payload.mixed", 'payload.deep.0."a.b"', "payload.no"):
+            assert await store.distinct("empty", name) == {}
+            for where in WHERES:
+                with case((name, where)):
+                    for limit in (None, 1, 3, 1_000):
+                        found = await store.distinct("notes", name, where, limit)
+                        wanted = oracle.distinct("notes", name, where, limit)
+                        assert list(found.values()) == list(wanted.values())
+                        assert typed(found) == typed(wanted)
+                    if name != "tags":
+                        assert await store.bounds("empty", name) is None
+                        ends = await store.bounds("notes", name, where)
+                        assert typed(ends or ()) == typed(oracle.bounds("notes", name, where) or ())
+        assert await store.distinct("notes", "tags") == {"b": 4, "a": 4, "\0": 2, "x": 2, "😀": 2}
+        both = await store.distinct("notes", "payload.mixed")
+        assert (both[0], both[False], both[1], both[True]) == (4, 2, 4, 2)
+        for value, count in both.items():
+            assert await store.count("notes", F.payload["mixed"] == value) == count
 
     async def test_items_of_lists_in_a_payload_are_counted_once_a_row(
         self, store: VectorStore
@@ -325,52 +236,6 @@ class ReadingContract(ContractBase):
         await store.insert("notes", [{"id": "wide", "embedding": [1.0] * DIM, **wide}])
         with pytest.raises(InvalidArgumentError, match="10,000"):
             await store.fields_info("notes")
-
-    async def test_distinct_of_what_no_rows_have(self, store: VectorStore) -> None:
-        await store.create_table("notes", EVERY_KIND)
-        for name in ("id", *EVERY_KIND.fields, "payload.x", "payload.x.y"):
-            assert await store.distinct("notes", name) == {}
-            if name != "tags":
-                assert await store.bounds("notes", name) is None
-
-    async def test_find_orders_values_of_different_types_in_a_payload(
-        self, store: VectorStore
-    ) -> None:
-        """Numbers, then text, then booleans; everything else counts as null."""
-        ranked: list[Any] = [
-            -1e300, -(2**63), -1.5, -1, 0, 0.5, 1, 2**53, 2**53 + 1, 2**62, 2**63 - 513,
-            2**63 - 1, 1e300, "", "\0", "!", "1", "A", "a", "a\0b", "ab", "é", "日", "\uffff",
-            "😀", False, True,
-        ]  # fmt: skip
-        nulls: list[Any] = [None, [], [1], {}, {"rank": 1}]
-        placed = list(enumerate([*ranked, *nulls]))
-        # Equals, of which the id decides.
-        equals = [(4, -0.0), (6, 1.0), (7, float(2**53))]
-        rows = [
-            {"id": f"{place:02}b", "embedding": [1.0] * DIM, "rank": value, "k": {"0": [value]}}
-            for place, value in placed
-        ] + [{"id": f"{place:02}c", "embedding": [1.0] * DIM, "rank": v} for place, v in equals]
-        for row in rows:
-            row["k"] = {"0": {"a.b": row["rank"]}}
-        rows.append({"id": "99", "embedding": [1.0] * DIM})
-        await filled(store, Schema(DIM), rows[::-1])
-        rising = sorted(row["id"] for row in rows)
-        last = rising[-len(nulls) - 1 :]
-        falling = sorted(rising[: -len(nulls) - 1], key=lambda id: (-int(id[:2]), id)) + last
-        for key in ("payload.rank", 'payload.k.0."a.b"'):
-            assert ids_of(await store.find("notes", order_by=key)) == rising
-            assert ids_of(await store.find("notes", order_by=f"-{key}")) == falling
-            assert ids_of(await store.find("notes", order_by=key, descending=True)) == falling
-            page = await store.find("notes", order_by=[key, "-id"], limit=4, offset=4, select=[])
-            assert ids_of(page) == ["04c", "04b", "05b", "06c"]
-        everything = await store.find("notes", "payload.rank < 2", order_by="-payload.rank")
-        assert ids_of(everything) == ["06b", "06c", "05b", "04b", "04c", "03b", "02b", "01b", "00b"]
-        assert everything[0].vector is None
-        (first,) = await store.find(
-            "notes", order_by="payload.rank", limit=1, select=["embedding", "payload.rank"]
-        )
-        assert first.vector is not None
-        assert first["rank"] == -1e300
 
     @pytest.mark.core
     async def test_find_selects(self, store: VectorStore) -> None:

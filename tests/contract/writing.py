@@ -166,7 +166,6 @@ class WritingContract(ContractBase):
     # Calls that are refused
 
     @pytest.mark.core
-    @pytest.mark.core
     async def test_insert_refuses_an_id_that_exists(self, notes: VectorStore) -> None:
         for start, twice in ((8, []), (20, small_rows(1, start=21))):
             rows = [*small_rows(5, start=start), *twice]

@@ -94,6 +94,12 @@ def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> l
     ]
 
 
+def in_forms(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The same rows in the forms that differ most: mappings, columns and Arrow."""
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {"mappings": rows, "columns": columns, "Arrow": pa.table(dict(columns))}
+
+
 def python_rows(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     """Arrow rows as mappings. No time zone is looked up, which would block an event loop."""
     columns = [python_values(column) for column in rows.columns]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from tests.contract.base import case, filled
 from tests.contract.tables import CALLS
 from tests.harness.values import DIM, SMALL, ids_of, small_rows, vectors
 
-from aiovec import Embed, Field, Schema, VectorStore
+from aiovec import Embed, Field, Schema, Tuning, VectorStore
 from aiovec.errors import (
     AiovecError,
     DimensionMismatchError,
@@ -218,69 +217,111 @@ async def test_a_table_without_a_model_takes_any(store: VectorStore) -> None:
     assert len(await store.search("notes", vectors(1)[0], model="three")) == 3
 
 
-async def test_find_orders_only_by_what_has_an_order(notes: VectorStore) -> None:
-    await notes.add_field("notes", "tags", list[str])
-    for name in (
+QUERY = [1.0] * DIM
+DEEP = "payload" + ".k" * 32
+NOT_POSITIVE = (0, -1, 1.5, "3", True)
+NO_IDS = (1.5, True, [1.5], [True], [None], {"r0001": 1}, b"r0001")
+NO_SUMMARIES = (
+    "none", "embedding", "payload", "payload.", "NAME", "", "-name", None, 1, ["name"], "name; --",
+    'payload."', "payload." + "x" * 10_000, "payload" + ".x" * 100, "payload.\ud800",
+)  # fmt: skip
+NO_BOUNDS = ("1", float("nan"), float("inf"), True, [1], 10**400)
+
+
+def _exported(store: VectorStore, **options: Any) -> Awaitable[Any]:
+    return anext(store.export("notes", **options))
+
+
+def _hybrid(name: str) -> Callable[[VectorStore, Any], Awaitable[Any]]:
+    return lambda store, value: store.search_hybrid("notes", "wool", QUERY, **{name: value})
+
+
+# An argument, a call that takes it, and values that it refuses.
+VALUES_REFUSED: list[tuple[str, Callable[[VectorStore, Any], Awaitable[Any]], Sequence[Any]]] = [
+    ("limit", lambda s, v: s.find("notes", limit=v), NOT_POSITIVE),
+    ("limit", lambda s, v: s.search("notes", QUERY, limit=v), (*NOT_POSITIVE, None)),
+    ("limit", lambda s, v: s.distinct("notes", "name", limit=v), NOT_POSITIVE),
+    ("offset", lambda s, v: s.find("notes", offset=v), (-1, 1.5, "3", None)),
+    ("order_by", lambda s, v: s.find("notes", order_by=v), (
         "tags", "embedding", "payload", "payload.", "absent", "NAME", "", "-", "--id", "-tags",
-    ):  # fmt: skip
-        with pytest.raises(InvalidArgumentError) as caught:
-            await notes.find("notes", order_by=name)
-        assert caught.value.argument == "order_by"
-        assert "year" in caught.value.expected
-    assert len(await notes.find("notes", order_by="id")) == 10
+        f"{DEEP}.k", "payload." + "k" * 5_000, ["id"] * 33, [1], 5, [["id"]], {1},
+    )),
+    ("order_by", lambda s, v: s.find("plain", order_by=v), ("payload.k",)),
+    ("field", lambda s, v: s.distinct("notes", v), NO_SUMMARIES),
+    ("field", lambda s, v: s.bounds("notes", v), (*NO_SUMMARIES, "tags")),
+    ("min_score", lambda s, v: s.search("notes", QUERY, min_score=v), NO_BOUNDS),
+    ("min_score", lambda s, v: s.search_many("notes", [QUERY], min_score=v), NO_BOUNDS),
+    ("max_distance", lambda s, v: s.search("notes", QUERY, max_distance=v), NO_BOUNDS),
+    ("max_distance", lambda s, v: s.search_many("notes", [QUERY], max_distance=v), NO_BOUNDS),
+    ("ids", lambda s, v: s.search_like("notes", v), (
+        "absent", "", "a\0b", "x" * 5_000, 5, None, [], ["r0001", "no"],
+    )),
+    ("not_like", lambda s, v: s.search_like("notes", "r0001", not_like=v), ("absent",)),
+    ("group_by", lambda s, v: s.search("notes", QUERY, group_by=v), (
+        "absent", "tags", "id", "embedding", "payload", "payload.", 5, "", "x" * 9_999,
+    )),
+    ("per_group", lambda s, v: s.search("notes", QUERY, group_by="name", per_group=v),
+     (0, -1, 1.5, "2", None)),
+    ("diversity", lambda s, v: s.search("notes", QUERY, group_by="name", diversity=v), (0.5,)),
+    ("tuning.recall", lambda s, v: s.search("notes", QUERY, tuning=Tuning(recall=v)),
+     (0, 2, True, "1", float("nan"))),
+    ("tuning.oversample", lambda s, v: s.search("notes", QUERY, tuning=Tuning(oversample=v)),
+     (0.5, True, "2", float("inf"))),
+    ("batch_size", lambda s, v: _exported(s, batch_size=v), (0, "3")),
+    ("after", lambda s, v: _exported(s, after=v), ("text", 5)),
+    *((name, _hybrid(name), (value,)) for name, value in {
+        "fusion": "rrf", "limit": 0, "diversity": -1, "rerank": 5, "highlight": 5, "fetch_k": 3,
+        "tuning": 5,
+    }.items()),
+    ("query", lambda s, v: s.search_hybrid("notes", v, QUERY), (b"wool",)),
+    ("ids", lambda s, v: s.delete("notes", v), NO_IDS),
+    ("ids or where", lambda s, v: s.delete("notes", v), (None,)),
+    ("ids", lambda s, v: s.get("notes", v), (*NO_IDS, None)),
+]  # fmt: skip
+OTHER_ERRORS: list[tuple[type[Exception], Callable[[VectorStore], Awaitable[Any]]]] = [
+    (FilterError, lambda s: s.distinct("notes", "name", "absent = 1")),
+    (FilterError, lambda s: s.bounds("notes", "name", "absent = 1")),
+    (FilterError, lambda s: s.search_like("notes", "r0001", where="absent = 1")),
+    (FilterError, lambda s: s.search_hybrid("notes", "wool", QUERY, where="absent = 1")),
+    (TableNotFoundError, lambda s: s.search_like("absent", "r0001")),
+    (TableNotFoundError, lambda s: s.search_hybrid("absent", "wool", QUERY)),
+    (DimensionMismatchError, lambda s: s.search_hybrid("notes", "wool", [1.0])),
+    (InvalidVectorError, lambda s: s.search_hybrid("notes", "wool", [0.0] * DIM)),
+    (InvalidVectorError, lambda s: s.search_hybrid("notes", "wool")),
+    (ModelMismatchError, lambda s: s.search_hybrid("notes", "wool", QUERY, model="other")),
+    (InvalidNameError, lambda s: s.search_hybrid("notes", "wool", QUERY, select=["absent"])),
+]
 
 
-async def test_distinct_takes_fields_and_payload_keys_alone(notes: VectorStore) -> None:
-    wrong: list[Any] = [
-        "none", "embedding", "payload", "payload.", "NAME", "", "-name", None, 1, ["name"],
-        "name; --", 'payload."', "payload." + "x" * 10_000, "payload" + ".x" * 100,
-        "payload.\ud800",
-    ]  # fmt: skip
-    for name in wrong:
-        for call in (notes.distinct, notes.bounds):
-            with pytest.raises(InvalidArgumentError):
-                await call("notes", name)
-    limits: list[Any] = [0, -1, 1.5, "1", True]
-    for limit in limits:
-        with pytest.raises(InvalidArgumentError):
-            await notes.distinct("notes", "name", limit=limit)
-    await notes.add_field("notes", "tags", list[str])
-    with pytest.raises(InvalidArgumentError):
-        await notes.bounds("notes", "tags")
-    with pytest.raises(FilterError):
-        await notes.distinct("notes", "name", "absent = 1")
-    with pytest.raises(FilterError):
-        await notes.bounds("notes", "name", "absent = 1")
-
-
-async def test_an_order_is_refused_that_is_too_long(notes: VectorStore) -> None:
-    deep = "payload" + ".k" * 32
-    assert len(await notes.find("notes", order_by=[deep, "-id"])) == 10
-    assert len(await notes.find("notes", order_by=[f"payload.k{n}" for n in range(32)])) == 10
-    wrong: Any
-    for wrong in (f"{deep}.k", "payload." + "k" * 5_000, ["id"] * 33, [1], 5, [["id"]], {1}):
-        with pytest.raises(InvalidArgumentError) as caught:
-            await notes.find("notes", order_by=wrong)
-        assert caught.value.argument == "order_by"
-    await notes.create_table("plain", Schema(DIM, payload=False))
-    with pytest.raises(InvalidArgumentError):
-        await notes.find("plain", order_by="payload.k")
-
-
-async def test_limits_are_positive_whole_numbers(notes: VectorStore) -> None:
-    wrong: Any
-    for wrong in (0, -1, 1.5, "3", True):
-        with pytest.raises(InvalidArgumentError) as caught:
-            await notes.find("notes", limit=wrong)
-        assert caught.value.argument == "limit"
-    for wrong in (0, -1, 1.5, "3", None, True):
-        with pytest.raises(InvalidArgumentError) as caught:
-            await notes.search("notes", vectors(1)[0], limit=wrong)
-        assert caught.value.argument == "limit"
-    for wrong in (-1, 1.5, "3", None):
-        with pytest.raises(InvalidArgumentError) as caught:
-            await notes.find("notes", offset=wrong)
-        assert caught.value.argument == "offset"
+async def test_each_argument_refuses_what_it_cannot_be(store: VectorStore) -> None:
+    text = Field(str, text=True)
+    fields: dict[str, Any] = {"body": text, **SMALL.fields, "tags": list[str]}
+    rows = [{**row, "body": "wool"} for row in small_rows(10)]
+    await filled(store, Schema(DIM, model="m", fields=fields), rows)
+    await store.create_table("plain", Schema(DIM, payload=False))
+    for argument, call, values in VALUES_REFUSED:
+        for value in values:
+            with case((argument, value)):
+                with pytest.raises(InvalidArgumentError) as caught:
+                    await call(store, value)
+                assert caught.value.argument == argument
+    for error, other in OTHER_ERRORS:
+        with case(error), pytest.raises(error):
+            await other(store)
+    with pytest.raises(InvalidVectorError, match=r"missing.*no embedder.*Embed\('body'\)"):
+        await store.search_hybrid("notes", "wool")
+    too_large = (b"9" * 19, b"9223372036854775808")
+    for garbage in (b"", b"garbage", b"\xff" * 40, *too_large):
+        with suppress(AiovecError):  # and no other error
+            await _exported(store, after=garbage)
+    number: Any = np.float32(-2)
+    assert len(await store.search("notes", QUERY, min_score=number)) == 10
+    assert len(await store.find("notes", order_by=[DEEP, "-id"])) == 10
+    assert len(await store.find("notes", order_by=[f"payload.k{n}" for n in range(32)])) == 10
+    hits = await store.search_hybrid("notes", "wool", QUERY, model="m", exact=True)
+    assert len(hits) == 10
+    liked = await store.search_like("notes", "r0001")
+    assert ids_of(await store.table("notes").search_like("r0001")) == ids_of(liked)
 
 
 async def test_a_records_vector_is_the_callers(notes: VectorStore) -> None:
@@ -294,110 +335,6 @@ async def test_a_records_vector_is_the_callers(notes: VectorStore) -> None:
     (again,) = await notes.get("notes", "r0001")
     assert again.vector is not None
     assert np.array_equal(again.vector, before)
-
-
-async def test_bad_bounds_are_refused(notes: VectorStore) -> None:
-    wrong: Any
-    for name in ("min_score", "max_distance"):
-        for wrong in ("1", float("nan"), float("inf"), True, [1], 10**400):
-            for call in (notes.search, notes.search_many):
-                given: Any = [1.0] * DIM if call == notes.search else [[1.0] * DIM]
-                with case((name, wrong)), pytest.raises(InvalidArgumentError) as caught:
-                    await call("notes", given, **{name: wrong})
-                assert caught.value.argument == name
-    number: Any = np.float32(-2)
-    assert len(await notes.search("notes", [1.0] * DIM, min_score=number)) == 10
-
-
-async def test_likeness_to_what_is_not_there(notes: VectorStore) -> None:
-    wrong: Any
-    for wrong in ("absent", "", "a\0b", "x" * 5_000, 5, None, [], ["r0001", "no"]):
-        with case(wrong), pytest.raises(InvalidArgumentError) as caught:
-            await notes.search_like("notes", wrong)
-        assert caught.value.argument == "ids"
-    with pytest.raises(InvalidArgumentError, match="not_like"):
-        await notes.search_like("notes", "r0001", not_like="absent")
-    with pytest.raises(TableNotFoundError):
-        await notes.search_like("absent", "r0001")
-    with pytest.raises(FilterError):
-        await notes.search_like("notes", "r0001", where="absent = 1")
-    table = notes.table("notes")
-    assert ids_of(await table.search_like("r0001")) == ids_of(
-        await notes.search_like("notes", "r0001")
-    )
-
-
-async def test_bad_groups_are_refused(store: VectorStore) -> None:
-    await filled(store, Schema(DIM, fields={"doc": str, "tags": list[str]}), small_rows(10))
-    query = [1.0] * DIM
-    wrong: Any
-    for wrong in (
-        "absent",
-        "tags",
-        "id",
-        "embedding",
-        "payload",
-        "payload.",
-        5,
-        "",
-        "x" * 9_999,
-    ):
-        with case(wrong), pytest.raises(InvalidArgumentError) as caught:
-            await store.search("notes", query, group_by=wrong)
-        assert caught.value.argument == "group_by"
-    for wrong in (0, -1, 1.5, "2", None):
-        with case(wrong), pytest.raises(InvalidArgumentError) as caught:
-            await store.search("notes", query, group_by="doc", per_group=wrong)
-        assert caught.value.argument == "per_group"
-    with pytest.raises(InvalidArgumentError) as caught:
-        await store.search("notes", query, group_by="doc", diversity=0.5)
-    assert caught.value.argument == "diversity"
-
-
-async def _batches(store: VectorStore, **options: Any) -> list[pa.RecordBatch]:
-    return [batch async for batch in store.export("notes", **options)]
-
-
-async def test_bad_options(notes: VectorStore) -> None:
-    for options in ({"batch_size": 0}, {"batch_size": "3"}, {"after": "text"}, {"after": 5}):
-        with pytest.raises(InvalidArgumentError) as caught:
-            await _batches(notes, **options)
-        assert caught.value.argument in options
-    too_large = (b"9" * 19, b"9223372036854775808")
-    for garbage in (b"", b"garbage", b"\xff" * 40, *too_large):
-        with suppress(AiovecError):  # and no other error
-            await _batches(notes, after=garbage)
-
-
-async def test_bad_arguments_of_a_hybrid_search(store: VectorStore) -> None:
-    rows = [{**row, "body": "wool"} for row in small_rows(10)]
-    await filled(store, Schema(DIM, model="m", fields={"body": Field(str, text=True)}), rows)
-    wrong: dict[str, Any] = {
-        "fusion": "rrf", "limit": 0, "diversity": -1, "rerank": 5, "highlight": 5,
-        "fetch_k": 3, "tuning": 5,
-    }  # fmt: skip
-    for name, value in wrong.items():
-        with case(name), pytest.raises(InvalidArgumentError) as caught:
-            await store.search_hybrid("notes", "wool", [1.0] * DIM, **{name: value})
-        assert caught.value.argument == name
-    query: Any = b"wool"
-    with pytest.raises(InvalidArgumentError):
-        await store.search_hybrid("notes", query, [1.0] * DIM)
-    with pytest.raises(DimensionMismatchError):
-        await store.search_hybrid("notes", "wool", [1.0])
-    with pytest.raises(InvalidVectorError):
-        await store.search_hybrid("notes", "wool", [0.0] * DIM)
-    with pytest.raises(InvalidVectorError, match=r"missing.*no embedder.*Embed\('body'\)"):
-        await store.search_hybrid("notes", "wool")
-    with pytest.raises(ModelMismatchError):
-        await store.search_hybrid("notes", "wool", [1.0] * DIM, model="other")
-    with pytest.raises(InvalidNameError):
-        await store.search_hybrid("notes", "wool", [1.0] * DIM, select=["absent"])
-    with pytest.raises(FilterError):
-        await store.search_hybrid("notes", "wool", [1.0] * DIM, where="absent = 1")
-    with pytest.raises(TableNotFoundError):
-        await store.search_hybrid("absent", "wool", [1.0] * DIM)
-    assert len(await store.search_hybrid("notes", "wool", [1.0] * DIM, model="m", exact=True)) == 10
 
 
 async def test_names_that_differ_in_case_only_where_they_may(store: VectorStore) -> None:
@@ -420,13 +357,3 @@ def test_field_names_that_are_refused() -> None:
     for wrong in ("id", "payload", "1", "", "a b", None):
         with case(wrong), pytest.raises((InvalidNameError, InvalidArgumentError)):
             Schema(DIM, vector=wrong)
-
-
-async def test_what_is_no_id_is_refused(notes: VectorStore) -> None:
-    wrong: Any
-    for wrong in (1.5, True, [1.5], [True], [None], {"r0001": 1}, b"r0001", None):
-        with pytest.raises(InvalidArgumentError):
-            await notes.delete("notes", wrong)
-        with pytest.raises(InvalidArgumentError):
-            await notes.get("notes", wrong)
-    assert await notes.count("notes") == 10

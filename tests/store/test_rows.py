@@ -25,6 +25,7 @@ from tests.harness.values import (
     SMALL,
     assert_same_rows,
     ids_of,
+    in_forms,
     rows_of_every_kind,
     small_rows,
     vectors,
@@ -194,25 +195,18 @@ async def test_lists_of_numbers(store: VectorStore) -> None:
     nums = [[1, -(2**63)], [], None, [2**63 - 1] * 3, [0], [2**53 + 1]]
     weights = [[0.1, 1e300], None, [], [float("inf"), float("-inf")], [-0.0, 3.0], [5e-324]]
     ids, embedding = [f"r{n}" for n in range(6)], [[1.0] * DIM] * 6
-    forms: dict[str, Any] = {
-        "lists": {"nums": nums, "weights": weights},
-        "tuples": {
-            "nums": [None if n is None else tuple(n) for n in nums],
-            "weights": [None if w is None else tuple(w) for w in weights],
-        },
-        "arrays": {
-            "nums": [None if n is None else np.array(n, np.int64) for n in nums],
-            "weights": [None if w is None else np.array(w, np.float64) for w in weights],
-        },
-        "Arrow": {
-            "nums": pa.array(nums, pa.large_list(pa.int64())),
-            "weights": pa.array(weights, pa.list_(pa.float64())),
-        },
-    }
-    for name, columns in forms.items():
+    data = {"id": ids, "embedding": embedding}
+
+    def each(make: Callable[[Any], Any]) -> dict[str, Any]:
+        columns: dict[str, list[Any]] = {"nums": nums, "weights": weights}
+        made = {k: [None if v is None else make(v) for v in some] for k, some in columns.items()}
+        return {**data, **made}
+
+    forms = in_forms(each(list)) | {"tuples": each(tuple), "arrays": each(np.array)}
+    forms["arrays"]["nums"][1] = np.array([], np.int64)
+    for name, rows in forms.items():
         with case(name):
-            data = {"id": ids, "embedding": embedding, **columns}
-            await store.upsert("notes", pa.table(data) if name == "Arrow" else data)
+            await store.upsert("notes", rows)
             found = await store.find("notes")
             assert [record["nums"] for record in found] == nums
             assert [record["weights"] for record in found] == weights
@@ -268,7 +262,24 @@ async def test_vectors_in_every_form(store: VectorStore) -> None:
             assert [(hit.id, hit.distance) for hit in hits] == [("x", 0.0)]
             many = await store.search_many("notes", [form(base), form(-base)], limit=1)
             assert [hits[0].distance for hits in many] == [0.0, 0.0]
+            assert await store.set_vectors("notes", iter("y"), [form(base)]) == 1
+            hits = await store.search("notes", form(base), limit=2)
+            assert [(hit.id, hit.distance) for hit in hits] == [("x", 0.0), ("y", 0.0)]
             assert await store.delete("notes", ["x", "y"]) == 2
+    # Many vectors at once.
+    pair = np.stack([base, -base])
+    matrices: dict[str, Any] = {
+        "an array": pair, "float64": pair.astype(float), "lists": pair.tolist(),
+        "a generator": (row for row in pair), "Arrow lists": pa.array(pair.tolist()),
+        "Arrow": pa.FixedSizeListArray.from_arrays(pa.array(pair.reshape(-1)), DIM),
+    }  # fmt: skip
+    for name, matrix in matrices.items():
+        with case(name):
+            await store.upsert("notes", {"id": ["x", "y"], "embedding": np.ones((2, DIM))})
+            assert await store.set_vectors("notes", ["x", "y"], matrix) == 2
+            stored = [record.vector for record in await store.get("notes", ["x", "y"])]
+            assert np.array_equal(np.stack(stored), pair)  # type: ignore[arg-type]  # it has them
+    assert await store.set_vectors("notes", "x", [[5.0, 0, 0, 0]]) == 1
 
 
 async def test_what_can_be_read_once_is_read_once(tmp_path: Path) -> None:
@@ -448,40 +459,14 @@ async def test_vectors_that_numpy_cannot_read(notes: VectorStore) -> None:
                 assert error.id == (None if name.startswith("search") else "r0001")
 
 
-async def test_set_vectors_takes_every_form(store: VectorStore) -> None:
-    await filled(store, SMALL, small_rows(4))
-    given = np.arange(1, 9, dtype=np.float32).reshape(2, DIM)
-    forms: dict[str, Any] = {
-        "an array": given,
-        "float64": given.astype(float),
-        "lists": given.tolist(),
-        "a generator": (row for row in given),
-        "Arrow": pa.FixedSizeListArray.from_arrays(pa.array(given.reshape(-1)), DIM),
-        "Arrow lists": pa.array(given.tolist()),
-    }
-    for name, form in forms.items():
-        with case(name):
-            await store.set_vectors("notes", ["r0001", "r0002"], np.ones((2, DIM)))
-            ids = iter(["r0001", "r0002"]) if name == "lists" else ["r0001", "r0002"]
-            assert await store.set_vectors("notes", ids, form) == 2
-            found = await store.get("notes", ["r0001", "r0002"])
-            assert all(
-                np.array_equal(record.vector, vector)  # type: ignore[arg-type]  # it has one
-                for record, vector in zip(found, given, strict=True)
-            )
-    assert await store.set_vectors("notes", "r0003", [[5.0, 0, 0, 0]]) == 1
-
-
 async def test_forms_of_rows_without_vectors(store: VectorStore) -> None:
     schema = Schema(DIM, vector_nullable=True, fields={"name": str, "year": int})
     await store.create_table("notes", schema)
     whole = [1.0, 2, 3, 4]
     column = pa.array([whole, None], pa.list_(pa.float32(), DIM))
-    forms: dict[str, Any] = {
-        "mappings": [{"id": "a", "embedding": whole}, {"id": "b"}],
-        "columns": {"id": ["a", "b"], "embedding": [whole, None]},
-        "Arrow": pa.table({"id": ["a", "b"], "embedding": column}),
-        "Arrow lists": pa.table({"id": ["a", "b"], "embedding": [whole, None]}),
+    forms = in_forms({"id": ["a", "b"], "embedding": [whole, None]}) | {
+        "no key": [{"id": "a", "embedding": whole}, {"id": "b"}],
+        "Arrow of one length": pa.table({"id": ["a", "b"], "embedding": column}),
     }
     for name, rows in forms.items():
         with case(name):
@@ -533,15 +518,10 @@ async def test_ids_of_numbers_and_uuids(store: VectorStore) -> None:
     # The same id, given in two forms.
     with pytest.raises(DuplicateIdError):
         await store.insert("notes", [{"id": id, "embedding": vector} for id in (5, "5")])
-    forms: dict[str, Any] = {
-        "columns": {"id": [20, 21], "embedding": [vector, vector]},
-        "an array": {"id": np.array([20, 21]), "embedding": [vector, vector]},
-        "Arrow": pa.table({"id": pa.array([20, 21]), "embedding": [vector, vector]}),
-        "small Arrow": pa.table(
-            {"id": pa.array([20, 21], pa.uint8()), "embedding": [vector, vector]}
-        ),
-        "UUIDs": {"id": [uuid.UUID(int=20), uuid.UUID(int=21)], "embedding": [vector, vector]},
-    }
+    forms = in_forms({"id": [20, 21], "embedding": [vector, vector]})
+    small = pa.array([20, 21], pa.uint8())
+    for name, column in {"an array": np.array([20, 21]), "small Arrow": small}.items():
+        forms[name] = {"id": column, "embedding": [vector, vector]}
     for name, rows in forms.items():
         with case(name):
             assert await store.upsert("notes", rows) == 2
@@ -555,15 +535,11 @@ async def test_ids_of_numbers_and_uuids(store: VectorStore) -> None:
 async def test_ids_are_made_where_rows_have_none(store: VectorStore) -> None:
     await store.create_table("notes", SMALL)
     vector = [1.0, 2, 3, 4]
-    forms: dict[str, Any] = {
-        "mappings": [{"embedding": vector, "year": n} for n in range(5)],
-        "columns": {"embedding": [vector] * 5, "year": list(range(5))},
-        "an array": {"year": list(range(5)), "embedding": np.array([vector] * 5)},
-        "Arrow": pa.table({"embedding": [vector] * 5, "year": list(range(5))}),
+    columns: dict[str, list[Any]] = {"embedding": [vector] * 5, "year": list(range(5))}
+    forms = in_forms(columns) | {
+        "an array": {**columns, "embedding": np.array([vector] * 5)},
         "dataclasses": [_NoId(vector, n) for n in range(5)],
-        "batches": iter(
-            pa.table({"embedding": [vector] * 5, "year": list(range(5))}).to_batches(2)
-        ),
+        "batches": iter(pa.table(columns).to_batches(2)),
     }
     for name, rows in forms.items():
         with case(name):

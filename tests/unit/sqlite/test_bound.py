@@ -1,4 +1,4 @@
-"""The scan, attacked: none of the nearest rows is missing, none is better than its bound.
+"""The scan, attacked: no row among the nearest is missing, and none is better than its bound.
 
 The truth is what NumPy makes of the float32 vectors, in float64.
 """

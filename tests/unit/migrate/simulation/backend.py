@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,8 @@ from .loop import current_process
 
 if TYPE_CHECKING:
     from .world import World
+
+_T = TypeVar("_T")
 
 LOOKS = 20
 """Looks within a pause's limit whether it is over."""
@@ -86,7 +88,7 @@ class ModelBackend(_Unused):
             await self.world.faults.after(self, name)
         await self.world.time_passes()
 
-    async def _call(self, name: str, act: Callable[[], Any]) -> Any:
+    async def _call(self, name: str, act: Callable[[], _T]) -> _T:
         """A read: some time, then one step, then some time again."""
         await self._before(name)
         self._check_moved()
@@ -98,10 +100,10 @@ class ModelBackend(_Unused):
         self,
         name: str,
         table: str,
-        act: Callable[[], Any],
+        act: Callable[[], _T],
         *,
         schema: bool = False,
-    ) -> Any:
+    ) -> _T:
         """A write: ``act`` commits it, in one step in which nothing else happens."""
         await self._before(name)
         self.waited = 0.0
@@ -109,7 +111,7 @@ class ModelBackend(_Unused):
         await self._after(name)
         return answer
 
-    async def _commit(self, act: Callable[[], Any], table: str, *, schema: bool) -> Any:
+    async def _commit(self, act: Callable[[], _T], table: str, *, schema: bool) -> _T:
         raise NotImplementedError
 
     def held_by(self) -> MoveMark | None:
@@ -176,12 +178,10 @@ class ModelBackend(_Unused):
         await self.world.time_passes()
 
     async def tables(self) -> list[str]:
-        names: list[str] = await self._call("tables", lambda: sorted(self.disk.tables))
-        return names
+        return await self._call("tables", lambda: sorted(self.disk.tables))
 
     async def open_table(self, name: str) -> TableHandle:
-        handle: TableHandle = await self._call("open_table", lambda: self._handle(name))
-        return handle
+        return await self._call("open_table", lambda: self._handle(name))
 
     def _handle(self, name: str) -> TableHandle:
         if name not in self.disk.tables:
@@ -224,8 +224,7 @@ class ModelBackend(_Unused):
             added = [row for id, row in new.items() if id not in known]
             return self._put("insert", table, added)
 
-        count: int = await self._write("insert", table.name, act)
-        return count
+        return await self._write("insert", table.name, act)
 
     async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
         new = python_rows(rows.table)
@@ -250,8 +249,7 @@ class ModelBackend(_Unused):
                 row["payload"] = payload.apply(row["payload"], row["id"])
             return self._put("update", table, changed)
 
-        count: int = await self._write("update", table.name, act)
-        return count
+        return await self._write("update", table.name, act)
 
     async def delete(
         self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
@@ -263,8 +261,7 @@ class ModelBackend(_Unused):
             self.world.tell(f"{self.disk.name}: delete {table.name} {' '.join(gone)}")
             return self._of(table).remove(gone)
 
-        count: int = await self._write("delete", table.name, act)
-        return count
+        return await self._write("delete", table.name, act)
 
     def _put(self, what: str, table: TableHandle, rows: list[Row]) -> int:
         self._of(table).put(rows)
@@ -287,8 +284,7 @@ class ModelBackend(_Unused):
                 np.array(vectors, np.float32).reshape(-1, schema.dim) if columns.vector else None,
             )
 
-        found: StoredRows = await self._call("get", act)
-        return found
+        return await self._call("get", act)
 
     async def export(
         self,
@@ -319,8 +315,7 @@ class ModelBackend(_Unused):
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         assert where is None
-        count: int = await self._call("count", lambda: len(self._of(table).rows))
-        return count
+        return await self._call("count", lambda: len(self._of(table).rows))
 
     async def stats(self, table: TableHandle) -> TableStats:
         count: int = await self._call("stats", lambda: len(self._of(table).rows))
@@ -330,8 +325,7 @@ class ModelBackend(_Unused):
         await self._call("optimize", lambda: self._of(table))
 
     async def change_number(self, table: TableHandle) -> int:
-        number: int = await self._call("change_number", lambda: self._of(table).newest)
-        return number
+        return await self._call("change_number", lambda: self._of(table).newest)
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         limit = self.world.chance.choice([limit, self.world.chance.randint(1, limit), 1])
@@ -345,8 +339,7 @@ class ModelBackend(_Unused):
             number = there.newest if complete else page[-1][0]
             return there.changes(number, [id for _, id in page], complete=complete)
 
-        page: Changes = await self._call("changes", act)
-        return page
+        return await self._call("changes", act)
 
     def _of(self, table: TableHandle) -> ModelTable:
         there = self.disk.tables.get(table.name)
@@ -363,7 +356,7 @@ class FileBackend(ModelBackend):
     name: ClassVar[str] = "sqlite"
     abilities = frozenset({"changes", "moves"})
 
-    async def _commit(self, act: Callable[[], Any], table: str, *, schema: bool) -> Any:
+    async def _commit(self, act: Callable[[], _T], table: str, *, schema: bool) -> _T:
         """The look at the mark and the commit are one transaction."""
         while True:
             await self.world.time_passes(much=True)
@@ -400,7 +393,7 @@ class LakeBackend(ModelBackend):
         if current_process().alive:
             self.disk.locks[table] = None
 
-    async def _commit(self, act: Callable[[], Any], table: str, *, schema: bool) -> Any:
+    async def _commit(self, act: Callable[[], _T], table: str, *, schema: bool) -> _T:
         while True:
             await self._take(table, _BUSY)
             try:

@@ -71,7 +71,6 @@ class Disk:
         self.record = MoveRecord()
         self.locks: dict[str, Process | None] = {}
         """Of a lake: who holds the lock of each name of a table that was ever locked."""
-        """Of each table, the number before which its changes are not kept any more."""
 
     @property
     def mark(self) -> MoveMark | None:
