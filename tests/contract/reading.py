@@ -51,7 +51,7 @@ VALUES: dict[str, list[Any]] = {
     "mixed": [
         -1e300, -(2**63), -1.5, -1, 0, -0.0, 0.5, 1, 1.0, 2**53, float(2**53), 2**53 + 1, 2**62,
         2**63 - 513, 2**63 - 1, 1e300, "", "\0", "!", "1", "A", "a", "a\0b", "ab", "é", "日",
-        "\uffff", "😀", "null", "[]", "true", False, True, None, [], [1], {}, {"mixed": 1},
+        "\uffff", "😀", "null", "[]", "true", False, True, None, [], [[1]], {}, {"mixed": 1},
     ],
 }  # fmt: skip
 WHERES = (None, F.group > 0, ~F.live, F.payload["mixed"] < 2, F.group.is_null(), F.id < "0")

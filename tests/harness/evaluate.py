@@ -110,7 +110,7 @@ def counted(
     counts: dict[tuple[int, Any], tuple[Any, int]] = {}
     for row in rows:
         found = value(row, ref)
-        items = found if isinstance(found, list) and not ref.path else [found]
+        items = found if isinstance(found, list) else [found]
         for key, item in {_sort_key(item): item for item in items}.items():
             if key is not None:
                 before, count = counts.get(key, (item, 0))
