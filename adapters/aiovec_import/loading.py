@@ -23,6 +23,7 @@ from aiovec.errors import (
     DimensionMismatchError,
     DuplicateIdError,
     ModelMismatchError,
+    TableExistsError,
     TableNotFoundError,
 )
 
@@ -35,7 +36,7 @@ _T = TypeVar("_T")
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
 _BYTES_AT_ONCE = 16 * 2**20
 _FEWEST_AT_ONCE, _MOST_AT_ONCE = 64, 10_000
-_EXISTS = "the id already exists"
+_EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
 _REASONS = 50
 
@@ -271,9 +272,14 @@ async def _reject(one: Load, source: Reader, part: Sifted, rejects: RejectsFile)
 
 async def create(store: VectorStore, one: Load) -> None:
     """Create the table, unless it exists."""
-    if not one._exists:
+    if one._exists:
+        return
+    try:
+        await store.create_table(one.table, one.used_schema)
+        one.created = True
+    except TableExistsError:  # another process was faster; its schema must be the same
         await store.create_table(one.table, one.used_schema, exist_ok=True)
-        one._exists = one.created = True
+    one._exists = True
 
 
 def _sifted(source: Reader, one: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
@@ -326,8 +332,8 @@ async def _write(store: VectorStore, one: Load, part: Sifted) -> Sifted:
                 await store._write("insert", one.table, rows, on_conflict="fail")
             break
         except DuplicateIdError as exc:
-            reason = CAME_BEFORE if one.created else _EXISTS
-            part = await in_thread(part.without, set(exc.ids), reason)
+            # In a new table too, the row may be another writer's as well as an earlier one's.
+            part = await in_thread(part.without, set(exc.ids), _EXISTS)
     return part
 
 
