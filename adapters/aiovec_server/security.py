@@ -132,9 +132,13 @@ def _host(text: str) -> str:
 
 
 def _credentials(headers: Headers) -> list[str]:
-    """Return each different key that a request carries, of whatever header."""
-    found = dict.fromkeys(headers.getlist("x-api-key"))
+    """Return each different key that a request carries, of whatever header.
+
+    Beside X-API-Key, Authorization may be for a proxy in front, such as Basic.
+    """
+    keys = dict.fromkeys(headers.getlist("x-api-key"))
     for value in headers.getlist("authorization"):
         scheme, _, key = value.partition(" ")
-        found[key.strip() if scheme.lower() == "bearer" else ""] = None
-    return list(found)
+        if scheme.lower() == "bearer":
+            keys[key.strip()] = None
+    return list(keys)
