@@ -53,8 +53,8 @@ class Autostart:
         deadline = time.monotonic() + patience
         again, process, log_size = 0.0, None, 0
         while (now := time.monotonic()) < deadline:
-            if (found := folder.address()) is not None:
-                return found
+            if (address := folder.address()) is not None:
+                return address
             if process is not None and (process.poll() or 0) > 0:  # killed, it may be started again
                 raise AiovecError(
                     f"the server could not be started: {_last_words(folder.log, log_size)} (its "

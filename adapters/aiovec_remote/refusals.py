@@ -89,7 +89,7 @@ def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
 
 def _json_object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return found if type(found) is dict else {}
+    return value if type(value) is dict else {}

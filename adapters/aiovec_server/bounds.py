@@ -149,13 +149,13 @@ async def found_by(
         answers = await found(select=[], include_vector=False)
         count = sum(map(len, answers))
         each = chain.from_iterable(answers)
-        ids = await hop(count, lambda: list(dict.fromkeys(one.id for one in each)))
+        ids = await hop(count, lambda: list(dict.fromkeys(hit.id for hit in each)))
         wanted = {name: options[name] for name in ("select", "include_vector") if name in options}
         rows = await _rows_in_steps(store, table, ids, {"include_vector": False, **wanted})
 
         def filled() -> list[Results[_R]]:
             by_id = {row.id: row for row in rows}
-            return [one._with_rows(rows, by_id) for one in answers]
+            return [hits._with_rows(rows, by_id) for hits in answers]
 
         return await hop(count + len(rows), filled)
 
@@ -173,13 +173,13 @@ async def values_of(
     limit = _cut(limit)
     step = limit if _is_small(limit) else _AT_ONCE
     while True:
-        found = await count(table, limit=min(step, limit), **options)
-        if len(found) > BOUNDS.get().rows:
+        values = await count(table, limit=min(step, limit), **options)
+        if len(values) > BOUNDS.get().rows:
             raise _too_many(BOUNDS.get().rows, "values", "")
-        nbytes = await hop(weight(found), _bytes_of_values, found)
+        nbytes = await hop(weight(values), _bytes_of_values, values)
         check_answer(nbytes)
-        if len(found) < step or step >= limit:
-            return found
+        if len(values) < step or step >= limit:
+            return values
         step = max(2 * step, _next_step(step, step, nbytes))
 
 
@@ -213,9 +213,9 @@ async def _of_one_moment(
     if _is_small(rows):
         return await at_once()
     before = await store._change_number(table)
-    found = await in_steps()
+    answer = await in_steps()
     if before is not None and await store._change_number(table) == before:
-        return found
+        return answer
     return await at_once()
 
 
@@ -223,18 +223,18 @@ async def _rows_in_steps(
     store: VectorStore, table: str, ids: Any, options: dict[str, Any]
 ) -> Results[Record]:
     start, step, nbytes = 0, _AT_ONCE, 0
-    found: Results[Record] | None = None
-    while found is None or start < len(ids):
+    rows: Results[Record] | None = None
+    while rows is None or start < len(ids):
         part = await store.get(table, ids[start : start + step], **options)
         nbytes += await hop(weight(part), bytes_of, part)
         check_answer(nbytes)
-        if found is None:
-            found = part
+        if rows is None:
+            rows = part
         else:
-            found += part
+            rows += part
         start += step
         step = max(_AT_ONCE, _next_step(step, start, nbytes))
-    return found
+    return rows
 
 
 def _is_small(rows: int) -> bool:

@@ -68,8 +68,8 @@ class Call:
 
     def segment(self, name: str) -> str:
         """Return a part of the path that is a name, in which no character needs care."""
-        found: str = self.request.path_params[name]
-        return found
+        text: str = self.request.path_params[name]
+        return text
 
     def last_segment(self, name: str) -> str:
         """Return the last part of the path, as the client encoded it.
@@ -77,17 +77,17 @@ class Call:
         Clients and proxies take ``.``, ``..`` and bare slashes for a way through folders, so an id
         of that kind might name another row on its way here. It is refused, and goes in a body.
         """
-        found = self.segment(name)
-        raw = self.request.scope.get("raw_path") or quote(found).encode()
+        text = self.segment(name)
+        raw = self.request.scope.get("raw_path") or quote(text).encode()
         last = raw.partition(b"?")[0].rpartition(b"/")[2]
-        whole = not _HALF_ENCODED.search(last) and unquote_to_bytes(last) == found.encode()
-        if not whole or found in ("", ".", ".."):
+        whole = not _HALF_ENCODED.search(last) and unquote_to_bytes(last) == text.encode()
+        if not whole or text in ("", ".", ".."):
             raise RequestError(
                 400,
-                f"the path cannot carry the {name} {found!r} safely: encode its slashes as %2F and "
+                f"the path cannot carry the {name} {text!r} safely: encode its slashes as %2F and "
                 "every # and %, or name it in a body, as DELETE .../records does",
             )
-        return found
+        return text
 
     def answer_type(self, offered: Sequence[str]) -> str:
         """Return the media type of the answer: the first of Accept that it can have.

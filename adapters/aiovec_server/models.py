@@ -49,10 +49,10 @@ class Model(BaseModel):
         """
         given = {key: value for key, value in given.items() if value is not None}
         try:
-            found = cls.model_validate_strings(given) if texts else cls.model_validate(given)
+            model = cls.model_validate_strings(given) if texts else cls.model_validate(given)
         except ValidationError as exc:
             raise cls._error(exc, given, place) from None
-        return {name: getattr(found, name) for name in found.model_fields_set}
+        return {name: getattr(model, name) for name in model.model_fields_set}
 
     @classmethod
     @cache
@@ -435,6 +435,6 @@ Versions = _answer("Versions", versions=list[dict[str, Any]])
 
 def schemas_of(models: Iterable[type[BaseModel]]) -> tuple[dict[Any, Any], Any]:
     """Return a reference to the JSON schema of each model, and the schemas."""
-    inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(one, "validation") for one in models]
-    places, found = models_json_schema(inputs, ref_template="#/components/schemas/{model}")
-    return {model: place for (model, _), place in places.items()}, found["$defs"]
+    inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(cls, "validation") for cls in models]
+    places, document = models_json_schema(inputs, ref_template="#/components/schemas/{model}")
+    return {model: place for (model, _), place in places.items()}, document["$defs"]

@@ -79,9 +79,9 @@ class Security:
             return foreign and needed is not Access.NONE
         origin, host = origins[0].lower(), headers.get("host", "").lower()
         # A browser leaves the usual port out; a proxy may not.
-        own = {f"{kind}://{host.removesuffix(port)}" for kind, port in _USUAL_PORTS.items()}
+        served = {f"{kind}://{host.removesuffix(port)}" for kind, port in _USUAL_PORTS.items()}
         return len(origins) > 1 or (
-            "*" not in self._origins and origin not in own.union(self._origins)
+            "*" not in self._origins and origin not in served.union(self._origins)
         )
 
     def _check_key(self, request: Request, needed: Access) -> None:

@@ -306,7 +306,7 @@ def test_a_file_of_which_nothing_fits_leaves_no_store(folder: Path, store: Path)
     (folder / "schema.json").write_text('{"dim": 3}')
     path = jsonl(folder / "notes.jsonl", numbered("a", "b"))
     told = refused(path, store, "--schema", "schema.json")
-    assert f"not one of 2 rows could be imported; the first: the vector" in told
+    assert "not one of 2 rows could be imported; the first: the vector" in told
     assert set(rejected(path)) == {1, 2}
     assert not store.exists()
     good = jsonl(folder / "notes.jsonl", numbered("a", "b"))

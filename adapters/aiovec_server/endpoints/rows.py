@@ -95,8 +95,8 @@ async def get_records(call: Call, options: dict[str, Any]) -> Response:
 
     They stand in the order asked; absent ones are left out.
     """
-    found = await rows_of(call.store, call.table, _listed(options.pop("ids")), **options)
-    return await rows_response(call, "records", [found])
+    records = await rows_of(call.store, call.table, _listed(options.pop("ids")), **options)
+    return await rows_response(call, "records", [records])
 
 
 @endpoint(
@@ -112,8 +112,8 @@ async def find_records(call: Call, options: dict[str, Any]) -> Response:
     async def find(table: str, **chosen: Any) -> list[Results[Record]]:
         return [await call.store.find(table, **chosen)]
 
-    found = await found_by(find, call.store, call.table, {"limit": _FOUND, **options})
-    return await rows_response(call, "records", found)
+    records = await found_by(find, call.store, call.table, {"limit": _FOUND, **options})
+    return await rows_response(call, "records", records)
 
 
 @endpoint(
@@ -155,11 +155,11 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
     Returns those of the ids that do, in the order asked.
     """
     ids = _listed(options["ids"])
-    there = await call.store.exists(call.table, ids)
+    existing = await call.store.exists(call.table, ids)
 
     def body() -> bytes:
         given = ids if isinstance(ids, list) else ids.to_pylist()  # a column that was checked
-        return dump({"ids": [id for id in dict.fromkeys(map(str, given)) if id in there]})
+        return dump({"ids": [id for id in dict.fromkeys(map(str, given)) if id in existing]})
 
     return JsonBytes(await hop(len(ids), body))
 
@@ -173,8 +173,8 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
 
     The most frequent come first. Nulls are not counted.
     """
-    found = await values_of(call.store.distinct, call.table, **options)
-    values = [{"value": value, "count": number} for value, number in found.items()]
+    counts = await values_of(call.store.distinct, call.table, **options)
+    values = [{"value": value, "count": number} for value, number in counts.items()]
     return await values_response({"values": values})
 
 

@@ -72,14 +72,14 @@ async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
 @endpoint("GET", "/tables", models.Tables, query=models.Counted)
 async def list_tables(call: Call, options: dict[str, Any]) -> Any:
     """List the tables with their numbers of rows."""
-    found = []
+    tables = []
     for name in await call.store.tables():
         try:
             rows = await call.store.count(name) if options.get("rows", True) else None
-            found.append({"name": name, "rows": rows})
+            tables.append({"name": name, "rows": rows})
         except TableNotFoundError:  # dropped meanwhile
             continue
-    return {"tables": found}
+    return {"tables": tables}
 
 
 @endpoint(
@@ -186,7 +186,7 @@ async def optimize_table(call: Call, options: dict[str, Any]) -> Any:
 @endpoint("GET", "/tables/{table}/indexes", models.Indexes, long=True)
 async def list_indexes(call: Call, options: dict[str, Any]) -> Any:
     """List the indexes over the vectors."""
-    return {"indexes": [camel_case(one) for one in await call.store.indexes(call.table)]}
+    return {"indexes": [camel_case(index) for index in await call.store.indexes(call.table)]}
 
 
 @endpoint(
@@ -223,8 +223,8 @@ async def _described(call: Call, table: str, status: int = 200, *, rows: bool = 
     with calling(CallContext()):  # the call itself may have changed the state that it named
         schema, state = await call.store._schema_and_state(table)
         count = await call.store.count(table) if rows else None
-    found = {"name": table, "rows": count, "schema": schema.to_dict()}
-    return JsonBytes(dump(found), status, {"etag": f'"{state}"'})
+    described = {"name": table, "rows": count, "schema": schema.to_dict()}
+    return JsonBytes(dump(described), status, {"etag": f'"{state}"'})
 
 
 def _check_confirmed(options: dict[str, Any], name: str, what: str) -> None:

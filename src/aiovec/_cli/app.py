@@ -38,12 +38,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        own = super().list_commands(ctx)
-        return [*own, *(name for name in sorted(_installed()) if name not in own)]
+        built_in = super().list_commands(ctx)
+        return [*built_in, *(name for name in sorted(_installed()) if name not in built_in)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if (own := super().get_command(ctx, cmd_name)) is not None:
-            return own
+        if (built_in := super().get_command(ctx, cmd_name)) is not None:
+            return built_in
         if (entry_point := _installed().get(cmd_name)) is None:
             return None
         try:
@@ -56,8 +56,8 @@ class Commands(TyperGroup):
             return None
         command.name = cmd_name
         command.rich_markup_mode = None
-        for one in getattr(command, "commands", {}).values():
-            one.rich_markup_mode = None
+        for subcommand in getattr(command, "commands", {}).values():
+            subcommand.rich_markup_mode = None
         return command
 
 
@@ -79,7 +79,7 @@ def _installed() -> dict[str, EntryPoint]:
     from importlib import metadata
 
     # Of two with one name, the first on the path wins, as with modules.
-    return {one.name: one for one in reversed(tuple(metadata.entry_points(group=GROUP)))}
+    return {entry.name: entry for entry in reversed(tuple(metadata.entry_points(group=GROUP)))}
 
 
 app = command_app(

@@ -214,13 +214,13 @@ async def table_of(vectors: VectorStore, name: str | None) -> Handle:
     return vectors.table(name)
 
 
-def table_and_one(table: str | None, one: str | None, name: str) -> tuple[str | None, str]:
+def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str | None, str]:
     """Return a command's table and its other argument, which a single argument is."""
-    if one is None:
-        table, one = None, table
-    if one is None:
+    if value is None:
+        table, value = None, table
+    if value is None:
         raise typer.BadParameter(f"pass a {name}")
-    return table, one
+    return table, value
 
 
 def table_and_more(words: list[str]) -> tuple[str | None, list[str]]:
@@ -239,13 +239,13 @@ async def of_each_table(
     Shows a progress bar with this title.
     """
     names = named or await vectors.tables()
-    found = []
+    results = []
     with progress("tables") as bar:
         task = bar.add_task(title, total=len(names))
         for name in names:
-            found.append(await look(name))
+            results.append(await look(name))
             bar.advance(task)
-    return found
+    return results
 
 
 def _existing(store: str | None, config: str | None) -> Place:

@@ -76,11 +76,11 @@ class SharedFolder:
         try:
             for path in (self._parent, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                found = os.lstat(path)
+                status = os.lstat(path)
                 ours = sys.platform == "win32" or (
-                    found.st_uid == os.geteuid() and not found.st_mode & 0o077
+                    status.st_uid == os.geteuid() and not status.st_mode & 0o077
                 )
-                if not stat.S_ISDIR(found.st_mode) or not ours:
+                if not stat.S_ISDIR(status.st_mode) or not ours:
                     raise PermissionError(0, "another user can open it")
         except OSError as exc:
             raise ConfigError(

@@ -78,10 +78,10 @@ class Problem:
 
     def headers(self) -> dict[str, str]:
         """Return the headers that belong to the document."""
-        found = {"content-type": MEDIA_TYPE}
+        headers = {"content-type": MEDIA_TYPE}
         if self.retry_after is not None:
-            found["retry-after"] = str(self.retry_after)
-        return found
+            headers["retry-after"] = str(self.retry_after)
+        return headers
 
 
 def _json(value: object) -> Json:
@@ -93,13 +93,15 @@ def _json(value: object) -> Json:
     if isinstance(value, (int, float)) and -(2**63) <= value < 2**63:  # which NaN is not
         return value
     if isinstance(value, (list, tuple)):
-        return [_short(one if isinstance(one, str) else shown(one)) for one in value[:MOST_ITEMS]]
+        return [
+            _short(item if isinstance(item, str) else shown(item)) for item in value[:MOST_ITEMS]
+        ]
     return _short(shown(value))
 
 
 def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
     """Return the facts of a class that leave, each with its value for a client that gets none."""
-    facts = {one.name: _EMPTY.get(str(one.type)) for one in fields(cls)}
+    facts = {fact.name: _EMPTY.get(str(fact.type)) for fact in fields(cls)}
     return {name: value for name, value in facts.items() if name not in cls.http.places}
 
 
