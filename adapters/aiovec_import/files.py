@@ -59,7 +59,7 @@ def reading(path: Path | str) -> Iterator[None]:
 
 
 def field_of_texts(kinds: set[str]) -> Field | None:
-    """Return the field of values in a text file; None for those of the payload."""
+    """Return the field of values in a text file; None for payload values."""
     if kinds and kinds <= {"datetime", "moment"}:
         return Field("datetime")
     return field_of_kinds({"text" if kind == "moment" else kind for kind in kinds})

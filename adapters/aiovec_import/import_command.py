@@ -189,7 +189,7 @@ def import_(
                     else:
                         await load(vectors, source, loads, listed, strict=strict and not checked)
                 filled = [one.table for one in loads if one.rows]
-                if filled and workers is None:  # nobody else builds the indexes after a script
+                if filled and workers is None:  # a script has nothing that builds the indexes later
                     title = "indexing and optimizing"
                     await of_each_table(vectors, filled, vectors.optimize, title)
                 return vectors.target

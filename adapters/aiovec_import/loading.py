@@ -157,7 +157,7 @@ def _refuse_any(loads: Sequence[Load], rejects: RejectsFile) -> None:
 
 
 def _refuse_all(source: Reader, loads: Sequence[Load], rejects: RejectsFile) -> None:
-    """Raise ConfigError for tables of which no row could be imported, unless they have none."""
+    """Raise ConfigError if no row of any table could be imported, unless the tables are empty."""
     if problems := {load.table: load.problem for load in loads if load.problem}:
         problems |= source.failed
         listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
@@ -172,12 +172,12 @@ def _refuse_all(source: Reader, loads: Sequence[Load], rejects: RejectsFile) -> 
 
 
 def _alone(source: Reader, loads: Sequence[Load], strict: bool) -> bool:
-    """Return whether an error of one table is that of the whole import."""
+    """Return whether an error of one table ends the whole import."""
     return strict or (len(loads) == 1 and not source.failed)
 
 
 async def find_table(store: VectorStore, load: Load) -> None:
-    """Settle the schema: that of an existing table, or of the one to create."""
+    """Settle the schema: of the existing table, or of the table to create."""
     wanted = await store._completed(load.table, _wanted(load))
     if load.schema is None and wanted.quantized and not store.supports("quantized"):
         wanted = replace(wanted, quantized=None)  # the file suggests it, not the user
@@ -315,7 +315,7 @@ async def read_ahead(following: Callable[[], _T | None]) -> AsyncGenerator[_T, N
             yield part
     finally:
         coming.cancel()
-        # No thread may read any more when the source is closed.
+        # No thread may read once the source is closed.
         await asyncio.gather(coming, return_exceptions=True)
 
 

@@ -1,6 +1,6 @@
-"""A server of one's own: started at the first connect, shared by processes, restarted if it died.
+"""A private server: started at the first connect, shared by processes, restarted if it died.
 
-It ends by itself when nobody has asked it anything for ``idle_timeout``.
+It ends after ``idle_timeout`` without a request.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
             [sys.executable, "-P", "-m", "aiovec_server", "--config", str(folder.config),
              "--shared"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            # Ctrl+C in the terminal of the app, or its end, is not that of the server.
+            # Ctrl+C in the terminal of the app, or the end of the app, must not stop the server.
             start_new_session=True, creationflags=_DETACHED,
         )  # fmt: skip
     # When it ends, it is no zombie for as long as this process lives.

@@ -63,7 +63,7 @@ class RemoteBackend(Backend):
 
     name: ClassVar[str] = "remote"
     abilities = frozenset({"read-only"})
-    """That of its own, and those of the server's store once it is open."""
+    """Its own ability, and those of the server's store once it is open."""
 
     hints: ClassVar[Mapping[str, str]] = {
         "questions": "the server measures with the searches that it answers",
@@ -214,7 +214,7 @@ class RemoteBackend(Backend):
         columns: Columns,
     ) -> StoredRows:
         orders = [("-" if order.descending else "") + _name_of(order.ref) for order in order_by]
-        if orders[-1:] == ["id"]:  # as the server sorts by itself
+        if orders[-1:] == ["id"]:  # the default order of the server
             orders.pop()
         body = {
             "where": where, "orderBy": orders, "limit": limit, "offset": offset,
@@ -374,7 +374,7 @@ class RemoteBackend(Backend):
 
 
 def _nothing(_: Any) -> None:
-    """Read an answer of which the call returns nothing."""
+    """Read an answer whose content the call ignores."""
 
 
 def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], StoredRows]:

@@ -21,7 +21,7 @@ _BUSY = frozenset({429, 503})
 _PASSING = frozenset({None, "", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
-"""What a further try waits for: a server that can be reached, or has room. The last two have none:
+"""The condition for another try: a server that can be reached, or has room. The last two have none:
 the call took the server too long, or its answer cannot be had."""
 
 

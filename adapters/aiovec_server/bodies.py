@@ -65,7 +65,7 @@ async def rows_response(
 ) -> Response:
     """Answer with rows: ``{name: [...]}``, or Arrow as Accept says.
 
-    ``of_many`` answers with those of each query, in their order, as ``{"results": [{name: [...]},
+    ``of_many`` answers with the rows of each query, in order, as ``{"results": [{name: [...]},
     ...]}``. In Arrow the column ``_query`` is the number of each row's query, from 0 on.
     """
     kind = call.answer_type(OF_ROWS)

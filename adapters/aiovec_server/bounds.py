@@ -1,10 +1,10 @@
 """The most that one request may bring, and that its answer may hold, in rows and in bytes.
 
-The server sets it for each of its requests; the endpoints in an app of one's own have none.
+The server sets it for each of its requests; endpoints in a user's own app have none.
 
 A large answer is refused before it is read. One of a few rows is read at once; of more, the ids
 come first, and then the rows a few at a time: the sum of their bytes stops the reading. Where the
-table was written to meanwhile, they are read once more and at once, for an answer is of one moment.
+table changes during the reading, all rows are read again in one call: an answer is one snapshot.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST_COMPARED = 10_000
 """Rows whose vectors are compared with each other for diversity, at most."""
 
 _AT_ONCE = 32
-"""Rows that are read at once whatever they hold: of those that came in JSON, at most 512 MiB."""
+"""Rows that one read may return whatever they hold: at most 512 MiB of rows that came as JSON."""
 
 _STEP = 8 * 1024 * 1024
 """Bytes that the rows of a step should have, as far as those before tell."""
@@ -106,7 +106,7 @@ def check_answer(nbytes: int) -> None:
 
 
 async def rows_of(store: VectorStore, table: str, ids: Any, **options: Any) -> Results[Record]:
-    """Return the rows with these ids, in their order, of which absent ones are left out."""
+    """Return the rows with these ids, in their order, without absent ones."""
 
     return await _of_one_moment(
         store,

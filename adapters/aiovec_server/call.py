@@ -40,7 +40,7 @@ _SMALL = 64 * 1024  # bytes that are never too many values
 # A list takes 20 times its text. So a text may have so many lists, objects and commas, at most.
 _MOST_LISTS, _MOST_COMMAS = 400_000, 1_000_000
 _MANY = 16  # lists of so many floats become arrays, which take a fifth of their memory
-# What a number beyond those of float64 looks like; the parser would make it an infinity.
+# A number too large for float64; the parser would make it an infinity.
 _HUGE = re.compile(rb"\d[eE]\+?[1-9]\d\d")
 _LISTS = frozenset({"ids", "texts", "vectors", "where"})  # arguments that are bounded like rows
 
@@ -103,7 +103,7 @@ class Call:
         words = f"the answer can be {' or '.join(offered)}; Accept names none"
         raise RequestError(406, words, accepted=offered)
 
-    # What was asked for
+    # Arguments
 
     def query(self, model: type[Model]) -> dict[str, Any]:
         """Return the arguments of the query string, which may have this model's keys only."""
@@ -249,5 +249,5 @@ def _load(text: bytes | bytearray, name: str) -> Any:
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise RequestError(422, f"the number {text:.60} is beyond those of float64")
+        raise RequestError(422, f"the number {text:.60} is too large for float64")
     return number

@@ -100,7 +100,7 @@ def _made(default: type, *others: type) -> Any:
         if not needed <= options.keys() <= known.keys():
             also = f", of which {' and '.join(sorted(needed))} are needed" if needed else ""
             raise ValueError(f"an object with the keys {', '.join(known)}{also}")
-        # What they may be is checked there, or by the store.
+        # The handler or the store checks the values.
         return kind(**{known[key].name: value for key, value in options.items()})
 
     return Annotated[dict[str, Any], AfterValidator(make), WithJsonSchema({"type": "object"})]
@@ -143,7 +143,7 @@ class Nothing(Model):
 
 
 class Anything(Model):
-    """A query string of which nothing is read."""
+    """A query string without arguments."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -303,7 +303,7 @@ class _Search(Selected, Filtered):
 
 
 class _Near(_Search):
-    exact: bool = Field(False, description="Find the true nearest, not those of an index.")
+    exact: bool = Field(False, description="Find the true nearest rows, without an index.")
     tuning: _made(Tuning) | None = _maybe(  # type: ignore[valid-type]
         "The effort of an approximate search: nprobes, ef, refine, recall, dims, oversample."
     )
@@ -376,7 +376,7 @@ class Hit(Record):
 
 
 class Problem(BaseModel):
-    """RFC 9457. ``error`` and ``facts`` are those of an error of aiovec."""
+    """RFC 9457. ``error`` and ``facts`` describe an error of aiovec."""
 
     type: str
     title: str

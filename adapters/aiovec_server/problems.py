@@ -26,7 +26,7 @@ _CHANGED = (
 class RequestError(Exception):
     """A request that cannot be answered for a reason that lies in HTTP.
 
-    ``accepted`` lists the media types that would do; ``headers`` are those of the answer.
+    ``accepted`` lists the accepted media types; ``headers`` go into the answer.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Checks of who asks: a request's Host, Origin and API key."""
+"""Checks of a request's Host, Origin and API key."""
 
 from __future__ import annotations
 

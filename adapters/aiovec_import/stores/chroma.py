@@ -33,7 +33,7 @@ class ChromaSource(CollectionSource):
         listed = self._listed[name]
         first = listed.get(limit=1, include=["embeddings"])["embeddings"]
         dim = len(first[0]) if first is not None and len(first) else None
-        # The metric is that of one of two kinds of indexes. Reading the configuration as JSON
+        # One of two kinds of indexes has the metric. Reading the configuration as JSON
         # makes no embedding function, which may need a key.
         made = listed.configuration_json
         index = made.get("hnsw") or made.get("spann") or {}

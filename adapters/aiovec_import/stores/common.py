@@ -1,4 +1,4 @@
-"""What the readers of other stores share: a collection becomes a table, and each point a row."""
+"""The common part of the readers of other stores: a collection becomes a table, a point a row."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class CollectionSource(Source):
         )
 
     def _chosen(self, collection: Collection) -> Vectors | None:
-        """Return the vectors to import: those that the user names, or the first dense ones."""
+        """Return the vectors to import: the column that the user names, or the first dense one."""
         wanted = self._hints.vector_column
         able = [vectors for vectors in collection.vectors if vectors.dim]
         chosen = next((vectors for vectors in able if wanted in (None, vectors.name)), None)

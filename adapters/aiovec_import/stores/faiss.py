@@ -60,7 +60,7 @@ class FaissSource(CollectionSource):
         try:
             if hasattr(index, "make_direct_map"):
                 index.make_direct_map()
-        except RuntimeError as exc:  # its text is that of an assertion in C++
+        except RuntimeError as exc:  # its text is a C++ assertion
             raise ConfigError(
                 f"{file} gives no vectors by their places, because some were removed from this "
                 f"{kind}; embed the texts again"

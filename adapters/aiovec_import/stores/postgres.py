@@ -21,12 +21,12 @@ _KINDS: dict[str, Any] = {
     "timestamptz": "datetime", "_text": "list[text]", "_varchar": "list[text]",
     "_int4": "list[int]", "_int8": "list[int]", "_float8": "list[float]",
 }  # fmt: skip
-# Values of these go to the payload; those of other types do so as text.
+# Values of these types go to the payload as they are, values of other types as text.
 _STORABLE = {"json", "jsonb", "numeric", "date", "timestamp"}
 _DENSE = ("vector", "halfvec")
 _OMITTED = ("bytea", "bit", "varbit")
 
-# The metric is that of an index; a key of several columns is no id.
+# An index has the metric; a key of several columns is no id.
 _COLUMNS = """
 SELECT c.oid::regclass::text,
     CASE WHEN pg_table_is_visible(c.oid) THEN relname ELSE nspname || '.' || relname END,

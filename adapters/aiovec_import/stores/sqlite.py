@@ -124,7 +124,7 @@ class SqliteSource(CollectionSource):
             self._db = connect_read_only(path, _BUSY_SECONDS)
             # Text that is not UTF-8 rejects its own row only.
             self._db.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-            # One snapshot of the file, whatever others write meanwhile.
+            # One snapshot of the file, whatever others write during the import.
             self._db.execute("BEGIN")
             listed = self._db.execute(
                 "SELECT name, l.type, wr, sql FROM pragma_table_list l "

@@ -124,7 +124,7 @@ def routes_of(
 ) -> list[Route]:
     """Return a route for each path, with limits and security where there are settings.
 
-    Without a store they serve that of their app's lifespan.
+    Without a store they serve the store of their app's lifespan.
     """
     security = None if settings is None else Security(settings)
     app = request_response(partial(_answer, store, WriteKeys(), security))

@@ -33,7 +33,7 @@ _ONCE = (
 )
 _STATE = (
     STATE_HEADER,
-    "The ETag of GET /tables/{table}: 412 refuses the call if the schema is another one meanwhile.",
+    "The ETag of GET /tables/{table}: the call is refused with 412 if the schema has changed.",
     {"type": "string", "maxLength": 200},
 )
 

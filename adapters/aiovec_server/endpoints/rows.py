@@ -46,7 +46,7 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
     reads=True,
 )  # fmt: skip
 async def export_records(call: Call, options: dict[str, Any]) -> Response:
-    """Stream all records, or those that a filter selects.
+    """Stream all records, or the records that a filter selects.
 
     The answer is one snapshot of the table, in constant memory on the server. In Arrow, each batch
     has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
@@ -82,7 +82,7 @@ async def delete_record(call: Call, options: dict[str, Any]) -> Any:
     reads=True,
 )  # fmt: skip
 async def count_records(call: Call, options: dict[str, Any]) -> Any:
-    """Count the records, or those that a filter selects."""
+    """Count the records, or the records that a filter selects."""
     return {"count": await call.store.count(call.table, **options)}
 
 
@@ -93,7 +93,7 @@ async def count_records(call: Call, options: dict[str, Any]) -> Any:
 async def get_records(call: Call, options: dict[str, Any]) -> Response:
     """Read records by their ids.
 
-    They stand in the order asked; absent ones are left out.
+    They come in the order of the ids; absent ids are left out.
     """
     records = await rows_of(call.store, call.table, _listed(options.pop("ids")), **options)
     return await rows_response(call, "records", [records])
@@ -106,7 +106,7 @@ async def get_records(call: Call, options: dict[str, Any]) -> Response:
 async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
 
-    They are sorted by one or more keys, or by id. Vectors come only where asked for.
+    They are sorted by one or more keys, or by id. Vectors come only with `includeVector`.
     """
 
     async def find(table: str, **chosen: Any) -> list[Results[Record]]:
@@ -152,7 +152,7 @@ async def delete_records(call: Call, options: dict[str, Any]) -> Any:
 async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
     """Tell which ids exist.
 
-    Returns those of the ids that do, in the order asked.
+    Returns the existing ids, in the order of the request.
     """
     ids = _listed(options["ids"])
     existing = await call.store.exists(call.table, ids)

@@ -30,7 +30,7 @@ async def health(call: Call, options: dict[str, Any]) -> Any:
 
 
 _REMEMBERED = 1.0
-"""Seconds for which a ping counts: anybody may ask for the health, and on object storage each ping
+"""Seconds for which a ping counts: /health needs no key, and on object storage each ping
 costs several requests."""
 
 
@@ -77,7 +77,7 @@ async def list_tables(call: Call, options: dict[str, Any]) -> Any:
         try:
             rows = await call.store.count(name) if options.get("rows", True) else None
             tables.append({"name": name, "rows": rows})
-        except TableNotFoundError:  # dropped meanwhile
+        except TableNotFoundError:  # dropped after the tables were listed
             continue
     return {"tables": tables}
 

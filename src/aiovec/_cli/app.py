@@ -1,4 +1,4 @@
-"""The commands, put together with those of other packages.
+"""The commands of aiovec and of other packages.
 
 The entry-point group ``aiovec.commands`` names their ``typer.Typer`` objects. Its module is
 imported when its command, or the list of all commands, is asked for, so it should import little
@@ -27,7 +27,7 @@ GROUP = "aiovec.commands"
 
 
 class Commands(TyperGroup):
-    """The commands of this package, followed by those of other installed packages."""
+    """The commands of this package, then of other installed packages."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _quietly():
@@ -63,7 +63,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """End quietly if nobody reads the output any more, and hide secrets in an error of usage."""
+    """End quietly if the reader of the output is gone, and hide secrets in an error of usage."""
     try:
         yield
     except (BrokenPipeError, SystemExit):  # rich makes the second of the first

@@ -138,7 +138,7 @@ def _print_json(value: Any, *, stderr: bool = False) -> None:
     stream = sys.stderr if stderr else sys.stdout
     unicode_out = (stream.encoding or "").lower().replace("-", "").startswith("utf")
     text = jsonlib.dumps(value, ensure_ascii=not unicode_out, indent=2, default=_as_json)
-    # JSON escapes C0 by itself. DEL and C1 drive a terminal too, and only strings can hold them.
+    # JSON escapes C0. DEL and C1 drive a terminal too, and only strings can hold them.
     stream.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
@@ -188,7 +188,7 @@ def _progress(*columns: Any) -> Progress:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     class Lines(Progress):
-        """What a bar would show, as lines."""
+        """Progress as lines instead of a bar."""
 
         def start(self) -> None:
             self._ended = Event()

@@ -222,7 +222,7 @@ def count(
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Count the rows of a table, or those that a filter selects."""
+    """Count the rows of a table, or the rows that a filter selects."""
     number = in_table(store, config, table, lambda opened: opened.count(where), reading=True)
     emit({"count": number}, [str(number)], json)
 

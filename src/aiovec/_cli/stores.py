@@ -105,7 +105,7 @@ def engine_of(name: str | None, address: str | None) -> Iterator[Engine | None]:
     """Connect to the engine that a command names; None for this process. Before a store opens."""
     if name is None:
         if address is not None:
-            raise typer.BadParameter("--address is that of an engine; name it with --engine")
+            raise typer.BadParameter("--address belongs to an engine: add --engine")
         yield None
         return
     from ..backend.engine import engine_named

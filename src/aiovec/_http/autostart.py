@@ -60,7 +60,7 @@ class SharedFolder:
             if name.startswith(_OVERRIDES) and not name.startswith(_OF_CLIENTS)
         }
         digest = hashlib.sha256(json.dumps([str(self.config), overrides]).encode())
-        with contextlib.suppress(OSError):  # whoever loads the settings says what is wrong
+        with contextlib.suppress(OSError):  # loading the settings reports the fault
             digest.update(self.config.read_bytes())
         user = os.geteuid() if sys.platform != "win32" else os.environ.get("USERNAME", "")
         parent = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()

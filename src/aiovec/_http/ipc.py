@@ -81,7 +81,7 @@ def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
 def _check_field(field: pa.Field) -> None:
     """Raise UnicodeDecodeError where a name or a time zone is no text: Arrow looks at none.
 
-    Also refuse types of which a few bytes can stand for gigabytes.
+    Also refuse types in which a few bytes can stand for gigabytes.
     """
     kind, _ = field.type, (field.name, getattr(field.type, "tz", None))
     if isinstance(kind, pa.BaseExtensionType):
