@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
@@ -19,7 +20,11 @@ from ..once import key_name
 from ..problems import RequestError
 from .declaring import endpoint
 
+_T = TypeVar("_T")
+
 _FIELD = "/tables/{table}/fields/{field}"
+# Tables that one request reads at once: each may open files of a bucket.
+_AT_ONCE = 4
 
 
 @endpoint("GET", "/health", models.Health, open=True)
@@ -72,14 +77,36 @@ async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
 @endpoint("GET", "/tables", models.Tables, query=models.Counted)
 async def list_tables(call: Call, options: dict[str, Any]) -> Any:
     """List the tables with their numbers of rows."""
-    tables = []
-    for name in await call.store.tables():
+    names = await call.store.tables()
+    if not options.get("rows", True):
+        return {"tables": [{"name": name, "rows": None} for name in names]}
+
+    async def counted(name: str) -> dict[str, Any] | None:
         try:
-            rows = await call.store.count(name) if options.get("rows", True) else None
-            tables.append({"name": name, "rows": rows})
+            return {"name": name, "rows": await call.store.count(name)}
         except TableNotFoundError:  # dropped after the tables were listed
-            continue
-    return {"tables": tables}
+            return None
+
+    return {"tables": [table for table in await of_each(names, counted) if table is not None]}
+
+
+async def of_each(names: Sequence[str], read: Callable[[str], Awaitable[_T]]) -> list[_T]:
+    """Return what ``read`` returns for each name, in their order.
+
+    The first error ends the calls that are left, and is raised.
+    """
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(name: str) -> _T:
+        async with places:
+            return await read(name)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(in_turn(name)) for name in names]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 @endpoint(
