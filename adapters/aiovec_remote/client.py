@@ -186,6 +186,13 @@ class Client:
                     call.go_on()
                     await refuse(response, self.target, len(call.body), writes=request.writes)
                 yield response
+        except aiohttp.ClientConnectorCertificateError as exc:
+            reason = str(exc.certificate_error)[:300]
+            raise ConfigError(
+                f"the certificate of {self.target} is not trusted: {reason}; for a certificate of "
+                "your own CA, set the environment variable SSL_CERT_FILE to the CA's file",
+                key="SSL_CERT_FILE",
+            ) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             unsent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
             slow = call.time.expired()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.request
 from pathlib import Path
 
@@ -40,4 +41,6 @@ def findings(address: str | None) -> list[Finding]:
     except (OSError, ValueError, LookupError, TypeError) as exc:
         reason = exc if isinstance(exc, OSError) else "it answers, but is no aiovec server"
         cure = "start it with: aiovec serve; or correct the address"
+        if isinstance(getattr(exc, "reason", None), ssl.SSLCertVerificationError):
+            cure = "for a certificate of your own CA, set SSL_CERT_FILE to the CA's file"
         return [package, Finding("server", f"{address}: {reason}"[:300], ok=False, cure=cure)]
