@@ -173,5 +173,6 @@ def test_users_can_read_all_of_it() -> None:
         assert words.pop(page) <= 700
     for page in BEYOND:
         assert words.pop(page) <= 750
+    assert words.pop("docs/how-to/from-sqlite-vec.md") <= 850  # by users of that store alone
     assert words["README.md"] <= 900
-    assert sum(words.values()) <= 22_200
+    assert sum(words.values()) <= 21_600
