@@ -40,6 +40,23 @@ LIBRARIES = {  # that a page imports beside aiovec
 }
 
 
+# Each is read by those who have more rows than one machine takes, and by nobody else.
+BEYOND = ("docs/how-to/ray.md", "docs/explanation/scale.md")
+# Each is read by the users of one framework or of another store, and by nobody else.
+BRIDGES = (
+    "docs/how-to/agent-memory.md",
+    "docs/explanation/side-by-side.md",
+    "docs/how-to/crewai.md",
+    "docs/how-to/from-other-stores.md",
+    "docs/how-to/haystack.md",
+    "docs/how-to/langchain.md",
+    "docs/how-to/langgraph.md",
+    "docs/how-to/llamaindex.md",
+    "docs/how-to/pydantic-ai.md",
+    "docs/reference/bridge.md",
+)
+
+
 def user_pages() -> list[str]:
     docs = ROOT / "docs"
     parts = ("tutorial", "how-to", "reference", "explanation")
@@ -153,10 +170,8 @@ def test_users_can_read_all_of_it() -> None:
         for page in ["README.md", *(f"docs/{page}" for page in user_pages())]
     }
     del words["docs/explanation/benchmarks.md"]  # figures, which come and go
-    for page in BRIDGES:
-        assert words.pop(page) <= 700
-    for page in BEYOND:
+    for page in (*BRIDGES, *BEYOND):
         assert words.pop(page) <= 750
     assert words.pop("docs/how-to/from-sqlite-vec.md") <= 850  # by users of that store alone
     assert words["README.md"] <= 900
-    assert sum(words.values()) <= 22_200
+    assert sum(words.values()) <= 21_600
