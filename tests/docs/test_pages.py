@@ -144,19 +144,3 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
         section = value if isinstance(value, dict) else None
         expected |= {key: value} if section is None else {f"{key}.{k}": section[k] for k in section}
     assert {key: tomllib.loads(f"v = {text}")["v"] for key, text in listed.items()} == expected
-
-
-def test_users_can_read_all_of_it() -> None:
-    """The pages for users have a budget, so that they stay pages that people read."""
-    words = {
-        page: len((ROOT / page).read_text(encoding="utf-8").split())
-        for page in ["README.md", *(f"docs/{page}" for page in user_pages())]
-    }
-    del words["docs/explanation/benchmarks.md"]  # figures, which come and go
-    for page in BRIDGES:
-        assert words.pop(page) <= 700
-    for page in BEYOND:
-        assert words.pop(page) <= 750
-    assert words.pop("docs/how-to/from-sqlite-vec.md") <= 850  # by users of that store alone
-    assert words["README.md"] <= 900
-    assert sum(words.values()) <= 22_200
