@@ -82,6 +82,8 @@ class Model(BaseModel):
         if error["type"] == "missing":
             words = f"{place} lacks the key {name!r}"
             return InvalidArgumentError(name, None, "given", reason=words)
+        if isinstance(cause := error.get("ctx", {}).get("error"), InvalidArgumentError):
+            return cause  # of a class that refuses its values
         words = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         return InvalidArgumentError(name, given.get(name), words)
 
@@ -93,7 +95,8 @@ def _made(default: type, *others: type) -> Any:
 
     def make(value: dict[str, Any]) -> Any:
         options = dict(value)
-        kind = kinds.get(options.pop("type", usual) if others else usual)
+        name = options.pop("type", usual) if others else usual
+        kind = kinds.get(name) if isinstance(name, str) else None
         if kind is None:
             raise ValueError(f"an object whose type is {' or '.join(kinds)}")
         known = {to_camel(field.name): field for field in fields(kind)}
