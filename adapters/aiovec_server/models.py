@@ -72,8 +72,11 @@ class Model(BaseModel):
     @classmethod
     def _error(cls, exc: ValidationError, given: Mapping[str, Any], place: str) -> Exception:
         """Return what is wrong first, in the words of the other errors."""
-        error = exc.errors(include_url=False)[0]
-        name = str(error["loc"][0])
+        errors = exc.errors(include_url=False)
+        name = str(errors[0]["loc"][0])
+        # A value that may be an item or a list has an error of each; the item's place is longer.
+        same = (error for error in errors if error["loc"][0] == errors[0]["loc"][0])
+        error = max(same, key=lambda error: len(error["loc"]))
         if error["type"] == "extra_forbidden":
             known = ", ".join(cls.keys())
             keys = f"its keys are: {known}" if known else "it takes none"
