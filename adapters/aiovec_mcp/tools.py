@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, NotRequired, cast
 
@@ -22,6 +23,7 @@ from aiovec import (
     Field,
     Hit,
     InvalidArgumentError,
+    InvalidNameError,
     Record,
     Schema,
     Table,
@@ -157,13 +159,8 @@ class Tools:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first. Use it before you ask the user again."""
         options: dict[str, Any] = {"limit": limit, "where": where}
-        boosts: list[Decay | Factor] = []
-        if importance:
-            boosts.append(Factor("payload.importance", importance))
         try:
-            if half_life is not None:
-                boosts.append(await self._decay(half_life))
-            options["boost"] = boosts or None
+            options["boost"] = await self._boosts(half_life, importance)
             hits = await self._search(self._memory, query, None, **options)
         except TableNotFoundError:
             hits = []
@@ -204,7 +201,7 @@ class Tools:
     ) -> Listed:
         """List the tables with their fields, or the rows of one table."""
         if table is None:
-            return {"tables": [await self.describe(name) for name in await self._names()]}
+            return await self._tables()
         named = await self._named(table)
         rows = await named.find(where, order_by=order_by, limit=limit, offset=offset, select=select)
         fitting, omitted = _fitting(rows)
@@ -260,6 +257,21 @@ class Tools:
         names = await self._store.tables()
         return [name for name in names if self._readable is None or name in self._readable]
 
+    async def _tables(self) -> Listed:
+        """Describe the tables that fit into an answer, without those that are dropped now."""
+        tables, size, names = list[Described](), 0, await self._names()
+        for place, name in enumerate(names):
+            with suppress(TableNotFoundError):
+                described = await self.describe(name)
+                size += len(to_json(described))
+                if size > _MOST_BYTES:
+                    omitted = f"{len(names) - place} tables, from {name!r} on: an answer has at "
+                    omitted += f"most {_MOST_BYTES:,} bytes. List one of them, such as "
+                    omitted += ", ".join(names[place : place + _MOST])
+                    return {"tables": tables, "omitted": omitted}
+                tables.append(described)
+        return {"tables": tables}
+
     async def _named(self, table: str) -> Table:
         """Return a table. A table that the agent may not read does not exist for it."""
         if self._readable is not None and table not in self._readable:
@@ -269,25 +281,49 @@ class Tools:
     async def _expiry_field(self) -> str:
         """Return the field by which memories expire. A table without such a field gets it."""
         try:
-            fields = (await self._memory.schema()).fields
+            if (name := await self._expiring()) is None:
+                await self._memory.add_field("expires_at", _EXPIRES)
         except TableNotFoundError:
             return "expires_at"  # of the table to come
-        for name, field in fields.items():
-            if field.expires:
-                return name
-        await self._memory.add_field("expires_at", _EXPIRES)
-        return "expires_at"
+        except InvalidNameError:  # of a field that another call added, or that does not expire
+            if (name := await self._expiring()) is None:
+                raise
+        return name or "expires_at"
 
-    async def _decay(self, half_life: str) -> Decay:
+    async def _expiring(self) -> str | None:
+        fields = (await self._memory.schema()).fields
+        return next((name for name, field in fields.items() if field.expires), None)
+
+    async def _boosts(
+        self, half_life: str | None, importance: float
+    ) -> list[Decay | Factor] | None:
+        """Return the preferences for newer memories and for important ones.
+
+        A fact is a key of the payload, or a field of a table that declares it.
+        """
+        boosts: list[Decay | Factor] = []
+        if half_life is None and not importance:
+            return None
+        schema = await self._memory.schema()
+        if importance:
+            declared = "importance" in schema.fields or not schema.payload
+            boosts.append(Factor("importance" if declared else "payload.importance", importance))
+        if half_life is not None:
+            boosts.append(self._decay(half_life, schema))
+        return boosts
+
+    def _decay(self, half_life: str, schema: Schema) -> Decay:
         """Return the preference for newer memories, by "at" or else the only field with a time."""
-        table, fields = self._memory.name, (await self._memory.schema()).fields
+        fields, pinned = schema.fields, "payload.pinned" if schema.payload else None
         times = [n for n, field in fields.items() if field.type is datetime and not field.expires]
         if "at" not in times and len(times) != 1:
             hint = "it has no field 'at' with the time of each row; leave half_life out"
-            raise UnsupportedError("half_life", self._store.backend_name, hint, table=table)
+            name = self._store.backend_name
+            raise UnsupportedError("half_life", name, hint, table=self._memory.name)
+        if "pinned" in fields:
+            pinned = "pinned" if fields["pinned"].type is bool else None
         try:
-            field = "at" if "at" in times else times[0]
-            return Decay(field, half_life, pinned="payload.pinned")
+            return Decay("at" if "at" in times else times[0], half_life, pinned=pinned)
         except InvalidArgumentError:
             words = "a text such as '30m', '12h' or '30d'"
             raise InvalidArgumentError("half_life", half_life, words) from None

@@ -72,8 +72,11 @@ class Model(BaseModel):
     @classmethod
     def _error(cls, exc: ValidationError, given: Mapping[str, Any], place: str) -> Exception:
         """Return what is wrong first, in the words of the other errors."""
-        error = exc.errors(include_url=False)[0]
-        name = str(error["loc"][0])
+        errors = exc.errors(include_url=False)
+        name = str(errors[0]["loc"][0])
+        # A value that may be an item or a list has an error of each; the item's place is longer.
+        same = (error for error in errors if error["loc"][0] == errors[0]["loc"][0])
+        error = max(same, key=lambda error: len(error["loc"]))
         if error["type"] == "extra_forbidden":
             known = ", ".join(cls.keys())
             keys = f"its keys are: {known}" if known else "it takes none"
@@ -82,6 +85,8 @@ class Model(BaseModel):
         if error["type"] == "missing":
             words = f"{place} lacks the key {name!r}"
             return InvalidArgumentError(name, None, "given", reason=words)
+        if isinstance(cause := error.get("ctx", {}).get("error"), InvalidArgumentError):
+            return cause  # of a class that refuses its values
         words = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         return InvalidArgumentError(name, given.get(name), words)
 
@@ -93,7 +98,8 @@ def _made(default: type, *others: type) -> Any:
 
     def make(value: dict[str, Any]) -> Any:
         options = dict(value)
-        kind = kinds.get(options.pop("type", usual) if others else usual)
+        name = options.pop("type", usual) if others else usual
+        kind = kinds.get(name) if isinstance(name, str) else None
         if kind is None:
             raise ValueError(f"an object whose type is {' or '.join(kinds)}")
         known = {to_camel(field.name): field for field in fields(kind)}

@@ -23,6 +23,7 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+from tests.contract.base import case
 
 import aiovec
 from aiovec import Embed, Field, Schema
@@ -111,6 +112,37 @@ async def test_important_and_pinned_memories_come_first(tmp_path: Path) -> None:
         assert "0.5" in refused
 
 
+async def test_facts_that_the_table_declares_rank_memories(tmp_path: Path) -> None:
+    texts = {"text": Field(str, text=True), "at": datetime}
+    facts = {"importance": float, "pinned": bool}
+    async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
+        for name, fields, payload in (
+            ("facts", {**texts, **facts}, True),
+            ("closed", {**texts, **facts}, False),
+            ("plain", texts, False),
+        ):
+            with case(name):
+                schema = Schema(fields=fields, embed=Embed("text"), payload=payload)
+                await store.create_table(name, schema)
+                old = {"text": "The deploy failed.", "at": datetime.now(UTC) - timedelta(days=999)}
+                rows = [
+                    {**old, "id": "a"},
+                    {**old, "id": "b", **({"importance": 1} if "pinned" in fields else {})},
+                    {**old, "id": "c", **({"pinned": True} if "pinned" in fields else {})},
+                ]
+                await store.upsert(name, rows)
+                async with Client(create_server(store, table=name)) as client:
+                    found = await call(client, "recall", query="deploy", half_life="7d")
+                    first = "c" if "pinned" in fields else "a"
+                    assert found["memories"][0]["id"] == first
+                    if name == "plain":
+                        refused = await error_of(client, "recall", query="deploy", importance=0.5)
+                        assert "a field of numbers or booleans" in refused
+                    else:
+                        found = await call(client, "recall", query="deploy", importance=0.5)
+                        assert found["memories"][0]["id"] == "b"
+
+
 async def test_memories_expire(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=True) as client:
         for text, span in (("The meeting is at noon.", "1s"), ("Ana likes tea.", "30d")):
@@ -133,8 +165,14 @@ async def test_memories_expire(tmp_path: Path) -> None:
         )
         async with Client(create_server(store, allow_writes=True)) as client:
             await call(client, "remember", text="Kept.", id="a")
-            await call(client, "remember", text="Expires.", id="b", expires_in="1d")
-        assert [row["expires_at"] is None for row in await store.find("memories")] == [True, False]
+            # The first of these adds the field.
+            expire = (
+                call(client, "remember", text="Expires.", id=id, expires_in="1d") for id in "bcde"
+            )
+            await asyncio.gather(*expire)
+        assert [row["expires_at"] is None for row in await store.find("memories")] == [True] + 4 * [
+            False
+        ]
 
 
 async def test_answers_cost_few_tokens(tmp_path: Path) -> None:
@@ -162,6 +200,16 @@ async def test_an_answer_is_bounded(tmp_path: Path) -> None:
         short = await call(client, "get", table="memories", ids=list("abc"), select=["at"])
         assert len(short["rows"]) == 3
         assert "omitted" not in short
+    wide = Schema(2, fields={f"f{n}_{'x' * 50}": str for n in range(900)})
+    async with aiovec.connect(tmp_path / "wide.db") as store:
+        for name in ("t1", "t2", "t3", "t4", "t5"):
+            await store.create_table(name, wide)
+        async with Client(create_server(store)) as client:
+            listed = await call(client, "list")
+    described = [table["name"] for table in listed["tables"]]
+    assert described == ["t1", "t2", "t3"]
+    assert listed["omitted"].startswith("2 tables, from 't4' on")
+    assert listed["omitted"].endswith("such as t4, t5")
 
 
 async def test_an_agent_may_read_some_tables_only(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -481,7 +482,8 @@ class SearchingContract(ContractBase):
                 assert {hit.id: round(hit.score, 3) for hit in hits} == worth
         wrong: Any
         for wrong in (Factor("at"), Factor("absent"), Decay("at", "7d", pinned="worth"), [], ["at"],
-                      [Factor("worth", 0.6), Decay("at", "7d", 0.5)]):  # fmt: skip
+                      [Factor("worth", 0.6), Decay("at", "7d", 0.5)], [Factor("worth", 0)] * 17,
+                      itertools.repeat(Factor("worth", 0))):  # fmt: skip
             with case(wrong), pytest.raises(InvalidArgumentError):
                 await store.search("memories", [1, 0], boost=wrong)
         for wrong in ({"weight": 2}, {"most": 0}, {"most": float("nan")}):

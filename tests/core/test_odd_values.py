@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +16,9 @@ import aiovec
 from aiovec import (
     RRF,
     AiovecError,
+    Decay,
+    Factor,
+    Field,
     InvalidArgumentError,
     InvalidNameError,
     Schema,
@@ -101,6 +105,22 @@ def test_bad_fusions_are_refused() -> None:
     for vector, text in ((-1, 1), (1, -1), (0, 0), (float("nan"), 1)):
         with pytest.raises(InvalidArgumentError):
             Weighted(vector=vector, text=text)
+
+
+async def test_numbers_of_numpy_make_scores_that_json_takes(store: VectorStore) -> None:
+    schema = Schema(2, fields={"body": Field(str, text=True), "worth": float})
+    await store.create_table("notes", schema)
+    rows = [{"id": str(n), "embedding": [1, n], "body": "a cat", "worth": n} for n in range(3)]
+    await store.insert("notes", rows)
+    third: Any = np.float32(1 / 3)
+    for options in (
+        {"fusion": Weighted(vector=third, text=third)}, {"fusion": RRF(third)},
+        {"boost": Factor("worth", third, third)}, {"boost": Decay("payload.at", "7d", third)},
+    ):  # fmt: skip
+        with case(options):
+            hits = await store.search_hybrid("notes", "cat", [1, 0], **options)
+            json.dumps([hit.to_dict() for hit in hits])
+            assert len(hits) == 3
 
 
 async def test_long_texts_and_a_bad_one_among_them(store: VectorStore) -> None:

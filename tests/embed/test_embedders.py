@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import re
 import sys
 import threading
@@ -312,10 +313,14 @@ async def test_a_static_model_in_a_folder(tmp_path: Path) -> None:
     model = {"kind": "local", "model": str(saved_model(tmp_path / "model"))}
     async with aiovec.connect(tmp_path / "notes.db", embedder=model) as store:
         await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
-        await store.insert("notes", [{"id": "1", "body": "cat"}, {"id": "2", "body": "cat dog"}])
-        rows = await store.get("notes", ["1", "2"], include_vector=True)
-        vectors = np.array([row.vector for row in rows])
-        assert vectors == pytest.approx(np.array([[1, 0], [0.6, 0.8]]))
+        bodies = ("cat", "cat dog", "dog cat dog dog cat cat cat cat")
+        rows = [{"id": str(n), "body": body} for n, body in enumerate(bodies)]
+        await store.insert("notes", rows)
+        stored = await store.get("notes", ["0", "1", "2"], include_vector=True)
+        vectors = np.array([row.vector for row in stored])
+        share = 12 / math.hypot(12, 15)
+        expected = np.array([[1, 0], [0.6, 0.8], [15 * share / 12, share]])
+        assert vectors == pytest.approx(expected)
     async with aiovec.connect(tmp_path / "notes.db") as store:  # a stranger's file may name it
         with pytest.raises(EmbeddingError, match="no model is loaded from a folder"):
             await store.search("notes", "dog")
@@ -333,9 +338,35 @@ async def test_a_static_model_that_cannot_be_read(tmp_path: Path) -> None:
         described: Any = {"kind": "local", "model": str(folder), **options}
         with case((options, tensor)), pytest.raises(ConfigError, match=words):
             await aiovec.connect(":memory:", embedder=described)
-    (folder / "model.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(ConfigError, match="is no safetensors file"):
-        await aiovec.connect(":memory:", embedder={"kind": "local", "model": str(folder)})
+    described = {"kind": "local", "model": str(folder)}
+    for header, words in (
+        (b"\xff" * 100, "is no safetensors file"), (b"\x01\0\0\0\0\0\0\x001", "no static model"),
+        (b'\x04\0\0\0\0\0\0\0"ab"', "no static model"),
+    ):  # fmt: skip
+        (folder / "model.safetensors").write_bytes(header)
+        with case(header), pytest.raises(ConfigError, match=words):
+            await aiovec.connect(":memory:", embedder=described)
+    for number, (tensor, words) in enumerate((
+        ({"shape": [10**30, 2]}, "no static model"), ({"data_offsets": [-999, 24]}, "positive"),
+        ({"data_offsets": []}, "no static model"),
+    )):  # fmt: skip
+        model = {"kind": "local", "model": str(saved_model(tmp_path / f"more{number}", **tensor))}
+        with case(tensor), pytest.raises(ConfigError, match=words):
+            await aiovec.connect(":memory:", embedder=model)
+
+
+async def test_a_static_model_without_its_tokenizer(tmp_path: Path) -> None:
+    folder = saved_model(tmp_path / "model")
+    described: Any = {"kind": "local", "model": str(folder)}
+    (folder / "tokenizer.json").write_text("{}")
+    async with aiovec.connect(":memory:", embedder=described) as store:
+        await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
+        with pytest.raises(EmbeddingError, match="no static model can be read") as caught:
+            await store.insert("notes", [{"id": "1", "body": "cat"}])
+        assert not caught.value.retryable
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"no static model can be read .*tokenizer\.json"):
+        await aiovec.connect(":memory:", embedder=described)
 
 
 async def test_a_class_of_the_app_is_told_queries_from_documents(

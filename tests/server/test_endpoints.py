@@ -233,6 +233,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search", {"vector": VECTOR, "tuning": {"efs": 1}}, "ef"),
     ("search", {"vector": VECTOR, "boost": {"field": "at", "half_life": "7d"}}, "halfLife"),
     ("search", {"vector": VECTOR, "boost": {"field": "at"}}, "field and halfLife are needed"),
+    ("search", {"vector": VECTOR, "boost": {"type": []}}, "type is decay or factor"),
+    ("search", {"vector": VECTOR, "boost": [{"type": {}}]}, "type is decay or factor"),
+    ("search", {"vector": VECTOR, "boost": [{"type": "factor", "field": "year", "weight": 2}]},
+     "^weight must be a number from 0 to 1, not 2$"),
     ("search", {"vector": [1, "2", 3]}, "numbers"),
     ("search", {"vector": [True, False, True]}, "True"),
     ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no embedder"),
@@ -255,7 +259,7 @@ async def test_a_wrong_body_is_refused_in_words(client: Client) -> None:
     for path, body, words in WRONG:
         method = "DELETE" if path == "records" else "POST"
         found = await client.problem(method, f"/tables/notes/{path}", 422, json=body)
-        assert words in found["detail"], (path, body)
+        assert words in f"^{found['detail']}$", (path, body)
     assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 

@@ -46,11 +46,9 @@ class StaticModel:
         self._package("tokenizers")
         try:
             self._vectors = self._mapped()
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise ConfigError(
-                f"no static model can be read in {folder}: {exc}", key=f"{self._key}.model",
-                accepted="a folder that model2vec saved, with model.safetensors and tokenizer.json",
-            ) from exc  # fmt: skip
+            self._tokens.stat()
+        except Exception as exc:  # a damaged header is any JSON
+            raise self._unreadable(exc) from exc
         self.dim = int(self._vectors.shape[1])
         if settings.dim not in (0, self.dim):
             place = f"{self._key}.dim"
@@ -65,7 +63,10 @@ class StaticModel:
 
         with self._lock:
             if self._tokenizer is None:
-                tokenizer = Tokenizer.from_file(str(self._tokens))
+                try:
+                    tokenizer = Tokenizer.from_file(str(self._tokens))
+                except Exception as exc:  # the package raises no other class
+                    raise self._unreadable(exc) from exc
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
                 self._tokenizer = tokenizer
@@ -76,13 +77,22 @@ class StaticModel:
         result = np.zeros((len(texts), self.dim), dtype=np.float32)
         encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         for row, tokens in zip(result, encoded, strict=True):
-            ids = [id for id in tokens.ids if id < len(self._vectors)]
-            if ids:
-                row += self._vectors[ids].mean(axis=0, dtype=np.float32)
+            # A long text repeats its tokens, so each is read once.
+            ids, counts = np.unique(tokens.ids, return_counts=True)
+            known = np.searchsorted(ids, len(self._vectors))
+            if known:
+                row += counts[:known] @ self._vectors[ids[:known]].astype(np.float32)
         lengths = np.linalg.norm(result, axis=1)
         result[lengths == 0, 0] = 1  # a text without tokens, such as an empty one
         result /= np.where(lengths == 0, 1, lengths)[:, None]
         return result
+
+    def _unreadable(self, exc: Exception) -> ConfigError:
+        return ConfigError(
+            f"no static model can be read in {self._weights.parent}: {exc}",
+            key=f"{self._key}.model",
+            accepted="a folder that model2vec saved, with model.safetensors and tokenizer.json",
+        )
 
     def _package(self, package: str) -> Path:
         """Return the folder of an installed package, which is not imported."""

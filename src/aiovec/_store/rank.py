@@ -12,6 +12,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, cast
@@ -47,6 +48,7 @@ class RRF:
     def __post_init__(self) -> None:
         if not _is_finite(self.k) or not self.k > 0:
             raise InvalidArgumentError("k", self.k, "a finite number above 0")
+        _as_floats(self, "k")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Weighted:
             raise InvalidArgumentError(
                 "weights", weights, "finite numbers, not negative, and not both 0"
             )
+        _as_floats(self, "vector", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Decay:
         if self.pinned is not None and not isinstance(self.pinned, str):
             raise InvalidArgumentError("pinned", self.pinned, "the name of a field, or None")
         _check_weight(self.weight)
+        _as_floats(self, "weight")
 
     def worth(self, now: datetime, at: object, pinned: object = False) -> float:
         """Return the freshness of a row with these values, from 0 to 1."""
@@ -125,6 +129,7 @@ class Factor:
         if not _is_finite(self.most) or not self.most > 0:
             raise InvalidArgumentError("most", self.most, "a finite number above 0")
         _check_weight(self.weight)
+        _as_floats(self, "weight", "most")
 
     def worth(self, now: datetime, number: object) -> float:
         """Return the importance of a row with this value, from 0 to 1."""
@@ -139,6 +144,12 @@ Boost = Decay | Factor
 def _check_weight(weight: object) -> None:
     if not _is_finite(weight) or not 0 <= cast("float", weight) <= 1:
         raise InvalidArgumentError("weight", weight, "a number from 0 to 1")
+
+
+def _as_floats(options: RRF | Weighted | Decay | Factor, *names: str) -> None:
+    """Make these numbers floats: one of NumPy would make every score a number of NumPy."""
+    for name in names:
+        object.__setattr__(options, name, float(getattr(options, name)))
 
 
 def _time_of(value: object) -> datetime | None:
@@ -476,11 +487,18 @@ def check_diversity(argument: str, diversity: Any) -> float:
     return float(diversity)
 
 
+# Each boost reads every hit, its payload too.
+_MOST_BOOSTS = 16
+
+
 def check_boost(argument: str, boost: Any) -> tuple[Boost, ...]:
-    boosts = (boost,) if isinstance(boost, Boost) else tuple(boost) if is_iterable(boost) else ()
+    given = (boost,) if isinstance(boost, Boost) else boost if is_iterable(boost) else ()
+    boosts = tuple(islice(given, _MOST_BOOSTS + 1))
     if not boosts or not all(isinstance(each, Boost) for each in boosts):
         expected = "Decay(…), Factor(…), a list of these, or None"
         raise InvalidArgumentError(argument, boost, expected)
+    if len(boosts) > _MOST_BOOSTS:
+        raise InvalidArgumentError(argument, boost, f"at most {_MOST_BOOSTS} boosts")
     if sum(each.weight for each in boosts) > 1 + 1e-9:
         raise InvalidArgumentError(argument, boost, "boosts whose weights add up to 1 at most")
     return boosts
