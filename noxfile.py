@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import nox
 from nox.command import CommandFailed
 
 nox.needs_version = ">=2024.4"
-nox.options.default_venv_backend = "uv|venv"
+nox.options.default_venv_backend = "uv|virtualenv"  # a venv's pip may not know --group
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
 
@@ -32,7 +33,7 @@ def lint(session: nox.Session) -> None:
 
     NumPy's types of its newest release differ, which older Pythons do not get.
     """
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", "--strict")
@@ -42,7 +43,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(name="format")
 def format_(session: nox.Session) -> None:
     """Let ruff mend and format."""
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("ruff", "check", "--fix", ".")
     session.run("ruff", "format", ".")
 
@@ -58,7 +59,7 @@ def build(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the default and the slow tests; AIOVEC_LOOP=uvloop takes uvloop's event loop."""
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", "-e", ".", "--group", "dev")
     options = session.posargs or ["-m", "not soak"]
     # The processes share the cores: NumPy's own threads would only wait for each other, busily.
     session.run("pytest", "-n", "logical", *options, env={"OPENBLAS_NUM_THREADS": "1"})
@@ -80,14 +81,14 @@ def ci(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Run the campaigns of kills, faults and fuzzing in full, which takes hours."""
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("pytest", "-m", "soak", "--timeout", "3600", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
 def bridges(session: nox.Session) -> None:
     """Run the tests of the bridges to other frameworks, with these frameworks."""
-    session.install("--no-compile", "-e", ".[test,bridges]")
+    session.install("--no-compile", "-e", ".", "--group", "bridges")
     session.run(
         "pytest",
         "-m",
@@ -96,10 +97,23 @@ def bridges(session: nox.Session) -> None:
     )
 
 
+@nox.session(python=PYTHONS[0], reuse_venv=False)  # a wheel of the same version is installed anew
+def wheels(session: nox.Session) -> None:
+    """Run the suites of the frameworks on the built wheels: aiovec's, and each of distributions/."""
+    session.install("build")
+    folder = Path(session.create_tmp(), "wheels")
+    shutil.rmtree(folder, ignore_errors=True)
+    for project in (Path(), *Path("distributions").iterdir()):
+        command = ("python", "-m", "build", "--wheel", "--outdir", str(folder), str(project))
+        session.run(*command, silent=True)
+    session.install(*map(str, folder.glob("*.whl")), "--group", "bridges")
+    session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges"]))
+
+
 @nox.session(python=PYTHONS[0])
 def crewai(session: nox.Session) -> None:
     """Run the tests of the bridge to CrewAI, whose versions of other packages are its own."""
-    session.install("--no-compile", "-e", ".[test,crewai]")
+    session.install("--no-compile", "-e", ".[crewai]", "--group", "test")
     session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges/test_crewai.py"]))
 
 
@@ -116,26 +130,26 @@ def crewai(session: nox.Session) -> None:
 )
 def agents(session: nox.Session, framework: str) -> None:
     """Run the tests of frameworks that reach aiovec over the Model Context Protocol."""
-    session.install("--no-compile", "-e", ".[test,mcp]", *framework.split())
+    session.install("--no-compile", "-e", ".[mcp]", "--group", "test", *framework.split())
     session.run("pytest", *(session.posargs or ["tests/bridges/test_agents.py"]))
 
 
 @nox.session(python=PYTHONS[0])
 def imports(session: nox.Session) -> None:
     """Run the tests of imports from other stores, with the libraries of these stores."""
-    session.install("--no-compile", "-e", ".[test,imports]")
+    session.install("--no-compile", "-e", ".", "--group", "imports")
     session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/imports"]))
 
 
 @nox.session(python=PYTHONS[0])
 def ray(session: nox.Session) -> None:
     """Run the tests of loads and indexes by Ray, on a cluster of two nodes on this machine."""
-    session.install("--no-compile", "-e", ".[test,ray]", "moto[server]")
+    session.install("--no-compile", "-e", ".[ray]", "--group", "test", "moto[server]")
     session.run("pytest", "-m", "not soak", "-n", "0", *(session.posargs or ["tests/ray"]))
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks."""
-    session.install("--no-compile", "-e", ".[dev,bench]")
+    session.install("--no-compile", "-e", ".", "--group", "dev", "--group", "bench")
     session.run("python", "-m", "bench", *session.posargs)
