@@ -1,8 +1,8 @@
-"""Steps of the build: compile the native scan into the wheel, and derive addresses for the registry.
+"""Steps of the build: compile the native scan, and make the addresses that the registry shows.
 
-Without a compiler the wheel holds Python alone, and searches do without the scan. In the environment,
-``AIOVEC_NATIVE=require`` makes that an error, as releases want it, and ``AIOVEC_NATIVE=off`` leaves
-the scan out.
+Without a compiler the wheel holds Python alone, and searches do without the scan. In the
+environment, ``AIOVEC_NATIVE=require`` makes that an error, as releases want it, and
+``AIOVEC_NATIVE=off`` leaves the scan out.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ class Addresses(MetadataHookInterface):
 
     def update(self, metadata: dict[str, Any]) -> None:
         root = Path(self.root)
-        tables = tomllib.loads(Path(root, "pyproject.toml").read_text("utf-8"))["tool"]["aiovec"]
-        metadata["urls"] = urls(tables["repository"])
+        project = tomllib.loads(Path(root, "pyproject.toml").read_text("utf-8"))
+        repository = project["tool"]["aiovec"]["repository"]
+        metadata["urls"] = urls(repository)
         text = Path(root, "README.md").read_text("utf-8")
-        text = absolute(text, tables["repository"], f"v{metadata['version']}")
+        text = absolute(text, repository, f"v{metadata['version']}")
         metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
 
@@ -82,7 +83,8 @@ def absolute(text: str, repository: str, tag: str) -> str:
         base = f"{raw}/{tag}" if match["image"] else f"{repository}/blob/{tag}"
         return f"{match['image']}[{match['text']}]({base}/{match['target']})"
 
-    return re.sub(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?![a-z]+:|#)(?P<target>[^)\s]+)\)", link, text)
+    relative = r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?![a-z]+:|#)(?P<target>[^)\s]+)\)"
+    return re.sub(relative, link, text)
 
 
 def _load(path: Path) -> Any:

@@ -97,9 +97,9 @@ def bridges(session: nox.Session) -> None:
     )
 
 
-@nox.session(python=PYTHONS[0], reuse_venv=False)  # a wheel of the same version is installed anew
+@nox.session(python=PYTHONS[0], reuse_venv=False)  # else an older wheel of the version stays
 def wheels(session: nox.Session) -> None:
-    """Run the suites of the frameworks on the built wheels: aiovec's, and each of distributions/."""
+    """Run the frameworks' suites on the built wheels, those of distributions/ among them."""
     session.install("build")
     folder = Path(session.create_tmp(), "wheels")
     shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PROJECT["tool"]["aiovec"]["repository"]
 URLS = {
     "Homepage": REPOSITORY,
-    "Documentation": "https://{0}.github.io/{1}/".format(*REPOSITORY.split("/")[-2:]),
+    "Documentation": "https://{}.github.io/{}/".format(*REPOSITORY.split("/")[-2:]),
     "Source": REPOSITORY,
     "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
     "Issues": f"{REPOSITORY}/issues",
@@ -123,7 +123,8 @@ def test_the_registry_shows_addresses_and_a_readme_without_relative_links(built:
         (member,) = (held for held in packed.getmembers() if held.name.endswith("/PKG-INFO"))
         file = packed.extractfile(member)
         assert file is not None
-        assert message_from_bytes(file.read()).get_all("Project-URL") == metadata.get_all("Project-URL")
+        source = message_from_bytes(file.read())
+    assert source.get_all("Project-URL") == metadata.get_all("Project-URL")
 
 
 def test_every_file_that_names_the_projects_address_names_the_same() -> None:
@@ -135,8 +136,8 @@ def test_every_file_that_names_the_projects_address_names_the_same() -> None:
     addresses = 0
     for file in files:
         text = file.read_text("utf-8")
-        assert {found for found in named.findall(text)} <= {URLS["Source"]}, file
-        assert {found + "/" for found in pages.findall(text)} <= {URLS["Documentation"]}, file
+        assert set(named.findall(text)) <= {URLS["Source"]}, file
+        assert {page + "/" for page in pages.findall(text)} <= {URLS["Documentation"]}, file
         addresses += text.count(f"{owner}/aiovec")
     assert addresses
 
@@ -155,7 +156,8 @@ def test_a_distribution_holds_the_module_that_its_framework_expects(
         assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
     modules = {name.rpartition("/")[0] for name in held}
     assert modules == set(DISTRIBUTIONS[name])
-    assert held == {f"{module}/{file}" for module in modules for file in ("__init__.py", "py.typed")}
+    files = ("__init__.py", "py.typed")
+    assert held == {f"{module}/{file}" for module in modules for file in files}
     metadata = metadata_of(wheel)
     assert (metadata["Name"], metadata["Version"]) == (name, aiovec.__version__)
     urls = dict(line.split(", ") for line in metadata.get_all("Project-URL", []))
