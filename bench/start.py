@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import resource
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from .measure import Options, Result, Way, interleaved, medians, timed
+from .measure import Options, Result, Way, interleaved, medians
 
 _ROUNDS = 7
 _ANSWER = """
@@ -30,6 +34,53 @@ async def main():
 
 asyncio.run(main())
 """
+# The same by other libraries that run in the process, in their own words.
+_PEERS = {
+    "lancedb": """
+import asyncio, sys, lancedb
+
+async def main():
+    rows = [{"id": str(n), "vector": [n + 1.0] * 8, "year": n} for n in range(10)]
+    db = await lancedb.connect_async(sys.argv[1])
+    table = await db.create_table("t", rows)
+    assert len(await table.query().nearest_to([1.0] * 8).limit(10).to_list()) == 10
+
+asyncio.run(main())
+""",
+    "qdrant_edge": """
+import sys, qdrant_edge as q, os
+
+os.makedirs(sys.argv[1])
+vectors = q.EdgeVectorParams(size=8, distance=q.Distance.Cosine)
+shard = q.EdgeShard.create(sys.argv[1], q.EdgeConfig(vectors=vectors))
+points = [q.Point(n, [n + 1.0] * 8, {"year": n}) for n in range(10)]
+shard.update(q.UpdateOperation.upsert_points(points))
+nearest = q.Query.Nearest([1.0] * 8)
+request = q.QueryRequest(limit=10, query=nearest, with_payload=True, with_vector=False)
+assert len(shard.query(request)) == 10
+shard.close()
+""",
+    "zvec": """
+import sys, zvec
+
+fields = [zvec.FieldSchema("year", zvec.DataType.INT64)]
+index = zvec.FlatIndexParam(zvec.MetricType.COSINE)
+vector = zvec.VectorSchema("v", zvec.DataType.VECTOR_FP32, 8, index)
+table = zvec.create_and_open(sys.argv[1], zvec.CollectionSchema("t", fields, vector))
+docs = [zvec.Doc(str(n), vectors={"v": [n + 1.0] * 8}, fields={"year": n}) for n in range(10)]
+table.upsert(docs)
+assert len(table.query(zvec.Query("v", vector=[1.0] * 8), topk=10)) == 10
+""",
+    "chromadb": """
+import sys, chromadb
+
+table = chromadb.PersistentClient(sys.argv[1]).create_collection("t")
+ids, vectors = [str(n) for n in range(10)], [[n + 1.0] * 8 for n in range(10)]
+table.upsert(ids=ids, embeddings=vectors, metadatas=[{"year": n} for n in range(10)])
+assert len(table.query(query_embeddings=[[1.0] * 8], n_results=10)["ids"][0]) == 10
+""",
+}
+_PACKAGES = {"qdrant_edge": "qdrant-edge-py"}
 _MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
 
 
@@ -51,8 +102,12 @@ async def run(options: Options) -> list[Result]:
         asked["import lancedb"] = (python, "-c", "import lancedb")
     else:
         del asked["10 rows written and found, LanceDB"], answers["LanceDB"]
+    for module, program in _PEERS.items():
+        if find_spec(module) is not None:
+            asked[f"10 rows written and found, {module}"] = (python, "-c", program, "")
+    cpu: dict[str, list[float]] = {name: [] for name in asked}
     ways: dict[str, Way] = {
-        name: timed(lambda told=told: _said(told)) for name, told in asked.items()
+        name: _measured(command, options.folder, cpu[name]) for name, command in asked.items()
     }
     took = medians(await interleaved(ways, options.rounds(_ROUNDS)))
     most = {
@@ -61,9 +116,27 @@ async def run(options: Options) -> list[Result]:
     }
     return [
         Result("start, time", "new processes, files in the system's cache (median)", "ms", took),
+        Result("start, processor time", "of the same", "ms", medians(cpu)),
         Result("start, memory", "the most that such a process takes", "", most),
         Result("start, size", "the files of what pip installs", "", _sizes()),
     ]
+
+
+def _measured(command: Sequence[str], folder: Path, cpu: list[float]) -> Way:
+    """Return a way: the milliseconds of a new process, whose processor time goes to ``cpu``."""
+    numbers = count()
+
+    async def measure() -> float:
+        # A peer's program makes its table, so each run has a folder of its own.
+        fresh = str(folder / f"peer-{id(command)}-{next(numbers)}")
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        await _said([part or fresh for part in command])
+        took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        cpu.append(used * 1000)
+        return took * 1000
+
+    return measure
 
 
 async def _said(command: Sequence[str]) -> str:
@@ -75,14 +148,18 @@ async def _said(command: Sequence[str]) -> str:
 
 def _sizes() -> dict[str, float]:
     """The size of aiovec with all that it needs, and with some of its extras."""
-    found: dict[str, float] = {}
-    for extra in ("", "remote", "server", "lancedb"):
+    sizes: dict[str, float] = {}
+    wanted = [("aiovec", extra) for extra in ("", "local", "remote", "server", "lancedb")]
+    wanted += [(_PACKAGES.get(module, module), "") for module in _PEERS]
+    for package, extra in wanted:
         names: set[str] = set()
-        _collect("aiovec", extra, names)
-        name = f"aiovec[{extra}]" if extra else "aiovec"
-        found[f"{name}, packages"] = len(names)
-        found[f"{name} (MB)"] = sum(map(_size, names)) / 1e6
-    return found
+        _collect(package, extra, names)
+        if not names:
+            continue
+        name = f"{package}[{extra}]" if extra else package
+        sizes[f"{name}, packages"] = len(names)
+        sizes[f"{name} (MB)"] = sum(map(_size, names)) / 1e6
+    return sizes
 
 
 def _collect(package: str, extra: str, names: set[str]) -> None:

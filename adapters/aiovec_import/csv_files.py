@@ -57,11 +57,11 @@ class CsvFile(FileReader):
     def _types(self, vector: str) -> dict[str, Field | None]:
         kinds: dict[str, set[str]] = {name: set() for name in self._names if name != vector}
         for cells, _, _ in self._batches():
-            for name, found in kinds.items():
-                found |= _kinds_of_cells(cells.column(name).drop_null())
+            for name, kind in kinds.items():
+                kind |= _kinds_of_cells(cells.column(name).drop_null())
         return {
-            name: field_of_texts(found) or (Field("text") if found else None)
-            for name, found in kinds.items()
+            name: field_of_texts(kind) or (Field("text") if kind else None)
+            for name, kind in kinds.items()
         }
 
     def _header(self) -> list[str]:

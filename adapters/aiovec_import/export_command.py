@@ -77,13 +77,13 @@ def export(
     stream = sys.stdout.buffer if piped else None
     began = time.perf_counter()
 
-    async def work(one: Table) -> tuple[Table, Saved]:
+    async def work(opened: Table) -> tuple[Table, Saved]:
         with progress("rows") as bar:
-            total = await one.count(where) if not bar.disable else None
+            total = await opened.count(where) if not bar.disable else None
             task = bar.add_task("exporting", total=total)
             saved = await save(
-                one.store,
-                one.name,
+                opened.store,
+                opened.name,
                 path,
                 form=form,
                 where=where,
@@ -92,19 +92,19 @@ def export(
                 seen=lambda rows: bar.update(task, completed=rows),
                 stream=stream,
             )
-        return one, saved
+        return opened, saved
 
-    found, saved = in_table(store, config, table, work, reading=True)
+    exported, saved = in_table(store, config, table, work, reading=True)
     seconds = time.perf_counter() - began
     files = [str(written) for written in saved.files]
     facts = {
-        "store": found.store.target,
-        "table": found.name,
+        "store": exported.store.target,
+        "table": exported.name,
         "format": saved.format,
         "rows": saved.rows,
         "files": files,
         "seconds": round(seconds, 6),
     }
     place = ", ".join(files) or path
-    line = f"exported {counted(saved.rows)} of {found.name} to {place} in {seconds:.2f} s"
+    line = f"exported {counted(saved.rows)} of {exported.name} to {place} in {seconds:.2f} s"
     emit(facts, [line], json, stderr=piped)

@@ -59,7 +59,7 @@ def reading(path: Path | str) -> Iterator[None]:
 
 
 def field_of_texts(kinds: set[str]) -> Field | None:
-    """Return the field of values in a text file; None for those of the payload."""
+    """Return the field of values in a text file; None for payload values."""
     if kinds and kinds <= {"datetime", "moment"}:
         return Field("datetime")
     return field_of_kinds({"text" if kind == "moment" else kind for kind in kinds})
@@ -68,19 +68,19 @@ def field_of_texts(kinds: set[str]) -> Field | None:
 def format_of(path: Path, given: str | None) -> str:
     """Return the format that the user gave, or that the suffix of the file stands for."""
     accepted = ", ".join(FORMATS)
-    found = given or _SUFFIXES.get(path.suffix.lower())
-    if found is None:
+    name = given or _SUFFIXES.get(path.suffix.lower())
+    if name is None:
         raise ConfigError(
             f"the name {path.name} does not show its format; pass --format {accepted}, or use one "
             f"of the suffixes {', '.join(_SUFFIXES)}",
             key="--format", accepted=accepted,
         )  # fmt: skip
-    if found not in FORMATS:
+    if name not in FORMATS:
         raise ConfigError(
-            f"there is no format {found!r}; the formats are: {accepted}",
+            f"there is no format {name!r}; the formats are: {accepted}",
             key="--format", accepted=accepted,
         )  # fmt: skip
-    return found
+    return name
 
 
 def has_suffix(path: Path) -> bool:
@@ -204,8 +204,8 @@ class FileReader(Reader):
 
     def _fields(self, vector: str) -> dict[str, Field]:
         """Return the fields that the columns suggest; the payload keeps all others."""
-        own = (self._given.id_column, vector, "payload")
-        types = {name: one for name, one in self._types(vector).items() if name not in own}
+        used = (self._given.id_column, vector, "payload")
+        types = {name: kind for name, kind in self._types(vector).items() if name not in used}
         fields, kept = fields_of(types, legal_vector(vector))
         if kept:
             why = "kept in the payload, because their names or values suit no field"
@@ -225,10 +225,10 @@ class FileReader(Reader):
         if self._given.id_column is not None:
             moved[self._given.id_column] = "id"
         taken = {"id", schema.vector}
-        found = {}
+        renamed = {}
         for name in names:
-            found[name] = moved.get(name, name)
+            renamed[name] = moved.get(name, name)
             if name not in moved and name in taken:
-                while found[name] in names or found[name] in taken:
-                    found[name] = f"_{found[name]}"
-        return found
+                while renamed[name] in names or renamed[name] in taken:
+                    renamed[name] = f"_{renamed[name]}"
+        return renamed

@@ -25,23 +25,23 @@ def files_of(sources: Sequence[str]) -> dict[str, int]:
     What is no file on this machine, such as ``chroma:DIR`` or ``-``, stays as it is, with no bytes.
     Raises ConfigError if a glob matches no file.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for source in sources:
         scheme, colon, _ = source.partition(":")
         with reading(source):
             if colon and scheme in source_names():
-                found[source] = 0
+                sizes[source] = 0
             else:
-                found |= _in_bucket(source) if is_url(source) else _in_folder(source)
-    return found
+                sizes |= _in_bucket(source) if is_url(source) else _in_folder(source)
+    return sizes
 
 
 def _in_folder(source: str) -> dict[str, int]:
     path = os.path.expanduser(source)
     if os.path.lexists(path) or not _MAGIC.search(path):
         return {source: os.path.getsize(path) if os.path.isfile(path) else 0}
-    matches = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
-    return _some({one: os.path.getsize(one) for one in matches}, source)
+    matches = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
+    return _some({file: os.path.getsize(file) for file in matches}, source)
 
 
 def _in_bucket(url: str) -> dict[str, int]:
@@ -52,8 +52,10 @@ def _in_bucket(url: str) -> dict[str, int]:
     prefix = begin.removesuffix(path)
     below = fs.FileSelector(path, recursive=True, allow_not_found=True)
     infos = [place.get_file_info(path)] if single else place.get_file_info(below)
-    files = {f"{prefix}{one.path}": one.size for one in infos if one.type == fs.FileType.File}
-    return _some({one: files[one] for one in sorted(files) if single or fnmatchcase(one, url)}, url)
+    files = {f"{prefix}{info.path}": info.size for info in infos if info.type == fs.FileType.File}
+    return _some(
+        {info: files[info] for info in sorted(files) if single or fnmatchcase(info, url)}, url
+    )
 
 
 def _some(files: dict[str, int], source: str) -> dict[str, int]:

@@ -161,20 +161,20 @@ def import_(
                 with working("copying"):
                     source.backup(expanded(backup))
             with reading(source.name):
-                found = source.tables()
+                tables = source.tables()
             if list_:
-                _show_found(source, found, json)
+                _show_found(source, tables, json)
                 return
-            if len(found) > 1 and (table is not None or given is not None):
-                names = ", ".join(one.origin for one in found)
+            if len(tables) > 1 and (table is not None or given is not None):
+                names = ", ".join(one.origin for one in tables)
                 raise ConfigError(
-                    f"{source.name} has {len(found)} tables; for --table or --schema, choose one "
+                    f"{source.name} has {len(tables)} tables; for --table or --schema, choose one "
                     f"with {source.name}#NAME: {names}",
                     key="SOURCE",
                 )
             loads = [
                 Load(one, table or one.name, given, metric, model, upsert, text or (), index or ())
-                for one in found
+                for one in tables
             ]
             listed = RejectsFile(_rejects_path(list(files), table, source))
             if source.remark:
@@ -189,7 +189,7 @@ def import_(
                     else:
                         await load(vectors, source, loads, listed, strict=strict and not checked)
                 filled = [one.table for one in loads if one.rows]
-                if filled and workers is None:  # nobody else builds the indexes after a script
+                if filled and workers is None:  # a script has nothing that builds the indexes later
                     title = "indexing and optimizing"
                     await of_each_table(vectors, filled, vectors.optimize, title)
                 return vectors.target
@@ -218,9 +218,9 @@ def _existing_schema(store: str | None, config: str | None, table: str) -> Schem
 def _progress_of(loads: list[Load]) -> Iterator[None]:
     """Show how many rows of each table have come."""
     with progress("rows") as bar:
-        for one in loads:
-            task = bar.add_task(one.table, total=one.source.rows)
-            one.seen = partial(_advance, bar, task)
+        for load in loads:
+            task = bar.add_task(load.table, total=load.source.rows)
+            load.seen = partial(_advance, bar, task)
         yield
 
 
@@ -250,70 +250,72 @@ def _report(
     json: bool,
 ) -> None:
     """Say what became of an import."""
-    failed = {**source.failed, **{one.table: one.problem for one in loads if one.problem}}
+    failed = {**source.failed, **{load.table: load.problem for load in loads if load.problem}}
     facts = {
         "file": source.name,
         "format": source.form,
         "store": target,
         "backup": backup,
         "seconds": round(seconds, 6),
-        "complete": all(one.whole for one in loads) and not failed,
+        "complete": all(load.whole for load in loads) and not failed,
         "rejects": str(listed.path) if listed.count else None,
         "failed": failed,
         "tables": list(map(_loaded, loads)),
     }
     shown = [] if backup is None else [f"copied {source.name} to {backup}"]
-    shown += [line for one in loads for line in _lines(one)] + [f"done in {seconds:.2f} s"]
+    shown += [line for load in loads for line in _lines(load)] + [f"done in {seconds:.2f} s"]
     if listed.count:
         shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
     emit(facts, shown, json)
     if not json:
-        _print_what_is_missing((one.source for one in loads), failed)
-        for one in loads:
-            for reason, rows in one.reasons.most_common(_REASONS_SHOWN):
-                err().print(f"{one.table}: rejected {counted(rows)}: {reason}")
-            if one.missing:
-                total, missing = counted(one.source.rows or 0), f"{one.missing:,}"
-                err().print(f"{one.table}: the source counts {total}; {missing} did not come")
+        _print_what_is_missing((load.source for load in loads), failed)
+        for load in loads:
+            for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
+                err().print(f"{load.table}: rejected {counted(rows)}: {reason}")
+            if load.missing:
+                total, missing = counted(load.source.rows or 0), f"{load.missing:,}"
+                err().print(f"{load.table}: the source counts {total}; {missing} did not come")
 
 
-def _show_found(source: Reader, found: list[ForeignTable], json: bool) -> None:
+def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
     facts: list[dict[str, Any]] = []
     cells = []
-    for one in found:
-        schema, rows = one.schema, "?" if one.rows is None else one.rows
-        facts.append(_facts(one, one.name) | {"rows": one.rows, "schema": schema.to_dict()})
+    for table in tables:
+        schema, rows = table.schema, "?" if table.rows is None else table.rows
+        facts.append(_facts(table, table.name) | {"rows": table.rows, "schema": schema.to_dict()})
         model = schema.model or "-"
-        cells.append([one.name, one.origin, one.layout, rows, schema.dim, schema.metric, model])
+        cells.append(
+            [table.name, table.origin, table.layout, rows, schema.dim, schema.metric, model]
+        )
     columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
     named = {"file": source.name, "format": source.form, "failed": source.failed}
     emit({**named, "tables": facts}, [Listing(columns, cells, right=["rows", "dim"])], json)
     if not json:
-        _print_what_is_missing(found, source.failed)
+        _print_what_is_missing(tables, source.failed)
 
 
 def _print_what_is_missing(tables: Iterable[ForeignTable], failed: Mapping[str, str]) -> None:
-    for one in tables:
-        for note in (*one.notes, *(f"not imported: {what}" for what in one.omitted)):
-            err().print(f"{one.name}: {note}")
+    for source in tables:
+        for note in (*source.notes, *(f"not imported: {what}" for what in source.omitted)):
+            err().print(f"{source.name}: {note}")
     for name, reason in failed.items():
         err().print(f"{name}: cannot be imported: {reason}")
 
 
 def _facts(source: ForeignTable, name: str) -> dict[str, Any]:
-    own = {"origin": source.origin, "layout": source.layout}
-    return {"name": name, **own, "notes": source.notes, "omitted": source.omitted}
+    origin = {"origin": source.origin, "layout": source.layout}
+    return {"name": name, **origin, "notes": source.notes, "omitted": source.omitted}
 
 
-def _loaded(one: Load) -> dict[str, Any]:
-    schema = one.used_schema
+def _loaded(load: Load) -> dict[str, Any]:
+    schema = load.used_schema
     return {
-        **_facts(one.source, one.table),
-        "created": one.created,
-        "rows": one.rows,
-        "rejected": one.rejected,
-        "missing": one.missing,
-        "reasons": dict(one.reasons.most_common()),
+        **_facts(load.source, load.table),
+        "created": load.created,
+        "rows": load.rows,
+        "rejected": load.rejected,
+        "missing": load.missing,
+        "reasons": dict(load.reasons.most_common()),
         "dim": schema.dim,
         "metric": schema.metric,
         "model": schema.model,
@@ -321,11 +323,11 @@ def _loaded(one: Load) -> dict[str, Any]:
     }
 
 
-def _lines(one: Load) -> Iterator[str]:
-    into = f"into the new table {one.table}" if one.created else f"into {one.table}"
-    source = f"{one.source.origin} ({one.source.layout})"
-    yield f"imported {counted(one.rows)} from {source} {into}"
-    fields = one.used_schema.fields.items() if one.created else ()
+def _lines(load: Load) -> Iterator[str]:
+    into = f"into the new table {load.table}" if load.created else f"into {load.table}"
+    source = f"{load.source.origin} ({load.source.layout})"
+    yield f"imported {counted(load.rows)} from {source} {into}"
+    fields = load.used_schema.fields.items() if load.created else ()
     if fields:
         yield f"fields: {', '.join(f'{name} {_words(field)}' for name, field in fields)}"
 

@@ -70,7 +70,7 @@ class JsonLines(FileReader):
                         columns.setdefault(name, []).append(value)
             for name, values in columns.items():
                 kinds.setdefault(name, set()).update(_kinds_of(values))
-        return {name: field_of_texts(found) for name, found in kinds.items()}
+        return {name: field_of_texts(kind) for name, kind in kinds.items()}
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))

@@ -24,6 +24,7 @@ from aiovec.errors import (
     DimensionMismatchError,
     DuplicateIdError,
     ModelMismatchError,
+    TableExistsError,
     TableNotFoundError,
 )
 
@@ -36,7 +37,7 @@ _T = TypeVar("_T")
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
 _BYTES_AT_ONCE = 16 * 2**20
 _FEWEST_AT_ONCE, _MOST_AT_ONCE = 64, 10_000
-_EXISTS = "the id already exists"
+_EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
 _REASONS = 50
 
@@ -87,9 +88,9 @@ class Load:
     def note(self, rejects: Sequence[Reject]) -> None:
         """Count rejects by their reasons."""
         self.rejected += len(rejects)
-        for one in rejects:
-            full = one.reason not in self.reasons and len(self.reasons) >= _REASONS
-            self.reasons["other reasons" if full else one.reason] += 1
+        for reject in rejects:
+            full = reject.reason not in self.reasons and len(self.reasons) >= _REASONS
+            self.reasons["other reasons" if full else reject.reason] += 1
 
 
 async def load(
@@ -103,20 +104,20 @@ async def load(
     """
     done = False
     try:
-        for one in loads:
-            await find_table(store, one)
-        for one in loads if strict else ():
-            await _check(store, source, one, rejects)
+        for load in loads:
+            await find_table(store, load)
+        for load in loads if strict else ():
+            await _check(store, source, load, rejects)
         _refuse_any(loads, rejects)
         alone = _alone(source, loads, strict)
-        for one in loads:
-            await _fill(store, source, one, rejects, alone=alone)
-        if not any(one.rows for one in loads):
+        for load in loads:
+            await _fill(store, source, load, rejects, alone=alone)
+        if not any(load.rows for load in loads):
             _refuse_all(source, loads, rejects)
         done = True
     except AiovecError as exc:
         # The error is about the rows of its own call alone.
-        if kept := [f"{one.rows:,} rows of {one.table!r}" for one in loads if one.rows]:
+        if kept := [f"{load.rows:,} rows of {load.table!r}" for load in loads if load.rows]:
             exc.add_note(f"kept before that: {', '.join(kept)}; with --upsert the import goes on")
         raise
     finally:
@@ -131,13 +132,13 @@ async def rehearse(
     Reads until a row can be imported; with ``strict``, all rows. Return False if nothing could be
     checked before the store exists.
     """
-    trials = [replace(one, schema=_wanted(one), reasons=Counter()) for one in loads]
-    if not all(one.used_schema.dim for one in trials):
+    trials = [replace(load, schema=_wanted(load), reasons=Counter()) for load in loads]
+    if not all(load.used_schema.dim for load in trials):
         return False  # the store's embedder says the length
     alone = _alone(source, trials, strict)
     try:
-        for one in trials:
-            good = await _check(None, source, one, rejects, whole=strict, alone=alone)
+        for load in trials:
+            good = await _check(None, source, load, rejects, whole=strict, alone=alone)
             if good and not strict:
                 return True
         if strict:
@@ -151,19 +152,19 @@ async def rehearse(
 
 def _refuse_any(loads: Sequence[Load], rejects: RejectsFile) -> None:
     """Raise ConfigError if a row was rejected."""
-    if bad := sum(one.rejected for one in loads):
+    if bad := sum(load.rejected for load in loads):
         rows = "1 row" if bad == 1 else f"{bad:,} rows"
         raise ConfigError(f"{rows} cannot be imported, so none was; {rejects.path} lists each")
 
 
 def _refuse_all(source: Reader, loads: Sequence[Load], rejects: RejectsFile) -> None:
-    """Raise ConfigError for tables of which no row could be imported, unless they have none."""
-    if problems := {one.table: one.problem for one in loads if one.problem}:
+    """Raise ConfigError if no row of any table could be imported, unless the tables are empty."""
+    if problems := {load.table: load.problem for load in loads if load.problem}:
         problems |= source.failed
         listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         raise ConfigError(f"no table can be imported: {listed}")
     if rejects.count:
-        first = next(reason for one in loads for reason in one.reasons)
+        first = next(reason for load in loads for reason in load.reasons)
         cure = "; --upsert replaces the rows that exist" if first == _EXISTS else ""
         raise ConfigError(
             f"not one of {rejects.count:,} rows could be imported; the first: {first}; "
@@ -172,52 +173,52 @@ def _refuse_all(source: Reader, loads: Sequence[Load], rejects: RejectsFile) -> 
 
 
 def _alone(source: Reader, loads: Sequence[Load], strict: bool) -> bool:
-    """Return whether an error of one table is that of the whole import."""
+    """Return whether an error of one table ends the whole import."""
     return strict or (len(loads) == 1 and not source.failed)
 
 
-async def find_table(store: VectorStore, one: Load) -> None:
-    """Settle the schema: that of an existing table, or of the one to create."""
-    wanted = await StoreInternals(store).completed(one.table, _wanted(one))
-    if one.schema is None and wanted.quantized and not store.supports("quantized"):
+async def find_table(store: VectorStore, load: Load) -> None:
+    """Settle the schema: of the existing table, or of the table to create."""
+    wanted = await StoreInternals(store).completed(load.table, _wanted(load))
+    if load.schema is None and wanted.quantized and not store.supports("quantized"):
         wanted = replace(wanted, quantized=None)  # the file suggests it, not the user
     try:
-        existing = await store.schema(one.table)
+        existing = await store.schema(load.table)
     except TableNotFoundError:
-        one.schema = wanted
+        load.schema = wanted
         return
-    if one.schema is not None:  # what the user gave must be the same; what a file suggests need not
-        await store.create_table(one.table, one.schema, exist_ok=True)
+    if load.schema is not None:  # the user's must be the same; one that a file suggests need not
+        await store.create_table(load.table, load.schema, exist_ok=True)
     if wanted.model is not None and existing.model is not None and wanted.model != existing.model:
-        raise ModelMismatchError(one.table, existing.model, wanted.model)
+        raise ModelMismatchError(load.table, existing.model, wanted.model)
     if wanted.dim != existing.dim:
         raise DimensionMismatchError(existing.dim, wanted.dim)
-    if one.metric is not None and one.metric != existing.metric:
+    if load.metric is not None and load.metric != existing.metric:
         raise ConfigError(
-            f"the table {one.table!r} exists with the metric {existing.metric!r}", key="--metric"
+            f"the table {load.table!r} exists with the metric {existing.metric!r}", key="--metric"
         )
-    if with_indexes(existing, one.text, one.index) != existing:
+    if with_indexes(existing, load.text, load.index) != existing:
         raise ConfigError(
-            f"the table {one.table!r} exists, and --text and --index are for new tables",
-            key="--index" if one.index else "--text",
+            f"the table {load.table!r} exists, and --text and --index are for new tables",
+            key="--index" if load.index else "--text",
         )
-    one.schema, one._exists = existing, True
+    load.schema, load._exists = existing, True
 
 
-def _wanted(one: Load) -> Schema:
+def _wanted(load: Load) -> Schema:
     """Return the schema of a table that is made for these rows."""
-    schema = one.used_schema
-    if one.metric is not None:
-        schema = replace(schema, metric=one.metric)
-    if one.model is not None:
-        if schema.model is not None and schema.model != one.model:
-            raise ModelMismatchError(one.table, schema.model, one.model)
-        schema = replace(schema, model=one.model)
-    return with_indexes(schema, one.text, one.index)
+    schema = load.used_schema
+    if load.metric is not None:
+        schema = replace(schema, metric=load.metric)
+    if load.model is not None:
+        if schema.model is not None and schema.model != load.model:
+            raise ModelMismatchError(load.table, schema.model, load.model)
+        schema = replace(schema, model=load.model)
+    return with_indexes(schema, load.text, load.index)
 
 
 async def _check(
-    store: VectorStore | None, source: Reader, one: Load, rejects: RejectsFile, *,
+    store: VectorStore | None, source: Reader, load: Load, rejects: RejectsFile, *,
     whole: bool = True, alone: bool = True,
 ) -> bool:  # fmt: skip
     """List the rows that cannot be imported; return whether another can be.
@@ -228,17 +229,17 @@ async def _check(
     good = False
     before: set[str] = set()
     read = 0
-    async with aclosing(_sifted(source, one, alone=alone)) as sifted:
+    async with aclosing(_sifted(source, load, alone=alone)) as sifted:
         async for part in sifted:
             read += part.rows.num_rows + len(part.rejects)
-            if not one.upsert:
+            if not load.upsert:
                 part = part.without(before, CAME_BEFORE)
                 ids = part.rows.column("id").to_pylist()
                 before.update(ids)
-                if store is not None and one._exists and ids:
-                    part = part.without(await store.exists(one.table, ids), _EXISTS)
-            await _reject(one, source, part, rejects)
-            one.seen(read)
+                if store is not None and load._exists and ids:
+                    part = part.without(await store.exists(load.table, ids), _EXISTS)
+            await _reject(load, source, part, rejects)
+            load.seen(read)
             good = good or part.rows.num_rows > 0
             if good and not whole:
                 break
@@ -246,44 +247,49 @@ async def _check(
 
 
 async def _fill(
-    store: VectorStore, source: Reader, one: Load, rejects: RejectsFile, *, alone: bool
+    store: VectorStore, source: Reader, load: Load, rejects: RejectsFile, *, alone: bool
 ) -> None:
     """Import one table: the next chunk is read and checked while the last one is written."""
     read = 0
-    async with aclosing(_sifted(source, one, alone=alone)) as sifted:
+    async with aclosing(_sifted(source, load, alone=alone)) as sifted:
         async for part in sifted:
             read += part.rows.num_rows + len(part.rejects)
-            part = await _write(store, one, part)
-            one.rows += part.rows.num_rows
-            await _reject(one, source, part, rejects)
-            one.seen(read)
-    if one.problem:
+            part = await _write(store, load, part)
+            load.rows += part.rows.num_rows
+            await _reject(load, source, part, rejects)
+            load.seen(read)
+    if load.problem:
         return
-    one.missing = max(0, (one.source.rows or 0) - read)
-    if not one.rejected:
-        await create(store, one)
+    load.missing = max(0, (load.source.rows or 0) - read)
+    if not load.rejected:
+        await create(store, load)
 
 
-async def _reject(one: Load, source: Reader, part: Sifted, rejects: RejectsFile) -> None:
-    one.note(part.rejects)
+async def _reject(load: Load, source: Reader, part: Sifted, rejects: RejectsFile) -> None:
+    load.note(part.rejects)
     if part.rejects:
-        await in_thread(rejects.write, one.table, source.place, part.rejects)
+        await in_thread(rejects.write, load.table, source.place, part.rejects)
 
 
-async def create(store: VectorStore, one: Load) -> None:
+async def create(store: VectorStore, load: Load) -> None:
     """Create the table, unless it exists."""
-    if not one._exists:
-        await store.create_table(one.table, one.used_schema, exist_ok=True)
-        one._exists = one.created = True
+    if load._exists:
+        return
+    try:
+        await store.create_table(load.table, load.used_schema)
+        load.created = True
+    except TableExistsError:  # another process was faster; its schema must be the same
+        await store.create_table(load.table, load.used_schema, exist_ok=True)
+    load._exists = True
 
 
-def _sifted(source: Reader, one: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
+def _sifted(source: Reader, load: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
     """Yield the rows of a table a chunk at a time; end and note why if it cannot be read.
 
     Raise that where the table is ``alone``.
     """
-    schema = one.used_schema
-    chunks = source.read(one.source, schema, rows_at_once(schema))
+    schema = load.used_schema
+    chunks = source.read(load.source, schema, rows_at_once(schema))
 
     def following() -> Sifted | None:
         try:
@@ -291,11 +297,11 @@ def _sifted(source: Reader, one: Load, *, alone: bool) -> AsyncGenerator[Sifted,
                 chunk = next(chunks, None)
                 if chunk is None:
                     return None
-                return sift(chunk, schema, last_counts=one.upsert, new_ids=one.source.new_ids)
+                return sift(chunk, schema, last_counts=load.upsert, new_ids=load.source.new_ids)
         except AiovecError as exc:
             if alone:
                 raise
-            one.problem = str(exc)
+            load.problem = str(exc)
             return None
 
     return read_ahead(following)
@@ -310,22 +316,22 @@ async def read_ahead(following: Callable[[], _T | None]) -> AsyncGenerator[_T, N
             yield part
     finally:
         coming.cancel()
-        # No thread may read any more when the source is closed.
+        # No thread may read once the source is closed.
         await asyncio.gather(coming, return_exceptions=True)
 
 
-async def _write(store: VectorStore, one: Load, part: Sifted) -> Sifted:
+async def _write(store: VectorStore, load: Load, part: Sifted) -> Sifted:
     """Write rows; those whose id exists already become rejects."""
     if part.rows.num_rows:
-        await create(store, one)
+        await create(store, load)
     while part.rows.num_rows:
-        rows = NewRows(one.used_schema, part.rows)
+        rows = NewRows(load.used_schema, part.rows)
         try:
-            await StoreInternals(store).write_checked(one.table, rows, replace=one.upsert)
+            await StoreInternals(store).write_checked(load.table, rows, replace=load.upsert)
             break
         except DuplicateIdError as exc:
-            reason = CAME_BEFORE if one.created else _EXISTS
-            part = await in_thread(part.without, set(exc.ids), reason)
+            # In a new table too, the row may be another writer's as well as an earlier one's.
+            part = await in_thread(part.without, set(exc.ids), _EXISTS)
     return part
 
 
@@ -340,11 +346,12 @@ class RejectsFile:
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
         """List rows of a table; ``place`` is the word for their place in the source."""
         with writing_to(self.path):
-            for one in rejects:
+            for reject in rejects:
                 if self._file is None:
                     # An id of bytes that are no text may hold lone surrogates.
                     self._file = self.path.open("w", encoding="utf-8", errors="replace")
-                entry = {"table": table, place: one.row, "id": one.id, "reason": one.reason}
+                entry = {"table": table, place: reject.row}
+                entry |= {"id": reject.id, "reason": reject.reason}
                 self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 self.count += 1
 

@@ -160,15 +160,17 @@ class Files(Reader):
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         for path in self._paths:
             with closing(self._opener.open_file(path, lambda: schema)) as file, reading(path):
-                (own,) = file.tables()
-                if more := [one for one in own.omitted if one not in table.omitted]:
+                (file_table,) = file.tables()
+                if more := [entry for entry in file_table.omitted if entry not in table.omitted]:
                     raise ConfigError(
                         f"{path}: {', '.join(more)} cannot be imported, and the first file has no "
                         "such column; import this file by itself"
                     )
                 begin = f"{path}, {file.place}"
-                for chunk in file.read(own, schema, size):
-                    rejects = [replace(one, row=f"{begin} {one.row}") for one in chunk.rejects]
+                for chunk in file.read(file_table, schema, size):
+                    rejects = [
+                        replace(entry, row=f"{begin} {entry.row}") for entry in chunk.rejects
+                    ]
                     yield Chunk(chunk.rows, [f"{begin} {n}" for n in chunk.places], rejects)
 
     def close(self) -> None:

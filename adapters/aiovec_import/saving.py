@@ -172,7 +172,7 @@ class FileWriter:
             flush_folder(self._path.parent)
 
     def _write_schema(self, path: Path) -> None:
-        """Write the schema next to the file, or remove that of an older file."""
+        """Write the schema next to the file, or remove the schema of an older file."""
         if self._schema is None:
             path.unlink(missing_ok=True)
         else:
@@ -208,4 +208,4 @@ class TextWriter:
         self._file.write("".join(self._lines(batch, self._vector)).encode())
 
     def close(self) -> None:
-        """Do nothing: whoever opened the file closes it."""
+        """Do nothing: the opener of the file closes it."""

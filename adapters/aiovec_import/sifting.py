@@ -46,7 +46,7 @@ class Sifted:
         return Sifted(self.rows.filter(pa.array(good)), places, [*self.rejects, *bad])
 
     def without(self, ids: Collection[str], reason: str) -> Sifted:
-        """Return the rows without those of some ids, which become rejects."""
+        """Return the rows without some ids, whose rows become rejects."""
         held = self.rows.column("id").to_pylist()
         good = np.fromiter((id not in ids for id in held), dtype=bool, count=len(held))
         return self.only(good, reason)

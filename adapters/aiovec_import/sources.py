@@ -2,7 +2,7 @@
 
 Kinds of stores are found through the entry-point group ``aiovec.sources``: an entry names a
 subclass of ``Source``, and its own name chooses it in texts such as ``chroma:DIR#docs``. A reader
-works without an event loop; whoever uses it runs each call in a thread.
+works without an event loop; its caller runs each call in a thread.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Source(Reader):
 def source_for(path: Path) -> type[Source] | None:
     """Return the kind of source that recognises a file or folder, or None.
 
-    Kinds that are unusable stand in nobody's way; ``unusable_sources`` names them.
+    Unusable kinds are skipped; ``unusable_sources`` names them.
     """
     for name in installed(GROUP):
         with suppress(ConfigError):

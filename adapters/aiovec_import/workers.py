@@ -27,7 +27,7 @@ from .sifting import sift
 async def load_by(
     engine: Engine,
     store: VectorStore,
-    one: Load,
+    load: Load,
     files: Mapping[str, int],
     opener: Opener,
 ) -> None:
@@ -36,19 +36,19 @@ async def load_by(
     The table is created if it does not exist. A load is known by its table, and by the names and
     bytes of its files: the same one again adds nothing.
     """
-    await find_table(store, one)
-    await create(store, one)
+    await find_table(store, load)
+    await create(store, load)
     files = await in_thread(_absolute, files)
-    said = repr((one.table, sorted(files.items())))
+    said = repr((load.table, sorted(files.items())))
     run = f"load-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}"
     loaded = await StoreInternals(store).on_table(
-        "load", one.table,
+        "load", load.table,
         lambda backend, handle: engine.load(
             backend, handle, run, list(files), CheckedRows(opener),
-            lambda _, rows: one.seen(rows),
+            lambda _, rows: load.seen(rows),
         ),
     )  # fmt: skip
-    one.rows = loaded.rows
+    load.rows = loaded.rows
 
 
 def _absolute(files: Mapping[str, int]) -> dict[str, int]:

@@ -28,7 +28,18 @@ from langgraph.store.base import (
 )
 from langgraph.store.base import validate_op_namespace as check_namespace
 
-from aiovec import Counts, F, Field, Hit, InvalidArgumentError, Record, Schema, Table
+from aiovec import (
+    Counts,
+    Decay,
+    F,
+    Factor,
+    Field,
+    Hit,
+    InvalidArgumentError,
+    Record,
+    Schema,
+    Table,
+)
 from aiovec.bridge import Bridge, StoreOrTarget, keys_below, metadata_filter, storable, twins
 
 # Longest id of aiovec, in bytes.
@@ -49,8 +60,10 @@ class AiovecStore(BaseStore):
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. Further ``options`` are those of
     ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings; an item has one
-    vector, of the texts of all its indexed fields. Expired items are never returned. ``sweep_ttl``
-    deletes them, and once an hour a write does; ``sweep_interval_minutes`` has no effect.
+    vector, of the texts of all its indexed fields. ``boost`` ranks searches by age or importance,
+    as in ``VectorStore.search``, by "updated_at" or numbers in "payload.value.<key>". Expired items
+    are never returned. ``sweep_ttl`` deletes them, and once an hour a write does;
+    ``sweep_interval_minutes`` has no effect.
     """
 
     supports_ttl = True
@@ -62,6 +75,7 @@ class AiovecStore(BaseStore):
         *,
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
+        boost: Decay | Factor | Sequence[Decay | Factor] | None = None,
         **options: Any,
     ) -> None:
         if index is not None and not {"dims", "embed"} <= index.keys():
@@ -73,6 +87,7 @@ class AiovecStore(BaseStore):
         self.ttl_config = ttl
         self.index_config = index
         self.embeddings = None if index is None else ensure_embeddings(index.get("embed"))
+        self._boost = boost
         self._paths = ["$"] if index is None else index.get("fields") or ["$"]
         dim = 1 if index is None else index["dims"]
         schema = Schema(dim=dim, vector_nullable=True, fields=_FIELDS)
@@ -200,7 +215,10 @@ class AiovecStore(BaseStore):
             where.append(metadata_filter(op.filter, partial(keys_below, F.payload["value"])))
         if vector is not None:
             return await self._bridge.reading(
-                lambda: table.search(vector, limit=op.limit, offset=op.offset, where=where), ()
+                lambda: table.search(
+                    vector, limit=op.limit, offset=op.offset, where=where, boost=self._boost
+                ),
+                (),
             )
         latest = ["-updated_at", "id"]
         return await self._bridge.reading(

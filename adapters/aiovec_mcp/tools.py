@@ -18,6 +18,7 @@ from aiovec import (
     Decay,
     Embed,
     EmbeddingError,
+    Factor,
     Field,
     Hit,
     InvalidArgumentError,
@@ -55,7 +56,10 @@ By = Annotated[
 ]
 Facts = Annotated[
     dict[str, Any] | None,
-    Argument(description='Facts to filter by later, such as {"user": "ana", "topic": "travel"}.'),
+    Argument(
+        description='Facts to filter by later, such as {"user": "ana", "topic": "travel"}. Two '
+        'rank memories: "importance" from 0 to 1, and "pinned": true, which half_life does not age.'
+    ),
 ]
 HalfLife = Annotated[
     str | None,
@@ -64,6 +68,13 @@ HalfLife = Annotated[
         '"7d". Default: age does not count.'
     ),
 ]
+Importance = Annotated[
+    float,
+    Argument(
+        ge=0, le=0.5,
+        description='Prefer memories with a high fact "importance": its share of the score.',
+    ),
+]  # fmt: skip
 ExpiresIn = Annotated[
     str | None,
     Argument(
@@ -136,14 +147,23 @@ class Tools:
         self._readable = None if readable is None else {*readable, memory.name}
 
     async def recall(
-        self, query: str, limit: Limit = 5, where: Where = None, half_life: HalfLife = None
+        self,
+        query: str,
+        limit: Limit = 5,
+        where: Where = None,
+        half_life: HalfLife = None,
+        importance: Importance = 0.0,
     ) -> Memories:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first. Use it before you ask the user again."""
         options: dict[str, Any] = {"limit": limit, "where": where}
+        boosts: list[Decay | Factor] = []
+        if importance:
+            boosts.append(Factor("payload.importance", importance))
         try:
             if half_life is not None:
-                options["boost"] = await self._boost(half_life)
+                boosts.append(await self._decay(half_life))
+            options["boost"] = boosts or None
             hits = await self._search(self._memory, query, None, **options)
         except TableNotFoundError:
             hits = []
@@ -258,7 +278,7 @@ class Tools:
         await self._memory.add_field("expires_at", _EXPIRES)
         return "expires_at"
 
-    async def _boost(self, half_life: str) -> Decay:
+    async def _decay(self, half_life: str) -> Decay:
         """Return the preference for newer memories, by "at" or else the only field with a time."""
         table, fields = self._memory.name, (await self._memory.schema()).fields
         times = [n for n, field in fields.items() if field.type is datetime and not field.expires]
@@ -266,7 +286,8 @@ class Tools:
             hint = "it has no field 'at' with the time of each row; leave half_life out"
             raise UnsupportedError("half_life", self._store.backend_name, hint, table=table)
         try:
-            return Decay("at" if "at" in times else times[0], half_life)
+            field = "at" if "at" in times else times[0]
+            return Decay(field, half_life, pinned="payload.pinned")
         except InvalidArgumentError:
             words = "a text such as '30m', '12h' or '30d'"
             raise InvalidArgumentError("half_life", half_life, words) from None
@@ -289,7 +310,7 @@ class Tools:
             return await table.search_hybrid(query, **options)
         if by == "vector":
             return await table.search(query, **options)
-        return await table.search_text(query, match="any", **options)
+        return await table.search_text(query, **options)
 
 
 def _fitting(rows: Sequence[Record | Hit]) -> tuple[Rows, _Answer]:

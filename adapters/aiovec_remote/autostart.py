@@ -1,6 +1,6 @@
-"""A server of one's own: started at the first connect, shared by processes, restarted if it died.
+"""A private server: started at the first connect, shared by processes, restarted if it died.
 
-It ends by itself when nobody has asked it anything for ``idle_timeout``.
+It ends after ``idle_timeout`` without a request.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Autostart:
         deadline = time.monotonic() + patience
         again, process, log_size = 0.0, None, 0
         while (now := time.monotonic()) < deadline:
-            if (found := folder.address()) is not None:
-                return found
+            if (address := folder.address()) is not None:
+                return address
             if process is not None and (process.poll() or 0) > 0:  # killed, it may be started again
                 raise AiovecError(
                     f"the server could not be started: {_last_words(folder.log, log_size)} (its "
@@ -82,7 +82,7 @@ def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
             [sys.executable, "-P", "-m", "aiovec_server", "--config", str(folder.config),
              "--shared"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            # Ctrl+C in the terminal of the app, or its end, is not that of the server.
+            # Ctrl+C in the terminal of the app, or the end of the app, must not stop the server.
             start_new_session=True, creationflags=_DETACHED,
         )  # fmt: skip
     # When it ends, it is no zombie for as long as this process lives.

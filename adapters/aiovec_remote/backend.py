@@ -63,7 +63,7 @@ class RemoteBackend(Backend):
 
     name: ClassVar[str] = "remote"
     abilities = frozenset({"read-only"})
-    """That of its own, and those of the server's store once it is open."""
+    """Its own ability, and those of the server's store once it is open."""
 
     hints: ClassVar[Mapping[str, str]] = {
         "questions": "the server measures with the searches that it answers",
@@ -92,7 +92,7 @@ class RemoteBackend(Backend):
         """Ask what the server's store is able to do."""
         request = Request("GET", "/store")
         self.abilities = await self._ask(
-            request, lambda told: frozenset([*told["abilities"], "read-only"]), tries=tries
+            request, lambda answer: frozenset([*answer["abilities"], "read-only"]), tries=tries
         )
 
     async def close(self) -> None:
@@ -105,7 +105,9 @@ class RemoteBackend(Backend):
 
     async def tables(self) -> list[str]:
         request = Request("GET", "/tables", query=_UNCOUNTED)
-        return await self._ask(request, lambda told: [one["name"] for one in told["tables"]])
+        return await self._ask(
+            request, lambda answer: [table["name"] for table in answer["tables"]]
+        )
 
     async def open_table(self, name: str) -> TableHandle:
         request = Request("GET", f"/tables/{name}", _UNCOUNTED)
@@ -212,7 +214,7 @@ class RemoteBackend(Backend):
         columns: Columns,
     ) -> StoredRows:
         orders = [("-" if order.descending else "") + _name_of(order.ref) for order in order_by]
-        if orders[-1:] == ["id"]:  # as the server sorts by itself
+        if orders[-1:] == ["id"]:  # the default order of the server
             orders.pop()
         body = {
             "where": where, "orderBy": orders, "limit": limit, "offset": offset,
@@ -223,7 +225,7 @@ class RemoteBackend(Backend):
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         first = queries[0]  # they differ in their vectors and filters alone
         filters = [query.where for query in queries]
-        same = all(one is first.where for one in filters)
+        same = all(where is first.where for where in filters)
         matrix = np.stack([query.vector for query in queries])
         body = {
             "limit": first.limit, "exact": first.exact, "tuning": _tuning(first.tuning),
@@ -277,14 +279,14 @@ class RemoteBackend(Backend):
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         body = {"where": where}
-        return await self._on(table, "/count", lambda told: int(told["count"]), body=body)
+        return await self._on(table, "/count", lambda answer: int(answer["count"]), body=body)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> Sequence[tuple[Value, int]]:
-        def read(told: Any) -> list[tuple[Value, int]]:
-            values = values_read([one["value"] for one in told["values"]], table.schema, ref)
-            return list(zip(values, (one["count"] for one in told["values"]), strict=True))
+        def read(answer: Any) -> list[tuple[Value, int]]:
+            values = values_read([entry["value"] for entry in answer["values"]], table.schema, ref)
+            return list(zip(values, (entry["count"] for entry in answer["values"]), strict=True))
 
         body = {"field": _name_of(ref), "where": where, "limit": limit}
         return await self._on(table, "/distinct", read, body=body)
@@ -292,10 +294,10 @@ class RemoteBackend(Backend):
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        def read(told: Any) -> tuple[Value, Value] | None:
-            if told["min"] is None:
+        def read(answer: Any) -> tuple[Value, Value] | None:
+            if answer["min"] is None:
                 return None
-            least, greatest = values_read([told["min"], told["max"]], table.schema, ref)
+            least, greatest = values_read([answer["min"], answer["max"]], table.schema, ref)
             return least, greatest
 
         body = {"field": _name_of(ref), "where": where}
@@ -304,13 +306,13 @@ class RemoteBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        def read(told: Any) -> TableStats:
-            last = told["lastOptimize"]
-            facts = _snake_case(told) | {
+        def read(answer: Any) -> TableStats:
+            last = answer["lastOptimize"]
+            facts = _snake_case(answer) | {
                 "table": table.name,
                 "backend": self.name,
                 "last_optimize": None if last is None else datetime.fromisoformat(last),
-                "details": {"server_backend": told["backend"], **told["details"]},
+                "details": {"server_backend": answer["backend"], **answer["details"]},
             }
             return TableStats(**facts)
 
@@ -326,8 +328,8 @@ class RemoteBackend(Backend):
         await self._alter(table, "POST", "/indexes", body={"kind": kind, "wait": wait, **named})
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
-        def read(told: Any) -> list[IndexInfo]:
-            return [IndexInfo(**_snake_case(one)) for one in told["indexes"]]
+        def read(answer: Any) -> list[IndexInfo]:
+            return [IndexInfo(**_snake_case(index)) for index in answer["indexes"]]
 
         return await self._on(table, "/indexes", read, method="GET")
 
@@ -335,10 +337,10 @@ class RemoteBackend(Backend):
         await self._alter(table, "DELETE", f"/indexes/{quote(name, safe='')}")
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
-        def read(told: Any) -> list[Mapping[str, Any]]:
+        def read(answer: Any) -> list[Mapping[str, Any]]:
             return [
-                {**one, "timestamp": datetime.fromisoformat(one["timestamp"])}
-                for one in told["versions"]
+                {**version, "timestamp": datetime.fromisoformat(version["timestamp"])}
+                for version in answer["versions"]
             ]
 
         return await self._on(table, "/versions", read, method="GET")
@@ -366,11 +368,13 @@ class RemoteBackend(Backend):
 
     async def _change(self, table: TableHandle, path: str, counted: str, **options: Any) -> int:
         """Change rows, and return how many those were."""
-        return await self._on(table, path, lambda told: int(told[counted]), writes=True, **options)
+        return await self._on(
+            table, path, lambda answer: int(answer[counted]), writes=True, **options
+        )
 
 
 def _nothing(_: Any) -> None:
-    """Read an answer of which the call returns nothing."""
+    """Read an answer whose content the call ignores."""
 
 
 def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], StoredRows]:
@@ -401,8 +405,8 @@ def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
     return {"select": select, "includeVector": columns.vector}
 
 
-def _snake_case(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {to_snake(name): value for name, value in told.items()}
+def _snake_case(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {to_snake(name): value for name, value in answer.items()}
 
 
 def _tuning(tuning: Tuning | None) -> dict[str, Any] | None:

@@ -45,9 +45,9 @@ _REVOKING = 10.0
 # Bytes that are handed to a connection at once, at most.
 _PART = 256 * 1024
 # Servers close a connection that is idle, uvicorn after 5 s. A request that meets the closing is
-# lost, and nobody can tell whether it was read before.
+# lost, and the client cannot tell whether the server read it.
 _KEEP_ALIVE = 4.0
-# Bytes of a request and of its answer for each of which the call may take a second more.
+# Bytes of a request and of its answer that give the call one more second each.
 _PACE = 16 * 1024
 # Bytes of an answer that wait to be read before the connection pauses. With the 64 KiB of aiohttp's
 # default, each batch of an export takes dozens of turns of the loop.
@@ -62,7 +62,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request; its ``body`` is the JSON object, of which ``rows`` are the long lists."""
+    """A request; its ``body`` is the JSON object, ``rows`` its long lists."""
 
     method: str
     path: str
@@ -130,7 +130,7 @@ class Client:
     async def stream(self, request: Request) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yield the batches of an export as they come, each behind the stream's first message.
 
-        The server waits for who reads slowly.
+        The server waits for a slow reader.
         """
         self.check_open()
         call = _Call(self, request)
@@ -139,7 +139,7 @@ class Client:
         while True:
             try:
                 async with self.response(call) as response:
-                    call.time.reschedule(None)  # who reads slowly may
+                    call.time.reschedule(None)  # a slow reader has no deadline
                     head = await read_message(response.content)
                     while data := await read_message(response.content):
                         given = True
@@ -186,6 +186,13 @@ class Client:
                     call.go_on()
                     await refuse(response, self.target, len(call.body), writes=request.writes)
                 yield response
+        except aiohttp.ClientConnectorCertificateError as exc:
+            reason = str(exc.certificate_error)[:300]
+            raise ConfigError(
+                f"the certificate of {self.target} is not trusted: {reason}; for a certificate of "
+                "your own CA, set the environment variable SSL_CERT_FILE to the CA's file",
+                key="SSL_CERT_FILE",
+            ) from exc
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             unsent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
             slow = call.time.expired()
@@ -262,7 +269,7 @@ class _Call:
                 raise
 
     async def read(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Return the answer to one try, decoded and read in one go."""
+        """Return the answer to one try, decoded and read."""
         async with self._client.response(self) as response:
             self.go_on()
             parts = []
@@ -338,7 +345,7 @@ def _new_session(path: str | None) -> aiohttp.ClientSession:
 async def _tried_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating a request by itself, as it does for DELETE and PUT.
+    """Keep aiohttp from repeating a request, as it does for DELETE and PUT.
 
     Nobody would know then that the first try may have been done.
     """

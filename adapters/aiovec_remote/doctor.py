@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.request
 from pathlib import Path
 
@@ -33,10 +34,13 @@ def findings(address: str | None) -> list[Finding]:
         # Of no proxy that the environment names: the client asks none.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{address}/health", timeout=_PATIENCE) as answer:
-            told = json.loads(answer.read(_LONGEST))
-        words = f"{address}: status {told['status']}, backend {told['backend']}, {told['version']}"
-        return [package, Finding("server", words[:300], ok=told["status"] == "ok")]
+            health = json.loads(answer.read(_LONGEST))
+        words = f"{address}: status {health['status']}, backend {health['backend']}, "
+        words += health["version"]
+        return [package, Finding("server", words[:300], ok=health["status"] == "ok")]
     except (OSError, ValueError, LookupError, TypeError) as exc:
         reason = exc if isinstance(exc, OSError) else "it answers, but is no aiovec server"
         cure = "start it with: aiovec serve; or correct the address"
+        if isinstance(getattr(exc, "reason", None), ssl.SSLCertVerificationError):
+            cure = "for a certificate of your own CA, set SSL_CERT_FILE to the CA's file"
         return [package, Finding("server", f"{address}: {reason}"[:300], ok=False, cure=cure)]

@@ -21,7 +21,7 @@ _BUSY = frozenset({429, 503})
 _PASSING = frozenset({None, "", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
-"""What a further try waits for: a server that can be reached, or has room. The last two have none:
+"""The condition for another try: a server that can be reached, or has room. The last two have none:
 the call took the server too long, or its answer cannot be had."""
 
 
@@ -89,7 +89,7 @@ def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
 
 def _json_object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return found if type(found) is dict else {}
+    return value if type(value) is dict else {}

@@ -48,16 +48,16 @@ async def values_response(value: object) -> Response:
     """Answer with single values."""
 
     def text() -> bytes:
-        found = dump(value)
-        check_answer(len(found))
-        return found
+        body = dump(value)
+        check_answer(len(body))
+        return body
 
     return JsonBytes(await hop(weight(value), text))
 
 
 def camel_case(value: Any) -> dict[str, Any]:
     """Return a dataclass with its own keys, not those within, as JSON has them."""
-    return {to_camel(name): one for name, one in asdict(value).items()}
+    return {to_camel(name): item for name, item in asdict(value).items()}
 
 
 async def rows_response(
@@ -65,7 +65,7 @@ async def rows_response(
 ) -> Response:
     """Answer with rows: ``{name: [...]}``, or Arrow as Accept says.
 
-    ``of_many`` answers with those of each query, in their order, as ``{"results": [{name: [...]},
+    ``of_many`` answers with the rows of each query, in order, as ``{"results": [{name: [...]},
     ...]}``. In Arrow the column ``_query`` is the number of each row's query, from 0 on.
     """
     kind = call.answer_type(OF_ROWS)
@@ -95,8 +95,8 @@ def _in_parts(parts: list[bytes], kind: str) -> Response:
 
 def _older_form(hit: Any) -> dict[str, Any]:
     """Return a hit with what it had before it was flat."""
-    found = {"score": hit.score, "distance": hit.distance, "fields": dict(hit.fields)}
-    return {**hit.to_dict(), **found}
+    nested = {"score": hit.score, "distance": hit.distance, "fields": dict(hit.fields)}
+    return {**hit.to_dict(), **nested}
 
 
 def _json_parts(name: bytes, answers: Answers, of_many: bool, older: bool) -> list[bytes]:
@@ -127,14 +127,14 @@ def _arrow_parts(answers: Answers, of_many: bool) -> list[bytes]:
     """
     rows: list[Hit | Record] = list(chain.from_iterable(answers))
     check_answer(bytes_of(rows))
-    asked = answers[0]._columns if answers else {}
-    fields = {name: field for name, field in asked.items() if field}
+    selected = answers[0]._columns if answers else {}
+    fields = {name: field for name, field in selected.items() if field}
     columns: dict[str, pa.Array] = {"id": pa.array([row.id for row in rows], pa.utf8())}
     if of_many:
         numbers = [number for number, hits in enumerate(answers) for _ in hits]
         columns["_query"] = pa.array(numbers, pa.uint32())
     for name in _MEASURES:
-        if name in asked:
+        if name in selected:
             columns[name] = pa.array([getattr(row, name[1:]) for row in rows], pa.float64())
     for name, field in fields.items():
         columns[name] = pa.array([row.fields.get(name) for row in rows], field.arrow_type())

@@ -1,10 +1,10 @@
 """The most that one request may bring, and that its answer may hold, in rows and in bytes.
 
-The server sets it for each of its requests; the endpoints in an app of one's own have none.
+The server sets it for each of its requests; endpoints in a user's own app have none.
 
 A large answer is refused before it is read. One of a few rows is read at once; of more, the ids
 come first, and then the rows a few at a time: the sum of their bytes stops the reading. Where the
-table was written to meanwhile, they are read once more and at once, for an answer is of one moment.
+table changes during the reading, all rows are read again in one call: an answer is one snapshot.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MOST_COMPARED = 10_000
 """Rows whose vectors are compared with each other for diversity, at most."""
 
 _AT_ONCE = 32
-"""Rows that are read at once whatever they hold: of those that came in JSON, at most 512 MiB."""
+"""Rows that one read may return whatever they hold: at most 512 MiB of rows that came as JSON."""
 
 _STEP = 8 * 1024 * 1024
 """Bytes that the rows of a step should have, as far as those before tell."""
@@ -107,7 +107,7 @@ def check_answer(nbytes: int) -> None:
 
 
 async def rows_of(store: VectorStore, table: str, ids: Any, **options: Any) -> Results[Record]:
-    """Return the rows with these ids, in their order, of which absent ones are left out."""
+    """Return the rows with these ids, in their order, without absent ones."""
 
     return await _of_one_moment(
         store,
@@ -150,13 +150,13 @@ async def found_by(
         answers = await found(select=[], include_vector=False)
         count = sum(map(len, answers))
         each = chain.from_iterable(answers)
-        ids = await hop(count, lambda: list(dict.fromkeys(one.id for one in each)))
+        ids = await hop(count, lambda: list(dict.fromkeys(hit.id for hit in each)))
         wanted = {name: options[name] for name in ("select", "include_vector") if name in options}
         rows = await _rows_in_steps(store, table, ids, {"include_vector": False, **wanted})
 
         def filled() -> list[Results[_R]]:
             by_id = {row.id: row for row in rows}
-            return [one._with_rows(rows, by_id) for one in answers]
+            return [hits._with_rows(rows, by_id) for hits in answers]
 
         return await hop(count + len(rows), filled)
 
@@ -174,13 +174,13 @@ async def values_of(
     limit = _cut(limit)
     step = limit if _is_small(limit) else _AT_ONCE
     while True:
-        found = await count(table, limit=min(step, limit), **options)
-        if len(found) > BOUNDS.get().rows:
+        values = await count(table, limit=min(step, limit), **options)
+        if len(values) > BOUNDS.get().rows:
             raise _too_many(BOUNDS.get().rows, "values", "")
-        nbytes = await hop(weight(found), _bytes_of_values, found)
+        nbytes = await hop(weight(values), _bytes_of_values, values)
         check_answer(nbytes)
-        if len(found) < step or step >= limit:
-            return found
+        if len(values) < step or step >= limit:
+            return values
         step = max(2 * step, _next_step(step, step, nbytes))
 
 
@@ -214,9 +214,9 @@ async def _of_one_moment(
     if _is_small(rows):
         return await at_once()
     before = await StoreInternals(store).change_number(table)
-    found = await in_steps()
+    answer = await in_steps()
     if before is not None and await StoreInternals(store).change_number(table) == before:
-        return found
+        return answer
     return await at_once()
 
 
@@ -224,18 +224,18 @@ async def _rows_in_steps(
     store: VectorStore, table: str, ids: Any, options: dict[str, Any]
 ) -> Results[Record]:
     start, step, nbytes = 0, _AT_ONCE, 0
-    found: Results[Record] | None = None
-    while found is None or start < len(ids):
+    rows: Results[Record] | None = None
+    while rows is None or start < len(ids):
         part = await store.get(table, ids[start : start + step], **options)
         nbytes += await hop(weight(part), bytes_of, part)
         check_answer(nbytes)
-        if found is None:
-            found = part
+        if rows is None:
+            rows = part
         else:
-            found += part
+            rows += part
         start += step
         step = max(_AT_ONCE, _next_step(step, start, nbytes))
-    return found
+    return rows
 
 
 def _is_small(rows: int) -> bool:

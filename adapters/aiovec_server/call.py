@@ -40,7 +40,7 @@ _SMALL = 64 * 1024  # bytes that are never too many values
 # A list takes 20 times its text. So a text may have so many lists, objects and commas, at most.
 _MOST_LISTS, _MOST_COMMAS = 400_000, 1_000_000
 _MANY = 16  # lists of so many floats become arrays, which take a fifth of their memory
-# What a number beyond those of float64 looks like; the parser would make it an infinity.
+# A number too large for float64; the parser would make it an infinity.
 _HUGE = re.compile(rb"\d[eE]\+?[1-9]\d\d")
 _LISTS = frozenset({"ids", "texts", "vectors", "where"})  # arguments that are bounded like rows
 
@@ -68,8 +68,8 @@ class Call:
 
     def segment(self, name: str) -> str:
         """Return a part of the path that is a name, in which no character needs care."""
-        found: str = self.request.path_params[name]
-        return found
+        text: str = self.request.path_params[name]
+        return text
 
     def last_segment(self, name: str) -> str:
         """Return the last part of the path, as the client encoded it.
@@ -77,17 +77,17 @@ class Call:
         Clients and proxies take ``.``, ``..`` and bare slashes for a way through folders, so an id
         of that kind might name another row on its way here. It is refused, and goes in a body.
         """
-        found = self.segment(name)
-        raw = self.request.scope.get("raw_path") or quote(found).encode()
+        text = self.segment(name)
+        raw = self.request.scope.get("raw_path") or quote(text).encode()
         last = raw.partition(b"?")[0].rpartition(b"/")[2]
-        whole = not _HALF_ENCODED.search(last) and unquote_to_bytes(last) == found.encode()
-        if not whole or found in ("", ".", ".."):
+        whole = not _HALF_ENCODED.search(last) and unquote_to_bytes(last) == text.encode()
+        if not whole or text in ("", ".", ".."):
             raise RequestError(
                 400,
-                f"the path cannot carry the {name} {found!r} safely: encode its slashes as %2F and "
+                f"the path cannot carry the {name} {text!r} safely: encode its slashes as %2F and "
                 "every # and %, or name it in a body, as DELETE .../records does",
             )
-        return found
+        return text
 
     def answer_type(self, offered: Sequence[str]) -> str:
         """Return the media type of the answer: the first of Accept that it can have.
@@ -103,7 +103,7 @@ class Call:
         words = f"the answer can be {' or '.join(offered)}; Accept names none"
         raise RequestError(406, words, accepted=offered)
 
-    # What was asked for
+    # Arguments
 
     def query(self, model: type[Model]) -> dict[str, Any]:
         """Return the arguments of the query string, which may have this model's keys only."""
@@ -249,5 +249,5 @@ def _load(text: bytes | bytearray, name: str) -> Any:
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise RequestError(422, f"the number {text:.60} is beyond those of float64")
+        raise RequestError(422, f"the number {text:.60} is too large for float64")
     return number

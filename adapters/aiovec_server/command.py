@@ -37,7 +37,7 @@ Host = Annotated[
     typer.Option(
         metavar="ADDRESS",
         help="Address to listen on. An address that other machines can reach needs an API key. "
-        "Default: that of the TOML file, or else 127.0.0.1.",
+        "Default: `host` of the TOML file, or 127.0.0.1.",
     ),
 ]
 Port = Annotated[
@@ -45,7 +45,7 @@ Port = Annotated[
     typer.Option(
         min=0,
         max=65_535,
-        help="Port to listen on; 0 takes a free one. Default: that of the TOML file, or else 4002.",
+        help="Port to listen on; 0 takes a free one. Default: `port` of the TOML file, or 4002.",
     ),
 ]
 PageWrites = Annotated[
@@ -101,7 +101,7 @@ def serve(
     changed = {name: value for name, value in given.items() if value is not None}
     settings = place.settings.server.model_copy(update=changed)
     if follow and not settings.read_only:
-        raise typer.BadParameter("--follow is for copies, which nobody writes: add --read-only")
+        raise typer.BadParameter("--follow is for read-only copies: add --read-only")
     if store is None:
         place = _served(place, config, settings.backend)
     if place.backend == _REMOTE:
@@ -141,7 +141,7 @@ def _serve_alone(
             url = url_of(settings.host, listening.getsockname()[1])
             line = f"Serving {store.target} at {url} (Ctrl+C stops it)"
             facts = {"url": url, "backend": store.backend_name, "store": store.target}
-            with suppress(OSError):  # nobody reads it
+            with suppress(OSError):  # standard output is closed
                 typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
 
         _run(opened, settings, ready, idle_timeout, listening=listening)
@@ -156,7 +156,7 @@ def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> Non
     folder = SharedFolder(config)
     if not folder.claim():
         return
-    # Nobody else can reach the socket, and nobody reads a log of every request there.
+    # Other users cannot reach the socket, so a log of every request is not needed.
     changed = {"api_keys_env": KEY_VARIABLE, "api_keys_file": "", "access_log": False}
     settings = settings.model_copy(update={**changed, "host": "127.0.0.1"})
     listening, key = None, ""

@@ -44,7 +44,7 @@ def keys_of(settings: ServerSettings) -> Keys:
         texts[variable] = text
     if file:
         texts[file] = _text_of(file)
-    found: dict[bytes, Access] = {}
+    granted: dict[bytes, Access] = {}
     for holder, text in texts.items():
         name = variable if holder == variable else _FILE
         entries = re.findall(r"[^\s,]+", re.sub(r"(?m)^\s*#.*", "", text))
@@ -56,10 +56,10 @@ def keys_of(settings: ServerSettings) -> Keys:
             key = entry.removeprefix(f"{access.name.lower()}:")
             if _KEY.fullmatch(key) is None:
                 raise ConfigError(f"{place} must be {_ACCEPTED}", key=name, accepted=_ACCEPTED)
-            if found.setdefault(digest_of(key), access) is not access:
+            if granted.setdefault(digest_of(key), access) is not access:
                 words = f"{place} is there twice, for reading alone and for writing"
                 raise ConfigError(words, key=name)
-    return found
+    return granted
 
 
 def _text_of(file: str) -> str:

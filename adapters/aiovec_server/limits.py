@@ -119,7 +119,7 @@ class _Exchange:
         """Set when the client has gone."""
 
     def begin(self, length: int | None) -> None:
-        """Wait for a body of this length, or refuse it. One that nobody asked for is not read."""
+        """Wait for a body of this length, or refuse it. An unexpected one is not read."""
         self._check_length(length or 0)
         self._is_empty = length == 0
         self._go_on(more=length != 0)

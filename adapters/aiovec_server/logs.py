@@ -37,7 +37,7 @@ class _Waiting(QueueHandler):
 
 
 class _Thread(QueueListener):
-    """Takes no lock while it writes: the end of the process asks for those of all handlers."""
+    """Takes no lock while it writes: at its end the process takes the locks of all handlers."""
 
     queue: SimpleQueue[logging.LogRecord]
 

@@ -49,10 +49,10 @@ class Model(BaseModel):
         """
         given = {key: value for key, value in given.items() if value is not None}
         try:
-            found = cls.model_validate_strings(given) if texts else cls.model_validate(given)
+            model = cls.model_validate_strings(given) if texts else cls.model_validate(given)
         except ValidationError as exc:
             raise cls._error(exc, given, place) from None
-        return {name: getattr(found, name) for name in found.model_fields_set}
+        return {name: getattr(model, name) for name in model.model_fields_set}
 
     @classmethod
     @cache
@@ -101,7 +101,7 @@ def _made(default: type, *others: type) -> Any:
         if not needed <= options.keys() <= known.keys():
             also = f", of which {' and '.join(sorted(needed))} are needed" if needed else ""
             raise ValueError(f"an object with the keys {', '.join(known)}{also}")
-        # What they may be is checked there, or by the store.
+        # The handler or the store checks the values.
         return kind(**{known[key].name: value for key, value in options.items()})
 
     return Annotated[dict[str, Any], AfterValidator(make), WithJsonSchema({"type": "object"})]
@@ -144,7 +144,7 @@ class Nothing(Model):
 
 
 class Anything(Model):
-    """A query string of which nothing is read."""
+    """A query string without arguments."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -309,7 +309,7 @@ class _Search(Selected, Filtered):
 
 
 class _Near(_Search):
-    exact: bool = Field(False, description="Find the true nearest, not those of an index.")
+    exact: bool = Field(False, description="Find the true nearest rows, without an index.")
     tuning: _made(Tuning) | None = _maybe(  # type: ignore[valid-type]
         "The effort of an approximate search: nprobes, ef, refine, recall, dims, oversample."
     )
@@ -385,7 +385,7 @@ class Hit(Record):
 
 
 class Problem(BaseModel):
-    """RFC 9457. ``error`` and ``facts`` are those of an error of aiovec."""
+    """RFC 9457. ``error`` and ``facts`` describe an error of aiovec."""
 
     type: str
     title: str
@@ -444,6 +444,6 @@ Versions = _answer("Versions", versions=list[dict[str, Any]])
 
 def schemas_of(models: Iterable[type[BaseModel]]) -> tuple[dict[Any, Any], Any]:
     """Return a reference to the JSON schema of each model, and the schemas."""
-    inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(one, "validation") for one in models]
-    places, found = models_json_schema(inputs, ref_template="#/components/schemas/{model}")
-    return {model: place for (model, _), place in places.items()}, found["$defs"]
+    inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(cls, "validation") for cls in models]
+    places, document = models_json_schema(inputs, ref_template="#/components/schemas/{model}")
+    return {model: place for (model, _), place in places.items()}, document["$defs"]

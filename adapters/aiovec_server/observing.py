@@ -1,4 +1,4 @@
-"""The outermost middleware: names each request, observes it, and answers what nobody expected.
+"""The outermost middleware: names each request, observes it, and answers unexpected errors.
 
 Logs, metrics and spans have nothing that a client chose freely but the request's id and address.
 """
@@ -114,10 +114,10 @@ class Observing:
             nonlocal status, sent, whole
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), (b"x-request-id", id.encode())]
-                if "expect" in given:  # nobody knows if the body still comes
+                if "expect" in given:  # the body may still come
                     headers.append((b"connection", b"close"))
                 if all(name != b"cache-control" for name, _ in headers):
-                    # Rows change, and they are for who asked: nobody shall keep them.
+                    # Rows change and may be confidential: no cache may keep them.
                     headers += [(b"cache-control", b"no-store"), _NOSNIFF]
                 await send({**message, "headers": headers})
                 status = message["status"]

@@ -26,7 +26,7 @@ _CHANGED = (
 class RequestError(Exception):
     """A request that cannot be answered for a reason that lies in HTTP.
 
-    ``accepted`` lists the media types that would do; ``headers`` are those of the answer.
+    ``accepted`` lists the accepted media types; ``headers`` go into the answer.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ async def response_of(error: Exception, request: str, store: VectorStore | None 
     if isinstance(error, TableChangedError):
         error = RequestError(412, _CHANGED)
     if not isinstance(error, RequestError):
-        found = problem_of(error, () if store is None else (store.target,))
-        if found.status >= _SERVER_ERROR:
-            words = "request %s: status %d, %s", request, found.status, type(error).__name__
+        answer = problem_of(error, () if store is None else (store.target,))
+        if answer.status >= _SERVER_ERROR:
+            words = "request %s: status %d, %s", request, answer.status, type(error).__name__
             # In a thread, for a log may be a file or a pipe.
             await in_thread(partial(LOG.error, *words, exc_info=error))
-        return problem_response(found)
+        return problem_response(answer)
     again = _RETRY_SECONDS if error.status in _PASSING else None
     problem = Problem.plain(error.status, error.detail, retry_after=again)
     more = {"accepted": list(error.accepted)} if error.accepted else None

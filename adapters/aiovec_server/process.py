@@ -52,12 +52,12 @@ for _class, _names in _OF_UVICORN:
             f'no {", ".join(_lacking)}; pip install "aiovec[server]" brings one that it can use'
         )
 
-# uvicorn warns of each request that it cannot parse: anybody could fill the log.
+# uvicorn warns of each request that it cannot parse, so any client could fill the log.
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server. It also ends when nobody has asked it anything for ``idle_timeout``.
+    """uvicorn's server. It also ends after ``idle_timeout`` without a request.
 
     ``ready`` is called when connections are accepted.
     """
@@ -170,7 +170,7 @@ class Connection(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             self._refuse_head()
             raise ValueError("the head is too large")
-        if b"#" in self.url:  # uvicorn would leave out the rest, which may be that of an id
+        if b"#" in self.url:  # uvicorn would leave out the rest, which may belong to an id
             raise ValueError("the target has a # in it")
         self._head_since = None
         super().on_headers_complete()
@@ -215,7 +215,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _is_answering(self) -> bool:
-        """Return whether a request, the latest of which is ``cycle``, waits for its answer."""
+        """Return whether a request (``cycle`` is the latest one) waits for its answer."""
         return self.cycle is not None and not self.cycle.response_complete
 
 

@@ -1,4 +1,4 @@
-"""Checks of who asks: a request's Host, Origin and API key."""
+"""Checks of a request's Host, Origin and API key."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class Security:
             return foreign and needed is not Access.NONE
         origin, host = origins[0].lower(), headers.get("host", "").lower()
         # A browser leaves the usual port out; a proxy may not.
-        own = {f"{kind}://{host.removesuffix(port)}" for kind, port in _USUAL_PORTS.items()}
+        served = {f"{kind}://{host.removesuffix(port)}" for kind, port in _USUAL_PORTS.items()}
         return len(origins) > 1 or (
-            "*" not in self._origins and origin not in own.union(self._origins)
+            "*" not in self._origins and origin not in served.union(self._origins)
         )
 
     def _check_key(self, request: Request, needed: Access) -> None:
@@ -132,9 +132,13 @@ def _host(text: str) -> str:
 
 
 def _credentials(headers: Headers) -> list[str]:
-    """Return each different key that a request carries, of whatever header."""
-    found = dict.fromkeys(headers.getlist("x-api-key"))
+    """Return each different key that a request carries, of whatever header.
+
+    Beside X-API-Key, Authorization may be for a proxy in front, such as Basic.
+    """
+    keys = dict.fromkeys(headers.getlist("x-api-key"))
     for value in headers.getlist("authorization"):
         scheme, _, key = value.partition(" ")
-        found[key.strip() if scheme.lower() == "bearer" else ""] = None
-    return list(found)
+        if scheme.lower() == "bearer":
+            keys[key.strip()] = None
+    return list(keys)

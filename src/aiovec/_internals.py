@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from ._model.schema import Schema
-from ._store.store import VectorStore
-from .backend.contract import Backend, TableHandle
-from .backend.embedders import EmbedderSettings
-from .backend.rows import NewRows
 from .errors import UnsupportedError
+
+if TYPE_CHECKING:  # the command line imports this module, and ``--help`` none of these
+    from ._model.schema import Schema
+    from ._store.store import VectorStore
+    from .backend.contract import Backend, TableHandle
+    from .backend.embedders import EmbedderSettings
+    from .backend.rows import NewRows
 
 _T = TypeVar("_T")
 

@@ -23,7 +23,7 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 import aiovec
-from aiovec import FilterError, InvalidArgumentError, sync
+from aiovec import Decay, Factor, FilterError, InvalidArgumentError, sync
 from aiovec_langgraph import AiovecStore
 
 pytestmark = pytest.mark.slow
@@ -186,6 +186,15 @@ def test_items_expire(store: sync.VectorStore) -> None:
     assert {item.key for item in ours.search(("a",))} == {"read", "long"}
     assert ours.sweep_ttl() == 1
     assert store.count("langgraph") == 2
+
+
+def test_importance_and_age_rank_searches() -> None:
+    index: Any = {"dims": 2, "embed": lambda texts: [[1.0, 0.0] for _ in texts]}
+    boost = [Factor("payload.value.importance", 0.5), Decay("updated_at", "7d", 0.2)]
+    with AiovecStore(index=index, boost=boost) as store:
+        for key, importance in (("a", 0.1), ("b", 0.9), ("c", None)):
+            store.put(("notes",), key, {"text": "tea", "importance": importance})
+        assert [item.key for item in store.search(("notes",), query="tea")] == ["b", "a", "c"]
 
 
 def test_a_connection_string_opens_a_store_that_with_closes(tmp_path: Path) -> None:

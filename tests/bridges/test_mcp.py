@@ -94,6 +94,23 @@ async def test_a_memory(tmp_path: Path) -> None:
         assert (await call(client, "recall", query="answers"))["memories"] == []
 
 
+async def test_important_and_pinned_memories_come_first(tmp_path: Path) -> None:
+    async with client_of(tmp_path, writes=True) as client:
+        for id, facts in (
+            ("minor", {"importance": 0.1}),
+            ("major", {"importance": 1}),
+            ("none", {}),
+        ):
+            await call(client, "remember", text="The deploy failed.", id=id, facts=facts)
+        found = await call(client, "recall", query="deploy", importance=0.5)
+        ids = [memory["id"] for memory in found["memories"]]
+        assert ids == ["major", "minor", "none"]
+        both = await call(client, "recall", query="deploy", importance=0.5, half_life="7d")
+        assert both["memories"][0]["id"] == "major"
+        refused = await error_of(client, "recall", query="deploy", importance=0.9)
+        assert "0.5" in refused
+
+
 async def test_memories_expire(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=True) as client:
         for text, span in (("The meeting is at noon.", "1s"), ("Ana likes tea.", "30d")):
@@ -233,7 +250,8 @@ async def test_an_argument_that_a_tool_does_not_have_is_refused(tmp_path: Path) 
             await call(client, "remember", text="A text.", id=id, facts={"user": user})
         refused = await error_of(client, "recall", query="text", filter="payload.user = 'ben'")
         assert refused == (
-            "recall has no argument 'filter'; its arguments are: query, limit, where, half_life"
+            "recall has no argument 'filter'; its arguments are: query, limit, where, half_life, "
+            "importance"
         )
         wrong = {"where": "payload.user = 'ana'", "id": ["m1"], "all": True}
         assert "no argument 'all', 'id';" in await error_of(client, "forget", **wrong)

@@ -81,7 +81,7 @@ def test_every_command_says_what_the_page_shows(old: Path) -> None:
     names: dict[str, Any] = {}
     for code in blocks(PAGE, "python"):
         asyncio.run(run_code(code, names, PAGE))
-    assert names["found"] == [("0", "b0"), ("2", "b2")]
+    assert names["bodies"] == [("0", "b0"), ("2", "b2")]
     assert [(point["id"], point["payload"]) for point in names["points"]] == [("a", {"text": "t"})]
 
 

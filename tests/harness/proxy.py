@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -38,8 +39,9 @@ class Proxy:
     What a test arms is done to the next answers, each in turn; all others go through.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
+        self._tls = tls
         self._server = parts.hostname, parts.port
         self._path = parts.path.rstrip("/")
         self._armed: deque[Meddling] = deque()
@@ -50,9 +52,10 @@ class Proxy:
         """Set when a client has left while its answer was held."""
 
     async def __aenter__(self) -> Proxy:
-        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         port = self._listening.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}{self._path}"
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{port}{self._path}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -180,6 +180,6 @@ def test_vectors_that_are_none_of_the_model_end_in_one_line(run: Run, tmp_path: 
     assert "absent" in err
     code, _, err = run("run", *given, "newer", "--from-field", "n")
     assert code == 1
-    assert "of the field 'body'" in err
+    assert "made from the field 'body'" in err
     assert run("abort", "--config", config)[0] == 0
     assert asyncio.run(contents_at(config=config)) == before

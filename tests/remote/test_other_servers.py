@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import shutil
+import ssl
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from tests.harness.cases import case
+from tests.harness.command import COMMAND, run
 from tests.harness.proxy import Proxy
 from tests.hostile.test_arrow_bodies import misled, unknown_first
 from tests.remote.answers import http, problem
@@ -97,6 +103,29 @@ async def test_the_key_is_sent_and_never_shown(proxy: Proxy, opens: Opens) -> No
                 pass
         assert caught.value.key == "retrieval.remote.api_key"
         assert "k3y" not in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+async def test_a_certificate_of_a_private_ca(url: str, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate}"
+    about = ["-subj", "/CN=aiovec", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = await asyncio.create_subprocess_exec(*request.split(), *about, stderr=subprocess.DEVNULL)
+    assert await made.wait() == 0
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    async with Proxy(url, tls) as proxy:
+        with pytest.raises(ConfigError, match=r"not trusted.*SSL_CERT_FILE"):
+            await aiovec.connect(proxy.url)
+        report = await asyncio.to_thread(run, "doctor", "-s", proxy.url)
+        assert "cure: for a certificate of your own CA, set SSL_CERT_FILE" in report.out
+        assert not proxy.requests
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "tables", "-s", proxy.url, "--json", stdout=subprocess.PIPE,
+            env={**os.environ, "SSL_CERT_FILE": str(certificate)},
+        )  # fmt: skip
+        out, _ = await process.communicate()
+        assert (process.returncode, json.loads(out)) == (0, {"tables": []})
 
 
 async def test_a_store_for_reading_only_asks_for_no_write(proxy: Proxy) -> None:

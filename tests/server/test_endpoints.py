@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pytest
 from fastapi import FastAPI
-from tests.server.apps import ARROW, JSON, ROWS, SCHEMA, VECTOR, Client, notes, serving
+from tests.server.apps import ARROW, JSON, ROWS, SCHEMA, VECTOR, Client, Wrapped, notes, serving
 
 import aiovec
 from aiovec.asgi import lifespan
@@ -135,6 +136,42 @@ async def test_the_health_and_the_hits_of_the_contract(client: Client) -> None:
     assert await client.ok("GET", "/tables/notes/count?filter=year%20>%202020") == {"count": 4}
     for both in ({"limit": 1, "topK": 2}, {"where": "TRUE", "filter": "TRUE"}):
         await client.problem("POST", "/tables/notes/search", 422, json={"vector": VECTOR} | both)
+
+
+async def test_the_rows_of_a_list_of_tables_are_counted_at_once() -> None:
+    async with aiovec.connect(":memory:") as store:
+        names = [f"t{number}" for number in range(12)]
+        for name in names:
+            await store.create_table(name, aiovec.Schema(dim=2))
+        running, most = 0, 0
+        pair = asyncio.Event()
+        failure: BaseException = aiovec.TableNotFoundError("t3")
+
+        async def count(name: str) -> int:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            if running > 1:
+                pair.set()
+            try:
+                async with asyncio.timeout(30):  # counted one by one, the second never comes
+                    await pair.wait()
+                if name == "t3":
+                    raise failure
+                return await store.count(name)
+            finally:
+                running -= 1
+
+        app = create_app(store=Wrapped(store, count=count))  # type: ignore[arg-type]
+        async with serving(app) as client:
+            left = [{"name": name, "rows": 0} for name in sorted(names) if name != "t3"]
+            assert await client.ok("GET", "/tables") == {"tables": left}
+            assert 1 < most < len(names)
+            listed = await client.ok("GET", "/tables?rows=false")
+            assert listed == {"tables": [{"name": name, "rows": None} for name in sorted(names)]}
+            failure = aiovec.StoreBusyError("another process writes", 1.5)
+            await client.problem("GET", "/tables", 503)
+            assert running == 0
 
 
 async def test_errors_name_the_row_and_what_differs(client: Client) -> None:

@@ -82,8 +82,10 @@ async def test_what_a_key_allows(store: aiovec.VectorStore) -> None:
         assert await store.tables() == ["notes"]
         assert await store.count("notes") == 1
         for method, path, body in READING:
-            for headers in (bearer(READS), {"x-api-key": WRITES}, {"Authorization": "bEARER "
-                            + READS}):  # fmt: skip
+            for headers in (
+                bearer(READS), {"x-api-key": WRITES}, {"Authorization": "bEARER " + READS},
+                {"x-api-key": READS, "authorization": "Basic dTpw"},  # that of a proxy in front
+            ):  # fmt: skip
                 answer = await client.request(method, path, json=body, headers=headers)
                 assert answer.status_code == 200, (method, path, answer.text)
         for method, path, body in WRITING[:3]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
-from tests.harness.command import run
+from tests.harness.command import run, run_process
 
 from aiovec import F, Schema, sync
 
@@ -28,6 +30,8 @@ from .support import (
     rows_of,
     schema_of,
 )  # fmt: skip
+
+EXISTS = "the id already exists in the table"
 
 # Rejects
 
@@ -225,12 +229,38 @@ def test_ids_that_come_twice(folder: Path, store: Path) -> None:
     path = jsonl(folder / "notes.jsonl", numbered("a", "b", "c", "a", *many, "c", "c"))
     assert bring(path, store, code=1)["rows"] == 10_003
     reason = "the id came before in the same source"
-    assert rejected(path) == {4: ("a", reason), 10_005: ("c", reason), 10_006: ("c", reason)}
+    # The earlier row of "c" was in another write.
+    assert rejected(path) == {4: ("a", reason), 10_005: ("c", EXISTS), 10_006: ("c", reason)}
     done = bring(path, folder / "other.db", "--upsert")
     assert (done["rows"], done["rejected"]) == (10_006, 0)
     vector = rows_of(folder / "other.db")["c"].vector
     assert vector is not None
     assert vector.tolist() == [1, 10_005]  # the last one counts
+
+
+def test_two_processes_import_the_same_rows_into_a_new_table(folder: Path, store: Path) -> None:
+    with sync.connect(store):
+        pass
+    paths = [folder / name / "notes.jsonl" for name in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        jsonl(path, numbered(*(f"n{n}" for n in range(20_000))))
+
+    def imported(path: Path) -> Any:
+        finished = run_process(
+            "import", path, "-s", store, "--table", "notes", "--json", "--allow-rejects"
+        )
+        # One that has no row left to import is an error.
+        assert finished.code == 0 or f"the first: {EXISTS}" in finished.err, finished.err
+        return finished.json["tables"][0] if finished.code == 0 else {"created": False, "rows": 0}
+
+    with ThreadPoolExecutor() as pool:
+        facts = list(pool.map(imported, paths))
+    assert sum(table["rows"] for table in facts) == len(rows_of(store)) == 20_000
+    assert sum(table["created"] for table in facts) == 1
+    listed = [path for path in paths if path.with_name(f"{path.name}.rejects.jsonl").exists()]
+    reasons = {reason for path in listed for _, reason in rejected(path).values()}
+    assert reasons == {EXISTS}
 
 
 # All or nothing
@@ -253,7 +283,7 @@ def test_strict_keeps_nothing(folder: Path, store: Path) -> None:
         )
         assert [line[0] for line in run("tables", "-s", store).lines[1:]] == ["notes"]
         assert rows_of(store) == before
-    assert rejected(path).popitem()[1] == ("a", "the id already exists")
+    assert rejected(path).popitem()[1] == ("a", EXISTS)
     assert bring(path, store, "--strict", "--upsert")["rows"] == 3
     assert sorted(rows_of(store)) == ["a", "x", "y"]
     new = bring(jsonl(path, numbered("a", "b")), store, "--strict", table="new")
@@ -283,7 +313,7 @@ def test_a_file_of_which_nothing_fits_leaves_no_store(folder: Path, store: Path)
     assert bring(good, store)["rows"] == 2
     assert not (folder / "notes.jsonl.rejects.jsonl").exists()
     told = refused(good, store)
-    assert "not one of 2 rows could be imported; the first: the id already exists" in told
+    assert f"not one of 2 rows could be imported; the first: {EXISTS}" in told
     assert "--upsert replaces the rows that exist" in told
 
 
@@ -296,7 +326,7 @@ def test_a_table_that_is_there(folder: Path, store: Path) -> None:
     path = jsonl(folder / "notes.jsonl", rows)
     done = bring(path, store, code=1)
     assert (done["created"], done["rows"]) == (False, 1)
-    assert rejected(path) == {1: ("a", "the id already exists")}
+    assert rejected(path) == {1: ("a", EXISTS)}
     assert rows_of(store)["b"].fields == {"year": 3, "k": "x"}
     assert bring(path, store, "--upsert")["rows"] == 2
     (folder / "schema.json").write_text('{"dim": 2, "vector": "embedding"}')

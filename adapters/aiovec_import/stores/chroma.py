@@ -26,25 +26,25 @@ class ChromaSource(CollectionSource):
         self._client = chromadb.PersistentClient(place, settings=quiet)
 
     def names(self) -> Iterable[str]:
-        self._listed = {one.name: one for one in self._client.list_collections()}
+        self._listed = {listed.name: listed for listed in self._client.list_collections()}
         return self._listed
 
     def collection(self, name: str) -> Collection:
-        one = self._listed[name]
-        first = one.get(limit=1, include=["embeddings"])["embeddings"]
+        listed = self._listed[name]
+        first = listed.get(limit=1, include=["embeddings"])["embeddings"]
         dim = len(first[0]) if first is not None and len(first) else None
-        # The metric is that of one of two kinds of indexes. Reading the configuration as JSON
+        # One of two kinds of indexes has the metric. Reading the configuration as JSON
         # makes no embedding function, which may need a key.
-        made = one.configuration_json
+        made = listed.configuration_json
         index = made.get("hnsw") or made.get("spann") or {}
         kind = "dense" if dim else "none yet"
         vectors = [Vectors("embedding", dim, index.get("space", "l2"), kind)]
         fields = {"text": Field(str, text=True)}
-        return Collection(name, vectors, one.count(), one, fields, _model(made))
+        return Collection(name, vectors, listed.count(), listed, fields, _model(made))
 
-    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
-        for offset in range(0, found.rows or 0, size):
-            page = found.handle.get(limit=size, offset=offset, include=_EVERYTHING)
+    def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        for offset in range(0, collection.rows or 0, size):
+            page = collection.handle.get(limit=size, offset=offset, include=_EVERYTHING)
             columns = (page[name] for name in ("ids", *_EVERYTHING))
             yield [
                 Point(id, vector, {"text": text}, {**(keys or {}), **({"uri": uri} if uri else {})})

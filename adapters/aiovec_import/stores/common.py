@@ -1,4 +1,4 @@
-"""What the readers of other stores share: a collection becomes a table, and each point a row."""
+"""The common part of the readers of other stores: a collection becomes a table, a point a row."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class CollectionSource(Source):
 
     @abstractmethod
     def points(
-        self, found: Collection, vector: str, size: int
+        self, collection: Collection, vector: str, size: int
     ) -> Iterator[Iterable[Point | Reject]]:
         """Yield the points of a collection with the vectors of a name, up to ``size`` at once."""
 
@@ -141,11 +141,11 @@ class CollectionSource(Source):
         for name in wanted:
             try:
                 with _failing_clearly():
-                    found = self.collection(name)
-                if self._chosen(found) is None:
+                    collection = self.collection(name)
+                if self._chosen(collection) is None:
                     skipped.append(name)
                 else:
-                    tables.append(self._table(found, [one.name for one in tables]))
+                    tables.append(self._table(collection, [table.name for table in tables]))
             except AiovecError as exc:
                 if len(wanted) == 1:
                     raise
@@ -163,44 +163,50 @@ class CollectionSource(Source):
             key="SOURCE",
         )
 
-    def _chosen(self, found: Collection) -> Vectors | None:
-        """Return the vectors to import: those that the user names, or the first dense ones."""
+    def _chosen(self, collection: Collection) -> Vectors | None:
+        """Return the vectors to import: the column that the user names, or the first dense one."""
         wanted = self._hints.vector_column
-        able = [one for one in found.vectors if one.dim]
-        chosen = next((one for one in able if wanted in (None, one.name)), None)
+        able = [vectors for vectors in collection.vectors if vectors.dim]
+        chosen = next((vectors for vectors in able if wanted in (None, vectors.name)), None)
         if chosen is None and not (wanted is None is self._hints.table):
             named = "" if wanted is None else f" {wanted!r}"
-            has = ", ".join([one.name for one in able] or map(str, found.vectors)) or "none"
+            has = ", ".join([v.name for v in able] or map(str, collection.vectors)) or "none"
             raise ConfigError(
-                f"{found.name} has no dense vectors{named}; it has: {has}", key="--vector-column"
+                f"{collection.name} has no dense vectors{named}; it has: {has}",
+                key="--vector-column",
             )
         return chosen
 
-    def _table(self, found: Collection, taken: Sequence[str]) -> ForeignTable:
-        chosen = self._chosen(found) or found.vectors[0]
+    def _table(self, collection: Collection, taken: Sequence[str]) -> ForeignTable:
+        chosen = self._chosen(collection) or collection.vectors[0]
         metric = _METRICS.get((chosen.metric or "").lower())
         notes = []
         if chosen.metric is None:
             notes.append("no index names the metric; the table gets l2")
         elif metric is None:
             notes.append(f"the metric {chosen.metric} is unknown to aiovec; the table gets l2")
-        others = [f"the vectors {one}" for one in found.vectors if one != chosen]
+        others = [f"the vectors {vectors}" for vectors in collection.vectors if vectors != chosen]
         vector = legal_vector(chosen.name)
-        fields, _ = fields_of(found.fields, vector)
+        fields, _ = fields_of(collection.fields, vector)
         schema = Schema(
-            chosen.dim or 1, metric=metric or "l2", model=found.model, vector=vector, fields=fields
+            chosen.dim or 1,
+            metric=metric or "l2",
+            model=collection.model,
+            vector=vector,
+            fields=fields,
         )
         return ForeignTable(
-            legal_table_name(found.name, taken), found.name, found.layout or self.layout,
-            found.rows, schema, tuple(notes), (*others, *found.omitted),
-            (replace(found, fields=fields), chosen.name),
-            new_ids=found.new_ids or self._hints.wants_new_ids,
+            legal_table_name(collection.name, taken), collection.name,
+            collection.layout or self.layout, collection.rows, schema, tuple(notes),
+            (*others, *collection.omitted),
+            (replace(collection, fields=fields), chosen.name),
+            new_ids=collection.new_ids or self._hints.wants_new_ids,
         )  # fmt: skip
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         number = 0
-        found, vector = table.part
-        pages = self.points(found, vector, size)
+        collection, vector = table.part
+        pages = self.points(collection, vector, size)
         while True:
             with _failing_clearly():
                 points = next(pages, None)
@@ -224,21 +230,21 @@ class CollectionSource(Source):
 
 
 def _row(point: Point, schema: Schema, *, new_ids: bool) -> dict[str, Any]:
-    own = {**point.fields, schema.vector: point.vector}
+    fields = {**point.fields, schema.vector: point.vector}
     more = {name: storable(value, name) for name, value in point.metadata.items()}
-    row = flat_row({**own, "id": point.id}, more)
+    row = flat_row({**fields, "id": point.id}, more)
     if new_ids:
         del row["id"]
     return row
 
 
-def flat_row(own: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+def flat_row(fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of its own columns and the keys of its metadata.
 
     A key that is a column of the row has a ``_`` appended, as in the tables of bridges.
     """
-    keys = {f"{key}_" if key.rstrip("_") in own else key: one for key, one in metadata.items()}
-    return {**keys, **own}
+    keys = {f"{key}_" if key.rstrip("_") in fields else key: v for key, v in metadata.items()}
+    return {**keys, **fields}
 
 
 def fields_of_kinds(kinds: Iterable[tuple[str, Any]]) -> dict[str, Field | None]:

@@ -33,18 +33,19 @@ class FaissSource(CollectionSource):
 
     @classmethod
     def recognise(cls, path: Path) -> bool:
-        return any(one.with_suffix(".pkl").is_file() for one in path.glob("*.faiss"))
+        return any(file.with_suffix(".pkl").is_file() for file in path.glob("*.faiss"))
 
     def open(self, place: str) -> None:
         self._faiss = client("faiss", "faiss-cpu")
         self._path = Path(place)
 
     def names(self) -> Iterable[str]:
-        own = self._path.resolve().name
+        name = self._path.resolve().name
         files = sorted(self._path.glob("*.faiss"))
         self._files = {file.stem: file for file in files}
-        if "index" in self._files and own not in self._files:  # LangChain's usual name says nothing
-            self._files[own] = self._files.pop("index")
+        # LangChain's usual name says nothing.
+        if "index" in self._files and name not in self._files:
+            self._files[name] = self._files.pop("index")
         return self._files
 
     def collection(self, name: str) -> Collection:
@@ -59,7 +60,7 @@ class FaissSource(CollectionSource):
         try:
             if hasattr(index, "make_direct_map"):
                 index.make_direct_map()
-        except RuntimeError as exc:  # its text is that of an assertion in C++
+        except RuntimeError as exc:  # its text is a C++ assertion
             raise ConfigError(
                 f"{file} gives no vectors by their places, because some were removed from this "
                 f"{kind}; embed the texts again"
@@ -69,14 +70,14 @@ class FaissSource(CollectionSource):
         vectors = [Vectors("embedding", index.d, metric)]
         return Collection(name, vectors, index.ntotal, (file, index), fields)
 
-    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
-        file, index = found.handle
+    def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        file, index = collection.handle
         with file.with_suffix(".pkl").open("rb") as pickled:
             docstore, ids = _Unpickler(pickled).load()
         documents = docstore.state["_dict"]
         for start in range(0, index.ntotal, size):
             vectors = index.reconstruct_n(start, min(size, index.ntotal - start))
-            yield [_point(ids.get(start + i), one, documents) for i, one in enumerate(vectors)]
+            yield [_point(ids.get(start + i), row, documents) for i, row in enumerate(vectors)]
 
 
 def _point(id: Any, vector: Any, documents: dict[str, Any]) -> Point:

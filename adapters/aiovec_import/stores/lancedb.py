@@ -24,7 +24,7 @@ class LanceSource(CollectionSource):
 
     @classmethod
     def recognise(cls, path: Path) -> bool:
-        return any((one / "_versions").is_dir() for one in path.glob("*.lance"))
+        return any((folder / "_versions").is_dir() for folder in path.glob("*.lance"))
 
     def open(self, place: str) -> None:
         self._db = client("lancedb", "'aiovec[lancedb]'").connect(place)
@@ -51,47 +51,48 @@ class LanceSource(CollectionSource):
             for index in table.list_indices()
         }
         vectors = [
-            Vectors(one.name, _dim_of(one.type), metrics.get(one.name))
-            for one in columns if _dim_of(one.type)
+            Vectors(column.name, _dim_of(column.type), metrics.get(column.name))
+            for column in columns if _dim_of(column.type)
         ]  # fmt: skip
         vectors += [
-            Vectors(one.name, kind="several for each row")
-            for one in columns if pa.types.is_list(one.type) and _dim_of(one.type.value_type)
+            Vectors(column.name, kind="several for each row")
+            for column in columns
+            if pa.types.is_list(column.type) and _dim_of(column.type.value_type)
         ]  # fmt: skip
-        vectors.sort(key=lambda one: one.name not in _USUAL)
-        own = {one.name for one in vectors}
+        vectors.sort(key=lambda column: column.name not in _USUAL)
+        vector_names = {column.name for column in vectors}
         id = self._hints.id_column or "id"
         if self._hints.id_column not in (None, "none", *columns.names):
             raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
-        others = (one for one in columns if one.name not in (id, *own))
-        fields = {one.name: field_of_arrow(one) for one in others}
-        left_out = [(one.name, word) for one in columns if (word := unstorable(one.type))]
+        others = (column for column in columns if column.name not in (id, *vector_names))
+        fields = {column.name: field_of_arrow(column) for column in others}
+        left_out = [(column.name, word) for column in columns if (word := unstorable(column.type))]
         return Collection(
             name, vectors, table.count_rows(), table, fields,
-            omitted=[f"the column {one} ({word})" for one, word in left_out],
+            omitted=[f"the column {column} ({word})" for column, word in left_out],
             new_ids=id not in columns.names,
         )  # fmt: skip
 
-    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
-        left_out = {one.name for one in found.vectors}
+    def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        left_out = {column.name for column in collection.vectors}
         id = self._hints.id_column or "id"
-        for batch in found.handle.search().to_batches(batch_size=size):
+        for batch in collection.handle.search().to_batches(batch_size=size):
             vectors = _vectors_of(batch.column(vector))
             kept = [
-                one.name for one in batch.schema
-                if one.name not in left_out and not unstorable(one.type)
+                column.name for column in batch.schema
+                if column.name not in left_out and not unstorable(column.type)
             ]  # fmt: skip
             rows = batch.select(kept).to_pylist()
             for start in range(0, len(rows), size):
                 yield [
-                    _point(id, vectors[i], rows[i], found.fields)
+                    _point(id, vectors[i], rows[i], collection.fields)
                     for i in range(start, min(start + size, len(rows)))
                 ]
 
 
 def _point(id: str, vector: Any, row: dict[str, Any], fields: Any) -> Point:
-    own = {name: row.pop(name) for name in fields}
-    return Point(row.pop(id, None), vector, own, row)
+    typed = {name: row.pop(name) for name in fields}
+    return Point(row.pop(id, None), vector, typed, row)
 
 
 def _vectors_of(column: pa.Array) -> list[Any]:

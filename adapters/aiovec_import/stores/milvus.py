@@ -34,28 +34,28 @@ class MilvusSource(CollectionSource):
 
     def collection(self, name: str) -> Collection:
         described = self._client.describe_collection(name)["fields"]
-        vectors = [self._vectors(name, one) for one in described if _is_vector(one)]
-        (key,) = (one["name"] for one in described if one.get("is_primary"))
-        kinds = ((one["name"], _kind_of(one)) for one in described if one["name"] != key)
+        vectors = [self._vectors(name, field) for field in described if _is_vector(field)]
+        (key,) = (field["name"] for field in described if field.get("is_primary"))
+        kinds = ((field["name"], _kind_of(field)) for field in described if field["name"] != key)
         rows = self._client.query(name, output_fields=["count(*)"])[0]["count(*)"]
         return Collection(name, vectors, rows, key, fields_of_kinds(kinds))
 
-    def _vectors(self, collection: str, one: dict[str, Any]) -> Vectors:
-        name, kind = one["name"], one["type"].name
+    def _vectors(self, collection: str, field: dict[str, Any]) -> Vectors:
+        name, kind = field["name"], field["type"].name
         if kind != "FLOAT_VECTOR":
             return Vectors(name, kind=kind.lower())
         indexes = self._client.list_indexes(collection, field_name=name)
         index = self._client.describe_index(collection, indexes[0]) if indexes else {}
-        return Vectors(name, one["params"]["dim"], index.get("metric_type", "COSINE"))
+        return Vectors(name, field["params"]["dim"], index.get("metric_type", "COSINE"))
 
-    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
-        others = {one.name for one in found.vectors if one.name != vector}
+    def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        others = {vectors.name for vectors in collection.vectors if vectors.name != vector}
         # One with an index cannot be read before: each process begins with it released.
-        self._client.load_collection(found.name)
-        pages = self._client.query_iterator(found.name, batch_size=size, output_fields=["*"])
+        self._client.load_collection(collection.name)
+        pages = self._client.query_iterator(collection.name, batch_size=size, output_fields=["*"])
         try:
             while page := pages.next():
-                yield [_point(dict(row), found, vector, others) for row in page]
+                yield [_point(dict(row), collection, vector, others) for row in page]
         finally:
             pages.close()
 
@@ -63,19 +63,19 @@ class MilvusSource(CollectionSource):
         self._client.close()
 
 
-def _point(row: dict[str, Any], found: Collection, vector: str, others: set[str]) -> Point:
-    id, chosen = row.pop(found.handle), row.pop(vector, None)
-    fields = {name: row.pop(name, None) for name in found.fields}
-    return Point(id, chosen, fields, {k: one for k, one in row.items() if k not in others})
+def _point(row: dict[str, Any], collection: Collection, vector: str, others: set[str]) -> Point:
+    id, chosen = row.pop(collection.handle), row.pop(vector, None)
+    fields = {name: row.pop(name, None) for name in collection.fields}
+    return Point(id, chosen, fields, {k: value for k, value in row.items() if k not in others})
 
 
-def _is_vector(one: dict[str, Any]) -> bool:
-    return str(one["type"].name).endswith("VECTOR")
+def _is_vector(field: dict[str, Any]) -> bool:
+    return str(field["type"].name).endswith("VECTOR")
 
 
-def _kind_of(one: dict[str, Any]) -> Any:
+def _kind_of(field: dict[str, Any]) -> Any:
     """Return the type of the field that a column becomes; None for one of the payload."""
-    if one["type"].name == "ARRAY":
-        item = _KINDS.get(one["element_type"].name)
+    if field["type"].name == "ARRAY":
+        item = _KINDS.get(field["element_type"].name)
         return f"list[{item}]" if item in ("text", "int", "float") else None
-    return _KINDS.get(one["type"].name)
+    return _KINDS.get(field["type"].name)

@@ -21,12 +21,12 @@ _KINDS: dict[str, Any] = {
     "timestamptz": "datetime", "_text": "list[text]", "_varchar": "list[text]",
     "_int4": "list[int]", "_int8": "list[int]", "_float8": "list[float]",
 }  # fmt: skip
-# Values of these go to the payload; those of other types do so as text.
+# Values of these types go to the payload as they are, values of other types as text.
 _STORABLE = {"json", "jsonb", "numeric", "date", "timestamp"}
 _DENSE = ("vector", "halfvec")
 _OMITTED = ("bytea", "bit", "varbit")
 
-# The metric is that of an index; a key of several columns is no id.
+# An index has the metric; a key of several columns is no id.
 _COLUMNS = """
 SELECT c.oid::regclass::text,
     CASE WHEN pg_table_is_visible(c.oid) THEN relname ELSE nspname || '.' || relname END,
@@ -80,28 +80,31 @@ class PostgresSource(CollectionSource):
     def names(self) -> Iterable[str]:
         listed = self._db.execute(_COLUMNS).fetchall()
         self._listed = {
-            name: (source, [_Column(*one[2:]) for one in columns])
-            for (source, name), columns in groupby(listed, lambda one: one[:2])
+            name: (source, [_Column(*row[2:]) for row in columns])
+            for (source, name), columns in groupby(listed, lambda row: row[:2])
         }
         return self._listed
 
     def collection(self, name: str) -> Collection:
         source, columns = self._listed[name]
-        id = self._hints.id_column or next((one.name for one in columns if one.is_key), "none")
-        if id not in ("none", *(one.name for one in columns)):
+        key = next((column.name for column in columns if column.is_key), "none")
+        id = self._hints.id_column or key
+        if id not in ("none", *(column.name for column in columns)):
             raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
-        vectors = [self._vectors(source, one) for one in columns if one.type in _DENSE]
+        vectors = [self._vectors(source, column) for column in columns if column.type in _DENSE]
         vectors += [
-            Vectors(one.name, kind="sparse") for one in columns if one.type == "sparsevec"
+            Vectors(column.name, kind="sparse") for column in columns if column.type == "sparsevec"
         ]  # fmt: skip
-        own = {id, *(one.name for one in vectors)}
-        others = [one for one in columns if one.name not in own and one.type not in _OMITTED]
-        fields = fields_of_kinds((one.name, _KINDS.get(one.type)) for one in others)
+        used = {id, *(vector.name for vector in vectors)}
+        others = [
+            column for column in columns if column.name not in used and column.type not in _OMITTED
+        ]
+        fields = fields_of_kinds((column.name, _KINDS.get(column.type)) for column in others)
         (rows,) = self._db.execute(f"SELECT count(*) FROM {source}").fetchone()
         return Collection(
             name, vectors, rows, (source, id, others), fields,
-            omitted=[f"the column {one.name} ({one.type})" for one in columns
-                     if one.type in _OMITTED],
+            omitted=[f"the column {column.name} ({column.type})" for column in columns
+                     if column.type in _OMITTED],
             new_ids=id == "none",
         )  # fmt: skip
 
@@ -113,14 +116,14 @@ class PostgresSource(CollectionSource):
             (dim,) = self._db.execute(some).fetchone() or (None,)
         return Vectors(one.name, dim, one.metric)
 
-    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
-        source, id, others = found.handle
+    def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+        source, id, others = collection.handle
         key = "NULL" if id == "none" else f"{_quoted(id)}::text"
-        chosen = ", ".join([key, f"{_quoted(vector)}::text", *(one.sql for one in others)])
+        chosen = ", ".join([key, f"{_quoted(vector)}::text", *(column.sql for column in others)])
         with self._db.cursor("rows") as cursor:
             cursor.execute(f"SELECT {chosen} FROM {source}")
             while rows := cursor.fetchmany(size):
-                yield [_point(row, others, found.fields) for row in rows]
+                yield [_point(row, others, collection.fields) for row in rows]
 
     def close(self) -> None:
         self._db.close()
@@ -128,10 +131,10 @@ class PostgresSource(CollectionSource):
 
 def _point(row: tuple[Any, ...], columns: list[_Column], fields: Any) -> Point:
     id, text, *values = row
-    keys = {one.name: value for one, value in zip(columns, values, strict=True)}
-    own = {name: keys.pop(name) for name in fields}
+    keys = {column.name: value for column, value in zip(columns, values, strict=True)}
+    typed = {name: keys.pop(name) for name in fields}
     # The text of a vector is JSON.
-    return Point(id, None if text is None else np.array(json.loads(text), np.float32), own, keys)
+    return Point(id, None if text is None else np.array(json.loads(text), np.float32), typed, keys)
 
 
 def _quoted(name: str) -> str:

@@ -24,7 +24,7 @@ class QdrantSource(CollectionSource):
         self._client = connect(url=place, api_key=key) if "://" in place else connect(path=place)
 
     def names(self) -> Iterable[str]:
-        return [one.name for one in self._client.get_collections().collections]
+        return [collection.name for collection in self._client.get_collections().collections]
 
     def collection(self, name: str) -> Collection:
         params = self._client.get_collection(name).config.params
@@ -34,14 +34,14 @@ class QdrantSource(CollectionSource):
         vectors += [Vectors(each, kind="sparse") for each in params.sparse_vectors or ()]
         return Collection(name, vectors, self._client.count(name, exact=True).count)
 
-    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+    def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         offset = None
         wanted = [vector] if vector else True
         while True:
             page, offset = self._client.scroll(
-                found.name, limit=size, offset=offset, with_payload=True, with_vectors=wanted
+                collection.name, limit=size, offset=offset, with_payload=True, with_vectors=wanted
             )
-            yield [_point(one, vector) for one in page]
+            yield [_point(record, vector) for record in page]
             if offset is None:
                 return
 
@@ -68,21 +68,21 @@ class QdrantEdgeSource(CollectionSource):
         made = json.loads((self._path / "edge_config.json").read_text("utf-8"))
         # The file has them in the order of a hash map, another one each time it is written.
         dense = sorted((made.get("vectors") or {}).items())
-        vectors = [_vectors(each, one) for each, one in dense]
+        vectors = [_vectors(each, config) for each, config in dense]
         vectors += [
             Vectors(each, kind="sparse") for each in sorted(made.get("sparse_vectors") or ())
         ]
         count = self._shard.count(self._edge.CountRequest(exact=True))
         return Collection(name, vectors, count)
 
-    def points(self, found: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
+    def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         offset = None
         while True:
             request = self._edge.ScrollRequest(
                 offset=offset, limit=size, with_payload=True, with_vector=True
             )
             page, offset = self._shard.scroll(request)
-            yield [_point(one, vector) for one in page]
+            yield [_point(record, vector) for record in page]
             if offset is None:
                 return
 
@@ -96,7 +96,7 @@ def _vectors(name: str, made: Mapping[str, Any]) -> Vectors:
     return Vectors(name, made["size"], str(made["distance"]))
 
 
-def _point(one: Any, vector: str) -> Point:
-    vectors = one.vector
+def _point(record: Any, vector: str) -> Point:
+    vectors = record.vector
     chosen = vectors.get(vector) if isinstance(vectors, Mapping) else vectors
-    return Point(one.id, chosen, {}, one.payload or {})
+    return Point(record.id, chosen, {}, record.payload or {})

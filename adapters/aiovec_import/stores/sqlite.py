@@ -124,7 +124,7 @@ class SqliteSource(CollectionSource):
             self._db = connect_read_only(path, _BUSY_SECONDS)
             # Text that is not UTF-8 rejects its own row only.
             self._db.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-            # One snapshot of the file, whatever others write meanwhile.
+            # One snapshot of the file, whatever others write during the import.
             self._db.execute("BEGIN")
             listed = self._db.execute(
                 "SELECT name, l.type, wr, sql FROM pragma_table_list l "
@@ -133,7 +133,9 @@ class SqliteSource(CollectionSource):
             ).fetchall()
             self._kinds = {name: kind for name, kind, *_ in listed if not _CHUNKS.search(name)}
             self._has_rowid = {name for name, kind, wr, _ in listed if kind != "view" and not wr}
-            self._vec0 = {name: found for name, *_, sql in listed if (found := _declared(sql))}
+            self._vec0 = {
+                name: declared for name, *_, sql in listed if (declared := _declared(sql))
+            }
             self._collections = self._listed_collections()
 
     def names(self) -> Iterable[str]:
@@ -165,10 +167,11 @@ class SqliteSource(CollectionSource):
             return self._as_collection(name, f"column of {dtype} BLOBs", [vector], dtypes, columns)
 
     def points(
-        self, found: Collection, vector: str, size: int
+        self, collection: Collection, vector: str, size: int
     ) -> Iterator[Iterable[Point | Reject]]:
-        part: _Part = found.handle
-        names = ["payload_json"] if part.columns is None else [one.name for one in part.columns]
+        part: _Part = collection.handle
+        columns = part.columns
+        names = ["payload_json"] if columns is None else [column.name for column in columns]
         # The rowid stands without quotes: "rowid" is a text where a table has none.
         chosen = ", ".join(
             name if name in ("rowid", "NULL") else quoted(name)
@@ -176,7 +179,7 @@ class SqliteSource(CollectionSource):
         )
         with _reading(self._path):
             for rows in self._batches(f"SELECT {chosen} FROM {part.table}", size):
-                yield [_point(row, part, part.dtypes[vector], found.fields) for row in rows]
+                yield [_point(row, part, part.dtypes[vector], collection.fields) for row in rows]
 
     def backup(self, path: Path) -> None:
         if path.exists():
@@ -237,17 +240,17 @@ class SqliteSource(CollectionSource):
 
     def _of_points(self, name: str) -> Collection:
         vec, payload = f"vec_{name}", f"payload_{name}"
-        (one, *_), dtypes, _ = self._vec0[vec]
+        (first, *_), dtypes, _ = self._vec0[vec]
         v, p = quoted(vec), quoted(payload)
         # The vectors in their order. A half of a point is a reject: it has no id, or no vector.
         query = (
-            f"(SELECT v.rowid AS rowid, orig_id, v.{quoted(one.name)} AS {_COLLECTION_VECTOR}, "
+            f"(SELECT v.rowid AS rowid, orig_id, v.{quoted(first.name)} AS {_COLLECTION_VECTOR}, "
             f"payload_json FROM {v} v LEFT JOIN {p} p ON p.rowid = v.rowid UNION ALL "
             f"SELECT rowid, orig_id, NULL, NULL FROM {p} "
             f"WHERE rowid NOT IN (SELECT rowid FROM {v}))"
         )
-        part = _Part(query, "rowid", "orig_id", {_COLLECTION_VECTOR: dtypes[one.name]}, None)
-        vectors = [Vectors(_COLLECTION_VECTOR, one.dim, one.metric, one.kind)]
+        part = _Part(query, "rowid", "orig_id", {_COLLECTION_VECTOR: dtypes[first.name]}, None)
+        vectors = [Vectors(_COLLECTION_VECTOR, first.dim, first.metric, first.kind)]
         return Collection(
             name, vectors, self._count(vec), part, model=self._collections[name],
             layout="collection",
@@ -326,9 +329,9 @@ class SqliteSource(CollectionSource):
         with closing(self._db.execute(sql)) as cursor:
             rows: list[tuple[Any, ...]] = []
             nbytes = 0
-            while found := cursor.fetchmany(min(size, _ROWS_AT_ONCE)):
-                rows += found
-                nbytes += sum(len(v) for row in found for v in row if isinstance(v, (bytes, str)))
+            while fetched := cursor.fetchmany(min(size, _ROWS_AT_ONCE)):
+                rows += fetched
+                nbytes += sum(len(v) for row in fetched for v in row if isinstance(v, (bytes, str)))
                 if len(rows) >= size or nbytes >= _BYTES_AT_ONCE:
                     yield rows
                     rows, nbytes = [], 0
@@ -386,9 +389,10 @@ def _point(row: tuple[Any, ...], part: _Part, dtype: str, fields: Iterable[str])
                 raise TypeError("it is not an object")
         except (ValueError, TypeError, RecursionError) as exc:
             return Reject(place, str(id), f"its JSON cannot be taken: {exc}")
-        keys = {f"_{key}" if _RESERVED.match(key) else key: one for key, one in payload.items()}
+        keys = {f"_{key}" if _RESERVED.match(key) else key: v for key, v in payload.items()}
     else:
-        keys = {one.name: _value(v, one) for one, v in zip(part.columns, values, strict=True)}
+        named = zip(part.columns, values, strict=True)
+        keys = {column.name: _value(v, column) for column, v in named}
     return Point(id, vector, {name: keys.pop(name) for name in fields}, keys, place)
 
 

@@ -80,10 +80,10 @@ class Endpoint:
             options["rows"] = await call.rows(self.body_kinds())
         elif self.body is not None:
             options |= await call.body(self.body, self.body_kinds())
-        found = await self.handler(call, options)
-        if isinstance(found, Response):
-            return found
-        return Response(status_code=204) if found is None else JsonBytes(dump(found), self.status)
+        answer = await self.handler(call, options)
+        if isinstance(answer, Response):
+            return answer
+        return Response(status_code=204) if answer is None else JsonBytes(dump(answer), self.status)
 
 
 ENDPOINTS: list[Endpoint] = []
@@ -124,28 +124,28 @@ def routes_of(
 ) -> list[Route]:
     """Return a route for each path, with limits and security where there are settings.
 
-    Without a store they serve that of their app's lifespan.
+    Without a store they serve the store of their app's lifespan.
     """
     security = None if settings is None else Security(settings)
     app = request_response(partial(_answer, store, WriteKeys(), security))
     if settings is not None:
         app = Limits(app, settings)
     paths: dict[str, _Path] = {}
-    for one in endpoints:
-        paths.setdefault(one.path, _Path(app)).methods[one.method] = one
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, _Path(app)).methods[endpoint.method] = endpoint
     return [Route(path, entry, methods=list(entry.methods)) for path, entry in paths.items()]
 
 
 async def _answer(
-    own: VectorStore | None, keys: WriteKeys, security: Security | None, request: Request
+    given: VectorStore | None, keys: WriteKeys, security: Security | None, request: Request
 ) -> Response:
     endpoint: Endpoint = request.scope["route"]
-    store = own
+    store = given
     try:
         if security is not None:
             security.check(request, endpoint.access)
         _check_slashes(request)
-        store = get_store(request) if own is None else own
+        store = get_store(request) if given is None else given
         writes = endpoint.access is Access.WRITE
         return await keys.answer(request, partial(endpoint.act, store, keys), writes=writes)
     except (AiovecError, RequestError, TableChangedError) as exc:

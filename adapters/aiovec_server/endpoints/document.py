@@ -33,7 +33,7 @@ _ONCE = (
 )
 _STATE = (
     STATE_HEADER,
-    "The ETag of GET /tables/{table}: 412 refuses the call if the schema is another one meanwhile.",
+    "The ETag of GET /tables/{table}: the call is refused with 412 if the schema has changed.",
     {"type": "string", "maxLength": 200},
 )
 
@@ -46,8 +46,8 @@ _KEYS = {
 
 def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     """Return the document."""
-    used = {model for one in endpoints for model in (one.body, one.answer) if model is not None}
-    places, schemas = schemas_of([*used, Problem])
+    models = [model for each in endpoints for model in (each.body, each.answer) if model]
+    places, schemas = schemas_of([*dict.fromkeys(models), Problem])
     paths: dict[str, dict[str, Any]] = {}
     names: set[str] = set()
     for endpoint in endpoints:
@@ -72,7 +72,7 @@ def openapi(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
 
 def _operation(endpoint: Endpoint, name: str, places: dict[Any, Any]) -> dict[str, Any]:
     summary, _, description = (endpoint.handler.__doc__ or "").partition("\n")
-    found: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "summary": summary.rstrip("."),
         "description": "\n".join(line.strip() for line in description.strip().split("\n")),
         "operationId": name,
@@ -84,15 +84,15 @@ def _operation(endpoint: Endpoint, name: str, places: dict[Any, Any]) -> dict[st
         },
     }
     if endpoint.access is Access.NONE:
-        found["security"] = []
+        operation["security"] = []
     if endpoint.status != 204:
         schema = places.get(endpoint.answer)
-        found["responses"][str(endpoint.status)]["content"] = _contents(endpoint.kinds, schema)
+        operation["responses"][str(endpoint.status)]["content"] = _contents(endpoint.kinds, schema)
     if (body := endpoint.body) is not None:
         contents = _contents(endpoint.body_kinds(), places[body], endpoint.example)
         needed = body is NewRecords or body.is_needed()
-        found["requestBody"] = {"required": needed, "content": contents}
-    return found
+        operation["requestBody"] = {"required": needed, "content": contents}
+    return operation
 
 
 def _contents(kinds: Sequence[str], schema: Any, example: Any = None) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _contents(kinds: Sequence[str], schema: Any, example: Any = None) -> dict[st
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
+    parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True,
          "schema": _SEGMENTS.get(name, {"type": "string"})}
         for name in re.findall(r"\{(\w+)", endpoint.path)
@@ -110,12 +110,12 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     for name, schema in endpoint.query.model_json_schema().get("properties", {}).items():
         # A list is one value, with commas.
         place = {"name": name, "in": "query", "required": name == "confirm", "explode": False}
-        found.append({**place, "description": schema.pop("description", ""), "schema": schema})
+        parameters.append({**place, "description": schema.pop("description", ""), "schema": schema})
     headers = list(_ONCE) if endpoint.access is Access.WRITE else []
     if "{table}" in endpoint.path:
         headers.append(_STATE)
-    found += [
+    parameters += [
         {"name": name, "in": "header", "description": about, "schema": schema}
         for name, about, schema in headers
     ]
-    return found
+    return parameters

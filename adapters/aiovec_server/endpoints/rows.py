@@ -46,7 +46,7 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
     reads=True,
 )  # fmt: skip
 async def export_records(call: Call, options: dict[str, Any]) -> Response:
-    """Stream all records, or those that a filter selects.
+    """Stream all records, or the records that a filter selects.
 
     The answer is one snapshot of the table, in constant memory on the server. In Arrow, each batch
     has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
@@ -82,7 +82,7 @@ async def delete_record(call: Call, options: dict[str, Any]) -> Any:
     reads=True,
 )  # fmt: skip
 async def count_records(call: Call, options: dict[str, Any]) -> Any:
-    """Count the records, or those that a filter selects."""
+    """Count the records, or the records that a filter selects."""
     return {"count": await call.store.count(call.table, **options)}
 
 
@@ -93,10 +93,10 @@ async def count_records(call: Call, options: dict[str, Any]) -> Any:
 async def get_records(call: Call, options: dict[str, Any]) -> Response:
     """Read records by their ids.
 
-    They stand in the order asked; absent ones are left out.
+    They come in the order of the ids; absent ids are left out.
     """
-    found = await rows_of(call.store, call.table, _listed(options.pop("ids")), **options)
-    return await rows_response(call, "records", [found])
+    records = await rows_of(call.store, call.table, _listed(options.pop("ids")), **options)
+    return await rows_response(call, "records", [records])
 
 
 @endpoint(
@@ -106,14 +106,14 @@ async def get_records(call: Call, options: dict[str, Any]) -> Response:
 async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
 
-    They are sorted by one or more keys, or by id. Vectors come only where asked for.
+    They are sorted by one or more keys, or by id. Vectors come only with `includeVector`.
     """
 
     async def find(table: str, **chosen: Any) -> list[Results[Record]]:
         return [await call.store.find(table, **chosen)]
 
-    found = await found_by(find, call.store, call.table, {"limit": _FOUND, **options})
-    return await rows_response(call, "records", found)
+    records = await found_by(find, call.store, call.table, {"limit": _FOUND, **options})
+    return await rows_response(call, "records", records)
 
 
 @endpoint(
@@ -152,14 +152,14 @@ async def delete_records(call: Call, options: dict[str, Any]) -> Any:
 async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
     """Tell which ids exist.
 
-    Returns those of the ids that do, in the order asked.
+    Returns the existing ids, in the order of the request.
     """
     ids = _listed(options["ids"])
-    there = await call.store.exists(call.table, ids)
+    existing = await call.store.exists(call.table, ids)
 
     def body() -> bytes:
         given = ids if isinstance(ids, list) else ids.to_pylist()  # a column that was checked
-        return dump({"ids": [id for id in dict.fromkeys(map(str, given)) if id in there]})
+        return dump({"ids": [id for id in dict.fromkeys(map(str, given)) if id in existing]})
 
     return JsonBytes(await hop(len(ids), body))
 
@@ -173,8 +173,8 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
 
     The most frequent come first. Nulls are not counted.
     """
-    found = await values_of(call.store.distinct, call.table, **options)
-    values = [{"value": value, "count": number} for value, number in found.items()]
+    counts = await values_of(call.store.distinct, call.table, **options)
+    values = [{"value": value, "count": number} for value, number in counts.items()]
     return await values_response({"values": values})
 
 

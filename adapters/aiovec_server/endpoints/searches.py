@@ -43,8 +43,8 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """
     _choose(options, "vectors", "texts")
     queries = len(options["vectors"])
-    found = await found_by(call.store.search_many, call.store, call.table, options, queries)
-    return await rows_response(call, "hits", found, of_many=True)
+    hits = await found_by(call.store.search_many, call.store, call.table, options, queries)
+    return await rows_response(call, "hits", hits, of_many=True)
 
 
 @endpoint(

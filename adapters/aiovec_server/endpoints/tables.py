@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
@@ -20,7 +21,11 @@ from ..once import key_name
 from ..problems import RequestError
 from .declaring import endpoint
 
+_T = TypeVar("_T")
+
 _FIELD = "/tables/{table}/fields/{field}"
+# Tables that one request reads at once: each may open files of a bucket.
+_AT_ONCE = 4
 
 
 @endpoint("GET", "/health", models.Health, open=True)
@@ -31,7 +36,7 @@ async def health(call: Call, options: dict[str, Any]) -> Any:
 
 
 _REMEMBERED = 1.0
-"""Seconds for which a ping counts: anybody may ask for the health, and on object storage each ping
+"""Seconds for which a ping counts: /health needs no key, and on object storage each ping
 costs several requests."""
 
 
@@ -73,14 +78,36 @@ async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
 @endpoint("GET", "/tables", models.Tables, query=models.Counted)
 async def list_tables(call: Call, options: dict[str, Any]) -> Any:
     """List the tables with their numbers of rows."""
-    found = []
-    for name in await call.store.tables():
+    names = await call.store.tables()
+    if not options.get("rows", True):
+        return {"tables": [{"name": name, "rows": None} for name in names]}
+
+    async def counted(name: str) -> dict[str, Any] | None:
         try:
-            rows = await call.store.count(name) if options.get("rows", True) else None
-            found.append({"name": name, "rows": rows})
-        except TableNotFoundError:  # dropped meanwhile
-            continue
-    return {"tables": found}
+            return {"name": name, "rows": await call.store.count(name)}
+        except TableNotFoundError:  # dropped after the tables were listed
+            return None
+
+    return {"tables": [table for table in await of_each(names, counted) if table is not None]}
+
+
+async def of_each(names: Sequence[str], read: Callable[[str], Awaitable[_T]]) -> list[_T]:
+    """Return what ``read`` returns for each name, in their order.
+
+    The first error ends the calls that are left, and is raised.
+    """
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(name: str) -> _T:
+        async with places:
+            return await read(name)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(in_turn(name)) for name in names]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 @endpoint(
@@ -187,7 +214,7 @@ async def optimize_table(call: Call, options: dict[str, Any]) -> Any:
 @endpoint("GET", "/tables/{table}/indexes", models.Indexes, long=True)
 async def list_indexes(call: Call, options: dict[str, Any]) -> Any:
     """List the indexes over the vectors."""
-    return {"indexes": [camel_case(one) for one in await call.store.indexes(call.table)]}
+    return {"indexes": [camel_case(index) for index in await call.store.indexes(call.table)]}
 
 
 @endpoint(
@@ -224,8 +251,8 @@ async def _described(call: Call, table: str, status: int = 200, *, rows: bool = 
     with calling(CallContext()):  # the call itself may have changed the state that it named
         schema, state = await StoreInternals(call.store).schema_and_state(table)
         count = await call.store.count(table) if rows else None
-    found = {"name": table, "rows": count, "schema": schema.to_dict()}
-    return JsonBytes(dump(found), status, {"etag": f'"{state}"'})
+    described = {"name": table, "rows": count, "schema": schema.to_dict()}
+    return JsonBytes(dump(described), status, {"etag": f'"{state}"'})
 
 
 def _check_confirmed(options: dict[str, Any], name: str, what: str) -> None:

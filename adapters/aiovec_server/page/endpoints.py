@@ -22,12 +22,11 @@ from aiovec.plot import MAX_ROWS, label_field, map_points
 from ..bodies import camel_case
 from ..call import Call
 from ..endpoints.declaring import Endpoint
+from ..endpoints.tables import of_each
 from ..models import Model
 
 _PER_OVERVIEW = 25
 """Tables of one overview. The page asks for more."""
-# Each may open files of a bucket: a few at once.
-_AT_ONCE = 4
 # A map of the largest sample takes a core for a tenth of a second and 32 MB.
 _MAPS_AT_ONCE = 2
 _NO_COLOR = "-"
@@ -56,16 +55,14 @@ def data_endpoints(*, page_writes: bool) -> list[Endpoint]:
     async def overview(call: Call, options: dict[str, Any]) -> Any:
         names = await call.store.tables()
         start = options.get("offset", 0)
-        limit = asyncio.Semaphore(_AT_ONCE)
 
         async def facts(name: str) -> dict[str, Any]:
-            async with limit:
-                try:
-                    return await _table_facts(call.store, name)
-                except AiovecError as error:  # one damaged table does not hide the others
-                    return {"name": name, "detail": problem_of(error).detail}
+            try:
+                return await _table_facts(call.store, name)
+            except AiovecError as error:  # one damaged table does not hide the others
+                return {"name": name, "detail": problem_of(error).detail}
 
-        tables = await asyncio.gather(*map(facts, names[start : start + _PER_OVERVIEW]))
+        tables = await of_each(names[start : start + _PER_OVERVIEW], facts)
         return {**await about(call, {}), "tables": tables, "total": len(names)}
 
     async def table(call: Call, options: dict[str, Any]) -> Any:

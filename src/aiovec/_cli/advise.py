@@ -77,10 +77,10 @@ def advise(
 
     target, tables = in_store(store, config, measured, reading=True)
     shown: list[str | Facts] = [{"store": target}]
-    for one in tables:
-        one |= _verdict(one, limits, lancedb_ms)
-        shown += ["", _lines(one, lancedb_ms)]
-    moving = ", ".join(one["table"] for one in tables if one["verdict"] == "move")
+    for facts in tables:
+        facts |= _verdict(facts, limits, lancedb_ms)
+        shown += ["", _lines(facts, lancedb_ms)]
+    moving = ", ".join(facts["table"] for facts in tables if facts["verdict"] == "move")
     last = (
         f"move {moving}; start with: aiovec migrate plan --to …"
         if moving
@@ -93,13 +93,13 @@ def advise(
     )
 
 
-def _verdict(found: Facts, limits: Facts, lancedb_ms: float) -> Facts:
+def _verdict(facts: Facts, limits: Facts, lancedb_ms: float) -> Facts:
     """Return the verdict, its reason, and the thresholds that the table has passed."""
-    passed = [name for name, limit in limits.items() if (found[name] or 0) > limit]
-    rows, p95, growth = found["rows"], found["p95_ms"], found["rows_a_day"]
+    passed = [name for name, limit in limits.items() if (facts[name] or 0) > limit]
+    rows, p95, growth = facts["rows"], facts["p95_ms"], facts["rows_a_day"]
     slow = f"5 % of the searches take longer than {limits['p95_ms']:g} ms"
     verdict, why = "stay", "SQLite serves it well"
-    if found["memory"] > found["memory_budget"]:
+    if facts["memory"] > facts["memory_budget"]:
         verdict, why = "watch", "searches read the file: allow scan_file, or raise scan_memory"
     elif "p95_ms" in passed and p95 <= lancedb_ms:
         why = f"{slow}; they would on LanceDB too"
@@ -136,8 +136,8 @@ async def _probe(vectors: VectorStore, name: str) -> list[float]:
     schema, rows = await vectors.schema(name), await vectors.count(name)
     queries = []
     for offset in sorted({rows * place // _PLACES for place in range(_PLACES)}):
-        found = await vectors.find(name, limit=_OF_EACH, offset=offset, select=[schema.vector])
-        queries += [record.vector for record in found if record.vector is not None]
+        records = await vectors.find(name, limit=_OF_EACH, offset=offset, select=[schema.vector])
+        queries += [record.vector for record in records if record.vector is not None]
     if not queries:
         return []
     await vectors.search(name, queries[0])  # SQLite begins to load the table
@@ -174,20 +174,20 @@ async def _rows_a_day(vectors: VectorStore, name: str, created: str) -> float | 
     return rows / max(1.0, days)
 
 
-def _lines(found: Facts, lancedb_ms: float) -> dict[str, str]:
+def _lines(facts: Facts, lancedb_ms: float) -> dict[str, str]:
     from ..backend.memory import size_text
 
     lines = {
-        "table": found["table"],
-        "rows": f"{found['rows']:,} of {found['dim']} dimensions",
+        "table": facts["table"],
+        "rows": f"{facts['rows']:,} of {facts['dim']} dimensions",
         "search": "not measured: no row has a vector",
-        "memory": f"{size_text(found['memory'])} of {size_text(found['memory_budget'])}",
+        "memory": f"{size_text(facts['memory'])} of {size_text(facts['memory_budget'])}",
     }
-    if found["p95_ms"] is not None:
-        lines["search"] = f"95 % take at most {found['p95_ms']:.3g} ms, and find the nearest rows"
-    if found["rows_a_day"] is not None:
-        lines["growth"] = f"{found['rows_a_day']:,.0f} rows a day"
-    if "rows" in found["passed"]:
-        memory = size_text(int(_INDEX_BYTES * found["rows"] * found["dim"]))
+    if facts["p95_ms"] is not None:
+        lines["search"] = f"95 % take at most {facts['p95_ms']:.3g} ms, and find the nearest rows"
+    if facts["rows_a_day"] is not None:
+        lines["growth"] = f"{facts['rows_a_day']:,.0f} rows a day"
+    if "rows" in facts["passed"]:
+        memory = size_text(int(_INDEX_BYTES * facts["rows"] * facts["dim"]))
         lines["lancedb"] = f"about {lancedb_ms:g} ms, 95 % of the nearest rows, {memory} of index"
-    return {**lines, "verdict": f"{found['verdict']}: {found['why']}"}
+    return {**lines, "verdict": f"{facts['verdict']}: {facts['why']}"}

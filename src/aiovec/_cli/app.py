@@ -1,4 +1,4 @@
-"""The commands, put together with those of other packages.
+"""The commands of aiovec and of other packages.
 
 The entry-point group ``aiovec.commands`` names their ``typer.Typer`` objects. Its module is
 imported when its command, or the list of all commands, is asked for, so it should import little
@@ -27,7 +27,7 @@ GROUP = "aiovec.commands"
 
 
 class Commands(TyperGroup):
-    """The commands of this package, followed by those of other installed packages."""
+    """The commands of this package, then of other installed packages."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _quietly():
@@ -38,12 +38,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        own = super().list_commands(ctx)
-        return [*own, *(name for name in sorted(_installed()) if name not in own)]
+        built_in = super().list_commands(ctx)
+        return [*built_in, *(name for name in sorted(_installed()) if name not in built_in)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if (own := super().get_command(ctx, cmd_name)) is not None:
-            return own
+        if (built_in := super().get_command(ctx, cmd_name)) is not None:
+            return built_in
         if (entry_point := _installed().get(cmd_name)) is None:
             return None
         try:
@@ -56,14 +56,14 @@ class Commands(TyperGroup):
             return None
         command.name = cmd_name
         command.rich_markup_mode = None
-        for one in getattr(command, "commands", {}).values():
-            one.rich_markup_mode = None
+        for subcommand in getattr(command, "commands", {}).values():
+            subcommand.rich_markup_mode = None
         return command
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """End quietly if nobody reads the output any more, and hide secrets in an error of usage."""
+    """End quietly if the reader of the output is gone, and hide secrets in an error of usage."""
     try:
         yield
     except (BrokenPipeError, SystemExit):  # rich makes the second of the first
@@ -79,7 +79,7 @@ def _installed() -> dict[str, EntryPoint]:
     from importlib import metadata
 
     # Of two with one name, the first on the path wins, as with modules.
-    return {one.name: one for one in reversed(tuple(metadata.entry_points(group=GROUP)))}
+    return {entry.name: entry for entry in reversed(tuple(metadata.entry_points(group=GROUP)))}
 
 
 app = command_app(

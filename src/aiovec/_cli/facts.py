@@ -27,10 +27,10 @@ def tables(store: Store = None, config: Config = None, json: AsJson = False) -> 
 
         return await of_each_table(vectors, None, of, "counting")
 
-    found = in_store(store, config, look, reading=True)
-    rows = [[t["name"], t["rows"], t["dim"], t["metric"], t["model"] or "-"] for t in found]
+    listed = in_store(store, config, look, reading=True)
+    rows = [[t["name"], t["rows"], t["dim"], t["metric"], t["model"] or "-"] for t in listed]
     listing = Listing(["table", "rows", "dim", "metric", "model"], rows, ["rows", "dim"])
-    emit({"tables": found}, [listing] if found else [], json)
+    emit({"tables": listed}, [listing] if listed else [], json)
 
 
 @failing_clearly
@@ -56,17 +56,17 @@ def info(
             "tables": await of_each_table(vectors, table and [table], of, "reading"),
         }
 
-    found = in_store(store, config, look, reading=True)
+    store_facts = in_store(store, config, look, reading=True)
     shown: list[str | Mapping[str, object]] = [
         {
-            "store": found["target"],
-            "backend": found["backend"],
-            "tables": len(found["tables"]),
+            "store": store_facts["target"],
+            "backend": store_facts["backend"],
+            "tables": len(store_facts["tables"]),
         }
     ]
-    for one in found["tables"]:
-        shown += ["", _lines(one)]
-    emit(found, shown, json)
+    for table_facts in store_facts["tables"]:
+        shown += ["", _lines(table_facts)]
+    emit(store_facts, shown, json)
 
 
 def _lines(table: dict[str, Any]) -> dict[str, object]:

@@ -138,8 +138,8 @@ def _print_json(value: Any, *, stderr: bool = False) -> None:
     stream = sys.stderr if stderr else sys.stdout
     unicode_out = (stream.encoding or "").lower().replace("-", "").startswith("utf")
     text = jsonlib.dumps(value, ensure_ascii=not unicode_out, indent=2, default=_as_json)
-    # JSON escapes C0 by itself. DEL and C1 drive a terminal too, and only strings can hold them.
-    stream.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    # JSON escapes C0. DEL and C1 drive a terminal too, and only strings can hold them.
+    stream.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
 def _print_rows(listing: Listing) -> None:
@@ -188,7 +188,7 @@ def _progress(*columns: Any) -> Progress:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     class Lines(Progress):
-        """What a bar would show, as lines."""
+        """Progress as lines instead of a bar."""
 
         def start(self) -> None:
             self._ended = Event()

@@ -20,7 +20,7 @@ _CURE = "pass --embedder KIND or --config FILE, or search with --by text"
 
 
 def command_app(name: str, **options: Any) -> typer.Typer:
-    """Return the app of a package's command, which behaves as those of aiovec itself."""
+    """Return the app of a package's command, which behaves like aiovec's own commands."""
     return typer.Typer(
         name=name,
         add_completion=False,

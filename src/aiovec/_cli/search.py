@@ -179,8 +179,10 @@ def rows(
         "order_by": names_in(order_by), "limit": limit, "offset": offset,
         "select": names_in(select), "include_vector": include_vector,
     }  # fmt: skip
-    found = in_table(store, config, table, lambda one: one.find(where, **options), reading=True)
-    _show(found, json)
+    records = in_table(
+        store, config, table, lambda opened: opened.find(where, **options), reading=True
+    )
+    _show(records, json)
 
 
 @failing_clearly
@@ -202,17 +204,19 @@ def get(
     """
     table, ids = table_and_more(ids)
     options: dict[str, Any] = {"select": names_in(select), "include_vector": include_vector}
-    found = in_table(store, config, table, lambda one: one.get(ids, **options), reading=True)
-    _show(found, json)
-    if missing := set(ids) - {record.id for record in found}:
+    records = in_table(
+        store, config, table, lambda opened: opened.get(ids, **options), reading=True
+    )
+    _show(records, json)
+    if missing := set(ids) - {record.id for record in records}:
         raise AiovecError(f"no row has the id {', '.join(map(repr, sorted(missing)))}")
 
 
 def _show(records: Sequence[Record], json: bool) -> None:
-    found = [record.to_dict() for record in records]
-    names = list(dict.fromkeys(["id", *(name for row in found for name in row)]))
-    cells = [[cell(row.get(name)) for name in names] for row in found]
-    emit({"rows": found}, [Listing(names, cells)], json)
+    rows = [record.to_dict() for record in records]
+    names = list(dict.fromkeys(["id", *(name for row in rows for name in row)]))
+    cells = [[cell(row.get(name)) for name in names] for row in rows]
+    emit({"rows": rows}, [Listing(names, cells)], json)
 
 
 @failing_clearly
@@ -223,8 +227,8 @@ def count(
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Count the rows of a table, or those that a filter selects."""
-    number = in_table(store, config, table, lambda one: one.count(where), reading=True)
+    """Count the rows of a table, or the rows that a filter selects."""
+    number = in_table(store, config, table, lambda opened: opened.count(where), reading=True)
     emit({"count": number}, [str(number)], json)
 
 
@@ -248,7 +252,7 @@ def distinct(
     """Show the values of a field and how many rows have each, the most frequent first."""
     table, name = table_and_one(table, field, "FIELD")
     values = in_table(
-        store, config, table, lambda one: one.distinct(name, where, limit), reading=True
+        store, config, table, lambda opened: opened.distinct(name, where, limit), reading=True
     )
     listing = Listing(["rows", name], [[n, cell(value)] for value, n in values.items()], ["rows"])
     facts = {"values": [{"value": value, "rows": n} for value, n in values.items()]}

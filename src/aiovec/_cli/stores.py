@@ -105,7 +105,7 @@ def engine_of(name: str | None, address: str | None) -> Iterator[Engine | None]:
     """Connect to the engine that a command names; None for this process. Before a store opens."""
     if name is None:
         if address is not None:
-            raise typer.BadParameter("--address is that of an engine; name it with --engine")
+            raise typer.BadParameter("--address belongs to an engine: add --engine")
         yield None
         return
     from ..backend.engine import engine_named
@@ -217,13 +217,13 @@ async def table_of(vectors: VectorStore, name: str | None) -> Handle:
     return vectors.table(name)
 
 
-def table_and_one(table: str | None, one: str | None, name: str) -> tuple[str | None, str]:
+def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str | None, str]:
     """Return a command's table and its other argument, which a single argument is."""
-    if one is None:
-        table, one = None, table
-    if one is None:
+    if value is None:
+        table, value = None, table
+    if value is None:
         raise typer.BadParameter(f"pass a {name}")
-    return table, one
+    return table, value
 
 
 def table_and_more(words: list[str]) -> tuple[str | None, list[str]]:
@@ -242,13 +242,13 @@ async def of_each_table(
     Shows a progress bar with this title.
     """
     names = named or await vectors.tables()
-    found = []
+    results = []
     with progress("tables") as bar:
         task = bar.add_task(title, total=len(names))
         for name in names:
-            found.append(await look(name))
+            results.append(await look(name))
             bar.advance(task)
-    return found
+    return results
 
 
 def _existing(store: str | None, config: str | None) -> Place:

@@ -75,7 +75,7 @@ def create(
             raise typer.BadParameter("the --schema has the length, the fields and the model")
         chosen = schema_in(expanded(schema))
     else:
-        kinds = dict(one.rpartition(":")[::2] for one in field or [])
+        kinds = dict(given.rpartition(":")[::2] for given in field or [])
         fields = {name: Field.from_dict(kind) for name, kind in kinds.items()}
         fields |= {name: Field(str, text=True) for name in text or []}
         if embed is not None:
@@ -139,13 +139,13 @@ def text_index(
     if len(fields) > 1:
         raise typer.BadParameter("pass one FIELD, and before it the TABLE")
 
-    async def work(found: Handle) -> str:
+    async def work(table: Handle) -> str:
         with working("dropping the index" if drop else "building the index"):
             if drop:
-                await found.drop_field_index(fields[0], "text")
+                await table.drop_field_index(fields[0], "text")
             else:
-                await found.create_field_index(fields[0], "text")
-        return found.name
+                await table.create_field_index(fields[0], "text")
+        return table.name
 
     began = time.perf_counter()
     name = in_table(store, config, name, work)

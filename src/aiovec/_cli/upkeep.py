@@ -170,30 +170,30 @@ def index(
     if drop is not None and (options or kind != "auto" or engine is not None):
         raise typer.BadParameter("--drop takes no other option of an index")
 
-    async def work(one: Table, workers: Engine | None) -> tuple[str, float, list[IndexInfo]]:
-        vectors = one.store
+    async def work(opened: Table, workers: Engine | None) -> tuple[str, float, list[IndexInfo]]:
+        vectors = opened.store
         if not vectors.supports("indexes"):
             hint = "it needs none: every search is exact"
             raise UnsupportedError("indexes", vectors.backend_name, hint)
         began = time.perf_counter()
         with working("building the index" if drop is None else "dropping the index"):
             if drop is not None:
-                await one.drop_index(drop)
+                await opened.drop_index(drop)
             elif workers is None:
-                await one.create_index(kind, **options)
+                await opened.create_index(kind, **options)
             else:
                 build = partial(workers.index, kind=kind, options=options)
-                await StoreInternals(vectors).on_table("create_index", one.name, build)
-        return one.name, time.perf_counter() - began, await one.indexes()
+                await StoreInternals(vectors).on_table("create_index", opened.name, build)
+        return opened.name, time.perf_counter() - began, await opened.indexes()
 
     with engine_of(engine, address) as workers:
-        table, seconds, found = in_table(store, config, table, lambda one: work(one, workers))
+        table, seconds, indexes = in_table(store, config, table, lambda one: work(one, workers))
     done = "indexed" if drop is None else f"dropped the index {drop} of"
     shown = [f"{done} {table} in {seconds:.2f} s"]
-    shown += [f"{info.name}: {index_line(info)}" for info in found]
-    if not found:
+    shown += [f"{info.name}: {index_line(info)}" for info in indexes]
+    if not indexes:
         shown.append("the table has no index: every search scans every row")
-    emit({"table": table, "seconds": round(seconds, 6), "indexes": found}, shown, json)
+    emit({"table": table, "seconds": round(seconds, 6), "indexes": indexes}, shown, json)
 
 
 @failing_clearly

@@ -146,7 +146,7 @@ function results(table, facts, options, { hits, seconds: took }) {
   if (hits.length === 0) {
     return h("div", { "data-status": true }, empty("Nothing was found",
       h("p", {}, options.where ? "No row that matches the filter was found. Try it without the filter."
-        : options.by === "words" ? `No row has all of these words. ${hintFor(options.q)}` : "The table has no row to compare with.")));
+        : options.by === "words" ? "No row has any of these words." : "The table has no row to compare with.")));
   }
   return [
     h("p", { class: "result-line" }, h("span", { "data-status": true }, `${plural(hits.length, "hit")} in ${seconds(took)}`),
@@ -154,11 +154,6 @@ function results(table, facts, options, { hits, seconds: took }) {
     h("ol", { class: "hits" }, hits.map((hit) => hitOf(table, facts, hit))),
     request(table, options),
   ];
-}
-
-function hintFor(query) {
-  return /\bOR\b/.test(query) ? "OR is a word here too; programs search with match=\"any\" for rows with one of the words."
-    : "Fewer words find more.";
 }
 
 // A keyword search marks its words in the text; whatever else the text holds stays text.
