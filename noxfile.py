@@ -110,6 +110,59 @@ def wheels(session: nox.Session) -> None:
     session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges"]))
 
 
+@nox.session(python=PYTHONS[0], venv_backend="uv", reuse_venv=False)
+def lowest(session: nox.Session) -> None:
+    """Run the default tests and those of the bridges with the lowest versions that we allow."""
+    # Ray's versions are fixed, and crewai's fit no others.
+    extras = "haystack,lancedb,langchain,langgraph,llamaindex,local,mcp,openai,otel,remote,server"
+    session.install("--resolution", "lowest-direct", "-e", f".[{extras}]", "--group", "bridges")
+    # An old version may use what a new one of another package calls deprecated.
+    quiet = ("-n", "logical", "-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
+    environment = {"OPENBLAS_NUM_THREADS": "1"}
+    session.run("pytest", *quiet, *session.posargs, env=environment)
+    if not session.posargs:
+        session.run("pytest", *quiet, "-m", "not soak", "tests/bridges", env=environment)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Run the default tests from the unpacked sdist, where no git and no other file is."""
+    session.install("build")
+    folder = Path(session.create_tmp()).resolve() / "sdist"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(folder), ".", silent=True)
+    (packed,) = folder.iterdir()
+    shutil.unpack_archive(packed, folder, filter="data")
+    session.chdir(folder / packed.name.removesuffix(".tar.gz"))
+    session.install("--no-compile", "-e", ".", "--group", "test")
+    session.run("pytest", "-n", "logical", *session.posargs, env={"OPENBLAS_NUM_THREADS": "1"})
+
+
+@nox.session(python=PYTHONS[-1])
+def coverage(session: nox.Session) -> None:
+    """Measure which lines of the product the default and the slow tests run, into coverage.txt."""
+    session.install("--no-compile", "-e", ".", "--group", "dev")
+    session.run("coverage", "erase")
+    options = session.posargs or ["-n", "logical", "-m", "not soak"]
+    environment = {"OPENBLAS_NUM_THREADS": "1"}
+    session.run("coverage", "run", "-m", "pytest", *options, env=environment)
+    session.run("coverage", "combine", "-q")
+    with open("coverage.txt", "w", encoding="utf-8") as report:
+        session.run("coverage", "report", stdout=report)
+
+
+@nox.session(venv_backend="none")
+def constraints(session: nox.Session) -> None:
+    """Write the newest versions that fit together into constraints/ci.txt; needs uv."""
+    source = Path(session.create_tmp(), "all.txt")
+    source.write_text(f"-e {Path.cwd()}[all]\n", "utf-8")
+    groups = [f"--group={name}" for name in ("bench", "bridges", "dev", "docs", "imports")]
+    command = ("uv", "pip", "compile", "--universal", "--upgrade", "--python-version", "3.11")
+    options = ("--no-annotate", "--no-emit-package", "aiovec", "--no-emit-find-links", "--quiet")
+    named = ("--custom-compile-command", "nox -s constraints", "-o", "constraints/ci.txt")
+    session.run(*command, *options, *groups, *named, str(source), external=True)
+
+
 @nox.session(python=PYTHONS[0])
 def crewai(session: nox.Session) -> None:
     """Run the tests of the bridge to CrewAI, whose versions of other packages are its own."""
