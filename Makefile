@@ -54,6 +54,8 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "aiovec needs Python 3.11 or newer with venv" >&2; exit 1; }
 	@echo "== making $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV)
+	@# The first pip that installs dependency groups.
+	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
 
 $(VENV)/.for-demo: $(BUILT_FROM) | $(BIN)/python
 	@echo "== installing aiovec into $(VENV)"
@@ -62,12 +64,12 @@ $(VENV)/.for-demo: $(BUILT_FROM) | $(BIN)/python
 
 $(VENV)/.for-test: $(BUILT_FROM) | $(BIN)/python
 	@echo "== installing aiovec and what its tests need into $(VENV)"
-	@$(INSTALL) -e ".[test]"
+	@$(INSTALL) -e . --group test
 	@touch $@
 
 $(VENV)/.for-docs: $(BUILT_FROM) | $(BIN)/python
 	@echo "== installing aiovec and what its site needs into $(VENV)"
-	@$(INSTALL) -e ".[docs]"
+	@$(INSTALL) -e . --group docs
 	@touch $@
 
 $(VENV)/.for-nox: pyproject.toml | $(BIN)/python

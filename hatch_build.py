@@ -1,19 +1,22 @@
-"""The build's own step: compile the native scan into the wheel, where there is a compiler.
+"""Steps of the build: compile the native scan, and make the addresses that the registry shows.
 
-Without one the wheel holds Python alone, and searches do without the scan. In the environment,
-``AIOVEC_NATIVE=require`` makes that an error, as releases want it, and ``AIOVEC_NATIVE=off`` leaves
-the scan out.
+Without a compiler the wheel holds Python alone, and searches do without the scan. In the
+environment, ``AIOVEC_NATIVE=require`` makes that an error, as releases want it, and
+``AIOVEC_NATIVE=off`` leaves the scan out.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 KERNEL = Path("adapters", "aiovec_sqlite", "copies", "kernel")
 
@@ -42,6 +45,46 @@ class NativeScan(BuildHookInterface):  # type: ignore[type-arg]
         for made in (library, builder.DIGEST):
             to = Path("aiovec_sqlite", "copies", "kernel", made.name)
             build_data["force_include"][str(made)] = to.as_posix()
+
+
+class Addresses(MetadataHookInterface):
+    """The project's URLs, and the README with links that work on the registry's page."""
+
+    PLUGIN_NAME = "custom"
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        root = Path(self.root)
+        project = tomllib.loads(Path(root, "pyproject.toml").read_text("utf-8"))
+        repository = project["tool"]["aiovec"]["repository"]
+        metadata["urls"] = urls(repository)
+        text = Path(root, "README.md").read_text("utf-8")
+        text = absolute(text, repository, f"v{metadata['version']}")
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
+
+
+def urls(repository: str) -> dict[str, str]:
+    """Return the addresses of a project on GitHub. Its documentation is on GitHub Pages."""
+    owner, name = repository.rsplit("/", 2)[1:]
+    pages = f"https://{owner}.github.io/{name}/"
+    return {
+        "Homepage": repository,
+        "Documentation": pages,
+        "Source": repository,
+        "Changelog": f"{repository}/blob/main/CHANGELOG.md",
+        "Issues": f"{repository}/issues",
+    }
+
+
+def absolute(text: str, repository: str, tag: str) -> str:
+    """Return Markdown whose relative links lead to the files of a tag, and whose pictures load."""
+    raw = repository.replace("//github.com/", "//raw.githubusercontent.com/")
+
+    def link(match: re.Match[str]) -> str:
+        base = f"{raw}/{tag}" if match["image"] else f"{repository}/blob/{tag}"
+        return f"{match['image']}[{match['text']}]({base}/{match['target']})"
+
+    relative = r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?![a-z]+:|#)(?P<target>[^)\s]+)\)"
+    return re.sub(relative, link, text)
 
 
 def _load(path: Path) -> Any:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import nox
 from nox.command import CommandFailed
 
 nox.needs_version = ">=2024.4"
-nox.options.default_venv_backend = "uv|venv"
+nox.options.default_venv_backend = "uv|virtualenv"  # a venv's pip may not know --group
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
 
@@ -32,7 +33,7 @@ def lint(session: nox.Session) -> None:
 
     NumPy's types of its newest release differ, which older Pythons do not get.
     """
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", "--strict")
@@ -42,7 +43,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(name="format")
 def format_(session: nox.Session) -> None:
     """Let ruff mend and format."""
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("ruff", "check", "--fix", ".")
     session.run("ruff", "format", ".")
 
@@ -58,7 +59,7 @@ def build(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the default and the slow tests; AIOVEC_LOOP=uvloop takes uvloop's event loop."""
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", "-e", ".", "--group", "dev")
     options = session.posargs or ["-m", "not soak"]
     # The processes share the cores: NumPy's own threads would only wait for each other, busily.
     session.run("pytest", "-n", "logical", *options, env={"OPENBLAS_NUM_THREADS": "1"})
@@ -80,14 +81,14 @@ def ci(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Run the campaigns of kills, faults and fuzzing in full, which takes hours."""
-    session.install("--no-compile", "-e", ".[dev]")
+    session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("pytest", "-m", "soak", "--timeout", "3600", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
 def bridges(session: nox.Session) -> None:
     """Run the tests of the bridges to other frameworks, with these frameworks."""
-    session.install("--no-compile", "-e", ".[test,bridges]")
+    session.install("--no-compile", "-e", ".", "--group", "bridges")
     session.run(
         "pytest",
         "-m",
@@ -96,10 +97,76 @@ def bridges(session: nox.Session) -> None:
     )
 
 
+@nox.session(python=PYTHONS[0], reuse_venv=False)  # else an older wheel of the version stays
+def wheels(session: nox.Session) -> None:
+    """Run the frameworks' suites on the built wheels, those of distributions/ among them."""
+    session.install("build")
+    folder = Path(session.create_tmp(), "wheels")
+    shutil.rmtree(folder, ignore_errors=True)
+    for project in (Path(), *Path("distributions").iterdir()):
+        command = ("python", "-m", "build", "--wheel", "--outdir", str(folder), str(project))
+        session.run(*command, silent=True)
+    session.install(*map(str, folder.glob("*.whl")), "--group", "bridges")
+    session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges"]))
+
+
+@nox.session(python=PYTHONS[0], venv_backend="uv", reuse_venv=False)
+def lowest(session: nox.Session) -> None:
+    """Run the default tests and those of the bridges with the lowest versions that we allow."""
+    # Ray's versions are fixed, and crewai's fit no others.
+    extras = "haystack,lancedb,langchain,langgraph,llamaindex,local,mcp,openai,otel,remote,server"
+    session.install("--resolution", "lowest-direct", "-e", f".[{extras}]", "--group", "bridges")
+    # An old version may use what a new one of another package calls deprecated.
+    quiet = ("-n", "logical", "-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
+    environment = {"OPENBLAS_NUM_THREADS": "1"}
+    session.run("pytest", *quiet, *session.posargs, env=environment)
+    if not session.posargs:
+        session.run("pytest", *quiet, "-m", "not soak", "tests/bridges", env=environment)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Run the default tests from the unpacked sdist, where no git and no other file is."""
+    session.install("build")
+    folder = Path(session.create_tmp()).resolve() / "sdist"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(folder), ".", silent=True)
+    (packed,) = folder.iterdir()
+    shutil.unpack_archive(packed, folder, filter="data")
+    session.chdir(folder / packed.name.removesuffix(".tar.gz"))
+    session.install("--no-compile", "-e", ".", "--group", "test")
+    session.run("pytest", "-n", "logical", *session.posargs, env={"OPENBLAS_NUM_THREADS": "1"})
+
+
+@nox.session(python=PYTHONS[-1])
+def coverage(session: nox.Session) -> None:
+    """Measure which lines of the product the default and the slow tests run, into coverage.txt."""
+    session.install("--no-compile", "-e", ".", "--group", "dev")
+    session.run("coverage", "erase")
+    options = session.posargs or ["-n", "logical", "-m", "not soak"]
+    environment = {"OPENBLAS_NUM_THREADS": "1"}
+    session.run("coverage", "run", "-m", "pytest", *options, env=environment)
+    session.run("coverage", "combine", "-q")
+    with open("coverage.txt", "w", encoding="utf-8") as report:
+        session.run("coverage", "report", stdout=report)
+
+
+@nox.session(venv_backend="none")
+def constraints(session: nox.Session) -> None:
+    """Write the newest versions that fit together into constraints/ci.txt; needs uv."""
+    source = Path(session.create_tmp(), "all.txt")
+    source.write_text(f"-e {Path.cwd()}[all]\n", "utf-8")
+    groups = [f"--group={name}" for name in ("bench", "bridges", "dev", "docs", "imports")]
+    command = ("uv", "pip", "compile", "--universal", "--upgrade", "--python-version", "3.11")
+    options = ("--no-annotate", "--no-emit-package", "aiovec", "--no-emit-find-links", "--quiet")
+    named = ("--custom-compile-command", "nox -s constraints", "-o", "constraints/ci.txt")
+    session.run(*command, *options, *groups, *named, str(source), external=True)
+
+
 @nox.session(python=PYTHONS[0])
 def crewai(session: nox.Session) -> None:
     """Run the tests of the bridge to CrewAI, whose versions of other packages are its own."""
-    session.install("--no-compile", "-e", ".[test,crewai]")
+    session.install("--no-compile", "-e", ".[crewai]", "--group", "test")
     session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges/test_crewai.py"]))
 
 
@@ -116,26 +183,26 @@ def crewai(session: nox.Session) -> None:
 )
 def agents(session: nox.Session, framework: str) -> None:
     """Run the tests of frameworks that reach aiovec over the Model Context Protocol."""
-    session.install("--no-compile", "-e", ".[test,mcp]", *framework.split())
+    session.install("--no-compile", "-e", ".[mcp]", "--group", "test", *framework.split())
     session.run("pytest", *(session.posargs or ["tests/bridges/test_agents.py"]))
 
 
 @nox.session(python=PYTHONS[0])
 def imports(session: nox.Session) -> None:
     """Run the tests of imports from other stores, with the libraries of these stores."""
-    session.install("--no-compile", "-e", ".[test,imports]")
+    session.install("--no-compile", "-e", ".", "--group", "imports")
     session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/imports"]))
 
 
 @nox.session(python=PYTHONS[0])
 def ray(session: nox.Session) -> None:
     """Run the tests of loads and indexes by Ray, on a cluster of two nodes on this machine."""
-    session.install("--no-compile", "-e", ".[test,ray]", "moto[server]")
+    session.install("--no-compile", "-e", ".[ray]", "--group", "test", "moto[server]")
     session.run("pytest", "-m", "not soak", "-n", "0", *(session.posargs or ["tests/ray"]))
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks."""
-    session.install("--no-compile", "-e", ".[dev,bench]")
+    session.install("--no-compile", "-e", ".", "--group", "dev", "--group", "bench")
     session.run("python", "-m", "bench", *session.posargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import math
 import re
@@ -241,3 +242,19 @@ async def test_a_store_of_a_loop_refuses_calls_without_await() -> None:
         assert await bridge.aio(count) == 0
         with pytest.raises(AiovecError, match="serves methods with await only"):
             bridge.run(count)
+
+
+@pytest.mark.parametrize(
+    ("module", "ours"),
+    [
+        ("haystack_integrations.components.retrievers.aiovec", "aiovec_haystack"),
+        ("haystack_integrations.document_stores.aiovec", "aiovec_haystack"),
+        ("langchain_aiovec", "aiovec_langchain"),
+        ("llama_index.vector_stores.aiovec", "aiovec_llamaindex"),
+    ],
+)
+def test_the_modules_that_frameworks_expect_hold_the_bridges(module: str, ours: str) -> None:
+    expected = pytest.importorskip(module, reason="needs the wheels of distributions/")
+    assert expected.__all__
+    for name in expected.__all__:
+        assert getattr(expected, name) is getattr(importlib.import_module(ours), name)

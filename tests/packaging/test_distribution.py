@@ -10,6 +10,8 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,23 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("build")
 
 ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+REPOSITORY = PROJECT["tool"]["aiovec"]["repository"]
+URLS = {
+    "Homepage": REPOSITORY,
+    "Documentation": "https://{}.github.io/{}/".format(*REPOSITORY.split("/")[-2:]),
+    "Source": REPOSITORY,
+    "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+    "Issues": f"{REPOSITORY}/issues",
+}
+DISTRIBUTIONS = {
+    "aiovec-haystack": [
+        "haystack_integrations/components/retrievers/aiovec",
+        "haystack_integrations/document_stores/aiovec",
+    ],
+    "langchain-aiovec": ["langchain_aiovec"],
+    "llama-index-vector-stores-aiovec": ["llama_index/vector_stores/aiovec"],
+}
 # What pip says where no registry can be reached.
 UNREACHABLE = re.compile(
     r"from versions: none|NewConnectionError|Failed to establish|ConnectTimeoutError|"
@@ -27,14 +46,15 @@ UNREACHABLE = re.compile(
 )
 
 
+def files_of_git(*folders: str) -> set[str]:
+    command = ["git", "ls-files", *folders]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {line for line in listed.stdout.splitlines() if (ROOT / line).exists()}
+
+
 def package_files() -> set[str]:
     """Return the path inside a wheel of every file of the packages that git knows."""
-    listed = subprocess.run(
-        ["git", "ls-files", "src", "adapters", "migrate"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    files = [line for line in listed.stdout.splitlines() if (ROOT / line).exists()]
-    return {file.partition("/")[2] for file in files}
+    return {file.partition("/")[2] for file in files_of_git("src", "adapters", "migrate")}
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +81,7 @@ def test_the_sdist_and_the_wheel_hold_every_file_of_every_package(built: Path) -
     assert wheel.stem.endswith("-py3-none-any") is not bool(native)
     with tarfile.open(sdist) as packed:
         names = {member.name.partition("/")[2] for member in packed.getmembers()}
-    assert package_files() <= {name.partition("/")[2] for name in names}
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile"} <= names
+    assert files_of_git() <= names  # all that its own Makefile, tests and docs need
 
 
 def test_a_machine_without_a_compiler_builds_it_too(built: Path, tmp_path: Path) -> None:
@@ -80,21 +99,76 @@ def test_a_machine_without_a_compiler_builds_it_too(built: Path, tmp_path: Path)
     assert done.returncode != 0
 
 
-@pytest.mark.parametrize("name", sorted(one.name for one in (ROOT / "distributions").iterdir()))
-def test_a_distribution_of_a_bridge_holds_nothing_but_its_extra(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path]
-    subprocess.run([*command, ROOT / "distributions" / name], check=True, capture_output=True)
+def metadata_of(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return message_from_bytes(archive.read(name))
+
+
+def test_the_registry_shows_addresses_and_a_readme_without_relative_links(built: Path) -> None:
+    (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
+    metadata = metadata_of(wheel)
+    urls = dict(line.split(", ") for line in metadata.get_all("Project-URL", []))
+    assert urls == URLS
+    text = metadata.get_payload()
+    assert isinstance(text, str)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) == len(re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text("utf-8")))
+    assert [link for link in links if not link.startswith("https://")] == []
+    tag = f"{URLS['Source']}/blob/v{aiovec.__version__}/"
+    files = [link.removeprefix(tag).partition("#")[0] for link in links if link.startswith(tag)]
+    assert files
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    with tarfile.open(sdist) as packed:
+        (member,) = (held for held in packed.getmembers() if held.name.endswith("/PKG-INFO"))
+        file = packed.extractfile(member)
+        assert file is not None
+        source = message_from_bytes(file.read())
+    assert source.get_all("Project-URL") == metadata.get_all("Project-URL")
+
+
+def test_every_file_that_names_the_projects_address_names_the_same() -> None:
+    owner = URLS["Source"].removeprefix("https://github.com/").split("/")[0]
+    named = re.compile(r"https://(?:raw\.githubusercontent|github)\.com/[\w-]+/aiovec[\w.-]*")
+    pages = re.compile(r"https://[\w-]+\.github\.io/aiovec")
+    files = [ROOT / "mkdocs.yml", ROOT / "SECURITY.md", *(ROOT / ".github").rglob("*.yml")]
+    files += [file for file in (ROOT / "distributions").rglob("*") if file.is_file()]
+    addresses = 0
+    for file in files:
+        text = file.read_text("utf-8")
+        assert set(named.findall(text)) <= {URLS["Source"]}, file
+        assert {page + "/" for page in pages.findall(text)} <= {URLS["Documentation"]}, file
+        addresses += text.count(f"{owner}/aiovec")
+    assert addresses
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_distribution_holds_the_module_that_its_framework_expects(
+    name: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path]
+    folder = ROOT / "distributions" / name
+    subprocess.run([*command, folder], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert all(".dist-info/" in held for held in archive.namelist())
-        (metadata,) = (held for held in archive.namelist() if held.endswith("/METADATA"))
-        lines = archive.read(metadata).decode().splitlines()
-    assert {f"Name: {name}", f"Version: {aiovec.__version__}"} <= set(lines)
-    (requires,) = (line for line in lines if line.startswith("Requires-Dist: "))
-    extra = re.search(rf"aiovec\[(\w+)\].*>={re.escape(aiovec.__version__)}", requires)
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (licence,) = (name for name in archive.namelist() if name.endswith("/LICENSE"))
+        assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
+    modules = {name.rpartition("/")[0] for name in held}
+    assert modules == set(DISTRIBUTIONS[name])
+    files = ("__init__.py", "py.typed")
+    assert held == {f"{module}/{file}" for module in modules for file in files}
+    metadata = metadata_of(wheel)
+    assert (metadata["Name"], metadata["Version"]) == (name, aiovec.__version__)
+    urls = dict(line.split(", ") for line in metadata.get_all("Project-URL", []))
+    assert urls.pop("Documentation").startswith(URLS["Documentation"])
+    assert urls.items() <= URLS.items()
+    major, minor = map(int, aiovec.__version__.split(".")[:2])
+    (requires,) = metadata.get_all("Requires-Dist", [])
+    bounds = rf"aiovec\[(\w+)\]<{major}\.{minor + 1},>={re.escape(aiovec.__version__)}"
+    extra = re.fullmatch(bounds, requires)
     assert extra is not None
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert extra[1] in project["optional-dependencies"]
+    assert extra[1] in PROJECT["project"]["optional-dependencies"]
 
 
 def test_the_changelog_knows_the_version() -> None:

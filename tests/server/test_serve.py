@@ -107,7 +107,7 @@ def test_a_uvicorn_that_has_other_names_than_the_server_uses() -> None:
 def test_the_examples_start_it_with_options_that_exist(run_serve: Run) -> None:
     folder = Path(__file__).parents[2] / "examples" / "server"
     unit = (folder / "aiovec.service").read_text(encoding="utf-8")
-    container = (folder / "Containerfile").read_text(encoding="utf-8")
+    container = (Path(__file__).parents[2] / "Dockerfile").read_text(encoding="utf-8")
     (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", container, re.MULTILINE)
     for words in (line.split(), json.loads(entry)):

@@ -1,0 +1,5 @@
+"""aiovec for Haystack, in the namespace of Haystack's integrations."""
+
+from aiovec_haystack import AiovecDocumentStore
+
+__all__ = ["AiovecDocumentStore"]
