@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiovec._cli.output import Listing, counted, emit, err, progress, working
+from aiovec._cli.output import Listing, counted, emit, progress, say, working
 from aiovec._cli.run import command_app, failing_clearly
 from aiovec._cli.stores import (
     Address,
@@ -178,7 +178,7 @@ def import_(
             ]
             listed = RejectsFile(_rejects_path(list(files), table, source))
             if source.remark:
-                err().print(source.remark)
+                say(source.remark, stderr=True)
             described = given if embedder is None else given or existing()
 
             async def work(vectors: VectorStore) -> str:
@@ -271,10 +271,10 @@ def _report(
         _print_what_is_missing((load.source for load in loads), failed)
         for load in loads:
             for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
-                err().print(f"{load.table}: rejected {counted(rows)}: {reason}")
+                say(f"{load.table}: rejected {counted(rows)}: {reason}", stderr=True)
             if load.missing:
                 total, missing = counted(load.source.rows or 0), f"{load.missing:,}"
-                err().print(f"{load.table}: the source counts {total}; {missing} did not come")
+                say(f"{load.table}: the source counts {total}; {missing} did not come", stderr=True)
 
 
 def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
@@ -297,9 +297,9 @@ def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
 def _print_what_is_missing(tables: Iterable[ForeignTable], failed: Mapping[str, str]) -> None:
     for source in tables:
         for note in (*source.notes, *(f"not imported: {what}" for what in source.omitted)):
-            err().print(f"{source.name}: {note}")
+            say(f"{source.name}: {note}", stderr=True)
     for name, reason in failed.items():
-        err().print(f"{name}: cannot be imported: {reason}")
+        say(f"{name}: cannot be imported: {reason}", stderr=True)
 
 
 def _facts(source: ForeignTable, name: str) -> dict[str, Any]:
