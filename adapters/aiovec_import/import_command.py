@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,7 +183,10 @@ def import_(
 
             async def work(vectors: VectorStore) -> str:
                 give_embedder(vectors, described, embedder)
-                with _progress_of(loads):
+                with progress("rows") as bar:
+                    for each in loads:
+                        task = bar.add_task(each.table, total=each.source.rows)
+                        each.seen = partial(_advance, bar, task)
                     if workers is not None:
                         await load_by(workers, vectors, loads[0], files, opener)
                     else:
@@ -197,7 +200,9 @@ def import_(
             began = time.perf_counter()
             path = place_named(store, config).path
             is_new = workers is None and path is not None and not path.exists()
-            checked = is_new and asyncio.run(rehearse(source, loads, listed, strict=strict))
+            checked = is_new and asyncio.run(
+                rehearse(source, loads, RejectsFile(listed.path), strict=strict)
+            )
             target = in_store(store, config, work, create=True)
             seconds = time.perf_counter() - began
     _report(source, loads, listed, target, seconds, backup, json)
@@ -212,16 +217,6 @@ def _existing_schema(store: str | None, config: str | None, table: str) -> Schem
         return in_store(store, config, lambda vectors: vectors.schema(table), reading=True)
     except (TableNotFoundError, InvalidNameError, ConfigError):  # --list needs no store
         return None
-
-
-@contextmanager
-def _progress_of(loads: list[Load]) -> Iterator[None]:
-    """Show how many rows of each table have come."""
-    with progress("rows") as bar:
-        for load in loads:
-            task = bar.add_task(load.table, total=load.source.rows)
-            load.seen = partial(_advance, bar, task)
-        yield
 
 
 def _advance(bar: Progress, task: TaskID, rows: int) -> None:
