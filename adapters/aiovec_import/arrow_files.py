@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from aiovec._input.infer import field_of_arrow
 from aiovec.backend import Field, Schema, is_list, unstorable
 
-from .files import BYTES_AT_ONCE, FileReader, Given
+from .files import BYTES_AT_ONCE, FileReader
 from .sources import Chunk, ForeignTable
 
 _CARRIED = b"aiovec.schema"
@@ -26,10 +26,9 @@ _BUFFER_BYTES = 1024 * 1024
 class ArrowFile(FileReader):
     """Reads a Parquet or Arrow IPC file."""
 
-    def __init__(self, given: Given) -> None:
-        super().__init__(given)
+    def _begin(self) -> None:
         opened = self._open()
-        if given.form == "parquet":
+        if self.form == "parquet":
             self.rows = opened.metadata.num_rows
             self._columns = opened.schema_arrow
         else:
@@ -41,7 +40,7 @@ class ArrowFile(FileReader):
             if (word := unstorable(column.type))
         )  # fmt: skip
         carried = (self._columns.metadata or {}).get(_CARRIED)
-        if carried is None or given.hints.vector_column is not None:
+        if carried is None or self._hints.vector_column is not None:
             self.settle(names)
         else:
             self.settle(names, Schema.from_json(carried))
@@ -49,9 +48,9 @@ class ArrowFile(FileReader):
     def _open(self) -> Any:
         """Open the file at its beginning."""
         self._file.seek(0)
-        if self._given.form == "parquet":
+        if self.form == "parquet":
             return pq.ParquetFile(self._file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-        return (ipc.open_file if self._given.form == "arrow" else ipc.open_stream)(self._file)
+        return (ipc.open_file if self.form == "arrow" else ipc.open_stream)(self._file)
 
     def _dim(self, name: str) -> int | None:
         kind = self._columns.field(name).type
@@ -72,12 +71,12 @@ class ArrowFile(FileReader):
 
     def _batches(self, size: int) -> Iterator[pa.RecordBatch]:
         opened = self._open()
-        if self._given.form == "parquet":
+        if self.form == "parquet":
             groups = opened.metadata
             nbytes = sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
             most = BYTES_AT_ONCE * groups.num_rows // max(1, nbytes)
             batches = opened.iter_batches(batch_size=max(1, min(size, most)))
-        elif self._given.form == "arrow":
+        elif self.form == "arrow":
             batches = map(opened.get_batch, range(opened.num_record_batches))
         else:
             batches = opened

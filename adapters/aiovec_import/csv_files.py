@@ -20,12 +20,10 @@ import pyarrow.csv
 from aiovec._input.infer import vector_length
 from aiovec.backend import Field, Schema, payload_texts, read_json
 
-from .files import LONGEST_LINE, MOMENT, FileReader, Given, field_of_texts
+from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .jsonlines import json_values, vector_texts
 from .sources import Chunk, ForeignTable, Reject
 
-# Rows that are looked at if no schema is given.
-_FEW = 100
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -37,8 +35,7 @@ class CsvFile(FileReader):
     schema does not name are text in the payload.
     """
 
-    def __init__(self, given: Given) -> None:
-        super().__init__(given)
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._names = self._header()
         self.settle(self._names)
@@ -50,7 +47,7 @@ class CsvFile(FileReader):
 
     def _dim(self, name: str) -> int | None:
         cells, _, _ = next(self._batches())
-        column = cells.column(self._names.index(name)).drop_null().slice(0, _FEW)
+        column = cells.column(self._names.index(name)).drop_null().slice(0, FIRST_ROWS)
         lengths = (vector_length(_value(cell, "vector")) for cell in column.to_pylist())
         return next(filter(None, lengths), None)
 

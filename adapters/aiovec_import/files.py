@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +17,10 @@ FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv")
 TEXTS = ("jsonl", "csv")
 # Rows of large texts are read in smaller chunks.
 BYTES_AT_ONCE = 32 * 2**20
+# One write of this much: large enough for any backend to be fast, small enough to hold twice.
+_BYTES_OF_A_WRITE = 16 * 2**20
+# Rows of a text that are looked at for vectors if no schema is given.
+FIRST_ROWS = 100
 # A vector of 8,192 numbers takes 200 KB as text.
 LONGEST_LINE = 16 * 2**20
 
@@ -65,6 +68,11 @@ def field_of_texts(kinds: set[str]) -> Field | None:
     return field_of_kinds({"text" if kind == "moment" else kind for kind in kinds})
 
 
+def rows_at_once(schema: Schema) -> int:
+    """Return the rows of one write, or of one part of an export."""
+    return min(max(_BYTES_OF_A_WRITE // (4 * schema.dim), 64), 10_000)
+
+
 def format_of(path: Path, given: str | None) -> str:
     """Return the format that the user gave, or that the suffix of the file stands for."""
     accepted = ", ".join(FORMATS)
@@ -93,64 +101,48 @@ def schema_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.schema.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """An open file to read.
+class FileReader(Reader):
+    """A reader of one open file, which holds the rows of one table.
 
-    ``schema`` is the one that the user gave, or that is stored next to the file. ``existing`` is
+    ``given`` is the schema that the user gave, or that is stored next to the file. ``existing`` is
     the schema of the table that the rows go to.
     """
-
-    path: Path
-    form: str
-    file: IO[bytes]
-    hints: Hints
-    schema: Schema | None
-    existing: Schema | None
-
-    @property
-    def id_column(self) -> str | None:
-        """The column of the ids; None if the rows get new ones."""
-        return None if self.hints.wants_new_ids else self.hints.id_column or "id"
-
-
-class FileReader(Reader):
-    """A reader of one file, which holds the rows of one table."""
 
     schema: Schema
     rows: int | None = None
     notes: tuple[str, ...] = ()
     omitted: tuple[str, ...] = ()
 
-    def __init__(self, given: Given) -> None:
-        self.name, self.form = str(given.path), given.form
-        self._given = given
-        self._file = given.file
+    def __init__(
+        self, path: Path, form: str, file: IO[bytes], hints: Hints, given: Schema | None,
+        existing: Schema | None,
+    ) -> None:  # fmt: skip
+        self.name, self.form = str(path), form
+        self._path, self._file, self._hints = path, file, hints
+        self._given, self._existing = given, existing
+        # The column of the ids; None if the rows get new ones.
+        self._id_column = None if hints.wants_new_ids else hints.id_column or "id"
         self._vector = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Read the beginning of the file, and ``settle`` the schema of its rows."""
+        raise NotImplementedError
 
     def tables(self) -> list[ForeignTable]:
-        path = self._given.path
-        name = legal_table_name(path.stem)
-        return [
-            ForeignTable(
-                name,
-                path.name,
-                self._given.form,
-                self.rows,
-                self.schema,
-                self.notes,
-                self.omitted,
-                new_ids=self._given.hints.wants_new_ids,
-            )
-        ]
+        name, new_ids = legal_table_name(self._path.stem), self._hints.wants_new_ids
+        table = ForeignTable(
+            name, self._path.name, self.form, self.rows, self.schema, self.notes, self.omitted,
+            new_ids=new_ids,
+        )  # fmt: skip
+        return [table]
 
     def close(self) -> None:
         self._file.close()
 
     def wrong(self, what: str, key: str | None = None, accepted: str = "") -> ConfigError:
         """Return an error about the file."""
-        path = str(self._given.path)
-        return ConfigError(f"{path} {what}", file=path, key=key, accepted=accepted)
+        return ConfigError(f"{self.name} {what}", file=self.name, key=key, accepted=accepted)
 
     def check_names(self, names: list[str]) -> None:
         """Refuse columns that cannot be told apart, and a file without ids."""
@@ -158,10 +150,10 @@ class FileReader(Reader):
             raise self.wrong(
                 f"has several columns of one name ({', '.join(map(repr, twice)):.200})"
             )
-        if self._given.id_column not in (None, *names):
+        if self._id_column not in (None, *names):
             accepted = ", ".join(names)
             raise self.wrong(
-                f"has no column {self._given.id_column!r}; pass --id-column none for new ids, or "
+                f"has no column {self._id_column!r}; pass --id-column none for new ids, or "
                 f"one of: {accepted:.200}",
                 "--id-column", accepted,
             )  # fmt: skip
@@ -174,9 +166,9 @@ class FileReader(Reader):
         It is the schema that the user gave, the one that the file carries, that of the table, or
         else one that the columns suggest.
         """
-        given, wanted = self._given, self._given.hints.vector_column
-        known = given.schema or carried
-        table = known or given.existing
+        wanted = self._hints.vector_column
+        known = self._given or carried
+        table = known or self._existing
         usual = USUAL_VECTORS if table is None else (table.vector, *USUAL_VECTORS)
         vector = next((name for name in usual if name in names), None) if wanted is None else wanted
         free = wanted is None and table is not None and may_lack_vectors(table)
@@ -204,7 +196,7 @@ class FileReader(Reader):
 
     def _fields(self, vector: str) -> dict[str, Field]:
         """Return the fields that the columns suggest; the payload keeps all others."""
-        used = (self._given.id_column, vector, "payload")
+        used = (self._id_column, vector, "payload")
         types = {name: kind for name, kind in self._types(vector).items() if name not in used}
         fields, kept = fields_of(types, legal_vector(vector))
         if kept:
@@ -222,8 +214,8 @@ class FileReader(Reader):
         A column that is named like the id or the vector there, and is not it, gets underscores.
         """
         moved = {self._vector: schema.vector}
-        if self._given.id_column is not None:
-            moved[self._given.id_column] = "id"
+        if self._id_column is not None:
+            moved[self._id_column] = "id"
         taken = {"id", schema.vector}
         renamed = {}
         for name in names:

@@ -11,14 +11,14 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiovec._cli.output import Listing, counted, emit, err, progress, working
+from aiovec._cli.output import Listing, counted, emit, progress, say, working
 from aiovec._cli.run import command_app, failing_clearly
 from aiovec._cli.stores import (
     Address,
@@ -178,12 +178,15 @@ def import_(
             ]
             listed = RejectsFile(_rejects_path(list(files), table, source))
             if source.remark:
-                err().print(source.remark)
+                say(source.remark, stderr=True)
             described = given if embedder is None else given or existing()
 
             async def work(vectors: VectorStore) -> str:
                 give_embedder(vectors, described, embedder)
-                with _progress_of(loads):
+                with progress("rows") as bar:
+                    for each in loads:
+                        task = bar.add_task(each.table, total=each.source.rows)
+                        each.seen = partial(_advance, bar, task)
                     if workers is not None:
                         await load_by(workers, vectors, loads[0], files, opener)
                     else:
@@ -197,7 +200,9 @@ def import_(
             began = time.perf_counter()
             path = place_named(store, config).path
             is_new = workers is None and path is not None and not path.exists()
-            checked = is_new and asyncio.run(rehearse(source, loads, listed, strict=strict))
+            checked = is_new and asyncio.run(
+                rehearse(source, loads, RejectsFile(listed.path), strict=strict)
+            )
             target = in_store(store, config, work, create=True)
             seconds = time.perf_counter() - began
     _report(source, loads, listed, target, seconds, backup, json)
@@ -212,16 +217,6 @@ def _existing_schema(store: str | None, config: str | None, table: str) -> Schem
         return in_store(store, config, lambda vectors: vectors.schema(table), reading=True)
     except (TableNotFoundError, InvalidNameError, ConfigError):  # --list needs no store
         return None
-
-
-@contextmanager
-def _progress_of(loads: list[Load]) -> Iterator[None]:
-    """Show how many rows of each table have come."""
-    with progress("rows") as bar:
-        for load in loads:
-            task = bar.add_task(load.table, total=load.source.rows)
-            load.seen = partial(_advance, bar, task)
-        yield
 
 
 def _advance(bar: Progress, task: TaskID, rows: int) -> None:
@@ -271,10 +266,10 @@ def _report(
         _print_what_is_missing((load.source for load in loads), failed)
         for load in loads:
             for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
-                err().print(f"{load.table}: rejected {counted(rows)}: {reason}")
+                say(f"{load.table}: rejected {counted(rows)}: {reason}", stderr=True)
             if load.missing:
                 total, missing = counted(load.source.rows or 0), f"{load.missing:,}"
-                err().print(f"{load.table}: the source counts {total}; {missing} did not come")
+                say(f"{load.table}: the source counts {total}; {missing} did not come", stderr=True)
 
 
 def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
@@ -297,9 +292,9 @@ def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
 def _print_what_is_missing(tables: Iterable[ForeignTable], failed: Mapping[str, str]) -> None:
     for source in tables:
         for note in (*source.notes, *(f"not imported: {what}" for what in source.omitted)):
-            err().print(f"{source.name}: {note}")
+            say(f"{source.name}: {note}", stderr=True)
     for name, reason in failed.items():
-        err().print(f"{name}: cannot be imported: {reason}")
+        say(f"{name}: cannot be imported: {reason}", stderr=True)
 
 
 def _facts(source: ForeignTable, name: str) -> dict[str, Any]:

@@ -25,11 +25,9 @@ from aiovec.backend import (
     to_matrix,
 )
 
-from .files import BYTES_AT_ONCE, LONGEST_LINE, MOMENT, FileReader, Given, field_of_texts
+from .files import BYTES_AT_ONCE, FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .sources import Chunk, ForeignTable, Reject
 
-# Lines that are looked at if no schema is given.
-_FEW = 100
 # Lines whose values are looked at together, for the types of the fields.
 _SOME = 1000
 # Numbers of vectors held at once: as Python's own they take eight times their room.
@@ -41,11 +39,10 @@ class JsonLines(FileReader):
 
     place = "line"
 
-    def __init__(self, given: Given) -> None:
-        super().__init__(given)
+    def _begin(self) -> None:
         self._lengths: dict[str, int | None] = {}
         remark = ""
-        for number, value, _ in islice(self._lines(), _FEW):
+        for number, value, _ in islice(self._lines(), FIRST_ROWS):
             if isinstance(value, Reject):
                 remark = remark or f"; line {number}: {value.reason}"
                 continue

@@ -28,23 +28,15 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from .files import reading
+from .files import reading, rows_at_once
 from .sifting import CAME_BEFORE, Sifted, sift
 from .sources import ForeignTable, Reader, Reject
 
 _T = TypeVar("_T")
 
-# One write of this much: large enough for any backend to be fast, small enough to hold twice.
-_BYTES_AT_ONCE = 16 * 2**20
-_FEWEST_AT_ONCE, _MOST_AT_ONCE = 64, 10_000
 _EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
 _REASONS = 50
-
-
-def rows_at_once(schema: Schema) -> int:
-    """Return the rows of one write."""
-    return min(max(_BYTES_AT_ONCE // (4 * schema.dim), _FEWEST_AT_ONCE), _MOST_AT_ONCE)
 
 
 @dataclass(slots=True)
@@ -147,7 +139,7 @@ async def rehearse(
             _refuse_all(source, trials, rejects)
         return True
     finally:
-        await in_thread(rejects.restart)
+        await in_thread(rejects.close, False)
 
 
 def _refuse_any(loads: Sequence[Load], rejects: RejectsFile) -> None:
@@ -354,13 +346,6 @@ class RejectsFile:
                 entry |= {"id": reject.id, "reason": reject.reason}
                 self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 self.count += 1
-
-    def restart(self) -> None:
-        """Begin again with an empty list."""
-        with writing_to(self.path):
-            if self._file is not None:
-                self._file.close()
-        self._file, self.count = None, 0
 
     def close(self, done: bool) -> None:
         """Complete the list. ``done`` says that all rows were read."""

@@ -24,7 +24,7 @@ from aiovec.errors import ConfigError
 
 from .arrow_files import ArrowFile
 from .csv_files import CsvFile
-from .files import TEXTS, FileReader, Given, format_of, has_suffix, reading, schema_file
+from .files import TEXTS, FileReader, format_of, has_suffix, reading, schema_file
 from .jsonlines import JsonLines
 from .sources import (
     Chunk,
@@ -35,7 +35,6 @@ from .sources import (
     named_source,
     source_for,
     source_names,
-    unusable_sources,
 )
 
 Existing = Callable[[], "Schema | None"]
@@ -76,7 +75,8 @@ class Opener:
             if not path.exists():
                 raise ConfigError(f"there is no file {path}")
             # Before anything else opens the file: see ``Source.recognise``.
-            if (recognised := source_for(path)) is not None:
+            recognised, unusable = source_for(path)
+            if recognised is not None:
                 return self._store(recognised, str(path), table, str(path))
             try:
                 if not path.is_dir():
@@ -86,7 +86,7 @@ class Opener:
                     f"folder of another store, or one of {', '.join(source_names())}:PLACE"
                 )
             except ConfigError as exc:
-                for text in unusable_sources():  # one of them may read it
+                for text in unusable:  # one of them may read it
                     exc.add_note(text)
                 raise
 
@@ -131,8 +131,8 @@ class Opener:
                 if schema is None and beside is not None and form in TEXTS and beside.is_file():
                     schema = schema_in(beside)
                 kinds: dict[str, type[FileReader]] = {"jsonl": JsonLines, "csv": CsvFile}
-                given = Given(path, form, file, self.hints, schema, existing())
-                return kinds.get(form, ArrowFile)(given)
+                kind = kinds.get(form, ArrowFile)
+                return kind(path, form, file, self.hints, schema, existing())
             except BaseException:
                 file.close()
                 raise

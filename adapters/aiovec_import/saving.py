@@ -24,10 +24,8 @@ from aiovec.errors import ConfigError
 
 from .arrow_files import arrow_writer
 from .csv_files import csv_header, csv_lines
-from .files import TEXTS, format_of, schema_file
+from .files import TEXTS, format_of, rows_at_once, schema_file
 from .jsonlines import lines_of
-
-_BYTES_AT_ONCE = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,9 @@ async def save(
     rows = 0
     try:
         await in_thread(writer.open)
-        size = min(max(_BYTES_AT_ONCE // (4 * full.dim), 64), 10_000)
-        batches: Any = store.export(table, batch_size=size, where=where, select=select)
+        batches: Any = store.export(
+            table, batch_size=rows_at_once(full), where=where, select=select
+        )
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 # Under the file's own metadata, without the cursor of the export.

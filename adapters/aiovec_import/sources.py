@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,27 +140,19 @@ class Source(Reader):
         """Open a path, or another place that this kind knows, or raise an AiovecError."""
 
 
-def source_for(path: Path) -> type[Source] | None:
+def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:
     """Return the kind of source that recognises a file or folder, or None.
 
-    Unusable kinds are skipped; ``unusable_sources`` names them.
+    With it, return an error for each installed kind that cannot be used.
     """
-    for name in installed(GROUP):
-        with suppress(ConfigError):
-            if (kind := _kind(name)).recognise(path):
-                return kind
-    return None
-
-
-def unusable_sources() -> list[str]:
-    """Return an error for each installed kind that cannot be used."""
-    errors = []
+    errors: list[str] = []
     for name in installed(GROUP):
         try:
-            _kind(name)
+            if (kind := _kind(name)).recognise(path):
+                return kind, errors
         except ConfigError as exc:
             errors.append(str(exc))
-    return errors
+    return None, errors
 
 
 def named_source(text: str) -> tuple[type[Source], str] | None:

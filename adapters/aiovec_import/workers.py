@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -18,8 +18,8 @@ from aiovec.backend.paths import is_url
 from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidRowError
 
-from .files import reading
-from .loading import Load, create, find_table, rows_at_once
+from .files import reading, rows_at_once
+from .loading import Load, create, find_table
 from .opening import Opener
 from .sifting import sift
 
@@ -44,7 +44,7 @@ async def load_by(
     loaded = await StoreInternals(store).on_table(
         "load", load.table,
         lambda backend, handle: engine.load(
-            backend, handle, run, list(files), CheckedRows(opener),
+            backend, handle, run, list(files), partial(_checked_rows, opener),
             lambda _, rows: load.seen(rows),
         ),
     )  # fmt: skip
@@ -56,19 +56,13 @@ def _absolute(files: Mapping[str, int]) -> dict[str, int]:
     return {path if is_url(path) else os.path.abspath(path): n for path, n in files.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedRows:
-    """Reads the rows of one file, also in another process: an ``engine.ReadSource``."""
-
-    opener: Opener
-
-    def __call__(self, source: str, schema: Schema) -> Generator[pa.Table, None, None]:
-        """Yield the rows, checked for the schema; InvalidRowError for the first bad one."""
-        with closing(self.opener.open_file(source, lambda: schema)) as file, reading(source):
-            (table,) = file.tables()
-            for chunk in file.read(table, schema, rows_at_once(schema)):
-                sifted = sift(chunk, schema, last_counts=False, new_ids=table.new_ids)
-                for bad in sifted.rejects:
-                    place = f"{source}, {file.place} {bad.row}"
-                    raise InvalidRowError(f"{place}: {bad.reason}", id=bad.id)
-                yield sifted.rows
+def _checked_rows(opener: Opener, source: str, schema: Schema) -> Iterator[pa.Table]:
+    """Yield the rows of one file, checked for the schema; InvalidRowError for the first bad one."""
+    with closing(opener.open_file(source, lambda: schema)) as file, reading(source):
+        (table,) = file.tables()
+        for chunk in file.read(table, schema, rows_at_once(schema)):
+            sifted = sift(chunk, schema, last_counts=False, new_ids=table.new_ids)
+            for bad in sifted.rejects:
+                place = f"{source}, {file.place} {bad.row}"
+                raise InvalidRowError(f"{place}: {bad.reason}", id=bad.id)
+            yield sifted.rows

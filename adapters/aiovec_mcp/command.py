@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiovec._cli.output import err, one_line
+from aiovec._cli.output import say
 from aiovec._cli.run import command_app, failing_clearly
 from aiovec._cli.stores import (
     Config,
@@ -110,5 +110,5 @@ async def _serve(
         listening = settings.bind_socket()
         listening.listen()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
-        err().print(one_line(f"Serving {store.target} at {url} (Ctrl+C stops it)"))
+        say(f"Serving {store.target} at {url} (Ctrl+C stops it)", stderr=True)
         await uvicorn.Server(settings).serve([listening])

@@ -86,13 +86,13 @@ class RemoteBackend(Backend):
 
     async def open(self) -> None:
         await arrow_ready()  # ids and rows are sent as Arrow
-        await self._look(tries=False)
+        await self._look(once=True)
 
-    async def _look(self, *, tries: bool = True) -> None:
+    async def _look(self, *, once: bool = False) -> None:
         """Ask what the server's store is able to do."""
-        request = Request("GET", "/store")
+        request = Request("GET", "/store", once=once)
         self.abilities = await self._ask(
-            request, lambda answer: frozenset([*answer["abilities"], "read-only"]), tries=tries
+            request, lambda answer: frozenset([*answer["abilities"], "read-only"])
         )
 
     async def close(self) -> None:
@@ -232,10 +232,7 @@ class RemoteBackend(Backend):
             "where": first.where if same else filters,
             **_selection(table.schema, first.columns),
         }  # fmt: skip
-        read = partial(
-            found_rows, schema=table.schema, columns=first.columns, queries=len(queries),
-            measure="_distance",
-        )  # fmt: skip
+        read = _found("_distance", table, first.columns, len(queries))
         rows = pa.Table.from_arrays([from_matrix(matrix)], ["vectors"])
         return await self._on(table, "/search_many", read, body=body, rows=rows)
 
@@ -248,9 +245,7 @@ class RemoteBackend(Backend):
             "highlight": False if marks is None else list(marks),
             **_selection(table.schema, query.columns),
         }  # fmt: skip
-        read = partial(
-            found_rows, schema=table.schema, columns=query.columns, queries=1, measure="_score"
-        )
+        read = _found("_score", table, query.columns)
         return (await self._on(table, "/search_text", read, body=body))[0]
 
     async def export(
@@ -350,9 +345,9 @@ class RemoteBackend(Backend):
 
     # Inside
 
-    async def _ask(self, request: Request, read: Callable[[Any], _T], *, tries: bool = True) -> _T:
+    async def _ask(self, request: Request, read: Callable[[Any], _T]) -> _T:
         """Return what ``read`` finds in the answer."""
-        return (await self._client.ask(request, read, tries=tries))[0]
+        return (await self._client.ask(request, read))[0]
 
     async def _on(
         self, table: TableHandle, path: str, read: Callable[[Any], _T], *, method: str = "POST",
@@ -379,6 +374,12 @@ def _nothing(_: Any) -> None:
 
 def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], StoredRows]:
     return partial(stored_rows, schema=table.schema, columns=columns)
+
+
+def _found(
+    measure: str, table: TableHandle, columns: Columns, queries: int = 1
+) -> Callable[[Any], list[Found]]:
+    return partial(found_rows, measure, table.schema, columns, queries)
 
 
 def _ids_table(ids: Sequence[str] | None) -> pa.Table | None:

@@ -74,6 +74,8 @@ class Request:
     writes: bool = False
     long: bool = False
     """It may take any time."""
+    once: bool = False
+    """A server that cannot be reached is an error at once."""
 
 
 class Client:
@@ -94,17 +96,13 @@ class Client:
         self._turns = Gate("too many calls are under way", calls=settings.connections)
         self._writes: set[asyncio.Future[None]] = set()
 
-    async def ask(
-        self, request: Request, read: Callable[[Any], _T], *, tries: bool = True
-    ) -> tuple[_T, str]:
+    async def ask(self, request: Request, read: Callable[[Any], _T]) -> tuple[_T, str]:
         """Return what ``read`` makes of a server's answer, and the state of the table.
 
         The answer is JSON, rows or None. A write gets a key, under which it is done once.
-
-        Without ``tries`` a server that cannot be reached is an error at once.
         """
         self.check_open()
-        call = _Call(self, request, once=not tries)
+        call = _Call(self, request)
         await call.encode()
         async with self._turns.enter(call.deadline):
             self.check_open()
@@ -227,7 +225,7 @@ class _Call:
     time: asyncio.Timeout
     """That of the try, within which its answer has to come."""
 
-    def __init__(self, client: Client, request: Request, *, once: bool = False) -> None:
+    def __init__(self, client: Client, request: Request) -> None:
         self.request = request
         self.headers = dict(client.headers)
         self.body = memoryview(b"")
@@ -235,7 +233,7 @@ class _Call:
         self.deadline = current_deadline(client.settings.busy_timeout)
         self._client = client
         self._may_be_done = False
-        self._reconnects = 0.0 if once else client.settings.reconnect_timeout
+        self._reconnects = 0.0 if request.once else client.settings.reconnect_timeout
         self._lost_since: float | None = None
         self._wait = _FIRST_WAIT
 

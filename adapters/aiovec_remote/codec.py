@@ -98,7 +98,7 @@ def stored_rows(rows: pa.Table, schema: Schema, columns: Columns) -> StoredRows:
 
 
 def found_rows(
-    rows: pa.Table, schema: Schema, columns: Columns, queries: int, measure: str
+    measure: str, schema: Schema, columns: Columns, queries: int, rows: pa.Table
 ) -> list[Found]:
     """Return the hits of so many queries, with this column as their measures."""
 

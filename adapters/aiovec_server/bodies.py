@@ -33,12 +33,6 @@ _PART = 256 * 1024
 Answers = Sequence[Results[Hit] | Results[Record]]
 
 
-class JsonBytes(Response):
-    """A body that is JSON already."""
-
-    media_type = JSON
-
-
 def dump(value: object) -> bytes:
     """Return a value as JSON, in which an infinity is the text ``Infinity`` or ``-Infinity``."""
     return pydantic_core.to_json(value, inf_nan_mode="strings")
@@ -52,7 +46,7 @@ async def values_response(value: object) -> Response:
         check_answer(len(body))
         return body
 
-    return JsonBytes(await hop(weight(value), text))
+    return Response(await hop(weight(value), text), media_type=JSON)
 
 
 def camel_case(value: Any) -> dict[str, Any]:

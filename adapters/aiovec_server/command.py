@@ -90,7 +90,6 @@ def serve(
     SIGTERM and Ctrl+C stop the server after the calls in progress. A second signal cancels them.
     """
     _check_installed()
-    _open_standard_streams()
     if shared and config is None:
         raise typer.BadParameter("--shared needs --config")
     place = place_named(store, config)
@@ -206,16 +205,6 @@ def _run(
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         runner.run(run())
-
-
-def _open_standard_streams() -> None:
-    """Open those that the parent process closed: a socket in their place would make uvloop abort,
-    and a message of a library would go to a client."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def _check_installed() -> None:

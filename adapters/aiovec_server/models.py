@@ -401,34 +401,18 @@ class Problem(BaseModel):
     facts: dict[str, Any] = {}
 
 
-class ListedTable(BaseModel):
-    name: str
-    rows: Whole | None
-
-
-class CountedValue(BaseModel):
-    value: Any
-    count: int
-
-
-class BuiltIndex(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel)
-
-    name: str
-    kind: str
-    column: str
-    parameters: dict[str, Any]
-    rows_indexed: Whole
-    rows_unindexed: Whole
-    recall: float | None
-
-
-def _answer(name: str, **keys: Any) -> Any:
+def _answer(name: str, /, **keys: Any) -> Any:
     """Return the model of an answer that has these keys."""
     fields: dict[str, Any] = {key: (kind, ...) for key, kind in keys.items()}
     return create_model(name, **fields)
 
 
+ListedTable = _answer("ListedTable", name=str, rows=Whole | None)
+CountedValue = _answer("CountedValue", value=Any, count=int)
+BuiltIndex = _answer(
+    "BuiltIndex", name=str, kind=str, column=str, parameters=dict[str, Any], rowsIndexed=Whole,
+    rowsUnindexed=Whole, recall=float | None,
+)  # fmt: skip
 Hits = _answer("Hits", hits=list[Hit])
 HitsOfMany = _answer("HitsOfMany", results=list[Hits])  # type: ignore[valid-type]
 Records = _answer("Records", records=list[Record])
@@ -437,14 +421,14 @@ Deleted = _answer("Deleted", deleted=Whole)
 Updated = _answer("Updated", updated=Whole)
 Existing = _answer("Existing", ids=list[str])
 FieldsInfo = _answer("FieldsInfo", fields=dict[str, dict[str, int]])
-Values = _answer("Values", values=list[CountedValue])
+Values = _answer("Values", values=list[CountedValue])  # type: ignore[valid-type]
 Ends = _answer("Ends", min=Any, max=Any)
 Health = _answer("Health", status=str, backend=str, version=str)
 Store = _answer("Store", backend=str, version=str, abilities=list[str])
-Tables = _answer("Tables", tables=list[ListedTable])
+Tables = _answer("Tables", tables=list[ListedTable])  # type: ignore[valid-type]
 Table = create_model("Table", __base__=ListedTable, schema_=(dict[str, Any], Field(alias="schema")))
 Stats = _answer("Stats", table=str, backend=str, rows=Whole, bytes=Whole)
-Indexes = _answer("Indexes", indexes=list[BuiltIndex])
+Indexes = _answer("Indexes", indexes=list[BuiltIndex])  # type: ignore[valid-type]
 Versions = _answer("Versions", versions=list[dict[str, Any]])
 
 

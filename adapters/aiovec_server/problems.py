@@ -15,7 +15,6 @@ from aiovec.backend.context import TableChangedError
 from aiovec.backend.threads import in_thread
 
 LOG = logging.getLogger("aiovec.server")
-_SERVER_ERROR = 500
 _PASSING = frozenset({429, 503})
 _RETRY_SECONDS = 1
 _CHANGED = (
@@ -53,7 +52,7 @@ async def response_of(error: Exception, request: str, store: VectorStore | None 
         error = RequestError(412, _CHANGED)
     if not isinstance(error, RequestError):
         answer = problem_of(error, () if store is None else (store.target,))
-        if answer.status >= _SERVER_ERROR:
+        if answer.status >= 500:
             words = "request %s: status %d, %s", request, answer.status, type(error).__name__
             # In a thread, for a log may be a file or a pipe.
             await in_thread(partial(LOG.error, *words, exc_info=error))

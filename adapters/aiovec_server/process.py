@@ -83,11 +83,12 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
-            limit_concurrency=_room_for_connections(settings.max_connections),
+            limit_concurrency=settings.max_connections,
             timeout_keep_alive=math.ceil(settings.keep_alive),
             timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout),
         )
         super().__init__(config)
+        _raise_limit_on_files(settings.max_connections + _OTHER_FILES)
         self._app = app
         self._settings = settings
         self._ready = ready
@@ -96,6 +97,7 @@ class Server(uvicorn.Server):
         self._answered = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self._ready()
         _notify("READY=1")
@@ -115,30 +117,26 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         _notify("STOPPING=1")
         setattr(self._app.state, STOPPING, True)
-        cutting = asyncio.create_task(self._cut_short())
         await super().shutdown(sockets)
         if tasks := list(self.server_state.tasks):
             await asyncio.wait(tasks, timeout=_CANCELLING)
-        cutting.cancel()
-
-    async def _cut_short(self) -> None:
-        """Cancel the calls in progress at a second signal: uvicorn would leave them running."""
-        while not self.force_exit:  # noqa: ASYNC110 - a signal handler sets it
-            await asyncio.sleep(0.05)
-        if tasks := list(self.server_state.tasks):
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=_CANCELLING)
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop; at a second signal without waiting for the calls in progress.
 
         uvicorn's own would raise the signal again at the end, and the exit code would not be 0.
         """
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            self.force_exit = True
+            self._loop.call_soon_threadsafe(self._cut_short)
         self.should_exit = True
+
+    def _cut_short(self) -> None:
+        """Cancel the calls in progress, which uvicorn would leave running."""
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 class Connection(HttpToolsProtocol):
@@ -254,18 +252,15 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _room_for_connections(wanted: int) -> int:
-    """Return how many connections may be open, after raising the soft limit on open files."""
+def _raise_limit_on_files(wanted: int) -> None:
+    """Raise the soft limit on open files, often 1024, where the hard limit allows it."""
     if sys.platform == "win32":
-        return wanted
+        return
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = min(wanted + _OTHER_FILES, sys.maxsize if hard == resource.RLIM_INFINITY else hard)
-    if soft != resource.RLIM_INFINITY and soft < files:  # often 1024
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    return max(16, min(wanted, files - _OTHER_FILES))
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def _notify(state: str) -> None:

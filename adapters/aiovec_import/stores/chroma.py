@@ -47,7 +47,7 @@ class ChromaSource(CollectionSource):
             page = collection.handle.get(limit=size, offset=offset, include=_EVERYTHING)
             columns = (page[name] for name in ("ids", *_EVERYTHING))
             yield [
-                Point(id, vector, {"text": text}, {**(keys or {}), **({"uri": uri} if uri else {})})
+                Point(id, vector, {**(keys or {}), **({"uri": uri} if uri else {})}, {"text": text})
                 for id, vector, text, keys, uri in zip(*columns, strict=True)
             ]
 

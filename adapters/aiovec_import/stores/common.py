@@ -68,13 +68,14 @@ class Collection:
 class Point(NamedTuple):
     """A row: its fields go to the table as they are, its metadata as far as it can be stored.
 
-    Without a ``place`` it is counted.
+    Without ``fields`` the collection's are among the metadata. Without a ``place`` the row is
+    counted.
     """
 
     id: Any
     vector: Any
-    fields: Mapping[str, Any]
     metadata: Mapping[str, Any]
+    fields: Mapping[str, Any] | None = None
     place: int | str | None = None
 
 
@@ -222,17 +223,19 @@ class CollectionSource(Source):
                     continue
                 place = number if point.place is None else point.place
                 try:
-                    rows.append(_row(point, schema, new_ids=table.new_ids))
+                    rows.append(_row(point, collection, schema, new_ids=table.new_ids))
                     places.append(place)
                 except AiovecError as exc:
                     rejects.append(Reject(place, str(point.id), str(exc)))
             yield Chunk(rows, places, rejects)
 
 
-def _row(point: Point, schema: Schema, *, new_ids: bool) -> dict[str, Any]:
-    fields = {**point.fields, schema.vector: point.vector}
-    more = {name: storable(value, name) for name, value in point.metadata.items()}
-    row = flat_row({**fields, "id": point.id}, more)
+def _row(point: Point, collection: Collection, schema: Schema, *, new_ids: bool) -> dict[str, Any]:
+    metadata, fields = dict(point.metadata), point.fields
+    if fields is None:
+        fields = {name: metadata.pop(name, None) for name in collection.fields}
+    more = {name: storable(value, name) for name, value in metadata.items()}
+    row = flat_row({**fields, schema.vector: point.vector, "id": point.id}, more)
     if new_ids:
         del row["id"]
     return row

@@ -84,7 +84,7 @@ def _point(id: Any, vector: Any, documents: dict[str, Any]) -> Point:
     document = documents.get(id)
     state = {} if document is None else document.state
     state = state.get("__dict__", state)
-    return Point(id, vector, {"text": state.get("page_content")}, state.get("metadata") or {})
+    return Point(id, vector, state.get("metadata") or {}, {"text": state.get("page_content")})
 
 
 class _Plain:

@@ -85,14 +85,9 @@ class LanceSource(CollectionSource):
             rows = batch.select(kept).to_pylist()
             for start in range(0, len(rows), size):
                 yield [
-                    _point(id, vectors[i], rows[i], collection.fields)
-                    for i in range(start, min(start + size, len(rows)))
+                    Point(row.pop(id, None), vectors[start + i], row)
+                    for i, row in enumerate(rows[start : start + size])
                 ]
-
-
-def _point(id: str, vector: Any, row: dict[str, Any], fields: Any) -> Point:
-    typed = {name: row.pop(name) for name in fields}
-    return Point(row.pop(id, None), vector, typed, row)
 
 
 def _vectors_of(column: pa.Array) -> list[Any]:

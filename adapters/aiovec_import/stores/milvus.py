@@ -65,8 +65,7 @@ class MilvusSource(CollectionSource):
 
 def _point(row: dict[str, Any], collection: Collection, vector: str, others: set[str]) -> Point:
     id, chosen = row.pop(collection.handle), row.pop(vector, None)
-    fields = {name: row.pop(name, None) for name in collection.fields}
-    return Point(id, chosen, fields, {k: value for k, value in row.items() if k not in others})
+    return Point(id, chosen, {k: value for k, value in row.items() if k not in others})
 
 
 def _is_vector(field: dict[str, Any]) -> bool:

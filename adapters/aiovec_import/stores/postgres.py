@@ -123,18 +123,17 @@ class PostgresSource(CollectionSource):
         with self._db.cursor("rows") as cursor:
             cursor.execute(f"SELECT {chosen} FROM {source}")
             while rows := cursor.fetchmany(size):
-                yield [_point(row, others, collection.fields) for row in rows]
+                yield [_point(row, others) for row in rows]
 
     def close(self) -> None:
         self._db.close()
 
 
-def _point(row: tuple[Any, ...], columns: list[_Column], fields: Any) -> Point:
+def _point(row: tuple[Any, ...], columns: list[_Column]) -> Point:
     id, text, *values = row
     keys = {column.name: value for column, value in zip(columns, values, strict=True)}
-    typed = {name: keys.pop(name) for name in fields}
     # The text of a vector is JSON.
-    return Point(id, None if text is None else np.array(json.loads(text), np.float32), typed, keys)
+    return Point(id, None if text is None else np.array(json.loads(text), np.float32), keys)
 
 
 def _quoted(name: str) -> str:

@@ -99,4 +99,4 @@ def _vectors(name: str, made: Mapping[str, Any]) -> Vectors:
 def _point(record: Any, vector: str) -> Point:
     vectors = record.vector
     chosen = vectors.get(vector) if isinstance(vectors, Mapping) else vectors
-    return Point(record.id, chosen, {}, record.payload or {})
+    return Point(record.id, chosen, record.payload or {})

@@ -22,6 +22,7 @@ from aiovec_sqlite.errors import ERROR, code_of, failures, translate
 from aiovec_sqlite.layout import APPLICATION_ID, is_database, quoted, read_header
 from aiovec_sqlite.opening import connect_read_only
 
+from ..files import BYTES_AT_ONCE
 from ..sources import Reject
 from .common import Collection, CollectionSource, Point, Vectors
 
@@ -29,8 +30,8 @@ _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8",
 _TYPES = f"choose one of {', '.join(_DTYPES)}"
 _BUSY_SECONDS = 10.0
 _PAGES_AT_ONCE = 4096  # of a backup
-# A chunk ends at this many bytes, and rows are fetched so many at a time to notice.
-_BYTES_AT_ONCE, _ROWS_AT_ONCE = 32 * 2**20, 64
+# Rows are fetched so many at a time, to notice where their bytes end a chunk.
+_ROWS_AT_ONCE = 64
 
 # What a vec0 table declares, such as "embedding float[4] distance_metric=cosine" and
 # "tenant text partition key"; options such as "chunk_size=8" match neither.
@@ -179,7 +180,7 @@ class SqliteSource(CollectionSource):
         )
         with _reading(self._path):
             for rows in self._batches(f"SELECT {chosen} FROM {part.table}", size):
-                yield [_point(row, part, part.dtypes[vector], collection.fields) for row in rows]
+                yield [_point(row, part, part.dtypes[vector]) for row in rows]
 
     def backup(self, path: Path) -> None:
         if path.exists():
@@ -332,7 +333,7 @@ class SqliteSource(CollectionSource):
             while fetched := cursor.fetchmany(min(size, _ROWS_AT_ONCE)):
                 rows += fetched
                 nbytes += sum(len(v) for row in fetched for v in row if isinstance(v, (bytes, str)))
-                if len(rows) >= size or nbytes >= _BYTES_AT_ONCE:
+                if len(rows) >= size or nbytes >= BYTES_AT_ONCE:
                     yield rows
                     rows, nbytes = [], 0
             if rows:
@@ -373,7 +374,7 @@ def _declared(sql: str) -> tuple[list[Vectors], dict[str, str], list[_Column]] |
     return vectors, dtypes, columns
 
 
-def _point(row: tuple[Any, ...], part: _Part, dtype: str, fields: Iterable[str]) -> Point | Reject:
+def _point(row: tuple[Any, ...], part: _Part, dtype: str) -> Point | Reject:
     place, id, vector, *values = row
     if not isinstance(place, (int, str, type(None))):
         place = str(place)
@@ -393,7 +394,7 @@ def _point(row: tuple[Any, ...], part: _Part, dtype: str, fields: Iterable[str])
     else:
         named = zip(part.columns, values, strict=True)
         keys = {column.name: _value(v, column) for column, v in named}
-    return Point(id, vector, {name: keys.pop(name) for name in fields}, keys, place)
+    return Point(id, vector, keys, place=place)
 
 
 def _value(value: Any, column: _Column) -> Any:

@@ -21,7 +21,7 @@ from aiovec.backend.context import TableChangedError
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import AiovecError
 
-from ..bodies import JsonBytes, dump
+from ..bodies import dump
 from ..call import JSON, JSON_LINES, Call
 from ..keys import Access
 from ..limits import Limits
@@ -83,7 +83,9 @@ class Endpoint:
         answer = await self.handler(call, options)
         if isinstance(answer, Response):
             return answer
-        return Response(status_code=204) if answer is None else JsonBytes(dump(answer), self.status)
+        if answer is None:
+            return Response(status_code=204)
+        return Response(dump(answer), self.status, media_type=JSON)
 
 
 ENDPOINTS: list[Endpoint] = []

@@ -11,9 +11,9 @@ from aiovec._http.ipc import ARROW
 from aiovec.backend.threads import hop
 
 from .. import models
-from ..bodies import JsonBytes, dump, rows_response, values_response
+from ..bodies import dump, rows_response, values_response
 from ..bounds import BOUNDS, found_by, rows_of, values_of
-from ..call import JSON_LINES, OF_ROWS, Call
+from ..call import JSON, JSON_LINES, OF_ROWS, Call
 from ..exporting import Streamed, arrow_stream, cursor_of, lines_stream
 from ..problems import RequestError
 from .declaring import endpoint
@@ -161,7 +161,7 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
         given = ids if isinstance(ids, list) else ids.to_pylist()  # a column that was checked
         return dump({"ids": [id for id in dict.fromkeys(map(str, given)) if id in existing]})
 
-    return JsonBytes(await hop(len(ids), body))
+    return Response(await hop(len(ids), body), media_type=JSON)
 
 
 @endpoint(

@@ -15,8 +15,8 @@ from aiovec._internals import StoreInternals
 from aiovec.backend.context import CallContext, calling
 
 from .. import models
-from ..bodies import JsonBytes, camel_case, dump
-from ..call import Call
+from ..bodies import camel_case, dump
+from ..call import JSON, Call
 from ..once import key_name
 from ..problems import RequestError
 from .declaring import endpoint
@@ -252,7 +252,7 @@ async def _described(call: Call, table: str, status: int = 200, *, rows: bool = 
         schema, state = await StoreInternals(call.store).schema_and_state(table)
         count = await call.store.count(table) if rows else None
     described = {"name": table, "rows": count, "schema": schema.to_dict()}
-    return JsonBytes(dump(described), status, {"etag": f'"{state}"'})
+    return Response(dump(described), status, {"etag": f'"{state}"'}, JSON)
 
 
 def _check_confirmed(options: dict[str, Any], name: str, what: str) -> None:

@@ -14,7 +14,7 @@ from .._embed.static import BUILT_IN
 from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
 from ..errors import AiovecError, TableNotFoundError
-from .output import one_line, out, working
+from .output import one_line, say, working
 from .run import failing_clearly
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _show(title: str, hits: Sequence[Hit]) -> None:
         text = one_line(hit["text"].partition("\n")[2])  # the first line is the name, as is the id
         if len(text) > _LONGEST_TEXT:
             text = text[: _LONGEST_TEXT - 1] + "…"
-        out().print(Text.assemble("  ", (f"{hit.score:.3f}", "cyan"), "  ", (hit.id, "bold")))
+        say(Text.assemble("  ", (f"{hit.score:.3f}", "cyan"), "  ", (hit.id, "bold")))
         _say(f"         {text}", "dim")
 
 
@@ -134,4 +134,4 @@ def _show_next(target: str) -> None:
 def _say(text: str, style: str) -> None:
     from rich.text import Text
 
-    out().print(Text(text, style))
+    say(Text(text, style))

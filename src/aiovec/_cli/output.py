@@ -6,10 +6,9 @@ import json as jsonlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
-from functools import cache
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -34,40 +33,22 @@ def settle_streams() -> None:
             reconfigure(errors="replace")
 
 
-@cache
-def _console() -> type[Console]:
-    """Return the class of consoles, whose import takes longer than the help."""
-    from rich.console import Console
-
-    class HarmlessConsole(Console):
-        """A console that prints each string as one line, without control characters."""
-
-        def print(self, *objects: Any, **options: Any) -> None:
-            super().print(*map(_harmless, objects), **options)
-
-    return HarmlessConsole
-
-
 def out(*, stderr: bool = False) -> Console:
     """Return standard output. Made for each use, so that a redirected stream counts."""
-    return _console()(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    from rich.console import Console  # its import takes longer than the help
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def err() -> Console:
-    """Return standard error."""
-    return out(stderr=True)
-
-
-def _harmless(value: Any) -> Any:
+def say(message: str | Text, *, stderr: bool = False) -> None:
+    """Print a text without control characters. A string is one line."""
     from rich.text import Text
 
-    if isinstance(value, str):
-        return one_line(value)
-    if isinstance(value, Text):
-        # A styled text may have several lines. As many characters as before keep its styles.
-        value = value.copy()
-        value.plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value.plain)
-    return value
+    if isinstance(message, Text):
+        # It may have several lines. As many characters as before keep its styles.
+        message = message.copy()
+        message.plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", message.plain)
+    out(stderr=stderr).print(one_line(message) if isinstance(message, str) else message)
 
 
 def one_line(value: object) -> str:
@@ -93,7 +74,7 @@ def say_error(message: object) -> None:
     """Print one red line to standard error."""
     from rich.text import Text
 
-    err().print(Text.assemble(("error: ", "bold red"), (one_line(message), "red")))
+    say(Text.assemble(("error: ", "bold red"), (one_line(message), "red")), stderr=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +102,16 @@ def emit(
         return
     from rich.text import Text
 
-    console = out(stderr=stderr)
     for part in shown:
         if isinstance(part, Listing):
             _print_rows(part)
         elif isinstance(part, Mapping):
             width = max(map(len, part), default=0)
             for name, value in part.items():
-                console.print(Text.assemble((f"{name:<{width}}  ", "bold"), one_line(value)))
+                line = Text.assemble((f"{name:<{width}}  ", "bold"), one_line(value))
+                say(line, stderr=stderr)
         else:
-            console.print(part)
+            say(part, stderr=stderr)
 
 
 def _print_json(value: Any, *, stderr: bool = False) -> None:
@@ -163,8 +144,8 @@ def _print_rows(listing: Listing) -> None:
     console.print(grid, soft_wrap=False)
 
 
-def progress(unit: str) -> Progress:
-    """Return a progress bar on standard error, which disappears at the end.
+def progress(unit: str) -> AbstractContextManager[Progress]:
+    """Show a progress bar on standard error, which disappears at the end.
 
     Where that is no terminal, it is a line every few seconds.
     """
@@ -184,30 +165,12 @@ def working(on: str) -> Iterator[None]:
         yield
 
 
-def _progress(*columns: Any) -> Progress:
+@contextmanager
+def _progress(*columns: Any) -> Iterator[Progress]:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    class Lines(Progress):
-        """Progress as lines instead of a bar."""
-
-        def start(self) -> None:
-            self._ended = Event()
-            Thread(target=self._print_each, daemon=True).start()
-
-        def stop(self) -> None:
-            self._ended.set()
-
-        def _print_each(self) -> None:
-            while not self._ended.wait(_SECONDS_A_LINE):
-                for task in self.tasks:
-                    done = "" if task.total is None else f" of {task.total:,.0f}"
-                    count = f": {task.completed:,.0f}{done}" if task.completed else ""
-                    if not task.finished or task.total is None:
-                        self.console.print(f"{task.description}{count}, {task.elapsed:.0f} s")
-
-    console = err()
-    kind = Progress if console.is_terminal else Lines
-    return kind(
+    console = out(stderr=True)
+    bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         *columns,
@@ -215,6 +178,24 @@ def _progress(*columns: Any) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+    ended = Event()
+    if bar.disable:
+        Thread(target=_print_each, args=(bar, ended), daemon=True).start()
+    try:
+        with bar:
+            yield bar
+    finally:
+        ended.set()
+
+
+def _print_each(bar: Progress, ended: Event) -> None:
+    """Print the progress of each task as a line, every few seconds."""
+    while not ended.wait(_SECONDS_A_LINE):
+        for task in bar.tasks:
+            done = "" if task.total is None else f" of {task.total:,.0f}"
+            count = f": {task.completed:,.0f}{done}" if task.completed else ""
+            if not task.finished or task.total is None:
+                say(f"{task.description}{count}, {task.elapsed:.0f} s", stderr=True)
 
 
 def _shortened(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 import typer
 
 from ..errors import AiovecError, EmbeddingError
-from .output import err, one_line, say_error
+from .output import say, say_error
 
 _P = ParamSpec("_P")
 
@@ -46,7 +46,7 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
             said = replace(exc, cure=_CURE) if isinstance(exc, EmbeddingError) else exc
             say_error(said)
             for note in getattr(exc, "__notes__", ()):
-                err().print(one_line(note))
+                say(note, stderr=True)
             raise typer.Exit(1) from exc
         except (KeyboardInterrupt, asyncio.CancelledError) as exc:
             say_error("interrupted")

@@ -10,7 +10,7 @@ import typer
 
 from .._text.query import text_fields
 from ..errors import AiovecError
-from .output import Listing, cell, emit, err
+from .output import Listing, cell, emit, out, say
 from .run import failing_clearly
 from .stores import (
     AnyTable,
@@ -148,9 +148,8 @@ def search(
              for row in flat]  # fmt: skip
     facts = {"hits": flat, "seconds": round(seconds, 6)}
     emit(facts, [Listing(["score", "id", *names], cells, right=["score"])], json)
-    console = err()
-    if console.is_terminal and not json:
-        console.print(f"{len(hits)} hits in {seconds * 1000:.1f} ms")
+    if out(stderr=True).is_terminal and not json:
+        say(f"{len(hits)} hits in {seconds * 1000:.1f} ms", stderr=True)
 
 
 @failing_clearly

@@ -13,7 +13,7 @@ from .._internals import StoreInternals
 from .._store.connect import restore_place
 from ..errors import AiovecError, UnsupportedError
 from .facts import index_line
-from .output import emit, out, say_error, working
+from .output import emit, say, say_error, working
 from .run import failing_clearly
 from .stores import (
     Address,
@@ -116,7 +116,7 @@ def upkeep(
         while True:
             for name in tables or await vectors.tables():
                 try:
-                    out().print(_optimized_line(await _optimized(vectors, name, workers)))
+                    say(_optimized_line(await _optimized(vectors, name, workers)))
                 except AiovecError as exc:
                     if not pause:
                         raise
