@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 import anyio
-import pyarrow as pa
 
 from .._embed.protocol import Purpose
 from .._embed.registry import Embedders
@@ -47,6 +46,7 @@ from .._input.rows import (
     collect,
     collect_ids,
     distinct_ids,
+    holds_arrow,
     ids_to_delete,
 )
 from .._input.selection import (
@@ -78,6 +78,7 @@ from .._input.vectors import (
     texts_among,
 )
 from .._model.arrays import Float32Array
+from .._model.lazy_arrow import pa
 from .._model.patch import Remove
 from .._model.records import Hit, Record
 from .._model.results import Counts, Results, ResultsList
@@ -376,7 +377,8 @@ class VectorStore:
         async def create(active: ActiveBackend) -> Schema:
             if table in await active.backend.tables():  # before any text is embedded
                 raise TableExistsError(table)
-            await arrow_ready()
+            if holds_arrow(held):
+                await arrow_ready()
             schema = await hop(weight(held), inferred, held, options)
             schema = await self._completed(table, schema)
             writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
@@ -388,7 +390,7 @@ class VectorStore:
             await backend.create_table(table, schema)
             try:
                 if len(batch):
-                    async with backend.writing(batch.table.nbytes):
+                    async with backend.writing(batch.nbytes):
                         await backend.insert(await backend.open_table(table), batch)
             except BaseException as exc:
                 exc.add_note(f"the table {table!r} was created before that")
@@ -913,6 +915,7 @@ class VectorStore:
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield the batches of an export; ``reads`` returns its columns and its filter."""
         self._enter()
+        await arrow_ready()
         operation = Operation("export", table)
         operation.rows = 0
         with (
@@ -1311,6 +1314,7 @@ class VectorStore:
         limit = count_of("limit", limit)
 
         async def changes(active: ActiveBackend, handle: TableHandle) -> Changes:
+            await arrow_ready()
             page = await active.backend.changes(handle, since, limit=limit)
             return await LiveRows(active.backend, handle).changes(page)
 
