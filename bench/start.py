@@ -76,7 +76,7 @@ async def _said(command: Sequence[str]) -> str:
 def _sizes() -> dict[str, float]:
     """The size of aiovec with all that it needs, and with some of its extras."""
     found: dict[str, float] = {}
-    for extra in ("", "remote", "server", "lancedb"):
+    for extra in ("", "arrow", "remote", "server", "lancedb"):
         names: set[str] = set()
         _collect("aiovec", extra, names)
         name = f"aiovec[{extra}]" if extra else "aiovec"

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-__all__ = ["arrow_errors", "is_array", "is_of", "is_table", "pa", "pc"]
+__all__ = ["arrow_errors", "is_array", "is_of", "is_table", "needs_arrow", "pa", "pc"]
+
+
+def needs_arrow() -> AiovecError:
+    """Return the error of a call that cannot do without pyarrow."""
+    return AiovecError(
+        "Arrow tables, data frames, exports, migrations and files need the package pyarrow, which "
+        'is not installed; pip install "aiovec[arrow]" brings it'
+    )
 
 
 class _Lazy(ModuleType):
@@ -27,10 +35,7 @@ class _Lazy(ModuleType):
         try:
             module = import_module(self.__name__)
         except ModuleNotFoundError as exc:
-            raise AiovecError(
-                "Arrow tables, data frames, exports and files need the package pyarrow, which is "
-                'not installed; pip install "aiovec[arrow]" brings it'
-            ) from exc
+            raise needs_arrow() from exc
         value = getattr(module, name)
         setattr(self, name, value)  # the next use finds it without this method
         return value

@@ -859,8 +859,8 @@ class VectorStore:
 
         ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``; the types are those of
         JSON schemas, in the payload also "list" and "object". Nulls are not counted, keys within
-        objects are not listed, and a declared field is listed also without values. Reads every row.
-        Raises InvalidArgumentError for more than 10,000 payload keys.
+        objects are not listed, and a declared field is listed also without values. Reads every row,
+        by ``export``. Raises InvalidArgumentError for more than 10,000 payload keys.
         """
         counts: dict[str, Counter[str]] = {}
         fields: dict[str, Field] = {}
@@ -887,6 +887,7 @@ class VectorStore:
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield every row of one consistent snapshot, as Arrow batches, in constant memory.
 
+        It needs pyarrow: ``pip install "aiovec[arrow]"``.
         Later writes are not seen. Each batch has its cursor in
         ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` continues after that batch in a new
         snapshot. A batch has ``batch_size`` rows, or fewer if they are large or some have expired.
@@ -1304,8 +1305,9 @@ class VectorStore:
         """Return the rows that were written, and the ids that were deleted, after ``since``.
 
         ``since`` is the ``number`` of the previous page, or 0 for all rows. Apply ``deleted``
-        first, then ``upserted``, an Arrow table. A page has about ``limit`` changes, and only the
-        last change of a row; the newest page is ``complete``. Raises ChangesPrunedError if the
+        first, then ``upserted``, an Arrow table of pyarrow (``pip install "aiovec[arrow]"``). A
+        page has about ``limit`` changes, and only the last change of a row; the newest page is
+        ``complete``. Raises ChangesPrunedError if the
         changes are no longer kept: drop the rows read so far, and start again with 0. An expired
         row is in ``deleted``. A row that expires after a page held it is in ``deleted`` once the
         table deletes it, so check its time too.
