@@ -24,6 +24,8 @@ def _runs(version: str) -> bool:
     return found is not None and subprocess.run([found, "-V"], capture_output=True).returncode == 0
 
 
+# What the contract suite imports; the extra `test` would bring pyarrow.
+LIGHT = "blockbuster hypothesis psutil pytest pytest-asyncio pytest-timeout pytest-xdist".split()
 PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(version)]
 
 
@@ -83,6 +85,13 @@ def soak(session: nox.Session) -> None:
     """Run the campaigns of kills, faults and fuzzing in full, which takes hours."""
     session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("pytest", "-m", "soak", "--timeout", "3600", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def light(session: nox.Session) -> None:
+    """Run the contract suite on SQLite in an environment without pyarrow."""
+    session.install("--no-compile", "-e", ".", *LIGHT)
+    session.run("pytest", "-n", "logical", *(session.posargs or ["tests/contract/test_sqlite.py"]))
 
 
 @nox.session(python=PYTHONS[0])

@@ -149,7 +149,7 @@ async def _said(command: Sequence[str]) -> str:
 def _sizes() -> dict[str, float]:
     """The size of aiovec with all that it needs, and with some of its extras."""
     sizes: dict[str, float] = {}
-    wanted = [("aiovec", extra) for extra in ("", "local", "remote", "server", "lancedb")]
+    wanted = [("aiovec", extra) for extra in ("", "local", "arrow", "remote", "server", "lancedb")]
     wanted += [(_PACKAGES.get(module, module), "") for module in _PEERS]
     for package, extra in wanted:
         names: set[str] = set()

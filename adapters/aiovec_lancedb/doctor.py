@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from aiovec.backend import pa, pc
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.doctor import Finding, room_at, version_of
 from aiovec.backend.threads import in_thread

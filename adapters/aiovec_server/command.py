@@ -209,7 +209,7 @@ def _run(
 
 def _check_installed() -> None:
     try:
-        for name in ("httptools", "prometheus_client", "starlette", "uvicorn"):
+        for name in ("httptools", "prometheus_client", "pyarrow", "starlette", "uvicorn"):
             import_module(name)
     except ModuleNotFoundError as exc:
         raise AiovecError(

@@ -13,7 +13,6 @@ from operator import index
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from aiovec.backend import (
     Expr,
@@ -23,6 +22,7 @@ from aiovec.backend import (
     Ref,
     Value,
     from_matrix,
+    pa,
     without_vector,
 )
 from aiovec.backend.contract import (

@@ -21,8 +21,14 @@ else:
     def __getattr__(name):
         if name not in __all__:  # Python finds the package's modules itself
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from . import api
+        try:
+            from . import api
+        except ModuleNotFoundError as exc:
+            if exc.name != "pyarrow":
+                raise
+            from aiovec.backend import needs_arrow
 
+            raise needs_arrow() from exc
         return getattr(api, name)
 
 

@@ -200,6 +200,7 @@ class AlteringContract(ContractBase):
             await store.drop_table("notes")
             assert await found("pear", "other") == 30
 
+    @pytest.mark.arrow
     async def test_an_export_goes_on_while_a_field_is_dropped(self, store: VectorStore) -> None:
         await filled(store, SMALL, small_rows(200))
         batches = store.export("notes", batch_size=10)
@@ -290,6 +291,7 @@ class AlteringContract(ContractBase):
         assert await store.count("notes") == 2000 + written
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_calls_are_let_through_by_those_who_alter_without_a_pause(
         self, store: VectorStore
     ) -> None:
@@ -336,6 +338,7 @@ class AlteringContract(ContractBase):
             assert await two.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1
             assert ids_of(await one.search("notes", [1, 2])) == ["x"]
 
+    @pytest.mark.arrow
     async def test_an_export_that_began_anew_holds_up_no_alteration(self, tmp_path: Path) -> None:
         self.need_persistence()
         async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
@@ -348,6 +351,7 @@ class AlteringContract(ContractBase):
                     await two.add_field("notes", "more", Field(str))
                 assert [batch.num_rows async for batch in batches] == [1]
 
+    @pytest.mark.arrow
     async def test_a_store_that_was_idle_refuses_nothing_by_an_earlier_schema(
         self, tmp_path: Path
     ) -> None:

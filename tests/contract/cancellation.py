@@ -66,6 +66,7 @@ class CancellationContract(ContractBase):
                     assert isinstance(outcome, asyncio.CancelledError)
                     assert found in ([], ids)
 
+    @pytest.mark.arrow
     async def test_a_cancelled_export_frees_its_snapshot(self, store: VectorStore) -> None:
         await filled(store, SMALL, small_rows(400))
         for at in range(1, 20):

@@ -68,6 +68,7 @@ class ChangesContract(ContractBase):
             async with self.opened_backend(path) as backend:
                 yield store, backend
 
+    @pytest.mark.arrow
     async def test_the_feed_tells_every_change(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             assert backend.supports("changes")
@@ -106,6 +107,7 @@ class ChangesContract(ContractBase):
                 await later.follow()
                 assert later.rows == await _content(store, "notes")
 
+    @pytest.mark.arrow
     async def test_a_store_tells_its_changes(self, notes: VectorStore) -> None:
         self.need(notes, "changes")
         rows, number = {}, 0
@@ -125,6 +127,7 @@ class ChangesContract(ContractBase):
                 await notes.changes("notes", **wrong)
 
     @pytest.mark.parametrize("limit", [1, 3, 1_000])
+    @pytest.mark.arrow
     async def test_pages_of_every_size(self, tmp_path: Path, limit: int) -> None:
         async with self.feed(tmp_path) as (store, backend):
             chance = random.Random(limit)
@@ -146,6 +149,7 @@ class ChangesContract(ContractBase):
             assert late.rows == often.rows
 
     @pytest.mark.parametrize("limit", [1, 40])
+    @pytest.mark.arrow
     async def test_a_page_has_about_so_many_changes(self, tmp_path: Path, limit: int) -> None:
         """Also of deletes, each of which is told once."""
         async with self.feed(tmp_path) as (store, backend):
@@ -167,6 +171,7 @@ class ChangesContract(ContractBase):
             await follower.follow(limit)
             assert follower.rows == await _content(store, "notes")
 
+    @pytest.mark.arrow
     async def test_a_field_that_is_added_between_two_pages(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             await store.insert("notes", small_rows(9))
@@ -181,6 +186,7 @@ class ChangesContract(ContractBase):
                 await follower.follow(4, since=0)
             assert follower.rows.keys() == (await _content(store, "notes")).keys()
 
+    @pytest.mark.arrow
     async def test_following_while_others_write(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             follower = Follower(backend, "notes")
@@ -200,6 +206,7 @@ class ChangesContract(ContractBase):
             await follower.follow(7)
             assert follower.rows == await _content(store, "notes")
 
+    @pytest.mark.arrow
     async def test_changes_that_are_not_kept_are_told(self, tmp_path: Path) -> None:
         if not self.forgetful:
             pytest.skip("this backend keeps changes as long as it likes")
@@ -228,6 +235,7 @@ class ChangesContract(ContractBase):
             await late.follow(3)
             assert late.rows == fresh.rows
 
+    @pytest.mark.arrow
     async def test_the_numbers_of_another_table_are_told(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             await store.insert("notes", small_rows(5))
@@ -259,6 +267,7 @@ class ChangesContract(ContractBase):
                 await store.rename_table("others", "notes")
                 await begins_anew()
 
+    @pytest.mark.arrow
     async def test_the_numbers_before_a_restore_are_told(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             self.need(store, "restore")

@@ -295,6 +295,7 @@ class ChangingContract(ContractBase):
     @pytest.mark.parametrize(
         "kind", [pytest.param("cosine", marks=pytest.mark.core), "parted", "bits"]
     )
+    @pytest.mark.arrow
     async def test_rows_without_a_vector(self, store: VectorStore, kind: str) -> None:
         schema = NULLABLE[kind]
         self._need_kind(store, schema)

@@ -82,6 +82,7 @@ class ConcurrencyContract(ContractBase):
         assert [record["year"] for record in found] == expected
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_readers_never_see_half_a_call(self, store: VectorStore) -> None:
         """Each call writes twenty rows of one year, so every count is a multiple of twenty."""
         await store.create_table("notes", SMALL)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from tests.contract.base import ContractBase
+
+_NO_ARROW = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the higher tiers are left out
@@ -12,6 +16,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kind = getattr(item, "cls", None)
         if kind is None or not issubclass(kind, ContractBase):
             continue
+        if item.get_closest_marker("arrow"):
+            item.add_marker(_NO_ARROW)
         core, others = kind.tiers
         tier = core if item.get_closest_marker("core") else others
         if tier is not None:

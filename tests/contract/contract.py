@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.contract.altering import AlteringContract
 from tests.contract.base import ABILITIES, ContractBase
 from tests.contract.cancellation import CancellationContract
@@ -63,6 +64,7 @@ class BackendContract(
         assert not set(self.deviations) - known
         assert all(reason.strip() for reason in self.deviations.values())
 
+    @pytest.mark.arrow
     def test_state_machine(self, tmp_path: Path) -> None:
         """Random calls, compared with the oracle after each."""
         run_machine(self.connect, tmp_path, persistent=self.persistent)

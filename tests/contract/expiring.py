@@ -101,6 +101,7 @@ class ExpiringContract(ContractBase):
     """``Field(datetime, expires=True)``."""
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_expired_rows_are_hidden_from_every_read(self, store: VectorStore) -> None:
         await filled(store, SCHEMA, ROWS)
         assert (await store.schema("notes")).expires == "until"
@@ -253,6 +254,7 @@ class ExpiringContract(ContractBase):
             assert ids_of(await store.find("notes", "body = 'silk'")) == ["r0"]
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_an_export_of_expiring_rows_goes_on(self, store: VectorStore) -> None:
         await filled(store, SCHEMA, ROWS)
         whole = [batch async for batch in store.export("notes", batch_size=2, select=["year"])]
@@ -266,6 +268,7 @@ class ExpiringContract(ContractBase):
             expected = {id for batch in whole[number + 1 :] for id in batch["id"].to_pylist()}
             assert ids == expected
 
+    @pytest.mark.arrow
     async def test_a_follower_never_keeps_a_row_that_expired(self, store: VectorStore) -> None:
         self.need(store, "changes")
         await filled(store, SCHEMA, ROWS)

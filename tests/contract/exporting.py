@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from tests.contract.base import ContractBase, case, filled
 from tests.harness.oracle import arrow_table
@@ -24,6 +23,7 @@ from tests.harness.values import (
 )
 
 from aiovec import Schema, VectorStore
+from aiovec.backend import pa
 from aiovec.errors import (
     FilterError,
     InvalidNameError,
@@ -43,6 +43,7 @@ class ExportingContract(ContractBase):
     """``export``."""
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_every_row_and_every_value(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(50)
         await filled(store, EVERY_KIND, rows)
@@ -64,6 +65,7 @@ class ExportingContract(ContractBase):
         await store.insert("copy", batches)
         assert_same_rows(await store.get("copy", [r["id"] for r in rows]), rows, EVERY_KIND)
 
+    @pytest.mark.arrow
     async def test_batches_carry_the_schema(self, store: VectorStore) -> None:
         schemas = {
             "dot": Schema(3, metric="dot", model="m", vector="Vec", fields={"a": str}),
@@ -77,6 +79,7 @@ class ExportingContract(ContractBase):
             assert batch.schema.names == schema.to_arrow().names
             assert Schema.from_arrow(batch.schema) == schema
 
+    @pytest.mark.arrow
     async def test_batch_sizes(self, notes: VectorStore) -> None:
         for size in (1, 7, 10, 11, 2**40):
             with case(size):
@@ -84,6 +87,7 @@ class ExportingContract(ContractBase):
                 assert sorted(_ids(batches)) == [f"r{n:04}" for n in range(10)]
                 assert len(batches) == -(-10 // size)
 
+    @pytest.mark.arrow
     async def test_a_constant_column(self, store: VectorStore) -> None:
         """Values that are all the same, or all null, come out in full."""
         schema = Schema(DIM, fields={"name": str, "year": int, "tags": list[str]})
@@ -101,6 +105,7 @@ class ExportingContract(ContractBase):
         assert table.column("payload").null_count == 600
         assert (_matrix(table.column("embedding")) == 1).all()
 
+    @pytest.mark.arrow
     async def test_where_and_select(self, notes: VectorStore) -> None:
         assert sorted(_ids(await _batches(notes, where="year >= 7", batch_size=2))) == [
             "r0007", "r0008", "r0009",
@@ -125,6 +130,7 @@ class ExportingContract(ContractBase):
     # One snapshot
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_writes_during_an_export_are_not_seen(self, store: VectorStore) -> None:
         rows = small_rows(500)
         await filled(store, SMALL, rows)
@@ -146,6 +152,7 @@ class ExportingContract(ContractBase):
         )
         assert await store.count("notes") == 500 + 20 * 10 - 10 * 10
 
+    @pytest.mark.arrow
     async def test_exports_at_once_each_have_their_snapshot(self, store: VectorStore) -> None:
         await filled(store, SMALL, small_rows(40))
         exports = []
@@ -160,6 +167,7 @@ class ExportingContract(ContractBase):
         counts = await asyncio.gather(*(rest(export, seen) for export, seen in exports))
         assert counts == [40, 50, 60, 70]
 
+    @pytest.mark.arrow
     async def test_leaving_early_frees_the_store(self, store: VectorStore) -> None:
         await filled(store, SMALL, small_rows(200))
         for _ in range(20):
@@ -171,6 +179,7 @@ class ExportingContract(ContractBase):
         await store.drop_table("notes")
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_exports_that_are_left_end_with_their_store(self, store: VectorStore) -> None:
         """Not as if they were complete."""
         await filled(store, SMALL, small_rows(200))
@@ -181,6 +190,7 @@ class ExportingContract(ContractBase):
             with pytest.raises(StoreClosedError):
                 await anext(export)
 
+    @pytest.mark.arrow
     async def test_a_ninth_export_waits_for_its_turn(self, tmp_path: Path) -> None:
         """Each holds a snapshot and some rows, so there is a bound."""
         # More than what lies between a server and its client ends no export early.
@@ -201,6 +211,7 @@ class ExportingContract(ContractBase):
     # Cursors
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_every_batch_carries_a_cursor_that_goes_on_behind_it(
         self, store: VectorStore
     ) -> None:
@@ -215,6 +226,7 @@ class ExportingContract(ContractBase):
             assert isinstance(cursor, bytes)
             assert _ids(await _batches(store, batch_size=30, after=cursor)) == everything[done:]
 
+    @pytest.mark.arrow
     async def test_a_cursor_opens_a_new_snapshot(self, store: VectorStore) -> None:
         rows = small_rows(100)
         await filled(store, SMALL, rows)
@@ -237,6 +249,7 @@ class ExportingContract(ContractBase):
         staying = [row["id"] for row in rows if row["year"] % 10]
         assert [id for id in sorted(seen) if id in set(staying)] == staying
 
+    @pytest.mark.arrow
     async def test_a_cursor_goes_with_a_filter(self, store: VectorStore) -> None:
         await filled(store, SMALL, small_rows(60))
         options: dict[str, Any] = {"where": "year >= 20", "select": ["year"], "batch_size": 15}
@@ -247,6 +260,7 @@ class ExportingContract(ContractBase):
         last = batches[-1].schema.metadata[b"aiovec.cursor"]
         assert _ids(await _batches(store, after=last, **options)) == []
 
+    @pytest.mark.arrow
     async def test_a_cursor_survives_reopening(self, tmp_path: Path) -> None:
         self.need_persistence()
         async with self.connect(tmp_path) as store:

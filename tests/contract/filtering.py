@@ -269,6 +269,7 @@ class FilteringContract(ContractBase):
         assert not wrong, "\n".join(wrong)
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_every_method_selects_the_same(self, store: VectorStore) -> None:
         await self._filled(store)
         everything = await store.get("notes", [row["id"] for row in _ROWS])

@@ -61,6 +61,7 @@ class LifeContract(ContractBase):
                     assert there == (5 if outcome == 5 else 0)
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_reads_under_way_end_when_the_store_closes(self, store: VectorStore) -> None:
         await filled(store, SMALL, small_rows(2_000))
         query = vectors(1)[0]

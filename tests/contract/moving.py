@@ -185,6 +185,7 @@ class MovingContract(ContractBase):
         assert await one_row.count("notes") == 6
         assert not await resume_writers(moves, "r1")
 
+    @pytest.mark.arrow
     async def test_a_pause_that_lasts_too_long_is_ended_by_who_waits(
         self, one_row: VectorStore, moves: Any
     ) -> None:
@@ -198,6 +199,7 @@ class MovingContract(ContractBase):
         assert (await moves.move_mark()).state == "open"
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_after_the_move_every_call_tells_the_new_place(
         self, one_row: VectorStore, moves: Any, tmp_path: Path
     ) -> None:
@@ -296,6 +298,7 @@ class MovingContract(ContractBase):
         assert await one_row.count("notes") == 1
         assert await moves.move_record() == MoveRecord(None, 1)
 
+    @pytest.mark.arrow
     async def test_a_later_run_leads_back_into_a_store_that_an_earlier_one_left_for_its_source(
         self, one_row: VectorStore, moves: Any, tmp_path: Path
     ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+import pytest
 from tests.contract.base import ContractBase, case, filled
 from tests.harness.values import DIM, HOSTILE_NAMES, assert_same_rows, ids_of, vectors
 
@@ -41,6 +42,7 @@ _KEYS = ("rowid", "_rowid_", "_distance", "key", "value", "payload", "$.a", 'a"b
 class NamesContract(ContractBase):
     """SQL keywords and an engine's own words are names like others."""
 
+    @pytest.mark.arrow
     async def test_fields_named_like_words_of_sql(self, store: VectorStore) -> None:
         schema = Schema(DIM, fields=dict.fromkeys(HOSTILE_NAMES, int))
         rows = [
@@ -142,6 +144,7 @@ class NamesContract(ContractBase):
             assert await store.update("notes", {name: "new"}, where=where) == 1
         assert await store.delete("notes", where=F.rank == "new") == 1
 
+    @pytest.mark.arrow
     async def test_a_vector_may_be_named_so(self, store: VectorStore) -> None:
         for number, name in enumerate(("vector", "distance", "rowid", "order", "E", "vec_bit")):
             table = f"t{number}"

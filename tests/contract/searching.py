@@ -172,6 +172,7 @@ class SearchingContract(ContractBase):
             assert len(hits) == 10, limit
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_numbers_beyond_all_rows(self, store: VectorStore) -> None:
         """No number that a caller may pass is an error of the store, as that it were damaged."""
         words = {"fields": {"name": Field(str, text=store.supports("text"))}}

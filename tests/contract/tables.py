@@ -195,6 +195,7 @@ class TablesContract(ContractBase):
     # Missing tables and names
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_every_method_tells_a_missing_table(self, store: VectorStore) -> None:
         await store.create_table("there", SMALL)
         for name, call in CALLS.items():

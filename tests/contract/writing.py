@@ -45,6 +45,7 @@ class WritingContract(ContractBase):
         assert await store.count("notes") == 40
 
     @pytest.mark.core
+    @pytest.mark.arrow
     async def test_rows_alone_and_rows_of_a_table_are_written_alike(
         self, store: VectorStore
     ) -> None:
@@ -336,6 +337,7 @@ class WritingContract(ContractBase):
         rows = [row("a", "globex", n=8), row("b", "x", n=8), rows[2]]
         assert_same_rows(await store.get("notes", ["a", "b", "c"]), rows, schema)
 
+    @pytest.mark.arrow
     async def test_the_upsert_of_a_migration_moves_rows(
         self, store: VectorStore, tmp_path: Path
     ) -> None:

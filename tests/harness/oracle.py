@@ -16,12 +16,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from tests.harness.evaluate import counted, ends_of, in_order, truth, within
 from tests.harness.values import assert_same_fields
 
 from aiovec import REMOVE, Counts, Field, Hit, Schema
-from aiovec.backend import Expr, Float32Array, Float64Array, Ref, Value
+from aiovec.backend import Expr, Float32Array, Float64Array, Ref, Value, pa
 from aiovec.backend.contract import Order
 from aiovec.errors import (
     DimensionMismatchError,

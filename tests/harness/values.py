@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from aiovec import Hit, Record, Schema
-from aiovec.backend import Float32Array, python_values
+from aiovec.backend import Float32Array, pa, python_values
 
 DIM = 4
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-import pyarrow as pa
-
-from aiovec.backend import Field, Kind, Value, payload_array, payload_texts
+from aiovec.backend import Field, Kind, Value, pa, payload_array, payload_texts
 from aiovec.backend.rows import NewRows
 
 from ..errors import decodes

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 
 import typer
 
+from .._model.lazy_arrow import needs_arrow
 from ..errors import AiovecError, EmbeddingError
 from .output import say, say_error
 
@@ -34,7 +35,8 @@ def command_app(name: str, **options: Any) -> typer.Typer:
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
     """Return the command with exit codes: 1 and one line for an error, 130 when interrupted.
 
-    Only an ``AiovecError`` is an error of the user; anything else is a bug and keeps its traceback.
+    Only an ``AiovecError``, and a missing pyarrow, is an error of the user; anything else is a bug
+    and keeps its traceback.
     """
 
     @functools.wraps(command)
@@ -47,6 +49,11 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
             say_error(said)
             for note in getattr(exc, "__notes__", ()):
                 say(note, stderr=True)
+            raise typer.Exit(1) from exc
+        except ModuleNotFoundError as exc:
+            if exc.name != "pyarrow":
+                raise
+            say_error(needs_arrow())
             raise typer.Exit(1) from exc
         except (KeyboardInterrupt, asyncio.CancelledError) as exc:
             say_error("interrupted")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from .._model.arrays import Float32Array, Int64Array
-from .._model.arrow import from_matrix, one_array, to_matrix, without_vector
+from .._model.arrow import without_vector
 from .._model.schema import Embed, Schema
+from ..backend.rows import NewRows
 from ..errors import EmbeddingError, InvalidRowError
 
-_AT_ONCE = 1000
 _ZERO = "its vector is zero, so it has no cosine"
 
 
@@ -27,50 +25,38 @@ class Lacking:
     texts: list[str]
 
 
-def lacking(rows: pa.Table, schema: Schema, embed: Embed) -> Lacking:
+def lacking(rows: NewRows, schema: Schema, embed: Embed) -> Lacking:
     """Return the rows without a vector that have a text.
 
     Raises InvalidRowError for a row without both, unless the schema allows that.
     """
-    missing = one_array(rows.column(schema.vector)).is_null()
-    texts = one_array(rows.column(embed.field))
-    ids = one_array(rows.column("id"))
-    empty = pc.fill_null(pc.equal(pc.binary_length(texts), 0), True)
+    missing = np.flatnonzero(without_vector(rows.vectors)).tolist()
+    if not missing:
+        return Lacking(np.empty(0, dtype=np.int64), [], [])
+    ids, texts = rows.ids, rows.values(embed.field)
     if not schema.vector_nullable:
-        neither = pc.and_(missing, empty).to_numpy(zero_copy_only=False)
-        for row in np.flatnonzero(neither)[:1].tolist():
-            reason = "no text" if texts[row].as_py() is None else "only an empty text"
-            raise InvalidRowError(
-                f"there is {reason} for the embedder; give the row a text or a vector",
-                row=row, id=ids[row].as_py(), field=embed.field,
-            )  # fmt: skip
-    chosen = pc.and_(missing, pc.invert(empty))
-    places = np.flatnonzero(chosen.to_numpy(zero_copy_only=False))
-    return Lacking(places, _listed(ids.filter(chosen)), _listed(texts.filter(chosen)))
+        for row in missing:
+            if not texts[row]:
+                reason = "no text" if texts[row] is None else "only an empty text"
+                raise InvalidRowError(
+                    f"there is {reason} for the embedder; give the row a text or a vector",
+                    row=row, id=ids[row], field=embed.field,
+                )  # fmt: skip
+    chosen = [row for row in missing if texts[row]]
+    places = np.array(chosen, dtype=np.int64)
+    return Lacking(places, [ids[row] for row in chosen], [texts[row] for row in chosen])
 
 
-def _listed(column: pa.Array) -> list[str]:
-    """Return a column as a list, converted in parts so that other threads can run in between."""
-    parts = (column.slice(start, _AT_ONCE) for start in range(0, len(column), _AT_ONCE))
-    return [value for part in parts for value in part.to_pylist()]
-
-
-def without(rows: pa.Table, ids: Sequence[str]) -> pa.Table:
+def without(rows: NewRows, ids: Container[str]) -> NewRows:
     """Return the rows without those with these ids."""
-    existing = pc.is_in(rows.column("id"), value_set=pa.array(ids, pa.utf8()))
-    return rows.filter(pc.invert(existing))
+    return rows.take([place for place, id in enumerate(rows.ids) if id not in ids])
 
 
-def filled(rows: pa.Table, schema: Schema, missing: Lacking, vectors: Float32Array) -> pa.Table:
+def filled(rows: NewRows, missing: Lacking, vectors: Float32Array) -> NewRows:
     """Return the rows with their missing vectors filled in."""
-    matrix = to_matrix(rows.column(schema.vector)).copy()
+    matrix = rows.vectors.copy()
     matrix[missing.places] = vectors
-    absent = without_vector(matrix)
-    layout = schema.to_arrow()
-    at = layout.get_field_index(schema.vector)
-    return rows.set_column(
-        at, layout.field(at), from_matrix(matrix, absent if absent.any() else None)
-    )
+    return rows.with_vectors(matrix)
 
 
 def of_row(error: EmbeddingError, missing: Lacking, *, numbered: bool) -> EmbeddingError:

@@ -12,12 +12,12 @@ from typing import Any, TypedDict, cast
 from uuid import UUID
 
 import numpy as np
-import pyarrow as pa
 
 from .._filters.text import in_utc, moment_text
 from .._model.arrow import is_list, python_values
 from .._model.ids import id_text
 from .._model.json_text import read_json
+from .._model.lazy_arrow import arrow_errors, is_array, pa
 from .._model.schema import MAX_ID_BYTES, Field, Kind, Schema
 from ..errors import InvalidRowError, shown
 
@@ -32,9 +32,12 @@ class RowPlace(TypedDict, total=False):
 RowLocator = Callable[[int], RowPlace]
 """Returns the place of the row at a position in a column."""
 
-# Exceptions of conversions that refuse a value.
-FAULTS = (ValueError, TypeError, OverflowError, pa.ArrowException)
 _NOT_UNICODE = "the text is not valid Unicode (a lone surrogate)"
+
+
+def faults() -> tuple[type[Exception], ...]:
+    """Return the exceptions of conversions that refuse a value."""
+    return (ValueError, TypeError, OverflowError, *arrow_errors())
 
 
 def nowhere(_: int) -> RowPlace:
@@ -52,20 +55,20 @@ def first_fault(values: Any, convert: Callable[[Any], object]) -> tuple[int, Exc
         middle = (low + high) // 2
         try:
             convert(values[low:middle])
-        except FAULTS:
+        except faults():
             high = middle
         else:
             low = middle
     try:
         convert(values[low:high])
-    except FAULTS as exc:
+    except faults() as exc:
         return low, exc
     return low, ValueError("the values are too many or too large to be stored at once")
 
 
 def id_texts(ids: Any, first_row: int = 0) -> list[str]:
     """Return ids as text, from an Arrow column or a sequence of texts, whole numbers and UUIDs."""
-    if isinstance(ids, pa.Array):
+    if is_array(ids):
         if pa.types.is_integer(ids.type):
             ids = ids.cast(pa.utf8())
         if not pa.types.is_string(ids.type) and len(ids):
@@ -127,18 +130,18 @@ def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> An
     A sequence of Python values becomes a list of Python's types; an array from ``plain`` stays an
     array if it has the field's type.
     """
-    if isinstance(values, pa.Array):
+    if is_array(values):
         convert = partial(_from_arrow, field)
     else:
         convert = partial(_lists if field.kind in _LIST_KINDS else _plain_values, field.kind)
     try:
         column = convert(values)
-    except FAULTS:
+    except faults():
         row, exc = first_fault(values, convert)
         reason = str(exc)
         if isinstance(exc, UnicodeEncodeError):
             reason = _NOT_UNICODE
-        elif isinstance(exc, (pa.ArrowException, TypeError, OverflowError)):
+        elif isinstance(exc, (*arrow_errors(), TypeError, OverflowError)):
             reason = f"must be {_ACCEPTED[field.kind][1]}; {exc}"
         raise InvalidRowError(reason, field=name, **locate(row)) from exc
     if not field.nullable and (missing := _first_null(column)) is not None:

@@ -5,15 +5,14 @@ None of these libraries is imported here: an app that passes such an object has 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from .._model.arrow import array_of, names_of, table_of
+from .._model.lazy_arrow import is_array, is_of, pa
 from .._model.records import Hit, Record
 from ..errors import InvalidRowError, shown
 from .arguments import is_iterable
@@ -53,12 +52,6 @@ def _dumped(value: Any) -> Any:
     return value
 
 
-def _is_of(value: object, library: str, name: str) -> bool:
-    """Return whether a value's class belongs to a library, which need not be installed."""
-    kind = getattr(sys.modules.get(library), name, None)
-    return isinstance(kind, type) and isinstance(value, kind)
-
-
 def check_column(name: str, column: object) -> None:
     """Raise InvalidRowError unless this is a column of several values."""
     if isinstance(column, (str, bytes, Mapping)) or not is_iterable(column):
@@ -71,7 +64,7 @@ def check_column(name: str, column: object) -> None:
 
 def is_frame(rows: object) -> bool:
     """Return whether this is a pandas frame. Polars' frames are Arrow data."""
-    return _is_of(rows, "pandas", "DataFrame")
+    return is_of(rows, "pandas", "DataFrame")
 
 
 def columns_of_frame(frame: Any) -> dict[str, Any]:
@@ -108,13 +101,13 @@ def columns_of_whole(rows: Any) -> dict[str, Any]:
 def is_typed(column: object) -> bool:
     """Return whether a column is another library's array with a type."""
     return _is_series(column) or (
-        not isinstance(column, (pa.Array, pa.ChunkedArray, np.ndarray))
+        not (isinstance(column, np.ndarray) or is_array(column))
         and (hasattr(column, "__arrow_c_stream__") or hasattr(column, "__arrow_c_array__"))
     )
 
 
 def _is_series(column: object) -> bool:
-    return _is_of(column, "pandas", "Series") or _is_of(column, "pandas", "Index")
+    return is_of(column, "pandas", "Series", "Index")
 
 
 def array_of_typed(column: Any, name: str) -> Any:

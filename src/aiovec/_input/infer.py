@@ -14,10 +14,9 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from .._model.arrow import check_array, is_arrow, is_list, is_number, is_text, table_of
+from .._model.lazy_arrow import is_array, is_of, pa, pc
 from .._model.schema import (
     Embed,
     Field,
@@ -51,6 +50,9 @@ _KINDS: dict[type, str] = {
 _ARRAYS = {
     "i": "list[int]", "u": "list[int]", "f": "list[float]", "U": "list[text]", "T": "list[text]",
 }  # fmt: skip
+_VALUES: dict[str, Kind] = {
+    "b": "bool", "i": "int", "u": "int", "f": "float", "U": "text", "T": "text",
+}  # fmt: skip
 _SUBCLASSES = (
     (np.bool_, "bool"), (np.integer, "int"), (np.floating, "float"), (datetime, "datetime"),
 )  # fmt: skip
@@ -68,9 +70,9 @@ _TYPES: Sequence[tuple[Kind, set[str]]] = (
 
 _ARROW: dict[str, Callable[[pa.DataType], object]] = {
     "text": is_text,
-    "bool": pa.types.is_boolean,
-    "int": pa.types.is_integer,
-    "float": pa.types.is_floating,
+    "bool": lambda kind: pa.types.is_boolean(kind),
+    "int": lambda kind: pa.types.is_integer(kind),
+    "float": lambda kind: pa.types.is_floating(kind),
     "datetime": lambda kind: pa.types.is_timestamp(kind) and kind.tz,
 }
 
@@ -198,8 +200,8 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
 def _carried(rows: Any) -> Schema | None:
     """Return the schema in the metadata of Arrow rows, as exports write it."""
     first = rows[0] if isinstance(rows, list) and rows else rows
-    columns = getattr(first, "schema", None)
-    if not isinstance(columns, pa.Schema) or b"aiovec.schema" not in (columns.metadata or {}):
+    columns: Any = getattr(first, "schema", None)
+    if not is_of(columns, "pyarrow", "Schema") or b"aiovec.schema" not in (columns.metadata or {}):
         return None
     return Schema.from_arrow(columns)
 
@@ -250,7 +252,7 @@ def _length(name: str, column: Any, *, first: bool = False) -> int | None:
     """
     if isinstance(column, np.ndarray) and column.dtype != object:
         return column.shape[1] if column.ndim == 2 and column.dtype.kind in "fiu" else None
-    if isinstance(column, (pa.Array, pa.ChunkedArray)):
+    if is_array(column):
         kind = column.type
         if not is_list(kind) or not is_number(kind.value_type):
             return None
@@ -268,7 +270,7 @@ def _instead_of_vectors(column: Any) -> str:
     """Describe the contents of a column without vectors."""
     if not len(column):
         return "no value (pass a Schema to create a table without rows)"
-    first = column[0].as_py() if isinstance(column[0], pa.Scalar) else column[0]
+    first = column[0].as_py() if is_of(column[0], "pyarrow", "Scalar") else column[0]
     return "text (parse it, as with json.loads)" if isinstance(first, str) else "none"
 
 
@@ -282,7 +284,8 @@ def vector_length(value: Any) -> int | None:
 def _field(name: str, column: Any) -> Field | None:
     """Return the field for a column; None if it stays in the payload."""
     if isinstance(column, np.ndarray) and column.dtype != object and column.ndim == 1:
-        column = pa.array(column[:0])
-    if isinstance(column, (pa.Array, pa.ChunkedArray)):
+        kind = _VALUES.get(column.dtype.kind)
+        return None if kind is None else Field(kind)
+    if is_array(column):
         return field_of_arrow(pa.field(name, column.type))
     return field_of_kinds(kinds_in(column))

@@ -1,6 +1,6 @@
 """Rows in any form, checked once and converted to one batch.
 
-Imported when a store opens, off the event loop: it brings pyarrow.
+Imported when a store opens, off the event loop: it brings NumPy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from .._filters import where
 from .._model.arrays import Float32Array
@@ -33,6 +32,7 @@ from .._model.arrow import (
     table_of,
 )
 from .._model.ids import id_text, new_ids
+from .._model.lazy_arrow import is_array, is_table, pa
 from .._model.patch import PayloadPatch, Remove, path_text
 from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
@@ -63,7 +63,7 @@ from .selection import path_of
 from .vectors import arrow_matrix, given_matrix, matrix_of
 
 # Columns that can be read again, and types that are not columns.
-_READABLE = (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray, str, bytes, Mapping)
+_READABLE = (list, tuple, np.ndarray, str, bytes, Mapping)
 _ID = Field(str)
 # A text without any of these is a single name, which may well be an id.
 _FILTER_SIGNS = frozenset(" =<>")
@@ -79,7 +79,7 @@ async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
     """
     if type(rows) is list:
         items = list(rows)  # the app may change it while the call waits
-    elif isinstance(rows, (pa.RecordBatch, pa.Table, NewRows)) or is_frame(rows):
+    elif isinstance(rows, NewRows) or is_table(rows) or is_frame(rows):
         return rows
     elif is_arrow(rows):
         return await in_thread(table_of, rows)
@@ -103,7 +103,15 @@ async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
 
 def _is_stream(item: Any) -> bool:
     """Return whether Arrow data can be read only once."""
-    return is_arrow(item) and not (isinstance(item, (pa.RecordBatch, pa.Table)) or is_frame(item))
+    return is_arrow(item) and not (is_table(item) or is_frame(item))
+
+
+def holds_arrow(rows: Any) -> bool:
+    """Return whether rows from ``collect`` are read by pyarrow: Arrow data, frames and series."""
+    parts = rows.values() if isinstance(rows, Mapping) else rows
+    if not isinstance(rows, Mapping):
+        parts = rows[:1] if isinstance(rows, (list, tuple)) else [rows]
+    return any(is_arrow(part) or is_frame(part) or is_typed(part) for part in parts)
 
 
 async def _collect_columns(rows: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,8 +119,8 @@ async def _collect_columns(rows: Mapping[str, Any]) -> dict[str, Any]:
     name."""
     held = {}
     for name, column in dict(rows).items():  # the app may change it during the reading
-        stays = isinstance(column, _READABLE) or not is_iterable(column) or is_typed(column)
-        held[name] = column if stays else await read_all(column)
+        stays = isinstance(column, _READABLE) or is_array(column) or is_typed(column)
+        held[name] = column if stays or not is_iterable(column) else await read_all(column)
     return held
 
 
@@ -124,7 +132,7 @@ async def collect_ids(ids: Any) -> Any:
 def bytes_to_write(rows: Any, schema: Schema) -> int:
     """Estimate the bytes that ``to_batch`` needs for the rows; too low for long texts."""
     if isinstance(rows, NewRows):
-        return int(rows.table.nbytes)
+        return rows.nbytes
     if isinstance(rows, Mapping):
         rows = next(iter(rows.values()), ())
     count = 0
@@ -188,7 +196,7 @@ def check_ids(ids: Any) -> list[str]:
     """Return the requested ids, one or several, as texts in their order."""
     if id_text(ids) is not None:
         ids = [ids]
-    if isinstance(ids, (pa.Array, pa.ChunkedArray)):
+    if is_array(ids):
         check_array(ids, "ids")
         ids = plain(ids, "ids").to_pylist()
     if isinstance(ids, (bytes, Mapping)) or not is_iterable(ids):
@@ -425,42 +433,49 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
     if isinstance(column, np.ndarray) and column.ndim:
         if name == schema.vector and column.dtype != object:
             return column
-        column = pa.array(column) if column.dtype.kind == "M" else column.tolist()
-    if isinstance(column, (pa.Array, pa.ChunkedArray)):
+        # Their times have no zone, which ``_check_zones`` refuses. Dates are only like them.
+        moments = column.dtype.kind == "M" and column.dtype != "M8[D]"
+        return column if moments else column.tolist()
+    if is_array(column):
         check_array(column, name)
         return plain(column, name)
     check_column(name, column)
     return column if isinstance(column, list) else list(column)
 
 
-def _check_zones(columns: Mapping[str, Any], locate: RowLocator) -> None:
+def _check_zones(columns: dict[str, Any], locate: RowLocator) -> None:
     """Raise InvalidRowError for a column of times without a zone, with a hint for the whole
-    column."""
+    column. Columns of NumPy's times without any become None."""
     for name, column in columns.items():
-        if not isinstance(column, pa.Array) or not pa.types.is_timestamp(column.type):
+        if isinstance(column, np.ndarray) and column.dtype.kind == "M":
+            valid = ~np.isnat(column)
+            columns[name] = [None] * len(column)
+        elif is_array(column) and pa.types.is_timestamp(column.type) and column.type.tz is None:
+            valid = column.is_valid().to_numpy(zero_copy_only=False)
+        else:
             continue
-        if column.type.tz is None and column.null_count < len(column):
+        if valid.any():
             raise InvalidRowError(
                 f"its times have no time zone; add one: df[{name!r}].dt.tz_localize('UTC') "
                 f"in pandas, pl.col({name!r}).dt.replace_time_zone('UTC') in Polars",
                 field=name,
-                **locate(column.is_valid().index(True).as_py()),
+                **locate(int(valid.argmax())),
             )
 
 
 def _values(name: str, column: Any) -> list[Any]:
-    return foreign_values(column, name) if isinstance(column, pa.Array) else list(column)
+    return foreign_values(column, name) if is_array(column) else list(column)
 
 
 def _vectors(given: Any, count: int, schema: Schema, locate: RowLocator) -> Float32Array:
     """Return the vectors of rows, with NaN for missing ones, which an embedder may make."""
-    convert = arrow_matrix if isinstance(given, pa.Array) else matrix_of
+    convert = arrow_matrix if is_array(given) else matrix_of
     if not may_lack_vectors(schema):
         return convert(given, schema, locate)
     missing = np.zeros(count, dtype=bool)
     if given is None:
         missing[:] = True
-    elif isinstance(given, pa.Array):
+    elif is_array(given):
         missing = given.is_null().to_numpy(zero_copy_only=False)
         given = given.drop_null()
     elif not isinstance(given, np.ndarray):

@@ -8,11 +8,10 @@ from struct import pack
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from .._model.arrays import Float32Array
 from .._model.arrow import check_array, is_list, is_number, plain
+from .._model.lazy_arrow import is_array, is_of, pa, pc
 from .._model.schema import Schema
 from ..backend.threads import INLINE_LIMIT
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
@@ -25,6 +24,7 @@ _LARGEST, _SMALLEST = 1e15, 1e-15
 # A vector with a squared length between these has only components in that range, or zeros.
 _SHORT, _LONG = 1e-23, 1e28
 _FLOATS = {float}
+_LISTS_OF_ARROW = ("ListScalar", "LargeListScalar", "FixedSizeListScalar")
 # Rows checked in one step when the bad row of a column is searched.
 _ROWS_AT_ONCE = 1_000
 
@@ -62,7 +62,7 @@ async def collect_vectors(vectors: Any, in_thread: Callable[..., Awaitable[Any]]
         raise InvalidArgumentError("vectors", vectors, "a sequence of vectors")
     if is_typed(vectors):
         vectors = await in_thread(array_of_typed, vectors, "vectors")
-    if isinstance(vectors, (pa.Array, pa.ChunkedArray)):
+    if is_array(vectors):
         return vectors
     return list(vectors) if isinstance(vectors, (list, tuple)) else await read_all(vectors)
 
@@ -96,7 +96,7 @@ def many_queries(vectors: Any, schema: Schema, made: Mapping[int, Any]) -> list[
 
 def given_matrix(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Array:
     """Return an argument's vectors as a matrix: a sequence, a matrix or an Arrow column."""
-    if isinstance(vectors, (pa.Array, pa.ChunkedArray)):
+    if is_array(vectors):
         check_array(vectors, "vectors")
         return arrow_matrix(plain(vectors, "vectors"), schema, locate)
     if isinstance(vectors, np.ndarray) and vectors.ndim == 1 and vectors.dtype != object:
@@ -208,9 +208,9 @@ def _numbers(vector: Any, name: str) -> Any:
     if isinstance(vector, (str, bytes, Mapping)):
         raise ValueError(f"is {type(vector).__name__}, not a sequence of numbers")
     try:
-        if isinstance(vector, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)):
+        if is_of(vector, "pyarrow", *_LISTS_OF_ARROW):
             vector = vector.values  # one vector of a column
-        if isinstance(vector, (pa.Array, pa.ChunkedArray)):
+        if is_array(vector):
             vector.validate(full=True)
         return np.asarray(vector)
     except Exception as exc:

@@ -13,11 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import InvalidRowError
 from .arrays import BoolArray, Float32Array, Int64Array
+from .lazy_arrow import is_table, pa, pc
 
 # Data from outside may unpack to far more than its size: texts repeated by a dictionary or views,
 # lists of nulls. It is refused if the unpacked size exceeds both of these bounds.
@@ -28,12 +27,11 @@ _VALUE_BYTES = 32
 # Extension types whose plain storage is meaningless: months since 1970, two bare bounds.
 _NO_VALUES = frozenset({"pandas.period", "pandas.interval"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECONDS = pa.timestamp("us", tz="UTC")
 
 
 def is_arrow(rows: object) -> bool:
     """Return whether an object is Arrow data, or a frame with Arrow's interface."""
-    return isinstance(rows, (pa.RecordBatch, pa.Table)) or (
+    return is_table(rows) or (
         hasattr(type(rows), "__arrow_c_stream__") or hasattr(type(rows), "__arrow_c_array__")
     )
 
@@ -314,7 +312,7 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.tz is not None:
-        numbers = without_finer(column).cast(_MICROSECONDS).cast(pa.int64()).to_pylist()
+        numbers = without_finer(column).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
         return [None if n is None else _EPOCH + timedelta(microseconds=n) for n in numbers]
     return cast("list[Any]", column.to_pylist())
 

@@ -14,14 +14,13 @@ import numpy as np
 
 from ..errors import InvalidVectorError, UnsupportedError
 from .arrays import Float32Array
+from .lazy_arrow import pa
 from .records import Hit, Record
 from .schema import Field, Schema
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
-    import pyarrow as pa
-
 _R = TypeVar("_R", bound=Record | Hit)
 
 # The rows, columns and characters that a notebook shows.
@@ -122,11 +121,9 @@ class Results(list[_R], _AsFrames):
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table.
 
-        The values of a payload key are JSON text if they have several types or are objects. If
-        pandas is installed, a process's first Arrow table imports it.
+        The values of a payload key are JSON text if they have several types or are objects. A
+        process's first Arrow table imports pyarrow, and pandas if it is installed.
         """
-        import pyarrow as pa
-
         kinds = {name: field.arrow_type() for name, field in self._columns.items() if field}
         kinds |= {name: pa.float64() for name in _OF_HITS if name in self._columns}
         kinds["id"] = pa.utf8()
@@ -191,8 +188,6 @@ class ResultsList(list[Results[Hit]], _AsFrames):
 
     def to_arrow(self) -> pa.Table:
         """Return the hits of all queries as an Arrow table."""
-        import pyarrow as pa
-
         columns = self[0]._columns if self else None
         hits = Results(chain.from_iterable(self), columns=columns).to_arrow()
         places = [place for place, results in enumerate(self) for _ in results]
@@ -212,8 +207,6 @@ def columns_of(
 
 
 def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    import pyarrow as pa
-
     if kind is not None:
         return pa.array(values, kind)
     with suppress(pa.ArrowException, OverflowError, TypeError, ValueError):  # values of two types

@@ -10,12 +10,10 @@ from dataclasses import field as attribute
 from datetime import datetime
 from functools import cache, cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from ..errors import InvalidArgumentError, InvalidNameError, listed
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from .lazy_arrow import pa
 
 Kind = Literal[
     "text", "int", "float", "bool", "datetime", "list[text]", "list[int]", "list[float]"
@@ -221,8 +219,6 @@ _DEFAULTS = {
 
 @cache
 def _arrow_types() -> Mapping[Kind, pa.DataType]:
-    import pyarrow as pa
-
     return {
         "text": pa.utf8(),
         "int": pa.int64(),
@@ -461,8 +457,6 @@ class Schema:
 
     @cached_property
     def _arrow(self) -> pa.Schema:
-        import pyarrow as pa
-
         if not self.dim:
             reason = "an Arrow schema needs the length of the vectors: pass dim="
             raise InvalidArgumentError("dim", 0, "the length of the vectors", reason=reason)

@@ -1,6 +1,6 @@
 """Open a store, or replace one by a backup.
 
-Importing this module imports little: pyarrow, pydantic and the backends come when a store is
+Importing this module imports little: NumPy, pydantic and the backends come when a store is
 opened, in a thread.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     _Given = Embedder | Mapping[str, object]
 
 # The modules that a store would import during its first calls.
-_HEAVY = ("pyarrow.compute", "aiovec._input.rows", "aiovec._store.store")
+_HEAVY = ("aiovec._input.rows", "aiovec._store.store")
 
 
 def connect(

@@ -15,11 +15,9 @@ from functools import partial
 from itertools import count
 from typing import cast
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from .._filters import Expr, bind
 from .._filters.tree import Compare, IsNull, Ref, all_of, any_of
+from .._model.lazy_arrow import pa, pc
 from ..backend.context import call_context, calling
 from ..backend.contract import (
     Backend,

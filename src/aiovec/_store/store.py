@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 import anyio
-import pyarrow as pa
 
 from .._embed.protocol import Purpose
 from .._embed.registry import Embedders
@@ -47,6 +46,7 @@ from .._input.rows import (
     collect,
     collect_ids,
     distinct_ids,
+    holds_arrow,
     ids_to_delete,
 )
 from .._input.selection import (
@@ -78,6 +78,7 @@ from .._input.vectors import (
     texts_among,
 )
 from .._model.arrays import Float32Array
+from .._model.lazy_arrow import pa
 from .._model.patch import Remove
 from .._model.records import Hit, Record
 from .._model.results import Counts, Results, ResultsList
@@ -376,7 +377,8 @@ class VectorStore:
         async def create(active: ActiveBackend) -> Schema:
             if table in await active.backend.tables():  # before any text is embedded
                 raise TableExistsError(table)
-            await arrow_ready()
+            if holds_arrow(held):
+                await arrow_ready()
             schema = await hop(weight(held), inferred, held, options)
             schema = await self._completed(table, schema)
             writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
@@ -388,7 +390,7 @@ class VectorStore:
             await backend.create_table(table, schema)
             try:
                 if len(batch):
-                    async with backend.writing(batch.table.nbytes):
+                    async with backend.writing(batch.nbytes):
                         await backend.insert(await backend.open_table(table), batch)
             except BaseException as exc:
                 exc.add_note(f"the table {table!r} was created before that")
@@ -857,8 +859,8 @@ class VectorStore:
 
         ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``; the types are those of
         JSON schemas, in the payload also "list" and "object". Nulls are not counted, keys within
-        objects are not listed, and a declared field is listed also without values. Reads every row.
-        Raises InvalidArgumentError for more than 10,000 payload keys.
+        objects are not listed, and a declared field is listed also without values. Reads every row,
+        by ``export``. Raises InvalidArgumentError for more than 10,000 payload keys.
         """
         counts: dict[str, Counter[str]] = {}
         fields: dict[str, Field] = {}
@@ -885,6 +887,7 @@ class VectorStore:
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield every row of one consistent snapshot, as Arrow batches, in constant memory.
 
+        It needs pyarrow: ``pip install "aiovec[arrow]"``.
         Later writes are not seen. Each batch has its cursor in
         ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` continues after that batch in a new
         snapshot. A batch has ``batch_size`` rows, or fewer if they are large or some have expired.
@@ -913,6 +916,7 @@ class VectorStore:
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield the batches of an export; ``reads`` returns its columns and its filter."""
         self._enter()
+        await arrow_ready()
         operation = Operation("export", table)
         operation.rows = 0
         with (
@@ -1301,8 +1305,9 @@ class VectorStore:
         """Return the rows that were written, and the ids that were deleted, after ``since``.
 
         ``since`` is the ``number`` of the previous page, or 0 for all rows. Apply ``deleted``
-        first, then ``upserted``, an Arrow table. A page has about ``limit`` changes, and only the
-        last change of a row; the newest page is ``complete``. Raises ChangesPrunedError if the
+        first, then ``upserted``, an Arrow table of pyarrow (``pip install "aiovec[arrow]"``). A
+        page has about ``limit`` changes, and only the last change of a row; the newest page is
+        ``complete``. Raises ChangesPrunedError if the
         changes are no longer kept: drop the rows read so far, and start again with 0. An expired
         row is in ``deleted``. A row that expires after a page held it is in ``deleted`` once the
         table deletes it, so check its time too.
@@ -1311,6 +1316,7 @@ class VectorStore:
         limit = count_of("limit", limit)
 
         async def changes(active: ActiveBackend, handle: TableHandle) -> Changes:
+            await arrow_ready()
             page = await active.backend.changes(handle, since, limit=limit)
             return await LiveRows(active.backend, handle).changes(page)
 

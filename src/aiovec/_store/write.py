@@ -11,7 +11,7 @@ import numpy as np
 from .._embed.protocol import Purpose
 from .._embed.rows import filled, lacking, of_row, of_text, without
 from .._input.arguments import check_model
-from .._input.rows import bytes_to_write, one_of_each_id, repeated_ids, to_batch
+from .._input.rows import bytes_to_write, holds_arrow, one_of_each_id, repeated_ids, to_batch
 from .._input.types import OnConflict
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
@@ -86,7 +86,7 @@ class RowsToWrite:
         # The gate comes first, since the checked rows take memory.
         async with backend.writing(bytes_to_write(self.rows, handle.schema)):
             if batch is None:
-                batch = await self._checked_rows(handle)
+                batch = await self._checked_rows(backend, handle)
             if not len(batch):
                 return 0
             skips = self.on_conflict == "skip"
@@ -107,22 +107,22 @@ class RowsToWrite:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""
         if handle.schema.embed is not None:
             return await self._with_vectors(active, handle, LiveRows(active.backend, handle))
-        return await self._checked_rows(handle)
+        return await self._checked_rows(active.backend, handle)
 
-    async def _checked_rows(self, handle: TableHandle) -> NewRows:
-        # Few rows of dicts are written as they are.
-        if not isinstance(self.rows, list) or handle.schema.embed is not None:
+    async def _checked_rows(self, backend: Backend, handle: TableHandle) -> NewRows:
+        if holds_arrow(self.rows):
             await arrow_ready()
         effort = weight(self.rows, handle.schema)
-        return await hop(effort, self._check, handle, effort > INLINE_LIMIT)
+        as_table = effort > INLINE_LIMIT and backend.many_as_table
+        return await hop(effort, self._check, handle, as_table)
 
-    def _check(self, handle: TableHandle, are_many: bool) -> NewRows:
+    def _check(self, handle: TableHandle, as_table: bool) -> NewRows:
         batch = to_batch(self.rows, handle.schema, make_ids=True)
         if self.on_conflict != "fail":
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
         elif not self.checked and (repeated := repeated_ids(batch.ids)):
             raise DuplicateIdError(handle.name, repeated, within_call=True)
-        return NewRows(batch.schema, batch.table) if are_many else batch
+        return NewRows(batch.schema, batch.table) if as_table else batch
 
     async def _with_vectors(
         self, active: ActiveBackend, handle: TableHandle, live: LiveRows
@@ -136,13 +136,13 @@ class RowsToWrite:
         # The existing rows may have changed since an earlier attempt.
         if not skips and schema in self._embedded:
             return self._embedded[schema]
-        rows = (await self._checked_rows(handle)).table
-        effort = weight(rows)
-        if embed is not None and rows.column(schema.vector).null_count:
+        rows = await self._checked_rows(active.backend, handle)
+        effort = weight(self.rows, schema)
+        if embed is not None:
             missing = await hop(effort, lacking, rows, schema, embed)
             if missing.texts and skips:
                 existing = await live.ids(missing.ids)
-                rows = await hop(effort, without, rows, list(existing))
+                rows = await hop(effort, without, rows, existing)
                 missing = await hop(effort, lacking, rows, schema, embed)
             if missing.texts:  # rows may stay without a vector
                 try:
@@ -153,9 +153,9 @@ class RowsToWrite:
                     # Without repeated ids, the rows have kept their positions.
                     numbered = self.on_conflict == "fail"
                     raise of_row(exc, missing, numbered=numbered) from exc.__cause__
-                rows = await hop(effort + weight(vectors), filled, rows, schema, missing, vectors)
-        batch = self._embedded[schema] = NewRows(schema, rows)
-        return batch
+                rows = await hop(effort + weight(vectors), filled, rows, missing, vectors)
+        self._embedded[schema] = rows
+        return rows
 
 
 async def vector_of_update(

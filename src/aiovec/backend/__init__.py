@@ -51,6 +51,9 @@ from .._model.distance import distances as distances
 from .._model.distance import nearest_first as nearest_first
 from .._model.json_text import LossyJsonError as LossyJsonError
 from .._model.json_text import read_json as read_json
+from .._model.lazy_arrow import needs_arrow as needs_arrow
+from .._model.lazy_arrow import pa as pa
+from .._model.lazy_arrow import pc as pc
 from .._model.patch import PayloadPatch as PayloadPatch
 from .._model.redaction import cleaned as cleaned
 from .._model.redaction import redacted as redacted

@@ -275,6 +275,10 @@ class Backend(ABC):
     hints: ClassVar[Mapping[str, str]] = {}
     """The ``hint`` of UnsupportedError for each missing ability: what to do instead."""
 
+    many_as_table: ClassVar[bool] = True
+    """Whether many rows to write become an Arrow table, in a thread, before the backend gets them.
+    If False, they stay columns, unless the user passed Arrow data."""
+
     read_only: bool = False
     """Set before ``open``. Then ``open`` raises ConfigError if there is no store, methods that
     write raise UnsupportedError, and nothing is created or written (no upkeep, no mark), except

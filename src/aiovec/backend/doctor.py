@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,8 @@ def examine(place: Place | None = None) -> list[Finding]:
     findings = [
         Finding("python", f"{platform.python_implementation()} {platform.python_version()}"),
         Finding("platform", f"{sys.platform} {platform.machine()}"),
-        *map(version_of, ("aiovec", "numpy", "pyarrow")),
+        *map(version_of, ("aiovec", "numpy")),
+        _arrow(),
     ]
     installed = backends()
     if not installed:
@@ -66,6 +67,12 @@ def version_of(distribution: str) -> Finding:
         return Finding(distribution, metadata.version(distribution))
     except metadata.PackageNotFoundError:
         return Finding(distribution, "not installed", ok=False, cure=f"pip install {distribution}")
+
+
+def _arrow() -> Finding:
+    finding = version_of("pyarrow")
+    cure = 'for Arrow data, data frames and files: pip install "aiovec[arrow]"'
+    return finding if finding.ok else replace(finding, ok=True, cure=cure)
 
 
 def room_at(folder: Path, why: str) -> Iterator[Finding]:

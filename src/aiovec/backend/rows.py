@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
 
 from .._model.arrays import Float32Array
 from .._model.arrow import (
@@ -17,9 +17,13 @@ from .._model.arrow import (
     to_matrix,
     without_vector,
 )
+from .._model.lazy_arrow import pa
 from .._model.schema import Schema, may_lack_vectors
 from ..errors import InvalidRowError
 from .contract import StoredRows
+
+# Estimated bytes of a value that is not a vector.
+_BYTES_A_VALUE = 32
 
 
 class NewRows:
@@ -27,8 +31,8 @@ class NewRows:
     ``Schema.to_arrow``.
 
     A few rows come as ``columns``, since Arrow would cost more than the rest of their write. Many
-    rows come as a table, and have no columns. A backend can always use ``table``, which is made
-    from the columns if needed.
+    rows come as a table, and have no columns, if the backend has ``many_as_table``. A backend can
+    always use ``table``, which is made from the columns if needed.
     """
 
     __slots__ = ("_table", "columns", "schema")
@@ -53,7 +57,7 @@ class NewRows:
     def ids(self) -> Sequence[str]:
         """The rows' ids."""
         if self.columns is None:
-            return cast("list[str]", self.table.column("id").to_pylist())
+            return python_values(self.table.column("id"))
         return self.columns.ids
 
     @property
@@ -68,6 +72,22 @@ class NewRows:
         if self.columns is None:
             return python_values(self.table.column(field))
         return self.columns.fields[field]
+
+    @property
+    def nbytes(self) -> int:
+        """About the bytes that the rows take."""
+        if self.columns is None:
+            return int(self.table.nbytes)
+        return self.vectors.nbytes + _BYTES_A_VALUE * len(self) * (2 + len(self.schema.fields))
+
+    def with_vectors(self, vectors: Float32Array) -> NewRows:
+        """Return the rows with these vectors, with a row of NaN for a missing one."""
+        if self.columns is not None:
+            return NewRows(self.schema, replace(self.columns, vectors=vectors))
+        layout = self.schema.to_arrow()
+        at = layout.get_field_index(self.schema.vector)
+        column = _vector_column(vectors, self.schema)
+        return NewRows(self.schema, self.table.set_column(at, layout.field(at), column))
 
     def take(self, places: Sequence[int]) -> NewRows:
         """Return the rows at these places, in this order."""
@@ -119,13 +139,17 @@ def check_partitions(rows: NewRows, stored: Mapping[str, Sequence[Any]]) -> None
                 )  # fmt: skip
 
 
-def _table_of(rows: StoredRows, schema: Schema) -> pa.Table:
-    vectors = cast("Float32Array", rows.vectors)
+def _vector_column(vectors: Float32Array, schema: Schema) -> pa.FixedSizeListArray:
     missing = None
     if may_lack_vectors(schema) and (lacking := without_vector(vectors)).any():
         missing = lacking
         vectors = np.where(missing[:, None], np.float32(0), vectors)
-    arrays = [pa.array(rows.ids, pa.utf8()), from_matrix(vectors, missing)]
+    return from_matrix(vectors, missing)
+
+
+def _table_of(rows: StoredRows, schema: Schema) -> pa.Table:
+    vectors = cast("Float32Array", rows.vectors)
+    arrays = [pa.array(rows.ids, pa.utf8()), _vector_column(vectors, schema)]
     arrays += [
         pa.array(rows.fields[name], field.arrow_type()) for name, field in schema.fields.items()
     ]

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.lowlevel import RunVar
 
+from .._model.lazy_arrow import pa, pc
 from ..errors import AiovecError
 
 _T = TypeVar("_T")
@@ -204,7 +205,7 @@ async def hop(weight: int, work: Callable[..., _T], *args: object) -> _T:
 
 
 async def arrow_ready() -> None:
-    """Wait until pyarrow can convert values without importing anything.
+    """Wait until pyarrow is imported, and can convert values without importing anything.
 
     Its first conversion imports pandas if that is installed, which takes half a second. So this
     happens in a thread, and only in a process that converts.
@@ -214,9 +215,8 @@ async def arrow_ready() -> None:
 
 
 def _convert() -> None:
-    import pyarrow as pa
-
     pa.array([0])
+    pc.equal  # noqa: B018 - imports the functions
     arrow_is_ready.set()
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-import pyarrow as pa
 
+from .._model.lazy_arrow import is_array, is_table
 from .._model.records import Hit, Record
 from .._model.schema import Schema
 from .contract import StoredRows
@@ -60,9 +60,9 @@ def weight(*things: Any) -> int:
         elif isinstance(item, StoredRows):
             total += len(item.ids) * (4 + len(item.fields))
             waiting += (item.payloads, item.vectors)
-        elif isinstance(item, (pa.Array, pa.ChunkedArray)) and arrow_is_ready.is_set():
+        elif is_array(item) and arrow_is_ready.is_set():
             total += len(item) + item.get_total_buffer_size() // _BYTES
-        elif isinstance(item, (pa.RecordBatch, pa.Table)):
+        elif is_table(item) and arrow_is_ready.is_set():
             # The buffers may be damaged, so only the sizes of rows and buffers are read.
             total += (item.num_rows + _COLUMN) * item.num_columns
             total += item.get_total_buffer_size() // _BYTES

@@ -1,0 +1,68 @@
+"""pyarrow, imported at its first use: a store on SQLite works without it.
+
+Modules of a store import ``pa`` and ``pc`` from here. Values are tested by functions that do not
+import pyarrow: whoever passes an object of pyarrow has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AiovecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+__all__ = ["arrow_errors", "is_array", "is_of", "is_table", "needs_arrow", "pa", "pc"]
+
+
+def needs_arrow() -> AiovecError:
+    """Return the error of a call that cannot do without pyarrow."""
+    return AiovecError(
+        "Arrow tables, data frames, exports, migrations and files need the package pyarrow, which "
+        'is not installed; pip install "aiovec[arrow]" brings it'
+    )
+
+
+class _Lazy(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            module = import_module(self.__name__)
+        except ModuleNotFoundError as exc:
+            raise needs_arrow() from exc
+        value = getattr(module, name)
+        setattr(self, name, value)  # the next use finds it without this method
+        return value
+
+
+if not TYPE_CHECKING:
+    pa, pc = _Lazy("pyarrow"), _Lazy("pyarrow.compute")
+
+
+def is_of(value: object, library: str, *names: str) -> bool:
+    """Return whether a value is of one of a library's classes; imports nothing."""
+    module = sys.modules.get(library)
+    kinds = (getattr(module, name, None) for name in names) if module is not None else ()
+    return isinstance(value, tuple(kind for kind in kinds if isinstance(kind, type)))
+
+
+def is_array(value: object) -> bool:
+    """Return whether a value is a column of pyarrow."""
+    return is_of(value, "pyarrow", "Array", "ChunkedArray")
+
+
+def is_table(value: object) -> bool:
+    """Return whether a value is a table or a record batch of pyarrow."""
+    return is_of(value, "pyarrow", "Table", "RecordBatch")
+
+
+def arrow_errors() -> tuple[type[Exception], ...]:
+    """Return the base class of pyarrow's exceptions, if pyarrow was imported."""
+    kind = getattr(sys.modules.get("pyarrow"), "ArrowException", None)
+    return () if kind is None else (kind,)

@@ -1,0 +1,187 @@
+"""A store on SQLite in a process that has no pyarrow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.harness.command import command_without, run_process
+
+SCRIPT = """
+import asyncio, dataclasses, datetime, sys
+
+if sys.argv[2] == "without":
+    sys.modules["pyarrow"] = None
+import numpy as np
+import pydantic
+import aiovec
+from aiovec import Embed, Field, Schema
+
+AT = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
+FIELDS = {
+    "n": int, "words": Field(str, text=True), "x": float, "ok": bool, "at": datetime.datetime,
+    "tags": list[str], "until": Field(datetime.datetime, expires=True),
+}
+
+@dataclasses.dataclass
+class Row:
+    id: str
+    embedding: list[float]
+    n: int
+
+class Model(pydantic.BaseModel):
+    id: str
+    embedding: list[float]
+    n: int
+
+def rows(first, last, **values):
+    return [
+        {"id": f"r{n}", "embedding": [float(n), 1, 2, 3], "n": n, "words": f"row number {n}",
+         "x": n / 3, "ok": n % 2 == 0, "at": AT, "tags": ["a", str(n)], "extra": [n, None]} | values
+        for n in range(first, last)
+    ]
+
+async def embed(texts, purpose=None):
+    return [[float(len(text)), 1.0] for text in texts]
+
+async def show(name, call):
+    try:
+        answer = await call
+        print(name, [row.to_dict() for row in answer] if isinstance(answer, list) else answer)
+    except aiovec.AiovecError as exc:
+        print(name, type(exc).__name__, exc)
+
+async def main(path):
+    embedder = aiovec.embedder(embed, model="m", dim=2)
+    async with aiovec.connect(path, embedder=embedder) as store:
+        show_of = lambda name, *args, **kw: show(name, getattr(store, name)(*args, **kw))
+        await show_of("create_table", "t", Schema(dim=4, fields=FIELDS))
+        await show_of("insert", "t", rows(0, 1))
+        await show_of("insert", "t", rows(1, 50))
+        await show_of("insert", "t", rows(50, 10_000))
+        await show_of("insert", "t", rows(0, 10_010), on_conflict="skip")
+        await show_of("upsert", "t", rows(0, 5_000, n=7))
+        await show_of("insert", "t", [Row("d", [1, 2, 3, 4], 1)])
+        await show_of("insert", "t", [Model(id="m", embedding=[1, 2, 3, 4], n=1)])
+        many = {"id": np.arange(3_000), "embedding": np.ones((3_000, 4)), "n": np.arange(3_000)}
+        none = np.full(3_000, "NaT", "M8[us]")
+        await show_of("insert", "t", many | {"x": np.ones(3_000), "at": none})
+        await show_of("upsert", "t", {"id": ["c"], "embedding": [[1, 2, 3, 4]], "n": [1]})
+        await show_of("insert", "t", rows(20_000, 30_000)[:-1] + rows(9, 10, n="nine"))
+        await show_of("insert", "t", many | {"at": np.full(3_000, "2020-01-01", "M8[ns]")})
+        await show_of("insert", "t", many | {"n": np.full(3_000, "x")})
+        await show_of("insert", "t", many | {"embedding": np.full((3_000, 4), np.nan)})
+        await show_of("insert", "t", rows(1, 3))
+        await show_of("update", "t", {"n": 1, "payload.extra": "new"}, ids=["r1"])
+        await show_of("update", "t", {"x": 0.5}, where="n > 9000")
+        await show_of("set_vectors", "t", ["r1", "r2"], np.full((2, 4), 2.0))
+        await show_of("search", "t", [1, 2, 3, 4], where="n = 1", include_vector=True)
+        await show_of("search_text", "t", '"number 60"')
+        await show_of("search_hybrid", "t", "number 60", [60, 1, 2, 3], where="ok")
+        await show_of("get", "t", ["r1", "r9000"])
+        await show_of("find", "t", where="n > 9990", order_by="-n", include_vector=True)
+        await show_of("count", "t", where="ok")
+        await show_of("distinct", "t", "ok")
+        await show_of("bounds", "t", "n")
+        await show_of("delete", "t", ["r1"])
+        await show_of("add_field", "t", "later", int)
+        await show_of("optimize", "t")
+        inferred = {"id": np.arange(3_000), "vector": np.ones((3_000, 4)), "n": np.arange(3_000)}
+        inferred |= {"ok": np.ones(3_000, bool), "s": np.full(3_000, "s"), "f": np.ones(3_000)}
+        await show_of("create_table", "inferred", inferred)
+        await show_of("create_table", "e", Schema(fields={"body": str}, embed=Embed("body")))
+        texts = [{"id": f"e{n}", "body": f"text {n}"} for n in range(5_000)]
+        await show_of("insert", "e", texts[:1])
+        await show_of("insert", "e", texts, on_conflict="skip")
+        await show_of("insert", "e", [*texts[:3], {"id": "none", "body": ""}])
+        await show_of("search", "e", "text 1234", limit=3)
+        await show_of("backup", path + ".backup")
+    print("restore", await aiovec.restore(path + ".backup", path, overwrite=True))
+    print("imported", sys.modules.get("pyarrow") is not None)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+NEEDS_ARROW = """
+import asyncio, sys
+
+sys.modules["pyarrow"] = None
+import pandas, polars
+import aiovec, aiovec_migrate
+
+ROWS = {"id": ["1"], "embedding": [[1.0, 2.0]]}
+
+async def main(path):
+    async with aiovec.connect(path) as store:
+        await store.create_table("t", aiovec.Schema(dim=2))
+        await store.insert("t", ROWS)
+        hits = await store.search("t", [1, 2])
+        async def frame(): hits.to_pandas()
+        async def arrow(): hits.to_arrow()
+        async def polar(): hits.to_polars()
+        async def export():
+            async for _ in store.export("t"): pass
+        async def migrate(): await aiovec_migrate.run(path, path + "2")
+        for call in (
+            frame(), arrow(), polar(), export(), migrate(), store.changes("t"),
+            store.fields_info("t"), store.insert("t", pandas.DataFrame(ROWS)),
+            store.insert("t", polars.DataFrame(ROWS)),
+            store.create_table("u", polars.DataFrame(ROWS)),
+            store.insert("t", {**ROWS, "id": pandas.Series(["2"])}),
+            store.insert("t", {**ROWS, "id": polars.Series(["2"])}),
+        ):
+            try:
+                await call
+            except aiovec.AiovecError as exc:
+                assert 'pip install "aiovec[arrow]"' in str(exc), exc
+            else:
+                raise AssertionError(call)
+        assert await store.count("t") == 1
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def _run(script: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_every_other_call_answers_the_same(tmp_path: Path) -> None:
+    answers = []
+    for kind in ("with", "without"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        answers.append(_run(SCRIPT, folder / "store.db", kind).replace(str(folder), ""))
+    assert answers[0] == answers[1]
+    assert answers[0].endswith("imported False\n")
+
+
+def test_a_call_that_needs_it_says_what_to_install(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("polars")
+    _run(NEEDS_ARROW, tmp_path / "store.db")
+
+
+@pytest.mark.parametrize(
+    ("extra", "arguments"),
+    [
+        ("arrow", ("export", "t", "t.jsonl")),
+        ("arrow", ("import", "t.jsonl", "--table", "t")),
+        ("arrow", ("migrate", "plan", "--from", "store.db", "--to", "other.db")),
+        ("server", ("serve",)),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else value,
+)
+def test_a_command_that_needs_it_says_what_to_install(
+    extra: str, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.jsonl").write_text("")
+    finished = run_process(*arguments, command=command_without("pyarrow"))
+    assert (finished.code, finished.err.count("\n")) == (1, 1)
+    assert f'pip install "aiovec[{extra}]"' in finished.err
