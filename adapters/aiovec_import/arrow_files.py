@@ -128,7 +128,7 @@ def _as_text(kind: pa.DataType) -> pa.DataType:
     )
 
 
-def arrow_writer(file: IO[bytes], form: str, columns: pa.Schema, _: Schema | None) -> Any:
+def arrow_writer(file: IO[bytes], form: str, columns: pa.Schema) -> Any:
     """Return pyarrow's writer of a format. The columns carry the schema."""
     if form == "parquet":
         # A dictionary never pays for the numbers of vectors.

@@ -35,7 +35,6 @@ _SUFFIXES = {
     ".ndjson": "jsonl",
     ".csv": "csv",
 }
-_MESSAGE_LENGTH = 300
 
 MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)"
 """A datetime with a time zone as text, whose kind is "moment"."""
@@ -49,7 +48,7 @@ def reading(path: Path | str) -> Iterator[None]:
     except AiovecError:
         raise
     except Exception as exc:
-        text = " ".join(str(exc).split())[:_MESSAGE_LENGTH].rstrip(".")
+        text = " ".join(str(exc).split())[:300].rstrip(".")
         if isinstance(exc, RecursionError):
             text = "a value in it is nested too deeply"
         elif isinstance(exc, OSError) and exc.strerror:

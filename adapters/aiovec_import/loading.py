@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
@@ -31,8 +31,6 @@ from aiovec.errors import (
 from .files import reading, rows_at_once
 from .sifting import CAME_BEFORE, Sifted, sift
 from .sources import ForeignTable, Reader, Reject
-
-_T = TypeVar("_T")
 
 _EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
@@ -275,10 +273,10 @@ async def create(store: VectorStore, load: Load) -> None:
     load._exists = True
 
 
-def _sifted(source: Reader, load: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
-    """Yield the rows of a table a chunk at a time; end and note why if it cannot be read.
+async def _sifted(source: Reader, load: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
+    """Yield the rows of a table a chunk at a time, the next one read ahead in a thread.
 
-    Raise that where the table is ``alone``.
+    End and note why if the table cannot be read; where it is ``alone``, raise that.
     """
     schema = load.used_schema
     chunks = source.read(load.source, schema, rows_at_once(schema))
@@ -296,11 +294,6 @@ def _sifted(source: Reader, load: Load, *, alone: bool) -> AsyncGenerator[Sifted
             load.problem = str(exc)
             return None
 
-    return read_ahead(following)
-
-
-async def read_ahead(following: Callable[[], _T | None]) -> AsyncGenerator[_T, None]:
-    """Yield what the function returns in a thread until that is None, the next one read ahead."""
     coming = asyncio.ensure_future(in_thread(following))
     try:
         while (part := await coming) is not None:

@@ -143,18 +143,26 @@ class FileWriter:
             if self._is_file:
                 create_like(self._part, self._path)
                 self._file = self._part.open("wb")
-            kind = TextWriter if self._form in TEXTS else arrow_writer
-            self._rows = kind(self._file, self._form, self._columns, self._schema)
+            if self._form == "csv":
+                self._file.write(csv_header(self._columns.names).encode())
+            elif self._form not in TEXTS:
+                self._rows = arrow_writer(self._file, self._form, self._columns)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write rows."""
         with writing_to(self._path):
-            self._rows.write_batch(batch)
+            if self._rows is not None:
+                self._rows.write_batch(batch)
+                return
+            lines = csv_lines if self._form == "csv" else lines_of
+            vector = None if self._schema is None else self._schema.vector
+            self._file.write("".join(lines(batch, vector)).encode())
 
     def finish(self) -> None:
         """Flush the file to the disk, and give it its name."""
         with writing_to(self._path):
-            self._rows.close()
+            if self._rows is not None:
+                self._rows.close()
             self._file.flush()
             if not self._is_file:
                 return
@@ -188,23 +196,3 @@ class FileWriter:
                 if self._file is not None:
                     self._file.close()
             self._part.unlink(missing_ok=True)
-
-
-class TextWriter:
-    """Writes batches as lines, with the methods of pyarrow's writers."""
-
-    def __init__(
-        self, file: IO[bytes], form: str, columns: pa.Schema, schema: Schema | None
-    ) -> None:
-        self._file = file
-        self._lines = csv_lines if form == "csv" else lines_of
-        self._vector = None if schema is None else schema.vector
-        if form == "csv":
-            file.write(csv_header(columns.names).encode())
-
-    def write_batch(self, batch: pa.RecordBatch) -> None:
-        """Write each row as a line."""
-        self._file.write("".join(self._lines(batch, self._vector)).encode())
-
-    def close(self) -> None:
-        """Do nothing: the opener of the file closes it."""

@@ -14,7 +14,6 @@ from .settings import SCHEME
 
 # Seconds until the server has to answer.
 _PATIENCE = 5.0
-_LONGEST = 10_000
 
 
 def findings(address: str | None) -> list[Finding]:
@@ -34,7 +33,7 @@ def findings(address: str | None) -> list[Finding]:
         # Of no proxy that the environment names: the client asks none.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{address}/health", timeout=_PATIENCE) as answer:
-            health = json.loads(answer.read(_LONGEST))
+            health = json.loads(answer.read(10_000))
         words = f"{address}: status {health['status']}, backend {health['backend']}, "
         words += health["version"]
         return [package, Finding("server", words[:300], ok=health["status"] == "ok")]

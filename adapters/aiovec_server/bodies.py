@@ -23,7 +23,7 @@ from aiovec.backend import from_matrix, without_vector
 from aiovec.backend.threads import arrow_ready, hop
 from aiovec.backend.weight import weight
 
-from .bounds import bytes_of, check_answer
+from .bounds import bytes_of, check_answer, found_by
 from .call import JSON, OF_ROWS, Call
 
 _MEASURES = ("_score", "_distance")
@@ -70,6 +70,17 @@ async def rows_response(
         older = call.uses_older_names and name == "hits"
         make = partial(_json_parts, name.encode(), answers, of_many, older)
     return _in_parts(await hop(weight(answers), make), kind)
+
+
+async def found_response(
+    call: Call, options: dict[str, Any], method: str, name: str = "hits"
+) -> Response:
+    """Answer with what a method of the store finds with these options."""
+
+    async def find(table: str, **chosen: Any) -> list[Results[Any]]:
+        return [await getattr(call.store, method)(table, **chosen)]
+
+    return await rows_response(call, name, await found_by(find, call.store, call.table, options))
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:

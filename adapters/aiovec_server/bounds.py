@@ -37,9 +37,6 @@ _AT_ONCE = 32
 _STEP = 8 * 1024 * 1024
 """Bytes that the rows of a step should have, as far as those before tell."""
 
-_GROWTH = 8
-_BYTES_A_VALUE = 8
-
 
 class Room:
     """Bytes that the bodies, or the answers, in progress may take together."""
@@ -245,7 +242,7 @@ def _is_small(rows: int) -> bool:
 
 def _next_step(step: int, rows: int, nbytes: int) -> int:
     """Return how many rows to read next, after so many of so many bytes."""
-    return min(_GROWTH * step, _STEP * rows // max(1, nbytes))
+    return min(8 * step, _STEP * rows // max(1, nbytes))
 
 
 def _bytes_of_values(given: Iterable[Any]) -> int:
@@ -259,5 +256,5 @@ def _bytes_of_values(given: Iterable[Any]) -> int:
             values += [*value, *value.values()]
         elif type(value) is list:
             values += value
-        nbytes += _BYTES_A_VALUE
+        nbytes += 8
     return nbytes

@@ -16,7 +16,6 @@ from aiovec.backend.threads import in_thread
 
 LOG = logging.getLogger("aiovec.server")
 _PASSING = frozenset({429, 503})
-_RETRY_SECONDS = 1
 _CHANGED = (
     "the table is not in the state that If-Match names; read it again, and then repeat the call"
 )
@@ -57,7 +56,7 @@ async def response_of(error: Exception, request: str, store: VectorStore | None 
             # In a thread, for a log may be a file or a pipe.
             await in_thread(partial(LOG.error, *words, exc_info=error))
         return problem_response(answer)
-    again = _RETRY_SECONDS if error.status in _PASSING else None
+    again = 1 if error.status in _PASSING else None
     problem = Problem.plain(error.status, error.detail, retry_after=again)
     more = {"accepted": list(error.accepted)} if error.accepted else None
     return problem_response(problem, more, error.headers)

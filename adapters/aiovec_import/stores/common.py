@@ -234,20 +234,15 @@ def _row(point: Point, collection: Collection, schema: Schema, *, new_ids: bool)
     metadata, fields = dict(point.metadata), point.fields
     if fields is None:
         fields = {name: metadata.pop(name, None) for name in collection.fields}
-    more = {name: storable(value, name) for name, value in metadata.items()}
-    row = flat_row({**fields, schema.vector: point.vector, "id": point.id}, more)
+    row = {**fields, schema.vector: point.vector, "id": point.id}
+    # A key that is a column of the row has a "_" appended, as in the tables of bridges.
+    keys = {
+        f"{key}_" if key.rstrip("_") in row else key: storable(value, key)
+        for key, value in metadata.items()
+    }
     if new_ids:
         del row["id"]
-    return row
-
-
-def flat_row(fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of its own columns and the keys of its metadata.
-
-    A key that is a column of the row has a ``_`` appended, as in the tables of bridges.
-    """
-    keys = {f"{key}_" if key.rstrip("_") in fields else key: v for key, v in metadata.items()}
-    return {**keys, **fields}
+    return {**keys, **row}
 
 
 def fields_of_kinds(kinds: Iterable[tuple[str, Any]]) -> dict[str, Field | None]:

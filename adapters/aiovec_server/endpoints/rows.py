@@ -6,20 +6,19 @@ from typing import Any
 
 from starlette.responses import Response
 
-from aiovec import REMOVE, Record, Results
+from aiovec import REMOVE
 from aiovec._http.ipc import ARROW
 from aiovec.backend.threads import hop
 
 from .. import models
-from ..bodies import dump, rows_response, values_response
-from ..bounds import BOUNDS, found_by, rows_of, values_of
+from ..bodies import dump, found_response, rows_response, values_response
+from ..bounds import BOUNDS, rows_of, values_of
 from ..call import JSON, JSON_LINES, OF_ROWS, Call
 from ..exporting import Streamed, arrow_stream, cursor_of, lines_stream
 from ..problems import RequestError
 from .declaring import endpoint
 
 _STREAM = (JSON_LINES, ARROW)
-_FOUND = 100
 _RECENT = {"where": "year >= 2024"}
 
 
@@ -108,12 +107,7 @@ async def find_records(call: Call, options: dict[str, Any]) -> Response:
 
     They are sorted by one or more keys, or by id. Vectors come only with `includeVector`.
     """
-
-    async def find(table: str, **chosen: Any) -> list[Results[Record]]:
-        return [await call.store.find(table, **chosen)]
-
-    records = await found_by(find, call.store, call.table, {"limit": _FOUND, **options})
-    return await rows_response(call, "records", records)
+    return await found_response(call, {"limit": 100, **options}, "find", "records")
 
 
 @endpoint(

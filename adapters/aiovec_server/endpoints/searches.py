@@ -6,10 +6,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from aiovec import Hit, Results
-
 from .. import models
-from ..bodies import rows_response
+from ..bodies import found_response, rows_response
 from ..bounds import found_by
 from ..call import OF_ROWS, Call
 from ..problems import RequestError
@@ -28,7 +26,7 @@ async def search(call: Call, options: dict[str, Any]) -> Response:
     Returns the rows nearest to a vector, best first.
     """
     _choose(options, "vector", "text")
-    return await _answer(call, options, "search")
+    return await found_response(call, options, "search")
 
 
 @endpoint(
@@ -57,7 +55,7 @@ async def search_text(call: Call, options: dict[str, Any]) -> Response:
     Returns the best rows by BM25. Rows with all words come first. Where these are fewer than
     `limit`, rows with some of the words follow; with `"match": "all"` they do not.
     """
-    return await _answer(call, options, "search_text")
+    return await found_response(call, options, "search_text")
 
 
 @endpoint(
@@ -72,7 +70,7 @@ async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
     """
     if "text" in options:
         _choose(options, "vector", "text")
-    return await _answer(call, options, "search_hybrid")
+    return await found_response(call, options, "search_hybrid")
 
 
 @endpoint(
@@ -85,7 +83,7 @@ async def search_like(call: Call, options: dict[str, Any]) -> Response:
     Returns the rows nearest to a row, or to the mean of several, without these. With `notLike`, the
     search leads away from other rows.
     """
-    return await _answer(call, options, "search_like")
+    return await found_response(call, options, "search_like")
 
 
 def _choose(options: dict[str, Any], name: str, other: str) -> None:
@@ -94,11 +92,3 @@ def _choose(options: dict[str, Any], name: str, other: str) -> None:
         raise RequestError(422, f"the body needs {name!r} or {other!r}, and not both")
     if other in options:
         options[name] = options.pop(other)
-
-
-async def _answer(call: Call, options: dict[str, Any], method: str) -> Response:
-    async def find(table: str, **chosen: Any) -> list[Results[Hit]]:
-        return [await getattr(call.store, method)(table, **chosen)]
-
-    hits = await found_by(find, call.store, call.table, options)
-    return await rows_response(call, "hits", hits)

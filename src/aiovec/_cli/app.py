@@ -115,22 +115,10 @@ def _start(
     settle_streams()
 
 
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
-app.command("info")(facts.info)
-app.command("tables")(facts.tables)
-app.command("search")(search.search)
-app.command("rows")(search.rows)
-app.command("get")(search.get)
-app.command("count")(search.count)
-app.command("distinct")(search.distinct)
-app.command("delete")(tables.delete)
-app.command("create")(tables.create)
-app.command("drop")(tables.drop)
-app.command("text-index")(tables.text_index)
-app.command("index")(upkeep.index)
-app.command("optimize")(upkeep.optimize)
-app.command("upkeep")(upkeep.upkeep)
-app.command("backup")(upkeep.backup)
-app.command("restore")(upkeep.restore)
-app.command("advise")(advise.advise)
+# In the order of the help, by their own names.
+for _command in (
+    demo.demo, doctor.doctor, facts.info, facts.tables, search.search, search.rows, search.get,
+    search.count, search.distinct, tables.delete, tables.create, tables.drop, tables.text_index,
+    upkeep.index, upkeep.optimize, upkeep.upkeep, upkeep.backup, upkeep.restore, advise.advise,
+):  # fmt: skip
+    app.command()(_command)
