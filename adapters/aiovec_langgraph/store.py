@@ -44,6 +44,9 @@ from aiovec.bridge import Bridge, StoreOrTarget, keys_below, metadata_filter, st
 
 # Longest id of aiovec, in bytes.
 _LONGEST_ID = 512
+# Most vectors of an item. The row of each repeats the value, since filters and boosts read it, so
+# an item whose path finds a long list takes at most this many times its size.
+_MOST_TEXTS = 16
 _FIELDS = {
     "namespace": Field(str, nullable=False, index="btree"),  # labels, each followed by a "."
     "key": Field(str, nullable=False),
@@ -59,12 +62,18 @@ class AiovecStore(BaseStore):
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. Further ``options`` are those of
-    ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings; an item has one
-    vector, of the texts of all its indexed fields. ``boost`` ranks searches by age or importance,
-    as in ``VectorStore.search``, by "updated_at" or numbers in "payload.value.<key>". Expired items
-    are never returned. ``sweep_ttl`` deletes them, and once an hour a write does;
+    ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings. Each text of
+    the indexed fields of an item has a vector, and a search ranks an item by its best one. Texts
+    from the 16th on share a vector. ``boost`` ranks searches by age or importance, as in
+    ``VectorStore.search``, by "updated_at" or numbers in "payload.value.<key>". Expired items are
+    never returned. ``sweep_ttl`` deletes them, and once an hour a write does;
     ``sweep_interval_minutes`` has no effect.
     """
+
+    # The first text of an item has its vector in the row of the item. Each further text has a row
+    # with the fields and the value of the item, and "place", the number of the text, from 1.
+    # "texts" is the number of texts. A killed put, or two puts at once, may leave further rows, so
+    # a search counts such a row only if its "updated_at" is that of the item's row.
 
     supports_ttl = True
 
@@ -136,7 +145,10 @@ class AiovecStore(BaseStore):
         return await self._bridge.aio(self._execute, plan)
 
     async def _sweep(self, table: Table) -> int:
-        """Delete expired items, and return how many there were. It optimizes the table too."""
+        """Delete expired items, and return the number of their rows. It optimizes the table too.
+
+        An item has one row, or one for each text with a vector.
+        """
 
         async def sweep() -> int:
             expired = int((await table.stats()).details.get("expired_rows", 0))
@@ -162,18 +174,20 @@ class AiovecStore(BaseStore):
                 if (value := getattr(op, name, 0)) < 0:
                     raise InvalidArgumentError(name, value, "a whole number from 0")
             if isinstance(op, PutOp):
-                plan.puts[_id_of(op.namespace, op.key)] = op, self._text_of(op)
+                plan.puts[_id_of(op.namespace, op.key)] = op, self._texts_of(op)
             elif isinstance(op, SearchOp) and op.query:
                 plan.queries[op.query] = None
-        plan.texts = list(dict.fromkeys(text for _, text in plan.puts.values() if text))
+        plan.texts = list(dict.fromkeys(text for _, texts in plan.puts.values() for text in texts))
         return plan
 
-    def _text_of(self, op: PutOp) -> str:
-        """Return the text to embed for an item; "" for an item without a vector."""
+    def _texts_of(self, op: PutOp) -> list[str]:
+        """Return the texts to embed for an item; none for an item without a vector."""
         if self.embeddings is None or op.value is None or op.index is False:
-            return ""
+            return []
         paths = self._paths if op.index is None else op.index
-        return "\n".join(text for path in paths for text in get_text_at_path(op.value, path))
+        texts = [text for path in paths for text in get_text_at_path(op.value, path) if text]
+        first, rest = texts[: _MOST_TEXTS - 1], texts[_MOST_TEXTS - 1 :]
+        return list(dict.fromkeys([*first, "\n".join(rest)] if rest else first))
 
     async def _execute(self, table: Table, plan: _Plan) -> list[Result]:
         ids = [_id_of(op.namespace, op.key) for op in plan.ops if isinstance(op, GetOp)]
@@ -214,16 +228,41 @@ class AiovecStore(BaseStore):
         if op.filter:
             where.append(metadata_filter(op.filter, partial(keys_below, F.payload["value"])))
         if vector is not None:
-            return await self._bridge.reading(
-                lambda: table.search(
-                    vector, limit=op.limit, offset=op.offset, where=where, boost=self._boost
-                ),
-                (),
-            )
+            nearest = self._nearest(table, vector, where, op.offset + op.limit)
+            return (await self._bridge.reading(lambda: nearest, []))[op.offset :]
+        where.append(F.payload["place"].is_null())
         latest = ["-updated_at", "id"]
         return await self._bridge.reading(
             lambda: table.find(where, order_by=latest, limit=op.limit, offset=op.offset), ()
         )
+
+    async def _nearest(
+        self, table: Table, vector: Sequence[float], where: list[Any], wanted: int
+    ) -> list[Hit]:
+        """Return the nearest items, each as the hit of its best text."""
+        count = wanted * len(self._paths)
+        known: set[tuple[str, Any]] = set()
+        while True:
+            hits = await table.search(vector, limit=count, where=where, boost=self._boost)
+            ids = [_id_of(_space_of(hit), hit["key"]) for hit in hits]
+            checked = [id for id, hit in zip(ids, hits, strict=True) if "place" in hit]
+            times = {}
+            if checked:
+                rows = await table.get(checked, select=["updated_at"], include_vector=False)
+                times = {row.id: row["updated_at"] for row in rows}
+            best: dict[str, Hit] = {}
+            stale = set()
+            for id, hit in zip(ids, hits, strict=True):
+                if "place" in hit and times.get(id) != hit["updated_at"]:
+                    stale.add((hit.id, hit["updated_at"]))
+                else:
+                    best.setdefault(id, hit)
+            # A row that is stale for the first time may be of an item that a put has just replaced.
+            if stale <= known:
+                if len(best) >= wanted or len(hits) < count:
+                    return list(best.values())[:wanted]
+                count *= 4
+            known |= stale
 
     async def _namespaces(self, table: Table, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         counts = await self._bridge.reading(lambda: table.distinct("namespace"), Counts())
@@ -242,19 +281,20 @@ class AiovecStore(BaseStore):
         ids_of: dict[float, list[str]] = {}
         for row in rows:
             if row["ttl"] is not None:
-                ids_of.setdefault(row["ttl"], []).append(row.id)
+                ids_of.setdefault(row["ttl"], []).extend(_ids_of(row))
         for ttl, ids in ids_of.items():
             await table.update({"expires_at": _now() + timedelta(minutes=ttl)}, ids=ids)
 
     async def _write(self, table: Table, plan: _Plan, existing: Mapping[str, Record]) -> None:
-        now, rows, deleted = _now(), [], []
-        for id, (op, text) in plan.puts.items():
+        now, rows, times = _now(), [], set()
+        stale: list[str] = []
+        deleted: list[str] = []
+        for id, (op, texts) in plan.puts.items():
+            id_at = partial(_id_of, op.namespace, op.key)
             if op.value is None:
-                deleted.append(id)
+                deleted += map(id_at, range(_MOST_TEXTS))
                 continue
             row = {
-                "id": id,
-                "embedding": plan.of_texts.get(text),
                 "namespace": "".join(f"{label}." for label in op.namespace),
                 "key": op.key,
                 "value": storable(op.value, "value"),
@@ -263,9 +303,19 @@ class AiovecStore(BaseStore):
                 "ttl": op.ttl,
                 "expires_at": None if op.ttl is None else now + timedelta(minutes=op.ttl),
             }
-            rows.append(row)
+            if len(texts) > 1:
+                row["texts"] = len(texts)
+            for place, text in enumerate(texts or [None]):
+                vector = None if text is None else plan.of_texts[text]
+                further = {"place": place} if place else {}
+                rows.append({**row, **further, "id": id_at(place), "embedding": vector})
+            if id in existing:
+                stale += _ids_of(existing[id])[max(len(texts), 1) :]
+                times.add(existing[id]["updated_at"])
         if rows:
             await self._bridge.writing(table, 1, lambda: table.upsert(rows))
+        if stale:  # and only as it was read: another put may have written new rows with these ids
+            await table.delete(stale, where=F.updated_at.in_(times))
         if deleted:
             await self._bridge.reading(lambda: table.delete(deleted), 0)
 
@@ -275,7 +325,7 @@ class _Plan:
 
     def __init__(self, ops: list[Op]) -> None:
         self.ops = ops
-        self.puts: dict[str, tuple[PutOp, str]] = {}
+        self.puts: dict[str, tuple[PutOp, list[str]]] = {}
         self.queries: dict[str, None] = {}
         self.texts: list[str] = []
         self.of_queries: dict[str, list[float]] = {}
@@ -286,17 +336,28 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _id_of(namespace: tuple[str, ...], key: str) -> str:
-    """Return the id of an item: no other namespace and key have the same."""
-    path = json.dumps([*namespace, key], ensure_ascii=False, separators=(",", ":"))
+def _id_of(namespace: tuple[str, ...], key: str, place: int = 0) -> str:
+    """Return the id of an item, or of a further text: no other item or text has the same."""
+    parts = [*namespace, key, *([place] if place else [])]
+    path = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     if len(path.encode("utf-8", "surrogatepass")) <= _LONGEST_ID:
         return path
     return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _ids_of(row: Record | Hit) -> list[str]:
+    """Return the ids of all rows of the item of a row, its own row first."""
+    space = _space_of(row)
+    return [_id_of(space, row["key"], place) for place in range(row.get("texts", 1))]
+
+
+def _space_of(row: Record | Hit) -> tuple[str, ...]:
+    return tuple(row["namespace"].split(".")[:-1])
+
+
 def _parts_of(row: Record | Hit) -> dict[str, Any]:
     return {
-        "namespace": tuple(row["namespace"].split(".")[:-1]),
+        "namespace": _space_of(row),
         "key": row["key"],
         "value": row["value"],
         "created_at": row["created_at"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,70 @@ def test_writes(ours: BaseStore) -> None:
     assert keys(ours.search(("long" * 200,))) == [(("long" * 200,), "k" * 600, {"v": 3})]
 
 
+MANY: Any = {**INDEX, "fields": ["text", "title", "tags[*]"]}
+TEXTS: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
+    (("n",), "both", {"text": "a", "title": "bbb", "n": 1}),
+    (("n",), "tags", {"text": "aab", "tags": ["c", "ccb", "bb", "cca"], "n": 2}),
+    (("n", "deep"), "same", {"text": "abb", "title": "bba", "n": 1}),
+    (("n", "deep"), "one", {"title": "accc", "n": 2}),
+    (("n", "deep"), "none", {"n": 1}),
+]
+
+
+def test_an_item_is_ranked_by_its_best_text(store: sync.VectorStore) -> None:
+    ours, theirs = AiovecStore(store, index=MANY), InMemoryStore(index=MANY)
+    for item in TEXTS:
+        ours.put(*item)
+        theirs.put(*item)
+    for query in ("a", "b", "c", "bba", "acc"):
+        for options in ({}, {"limit": 2}, {"limit": 2, "offset": 1}, {"filter": {"n": 2}}):
+            wanted: Any = {"limit": 4, **options}
+            found = [one.search(("n",), query=query, **wanted) for one in (ours, theirs)]
+            scored = [item for item in found[1] if item.score is not None]
+            assert keys(found[0]) == keys(scored), (query, options)
+            for mine, other in zip(found[0], scored, strict=True):
+                assert mine.score == pytest.approx(other.score, abs=1e-5)
+    assert sorted(keys(ours.search(("n",))), key=str) == sorted(TEXTS, key=str)
+    assert [len(ours.search((), limit=2, offset=offset)) for offset in (0, 2, 4)] == [2, 2, 1]
+    assert ours.list_namespaces() == [("n",), ("n", "deep")]
+    tags = ours.get(("n",), "tags")
+    assert tags is not None
+    assert tags.value == TEXTS[1][2]
+
+
+@pytest.mark.parametrize(
+    ("value", "index", "matches"),
+    [
+        ({"text": "b", "tags": ["bb"]}, None, ["k", "other"]),
+        ({"text": "b"}, None, ["k", "other"]),
+        ({}, None, ["other"]),
+        ({"text": "b", "tags": ["a", "aa"]}, False, ["other"]),
+        (None, None, ["other"]),
+    ],
+)
+def test_texts_that_an_item_no_longer_has_are_not_found(
+    store: sync.VectorStore, value: Any, index: Any, matches: list[str]
+) -> None:
+    ours = AiovecStore(store, index=MANY)
+    ours.put(("n",), "other", {"text": "abc"})
+    ours.put(("n",), "k", {"text": "c", "tags": ["a", "aaa"]})
+    assert [item.key for item in ours.search((), query="a")] == ["k", "other"]
+    before = [row.to_dict() for row in store.find("langgraph", include_vector=True)]
+    ours.batch([PutOp(("n",), "k", value, index=index)])
+    after = store.exists("langgraph", [row["id"] for row in before])
+    left = [row for row in before if row["id"] not in after]
+    assert left
+    for _ in range(2):
+        assert [item.key for item in ours.search((), query="b")] == matches
+        assert ours.search((), query="a", limit=1)[0].key == "other"
+        everything = {item.key: item.value for item in ours.search(())}
+        assert everything.get("k") == value
+        # Of two puts at the same moment, the one with more texts may leave rows behind.
+        store.upsert("langgraph", [row for row in left if "place" in row])
+    ours.delete(("n",), "k")
+    assert store.count("langgraph") == 1
+
+
 def test_errors(ours: BaseStore) -> None:
     with pytest.raises(InvalidNamespaceError):
         ours.batch([PutOp(("a.b",), "k", {})])
@@ -188,6 +253,28 @@ def test_items_expire(store: sync.VectorStore) -> None:
     assert store.count("langgraph") == 2
 
 
+def test_all_texts_of_an_item_expire_together(store: sync.VectorStore) -> None:
+    ours = AiovecStore(store, index=MANY, ttl={"default_ttl": 60, "refresh_on_read": True})
+    ours.put(("n",), "k", {"text": "a", "tags": ["b", "c"]})
+    times = set()
+    for read in (lambda: ours.get(("n",), "k"), lambda: ours.search((), query="c")):
+        times.update(row["expires_at"] for row in store.find("langgraph"))
+        read()
+    times.update(row["expires_at"] for row in store.find("langgraph"))
+    assert (len(times), store.count("langgraph")) == (3, 3)
+
+
+def test_a_long_list_has_a_bounded_number_of_vectors(store: sync.VectorStore) -> None:
+    ours = AiovecStore(store, index=MANY)
+    ours.put(("n",), "k", {"tags": ["a" * n for n in range(1, 100)] + ["b" * 5_000]})
+    assert store.count("langgraph") == 16
+    (item,) = ours.search((), query="b")
+    assert item.score is not None
+    assert item.score > 0.7
+    ours.batch([PutOp(("n",), str(n), {"text": "ab"}) for n in range(5)])
+    assert len(ours.search((), query="a", limit=6)) == 6
+
+
 def test_importance_and_age_rank_searches() -> None:
     index: Any = {"dims": 2, "embed": lambda texts: [[1.0, 0.0] for _ in texts]}
     boost = [Factor("payload.value.importance", 0.5), Decay("updated_at", "7d", 0.2)]
@@ -212,6 +299,40 @@ def test_a_connection_string_opens_a_store_that_with_closes(tmp_path: Path) -> N
             return len(await ours.asearch((), limit=100))
 
     assert asyncio.run(read()) == len(ITEMS)
+
+
+async def test_puts_of_an_item_at_the_same_moment(tmp_path: Path) -> None:
+    values = [{"text": "a" * n, "tags": ["b", "c", "bc"][: n % 4]} for n in range(1, 13)]
+    async with aiovec.connect(tmp_path / "a.db") as one, aiovec.connect(tmp_path / "a.db") as two:
+        stores = [AiovecStore(store, index=MANY) for store in (one, two)]
+        await stores[0].aput(("n",), "k", values[0])
+        for _ in range(5):
+            puts = [stores[n % 2].aput(("n",), "k", value) for n, value in enumerate(values)]
+            await asyncio.gather(*puts)
+            item = await stores[0].aget(("n",), "k")
+            assert item is not None
+            (match,) = await stores[1].asearch((), query="b")
+            assert match.value == item.value
+            assert match.score is not None
+            assert (match.score > 0.9) == ("b" in item.value["tags"])
+            assert len(await stores[0].asearch(())) == 1
+
+
+def test_an_item_is_found_by_its_best_text_while_it_is_replaced(tmp_path: Path) -> None:
+    with AiovecStore(tmp_path / "a.db", index=MANY) as ours:
+
+        def put(times: int) -> None:
+            for n in range(times):
+                ours.put(("n",), "k", {"text": "a" * (n + 1), "tags": ["b", "c"]})
+
+        put(1)
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(put, 100)
+            while not writing.done():
+                (item,) = ours.search((), query="b")
+                assert item.score is not None
+                assert item.score > 0.9
+            writing.result()
 
 
 async def test_the_asynchronous_methods() -> None:
