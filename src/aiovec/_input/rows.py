@@ -11,6 +11,7 @@ from collections.abc import (
     AsyncIterable,
     Awaitable,
     Callable,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -37,7 +38,7 @@ from .._model.patch import PayloadPatch, Remove, path_text
 from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
 from ..backend.contract import StoredRows
-from ..backend.rows import NewRows
+from ..backend.rows import BYTES_A_VALUE, NewRows
 from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError, shown
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
@@ -67,8 +68,6 @@ _READABLE = (list, tuple, np.ndarray, str, bytes, Mapping)
 _ID = Field(str)
 # A text without any of these is a single name, which may well be an id.
 _FILTER_SIGNS = frozenset(" =<>")
-# Estimated bytes of a value that is not a vector.
-_BYTES_A_VALUE = 32
 
 
 async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
@@ -108,9 +107,11 @@ def _is_stream(item: Any) -> bool:
 
 def holds_arrow(rows: Any) -> bool:
     """Return whether rows from ``collect`` are read by pyarrow: Arrow data, frames and series."""
-    parts = rows.values() if isinstance(rows, Mapping) else rows
-    if not isinstance(rows, Mapping):
-        parts = rows[:1] if isinstance(rows, (list, tuple)) else [rows]
+    parts: Iterable[Any] = [rows]
+    if isinstance(rows, Mapping):
+        parts = rows.values()
+    elif isinstance(rows, (list, tuple)):
+        parts = rows[:1]
     return any(is_arrow(part) or is_frame(part) or is_typed(part) for part in parts)
 
 
@@ -142,7 +143,7 @@ def bytes_to_write(rows: Any, schema: Schema) -> int:
         count = rows.num_rows
     elif hasattr(rows, "__len__") and getattr(rows, "shape", None) != ():
         count = len(rows)
-    return count * (4 * schema.dim + _BYTES_A_VALUE * (2 + len(schema.fields)))
+    return count * (4 * schema.dim + BYTES_A_VALUE * (2 + len(schema.fields)))
 
 
 def to_batch(rows: Any, schema: Schema, *, make_ids: bool = False) -> NewRows:

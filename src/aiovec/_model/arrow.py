@@ -24,6 +24,7 @@ _LEAST_BYTES = 2**28
 _MOST_TIMES = 512
 # Least bytes of a Python value or an offset.
 _VALUE_BYTES = 32
+_AT_ONCE = 1000
 # Extension types whose plain storage is meaningless: months since 1970, two bare bounds.
 _NO_VALUES = frozenset({"pandas.period", "pandas.interval"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -314,7 +315,9 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         numbers = without_finer(column).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
         return [None if n is None else _EPOCH + timedelta(microseconds=n) for n in numbers]
-    return cast("list[Any]", column.to_pylist())
+    # In parts, so that other threads can run in between.
+    parts = (column.slice(start, _AT_ONCE) for start in range(0, len(column), _AT_ONCE))
+    return [value for part in parts for value in part.to_pylist()]
 
 
 def without_finer(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

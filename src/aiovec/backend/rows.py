@@ -22,8 +22,8 @@ from .._model.schema import Schema, may_lack_vectors
 from ..errors import InvalidRowError
 from .contract import StoredRows
 
-# Estimated bytes of a value that is not a vector.
-_BYTES_A_VALUE = 32
+BYTES_A_VALUE = 32
+"""Estimated bytes of a value that is not a vector."""
 
 
 class NewRows:
@@ -31,8 +31,8 @@ class NewRows:
     ``Schema.to_arrow``.
 
     A few rows come as ``columns``, since Arrow would cost more than the rest of their write. Many
-    rows come as a table, and have no columns, if the backend has ``many_as_table``. A backend can
-    always use ``table``, which is made from the columns if needed.
+    come as a table, and have no columns, if the backend has ``many_as_table``, as do fields of
+    Arrow data. A backend can always use ``table``, which is made from the columns if needed.
     """
 
     __slots__ = ("_table", "columns", "schema")
@@ -78,7 +78,7 @@ class NewRows:
         """About the bytes that the rows take."""
         if self.columns is None:
             return int(self.table.nbytes)
-        return self.vectors.nbytes + _BYTES_A_VALUE * len(self) * (2 + len(self.schema.fields))
+        return self.vectors.nbytes + BYTES_A_VALUE * len(self) * (2 + len(self.schema.fields))
 
     def with_vectors(self, vectors: Float32Array) -> NewRows:
         """Return the rows with these vectors, with a row of NaN for a missing one."""

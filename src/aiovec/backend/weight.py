@@ -62,7 +62,7 @@ def weight(*things: Any) -> int:
             waiting += (item.payloads, item.vectors)
         elif is_array(item) and arrow_is_ready.is_set():
             total += len(item) + item.get_total_buffer_size() // _BYTES
-        elif is_table(item) and arrow_is_ready.is_set():
+        elif is_table(item):
             # The buffers may be damaged, so only the sizes of rows and buffers are read.
             total += (item.num_rows + _COLUMN) * item.num_columns
             total += item.get_total_buffer_size() // _BYTES
