@@ -63,6 +63,7 @@ _bound_allocator()
 
 import lancedb as lancedb
 from lancedb import index as _index
+from lancedb import tokenize as tokenize
 from lancedb.query import BooleanQuery as BooleanQuery
 from lancedb.query import ColumnOrdering as ColumnOrdering
 from lancedb.query import FullTextQuery as FullTextQuery

@@ -13,6 +13,7 @@ from typing import Any, cast
 from aiovec.errors import ExtensionUnavailableError
 
 from .sql.filters import register
+from .text import stems
 from .text.folding import count_in
 
 # STRICT tables came with 3.37; the JSON functions are always built in since 3.38.
@@ -88,6 +89,7 @@ def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite
         load_extension(db)
         register(db)
         db.create_function("aiovec_counts", 2, count_in)
+        stems.register(db)
     except BaseException:
         db.close()
         raise

@@ -22,6 +22,7 @@ from aiovec.errors import (
 )
 
 from .driver import load_driver
+from .text import stems
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -146,6 +147,8 @@ def translate(error: Exception, target: str) -> AiovecError:
         return CorruptStoreError(target, text)
     if code in (0, ERROR, CORRUPT) and names_text_index(text):
         return CorruptStoreError(target, f"a text index is damaged ({text}); {_REBUILD}")
+    if f"no such function: {stems.NAME}" in text:
+        return stems.no_stemmer()
     if "no such module: fts5" in text or "error in tokenizer constructor" in text:
         return AiovecError(
             f"{target} has a text index that this SQLite cannot use ({text}); use a newer SQLite "

@@ -124,6 +124,50 @@ _STEM_QUERIES: dict[str, str] = {
     "dog": "", "a": "",
 }  # fmt: skip
 
+# For each language: texts, the ids that queries find, and the words that one query marks.
+_LANGUAGES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
+    "german": (
+        {
+            "d1": "Die Häuser am Hafen",
+            "d2": "ein altes HAUS, kein Garten",
+            "d3": "Er läuft; wir laufen gern",
+            "d4": "Katzen und Straßen",
+        },
+        {
+            "haus": "d1 d2", "häusern": "d1 d2", "Hauses": "d1 d2", "hauser": "d1 d2",
+            "laufe": "d3", "katze": "d4", "straße": "d4", "haus -garten": "d1", "der": "",
+            '"alte häuser"': "d2", '"häuser alte"': "", "body:katze": "d4", "katz*": "d4",
+            "gart*": "d2",
+        },
+        {"hause": "Die <mark>Häuser</mark> am Hafen", "katz*": "<mark>Katzen</mark> und Straßen"},
+    ),
+    "french": (
+        {
+            "f1": "Les chevaux étaient fatigués",
+            "f2": "un cheval très heureux, une vie heureuse",
+            "f3": "continuellement",
+        },
+        {
+            "cheval": "f1 f2", "CHEVAUX": "f1 f2", "heureux": "f2", "heureuse": "f2",
+            "fatiguée": "f1", "cheval -heureux": "f1", '"vie heureux"': "f2", "continuel*": "f3",
+        },
+        {"heureux": "un cheval très <mark>heureux</mark>, une vie <mark>heureuse</mark>"},
+    ),
+    "russian": (
+        {"r1": "Красивые книги на столе", "r2": "Я читаю книгу", "r3": "столы"},
+        {
+            "книга": "r1 r2", "КНИГ": "r1 r2", "стол": "r1 r3", '"красивая книга"': "r1",
+            "книга -читаю": "r1", "книг*": "r1 r2",
+        },
+        {"читает книги": "Я <mark>читаю</mark> <mark>книгу</mark>"},
+    ),
+    "spanish": (
+        {"e1": "Las canciones de los niños", "e2": "una canción triste"},
+        {"canción": "e1 e2", "cancion": "e1 e2", "niña": "e1", "tristes": "e2", "niñ*": "e1"},
+        {"canciones": "una <mark>canción</mark> triste"},
+    ),
+}  # fmt: skip
+
 _GRAMS = {
     "n1": "東京都は日本の首都です。",
     "n2": "京都へ行く",
@@ -237,6 +281,27 @@ class TextContract(ContractBase):
         await self._compare(store, _STEM_QUERIES)
         hits = await store.search_text("notes", "run dog", match="any")
         assert sorted(ids_of(hits)) == ["s1", "s2"]
+
+    @pytest.mark.parametrize("language", _LANGUAGES)
+    async def test_stems_of_languages(self, store: VectorStore, language: Any) -> None:
+        """However the rows are written, and whichever letters the stems have."""
+        pytest.importorskip("Stemmer")
+        self.need(store, "text")
+        texts, queries, marked = _LANGUAGES[language]
+        fields = {"body": Field(str, text=True)}
+        rows = pages(texts)
+        empty = [row | {"body": "nichts rien"} for row in rows]
+        await filled(store, Schema(DIM, fields=fields, analyzer=language), empty)
+        await store.update("notes", {"body": rows[0]["body"]}, ids=[rows[0]["id"]])
+        await store.upsert("notes", rows[1:])
+        await self._compare(store, queries)
+        for query, snippet in marked.items():
+            with case(query):
+                hits = await store.search_text("notes", query, highlight=True)
+                assert snippet in [hit.highlights["body"] for hit in hits]
+        await store.drop_field_index("notes", "body", "text")
+        await store.create_field_index("notes", "body", "text")
+        await self._compare(store, queries)
 
     async def test_parts_of_words(self, store: VectorStore) -> None:
         """Texts that are written without spaces, parts of words, one and two letters."""

@@ -42,7 +42,7 @@ def schemas(draw: st.DrawFn) -> Schema:
         if draw(st.booleans()):
             chosen[name] = Field(chosen[name].type, partition=True)
     quantized: Any = draw(st.sampled_from((None, "bit")))
-    analyzer: Any = draw(st.sampled_from(("plain", "english", "ngram")))
+    analyzer: Any = draw(st.sampled_from(("plain", "english", "ngram", "german")))
     metric: Any = draw(st.sampled_from(("cosine", "l2", "dot")))
     return Schema(
         draw(st.integers(1, 1024)) * (8 if quantized else 1),
@@ -132,7 +132,7 @@ def test_bad_options_are_refused() -> None:
         ({"dim": 0}, "dim"), ({"dim": -1}, "dim"), ({"dim": 8193}, "dim"), ({"dim": 1.5}, "dim"),
         ({"dim": True}, "dim"), ({"dim": "3"}, "dim"), ({"metric": "euclid"}, "metric"),
         ({"model": ""}, "model"), ({"model": 5}, "model"), ({"payload": None}, "payload"),
-        ({"analyzer": "german"}, "analyzer"), ({"quantized": "int8"}, "quantized"),
+        ({"analyzer": "klingon"}, "analyzer"), ({"quantized": "int8"}, "quantized"),
         ({"dim": 12, "quantized": "bit"}, "dim"), ({"fields": ["a"]}, "fields"),
         ({"fields": {"a": bytes}}, "a field's type"),
         ({"fields": {"a": np.arange(2)}}, "a field's type"),

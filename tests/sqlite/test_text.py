@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.harness.marks import begin_move, end_move
-from tests.sqlite.support import backend_on, python, sql
+from tests.sqlite.support import backend_on, python, run_code, sql
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
@@ -332,3 +332,57 @@ async def test_invalid_text_in_the_file(tmp_path: Path) -> None:
         with pytest.raises(CorruptStoreError):
             await store.search_text("notes", "wool*")
         assert await found(store, "silk") == []
+
+
+_WITHOUT_STEMMER = """
+import asyncio, sys
+sys.modules["Stemmer"] = None
+import aiovec
+from aiovec import Field, Schema
+from aiovec.errors import UnsupportedError
+
+async def main(path):
+    async with aiovec.connect(path) as store:
+        (row,) = await store.get("notes", ["a"])
+        assert row["body"] == "Katzen"
+        assert [hit.id for hit in await store.search("notes", [1.0] * 4)] == ["a"]
+        await store.set_vectors("notes", ["a"], [[1.0, 2.0, 3.0, 4.0]])
+        await store.update("notes", {"n": 5}, ids=["a"])
+        new = {"id": "b", "embedding": [1.0] * 4, "body": "Hund"}
+        schema = Schema(4, fields={"body": Field(str, text=True)}, analyzer="german")
+        for call in (
+            lambda: store.search_text("notes", "katze"),
+            lambda: store.insert("notes", [new]),
+            lambda: store.upsert("notes", [{**new, "id": "a"}]),
+            lambda: store.update("notes", {"body": "Hund"}, ids=["a"]),
+            lambda: store.delete("notes", ids=["a"]),
+            lambda: store.create_table("more", schema),
+        ):
+            try:
+                await call()
+            except UnsupportedError as error:
+                assert 'pip install "aiovec[languages]"' in str(error), error
+            else:
+                raise AssertionError
+        assert await store.count("notes") == 1
+        await store.create_table("other", Schema(4))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_language_without_its_package(tmp_path: Path) -> None:
+    """Vectors and other fields work; a call that needs stems says which package to install."""
+    pytest.importorskip("Stemmer")
+    path = tmp_path / "store.db"
+    schema = Schema(DIM, fields={"body": Field(str, text=True), "n": int}, analyzer="german")
+    async with aiovec.connect(path) as store:
+        await store.create_table("notes", schema)
+        await store.insert("notes", rows({"a": "Katzen"}))
+    ended = run_code(_WITHOUT_STEMMER, str(path))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    async with aiovec.connect(path) as store:
+        assert await found(store, "katze") == ["a"]
+        await store.backup(tmp_path / "copy.db")
+    async with aiovec.connect(tmp_path / "copy.db") as store:
+        assert await found(store, "katze") == ["a"]

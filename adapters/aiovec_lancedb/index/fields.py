@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
-from aiovec.backend import Field
+from aiovec.backend import LANGUAGES, Field
 
 from ..driver import indexing
 from ..session import Session
@@ -40,7 +40,8 @@ def text_config(analyzer: str) -> Any:
         with_position=True,
         base_tokenizer="ngram" if analyzer == "ngram" else "simple",
         max_token_length=None,
-        stem=analyzer == "english",
+        language=analyzer.capitalize() if analyzer in LANGUAGES else "English",
+        stem=analyzer not in ("plain", "ngram"),
         remove_stop_words=False,
     )
 

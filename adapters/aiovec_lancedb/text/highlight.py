@@ -11,15 +11,16 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pyarrow as pa
 
-from aiovec.backend import Schema, snippet_around, snippets_of
+from aiovec.backend import LANGUAGES, Schema, marked_stems, snippet_around, snippets_of
 from aiovec.backend.contract import Found, TextQuery
 from aiovec.backend.threads import in_thread
 from aiovec.errors import UnsupportedError
 
+from ..driver import tokenize
 from .grams import folded, folding
 from .query import fields_of, text_fields
 
@@ -35,6 +36,8 @@ async def highlighted(schema: Schema, query: TextQuery, rows: pa.Table, found: F
     """Add the snippets to hits; ``rows`` are the same hits with their texts."""
     texts = rows.select(text_fields(schema))
     work = _parts if schema.analyzer == "ngram" else _words
+    if schema.analyzer in LANGUAGES:
+        work = _stems
     snippets: list[dict[str, str]] = []
     for start in range(0, rows.num_rows, _ROWS):
         snippets += await in_thread(partial(work, schema, query, texts.slice(start, _ROWS)))
@@ -54,6 +57,26 @@ def _words(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
             rows, fields, _terms(schema, query, fields), list(fields.values()),
             _TOKENIZERS[schema.analyzer], query.highlight or ("", ""), memory,
         )  # fmt: skip
+
+
+def _stems(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, str]]:
+    clauses = [clause for clause in query.clauses if not clause.excluded]
+    wanted = {
+        name: [clause for clause in clauses if name in fields_of(clause, schema)]
+        for name in texts.column_names
+    }
+
+    @cache
+    def stem(word: str) -> str:
+        composed = unicodedata.normalize("NFC", word)
+        language = schema.analyzer.capitalize()
+        tokens = tokenize(
+            composed, language=language, max_token_length=None, remove_stop_words=False
+        )
+        return " ".join(token.text for token in tokens)
+
+    marks = query.highlight or ("", "")
+    return [marked_stems(row, wanted, stem, marks) for row in texts.to_pylist()]
 
 
 def _terms(schema: Schema, query: TextQuery, columns: dict[str, str]) -> str:

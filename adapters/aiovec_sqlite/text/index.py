@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from aiovec.backend import Schema
+from aiovec.backend import ANALYZERS, LANGUAGES, Schema
 from aiovec.errors import UnsupportedError
 
 from ..connection import Transaction
 from ..driver import has_fts5, load_driver
 from ..errors import CORRUPT, ERROR, TextDamageError, code_of
 from ..layout import TableLayout, quoted, read_table
+from . import stems
 
 _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
     generation INTEGER PRIMARY KEY, name TEXT NOT NULL, fts TEXT NOT NULL, fields TEXT NOT NULL,
@@ -94,6 +95,16 @@ class TextIndex:
             return "100%"
         return f"{100 * self.done // max(1, self.upto or 0)}%"
 
+    def stored(self, field: str, row: str = "") -> str:
+        """Return SQL for what the index stores of a field: ``row`` is "new.", "old." or empty."""
+        column = row + quoted(field)
+        return f"{stems.NAME}('{self.analyzer}', {column})" if self.stemmed else column
+
+    @property
+    def stemmed(self) -> bool:
+        """True if the index stores stems instead of the words."""
+        return self.analyzer in LANGUAGES
+
     def column_of(self, field: str) -> str:
         return f"c{self.fields.index(field) + 1}"
 
@@ -134,7 +145,7 @@ def _read(
         or not names
         or any(type(field) is not str for field in names)
         or not _FTS_NAME.fullmatch(fts)
-        or analyzer not in ("plain", "english", "ngram")
+        or analyzer not in ANALYZERS
         or (done is None) != (upto is None)
     ):
         raise TextDamageError(name, "its entry cannot be read")
@@ -175,6 +186,8 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
 
 def check_can_index(schema: Schema) -> None:
     """Raise UnsupportedError if a field wants keyword search and this SQLite has none."""
+    if wanted_fields(schema) and schema.analyzer in LANGUAGES and not stems.has_stemmer():
+        raise stems.no_stemmer(schema.analyzer)
     if wanted_fields(schema) and not has_fts5():
         raise UnsupportedError(
             "text",
@@ -236,7 +249,7 @@ def _create(tx: Transaction, table: TableLayout) -> TextIndex:
     index = TextIndex(
         generation, f"{table.stem}.text{generation}", fields, table.schema.analyzer, done, upto
     )
-    names = [quoted(field) for field in fields]
+    names = map(index.stored, fields)
     shown = ", ".join(f"{n} AS {c}" for n, c in zip(names, index.columns, strict=True))
     db.execute(_CREATE_LIST)
     db.execute(
@@ -274,7 +287,9 @@ def _create_triggers(db: sqlite3.Connection, table: TableLayout, index: TextInde
     fts, columns = index.table, ", ".join(index.columns)
 
     def values(row: str) -> str:
-        return ", ".join([f"{row}._rowid", *(f"{row}.{quoted(name)}" for name in index.fields)])
+        return ", ".join(
+            [f"{row}._rowid", *(index.stored(name, f"{row}.") for name in index.fields)]
+        )
 
     def counts(row: str) -> str:
         text = _any_text(f"{row}.", index)

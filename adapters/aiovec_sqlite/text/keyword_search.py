@@ -17,11 +17,12 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from aiovec.backend import TextClause, snippet_around, snippets_of
+from aiovec.backend import TextClause, marked_stems, snippet_around, snippets_of
 from aiovec.backend.contract import Columns, Found, StoredRows, TableHandle, TextQuery
 
 from ..connection import Ticket
@@ -39,6 +40,7 @@ from .index import (
     tokenizer_of,
     wanted_fields,
 )
+from .stems import stems
 
 # The parameters of BM25 in FTS5.
 K1, B, LEAST_WEIGHT = 1.2, 0.75, 1e-6
@@ -246,7 +248,8 @@ class _Terms:
         return [self._expression(clause) for clause in self.indexed]
 
     def _expression(self, clause: TextClause) -> str:
-        words = '"' + clause.text.replace('"', '""') + '"'
+        text = stems(self._index.analyzer, clause.text) if self._index.stemmed else clause.text
+        words = '"' + (text or "").replace('"', '""') + '"'
         if clause.prefix and not self._grams:
             words += " *"
         fields = self.fields_of(clause)
@@ -423,6 +426,16 @@ def _highlights(
         return [
             _marked_parts(terms.fields, needles, texts, marks)
             for texts in _texts(db, table, terms, rowids, ticket)
+        ]
+    if index.stemmed:
+        folded_stems = cache(lambda word: folded(stems(index.analyzer, word) or ""))
+        rows = _texts(db, table, terms, rowids, ticket)
+        wanted = {
+            name: [c for c in terms.positive if name in terms.fields_of(c)] for name in terms.fields
+        }
+        return [
+            marked_stems(dict(zip(terms.fields, texts, strict=True)), wanted, folded_stems, marks)
+            for texts in rows
         ]
     snippets: list[Mapping[str, str]] = []
     for start in range(0, len(rowids), _MARKED_AT_ONCE):

@@ -10,7 +10,7 @@ from dataclasses import field as attribute
 from datetime import datetime
 from functools import cache, cached_property
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from ..errors import InvalidArgumentError, InvalidNameError, listed
 from .lazy_arrow import pa
@@ -22,7 +22,11 @@ Metric = Literal["cosine", "l2", "dot"]
 Index = Literal["btree", "bitmap"]
 FieldIndex = Literal["btree", "bitmap", "text"]
 """A kind of index over a field, as ``create_field_index`` takes it."""
-Analyzer = Literal["plain", "english", "ngram"]
+Analyzer = Literal[
+    "plain", "english", "ngram", "arabic", "danish", "dutch", "finnish", "french", "german",
+    "greek", "hungarian", "italian", "norwegian", "portuguese", "romanian", "russian", "spanish",
+    "swedish", "turkish",
+]  # fmt: skip
 FieldType = type[object] | Kind
 """A field's type: a Python type such as ``int`` or ``list[str]``, or its name in JSON."""
 
@@ -89,7 +93,9 @@ _FLAG = (True, False)
 _INDEXES = (None, "btree", "bitmap")
 _METRICS = ("cosine", "l2", "dot")
 _IN_WORDS: dict[object, str] = {"l2": " (Euclidean)", "dot": " (inner product)"}
-_ANALYZERS = ("plain", "english", "ngram")
+ANALYZERS = get_args(Analyzer)
+LANGUAGES = frozenset(ANALYZERS[3:])
+"""The analyzers by Snowball, which both backends have; SQLite's own stemmer is for English."""
 
 
 @dataclass(frozen=True, init=False)
@@ -316,7 +322,7 @@ class Schema:
         _check_choices(
             metric=(metric, _METRICS),
             payload=(payload, _FLAG),
-            analyzer=(analyzer, _ANALYZERS),
+            analyzer=(analyzer, ANALYZERS),
             quantized=(quantized, (None, "bit")),
             vector_nullable=(vector_nullable, _FLAG),
         )

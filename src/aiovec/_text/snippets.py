@@ -9,9 +9,12 @@ NULs become spaces.
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
+
+from .query import TextClause
 
 SNIPPET_GAP = "…"
 _WORDS = 32
@@ -20,6 +23,10 @@ _CHARACTERS, _BEFORE = 160, 40
 # Characters of a piece, and of the overlap of two pieces. A match longer than the overlap may be
 # found whole in neither.
 _PIECE, _SHARED = 2_000, 200
+
+
+# A word with its combining accents.
+_WORD = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
 
 
 class _Connection(Protocol):
@@ -125,3 +132,29 @@ def snippet_around(
         at = last
     parts += [text[at:end], SNIPPET_GAP if end < len(text) else ""]
     return "".join(parts)
+
+
+def marked_stems(
+    texts: Mapping[str, str | None],
+    clauses: Mapping[str, Sequence[TextClause]],
+    stem: Callable[[str], str],
+    marks: tuple[str, str],
+) -> dict[str, str]:
+    """Return a row's snippets, in which words with the stems of the query are marked as written.
+
+    ``texts`` and ``clauses`` are by field. ``stem`` returns a word's stem as the index compares it.
+    """
+    shown = {}
+    for name, text in texts.items():
+        words = [(*word.span(), stem(word[0])) for word in _WORD.finditer(text or "")]
+        spans = []
+        for clause in clauses[name]:
+            wanted = [stem(word) for word in _WORD.findall(clause.text)]
+            for n in range(len(words) - len(wanted) + 1 if wanted else 0):
+                *before, last = (word for _, _, word in words[n : n + len(wanted)])
+                begins = last.startswith(wanted[-1]) if clause.prefix else last == wanted[-1]
+                if begins and before == wanted[:-1]:
+                    spans.append((words[n][0], words[n + len(wanted) - 1][1]))
+        if (snippet := snippet_around(text or "", spans, marks)) is not None:
+            shown[name] = snippet
+    return shown

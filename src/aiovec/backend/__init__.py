@@ -59,6 +59,8 @@ from .._model.redaction import cleaned as cleaned
 from .._model.redaction import redacted as redacted
 from .._model.redaction import secrets_in as secrets_in
 from .._model.redaction import without_secrets as without_secrets
+from .._model.schema import ANALYZERS as ANALYZERS
+from .._model.schema import LANGUAGES as LANGUAGES
 from .._model.schema import MAX_DIM as MAX_DIM
 from .._model.schema import Field as Field
 from .._model.schema import FieldIndex as FieldIndex
@@ -70,5 +72,6 @@ from .._model.schema import check_table_name as check_table_name
 from .._model.schema import may_lack_vectors as may_lack_vectors
 from .._telemetry.spans import called_by as called_by
 from .._text.query import TextClause as TextClause
+from .._text.snippets import marked_stems as marked_stems
 from .._text.snippets import snippet_around as snippet_around
 from .._text.snippets import snippets_of as snippets_of
