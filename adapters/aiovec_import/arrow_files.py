@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from aiovec._input.infer import field_of_arrow
 from aiovec.backend import Field, Schema, is_list, unstorable
 
-from .files import BYTES_AT_ONCE, FileReader
-from .sources import Chunk, ForeignTable
+from .files import FileReader
+from .sources import BYTES_AT_ONCE, Chunk, ForeignTable
 
 _CARRIED = b"aiovec.schema"
 # Rows in which the length of the vectors is looked for.

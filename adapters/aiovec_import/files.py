@@ -15,8 +15,6 @@ from .sources import ForeignTable, Hints, Reader, legal_table_name, legal_vector
 
 FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv")
 TEXTS = ("jsonl", "csv")
-# Rows of large texts are read in smaller chunks.
-BYTES_AT_ONCE = 32 * 2**20
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
 _BYTES_OF_A_WRITE = 16 * 2**20
 # Rows of a text that are looked at for vectors if no schema is given.

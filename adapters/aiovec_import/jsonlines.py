@@ -25,8 +25,8 @@ from aiovec.backend import (
     to_matrix,
 )
 
-from .files import BYTES_AT_ONCE, FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
-from .sources import Chunk, ForeignTable, Reject
+from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
+from .sources import BYTES_AT_ONCE, Chunk, ForeignTable, Reject
 
 # Lines whose values are looked at together, for the types of the fields.
 _SOME = 1000

@@ -21,6 +21,8 @@ from aiovec.errors import AiovecError, ConfigError
 
 GROUP = "aiovec.sources"
 
+# Rows of large texts are read in smaller chunks.
+BYTES_AT_ONCE = 32 * 2**20
 _LONGEST_NAME = 63
 
 

@@ -22,8 +22,7 @@ from aiovec_sqlite.errors import ERROR, code_of, failures, translate
 from aiovec_sqlite.layout import APPLICATION_ID, is_database, quoted, read_header
 from aiovec_sqlite.opening import connect_read_only
 
-from ..files import BYTES_AT_ONCE
-from ..sources import Reject
+from ..sources import BYTES_AT_ONCE, Reject
 from .common import Collection, CollectionSource, Point, Vectors
 
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
