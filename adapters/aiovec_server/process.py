@@ -253,14 +253,16 @@ def url_of(host: str, port: int) -> str:
 
 
 def _raise_limit_on_files(wanted: int) -> None:
-    """Raise the soft limit on open files, often 1024, where the hard limit allows it."""
+    """Raise the soft limit on open files, often 1024, as far as the hard limit allows."""
     if sys.platform == "win32":
         return
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _notify(state: str) -> None:
