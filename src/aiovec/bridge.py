@@ -27,6 +27,7 @@ from ._filters.operators import F, FieldRef
 from ._filters.tree import Expr, all_of, any_of
 from ._input.types import Where
 from ._model.records import Hit, Record
+from ._model.redaction import redacted
 from ._model.schema import Field, Metric, Schema
 from ._store.rank import seconds_of as seconds_of
 from ._store.store import Table, VectorStore
@@ -85,9 +86,9 @@ class Bridge:
 
     @property
     def target(self) -> str:
-        """Where the store lies: the target, or that of an open store."""
+        """Where the store lies: the target without its secrets, or that of an open store."""
         if self._target is not None:
-            return os.fspath(self._target)
+            return redacted(os.fspath(self._target))
         return "" if self._store is None else self._store.target
 
     def run(

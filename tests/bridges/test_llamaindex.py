@@ -160,6 +160,8 @@ def test_a_saved_store_names_its_target_and_its_table(tmp_path: Path) -> None:
     again.close()
     assert ids(again, similarity_top_k=1) == ["a"]  # opened again
     again.close()
+    secret = AiovecVectorStore("s3://bucket/nodes?secret_access_key=sk-0123456789")
+    assert "sk-0123456789" not in f"{secret!r} {secret.to_dict()}"
 
 
 def test_a_table_is_needed_for_nodes_without_vectors(store: sync.VectorStore) -> None:
