@@ -90,6 +90,7 @@ def serve(
     SIGTERM and Ctrl+C stop the server after the calls in progress. A second signal cancels them.
     """
     _check_installed()
+    _open_standard_streams()
     if shared and config is None:
         raise typer.BadParameter("--shared needs --config")
     place = place_named(store, config)
@@ -205,6 +206,13 @@ def _run(
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         runner.run(run())
+
+
+def _open_standard_streams() -> None:
+    """Open the ones that the parent closed, lest a message of a library go to a client's socket."""
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # the lowest number that is free
+        pass
+    os.close(number)
 
 
 def _check_installed() -> None:
