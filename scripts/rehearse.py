@@ -103,7 +103,8 @@ def main() -> None:
             check_readme(wheel, clone)
             distribution = wheel.name.partition("-")[0]
             work = folder / distribution
-            commands = environment(work, "--find-links", dist, wheel)
+            extra = "" if distribution in BRIDGES else "[local]"  # as the README installs it
+            commands = environment(work, "--find-links", dist, f"{wheel}{extra}")
             if distribution in BRIDGES:
                 run(commands / "python", "-c", BRIDGES[distribution], cwd=work)
                 continue

@@ -191,7 +191,7 @@ def test_in_a_fresh_environment_the_readme_and_the_command_run(built: Path, tmp_
     }
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
     installed = subprocess.run(
-        [*pip, str(wheel)], env=environment, capture_output=True, text=True
+        [*pip, f"{wheel}[local]"], env=environment, capture_output=True, text=True
     )  # fmt: skip
     if installed.returncode and UNREACHABLE.search(installed.stderr):
         pytest.skip("no package registry can be reached to install what the wheel requires")
