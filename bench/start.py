@@ -74,7 +74,7 @@ assert len(table.query(zvec.Query("v", vector=[1.0] * 8), topk=10)) == 10
     "chromadb": """
 import sys, chromadb
 
-table = chromadb.PersistentClient(sys.argv[1]).create_collection("t")
+table = chromadb.PersistentClient(sys.argv[1]).create_collection("docs")
 ids, vectors = [str(n) for n in range(10)], [[n + 1.0] * 8 for n in range(10)]
 table.upsert(ids=ids, embeddings=vectors, metadatas=[{"year": n} for n in range(10)])
 assert len(table.query(query_embeddings=[[1.0] * 8], n_results=10)["ids"][0]) == 10
