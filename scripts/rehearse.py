@@ -24,7 +24,7 @@ BRIDGES = {
 from haystack import Document
 from haystack_integrations.components.retrievers.aiovec import AiovecKeywordRetriever
 from haystack_integrations.document_stores.aiovec import AiovecDocumentStore
-store = AiovecDocumentStore("notes.db")
+store = AiovecDocumentStore("notes.db", embedding_dim=384)
 store.write_documents([Document(content="an event loop"), Document(content="a vector store")])
 (hit,) = AiovecKeywordRetriever(store, top_k=1).run(query="loop")["documents"]
 assert hit.content == "an event loop", hit
