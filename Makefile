@@ -42,7 +42,7 @@ lint soak bench format: $(VENV)/.for-nox
 
 docs: $(VENV)/.for-docs
 	@rm -rf build/pages && mkdir -p build/pages
-	@cp -r README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs examples config build/pages
+	@cp -r README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE Dockerfile docs examples config build/pages
 	@printf '%s\n' --- 'hide: [toc]' --- | cat - README.md > build/pages/README.md  # wide code
 	@$(BIN)/zensical build --strict --clean $(ARGS)
 
