@@ -228,8 +228,10 @@ class AiovecStore(BaseStore):
         if op.filter:
             where.append(metadata_filter(op.filter, partial(keys_below, F.payload["value"])))
         if vector is not None:
-            nearest = self._nearest(table, vector, where, op.offset + op.limit)
-            return (await self._bridge.reading(lambda: nearest, []))[op.offset :]
+            hits: list[Hit] = await self._bridge.reading(
+                lambda: self._nearest(table, vector, where, op.offset + op.limit), []
+            )
+            return hits[op.offset :]
         where.append(F.payload["place"].is_null())
         latest = ["-updated_at", "id"]
         return await self._bridge.reading(

@@ -303,6 +303,25 @@ class TextContract(ContractBase):
         await store.create_field_index("notes", "body", "text")
         await self._compare(store, queries)
 
+    async def test_stems_are_marked_among_many_words(self, store: VectorStore) -> None:
+        pytest.importorskip("Stemmer")
+        self.need(store, "text")
+        many = [f"wort{n}" for n in range(3_000)]
+        text = f"{' '.join(many)} Die Häuser am Fluss, 000000000000 a_b sind alt."
+        schema = Schema(DIM, fields={"body": Field(str, text=True)}, analyzer="german")
+        await filled(store, schema, pages({"a": text, "b": "Haus am See 0000000000000"}))
+        for query, marked in (
+            ('häusern "am fluss"', "Die <mark>Häuser</mark> <mark>am Fluss</mark>, 000"),
+            ('000000000000 "b sind"', "<mark>000000000000</mark> a_<mark>b sind</mark> alt."),
+            ("wort29*", "<mark>wort29</mark> wort30"),
+        ):
+            with case(query):
+                (hit, *_) = await store.search_text("notes", query, highlight=True)
+                assert (hit.id, marked in hit.highlights["body"]) == ("a", True)
+        others = " ".join(many[:500])
+        (hit,) = await store.search_text("notes", f"{others} alt", match="any", highlight=True)
+        assert hit.highlights["body"].startswith("<mark>wort0</mark> <mark>wort1</mark>")
+
     async def test_parts_of_words(self, store: VectorStore) -> None:
         """Texts that are written without spaces, parts of words, one and two letters."""
         await self._texts(store, NGRAM, _GRAMS)

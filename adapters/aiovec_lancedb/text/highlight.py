@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import pyarrow as pa
 
@@ -65,18 +65,30 @@ def _stems(schema: Schema, query: TextQuery, texts: pa.Table) -> list[dict[str, 
         name: [clause for clause in clauses if name in fields_of(clause, schema)]
         for name in texts.column_names
     }
+    stems_of = partial(_stems_of, schema.analyzer.capitalize())
+    return marked_stems(texts.to_pylist(), wanted, stems_of, query.highlight or ("", ""))
 
-    @cache
-    def stem(word: str) -> str:
-        composed = unicodedata.normalize("NFC", word)
-        language = schema.analyzer.capitalize()
+
+def _stems_of(language: str, words: Sequence[str]) -> list[str]:
+    """Return Lance's stem of each word, in one call, since each call takes milliseconds."""
+    composed = [unicodedata.normalize("NFC", word) for word in words]
+    mark = "0" * 12  # a token between two words, since a word may have none or several
+    while True:
         tokens = tokenize(
-            composed, language=language, max_token_length=None, remove_stop_words=False
-        )
-        return " ".join(token.text for token in tokens)
-
-    marks = query.highlight or ("", "")
-    return [marked_stems(row, wanted, stem, marks) for row in texts.to_pylist()]
+            f" {mark} ".join(composed), language=language, max_token_length=None,
+            remove_stop_words=False,
+        )  # fmt: skip
+        parts = [token.text for token in tokens]
+        if parts.count(mark) == len(words) - 1:
+            break
+        mark += "0"  # a word is the mark
+    stems: list[list[str]] = [[]]
+    for part in parts:
+        if part == mark:
+            stems.append([])
+        else:
+            stems[-1].append(part)
+    return [" ".join(stem) for stem in stems]
 
 
 def _terms(schema: Schema, query: TextQuery, columns: dict[str, str]) -> str:

@@ -17,7 +17,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -428,15 +427,16 @@ def _highlights(
             for texts in _texts(db, table, terms, rowids, ticket)
         ]
     if index.stemmed:
-        folded_stems = cache(lambda word: folded(stems(index.analyzer, word) or ""))
-        rows = _texts(db, table, terms, rowids, ticket)
+        texts_of = _texts(db, table, terms, rowids, ticket)
+        rows = [dict(zip(terms.fields, texts, strict=True)) for texts in texts_of]
         wanted = {
             name: [c for c in terms.positive if name in terms.fields_of(c)] for name in terms.fields
         }
-        return [
-            marked_stems(dict(zip(terms.fields, texts, strict=True)), wanted, folded_stems, marks)
-            for texts in rows
-        ]
+
+        def stems_of(words: Sequence[str]) -> list[str]:
+            return folded(stems(index.analyzer, "\n".join(words)) or "").split("\n")
+
+        return [*marked_stems(rows, wanted, stems_of, marks)]
     snippets: list[Mapping[str, str]] = []
     for start in range(0, len(rowids), _MARKED_AT_ONCE):
         some = rowids[start : start + _MARKED_AT_ONCE]

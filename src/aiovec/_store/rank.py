@@ -97,12 +97,17 @@ class Decay:
         _check_weight(self.weight)
         _as_floats(self, "weight")
 
-    def worth(self, now: datetime, at: object, pinned: object = False) -> float:
-        """Return the freshness of a row with these values, from 0 to 1."""
-        time = _time_of(at)
-        if time is None or pinned is True:
-            return 1.0
-        return math.exp2(-max(0.0, (now - time).total_seconds()) / self.seconds)
+    def worth_at(self, now: datetime) -> Callable[..., float]:
+        """Return the function from what it reads of a row to its freshness, from 0 to 1."""
+        half_life = self.seconds
+
+        def freshness(at: object, pinned: object = False) -> float:
+            time = _time_of(at)
+            if time is None or pinned is True:
+                return 1.0
+            return math.exp2(-max(0.0, (now - time).total_seconds()) / half_life)
+
+        return freshness
 
     @property
     def seconds(self) -> float:
@@ -131,11 +136,15 @@ class Factor:
         _check_weight(self.weight)
         _as_floats(self, "weight", "most")
 
-    def worth(self, now: datetime, number: object) -> float:
-        """Return the importance of a row with this value, from 0 to 1."""
-        if not isinstance(number, (bool, int, float)) or not number > 0:
-            return 0.0
-        return min(1.0, number / self.most)
+    def worth_at(self, _: datetime) -> Callable[..., float]:
+        """Return the function from what it reads of a row to its importance, from 0 to 1."""
+
+        def importance(number: object) -> float:
+            if not isinstance(number, (bool, int, float)) or not number > 0:
+                return 0.0
+            return min(1.0, number / self.most)
+
+        return importance
 
 
 Boost = Decay | Factor
@@ -326,19 +335,14 @@ def boosted(
     ``values`` has for each id what each boost reads.
     """
     rest = 1.0 - sum(boost.weight for boost in boosts)
-    relevance = _scaled([hit.score for hit in hits])
-    return best_first(
-        [
-            hit.__replace__(
-                score=rest * part
-                + sum(
-                    boost.weight * boost.worth(now, *read)
-                    for boost, read in zip(boosts, values[hit.id], strict=True)
-                )
-            )
-            for hit, part in zip(hits, relevance, strict=True)
-        ]
-    )
+    worths = [(boost.weight, boost.worth_at(now)) for boost in boosts]
+
+    def score(hit: Hit, relevance: float) -> float:
+        read = zip(worths, values[hit.id], strict=True)
+        return rest * relevance + sum(weight * worth(*of_row) for (weight, worth), of_row in read)
+
+    scaled = zip(hits, _scaled([hit.score for hit in hits]), strict=True)
+    return best_first([hit.__replace__(score=score(hit, part)) for hit, part in scaled])
 
 
 def diversify(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from .query import TextClause
@@ -135,26 +136,48 @@ def snippet_around(
 
 
 def marked_stems(
+    rows: Sequence[Mapping[str, str | None]],
+    clauses: Mapping[str, Sequence[TextClause]],
+    stems_of: Callable[[Sequence[str]], Iterable[str]],
+    marks: tuple[str, str],
+) -> list[dict[str, str]]:
+    """Return each row's snippets, in which words with the stems of the query are marked as written.
+
+    The texts of a row and the clauses are by field. ``stems_of`` returns the stems of different
+    words, in their order, as the index compares them.
+    """
+    texts = [text or "" for row in rows for text in row.values()]
+    texts += [clause.text for wanted in clauses.values() for clause in wanted]
+    words = list({word for text in texts for word in _WORD.findall(text)})
+    stems = dict(zip(words, stems_of(words) if words else (), strict=True))
+    return [_marked_stems(row, clauses, stems, marks) for row in rows]
+
+
+def _marked_stems(
     texts: Mapping[str, str | None],
     clauses: Mapping[str, Sequence[TextClause]],
-    stem: Callable[[str], str],
+    stems: Mapping[str, str],
     marks: tuple[str, str],
 ) -> dict[str, str]:
-    """Return a row's snippets, in which words with the stems of the query are marked as written.
-
-    ``texts`` and ``clauses`` are by field. ``stem`` returns a word's stem as the index compares it.
-    """
     shown = {}
     for name, text in texts.items():
-        words = [(*word.span(), stem(word[0])) for word in _WORD.finditer(text or "")]
+        words = [(*word.span(), stems[word[0]]) for word in _WORD.finditer(text or "")]
+        places: dict[str, list[int]] = {}  # without it, every clause would read every word
+        for n, (_, _, stem) in enumerate(words):
+            places.setdefault(stem, []).append(n)
         spans = []
         for clause in clauses[name]:
-            wanted = [stem(word) for word in _WORD.findall(clause.text)]
-            for n in range(len(words) - len(wanted) + 1 if wanted else 0):
-                *before, last = (word for _, _, word in words[n : n + len(wanted)])
-                begins = last.startswith(wanted[-1]) if clause.prefix else last == wanted[-1]
-                if begins and before == wanted[:-1]:
-                    spans.append((words[n][0], words[n + len(wanted) - 1][1]))
+            wanted = [stems[word] for word in _WORD.findall(clause.text)]
+            if not wanted:
+                continue
+            *before, last = wanted
+            ends = [last]
+            if clause.prefix:
+                ends = [stem for stem in places if stem.startswith(last)]
+            for n in chain.from_iterable(places.get(stem, ()) for stem in ends):
+                first = n - len(before)
+                if first >= 0 and all(words[first + i][2] == stem for i, stem in enumerate(before)):
+                    spans.append((words[first][0], words[n][1]))
         if (snippet := snippet_around(text or "", spans, marks)) is not None:
             shown[name] = snippet
     return shown
