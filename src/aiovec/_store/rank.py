@@ -502,9 +502,11 @@ def check_boost(argument: str, boost: Any) -> tuple[Boost, ...]:
         expected = "Decay(…), Factor(…), a list of these, or None"
         raise InvalidArgumentError(argument, boost, expected)
     if len(boosts) > _MOST_BOOSTS:
-        raise InvalidArgumentError(argument, boost, f"at most {_MOST_BOOSTS} boosts")
-    if sum(each.weight for each in boosts) > 1 + 1e-9:
-        raise InvalidArgumentError(argument, boost, "boosts whose weights add up to 1 at most")
+        reason = f"{argument} has more than {_MOST_BOOSTS} boosts"
+        raise InvalidArgumentError(argument, boost, f"at most {_MOST_BOOSTS}", reason=reason)
+    if (total := sum(each.weight for each in boosts)) > 1 + 1e-9:
+        reason = f"the weights in {argument} add up to {total:g}, which is more than 1"
+        raise InvalidArgumentError(argument, boost, "weights of 1 together", reason=reason)
     return boosts
 
 

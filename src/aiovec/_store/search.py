@@ -43,7 +43,14 @@ from ..backend.contract import (
 from ..backend.limits import current_deadline
 from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
-from ..errors import FilterError, InvalidArgumentError, UnsupportedError, did_you_mean, listed
+from ..errors import (
+    FilterError,
+    InvalidArgumentError,
+    UnsupportedError,
+    did_you_mean,
+    listed,
+    shown,
+)
 from .active_backend import ActiveBackend
 from .expiry import LiveRows
 from .rank import (
@@ -375,7 +382,9 @@ def _boost_ref(schema: Schema, name: str, values: str, kinds: tuple[str, ...]) -
         return value_ref(schema, name, "boost", ids=False)
     payload = ["payload.<key>"] if schema.payload else []
     expected = listed(able, *payload) or "no field of this table"
-    raise InvalidArgumentError("boost", name, f"a field of {values}: {expected}")
+    accepted = f"a field of {values}: {expected}"
+    reason = f"boost has to read {accepted}, not {shown(name)}"
+    raise InvalidArgumentError("boost", name, accepted, reason=reason)
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:
