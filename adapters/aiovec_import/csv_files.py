@@ -194,7 +194,7 @@ class CheckedFile(io.RawIOBase):
     """A file from its beginning, its quotes counted. UnicodeDecodeError if it is not in UTF-8.
 
     It has a place of its own: pyarrow reads ahead in a thread, also of a file that is left early
-    and read anew meanwhile.
+    and read again while it still does.
     """
 
     def __init__(self, file: Any, lock: threading.Lock) -> None:

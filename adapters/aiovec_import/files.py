@@ -142,7 +142,7 @@ class FileReader(Reader):
         return ConfigError(f"{self.name} {what}", file=self.name, key=key, accepted=accepted)
 
     def check_names(self, names: list[str]) -> None:
-        """Refuse columns that cannot be told apart, and a file without ids."""
+        """Refuse several columns of one name, and a file without ids."""
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise self.wrong(
                 f"has several columns of one name ({', '.join(map(repr, twice)):.200})"

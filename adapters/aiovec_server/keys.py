@@ -22,8 +22,8 @@ class Access(IntEnum):
 
 
 Keys = Mapping[bytes, Access]
-"""What the keys of a server allow, by their digests: so no comparison tells how much of a key is
-right. Without any, whoever reaches the server may read and write."""
+"""The access of each key of a server, by its digest, so the time of a comparison does not reveal how
+much of a key is right. Without keys, every client that reaches the server may read and write."""
 
 # Fewer characters could be guessed over a network. What a header may carry without quotes; neither
 # a space nor a comma, which separate keys.

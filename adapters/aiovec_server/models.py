@@ -105,7 +105,7 @@ def _made(default: type, *others: type) -> Any:
         known = {to_camel(field.name): field for field in fields(kind)}
         needed = {key for key, field in known.items() if field.default is MISSING}
         if not needed <= options.keys() <= known.keys():
-            also = f", of which {' and '.join(sorted(needed))} are needed" if needed else ""
+            also = f"; {' and '.join(sorted(needed))} are needed" if needed else ""
             raise ValueError(f"an object with the keys {', '.join(known)}{also}")
         # The handler or the store checks the values.
         return kind(**{known[key].name: value for key, value in options.items()})

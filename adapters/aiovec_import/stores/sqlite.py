@@ -83,7 +83,7 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """How a table is read. ``place`` is the column that tells where a row is.
+    """The way to read a table. ``place`` is the column with the position of a row.
 
     ``table`` is what stands after FROM, ``dtypes`` are those of the vectors. Without ``columns``,
     a row has JSON beside its vector.
@@ -227,7 +227,7 @@ class SqliteSource(CollectionSource):
         return int(count)
 
     def _listed_collections(self) -> dict[str, str | None]:
-        """Return the model of each collection of which both tables exist."""
+        """Return the model of each collection that has both of its tables."""
         if _META not in self._kinds:
             return {}
         names = {column.name for column in self._columns(_META)}

@@ -102,7 +102,7 @@ Ids: TypeAlias = Id | Iterable[Id]
 """One id or several."""
 
 OnConflict = Literal["fail", "skip", "replace"]
-"""How an insert treats a row whose id exists, or occurs twice in the call."""
+"""The treatment of a row whose id exists, or occurs twice in the call, by an insert."""
 
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 

@@ -1,7 +1,7 @@
 """pyarrow, imported at its first use: a store on SQLite works without it.
 
 Modules of a store import ``pa`` and ``pc`` from here. Values are tested by functions that do not
-import pyarrow: whoever passes an object of pyarrow has imported it.
+import pyarrow: a caller that passes an object of pyarrow has imported it.
 """
 
 from __future__ import annotations

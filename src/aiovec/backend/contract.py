@@ -276,7 +276,7 @@ class Backend(ABC):
     """The ``hint`` of UnsupportedError for each missing ability: what to do instead."""
 
     many_as_table: ClassVar[bool] = True
-    """Whether many rows to write become an Arrow table, in a thread, before the backend gets them.
+    """True if many rows to write become an Arrow table, in a thread, before the backend gets them.
     If False, they stay columns, unless the user passed Arrow data."""
 
     read_only: bool = False
