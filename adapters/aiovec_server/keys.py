@@ -22,7 +22,7 @@ class Access(IntEnum):
 
 
 Keys = Mapping[bytes, Access]
-"""The access of each key of a server, by its digest, so the time of a comparison does not reveal how
+"""The access of each key of a server, by its digest, so a comparison does not reveal how
 much of a key is right. Without keys, every client that reaches the server may read and write."""
 
 # Fewer characters could be guessed over a network. What a header may carry without quotes; neither

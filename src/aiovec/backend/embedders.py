@@ -30,7 +30,7 @@ class EmbedderSettings(Section):
     kind: Annotated[str, matching(_KIND, _KINDS)] = PydanticField(
         default="openai", json_schema_extra={"pattern": _KIND.pattern}
     )
-    """What makes the vectors: "openai", "local", "fastembed", "sentence-transformers", "demo", or
+    """The maker of the vectors: "openai", "local", "fastembed", "sentence-transformers", "demo" or
     "package.module:callable".
 
     "openai": every service with OpenAI's API, such as Ollama, vLLM or LM Studio.
