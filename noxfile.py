@@ -24,7 +24,7 @@ def _runs(version: str) -> bool:
     return found is not None and subprocess.run([found, "-V"], capture_output=True).returncode == 0
 
 
-# What the contract suite imports; the extra `test` would bring pyarrow.
+# The packages that the contract suite imports; the group `test` would bring pyarrow.
 LIGHT = "blockbuster hypothesis psutil pytest pytest-asyncio pytest-timeout pytest-xdist".split()
 PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(version)]
 
