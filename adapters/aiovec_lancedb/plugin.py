@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from aiovec.backend import paths
 from aiovec.backend.contract import Backend
 from aiovec.backend.doctor import Finding
-from aiovec.backend.paths import local_path, path_of_url
 from aiovec.backend.plugin import BackendPlugin
 
 from .settings import LancedbSettings
@@ -41,8 +41,9 @@ class LancedbPlugin(BackendPlugin):
 
     def locate(self, target: str, base: Path | None = None) -> str:
         if target.lower().startswith(f"{self.name}://"):
-            target = path_of_url(target)
-        return local_path(target, base)
+            target = paths.path_of_url(target)
+        path = paths.local_path(target, base)
+        return MEMORY if path == paths.MEMORY else path
 
     def exists(self, path: Path) -> bool:
         return path.is_dir() and any(path.iterdir())

@@ -21,6 +21,7 @@ URLS = {
     "sqlite:///my%20notes.db": ("sqlite", "/my%20notes.db"),
     "SQLite:///data/notes.db": ("sqlite", "/data/notes.db"),
     "C://data/notes.db": ("sqlite", os.path.abspath("C://data/notes.db")),
+    "lancedb://:memory:": ("lancedb", "memory://"),
     "lancedb:///data/notes": ("lancedb", "/data/notes"),
     "lancedb://notes": ("lancedb", os.path.abspath("notes")),
     "lancedb://~/notes": ("lancedb", os.path.expanduser("~/notes")),
