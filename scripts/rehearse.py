@@ -46,6 +46,21 @@ store.add([TextNode(id_="a", text="a", embedding=[1, 0]), TextNode(id_="b", embe
 hits = store.query(VectorStoreQuery(query_embedding=[1, 0.1], similarity_top_k=1))
 assert hits.ids == ["a"], hits
 """,
+    "llm_aiovec": """
+import llm
+import sqlite_utils
+from llm.cli import cli
+from llm_aiovec import IndexedCollection
+assert "aiovec" in cli.commands
+class Lengths(llm.EmbeddingModel):
+    model_id = "lengths"
+    def embed_batch(self, texts):
+        return ([len(text), 1.0] for text in texts)
+notes = IndexedCollection("notes", sqlite_utils.Database("notes.db"), model=Lengths())
+notes.embed_multi([("a", "an event loop"), ("b", "a vector store in one file")])
+(entry,) = notes.similar("one event loop", 1)
+assert entry.id == "a", entry
+""",
 }
 # Nothing of the caller's environment leads a new Python to other modules or settings.
 CLEAN = {

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aiovec import sync
+
+# The plug-in of llm. An installed wheel of it comes first.
+sys.path.append(str(Path(__file__).parents[2] / "distributions" / "llm-aiovec"))
 
 
 @pytest.fixture(params=["sqlite", "lancedb"])

@@ -25,6 +25,7 @@ OWN_TEST = {
     "explanation/side-by-side.md",
     "how-to/crewai.md",  # CrewAI prints panels
     "how-to/from-sqlite-vec.md",
+    "how-to/llm.md",
     "how-to/move-to-lancedb.md",
     "how-to/telemetry.md",
 }

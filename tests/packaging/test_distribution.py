@@ -38,6 +38,7 @@ DISTRIBUTIONS = {
     ],
     "langchain-aiovec": ["langchain_aiovec"],
     "llama-index-vector-stores-aiovec": ["llama_index/vector_stores/aiovec"],
+    "llm-aiovec": ["llm_aiovec"],
 }
 # What pip says where no registry can be reached.
 UNREACHABLE = re.compile(
@@ -164,11 +165,18 @@ def test_a_distribution_holds_the_module_that_its_framework_expects(
     assert urls.pop("Documentation").startswith(URLS["Documentation"])
     assert urls.items() <= URLS.items()
     major, minor = map(int, aiovec.__version__.split(".")[:2])
-    (requires,) = metadata.get_all("Requires-Dist", [])
-    bounds = rf"aiovec\[(\w+)\]<{major}\.{minor + 1},>={re.escape(aiovec.__version__)}"
+    requires, *others = metadata.get_all("Requires-Dist", [])
+    bounds = rf"aiovec(?:\[(\w+)\])?<{major}\.{minor + 1},>={re.escape(aiovec.__version__)}"
     extra = re.fullmatch(bounds, requires)
     assert extra is not None
-    assert extra[1] in PROJECT["project"]["optional-dependencies"]
+    assert extra[1] is None or extra[1] in PROJECT["project"]["optional-dependencies"]
+    # Only the plug-in of llm requires its framework directly, since aiovec has no code for it.
+    is_plugin = name == "llm-aiovec"
+    assert bool(others) == (extra[1] is None) == is_plugin
+    with zipfile.ZipFile(wheel) as archive:
+        entries = [file for file in archive.namelist() if file.endswith("/entry_points.txt")]
+        texts = [archive.read(file).decode().split() for file in entries]
+    assert texts == [["[llm]", "aiovec", "=", "llm_aiovec"]] * is_plugin
 
 
 def test_the_changelog_knows_the_version() -> None:
