@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc as ipc
@@ -126,6 +127,31 @@ def _as_text(kind: pa.DataType) -> pa.DataType:
         if (pa.types.is_temporal(kind) and not zoned) or pa.types.is_decimal(kind)
         else kind
     )
+
+
+def parquet_columns(columns: pa.Schema) -> pa.Schema:
+    """Return the columns with vectors that may be null as lists of any length.
+
+    pyarrow before 26 writes or reads no list of a fixed length that is null.
+    """
+    for i, column in enumerate(columns):
+        if pa.types.is_fixed_size_list(column.type) and column.nullable:
+            columns = columns.set(i, column.with_type(pa.list_(column.type.value_field)))
+    return columns
+
+
+def parquet_rows(batch: pa.RecordBatch, columns: pa.Schema) -> pa.RecordBatch:
+    """Return rows with the columns of ``parquet_columns``."""
+    arrays = []
+    for array, column in zip(batch.columns, columns, strict=True):
+        if array.type != column.type:  # a cast would leave a length to those that are null
+            valid = array.is_valid()
+            ends = np.cumsum(valid.to_numpy(zero_copy_only=False)) * array.type.list_size
+            offsets = pa.array(np.append(0, ends), pa.int32())
+            mask = pc.invert(valid)
+            array = pa.ListArray.from_arrays(offsets, array.flatten(), column.type, mask=mask)
+        arrays.append(array)
+    return pa.record_batch(arrays, columns)
 
 
 def arrow_writer(file: IO[bytes], form: str, columns: pa.Schema) -> Any:

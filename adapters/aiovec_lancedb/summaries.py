@@ -72,7 +72,7 @@ async def bounds(table: Opened, ref: Ref, where: Expr | None) -> tuple[Value, Va
 
 def _effort(batch: pa.RecordBatch) -> int:
     """Return the work of processing the values, in short values."""
-    return int(batch.num_rows + batch.nbytes // BYTES_A_VALUE)
+    return int(batch.num_rows + batch.get_total_buffer_size() // BYTES_A_VALUE)
 
 
 async def _batches(table: Opened, column: str, where: Expr | None) -> Batches:

@@ -110,7 +110,7 @@ async def test_types_of_arrow(store: VectorStore) -> None:
         "embedding": pa.array([VECTOR], pa.list_(pa.float64(), 2)),
         "w": pa.array([NOW], pa.timestamp("ns", "Europe/Paris")),
         "x": pa.array([["a"]], pa.large_list(pa.large_string())),
-        "h": pa.array([1.5], pa.float16()),
+        "h": pa.array([np.float16(1.5)], pa.float16()),
         "b": pa.array([[True]]),
         "f": pa.array([[1.5]], pa.list_(pa.float32())),
     }
