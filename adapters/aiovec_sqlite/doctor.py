@@ -42,7 +42,9 @@ def _driver() -> Iterator[Finding]:
         yield Finding("sqlite driver", exc.reason, ok=False, cure=exc.cure)
         return
     yield Finding("sqlite driver", _name_of(driver))
-    yield Finding("sqlite", driver.sqlite_version)
+    cuts = driver.sqlite_version_info < (3, 45)
+    note = "; before 3.45, searches read a payload's texts up to a NUL" if cuts else ""
+    yield Finding("sqlite", f"{driver.sqlite_version}{note}")
     with closing(driver.connect(_MEMORY)) as db:
         try:
             load_extension(db)
