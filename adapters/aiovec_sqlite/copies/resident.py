@@ -415,8 +415,13 @@ class ResidentSearch:
             if isinstance(exc, asyncio.CancelledError):
                 raise
             return
-        await in_thread(file.end)
-        await self._clean(files)
+        try:
+            await in_thread(file.end)
+        finally:
+            # Also of a load that was cancelled: until now the file was locked, so the look for
+            # files of dropped tables passed over it.
+            if not self._closed:
+                self._tasks.start(self._clean(files))
 
     async def _clean(self, files: ScanFiles) -> None:
         with suppress(Exception):  # the next call does it
