@@ -66,7 +66,7 @@ async def test_values_without_a_text_are_refused_like_others(store: VectorStore)
             await store.insert("notes", [row])
     assert not Foreign.asked
     for value, words in (
-        (np.float32(1.5), "not np.float32(1.5)"), (np.arange(3), "not <ndarray of length 3>"),
+        (np.float32(1.5), f"not {np.float32(1.5)!r}"), (np.arange(3), "not <ndarray of length 3>"),
         (pa.array(["a"]), "not <StringArray of length 1>"), ([pa.scalar("a")], "<StringScalar>"),
         (Foreign(), "not <Foreign>"), (Schema(2).metric, "not 'cosine'"),
     ):  # fmt: skip
