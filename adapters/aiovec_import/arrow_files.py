@@ -129,35 +129,45 @@ def _as_text(kind: pa.DataType) -> pa.DataType:
     )
 
 
-def parquet_columns(columns: pa.Schema) -> pa.Schema:
-    """Return the columns with vectors that may be null as lists of any length.
+class _ParquetWriter:
+    """Writes rows to a Parquet file, vectors that may be null as lists of any length.
 
     pyarrow before 26 writes or reads no list of a fixed length that is null.
     """
-    for i, column in enumerate(columns):
-        if pa.types.is_fixed_size_list(column.type) and column.nullable:
-            columns = columns.set(i, column.with_type(pa.list_(column.type.value_field)))
-    return columns
+
+    def __init__(self, file: IO[bytes], columns: pa.Schema) -> None:
+        for i, column in enumerate(columns):
+            if pa.types.is_fixed_size_list(column.type) and column.nullable:
+                columns = columns.set(i, column.with_type(pa.list_(column.type.value_field)))
+        self._columns = columns
+        # A dictionary never pays for the numbers of vectors.
+        texts = [column.name for column in columns if pa.types.is_string(column.type)]
+        self._writer = pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=texts)
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        arrays = [
+            array if array.type == column.type else _as_list(array, column.type)
+            for array, column in zip(batch.columns, self._columns, strict=True)
+        ]
+        self._writer.write_batch(pa.record_batch(arrays, self._columns))
+
+    def close(self) -> None:
+        self._writer.close()
 
 
-def parquet_rows(batch: pa.RecordBatch, columns: pa.Schema) -> pa.RecordBatch:
-    """Return rows with the columns of ``parquet_columns``."""
-    arrays = []
-    for array, column in zip(batch.columns, columns, strict=True):
-        if array.type != column.type:  # a cast would leave a length to those that are null
-            valid = array.is_valid()
-            ends = np.cumsum(valid.to_numpy(zero_copy_only=False)) * array.type.list_size
-            offsets = pa.array(np.append(0, ends), pa.int32())
-            mask = pc.invert(valid)
-            array = pa.ListArray.from_arrays(offsets, array.flatten(), column.type, mask=mask)
-        arrays.append(array)
-    return pa.record_batch(arrays, columns)
+def _as_list(vectors: pa.FixedSizeListArray, kind: pa.DataType) -> pa.ListArray:
+    """Return vectors as lists of this type, in which one that is null has no items.
+
+    Arrow's cast keeps the items of one that is null, which Parquet does not take.
+    """
+    valid = vectors.is_valid()
+    ends = np.cumsum(valid.to_numpy(zero_copy_only=False)) * vectors.type.list_size
+    offsets = pa.array(np.append(0, ends), pa.int32())
+    return pa.ListArray.from_arrays(offsets, vectors.flatten(), kind, mask=pc.invert(valid))
 
 
 def arrow_writer(file: IO[bytes], form: str, columns: pa.Schema) -> Any:
-    """Return pyarrow's writer of a format. The columns carry the schema."""
+    """Return a writer of a format. The columns carry the schema."""
     if form == "parquet":
-        # A dictionary never pays for the numbers of vectors.
-        texts = [column.name for column in columns if pa.types.is_string(column.type)]
-        return pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=texts)
+        return _ParquetWriter(file, columns)
     return (ipc.new_file if form == "arrow" else ipc.new_stream)(file, columns)

@@ -22,7 +22,7 @@ from aiovec.backend.files import create_like, flush_folder, rename_new, writing_
 from aiovec.backend.threads import in_thread
 from aiovec.errors import ConfigError
 
-from .arrow_files import arrow_writer, parquet_columns, parquet_rows
+from .arrow_files import arrow_writer
 from .csv_files import csv_header, csv_lines
 from .files import TEXTS, format_of, rows_at_once, schema_file
 from .jsonlines import lines_of
@@ -127,8 +127,7 @@ class FileWriter:
         stream: IO[bytes] | None, *, overwrite: bool,
     ) -> None:  # fmt: skip
         self._path, self._form, self._overwrite = path, form, overwrite
-        self._columns = parquet_columns(columns) if form == "parquet" else columns
-        self._schema = schema
+        self._columns, self._schema = columns, schema
         self._file: Any = stream
         self._part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
         self._is_file = stream is None
@@ -153,8 +152,6 @@ class FileWriter:
         """Write rows."""
         with writing_to(self._path):
             if self._rows is not None:
-                if self._form == "parquet":
-                    batch = parquet_rows(batch, self._columns)
                 self._rows.write_batch(batch)
                 return
             lines = csv_lines if self._form == "csv" else lines_of

@@ -239,8 +239,7 @@ class ResidentSearch:
         resident = self._tables.pop(name, None)
         if resident is not None:
             self._unload(resident)
-        if self._files is not None and not self._closed:
-            self._tasks.start(self._clean(self._files))
+        self._clean()
 
     def nbytes(self, table: str) -> int:
         resident = self._tables.get(table)
@@ -331,8 +330,8 @@ class ResidentSearch:
             if file is not None:
                 await in_thread(file.discard)
             raise
-        if file is not None and self._files is not None:
-            await self._publish(resident, file, self._files)
+        if file is not None:
+            await self._publish(resident, file)
         took = time.monotonic() - began
         resident.renew_at = max(resident.renew_at, began + (1 + _BETWEEN_LOADS) * took)
 
@@ -401,7 +400,7 @@ class ResidentSearch:
             raise
         return file
 
-    async def _publish(self, resident: _Resident, file: NewFile, files: ScanFiles) -> None:
+    async def _publish(self, resident: _Resident, file: NewFile) -> None:
         """Make the store accept a scan file, once it has reached the disk.
 
         If that fails the file is removed, and this process continues with its mapping.
@@ -418,14 +417,20 @@ class ResidentSearch:
         try:
             await in_thread(file.end)
         finally:
-            # Also of a load that was cancelled: until now the file was locked, so the look for
-            # files of dropped tables passed over it.
-            if not self._closed:
-                self._tasks.start(self._clean(files))
+            # Also after a cancellation: if the table was dropped, its file was locked until now.
+            self._clean()
 
-    async def _clean(self, files: ScanFiles) -> None:
-        with suppress(Exception):  # the next call does it
-            await self._read(lambda db, _: files.clean(db))
+    def _clean(self) -> None:
+        """Begin to remove scan files that the store does not count on."""
+        files = self._files
+        if files is None or self._closed:
+            return
+
+        async def clean() -> None:
+            with suppress(Exception):  # the next call does it
+                await self._read(lambda db, _: files.clean(db))
+
+        self._tasks.start(clean())
 
     def _taken(self) -> int:
         """Return the private bytes of all tables."""
