@@ -14,6 +14,7 @@ from crewai.memory.types import MemoryRecord, ScopeInfo
 from aiovec import Counts, DimensionMismatchError, F, Field, Hit, Record, Schema, Table
 from aiovec.bridge import (
     Bridge,
+    Closable,
     StoreOrTarget,
     keys_below,
     metadata_filter,
@@ -38,7 +39,7 @@ _R = TypeVar("_R")
 _M = TypeVar("_M")
 
 
-class AiovecStorage:
+class AiovecStorage(Closable):
     """The memories of a crew in one table of an aiovec store.
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
@@ -118,10 +119,6 @@ class AiovecStorage:
             self.delete(scope_prefix)
         else:
             self._bridge.run(self._bridge.drop)
-
-    def close(self) -> None:
-        """Close the store if this object opened it. The next call opens it again."""
-        self._bridge.close()
 
     # Reads
 

@@ -24,7 +24,7 @@ from aiovec import (
     Table,
     TableNotFoundError,
 )
-from aiovec.bridge import DocumentBridge, StoreOrTarget, storable, twins
+from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, storable, twins
 
 from .filters import condition
 
@@ -33,7 +33,7 @@ _PARTS = "_haystack"
 _Filters = dict[str, Any]
 
 
-class AiovecDocumentStore:
+class AiovecDocumentStore(Closable):
     """Documents in one table of an aiovec store. Every method has an asynchronous twin.
 
     ``store`` is a target such as ``"documents.db"`` or a store of ``aiovec.sync.connect``; a store
@@ -54,7 +54,7 @@ class AiovecDocumentStore:
         self._given = {
             "store": store, "table": table, "embedding_dim": embedding_dim, **options,
         }  # fmt: skip
-        self._bridge = DocumentBridge(
+        self._bridge: DocumentBridge = DocumentBridge(
             store, table, text="content", dim=embedding_dim, vector_nullable=True, **options
         )
         schema = options.get("schema")
@@ -72,10 +72,6 @@ class AiovecDocumentStore:
     def from_dict(cls, data: dict[str, Any]) -> AiovecDocumentStore:
         """Return a store with these settings."""
         return default_from_dict(cls, data)
-
-    def close(self) -> None:
-        """Close the store if this object opened it. The next call opens it again."""
-        self._bridge.close()
 
     # Documents
 

@@ -9,12 +9,12 @@ from typing import Any
 from langchain_core.stores import ByteStore
 
 from aiovec import F, Field, Table
-from aiovec.bridge import Bridge, StoreOrTarget, table_without_vectors, twins
+from aiovec.bridge import Bridge, Closable, StoreOrTarget, table_without_vectors, twins
 
 _PAGE = 1000
 
 
-class AiovecByteStore(ByteStore):
+class AiovecByteStore(Closable, ByteStore):
     """Bytes by their keys, of at most 512 bytes each, in one table of an aiovec store.
 
     ``store`` and ``options`` are as in ``AiovecVectorStore``.
@@ -72,7 +72,3 @@ class AiovecByteStore(ByteStore):
         where = [F.id > after, F.id.startswith(prefix or "")]
         rows = await self._bridge.reading(lambda: table.find(where, select=[], limit=_PAGE), ())
         return [row.id for row in rows]
-
-    def close(self) -> None:
-        """Close the store if this object opened it. The next call opens it again."""
-        self._bridge.close()

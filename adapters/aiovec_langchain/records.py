@@ -9,10 +9,17 @@ from typing import Any
 from langchain_core.indexing import RecordManager
 
 from aiovec import F, Field, InvalidArgumentError, Table
-from aiovec.bridge import Bridge, StoreOrTarget, table_name, table_without_vectors, twins
+from aiovec.bridge import (
+    Bridge,
+    Closable,
+    StoreOrTarget,
+    table_name,
+    table_without_vectors,
+    twins,
+)
 
 
-class AiovecRecordManager(RecordManager):
+class AiovecRecordManager(Closable, RecordManager):
     """The records of one namespace, in a table of their own in an aiovec store.
 
     ``store`` and ``options`` are as in ``AiovecVectorStore``. Times are those of this machine.
@@ -99,7 +106,3 @@ class AiovecRecordManager(RecordManager):
         await self._bridge.reading(lambda: table.delete(keys), 0)
 
     delete_keys, adelete_keys = twins(_delete)
-
-    def close(self) -> None:
-        """Close the store if this object opened it. The next call opens it again."""
-        self._bridge.close()

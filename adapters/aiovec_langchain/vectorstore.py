@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,13 +11,13 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from aiovec import Hit, InvalidArgumentError, Record, Table, Where, new_id
-from aiovec.bridge import DocumentBridge, StoreOrTarget, relevance, twins
+from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, relevance, twins
 
 Filter = Mapping[str, Any] | Where
 Scored = list[tuple[Document, float]]
 
 
-class AiovecVectorStore(VectorStore):
+class AiovecVectorStore(Closable, VectorStore):
     """Documents in one table of an aiovec store. Every method has an asynchronous twin.
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"`` or
@@ -39,7 +38,7 @@ class AiovecVectorStore(VectorStore):
         **options: Any,
     ) -> None:
         self._embedding = embedding
-        self._bridge = DocumentBridge(store, table, **options)
+        self._bridge: DocumentBridge = DocumentBridge(store, table, **options)
 
     @property
     def embeddings(self) -> Embeddings:
@@ -168,14 +167,6 @@ class AiovecVectorStore(VectorStore):
         await self._bridge.drop(table)
 
     delete_collection, adelete_collection = twins(_drop)
-
-    def close(self) -> None:
-        """Close the store if this object opened it. The next call opens it again."""
-        self._bridge.close()
-
-    async def aclose(self) -> None:
-        """As ``close``."""
-        await asyncio.to_thread(self.close)
 
     # Reading
 

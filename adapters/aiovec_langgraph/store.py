@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +39,15 @@ from aiovec import (
     Schema,
     Table,
 )
-from aiovec.bridge import Bridge, StoreOrTarget, keys_below, metadata_filter, storable, twins
+from aiovec.bridge import (
+    Bridge,
+    Closable,
+    StoreOrTarget,
+    keys_below,
+    metadata_filter,
+    storable,
+    twins,
+)
 
 # Longest id of aiovec, in bytes.
 _LONGEST_ID = 512
@@ -57,7 +64,7 @@ _FIELDS = {
 }
 
 
-class AiovecStore(BaseStore):
+class AiovecStore(Closable, BaseStore):
     """Items by namespace and key in one table of an aiovec store, searched by meaning and filters.
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
@@ -107,18 +114,6 @@ class AiovecStore(BaseStore):
         """Return a store for a target. ``with`` or ``async with`` closes it."""
         return cls(conn_string, **options)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.close)
-
     async def _create(self, table: Table) -> None:
         """Create the table, if it does not exist. The first write does so too."""
         await self._bridge.writing(table, 1, table.schema)
@@ -159,10 +154,6 @@ class AiovecStore(BaseStore):
         return await self._bridge.reading(sweep, 0)
 
     sweep_ttl, asweep_ttl = twins(_sweep)
-
-    def close(self) -> None:
-        """Close the store if this object opened it. The next call opens it again."""
-        self._bridge.close()
 
     # Inside
 

@@ -22,14 +22,14 @@ from llama_index.core.vector_stores.types import (
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from aiovec import F, Hit, InvalidArgumentError, Record, Table, Weighted
-from aiovec.bridge import DocumentBridge, StoreOrTarget, comparison, twins
+from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, comparison, twins
 
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 _BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
 _NEAREST = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR)
 
 
-class AiovecVectorStore(BasePydanticVectorStore):
+class AiovecVectorStore(Closable, BasePydanticVectorStore):
     """Nodes in one table of an aiovec store. Every method has an asynchronous twin.
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"``; a store of
@@ -119,10 +119,6 @@ class AiovecVectorStore(BasePydanticVectorStore):
         await self._bridge.drop(table)
 
     clear, aclear = twins(_clear)
-
-    def close(self) -> None:
-        """Close the store if this object opened it. The next call opens it again."""
-        self._bridge.close()
 
     async def _get(
         self,

@@ -13,18 +13,21 @@ import inspect
 import math
 import os
 import re
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import partial, wraps
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 from . import sync
 from ._filters.operators import F, FieldRef
-from ._filters.tree import Expr, all_of, any_of
+from ._filters.tree import Expr
+from ._filters.tree import all_of as all_of
+from ._filters.tree import any_of as any_of
 from ._input.types import Where
 from ._model.records import Hit, Record
 from ._model.redaction import redacted
@@ -38,6 +41,7 @@ from .sync.store import open_store, wait_for
 
 __all__ = [
     "Bridge",
+    "Closable",
     "DocumentBridge",
     "StoreOrTarget",
     "metadata_filter",
@@ -160,6 +164,32 @@ class Bridge:
             if self._store is None:
                 self._store = open_store(self._target, **self._options)
             return self._store
+
+
+class Closable:
+    """The base of a class over a bridge, its ``_bridge``. ``with`` and ``async with`` close it."""
+
+    _bridge: Bridge
+
+    def close(self) -> None:
+        """Close the store if this object opened it. The next call opens it again."""
+        self._bridge.close()
+
+    async def aclose(self) -> None:
+        """As ``close``."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 class _OverBridge(Protocol):
@@ -342,15 +372,18 @@ def relevance(score: float, metric: Metric) -> float:
 def storable(value: Any, name: str = "metadata") -> Any:
     """Return a value of metadata in a form that a payload can store.
 
-    Naive datetimes, times of a day, paths and integers beyond 64 bits become text, Decimals
-    numbers, NaN and infinity None, sets and tuples lists, arrays lists of numbers, and keys of
-    mappings text. Raises InvalidArgumentError for a value that cannot be stored.
+    Naive datetimes, times of a day and paths become text, Decimals numbers, NaN and infinity None,
+    sets and tuples lists, arrays lists of numbers, and keys of mappings text. Raises
+    InvalidArgumentError for a value that cannot be stored, such as an integer beyond 64 bits.
     """
     match value:
         case None | bool() | str() | UUID() | Enum():
             return value
         case int():
-            return value if -(2**63) <= value < 2**63 else str(value)
+            if -(2**63) <= value < 2**63:
+                return value
+            words = f"{name} is an integer beyond 64 bits; store it as text, str(value)"
+            raise InvalidArgumentError(name, value, "at most 64 bits", reason=words)
         case float():
             return value if math.isfinite(value) else None
         case datetime():
@@ -393,8 +426,8 @@ def metadata_filter(
     MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
     lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
     and dots lead into nested objects. NaN equals nothing, and nothing is above or below NaN and
-    None. ``field`` returns the field of a key, or several fields, one of which must match; by
-    default it returns a key of the payload.
+    None. An integer beyond 64 bits counts as the nearest float. ``field`` returns the field of a
+    key, or several fields, one of which must match; by default it returns a key of the payload.
     """
     if not isinstance(wanted, Mapping):
         raise FilterError(f"a filter must be a mapping, not {type(wanted).__name__}")
@@ -436,20 +469,30 @@ def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
         return exists if value else exists.is_not_true()
     if operator in _NEGATED:
         return comparison(fields, _NEGATED[operator], value).is_not_true()
-    if operator not in _OPERATORS:
+    if operator not in (*_OPERATORS, *_OTHERS):
         raise FilterError(f"{fields[0]} has no operator {operator!r}; expected one of {_KNOWN}")
     if operator == "$eq" and value is None:
         return all_of([field.is_null() for field in fields])
     if operator == "$in":
-        literals = [_literal(item) for item in _listed(operator, value) if item is not None]
-        among = any_of([field.in_([x for x in literals if x is not None]) for field in fields])
+        literals = [_literal(item) for item in _listed(operator, value)]
+        finite = [item for item in literals if item not in (None, math.inf, -math.inf)]
+        among = any_of([field.in_(finite) for field in fields])
         return any_of([among, comparison(fields, "$eq", None)]) if None in value else among
     if operator == "$between":
-        literal: Any = [_literal(end) for end in _listed(operator, value)]
-    else:
-        literal = _literal(value)
-    if literal is None or (operator == "$between" and None in literal):
-        return fields[0].in_([])  # nothing
+        if len(ends := _listed(operator, value)) != 2:
+            raise FilterError(f"{fields[0]}: $between takes a list of two values")
+        least, most = ends
+        return any_of(
+            [comparison([f], "$gte", least) & comparison([f], "$lte", most) for f in fields]
+        )
+    literal = _literal(value)
+    if literal == math.inf or literal == -math.inf:
+        # No stored number is infinite.
+        every = operator in (("$lt", "$lte") if literal > 0 else ("$gt", "$gte"))
+        numbers = [field.between(-sys.float_info.max, sys.float_info.max) for field in fields]
+        return any_of(numbers if every else ())
+    if literal is None:
+        return any_of(())
     return any_of([_OPERATORS[operator](field, literal) for field in fields])
 
 
@@ -459,26 +502,19 @@ def _contains(field: FieldRef, value: Any) -> Expr:
     return any_of([held, field.contains_text(value)]) if isinstance(value, str) else held
 
 
-def _between(field: FieldRef, value: Any) -> Expr:
-    if len(value) != 2:
-        raise FilterError(f"{field}: $between takes a list of two values")
-    return field.between(*value)
-
-
 _OPERATORS: dict[str, Callable[[FieldRef, Any], Expr]] = {
     "$eq": lambda field, value: field == value,
     "$gt": lambda field, value: field > value,
     "$gte": lambda field, value: field >= value,
     "$lt": lambda field, value: field < value,
     "$lte": lambda field, value: field <= value,
-    "$in": lambda field, value: field.in_(value),
-    "$between": _between,
     "$like": lambda field, value: field.like(value),
     "$ilike": lambda field, value: field.ilike(value),
     "$contains": _contains,
 }
 _NEGATED = {"$ne": "$eq", "$nin": "$in", "$not_contains": "$contains"}
-_KNOWN = ", ".join([*_OPERATORS, *_NEGATED, "$exists", "$not"])
+_OTHERS = ("$in", "$between", "$exists", "$not")
+_KNOWN = ", ".join([*_OPERATORS, *_NEGATED, *_OTHERS])
 
 
 def _listed(name: str, value: Any) -> Sequence[Any]:
@@ -489,6 +525,11 @@ def _listed(name: str, value: Any) -> Sequence[Any]:
 
 def _literal(value: Any) -> Any:
     """Return a value in the form in which metadata of its type is stored; None for NaN."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
     if isinstance(value, float) and math.isinf(value):
-        return value  # which the filter refuses by name
+        return value
     return storable(value, "filter")

@@ -10,6 +10,7 @@ import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import aiovec
 from aiovec import AiovecError, F, FilterError, InvalidArgumentError, Schema, sync
 from aiovec.bridge import (
     Bridge,
+    Closable,
     DocumentBridge,
     metadata_filter,
     relevance,
@@ -51,8 +53,7 @@ KEPT: list[tuple[Any, Any]] = [
     (None, None),
     (True, True),
     ("text", "text"),
-    (2**62, 2**62),
-    (2**70, str(2**70)),
+    (2**63 - 1, 2**63 - 1),
     (1.5, 1.5),
     (math.nan, None),
     (-math.inf, None),
@@ -83,6 +84,12 @@ async def test_metadata_of_any_type_is_stored() -> None:
 def test_what_cannot_be_stored_is_named(value: object) -> None:
     with pytest.raises(InvalidArgumentError, match=r"metadata\.file"):
         storable({"file": value})
+
+
+def test_an_integer_beyond_64_bits_is_refused_with_the_cure() -> None:
+    for value in (2**63, -(2**63) - 1, np.uint64(2**64 - 5), 10**5000):
+        with pytest.raises(InvalidArgumentError, match=r"metadata\.hash .* as text, str\(value\)"):
+            storable({"hash": value})
 
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -137,6 +144,23 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
     ({"lang": {"$in": ["en", None]}}, "acd"),
     ({"lang": {"$nin": ["en", None]}}, "b"),
     ({"tags": {"$contains": None}}, ""),
+    # An integer beyond 64 bits, and infinity, are above or below every number, and equal none.
+    ({"n": {"$lt": 2**63}}, "abc"),
+    ({"n": {"$gte": 2**63}}, ""),
+    ({"n": {"$gt": -(10**400)}}, "abc"),
+    ({"n": 2**64 - 5}, ""),
+    ({"n": {"$ne": 2**64 - 5}}, "abcd"),
+    ({"n": {"$in": [2, 2**64, math.inf]}}, "b"),
+    ({"n": {"$between": [2, 2**64]}}, "bc"),
+    ({"n": {"$lt": math.inf}}, "abc"),
+    ({"n": {"$gte": -math.inf}}, "abc"),
+    ({"n": {"$gt": math.inf}}, ""),
+    ({"n": {"$lte": -math.inf}}, ""),
+    ({"n": {"$between": [2, math.inf]}}, "bc"),
+    ({"n": {"$between": [math.inf, 2]}}, ""),
+    ({"n": math.inf}, ""),
+    ({"n": {"$ne": math.inf}}, "abcd"),
+    ({"in.deep": {"$lt": math.inf}}, ""),
 ]
 
 
@@ -168,12 +192,28 @@ def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
         ({"n": {"$between": [1]}}, "two values"),
         ({3: 1}, "no operator 3"),
         ({"n": {"$eq": {"a": 1}}}, "n"),
-        ({"n": {"$lt": math.inf}}, "numbers must be finite"),
     ],
 )
 def test_bad_filters_say_what_is_expected(wanted: Any, reason: str) -> None:
     with pytest.raises(FilterError, match=reason):
         metadata_filter(wanted)
+
+
+def test_numbers_beyond_64_bits_are_compared_with_declared_fields(store: sync.VectorStore) -> None:
+    fields = {"i": int, "f": float}
+    store.create_table("t", Schema(1, fields=fields))
+    rows = [{"i": 10, "f": 10.0}, {"i": 2**63 - 1, "f": 2.0**64}, {"i": None, "f": None}]
+    store.insert("t", [{"id": n, "embedding": [1], **row} for n, row in enumerate(rows)])
+    for name in fields:
+        for wanted, expected in (
+            ({"$lt": 2**65}, "01"), ({"$gt": 5}, "01"), ({"$gt": 10**30}, ""),
+            ({"$lt": math.inf}, "01"), ({"$gt": -math.inf}, "01"), ({"$gte": math.inf}, ""),
+            ({"$eq": 2**64}, "1" if name == "f" else ""),
+            ({"$lt": 2**63}, "0" if name == "f" else "01"),
+        ):  # fmt: skip
+            with case((name, wanted)):
+                found = store.find("t", metadata_filter({name: wanted}, lambda key: F[key]))
+                assert "".join(row.id for row in found) == expected
 
 
 def test_a_filter_over_fields_of_ones_own() -> None:
@@ -230,6 +270,54 @@ async def test_one_store_serves_both_faces(store: sync.VectorStore) -> None:
     assert await bridge.aio(count) == 1
     bridge.close()  # which is not the bridge's store
     assert await bridge.aio(count) == 1
+
+
+async def test_a_class_over_a_bridge_closes_with_and_without_await(tmp_path: Path) -> None:
+    class Counted(Closable):
+        def __init__(self) -> None:
+            self._bridge = Bridge(tmp_path / "x.db", "t", lambda dim: Schema(dim=dim))
+
+        async def _write(self, table: aiovec.Table) -> None:
+            rows = [{"embedding": [1.0]}]
+            await self._bridge.writing(table, 1, lambda: table.insert(rows))
+
+        write, awrite = twins(_write)
+
+    log = tmp_path / "x.db-wal"
+    async with Counted() as counted:
+        for close in (counted.aclose, partial(asyncio.to_thread, counted.close), counted.aclose):
+            await counted.awrite()
+            assert log.exists()
+            await close()
+            assert not log.exists()
+        await counted.awrite()
+    assert not log.exists()
+
+    def blocking() -> None:
+        with Counted() as counted:
+            counted.write()
+        assert not log.exists()
+
+    await asyncio.to_thread(blocking)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aiovec_crewai.AiovecStorage", "aiovec_haystack.AiovecDocumentStore",
+        "aiovec_langchain.AiovecByteStore", "aiovec_langchain.AiovecRecordManager",
+        "aiovec_langchain.AiovecVectorStore", "aiovec_langgraph.AiovecStore",
+        "aiovec_llamaindex.AiovecVectorStore",
+    ],
+)  # fmt: skip
+async def test_every_bridge_has_close_and_aclose(name: str, tmp_path: Path) -> None:
+    module, _, name = name.partition(".")
+    made = getattr(pytest.importorskip(module, exc_type=ImportError), name)
+    first = [None] if (module, name) == ("aiovec_langchain", "AiovecVectorStore") else []
+    first = ["names"] if name == "AiovecRecordManager" else first
+    async with made(*first, store=str(tmp_path / "x.db")) as bridge:
+        await bridge.aclose()
+        bridge.close()
 
 
 async def test_a_store_of_a_loop_refuses_calls_without_await() -> None:
