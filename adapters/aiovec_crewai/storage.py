@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
@@ -16,6 +15,7 @@ from aiovec.bridge import (
     Bridge,
     Closable,
     StoreOrTarget,
+    any_of,
     keys_below,
     metadata_filter,
     relevance,
@@ -230,7 +230,7 @@ def _where(
     if path := _path(scope):
         conditions.append((F.scope == path) | F.scope.startswith(f"{path}/"))
     if categories:
-        conditions.append(reduce(or_, [F.categories.contains(name) for name in categories]))
+        conditions.append(any_of([F.categories.contains(name) for name in categories]))
     if metadata:
         conditions.append(metadata_filter(metadata, partial(keys_below, F.payload["metadata"])))
     if ids is not None:

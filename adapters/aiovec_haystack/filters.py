@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from functools import reduce
-from operator import and_, or_
 from typing import Any
 
 from haystack.errors import FilterError
 
-from aiovec.bridge import comparison
+from aiovec.bridge import all_of, any_of, comparison
 from aiovec.errors import shown
 
 
@@ -27,7 +25,7 @@ def condition(wanted: Mapping[str, Any], fields: Callable[[str], Sequence[Any]])
     parts = [condition(part, fields) for part in _part(wanted, "conditions")]
     if operator not in ("AND", "OR", "NOT") or not parts:
         raise FilterError(f"expected AND, OR or NOT over conditions, not {shown(wanted)}")
-    joined = reduce(or_ if operator == "OR" else and_, parts)
+    joined = any_of(parts) if operator == "OR" else all_of(parts)
     return joined.is_not_true() if operator == "NOT" else joined
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
-from operator import and_, or_
 from typing import Any
 
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -22,7 +20,15 @@ from llama_index.core.vector_stores.types import (
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from aiovec import F, Hit, InvalidArgumentError, Record, Table, Weighted
-from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, comparison, twins
+from aiovec.bridge import (
+    Closable,
+    DocumentBridge,
+    StoreOrTarget,
+    all_of,
+    any_of,
+    comparison,
+    twins,
+)
 
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 _BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
@@ -217,27 +223,27 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
             self._all(part) if isinstance(part, MetadataFilters) else self._condition(part)
             for part in filters.filters
         ]
-        if not parts:
-            return F.id.is_not_null()  # every node
-        if filters.condition == FilterCondition.NOT:
-            return reduce(or_, parts).is_not_true()
-        return reduce(or_ if filters.condition == FilterCondition.OR else and_, parts)
+        if parts and filters.condition == FilterCondition.NOT:
+            return any_of(parts).is_not_true()
+        if parts and filters.condition == FilterCondition.OR:
+            return any_of(parts)
+        return all_of(parts)
 
     def _condition(self, wanted: MetadataFilter) -> Any:
         fields, value = self._bridge.fields(wanted.key), wanted.value
         match wanted.operator:
             case FilterOperator.ANY:
-                return reduce(or_, [comparison(fields, "$contains", item) for item in value])
-            case FilterOperator.ALL:
-                return reduce(and_, [comparison(fields, "$contains", item) for item in value])
+                return any_of([comparison(fields, "$contains", item) for item in value])
+            case FilterOperator.ALL:  # of nothing: every node with the key
+                each = [comparison(fields, "$contains", item) for item in value]
+                return all_of([comparison(fields, "$exists", True), *each])
             case FilterOperator.TEXT_MATCH:
-                return reduce(or_, [field.contains_text(value) for field in fields])
+                return any_of([field.contains_text(value) for field in fields])
             case FilterOperator.TEXT_MATCH_INSENSITIVE:
-                return reduce(or_, [_ilike(field, value) for field in fields])
+                return any_of([_ilike(field, value) for field in fields])
             case FilterOperator.IS_EMPTY:
-                return reduce(
-                    and_, [field.is_null() | field.is_empty() | (field == "") for field in fields]
-                )
+                empty = [field.is_null() | field.is_empty() | (field == "") for field in fields]
+                return all_of(empty)
         return comparison(fields, _COMPARISONS[wanted.operator], value)
 
 

@@ -53,7 +53,7 @@ FILTERS: list[tuple[str, Op, Any]] = [
     ("lang", Op.TEXT_MATCH, "gl"), ("lang", Op.TEXT_MATCH_INSENSITIVE, "EN"),
     ("rate", Op.TEXT_MATCH_INSENSITIVE, "0%"), ("rate", Op.TEXT_MATCH_INSENSITIVE, "%0"),
     ("tags", Op.IS_EMPTY, None), ("n", Op.IS_EMPTY, None), ("text", Op.EQ, "own"),
-    ("id", Op.EQ, "own"), ("a.b", Op.EQ, 1),
+    ("id", Op.EQ, "own"), ("a.b", Op.EQ, 1), ("tags", Op.ANY, []), ("tags", Op.ALL, []),
 ]  # fmt: skip
 
 
