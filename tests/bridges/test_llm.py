@@ -207,9 +207,15 @@ def test_programs_have_a_collection_with_an_index(user: Path) -> None:
     notes.words = "wool"
     assert {entry.id for entry in notes.similar("hats")} == {"a", "b"}
     db.conn.close()
+
+
+def test_a_collection_in_memory_is_searched_by_llm() -> None:
     memory = llm_aiovec.IndexedCollection("notes", model_id="test-8")
-    memory.embed("a", "wool")
-    with pytest.raises(aiovec.InvalidArgumentError, match="a database in a file"):
+    memory.embed_multi([("a", "wool"), ("b", "hats")], store=True)
+    assert [entry.id for entry in memory.similar("hats", 1)] == ["b"]
+    assert [entry.id for entry in memory.similar_by_id("a", prefix="b")] == ["b"]
+    memory.words = "wool"
+    with pytest.raises(aiovec.InvalidArgumentError, match="words must be None for a collection in"):
         memory.similar("hats")
     memory.db.conn.close()
 

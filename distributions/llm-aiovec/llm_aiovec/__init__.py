@@ -44,6 +44,7 @@ class IndexedCollection(llm.Collection):
     """A collection of ``llm`` whose ``similar`` methods search an aiovec store.
 
     If ``words`` is set, they rank rows by their vectors and by these words in their stored content.
+    A collection in memory, which has no place for an index, is searched by ``llm``.
     """
 
     words: str | None = None
@@ -59,12 +60,17 @@ class IndexedCollection(llm.Collection):
 
         Raises ``AiovecError``.
         """
+        file = next(self.db.query("PRAGMA database_list"))["file"]
+        if not file and self.words:
+            raise InvalidArgumentError("words", self.words, "None for a collection in memory")
+        if not file:
+            return super().similar_by_vector(vector, number, skip_id, prefix)
         from aiovec import F, sync  # large; and each command of llm imports this module
 
         where = [F.id != skip_id] if skip_id else []
         if prefix:
             where.append(F.id.ilike(f"{prefix}%"))  # llm uses LIKE, which ignores case
-        with sync.connect(self._path()) as store:
+        with sync.connect(Path(file).with_suffix(".aiovec.db")) as store:
             table = self._up_to_date(store)
             if table is None:
                 return []
@@ -88,12 +94,6 @@ class IndexedCollection(llm.Collection):
                 metadata = json.loads(row["metadata"]) if row["metadata"] else None
                 entries.append(Entry(hit.id, score, row["content"], metadata))
         return sorted(entries, key=lambda entry: -entry.score)
-
-    def _path(self) -> Path:
-        file = next(self.db.query("PRAGMA database_list"))["file"]
-        if not file:
-            raise InvalidArgumentError("db", self.db, "a database in a file")
-        return Path(file).with_suffix(".aiovec.db")
 
     def _rows(self, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield from self.db.query(_ROWS, [self.id, json.dumps(ids)])
