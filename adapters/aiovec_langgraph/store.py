@@ -54,6 +54,9 @@ _LONGEST_ID = 512
 # Most vectors of an item. The row of each repeats the value, since filters and boosts read it, so
 # an item whose path finds a long list takes at most this many times its size.
 _MOST_TEXTS = 16
+_LONGEST_TTL = 1e9  # minutes, 1,900 years: the sum with today is still a date
+# Most repetitions of a search because puts replace the items that it finds.
+_REPEATS = 5
 _FIELDS = {
     "namespace": Field(str, nullable=False, index="btree"),  # labels, each followed by a "."
     "key": Field(str, nullable=False),
@@ -165,6 +168,11 @@ class AiovecStore(Closable, BaseStore):
                 if (value := getattr(op, name, 0)) < 0:
                     raise InvalidArgumentError(name, value, "a whole number from 0")
             if isinstance(op, PutOp):
+                if not isinstance(op.value, Mapping | None):
+                    raise InvalidArgumentError("value", op.value, "a mapping")
+                if op.ttl is not None and not 0 < op.ttl < _LONGEST_TTL:
+                    words = "a number of minutes above 0, or None to keep the item"
+                    raise InvalidArgumentError("ttl", op.ttl, words)
                 plan.puts[_id_of(op.namespace, op.key)] = op, self._texts_of(op)
             elif isinstance(op, SearchOp) and op.query:
                 plan.queries[op.query] = None
@@ -234,6 +242,7 @@ class AiovecStore(Closable, BaseStore):
     ) -> list[Hit]:
         """Return the nearest items, each as the hit of its best text."""
         count = wanted * len(self._paths)
+        repeats = _REPEATS
         known: set[tuple[str, Any]] = set()
         while True:
             hits = await table.search(vector, limit=count, where=where, boost=self._boost)
@@ -243,19 +252,24 @@ class AiovecStore(Closable, BaseStore):
             if checked:
                 rows = await table.get(checked, select=["updated_at"], include_vector=False)
                 times = {row.id: row["updated_at"] for row in rows}
-            best: dict[str, Hit] = {}
-            stale = set()
-            for id, hit in zip(ids, hits, strict=True):
-                if "place" in hit and times.get(id) != hit["updated_at"]:
-                    stale.add((hit.id, hit["updated_at"]))
-                else:
-                    best.setdefault(id, hit)
+            stale = {
+                (hit.id, hit["updated_at"])
+                for id, hit in zip(ids, hits, strict=True)
+                if "place" in hit and times.get(id) != hit["updated_at"]
+            }
             # A row that is stale for the first time may be of an item that a put has just replaced.
-            if stale <= known:
-                if len(best) >= wanted or len(hits) < count:
-                    return list(best.values())[:wanted]
-                count *= 4
-            known |= stale
+            # After the last repetition it counts: the search was before that put.
+            if repeats and not stale <= known:
+                repeats -= 1
+                known |= stale
+                continue
+            best: dict[str, Hit] = {}
+            for id, hit in zip(ids, hits, strict=True):
+                if (hit.id, hit["updated_at"]) not in known:
+                    best.setdefault(id, hit)
+            if len(best) >= wanted or len(hits) < count:
+                return list(best.values())[:wanted]
+            count *= 4
 
     async def _namespaces(self, table: Table, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         counts = await self._bridge.reading(lambda: table.distinct("namespace"), Counts())

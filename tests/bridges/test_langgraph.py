@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,13 @@ def test_errors(ours: BaseStore) -> None:
         for name in ("limit", "offset"):
             with pytest.raises(InvalidArgumentError, match=f"{name} must be a whole number from 0"):
                 call((), **{name: -1})
+    for value in ("text", ["text"], 3):
+        with pytest.raises(InvalidArgumentError, match="value must be a mapping, not"):
+            ours.put(("a",), "k", value)  # type: ignore[arg-type]
+    for ttl in (-1, 0, float("nan"), float("inf"), 1e12):
+        with pytest.raises(InvalidArgumentError, match="ttl must be a number of minutes above 0"):
+            ours.put(("a",), "k", {}, ttl=ttl)
+    assert ours.get(("a",), "k") is None
     for wrong in ({"dim": 3, "embed": letters}, {"dims": 3}):
         with pytest.raises(InvalidArgumentError, match="with the keys 'dims', the length"):
             AiovecStore(index=wrong)  # type: ignore[arg-type]
@@ -333,6 +341,30 @@ def test_an_item_is_found_by_its_best_text_while_it_is_replaced(tmp_path: Path) 
                 assert item.score is not None
                 assert item.score > 0.9
             writing.result()
+
+
+async def test_a_search_ends_beside_a_writer_that_replaces_items_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches = 0
+    search = aiovec.Table.search
+
+    async def replaced(table: aiovec.Table, *arguments: Any, **options: Any) -> Any:
+        nonlocal searches
+        searches += 1
+        assert searches < 20
+        hits = await search(table, *arguments, **options)
+        rows = [row.to_dict() for row in await table.find(include_vector=True)]
+        now = max(row["updated_at"] for row in rows) + timedelta(seconds=1)
+        await table.upsert([{**row, "updated_at": now} for row in rows])
+        return hits
+
+    async with aiovec.connect(":memory:") as store:
+        ours = AiovecStore(store, index=MANY)
+        await ours.aput(("n",), "k", {"text": "a", "tags": ["b", "c"]})
+        monkeypatch.setattr(aiovec.Table, "search", replaced)
+        (item,) = await ours.asearch((), query="b")
+        assert (item.key, item.score) == ("k", pytest.approx(1, abs=0.01))
 
 
 async def test_the_asynchronous_methods() -> None:
