@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, Self
 
 from haystack import component, default_from_dict, default_to_dict
 from haystack.dataclasses import Document
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 
-from aiovec import Weighted
+from aiovec import Hit, Table, Weighted
+from aiovec.bridge import DocumentBridge, twins
 
 from .store import AiovecDocumentStore
 
-_T = TypeVar("_T", bound="_Retriever")
+_P = ParamSpec("_P")
+_Filters = dict[str, Any] | None
+_Found = dict[str, list[Document]]
+
+
+def _runs(
+    method: Callable[Concatenate[Any, Table, _P], Awaitable[_Found]],
+) -> tuple[
+    Callable[Concatenate[Any, _P], _Found],
+    Callable[Concatenate[Any, _P], Coroutine[Any, Any, _Found]],
+]:
+    """Return a coroutine method as the methods ``run`` and ``run_async`` of a component."""
+    run, run_async = twins(method)
+    run.__name__, run_async.__name__ = "run", "run_async"  # the decorator takes no other
+    decorated = component.output_types(documents=list[Document])
+    return decorated(run), decorated(run_async)
 
 
 class _Retriever:
@@ -46,117 +65,91 @@ class _Retriever:
         return default_to_dict(self, **settings, filter_policy=str(self.filter_policy))
 
     @classmethod
-    def from_dict(cls: type[_T], data: dict[str, Any]) -> _T:
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Return a retriever with these settings."""
         return default_from_dict(cls, data)
 
-    def _options(self, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
-        return {
-            "filters": apply_filter_policy(self.filter_policy, self.filters, filters),
-            "top_k": self.top_k if top_k is None else top_k,
-            "include_vector": self.return_embedding,
-        }
+    @property
+    def _bridge(self) -> DocumentBridge:
+        return self.document_store._bridge
+
+    async def _found(
+        self,
+        search: Callable[..., Awaitable[Sequence[Hit]]],
+        filters: _Filters,
+        top_k: int | None,
+    ) -> _Found:
+        limit = self.top_k if top_k is None else top_k
+        if limit < 1:
+            return {"documents": []}
+        store = self.document_store
+        where = store._where(apply_filter_policy(self.filter_policy, self.filters, filters))
+        options = {"limit": limit, "where": where, "include_vector": self.return_embedding}
+        hits = await self._bridge.reading(lambda: search(**options), ())
+        return {"documents": [replace(store._document(hit), score=hit.score) for hit in hits]}
 
 
 @component
 class AiovecEmbeddingRetriever(_Retriever):
     """Retrieve the documents whose vectors are nearest."""
 
-    @component.output_types(documents=list[Document])
-    def run(
+    async def _run(
         self,
+        table: Table,
         query_embedding: list[float],
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with the score of the store's metric, best first."""
-        options = self._options(filters, top_k)
-        return {"documents": self.document_store._embedding_retrieval(query_embedding, **options)}
+        return await self._found(partial(table.search, query_embedding), filters, top_k)
 
-    @component.output_types(documents=list[Document])
-    async def run_async(
-        self,
-        query_embedding: list[float],
-        filters: dict[str, Any] | None = None,
-        top_k: int | None = None,
-    ) -> dict[str, list[Document]]:
-        """As ``run``."""
-        options = self._options(filters, top_k)
-        retrieval = self.document_store._embedding_retrieval_async(query_embedding, **options)
-        return {"documents": await retrieval}
+    run, run_async = _runs(_run)
 
 
 @component
 class AiovecKeywordRetriever(_Retriever):
     """Retrieve the documents with any word of a query, ranked by BM25."""
 
-    @component.output_types(documents=list[Document])
-    def run(
+    async def _run(
         self,
+        table: Table,
         query: str,
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with their BM25 score, best first."""
-        options = self._options(filters, top_k)
-        return {"documents": self.document_store._bm25_retrieval(query, **options)}
+        search = partial(table.search_text, query, match="any")
+        return await self._found(search, filters, top_k)
 
-    @component.output_types(documents=list[Document])
-    async def run_async(
-        self,
-        query: str,
-        filters: dict[str, Any] | None = None,
-        top_k: int | None = None,
-    ) -> dict[str, list[Document]]:
-        """As ``run``."""
-        options = self._options(filters, top_k)
-        return {"documents": await self.document_store._bm25_retrieval_async(query, **options)}
+    run, run_async = _runs(_run)
 
 
 @component
 class AiovecHybridRetriever(_Retriever):
-    """Retrieve documents by their words and their vectors, fused by places or by weights.
+    """Retrieve documents by their words and their vectors, with both scores as a weighted mean.
 
-    ``alpha`` weighs the scores: 1 counts vectors alone, 0 words alone. Without it, the places in
-    both lists count.
+    ``alpha`` is the weight of the vectors: 1 counts vectors alone, 0 words alone.
     """
 
     _settings = (*_Retriever._settings, "alpha")
 
     def __init__(
-        self, document_store: AiovecDocumentStore, alpha: float | None = None, **options: Any
+        self, document_store: AiovecDocumentStore, alpha: float = 0.5, **options: Any
     ) -> None:
         _Retriever.__init__(self, document_store, **options)  # @component makes another class
         self.alpha = alpha
 
-    @component.output_types(documents=list[Document])
-    def run(
+    async def _run(
         self,
+        table: Table,
         query: str,
         query_embedding: list[float],
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
-        """Return documents with a fused score from 0 to 1, best first."""
-        options = self._options(filters, top_k)
-        store = self.document_store
-        return {"documents": store._hybrid_retrieval(query, query_embedding, **options)}
+        """Return documents with a score from 0 to 1, best first."""
+        fusion = Weighted(vector=self.alpha, text=1 - self.alpha)
+        search = partial(table.search_hybrid, query, query_embedding, match="any", fusion=fusion)
+        return await self._found(search, filters, top_k)
 
-    @component.output_types(documents=list[Document])
-    async def run_async(
-        self,
-        query: str,
-        query_embedding: list[float],
-        filters: dict[str, Any] | None = None,
-        top_k: int | None = None,
-    ) -> dict[str, list[Document]]:
-        """As ``run``."""
-        options = self._options(filters, top_k)
-        retrieval = self.document_store._hybrid_retrieval_async(query, query_embedding, **options)
-        return {"documents": await retrieval}
-
-    def _options(self, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
-        options = _Retriever._options(self, filters, top_k)
-        if self.alpha is not None:
-            options["fusion"] = Weighted(vector=self.alpha, text=1 - self.alpha)
-        return options
+    run, run_async = _runs(_run)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -15,15 +13,7 @@ from haystack.dataclasses import Document
 from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 
-from aiovec import (
-    DuplicateIdError,
-    F,
-    Hit,
-    InvalidArgumentError,
-    Record,
-    Table,
-    TableNotFoundError,
-)
+from aiovec import Counts, DuplicateIdError, F, Hit, InvalidArgumentError, Record, Table
 from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, storable, twins
 
 from .filters import condition
@@ -57,8 +47,6 @@ class AiovecDocumentStore(Closable):
         self._bridge: DocumentBridge = DocumentBridge(
             store, table, text="content", dim=embedding_dim, vector_nullable=True, **options
         )
-        schema = options.get("schema")
-        self._declared = [] if schema is None else [*schema.fields]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings for ``from_dict``."""
@@ -191,8 +179,7 @@ class AiovecDocumentStore(Closable):
         self, table: Table, filters: _Filters, metadata_fields: list[str]
     ) -> dict[str, int]:
         """Return for each key how many different values it has in matching documents."""
-        unique = await self._unique(table, metadata_fields, filters)
-        return {name: len(values) for name, values in zip(metadata_fields, unique, strict=True)}
+        return {name: len(await self._unique(table, name, filters)) for name in metadata_fields}
 
     count_unique_metadata_by_filter, count_unique_metadata_by_filter_async = twins(_count_unique)
 
@@ -207,115 +194,24 @@ class AiovecDocumentStore(Closable):
     ) -> tuple[list[Any], int]:
         """Return some different values of a key, in order, and the number of all.
 
-        Each item of a list is a value. With ``search_term``, only values whose text contains it
-        count, in any case.
+        Each item of a list is a value, and 1 and 1.0 are one value. With ``search_term``, only
+        values whose text contains it count, in any case.
         """
-        (unique,) = await self._unique(table, [metadata_field], filters)
         part = (search_term or "").casefold()
-        matches = sorted(entry for entry in unique if part in str(entry[-1]).casefold())
-        return [value for *_, value in matches[from_ : from_ + size]], len(matches)
+        unique = await self._unique(table, metadata_field, filters)
+        matches = [value for value in unique if part in str(value).casefold()]
+        matches.sort(key=lambda value: (isinstance(value, str), value))
+        return matches[from_ : from_ + size], len(matches)
 
     get_metadata_field_unique_values, get_metadata_field_unique_values_async = twins(_unique_values)
 
-    async def _unique(
-        self, table: Table, names: list[str], filters: _Filters | None
-    ) -> list[set[tuple[bool, Any, str, Any]]]:
-        # Haystack keeps 1 and 1.0 apart, which are one value for ``Table.distinct``.
-        unique: list[set[tuple[bool, Any, str, Any]]] = [set() for _ in names]
-        async for meta in self._metadata(table, filters):
-            for name, values in zip(names, unique, strict=True):
-                path = name.removeprefix("meta.")
-                value: Any = meta
-                for key in [path] if path in meta else path.split("."):
-                    value = value.get(key) if isinstance(value, dict) else None
-                items = value if isinstance(value, list) else [value]
-                values.update(
-                    # 1, 1.0 and True are equal; their types keep them apart.
-                    (isinstance(item, str), item, type(item).__name__, item)
-                    for item in items
-                    if isinstance(item, str | int | float)
-                )
-        return unique
-
-    async def _metadata(
-        self, table: Table, filters: _Filters | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Yield the metadata of matching documents, from one snapshot, in constant memory."""
-        select = [*self._declared, "payload"]
-        export = table.export(where=self._where(filters), select=select)
-        try:
-            async with aclosing(export) as batches:
-                async for batch in batches:
-                    for row in batch.to_pylist():
-                        payload = json.loads(row.pop("payload", None) or "{}")
-                        fields = {**row, **payload, _PARTS: None}
-                        yield self._bridge.metadata(Record(id="", vector=None, fields=fields))
-        except TableNotFoundError:
-            return
-
-    # Searches
-
-    async def _by_vector(
-        self,
-        table: Table,
-        /,
-        query_embedding: list[float],
-        *,
-        filters: _Filters | None = None,
-        top_k: int = 10,
-        **options: Any,
-    ) -> list[Document]:
-        """Return the documents with the nearest vectors; ``options`` are those of ``search``."""
-        search = partial(table.search, query_embedding)
-        return await self._retrieved(search, filters, top_k, options)
-
-    _embedding_retrieval, _embedding_retrieval_async = twins(_by_vector)
-
-    async def _by_words(
-        self,
-        table: Table,
-        /,
-        query: str,
-        *,
-        filters: _Filters | None = None,
-        top_k: int = 10,
-        **options: Any,
-    ) -> list[Document]:
-        """Return the documents with any word of a query, ranked by BM25."""
-        search = partial(table.search_text, query, match="any")
-        return await self._retrieved(search, filters, top_k, options)
-
-    _bm25_retrieval, _bm25_retrieval_async = twins(_by_words)
-
-    async def _by_both(
-        self,
-        table: Table,
-        /,
-        query: str,
-        query_embedding: list[float],
-        *,
-        filters: _Filters | None = None,
-        top_k: int = 10,
-        **options: Any,
-    ) -> list[Document]:
-        """Return the best documents by their words and their vectors."""
-        search = partial(table.search_hybrid, query, query_embedding, match="any")
-        return await self._retrieved(search, filters, top_k, options)
-
-    _hybrid_retrieval, _hybrid_retrieval_async = twins(_by_both)
-
-    async def _retrieved(
-        self,
-        search: Callable[..., Awaitable[Sequence[Hit]]],
-        filters: _Filters | None,
-        top_k: int,
-        options: Mapping[str, Any],
-    ) -> list[Document]:
-        if top_k < 1:
-            return []
+    async def _unique(self, table: Table, name: str, filters: _Filters | None) -> Counts:
         where = self._where(filters)
-        hits = await self._bridge.reading(lambda: search(limit=top_k, where=where, **options), ())
-        return [replace(self._document(hit), score=hit.score) for hit in hits]
+        counts = [
+            await self._bridge.reading(partial(table.distinct, str(field), where), Counts())
+            for field in self._bridge.fields(name.removeprefix("meta."))
+        ]
+        return Counts(chain.from_iterable(values.items() for values in counts))
 
     # Inside
 

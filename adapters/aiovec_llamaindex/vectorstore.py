@@ -153,6 +153,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
     ) -> VectorStoreQueryResult:
         """Return the best nodes by vector, by words, or by both.
 
+        In a hybrid query, ``alpha`` is the weight of the vectors' score, by default 0.5.
         A query with filters and without a vector returns matching nodes, without scores.
         """
         where = self._narrowed(query.node_ids or None, query.filters, query.doc_ids)

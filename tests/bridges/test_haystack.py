@@ -35,6 +35,14 @@ def document_store(store: sync.VectorStore) -> AiovecDocumentStore:
     return AiovecDocumentStore(store, embedding_dim=768)
 
 
+# For Haystack's suite, 1 and 1.0 are two values. For aiovec they are one, as in filters.
+PRIORITIES = [
+    Document(content=str(number), meta={"priority": priority})
+    for number, priority in enumerate([1, 1.0, True, "1", 1])
+]
+ONE = ["1", "1", "True"]
+
+
 class _Equal:
     """Documents come back by their ids, with vectors in float32."""
 
@@ -67,6 +75,13 @@ class TestSync(
             document_store.write_documents([document, Document(content="two")])
         assert document_store.count_documents() == 1
 
+    def test_get_metadata_field_unique_values_distinct_types(
+        self, document_store: AiovecDocumentStore
+    ) -> None:
+        document_store.write_documents(PRIORITIES)
+        values, total = document_store.get_metadata_field_unique_values("priority")
+        assert (sorted(map(str, values)), total) == (ONE, 3)
+
 
 class TestAsync(
     _Equal, *(one for name, one in vars(asynchronous).items() if name.endswith("AsyncTest"))
@@ -76,6 +91,13 @@ class TestAsync(
         assert await document_store.write_documents_async([document]) == 1
         with pytest.raises(DuplicateDocumentError):
             await document_store.write_documents_async([document])
+
+    async def test_get_metadata_field_unique_values_distinct_types_async(
+        self, document_store: AiovecDocumentStore
+    ) -> None:
+        await document_store.write_documents_async(PRIORITIES)
+        values, total = await document_store.get_metadata_field_unique_values_async("priority")
+        assert (sorted(map(str, values)), total) == (ONE, 3)
 
 
 DOCUMENTS = [
@@ -146,11 +168,14 @@ async def test_retrievers(ours: AiovecDocumentStore) -> None:
     assert set(ids(words.run("a fox, or (what?"))) == {"a", "b"}
     assert ids(await words.run_async("zebra", top_k=1)) == ["c"]
     assert words.run("fox", top_k=0) == {"documents": []}
-    for alpha, wanted in ((0.0, "c"), (1.0, "a"), (None, "a")):
-        both = AiovecHybridRetriever(ours, alpha=alpha, top_k=1)
-        query = "red fox" if alpha is None else "zebra"
+    for options, query, wanted in (
+        ({"alpha": 0.0}, "zebra", "c"), ({"alpha": 1.0}, "zebra", "a"), ({}, "red fox", "a"),
+    ):  # fmt: skip
+        both = AiovecHybridRetriever(ours, top_k=1, **options)
         assert ids(both.run(query, [1.0, 0.0])) == [wanted]
         assert ids(await both.run_async(query, [1.0, 0.0])) == [wanted]
+    halves = AiovecHybridRetriever(ours, alpha=0.5).run("zebra", [1.0, 0.0])
+    assert AiovecHybridRetriever(ours).run("zebra", [1.0, 0.0]) == halves
     nothing = AiovecDocumentStore(":memory:")
     assert AiovecKeywordRetriever(nothing).run("x") == {"documents": []}
     nothing.close()

@@ -121,6 +121,10 @@ def test_modes(ours: AiovecVectorStore) -> None:
     hybrid = {"query_str": "zebra", "mode": mode.HYBRID, "hybrid_top_k": 1}
     assert ids(ours, alpha=0.0, **hybrid) == ["c"]
     assert ids(ours, alpha=1.0, **hybrid) == ["a"]
+    both = VectorStoreQuery([1.0, 0.0], query_str="zebra", mode=mode.HYBRID)
+    without = ours.query(both).similarities
+    both.alpha = 0.5
+    assert ours.query(both).similarities == without
     assert len(ids(ours, query_str="zebra", mode=mode.SEMANTIC_HYBRID, similarity_top_k=3)) == 3
     assert ids(ours, mode=mode.MMR, mmr_threshold=0.1, similarity_top_k=2) == ["a", "c"]
     result = ours.query(VectorStoreQuery(query_embedding=[0.0, 2.0], similarity_top_k=1))
