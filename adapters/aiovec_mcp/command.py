@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from aiovec._cli.stores import (
     open_place,
     place_named,
 )
-from aiovec.errors import AiovecError, TableNotFoundError
+from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 
 if TYPE_CHECKING:
     from aiovec.backend.place import Place
@@ -73,10 +74,14 @@ def mcp(
             f"aiovec mcp needs the package {exc.name}, which is not installed; "
             'pip install "aiovec[mcp]" brings it'
         ) from exc
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if http and key and not re.fullmatch("[!-~]{16,512}", key):  # fewer could be guessed
+        accepted = "16 to 512 visible ASCII characters"
+        raise ConfigError(f"the key in {KEY_VARIABLE} must be {accepted}", accepted=accepted)
     place = place_named(store, config)
     if not allow_writes:
         check_there(place)
-    asyncio.run(_serve(place, table, read, embedder, allow_writes, port if http else None))
+    asyncio.run(_serve(place, table, read, embedder, allow_writes, port if http else None, key))
 
 
 async def _serve(
@@ -86,6 +91,7 @@ async def _serve(
     embedder: str | None,
     allow_writes: bool,
     port: int | None,
+    key: str,
 ) -> None:
     from .server import create_server, with_key
     from .tools import MEMORY
@@ -104,7 +110,7 @@ async def _serve(
 
         # It answers requests for this machine's own names only, so no web page can reach it.
         app: Any = server.streamable_http_app(host="127.0.0.1")
-        if key := os.environ.get(KEY_VARIABLE, "").strip():
+        if key:
             app = with_key(app, key)
         settings = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
         listening = settings.bind_socket()

@@ -6,21 +6,19 @@ import json
 from collections.abc import Awaitable, Callable, Collection
 from functools import wraps
 from hmac import compare_digest
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ResourceError, ToolError
-from mcp.types import TextContent, Tool, ToolAnnotations
-from pydantic import ValidationError
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import TextContent, ToolAnnotations
+from pydantic import create_model
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiovec import AiovecError, VectorStore, __version__
 
 from .tools import Tools
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 _INSTRUCTIONS = (
     "A store of texts, searched by meaning and by words. `list` shows its tables; `search`, "
@@ -29,39 +27,16 @@ _INSTRUCTIONS = (
 
 
 class _Server(MCPServer[Any]):
-    """Refuses arguments that a tool does not have: to pass over a filter would find every row.
-
-    The text of an answer is JSON without the SDK's indents, which cost tokens.
-    """
-
-    async def list_tools(self) -> list[Tool]:
-        tools = await super().list_tools()
-        for tool in tools:
-            tool.input_schema = {**tool.input_schema, "additionalProperties": False}
-        return tools
+    """A server whose answers are JSON without the SDK's indents, which cost tokens."""
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> Any:
-        for tool in await self.list_tools():
-            known = tool.input_schema["properties"]
-            if tool.name == name and (unknown := arguments.keys() - known.keys()):
-                words = f"{name} has no argument {', '.join(map(repr, sorted(unknown)))}"
-                raise ToolError(f"{words}; its arguments are: {', '.join(known)}")
-        try:
-            result = await super().call_tool(name, arguments, context)
-            if (answer := getattr(result, "structured_content", None)) is not None:
-                text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
-                result.content = [TextContent(type="text", text=text)]
-            return result
-        except ToolError as exc:
-            if not isinstance(exc.__cause__, ValidationError):
-                raise
-            faults = exc.__cause__.errors(include_url=False, include_input=False)
-            words = "; ".join(
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults
-            )
-            raise ToolError(f"{name} cannot take these arguments: {words}") from exc
+        result = await super().call_tool(name, arguments, context)
+        if (answer := getattr(result, "structured_content", None)) is not None:
+            text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+            result.content = [TextContent(type="text", text=text)]
+        return result
 
 
 def create_server(
@@ -78,27 +53,26 @@ def create_server(
     ``readable``, by default every table, and its memory.
     """
     more = ", which `remember` and `forget` change." if allow_writes else "; you cannot write."
-    server = _Server(
-        "aiovec", version=__version__, instructions=_INSTRUCTIONS + more, log_level="WARNING"
-    )
     tools = Tools(store, store.table(table), readable)
     reading = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    adding = ToolAnnotations(destructive_hint=False, open_world_hint=False)
-    deleting = ToolAnnotations(destructive_hint=True, open_world_hint=False)
-    for tool, name in (
-        (tools.recall, "recall"),
-        (tools.search, "search"),
-        (tools.get, "get"),
-        (tools.list_, "list"),
-    ):
-        server.add_tool(_failing_clearly(tool, ToolError), name, annotations=reading)
+    offered = [
+        _tool(tools.recall, "recall", reading),
+        _tool(tools.search, "search", reading),
+        _tool(tools.get, "get", reading),
+        _tool(tools.list_, "list", reading),
+    ]
     if allow_writes:
-        server.add_tool(_failing_clearly(tools.remember, ToolError), annotations=adding)
-        server.add_tool(_failing_clearly(tools.forget, ToolError), annotations=deleting)
-
-    resource = server.resource("aiovec://tables/{table}", mime_type="application/json")
-    resource(_failing_clearly(tools.describe, ResourceError))
-    return server
+        adding = ToolAnnotations(destructive_hint=False, open_world_hint=False)
+        deleting = ToolAnnotations(destructive_hint=True, open_world_hint=False)
+        offered.append(_tool(tools.remember, "remember", adding))
+        offered.append(_tool(tools.forget, "forget", deleting))
+    return _Server(
+        "aiovec",
+        version=__version__,
+        instructions=_INSTRUCTIONS + more,
+        tools=offered,
+        log_level="WARNING",
+    )
 
 
 def with_key(app: ASGIApp, key: str) -> ASGIApp:
@@ -118,16 +92,22 @@ def with_key(app: ASGIApp, key: str) -> ASGIApp:
     return answer
 
 
-def _failing_clearly(
-    call: Callable[_P, Awaitable[_R]], error: type[Exception]
-) -> Callable[_P, Awaitable[_R]]:
-    """Return the call, whose errors reach the model with their text."""
+def _tool(call: Callable[..., Awaitable[Any]], name: str, annotations: ToolAnnotations) -> Tool:
+    """Return a tool whose errors reach the model with their text.
+
+    It refuses arguments that it does not have: without a misspelt filter, it would find every row.
+    """
 
     @wraps(call)
-    async def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    async def called(*args: Any, **kwargs: Any) -> Any:
         try:
             return await call(*args, **kwargs)
         except AiovecError as exc:
-            raise error(str(exc)) from exc
+            raise ToolError(str(exc)) from exc
 
-    return called
+    tool = Tool.from_function(called, name, annotations=annotations)
+    known = tool.fn_metadata.arg_model
+    exact = create_model(known.__name__, __base__=known, __cls_kwargs__={"extra": "forbid"})
+    tool.fn_metadata.arg_model = exact
+    tool.parameters = exact.model_json_schema(by_alias=True)
+    return tool

@@ -6,10 +6,10 @@ Their docstrings and the descriptions of their arguments are what the model sees
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field as Argument
 from pydantic_core import to_json
@@ -19,11 +19,9 @@ from aiovec import (
     Decay,
     Embed,
     EmbeddingError,
-    Factor,
     Field,
     Hit,
     InvalidArgumentError,
-    InvalidNameError,
     Record,
     Schema,
     Table,
@@ -58,10 +56,7 @@ By = Annotated[
 ]
 Facts = Annotated[
     dict[str, Any] | None,
-    Argument(
-        description='Facts to filter by later, such as {"user": "ana", "topic": "travel"}. Two '
-        'rank memories: "importance" from 0 to 1, and "pinned": true, which half_life does not age.'
-    ),
+    Argument(description='Facts to filter by later, such as {"user": "ana", "topic": "travel"}.'),
 ]
 HalfLife = Annotated[
     str | None,
@@ -70,13 +65,6 @@ HalfLife = Annotated[
         '"7d". Default: age does not count.'
     ),
 ]
-Importance = Annotated[
-    float,
-    Argument(
-        ge=0, le=0.5,
-        description='Prefer memories with a high fact "importance": its share of the score.',
-    ),
-]  # fmt: skip
 ExpiresIn = Annotated[
     str | None,
     Argument(
@@ -86,11 +74,10 @@ ExpiresIn = Annotated[
 Ids = Annotated[list[str], Argument(description="The ids of rows.", max_length=_MOST)]
 Id = Annotated[str | None, Argument(description="To replace a memory, its id.")]
 
-_EXPIRES = Field(datetime, expires=True)
 _FIELDS = {
     "text": Field(str, text=True),
     "at": Field(datetime, index="btree"),
-    "expires_at": _EXPIRES,
+    "expires_at": Field(datetime, expires=True),
 }
 # The table of memories.
 MEMORY = Schema(fields=_FIELDS, embed=Embed("text"))
@@ -154,18 +141,15 @@ class Tools:
         limit: Limit = 5,
         where: Where = None,
         half_life: HalfLife = None,
-        importance: Importance = 0.0,
     ) -> Memories:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first. Use it before you ask the user again."""
-        options: dict[str, Any] = {"limit": limit, "where": where}
-        try:
-            options["boost"] = await self._boosts(half_life, importance)
+        boost = None if half_life is None else Decay("at", half_life)
+        options = {"limit": limit, "where": where, "boost": boost}
+        hits: Sequence[Hit] = []
+        with suppress(TableNotFoundError):
             hits = await self._search(self._memory, query, None, **options)
-        except TableNotFoundError:
-            hits = []
-        fitting, omitted = _fitting(hits)
-        return {"memories": fitting, **omitted}
+        return _fitting("memories", hits)
 
     async def search(
         self,
@@ -179,14 +163,13 @@ class Tools:
         """Search the rows of a table for a text; the best match comes first."""
         options = {"limit": limit, "where": where, "select": select}
         hits = await self._search(await self._named(table), query, by, **options)
-        fitting, omitted = _fitting(hits)
-        return {"hits": fitting, **omitted}
+        return _fitting("hits", hits)
 
     async def get(self, table: Name, ids: Ids, select: Select = None) -> Read:
         """Read rows of a table by their ids."""
         named = await self._named(table)
-        fitting, omitted = _fitting(await named.get(ids, select=select, include_vector=False))
-        return {"rows": fitting, **omitted}
+        rows = await named.get(ids, select=select, include_vector=False)
+        return _fitting("rows", rows)
 
     async def list_(
         self,
@@ -204,14 +187,7 @@ class Tools:
             return await self._tables()
         named = await self._named(table)
         rows = await named.find(where, order_by=order_by, limit=limit, offset=offset, select=select)
-        fitting, omitted = _fitting(rows)
-        return cast("Listed", {"rows": fitting, **omitted})
-
-    async def describe(self, table: str) -> Described:
-        """Return the schema of a table, and the number of its rows."""
-        named = await self._named(table)
-        schema = json.loads((await named.schema()).to_json())
-        return {"name": table, "rows": await named.count(), "schema": schema}
+        return _fitting("rows", rows)
 
     async def remember(
         self, text: str, facts: Facts = None, id: Id = None, expires_in: ExpiresIn = None
@@ -262,7 +238,10 @@ class Tools:
         tables, size, names = list[Described](), 0, await self._names()
         for place, name in enumerate(names):
             with suppress(TableNotFoundError):
-                described = await self.describe(name)
+                schema = json.loads((await self._store.schema(name)).to_json())
+                described: Described = {
+                    "name": name, "rows": await self._store.count(name), "schema": schema,
+                }  # fmt: skip
                 size += len(to_json(described))
                 if size > _MOST_BYTES:
                     omitted = f"{len(names) - place} tables, from {name!r} on: an answer has at "
@@ -279,54 +258,16 @@ class Tools:
         return self._store.table(table)
 
     async def _expiry_field(self) -> str:
-        """Return the field by which memories expire. A table without such a field gets it."""
-        try:
-            if (name := await self._expiring()) is None:
-                await self._memory.add_field("expires_at", _EXPIRES)
-        except TableNotFoundError:
-            return "expires_at"  # of the table to come
-        except InvalidNameError:  # of a field that another call added, or that does not expire
-            if (name := await self._expiring()) is None:
-                raise
-        return name or "expires_at"
-
-    async def _expiring(self) -> str | None:
-        fields = (await self._memory.schema()).fields
-        return next((name for name, field in fields.items() if field.expires), None)
-
-    async def _boosts(
-        self, half_life: str | None, importance: float
-    ) -> list[Decay | Factor] | None:
-        """Return the preferences for newer memories and for important ones.
-
-        A fact is a key of the payload, or a field of a table that declares it.
-        """
-        boosts: list[Decay | Factor] = []
-        if half_life is None and not importance:
-            return None
-        schema = await self._memory.schema()
-        if importance:
-            declared = "importance" in schema.fields or not schema.payload
-            boosts.append(Factor("importance" if declared else "payload.importance", importance))
-        if half_life is not None:
-            boosts.append(self._decay(half_life, schema))
-        return boosts
-
-    def _decay(self, half_life: str, schema: Schema) -> Decay:
-        """Return the preference for newer memories, by "at" or else the only field with a time."""
-        fields, pinned = schema.fields, "payload.pinned" if schema.payload else None
-        times = [n for n, field in fields.items() if field.type is datetime and not field.expires]
-        if "at" not in times and len(times) != 1:
-            hint = "it has no field 'at' with the time of each row; leave half_life out"
-            name = self._store.backend_name
-            raise UnsupportedError("half_life", name, hint, table=self._memory.name)
-        if "pinned" in fields:
-            pinned = "pinned" if fields["pinned"].type is bool else None
-        try:
-            return Decay("at" if "at" in times else times[0], half_life, pinned=pinned)
-        except InvalidArgumentError:
-            words = "a text such as '30m', '12h' or '30d'"
-            raise InvalidArgumentError("half_life", half_life, words) from None
+        """Return the field by which memories expire."""
+        fields: Mapping[str, Field] = _FIELDS
+        with suppress(TableNotFoundError):
+            fields = (await self._memory.schema()).fields
+        for name, field in fields.items():
+            if field.expires:
+                return name
+        hint = "it has no field by which rows expire; leave expires_in out"
+        name = self._store.backend_name
+        raise UnsupportedError("expires_in", name, hint, table=self._memory.name)
 
     async def _create_memory(self) -> None:
         """Create the table of memories; without an embedder, recall finds them by keywords only."""
@@ -349,18 +290,17 @@ class Tools:
         return await table.search_text(query, **options)
 
 
-def _fitting(rows: Sequence[Record | Hit]) -> tuple[Rows, _Answer]:
-    """Return the rows that fit into an answer, and a note on those that do not."""
+def _fitting(name: str, rows: Sequence[Record | Hit]) -> Any:
+    """Return an answer with the rows that fit into it, and a note on those that do not."""
     fitting, size = list[dict[str, Any]](), 0
     for row in map(_short, rows):
         size += len(to_json(row, fallback=str))
         if size > _MOST_BYTES:
-            return fitting, {
-                "omitted": f"{len(rows) - len(fitting)} rows, from {row['id']!r} on: an answer has "
-                f"at most {_MOST_BYTES:,} bytes. Select fewer fields or lower the limit."
-            }
+            words = f"{len(rows) - len(fitting)} rows, from {row['id']!r} on: an answer has at "
+            words += f"most {_MOST_BYTES:,} bytes. Select fewer fields or lower the limit."
+            return {name: fitting, "omitted": words}
         fitting.append(row)
-    return fitting, {}
+    return {name: fitting}
 
 
 def _short(row: Record | Hit) -> dict[str, Any]:
