@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Collection
 from functools import wraps
 from hmac import compare_digest
 from typing import Any
 
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.types import TextContent, ToolAnnotations
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import create_model
+from pydantic_core import to_json, to_jsonable_python
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,19 +24,6 @@ _INSTRUCTIONS = (
     "A store of texts, searched by meaning and by words. `list` shows its tables; `search`, "
     "`get` and `list` read them. `recall` searches your own memory"
 )
-
-
-class _Server(MCPServer[Any]):
-    """A server whose answers are JSON without the SDK's indents, which cost tokens."""
-
-    async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
-    ) -> Any:
-        result = await super().call_tool(name, arguments, context)
-        if (answer := getattr(result, "structured_content", None)) is not None:
-            text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
-            result.content = [TextContent(type="text", text=text)]
-        return result
 
 
 def create_server(
@@ -66,7 +53,7 @@ def create_server(
         deleting = ToolAnnotations(destructive_hint=True, open_world_hint=False)
         offered.append(_tool(tools.remember, "remember", adding))
         offered.append(_tool(tools.forget, "forget", deleting))
-    return _Server(
+    return MCPServer(
         "aiovec",
         version=__version__,
         instructions=_INSTRUCTIONS + more,
@@ -93,19 +80,22 @@ def with_key(app: ASGIApp, key: str) -> ASGIApp:
 
 
 def _tool(call: Callable[..., Awaitable[Any]], name: str, annotations: ToolAnnotations) -> Tool:
-    """Return a tool whose errors reach the model with their text.
+    """Return a tool whose answers and errors reach the model as text.
 
-    It refuses arguments that it does not have: without a misspelt filter, it would find every row.
+    The text of an answer is JSON without the SDK's indents, which cost tokens. The tool refuses
+    arguments that it does not have: without a misspelt filter, it would find every row.
     """
 
     @wraps(call)
-    async def called(*args: Any, **kwargs: Any) -> Any:
+    async def called(*args: Any, **kwargs: Any) -> CallToolResult:
         try:
-            return await call(*args, **kwargs)
+            answer = to_jsonable_python(await call(*args, **kwargs), fallback=str)
         except AiovecError as exc:
             raise ToolError(str(exc)) from exc
+        text = TextContent(type="text", text=to_json(answer).decode())
+        return CallToolResult(content=[text], structured_content=answer)
 
-    tool = Tool.from_function(called, name, annotations=annotations)
+    tool = Tool.from_function(called, name, annotations=annotations, structured_output=False)
     known = tool.fn_metadata.arg_model
     exact = create_model(known.__name__, __base__=known, __cls_kwargs__={"extra": "forbid"})
     tool.fn_metadata.arg_model = exact

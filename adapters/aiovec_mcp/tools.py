@@ -9,11 +9,10 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 
 from pydantic import Field as Argument
 from pydantic_core import to_json
-from typing_extensions import TypedDict  # before Python 3.12, pydantic takes no other
 
 from aiovec import (
     Decay,
@@ -83,42 +82,7 @@ _FIELDS = {
 MEMORY = Schema(fields=_FIELDS, embed=Embed("text"))
 _OWN = frozenset({"id", "embedding", *_FIELDS})
 
-Rows = list[dict[str, Any]]
-
-
-class _Answer(TypedDict):
-    omitted: NotRequired[str]
-
-
-class Memories(_Answer):
-    memories: Rows
-
-
-class Hits(_Answer):
-    hits: Rows
-
-
-class Read(_Answer):
-    rows: Rows
-
-
-class Described(TypedDict):
-    name: str
-    rows: int
-    schema: dict[str, Any]
-
-
-class Listed(_Answer):
-    tables: NotRequired[list[Described]]
-    rows: NotRequired[Rows]
-
-
-class Saved(TypedDict):
-    id: str
-
-
-class Deleted(TypedDict):
-    deleted: int
+Answer = dict[str, Any]
 
 
 class Tools:
@@ -141,7 +105,7 @@ class Tools:
         limit: Limit = 5,
         where: Where = None,
         half_life: HalfLife = None,
-    ) -> Memories:
+    ) -> Answer:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first. Use it before you ask the user again."""
         boost = None if half_life is None else Decay("at", half_life)
@@ -159,13 +123,13 @@ class Tools:
         where: Where = None,
         by: By = None,
         select: Select = None,
-    ) -> Hits:
+    ) -> Answer:
         """Search the rows of a table for a text; the best match comes first."""
         options = {"limit": limit, "where": where, "select": select}
         hits = await self._search(await self._named(table), query, by, **options)
         return _fitting("hits", hits)
 
-    async def get(self, table: Name, ids: Ids, select: Select = None) -> Read:
+    async def get(self, table: Name, ids: Ids, select: Select = None) -> Answer:
         """Read rows of a table by their ids."""
         named = await self._named(table)
         rows = await named.get(ids, select=select, include_vector=False)
@@ -181,7 +145,7 @@ class Tools:
         limit: Limit = 20,
         offset: Annotated[int, Argument(ge=0, description="Number of rows to skip.")] = 0,
         select: Select = None,
-    ) -> Listed:
+    ) -> Answer:
         """List the tables with their fields, or the rows of one table."""
         if table is None:
             return await self._tables()
@@ -191,7 +155,7 @@ class Tools:
 
     async def remember(
         self, text: str, facts: Facts = None, id: Id = None, expires_in: ExpiresIn = None
-    ) -> Saved:
+    ) -> Answer:
         """Save a text that will matter later, such as a preference, a decision or a result.
         Write one fact as a whole sentence that is clear without this conversation."""
         if taken := _OWN & (facts or {}).keys():
@@ -217,7 +181,7 @@ class Tools:
         self,
         ids: Annotated[list[str] | None, Argument(description="The ids of memories.")] = None,
         where: Where = None,
-    ) -> Deleted:
+    ) -> Answer:
         """Delete memories by their ids, or all that match a filter."""
         if ids is None and where is None:
             words = "pass ids or where; where='TRUE' deletes every memory"
@@ -233,15 +197,14 @@ class Tools:
         names = await self._store.tables()
         return [name for name in names if self._readable is None or name in self._readable]
 
-    async def _tables(self) -> Listed:
+    async def _tables(self) -> Answer:
         """Describe the tables that fit into an answer, without those that are dropped now."""
-        tables, size, names = list[Described](), 0, await self._names()
+        tables, size, names = list[Answer](), 0, await self._names()
         for place, name in enumerate(names):
             with suppress(TableNotFoundError):
                 schema = json.loads((await self._store.schema(name)).to_json())
-                described: Described = {
-                    "name": name, "rows": await self._store.count(name), "schema": schema,
-                }  # fmt: skip
+                rows = await self._store.count(name)
+                described = {"name": name, "rows": rows, "schema": schema}
                 size += len(to_json(described))
                 if size > _MOST_BYTES:
                     omitted = f"{len(names) - place} tables, from {name!r} on: an answer has at "
@@ -290,7 +253,7 @@ class Tools:
         return await table.search_text(query, **options)
 
 
-def _fitting(name: str, rows: Sequence[Record | Hit]) -> Any:
+def _fitting(name: str, rows: Sequence[Record | Hit]) -> Answer:
     """Return an answer with the rows that fit into it, and a note on those that do not."""
     fitting, size = list[dict[str, Any]](), 0
     for row in map(_short, rows):

@@ -272,7 +272,7 @@ async def test_one_store_serves_both_faces(store: sync.VectorStore) -> None:
     assert await bridge.aio(count) == 1
 
 
-async def test_a_class_over_a_bridge_closes_with_and_without_await(tmp_path: Path) -> None:
+async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -> None:
     class Counted(Closable):
         def __init__(self) -> None:
             self._bridge = Bridge(tmp_path / "x.db", "t", lambda dim: Schema(dim=dim))
@@ -286,7 +286,7 @@ async def test_a_class_over_a_bridge_closes_with_and_without_await(tmp_path: Pat
     log = tmp_path / "x.db-wal"
     async with Counted() as counted:
         for close in (counted.aclose, partial(asyncio.to_thread, counted.close), counted.aclose):
-            await counted.awrite()
+            await asyncio.gather(*(counted.awrite() for _ in range(8)))
             assert log.exists()
             await close()
             assert not log.exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,17 +168,6 @@ async def test_a_store_of_the_apps_own_loop() -> None:
         assert [one.page_content for one in await made.asimilarity_search("b", 1)] == ["bbb"]
         with pytest.raises(aiovec.AiovecError, match=r"aiovec\.sync\.connect"):
             made.similarity_search("b")
-
-
-async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -> None:
-    made = await AiovecVectorStore.afrom_texts(["aaa"], Letters(), store=tmp_path / "x.db")
-    found = await asyncio.gather(*(made.asimilarity_search("a") for _ in range(8)))
-    assert [len(documents) for documents in found] == [1] * 8
-    await made.aclose()
-    made = AiovecVectorStore(Letters(), tmp_path / "x.db")
-    assert len(made.similarity_search("a")) == 1
-    made.close()
-    made.close()
 
 
 def test_a_schema_with_fields(store: sync.VectorStore) -> None:
