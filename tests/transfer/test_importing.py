@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
@@ -484,6 +485,36 @@ def test_files_that_cannot_be_read_are_named(folder: Path, store: Path) -> None:
             path.write_bytes(content)
         assert why in refused(path, store), name
     assert rows_of(store) == {}
+
+
+def test_quotes_within_unquoted_cells_are_text(folder: Path, store: Path) -> None:
+    path = folder / "notes.csv"
+    lines = ['1,"[1,0]",19" monitor', '2,"[0,1]",plain', '3,"[1,1]","two\nlines"']
+    path.write_text("id,embedding,t\n" + "\n".join(lines))
+    for table, options in (("notes", ()), ("declared", ("--schema", folder / "schema.json"))):
+        (folder / "schema.json").write_text('{"dim": 2, "fields": {"t": "text"}}')
+        assert bring(path, store, *options, table=table)["rows"] == 3
+        texts = {id: row["t"] for id, row in rows_of(store, table).items()}
+        assert texts == {"1": '19" monitor', "2": "plain", "3": "two\nlines"}
+    # A quote that begins a cell swallows what follows, whatever quotes stand before it.
+    for end in ('4,"[1,0]","open\n5,,x\n', '4,"[1,0],open\n5,[1,0]\n', '4,"[1,0]","'):
+        path.write_text("id,embedding,t\n" + "\n".join([*lines, end]))
+        assert "a quote is opened and never closed" in refused(path, store, table="open")
+
+
+def test_a_csv_is_parsed_once_for_its_types_and_once_for_its_rows(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of its columns may be the vector."""
+    made(store, Schema(2, vector="v", fields={"t": str}), table="other")
+    passes, parse = [], pyarrow.csv.open_csv
+    monkeypatch.setattr(
+        pyarrow.csv, "open_csv", lambda *args, **more: passes.append(1) or parse(*args, **more)
+    )
+    path = folder / "notes.csv"
+    path.write_text("id,v,a,b,c,d,e\n" + "".join(f'{n},"[1,{n}]",1,x,[],,2\n' for n in range(99)))
+    assert bring(path, store)["fields"] == {"a": "int", "b": "text", "c": "text", "e": "int"}
+    assert len(passes) == 2
 
 
 def test_types_come_from_the_whole_file(folder: Path, store: Path) -> None:
