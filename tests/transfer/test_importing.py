@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -436,6 +437,32 @@ def test_somebody_elses_columns(folder: Path, store: Path) -> None:
             assert opened.count(to, F.payload["at night"] == midsummer) == 1
 
 
+def test_texts_without_vectors_are_embedded_on_their_way(folder: Path, store: Path) -> None:
+    path = folder / "notes.csv"
+    path.write_text("id,n,body\na,1,open a socket\nb,2,read a zip file\nc,3,\n")
+    for options in ((), ("--embedder", "demo")):
+        assert "make them of a text with --embed FIELD" in refused(path, store, *options)
+    for field in ("n", "absent"):
+        told = refused(path, store, "--embedder", "demo", "--embed", field)
+        assert f"--embed {field}: name a text field" in told
+        assert "body" in told
+    assert not store.exists()
+    embedded = ("--embedder", "demo", "--embed", "body", "--text", "body")
+    done = bring(path, store, *embedded, code=1)
+    assert (done["created"], done["rows"], done["model"]) == (True, 2, "aiovec-demo-hash-256")
+    assert done["reasons"] == {"there is no vector, and no text in 'body' to make one of": 1}
+    assert bring(path, store, *embedded, "--upsert", code=1)["rows"] == 2
+    with sync.connect(store) as opened:
+        (hit,) = opened.search("notes", "open sockets", limit=1)
+        assert (hit.id, hit["n"]) == ("a", 1)
+        opened.create_table("bare", Schema(2, fields={"body": str}, vector_nullable=True))
+    told = refused(path, store, "--embed", "body", table="bare")
+    assert "the table 'bare' exists, and --text, --index and --embed are for new tables" in told
+    for option in ("--text", "--index"):
+        told = refused(path, store, "--embed", "body", option, "absent", table="new")
+        assert f"{option} absent: there is no such field; the fields: n, body" in told
+
+
 # Files that cannot be read
 
 
@@ -507,14 +534,12 @@ def test_a_csv_is_parsed_once_for_its_types_and_once_for_its_rows(
 ) -> None:
     """However many of its columns may be the vector."""
     made(store, Schema(2, vector="v", fields={"t": str}), table="other")
-    passes, parse = [], pyarrow.csv.open_csv
-    monkeypatch.setattr(
-        pyarrow.csv, "open_csv", lambda *args, **more: passes.append(1) or parse(*args, **more)
-    )
+    parse = mock.Mock(side_effect=pyarrow.csv.open_csv)
+    monkeypatch.setattr(pyarrow.csv, "open_csv", parse)
     path = folder / "notes.csv"
     path.write_text("id,v,a,b,c,d,e\n" + "".join(f'{n},"[1,{n}]",1,x,[],,2\n' for n in range(99)))
     assert bring(path, store)["fields"] == {"a": "int", "b": "text", "c": "text", "e": "int"}
-    assert len(passes) == 2
+    assert parse.call_count == 2
 
 
 def test_types_come_from_the_whole_file(folder: Path, store: Path) -> None:
