@@ -491,10 +491,8 @@ async def _compared_table(
     # Vectors of two models always differ, even if they were made from the same texts.
     vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
     try:
-        comparison = await Comparison.of(
-            source_table, target_table, host=host, vector=vector, progress=progress
-        )
-        difference = await comparison.named(await comparison.unlike())
+        comparison = await Comparison.of(source_table, target_table, host, vector=vector)
+        difference = await comparison.named(await comparison.unlike(progress))
     except MigrationError as exc:
         return TableReport(name, problem=str(exc))
     except StaleTableError:
