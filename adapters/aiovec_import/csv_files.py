@@ -10,7 +10,9 @@ import csv
 import io
 import json
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +26,9 @@ from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .jsonlines import json_values, vector_texts
 from .sources import Chunk, ForeignTable, Reject
 
+# Begins a row that is read behind the last row of a file. If the parser does not meet it, a cell
+# whose quote was never closed has swallowed it.
+_END = uuid.uuid4().hex
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -38,7 +43,11 @@ class CsvFile(FileReader):
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._names = self._header()
+        # One pass for the lengths of the vectors, which are in the first batch, and the types.
+        self._pass = self._batches()
+        self._first, _, _ = next(self._pass)
         self.settle(self._names)
+        del self._pass, self._first
         kinds = self._kinds(self.new_names(self._names, self.schema), self.schema)
         if more := [name for name, kind in zip(self._names, kinds, strict=True) if kind is None]:
             self.notes = (
@@ -46,14 +55,13 @@ class CsvFile(FileReader):
             )
 
     def _dim(self, name: str) -> int | None:
-        cells, _, _ = next(self._batches())
-        column = cells.column(self._names.index(name)).drop_null().slice(0, FIRST_ROWS)
+        column = self._first.column(self._names.index(name)).drop_null().slice(0, FIRST_ROWS)
         lengths = (vector_length(_value(cell, "vector")) for cell in column.to_pylist())
         return next(filter(None, lengths), None)
 
     def _types(self, vector: str) -> dict[str, Field | None]:
         kinds: dict[str, set[str]] = {name: set() for name in self._names if name != vector}
-        for cells, _, _ in self._batches():
+        for cells in chain([self._first], (cells for cells, _, _ in self._pass)):
             for name, kind in kinds.items():
                 kind |= _kinds_of_cells(cells.column(name).drop_null())
         return {
@@ -110,14 +118,18 @@ class CsvFile(FileReader):
         """Yield cells as text, the numbers of their rows, and rows of another width before them."""
         width, number = len(self._names), 2
         bad: dict[int, Reject] = {}
+        file = CheckedFile(self._file, self._lock, f"\n{_END}{',' * width}")
 
         def wrong(row: Any) -> str:
+            if row.text.startswith(_END):
+                file.is_whole = True
+                return "skip"
             why = f"it has {row.actual_columns} cells, and the first line names {width} columns"
             bad[row.number] = Reject(row.number, None, why)
             return "skip"
 
         columns = dict.fromkeys(self._names, pa.utf8())
-        for cells in self._cells(columns, wrong):
+        for cells in self._cells(file, columns, wrong):
             numbers: list[int] = []
             while len(numbers) < len(cells):
                 if number not in bad:
@@ -126,8 +138,11 @@ class CsvFile(FileReader):
             yield cells, numbers, [bad.pop(n) for n in sorted(bad) if n < number]
         yield pa.RecordBatch.from_pylist([], pa.schema(columns)), [], list(bad.values())
 
-    def _cells(self, columns: dict[str, pa.DataType], wrong: Any) -> Iterator[pa.RecordBatch]:
-        file = CheckedFile(self._file, self._lock)
+    def _cells(
+        self, file: CheckedFile, columns: dict[str, pa.DataType], wrong: Any
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the cells, the last ones once it is known that no quote is open behind them."""
+        last = None
         try:
             for cells in pa.csv.open_csv(
                 file,
@@ -139,15 +154,19 @@ class CsvFile(FileReader):
                     strings_can_be_null=True, quoted_strings_can_be_null=False,
                 ),
             ):  # fmt: skip
-                if file.ended and file.quotes % 2:  # the last cell may be the rest of the file
-                    raise ValueError("a quote is opened and never closed")
-                yield cells
+                if last is not None:
+                    yield last
+                last = cells
         except pa.ArrowInvalid as exc:
             if "straddl" not in str(exc):
                 raise
             most = LONGEST_LINE // 2**20
             why = f"a row is longer than {most} MiB, or a quote is opened and never closed"
             raise ValueError(why) from exc
+        if not file.is_whole:
+            raise ValueError("a quote is opened and never closed")
+        if last is not None:
+            yield last
 
     def _kinds(self, names: Mapping[str, str], schema: Schema) -> list[str | None]:
         """Return the type of each column's cells; None for text in the payload."""
@@ -191,18 +210,18 @@ def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
 
 
 class CheckedFile(io.RawIOBase):
-    """A file from its beginning, its quotes counted. UnicodeDecodeError if it is not in UTF-8.
+    """A file from its beginning, with a last row behind it. UnicodeDecodeError if it is no UTF-8.
 
     It has a place of its own: pyarrow reads ahead in a thread, also of a file that is left early
-    and read again while it still does.
+    and read again while it still does. ``is_whole`` is set by the reader that meets the last row.
     """
 
-    def __init__(self, file: Any, lock: threading.Lock) -> None:
+    def __init__(self, file: Any, lock: threading.Lock, last: str) -> None:
         self._file = file
         self._lock = lock
         self._place = 0
-        self.quotes = 0
-        self.ended = False
+        self._last = last.encode()
+        self.is_whole = False
         # pyarrow prints a traceback for a bad row that it cannot decode.
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
@@ -214,9 +233,9 @@ class CheckedFile(io.RawIOBase):
             self._file.seek(self._place)
             part: bytes = self._file.read(size)
         self._place += len(part)
-        self.ended = len(part) < size
-        self.quotes += part.count(b'"')
-        self._decoder.decode(part, final=self.ended)
+        room = size - len(part)
+        self._decoder.decode(part, final=room > 0)
+        part, self._last = part + self._last[:room], self._last[room:]
         return part
 
 

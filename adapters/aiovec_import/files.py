@@ -168,7 +168,8 @@ class FileReader(Reader):
         table = known or self._existing
         usual = USUAL_VECTORS if table is None else (table.vector, *USUAL_VECTORS)
         vector = next((name for name in usual if name in names), None) if wanted is None else wanted
-        free = wanted is None and table is not None and may_lack_vectors(table)
+        embeds = self._hints.new.embed is not None if table is None else may_lack_vectors(table)
+        free = wanted is None and embeds
         if vector is None and not free:
             others = names if table is None else [n for n in names if n not in table.fields]
             able = [name for name in others if self._dim(name)]
@@ -179,12 +180,16 @@ class FileReader(Reader):
             raise self.wrong(
                 f"cannot be imported: no vector was found in its columns "
                 f"({', '.join(names):.200}){remark}; say by --vector-column which of them holds "
-                "lists of numbers",
+                "lists of numbers, or make them of a text with --embed FIELD and --embedder KIND",
                 "--vector-column", ", ".join(names),
             )  # fmt: skip
         if table is None:
-            vector = str(vector)
-            table = Schema(dim or 1, vector=legal_vector(vector), fields=self._fields(vector))
+            vector = vector or USUAL_VECTORS[0]
+            fields = self._fields(vector)
+            embed = self._hints.new.embed_of(fields)
+            table = Schema(
+                dim or int(embed is None), vector=legal_vector(vector), fields=fields, embed=embed
+            )
         self._vector, self.schema = vector or table.vector, table
 
     def _dim(self, name: str) -> int | None:

@@ -19,32 +19,38 @@ from .sources import source_names
 _MAGIC = re.compile(r"[*?[]")
 
 
-def files_of(sources: Sequence[str]) -> dict[str, int]:
-    """Return the sources with their globs replaced by the files that match, and each file's bytes.
+def files_of(sources: Sequence[str]) -> dict[str, str]:
+    """Return the sources with their globs replaced by the files that match, and a text for each
+    file that changes with its content: its size and the time of its last change.
 
-    What is no file on this machine, such as ``chroma:DIR`` or ``-``, stays as it is, with no bytes.
-    Raises ConfigError if a glob matches no file.
+    What is no file, such as ``chroma:DIR`` or ``-``, stays as it is, with an empty text. Raises
+    ConfigError if a glob matches no file.
     """
-    sizes: dict[str, int] = {}
+    versions: dict[str, str] = {}
     for source in sources:
         scheme, colon, _ = source.partition(":")
         with reading(source):
             if colon and scheme in source_names():
-                sizes[source] = 0
+                versions[source] = ""
             else:
-                sizes |= _in_bucket(source) if is_url(source) else _in_folder(source)
-    return sizes
+                versions |= _in_bucket(source) if is_url(source) else _in_folder(source)
+    return versions
 
 
-def _in_folder(source: str) -> dict[str, int]:
+def _in_folder(source: str) -> dict[str, str]:
     path = os.path.expanduser(source)
     if os.path.lexists(path) or not _MAGIC.search(path):
-        return {source: os.path.getsize(path) if os.path.isfile(path) else 0}
+        return {source: _version_of(path) if os.path.isfile(path) else ""}
     matches = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
-    return _some({file: os.path.getsize(file) for file in matches}, source)
+    return _some({file: _version_of(file) for file in matches}, source)
 
 
-def _in_bucket(url: str) -> dict[str, int]:
+def _version_of(path: str) -> str:
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _in_bucket(url: str) -> dict[str, str]:
     plain = _MAGIC.split(url)[0]
     single = plain == url
     begin = url if single else plain.rpartition("/")[0]
@@ -52,13 +58,16 @@ def _in_bucket(url: str) -> dict[str, int]:
     prefix = begin.removesuffix(path)
     below = fs.FileSelector(path, recursive=True, allow_not_found=True)
     infos = [place.get_file_info(path)] if single else place.get_file_info(below)
-    files = {f"{prefix}{info.path}": info.size for info in infos if info.type == fs.FileType.File}
+    files = {
+        f"{prefix}{info.path}": f"{info.size} {info.mtime_ns}"
+        for info in infos if info.type == fs.FileType.File
+    }  # fmt: skip
     return _some(
         {info: files[info] for info in sorted(files) if single or fnmatchcase(info, url)}, url
     )
 
 
-def _some(files: dict[str, int], source: str) -> dict[str, int]:
+def _some(files: dict[str, str], source: str) -> dict[str, str]:
     if not files:
         raise ConfigError(f"no file matches {source}", key="SOURCE")
     return files

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
     from aiovec import Field, Schema, VectorStore
 
     from .loading import Load, RejectsFile
+    from .opening import Opener
     from .sources import ForeignTable, Reader
 
-_REASONS_SHOWN = 10
+_REASONS_SHOWN = _NAMES_SHOWN = 10
 
 app = command_app("import")
 
@@ -94,6 +96,10 @@ def import_(
     index: Annotated[
         list[str] | None, typer.Option(help="Field with an index for filters. Can be repeated.")
     ] = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Text field that --embedder makes new vectors from."),
+    ] = None,
     upsert: Annotated[
         bool, typer.Option("--upsert", help="Replace rows that have the same id.")
     ] = False,
@@ -125,14 +131,12 @@ def import_(
     from aiovec.backend import check_table_name
     from aiovec.backend.files import schema_in
 
-    from .files import reading
     from .globs import files_of
-    from .loading import Load, RejectsFile, load, rehearse
-    from .opening import Files, Opener
-    from .sources import Hints, legal_table_name
+    from .loading import Load, RejectsFile, wanted_schema
+    from .opening import Opener
+    from .sources import Hints, NewTable, legal_table_name
     from .workers import load_by
 
-    piped = sources == ["-"]
     if list_ and backup is not None:
         raise typer.BadParameter("--list writes nothing; leave out --backup")
     if engine is not None and upsert:
@@ -140,75 +144,111 @@ def import_(
     if table is not None:
         check_table_name(table)  # before the store is created
     files = files_of(sources)
+    piped = sources == ["-"]
     if (piped or len(files) > 1) and not (list_ or table):
         what = "standard input has no name" if piped else f"{len(files)} files go into one table"
         raise typer.BadParameter(f"{what}; name the table with --table")
-    first = next(iter(files))
+    name = table or legal_table_name(Path(next(iter(files))).stem)
+    existing = cache(partial(_existing_schema, store, config, name))
     given = None if schema is None else schema_in(expanded(schema))
-    opener = Opener(Hints(None, id_column, vector_column, dtype), form, given)
-
-    @cache
-    def existing() -> Schema | None:
-        return _existing_schema(store, config, table or legal_table_name(Path(first).stem))
-
-    with engine_of(engine, address) as workers:
-        if workers is None and len(files) == 1:
-            source: Reader = opener.open(first, existing, sys.stdin.buffer if piped else None)
-        else:
-            source = Files(list(files), opener, existing)
-        with closing(source):
-            if backup is not None:
-                with working("copying"):
-                    source.backup(expanded(backup))
-            with reading(source.name):
-                tables = source.tables()
-            if list_:
-                _show_found(source, tables, json)
-                return
-            if len(tables) > 1 and (table is not None or given is not None):
-                names = ", ".join(one.origin for one in tables)
-                raise ConfigError(
-                    f"{source.name} has {len(tables)} tables; for --table or --schema, choose one "
-                    f"with {source.name}#NAME: {names}",
-                    key="SOURCE",
-                )
-            loads = [
-                Load(one, table or one.name, given, metric, model, upsert, text or (), index or ())
-                for one in tables
-            ]
-            listed = RejectsFile(_rejects_path(list(files), table, source))
-            if source.remark:
-                say(source.remark, stderr=True)
-            described = given if embedder is None else given or existing()
-
-            async def work(vectors: VectorStore) -> str:
-                give_embedder(vectors, described, embedder)
-                with progress("rows") as bar:
-                    for each in loads:
-                        task = bar.add_task(each.table, total=each.source.rows)
-                        each.seen = partial(_advance, bar, task)
-                    if workers is not None:
-                        await load_by(workers, vectors, loads[0], files, opener)
-                    else:
-                        await load(vectors, source, loads, listed, strict=strict and not checked)
-                filled = [one.table for one in loads if one.rows]
-                if filled and workers is None:  # a script has nothing that builds the indexes later
-                    title = "indexing and optimizing"
-                    await of_each_table(vectors, filled, vectors.optimize, title)
-                return vectors.target
-
-            began = time.perf_counter()
-            path = place_named(store, config).path
-            is_new = workers is None and path is not None and not path.exists()
-            checked = is_new and asyncio.run(
-                rehearse(source, loads, RejectsFile(listed.path), strict=strict)
-            )
-            target = in_store(store, config, work, create=True)
-            seconds = time.perf_counter() - began
-    _report(source, loads, listed, target, seconds, backup, json)
+    new = NewTable(metric, model, text or (), index or (), embed)
+    opener = Opener(Hints(None, id_column, vector_column, dtype, new), form, given)
+    with (
+        engine_of(engine, address) as workers,
+        closing(_opened(opener, list(files), existing, one_by_one=workers is None)) as source,
+    ):
+        if backup is not None:
+            with working("copying"):
+                source.backup(expanded(backup))
+        tables = _tables_of(source, only_one=table is not None or given is not None)
+        if list_:
+            _show_found(source, tables, json)
+            return
+        if source.remark:
+            say(source.remark, stderr=True)
+        loads = [Load(one, table or one.name, given, upsert, new) for one in tables]
+        job = _Job(source, loads, RejectsFile(_rejects_path(list(files), table, source)), strict)
+        if embedder is not None:
+            described = existing() or wanted_schema(loads[0])
+            job.prepare = partial(give_embedder, schema=described, given=embedder)
+        if workers is not None:
+            job.by_workers = partial(load_by, workers, files=files, opener=opener)
+        began = time.perf_counter()
+        target = job.run(store, config)
+        seconds = time.perf_counter() - began
+    _report(source, loads, job.rejects, target, seconds, backup, json)
     failed = source.failed or any(one.problem for one in loads)
     if failed or not (allow_rejects or all(one.whole for one in loads)):
         raise typer.Exit(1)
+
+
+def _opened(
+    opener: Opener, files: list[str], existing: Callable[[], Schema | None], *, one_by_one: bool
+) -> Reader:
+    """Open the only source, or several files as one table. Workers open each file themselves."""
+    from .opening import Files
+
+    if one_by_one and len(files) == 1:
+        return opener.open(files[0], existing, sys.stdin.buffer if files == ["-"] else None)
+    return Files(files, opener, existing)
+
+
+def _tables_of(source: Reader, *, only_one: bool) -> list[ForeignTable]:
+    """Return the tables to import; ConfigError if there are several for options of one table."""
+    from .files import reading
+
+    with reading(source.name):
+        tables = source.tables()
+    if only_one and len(tables) > 1:
+        names = ", ".join(one.origin for one in tables)
+        raise ConfigError(
+            f"{source.name} has {len(tables)} tables; for --table or --schema, choose one with "
+            f"{source.name}#NAME: {names}",
+            key="SOURCE",
+        )
+    return tables
+
+
+@dataclass
+class _Job:
+    """An import: what is loaded, and how. ``prepare`` is called with the open store before."""
+
+    source: Reader
+    loads: list[Load]
+    rejects: RejectsFile
+    strict: bool
+    prepare: Callable[[VectorStore], None] = lambda vectors: None
+    by_workers: Callable[[VectorStore, Load], Awaitable[None]] | None = None
+    _checked: bool = False
+
+    def run(self, store: str | None, config: str | None) -> str:
+        """Do it, and return the place of the store, which is made if it does not exist."""
+        from .loading import RejectsFile, rehearse
+
+        path = place_named(store, config).path
+        if self.by_workers is None and path is not None and not path.exists():
+            rejects = RejectsFile(self.rejects.path)
+            rehearsal = rehearse(self.source, self.loads, rejects, strict=self.strict)
+            self._checked = asyncio.run(rehearsal)
+        return in_store(store, config, self._work, create=True)
+
+    async def _work(self, vectors: VectorStore) -> str:
+        from .loading import load
+
+        self.prepare(vectors)
+        with progress("rows") as bar:
+            for each in self.loads:
+                task = bar.add_task(each.table, total=each.source.rows)
+                each.seen = partial(_advance, bar, task)
+            if self.by_workers is not None:
+                await self.by_workers(vectors, self.loads[0])
+                return vectors.target
+            strict = self.strict and not self._checked
+            await load(vectors, self.source, self.loads, self.rejects, strict=strict)
+        if filled := [one.table for one in self.loads if one.rows]:
+            # A script has nothing that builds the indexes later.
+            await of_each_table(vectors, filled, vectors.optimize, "indexing and optimizing")
+        return vectors.target
 
 
 def _existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
@@ -267,6 +307,14 @@ def _report(
         for load in loads:
             for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
                 say(f"{load.table}: rejected {counted(rows)}: {reason}", stderr=True)
+            if load.skipped:
+                count, names = len(load.skipped), ", ".join(load.skipped[:_NAMES_SHOWN])
+                more = " …" if count > _NAMES_SHOWN else ""
+                say(
+                    f"{load.table}: skipped {count:,} files, because this load was complete and "
+                    f"they have not changed since (size, time of change): {names}{more}",
+                    stderr=True,
+                )
             if load.missing:
                 total, missing = counted(load.source.rows or 0), f"{load.missing:,}"
                 say(f"{load.table}: the source counts {total}; {missing} did not come", stderr=True)
@@ -310,6 +358,7 @@ def _loaded(load: Load) -> dict[str, Any]:
         "rows": load.rows,
         "rejected": load.rejected,
         "missing": load.missing,
+        "skipped": load.skipped,
         "reasons": dict(load.reasons.most_common()),
         "dim": schema.dim,
         "metric": schema.metric,

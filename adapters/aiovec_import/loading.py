@@ -14,7 +14,7 @@ from typing import IO
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
 from aiovec._internals import StoreInternals
-from aiovec.backend import Metric, Schema
+from aiovec.backend import Schema
 from aiovec.backend.files import writing_to
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import in_thread
@@ -30,7 +30,7 @@ from aiovec.errors import (
 
 from .files import reading, rows_at_once
 from .sifting import CAME_BEFORE, Sifted, sift
-from .sources import ForeignTable, Reader, Reject
+from .sources import ForeignTable, NewTable, Reader, Reject
 
 _EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
@@ -41,27 +41,24 @@ _REASONS = 50
 class Load:
     """A table to import: where it goes, how, and what became of its rows.
 
-    ``schema`` is one that the user gave; ``metric`` and ``model`` apply where the source names
-    none. ``text`` and ``index`` are fields of a new table that get such indexes. Each row is
-    imported (``rows``) or listed as a reject (``rejected``); the source counted some more that it
-    did not give (``missing``). ``created`` says that the table is new, ``problem`` why the rest of
-    the source cannot be read.
+    ``schema`` is one that the user gave. Each row is imported (``rows``) or listed as a reject
+    (``rejected``); the source counted some more that it did not give (``missing``). ``created``
+    says that the table is new, ``problem`` why the rest of the source cannot be read. An engine's
+    load that was complete before has ``skipped`` its files.
     """
 
     source: ForeignTable
     table: str
     schema: Schema | None = None
-    metric: Metric | None = None
-    model: str | None = None
     upsert: bool = False
-    text: Sequence[str] = ()
-    index: Sequence[str] = ()
+    new: NewTable = field(default_factory=NewTable)
     seen: Callable[[int], None] = lambda rows: None
     rows: int = 0
     rejected: int = 0
     missing: int = 0
     created: bool = False
     problem: str = ""
+    skipped: Sequence[str] = ()
     reasons: Counter[str] = field(default_factory=Counter)
     _exists: bool = False
 
@@ -122,7 +119,7 @@ async def rehearse(
     Reads until a row can be imported; with ``strict``, all rows. Return False if nothing could be
     checked before the store exists.
     """
-    trials = [replace(load, schema=_wanted(load), reasons=Counter()) for load in loads]
+    trials = [replace(load, schema=wanted_schema(load), reasons=Counter()) for load in loads]
     if not all(load.used_schema.dim for load in trials):
         return False  # the store's embedder says the length
     alone = _alone(source, trials, strict)
@@ -169,7 +166,7 @@ def _alone(source: Reader, loads: Sequence[Load], strict: bool) -> bool:
 
 async def find_table(store: VectorStore, load: Load) -> None:
     """Settle the schema: of the existing table, or of the table to create."""
-    wanted = await StoreInternals(store).completed(load.table, _wanted(load))
+    wanted = await StoreInternals(store).completed(load.table, wanted_schema(load))
     if load.schema is None and wanted.quantized and not store.supports("quantized"):
         wanted = replace(wanted, quantized=None)  # the file suggests it, not the user
     try:
@@ -183,28 +180,39 @@ async def find_table(store: VectorStore, load: Load) -> None:
         raise ModelMismatchError(load.table, existing.model, wanted.model)
     if wanted.dim != existing.dim:
         raise DimensionMismatchError(existing.dim, wanted.dim)
-    if load.metric is not None and load.metric != existing.metric:
+    new = load.new
+    if new.metric is not None and new.metric != existing.metric:
         raise ConfigError(
             f"the table {load.table!r} exists with the metric {existing.metric!r}", key="--metric"
         )
-    if with_indexes(existing, load.text, load.index) != existing:
+    embeds = new.embed is None or (existing.embed and existing.embed.field == new.embed)
+    if not embeds or with_indexes(existing, new.text, new.index) != existing:
         raise ConfigError(
-            f"the table {load.table!r} exists, and --text and --index are for new tables",
-            key="--index" if load.index else "--text",
+            f"the table {load.table!r} exists, and --text, --index and --embed are for new tables",
+            key="--text" if new.text else "--index" if new.index else "--embed",
         )
     load.schema, load._exists = existing, True
 
 
-def _wanted(load: Load) -> Schema:
+def wanted_schema(load: Load) -> Schema:
     """Return the schema of a table that is made for these rows."""
-    schema = load.used_schema
-    if load.metric is not None:
-        schema = replace(schema, metric=load.metric)
-    if load.model is not None:
-        if schema.model is not None and schema.model != load.model:
-            raise ModelMismatchError(load.table, schema.model, load.model)
-        schema = replace(schema, model=load.model)
-    return with_indexes(schema, load.text, load.index)
+    schema, new = load.used_schema, load.new
+    if new.metric is not None:
+        schema = replace(schema, metric=new.metric)
+    if new.model is not None:
+        if schema.model is not None and schema.model != new.model:
+            raise ModelMismatchError(load.table, schema.model, new.model)
+        schema = replace(schema, model=new.model)
+    for option, names in (("--text", new.text), ("--index", new.index)):
+        for name in set(names) - schema.fields.keys():
+            fields = ", ".join(schema.fields) or "none"
+            raise ConfigError(
+                f"{option} {name}: there is no such field; the fields: {fields:.200}",
+                key=option, accepted=fields,
+            )  # fmt: skip
+    if new.embed not in (None, schema.embed and schema.embed.field):
+        schema = replace(schema, embed=new.embed_of(schema.fields))
+    return with_indexes(schema, new.text, new.index)
 
 
 async def _check(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aiovec import Embed
 from aiovec._input.infer import USUAL_VECTORS
-from aiovec.backend import Schema, check_field_name
+from aiovec.backend import Field, Metric, Schema, check_field_name
 from aiovec.backend.plugin import installed
 from aiovec.errors import AiovecError, ConfigError
 
@@ -70,6 +71,34 @@ class ForeignTable:
 
 
 @dataclass(frozen=True, slots=True)
+class NewTable:
+    """The user's options for a new table.
+
+    ``metric`` and ``model`` apply where the source names none. ``text`` and ``index`` are the
+    fields that get such indexes, and ``embed`` is the one that vectors are made from.
+    """
+
+    metric: Metric | None = None
+    model: str | None = None
+    text: Sequence[str] = ()
+    index: Sequence[str] = ()
+    embed: str | None = None
+
+    def embed_of(self, fields: Mapping[str, Field]) -> Embed | None:
+        """Return ``embed`` for a table with these fields; ConfigError if it names no text."""
+        if self.embed is None:
+            return None
+        texts = [name for name, field in fields.items() if field.kind == "text"]
+        if self.embed not in texts:
+            listed = ", ".join(texts) or "none"
+            raise ConfigError(
+                f"--embed {self.embed}: name a text field, one of: {listed:.200}",
+                key="--embed", accepted=listed,
+            )  # fmt: skip
+        return Embed(self.embed)
+
+
+@dataclass(frozen=True, slots=True)
 class Hints:
     """The table, columns and type that the user names; None where the user named none."""
 
@@ -77,6 +106,7 @@ class Hints:
     id_column: str | None = None
     vector_column: str | None = None
     dtype: str | None = None
+    new: NewTable = field(default_factory=NewTable)
 
     @property
     def wants_new_ids(self) -> bool:

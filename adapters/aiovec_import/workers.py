@@ -28,13 +28,14 @@ async def load_by(
     engine: Engine,
     store: VectorStore,
     load: Load,
-    files: Mapping[str, int],
+    *,
+    files: Mapping[str, str],
     opener: Opener,
 ) -> None:
     """Have an engine add the rows of all files to a table, in one commit or none.
 
-    The table is created if it does not exist. A load is known by its table, and by the names and
-    bytes of its files: the same one again adds nothing.
+    The table is created if it does not exist. A load is known by its table, and by the names,
+    sizes and times of change of its files: the same one again skips all of them.
     """
     await find_table(store, load)
     await create(store, load)
@@ -49,11 +50,12 @@ async def load_by(
         ),
     )  # fmt: skip
     load.rows = loaded.rows
+    load.skipped = list(files) if loaded.existing else ()
 
 
-def _absolute(files: Mapping[str, int]) -> dict[str, int]:
+def _absolute(files: Mapping[str, str]) -> dict[str, str]:
     """Return the files by paths that mean the same in every worker's folder."""
-    return {path if is_url(path) else os.path.abspath(path): n for path, n in files.items()}
+    return {path if is_url(path) else os.path.abspath(path): text for path, text in files.items()}
 
 
 def _checked_rows(opener: Opener, source: str, schema: Schema) -> Iterator[pa.Table]:

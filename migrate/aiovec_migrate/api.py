@@ -197,15 +197,14 @@ async def verify(
             raise MigrationError("name both stores: no migration names them")
         report = await _compared(pair.source, pair.target, tables, host, listener)
         names = [place.configured or place.backend.address for place in (pair.source, pair.target)]
-        mark = (await pair.source.record()).mark
     if not repair or report.equal:
         return report
-    if mark is not None and mark.left:
+    if report.in_use:
         raise MigrationError(
             f"{report.target} is the store in use: {report.source} was left for it, so nothing was "
             "repaired"
         )
-    if any(table.problem == _TWO_MODELS for table in report.tables):
+    if not all(table.vectors for table in report.tables):
         raise MigrationError(
             f"{report.target} has vectors of another model; bring it up to date by a run with that "
             "--embedder"
@@ -261,9 +260,6 @@ async def forget(
         line = f'backend = "{place.configured}"'
         still = f"apps of {file} still use the backend {current!r}"
         return [f"{still}; to make them use this one, write {line} under [retrieval]"]
-
-
-_TWO_MODELS = "the vectors are of two models and were not compared"
 
 
 # Opening stores
@@ -457,6 +453,15 @@ async def _compared(
         if place.missing:
             raise ConfigError(f"there is no store at {place}", accepted="a store's path")
         await _act(place)
+    left, record = (await source.record()).mark, await target.record()
+    in_use = (
+        left is not None
+        and left.left
+        and left.target == target.backend.target
+        and left.leads_to(record)
+    )
+    runs = {record.run, "" if record.mark is None else record.mark.run}
+    is_copy = in_use or run_of(source, target) in runs
     source_names, target_names = (
         set(await source.backend.tables()),
         set(await target.backend.tables()),
@@ -471,12 +476,12 @@ async def _compared(
             text = f"the table does not exist in the {missing}"
             reports.append(TableReport(name, problem=text))
             continue
-        reports.append(await _compared_table(source, target, name, host, listener))
-    return Report(str(source), str(target), tuple(reports))
+        reports.append(await _compared_table(source, target, name, is_copy, host, listener))
+    return Report(str(source), str(target), tuple(reports), in_use=in_use)
 
 
 async def _compared_table(
-    source: OpenPlace, target: OpenPlace, name: str, host: Host, listener: Listener
+    source: OpenPlace, target: OpenPlace, name: str, is_copy: bool, host: Host, listener: Listener
 ) -> TableReport:
     source_table = await OpenTable.open(source.backend, name)
     target_table = await OpenTable.open(target.backend, name)
@@ -491,16 +496,15 @@ async def _compared_table(
     # Vectors of two models always differ, even if they were made from the same texts.
     vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
     try:
-        comparison = await Comparison.of(
-            source_table, target_table, host=host, vector=vector, progress=progress
-        )
-        difference = await comparison.named(await comparison.unlike())
+        comparison = await Comparison.of(source_table, target_table, host, vector=vector)
+        difference = await comparison.named(await comparison.unlike(progress))
     except MigrationError as exc:
         return TableReport(name, problem=str(exc))
     except StaleTableError:
         return TableReport(name, problem="the table was altered during the comparison; try again")
-    problem = "" if vector else _TWO_MODELS
-    return TableReport(name, difference, problem)
+    # Only a run with an embedder leaves such a copy, and it has verified all but the vectors.
+    problem = "" if vector or is_copy else "the vectors are of two models and were not compared"
+    return TableReport(name, difference, problem, vectors=vector)
 
 
 __all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]

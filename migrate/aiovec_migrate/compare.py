@@ -94,17 +94,20 @@ class Unlike:
 
 
 class Comparison:
-    """One table in two stores. Every method may raise StaleTableError."""
+    """One table in two stores, for any number of comparisons.
+
+    ``size`` is the number of rows that are hashed or written at a time. With ``ids_alone`` any two
+    schemas can be compared. Every method may raise StaleTableError.
+    """
 
     def __init__(
         self,
         source: OpenTable,
         target: OpenTable,
-        *,
         host: Host,
-        vector: bool,
-        size: int,
-        progress: Progress,
+        *,
+        vector: bool = True,
+        size: int = _MOST_IDS,
         ids_alone: bool = False,
     ) -> None:
         self._source = source
@@ -112,50 +115,40 @@ class Comparison:
         self._host = host
         self._vector = vector
         self._size = size
-        self._progress = progress
         self._ids_alone = ids_alone
         # Both hash the source's fields; the rest of the schemas does not count.
         schema = Schema(1, payload=False) if ids_alone else source.schema
         self._hasher = Hasher(schema, vector=vector)
 
     @classmethod
-    def of_ids(cls, source: OpenTable, target: OpenTable, host: Host) -> Comparison:
-        """Prepare a comparison of the ids only, which works with any schemas."""
-        return cls(
-            source, target, host=host, vector=False, size=_MOST_IDS, progress=lambda rows: None,
-            ids_alone=True,
-        )  # fmt: skip
-
-    @classmethod
     async def of(
-        cls,
-        source: OpenTable,
-        target: OpenTable,
-        *,
-        host: Host,
-        vector: bool = True,
-        progress: Progress = lambda rows: None,
+        cls, source: OpenTable, target: OpenTable, host: Host, *, vector: bool = True
     ) -> Comparison:
-        """Prepare a comparison, with or without vectors. MigrationError for schemas that differ."""
+        """Prepare comparisons, with or without vectors. MigrationError for schemas that differ."""
         _check_comparable(source, target, vector)
         each = await row_bytes(source, target)
         size = max(_LEAST_ROWS, min(_MOST_ROWS, _BATCH_BYTES // each))
-        return cls(source, target, host=host, vector=vector, size=size, progress=progress)
+        return cls(source, target, host, vector=vector, size=size)
 
-    async def unlike(self) -> Unlike:
+    async def unlike(self, progress: Progress = lambda rows: None) -> Unlike:
         """Compare every row of both tables."""
         rows = [await table.count() for table in (self._source, self._target)]
         passes = 1 + max(rows) // self._host.limits.compared_rows
         parts: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
         for part in range(passes):
             (rows[0], source_hashes), (rows[1], target_hashes) = await both(
-                self._hashes(self._source, part, passes), self._hashes(self._target, part, passes)
+                *(
+                    self._hashes(each, part, passes, progress)
+                    for each in (self._source, self._target)
+                )
             )
             parts.append(await self._host.in_thread(unlike, source_hashes, target_hashes))
         kinds = (np.sort(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
         return Unlike(rows[0], rows[1], *kinds)
 
-    async def _hashes(self, table: OpenTable, part: int, passes: int) -> tuple[int, Hashes]:
+    async def _hashes(
+        self, table: OpenTable, part: int, passes: int, progress: Progress
+    ) -> tuple[int, Hashes]:
         """Return the number of all rows, and the hashes of the rows in one part of the ids.
 
         A batch is hashed in a thread while the next one is read.
@@ -179,7 +172,7 @@ class Comparison:
                     if hashing is not None:
                         await hashing
                     rows += batch.num_rows
-                    self._progress(batch.num_rows)
+                    progress(batch.num_rows)
                     hashing = asyncio.ensure_future(self._host.in_thread(work, batch))
             if hashing is not None:
                 await hashing

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from aiovec.errors import AiovecError, MigrationError
+from aiovec.errors import AiovecError, ConfigError, MigrationError
 
 from .marks import pause_writers, resume_writers, set_moved
 from .moving import TableMove
@@ -30,6 +30,11 @@ _FIRST_REST, _LONGEST_REST = 0.5, 15.0
 
 class CalledOffError(Exception):
     """This attempt failed, and another may succeed. Never reaches a user."""
+
+
+# Another attempt would fail too, after another pause of the writers: somebody changed the TOML, a
+# mark or a schema.
+_PERMANENT = (ConfigError, MigrationError)
 
 
 class Cutover:
@@ -85,16 +90,22 @@ class Cutover:
                 records = [await place.record() for place in (work.source, work.target)]
                 mark = records[1].mark
                 if work.target.keeps_marks and (mark is None or mark.run != work.run):
-                    raise CalledOffError(f"the mark of this run in {work.target} was removed")
+                    raise MigrationError(f"the mark of this run in {work.target} was removed")
                 await self._toml.check(work.source, work.target)
             if work.host.now() - began > limit * _SHARE:
                 raise TimeoutError
-        except (AiovecError, TimeoutError, CalledOffError) as exc:
+        except BaseException as exc:
             await self._release()
-            text = f"the last changes took longer than {_SHARE:.0%} of the pause limit, {limit:g} s"
-            raise CalledOffError(text if isinstance(exc, TimeoutError) else str(exc)) from exc
-        except BaseException:
-            await self._release()
+            if isinstance(exc, _PERMANENT):
+                raise MigrationError(
+                    f"cannot switch: {exc}. Apps still use {work.source}; correct this, and run "
+                    "the same command again"
+                ) from exc
+            if isinstance(exc, TimeoutError):
+                share = f"{_SHARE:.0%} of the pause limit, {limit:g} s"
+                raise CalledOffError(f"the last changes took longer than {share}") from exc
+            if isinstance(exc, AiovecError):
+                raise CalledOffError(str(exc)) from exc
             raise
         finally:
             self.pause = max(self.pause, work.host.now() - began)

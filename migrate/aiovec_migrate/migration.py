@@ -40,13 +40,15 @@ from .work import Work
 class TableReport:
     """The comparison of one table, or the ``problem`` that prevented it.
 
-    ``removed`` counts the rows that only the target had, and that the run has removed.
+    ``removed`` counts the rows that only the target had, and that the run has removed. Without
+    ``vectors``, those were not compared, because a run with an embedder made the target's.
     """
 
     table: str
     difference: Difference = field(default_factory=Difference)
     problem: str = ""
     removed: int = 0
+    vectors: bool = True
 
     @property
     def equal(self) -> bool:
@@ -57,7 +59,9 @@ class TableReport:
 class Report:
     """The result of a run or of a comparison.
 
-    ``switched`` says that apps use the target; ``pause`` is how long writers waited, in seconds.
+    ``switched`` says that this run made apps use the target; ``pause`` is how long writers waited,
+    in seconds. ``in_use`` says that an earlier run did: the target has newer writes, so differences
+    are no fault.
     """
 
     source: str
@@ -65,6 +69,7 @@ class Report:
     tables: tuple[TableReport, ...] = ()
     switched: bool = False
     pause: float = 0.0
+    in_use: bool = False
 
     @property
     def equal(self) -> bool:
@@ -83,12 +88,13 @@ class Report:
                 "ids": list(report.difference.ids),
                 "problem": report.problem,
                 "removed": report.removed,
+                "vectors_compared": report.vectors,
             }
             for report in self.tables
         ]
         return {
             "equal": self.equal, "source": self.source, "target": self.target, "tables": tables,
-            "switched": self.switched, "pause": round(self.pause, 3),
+            "switched": self.switched, "pause": round(self.pause, 3), "in_use": self.in_use,
         }  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -102,6 +108,9 @@ class Report:
                 facts += f"target: {rows.missing:,} missing, {rows.extra:,} only in the target, "
                 facts += f"{rows.different:,} different: {', '.join(rows.ids[:5])}"
                 facts += " …" if rows.total > 5 else ""
+            if not report.vectors:
+                facts += " but for" if not rows.total else "; not compared were"
+                facts += " the vectors, which are of two models"
             if report.removed:
                 facts += f"; {report.removed:,} rows only in the target were removed"
             lines.append(f"table   {report.table}: {facts}")

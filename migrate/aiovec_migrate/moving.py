@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from aiovec.backend.contract import Changes, StaleTableError
 from aiovec.backend.rows import NewRows
 from aiovec.errors import ChangesPrunedError, DuplicateIdError, MigrationError
 
-from .compare import Comparison, Difference
+from .compare import Comparison, Difference, Unlike
 from .copying import copy_table
 from .tables import MOST_TIMES, OpenTable, row_bytes
 from .work import Work
+
+_T = TypeVar("_T")
 
 # If so few changes remain, or if they take so few seconds, the next step can begin.
 _FEW, _SOON = 1000, 0.5
@@ -18,7 +23,6 @@ _ROUNDS = 1000
 # Ids of each kind that are named and compared again one by one: as many as are written while a
 # large table is compared on a busy machine.
 _NAMED = 250_000
-_COMPARISONS = 5
 # Attempts for rows that are written all the time, and the seconds between two.
 _SETTLE_ROUNDS, _REST = 50, 0.05
 # Attempts for a source without a change feed until nobody writes, and the seconds between two.
@@ -41,6 +45,7 @@ class TableMove:
         self.removed = 0
         self._number = 0  # all changes up to this one are in the target
         self._page = 0
+        self._made: Comparison | None = None
 
     @property
     def name(self) -> str:
@@ -52,33 +57,37 @@ class TableMove:
         An empty table is copied. Otherwise all rows are compared, and the differences written. The
         next ``catch_up`` brings over later changes.
         """
-        work = self.work
         self.verified = False
+        return await self._on_both(self._bring)
+
+    async def _bring(self) -> int:
+        work, source = self.work, self.source
+        if work.has_feed:
+            self._number = await source.do(source.backend.change_number)
+        if await self.target.count():
+            return await self._bring_what_differs()
+        work.enter("copying")
+        await copy_table(work, source, self.target)
+        count = await self.target.count()
+        work.tell("table", table=self.name, rows=count)
+        return count
+
+    async def _on_both(self, act: Callable[[], Awaitable[_T]]) -> _T:
+        """Return the result of ``act``, which is repeated if a table was altered meanwhile."""
         for _ in range(MOST_TIMES):
-            if work.has_feed:
-                backend = self.source.backend
-                self._number = await self.source.do(backend.change_number)
             try:
-                if await self.target.count():
-                    return await self._bring_what_differs()
-                work.enter("copying")
-                await copy_table(work, self.source, self.target)
+                return await act()
             except (StaleTableError, DuplicateIdError):
                 await self.source.reopen()
                 await self.target.reopen()
-            else:
-                count = await self.target.count()
-                work.tell("table", table=self.name, rows=count)
-                return count
         raise MigrationError(f"the schema of table {self.name!r} keeps changing; try again")
 
     async def _bring_what_differs(self) -> int:
         work = self.work
         work.enter("comparing")
-        comparison = await self._comparison()
-        unlike = await comparison.unlike()
+        unlike = await self._unlike_rows()
         await work.step("compared")
-        await comparison.bring_over(unlike, work.changed)
+        await (await self._comparison()).bring_over(unlike, work.changed)
         await work.step("brought")
         count = len(unlike.missing) + len(unlike.extra) + len(unlike.different)
         self.removed += len(unlike.extra)
@@ -88,15 +97,19 @@ class TableMove:
         work.tell("table", text, table=self.name, rows=unlike.source_rows)
         return count
 
-    async def _comparison(self, *, shows: bool = True) -> Comparison:
-        work, vector = self.work, self.work.transform is None
-        if not shows:
-            return await Comparison.of(self.source, self.target, host=work.host, vector=vector)
+    async def _comparison(self) -> Comparison:
+        """Return the comparison, made once: it asks both stores for the sizes of rows, which takes
+        too long while writers wait."""
+        if self._made is None:
+            vector = self.work.transform is None
+            self._made = await Comparison.of(
+                self.source, self.target, self.work.host, vector=vector
+            )
+        return self._made
+
+    async def _unlike_rows(self) -> Unlike:
         total = await self.source.count() + await self.target.count()
-        progress = work.progress(self.name, total)
-        return await Comparison.of(
-            self.source, self.target, host=work.host, vector=vector, progress=progress
-        )
+        return await (await self._comparison()).unlike(self.work.progress(self.name, total))
 
     # Changes
 
@@ -116,7 +129,7 @@ class TableMove:
                 ids = await self._apply(page)
                 if check and ids:
                     await work.step("catch-up:applied")
-                    comparison = await self._comparison(shows=False)
+                    comparison = await self._comparison()
                     unlike = await comparison.unlike_changes(page.upserted, page.deleted)
                     self.suspects = (self.suspects - ids) | set(unlike)
                 self._number = page.number
@@ -174,29 +187,24 @@ class TableMove:
         """
         if not self.work.has_feed:
             return await self._come_to_rest()
-        for _ in range(_COMPARISONS):
-            await self.catch_up()
-            try:
-                comparison = await self._comparison()
-                difference = await comparison.named(await comparison.unlike(), _NAMED)
-            except StaleTableError:
-                await self.source.reopen()
-                await self.target.reopen()
-                continue
-            await self.work.step("verify:compared")
-            if max(difference.missing, difference.different, difference.extra) < _NAMED:
-                self.suspects = set(difference.ids)
-                break
-        else:
+        difference = await self._on_both(self._compare)
+        if max(difference.missing, difference.different, difference.extra) >= _NAMED:
             raise MigrationError(
                 f"too many rows of table {self.name!r} differ between the stores, or are written "
-                "during each comparison; run again when less is written"
+                "during the comparison; run again when less is written"
             )
+        self.suspects = set(difference.ids)
         await self.settle()
         self.verified = True
         count = await self.target.count()
         self.work.tell("table", table=self.name, rows=count)
         return Difference(count, count)
+
+    async def _compare(self) -> Difference:
+        await self.catch_up()
+        difference = await (await self._comparison()).named(await self._unlike_rows(), _NAMED)
+        await self.work.step("verify:compared")
+        return difference
 
     async def settle(self) -> None:
         """Compare the suspects again until they match. MigrationError if one differs unwritten."""
@@ -225,7 +233,7 @@ class TableMove:
     async def _unlike(self, ids: set[str]) -> list[str]:
         if not ids:
             return []
-        return await (await self._comparison(shows=False)).unlike_among(sorted(ids))
+        return await (await self._comparison()).unlike_among(sorted(ids))
 
     async def _come_to_rest(self) -> Difference:
         for turn in range(_REST_ROUNDS):

@@ -81,6 +81,14 @@ def locate(text: PathText | None, config: Path | None) -> Place:
     named = text is None or (isinstance(text, str) and text in backend_names())
     if not named and isinstance(text, str):
         _check_meant(text)
+    if named and config is None:
+        what = "no store is named: pass --from STORE"
+        if text is not None:
+            what = f"{text!r} is only the name of a backend: pass the address of its store"
+        raise ConfigError(
+            f"{what}, or name a TOML file with --config or ${CONFIG_VARIABLE}",
+            key="--from", accepted="a store, or a TOML file",
+        )  # fmt: skip
     if named:
         place = find_place(config=config, backend=str(text or ""))
     else:

@@ -126,7 +126,9 @@ async def count_removed(work: Work, plan: Plan) -> None:
             if pair[0] is None or pair[1] is None:
                 break
             with suppress(StaleTableError):
-                comparison = Comparison.of_ids(pair[0][0], pair[1][0], work.host)
+                comparison = Comparison(
+                    pair[0][0], pair[1][0], work.host, vector=False, ids_alone=True
+                )
                 removed = len((await comparison.unlike()).extra)
                 plan.tables[number] = replace(table, removed=removed)
                 break

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from tests.harness.command import Finished, run
 
-from aiovec import Record, Schema, sync
+from aiovec import Field, Record, Schema, sync
 
 # The libraries warn of their own future, and some leave files open.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -202,6 +202,13 @@ def test_a_folder_of_qdrants_client(store: Any) -> None:
     done = bring("q#plain")
     assert (done.code, table(done)["rows"], table(done)["metric"]) == (0, COUNT, "l2")
     _, rows = store("plain")
+    assert_rows(rows, list(map(str, QDRANT_IDS)), VECTORS, PAYLOADS)
+
+    done = bring("q#plain", "--table", "found", "--text", "text", "--index", "n")
+    assert (done.code, table(done)["rows"]) == (0, COUNT)
+    schema, rows = store("found")
+    fields = {"text": Field(str, text=True), "n": Field(int, index="btree")}
+    assert schema.fields == fields
     assert_rows(rows, list(map(str, QDRANT_IDS)), VECTORS, PAYLOADS)
 
     done = bring("qdrant:q#named", "--table", "titles")

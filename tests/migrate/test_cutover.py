@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ from tests.harness.cases import case
 import aiovec
 import aiovec_migrate
 from aiovec import AiovecError, MigrationError, StoreMovedError, UnsupportedError
-from aiovec_migrate import Options
+from aiovec.backend.place import find_place
+from aiovec_migrate import Event, Options
 
 from .support import (
     FILES,
-    SWITCH,
     WAYS,
     At,
     a_store,
@@ -169,8 +168,47 @@ async def test_a_pause_that_lasts_too_long_is_called_off(tmp_path: Path) -> None
         assert store.backend_name == "lancedb"
 
 
+@pytest.mark.slow
+async def test_no_store_is_asked_for_sizes_while_writers_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    calls: dict[str, int] = {}
+    phase = ""
+
+    def count(kind: type) -> None:
+        stats = kind.stats
+
+        async def counted(self: object, table: object) -> object:
+            calls[phase] = calls.get(phase, 0) + 1
+            return await stats(self, table)
+
+        monkeypatch.setattr(kind, "stats", counted)
+
+    for backend in WAYS["there"]:
+        place = await asyncio.to_thread(find_place, config=config, backend=backend)
+        count(type(await asyncio.to_thread(place.create)))
+
+    async def step(name: str) -> None:
+        nonlocal phase
+        if name.startswith("cut-over:"):
+            phase = name
+        if name == "cut-over:ready":
+            await app.upsert("notes", rows("last", 3))
+
+    async with aiovec.connect(config=config) as app:
+        await switched(config, "lancedb", step=step)
+    assert calls[""]
+    assert not calls.keys() & {"cut-over:ready", "cut-over:paused", "cut-over:checked"}
+
+
 def replacing(old: str, new: str) -> Callable[[Path], object]:
     return lambda file: file.write_text(file.read_text().replace(old, new))
+
+
+def _no_warning(event: Event) -> None:
+    """It would say that the switch is tried again, with another pause, though it cannot succeed."""
+    assert event.kind != "warning", event
 
 
 EDITS: dict[str, Callable[[Path], object]] = {
@@ -186,9 +224,12 @@ async def test_a_toml_that_was_edited_meanwhile_leads_nobody_away(tmp_path: Path
     before = await asyncio.to_thread(config.read_text)
     for name, edit in EDITS.items():
         with case(name):
-            at = At("cut-over:paused", lambda edit=edit: asyncio.to_thread(edit, config))
-            with pytest.raises(AiovecError, match=r"(?s)after 1 attempts.*Apps still use"):
-                await switched(config, "lancedb", options=replace(SWITCH, attempts=1), step=at)
+            for step in ("cut-over:ready", "cut-over:paused"):
+                at = At(step, lambda edit=edit: asyncio.to_thread(edit, config))
+                with pytest.raises(AiovecError, match=r"(?s)cannot switch: .*Apps still use"):
+                    await switched(config, "lancedb", step=at, listener=_no_warning)
+                assert at.met
+                await asyncio.to_thread(config.write_text, before)
             async with aiovec.connect(tmp_path / "notes.db") as old:
                 await old.upsert("notes", rows("since", 3))
             assert not (tmp_path / "other.lance").exists()
@@ -223,7 +264,7 @@ async def test_a_store_whose_mark_was_forgotten_is_not_switched_to(tmp_path: Pat
     await switched(config, "lancedb")
     forget = At("cut-over:ready", lambda: aiovec_migrate.forget("sqlite", config=config))
     with pytest.raises(MigrationError, match=r"mark of this run in .* was removed"):
-        await switched(config, "sqlite", options=replace(SWITCH, attempts=1), step=forget)
+        await switched(config, "sqlite", step=forget, listener=_no_warning)
     await aiovec_migrate.abort(config=config)
     async with aiovec.connect(config=config) as app:
         assert app.backend_name == named(config) == "lancedb"

@@ -26,12 +26,16 @@ async def test_the_store_in_use_is_never_written_over(tmp_path: Path) -> None:
     kept = await contents_at(config=config)
     old, new = place_of(config, "sqlite"), place_of(config, "lancedb")
     report = await aiovec_migrate.verify(config=config)
+    assert (report.in_use, report.equal) == (True, False)
     [table] = report.tables
     found = table.difference
     assert (found.missing, found.extra, found.different) == (1, 1, 2)
     with pytest.raises(MigrationError, match="in use"):
         await aiovec_migrate.verify(config=config, repair=True)
+    # The other way round the copy is behind, which a run brings up to date.
+    assert not (await aiovec_migrate.verify("lancedb", "sqlite", config=config)).in_use
     await aiovec_migrate.forget(old)
+    assert not (await aiovec_migrate.verify(old, new)).in_use
     for ends, more in ((("sqlite", "lancedb"), {"config": config}), ((old, new), {})):
         with pytest.raises(MigrationError, match=r"in use|already has"):
             await aiovec_migrate.run(*ends, **more)

@@ -98,7 +98,14 @@ def test_every_vector_is_computed_anew(run: Run, tmp_path: Path, way: str) -> No
     code, _, err = run("run", *given)
     assert code == 0, err
     wanted = {f"r{n}": embedder.vector(f"text {n}") for n in range(99)}
+    code, out, err = run("verify", "--config", config)
+    assert (code, "100 rows, equal but for the vectors, which are of two models" in out) == (
+        0,
+        True,
+    )
     found = asyncio.run(use(config, target))
+    code, out, _ = run("verify", "--config", config)
+    assert (code, "is in use and has newer writes" in out) == (0, True)
     assert found == {
         **wanted, "neither": None, "since": pytest.approx(embedder.vector("written since")),
     }  # fmt: skip
@@ -145,6 +152,22 @@ def test_an_embedding_that_would_be_passed_over_is_refused(run: Run, tmp_path: P
         assert code == 0, err
         assert "switched: apps use" in out
     assert asyncio.run(vectors(config)) == {"a": embedder.vector("text")}
+
+
+def test_a_copy_with_new_vectors_is_verified_but_for_them(run: Run, tmp_path: Path) -> None:
+    config = write_toml(tmp_path, "sqlite", more=EMBEDDERS)
+    asyncio.run(a_store(config))
+    asyncio.run(delete(config, "none"))
+    ends = ["--config", config, "--from", "sqlite", "--to", "lancedb"]
+    assert run("run", *ends, "--embedder", "newer")[0] == 0
+    code, out, err = run("verify", *ends)
+    assert code == 0, err
+    assert "table   notes: 100 rows, equal but for the vectors, which are of two models" in out
+    asyncio.run(delete(config, "r7"))
+    code, out, _ = run("verify", *ends)
+    assert (code, "1 only in the target" in out, "NOT EQUAL" in out) == (1, True, True)
+    code, _, err = run("verify", *ends, "--repair")
+    assert (code, "run with that --embedder" in err) == (1, True)
 
 
 def test_a_table_still_describes_its_embedder_after_a_move(run: Run, tmp_path: Path) -> None:

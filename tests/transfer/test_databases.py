@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import case
+from tests.harness.command import run
 from tests.harness.vec0 import connect
 
 from aiovec import Field, Schema, sync
@@ -65,6 +66,73 @@ def test_a_collection(db: Any, path: Path, store: Path) -> None:
         opened.ensure_collection("notes", 4, model="nomic")
         (found,) = opened.search("notes", VECTORS[1], limit=1, model="nomic")
     assert (found["id"], found["payload"]) == ("a", payload)
+
+
+def test_keys_of_a_payload_that_become_fields(db: Any, path: Path, store: Path) -> None:
+    """Those that the user names for keyword search or an index, as other stores have no columns."""
+    points: list[dict[str, Any]] = [
+        {"page": "the cat sat", "year": 2001, "mixed": "x"},
+        {"page": "a dog", "year": None, "mixed": 1},
+        {},
+    ]
+    collection(db, {f"p{n}": json.dumps(point) for n, point in enumerate(points)})
+    assert bring(path, store, "--text", "page", "--index", "year")["rows"] == 3
+    fields = {"page": Field(str, text=True), "year": Field(int, index="btree")}
+    assert schema_of(store) == Schema(4, model="nomic", vector="vector", fields=fields)
+    with sync.connect(store) as opened:
+        assert [hit.id for hit in opened.search_text("notes", "cats OR cat")] == ["p0"]
+        assert opened.count("notes", "year = 2001") == 1
+    rows = rows_of(store)
+    assert dict(rows["p1"].fields) == {"page": "a dog", "year": None, "mixed": 1}
+    for key in ("mixed", "absent"):
+        told = refused(path, store, "--index", key, table="new")
+        assert f"--index {key}: " in told
+
+
+LLM = """
+CREATE TABLE "collections" ("id" INTEGER PRIMARY KEY, "name" TEXT, "model" TEXT);
+CREATE TABLE "embeddings" (
+    "collection_id" INTEGER REFERENCES "collections"("id"), "id" TEXT, "embedding" BLOB,
+    "content" TEXT, "content_blob" BLOB, "content_hash" BLOB, "metadata" TEXT, "updated" INTEGER,
+    PRIMARY KEY ("collection_id", "id")
+);
+CREATE TABLE "_llm_migrations" ("name" TEXT PRIMARY KEY, "applied_at" TEXT);
+INSERT INTO collections VALUES (1, 'My notes', 'mini'), (2, 'other', 'large'), (3, 'none', 'mini')
+"""
+
+
+def test_the_collections_of_llm(db: Any, path: Path, store: Path) -> None:
+    db.executescript(LLM)
+    insert = "INSERT INTO embeddings VALUES (?, ?, ?, ?, ?, x'00', ?, 1)"
+    metadata = {"n": 1, "content": "own", "id": "inner"}
+    stored: list[tuple[Any, ...]] = [
+        (1, "a", VECTORS[0].tobytes(), "the cat", None, json.dumps(metadata)),
+        (1, "b", VECTORS[1].tobytes(), None, None, None),
+        (1, "c", b"123", "cut", None, "[1]"),
+        (2, "a", VECTORS[2, :2].tobytes(), "a dog", None, None),
+    ]
+    db.executemany(insert, stored)
+    done = run("import", path, "-s", store, "--json")
+    assert done.code == 1
+    names = [(one["name"], one["rows"], one["rejected"]) for one in done.json["tables"]]
+    assert names == [("my-notes", 2, 1), ("other", 1, 0)]
+    content = {"content": Field(str, text=True)}
+    assert schema_of(store, "my-notes") == Schema(4, model="mini", fields=content)
+    assert schema_of(store, "other") == Schema(2, model="large", fields=content)
+    rows = rows_of(store, "my-notes")
+    np.testing.assert_array_equal(rows["a"].vector, VECTORS[0])
+    assert rows["a"].fields == {"content": "the cat", "n": 1, "content_": "own", "id_": "inner"}
+    assert rows["b"].fields == {"content": None}
+    with sync.connect(store) as opened:
+        assert opened.count("my-notes", "payload.n = 1") == 1
+        assert [hit.id for hit in opened.search_text("my-notes", "cat")] == ["a"]
+    # One collection by its name; the table itself as any column of BLOBs.
+    assert bring(table(path, "other"), store)["rows"] == 1
+    db.execute("UPDATE embeddings SET content_blob = x'01' WHERE collection_id = 2")
+    facts = bring(table(path, "other"), store, "--upsert", code=1)
+    assert facts["omitted"] == ["the column content_blob (1 BLOBs)"]
+    given = ("--vector-column", "embedding", "--dtype", "float32", "--id-column", "id")
+    assert bring(table(path, "embeddings"), store, *given, code=1, table="raw")["rows"] == 2
 
 
 def test_points_that_are_not_whole(db: Any, path: Path, store: Path) -> None:

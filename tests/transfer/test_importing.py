@@ -9,9 +9,11 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
@@ -435,6 +437,32 @@ def test_somebody_elses_columns(folder: Path, store: Path) -> None:
             assert opened.count(to, F.payload["at night"] == midsummer) == 1
 
 
+def test_texts_without_vectors_are_embedded_on_their_way(folder: Path, store: Path) -> None:
+    path = folder / "notes.csv"
+    path.write_text("id,n,body\na,1,open a socket\nb,2,read a zip file\nc,3,\n")
+    for options in ((), ("--embedder", "demo")):
+        assert "make them of a text with --embed FIELD" in refused(path, store, *options)
+    for field in ("n", "absent"):
+        told = refused(path, store, "--embedder", "demo", "--embed", field)
+        assert f"--embed {field}: name a text field" in told
+        assert "body" in told
+    assert not store.exists()
+    embedded = ("--embedder", "demo", "--embed", "body", "--text", "body")
+    done = bring(path, store, *embedded, code=1)
+    assert (done["created"], done["rows"], done["model"]) == (True, 2, "aiovec-demo-hash-256")
+    assert done["reasons"] == {"there is no vector, and no text in 'body' to make one of": 1}
+    assert bring(path, store, *embedded, "--upsert", code=1)["rows"] == 2
+    with sync.connect(store) as opened:
+        (hit,) = opened.search("notes", "open sockets", limit=1)
+        assert (hit.id, hit["n"]) == ("a", 1)
+        opened.create_table("bare", Schema(2, fields={"body": str}, vector_nullable=True))
+    told = refused(path, store, "--embed", "body", table="bare")
+    assert "the table 'bare' exists, and --text, --index and --embed are for new tables" in told
+    for option in ("--text", "--index"):
+        told = refused(path, store, "--embed", "body", option, "absent", table="new")
+        assert f"{option} absent: there is no such field; the fields: n, body" in told
+
+
 # Files that cannot be read
 
 
@@ -484,6 +512,34 @@ def test_files_that_cannot_be_read_are_named(folder: Path, store: Path) -> None:
             path.write_bytes(content)
         assert why in refused(path, store), name
     assert rows_of(store) == {}
+
+
+def test_quotes_within_unquoted_cells_are_text(folder: Path, store: Path) -> None:
+    path = folder / "notes.csv"
+    lines = ['1,"[1,0]",19" monitor', '2,"[0,1]",plain', '3,"[1,1]","two\nlines"']
+    path.write_text("id,embedding,t\n" + "\n".join(lines))
+    for table, options in (("notes", ()), ("declared", ("--schema", folder / "schema.json"))):
+        (folder / "schema.json").write_text('{"dim": 2, "fields": {"t": "text"}}')
+        assert bring(path, store, *options, table=table)["rows"] == 3
+        texts = {id: row["t"] for id, row in rows_of(store, table).items()}
+        assert texts == {"1": '19" monitor', "2": "plain", "3": "two\nlines"}
+    # A quote that begins a cell swallows what follows, whatever quotes stand before it.
+    for end in ('4,"[1,0]","open\n5,,x\n', '4,"[1,0],open\n5,[1,0]\n', '4,"[1,0]","'):
+        path.write_text("id,embedding,t\n" + "\n".join([*lines, end]))
+        assert "a quote is opened and never closed" in refused(path, store, table="open")
+
+
+def test_a_csv_is_parsed_once_for_its_types_and_once_for_its_rows(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of its columns may be the vector."""
+    made(store, Schema(2, vector="v", fields={"t": str}), table="other")
+    parse = mock.Mock(side_effect=pyarrow.csv.open_csv)
+    monkeypatch.setattr(pyarrow.csv, "open_csv", parse)
+    path = folder / "notes.csv"
+    path.write_text("id,v,a,b,c,d,e\n" + "".join(f'{n},"[1,{n}]",1,x,[],,2\n' for n in range(99)))
+    assert bring(path, store)["fields"] == {"a": "int", "b": "text", "c": "text", "e": "int"}
+    assert parse.call_count == 2
 
 
 def test_types_come_from_the_whole_file(folder: Path, store: Path) -> None:

@@ -79,6 +79,7 @@ def test_each_row_of_a_lancedb_folder(folder: Path, store: Path) -> None:
             "n": i, "at": at, "naive": "2024-02-29T12:00:00", "tags": ["a", f"t{i}"],
             "deep": {"x": i}, "price": 1.5,
         }  # fmt: skip
+    assert done["notes"] == []
     titles = bring(other, folder / "t.db", "--vector-column", "title", "--allow-rejects")
     assert (titles["dim"], titles["rows"]) == (2, COUNT)
 
@@ -98,6 +99,9 @@ def test_ids_of_a_lancedb_folder(folder: Path, store: Path) -> None:
     lance(folder / "bare", {"vector": vectors(VECTORS), "n": list(range(COUNT))})
     done = bring(folder / "bare", folder / "bare.db")
     assert (done["rows"], done["metric"]) == (COUNT, "l2")
+    assert done["notes"] == ["no index names the metric; the table gets l2"]
+    done = bring(folder / "bare", folder / "dot.db", "--metric", "dot")
+    assert (done["metric"], done["notes"]) == ("dot", [])
     rows = rows_of(folder / "bare.db")
     assert len(rows) == COUNT
     for row, vector in zip(in_order(rows), VECTORS, strict=True):

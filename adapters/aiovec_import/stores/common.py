@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from aiovec._input.infer import fields_of
+from aiovec._input.infer import field_of_kinds, fields_of, kinds_in
 from aiovec.backend import Field, Metric, Schema, without_secrets
 from aiovec.bridge import storable
 from aiovec.errors import AiovecError, ConfigError
@@ -28,6 +28,8 @@ from ..sources import (
 _METRICS: dict[str, Metric] = {
     "cosine": "cosine", "l2": "l2", "euclid": "l2", "ip": "dot", "dot": "dot",
 }  # fmt: skip
+# Points that show the type of a key.
+_FIRST_POINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +184,10 @@ class CollectionSource(Source):
         chosen = self._chosen(collection) or collection.vectors[0]
         metric = _METRICS.get((chosen.metric or "").lower())
         notes = []
-        if chosen.metric is None:
-            notes.append("no index names the metric; the table gets l2")
-        elif metric is None:
-            notes.append(f"the metric {chosen.metric} is unknown to aiovec; the table gets l2")
+        if metric is None and self._hints.new.metric is None:
+            unknown = f"the metric {chosen.metric} is unknown to aiovec"
+            why = "no index names the metric" if chosen.metric is None else unknown
+            notes.append(f"{why}; the table gets l2")
         others = [f"the vectors {vectors}" for vectors in collection.vectors if vectors != chosen]
         vector = legal_vector(chosen.name)
         fields, _ = fields_of(collection.fields, vector)
@@ -194,7 +196,7 @@ class CollectionSource(Source):
             metric=metric or "l2",
             model=collection.model,
             vector=vector,
-            fields=fields,
+            fields=fields | self._named_keys(collection, chosen.name, fields),
         )
         return ForeignTable(
             legal_table_name(collection.name, taken), collection.name,
@@ -203,6 +205,29 @@ class CollectionSource(Source):
             (replace(collection, fields=fields), chosen.name),
             new_ids=collection.new_ids or self._hints.wants_new_ids,
         )  # fmt: skip
+
+    def _named_keys(
+        self, collection: Collection, vector: str, columns: Mapping[str, Field]
+    ) -> dict[str, Field]:
+        """Return fields for the keys of the metadata that ``--text``, ``--index`` and ``--embed``
+        name. The type of an index is that of the first points."""
+        new = self._hints.new
+        texts = [*new.text, *([] if new.embed is None else [new.embed])]
+        keys = {name: Field(str) for name in texts if name not in columns}
+        if indexed := set(new.index) - columns.keys() - keys.keys():
+            with _failing_clearly():
+                page = next(self.points(collection, vector, _FIRST_POINTS), ())
+                first = [point for point in page if isinstance(point, Point)]
+            for name in indexed:
+                kinds = kinds_in([point.metadata.get(name) for point in first])
+                if (field := field_of_kinds(kinds) if kinds else None) is None:
+                    raise ConfigError(
+                        f"--index {name}: the first {len(first):,} rows of {collection.name} have "
+                        "values of several types in it, or none; give it a type in a --schema",
+                        key="--index",
+                    )
+                keys[name] = field
+        return keys
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         number = 0

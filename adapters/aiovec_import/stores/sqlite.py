@@ -1,7 +1,7 @@
 """Import from SQLite databases that other programs wrote, for ``aiovec import``.
 
-Three layouts are read: vec0 tables of sqlite-vec; tables with a column of BLOBs that the user
-names; and collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``).
+Four layouts are read: vec0 tables of sqlite-vec; tables with a column of BLOBs that the user
+names; collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``); and those of ``llm``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiovec_sqlite.errors import ERROR, code_of, failures, translate
 from aiovec_sqlite.layout import APPLICATION_ID, is_database, quoted, read_header
 from aiovec_sqlite.opening import connect_read_only
 
-from ..sources import BYTES_AT_ONCE, Reject
+from ..sources import BYTES_AT_ONCE, Reject, legal_table_name
 from .common import Collection, CollectionSource, Point, Vectors
 
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
@@ -56,6 +56,12 @@ _KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, .
     ("float", ("real", "floa", "doub")),
 )
 
+# The columns of llm's tables that are read.
+_LLM = {
+    "collections": {"id", "name", "model"},
+    "embeddings": {"collection_id", "id", "embedding", "content", "metadata"},
+}
+
 _META = "_collection_meta"
 # As aiovec.compat.VectorStore names its vectors, so that it reads them. It keeps keys of these
 # names with one more "_".
@@ -86,7 +92,7 @@ class _Part:
     """The way to read a table. ``place`` is the column with the position of a row.
 
     ``table`` is what stands after FROM, ``dtypes`` are those of the vectors. Without ``columns``,
-    a row has JSON beside its vector.
+    a row has JSON beside its vector, and the text ``content`` if it comes from ``llm``.
     """
 
     table: str
@@ -94,6 +100,14 @@ class _Part:
     id: str
     dtypes: Mapping[str, str]
     columns: Sequence[_Column] | None
+    content: str | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The columns beside the place, the id and the vector."""
+        if self.columns is not None:
+            return [column.name for column in self.columns]
+        return ["payload_json", *([] if self.content is None else [self.content])]
 
 
 class SqliteSource(CollectionSource):
@@ -137,12 +151,15 @@ class SqliteSource(CollectionSource):
                 name: declared for name, *_, sql in listed if (declared := _declared(sql))
             }
             self._collections = self._listed_collections()
+            self._llm = self._collections_of_llm()
 
     def names(self) -> Iterable[str]:
         """Return the named table; without a name the collections, or the only vec0 table."""
         wanted = self._hints.table
-        if wanted in self._collections or wanted in self._kinds:
+        if wanted in (self._collections.keys() | self._llm.keys() | self._kinds.keys()):
             return [str(wanted)]
+        if self._llm and (wanted is None or wanted in map(legal_table_name, self._llm)):
+            return self._llm
         if wanted is not None:
             raise self._choose(f"there is no table {wanted!r} in {self._path}")
         with _reading(self._path):
@@ -158,6 +175,8 @@ class SqliteSource(CollectionSource):
         with _reading(self._path):
             if name in self._collections:
                 return self._of_points(name)
+            if name in self._llm:
+                return self._of_llm(name)
             if name in self._vec0:
                 vectors, dtypes, columns = self._vec0[name]
                 return self._as_collection(name, "vec0 table", vectors, dtypes, columns)
@@ -170,12 +189,10 @@ class SqliteSource(CollectionSource):
         self, collection: Collection, vector: str, size: int
     ) -> Iterator[Iterable[Point | Reject]]:
         part: _Part = collection.handle
-        columns = part.columns
-        names = ["payload_json"] if columns is None else [column.name for column in columns]
         # The rowid stands without quotes: "rowid" is a text where a table has none.
         chosen = ", ".join(
             name if name in ("rowid", "NULL") else quoted(name)
-            for name in (part.place, part.id, vector, *names)
+            for name in (part.place, part.id, vector, *part.names)
         )
         with _reading(self._path):
             for rows in self._batches(f"SELECT {chosen} FROM {part.table}", size):
@@ -200,6 +217,7 @@ class SqliteSource(CollectionSource):
     def _choose(self, why: str) -> ConfigError:
         """Return an error that lists the tables and the options that name one."""
         listed = [f"{name} (collection)" for name in self._collections]
+        listed += [f"{name} (llm's collection)" for name in self._llm]
         listed += [f"{name} (vec0 table)" for name in self._vec0]
         for name in self._kinds.keys() - self._vec0.keys():
             blobs = ", ".join(self._blobs(name))
@@ -256,6 +274,32 @@ class SqliteSource(CollectionSource):
             layout="collection",
         )  # fmt: skip
 
+    def _collections_of_llm(self) -> dict[str, tuple[int, str | None]]:
+        """Return the number and the model of each collection of ``llm``."""
+        for name, wanted in _LLM.items():
+            if name not in self._kinds or not wanted <= {c.name for c in self._columns(name)}:
+                return {}
+        listed = self._db.execute("SELECT name, id, model FROM collections ORDER BY name")
+        return {name: (number, model) for name, number, model in listed if name}
+
+    def _of_llm(self, name: str) -> Collection:
+        number, model = self._llm[name]
+        query = (
+            "(SELECT rowid, *, metadata AS payload_json FROM embeddings "
+            f"WHERE collection_id = {number:d})"
+        )
+        part = _Part(query, "rowid", "id", {"embedding": "float32"}, None, "content")
+        (rows,) = self._db.execute(f"SELECT count(*) FROM {query}").fetchone()
+        vectors = [Vectors("embedding", self._usual_dim(query, "embedding", "float32"))]
+        # Images and the like, in a column that older databases lack.
+        has_blobs = "content_blob" in (column.name for column in self._columns("embeddings"))
+        blobs = self._only_blobs(query, "content_blob") if has_blobs else 0
+        omitted = [f"the column content_blob ({blobs:,} BLOBs)"] if blobs else []
+        fields = {"content": Field(str, text=True)}
+        return Collection(
+            name, vectors, rows, part, fields, model, omitted, layout="llm's collection"
+        )
+
     def _blobs_named(self, table: str, columns: list[str]) -> tuple[Vectors, str]:
         """Return the column of vectors that the user names, and its type."""
         vector, dtype = self._hints.vector_column, self._hints.dtype
@@ -265,20 +309,24 @@ class SqliteSource(CollectionSource):
                 f"({', '.join(columns)}), and their type with --dtype; {_TYPES}",
                 key="--dtype" if vector in columns else "--vector-column",
             )
-        size = np.dtype(_DTYPES[dtype]).itemsize
-        # The usual length: a few of other lengths are rejects.
-        usual = self._db.execute(
-            f"SELECT length(v) FROM (SELECT {quoted(vector)} AS v FROM {quoted(table)}) "
-            "WHERE typeof(v) = 'blob' AND length(v) % ? = 0 AND length(v) BETWEEN 1 AND ? "
-            "GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1",
-            (size, size * MAX_DIM),
-        ).fetchone()
-        if usual is None:
+        dim = self._usual_dim(quoted(table), vector, dtype)
+        if dim is None:
             raise ConfigError(
                 f"the column {vector!r} of the table {table!r} holds no vectors of {dtype}",
                 key="--vector-column",
             )
-        return Vectors(vector, int(usual[0]) // size), dtype
+        return Vectors(vector, dim), dtype
+
+    def _usual_dim(self, table: str, vector: str, dtype: str) -> int | None:
+        """Return the commonest length of the vectors: a few of other lengths are rejects."""
+        size = np.dtype(_DTYPES[dtype]).itemsize
+        usual = self._db.execute(
+            f"SELECT length(v) FROM (SELECT {quoted(vector)} AS v FROM {table}) "
+            "WHERE typeof(v) = 'blob' AND length(v) % ? = 0 AND length(v) BETWEEN 1 AND ? "
+            "GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1",
+            (size, size * MAX_DIM),
+        ).fetchone()
+        return None if usual is None else int(usual[0]) // size
 
     def _as_collection(
         self, name: str, layout: str, vectors: Sequence[Vectors], dtypes: Mapping[str, str],
@@ -289,7 +337,7 @@ class SqliteSource(CollectionSource):
         kept: list[_Column] = []
         omitted = []
         for column in columns:
-            if column.field is None and (blobs := self._only_blobs(name, column.name)):
+            if column.field is None and (blobs := self._only_blobs(quoted(name), column.name)):
                 omitted.append(f"the column {column.name} ({blobs:,} BLOBs)")
             elif column.name != id:
                 kept.append(column)
@@ -306,7 +354,7 @@ class SqliteSource(CollectionSource):
         """Count the BLOBs of a column that holds nothing else; else 0."""
         values, blobs = self._db.execute(
             f"SELECT count(c), total(typeof(c) = 'blob') "
-            f"FROM (SELECT {quoted(column)} AS c FROM {quoted(table)})"
+            f"FROM (SELECT {quoted(column)} AS c FROM {table})"
         ).fetchone()
         return int(blobs) if blobs == values else 0
 
@@ -389,6 +437,8 @@ def _point(row: tuple[Any, ...], part: _Part, dtype: str) -> Point | Reject:
                 raise TypeError("it is not an object")
         except (ValueError, TypeError, RecursionError) as exc:
             return Reject(place, str(id), f"its JSON cannot be taken: {exc}")
+        if part.content is not None:
+            return Point(id, vector, payload, {part.content: values[1]}, place)
         keys = {f"_{key}" if _RESERVED.match(key) else key: v for key, v in payload.items()}
     else:
         named = zip(part.columns, values, strict=True)

@@ -32,7 +32,7 @@ class Pair:
         self.source, self.target, self.tables = one, other, tables
 
     async def comparison(self, limits: Limits = MUCH) -> Comparison:
-        return await Comparison.of(*self.tables, host=Host(limits))
+        return await Comparison.of(*self.tables, Host(limits))
 
     async def compared(self, most: int = 100, limits: Limits = MUCH) -> Any:
         comparison = await self.comparison(limits)

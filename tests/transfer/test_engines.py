@@ -1,0 +1,64 @@
+"""Loads by the workers of an engine, here by one that adds the rows itself. tests/ray has Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.harness.command import run
+
+from .support import jsonl, numbered, rows_of
+
+ENGINE = """
+from aiovec.backend.engine import Engine, Loaded
+from aiovec.backend.rows import NewRows
+from aiovec.backend.threads import in_thread
+
+runs = set()
+
+class Own(Engine):
+    def close(self): ...
+    async def index(self, backend, table, kind, options): ...
+    async def optimize(self, backend, table): ...
+    async def load(self, backend, table, run, sources, read, seen):
+        if run in runs:
+            return Loaded(0, 1)
+        count = 0
+        for source in sources:
+            for rows in await in_thread(lambda: list(read(source, table.schema))):
+                await backend.upsert(table, NewRows(table.schema, rows))
+                count += len(rows)
+        runs.add(run)
+        return Loaded(count)
+
+connect = lambda address: Own()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    information = folder / "site" / "own_engine-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: own-engine\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[aiovec.engines]\nown = own_engine:connect\n")
+    (folder / "site" / "own_engine.py").write_text(ENGINE)
+    monkeypatch.syspath_prepend(folder / "site")
+
+
+def test_a_corrected_file_of_equal_length_is_loaded(folder: Path, store: Path) -> None:
+    first, other = (jsonl(folder / f"{name}.jsonl", numbered(name)) for name in "ab")
+    load = ("import", "*.jsonl", "-s", store, "--table", "notes", "--engine", "own")
+    done = run(*load)
+    assert (done.code, done.out.split(" from ")[0]) == (0, "imported 2 rows"), done.err
+    done = run(*load)
+    assert (done.code, done.out.split(" from ")[0]) == (0, "imported 0 rows")
+    assert "notes: skipped 2 files" in done.err
+    assert f"(size, time of change): {first}, {other}" in done.err
+    assert run(*load, "--json").json["tables"][0]["skipped"] == [str(first), str(other)]
+    size = os.path.getsize(first)
+    jsonl(first, numbered("c"))
+    assert os.path.getsize(first) == size
+    done = run(*load)
+    assert (done.code, done.out.split(" from ")[0], done.err) == (0, "imported 2 rows", "")
+    assert sorted(rows_of(store)) == ["a", "b", "c"]
