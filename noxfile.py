@@ -24,8 +24,10 @@ def _runs(version: str) -> bool:
     return found is not None and subprocess.run([found, "-V"], capture_output=True).returncode == 0
 
 
-# The packages that the contract suite imports; the group `test` would bring pyarrow.
-LIGHT = "blockbuster hypothesis psutil pytest pytest-asyncio pytest-timeout pytest-xdist".split()
+# The packages that the contract suite imports; the group `test` would bring pyarrow and NumPy 2.
+LIGHT = (
+    "blockbuster hypothesis numpy<2 psutil pytest pytest-asyncio pytest-timeout pytest-xdist"
+).split()
 PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(version)]
 
 
@@ -89,7 +91,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def light(session: nox.Session) -> None:
-    """Run the contract suite on SQLite in an environment without pyarrow."""
+    """Run the contract suite on SQLite in an environment without pyarrow, and with NumPy 1."""
     session.install("--no-compile", "-e", ".", *LIGHT)
     session.run("pytest", "-n", "logical", *(session.posargs or ["tests/contract/test_sqlite.py"]))
 
