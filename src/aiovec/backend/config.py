@@ -1,7 +1,7 @@
 """The settings: a TOML file, and the environment over it.
 
 The models of the sections give each key's default, bounds and meaning, once.
-``config/generate.py`` writes the sample, the JSON Schema and the tables of the docs from them.
+``scripts/settings.py`` writes the sample, the JSON Schema and the tables of the docs from them.
 """
 
 from __future__ import annotations
