@@ -33,9 +33,8 @@ help:
 demo: $(VENV)/.for-demo
 	@$(BIN)/python -m aiovec demo $(ARGS)
 
-test: export OPENBLAS_NUM_THREADS = 1
 test: $(VENV)/.for-test
-	@$(BIN)/python -m pytest -n logical $(ARGS)
+	@$(BIN)/python -m tests $(ARGS)
 
 lint soak bench format: $(VENV)/.for-nox
 	@$(BIN)/nox -s $@ -- $(ARGS)

@@ -24,8 +24,10 @@ def _runs(version: str) -> bool:
     return found is not None and subprocess.run([found, "-V"], capture_output=True).returncode == 0
 
 
-# The packages that the contract suite imports; the group `test` would bring pyarrow.
-LIGHT = "blockbuster hypothesis psutil pytest pytest-asyncio pytest-timeout pytest-xdist".split()
+# The packages that the contract suite imports; the group `test` would bring pyarrow and NumPy 2.
+LIGHT = (
+    "blockbuster hypothesis numpy<2 psutil pytest pytest-asyncio pytest-timeout pytest-xdist"
+).split()
 PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(version)]
 
 
@@ -62,9 +64,7 @@ def build(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the default and the slow tests; AIOVEC_LOOP=uvloop takes uvloop's event loop."""
     session.install("--no-compile", "-e", ".", "--group", "dev")
-    options = session.posargs or ["-m", "not soak"]
-    # The processes share the cores: NumPy's own threads would only wait for each other, busily.
-    session.run("pytest", "-n", "logical", *options, env={"OPENBLAS_NUM_THREADS": "1"})
+    session.run("python", "-m", "tests", *(session.posargs or ["-m", "not soak"]))
 
 
 @nox.session(python=PYTHONS[0])
@@ -89,9 +89,9 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def light(session: nox.Session) -> None:
-    """Run the contract suite on SQLite in an environment without pyarrow."""
+    """Run the contract suite on SQLite in an environment without pyarrow, and with NumPy 1."""
     session.install("--no-compile", "-e", ".", *LIGHT)
-    session.run("pytest", "-n", "logical", *(session.posargs or ["tests/contract/test_sqlite.py"]))
+    session.run("python", "-m", "tests", *(session.posargs or ["tests/contract/test_sqlite.py"]))
 
 
 @nox.session(python=PYTHONS[0])
@@ -126,11 +126,10 @@ def lowest(session: nox.Session) -> None:
     extras = "haystack,lancedb,langchain,langgraph,llamaindex,local,mcp,openai,otel,remote,server"
     session.install("--resolution", "lowest-direct", "-e", f".[{extras}]", "--group", "bridges")
     # An old version may use what a new one of another package calls deprecated.
-    quiet = ("-n", "logical", "-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
-    environment = {"OPENBLAS_NUM_THREADS": "1"}
-    session.run("pytest", *quiet, *session.posargs, env=environment)
+    quiet = ("-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
+    session.run("python", "-m", "tests", *quiet, *session.posargs)
     if not session.posargs:
-        session.run("pytest", *quiet, "-m", "not soak", "tests/bridges", env=environment)
+        session.run("python", "-m", "tests", *quiet, "-m", "not soak", "tests/bridges")
 
 
 @nox.session
@@ -144,7 +143,7 @@ def sdist(session: nox.Session) -> None:
     shutil.unpack_archive(packed, folder, filter="data")
     session.chdir(folder / packed.name.removesuffix(".tar.gz"))
     session.install("--no-compile", "-e", ".", "--group", "test")
-    session.run("pytest", "-n", "logical", *session.posargs, env={"OPENBLAS_NUM_THREADS": "1"})
+    session.run("python", "-m", "tests", *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -152,9 +151,8 @@ def coverage(session: nox.Session) -> None:
     """Measure which lines of the product the default and the slow tests run, into coverage.txt."""
     session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("coverage", "erase")
-    options = session.posargs or ["-n", "logical", "-m", "not soak"]
-    environment = {"OPENBLAS_NUM_THREADS": "1"}
-    session.run("coverage", "run", "-m", "pytest", *options, env=environment)
+    options = session.posargs or ["-m", "not soak"]
+    session.run("coverage", "run", "-m", "tests", *options)
     session.run("coverage", "combine", "-q")
     with open("coverage.txt", "w", encoding="utf-8") as report:
         session.run("coverage", "report", stdout=report)
@@ -162,13 +160,13 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def constraints(session: nox.Session) -> None:
-    """Write the newest versions that fit together into constraints/ci.txt; needs uv."""
+    """Write the newest versions that fit together into .ci/constraints.txt; needs uv."""
     source = Path(session.create_tmp(), "all.txt")
     source.write_text(f"-e {Path.cwd()}[all]\n", "utf-8")
     groups = [f"--group={name}" for name in ("bench", "bridges", "dev", "docs", "imports")]
     command = ("uv", "pip", "compile", "--universal", "--upgrade", "--python-version", "3.11")
     options = ("--no-annotate", "--no-emit-package", "aiovec", "--no-emit-find-links", "--quiet")
-    named = ("--custom-compile-command", "nox -s constraints", "-o", "constraints/ci.txt")
+    named = ("--custom-compile-command", "nox -s constraints", "-o", ".ci/constraints.txt")
     session.run(*command, *options, *groups, *named, str(source), external=True)
 
 

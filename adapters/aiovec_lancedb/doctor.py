@@ -42,8 +42,8 @@ def findings(target: str | None) -> list[Finding]:
     if place is None or place.in_memory:
         return facts
     if place.folder is None:
-        checked = f'{place.shown}: not checked here; "aiovec info" opens it'
-        return [*facts, Finding("store", checked)]
+        value = f'{place.shown}: not checked here; "aiovec info" opens it'
+        return [*facts, Finding("store", value, checked=False)]
     usable = all(finding.ok for finding in facts)
     return [*facts, *_of_a_folder(place.folder, usable)]
 
@@ -68,7 +68,7 @@ def _import() -> Finding:
 def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:
     yield from room_at(folder, "every write creates files there")
     if not folder.exists():
-        yield _store(f"{folder}: does not exist yet")
+        yield Finding("store", f"{folder}: does not exist yet", checked=False)
         return
     if not folder.is_dir():
         cure = "name a folder, or a path without lancedb:// for a SQLite file"

@@ -104,7 +104,7 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
         yield Finding("store", str(exc), ok=False, cure=cure)
         return
     if not exists:
-        yield Finding("store", f"{path}: does not exist yet")
+        yield Finding("store", f"{path}: does not exist yet", checked=False)
         return
     yield Finding("store", f"{path}: {path.stat().st_size:,} bytes")
     if not usable:

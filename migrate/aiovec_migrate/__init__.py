@@ -23,12 +23,10 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
             from . import api
-        except ModuleNotFoundError as exc:
-            if exc.name != "pyarrow":
-                raise
+        except ImportError as exc:
             from aiovec.backend import needs_arrow
 
-            raise needs_arrow() from exc
+            raise needs_arrow(exc) or exc from exc
         return getattr(api, name)
 
 

@@ -91,3 +91,22 @@ def test_growth_by_a_field_of_times(run: Run, folder: Path) -> None:
     shown = run("advise", "-s", path, "old", "--created-field", "seen").out
     assert "growth   0 rows a day" in shown
     assert run("advise", "-s", path, "--created-field", "absent").code == 1
+
+
+def test_times_as_text_are_utc_without_a_zone_and_refused_if_they_cannot_be_read(
+    run: Run, folder: Path
+) -> None:
+    path = folder / "texts.db"
+    now = datetime.now(UTC).replace(tzinfo=None)
+    ages = [timedelta(hours=1), timedelta(days=9, hours=12)]
+    with sync.connect(path) as store:
+        store.create_table("notes", Schema(2, fields={"seen": str, "said": str, "year": int}))
+        for ago in ages:
+            row = {"seen": (now - ago).isoformat(" "), "said": "last week", "year": 2024}
+            store.insert("notes", [{"embedding": [1, 0], **row}])
+    (table,) = advised(run, "-s", path, "--created-field", "seen")["tables"]
+    assert 0.2 < table["rows_a_day"] < 0.22
+    for field, value in (("said", "'last week'"), ("year", "2024")):
+        finished = run("advise", "-s", path, "--created-field", field)
+        assert (finished.code, finished.err.count("\n")) == (1, 1)
+        assert f"{field} must hold times such as 2024-05-01T12:00:00Z, not {value}" in finished.err

@@ -80,11 +80,45 @@ def test_wrong_usage_ends_with_2_and_writes_nothing(run: Run, store: Path, folde
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+# What was written, and the cure that the error names.
+CURES = {
+    "tables n.db": "write -s n.db",
+    "serve n.db": "write -s n.db",
+    "doctor n.db": "write -s n.db",
+    "count docs n.db": "write -s n.db",
+    "count n.db docs": "write -s n.db",
+    "restore backup.db n.db": "write -s n.db",
+    "migrate plan n.db lancedb://x": "write --from n.db --to lancedb://x",
+    "count notes more -s notes.db": "argument(s) (more)\n",
+    "n.db": "write aiovec tables -s n.db",
+    "--store n.db tables": "write it after the command, as in aiovec COMMAND --store",
+    "--json tables -s n.db": "write it after the command, as in aiovec COMMAND --json",
+    "help": "write aiovec --help",
+    "version": "write aiovec --version",
+    "distinct notes -s notes.db": "notes is a table: write the FIELD after it",
+    "text-index notes -s notes.db": "notes is a table: write the FIELD after it",
+    "search notes words --limit abc": "'--limit': must be a whole number, not 'abc'",
+    "search notes words --min-score abc": "'--min-score': must be a number, not 'abc'",
+    "search notes words --by words": "'--by': 'words' is not one of 'text', 'vector', 'hybrid'",
+    "search notes --vector 1,0,0": "a JSON array of numbers such as [1, 0, 0], not '1,0,0'",
+    "create n --dim 3 --field year=int": "NAME:TYPE, such as year:int, not 'year=int'",
+    "create n --dim 3 --field year:integer": "not 'integer'; did you mean 'int'?",
+}
+
+
+def test_wrong_usage_names_the_cure(run: Run, store: Path) -> None:
+    for line, cure in CURES.items():
+        with case(line):
+            finished = run(*line.split())
+            assert (finished.code, finished.out) == (2, "")
+            assert cure in finished.err
+
+
 FAILURES = {
     "search notes --vector [1,0] -s notes.db": "2 dimensions",
     "search notes --vector [0,0,0] -s notes.db": "zero",
     "search notes --vector [NaN,0,0] -s notes.db": "nan",
-    "search notes --like absent -s notes.db": "must be the id of a row",
+    "search notes --like a --like absent -s notes.db": "no row has the id 'absent'",
     "search notes --like a --where lang= -s notes.db": "position",
     "search notes --like a --where absent=1 -s notes.db": "absent",
     "search notes --like a --select absent -s notes.db": "absent",
@@ -105,6 +139,11 @@ FAILURES = {
     "backup other.db -s notes.db": "other.db",
     "tables -s other.db": "another application",
     "tables": "-s notes.db",
+    "serve": "-s notes.db",
+    "restore backup.db": "-s notes.db",
+    "info n.db": "no store is named; a store needs an option: write -s n.db",
+    "advise n.db": "write -s n.db",
+    "create notes --schema {}": "--schema takes the path of a JSON file",
     "tables -s lancedb": "AIOVEC_CONFIG",
     "tables --config absent.toml": "absent.toml",
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.harness.cases import case
-from tests.harness.command import Finished
+from tests.harness.command import Finished, run_process
 
 import aiovec
 from aiovec import sync
@@ -63,9 +63,21 @@ def test_nothing_is_wrong(run: Run, store: Path, config: Path, folder: Path) -> 
     assert facts["integrity"]["value"] == "sound"
     assert facts["table notes"]["value"] == "4 rows"
     assert found(run("doctor", "--config", config, "--json"))["table notes"]["ok"]
-    missing = run("doctor", "-s", "missing.db", "--json")  # is not made
-    assert missing.code == 0
-    assert found(missing)["store"]["value"].endswith("missing.db: does not exist yet")
+    assert contents(folder) == before
+
+
+def test_a_store_that_does_not_exist_is_wrong_where_it_is_named(
+    run: Run, config: Path, folder: Path
+) -> None:
+    config.write_text('[retrieval]\nsqlite_path = "missing.db"\n', "utf-8")
+    before = contents(folder)
+    by_name = ("-s", "sqlite", "--config", config)
+    for named in (("-s", "missing.db"), ("-s", "lancedb://missing"), by_name):
+        finding = wrong(run("doctor", *named, "--json"))["store"]
+        assert finding["value"].startswith("there is no store at ")
+    unchecked = run("doctor", "--config", config)  # an app may not have made it yet
+    assert (unchecked.code, "missing.db: does not exist yet" in unchecked.out) == (0, True)
+    assert unchecked.out.endswith("doctor: nothing is wrong; the store was not checked\n")
     assert contents(folder) == before
 
 
@@ -180,6 +192,25 @@ def test_embedders_of_the_toml_file(
             assert said in f"{fact['value']} {fact['cure']}"
     assert "sk-secret" not in finished.out
     assert "pw" not in facts["embedder keyed"]["value"]
+
+
+@pytest.mark.slow
+def test_a_pyarrow_that_cannot_be_imported(store: Path, folder: Path) -> None:
+    """As pyarrow 26 beside NumPy 1: doctor, a command and a result say so."""
+    (folder / "site/pyarrow").mkdir(parents=True)
+    reason = "pyarrow requires NumPy 2.0 or newer"
+    (folder / "site/pyarrow/__init__.py").write_text(f"raise ImportError({reason!r})", "utf-8")
+    (folder / "rows.jsonl").write_text('{"id": "a", "embedding": [1, 0, 0]}\n', "utf-8")
+    site, cure = str(folder / "site"), 'pip install --force-reinstall "aiovec[arrow]"'
+    finding = wrong(run_process("doctor", "--json", PYTHONPATH=site))["pyarrow"]
+    assert reason in finding["value"]
+    assert cure in finding["cure"]
+    for line in ("import rows.jsonl -s notes.db --upsert --table notes", "export notes a.csv"):
+        finished = run_process(*line.split(), "-s", "notes.db", PYTHONPATH=site)
+        assert (finished.code, finished.out) == (1, "")
+        assert reason in finished.err
+        assert cure in finished.err
+        assert "Traceback" not in finished.err
 
 
 def test_without_sqlite_vec(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

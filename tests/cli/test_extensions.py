@@ -20,7 +20,8 @@ def hello(name: str = "world") -> None:
     print("hello", name)
 
 @app.command()
-def other() -> None: ...
+def leave() -> None:
+    raise SystemExit(3)
 """
 BROKEN = {
     "import no_such_module_at_all": "No module named 'no_such_module_at_all'",
@@ -62,6 +63,7 @@ def test_a_command_of_another_package(folder: Path, beside: Run) -> None:
     assert (done.code, done.out, done.err) == (0, "hello you\n", "")
     assert "Usage: aiovec greet" in beside("greet", "--help").out
     assert beside("greet", "unknown").code == 2
+    assert beside("greet", "leave").code == 3
 
 
 def test_our_own_commands_cannot_be_replaced(folder: Path, beside: Run) -> None:

@@ -63,11 +63,9 @@ def test_doctor(run: Run, made: Path, folder: Path) -> None:
     assert facts["lancedb import"]["value"] == "succeeds"
     assert facts["table notes"]["value"] == "4 rows"
     assert contents(made) == before
-    missing = run("doctor", "-s", "lancedb://missing", "--json")
-    assert missing.code == 0
-    assert found(missing)["store"]["value"].endswith("missing: does not exist yet")
-    bucket = run("doctor", "-s", "s3://user:secret@bucket/notes", "--json")
-    assert "not checked here" in found(bucket)["store"]["value"]
+    bucket = run("doctor", "-s", "s3://user:secret@bucket/notes")
+    assert "not checked here" in bucket.out
+    assert bucket.out.endswith("doctor: nothing is wrong; the store was not checked\n")
     assert "secret" not in bucket.out
 
 
@@ -107,7 +105,7 @@ def test_indexes(run: Run, folder: Path) -> None:
         "index", "-s", target, "notes", "--kind", "ivf_flat", "--recall", "0.9",
         "--option", "num_partitions=8",
     )  # fmt: skip
-    assert (built.code, built.err) == (0, "")
+    assert built.code == 0
     assert built.out.startswith("indexed notes in ")
     assert f"ivf_flat on embedding ({MANY} rows, recall " in run("info", "-s", target).out
     (table,) = run("info", "-s", target, "--json").json["tables"]

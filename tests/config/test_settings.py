@@ -137,6 +137,8 @@ FAULTS = [
      "a section, or { key = value }", "must be"),
     ("[retrieval.sqlite]\npreload = ['a', 1]", "retrieval.sqlite.preload.1", "text",
      "not 1"),
+    ("[retrieval.server]\nallowed_hosts = 'vectors'", "retrieval.server.allowed_hosts", "a list",
+     "must be a list, not 'vectors'; write [\"vectors\"]"),
     ("retrieval = [1]", "retrieval", "a section", "must be"),
     ("[retrieval.sqlite]\ndurability = 'no'", "retrieval.sqlite.durability", "'normal'", "no"),
     ("[retrieval.sqlite]\nchunk_size = 12", "retrieval.sqlite.chunk_size",

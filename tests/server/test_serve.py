@@ -67,7 +67,7 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
             (["-s", "notes.db", "--host", "no-such-host.invalid"], 1, "no-such-host.invalid"),
             (["-s", "notes.db", "--read-only", "--port", "0"], 1, "notes.db"),
             (["-s", file, "--port", "0"], 1, "damaged.db"),
-            (["--port", "0"], 1, "no store to open is given"),
+            (["--port", "0"], 1, "no store is named"),
             (["-s", "http://127.0.0.1:4002"], 1, "served by another server already"),
             (["--config", config], 1, "served by another server already"),
         ):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UnsupportedError
+from ..errors import AiovecError, UnsupportedError, shown
 from .output import emit
 from .run import failing_clearly
 from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
@@ -43,8 +43,8 @@ def advise(
         typer.Option(
             "--created-field",
             metavar="FIELD",
-            help="Field with the time when a row was added, to measure growth. Without it, growth "
-            "is not measured.",
+            help="Field with the time when a row was added, to measure growth; text without a "
+            "time zone is UTC. Without it, growth is not measured.",
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=0, help="Threshold: rows of a table.")] = 100_000,
@@ -164,14 +164,24 @@ async def _rows_a_day(vectors: VectorStore, name: str, created: str) -> float | 
     if bounds is None:
         return None
     now = datetime.now(UTC)
-    since, oldest = now - timedelta(days=_DAYS), bounds[0]
-    if isinstance(oldest, str):  # RFC 3339 in UTC sorts as time does
-        oldest = datetime.fromisoformat(oldest)
-        rows = await vectors.count(name, F[created] >= since.isoformat())
-    else:
-        rows = await vectors.count(name, F[created] >= since)
-    days: float = (now - max(oldest, since)).total_seconds() / 86_400
+    since, oldest = now - timedelta(days=_DAYS), _time_of(bounds[0], created)
+    # RFC 3339 in UTC sorts as time does.
+    from_then = since.isoformat() if isinstance(bounds[0], str) else since
+    rows = await vectors.count(name, F[created] >= from_then)
+    days = (now - max(oldest, since)).total_seconds() / 86_400
     return rows / max(1.0, days)
+
+
+def _time_of(value: object, field: str) -> datetime:
+    """Return a stored time. Text without a time zone is in UTC."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        time = None
+    if not isinstance(time, datetime):
+        expected = "times such as 2024-05-01T12:00:00Z"
+        raise AiovecError(f"the field {field} must hold {expected}, not {shown(value)}")
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _lines(facts: Facts, lancedb_ms: float) -> dict[str, str]:

@@ -19,6 +19,7 @@ from .._model.redaction import without_secrets
 from . import advise, demo, doctor, facts, search, tables, upkeep
 from .output import say_error, settle_streams
 from .run import command_app
+from .usage import clear_message
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -63,15 +64,18 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """End quietly if the reader of the output is gone, and hide secrets in an error of usage."""
+    """End quietly if the reader of the output is gone; errors of usage name the cure, no secret."""
     try:
         yield
-    except (BrokenPipeError, SystemExit):  # rich makes the second of the first
+    except SystemExit as exc:
+        if not isinstance(exc.__context__, BrokenPipeError):  # of which rich makes it
+            raise
+        raise typer.Exit from None
+    except BrokenPipeError:
         raise typer.Exit from None
     except Exception as exc:
-        message = getattr(exc, "message", None)
-        if isinstance(message, str) and hasattr(exc, "format_message"):
-            exc.message = without_secrets(message)  # type: ignore[attr-defined]
+        if isinstance(getattr(exc, "message", None), str) and hasattr(exc, "format_message"):
+            exc.message = without_secrets(clear_message(exc))  # type: ignore[attr-defined]
         raise
 
 

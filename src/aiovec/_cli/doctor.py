@@ -12,7 +12,7 @@ from .._model.redaction import redacted
 from ..errors import AiovecError, ConfigError
 from .output import emit, one_line
 from .run import failing_clearly
-from .stores import AsJson, Config, Store, place_named
+from .stores import AsJson, Config, Store, check_there, place_named
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from ..backend.doctor import Finding
     from ..backend.embedders import EmbedderSettings
 
+_ANOTHER = "name another store"
+
 
 @failing_clearly
 def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> None:
     """Check the installation and a store: show what is wrong and how to fix it.
 
-    Changes nothing. Exits with 1 if something is wrong.
+    Changes nothing. Exits with 1 if something is wrong, as is a --store that does not exist.
     """
     findings = _findings(store, config)
     wrong = sum(not finding.ok for finding in findings)
@@ -46,7 +48,12 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
         cure = f"accepted is {exc.accepted}" if exc.accepted else "correct the file or the target"
         return [*examine(), Finding("configuration", str(exc), ok=False, cure=cure)]
     except AiovecError as exc:
-        return [*examine(), Finding("store", str(exc), ok=False, cure="name another store")]
+        return [*examine(), Finding("store", str(exc), ok=False, cure=_ANOTHER)]
+    if store is not None:  # a TOML file may name a store that its app has not made yet
+        try:
+            check_there(place)
+        except ConfigError as exc:
+            return [*examine(), Finding("store", str(exc), ok=False, cure=_ANOTHER)]
     return [*examine(place), *_of_embedders(place.settings.embedders)]
 
 
@@ -63,7 +70,9 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
         things = "thing is" if wrong == 1 else "things are"
         yield Text(f"doctor: {wrong} {things} wrong", "bold red")
     else:
-        yield Text("doctor: nothing is wrong", "bold green")
+        unchecked = [finding.subject for finding in findings if not finding.checked]
+        but = f"; the {unchecked[0]} was not checked" if unchecked else ""
+        yield Text(f"doctor: nothing is wrong{but}", "bold green")
 
 
 def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:

@@ -35,8 +35,8 @@ def command_app(name: str, **options: Any) -> typer.Typer:
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
     """Return the command with exit codes: 1 and one line for an error, 130 when interrupted.
 
-    Only an ``AiovecError``, and a missing pyarrow, is an error of the user; anything else is a bug
-    and keeps its traceback.
+    Only an ``AiovecError``, and a pyarrow that is missing or broken, is an error of the user;
+    anything else is a bug and keeps its traceback.
     """
 
     @functools.wraps(command)
@@ -50,10 +50,10 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
             for note in getattr(exc, "__notes__", ()):
                 say(note, stderr=True)
             raise typer.Exit(1) from exc
-        except ModuleNotFoundError as exc:
-            if exc.name != "pyarrow":
+        except ImportError as exc:
+            if (error := needs_arrow(exc)) is None:
                 raise
-            say_error(needs_arrow())
+            say_error(error)
             raise typer.Exit(1) from exc
         except (KeyboardInterrupt, asyncio.CancelledError) as exc:
             say_error("interrupted")

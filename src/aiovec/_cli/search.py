@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .._text.query import text_fields
-from ..errors import AiovecError
+from ..errors import AiovecError, shown
 from .output import Listing, cell, emit, out, say
 from .run import failing_clearly
 from .stores import (
@@ -29,7 +29,7 @@ from .stores import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .._model.records import Hit, Record
     from .._store.rank import Boost
@@ -109,38 +109,53 @@ def search(
     """
     if words is None and vector is None and not like:
         table, words = None, table
+    _check_search(words, vector, like, not_like, by, match)
+    options: dict[str, Any] = {
+        "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
+        "include_vector": include_vector, "offset": offset,
+        "boost": [*map(_boost_in, boost)] if boost else None,
+    }  # fmt: skip
+    query: Any = words if vector is None else _vector_in(vector)
+
+    async def hits_of(table: Table) -> tuple[list[Hit], float]:
+        how = "vector" if words is None else await _best(table, by)
+        if embedder is not None:
+            give_embedder(table.store, await table.schema(), embedder)
+        if like:
+            ids = [*like, *(not_like or ())]
+            _check_found(ids, await table.exists(ids))
+        began = time.perf_counter()
+        hits: list[Hit]
+        if like:
+            hits = await table.search_like(like, not_like=not_like or (), **options)
+        elif how == "vector":
+            hits = await table.search(query, **options)
+        else:
+            by_words = table.search_text if how == "text" else table.search_hybrid
+            hits = await by_words(query, match=match or "best", **options)
+        return hits, time.perf_counter() - began
+
+    hits, seconds = in_table(store, config, table, hits_of, reading=True)
+    _show_hits(hits, seconds, json)
+
+
+def _check_search(
+    words: str | None,
+    vector: str | None,
+    like: list[str] | None,
+    not_like: list[str] | None,
+    by: By | None,
+    match: Match | None,
+) -> None:
     if sum(given is not None for given in (words, vector, like or None)) != 1:
         raise typer.BadParameter("pass WORDS, --vector or --like, and only one of them")
     if not_like and not like:
         raise typer.BadParameter("--not-like needs --like")
     if (words is None and by is not None) or (match and (words is None or by == "vector")):
         raise typer.BadParameter("--by needs WORDS, and --match a search by keywords")
-    options: dict[str, Any] = {
-        "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
-        "include_vector": include_vector, "offset": offset,
-        "boost": [*map(_boost_in, boost)] if boost else None,
-    }  # fmt: skip
-    numbers = None if vector is None else _vector_in(vector)
 
-    async def hits_of(table: Table) -> tuple[list[Hit], float]:
-        how = by if words is None else await _best(table, by)
-        if embedder is not None:
-            give_embedder(table.store, await table.schema(), embedder)
-        began = time.perf_counter()
-        hits: list[Hit]
-        if like:
-            hits = await table.search_like(like, not_like=not_like or (), **options)
-        elif words is None:
-            hits = await table.search(numbers, **options)  # type: ignore[arg-type]
-        elif how == "text":
-            hits = await table.search_text(words, match=match or "best", **options)
-        elif how == "hybrid":
-            hits = await table.search_hybrid(words, match=match or "best", **options)
-        else:
-            hits = await table.search(words, **options)
-        return hits, time.perf_counter() - began
 
-    hits, seconds = in_table(store, config, table, hits_of, reading=True)
+def _show_hits(hits: Sequence[Hit], seconds: float, json: bool) -> None:
     flat = [hit.to_dict() for hit in hits]
     names = [name for name in dict.fromkeys(name for row in flat for name in row)
              if name not in ("id", "_score", "_distance", "_ranks")]  # fmt: skip
@@ -207,8 +222,12 @@ def get(
         store, config, table, lambda opened: opened.get(ids, **options), reading=True
     )
     _show(records, json)
-    if missing := set(ids) - {record.id for record in records}:
-        raise AiovecError(f"no row has the id {', '.join(map(repr, sorted(missing)))}")
+    _check_found(ids, {record.id for record in records})
+
+
+def _check_found(ids: Iterable[str], existing: set[str]) -> None:
+    if missing := sorted({*ids} - existing):
+        raise AiovecError(f"no row has the id {', '.join(map(repr, missing))}")
 
 
 def _show(records: Sequence[Record], json: bool) -> None:
@@ -251,8 +270,9 @@ def distinct(
     """Show the values of a field and how many rows have each, the most frequent first."""
     table, name = table_and_one(table, field, "FIELD")
     values = in_table(
-        store, config, table, lambda opened: opened.distinct(name, where, limit), reading=True
-    )
+        store, config, table, lambda opened: opened.distinct(name, where, limit),
+        reading=True, field=name,
+    )  # fmt: skip
     listing = Listing(["rows", name], [[n, cell(value)] for value, n in values.items()], ["rows"])
     facts = {"values": [{"value": value, "rows": n} for value, n in values.items()]}
     emit(facts, [listing], json)
@@ -268,10 +288,11 @@ def _score(row: dict[str, Any]) -> str:
 def _vector_in(text: str) -> list[float]:
     try:
         vector = jsonlib.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise typer.BadParameter(f"--vector cannot be read: {exc}") from exc
+    except (ValueError, RecursionError):
+        vector = None
     if not isinstance(vector, list):
-        raise typer.BadParameter("--vector must be a JSON array of numbers")
+        expected = "a JSON array of numbers such as [1, 0, 0]"
+        raise typer.BadParameter(f"--vector must be {expected}, not {shown(text, 80)}")
     return vector
 
 

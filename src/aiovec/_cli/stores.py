@@ -16,6 +16,7 @@ from .._model.schema import Metric as Metric
 from .._store.connect import open_place as open_place
 from ..errors import AiovecError, ConfigError
 from .output import progress, working
+from .usage import store_cure
 
 if TYPE_CHECKING:
     from .._model.schema import Schema
@@ -83,10 +84,11 @@ Embedder = Annotated[
     typer.Option(
         "--embedder",
         metavar="KIND",
-        help="What makes vectors of texts: demo, openai, fastembed, sentence-transformers, the URL "
-        "of a service with OpenAI's API, package.module:callable, or a JSON object with the keys "
-        "of the TOML file. Model and length are the table's. Default: the TOML file's, else what "
-        "the table says, if that needs no other host.",
+        help="What makes vectors of texts: local (a small English model, no key and no download), "
+        "openai, fastembed, sentence-transformers, demo, the URL of a service with OpenAI's API, "
+        "package.module:callable, or a JSON object with the keys of the TOML file. Model and "
+        "length are the table's. Default: the TOML file's, else what the table says, if that "
+        "needs no other host.",
     ),
 ]
 Select = Annotated[
@@ -137,7 +139,17 @@ def place_named(store: str | None, config: str | None) -> Place:
 
     if store is not None and store in backend_names():
         return find_place(config=config, backend=store)
-    return find_place(store, config)
+    try:
+        return find_place(store, config)
+    except ConfigError as exc:
+        if store is not None or config is not None or exc.file is not None or exc.key is not None:
+            raise
+        cure = (
+            store_cure()
+            or ": pass --store, as in -s notes.db, or name a TOML file with --config or "
+            "$AIOVEC_CONFIG"
+        )
+        raise ConfigError(f"no store is named{cure}") from exc
 
 
 def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None) -> None:
@@ -198,10 +210,19 @@ def in_table(
     work: Callable[[Handle], Awaitable[_T]],
     *,
     reading: bool = False,
+    field: str | None = None,
 ) -> _T:
-    """Run the work on a table, by default the store's only one, to its end."""
+    """Run the work on a table, by default the store's only one, to its end.
+
+    A ``field`` that is the command's only argument must not be the name of a table.
+    """
 
     async def in_it(vectors: VectorStore) -> _T:
+        if (
+            table is None and field is not None and field in await vectors.tables()
+            and field not in (await vectors.schema(field)).fields
+        ):  # fmt: skip
+            raise typer.BadParameter(f"{field} is a table: write the FIELD after it")
         return await work(await table_of(vectors, table))
 
     return in_store(store, config, in_it, reading=reading)
@@ -253,15 +274,7 @@ async def of_each_table(
 
 def _existing(store: str | None, config: str | None) -> Place:
     """Return the place of an existing store. Opening would create one for a mistyped name."""
-    try:
-        place = place_named(store, config)
-    except ConfigError as exc:
-        if store is None and config is None and exc.file is None and exc.key is None:
-            raise ConfigError(
-                "no store is named: pass --store, as in -s notes.db, or name a TOML file with "
-                "--config or $AIOVEC_CONFIG"
-            ) from exc
-        raise
+    place = place_named(store, config)
     check_there(place)
     return place
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from .._model.schema import Embed, Field, Metric, Schema
+from .._model.schema import Embed, Field, Kind, Metric, Schema
+from ..errors import did_you_mean, shown
 from .output import counted, emit, working
 from .run import failing_clearly
 from .stores import (
@@ -75,8 +76,7 @@ def create(
             raise typer.BadParameter("the --schema has the length, the fields and the model")
         chosen = schema_in(expanded(schema))
     else:
-        kinds = dict(given.rpartition(":")[::2] for given in field or [])
-        fields = {name: Field.from_dict(kind) for name, kind in kinds.items()}
+        fields = dict(map(_field_in, field or []))
         fields |= {name: Field(str, text=True) for name in text or []}
         if embed is not None:
             fields.setdefault(embed, Field(str))
@@ -95,6 +95,18 @@ def create(
 
     made = in_store(store, config, work, create=True)
     emit({"table": table, "schema": made.to_dict()}, [f"created {table}"], json)
+
+
+def _field_in(text: str) -> tuple[str, Field]:
+    name, colon, kind = text.partition(":")
+    if not colon:
+        raise typer.BadParameter(f"--field takes NAME:TYPE, such as year:int, not {shown(text)}")
+    if kind not in (kinds := get_args(Kind)):
+        raise typer.BadParameter(
+            f"--field: the type of {shown(name)} must be one of {', '.join(kinds)}, not "
+            f"{shown(kind)}{did_you_mean(kind, kinds)}"
+        )
+    return name, Field.from_dict(kind)
 
 
 @failing_clearly
@@ -148,7 +160,7 @@ def text_index(
         return table.name
 
     began = time.perf_counter()
-    name = in_table(store, config, name, work)
+    name = in_table(store, config, name, work, field=fields[0])
     seconds = time.perf_counter() - began
     line = (
         f"{'dropped the index of' if drop else 'indexed'} {fields[0]} of {name} in {seconds:.2f} s"

@@ -19,13 +19,22 @@ if TYPE_CHECKING:
 
 __all__ = ["arrow_errors", "is_array", "is_of", "is_table", "needs_arrow", "pa", "pc"]
 
+REINSTALL_ARROW = 'pip install --force-reinstall "aiovec[arrow]"'
 
-def needs_arrow() -> AiovecError:
-    """Return the error of a call that cannot do without pyarrow."""
-    return AiovecError(
-        "Arrow tables, data frames, exports, migrations and files need the package pyarrow, which "
-        'is not installed; pip install "aiovec[arrow]" brings it'
-    )
+
+def needs_arrow(exc: ImportError) -> AiovecError | None:
+    """Return the error of a call that cannot do without pyarrow; None if ``exc`` is not about it.
+
+    pyarrow 26 cannot be imported beside NumPy 1, and its metadata does not say so.
+    """
+    needs = "Arrow tables, data frames, exports, migrations and files need the package pyarrow"
+    if isinstance(exc, ModuleNotFoundError) and exc.name == "pyarrow":
+        return AiovecError(
+            f'{needs}, which is not installed; pip install "aiovec[arrow]" brings it'
+        )
+    if "pyarrow" not in f"{exc.name} {exc}":
+        return None
+    return AiovecError(f"{needs}, which cannot be imported: {exc}; {REINSTALL_ARROW}")
 
 
 class _Lazy(ModuleType):
@@ -34,8 +43,8 @@ class _Lazy(ModuleType):
             raise AttributeError(name)
         try:
             module = import_module(self.__name__)
-        except ModuleNotFoundError as exc:
-            raise needs_arrow() from exc
+        except ImportError as exc:
+            raise needs_arrow(exc) or exc from exc
         value = getattr(module, name)
         setattr(self, name, value)  # the next use finds it without this method
         return value

@@ -1,7 +1,7 @@
 """The settings: a TOML file, and the environment over it.
 
 The models of the sections give each key's default, bounds and meaning, once.
-``config/generate.py`` writes the sample, the JSON Schema and the tables of the docs from them.
+``scripts/settings.py`` writes the sample, the JSON Schema and the tables of the docs from them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OF_CHOICES = ("literal_error", "value_error")  # errors of a value from a fixed
 # By the prefix of pydantic's error type, since its own words are for programmers.
 _ACCEPTED = {
     "int_": "a whole number", "float_": "a number", "bool_": "true or false",
-    "string_type": "text",
+    "string_type": "text", "list_type": "a list",
 }  # fmt: skip
 _ADDRESS = "an address that begins with http:// or https://"
 
@@ -242,7 +242,10 @@ def _validated(
         if fault["type"] in ("model_type", "dict_type"):
             accepted = "a section" + (", or { key = value }" if strict else " as a JSON object")
         message = accepted if accepted.startswith("String ") else f"must be {accepted}"
-        message += _shown(path, fault)
+        value = _shown(path, fault)
+        message += value
+        if value and fault["type"] == "list_type" and isinstance(fault["input"], str):
+            message += f"; write {json.dumps([fault['input']])}"
     if place == "environment":
         key = _DELIMITER.join([_ROOT, *path[1:]]).upper()
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -270,7 +273,7 @@ def _shown(path: Sequence[str], fault: ErrorDetails) -> str:
     """Return the wrong value for a message, unless it may be or contain a secret."""
     value = fault["input"]
     plain = isinstance(value, (bool, int, float)) or fault["type"] in _OF_CHOICES
-    plain |= fault["type"].startswith(("int_", "float_", "bool_"))
+    plain |= fault["type"].startswith(("int_", "float_", "bool_", "list_"))
     plain |= _is_of_address(fault) and not set("@?#") & set(str(value))
     if not plain or "storage_options" in path or names_secret(path[-1]):
         return ""

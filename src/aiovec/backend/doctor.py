@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._model.lazy_arrow import REINSTALL_ARROW
 from .memory import size_text
 from .plugin import backends
 
@@ -27,12 +28,16 @@ _LEAST_ROOM = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact. If it is not ``ok``, or could be better, ``cure`` says how to fix it."""
+    """One fact. If it is not ``ok``, or could be better, ``cure`` says how to fix it.
+
+    A store or server that was not ``checked`` may have faults.
+    """
 
     subject: str
     value: str
     ok: bool = True
     cure: str | None = None
+    checked: bool = True
 
 
 def examine(place: Place | None = None) -> list[Finding]:
@@ -71,8 +76,15 @@ def version_of(distribution: str) -> Finding:
 
 def _arrow() -> Finding:
     finding = version_of("pyarrow")
-    cure = 'for Arrow data, data frames and files: pip install "aiovec[arrow]"'
-    return finding if finding.ok else replace(finding, ok=True, cure=cure)
+    if not finding.ok:
+        cure = 'for Arrow data, data frames and files: pip install "aiovec[arrow]"'
+        return replace(finding, ok=True, cure=cure)
+    try:
+        import pyarrow as pa  # noqa: F401 - only to see that it works
+    except Exception as exc:  # noqa: BLE001 - the user wants to know whatever stops it
+        value = f"{finding.value}: {type(exc).__name__}: {exc}"
+        return Finding("pyarrow", value, ok=False, cure=REINSTALL_ARROW)
+    return finding
 
 
 def room_at(folder: Path, why: str) -> Iterator[Finding]:

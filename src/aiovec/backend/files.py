@@ -121,8 +121,9 @@ def schema_in(path: Path) -> Schema:
     try:
         return Schema.from_json(path.read_text("utf-8-sig"))
     except OSError as exc:
+        hint = "; --schema takes the path of a JSON file" if str(path).startswith("{") else ""
         raise ConfigError(
-            f"the schema {path} cannot be read: {exc.strerror or exc}", file=str(path)
+            f"the schema {path} cannot be read: {exc.strerror or exc}{hint}", file=str(path)
         ) from exc
     except (AiovecError, ValueError, TypeError, RecursionError) as exc:
         raise ConfigError(f"{path} holds no schema: {exc}", file=str(path)) from exc

@@ -59,10 +59,10 @@ def test_the_files_are_those_that_the_models_write(tmp_path: Path) -> None:
     assert without_rows != page
     (tmp_path / names[2]).write_text(without_rows, encoding="utf-8")
     subprocess.run(
-        [sys.executable, str(ROOT / "config/generate.py")], cwd=tmp_path, check=True, timeout=120
+        [sys.executable, str(ROOT / "scripts/settings.py")], cwd=tmp_path, check=True, timeout=120
     )
     for name in names:
         written = (tmp_path / name).read_text(encoding="utf-8")
         assert (ROOT / name).read_text(encoding="utf-8") == written, (
-            f"{name} is out of date; run: python config/generate.py"
+            f"{name} is out of date; run: python scripts/settings.py"
         )

@@ -1,6 +1,6 @@
 """Write the files that explain the settings from the models of the settings.
 
-``python config/generate.py``, run in the repository, writes ``config/aiovec.toml``,
+``python scripts/settings.py``, run in the repository, writes ``config/aiovec.toml``,
 ``config/aiovec.schema.json`` and the tables of
 ``docs/reference/configuration.md``. A test compares the files with what it writes. The first
 paragraph of a docstring is the text in a table; the sample and the JSON Schema hold all of them.
@@ -123,7 +123,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _with_table(page: str, name: str, rows: Iterator[str]) -> str:
-    start = f"<!-- {name}: written by config/generate.py -->\n"
+    start = f"<!-- {name}: written by scripts/settings.py -->\n"
     end = f"<!-- end of {name} -->"
     before, _, rest = page.partition(start)
     after = rest.partition(end)[2]

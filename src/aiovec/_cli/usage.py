@@ -1,0 +1,67 @@
+"""Wrong usage: what the error says is wrong, and the cure."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+_STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECASE)
+_STORE_OPTIONS = ("-s", "--store", "--from", "--to")
+# Commands whose own arguments are paths.
+_OF_PATHS = ("backup", "export", "import", "restore")
+# What typer calls types of numbers, by how their names begin.
+_NUMBERS = {"int_": "a whole number", "float_": "a number"}
+
+
+def clear_message(error: Any) -> str:
+    """Return the message of an error of usage, with its cure."""
+    message: str = error.message
+    faults = getattr(error.__cause__, "errors", None)  # pydantic's, by which typer reads values
+    if faults is not None and message.startswith(("Input should", "Value error")):
+        return _of_value(faults()[0])
+    context: Any = getattr(error, "ctx", None)
+    if message.startswith("No such command"):
+        return message.rstrip(".") + _command_cure(message)
+    if message.startswith("No such option") and hasattr(context.command, "commands"):
+        error.possibilities = None
+        example = f"{context.command_path} COMMAND {error.option_name}"
+        return f"{message}; write it after the command, as in {example}"
+    if "unexpected extra argument" in message:
+        own = {option for parameter in context.command.params for option in parameter.opts}
+        return message + store_cure(message, ("-s",) if "-s" in own else ("--from", "--to"))
+    return message
+
+
+def store_cure(message: str = "", options: tuple[str, ...] = ("-s",)) -> str:
+    """Return how to name the stores among the arguments of the command line, or "".
+
+    They are those in the message or, for commands that take no path, all that read as one.
+    """
+    command, *words = sys.argv[1:] or [""]
+    before = [command, *words]
+    stores = [
+        word
+        for option, word in zip(before, words, strict=False)
+        if option not in _STORE_OPTIONS and _STORE.fullmatch(word)
+    ]
+    shown = [word for word in stores if word in message]
+    named = shown or ([] if command in _OF_PATHS else stores)
+    pairs = [f"{option} {word}" for option, word in zip(options, named, strict=False)]
+    return f"; a store needs an option: write {' '.join(pairs)}" if pairs else ""
+
+
+def _command_cure(message: str) -> str:
+    word = next((word for word in sys.argv[1:] if repr(word) in message), "")
+    if word in ("help", "version"):
+        return f"; write aiovec --{word}"
+    return f"; write aiovec tables -s {word}" if _STORE.fullmatch(word) else ""
+
+
+def _of_value(fault: dict[str, Any]) -> str:
+    said = fault["msg"].removeprefix("Value error, ")
+    expected = said.partition("Input should be ")[2]
+    for prefix, number in _NUMBERS.items():
+        if fault["type"].startswith(prefix):
+            expected = number
+    return f"must be {expected}, not {fault['input']!r}" if expected else said

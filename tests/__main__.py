@@ -1,0 +1,15 @@
+"""Run the tests as make, nox and CI do: in a process for each core. ``python -m tests [OPTIONS]``.
+
+The options are pytest's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+# The processes share the cores: NumPy's own threads would only wait for each other, busily.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+sys.exit(pytest.main(["-n", "logical", *sys.argv[1:]]))
