@@ -28,6 +28,7 @@ from .layout import is_moving
 from .memory import ids_bytes, result_bytes
 from .session import Opened, Session
 from .upkeep.retention import Pin, Pins
+from .whole_files import TableFiles
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
@@ -78,7 +79,7 @@ class Table:
         self.name = name
         self.session = session
         self.pins = pins
-        self._commits = GroupCommit(TableCommitter(session, name), gate)
+        self._commits = GroupCommit(TableCommitter(session, name, self._make_room), gate)
         # The newest version for a handle with this token. It is current while the newest manifest
         # is this one and, without a look, until ``_fresh_until``.
         self._newest: Opened | None = None
@@ -229,6 +230,20 @@ class Table:
         finally:  # also after an unknown outcome
             self._writes += 1
             self._fresh_until = 0.0
+
+    async def _make_room(self, table: Opened) -> bool:
+        """Remove the versions that nobody needs, in a folder; return whether there were any.
+
+        Lance removes versions only behind a compaction, for which a full disk has no room.
+        """
+        folder = self.session.folder
+        first = await self.pins.first_kept(self.name, await self.session.listed_versions(table))
+        if first is None or folder is None:
+            return False
+        files = int((await table.stats())["fragment_stats"]["num_fragments"])
+        remove = TableFiles(folder, self.name).remove_before
+        with self.session.translated():
+            return await in_thread(remove, first.number, files)
 
     @property
     def idle(self) -> bool:
