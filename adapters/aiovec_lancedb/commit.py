@@ -246,6 +246,9 @@ class TableCommitter(Committer[OperationCall]):
         await self._heed(first, table)
         try:
             return await first.do(table, others)
+        except CorruptStoreError:
+            await self._session.check_not_dropped(first.handle)
+            raise
         except StoreFullError:
             if not await self._make_room(table):
                 raise

@@ -500,8 +500,18 @@ class Session:
         try:
             yield await self.opened(handle)
         except CorruptStoreError:
-            await self.opened(handle)  # raises StaleTableError if the table is gone
+            await self.check_not_dropped(handle)
             raise
+
+    async def check_not_dropped(self, handle: TableHandle) -> None:
+        """Raise StaleTableError if the table was dropped, so that its files are missing.
+
+        A drop removes one object of a bucket after another, so it may be under way.
+        """
+        for pause in () if self.exclusive else _LOOKS:
+            await self.opened(handle)
+            await asyncio.sleep(pause)
+        await self.opened(handle)
 
     async def annotate(self, table: AsyncTable, column: str, notes: Mapping[str, Any]) -> None:
         """Keep notes with a column of the table; a value of None removes a note."""

@@ -164,6 +164,7 @@ class Table:
         except CorruptStoreError:
             # The table may be gone, or upkeep may have removed the version.
             self._newest = None
+            await self.session.check_not_dropped(handle)
             present = await self.session.opened(handle)
             if await present.version() == await table.version():
                 raise

@@ -340,6 +340,47 @@ async def test_overlapping_inserts(bucket: Bucket) -> None:
         assert len(await ids_in(one)) == len(kept)
 
 
+DROP = """
+import asyncio, sys
+import aiovec
+
+async def main(url):
+    async with aiovec.connect(url) as store:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        await store.drop_table("notes")
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_write_to_a_table_that_another_process_drops(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are missing then, and yet nothing is damaged."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    url = bucket.new_url()
+    async with Proxy(bucket.endpoint) as proxy:
+        options = {**bucket.options, "aws_endpoint": proxy.url}
+        async with opened(url, storage_options=options, upkeep="elsewhere") as store:
+            await store.create_table("notes", SMALL)
+            await store.insert("notes", small_rows(3))
+            other = await start_code(DROP, url)
+
+            async def dropping(request: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
+                if request.line.startswith("GET") and "/data/" in request.line:
+                    proxy.disarm()
+                    await other.communicate(b"go\n")
+                client.write(await ask())
+                return True
+
+            proxy.arm(*[dropping] * 100)
+            with pytest.raises(TableNotFoundError):
+                await store.insert("notes", small_rows(2, start=5))
+            assert other.returncode == 0, "the insert read no rows"
+
+
 @pytest.mark.parametrize("left", [False, True])
 async def test_a_write_that_a_pause_overtakes(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, left: bool
