@@ -146,24 +146,27 @@ class Table:
         *,
         times: int = 1,
         beside: Callable[[Opened], Awaitable[int]] | None = None,
+        version: Opened | None = None,
     ) -> AsyncIterator[Opened]:
         """Open the newest version for a read of up to ``results`` rows with these columns.
+
+        Or read on in ``version``.
 
         ``times`` is the number of such results, and ``beside`` returns the bytes that the read may
         hold in addition.
         """
-        table, admission = await self.snapshot(handle), self.session.admission
+        table, admission = version or await self.snapshot(handle), self.session.admission
         try:
             size = times * await self._results(table, results, columns)
             size += 0 if beside is None else await beside(table)
             waits = not admission.free(size)
             async with admission.share(size):
-                if waits:  # the version may be old after the wait
+                if waits and version is None:  # the version may be old after the wait
                     table = await self.snapshot(handle)
                 yield table
         except CorruptStoreError:
             # The table may be gone, or upkeep may have removed the version.
-            self._newest = None
+            self._newest = self._token = None
             await self.session.check_not_dropped(handle)
             present = await self.session.opened(handle)
             if await present.version() == await table.version():
