@@ -162,7 +162,7 @@ class TableCommitter(Committer[OperationCall]):
     def pause_poll(self) -> float:
         return self._session.mark.poll
 
-    async def take(self) -> Callable[[], None] | None:
+    async def take(self) -> Callable[[], Awaitable[None]] | None:
         with self._session.translated():
             taken = await self._lock.take(ONE_TRY, self._note_mark)
         self.busy = None if taken else f"{self.target} is locked by others"

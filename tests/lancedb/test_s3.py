@@ -110,6 +110,51 @@ async def test_facts_take_no_request_for_each_version(bucket: Bucket) -> None:
             assert len(await store.versions("notes")) == 41
 
 
+async def test_a_list_of_tables_asks_once_about_each(bucket: Bucket) -> None:
+    async with Proxy(bucket.endpoint) as proxy:
+        settings = {"storage_options": {**bucket.options, "aws_endpoint": proxy.url}}
+        async with opened(bucket.new_url(), **settings, upkeep="elsewhere") as store:
+            for n in range(5):
+                await store.create_table(f"t{n}", SMALL)
+            assert len(await store.tables()) == 5
+            before = len(proxy.requests)
+            for _ in range(2):
+                assert len(await store.tables()) == 5
+            with pytest.raises(TableNotFoundError):
+                await store.count("t7")
+            assert len(proxy.requests) - before < 12
+
+
+async def test_a_feed_reads_the_history_several_versions_at_a_time(bucket: Bucket) -> None:
+    """A reader that comes late needs the manifest of each version since its last visit."""
+    url, most, now = bucket.new_url(), 0, 0
+
+    async def slow(request: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
+        nonlocal most, now
+        is_manifest = request.line.startswith("GET") and ".manifest" in request.line
+        now += is_manifest
+        most = max(most, now)
+        await asyncio.sleep(0.05 * is_manifest)
+        now -= is_manifest
+        client.write(await ask())
+        return True
+
+    async with (
+        Proxy(bucket.endpoint) as proxy,
+        opened(url, storage_options=bucket.options, upkeep="elsewhere") as writer,
+    ):
+        options = {**bucket.options, "aws_endpoint": proxy.url}
+        await writer.create_table("notes", SMALL)
+        async with opened(url, storage_options=options, upkeep="elsewhere") as reader:
+            number = (await reader.changes("notes", 0)).number
+            for row in small_rows(20):
+                await writer.insert("notes", [row])
+            proxy.arm(*[slow] * 1000)
+            page = await reader.changes("notes", number)
+            assert len(page.upserted) == 20
+            assert 4 < most <= 16
+
+
 OVERTAKE = """
 import asyncio, sys
 import aiovec

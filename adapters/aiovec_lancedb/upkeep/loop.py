@@ -476,7 +476,7 @@ class TendedTable(IndexedTable):
                 raise
             finally:
                 if not leased:
-                    lock.release()
+                    await lock.release()
             return leased
 
         async with self.state.lock:
@@ -495,7 +495,7 @@ class TendedTable(IndexedTable):
                     async with nullcontext() if lease is None else lease.renewed():
                         yield
             finally:
-                lock.release()
+                await lock.release()
 
     async def _do(self, act: Callable[[], Awaitable[None]], *, wait: bool = True) -> None:
         """Do the work in a task, under the lock. Dropping the table or its index ends it.
