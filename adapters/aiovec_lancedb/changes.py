@@ -14,6 +14,7 @@ all else; so if any version in between has a different numbering, the numbering 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,8 @@ _BLOCK = 10_000
 _SCAN_BATCH = 2**17
 # Places kept from one scan of all rows (2 MiB), and the number of followers they are kept for.
 _PLANNED, _MOST_PLANS = 2**18, 8
+# Manifests that are read at a time: on object storage, each is a request.
+_MANIFESTS = 16
 
 _Keys = npt.NDArray[np.uint64]
 
@@ -112,13 +115,24 @@ async def changes(session: Session, table: Opened, since: int, limit: int, plans
 
 
 async def _check_history(session: Session, table: Opened, at: _Position, end: _Position) -> None:
-    """Raise ChangesPrunedError if the table has returned to an earlier version since."""
-    if 0 < at.base < end.base:
-        lance, _ = await _version(session, table, at.base)
-        for version in range(at.base, end.base):
+    """Raise ChangesPrunedError if the table has returned to an earlier version since.
+
+    Reads the manifest of every version in between, some at a time.
+    """
+
+    async def look(versions: range) -> None:
+        lance, _ = await _version(session, table, versions[0])
+        for version in versions:
             await session.run(lance.checkout(version))
             if numbering_in(await session.run(lance.schema())) != at.numbering:
                 raise ChangesPrunedError(end.number)
+
+    if 0 < at.base < end.base:
+        between = range(at.base, end.base)
+        looks = [look(between[n::_MANIFESTS]) for n in range(min(_MANIFESTS, len(between)))]
+        for done in await asyncio.gather(*looks, return_exceptions=True):
+            if done is not None:
+                raise done
 
 
 async def _version(session: Session, table: Opened, number: int) -> tuple[Any, pa.Schema]:

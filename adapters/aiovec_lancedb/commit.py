@@ -24,6 +24,7 @@ from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
     OutcomeUnknownError,
+    StoreFullError,
     StoreReplacedError,
 )
 
@@ -140,9 +141,13 @@ def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
 class TableCommitter(Committer[OperationCall]):
     """Commits the operations of one table one after another, one process at a time."""
 
-    def __init__(self, session: Session, table: str) -> None:
+    def __init__(
+        self, session: Session, table: str, make_room: Callable[[Opened], Awaitable[bool]]
+    ) -> None:
+        """``make_room`` frees some of a full disk; it returns whether that was possible."""
         self.target = session.target
         self._session = session
+        self._make_room = make_room
         self._table = table
         self._mark: MoveMark | None = None
         folder = session.folder
@@ -157,7 +162,7 @@ class TableCommitter(Committer[OperationCall]):
     def pause_poll(self) -> float:
         return self._session.mark.poll
 
-    async def take(self) -> Callable[[], None] | None:
+    async def take(self) -> Callable[[], Awaitable[None]] | None:
         with self._session.translated():
             taken = await self._lock.take(ONE_TRY, self._note_mark)
         self.busy = None if taken else f"{self.target} is locked by others"
@@ -235,11 +240,19 @@ class TableCommitter(Committer[OperationCall]):
             await self._check_written(self._files, before, first)
 
     async def _on_newest(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
-        table = None
-        if first.handle is not None:
-            table = await self._session.opened(first.handle, altered=first.altered)
-            await self._heed(first, table)
-        return await first.do(table, others)
+        if first.handle is None:
+            return await first.do(None, others)
+        table = await self._session.opened(first.handle, altered=first.altered)
+        await self._heed(first, table)
+        try:
+            return await first.do(table, others)
+        except CorruptStoreError:
+            await self._session.check_not_dropped(first.handle)
+            raise
+        except StoreFullError:
+            if not await self._make_room(table):
+                raise
+        return await self._on_newest(first, others)
 
     async def _heed(self, work: WriteOperation, table: Opened) -> None:
         """Raise an error if a load, or in a bucket a mark, refuses the work.
@@ -247,7 +260,6 @@ class TableCommitter(Committer[OperationCall]):
         Either the mark was set before the version was opened, or the check after the commit sees
         it.
         """
-        # A return to an earlier version ends the load: Lance refuses every commit begun before it.
         # A return to an earlier version ends the load: Lance lets no commit pass that began before.
         if work.brings_files and not work.fills:
             table.check_not_filled()

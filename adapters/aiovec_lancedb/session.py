@@ -12,7 +12,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractContextManager,
-    ExitStack,
+    AsyncExitStack,
     asynccontextmanager,
     contextmanager,
     suppress,
@@ -206,6 +206,8 @@ class Session:
         self.closing = False
         """True once no new call may begin; calls under way continue."""
         self._key = ""
+        # Names in a bucket that are those of tables.
+        self._known: set[str] = set()
         # Separate threads for waiting for locks, so that they keep no other work waiting.
         self._lock_threads = CapacityLimiter(16)
         self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
@@ -364,13 +366,13 @@ class Session:
         the first must not fail because of the last.
         """
         deadline = Deadline(limit)
-        with ExitStack() as held:
+        async with AsyncExitStack() as held:
             for table in sorted(tables):
                 lock = self.lock(table)
                 while not await lock.take(ONE_TRY):
                     if deadline.left() <= 0:
                         raise deadline.error(f"the table {table!r} is written to by others")
-                held.callback(lock.release)
+                held.push_async_callback(lock.release)
             yield
 
     def _mark_storage(self) -> Callable[[], MarkStorage] | None:
@@ -420,8 +422,12 @@ class Session:
             if not token:
                 break
         if self._target.in_bucket:
-            exist = await asyncio.gather(*map(self.has, names))
-            names = [name for name, is_table in zip(names, exist, strict=True) if is_table]
+            # One request each, as many at a time as there are threads, and once for each table.
+            self._known.intersection_update(names)
+            new = [name for name in names if name not in self._known]
+            exist = await asyncio.gather(*map(self.has, new))
+            self._known.update(name for name, is_table in zip(new, exist, strict=True) if is_table)
+            names = list(self._known)
         return sorted(names)
 
     async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
@@ -500,8 +506,18 @@ class Session:
         try:
             yield await self.opened(handle)
         except CorruptStoreError:
-            await self.opened(handle)  # raises StaleTableError if the table is gone
+            await self.check_not_dropped(handle)
             raise
+
+    async def check_not_dropped(self, handle: TableHandle) -> None:
+        """Raise StaleTableError if the table was dropped, so that its files are missing.
+
+        A drop removes one object of a bucket after another, so it may be under way.
+        """
+        for pause in () if self.exclusive else _LOOKS:
+            await self.opened(handle)
+            await asyncio.sleep(pause)
+        await self.opened(handle)
 
     async def annotate(self, table: AsyncTable, column: str, notes: Mapping[str, Any]) -> None:
         """Keep notes with a column of the table; a value of None removes a note."""

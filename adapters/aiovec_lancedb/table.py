@@ -28,6 +28,7 @@ from .layout import is_moving
 from .memory import ids_bytes, result_bytes
 from .session import Opened, Session
 from .upkeep.retention import Pin, Pins
+from .whole_files import TableFiles
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
@@ -78,7 +79,7 @@ class Table:
         self.name = name
         self.session = session
         self.pins = pins
-        self._commits = GroupCommit(TableCommitter(session, name), gate)
+        self._commits = GroupCommit(TableCommitter(session, name, self._make_room), gate)
         # The newest version for a handle with this token. It is current while the newest manifest
         # is this one and, without a look, until ``_fresh_until``.
         self._newest: Opened | None = None
@@ -145,24 +146,28 @@ class Table:
         *,
         times: int = 1,
         beside: Callable[[Opened], Awaitable[int]] | None = None,
+        version: Opened | None = None,
     ) -> AsyncIterator[Opened]:
         """Open the newest version for a read of up to ``results`` rows with these columns.
+
+        Or read on in ``version``.
 
         ``times`` is the number of such results, and ``beside`` returns the bytes that the read may
         hold in addition.
         """
-        table, admission = await self.snapshot(handle), self.session.admission
+        table, admission = version or await self.snapshot(handle), self.session.admission
         try:
             size = times * await self._results(table, results, columns)
             size += 0 if beside is None else await beside(table)
             waits = not admission.free(size)
             async with admission.share(size):
-                if waits:  # the version may be old after the wait
+                if waits and version is None:  # the version may be old after the wait
                     table = await self.snapshot(handle)
                 yield table
         except CorruptStoreError:
             # The table may be gone, or upkeep may have removed the version.
-            self._newest = None
+            self._newest = self._token = None
+            await self.session.check_not_dropped(handle)
             present = await self.session.opened(handle)
             if await present.version() == await table.version():
                 raise
@@ -229,6 +234,20 @@ class Table:
         finally:  # also after an unknown outcome
             self._writes += 1
             self._fresh_until = 0.0
+
+    async def _make_room(self, table: Opened) -> bool:
+        """Remove the versions that nobody needs, in a folder; return whether there were any.
+
+        Lance removes versions only behind a compaction, for which a full disk has no room.
+        """
+        folder = self.session.folder
+        first = await self.pins.first_kept(self.name, await self.session.listed_versions(table))
+        if first is None or folder is None:
+            return False
+        files = int((await table.stats())["fragment_stats"]["num_fragments"])
+        remove = TableFiles(folder, self.name).remove_before
+        with self.session.translated():
+            return await in_thread(remove, first.number, files)
 
     @property
     def idle(self) -> bool:

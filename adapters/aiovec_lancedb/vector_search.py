@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Float32Array, distances, nearest_first, to_matrix
+from aiovec.backend import distances, nearest_first, to_matrix
 from aiovec.backend.contract import Found, TableHandle, VectorQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
@@ -61,29 +62,34 @@ class VectorSearch:
         self._target = target
 
     async def search(self, handle: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Return the rows that each query finds, one query after another."""
+        """Return the rows that each query finds, all in one version of the table."""
+        table: Opened | None = None
         answers: dict[int, Found] = {}
         if not all(query.exact for query in queries):
             async with self._reading(handle, queries, whole=False) as table:
                 index = await self._usable_index(table)
-                for n, query in enumerate(queries):
-                    answer = None
-                    if index is None:  # then the memory is for all rows
+                if index is None:  # then the memory is for all rows
+                    for query in queries:
                         await self._check_scan(table, query, "it has no usable index")
-                        answer = await self._exactly(table, query)
-                    elif not query.exact:
-                        answer = await self._by_index(table, query, index)
-                    if answer is not None:
-                        answers[n] = answer
-        if len(answers) < len(queries):
-            async with self._reading(handle, queries, whole=True) as table:
+                    return await self._exactly(table, queries)
                 for n, query in enumerate(queries):
-                    if n not in answers:
-                        answers[n] = await self._exactly(table, query)
+                    found = None if query.exact else await self._by_index(table, query, index)
+                    if found is not None:
+                        answers[n] = found
+        left = [n for n in range(len(queries)) if n not in answers]
+        if left:
+            some = [queries[n] for n in left]
+            async with self._reading(handle, some, whole=True, version=table) as table:
+                answers.update(zip(left, await self._exactly(table, some), strict=True))
         return [answers[n] for n in range(len(queries))]
 
     def _reading(
-        self, handle: TableHandle, queries: Sequence[VectorQuery], *, whole: bool
+        self,
+        handle: TableHandle,
+        queries: Sequence[VectorQuery],
+        *,
+        whole: bool,
+        version: Opened | None = None,
     ) -> AbstractAsyncContextManager[Opened]:
         """Open the table with memory for a scan of all rows, or of the rows that no index
         covers."""
@@ -96,8 +102,8 @@ class VectorSearch:
         limit = max(query.limit for query in queries)
         columns = replace(queries[0].columns, vector=True)
         return self._table.reading(
-            handle, limit, columns, times=len(queries), beside=scanned
-        )  # fmt: skip
+            handle, limit, columns, times=len(queries), beside=scanned, version=version
+        )
 
     async def _usable_index(self, table: Opened) -> InUse | None:
         index = await vector_index(table)
@@ -129,28 +135,30 @@ class VectorSearch:
             reason = f"an index search cannot return as many as {query.limit:,} rows"
             await self._check_scan(table, query, reason)
             return None
-        built = _lance_query(table, query, query.vector, requested)
+        built = _lance_query(table, [query], requested)
         built = with_effort(built, effort.bounded(requested))
         candidates = await self._session.fetch(built, requested, condition)
         if len(candidates) < query.limit:
-            # A filter is counted only now, because counting takes about as long as the search.
+            # A filter is counted only now, because counting takes about as long as the search, and
+            # vectors are looked at last, because all of them are read for that.
             selected = await table.rows(condition)
+            if len(candidates) < selected and table.schema.vector_nullable:
+                selected = await table.rows(_with_vector(table, condition))
             if len(candidates) < selected:  # too few in the partitions that were searched
                 if selected <= max(_FEW, query.limit):
                     return await self._by_scan(table, query)
                 reason = f"its index finds fewer than {query.limit:,} rows"
                 await self._check_scan(table, query, reason)
                 return None
-        answer, _ = await hop(weight(candidates), _ranked, table, query, candidates, requested)
-        return answer
+        return await hop(weight(candidates), _found, table, query, candidates)
 
     async def _check_scan(self, table: Opened, query: VectorQuery, reason: str) -> None:
         """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
         most, row = self._session.settings.scan_bytes(), 4 * table.schema.dim
         if query.exact or await table.rows() * row <= most:
             return
-        condition = await _with_vector(table, query)
-        size = await table.rows(condition) * row
+        condition = await condition_of(query.where)
+        size = await table.rows(_with_vector(table, condition)) * row
         if size > most:
             hint = (
                 f"{reason}, so this search would read {size:,} bytes of vectors, and scan_limit is "
@@ -158,26 +166,59 @@ class VectorSearch:
             )
             raise UnsupportedError("search", "lancedb", hint, table=table.name)
 
-    async def _exactly(self, table: Opened, query: VectorQuery) -> Found:
-        """Return the true nearest rows."""
-        requested = query.limit + _NEAR_TIES
-        if requested * table.schema.dim * 4 <= _CANDIDATE_BYTES:
-            vector = _scaled(query.vector) if table.schema.metric == "dot" else query.vector
-            built = _lance_query(table, query, vector, requested).bypass_vector_index()
-            condition = await condition_of(query.where)
-            candidates = await self._session.fetch(built, requested, condition)
-            answer, settled = await hop(
-                weight(candidates), _ranked, table, query, candidates, requested
-            )
-            if settled:
-                return answer
-        return await self._by_scan(table, query)
+    async def _exactly(self, table: Opened, queries: Sequence[VectorQuery]) -> list[Found]:
+        """Return the true nearest rows of each query.
+
+        Queries with the same filter share a scan, as far as their candidates fit into memory.
+        """
+        answers: list[Found] = []
+        most = _CANDIDATE_BYTES // (4 * table.schema.dim)  # candidates
+        for _, same in groupby(queries, lambda query: query.where):
+            group = list(same)
+            requested = max(query.limit for query in group) + _NEAR_TIES
+            if requested > most:
+                answers += [await self._by_scan(table, query) for query in group]
+                continue
+            step = most // requested
+            for some in (group[n : n + step] for n in range(0, len(group), step)):
+                answers += await self._measured(table, some, requested, most)
+        return answers
+
+    async def _measured(
+        self, table: Opened, queries: Sequence[VectorQuery], requested: int, most: int
+    ) -> list[Found]:
+        """Return the true nearest rows of queries with one filter, by one scan.
+
+        Rows that float32 cannot tell from the last hit are read by another query, up to ``most``.
+        """
+        condition = await condition_of(queries[0].where)
+        scan = _lance_query(table, queries, requested, exact=True)
+        candidates = await self._session.fetch(scan, requested * len(queries), condition)
+
+        def ranked() -> list[tuple[Found, float | None]]:
+            parts = [_Ranking(table, *one) for one in _by_query(queries, candidates)]
+            return [(part.found(), part.reach(requested)) for part in parts]
+
+        answers = []
+        for query, (found, reach) in zip(
+            queries, await hop(weight(candidates), ranked), strict=True
+        ):
+            if reach is not None:
+                near = _lance_query(table, [query], most, exact=True)
+                near = near.distance_range(upper_bound=reach)
+                ties = await self._session.fetch(near, most, condition)
+                if len(ties) < most:
+                    found = await hop(weight(ties), _found, table, query, ties)
+                else:
+                    found = await self._by_scan(table, query)
+            answers.append(found)
+        return answers
 
     async def _by_scan(self, table: Opened, query: VectorQuery) -> Found:
         """Measure every selected row, in constant memory."""
         vector = table.schema.vector
         scan = table.lance.query().select(["id", vector])
-        condition = await _with_vector(table, query)
+        condition = _with_vector(table, await condition_of(query.where))
         best: list[tuple[float, str]] = []
         async for batch in await self._session.batches(scan, SCAN_BATCH, condition):
             effort = weight(batch) + len(best)
@@ -187,9 +228,8 @@ class VectorSearch:
         return Found(rows, [measures[id] for id in rows.ids])
 
 
-async def _with_vector(table: Opened, query: VectorQuery) -> str | None:
-    """Return the condition of the rows that have a vector and match the filter."""
-    condition = await condition_of(query.where)
+def _with_vector(table: Opened, condition: str | None) -> str | None:
+    """Return the condition of the rows that also have a vector."""
     if not table.schema.vector_nullable:
         return condition
     present = f"`{table.schema.vector}` IS NOT NULL"
@@ -197,53 +237,93 @@ async def _with_vector(table: Opened, query: VectorQuery) -> str | None:
 
 
 def _lance_query(
-    table: Opened, query: VectorQuery, vector: Float32Array, limit: int
+    table: Opened, queries: Sequence[VectorQuery], limit: int, *, exact: bool = False
 ) -> AsyncVectorQuery:
-    names = column_names(table.schema, replace(query.columns, vector=True))
-    built = table.lance.query().nearest_to(vector).column(table.schema.vector)
-    return built.distance_type(table.schema.metric).select([*names, "_distance"]).limit(limit)
+    """Return one query for the nearest rows of each vector, ``limit`` at most."""
+    names = column_names(table.schema, replace(queries[0].columns, vector=True))
+    vectors = [query.vector * _scale(table, query) if exact else query.vector for query in queries]
+    built = table.lance.query().nearest_to(vectors).column(table.schema.vector)
+    built = built.distance_type(table.schema.metric).select([*names, "_distance"]).limit(limit)
+    return built.bypass_vector_index() if exact else built
 
 
-def _scaled(vector: Float32Array) -> Float32Array:
-    """Return the vector scaled to the range that Lance can measure. Index codes have no such
-    range."""
-    largest = float(np.abs(vector).max(initial=0.0))
-    if not largest:
-        return vector
-    exponent = np.floor(np.log2(_LARGEST_COMPONENT / largest))
-    return (vector * np.float32(2.0**exponent)).astype(np.float32)
+def _scale(table: Opened, query: VectorQuery) -> np.float32:
+    """Return the factor that brings a query into the range in which Lance can measure.
+
+    Index codes have no such range.
+    """
+    largest = float(np.abs(query.vector).max(initial=0.0))
+    if table.schema.metric != "dot" or not largest:
+        return np.float32(1)
+    return np.float32(2.0 ** np.floor(np.log2(_LARGEST_COMPONENT / largest)))
 
 
-def _ranked(
-    table: Opened, query: VectorQuery, candidates: pa.Table, requested: int
-) -> tuple[Found, bool]:
-    """Return the best candidates, and whether no other row can be among them."""
-    vectors = to_matrix(candidates.column(table.schema.vector))
-    measured = distances(vectors, query.vector, table.schema.metric)
-    best = nearest_first(measured, query.limit)
-    taken, kept = candidates, measured
-    if len(measured) - len(best) > _FEW_MORE:
-        taken, kept = candidates.take(pa.array(best)), measured[best]
-    answer = Found(rows_of(taken, query.columns, table.schema.vector), kept.tolist())
-    if candidates.num_rows < requested:
-        return answer, True
-    last, worst = float(measured[best[-1]]), float(measured.max())
-    return answer, worst - last > 2 * _error(table, query, vectors, worst)
+def _by_query(
+    queries: Sequence[VectorQuery], candidates: pa.Table
+) -> Iterator[tuple[VectorQuery, pa.Table]]:
+    """Yield each query with its candidates."""
+    if len(queries) == 1:
+        yield queries[0], candidates
+        return
+    numbers = candidates.column("query_index").to_numpy()
+    for n, query in enumerate(queries):
+        yield query, candidates.take(pa.array(np.flatnonzero(numbers == n)))
 
 
-def _error(table: Opened, query: VectorQuery, vectors: Float32Array, worst: float) -> float:
-    """Return the error bound of float32 sums for distances near the last candidate's."""
-    relative = table.schema.dim * _EPSILON
-    match table.schema.metric:
-        case "cosine":
-            return relative
-        case "l2":
-            return relative * worst
-        case _:
-            # Other rows may be somewhat longer than the candidates.
-            rows = 4 * np.sqrt(np.square(vectors.astype(np.float64)).sum(axis=1))
-            point = float(np.sqrt(np.square(query.vector.astype(np.float64)).sum()))
-            return relative * float(rows.max(initial=0.0)) * point
+def _found(table: Opened, query: VectorQuery, candidates: pa.Table) -> Found:
+    """Return the best candidates."""
+    return _Ranking(table, query, candidates).found()
+
+
+class _Ranking:
+    """The candidates of one query, measured."""
+
+    def __init__(self, table: Opened, query: VectorQuery, candidates: pa.Table) -> None:
+        self._table = table
+        self._query = query
+        self._candidates = candidates
+        self._vectors = to_matrix(candidates.column(table.schema.vector))
+        self._measured = distances(self._vectors, query.vector, table.schema.metric)
+        self._best = nearest_first(self._measured, query.limit)
+
+    def found(self) -> Found:
+        """Return the best candidates."""
+        taken, kept = self._candidates, self._measured
+        if len(kept) - len(self._best) > _FEW_MORE:
+            taken, kept = taken.take(pa.array(self._best)), kept[self._best]
+        rows = rows_of(taken, self._query.columns, self._table.schema.vector)
+        return Found(rows, kept.tolist())
+
+    def reach(self, requested: int) -> float | None:
+        """Return a distance of Lance below which all rows lie that may be as near as the best.
+
+        None if no row that is missing among the candidates can be.
+        """
+        if len(self._measured) < requested:
+            return None
+        last, worst = float(self._measured[self._best[-1]]), float(self._measured.max())
+        error = self._error(worst)
+        if worst - last > 2 * error:
+            return None
+        reached = self._candidates.column("_distance").to_numpy()[self._best].max()
+        if self._table.schema.metric == "l2":  # Lance's are squared
+            error = 4 * error * worst
+        scaled = float(_scale(self._table, self._query))
+        return float(np.nextafter(np.float32(reached + 4 * scaled * error), np.float32(np.inf)))
+
+    def _error(self, worst: float) -> float:
+        """Return the error bound of float32 sums for distances near the last candidate's."""
+        relative = self._table.schema.dim * _EPSILON
+        match self._table.schema.metric:
+            case "cosine":
+                return relative
+            case "l2":
+                return relative * worst
+            case _:
+                # Other rows may be somewhat longer than the candidates.
+                rows = 4 * np.sqrt(np.square(self._vectors.astype(np.float64)).sum(axis=1))
+                point = float(np.sqrt(np.square(self._query.vector.astype(np.float64)).sum()))
+                return relative * float(rows.max(initial=0.0)) * point
 
 
 def _nearer(

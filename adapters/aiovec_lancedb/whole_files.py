@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
@@ -22,6 +23,10 @@ _FILE = re.compile(
 # The ends of complete files, for the types that have a fixed end.
 _ENDS = {".lance": b"LANC", ".idx": b"LANC", ".arrow": b"ARROW1"}
 _NEWEST = 2**64 - 1
+# In a manifest, the name of a file of rows or of a transaction. A byte before it may look like a
+# part of it, so names are compared by their ends, which are random.
+_NAME = re.compile(rb"[\w-]+\.(?:lance|txn)")
+_END = 30
 
 
 class TableFiles:
@@ -69,11 +74,35 @@ class TableFiles:
         left = f" to return to version {versions[1][0]}" if len(versions) > 1 else ""
         return f"remove {path}{left}"
 
-    def remove_before(self, first: int) -> None:
-        """Remove the manifests of the versions before the first to keep, the oldest first."""
-        for number, name in reversed(self._versions()):
+    def remove_before(self, first: int, files: int = 0) -> bool:
+        """Remove the versions before the first to keep, and the files that only these refer to.
+
+        Needs no room on the disk. Return False, and remove nothing, if a version has a name of its
+        own, or if fewer than ``files`` files of rows are found in the newest one: then this code
+        cannot read the manifests. Files of deletions stay, which are small.
+        """
+        versions = [(number, name, self._manifest(name)) for number, name in self._versions()]
+        in_newest = _NAME.findall(versions[0][2]) if versions else []
+        if (self._folder / "_refs").exists() or len(in_newest) < files:
+            return False
+        old = [manifest for number, _, manifest in versions if number < first]
+        kept = [manifest for number, _, manifest in versions if number >= first]
+        for folder in ("data", "_transactions"):
+            gone = _ends(old) - _ends(kept)
+            for name in self._listed(folder):
+                if len(name) > _END and name[-_END:] in gone:
+                    (self._folder / folder / name).unlink(missing_ok=True)
+        for name in self._listed("_indices"):
+            in_old, in_kept = (
+                any(refers_to(manifest, f"_indices/{name}/") for manifest in manifests)
+                for manifests in (old, kept)
+            )
+            if in_old and not in_kept:
+                shutil.rmtree(self._folder / "_indices" / name, ignore_errors=True)
+        for number, name, _ in reversed(versions):
             if number < first:
                 (self._folder / "_versions" / name).unlink(missing_ok=True)
+        return True
 
     def version_without(self, names: list[str], last: int = _NEWEST) -> int | None:
         """Return the newest version, up to ``last``, that has none of these files."""
@@ -136,6 +165,11 @@ def version_of(name: str) -> int | None:
         return None
     # Names of twenty digits count down, so that the newest comes first in a listing.
     return _NEWEST - int(stem) if len(stem) == 20 else int(stem)
+
+
+def _ends(manifests: list[bytes]) -> set[str]:
+    """Return the ends of the names of files in these manifests."""
+    return {name[-_END:].decode() for manifest in manifests for name in _NAME.findall(manifest)}
 
 
 def is_index(name: str) -> bool:

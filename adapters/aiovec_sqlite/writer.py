@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -203,7 +203,7 @@ class Writer(Committer[_Call]):
 
     # The committer
 
-    async def take(self) -> Callable[[], None]:
+    async def take(self) -> Callable[[], Awaitable[None]]:
         return _nothing
 
     async def commit(self, group: list[_Call]) -> MoveMark | None:
@@ -449,4 +449,4 @@ def _roll_back(db: sqlite3.Connection) -> None:
         db.execute("ROLLBACK")
 
 
-def _nothing() -> None: ...
+async def _nothing() -> None: ...

@@ -132,6 +132,19 @@ async def test_old_versions_make_room_on_a_full_disk(small_disk: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_rows_of_old_versions_make_room_on_a_full_disk(small_disk: Path) -> None:
+    settings = {"keep_versions": "0 seconds", "max_versions": 2, "upkeep": "elsewhere"}
+    async with opened(small_disk / "s", **settings) as store:
+        await store.create_table(TABLE, SCHEMA)
+        for n in range(40):
+            await store.upsert(TABLE, [large(f"r{n % 3}", 1)])
+        await to_thread(take_all, small_disk / "last")
+        await store.optimize(TABLE)
+        assert await store.delete(TABLE, "r1") == 1
+        await check_kept(store, {"r0", "r2"})
+
+
+@pytest.mark.slow
 async def test_an_import_tells_what_it_kept(small_disk: Path, tmp_path: Path) -> None:
     rows = 30_000
     file = tmp_path / "rows.jsonl"

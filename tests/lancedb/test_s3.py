@@ -110,6 +110,51 @@ async def test_facts_take_no_request_for_each_version(bucket: Bucket) -> None:
             assert len(await store.versions("notes")) == 41
 
 
+async def test_a_list_of_tables_asks_once_about_each(bucket: Bucket) -> None:
+    async with Proxy(bucket.endpoint) as proxy:
+        settings = {"storage_options": {**bucket.options, "aws_endpoint": proxy.url}}
+        async with opened(bucket.new_url(), **settings, upkeep="elsewhere") as store:
+            for n in range(5):
+                await store.create_table(f"t{n}", SMALL)
+            assert len(await store.tables()) == 5
+            before = len(proxy.requests)
+            for _ in range(2):
+                assert len(await store.tables()) == 5
+            with pytest.raises(TableNotFoundError):
+                await store.count("t7")
+            assert len(proxy.requests) - before < 12
+
+
+async def test_a_feed_reads_the_history_several_versions_at_a_time(bucket: Bucket) -> None:
+    """A reader that comes late needs the manifest of each version since its last visit."""
+    url, most, now = bucket.new_url(), 0, 0
+
+    async def slow(request: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
+        nonlocal most, now
+        is_manifest = request.line.startswith("GET") and ".manifest" in request.line
+        now += is_manifest
+        most = max(most, now)
+        await asyncio.sleep(0.05 * is_manifest)
+        now -= is_manifest
+        client.write(await ask())
+        return True
+
+    async with (
+        Proxy(bucket.endpoint) as proxy,
+        opened(url, storage_options=bucket.options, upkeep="elsewhere") as writer,
+    ):
+        options = {**bucket.options, "aws_endpoint": proxy.url}
+        await writer.create_table("notes", SMALL)
+        async with opened(url, storage_options=options, upkeep="elsewhere") as reader:
+            number = (await reader.changes("notes", 0)).number
+            for row in small_rows(20):
+                await writer.insert("notes", [row])
+            proxy.arm(*[slow] * 1000)
+            page = await reader.changes("notes", number)
+            assert len(page.upserted) == 20
+            assert 4 < most <= 16
+
+
 OVERTAKE = """
 import asyncio, sys
 import aiovec
@@ -338,6 +383,47 @@ async def test_overlapping_inserts(bucket: Bucket) -> None:
         found = {row["id"]: row["name"] for row in await two.find("notes", limit=100)}
         assert found == {row["id"]: row["name"] for row in kept}
         assert len(await ids_in(one)) == len(kept)
+
+
+DROP = """
+import asyncio, sys
+import aiovec
+
+async def main(url):
+    async with aiovec.connect(url) as store:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        await store.drop_table("notes")
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_write_to_a_table_that_another_process_drops(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are missing then, and yet nothing is damaged."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    url = bucket.new_url()
+    async with Proxy(bucket.endpoint) as proxy:
+        options = {**bucket.options, "aws_endpoint": proxy.url}
+        async with opened(url, storage_options=options, upkeep="elsewhere") as store:
+            await store.create_table("notes", SMALL)
+            await store.insert("notes", small_rows(3))
+            other = await start_code(DROP, url)
+
+            async def dropping(request: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
+                if request.line.startswith("GET") and "/data/" in request.line:
+                    proxy.disarm()
+                    await other.communicate(b"go\n")
+                client.write(await ask())
+                return True
+
+            proxy.arm(*[dropping] * 100)
+            with pytest.raises(TableNotFoundError):
+                await store.insert("notes", small_rows(2, start=5))
+            assert other.returncode == 0, "the insert read no rows"
 
 
 @pytest.mark.parametrize("left", [False, True])

@@ -9,6 +9,7 @@ from typing import Any
 
 import lancedb
 import pytest
+from lancedb.query import AsyncFTSQuery
 from tests.contract.base import case
 from tests.harness.text_oracle import matching_ids
 from tests.lancedb.support import lance_calls, opened
@@ -275,17 +276,23 @@ async def test_searches_beside_upserts_and_compactions(store: VectorStore) -> No
     assert await found(store, "turn15") == ids
 
 
-async def test_an_answer_that_is_not_full_reads_no_row_ids(store: VectorStore) -> None:
-    """All that match are few then; only where deleted rows took places is the table looked at."""
+async def test_an_answer_that_is_not_full_reads_few_rows(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where deleted rows took places is the table looked at."""
     await store.create_table("notes", TEXTS)
     texts = ["wool wool wool", *(f"wool {n}" for n in range(1, 40))]
     await store.insert("notes", [row(f"r{n:02}", None, text, n) for n, text in enumerate(texts)])
     await store.optimize("notes")
+    limits: list[int] = []
+    set_limit = AsyncFTSQuery.limit
+    monkeypatch.setattr(AsyncFTSQuery, "limit", lambda q, n: limits.append(n) or set_limit(q, n))
     for query, limit, queries in (("wool", 1, 1), ("wool 7", 10, 2), ("zoo", 10, 2)):
         with case(query), lance_calls() as calls:
             hits = await store.search_text("notes", query, limit=limit, match="all")
             assert len(hits) == min(limit, {"wool": 40, "zoo": 0}.get(query, 1))
             assert (calls["to_batches"], calls["where"]) == (queries, 0)
+    assert max(limits) == 11
     await store.delete("notes", [f"r{n:02}" for n in range(30)])
     await store.optimize("notes")
     hits = await store.search_text("notes", "wool", limit=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -104,3 +105,22 @@ async def test_users_see_no_index_over_ids(tmp_path: Path) -> None:
         assert await store.indexes("notes") == []
         with pytest.raises(InvalidArgumentError, match="name"):
             await store.drop_index("notes", "id_idx")
+
+
+async def test_no_lock_is_taken_or_given_back_on_the_event_loop(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network drive each of them is a request."""
+    fcntl = pytest.importorskip("fcntl")
+    threads = set()
+    flock = fcntl.flock
+    monkeypatch.setattr(
+        fcntl, "flock", lambda *to: threads.add(threading.current_thread()) or flock(*to)
+    )
+    await store.create_table("notes", SMALL)
+    await store.insert("notes", small_rows(3))
+    await store.optimize("notes")
+    await store.rename_table("notes", "other")
+    await store.drop_table("other")
+    assert threads
+    assert threading.main_thread() not in threads

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from anyio import CapacityLimiter
 
 from aiovec.backend.files import try_lock, unlock
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import in_thread, to_its_end
 
 from ..errors import translated
 
@@ -57,33 +57,32 @@ class TableLock:
         self._path = file
         self._check = check
         self._threads = threads
+        self._thread = CapacityLimiter(1)  # so that giving the lock back waits for no other work
         self._file: int | None = None
+        self._held = False
 
     async def take(self, patience: float, first: Callable[[], None] = lambda: None) -> bool:
         """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
 
         ``first`` is called under the lock, which is given back if it raises.
         """
-        held = False
 
-        def acquire() -> None:
-            nonlocal held
+        def acquire() -> bool:
             self._check()
-            if self._acquire(patience):
+            self._held = self._acquire(patience)
+            if self._held:
                 try:
                     first()
                 except BaseException:
-                    self.release()
+                    self._release()
                     raise
-                held = True
+            return self._held
 
         try:
-            await in_thread(acquire, limit=self._threads)
+            return await in_thread(acquire, limit=self._threads)
         except asyncio.CancelledError:
-            if held:
-                self.release()
+            await self.release()
             raise
-        return held
 
     def _acquire(self, patience: float) -> bool:
         if not self._lock.acquire(timeout=patience):
@@ -99,8 +98,17 @@ class TableLock:
                 self._lock.release()
         return taken
 
-    def release(self) -> None:
-        """Give it back."""
+    async def release(self) -> None:
+        """Give it back, if it is held. In a thread, because on a network drive it is a request."""
+        try:
+            await to_its_end(in_thread(self._release, limit=self._thread))
+        finally:
+            self._release()  # the end of the loop may have cancelled the work in the thread
+
+    def _release(self) -> None:
+        if not self._held:
+            return
+        self._held = False
         number, self._file = self._file, None
         try:
             if number is not None:

@@ -185,9 +185,10 @@ async def ask(
 ) -> pa.Table:
     """Return the best rows that match, with their score.
 
-    Indexes keep deleted rows until a compaction, and these take places among the best, even behind
-    a filter that another index answers. So if an answer is not full, all matches are counted, which
-    are few; if there are more, the best existing rows are looked for.
+    Indexes keep deleted rows even after a compaction, and these take places among the best, even
+    behind a filter that another index answers. So if an answer is not full, the places are counted,
+    by a query without columns, which does not notice that a row is deleted; if there are more, the
+    best existing rows are looked for.
     """
 
     def build(names: Sequence[str], limit: int) -> AsyncFTSQuery:
@@ -201,7 +202,7 @@ async def ask(
 
     names = column_names(table.schema, columns)
     rows = await fetch(names, limit, where)
-    if rows.num_rows < min(limit, ALL) and (await fetch([], ALL, where)).num_rows > rows.num_rows:
+    if rows.num_rows < min(limit, ALL) and (await fetch([], limit, where)).num_rows > rows.num_rows:
         existing = _EXISTING if where is None else f"({where}) AND {_EXISTING}"
         rows = await fetch(names, limit, existing)
     return rows

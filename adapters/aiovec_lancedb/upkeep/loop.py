@@ -22,7 +22,6 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Mapping,
-    Sequence,
 )
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -53,9 +52,8 @@ from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..layout import tuned_in
 from ..memory import scan_bytes
-from ..session import Opened, Session, Version
+from ..session import Opened, Session
 from ..tables import alter_field
-from ..whole_files import TableFiles
 from .retention import Pins, retention_of
 
 LOG = logging.getLogger("aiovec.lancedb")
@@ -236,10 +234,11 @@ class TendedTable(IndexedTable):
         self, handle: TableHandle, *, quiet: bool = True, everything: bool = False
     ) -> None:
         """Do the work that is due, or ``everything``, under the upkeep's lock."""
-        await self.build_lacking(handle)
+        # First what makes room.
         table = await self.reopened(handle)
         if everything or await self._wants_compaction(table, quiet=quiet):
             await self._compact(handle)
+        await self.build_lacking(handle)
         if quiet:
             await self._look_after_indexes(handle)
 
@@ -253,17 +252,17 @@ class TendedTable(IndexedTable):
         if not quiet:
             return False
         versions = await self.session.listed_versions(table)
-        first = await self._first_kept(versions)
+        first = await self.pins.first_kept(self.name, versions)
         if first is not None and versions.index(first) > _VERSIONS_OVER:
             return True
-        if len(versions) > self._tables.retention.most + _VERSIONS_OVER:
+        if len(versions) > self.pins.retention.most + _VERSIONS_OVER:
             self._look_behind_grace()
         uncovered = max((await unindexed_rows(table)).values(), default=0)
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
     def _look_behind_grace(self) -> None:
         """Look again once nobody can be reading the versions that are still too new to remove."""
-        self._look_after_in(self._tables.retention.grace.total_seconds() + _QUIET)
+        self._look_after_in(self.pins.retention.grace.total_seconds() + _QUIET)
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
         """Return a table's rows and files, and the bytes of the files that are not full."""
@@ -279,7 +278,8 @@ class TendedTable(IndexedTable):
             scan_bytes(min(rows, _FULL_FILE), handle.schema.dim)
         ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
-                with suppress(StoreBusyError):
+                # On a full disk, a commit removes old versions and tries again.
+                with suppress(StoreBusyError, StoreFullError):
                     await self._optimize(handle, await self.session.opened(handle), alone=False)
                     await self.commit(Change())
                     break
@@ -301,18 +301,12 @@ class TendedTable(IndexedTable):
         async def optimize(age: timedelta) -> None:
             await self.session.run(table.lance.optimize(cleanup_older_than=age))
 
-        try:
-            await optimize(_NEVER)
-        except StoreFullError:
-            if not await self._make_room(table):
-                raise
-            table = await self.session.opened(handle)
-            await optimize(_NEVER)
+        await optimize(_NEVER)
         for seconds in _REMOVALS:
             table = await self.session.opened(handle)  # the rewrite made another version
             # Lance goes by the times within the manifests, not by those of their files.
             versions = await table.versions()
-            first = await self._first_kept(versions)
+            first = await self.pins.first_kept(self.name, versions)
             if first is None:
                 return
             age = datetime.now(UTC) - first.created + timedelta(seconds=seconds)
@@ -322,25 +316,6 @@ class TendedTable(IndexedTable):
                 async with asyncio.timeout(seconds):
                     await optimize(age)
                 return
-
-    async def _first_kept(self, versions: Sequence[Version]) -> Version | None:
-        """Return the first version to keep; None if all are kept."""
-        oldest = await in_thread(self.pins.oldest, self.name)
-        return self._tables.retention.first_kept(versions, datetime.now(UTC), oldest)
-
-    async def _make_room(self, table: Opened) -> bool:
-        """Remove the manifests of unneeded versions; return whether there were any.
-
-        Lance removes versions only after a compaction, which finds no room on a full disk. The
-        other files of these versions are removed when they are a week old.
-        """
-        first = await self._first_kept(await self.session.listed_versions(table))
-        folder = self.session.folder
-        if first is None or folder is None:
-            return False
-        with self.session.translated():
-            await in_thread(TableFiles(folder, table.name).remove_before, first.number)
-        return True
 
     # Indexes
 
@@ -501,7 +476,7 @@ class TendedTable(IndexedTable):
                 raise
             finally:
                 if not leased:
-                    lock.release()
+                    await lock.release()
             return leased
 
         async with self.state.lock:
@@ -520,7 +495,7 @@ class TendedTable(IndexedTable):
                     async with nullcontext() if lease is None else lease.renewed():
                         yield
             finally:
-                lock.release()
+                await lock.release()
 
     async def _do(self, act: Callable[[], Awaitable[None]], *, wait: bool = True) -> None:
         """Do the work in a task, under the lock. Dropping the table or its index ends it.
@@ -590,9 +565,9 @@ class OpenTables:
         self.session = session
         self.gate = write_gate(session.settings.write_queue)
         """Admits the writing calls."""
-        self.retention = retention_of(session.settings, on_folder=session.folder is not None)
+        retention = retention_of(session.settings, on_folder=session.folder is not None)
         # A migration reads the changes since its beginning, however long it takes.
-        self.pins = Pins(session.own_folder, session.mark.is_open)
+        self.pins = Pins(session.own_folder, retention, session.mark.is_open)
         self._tables: dict[str, TendedTable] = {}
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None

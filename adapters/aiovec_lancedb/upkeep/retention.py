@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +34,16 @@ _numbers = itertools.count()
 
 
 class Pins:
-    """The pins on the tables of one folder; without a folder, none."""
+    """The versions that are kept of each table: those with pins, and those of the settings.
 
-    def __init__(self, folder: Path | None, keep_all: Callable[[], bool] = lambda: False) -> None:
+    Without a folder there are no pins.
+    """
+
+    def __init__(
+        self, folder: Path | None, retention: Retention, keep_all: Callable[[], bool]
+    ) -> None:
         """``keep_all`` returns whether all versions are in use; it may read the disk."""
+        self.retention = retention
         self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
 
@@ -47,7 +53,12 @@ class Pins:
             return Pin(None)
         return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
 
-    def oldest(self, table: str) -> int | None:
+    async def first_kept(self, table: str, versions: Sequence[Version]) -> Version | None:
+        """Return the first version to keep; None if all are kept."""
+        oldest = await in_thread(self._oldest, table)
+        return self.retention.first_kept(versions, datetime.now(UTC), oldest)
+
+    def _oldest(self, table: str) -> int | None:
         """Return the oldest version that any process has pinned. Reads the disk."""
         if self._keep_all():
             return 0

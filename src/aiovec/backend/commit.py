@@ -10,7 +10,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -117,7 +117,7 @@ class Committer(ABC, Generic[_Call]):
     """The reason, for errors, why it cannot commit now, other than writes of this store."""
 
     @abstractmethod
-    async def take(self) -> Callable[[], None] | None:
+    async def take(self) -> Callable[[], Awaitable[None]] | None:
         """Try once, briefly, to take the lock; afterwards calls may have left or timed out.
 
         Return the function that releases the lock, or None if others hold it. If cancelled, it has
@@ -255,7 +255,7 @@ class GroupCommit(Generic[_Call]):
             finally:
                 self._settle(group)
         finally:
-            release()
+            await release()
 
     def _settle(self, group: list[_Call]) -> None:
         """Give the calls that have ended their outcome; the others wait again, ahead of later
