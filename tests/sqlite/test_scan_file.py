@@ -26,11 +26,14 @@ from aiovec import Schema, VectorStore
 from aiovec.backend.files import try_lock
 from aiovec.errors import StoreClosedError
 
-# 35 MiB of vectors and codes: the least that gets a scan file are 32.
-ROWS, DIM, TABLE = 1_800, 4096, "notes"
+# 600 KiB of vectors and codes, where tables of 300 KiB and more get a scan file.
+ROWS, DIM, TABLE = 1_800, 64, "notes"
 NAME = "a.db"
 # The end of the name of a file that is another program's.
 FOREIGN = "0" * 32
+
+
+pytestmark = pytest.mark.usefixtures("small_scan_files")
 
 
 def vectors_of(count: int, seed: int) -> np.ndarray:
@@ -85,7 +88,7 @@ async def check(store: VectorStore, table: str = TABLE) -> None:
         blocks.append(batch.column("embedding").flatten().to_numpy().reshape(-1, DIM))
     vectors = np.concatenate(blocks).astype("f8")
     lengths = np.linalg.norm(vectors, axis=1)
-    for query in vectors_of(4, 99):
+    for query in vectors_of(4, 99).astype("f8"):
         far = 1 - vectors @ query / lengths / np.linalg.norm(query)
         best = np.argsort(far)[:10]
         hits = await store.search(table, query, limit=10)
@@ -95,7 +98,7 @@ async def check(store: VectorStore, table: str = TABLE) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(small_scan_files: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store with a scan file, to be copied."""
     folder = tmp_path_factory.mktemp("made")
 
@@ -153,16 +156,16 @@ async def test_a_new_one_is_written_when_an_eighth_has_changed(folder: Path) -> 
 
 
 async def test_private_memory_alone_is_bounded(folder: Path) -> None:
-    async with opened(folder / NAME, scan_memory="2 MiB") as store:
+    async with opened(folder / NAME, scan_memory="64 KiB") as store:
         await check(store)
         assert (await searched(store))["searched"] == "in memory"
-        await store.insert(TABLE, rows_of(120, 4))  # 2.4 MiB: what is private is too much
+        await store.insert(TABLE, rows_of(200, 4))  # 66 KiB: what is private is too much
         await check(store)
-        assert (await store.stats(TABLE)).scan_memory <= 2 * 2**20
+        assert (await store.stats(TABLE)).scan_memory <= 64 * 2**10
 
         async def is_new() -> bool:
             await check(store)
-            return bool((await searched(store))["scan_file"] == (ROWS + 120) * (5 * DIM + 20))
+            return bool((await searched(store))["scan_file"] == (ROWS + 200) * (5 * DIM + 20))
 
         await until(is_new)
 

@@ -27,7 +27,7 @@ from ..file_scan import search as search_in_file
 from ..layout import TableLayout, current_table
 from .copy import ChangesForgottenError, OlderSnapshotError, ResidentCopy, rows_to_load
 from .scan import Snapshot, answer
-from .scanfile import WORTH, NewFile, ScanFiles, size_of
+from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
 
 LOG = logging.getLogger("aiovec")
@@ -305,8 +305,10 @@ class ResidentSearch:
 
     def _gets_file(self, resident: _Resident, rows: int) -> bool:
         """Return whether a table of so many rows is loaded into a scan file."""
-        can = self._files is not None and self._files.can_write and not resident.no_file
-        return can and size_of(rows, resident.table.schema.dim) >= WORTH
+        files = self._files
+        if files is None or not files.can_write or resident.no_file:
+            return False
+        return size_of(rows, resident.table.schema.dim) >= files.least
 
     async def _load_now(self, resident: _Resident) -> None:
         began = time.monotonic()
@@ -358,8 +360,8 @@ class ResidentSearch:
                 return copy, None
         copy.state, copy.file_change = None, -1
         rowids = rows_to_load(db, layout)
-        large = size_of(len(rowids), layout.schema.dim) >= WORTH
-        if large and files is not None and files.is_written():
+        size = size_of(len(rowids), layout.schema.dim)
+        if files is not None and size >= files.least and files.is_written():
             return copy, None
         return copy, rowids
 

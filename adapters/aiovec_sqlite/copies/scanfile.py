@@ -30,8 +30,9 @@ from aiovec.backend.files import create_like, try_lock, unlock
 from ..layout import TableLayout, floor_of, newest_change
 from .segments import FULL, RowCodes, Segment, State
 
-# Tables of fewer bytes than this load faster than a user would notice.
-WORTH = 32 * 2**20
+# Tables of fewer bytes than this load faster than a user would notice. Tests set the variable, so
+# that they need not write large files.
+_WORTH, VARIABLE = 32 * 2**20, "AIOVEC_SCAN_FILE_FROM"
 _MAGIC = b"aiovec scan file"
 # A change of the layout, or of the meaning of codes, gets another number.
 _LAYOUT = 1
@@ -244,6 +245,8 @@ class ScanFiles:
         # Like SQLite's own files, they lie beside the file itself, not beside a link to it.
         self._store = store.resolve()
         self.can_write = not read_only
+        self.least = int(os.environ.get(VARIABLE, _WORTH))
+        """The bytes from which on a table gets a file."""
 
     def find(self, db: sqlite3.Connection, table: TableLayout) -> State | None:
         """Map the table's file; None if there is none that counts in this snapshot."""
@@ -260,7 +263,7 @@ class ScanFiles:
 
     def new(self, db: sqlite3.Connection, table: TableLayout, rows: int) -> NewFile | None:
         """Begin a file for the state of this snapshot; None if there can be none."""
-        if not self.can_write or size_of(rows, table.schema.dim) < WORTH:
+        if not self.can_write or size_of(rows, table.schema.dim) < self.least:
             return None
         try:
             return NewFile(self._store, table, rows, newest_change(db))
