@@ -13,6 +13,7 @@ from aiovec.backend.doctor import Finding, room_at, version_of
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .copies.kernel.library import load, why_not
+from .copies.scanfile import ScanFiles
 from .driver import connect, load_driver, load_extension
 from .errors import translated
 from .layout import check_header, faults_of, read_table
@@ -113,7 +114,7 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
     for uri in _uris(path):
         try:
             with translated(str(path)), closing(connect(uri, uri=True, timeout=5)) as db:
-                inside = [_journal(path), *_inside(db)]
+                inside = [_journal(path), *_inside(db, path)]
         except AiovecError as exc:
             inside = [Finding("integrity", str(exc), ok=False, cure=_cure_of(exc))]
         if all(finding.ok for finding in inside):
@@ -151,7 +152,7 @@ def _journal(path: Path) -> Finding:
     return Finding("write-ahead log", f"{size:,} bytes")
 
 
-def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
+def _inside(db: sqlite3.Connection, path: Path) -> Iterator[Finding]:
     faults = faults_of(db, "quick_check")
     sound = not faults
     yield Finding(
@@ -164,6 +165,7 @@ def _inside(db: sqlite3.Connection) -> Iterator[Finding]:
         for name in table_names(db):
             yield _table(db, name)
             yield from _text_index(db, name)
+            yield from _scan_file(db, name, path)
 
 
 def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:
@@ -179,6 +181,17 @@ def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:
     )
     cure = f"aiovec optimize {name}" if state.startswith("missing") else f"rebuild it: {calls}"
     yield Finding(f"text index of {name}", state, ok=sound, cure=None if sound else cure)
+
+
+def _scan_file(db: sqlite3.Connection, name: str, store: Path) -> Iterator[Finding]:
+    layout = read_table(db, name)
+    examined = layout and ScanFiles(store, read_only=True).examine(db, layout)
+    if not examined:
+        return
+    file, sound = examined
+    state = f"{file.name}: {'sound' if sound else 'damaged, so searches may miss rows'}"
+    cure = None if sound else f"delete {file}; a search writes it again"
+    yield Finding(f"scan file of {name}", state, ok=sound, cure=cure)
 
 
 def _table(db: sqlite3.Connection, name: str) -> Finding:

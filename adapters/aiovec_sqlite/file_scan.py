@@ -84,7 +84,7 @@ def likeliest_by_prefix(
     for start in range(0, len(selected), _BLOCK):
         ticket.check()
         block = slice(start, start + _BLOCK)
-        rows = vectors.read(selected[block], ticket)
+        rows = vectors.read(selected[block], ticket, present=True)
         far[block] = _distances(rows[:, :dims], query.vector[:dims], table.schema.metric)
     return selected[np.argpartition(far, wanted - 1)[:wanted]]
 

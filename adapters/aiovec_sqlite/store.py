@@ -59,7 +59,7 @@ from . import file_scan, moves, reads, tables, upkeep, writes
 from .connection import Connection, ConnectionClosedError, ReaderPool, Ticket, Transaction
 from .copies.kernel.library import load
 from .copies.resident import ResidentSearch
-from .copies.scanfile import ScanFiles, put_token
+from .copies.scanfile import ScanFiles, forget_token, put_token
 from .driver import has_fts5
 from .errors import failures, translated
 from .layout import current_table
@@ -228,11 +228,15 @@ class SqliteBackend(Backend):
             busy_timeout=self._settings.busy_timeout,
         )
 
-    async def _put_token(self, table: TableHandle, token: str) -> None:
-        """Make the store accept a scan file of the table."""
+    async def _put_token(self, table: TableHandle, token: str | None) -> None:
+        """Make the store accept a scan file of the table, or none."""
 
         def put(tx: Transaction) -> None:
-            put_token(tx.db, current_table(tx.db, table).name, token)
+            name = current_table(tx.db, table).name
+            if token is None:
+                forget_token(tx.db, name)
+            else:
+                put_token(tx.db, name, token)
 
         await self._write(put)
 

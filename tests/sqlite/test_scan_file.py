@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +28,14 @@ from aiovec import Schema, VectorStore
 from aiovec.backend.files import try_lock
 from aiovec.errors import StoreClosedError
 
-# 35 MiB of vectors and codes: the least that gets a scan file are 32.
-ROWS, DIM, TABLE = 1_800, 4096, "notes"
+# 600 KiB of vectors and codes, where tables of 300 KiB and more get a scan file.
+ROWS, DIM, TABLE = 1_800, 64, "notes"
 NAME = "a.db"
 # The end of the name of a file that is another program's.
 FOREIGN = "0" * 32
+
+
+pytestmark = pytest.mark.usefixtures("small_scan_files")
 
 
 def vectors_of(count: int, seed: int) -> np.ndarray:
@@ -85,7 +90,7 @@ async def check(store: VectorStore, table: str = TABLE) -> None:
         blocks.append(batch.column("embedding").flatten().to_numpy().reshape(-1, DIM))
     vectors = np.concatenate(blocks).astype("f8")
     lengths = np.linalg.norm(vectors, axis=1)
-    for query in vectors_of(4, 99):
+    for query in vectors_of(4, 99).astype("f8"):
         far = 1 - vectors @ query / lengths / np.linalg.norm(query)
         best = np.argsort(far)[:10]
         hits = await store.search(table, query, limit=10)
@@ -95,7 +100,7 @@ async def check(store: VectorStore, table: str = TABLE) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(small_scan_files: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store with a scan file, to be copied."""
     folder = tmp_path_factory.mktemp("made")
 
@@ -153,16 +158,16 @@ async def test_a_new_one_is_written_when_an_eighth_has_changed(folder: Path) -> 
 
 
 async def test_private_memory_alone_is_bounded(folder: Path) -> None:
-    async with opened(folder / NAME, scan_memory="2 MiB") as store:
+    async with opened(folder / NAME, scan_memory="64 KiB") as store:
         await check(store)
         assert (await searched(store))["searched"] == "in memory"
-        await store.insert(TABLE, rows_of(120, 4))  # 2.4 MiB: what is private is too much
+        await store.insert(TABLE, rows_of(200, 4))  # 66 KiB: what is private is too much
         await check(store)
-        assert (await store.stats(TABLE)).scan_memory <= 2 * 2**20
+        assert (await store.stats(TABLE)).scan_memory <= 64 * 2**10
 
         async def is_new() -> bool:
             await check(store)
-            return bool((await searched(store))["scan_file"] == (ROWS + 120) * (5 * DIM + 20))
+            return bool((await searched(store))["scan_file"] == (ROWS + 200) * (5 * DIM + 20))
 
         await until(is_new)
 
@@ -423,6 +428,10 @@ async def test_it_has_the_stores_permissions_and_leaves_foreign_files(tmp_path: 
         await kept(store, tmp_path)
     (file,) = (one for one in scan_files(tmp_path) if one != foreign)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    os.chmod(tmp_path / NAME, 0o600)
+    async with opened(tmp_path / NAME) as store:
+        await store.search(TABLE, [1.0] * DIM)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert foreign.read_bytes() == b"another program's"
 
 
@@ -441,7 +450,7 @@ def written_elsewhere(folder: Path) -> Iterator[None]:
 async def test_searches_that_wait_for_a_load_are_answered_by_the_file(folder: Path) -> None:
     scan_files(folder)[0].unlink()
     with written_elsewhere(folder):
-        async with opened(folder / NAME, busy_timeout=2) as store:
+        async with opened(folder / NAME, busy_timeout=8) as store:
             queries = vectors_of(24, 3)
             found = await asyncio.gather(*(store.search(TABLE, one, limit=3) for one in queries))
             assert all(len(hits) == 3 for hits in found)
@@ -462,6 +471,151 @@ async def test_close_fails_the_searches_that_wait_for_a_load(folder: Path) -> No
         await store.close()
         found = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(one, StoreClosedError) for one in found)
+
+
+async def test_searches_do_not_wait_for_a_writer_that_has_stopped(folder: Path) -> None:
+    """Or for the lock that a killed writer's child has inherited."""
+    scan_files(folder)[0].unlink()
+    with written_elsewhere(folder):
+        async with opened(folder / NAME, busy_timeout=1) as store:
+            await ready(store, TABLE)
+            await check(store)
+
+
+async def _left(store: VectorStore) -> None:
+    """Search until the table is in private memory."""
+
+    async def is_private() -> bool:
+        await check(store)
+        details = await searched(store)
+        return details["searched"] == "in memory" and not details["scan_file"]
+
+    await until(is_private)
+
+
+async def test_a_table_that_shrank_leaves_its_file(folder: Path) -> None:
+    async with opened(folder / NAME, scan="disk") as store:
+        await store.delete(TABLE, where="n >= 20")
+    async with aiovec.connect(folder / NAME, read_only=True) as store:
+        await _left(store)
+    assert scan_files(folder)
+    async with opened(folder / NAME) as store:
+        await _left(store)
+        await until(lambda: _none_left(folder))
+    async with opened(folder / NAME) as store:
+        await check(store)
+        assert not (await searched(store))["scan_file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
+async def test_a_pipe_in_its_place_is_left_alone(folder: Path) -> None:
+    (file,) = scan_files(folder)
+    file.unlink()
+    os.mkfifo(file)
+    async with opened(folder / NAME) as store:
+        await ready(store, TABLE)
+        await check(store)
+    assert file.is_fifo()
+
+
+async def test_a_store_restored_over_another_removes_its_files(folder: Path) -> None:
+    async with opened(folder / "small.db") as store:
+        await store.create_table(TABLE, Schema(DIM, fields={"n": int}))
+        await store.insert(TABLE, rows_of(20, 0))
+        await store.backup(folder / "backup.db")
+    await aiovec.restore(folder / "backup.db", folder / NAME, overwrite=True)
+    async with opened(folder / NAME) as store:
+        await ready(store, TABLE)
+        await until(lambda: _none_left(folder))
+
+
+# Disks that fail
+
+
+def _zeroed(file: Any, size: int) -> None:
+    """The vectors, which lie at the end."""
+    length = 4 * DIM * ROWS
+    file.seek(size - length)
+    file.write(bytes(length))
+
+
+async def test_what_a_failed_flush_leaves_in_memory_is_not_searched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system drops pages that it could not write, so the mapping may lose rows."""
+    scan_files(folder)[0].unlink()
+    fsync, failed = os.fsync, []
+
+    def fail(number: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{number}"))
+        if "-scan-" not in path.name:
+            return fsync(number)
+        with path.open("r+b") as file:
+            _zeroed(file, path.stat().st_size)
+        failed.append(path)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the file of a descriptor is known on Linux")
+    monkeypatch.setattr(os, "fsync", fail)
+    async with opened(folder / NAME) as store:
+        await until(lambda: _searched_until(store, failed))
+        await _left(store)
+    assert not scan_files(folder)
+
+
+async def _searched_until(store: VectorStore, done: list[Any]) -> bool:
+    await store.search(TABLE, [1.0] * DIM, limit=1)
+    return bool(done)
+
+
+async def test_impossible_distances_show_that_the_file_is_damaged(folder: Path) -> None:
+    await _edited(_zeroed)(folder)
+    async with opened(folder / NAME) as store:
+        await check(store)
+        await _left(store)
+        await until(lambda: _none_left(folder))
+
+
+async def test_one_is_written_again_some_time_after_a_full_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    scan_files(folder)[0].unlink()
+    async with opened(folder / NAME) as store:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, before[1]))  # half of its bytes
+        try:
+            await _left(store)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not scan_files(folder)
+        clock = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 1_000)
+        await kept(store, folder)
+
+
+def test_doctor_reads_all_of_it(folder: Path) -> None:
+    (file,) = scan_files(folder)
+    command = [sys.executable, "-m", "aiovec", "doctor", "-s", str(folder / NAME)]
+
+    def doctor() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    sound = doctor()
+    assert sound.returncode == 0, sound.stdout
+    assert f"{file.name}: sound" in sound.stdout
+    size = file.stat().st_size
+    codes = size - 5 * DIM * ROWS
+    for name, place in (("upper halves", codes), ("lower halves", codes + ROWS * DIM // 2),
+                        ("vectors", size - 1), ("head", 20)):  # fmt: skip
+        with case(name), file.open("r+b") as opened_file:
+            _flipped(place)(opened_file, size)
+            opened_file.flush()
+            damaged = doctor()
+            assert damaged.returncode == 1
+            assert f"delete {file}" in damaged.stdout
+            _flipped(place)(opened_file, size)
 
 
 WRITER = """

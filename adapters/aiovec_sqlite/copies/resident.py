@@ -26,8 +26,8 @@ from ..connection import Read, Ticket
 from ..file_scan import search as search_in_file
 from ..layout import TableLayout, current_table
 from .copy import ChangesForgottenError, OlderSnapshotError, ResidentCopy, rows_to_load
-from .scan import Snapshot, answer
-from .scanfile import WORTH, NewFile, ScanFiles, size_of
+from .scan import Snapshot, SpoiledFileError, answer
+from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
 
 LOG = logging.getLogger("aiovec")
@@ -54,8 +54,9 @@ _IDLE = 60.0
 # private memory are dead than alive, plus some; and not before this many times the duration of the
 # last load.
 _WORN, _GONE, _BETWEEN_LOADS = 1 / 8, 256, 4
-# Seconds between looks at a scan file that another process writes.
-_LOOK = 0.2
+# Seconds between looks at a scan file that another process writes, and seconds without a change of
+# it after which its writer counts as stopped, or as gone with a child that inherited its lock.
+_LOOK, _STOPPED = 0.2, 10.0
 # Seconds between looks for dropped tables.
 _BETWEEN_LOOKS = 1.0
 # How often a batch renews its snapshot because another batch was quicker.
@@ -100,8 +101,11 @@ class _Resident:
         self.file_at = 0.0
         # The earliest time of the next load with the reason for the wait, and of a renewal.
         self.retry_at, self.reason, self.renew_at = 0.0, "", 0.0
-        # True if no scan file can be written.
-        self.no_file = False
+        # The time from which a scan file may be written, after one that could not.
+        self.file_from = 0.0
+        # The scan files that others were writing at the last look, and since when they are so.
+        self.written: frozenset[tuple[str, int, int]] = frozenset()
+        self.written_since = 0.0
         # The state at the last check of the budget.
         self.kept: State | None = None
         self.searched_at = time.monotonic()
@@ -165,15 +169,15 @@ class ResidentSearch:
         aside: Callable[[], AbstractAsyncContextManager[Read]],
         *,
         files: ScanFiles | None,
-        put_token: Callable[[TableHandle, str], Awaitable[None]],
+        put_token: Callable[[TableHandle, str | None], Awaitable[None]],
         budget: int,
         workers: int,
         busy_timeout: float,
     ) -> None:
         """``reader`` waits for a connection without a deadline, ``aside`` opens another one.
 
-        ``put_token`` makes the store accept a scan file. ``workers`` is the number of simultaneous
-        batches.
+        ``put_token`` makes the store accept a scan file, or with None no one. ``workers`` is the
+        number of simultaneous batches.
         """
         self._target = target
         self._read = read
@@ -185,6 +189,7 @@ class ResidentSearch:
         self._workers = workers
         self._busy_timeout = busy_timeout
         self._loads_alone = min(_LOADS_ALONE, busy_timeout / 4)
+        self._stopped = min(_STOPPED, busy_timeout)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
         # Tables with waiting calls.
         self._waiting: dict[_Resident, None] = {}
@@ -196,6 +201,7 @@ class ResidentSearch:
         # Including the tasks of tables that were dropped from memory.
         self._tasks = Background()
         self._looked_at = 0.0
+        self._cleaned = False
         self._closed = False
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
@@ -305,8 +311,10 @@ class ResidentSearch:
 
     def _gets_file(self, resident: _Resident, rows: int) -> bool:
         """Return whether a table of so many rows is loaded into a scan file."""
-        can = self._files is not None and self._files.can_write and not resident.no_file
-        return can and size_of(rows, resident.table.schema.dim) >= WORTH
+        files = self._files
+        if files is None or not files.can_write or time.monotonic() < resident.file_from:
+            return False
+        return size_of(rows, resident.table.schema.dim) >= files.least
 
     async def _load_now(self, resident: _Resident) -> None:
         began = time.monotonic()
@@ -332,6 +340,8 @@ class ResidentSearch:
             raise
         if file is not None:
             await self._publish(resident, file)
+        elif before is not None and before.file_change >= 0 and self._is_small(copy):
+            await self._forget_file(resident)
         took = time.monotonic() - began
         resident.renew_at = max(resident.renew_at, began + (1 + _BETWEEN_LOADS) * took)
 
@@ -358,10 +368,17 @@ class ResidentSearch:
                 return copy, None
         copy.state, copy.file_change = None, -1
         rowids = rows_to_load(db, layout)
-        large = size_of(len(rowids), layout.schema.dim) >= WORTH
-        if large and files is not None and files.is_written():
+        size = size_of(len(rowids), layout.schema.dim)
+        if files is not None and size >= files.least and self._waits(resident, files):
             return copy, None
         return copy, rowids
+
+    def _waits(self, resident: _Resident, files: ScanFiles) -> bool:
+        """Return whether another process is writing a scan file, and goes on with it."""
+        written, now = files.being_written(), time.monotonic()
+        if written != resident.written:
+            resident.written, resident.written_since = written, now
+        return bool(written) and now < resident.written_since + self._stopped
 
     def _new_copy(self, layout: TableLayout, db: sqlite3.Connection) -> ResidentCopy:
         state = None if self._files is None else self._files.find(db, layout)
@@ -377,12 +394,12 @@ class ResidentSearch:
     ) -> NewFile | None:
         """Load the copy, into a new scan file if possible, otherwise into free memory."""
         files, file = self._files, None
-        if files is not None and not resident.no_file:
+        if files is not None and time.monotonic() >= resident.file_from:
             file = await read(lambda db, _: files.new(db, copy.table, len(rowids)))
         if file is None:
             size = size_of(len(rowids), copy.table.schema.dim)
             state = None if before is None else before.state
-            if state is not None and (state.is_mapped or state.dead <= state.rows):
+            if state is not None and not self._is_better(resident, state, size):
                 resident.renew_at = time.monotonic() + _LONG_PAUSE
                 return None
             if not self._has_room(resident, size):
@@ -395,18 +412,41 @@ class ResidentSearch:
             await read(partial(copy.load, rowids=rowids, file=file))
         except BaseException as exc:
             if file is not None:
-                resident.no_file = isinstance(exc, OSError)
+                if isinstance(exc, OSError):
+                    resident.file_from = time.monotonic() + _LONG_PAUSE
                 await in_thread(file.discard)
             raise
         return file
 
+    def _is_better(self, resident: _Resident, state: State, size: int) -> bool:
+        """Return whether private memory of this size is better than a worn state.
+
+        A table that a scan file outlasts leaves it: each search would look at all deleted rows.
+        """
+        files = self._files
+        small = state.is_mapped and files is not None and size < files.least
+        if not small and state.dead <= state.rows:
+            return False
+        return not state.is_mapped or self._has_room(resident, size)
+
+    def _is_small(self, copy: ResidentCopy) -> bool:
+        """Return whether a copy's table is too small for a scan file."""
+        files, state = self._files, copy.state
+        size = 0 if state is None else size_of(state.rows, copy.table.schema.dim)
+        return files is not None and size < files.least
+
     async def _publish(self, resident: _Resident, file: NewFile) -> None:
         """Make the store accept a scan file, once it has reached the disk.
 
-        If that fails the file is removed, and this process continues with its mapping.
+        If that fails the file is removed. What a failed flush leaves in memory need not be what was
+        written, so the table is loaded again, without a file.
         """
         try:
-            await in_daemon_thread(file.flush)
+            try:
+                await in_daemon_thread(file.flush)
+            except OSError:
+                self._distrust(resident)
+                raise
             await self._put_token(resident.table, file.token)
         except (AiovecError, OSError, asyncio.CancelledError) as exc:
             resident.renew_at = time.monotonic() + _LONG_PAUSE
@@ -418,6 +458,19 @@ class ResidentSearch:
             await in_thread(file.end)
         finally:
             # Also after a cancellation: if the table was dropped, its file was locked until now.
+            self._clean()
+
+    @staticmethod
+    def _distrust(resident: _Resident) -> None:
+        """Answer from the store's file until the table is loaded into private memory."""
+        resident.copy = None
+        resident.file_from = time.monotonic() + _LONG_PAUSE
+
+    async def _forget_file(self, resident: _Resident) -> None:
+        """Have all processes give up the table's scan file, and remove it."""
+        if self._files is not None and self._files.can_write:
+            with suppress(AiovecError):
+                await self._put_token(resident.table, None)
             self._clean()
 
     def _clean(self) -> None:
@@ -575,9 +628,13 @@ class ResidentSearch:
                 return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)
             snapshot = Snapshot(db, ticket, layout, state)
             answers: list[Found] = []
-            for start in range(0, len(queries), _MOST_TOGETHER):
-                part = queries[start : start + _MOST_TOGETHER]
-                answers += answer(snapshot, copy.masks, part)
+            try:
+                for start in range(0, len(queries), _MOST_TOGETHER):
+                    part = queries[start : start + _MOST_TOGETHER]
+                    answers += answer(snapshot, copy.masks, part)
+            except SpoiledFileError:
+                self._distrust(resident)
+                return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)
             return state, answers
 
         try:
@@ -592,6 +649,8 @@ class ResidentSearch:
             self._drop(resident)
             raise
         if state is None:
+            if resident.copy is None and resident.file_from > time.monotonic():
+                self._tasks.start(self._forget_file(resident))
             self._begin_loading(resident)
             if not _is_over(resident.loading):
                 self._let_load(resident)
@@ -600,8 +659,12 @@ class ResidentSearch:
         counts["searches"] += len(queries)
         counts["batches"] += 1
         counts["largest_batch"] = max(counts["largest_batch"], len(queries))
-        # Without a filter only the state can have grown.
-        if resident.kept is not state or any(query.where is not None for query in queries):
+        # Without a filter only the state can have grown, but there may be room for a file again.
+        is_due = 0.0 < resident.file_from <= time.monotonic()
+        if is_due:
+            resident.file_from = 0.0
+        filtered = any(query.where is not None for query in queries)
+        if resident.kept is not state or filtered or is_due:
             self._look_after(resident, state)
         return answers
 
@@ -626,6 +689,9 @@ class ResidentSearch:
     def _look_after(self, resident: _Resident, state: State) -> None:
         """Keep to the budget, and load the table again if enough has changed."""
         resident.kept = state
+        if not self._cleaned:  # a restored store may lie beside the files of the one before
+            self._cleaned = True
+            self._clean()
         self._keep_to_budget(resident)
         if self._is_worn(resident):
             self._begin_loading(resident)

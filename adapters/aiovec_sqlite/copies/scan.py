@@ -49,6 +49,10 @@ class Nearest:
     vectors: Float32Array | None
 
 
+class SpoiledFileError(Exception):
+    """A scan file holds vectors that no row can have: its disk has damaged it."""
+
+
 def nearest(
     state: State,
     targets: Sequence[ScanQuery],
@@ -65,6 +69,8 @@ def nearest(
     room = sum(2 * min(target.wanted, state.rows) + 16 for target in targets)
     search = Search(state, targets, metric, stop)
     ends, rowids, far, kept = search.run(room, vectors=vectors)
+    if state.is_mapped and np.isnan(far[: ends[-1]]).any():
+        raise SpoiledFileError
     return [
         Nearest(rowids[part], far[part], None if kept is None else kept[part])
         for part in slices(ends)

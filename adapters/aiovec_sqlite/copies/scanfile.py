@@ -14,10 +14,11 @@ import re
 import secrets
 import shutil
 import sqlite3
+import stat
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from aiovec.backend.files import create_like, try_lock, unlock
 from ..layout import TableLayout, floor_of, newest_change
 from .segments import FULL, RowCodes, Segment, State
 
-# Tables of fewer bytes than this load faster than a user would notice.
-WORTH = 32 * 2**20
+# Tables of fewer bytes than this load faster than a user would notice. Tests set the variable, so
+# that they need not write large files.
+_WORTH, VARIABLE = 32 * 2**20, "AIOVEC_SCAN_FILE_FROM"
 _MAGIC = b"aiovec scan file"
 # A change of the layout, or of the meaning of codes, gets another number.
-_LAYOUT = 1
+_LAYOUT = 2
 _HEAD = 4096
 # Arrays begin at a multiple of this, and so of every system's page size.
 _ALIGNED = 65_536
@@ -48,6 +50,8 @@ TOKEN_KEY = "scan:{}"
 _FACTS = ("most_error", "most_reach", "most_offset", "most_lower", "ordered")
 _SMALL = ("rowids", "scale", "error", "offset")
 _LARGE = ("upper", "lower", "vectors")
+# Bytes of the digest of a segment's large arrays, which only ``aiovec doctor`` computes again.
+_DIGEST = 32
 
 _Array = npt.NDArray[Any]
 
@@ -69,6 +73,7 @@ class _Places:
         for name, kind, shape in (
             ("facts", "f8", (segments, len(_FACTS))), ("rowids", "i8", (rows,)),
             ("scale", "f4", (rows,)), ("error", "f4", (rows,)), ("offset", "f4", (rows,)),
+            ("digests", "u1", (segments, _DIGEST)),
             ("upper", "i1", (rows, half)), ("lower", "i1", (rows, half)),
             ("vectors", "f4", (rows, dim)),
         ):  # fmt: skip
@@ -96,6 +101,14 @@ def _head(table: TableLayout, rows: int, change: int, random: str, digest: str) 
         "length": places.length, "random": random, "digest": digest,
     }  # fmt: skip
     return (_MAGIC + json.dumps(facts).encode()).ljust(_HEAD, b"\0")
+
+
+def _digest_of(segment: Segment) -> _Array:
+    """Return the digest of the arrays that are not checked when the file is opened."""
+    digest = hashlib.sha256()
+    for name in _LARGE:
+        digest.update(getattr(segment, name))
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _digest(data: Any) -> str:
@@ -156,8 +169,9 @@ class NewFile:
         rows = slice(first, first + segment.count)
         for name in _SMALL:
             self._places.of(self._small, name, _HEAD)[rows] = getattr(segment, name)
-        facts = [getattr(segment, name) for name in _FACTS]
-        self._places.of(self._small, "facts", _HEAD)[first // self._places.full] = facts
+        number, facts = first // self._places.full, [getattr(segment, name) for name in _FACTS]
+        self._places.of(self._small, "facts", _HEAD)[number] = facts
+        self._places.of(self._small, "digests", _HEAD)[number] = _digest_of(segment)
         for name in _LARGE:
             start, kind, shape = self._places.arrays[name]
             self._put(start + first * kind.itemsize * shape[1], getattr(segment, name))
@@ -193,8 +207,20 @@ class NewFile:
             self.path.unlink()
 
 
-def _mapped(number: int, table: TableLayout, token: str) -> State:
-    """Return the state in an open file; ValueError if it does not match the token."""
+def _regular(path: str, flags: int) -> int:
+    """Open a file for ``open``; OSError for anything else, such as a pipe, which would not end."""
+    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(number).st_mode):
+        return number
+    os.close(number)
+    raise OSError(f"{path} is not a file")
+
+
+def _mapped(number: int, table: TableLayout, token: str, *, whole: bool = False) -> State:
+    """Return the state in an open file; ValueError if it does not match the token.
+
+    With ``whole``, codes and vectors are compared with their digests too.
+    """
     length = os.fstat(number).st_size
     area = mmap.mmap(number, length, access=mmap.ACCESS_READ)
     head = area[:_HEAD]
@@ -211,7 +237,7 @@ def _mapped(number: int, table: TableLayout, token: str) -> State:
     _advise(area, places)
     names = ("upper", "lower", "scale", "offset", "error", "rowids", "vectors")
     arrays = [places.of(area, name) for name in names]
-    segments, facts_of = [], places.of(area, "facts")
+    segments, facts_of, digests = [], places.of(area, "facts"), places.of(area, "digests")
     for number, first in enumerate(range(0, rows, places.full)):
         most_error, most_reach, most_offset, most_lower, ordered = facts_of[number].tolist()
         upper, lower, scale, offset, error, rowids, vectors = (
@@ -221,6 +247,8 @@ def _mapped(number: int, table: TableLayout, token: str) -> State:
             object(), len(rowids), 0, table.schema.dim, upper, lower, scale, offset, error, rowids,
             vectors, bool(ordered), most_error, most_reach, most_offset, most_lower, mapped=True,
         )  # fmt: skip
+        if whole and not np.array_equal(_digest_of(segment), digests[number]):
+            raise ValueError("codes or vectors")
         segments.append(segment)
     return State(change, tuple(segments))
 
@@ -244,32 +272,65 @@ class ScanFiles:
         # Like SQLite's own files, they lie beside the file itself, not beside a link to it.
         self._store = store.resolve()
         self.can_write = not read_only
+        self.least = int(os.environ.get(VARIABLE, _WORTH))
+        """The bytes from which on a table gets a file."""
 
     def find(self, db: sqlite3.Connection, table: TableLayout) -> State | None:
         """Map the table's file; None if there is none that counts in this snapshot."""
         token = _token_of(db, table.name)
         if token is None:
             return None
-        path = self._store.with_name(f"{self._store.name}-scan-{token[:32]}")
+        path = self._path_of(token)
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_regular) as file:
                 state = _mapped(file.fileno(), table, token)
+            self._keep_private(path)
         except (OSError, ValueError, LookupError, TypeError):
             return None
         return state if floor_of(db, table) <= state.change <= newest_change(db) else None
 
+    def _path_of(self, token: str) -> Path:
+        return self._store.with_name(f"{self._store.name}-scan-{token[:32]}")
+
+    def _keep_private(self, path: Path) -> None:
+        """Let nobody read the file who may not read the store any more."""
+        allowed, mode = (stat.S_IMODE(os.stat(one).st_mode) for one in (self._store, path))
+        if mode & ~(allowed | 0o600):
+            with suppress(OSError):  # it is another user's
+                path.chmod(mode & (allowed | 0o600))
+
+    def examine(self, db: sqlite3.Connection, table: TableLayout) -> tuple[Path, bool] | None:
+        """Return the table's file, of which all is read, and whether it is sound; None without."""
+        token = _token_of(db, table.name)
+        if token is None:
+            return None
+        path = self._path_of(token)
+        try:
+            with open(path, "rb", opener=_regular) as file:
+                _mapped(file.fileno(), table, token, whole=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError):
+            return path, False
+        return path, True
+
     def new(self, db: sqlite3.Connection, table: TableLayout, rows: int) -> NewFile | None:
         """Begin a file for the state of this snapshot; None if there can be none."""
-        if not self.can_write or size_of(rows, table.schema.dim) < WORTH:
+        if not self.can_write or size_of(rows, table.schema.dim) < self.least:
             return None
         try:
             return NewFile(self._store, table, rows, newest_change(db))
         except OSError:
             return None
 
-    def is_written(self) -> bool:
-        """Return whether some process is writing one."""
-        return bool(self._locked(lambda _: None)[1])
+    def being_written(self) -> frozenset[tuple[str, int, int]]:
+        """Return the files that processes are writing, with their sizes and times of change."""
+        files = set()
+        for path in self._locked(lambda _: None)[1]:
+            with suppress(OSError):
+                status = path.stat()
+                files.add((path.name, status.st_size, status.st_mtime_ns))
+        return frozenset(files)
 
     def clean(self, db: sqlite3.Connection) -> None:
         """Remove files whose token the store does not hold: older ones, and remains of a kill.
@@ -292,24 +353,19 @@ class ScanFiles:
         """Call ``act`` with the files that nobody is writing; return these, and the others."""
         free: list[Path] = []
         written: list[Path] = []
-        held = []
         begin = len(self._store.name)
-        with suppress(OSError):
-            for path in self._store.parent.iterdir():
-                if not path.name.startswith(self._store.name):
-                    continue
-                if not _NAME.fullmatch(path.name[begin:]) or path.is_symlink():
-                    continue
-                with suppress(OSError):
-                    file = path.open("r+b")
-                    held.append(file)
-                    if file.read(len(_MAGIC)) in (_MAGIC, b""):  # not another program's
-                        (free if try_lock(file.fileno()) else written).append(path)
-        try:
+        with ExitStack() as held:
+            with suppress(OSError):
+                for path in self._store.parent.iterdir():
+                    if not path.name.startswith(self._store.name):
+                        continue
+                    if not _NAME.fullmatch(path.name[begin:]) or path.is_symlink():
+                        continue
+                    with suppress(OSError):
+                        file = held.enter_context(open(path, "r+b", opener=_regular))
+                        if file.read(len(_MAGIC)) in (_MAGIC, b""):  # not another program's
+                            (free if try_lock(file.fileno()) else written).append(path)
             act(free)
-        finally:
-            for file in held:
-                file.close()
         return free, written
 
 

@@ -185,7 +185,7 @@ class Segment:
         return SegmentRecord(
             address(self.upper), address(self.lower), address(self.scale), address(self.offset),
             address(self.error), address(self.rowids), address(self.vectors), self.count,
-            self.most_error, self.most_reach, self.most_offset, self.most_lower,
+            self.dead, self.most_error, self.most_reach, self.most_offset, self.most_lower,
         )  # fmt: skip
 
     @property

@@ -1,4 +1,4 @@
-"""The memory of this machine, and the share of it that is the default budget."""
+"""The memory and the cores that this process may use, and the default budget for memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _SHARE = 0.25
 _MOST = 4 * 2**30
 # Used if the system does not report its memory.
 _ASSUMED = 4 * 2**30
+# The limits of control groups, and the list of the groups that this process is in.
+_GROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def default_budget() -> int:
@@ -53,8 +55,48 @@ def _machine() -> int:
 
 
 def _container() -> int:
-    """Return the limit of the process's control group; 0 if it has none."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+    """Return the least memory limit of the process's control groups; 0 if they have none."""
+    limits = [
+        int(text)
+        for name in ("memory.max", "memory.limit_in_bytes")
+        for text in _of_groups("memory", name)
+        if text.isdigit()
+    ]
+    return min(limits, default=0)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that the process may keep busy.
+
+    Its affinity counts, and the quotas of its control groups, rounded down: with more threads than
+    a quota allows, the system stops all of them for a part of each period.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    limits = [text.split() for text in _of_groups("cpu", "cpu.max")]
+    names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+    limits += map(list, zip(*(_of_groups("cpu", name) for name in names), strict=False))
+    for quota, period in limits:
+        if quota.isdigit():  # otherwise "max" or -1
+            cores = min(cores, int(quota) / int(period))
+    return max(1, int(cores))
+
+
+def _of_groups(controller: str, name: str) -> list[str]:
+    """Return the texts of this file in the process's control group and in those around it.
+
+    A controller of the first version of control groups has a tree of its own.
+    """
+    groups = {_GROUPS, _GROUPS / controller}
+    with contextlib.suppress(OSError, ValueError):
+        for line in _OWN.read_text(encoding="utf-8").splitlines():
+            _, names, path = line.split(":", 2)
+            if not names or controller in names.split(","):
+                tree = _GROUPS / controller if names else _GROUPS
+                group = tree / path.lstrip("/")
+                groups |= {group, *(above for above in group.parents if tree in above.parents)}
+    texts = []
+    for group in sorted(groups):
         with contextlib.suppress(OSError, ValueError):
-            return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
-    return 0
+            texts.append((group / name).read_text(encoding="ascii").strip())
+    return texts

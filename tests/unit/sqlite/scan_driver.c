@@ -57,6 +57,7 @@ int main(void) {
         const uint8_t **masks = calloc((size_t)(segments * count) + 1, sizeof *masks);
         for (int64_t i = 0; i < segments; i++) {
             size_t rows = (size_t)(parts[i].rows = number());
+            parts[i].dead = number();
             parts[i].upper = got(rows * (size_t)half);
             parts[i].lower = got(rows * (size_t)half);
             parts[i].scale = got(rows * 4);

@@ -159,7 +159,7 @@ def packed(case: Case, kind: int) -> bytes:
     head = (kind, len(case.segments), count, dim, native.METRICS[case.metric])
     parts = [struct.pack("<5qd", *head, case.state.longest)]
     for number, one in enumerate(case.segments):
-        parts.append(struct.pack("<q", one.count))
+        parts.append(struct.pack("<2q", one.count, one.dead))
         codes = (one.upper, one.lower)
         arrays = (*codes, one.scale, one.offset, one.error, one.rowids, one.vectors)
         parts += [array[: one.count].tobytes() for array in arrays]

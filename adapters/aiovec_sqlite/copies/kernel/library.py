@@ -27,7 +27,7 @@ VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
 # The numbers of the kinds in scan.c; of the kinds that one processor has, the last is the fastest.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
-_VERSION = 8
+_VERSION = 9
 
 # The numbers of the metrics in scan.c.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
@@ -39,9 +39,9 @@ class SegmentRecord(ctypes.Structure):
     _fields_ = (
         ("upper", ctypes.c_void_p), ("lower", ctypes.c_void_p), ("scale", ctypes.c_void_p),
         ("offset", ctypes.c_void_p), ("error", ctypes.c_void_p), ("rowids", ctypes.c_void_p),
-        ("vectors", ctypes.c_void_p), ("rows", ctypes.c_int64), ("most_error", ctypes.c_double),
-        ("most_reach", ctypes.c_double), ("most_offset", ctypes.c_double),
-        ("most_lower", ctypes.c_double),
+        ("vectors", ctypes.c_void_p), ("rows", ctypes.c_int64), ("dead", ctypes.c_int64),
+        ("most_error", ctypes.c_double), ("most_reach", ctypes.c_double),
+        ("most_offset", ctypes.c_double), ("most_lower", ctypes.c_double),
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@
 #endif
 
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 8
+#define VERSION 9
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
@@ -85,6 +85,7 @@ typedef struct {
     const int64_t *rowids;
     const float *vectors; /* NULL where they are not in memory */
     int64_t rows;
+    int64_t dead; /* how many of them are gone */
     double most_error;
     double most_reach;
     double most_offset;
@@ -284,6 +285,8 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
     float lowest = scan->queries[number].lowest, inverse = scan->queries[number].inverse;
     const uint8_t *mask = scan->masks ? scan->segment_masks[number] : NULL;
     uint8_t hit[TILE] = {0};
+    /* The offset of a row that is gone is minus infinity, so a comparison with it leaves it out. */
+    int dead = scan->segment->dead > 0;
     /* Loops of a fixed length become a few instructions for vectors. */
 #define CODES(i) (float)(times * products[i] + more)
 #define COMPARE(length)                                                                     \
@@ -293,6 +296,9 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
             value = value < -FARTHEST ? -FARTHEST : value;                                  \
             hit[i] = value >= lowest;                                                       \
         }                                                                                   \
+    else if (dead)                                                                          \
+        for (int64_t i = 0; i < (length); i++)                                              \
+            hit[i] = CODES(i) * scale[i] + offset[i] >= lowest;                             \
     else                                                                                    \
         for (int64_t i = 0; i < (length); i++) hit[i] = CODES(i) * scale[i] >= lowest;      \
     if (mask)                                                                               \
