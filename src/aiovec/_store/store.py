@@ -860,7 +860,8 @@ class VectorStore:
         ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``; the types are those of
         JSON schemas, in the payload also "list" and "object". Nulls are not counted, keys within
         objects are not listed, and a declared field is listed also without values. Reads every row,
-        by ``export``. Raises InvalidArgumentError for more than 10,000 payload keys.
+        by ``export``, and so needs pyarrow: ``pip install "aiovec[arrow]"``. Raises
+        InvalidArgumentError for more than 10,000 payload keys.
         """
         counts: dict[str, Counter[str]] = {}
         fields: dict[str, Field] = {}
