@@ -12,6 +12,7 @@ import pytest
 from tests.connect import toy
 from tests.harness.evaluate import truth
 from tests.harness.values import DIM, ids_of
+from tests.harness.waiting import until
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
@@ -136,12 +137,10 @@ async def test_a_sweep_deletes_in_batches_and_no_write_waits_for_it(
         # The first sweep fails, so the second write begins another one.
         for deletes in (1, 2, 2):
             assert await store.insert("notes", [row]) == 1
-            while len(backend.deleted) < deletes:
-                await asyncio.sleep(0)
+            await until(lambda wanted=deletes: len(backend.deleted) >= wanted)  # type: ignore[misc]
         assert max(backend.deleted) <= 1_000
         backend.may_delete.set()
-        while backend.expired:
-            await asyncio.sleep(0)
+        await until(lambda: not backend.expired)
         await store.insert("notes", [row])  # within the hour
         await asyncio.sleep(0.01)
     assert sum(backend.deleted) == 2_500 + backend.deleted[0]
