@@ -52,6 +52,9 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.create_table("new", metric="l2"), argument, "set them in the schema$"
     yield lambda: store.create_table("new", [{"x": 1}]), aiovec.InvalidRowError, r"columns \['x'\]"
     yield lambda: store.create_table("new", [{}]), aiovec.InvalidRowError, "there are no columns;"
+    small = Schema(3, fields={"body": str}, embed=Embed("body"))
+    makes = "^the embedder 'demo' makes vectors of 256 numbers.*leave dim out"
+    yield lambda: store.create_table("new", small), aiovec.DimensionMismatchError, makes
     new = aiovec.Field(int, nullable=False)
     yield lambda: store.add_field("docs", "n", new), argument, "^the new field 'n' must be nullable"
     many = {"fetch_k": 50, "boost": aiovec.Decay("at", "7d"), "rerank": list}
@@ -122,6 +125,31 @@ async def test_a_filter_in_the_place_of_ids(store: Any) -> None:
     assert await store.delete("docs", ["year > 2000"]) == 1
     for id in ("1", "no such", "a-1", "title", "TRUE", "a.b"):  # not one of these is a filter
         assert await store.delete("docs", id) == (id == "1")
+
+
+async def test_another_embedder_than_the_tables(tmp_path: Path) -> None:
+    async def two_letters(texts: list[str]) -> list[list[float]]:
+        return [[1.0, 2.0] for _ in texts]
+
+    schema = Schema(fields={"body": str}, embed=Embed("body"))
+    row = {"id": "a", "body": "A text"}
+    async with aiovec.connect(tmp_path / "a.db", embedder="demo") as store:
+        await store.create_table("docs", schema)
+    other = aiovec.embedder(two_letters, model="letters", dim=2)
+    local = {"kind": "local"}
+    for embedder, named in ((other, "leave the embedder out"), (local, "the embedder 'local' out")):
+        async with aiovec.connect(tmp_path / "a.db", embedder=embedder) as store:
+            for call in (
+                lambda store=store: store.insert("docs", [row]),
+                lambda store=store: store.search("docs", "text"),
+                lambda store=store: store.create_table("docs", schema, exist_ok=True),
+            ):
+                with pytest.raises(aiovec.ModelMismatchError, match=named) as caught:
+                    await call()
+                assert "own, 'demo'" in str(caught.value)
+                assert "change-model.md" in str(caught.value)
+    async with aiovec.connect(tmp_path / "a.db") as store:  # the cure
+        assert await store.insert("docs", [row]) == 1
 
 
 async def test_a_row_is_no_object(store: Any) -> None:

@@ -262,6 +262,11 @@ class Embed:
             expected = f"None or a mapping with 'kind', of {', '.join(sorted(RECIPE_KEYS))}"
             raise InvalidArgumentError("recipe", self.recipe, expected)
 
+    @property
+    def kind(self) -> str | None:
+        """The kind of the embedder, such as "local"; None if the table does not describe it."""
+        return None if self.recipe is None else str(self.recipe["kind"])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         recipe = {} if self.recipe is None else {"recipe": dict(self.recipe)}

@@ -364,8 +364,14 @@ async def check_same(active: ActiveBackend, table: str, wanted: Schema) -> Schem
         # Without the embedder the model's name is unknown, so it is not compared.
         wanted = replace(wanted, model=existing.model)
     differences = existing.differences(wanted)
-    if differences and not existing.differences(replace(wanted, model=existing.model)):
-        raise ModelMismatchError(table, existing.model, wanted.model)
+    # The length of an embedder's vectors belongs to its model.
+    dim = wanted.dim if wanted.embed is None else existing.dim
+    of_same_model = replace(wanted, model=existing.model, dim=dim)
+    if wanted.model != existing.model and not existing.differences(of_same_model):
+        kinds = [None if each is None else each.kind for each in (wanted.embed, existing.embed)]
+        raise ModelMismatchError(
+            table, existing.model, wanted.model, embedder=kinds[0], own=kinds[1]
+        )
     if differences:
         raise SchemaMismatchError(table, differences)
     return existing

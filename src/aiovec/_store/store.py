@@ -308,9 +308,9 @@ class VectorStore:
 
         Of several concurrent callers, one creates it. An existing table raises TableExistsError.
         With ``exist_ok`` it is accepted if its schema is the same; otherwise this raises
-        ModelMismatchError if only the model differs, else SchemaMismatchError. A schema with an
-        option that the backend does not support raises UnsupportedError, unless such a table exists
-        already.
+        ModelMismatchError if only the model or the embedder differs, else SchemaMismatchError. A
+        schema with an option that the backend does not support raises UnsupportedError, unless such
+        a table exists already.
 
         With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they come from the
         embedder. The embedder's settings are stored too, if it was given as a kind or a mapping, so
