@@ -212,7 +212,11 @@ def test_bad_rows_of_an_ordinary_table(db: Any, path: Path, store: Path) -> None
     db.execute("UPDATE docs SET title = CAST(x'ff61' AS TEXT) WHERE id = 5")
     assert bring(table(path, "docs"), store, *BLOBS, code=1)["rows"] == 3
     assert rejected(path) == {
-        1: ("1", "the vector is missing (key 'emb')"),
+        1: (
+            "1",
+            "the vector is missing (key 'emb'); in a table with vector_nullable=True, rows may "
+            "have none",
+        ),
         2: ("2", "the vector has 1 dimensions, not 4"),
         3: ("3", "the vector is no BLOB of float32 but 1 bytes"),
         4: ("4", "the vector is no BLOB of float32 but str"),

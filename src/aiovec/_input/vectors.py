@@ -204,7 +204,9 @@ def _numbers(vector: Any, name: str) -> Any:
             raise ValueError("has True or False among its numbers")
         return vector
     if vector is None:
-        raise ValueError(f"is missing (key {name!r})")
+        raise ValueError(
+            f"is missing (key {name!r}); in a table with vector_nullable=True, rows may have none"
+        )
     if isinstance(vector, (str, bytes, Mapping)):
         raise ValueError(f"is {type(vector).__name__}, not a sequence of numbers")
     try:

@@ -118,7 +118,7 @@ class RowsToWrite:
         return await hop(effort, self._check, handle, as_table)
 
     def _check(self, handle: TableHandle, as_table: bool) -> NewRows:
-        batch = to_batch(self.rows, handle.schema, make_ids=True)
+        batch = to_batch(self.rows, handle.schema, new_ids="if absent")
         if self.on_conflict != "fail":
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
         elif not self.checked and (repeated := repeated_ids(batch.ids)):
