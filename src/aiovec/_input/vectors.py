@@ -40,6 +40,8 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
             f"{reason}, and the table has no embedder for texts; pass a vector, use "
             f"search_text(), or create the table with Schema(embed=Embed({field!r}))"
         )
+    if isinstance(vector, (list, tuple)) and vector and isinstance(vector[0], str):
+        raise InvalidVectorError("is a list of texts; search_many() searches for several")
     try:
         length = len(vector)
     except Exception:  # noqa: BLE001 - any class may be a vector; its conversion names the fault

@@ -253,6 +253,8 @@ class Embed:
     recipe: Mapping[str, str | bool] | None = attribute(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.field, str):
+            raise InvalidArgumentError("Embed's field", self.field, "the name of one text field")
         check_field_name(self.field)
         check_table_name(self.using, "embedder")
         if self.recipe is None:
