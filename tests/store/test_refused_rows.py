@@ -210,7 +210,7 @@ async def test_a_bad_update_changes_nothing(notes: VectorStore) -> None:
         assert caught.value.field == field
         assert ("set_vectors" in str(caught.value)) == (field == "embedding")
     wrong: Any
-    for wrong in ({}, None, [("name", "x")]):
+    for wrong in ({}, None, [("name", "x")], dict.fromkeys(map(str, range(10_001)))):
         with pytest.raises(InvalidArgumentError):
             await notes.update("notes", wrong, where="TRUE")
     assert await notes.find("notes") == before

@@ -67,6 +67,8 @@ from .vectors import arrow_matrix, given_matrix, matrix_of
 # Columns that can be read again, and types that are not columns.
 _READABLE = (list, tuple, np.ndarray, str, bytes, Mapping)
 _ID = Field(str)
+# Most fields and payload keys of one update.
+_MOST_CHANGES = 10_000
 
 NewIds = Literal["never", "if absent", "always"]
 """The rows that get new ids: those without an id, unless they seem to have one under another name
@@ -265,6 +267,8 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
     """
     if not isinstance(fields, Mapping) or not fields:
         raise InvalidArgumentError("fields", fields, "a mapping with at least one field")
+    if len(fields) > _MOST_CHANGES:
+        raise InvalidArgumentError("fields", len(fields), f"at most {_MOST_CHANGES:,} keys")
     values: dict[str, Any] = {}
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in fields.items():
