@@ -63,7 +63,7 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = Fal
         return Sifted(schema.to_arrow().empty_table(), [], rejects)
     _check_length(rows, schema)
     try:
-        table = to_batch(rows, schema, make_ids=new_ids).table
+        table = to_batch(rows, schema, new_ids="always" if new_ids else "never").table
     except _FAULTS:
         tables: list[tuple[pa.Table, Sequence[int | str]]] = []
         _halve(rows, places, schema, new_ids, tables, rejects)
@@ -115,7 +115,8 @@ def _halve(
         if not count:
             continue
         try:
-            tables.append((to_batch(rows, schema, make_ids=new_ids).table, places))
+            made = to_batch(rows, schema, new_ids="always" if new_ids else "never")
+            tables.append((made.table, places))
         except _FAULTS as exc:
             if count == 1:
                 rejects.append(Reject(places[0], _id_of(rows, 0), reason_of(exc)))

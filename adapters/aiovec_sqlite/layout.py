@@ -144,7 +144,7 @@ def _any_driver() -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> CorruptStoreError:
-    return CorruptStoreError(str(path), f"the file is damaged ({error}); restore it from a backup")
+    return CorruptStoreError(str(path), f"the file is damaged ({error}); restore a sound backup")
 
 
 APPLICATION_ID = 0x61696F76  # "aiov"

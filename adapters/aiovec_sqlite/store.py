@@ -93,6 +93,7 @@ class SqliteBackend(Backend):
         "indexes": "it needs none, since its searches are exact; 'aiovec advise' tells when a "
         "table is too large for that",
         "questions": "its searches are exact, so there is no recall to measure",
+        "snapshots": "LanceDB keeps versions; here, backup() copies the store",
     }
 
     def __init__(

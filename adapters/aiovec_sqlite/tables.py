@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from aiovec.backend import Field, FieldIndex, Schema
 from aiovec.backend.contract import TableHandle
-from aiovec.errors import InvalidArgumentError, TableExistsError, TableNotFoundError
+from aiovec.errors import TableExistsError, TableNotFoundError
 
 from .connection import Transaction
 from .copies.scanfile import forget_token
@@ -26,10 +26,6 @@ from .text import index as text
 
 Check = Callable[[Transaction], None]
 """Raises an error if a migration relies on the schemas. Called only for an actual change."""
-
-
-# SQLITE_MAX_COLUMN in a default build of SQLite.
-_MOST_COLUMNS = 2000
 
 # For a statement that rewrites the whole table: too many rows for a group.
 _EVERY_ROW = 2**63 - 1
@@ -52,7 +48,6 @@ def create_table(
     if read_table(tx.db, name) is not None:
         raise TableExistsError(name)
     check_free(tx)
-    _check_columns(schema)
     text.check_can_index(schema)
     epoch = tx.take()
     # A renamed table may use this one's names in the file. No user's name begins with "_" and
@@ -74,21 +69,12 @@ def add_field(
 ) -> None:
     table = current_table(tx.db, handle)
     check_free(tx)
-    _check_columns(table.schema.with_field(name, field))
     text.check_can_index(table.schema.with_field(name, field))
     # The new column is behind the payload's in the file; the order of fields is the schema's.
     tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
     for statement in table.index_statements(name, field):
         tx.db.execute(statement)
     _alter(tx, table, table.schema.with_field(name, field))
-
-
-def _check_columns(schema: Schema) -> None:
-    """Raise InvalidArgumentError if SQLite has no column for each field."""
-    fixed = 4 if schema.payload else 3  # _rowid, id, _seq and payload
-    most = _MOST_COLUMNS - fixed
-    if len(schema.fields) > most:
-        raise InvalidArgumentError("fields", len(schema.fields), f"at most {most} on SQLite")
 
 
 def create_field_index(

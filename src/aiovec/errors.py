@@ -312,24 +312,39 @@ class SchemaMismatchError(AiovecError):
 
 @dataclass(eq=False, repr=False)
 class ModelMismatchError(AiovecError, ValueError):
-    """Vectors of the model ``given`` were offered to a ``table`` of the model ``expected``."""
+    """Vectors of the model ``given`` were offered to a ``table`` of the model ``expected``.
+
+    ``embedder`` and ``own`` are the kinds of the embedder that was offered, and of the table's.
+    """
 
     http = HttpAnswer(409, "The table has another embedding model", machine=False)
 
     table: str
     expected: str | None
     given: str | None
+    _: KW_ONLY
+    embedder: InitVar[str | None] = None
+    own: InitVar[str | None] = None
 
-    def _message(self) -> str:
-        return (
+    def __post_init__(self, embedder: str | None, own: str | None) -> None:
+        leave_out = ""
+        if own is not None:
+            which = "the embedder" if embedder is None else f"the embedder {embedder!r}"
+            leave_out = f"leave {which} out, and the store uses the table's own, {own!r}, or "
+        text = (
             f"the table {self.table!r} holds vectors of the model {self.expected!r}, not "
-            f"{self.given!r}; vectors of two models cannot be compared"
+            f"{self.given!r}; vectors of two models cannot be compared: {leave_out}change the "
+            "table's model as docs/how-to/change-model.md shows"
         )
+        self.args = (text,)
 
 
 @dataclass(eq=False, repr=False)
 class DimensionMismatchError(AiovecError, ValueError):
-    """A vector of length ``given`` for a table of length ``expected``; ``row``, ``id`` if known."""
+    """A vector of length ``given`` for a table of length ``expected``; ``row``, ``id`` if known.
+
+    ``embedder`` is the embedder that makes such vectors, if no caller has passed one.
+    """
 
     http = HttpAnswer(422, "The vector has another length", machine=False)
 
@@ -338,12 +353,19 @@ class DimensionMismatchError(AiovecError, ValueError):
     _: KW_ONLY
     row: int | None = None
     id: str | None = None
+    embedder: InitVar[str | None] = None
 
-    def _message(self) -> str:
-        return (
+    def __post_init__(self, embedder: str | None) -> None:
+        text = (
             f"the vector{_place(self.row, self.id)} has {self.given} dimensions; the table's have "
             f"{self.expected}"
         )
+        if embedder is not None:
+            text = (
+                f"the embedder {embedder!r} makes vectors of {self.given} numbers; the table's "
+                f"have {self.expected}: leave dim out of a new table's schema"
+            )
+        self.args = (text,)
 
 
 @dataclass(eq=False, repr=False)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from . import sync
+from ._input.arguments import count_of
 from ._model.records import Record
 from ._model.results import Results
 from ._model.schema import Schema
@@ -126,7 +127,7 @@ async def map_points(
     has a few values. The same rows give the same points. At most ``MAX_ROWS`` rows are taken, fewer
     if their vectors are long.
     """
-    if not 1 <= rows <= MAX_ROWS:
+    if count_of("rows", rows) > MAX_ROWS:
         raise InvalidArgumentError("rows", rows, f"a whole number from 1 to {MAX_ROWS:,}")
     schema = await store.schema(table)
     if color not in (None, False) and color not in schema.fields:

@@ -83,6 +83,14 @@ CALLS: dict[str, tuple[Act, Any, Any]] = {
 }  # fmt: skip
 
 
+async def swept(store: VectorStore, schema: Schema, rows: Any) -> None:
+    """Make the table ``notes`` of these rows, whose expired ones stay: no write sweeps again
+    within the hour."""
+    await filled(store, schema)
+    await store.optimize("notes")
+    await store.insert("notes", rows)
+
+
 async def _number(found: Awaitable[Any]) -> int:
     return len(await found)
 
@@ -103,7 +111,7 @@ class ExpiringContract(ContractBase):
     @pytest.mark.core
     @pytest.mark.arrow
     async def test_expired_rows_are_hidden_from_every_read(self, store: VectorStore) -> None:
-        await filled(store, SCHEMA, ROWS)
+        await swept(store, SCHEMA, ROWS)
         assert (await store.schema("notes")).expires == "until"
         query = ROWS[0]["embedding"]
         assert ids_of(await store.find("notes", order_by="id")) == LIVE
@@ -138,7 +146,7 @@ class ExpiringContract(ContractBase):
             for name in CALLS
             for state, until in (("gone", TIMES[0]), ("here", TIMES[1]))
         ]
-        await filled(store, TENANTS, rows)
+        await swept(store, TENANTS, rows)
         calls = [
             (f"{name} {state}", act, expected)
             for name, (act, *outcomes) in CALLS.items()
@@ -156,7 +164,7 @@ class ExpiringContract(ContractBase):
                 assert await table.exists(id) == (set() if gone or deleted else {id})
 
     async def test_expired_rows_are_deleted_by_the_sweep_alone(self, store: VectorStore) -> None:
-        await filled(store, SCHEMA, ROWS)
+        await swept(store, SCHEMA, ROWS)
         for expired in (2, 0):
             stats = await store.stats("notes")
             assert (stats.rows, stats.details["expired_rows"]) == (4, expired)
@@ -171,7 +179,7 @@ class ExpiringContract(ContractBase):
         # Also where only one write may be at work.
         keys = {} if self.backend == "remote" else {"write_queue": 1, "busy_timeout": 20}
         async with self.connect(tmp_path, keys=keys) as store:
-            await filled(store, SCHEMA, ROWS)
+            await swept(store, SCHEMA, ROWS)
             assert await store.insert("notes", [row(0, None)]) == 1
             with pytest.raises(DuplicateIdError) as caught:
                 await store.insert("notes", [row(0, None), row(3, None)])
@@ -218,7 +226,7 @@ class ExpiringContract(ContractBase):
             {"id": f"r{n}", "embedding": [n, 0, 0, 0], "even": n % 2 == 0, "until": TIMES[n >= 40]}
             for n in range(10, 70)
         ]
-        await filled(store, schema, rows)
+        await swept(store, schema, rows)
         near, far = [0.0] * DIM, [69.0, 0, 0, 0]
         for limit in (1, 5, 25, 40):
             nearest = [f"r{n}" for n in range(40, 70)]
@@ -248,7 +256,7 @@ class ExpiringContract(ContractBase):
         schema = Schema(fields=SCHEMA.fields, embed=Embed("body"))
         async with self.connect(tmp_path, embedders={"default": {"kind": "demo"}}) as store:
             rows = [{"id": f"r{n}", "body": "wool", "until": TIMES[n]} for n in range(2)]
-            await filled(store, schema, rows)
+            await swept(store, schema, rows)
             new = [{"id": f"r{n}", "body": "silk"} for n in range(2)]
             assert await store.insert("notes", new, on_conflict="skip") == 1
             assert ids_of(await store.find("notes", "body = 'silk'")) == ["r0"]
@@ -256,7 +264,7 @@ class ExpiringContract(ContractBase):
     @pytest.mark.core
     @pytest.mark.arrow
     async def test_an_export_of_expiring_rows_goes_on(self, store: VectorStore) -> None:
-        await filled(store, SCHEMA, ROWS)
+        await swept(store, SCHEMA, ROWS)
         whole = [batch async for batch in store.export("notes", batch_size=2, select=["year"])]
         assert all(batch.schema.names == ["id", "year"] for batch in whole)
         assert all(batch.num_rows for batch in whole)
@@ -271,7 +279,7 @@ class ExpiringContract(ContractBase):
     @pytest.mark.arrow
     async def test_a_follower_never_keeps_a_row_that_expired(self, store: VectorStore) -> None:
         self.need(store, "changes")
-        await filled(store, SCHEMA, ROWS)
+        await swept(store, SCHEMA, ROWS)
         kept: dict[str, Any] = {}
         number = 0
 

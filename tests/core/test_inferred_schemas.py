@@ -150,9 +150,22 @@ async def test_options(store: VectorStore) -> None:
     assert [hit["title"] for hit in await store.search_text("t", "red")] == ["red"]
 
 
+async def test_rows_without_a_vector(store: VectorStore) -> None:
+    rows = [{"id": "a", "embedding": VECTOR}, {"id": "b"}, {"id": "c", "embedding": None}]
+    arrow = pa.table({"id": ["a", "b", "c"], "embedding": [VECTOR, None, None]})
+    for name, given in (("rows", rows), ("arrow", arrow)):
+        schema = await store.create_table(name, given, vector_nullable=True)
+        assert schema == Schema(len(VECTOR), vector_nullable=True)
+        assert await store.count(name, "embedding IS NULL") == 2
+
+
 async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
-    wrong = aiovec.InvalidRowError, aiovec.InvalidArgumentError
+    wrong, lacking = (
+        (aiovec.InvalidRowError, aiovec.InvalidArgumentError),
+        aiovec.InvalidVectorError,
+    )
     rows = columns(x=[1, 2])
+    named = columns(title=["a", "b"])
     for given, options, error, says in (
         ([{"title": "a"}], {}, wrong, "no vectors were found.*'title'.*vector=.*embed="),
         ([], {}, wrong, "no vectors"),
@@ -165,7 +178,10 @@ async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
         (5, {}, wrong, "rows must be"),
         (rows, {"vector": "no"}, wrong, "'no'"),
         (rows, {"text": ["x"]}, wrong, "text field"),
-        (rows, {"index": ["z"]}, wrong, "name of a field"),
+        (rows, {"index": ["z"]}, wrong, "index must be the name of a field .x., not 'z'"),
+        (named, {"text": ["titel"]}, wrong, "text must be .*not 'titel'; did you mean 'title'"),
+        ([*rows, {"x": 3}], {}, lacking, "row 2 .*is missing .*vector_nullable=True"),
+        (pa.table({"embedding": [VECTOR, None]}), {}, lacking, "row 1 .*vector_nullable=True"),
         (rows, {"text": 5}, wrong, "text"),
         (rows, {"exist_ok": True}, wrong, "upsert"),
         (None, {"text": ["x"]}, wrong, "rows"),

@@ -59,7 +59,12 @@ async def test_rows_that_are_alike_lie_close_together() -> None:
         few = await plot.map_points(store, "t", rows=20)
         assert len(few.ids) + few.without == 20
         wrong: Any
-        for wrong in ({"rows": 0}, {"rows": plot.MAX_ROWS + 1}, {"color": "nothing"}):
+        for wrong in (
+            {"rows": 0},
+            {"rows": "10"},
+            {"rows": plot.MAX_ROWS + 1},
+            {"color": "nothing"},
+        ):
             with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
                 await plot.map_points(store, "t", **wrong)
 

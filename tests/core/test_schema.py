@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -127,11 +128,40 @@ def test_bad_json_is_refused() -> None:
             Schema.from_json(wrong)
 
 
+class Endless(dict[str, Any]):
+    """Half a million keys, of which a few may be read."""
+
+    def __len__(self) -> int:
+        return 500_000
+
+    def __iter__(self) -> Iterator[str]:
+        yield "dim"
+        yield from map(str, range(20))
+        pytest.fail("all keys were read")
+
+
+def test_a_schema_of_too_many_keys_is_refused_before_they_are_read() -> None:
+    many = Endless(dim=3, type="text")
+    for form, argument in (
+        ({"dim": 3, "fields": many}, "fields"),
+        (many, "a schema's keys"),
+        ({"dim": 3, "fields": {"a": many}}, "a field's options"),
+        ({"dim": 3, "fields": {"a": "text"}, "embed": many}, "embed"),
+        ({"dim": 3, "embed": {"field": "a", "recipe": many}}, "recipe"),
+    ):
+        with case(argument), pytest.raises(InvalidArgumentError) as caught:
+            Schema.from_json(form)
+        assert caught.value.argument == argument
+    with pytest.raises(InvalidArgumentError, match="at most 1,996 fields are allowed, not 500,000"):
+        Schema(3, fields=many)
+
+
 def test_bad_options_are_refused() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"dim": 0}, "dim"), ({"dim": -1}, "dim"), ({"dim": 8193}, "dim"), ({"dim": 1.5}, "dim"),
         ({"dim": True}, "dim"), ({"dim": "3"}, "dim"), ({"metric": "euclid"}, "metric"),
         ({"model": ""}, "model"), ({"model": 5}, "model"), ({"payload": None}, "payload"),
+        ({"model": "x" * 1_001}, "model"),
         ({"analyzer": "klingon"}, "analyzer"), ({"quantized": "int8"}, "quantized"),
         ({"dim": 12, "quantized": "bit"}, "dim"), ({"fields": ["a"]}, "fields"),
         ({"fields": {"a": bytes}}, "a field's type"),

@@ -138,6 +138,8 @@ async def main(path):
                 assert 'pip install "aiovec[arrow]"' in str(exc), exc
             else:
                 raise AssertionError(call)
+        for method in (store.export, store.changes, store.fields_info):
+            assert 'pip install "aiovec[arrow]"' in method.__doc__, method
         assert await store.count("t") == 1
 
 asyncio.run(main(sys.argv[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,17 @@ from tests.contract.base import case
 
 import aiovec
 from aiovec import Embed, F, Schema
+
+LARGE = "text-embedding-3-large"
+
+
+class Late:
+    """An embedder of which no object was made."""
+
+    model, dim = "late", 2
+
+    def __call__(self, texts: list[str]) -> list[list[float]]:
+        return [[1.0, 2.0] for _ in texts]
 
 
 @pytest.fixture
@@ -29,6 +40,24 @@ async def store() -> Any:
         yield opened
 
 
+FILTERS = {
+    "kind = 'x'": r"no field 'kind' \(did you mean payload\.kind\?\)",
+    "uid = 'x'": r"did you mean payload\.uid\?",
+    "ID = 'x'": r"did you mean 'id'\?",
+    "yaer = 2000": r"did you mean 'year'\?",
+    "year = ?": r"unexpected '\?'; expected a value .*F\.year == value",
+    "year = :y": "unexpected ':'; expected a value",
+    "year = {y}": "unexpected '{'; expected a value",
+    "payload['kind'] = 'x'": r"stands behind a dot; expected payload\.<key>",
+    "year = 2000 order by year": "a filter has no ORDER; order_by= is an argument",
+    "year = 2000 limit 1": "a filter has no LIMIT; limit= is an argument",
+    "year": "year is int, and only a bool field is a condition by itself; .* year IS NOT NULL",
+    "year = 2024 && title = 'a'": "unexpected '&'; expected AND",
+    "date(at) = 'x'": "a filter has no functions; .*TIMESTAMP",
+    "at > now()": "a filter has no functions; .*TIMESTAMP",
+}  # fmt: skip
+
+
 def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Exception], str]]:
     named, where, vector = aiovec.InvalidNameError, aiovec.FilterError, [1.0, 0.0]
     yield lambda: store.search(vector, "docs"), named, r"search\('docs', vector\)"
@@ -38,6 +67,20 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.search_text("docs", "x", exact=True), TypeError, "'exact'"
     yield lambda: store.find("docs", "title CONTAINS 'a'"), where, "CONTAINS_TEXT or LIKE"
     yield lambda: store.find("docs", 2024), where, r"F\.year == 2024"
+    for text, says in FILTERS.items():
+        yield partial(store.find, "docs", text), where, says
+    qdrant: Any = {"must": [{"key": "year", "match": {"value": 2000}}]}
+    yield lambda: store.find("docs", qdrant), where, "has the filter syntax of Qdrant; write text"
+    plain = "filter syntax of MongoDB; write it as text: year >= 1$"
+    yield lambda: store.find("docs", {"year": {"gte": 1}}), where, plain
+    in_text = r"for text F\.title\.contains_text"
+    yield lambda: store.find("docs", F.title.contains("wool")), where, in_text
+    for key, says in (
+        ("year DESC", "write '-year'"), ("year asc", "write 'year'"),
+        ([("year", "desc")], "write '-year'"), (("year", "desc"), "'-year' sorts descending"),
+    ):  # fmt: skip
+        ordered = partial(store.find, "docs", order_by=key)
+        yield ordered, aiovec.InvalidArgumentError, f"order_by must be .*; {says}"
     arguments, rows = aiovec.InvalidArgumentError, aiovec.InvalidRowError
     for field in ("att", "year"):
         boosted = partial(store.search, "docs", vector, boost=aiovec.Decay(field, "7d"))
@@ -52,11 +95,19 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.create_table("new", metric="l2"), argument, "set them in the schema$"
     yield lambda: store.create_table("new", [{"x": 1}]), aiovec.InvalidRowError, r"columns \['x'\]"
     yield lambda: store.create_table("new", [{}]), aiovec.InvalidRowError, "there are no columns;"
+    small = Schema(3, fields={"body": str}, embed=Embed("body"))
+    makes = "^the embedder 'demo' makes vectors of 256 numbers.*leave dim out"
+    yield lambda: store.create_table("new", small), aiovec.DimensionMismatchError, makes
     new = aiovec.Field(int, nullable=False)
     yield lambda: store.add_field("docs", "n", new), argument, "^the new field 'n' must be nullable"
     many = {"fetch_k": 50, "boost": aiovec.Decay("at", "7d"), "rerank": list}
     yield lambda: store.search("docs", vector, **many), argument, "^boost and rerank cannot be"
     yield lambda: store.search_many("docs", np.ones(2)), argument, "put it in a list$"
+    texts, many = ["wool", "cotton"], r"a list of texts; search_many\(\) searches for several$"
+    yield lambda: store.search("docs", texts), aiovec.InvalidVectorError, many
+    late = [{"id": "a", "embedding": vector, "took": timedelta(1)}]
+    yield lambda: store.insert("docs", late), aiovec.InvalidRowError, r"total_seconds\(\)"
+    yield lambda: store.versions("docs"), aiovec.UnsupportedError, r"backup\(\)"
 
 
 async def test_a_name_among_many(store: Any) -> None:
@@ -99,6 +150,8 @@ async def test_calls(store: Any) -> None:
 
 def test_conditions_and_schemas() -> None:
     wrong: Any = F.year
+    names: Any = F
+    several: Any = ["a", "b"]
     for make, kind, says in (
         (lambda: wrong & "x = 1", aiovec.FilterError, r"aiovec\.where"),
         (lambda: wrong in [2024], aiovec.FilterError, r"F\.x\.in_\(\["),
@@ -108,6 +161,23 @@ def test_conditions_and_schemas() -> None:
         (lambda: Schema(fields={"year": int}), aiovec.InvalidArgumentError, r"dim is missing"),
         (lambda: Schema(2, metric="euclidean"), aiovec.InvalidArgumentError, r"'l2' \(Eucl"),
         (lambda: Schema(2, metric="ip"), aiovec.InvalidArgumentError, r"'dot' \(inner product\)"),
+        (lambda: names("year"), TypeError, r"F\['year'\]"),
+        (lambda: Embed(several), aiovec.InvalidArgumentError, "the name of one text field"),
+        (
+            lambda: aiovec.connect(embedder=Late),
+            aiovec.ConfigError,
+            r"is the class Late; .*Late\(\)",
+        ),
+        (
+            lambda: aiovec.connect(embedder=LARGE),
+            aiovec.ConfigError,
+            f"'openai', 'model': '{LARGE}'",
+        ),
+        (
+            lambda: aiovec.connect(embedder=f"openai:{LARGE}"),
+            aiovec.ConfigError,
+            f"'model': '{LARGE}'",
+        ),
     ):
         with case(says), pytest.raises(kind, match=says):
             make()
@@ -122,6 +192,31 @@ async def test_a_filter_in_the_place_of_ids(store: Any) -> None:
     assert await store.delete("docs", ["year > 2000"]) == 1
     for id in ("1", "no such", "a-1", "title", "TRUE", "a.b"):  # not one of these is a filter
         assert await store.delete("docs", id) == (id == "1")
+
+
+async def test_another_embedder_than_the_tables(tmp_path: Path) -> None:
+    async def two_letters(texts: list[str]) -> list[list[float]]:
+        return [[1.0, 2.0] for _ in texts]
+
+    schema = Schema(fields={"body": str}, embed=Embed("body"))
+    row = {"id": "a", "body": "A text"}
+    async with aiovec.connect(tmp_path / "a.db", embedder="demo") as store:
+        await store.create_table("docs", schema)
+    other = aiovec.embedder(two_letters, model="letters", dim=2)
+    local = {"kind": "local"}
+    for embedder, named in ((other, "leave the embedder out"), (local, "the embedder 'local' out")):
+        async with aiovec.connect(tmp_path / "a.db", embedder=embedder) as store:
+            for call in (
+                lambda store=store: store.insert("docs", [row]),
+                lambda store=store: store.search("docs", "text"),
+                lambda store=store: store.create_table("docs", schema, exist_ok=True),
+            ):
+                with pytest.raises(aiovec.ModelMismatchError, match=named) as caught:
+                    await call()
+                assert "own, 'demo'" in str(caught.value)
+                assert "change-model.md" in str(caught.value)
+    async with aiovec.connect(tmp_path / "a.db") as store:  # the cure
+        assert await store.insert("docs", [row]) == 1
 
 
 async def test_a_row_is_no_object(store: Any) -> None:

@@ -106,7 +106,7 @@ async def test_damage_at_the_beginning_or_the_end(tmp_path: Path, whole: Path) -
     for kept in (0.9, 0.5, 0.1):
         await to_thread(shutil.copy, whole, path)
         await to_thread(lambda kept=kept: os.truncate(path, int(path.stat().st_size * kept)))
-        await refused(path, "damaged.*restore it from a backup")
+        await refused(path, "damaged.*restore a sound backup")
     data = await to_thread(whole.read_bytes)
     for first, length in ((0, 8), (16, 8), (20, 8), (100, 4000)):
         damaged = data[:first] + b"\xa5" * length + data[first + length :]

@@ -117,7 +117,7 @@ FAULTS = [
     ("payload = 1", 0, "as a whole", "payload.<key>"),
     ("year = 'x'", 7, "year is int", "a number"),
     ("year IN (1, 'x')", 12, "year is int", "a number"),
-    ("year", 0, "year is int", "a number"),
+    ("year", 0, "year is int", "year IS NOT NULL"),
     ("live = 1", 7, "live is bool", "TRUE or FALSE"),
     ("payload.a > FALSE", 12, "no order", "= or !="),
     ("seen > '2024-01-01'", 7, "seen is datetime", "TIMESTAMP"),

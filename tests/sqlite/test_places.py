@@ -81,18 +81,13 @@ async def test_nothing_that_users_write_becomes_sql(tmp_path: Path) -> None:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-@pytest.mark.parametrize(("most", "payload"), [(1996, True), (1997, False)])
-async def test_as_many_fields_as_a_table_can_have(most: int, payload: bool) -> None:
-    fields = {f"f{n}": int for n in range(most)}
+async def test_as_many_fields_as_a_table_can_have() -> None:
+    fields = {f"f{n}": int for n in range(1_996)}
     row = {"id": "a", "embedding": [1, 2], **dict.fromkeys(fields, 3)}
     async with aiovec.connect(":memory:") as store:
-        await store.create_table("notes", Schema(2, fields=fields, payload=payload))
+        await store.create_table("notes", Schema(2, fields=fields))
         await store.insert("notes", [row])
         (record,) = await store.get("notes", "a")
         assert set(record.fields.values()) == {3}
-        with pytest.raises(InvalidArgumentError, match=f"at most {most} on SQLite, not {most + 1}"):
+        with pytest.raises(InvalidArgumentError, match="at most 1,996 fields are allowed"):
             await store.add_field("notes", "more", int)
-        larger = Schema(2, fields={**fields, "more": int}, payload=payload)
-        with pytest.raises(InvalidArgumentError, match=f"at most {most} on SQLite, not {most + 1}"):
-            await store.create_table("larger", larger)
-        assert await store.tables() == ["notes"]

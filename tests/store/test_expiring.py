@@ -1,7 +1,8 @@
-"""Searches of a table whose rows expire: the filters that a backend gets."""
+"""Tables whose rows expire: the filters and the deletes that a backend gets."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 from tests.connect import toy
 from tests.harness.evaluate import truth
 from tests.harness.values import DIM, ids_of
+from tests.harness.waiting import until
 
 import aiovec
-from aiovec import Field, Schema
+from aiovec import Field, Schema, VectorStore
 from aiovec.backend import And, Compare, Expr, Or
 from aiovec.backend.contract import Found, StoredRows, TableHandle, VectorQuery
 
@@ -89,3 +91,79 @@ async def test_filters_of_one_minute_are_equal(
                 ends = now.replace(microsecond=0) + timedelta(seconds=1)
                 apart = moment_in(condition) - ends.replace(second=0)
                 assert apart in (timedelta(0), timedelta(minutes=1))
+
+
+class Stale(toy.Toy):
+    """Has 2,500 expired rows, whose first delete fails and whose second one waits."""
+
+    def __init__(self, target: str, settings: Any = None) -> None:
+        super().__init__(target, settings)
+        self.expired = [f"r{n:04}" for n in range(2_500)]
+        self.deleted: list[int] = []
+        self.may_delete = asyncio.Event()
+
+    async def open_table(self, name: str) -> TableHandle:
+        return TableHandle(name, SCHEMA, 1)
+
+    async def insert(self, table: TableHandle, rows: Any, **_: Any) -> int:
+        return len(rows)
+
+    async def find(self, table: TableHandle, **options: Any) -> StoredRows:
+        return StoredRows(self.expired[: options["limit"]], {})
+
+    async def delete(self, table: TableHandle, *, ids: Any, where: Any) -> int:
+        self.deleted.append(len(ids))
+        if len(self.deleted) == 1:
+            raise aiovec.StoreFullError("toy://", "no room")
+        await self.may_delete.wait()
+        self.expired = [id for id in self.expired if id not in set(ids)]
+        return len(ids)
+
+
+class StalePlugin(toy.ToyPlugin):
+    def create(self, address: str, settings: Any) -> Any:
+        toy.created.append(Stale(address, settings))
+        return toy.created[-1]
+
+
+async def test_a_sweep_deletes_in_batches_and_no_write_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.install(monkeypatch, tmp_path, toy=f"{__name__}:StalePlugin")
+    async with aiovec.connect("toy://") as store:
+        (backend,) = toy.created
+        assert isinstance(backend, Stale)
+        row = {"id": "a", "embedding": [1.0] * DIM}
+        # The first sweep fails, so the second write begins another one.
+        for deletes in (1, 2, 2):
+            assert await store.insert("notes", [row]) == 1
+            await until(lambda wanted=deletes: len(backend.deleted) >= wanted)  # type: ignore[misc]
+        assert max(backend.deleted) <= 1_000
+        backend.may_delete.set()
+        await until(lambda: not backend.expired)
+        await store.insert("notes", [row])  # within the hour
+        await asyncio.sleep(0.01)
+    assert sum(backend.deleted) == 2_500 + backend.deleted[0]
+
+
+class Counted:
+    """A row that counts how often it is read."""
+
+    model_fields = ("id", "embedding")
+    reads = 0
+
+    def model_dump(self, *, by_alias: bool = True) -> dict[str, Any]:
+        self.reads += 1
+        return {"id": "a", "embedding": [1.0] * DIM}
+
+
+async def test_rows_for_a_table_with_expiring_rows_are_checked_once(store: VectorStore) -> None:
+    await store.create_table("notes", SCHEMA)
+    for added in (1, 0):
+        row = Counted()
+        assert await store.insert("notes", [row], on_conflict="skip") == added
+        assert row.reads == 1
+    row = Counted()
+    with pytest.raises(aiovec.DuplicateIdError):
+        await store.insert("notes", [row])
+    assert row.reads == 1

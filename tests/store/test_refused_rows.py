@@ -210,7 +210,7 @@ async def test_a_bad_update_changes_nothing(notes: VectorStore) -> None:
         assert caught.value.field == field
         assert ("set_vectors" in str(caught.value)) == (field == "embedding")
     wrong: Any
-    for wrong in ({}, None, [("name", "x")]):
+    for wrong in ({}, None, [("name", "x")], dict.fromkeys(map(str, range(10_001)))):
         with pytest.raises(InvalidArgumentError):
             await notes.update("notes", wrong, where="TRUE")
     assert await notes.find("notes") == before
@@ -430,3 +430,30 @@ async def test_bad_queries_are_refused(notes: VectorStore) -> None:
                 assert isinstance(caught, ValueError)
                 if isinstance(caught, DimensionMismatchError):
                     assert (caught.expected, caught.given) == (DIM, len(vector))
+
+
+async def test_rows_whose_id_has_another_name_are_refused(store: VectorStore) -> None:
+    """Otherwise each upsert of the same rows would add them again."""
+    await store.create_table("notes", Schema(DIM))
+    values = {"embedding": [1.0] * DIM, "year": 2024}
+    columns: dict[str, Any] = {name: [value] for name, value in values.items()}
+    for name in ("ID", "_id", "Id"):
+        forms: dict[str, Any] = {
+            "row": [{name: "a", **values}],
+            "second row": [{"id": "x", **values}, {name: "a", **values}],
+            "columns": {name: ["a"], **columns},
+            "arrow": pa.table({name: ["a"], **columns}),
+        }
+        for form, rows in forms.items():
+            for call in (store.insert, store.upsert, store.create_table):
+                table = "new" if call == store.create_table else "notes"
+                with case((name, form)):
+                    with pytest.raises(InvalidRowError, match="rename it") as caught:
+                        await call(table, rows)
+                    assert caught.value.field == name
+        assert await store.tables() == ["notes"]
+        # Beside an id it is a key as any other.
+        assert await store.upsert("notes", [{"id": name, name: 5, **values}]) == 1
+        assert (await store.get("notes", name))[0][name] == 5
+    assert await store.count("notes") == 3
+    assert await store.upsert("notes", [{"uid": 5, **values}]) == 1

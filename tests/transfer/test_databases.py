@@ -279,8 +279,9 @@ def test_bad_rows_of_an_ordinary_table(db: Any, path: Path, store: Path) -> None
         db.execute(f"UPDATE docs SET emb = {value} WHERE id = {id}")
     db.execute("UPDATE docs SET title = CAST(x'ff61' AS TEXT) WHERE id = 5")
     assert bring(table(path, "docs"), store, *BLOBS, code=1)["rows"] == 3
+    hint = "in a table with vector_nullable=True, rows may have none"
     assert rejected(path) == {
-        1: ("1", "the vector is missing (key 'emb')"),
+        1: ("1", f"the vector is missing (key 'emb'); {hint}"),
         2: ("2", "the vector has 1 dimensions, not 4"),
         3: ("3", "the vector is no BLOB of float32 but 1 bytes"),
         4: ("4", "the vector is no BLOB of float32 but str"),

@@ -10,6 +10,7 @@ from .._model.schema import MAX_DIM, check_table_name
 from ..errors import ConfigError, shown
 from .protocol import Embedder
 
+_WITH_MODEL = ("openai", "fastembed", "sentence-transformers")
 DEFAULT = "default"
 """The default name of an embedder in schemas."""
 
@@ -47,16 +48,33 @@ def check_embedders(single: object, several: object) -> dict[str, Embedder | Map
     checked: dict[str, Embedder | Mapping[str, object]] = {}
     for name, option in given.items():
         if isinstance(option, str):
-            option = {"kind": option}
+            option = _kind(option)
         is_described = isinstance(option, Mapping)
         name = check_table_name(name, "embedder")
         checked[name] = dict(option) if is_described else check_embedder(name, option)
     return checked
 
 
+def _kind(option: str) -> Mapping[str, object]:
+    """Return the section for an embedder that is given as a text."""
+    service, colon, model = option.partition(":")
+    if option.startswith("text-embedding-") or (colon and service in _WITH_MODEL):
+        kind = service if colon else "openai"
+        raise _wrong(
+            f"{option!r} names a model: pass {{'kind': {kind!r}, 'model': {model or option!r}, "
+            "'dim': <the length of its vectors>}", "embedder",
+        )  # fmt: skip
+    return {"kind": option}
+
+
 def check_embedder(name: str, given: object) -> Embedder:
     """Return the embedder if it has the needed attributes, or raise ConfigError."""
     model, dim = getattr(given, "model", None), getattr(given, "dim", None)
+    if isinstance(given, type):
+        raise _wrong(
+            f"the embedder {name!r} is the class {given.__name__}; pass an object, such as "
+            f"{given.__name__}()", f"embedders.{name}",
+        )  # fmt: skip
     if not callable(given):
         raise _wrong(
             f"the embedder {name!r} must be a kind such as 'demo', a mapping such as "

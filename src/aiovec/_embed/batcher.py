@@ -99,10 +99,12 @@ class Batcher:
     def check_fits(self, table: str, schema: Schema) -> None:
         """Raise ModelMismatchError or DimensionMismatchError if its vectors do not fit the
         schema."""
+        kind = str(self.recipe["kind"]) if self.recipe else None
         if schema.model is not None and schema.model != self.model:
-            raise ModelMismatchError(table, schema.model, self.model)
+            own = None if schema.embed is None else schema.embed.kind
+            raise ModelMismatchError(table, schema.model, self.model, embedder=kind, own=own)
         if schema.dim != self.dim:
-            raise DimensionMismatchError(schema.dim, self.dim)
+            raise DimensionMismatchError(schema.dim, self.dim, embedder=kind or self.name)
 
     async def embed(self, texts: Sequence[str], kind: Purpose) -> Float32Array:
         """Return one row for each text, or raise EmbeddingError with the text's position as

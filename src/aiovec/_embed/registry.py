@@ -118,7 +118,7 @@ class Embedders:
             model=schema.model or embedder.model,
             embed=replace(embed, recipe=embedder.recipe or embed.recipe),
         )
-        embedder.check_fits(table, whole)
+        embedder.check_fits(table, replace(whole, embed=embed))
         return whole
 
     async def close(self, error: Callable[[], AiovecError]) -> None:

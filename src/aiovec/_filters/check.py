@@ -91,27 +91,30 @@ def _bound_item(where: object, schema: Schema) -> Expr | None:
 def _equal(name: str, value: Any, schema: Schema) -> Expr:
     """Return the condition of one entry of a mapping."""
     field = F[name]
-    if isinstance(value, Mapping) or name.startswith("$"):
-        raise _mongodb(name, value, schema)
+    several = value if isinstance(value, (list, tuple)) else [value]
+    if name.startswith("$") or any(isinstance(each, Mapping) for each in several):
+        raise _other_syntax(name, value, schema)
     return field.in_(value) if isinstance(value, (list, tuple, set, frozenset)) else field == value
 
 
-_MONGODB: dict[str, Callable[[Any, Any], Any]] = {
-    "$eq": eq, "$ne": ne, "$gt": gt, "$gte": ge, "$lt": lt, "$lte": le, "$in": FieldRef.in_,
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "eq": eq, "ne": ne, "gt": gt, "gte": ge, "lt": lt, "lte": le, "in": FieldRef.in_,
 }  # fmt: skip
 
 
-def _mongodb(name: str, value: Any, schema: Schema) -> FilterError:
-    """Return the error for an entry in the syntax of MongoDB and Chroma, with the text to write
+def _other_syntax(name: str, value: Any, schema: Schema) -> FilterError:
+    """Return the error for an entry in the syntax of another store, with the text to write
     instead."""
     known = name.split(".")[0] in ("id", "payload", *schema.fields)
     field = F[name if known or not schema.payload else f"payload.{name}"]
     cure = "text such as \"year >= 2020 AND lang = 'en'\", or an expression of F"
     with suppress(FilterError, TypeError, AttributeError, KeyError):
-        if conditions := [_MONGODB[sign](field, operand) for sign, operand in value.items()]:
+        operands = [(sign.removeprefix("$"), operand) for sign, operand in value.items()]
+        if conditions := [_OPERATORS[sign](field, operand) for sign, operand in operands]:
             cure = f"it as text: {all_of(conditions)}"
     given = words.shown(name if name.startswith("$") else {name: value})
-    return FilterError(f"{given} has the filter syntax of MongoDB; write {cure}")
+    store = "Qdrant" if name in ("must", "should", "must_not", "filter") else "MongoDB"
+    return FilterError(f"{given} has the filter syntax of {store}; write {cure}")
 
 
 class _Binder:
@@ -206,7 +209,10 @@ class _Binder:
         kind = self._kind(leaf, ref)
         if kind != "payload" and not kind.startswith("list["):
             fault = f"{ref} is {kind}; {what} applies to lists"
-            other = ", or for text CONTAINS_TEXT or LIKE" if kind == "text" else ""
+            method = (
+                "CONTAINS_TEXT or LIKE" if hasattr(leaf, "place") else f"F.{ref}.contains_text()"
+            )
+            other = f", or for text {method}" if kind == "text" else ""
             self._fail(leaf, fault, f"a field of lists{other}")
         return kind
 
@@ -233,6 +239,10 @@ class _Binder:
             self._fail(leaf, fault, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
         given = _kind_of(value)
         if given not in _FITTING.get(kind, (kind,)):
+            places = getattr(leaf, "place", (None, ()))[1]
+            if value is True and places and places[0] == places[-1]:  # as in "year AND live"
+                fault = f"{ref} is {kind}, and only a bool field is a condition by itself"
+                self._fail(leaf, fault, f"a comparison, such as {ref} IS NOT NULL")
             what = "a payload key" if kind == "payload" else kind
             shown = words.shown(value.isoformat() if isinstance(value, datetime) else value)
             self._fail(
@@ -260,7 +270,10 @@ class _Binder:
             self._fail(leaf, f"{ref} is the vector", f"{ref} IS NULL, or {self._names()}")
         field = schema.fields.get(ref.name)
         if field is None and ref.name != "id":
-            hint = did_you_mean(ref.name, ["id", *schema.fields])
+            fields = [*schema.fields]
+            # "kind" is no misspelt "id", but a key of the payload.
+            means_id = ref.name.lstrip("_").lower() == "id"
+            hint = did_you_mean("id" if means_id else ref.name, ["id"] if means_id else fields)
             if schema.payload and not hint:
                 hint = f"; did you mean {Ref('payload', (ref.name, *ref.path))}?"
             hint = f" ({hint.removeprefix('; ')})" if hint else ""

@@ -205,6 +205,11 @@ class FieldNames:
         first, *path = text.checked_text(name).split(".")
         return FieldRef(Ref(first, tuple(path)))
 
+    if not TYPE_CHECKING:
+
+        def __call__(self, name: object = "year", *_: object) -> NoReturn:
+            raise TypeError(f"F has no call; write F[{text.shown(name)}]")
+
     def __repr__(self) -> str:
         return "F"
 

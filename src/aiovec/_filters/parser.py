@@ -48,6 +48,13 @@ _PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", "CONTAINS_TEXT", "S
 _A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
 _A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 
+_NO_FUNCTIONS = "a filter has no functions; compute the value before, a time as TIMESTAMP '...'"
+# The arguments of calls that replace the clauses of SQL.
+_CLAUSES = {"ORDER": "order_by=", "LIMIT": "limit=", "OFFSET": "offset=", "GROUP": "group_by="}
+# What to write for the signs of other languages.
+_ELSEWHERE = {"&": "AND", "|": "OR", "!": "NOT or !="} | dict.fromkeys(
+    "?:{%$@", "a value (a filter has no parameters: F.year == value takes a variable)"
+)
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -129,6 +136,9 @@ class _Parser:
 
     def whole(self) -> Expr:
         expr = self._any_of(0)
+        if (argument := _CLAUSES.get(self.next.word)) is not None:
+            fault = f"a filter has no {self.next.word}; {argument} is an argument of the call"
+            self._refuse(fault, self.next.position, "AND, OR or the end")
         if self.next.kind != _END:
             self._fail("AND, OR or the end")
         return expr
@@ -245,6 +255,10 @@ class _Parser:
             return self._named_predicate(start, ref, _A_PREDICATE)
         if token.kind == _END or token.text == ")" or token.word in ("AND", "OR"):
             return self._placed(Compare(ref, "=", True), start.position, start.position)
+        if token.text == "(":
+            self._refuse(_NO_FUNCTIONS, start.position, _A_CONDITION)
+        if token.text == "[":
+            self._refuse("a key of the payload stands behind a dot", token.position, f"{ref}.<key>")
         self._fail(f"{_A_PREDICATE}, AND, OR or the end")
 
     def _named_predicate(self, start: _Token, ref: Ref, expected: str) -> Expr:
@@ -356,6 +370,8 @@ class _Parser:
         problem = ""
         if token.word == "NULL":
             problem = "a comparison with NULL is never true; use IS NULL or IS NOT NULL"
+        elif token.starts_name and self._after_next_is("("):
+            problem = _NO_FUNCTIONS
         elif token.starts_name:
             problem = "a field can be compared with a literal only; put text in single quotes"
         if problem:
@@ -430,7 +446,7 @@ class _Parser:
         if character in "'\"":
             fault = f"this {'text' if character == chr(39) else 'name'} does not end"
             self._refuse(fault, position, f"a closing {character}")
-        expected = "a name, a literal, an operator or a parenthesis"
+        expected = _ELSEWHERE.get(character, "a name, a literal, an operator or a parenthesis")
         self._refuse(f"unexpected {character!r}", position, expected)
 
 

@@ -334,6 +334,10 @@ def _json_value(value: Any, depth: int = 0) -> Any:
     return value
 
 
+_SECONDS = ", as by total_seconds(), in a frame df['x'].dt.total_seconds()"
+_CONVERSIONS = {"timedelta": _SECONDS, "Timedelta": _SECONDS, "timedelta64": _SECONDS}
+
+
 def _plainer(value: Any) -> Any:
     """Return the JSON value for an object of another type, or raise ValueError."""
     if isinstance(value, Enum):
@@ -358,7 +362,7 @@ def _plainer(value: Any) -> Any:
         return value.tolist()
     raise ValueError(
         f"{type(value).__name__} is not JSON (text, numbers, booleans, None, lists, dicts, "
-        "datetimes, dates, UUIDs); declare a field for it, or convert it"
+        f"datetimes, dates, UUIDs); convert it{_CONVERSIONS.get(type(value).__name__, '')}"
     )
 
 

@@ -87,6 +87,11 @@ class TableOptions:
     text: Sequence[str] = ()
     index: Sequence[str] = ()
     embed: Embed | None = None
+    vector_nullable: bool = False
+
+
+# The options that replace those of the schema that the rows bring.
+_SAID = ("metric", "model", "embed", "vector_nullable")
 
 
 def kinds_in(values: Sequence[Any]) -> set[str]:
@@ -157,10 +162,12 @@ def _may_name(name: object) -> bool:
 
 def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> Schema:
     """Return the schema with keyword search and filter indexes for these fields."""
-    wanted: Sequence[tuple[FieldIndex, Sequence[str]]] = (("text", text), ("btree", index))
-    for kind, names in wanted:
+    wanted: Sequence[tuple[FieldIndex, str, Sequence[str]]] = (
+        ("text", "text", text), ("btree", "index", index),
+    )  # fmt: skip
+    for kind, argument, names in wanted:
         for name in names:
-            check_field_index(schema, name, kind)
+            check_field_index(schema, name, kind, argument)
             schema = schema.with_changed_field(name, schema.fields[name].with_index(kind))
     return schema
 
@@ -170,8 +177,8 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
 
     Raises InvalidRowError if there are no vectors, and the options name no field to embed.
     """
-    said = {name: getattr(options, name) for name in ("metric", "model", "embed")}
-    said = {name: value for name, value in said.items() if value is not None}
+    said = {name: getattr(options, name) for name in _SAID}
+    said = {name: value for name, value in said.items() if value not in (None, False)}
     schema = _carried(rows) if options.vector is None else None
     if schema is None:
         columns = _columns_of(rows)

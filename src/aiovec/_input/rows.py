@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,7 +32,8 @@ from .._model.arrow import (
     plain,
     table_of,
 )
-from .._model.ids import id_text, new_ids
+from .._model.ids import id_text
+from .._model.ids import new_ids as make_ids
 from .._model.lazy_arrow import is_array, is_table, pa
 from .._model.patch import PayloadPatch, Remove, path_text
 from .._model.records import Record
@@ -66,6 +67,12 @@ from .vectors import arrow_matrix, given_matrix, matrix_of
 # Columns that can be read again, and types that are not columns.
 _READABLE = (list, tuple, np.ndarray, str, bytes, Mapping)
 _ID = Field(str)
+# Most fields and payload keys of one update.
+_MOST_CHANGES = 10_000
+
+NewIds = Literal["never", "if absent", "always"]
+"""The rows that get new ids: those without an id, unless they seem to have one under another name
+("if absent"), or even these ("always")."""
 # A text without any of these is a single name, which may well be an id.
 _FILTER_SIGNS = frozenset(" =<>")
 
@@ -146,36 +153,36 @@ def bytes_to_write(rows: Any, schema: Schema) -> int:
     return count * (4 * schema.dim + BYTES_A_VALUE * (2 + len(schema.fields)))
 
 
-def to_batch(rows: Any, schema: Schema, *, make_ids: bool = False) -> NewRows:
+def to_batch(rows: Any, schema: Schema, *, new_ids: NewIds = "never") -> NewRows:
     """Check the rows, which come from ``collect``, and return them as a batch.
 
     Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number. Ids
-    may still be repeated. With ``make_ids``, rows without an id get new ids, in rising order. A
-    batch is checked again only if it was made for another schema.
+    may still be repeated. Rows that get new ids get them in rising order. A batch is checked again
+    only if it was made for another schema.
     """
     if isinstance(rows, NewRows):
         return rows if rows.schema == schema else _from_whole(rows.table, schema)
     if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
-        return _from_mappings(rows, schema, make_ids=make_ids)
+        return _from_mappings(rows, schema, new_ids=new_ids)
     if isinstance(rows, (list, tuple)):
         batches: list[NewRows] = []
         done = 0
         for item in rows:
             if not is_arrow(item):
                 raise InvalidRowError("Arrow batches and other rows are mixed", row=done)
-            batches.append(_from_whole(item, schema, done, make_ids=make_ids))
+            batches.append(_from_whole(item, schema, done, new_ids=new_ids))
             done += len(batches[-1])
         return batches[0].joined(batches[1:])
-    return _from_whole(rows, schema, make_ids=make_ids)
+    return _from_whole(rows, schema, new_ids=new_ids)
 
 
 def _from_whole(
-    rows: Any, schema: Schema, first_row: int = 0, *, make_ids: bool = False
+    rows: Any, schema: Schema, first_row: int = 0, *, new_ids: NewIds = "never"
 ) -> NewRows:
     """Check rows that came as columns: a frame, a mapping, or Arrow data."""
     columns = columns_of_whole(rows)
     stored = "payload" in columns and is_arrow(rows) and not is_frame(rows)
-    return _from_columns(columns, schema, first_row, make_ids=make_ids, stored_payload=stored)
+    return _from_columns(columns, schema, first_row, new_ids=new_ids, stored_payload=stored)
 
 
 def one_of_each_id(batch: NewRows, *, last: bool) -> NewRows:
@@ -260,6 +267,8 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
     """
     if not isinstance(fields, Mapping) or not fields:
         raise InvalidArgumentError("fields", fields, "a mapping with at least one field")
+    if len(fields) > _MOST_CHANGES:
+        raise InvalidArgumentError("fields", len(fields), f"at most {_MOST_CHANGES:,} keys")
     values: dict[str, Any] = {}
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in fields.items():
@@ -330,7 +339,7 @@ def _texts_as_rows(item: object, schema: Schema) -> str:
     return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
 
 
-def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> NewRows:
+def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> NewRows:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
         mapping = item if type(item) is dict else as_row(item, schema.vector, row)
@@ -356,15 +365,31 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, make_ids: bool) -> N
         if "id" not in mapping:
             without.append(row)
     given = columns["id"]
-    if make_ids and without:
-        for row, new in zip(without, new_ids(len(without)), strict=True):
+    if new_ids != "never" and without:
+        for row, new in zip(without, make_ids(len(without)), strict=True):
             given[row] = new
+            if new_ids == "if absent":
+                _check_names(extra[row] or (), row)
     ids = id_texts(given)
     locate = partial(_located, ids, 0)
     try:
         return _assemble(ids, columns[schema.vector], columns, extra, schema, locate)
     except InvalidVectorError as exc:
         raise _with_other_name(exc, mappings, schema) from exc.__cause__
+
+
+def _check_names(names: Iterable[str], row: int | None = None) -> None:
+    """Raise InvalidRowError if one of a row's names was probably meant to be "id".
+
+    With a new id for each write, an upsert of such rows would add them again and again.
+    """
+    for name in names:
+        if isinstance(name, str) and name.lstrip("_").lower() == "id":
+            reason = (
+                "there is no 'id' beside it: rename it to 'id', or give each row an 'id' too, such "
+                "as aiovec.new_id()"
+            )
+            raise InvalidRowError(reason, row=row, field=name)
 
 
 def _with_other_name(
@@ -387,22 +412,24 @@ def _from_columns(
     schema: Schema,
     first_row: int = 0,
     *,
-    make_ids: bool = False,
+    new_ids: NewIds = "never",
     stored_payload: bool = False,
 ) -> NewRows:
     """With ``stored_payload``, the column "payload" has JSON texts."""
     # An embedder makes missing vectors.
-    needed = [] if make_ids else ["id"]
+    needed = ["id"] if new_ids == "never" else []
     for name in needed if may_lack_vectors(schema) else [*needed, schema.vector]:
         if name not in given:
             raise InvalidRowError(
                 f"the column {name!r} is missing; the columns are: {', '.join(map(shown, given))}"
             )
+    if "id" not in given and new_ids == "if absent":
+        _check_names(given)
     columns = {name: _column(name, column, schema) for name, column in given.items()}
     if "id" in columns:
         ids = id_texts(columns.pop("id"), first_row)
     else:
-        ids = new_ids(max(map(len, columns.values()), default=0))
+        ids = make_ids(max(map(len, columns.values()), default=0))
     for name, column in columns.items():
         if len(column) != len(ids):
             raise InvalidRowError(

@@ -171,7 +171,8 @@ def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tupl
     orders: dict[Ref, Order] = {}
     for key in keys:
         falling = isinstance(key, str) and key.startswith("-")
-        ref = value_ref(schema, key[1:] if falling else key, "order_by")
+        name = key[1:] if falling else key
+        ref = value_ref(schema, name, "order_by", hint=_without_sql(name))
         orders.setdefault(ref, Order(ref, falling is not descending))
         if ref.name == "id":
             return tuple(orders.values())
@@ -179,12 +180,29 @@ def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tupl
     return tuple(orders.values())
 
 
+def _without_sql(key: object) -> str:
+    """Return the end of a message for a key such as "year DESC", or ("year", "desc")."""
+    words = key.split() if isinstance(key, str) else key
+    if isinstance(words, (list, tuple)) and words and str(words[-1]).lower() in ("asc", "desc"):
+        sign = "-" if str(words[-1]).lower() == "desc" else ""
+        return (
+            f"; write {sign + str(words[0])!r}" if len(words) > 1 else "; '-year' sorts descending"
+        )
+    return ""
+
+
 def value_ref(
-    schema: Schema, name: object, argument: str, *, lists: bool = False, ids: bool = True
+    schema: Schema,
+    name: object,
+    argument: str,
+    *,
+    lists: bool = False,
+    ids: bool = True,
+    hint: str = "",
 ) -> Ref:
     """Return the field, "id" or payload key of this name, or raise InvalidArgumentError.
 
-    List fields are accepted only with ``lists``, "id" only with ``ids``.
+    List fields are accepted only with ``lists``, "id" only with ``ids``. ``hint`` ends the message.
     """
     ref = _ref_of(schema, name, lists=lists)
     if ref is not None and (ids or ref.name != "id"):
@@ -193,7 +211,8 @@ def value_ref(
     able += [each for each, field in schema.fields.items() if lists or not field.is_list]
     payload = ["payload.<key>"] if schema.payload else []
     expected = f"one of {listed(able, *payload) or 'none, since the table has no fields'}"
-    reason = f"{argument} must be {expected}, not {shown(name)}{did_you_mean(name, able)}"
+    hint = hint or did_you_mean(name, able)
+    reason = f"{argument} must be {expected}, not {shown(name)}{hint}"
     raise InvalidArgumentError(argument, name, expected, reason=reason)
 
 

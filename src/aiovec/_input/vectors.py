@@ -40,6 +40,8 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
             f"{reason}, and the table has no embedder for texts; pass a vector, use "
             f"search_text(), or create the table with Schema(embed=Embed({field!r}))"
         )
+    if isinstance(vector, (list, tuple)) and vector and isinstance(vector[0], str):
+        raise InvalidVectorError("is a list of texts; search_many() searches for several")
     try:
         length = len(vector)
     except Exception:  # noqa: BLE001 - any class may be a vector; its conversion names the fault
@@ -204,7 +206,9 @@ def _numbers(vector: Any, name: str) -> Any:
             raise ValueError("has True or False among its numbers")
         return vector
     if vector is None:
-        raise ValueError(f"is missing (key {name!r})")
+        raise ValueError(
+            f"is missing (key {name!r}); in a table with vector_nullable=True, rows may have none"
+        )
     if isinstance(vector, (str, bytes, Mapping)):
         raise ValueError(f"is {type(vector).__name__}, not a sequence of numbers")
     try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from dataclasses import field as attribute
 from datetime import datetime
 from functools import cache, cached_property
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
@@ -32,7 +33,10 @@ FieldType = type[object] | Kind
 
 # sqlite-vec's limit. LanceDB has none, but a table must be able to move in both directions.
 MAX_DIM = 8192
+# SQLite has at most 2,000 columns, four of which are not fields.
+MAX_FIELDS = 1_996
 MAX_PARTITIONS = 4
+MAX_MODEL_LENGTH = 1_000
 MAX_ID_BYTES = 512
 
 _KINDS: dict[Any, Kind] = {
@@ -151,8 +155,8 @@ class Field:
         if expires and kind != "datetime":
             raise InvalidArgumentError("expires", expires, f"False for a field of {kind}")
         values = (kind, nullable, index, partition, text, expires)
-        for field, value in zip(fields(self), values, strict=True):
-            object.__setattr__(self, field.name, value)
+        for name, value in zip(("kind", *_DEFAULTS), values, strict=True):
+            object.__setattr__(self, name, value)
 
     @property
     def type(self) -> Any:
@@ -192,8 +196,8 @@ class Field:
 
     def _options(self) -> dict[str, Any]:
         """Return the options that differ from their defaults."""
-        options = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        return {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        options = ((name, getattr(self, name)) for name in _DEFAULTS)
+        return {name: value for name, value in options if value != _DEFAULTS[name]}
 
     def to_dict(self) -> str | dict[str, Any]:
         """Return the JSON form: the type's name, or a mapping if options are set."""
@@ -206,11 +210,10 @@ class Field:
         if isinstance(value, str):
             return cls(cast("Kind", value))  # checked there
         if isinstance(value, Mapping) and "type" in value:
-            options = {k: v for k, v in value.items() if k != "type"}
-            unknown = sorted(set(options) - set(_DEFAULTS), key=str)
-            if unknown:
+            if unknown := _unknown(value, {"type", *_DEFAULTS}):
                 expected = f"among {', '.join(_DEFAULTS)}"
                 raise InvalidArgumentError("a field's options", unknown, expected)
+            options = {k: v for k, v in value.items() if k != "type"}
             return cls(value["type"], **options)
         raise InvalidArgumentError("a field", value, "a type's name or a mapping with 'type'")
 
@@ -253,14 +256,21 @@ class Embed:
     recipe: Mapping[str, str | bool] | None = attribute(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.field, str):
+            raise InvalidArgumentError("Embed's field", self.field, "the name of one text field")
         check_field_name(self.field)
         check_table_name(self.using, "embedder")
         if self.recipe is None:
             return
-        known = isinstance(self.recipe, Mapping) and {"kind"} <= set(self.recipe) <= RECIPE_KEYS
+        known = isinstance(self.recipe, Mapping) and {"kind"} <= self.recipe.keys() <= RECIPE_KEYS
         if not known or not all(isinstance(value, (str, bool)) for value in self.recipe.values()):
             expected = f"None or a mapping with 'kind', of {', '.join(sorted(RECIPE_KEYS))}"
             raise InvalidArgumentError("recipe", self.recipe, expected)
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of the embedder, such as "local"; None if the table does not describe it."""
+        return None if self.recipe is None else str(self.recipe["kind"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -271,7 +281,7 @@ class Embed:
     def from_dict(cls, value: object) -> Embed:
         """Return the inverse of ``to_dict``; without ``using`` it is "default"."""
         known = {each.name for each in fields(cls)}
-        if not isinstance(value, Mapping) or not {"field"} <= set(value) <= known:
+        if not isinstance(value, Mapping) or not {"field"} <= value.keys() <= known:
             raise InvalidArgumentError("embed", value, f"a mapping of {', '.join(sorted(known))}")
         return cls(**value)
 
@@ -315,8 +325,11 @@ class Schema:
         least = 1 if embed is None else 0
         if isinstance(dim, bool) or not isinstance(dim, int) or not least <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
-        if model is not None and (not isinstance(model, str) or not model):
-            raise InvalidArgumentError("model", model, "None or a name")
+        if model is not None and not (
+            isinstance(model, str) and 1 <= len(model) <= MAX_MODEL_LENGTH
+        ):
+            expected = f"None or a name of at most {MAX_MODEL_LENGTH:,} characters"
+            raise InvalidArgumentError("model", model, expected)
         if model is not None and _LONE_SURROGATE.search(model):
             raise InvalidArgumentError("model", model, "None or a name in valid Unicode")
         _check_choices(
@@ -440,14 +453,12 @@ class Schema:
                 raise InvalidArgumentError("a schema", None, "JSON", reason=reason) from exc
         if not isinstance(value, Mapping) or not value.keys() & {"dim", "embed"}:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
-        unknown = sorted(set(value) - set(_NAMES), key=str)
-        if unknown:
+        if unknown := _unknown(value, _NAMES):
             raise InvalidArgumentError("a schema's keys", unknown, f"among {sorted(_NAMES)}")
         options = dict(value)
         fields = options.pop("fields", None)
         fields = {} if fields is None else fields
-        if not isinstance(fields, Mapping):
-            raise InvalidArgumentError("fields", fields, "a mapping of names to types")
+        _check_count(fields)
         if options.get("embed") is not None:
             options["embed"] = Embed.from_dict(options["embed"])
         return cls(
@@ -497,9 +508,24 @@ _ALWAYS = ("dim", "metric", "model", "vector", "payload")
 _RARE = {"analyzer": "plain", "quantized": None, "embed": None, "vector_nullable": False}
 
 
-def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Mapping[str, Field]:
+def _unknown(given: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
+    """Return unknown keys: of many, those among the first, so that each mapping is refused soon."""
+    return [key for key in islice(given, len(known) + 1) if key not in known]
+
+
+def _check_count(fields: object) -> None:
+    """Raise InvalidArgumentError unless this is a mapping of at most ``MAX_FIELDS``."""
     if not isinstance(fields, Mapping):
         raise InvalidArgumentError("fields", fields, "a mapping of names to types")
+    if len(fields) > MAX_FIELDS:
+        expected = f"at most {MAX_FIELDS:,} fields"
+        raise InvalidArgumentError(
+            "fields", len(fields), expected, reason=f"{expected} are allowed, not {len(fields):,}"
+        )
+
+
+def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Mapping[str, Field]:
+    _check_count(fields)
     if check_field_name(vector).lower() in ("id", "payload"):
         raise InvalidNameError(vector, "field", "id and payload have their own columns")
     checked: dict[str, Field] = {}

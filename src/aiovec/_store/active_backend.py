@@ -55,6 +55,8 @@ REFUSALS = (
 # Minimum attempts of a call whose table was altered or whose store moved. A long call may meet this
 # for the first time when its deadline has already passed.
 _LEAST_ATTEMPTS = 20
+# Seconds that ``close`` leaves a sweep of expired rows, whose next step then ends it.
+_LAST_SWEEP = 1.0
 
 
 class ActiveBackend:
@@ -69,6 +71,8 @@ class ActiveBackend:
         self.idle.set()
         self.swept: dict[str, float] = {}
         """When a table's expired rows were last deleted, by ``time.monotonic``."""
+        self.sweeps: dict[str, asyncio.Task[None]] = {}
+        """The tasks that delete expired rows, by the tables' names."""
         self._overtaken: list[asyncio.Future[None]] = []
         self._calls = 0
         reason, calls = "other searches of this process take too long", backend.searches_at_once
@@ -252,10 +256,13 @@ class Backends:
         closed = StoreClosedError(self.active.backend.target)
         self.active.vector_searches.close(closed)
         self.active.word_searches.close(closed)
+        sweeps = list(self.active.sweeps.values())
+        if sweeps:  # a script that soon closes its store deletes some of the rows too
+            await asyncio.wait(sweeps, timeout=_LAST_SWEEP)
         for active in self._retired:
             active.idle.set()  # do not wait for its calls
         closing = (self.active.backend.close(), *self._retired.values())
-        failures = await asyncio.gather(*closing, return_exceptions=True)
+        failures = await asyncio.gather(*closing, *sweeps, return_exceptions=True)
         for failure in filter(None, failures):
             raise failure
 
@@ -357,8 +364,14 @@ async def check_same(active: ActiveBackend, table: str, wanted: Schema) -> Schem
         # Without the embedder the model's name is unknown, so it is not compared.
         wanted = replace(wanted, model=existing.model)
     differences = existing.differences(wanted)
-    if differences and not existing.differences(replace(wanted, model=existing.model)):
-        raise ModelMismatchError(table, existing.model, wanted.model)
+    # The length of an embedder's vectors belongs to its model.
+    dim = wanted.dim if wanted.embed is None else existing.dim
+    of_same_model = replace(wanted, model=existing.model, dim=dim)
+    if wanted.model != existing.model and not existing.differences(of_same_model):
+        kinds = [None if each is None else each.kind for each in (wanted.embed, existing.embed)]
+        raise ModelMismatchError(
+            table, existing.model, wanted.model, embedder=kinds[0], own=kinds[1]
+        )
     if differences:
         raise SchemaMismatchError(table, differences)
     return existing

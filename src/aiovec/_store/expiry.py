@@ -2,13 +2,16 @@
 
 An expired row exists only for the sweep, which deletes it. Each attempt of a user's call that reads
 or writes rows makes one ``LiveRows``, and reads, changes and counts only the rows that this
-selects. The sweep runs in ``optimize`` and once an hour before a write.
+selects. The sweep runs in ``optimize``, and once an hour in the background of a write.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from contextvars import Context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,16 +27,22 @@ from ..backend.contract import (
     Changes,
     Columns,
     Found,
+    Order,
+    StaleTableError,
     StoredRows,
     TableHandle,
     VectorQuery,
 )
+from ..backend.limits import renewed
 from ..backend.threads import hop
 from ..backend.weight import weight
+from ..errors import AiovecError
 from .active_backend import ActiveBackend
 
 # Seconds between two sweeps by writes. A sweep may read the whole table.
 _SWEEP_EVERY = 3600.0
+# Rows that a sweep deletes in one transaction, for which other writes wait.
+_SWEPT_AT_ONCE = 1_000
 # Extra rows that a search fetches to replace expired ones, plus one for every four hits.
 _MORE = 4
 # The weight of rewriting one query, for ``hop``.
@@ -192,23 +201,56 @@ class LiveRows:
             return 0
         return await self._backend.count(self._handle, self._expired)
 
-    async def delete_expired(self, ids: Sequence[str] | None = None) -> None:
-        """Delete the expired rows, or only those with these ids."""
+    async def delete_expired(self, ids: Sequence[str]) -> None:
+        """Delete the expired rows with these ids."""
         with calling(replace(call_context(), key=None)):  # the key belongs to the call's own write
             await self._backend.delete(self._handle, ids=ids, where=self._expired)
 
+    async def delete_all_expired(self) -> None:
+        """Delete all expired rows, in batches, each of which is a step with a deadline of its
+        own."""
+        oldest_first = Order(Ref(cast("str", self.field))), Order(Ref("id"))
+        while True:
+            with renewed():
+                rows = await self._backend.find(
+                    self._handle, where=self._expired, order_by=oldest_first,
+                    limit=_SWEPT_AT_ONCE, offset=0, columns=Columns(()),
+                )  # fmt: skip
+                if rows.ids:
+                    await self.delete_expired(rows.ids)
+            if len(rows.ids) < _SWEPT_AT_ONCE:
+                return
 
-async def sweep(active: ActiveBackend, handle: TableHandle, *, now_and_then: bool = False) -> None:
-    """Delete the expired rows; with ``now_and_then``, at most once an hour.
 
-    A server does this for its clients, by its own clock.
-    """
+async def sweep(active: ActiveBackend, handle: TableHandle) -> None:
+    """Delete the expired rows. A server does this for its clients, by its own clock."""
     live = LiveRows(active.backend, handle)
-    if live.field is None or not active.backend.upkeep:
+    if live.field is not None and active.backend.upkeep:
+        await live.delete_all_expired()
+    active.swept[handle.name] = time.monotonic()
+
+
+def sweep_now_and_then(active: ActiveBackend, handle: TableHandle) -> None:
+    """Begin a sweep in the background, unless one runs or the last one is less than an hour ago.
+
+    After a failure, the next write begins another one.
+    """
+    name = handle.name
+    ended = active.swept.get(name, -_SWEEP_EVERY)
+    if handle.schema.expires is None or name in active.sweeps:
         return
-    now = time.monotonic()
-    if now_and_then and now - active.swept.get(handle.name, -_SWEEP_EVERY) < _SWEEP_EVERY:
-        return
-    active.swept[handle.name] = now
-    if await live.count_expired():
-        await live.delete_expired()
+    if time.monotonic() - ended >= _SWEEP_EVERY:
+        # An empty context: the write's key and trace are its own.
+        loop = asyncio.get_running_loop()
+        active.sweeps[name] = loop.create_task(_sweep_quietly(active, handle), context=Context())
+
+
+async def _sweep_quietly(active: ActiveBackend, handle: TableHandle) -> None:
+    active.enter()
+    try:
+        # The next write or optimize meets the same error, and reports it.
+        with suppress(AiovecError, StaleTableError):
+            await sweep(active, handle)
+    finally:
+        active.leave()
+        del active.sweeps[handle.name]

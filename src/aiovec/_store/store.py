@@ -299,6 +299,7 @@ class VectorStore:
         text: str | Iterable[str] = (),
         index: str | Iterable[str] = (),
         embed: Embed | None = None,
+        vector_nullable: bool = False,
     ) -> Schema:
         """Create a table, and return its schema.
 
@@ -308,9 +309,9 @@ class VectorStore:
 
         Of several concurrent callers, one creates it. An existing table raises TableExistsError.
         With ``exist_ok`` it is accepted if its schema is the same; otherwise this raises
-        ModelMismatchError if only the model differs, else SchemaMismatchError. A schema with an
-        option that the backend does not support raises UnsupportedError, unless such a table exists
-        already.
+        ModelMismatchError if only the model or the embedder differs, else SchemaMismatchError. A
+        schema with an option that the backend does not support raises UnsupportedError, unless such
+        a table exists already.
 
         With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they come from the
         embedder. The embedder's settings are stored too, if it was given as a kind or a mapping, so
@@ -321,14 +322,15 @@ class VectorStore:
         becomes a field: text, whole numbers, numbers, booleans, datetimes, or lists of texts or
         numbers. Mixed and nested values stay in the payload. Columns of Arrow, pandas and Polars
         keep their types. ``text`` names the fields for keyword search, ``index`` the fields with an
-        index for filters; ``metric``, ``model`` and ``embed`` are those of ``Schema``. If a row is
-        refused, no table is created. ``exist_ok`` is for schemas only; ``upsert`` adds rows to an
-        existing table.
+        index for filters; ``metric``, ``model``, ``embed`` and ``vector_nullable`` are those of
+        ``Schema``. If a row is refused, no table is created. ``exist_ok`` is for schemas only;
+        ``upsert`` adds rows to an existing table.
         """
         check_table_name(table)
         exist_ok = check_flag("exist_ok", exist_ok)
         texts, indexed = read_names("text", text), read_names("index", index)
-        options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed)
+        nullable = check_flag("vector_nullable", vector_nullable)
+        options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed, nullable)
         if schema is not None and not isinstance(schema, Schema):
             if isinstance(schema, Mapping) and isinstance(schema.get("dim"), int):
                 raise InvalidArgumentError("schema", schema, "aiovec.Schema(...) or rows")
@@ -341,8 +343,8 @@ class VectorStore:
             return await self._create_of_rows(table, schema, options)
         if options != TableOptions():
             reason = (
-                "vector, metric, model, text, index and embed are for a table created from rows; "
-                "with a schema, set them in the schema"
+                "vector, metric, model, text, index, embed and vector_nullable are for a table "
+                "created from rows; with a schema, set them in the schema"
             )
             raise InvalidArgumentError("schema", schema, "rows", reason=reason)
 
@@ -860,7 +862,8 @@ class VectorStore:
         ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``; the types are those of
         JSON schemas, in the payload also "list" and "object". Nulls are not counted, keys within
         objects are not listed, and a declared field is listed also without values. Reads every row,
-        by ``export``. Raises InvalidArgumentError for more than 10,000 payload keys.
+        by ``export``, and so needs pyarrow: ``pip install "aiovec[arrow]"``. Raises
+        InvalidArgumentError for more than 10,000 payload keys.
         """
         counts: dict[str, Counter[str]] = {}
         fields: dict[str, Field] = {}

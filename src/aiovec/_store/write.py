@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -23,7 +23,7 @@ from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
 from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .active_backend import ActiveBackend
-from .expiry import LiveRows, sweep
+from .expiry import LiveRows, sweep_now_and_then
 
 if TYPE_CHECKING:
     Embeds = Callable[
@@ -34,11 +34,12 @@ _T = TypeVar("_T")
 
 
 class _TakenError(Exception):
-    """Some of the ``ids`` are taken, perhaps by expired rows alone. Never reaches a user."""
+    """Some ids of the checked rows are taken, perhaps by expired rows alone. Never reaches a
+    user."""
 
-    def __init__(self, ids: Sequence[str]) -> None:
+    def __init__(self, rows: NewRows) -> None:
         super().__init__()
-        self.ids = ids
+        self.rows = rows
 
 
 @dataclass(slots=True)
@@ -60,7 +61,7 @@ class RowsToWrite:
         """Write the rows in one attempt, and return how many."""
         if self.model is not None:
             check_model(handle, self.model)
-        await sweep(active, handle, now_and_then=True)
+        sweep_now_and_then(active, handle)
         live = LiveRows(active.backend, handle)
         batch = None
         if handle.schema.embed is not None:
@@ -68,9 +69,9 @@ class RowsToWrite:
         try:
             return await self._put(active.backend, handle, live, batch)
         except _TakenError as exc:
-            ids = exc.ids
+            batch = exc.rows
         # After the gate is left: a delete enters it too, and a read may wait for memory.
-        if expired := await live.expired_among(ids):
+        if expired := await live.expired_among(batch.ids):
             await live.delete_expired(expired)
         return await self._put(active.backend, handle, live, batch, again=True)
 
@@ -91,7 +92,7 @@ class RowsToWrite:
                 return 0
             skips = self.on_conflict == "skip"
             if skips and not again and live.field is not None:
-                raise _TakenError(batch.ids)  # perhaps by expired rows, which no error would report
+                raise _TakenError(batch)  # perhaps by expired rows, which no error would report
             try:
                 if self.on_conflict != "replace":
                     return await backend.insert(handle, batch, skip_existing=skips)
@@ -100,7 +101,7 @@ class RowsToWrite:
                 # An upsert fails if the id exists in another partition.
                 if again or live.field is None:
                     raise
-                raise _TakenError(batch.ids) from exc
+                raise _TakenError(batch) from exc
         return len(batch)
 
     async def checked_batch(self, active: ActiveBackend, handle: TableHandle) -> NewRows:
@@ -117,7 +118,7 @@ class RowsToWrite:
         return await hop(effort, self._check, handle, as_table)
 
     def _check(self, handle: TableHandle, as_table: bool) -> NewRows:
-        batch = to_batch(self.rows, handle.schema, make_ids=True)
+        batch = to_batch(self.rows, handle.schema, new_ids="if absent")
         if self.on_conflict != "fail":
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
         elif not self.checked and (repeated := repeated_ids(batch.ids)):
