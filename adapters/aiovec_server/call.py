@@ -6,7 +6,6 @@ JSON body, in the metadata of its schema, with the long lists as columns; or the
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -37,12 +36,15 @@ LONGEST_JSON = 8 * 1024 * 1024
 
 _TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"
 _SMALL = 64 * 1024  # bytes that are never too many values
-# A list takes 20 times its text. So a text may have so many lists, objects and commas, at most.
-_MOST_LISTS, _MOST_COMMAS = 400_000, 1_000_000
+# A list takes 20 times its text, and the parser holds up all threads: for 30 to 50 ms with so many
+# lists and objects, different keys, or numbers.
+_MOST_LISTS, _MOST_KEYS, _MOST_COMMAS = 200_000, 120_000, 1_000_000
 _MANY = 16  # lists of so many floats become arrays, which take a fifth of their memory
-# A number too large for float64; the parser would make it an infinity.
-_HUGE = re.compile(rb"\d[eE]\+?[1-9]\d\d")
-_LISTS = frozenset({"ids", "texts", "vectors", "where"})  # arguments that are bounded like rows
+# Exponents of numbers that may be too large for float64. A pattern that begins with one letter is
+# searched for twenty times as fast.
+_HUGE = re.compile(rb"e(?<=\de)\+?[1-9]\d\d"), re.compile(rb"E(?<=\dE)\+?[1-9]\d\d")
+# Arguments that are bounded like rows.
+_LISTS = frozenset({"ids", "texts", "vectors", "where", OLDER_NAMES["where"]})
 
 _MOST_RANGES = 64
 _CHARSET = re.compile(r"\s*(charset=\"?utf-?8\"?\s*)?", re.IGNORECASE)
@@ -118,29 +120,33 @@ class Call:
         absent = "content-type" not in headers or headers.get("content-length") == "0"
         if absent and not model.is_needed() and not await self._read(LONGEST_JSON):
             return {}
-        if self._body_type(kinds) == ARROW:
-            given = await self._columns()
-        else:
-            given = await _value(await self._read(LONGEST_JSON))
-        if type(given) is not dict:
-            keys = ", ".join(model.keys())
-            raise InvalidArgumentError("the body", given, f"a JSON object with {keys}")
-        arguments = model.read(given, "the body")
-        self.uses_older_names = not given.keys().isdisjoint(OLDER_NAMES.values())
-        for name in _LISTS.intersection(arguments):
-            if isinstance(arguments[name], list):
-                check_rows(len(arguments[name]), name)
-        return arguments
+        is_arrow = self._body_type(kinds) == ARROW
+        data = await (self._arrow() if is_arrow else self._read(LONGEST_JSON))
+
+        def read() -> dict[str, Any]:
+            given = _load_columns(data) if is_arrow else _load(data, "the body")
+            if type(given) is not dict:
+                keys = ", ".join(model.keys())
+                raise InvalidArgumentError("the body", given, f"a JSON object with {keys}")
+            for name in _LISTS & given.keys():
+                if isinstance(given[name], list):
+                    check_rows(len(given[name]), name)
+            self.uses_older_names = not given.keys().isdisjoint(OLDER_NAMES.values())
+            return model.read(given, "the body")
+
+        return await hop(weight_of_body(data), read)
 
     async def rows(self, kinds: Sequence[str]) -> Any:
         """Return the rows of the body, as ``insert`` takes them."""
         kind = self._body_type(kinds)
         if kind == ARROW:
-            return await self._table()
+            data = await self._arrow()
+            return await hop(weight_of_body(data), _load_table, data)
         if kind == JSON_LINES:
-            text = await self._read()
-            return await hop(weight_of_body(text), _loaded_lines, text)
-        rows = await _value(await self._read(LONGEST_JSON))
+            data = await self._read()
+            return await hop(weight_of_body(data), _loaded_lines, data)
+        data = await self._read(LONGEST_JSON)
+        rows = await hop(weight_of_body(data), _load, data, "the body")
         if type(rows) is not list:
             raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
         check_rows(len(rows))
@@ -178,31 +184,33 @@ class Call:
                 )
         return text
 
-    async def _table(self) -> pa.Table:
-        """Return the table of an Arrow IPC stream, whose values are validated."""
+    async def _arrow(self) -> bytearray:
         data = await self._read()
         await arrow_ready()
-        try:
-            table = await hop(weight_of_body(data), read_rows, data)
-        except DamagedStreamError as exc:
-            raise RequestError(400, str(exc)) from exc
-        check_rows(table.num_rows)
-        return table
-
-    async def _columns(self) -> Any:
-        table = await self._table()
-        text = (table.schema.metadata or {}).get(BODY, b"{}")
-        if len(text) > LONGEST_JSON:
-            raise RequestError(413, f"the metadata {BODY.decode()} {_TOO_LONG}")
-        value = await _value(text)
-        if type(value) is not dict or not value.keys().isdisjoint(table.schema.names):
-            words = "has to be a JSON object without the keys that are columns"
-            raise RequestError(422, f"the metadata {BODY.decode()} {words}")
-        return value | dict(zip(table.schema.names, table.columns, strict=True))
+        return data
 
 
-async def _value(text: bytes | bytearray) -> Any:
-    return await hop(weight_of_body(text), _load, text, "the body")
+def _load_table(data: bytearray) -> pa.Table:
+    """Return the table of an Arrow IPC stream, whose values are validated."""
+    try:
+        table = read_rows(data)
+    except DamagedStreamError as exc:
+        raise RequestError(400, str(exc)) from exc
+    check_rows(table.num_rows)
+    return table
+
+
+def _load_columns(data: bytearray) -> Any:
+    """Return the arguments in the schema's metadata, and those that are columns."""
+    table = _load_table(data)
+    text = (table.schema.metadata or {}).get(BODY, b"{}")
+    if len(text) > LONGEST_JSON:
+        raise RequestError(413, f"the metadata {BODY.decode()} {_TOO_LONG}")
+    value = _load(text, "the body")
+    if type(value) is not dict or not value.keys().isdisjoint(table.schema.names):
+        words = "has to be a JSON object without the keys that are columns"
+        raise RequestError(422, f"the metadata {BODY.decode()} {words}")
+    return value | dict(zip(table.schema.names, table.columns, strict=True))
 
 
 def _loaded_lines(text: bytearray) -> list[Any]:
@@ -234,20 +242,30 @@ def _lines_of(text: bytearray) -> Iterator[bytes]:
 
 
 def _load(text: bytes | bytearray, name: str) -> Any:
-    # A small text cannot hold so many.
+    # A small text cannot hold so many. A key has a colon and two quotes; a text may have either.
     if len(text) > _SMALL and (
-        text.count(b"[") + text.count(b"{") > _MOST_LISTS or text.count(b",") > _MOST_COMMAS
+        text.count(b"[") + text.count(b"{") > _MOST_LISTS
+        or min(text.count(b":"), text.count(b'"') // 2) > _MOST_KEYS
+        or text.count(b",") > _MOST_COMMAS
     ):
         raise RequestError(413, f"{name} holds too many values; send them in several requests")
     try:
-        if _HUGE.search(text):
-            json.loads(text, parse_float=_finite)
-        return pydantic_core.from_json(text, allow_inf_nan=False)
-    except (ValueError, RecursionError) as exc:
+        value = pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError as exc:
         raise RequestError(400, f"{name} is not JSON: {exc}") from exc
+    if any(pattern.search(text) for pattern in _HUGE):
+        _check_finite(value)
+    return value
 
 
-def _finite(text: str) -> float:
-    if math.isinf(number := float(text)):
-        raise RequestError(422, f"the number {text:.60} is too large for float64")
-    return number
+def _check_finite(value: Any) -> None:
+    """Refuse a number too large for float64, of which the parser makes an infinity."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is dict:
+            waiting += item.values()
+        elif type(item) is list:
+            waiting += item
+        elif type(item) is float and math.isinf(item):
+            raise RequestError(422, "the body has a number that is too large for float64")

@@ -29,6 +29,10 @@ from aiovec.errors import InvalidArgumentError, shown
 OLDER_NAMES = {"limit": "topK", "where": "filter"}
 """Names of arguments that older clients send, by the present ones."""
 
+_MOST_FIELDS, _MOST_BOOSTS = 2_000, 16
+"""Fields of a new table, or payload keys to remove, and boosts, which are checked one by one. A
+store allows fewer fields."""
+
 
 class Model(BaseModel):
     """A JSON object or a query string. Keys are in camelCase, and others are refused.
@@ -48,6 +52,10 @@ class Model(BaseModel):
         ``place`` is where they stand, in words; with ``texts`` all values are texts.
         """
         given = {key: value for key, value in given.items() if value is not None}
+        # pydantic would collect an error for each of them.
+        unknown = next((key for key in given if key not in cls._accepted()), None)
+        if unknown is not None:
+            raise cls._unknown(unknown, place)
         try:
             model = cls.model_validate_strings(given) if texts else cls.model_validate(given)
         except ValidationError as exc:
@@ -58,6 +66,12 @@ class Model(BaseModel):
     @cache
     def keys(cls) -> list[str]:
         return list(cls.model_json_schema().get("properties", ()))
+
+    @classmethod
+    @cache
+    def _accepted(cls) -> frozenset[str]:
+        present = cls.keys()
+        return frozenset([*present, *(OLDER_NAMES[key] for key in present if key in OLDER_NAMES)])
 
     @classmethod
     def is_needed(cls) -> bool:
@@ -76,12 +90,12 @@ class Model(BaseModel):
         name = str(errors[0]["loc"][0])
         # A value that may be an item or a list has an error of each; the item's place is longer.
         same = (error for error in errors if error["loc"][0] == errors[0]["loc"][0])
-        error = max(same, key=lambda error: len(error["loc"]))
-        if error["type"] == "extra_forbidden":
-            known = ", ".join(cls.keys())
-            keys = f"its keys are: {known}" if known else "it takes none"
-            words = f"{place} has the unknown key {shown(name)}; {keys}"
-            return InvalidArgumentError(f"the keys of {place}", name, known, reason=words)
+        error = max(same, key=lambda error: (len(error["loc"]), error["type"] == "too_long"))
+        if error["type"] == "extra_forbidden":  # an older name beside the present one
+            return cls._unknown(name, place)
+        if error["type"] == "too_long":
+            most = error["ctx"]["max_length"]
+            return InvalidArgumentError(name, given.get(name), f"at most {most:,} items")
         if error["type"] == "missing":
             words = f"{place} lacks the key {name!r}"
             return InvalidArgumentError(name, None, "given", reason=words)
@@ -89,6 +103,13 @@ class Model(BaseModel):
             return cause  # of a class that refuses its values
         words = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         return InvalidArgumentError(name, given.get(name), words)
+
+    @classmethod
+    def _unknown(cls, key: str, place: str) -> Exception:
+        known = ", ".join(cls.keys())
+        keys = f"its keys are: {known}" if known else "it takes none"
+        words = f"{place} has the unknown key {shown(key)}; {keys}"
+        return InvalidArgumentError(f"the keys of {place}", key, known, reason=words)
 
 
 def _made(default: type, *others: type) -> Any:
@@ -138,8 +159,10 @@ Vectors = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+_TO_FIRST = Field(fail_fast=True)  # a list is refused at its first bad item
+Texts = Annotated[list[str], _TO_FIRST]
 Names = Annotated[
-    list[str],  # in a query string with commas
+    Texts,  # in a query string with commas
     BeforeValidator(lambda one: [*filter(None, one.split(","))] if isinstance(one, str) else one),
 ]
 IndexKind = Literal["btree", "bitmap", "text"]
@@ -162,9 +185,17 @@ class Counted(Model):
     rows: bool = Field(True, description="Count the rows; without, `rows` is null.")
 
 
+def _with_few_fields(schema: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a schema before each of its fields is checked."""
+    fields = schema.get("fields")
+    if isinstance(fields, dict) and len(fields) > _MOST_FIELDS:
+        raise InvalidArgumentError("fields", fields, f"at most {_MOST_FIELDS:,} fields")
+    return schema
+
+
 class CreateTable(Model):
     table: str = Field(validation_alias="name", description="The table's name.")
-    schema_: dict[str, Any] | None = _maybe(
+    schema_: Annotated[dict[str, Any], AfterValidator(_with_few_fields)] | None = _maybe(
         "Its schema; by default rows of text of the configured length.", "schema"
     )
     exist_ok: bool = Field(False, description="Accept a table that has the same schema.")
@@ -260,7 +291,7 @@ class Get(ById, Selected):
 
 
 class Find(Filtered, Selected):
-    order_by: str | list[str] | None = _maybe("Fields, id or payload.<key>; a minus sorts falling.")
+    order_by: str | Texts | None = _maybe("Fields, id or payload.<key>; a minus sorts falling.")
     descending: bool = Field(False, description="Turn every direction around.")
     limit: Count = _older("limit", 100, "Records, at most.")
     offset: Whole = Field(0, description="Records that are passed over first.")
@@ -270,11 +301,14 @@ class Delete(Filtered):
     ids: Ids | None = _maybe("The ids of the rows.")
 
 
+_Removed = Annotated[Texts, Field(max_length=_MOST_FIELDS)]
+
+
 class Update(Delete):
     fields: dict[str, Any] | None = _maybe(
         "New values of fields, payload keys or payload.<key>.", "set"
     )
-    remove: list[str] | None = _maybe("Payload keys to remove, as payload.<key>.")
+    remove: _Removed | None = _maybe("Payload keys to remove, as payload.<key>.")
     vector: Vector | None = _maybe(
         "New vector of the rows. By default a table that makes vectors of a text makes it of the "
         "new text, and others keep theirs."
@@ -297,6 +331,9 @@ class SetVectors(ById, ByModel):
 
 
 _Boost = _made(Decay, Factor)
+_Boosts: Any = Annotated[
+    list[_Boost], Field(fail_fast=True, max_length=_MOST_BOOSTS)  # type: ignore[valid-type]
+]
 
 
 class _Search(Selected, Filtered):
@@ -306,7 +343,7 @@ class _Search(Selected, Filtered):
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
     per_group: Count = Field(1, description="Hits of each group, at most.")
     diversity: float | None = _maybe("From 0 to 1: trade nearness for variety.")
-    boost: _Boost | list[_Boost] | None = _maybe(  # type: ignore[valid-type]
+    boost: _Boost | _Boosts | None = _maybe(  # type: ignore[valid-type]
         'Prefer newer hits, {"field": "at", "halfLife": "7d", "weight": 0.3, "pinned": '
         '"payload.keep"}, or higher numbers, {"type": "factor", "field": "importance", "weight": '
         '0.3, "most": 1}.'
@@ -327,12 +364,15 @@ class Search(_Near, ByModel):
     text: str | None = _maybe("In its place, a text, if the table has an embedder.")
 
 
+_Wheres = Annotated[list[str | None], _TO_FIRST]
+
+
 class SearchMany(_Near, ByModel):
-    where: str | list[str | None] | None = _older(  # type: ignore[assignment]  # it may be more
+    where: str | _Wheres | None = _older(  # type: ignore[assignment]  # it may be more
         "where", None, "A condition for all, or one for each."
     )
     vectors: Vectors | None = _maybe("The vectors to search for.")
-    texts: list[str] | None = _maybe("In their place, texts, if the table has an embedder.")
+    texts: Texts | None = _maybe("In their place, texts, if the table has an embedder.")
 
 
 class _Words(Model):
@@ -341,7 +381,7 @@ class _Words(Model):
         "Rows with all words and then, where these are too few, with some (the default); with all; "
         "with at least one."
     )
-    highlight: bool | Annotated[list[str], AfterValidator(tuple)] = Field(
+    highlight: bool | Annotated[Texts, AfterValidator(tuple)] = Field(
         False,
         description="Give a snippet of each field that matched, with matches between <mark> "
         "and </mark>, or between two texts.",

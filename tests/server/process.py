@@ -38,7 +38,7 @@ class Served:
         request = urllib.request.Request(
             self.url + path,
             method=method,
-            data=None if body is None else json.dumps(body).encode(),
+            data=body if isinstance(body, bytes | None) else json.dumps(body).encode(),
             headers={"content-type": "application/json", **(headers or {})},
         )
         with urllib.request.urlopen(request, timeout=START) as answer:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
 from aiovec._internals import StoreInternals
 from aiovec.backend.context import CallContext, calling
+from aiovec.backend.threads import in_thread
 
 from .. import models
 from ..bodies import camel_case, dump
@@ -120,7 +121,7 @@ async def of_each(names: Sequence[str], read: Callable[[str], Awaitable[_T]]) ->
 async def create_table(call: Call, options: dict[str, Any]) -> Response:
     """Create a table."""
     if "schema_" in options:
-        options["schema"] = Schema.from_json(options.pop("schema_"))
+        options["schema"] = await in_thread(Schema.from_json, options.pop("schema_"))
     await call.store.create_table(**options)
     return await _described(call, options["table"], 201)
 
@@ -158,7 +159,7 @@ async def rename_table(call: Call, options: dict[str, Any]) -> Response:
 )  # fmt: skip
 async def add_field(call: Call, options: dict[str, Any]) -> Response:
     """Add a field, which is null in existing rows."""
-    field = Field.from_dict(options["field"])
+    field = await in_thread(Field.from_dict, options["field"])
     await call.store.add_field(call.table, options["name"], field)
     return await _described(call, call.table, 201)
 
