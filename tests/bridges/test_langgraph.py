@@ -246,7 +246,7 @@ def test_without_an_index_and_without_rows(store: sync.VectorStore) -> None:
 
 
 def test_items_expire(store: sync.VectorStore) -> None:
-    short = 2 / 60
+    short = 5 / 60
     ours = AiovecStore(store, ttl={"default_ttl": short, "refresh_on_read": True})
     ours.put(("a",), "short", {})
     ours.put(("a",), "read", {})
