@@ -18,14 +18,14 @@ from .store import AiovecDocumentStore
 
 _P = ParamSpec("_P")
 _Filters = dict[str, Any] | None
-_Found = dict[str, list[Document]]
+_Documents = dict[str, list[Document]]
 
 
 def _runs(
-    method: Callable[Concatenate[Any, Table, _P], Awaitable[_Found]],
+    method: Callable[Concatenate[Any, Table, _P], Awaitable[_Documents]],
 ) -> tuple[
-    Callable[Concatenate[Any, _P], _Found],
-    Callable[Concatenate[Any, _P], Coroutine[Any, Any, _Found]],
+    Callable[Concatenate[Any, _P], _Documents],
+    Callable[Concatenate[Any, _P], Coroutine[Any, Any, _Documents]],
 ]:
     """Return a coroutine method as the methods ``run`` and ``run_async`` of a component."""
     run, run_async = twins(method)
@@ -73,12 +73,12 @@ class _Retriever:
     def _bridge(self) -> DocumentBridge:
         return self.document_store._bridge
 
-    async def _found(
+    async def _documents(
         self,
         search: Callable[..., Awaitable[Sequence[Hit]]],
         filters: _Filters,
         top_k: int | None,
-    ) -> _Found:
+    ) -> _Documents:
         limit = self.top_k if top_k is None else top_k
         if limit < 1:
             return {"documents": []}
@@ -101,7 +101,7 @@ class AiovecEmbeddingRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with the score of the store's metric, best first."""
-        return await self._found(partial(table.search, query_embedding), filters, top_k)
+        return await self._documents(partial(table.search, query_embedding), filters, top_k)
 
     run, run_async = _runs(_run)
 
@@ -119,7 +119,7 @@ class AiovecKeywordRetriever(_Retriever):
     ) -> dict[str, list[Document]]:
         """Return documents with their BM25 score, best first."""
         search = partial(table.search_text, query, match="any")
-        return await self._found(search, filters, top_k)
+        return await self._documents(search, filters, top_k)
 
     run, run_async = _runs(_run)
 
@@ -150,6 +150,6 @@ class AiovecHybridRetriever(_Retriever):
         """Return documents with a score from 0 to 1, best first."""
         fusion = Weighted(vector=self.alpha, text=1 - self.alpha)
         search = partial(table.search_hybrid, query, query_embedding, match="any", fusion=fusion)
-        return await self._found(search, filters, top_k)
+        return await self._documents(search, filters, top_k)
 
     run, run_async = _runs(_run)

@@ -369,19 +369,23 @@ def relevance(score: float, metric: Metric) -> float:
     return min(max(score, 0.0), 1.0)
 
 
-def storable(value: Any, name: str = "metadata") -> Any:
+def storable(value: Any, name: str = "metadata", *, large: type[str] | None = None) -> Any:
     """Return a value of metadata in a form that a payload can store.
 
     Naive datetimes, times of a day and paths become text, Decimals numbers, NaN and infinity None,
     sets and tuples lists, arrays lists of numbers, and keys of mappings text. Raises
-    InvalidArgumentError for a value that cannot be stored, such as an integer beyond 64 bits.
+    InvalidArgumentError for a value that cannot be stored, such as an integer beyond 64 bits; with
+    ``large=str``, such integers become text.
     """
+    stored = partial(storable, large=large)
     match value:
         case None | bool() | str() | UUID() | Enum():
             return value
         case int():
             if -(2**63) <= value < 2**63:
                 return value
+            if large is not None:
+                return large(value)
             words = f"{name} is an integer beyond 64 bits; store it as text, str(value)"
             raise InvalidArgumentError(name, value, "at most 64 bits", reason=words)
         case float():
@@ -393,21 +397,21 @@ def storable(value: Any, name: str = "metadata") -> Any:
         case time():
             return value.isoformat()
         case Decimal():
-            return storable(float(value), name)
+            return stored(float(value), name)
         case Mapping():
-            return {str(key): storable(item, f"{name}.{key}") for key, item in value.items()}
+            return {str(key): stored(item, f"{name}.{key}") for key, item in value.items()}
         case bytes() | bytearray() | memoryview():
             pass
         case Sequence():
-            return [storable(item, name) for item in value]
+            return [stored(item, name) for item in value]
         case Set():
-            return [storable(item, name) for item in sorted(value, key=str)]
+            return [stored(item, name) for item in sorted(value, key=str)]
     if hasattr(value, "__fspath__"):
         return str(value)
     if callable(listed := getattr(value, "tolist", None)):  # NumPy's
-        return storable(listed(), name)
+        return stored(listed(), name)
     if callable(dumped := getattr(value, "model_dump", None)):
-        return storable(dumped(mode="json"), name)
+        return stored(dumped(mode="json"), name)
     raise InvalidArgumentError(
         name, value, "text, a number, a boolean, a date, a path, or lists and mappings of these"
     )

@@ -90,6 +90,7 @@ def test_an_integer_beyond_64_bits_is_refused_with_the_cure() -> None:
     for value in (2**63, -(2**63) - 1, np.uint64(2**64 - 5), 10**5000):
         with pytest.raises(InvalidArgumentError, match=r"metadata\.hash .* as text, str\(value\)"):
             storable({"hash": value})
+    assert storable({"hash": [2**64 - 5]}, large=str) == {"hash": [str(2**64 - 5)]}  # for imports
 
 
 ROWS: dict[str, dict[str, Any]] = {

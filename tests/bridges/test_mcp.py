@@ -22,6 +22,7 @@ pytest.importorskip("mcp", reason="needs aiovec[mcp]")
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from tests.harness.command import run
 
 import aiovec
 from aiovec import Embed, Field, Schema
@@ -290,17 +291,15 @@ async def test_over_standard_input(tmp_path: Path) -> None:
         assert {tool.name for tool in (await client.list_tools()).tools}.isdisjoint({"remember"})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("key", ["short", "x" * 15, "no space in a key", "x" * 513])
-def test_a_key_that_serve_would_refuse_is_refused(folder: Path, key: str) -> None:
-    command = [sys.executable, "-m", "aiovec", "mcp", "-s", "agent.db", "--allow-writes"]
-    done = subprocess.run(
-        [*command, "--http", "--port", "0"], cwd=folder, capture_output=True, text=True,
-        timeout=30, env={**os.environ, "AIOVEC_MCP_KEY": key},
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "the key in AIOVEC_MCP_KEY must be 16 to 512 visible ASCII characters" in done.stderr
-    assert key not in done.stderr
+def test_a_key_that_serve_would_refuse_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("AIOVEC_MCP_KEY", key)
+    done = run("mcp", "-s", tmp_path / "agent.db", "--allow-writes", "--http", "--port", "0")
+    assert done.code == 1
+    assert "the key in AIOVEC_MCP_KEY must be 16 to 512 visible ASCII characters" in done.err
+    assert key not in done.err
 
 
 @pytest.mark.slow

@@ -262,7 +262,7 @@ def _row(point: Point, collection: Collection, schema: Schema, *, new_ids: bool)
     row = {**fields, schema.vector: point.vector, "id": point.id}
     # A key that is a column of the row has a "_" appended, as in the tables of bridges.
     keys = {
-        f"{key}_" if key.rstrip("_") in row else key: storable(value, key)
+        f"{key}_" if key.rstrip("_") in row else key: storable(value, key, large=str)
         for key, value in metadata.items()
     }
     if new_ids:
