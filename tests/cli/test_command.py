@@ -144,6 +144,7 @@ FAILURES = {
     "restore backup.db": "-s notes.db",
     "info n.db": "no store is named; a store needs an option: write -s n.db",
     "advise n.db": "write -s n.db",
+    "info s3://user:secret@bucket/n": "write -s s3://***@bucket/n",
     "create notes --schema {}": "--schema takes the path of a JSON file",
     "tables -s lancedb": "AIOVEC_CONFIG",
     "tables --config absent.toml": "absent.toml",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> None:
     """Check the installation and a store: show what is wrong and how to fix it.
 
-    Changes nothing. Exits with 1 if something is wrong, as is a --store that does not exist.
+    Changes nothing. Exits with 1 if something is wrong, or if the --store does not exist.
     """
     findings = _findings(store, config)
     wrong = sum(not finding.ok for finding in findings)

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .._model.redaction import without_secrets
+
 _STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECASE)
-_TAKEN = ("-s", "--store", "--from", "--to")  # options before a store
+_NAMING = ("--store", "-s", "--from", "--to")  # options before a store
 # Commands whose own arguments are paths.
-_OF_PATHS = ("backup", "export", "import", "restore")
+_OF_PATHS = {"backup", "export", "import", "restore"}
 _NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number"}
 
 
@@ -21,6 +23,8 @@ def clear_message(error: Any) -> str:
     if faults is not None and message.startswith(("Input should", "Value error")):
         return _of_value(faults()[0])
     context: Any = getattr(error, "ctx", None)
+    if context is None:
+        return message
     if message.startswith("No such command") and context.parent is None:
         return message.rstrip(".") + _command_cure(message)
     if message.startswith("No such option") and hasattr(context.command, "commands"):
@@ -29,7 +33,7 @@ def clear_message(error: Any) -> str:
         return f"{message}; write it after the command, as in {example}"
     if "unexpected extra argument" in message:
         own = {option for parameter in context.command.params for option in parameter.opts}
-        return message + store_cure(message, ("-s",) if "-s" in own else ("--from", "--to"))
+        return message + store_cure(message, [name for name in _NAMING[1:] if name in own])
     return message
 
 
@@ -39,12 +43,12 @@ def store_cure(message: str = "", options: Sequence[str] = ("-s",)) -> str:
     They are those in the message or, for commands that take no path, all that read as one.
     """
     pairs = zip(sys.argv, sys.argv[1:], strict=False)
-    stores = [word for before, word in pairs if before not in _TAKEN and _STORE.fullmatch(word)]
+    stores = [word for before, word in pairs if before not in _NAMING and _STORE.fullmatch(word)]
     named = [word for word in stores if word in message]
-    if not named and sys.argv[1] not in _OF_PATHS:
+    if not named and _OF_PATHS.isdisjoint(sys.argv[1:2]):
         named = stores
     cure = " ".join(map(" ".join, zip(options, named, strict=False)))
-    return f"; a store needs an option: write {cure}" if cure else ""
+    return f"; a store needs an option: write {without_secrets(cure)}" if cure else ""
 
 
 def _command_cure(message: str) -> str:
