@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
-# The processes share the cores: NumPy's own threads would only wait for each other, busily.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.exit(pytest.main(["-n", "logical", *sys.argv[1:]]))
+if __name__ == "__main__":  # a spawned process imports this module again
+    # The processes share the cores: NumPy's own threads would only wait for each other, busily.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    sys.exit(pytest.main(["-n", "logical", *sys.argv[1:]]))

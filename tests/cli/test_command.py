@@ -89,7 +89,7 @@ CURES = {
     "count n.db docs": "write -s n.db",
     "restore backup.db n.db": "write -s n.db",
     "migrate plan n.db lancedb://x": "write --from n.db --to lancedb://x",
-    "count notes more -s notes.db": "argument(s) (more)\n",
+    "count notes more -s notes.db": " (more)\n",
     "n.db": "write aiovec tables -s n.db",
     "--store n.db tables": "write it after the command, as in aiovec COMMAND --store",
     "--json tables -s n.db": "write it after the command, as in aiovec COMMAND --json",
@@ -97,8 +97,8 @@ CURES = {
     "version": "write aiovec --version",
     "distinct notes -s notes.db": "notes is a table: write the FIELD after it",
     "text-index notes -s notes.db": "notes is a table: write the FIELD after it",
-    "search notes words --limit abc": "'--limit': must be a whole number, not 'abc'",
-    "search notes words --min-score abc": "'--min-score': must be a number, not 'abc'",
+    "search notes words --limit abc": "'abc'",
+    "search notes words --min-score abc": "'abc'",
     "search notes words --by words": "'--by': 'words' is not one of 'text', 'vector', 'hybrid'",
     "search notes --vector 1,0,0": "a JSON array of numbers such as [1, 0, 0], not '1,0,0'",
     "create n --dim 3 --field year=int": "NAME:TYPE, such as year:int, not 'year=int'",
@@ -112,6 +112,7 @@ def test_wrong_usage_names_the_cure(run: Run, store: Path) -> None:
             finished = run(*line.split())
             assert (finished.code, finished.out) == (2, "")
             assert cure in finished.err
+            assert not re.search("Input should|Value error", finished.err)  # pydantic's words
 
 
 FAILURES = {
@@ -143,6 +144,7 @@ FAILURES = {
     "restore backup.db": "-s notes.db",
     "info n.db": "no store is named; a store needs an option: write -s n.db",
     "advise n.db": "write -s n.db",
+    "info s3://user:secret@bucket/n": "write -s s3://***@bucket/n",
     "create notes --schema {}": "--schema takes the path of a JSON file",
     "tables -s lancedb": "AIOVEC_CONFIG",
     "tables --config absent.toml": "absent.toml",

@@ -20,14 +20,12 @@ if TYPE_CHECKING:
     from ..backend.doctor import Finding
     from ..backend.embedders import EmbedderSettings
 
-_ANOTHER = "name another store"
-
 
 @failing_clearly
 def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> None:
     """Check the installation and a store: show what is wrong and how to fix it.
 
-    Changes nothing. Exits with 1 if something is wrong, as is a --store that does not exist.
+    Changes nothing. Exits with 1 if something is wrong, or if the --store does not exist.
     """
     findings = _findings(store, config)
     wrong = sum(not finding.ok for finding in findings)
@@ -42,18 +40,16 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
 
     try:
         place = place_named(store, config)
+        if store is not None:  # a TOML file may name a store that its app has not made yet
+            check_there(place)
     except ConfigError as exc:
         if store is None and config is None and exc.file is None:
             return examine()  # nothing names a store, so there is none to examine
         cure = f"accepted is {exc.accepted}" if exc.accepted else "correct the file or the target"
-        return [*examine(), Finding("configuration", str(exc), ok=False, cure=cure)]
+        subject = "store" if exc.key == "target" else "configuration"
+        return [*examine(), Finding(subject, str(exc), ok=False, cure=cure)]
     except AiovecError as exc:
-        return [*examine(), Finding("store", str(exc), ok=False, cure=_ANOTHER)]
-    if store is not None:  # a TOML file may name a store that its app has not made yet
-        try:
-            check_there(place)
-        except ConfigError as exc:
-            return [*examine(), Finding("store", str(exc), ok=False, cure=_ANOTHER)]
+        return [*examine(), Finding("store", str(exc), ok=False, cure="name another store")]
     return [*examine(place), *_of_embedders(place.settings.embedders)]
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 By = Literal["text", "vector", "hybrid"]
 Match = Literal["best", "all", "any"]
+_Text = str | None
+_Ids = list[str] | None
 
 
 @failing_clearly
@@ -140,12 +142,7 @@ def search(
 
 
 def _check_search(
-    words: str | None,
-    vector: str | None,
-    like: list[str] | None,
-    not_like: list[str] | None,
-    by: By | None,
-    match: Match | None,
+    words: _Text, vector: _Text, like: _Ids, not_like: _Ids, by: By | None, match: Match | None
 ) -> None:
     if sum(given is not None for given in (words, vector, like or None)) != 1:
         raise typer.BadParameter("pass WORDS, --vector or --like, and only one of them")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from .._model.redaction import without_secrets
+
 _STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECASE)
-_STORE_OPTIONS = ("-s", "--store", "--from", "--to")
+_NAMING = ("--store", "-s", "--from", "--to")  # options before a store
 # Commands whose own arguments are paths.
-_OF_PATHS = ("backup", "export", "import", "restore")
-# What typer calls types of numbers, by how their names begin.
-_NUMBERS = {"int_": "a whole number", "float_": "a number"}
+_OF_PATHS = {"backup", "export", "import", "restore"}
+_NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number"}
 
 
 def clear_message(error: Any) -> str:
@@ -21,7 +23,9 @@ def clear_message(error: Any) -> str:
     if faults is not None and message.startswith(("Input should", "Value error")):
         return _of_value(faults()[0])
     context: Any = getattr(error, "ctx", None)
-    if message.startswith("No such command"):
+    if context is None:
+        return message
+    if message.startswith("No such command") and context.parent is None:
         return message.rstrip(".") + _command_cure(message)
     if message.startswith("No such option") and hasattr(context.command, "commands"):
         error.possibilities = None
@@ -29,26 +33,22 @@ def clear_message(error: Any) -> str:
         return f"{message}; write it after the command, as in {example}"
     if "unexpected extra argument" in message:
         own = {option for parameter in context.command.params for option in parameter.opts}
-        return message + store_cure(message, ("-s",) if "-s" in own else ("--from", "--to"))
+        return message + store_cure(message, [name for name in _NAMING[1:] if name in own])
     return message
 
 
-def store_cure(message: str = "", options: tuple[str, ...] = ("-s",)) -> str:
+def store_cure(message: str = "", options: Sequence[str] = ("-s",)) -> str:
     """Return how to name the stores among the arguments of the command line, or "".
 
     They are those in the message or, for commands that take no path, all that read as one.
     """
-    command, *words = sys.argv[1:] or [""]
-    before = [command, *words]
-    stores = [
-        word
-        for option, word in zip(before, words, strict=False)
-        if option not in _STORE_OPTIONS and _STORE.fullmatch(word)
-    ]
-    shown = [word for word in stores if word in message]
-    named = shown or ([] if command in _OF_PATHS else stores)
-    pairs = [f"{option} {word}" for option, word in zip(options, named, strict=False)]
-    return f"; a store needs an option: write {' '.join(pairs)}" if pairs else ""
+    pairs = zip(sys.argv, sys.argv[1:], strict=False)
+    stores = [word for before, word in pairs if before not in _NAMING and _STORE.fullmatch(word)]
+    named = [word for word in stores if word in message]
+    if not named and _OF_PATHS.isdisjoint(sys.argv[1:2]):
+        named = stores
+    cure = " ".join(map(" ".join, zip(options, named, strict=False)))
+    return f"; a store needs an option: write {without_secrets(cure)}" if cure else ""
 
 
 def _command_cure(message: str) -> str:
@@ -59,9 +59,6 @@ def _command_cure(message: str) -> str:
 
 
 def _of_value(fault: dict[str, Any]) -> str:
-    said = fault["msg"].removeprefix("Value error, ")
-    expected = said.partition("Input should be ")[2]
-    for prefix, number in _NUMBERS.items():
-        if fault["type"].startswith(prefix):
-            expected = number
+    said: str = fault["msg"].removeprefix("Value error, ")
+    expected = _NUMBERS.get(fault["type"], said.partition("Input should be ")[2])
     return f"must be {expected}, not {fault['input']!r}" if expected else said
