@@ -172,13 +172,20 @@ def unknown_outcome(target: str, what: str) -> Iterator[None]:
 
 _REQUEST = re.compile(
     r"RetryError|Generic (S3|GCS|MicrosoftAzure|HTTP) error|HttpError|reqwest|Error performing "
-    r"|Http error|Error making (a )?request|request_id|non-2xx status"
+    r"|Http error|Error making (a )?request|request_id|non-2xx status|Failed to get AWS credentials"
 )
 _STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
 # A server's own words beside its status.
 _SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
 # Requests that open a store: for a list of its tables.
 _OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"
+_NO_CREDENTIALS = "there are no credentials"
+# The variables that have them, by the scheme of the target's address.
+_VARIABLES = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 # Failed requests (the first match counts): status, pattern of the text, error class and reason.
 _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
     ("", "NoSuchBucket|ContainerNotFound|specified bucket does not exist", AiovecError,
@@ -188,8 +195,8 @@ _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
     ("", "Failed to resolve region", AiovecError,
      "the region of the bucket is not known; set the storage option aws_region or AWS_REGION"),
     ("", (r"169\.254\.169\.254|CredentialsNotLoaded|no credentials|failed to (load|obtain) "
-     "credentials|error getting credentials"), StorePermissionError,
-     "there are no credentials in storage_options or in the environment"),
+     "credentials|error getting credentials|failed to get AWS credentials"), StorePermissionError,
+     _NO_CREDENTIALS),
     ("40[13]", "", StorePermissionError,
      "the server rejects these credentials, or they lack a permission"),
     ("404", _OPENING, AiovecError, "the server does not know this address"),
@@ -220,6 +227,11 @@ def failure(error: BaseException, target: str) -> AiovecError | None:
         status = match[1]
     for codes, pattern, kind, meaning in _REQUESTS:
         if re.fullmatch(codes or ".*", status) and re.search(pattern, text, re.IGNORECASE):
+            if meaning == _NO_CREDENTIALS:  # the status is that of the machine's own metadata
+                variables = _VARIABLES.get(target.partition(":")[0], "the storage's variables")
+                return StorePermissionError(
+                    target, f"{meaning}; set {variables}, or storage_options"
+                )
             says = ([f"HTTP {status}"] if status else []) + _SAYS.findall(text)
             reason = f"{meaning} ({', '.join(says)})" if says else meaning
             if issubclass(kind, (StorePermissionError, StoreUnreachableError)):

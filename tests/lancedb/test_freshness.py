@@ -9,9 +9,9 @@ import pytest
 from tests.contract.base import case
 from tests.harness.values import SMALL, small_rows
 
-from aiovec import ModelMismatchError, Schema, TableNotFoundError, VectorStore
+from aiovec import CorruptStoreError, ModelMismatchError, Schema, TableNotFoundError, VectorStore
 
-from .support import opened
+from .support import lance_calls, opened
 
 
 @pytest.fixture
@@ -87,3 +87,21 @@ async def test_with_read_freshness_a_store_misses_only_what_others_wrote(tmp_pat
         await other.create_table("notes", SMALL)
         await reader.insert("notes", small_rows(2))
         assert await reader.count("notes") == 2
+
+
+async def test_a_read_that_failed_lets_the_next_ones_be_fresh(tmp_path: Path) -> None:
+    """Not each of them opens the table until the time is over."""
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", SMALL)
+        await store.insert("notes", small_rows(3))
+    [file] = (tmp_path / "s/notes.lance/data").iterdir()
+    async with opened(tmp_path / "s", read_freshness=3600.0, upkeep="elsewhere") as store:
+        await settle(store)
+        file.rename(tmp_path / "away")
+        with pytest.raises(CorruptStoreError):
+            await store.find("notes")
+        (tmp_path / "away").rename(file)
+        assert len(await store.find("notes")) == 3
+        with lance_calls() as calls:
+            assert len(await store.find("notes")) == 3
+        assert calls["schema"] == 0

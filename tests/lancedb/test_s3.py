@@ -528,3 +528,20 @@ async def test_a_store_that_cannot_be_reached(bucket: Bucket) -> None:
                 assert re.search(says, await told({**once, "aws_endpoint": endpoint}))
     with s3_server(open_to_all=False) as strict:
         assert "rejects these credentials" in await told(strict.options)
+
+
+async def test_a_bucket_without_credentials(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the machine has no role, whether it refuses the question or nobody answers it."""
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    options = {key: value for key, value in bucket.options.items() if "key" not in key}
+    says = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage_options"
+    async with failing(bucket, 403) as metadata:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
+        assert (await told(options)).endswith(says)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert (await told(options)).endswith(says)
