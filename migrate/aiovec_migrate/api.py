@@ -12,14 +12,14 @@ from aiovec.backend.contract import StaleTableError
 from aiovec.backend.marks import MoveMark
 from aiovec.backend.paths import PathText
 from aiovec.backend.place import Place
-from aiovec.backend.threads import to_its_end
+from aiovec.backend.threads import in_thread
 from aiovec.errors import ConfigError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
 from .embedding import Reembedding
 from .events import Event, Listener, Options, unheard
 from .host import Host, Step, no_step
-from .lock import lock_file, release_lock, take_lock
+from .lock import migrator_lock
 from .marks import forget_move
 from .migration import Migration, Report, TableReport
 from .places import (
@@ -46,21 +46,14 @@ async def plan(
     options: Options | None = None,
     embedder: str = "",
     from_field: str = "",
-    host: Host | None = None,
 ) -> Plan:
     """Return what a run would do and any problems that would stop it. Writes nothing."""
-    host = Host() if host is None else host
-    _check_embedding(embedder, from_field)
-    async with AsyncExitStack() as stack:
-        file = await host.in_thread(config_file, config)
-        source_place, target_place = await _located(source, target, file, host)
-        if await host.in_thread(source_place.same_as, target_place):
-            text = f"the source and the target are the same store: {source_place}"
-            return Plan(str(source_place), str(target_place), problems=[text])
-        ends = (source_place, target_place)
-        migration = await _migration(stack, ends, options, embedder, from_field, file, host)
+    async with _ends(source, target, config) as ends:
+        if await in_thread(ends.source.same_as, ends.target):
+            return Plan(str(ends.source), str(ends.target), problems=[ends.are_same])
+        migration = await ends.migration(options, embedder, from_field)
         result = await migration.plan()
-        await host.in_thread(_look_at_disk, target_place, result)
+        await in_thread(_look_at_disk, ends.target, result)
         return result
 
 
@@ -72,9 +65,8 @@ async def run(
     options: Options | None = None,
     embedder: str = "",
     from_field: str = "",
-    host: Host | None = None,
     listener: Listener = unheard,
-    step: Step = no_step,
+    _step: Step = no_step,
 ) -> Report:
     """Bring all rows of the source to the target, or continue a run that was killed.
 
@@ -83,33 +75,26 @@ async def run(
     afterwards. ``embedder`` names an embedder of the TOML that computes new vectors, from the text
     field ``from_field`` for tables that do not name one themselves.
     """
-    host = Host() if host is None else host
-    host = Host() if host is None else host
     options = options or Options()
-    _check_embedding(embedder, from_field)
-    async with AsyncExitStack() as stack:
-        file = await host.in_thread(config_file, config)
-        source_place, target_place = await _located(source, target, file, host)
-        if await host.in_thread(source_place.same_as, target_place):
+    async with _ends(source, target, config) as ends:
+        if await in_thread(ends.source.same_as, ends.target):
             if source is None and options.switch:  # a run that was killed after its last step
-                place = await _arrived(stack, target_place, host)
-                transform = await _transform(stack, embedder, from_field, file, host)
-                for problem in await other_vectors(place, transform):
+                place = await _arrived(ends)
+                for problem in await other_vectors(
+                    place, await ends.transform(embedder, from_field)
+                ):
                     raise MigrationError(problem)
-                return Report(str(source_place), str(target_place), switched=True)
-            raise MigrationError(f"the source and the target are the same store: {source_place}")
-        ends = (source_place, target_place)
-        source_store, target_store = [await host.in_thread(unopened, place) for place in ends]
-        await _lock(stack, source_store, target_store, host)
-        migration = await _migration(
-            stack, ends, options, embedder, from_field, file, host, listener, step
-        )
+                return Report(str(ends.source), str(ends.target), switched=True)
+            raise MigrationError(ends.are_same)
+        stores = [await in_thread(unopened, place) for place in (ends.source, ends.target)]
+        await ends.stack.enter_async_context(migrator_lock(*stores))
+        migration = await ends.migration(options, embedder, from_field, listener, _step)
         if migration.work.target.missing:
             result = await migration.look()
-            await host.in_thread(_look_at_disk, target_place, result)
+            await in_thread(_look_at_disk, ends.target, result)
             result.check()
             if not result.has_moved:  # opening it creates it, so only now
-                migration.work.target = await open_place(stack, target_place, host, make=True)
+                migration.work.target = await open_place(ends.stack, ends.target, make=True)
         return await migration.run()
 
 
@@ -155,11 +140,9 @@ async def status(
     target: PathText | None = None,
     *,
     config: PathText | None = None,
-    host: Host | None = None,
 ) -> Status | None:
     """Return the migration of these stores, or of the stores that the TOML configures, if any."""
-    host = Host() if host is None else host
-    async with _pair(source, target, config, host) as pair:
+    async with _pair(source, target, config) as pair:
         if pair is None:
             return None
         source_record, target_record = [
@@ -182,20 +165,17 @@ async def verify(
     config: PathText | None = None,
     tables: tuple[str, ...] | None = None,
     repair: bool = False,
-    host: Host | None = None,
     listener: Listener = unheard,
-    step: Step = no_step,
 ) -> Report:
     """Compare every row of both stores. With ``repair`` a run brings over the differences.
 
     If both stores are not given, they are those of the TOML's migration. A repair is refused where
     a run is: the target must be a copy of the source, or a store that was left for it.
     """
-    host = Host() if host is None else host
-    async with _pair(source, target, config, host, marked=False) as pair:
+    async with _pair(source, target, config, marked=False) as pair:
         if pair is None:
             raise MigrationError("name both stores: no migration names them")
-        report = await _compared(pair.source, pair.target, tables, host, listener)
+        report = await _compared(pair.source, pair.target, tables, listener)
         names = [place.configured or place.backend.address for place in (pair.source, pair.target)]
     if not repair or report.equal:
         return report
@@ -209,10 +189,7 @@ async def verify(
             f"{report.target} has vectors of another model; bring it up to date by a run with that "
             "--embedder"
         )
-    return await run(
-        *names, config=config, options=Options(tables=tables), host=host, listener=listener,
-        step=step,
-    )  # fmt: skip
+    return await run(*names, config=config, options=Options(tables=tables), listener=listener)
 
 
 async def abort(
@@ -220,41 +197,34 @@ async def abort(
     target: PathText | None = None,
     *,
     config: PathText | None = None,
-    host: Host | None = None,
     listener: Listener = unheard,
-    step: Step = no_step,
 ) -> list[str]:
     """End an open run and return warnings: the source is unchanged, and the copies are dropped.
 
     If both stores are not given, the marks in the given store, or in the backends that the TOML
     configures, name them.
     """
-    host = Host() if host is None else host
-    async with _pair(source, target, config, host) as pair:
+    async with _pair(source, target, config) as pair:
         if pair is None:
             raise MigrationError("no migration is open: neither store has a mark of one")
-        async with AsyncExitStack() as stack:
-            await _lock(stack, pair.source, pair.target, host)
-            migration = Migration(pair.source, pair.target, host=host, listener=listener, step=step)
+        async with migrator_lock(pair.source, pair.target):
+            migration = Migration(pair.source, pair.target, listener=listener)
             return await migration.abort(pair.mark.run)
 
 
-async def forget(
-    store: PathText, *, config: PathText | None = None, host: Host | None = None
-) -> list[str]:
+async def forget(store: PathText, *, config: PathText | None = None) -> list[str]:
     """Remove the mark of a store that was left, or a damaged mark; return warnings.
 
     The store is then independent: nothing leads from it to the store that it moved to. A warning
     says so if the TOML file leads apps to another backend.
     """
-    host = Host() if host is None else host
     async with AsyncExitStack() as stack:
-        file = await host.in_thread(config_file, config)
-        place = await _existing(stack, await host.in_thread(locate, store, file), host)
+        file = await in_thread(config_file, config)
+        place = await _existing(stack, await in_thread(locate, store, file))
         if not place.keeps_marks:
             raise MigrationError(f"{place} cannot hold the mark of a migration")
         await forget_move(place.backend)
-        current = "" if file is None else await TomlFile(file, host).current()
+        current = "" if file is None else await TomlFile(file).current()
         if not place.configured or current == place.configured:
             return []
         line = f'backend = "{place.configured}"'
@@ -265,47 +235,75 @@ async def forget(
 # Opening stores
 
 
-async def _located(
-    source: PathText | None, target: PathText | None, file: Path | None, host: Host
-) -> tuple[Place, Place]:
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """The places of a run's stores, the TOML file, and what closes all that is opened."""
+
+    stack: AsyncExitStack
+    file: Path | None
+    source: Place
+    target: Place
+
+    @property
+    def are_same(self) -> str:
+        return f"the source and the target are the same store: {self.source}"
+
+    async def migration(
+        self,
+        options: Options | None,
+        embedder: str,
+        from_field: str,
+        listener: Listener = unheard,
+        step: Step = no_step,
+    ) -> Migration:
+        """Open both stores, the target only if it exists."""
+        transform = await self.transform(embedder, from_field)
+        source = await _existing(self.stack, self.source)
+        target = await open_place(self.stack, self.target, make=False)
+        toml = None if self.file is None else TomlFile(self.file)
+        return Migration(
+            source, target, options, toml=toml, transform=transform, listener=listener, step=step
+        )
+
+    async def transform(self, embedder: str, field: str) -> Reembedding | None:
+        """Return what makes new vectors, if an embedder is named."""
+        if field and not embedder:  # the old vectors would stay
+            raise MigrationError(
+                f"--from-field {field} names a text to embed, but no embedder; add --embedder with "
+                "the name of one in the TOML file, or leave out --from-field"
+            )
+        if not embedder:
+            return None
+        reembedding = await in_thread(Reembedding, embedder, field, self.file)
+        self.stack.push_async_callback(reembedding.close)
+        return reembedding
+
+
+@asynccontextmanager
+async def _ends(
+    source: PathText | None, target: PathText | None, config: PathText | None
+) -> AsyncIterator[_Ends]:
+    file = await in_thread(config_file, config)
     if target is None:
         raise MigrationError(
             "name the target store: a target, or the name of a backend in the TOML file"
         )
-    return await host.in_thread(locate, source, file), await host.in_thread(locate, target, file)
+    places = [await in_thread(locate, place, file) for place in (source, target)]
+    async with AsyncExitStack() as stack:
+        yield _Ends(stack, file, *places)
 
 
-async def _existing(stack: AsyncExitStack, located: Place, host: Host) -> OpenPlace:
-    place = await open_place(stack, located, host, make=False)
+async def _existing(stack: AsyncExitStack, located: Place) -> OpenPlace:
+    place = await open_place(stack, located, make=False)
     if place.missing:
         raise ConfigError(f"there is no store at {located}", accepted="a store's path")
     return place
 
 
-async def _migration(
-    stack: AsyncExitStack,
-    ends: tuple[Place, Place],
-    options: Options | None,
-    embedder: str,
-    from_field: str,
-    file: Path | None,
-    host: Host,
-    listener: Listener = unheard,
-    step: Step = no_step,
-) -> Migration:
-    """Open both stores, the target only if it exists."""
-    source = await _existing(stack, ends[0], host)
-    target = await open_place(stack, ends[1], host, make=False)
-    toml = None if file is None else TomlFile(file, host)
-    return Migration(
-        source, target, options, host=host, toml=toml, listener=listener, step=step,
-        transform=await _transform(stack, embedder, from_field, file, host),
-    )  # fmt: skip
-
-
-async def _arrived(stack: AsyncExitStack, located: Place, host: Host) -> OpenPlace:
+async def _arrived(ends: _Ends) -> OpenPlace:
     """Return the store that the TOML names. MigrationError if no switch has led to this store."""
-    place = await open_place(stack, located, host, make=False)
+    located = ends.target
+    place = await open_place(ends.stack, located, make=False)
     record = await place.record()
     mark = record.mark
     cure = "name the store in use in the file, or the one to copy with --from"
@@ -322,36 +320,6 @@ async def _arrived(stack: AsyncExitStack, located: Place, host: Host) -> OpenPla
     else:
         why = "no switch has led to the store there"
     raise MigrationError(f"the TOML file names {located} already, but {why}; {cure}")
-
-
-async def _lock(stack: AsyncExitStack, source: OpenPlace, target: OpenPlace, host: Host) -> None:
-    """Keep other migrators of these stores out until the stack ends."""
-    file = lock_file(source.path, target.path, run_of(source, target))
-    lock = await host.in_thread(take_lock, file)
-
-    async def release() -> None:
-        await to_its_end(host.in_thread(release_lock, file, lock))
-
-    stack.push_async_callback(release)
-
-
-def _check_embedding(embedder: str, from_field: str) -> None:
-    """Raise MigrationError for a field without an embedder, because the old vectors would stay."""
-    if from_field and not embedder:
-        raise MigrationError(
-            f"--from-field {from_field} names a text to embed, but no embedder; add --embedder "
-            "with the name of one in the TOML file, or leave out --from-field"
-        )
-
-
-async def _transform(
-    stack: AsyncExitStack, embedder: str, field: str, file: Path | None, host: Host
-) -> Reembedding | None:
-    if not embedder:
-        return None
-    reembedding = await host.in_thread(Reembedding, embedder, field, file, host)
-    stack.push_async_callback(reembedding.close)
-    return reembedding
 
 
 def _look_at_disk(target: Place, plan: Plan) -> None:
@@ -378,7 +346,6 @@ async def _pair(
     source: PathText | None,
     target: PathText | None,
     config: PathText | None,
-    host: Host,
     *,
     marked: bool = True,
 ) -> AsyncIterator[_Pair | None]:
@@ -387,12 +354,12 @@ async def _pair(
     An open mark counts before one that is over, and otherwise the newest counts. Unless
     ``marked``, two given stores need no mark.
     """
-    file = await host.in_thread(config_file, config)
+    file = await in_thread(config_file, config)
     async with AsyncExitStack() as stack:
         given = [name for name in (source, target) if name is not None]
-        names: list[PathText] = [*given] or [*await host.in_thread(configured, file)]
-        located = [await host.in_thread(locate, name, file) for name in names]
-        places = [await open_place(stack, place, host, make=False) for place in located]
+        names: list[PathText] = [*given] or [*await in_thread(configured, file)]
+        located = [await in_thread(locate, name, file) for name in names]
+        places = [await open_place(stack, place, make=False) for place in located]
         if len(given) == 2 and not marked:
             yield _Pair(places[0], places[1], MoveMark("none"))
             return
@@ -416,8 +383,8 @@ async def _pair(
                 ends.append(place)
                 break
         else:
-            other = await host.in_thread(locate, partner, file)
-            ends.append(await open_place(stack, other, host, make=False))
+            other = await in_thread(locate, partner, file)
+            ends.append(await open_place(stack, other, make=False))
         if mark.filling:
             ends.reverse()
         yield _Pair(ends[0], ends[1], mark)
@@ -446,7 +413,6 @@ async def _compared(
     source: OpenPlace,
     target: OpenPlace,
     tables: tuple[str, ...] | None,
-    host: Host,
     listener: Listener,
 ) -> Report:
     for place in (source, target):
@@ -476,12 +442,12 @@ async def _compared(
             text = f"the table does not exist in the {missing}"
             reports.append(TableReport(name, problem=text))
             continue
-        reports.append(await _compared_table(source, target, name, is_copy, host, listener))
+        reports.append(await _compared_table(source, target, name, is_copy, listener))
     return Report(str(source), str(target), tuple(reports), in_use=in_use)
 
 
 async def _compared_table(
-    source: OpenPlace, target: OpenPlace, name: str, is_copy: bool, host: Host, listener: Listener
+    source: OpenPlace, target: OpenPlace, name: str, is_copy: bool, listener: Listener
 ) -> TableReport:
     source_table = await OpenTable.open(source.backend, name)
     target_table = await OpenTable.open(target.backend, name)
@@ -496,7 +462,7 @@ async def _compared_table(
     # Vectors of two models always differ, even if they were made from the same texts.
     vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
     try:
-        comparison = await Comparison.of(source_table, target_table, host, vector=vector)
+        comparison = await Comparison.of(source_table, target_table, Host(), vector=vector)
         difference = await comparison.named(await comparison.unlike(progress))
     except MigrationError as exc:
         return TableReport(name, problem=str(exc))

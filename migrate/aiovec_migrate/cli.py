@@ -24,23 +24,16 @@ _P = ParamSpec("_P")
 From = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="STORE", help="Source store. Default: the TOML file's current backend."
+        "--from",
+        metavar="STORE",
+        help="Source store. Default: that of the open migration, or else the TOML file's current "
+        "backend.",
     ),
 ]
 To = Annotated[str | None, typer.Option("--to", metavar="STORE", help="Target store.")]
-Marked = Annotated[
-    str | None,
-    typer.Option(
-        "--from", metavar="STORE", help="Source store. Default: the source of the open migration."
-    ),
-]
 Tables = Annotated[
     list[str] | None,
-    typer.Option("--table", metavar="TABLE", help="Copy only this table. Can be repeated."),
-]
-Compared = Annotated[
-    list[str] | None,
-    typer.Option("--table", metavar="TABLE", help="Compare only this table. Can be repeated."),
+    typer.Option("--table", metavar="TABLE", help="Only this table. Can be repeated."),
 ]
 Switch = Annotated[
     bool,
@@ -175,17 +168,11 @@ def run_(
     from . import api, show
 
     with show.shown(json=json) as listener:
-        report = asyncio.run(
-            api.run(
-                source,
-                target,
-                config=config,
-                options=options,
-                embedder=embedder,
-                from_field=from_field,
-                listener=listener,
-            )
-        )
+        running = api.run(
+            source, target, config=config, options=options, embedder=embedder,
+            from_field=from_field, listener=listener,
+        )  # fmt: skip
+        report = asyncio.run(running)
     pause = f"; writers waited {report.pause:.2f} s" if report.pause else ""
     end = f"copied to {report.target}; apps still use {report.source}"
     if report.switched:
@@ -196,7 +183,7 @@ def run_(
 @app.command("status")
 @failing_clearly
 def status_(
-    source: Marked = None, target: To = None, config: Config = None, json: AsJson = False
+    source: From = None, target: To = None, config: Config = None, json: AsJson = False
 ) -> None:
     """Show the migration of these stores, or of the stores that the TOML file configures."""
     from . import api, show
@@ -219,10 +206,10 @@ def status_(
 @failing_clearly
 @_interruptible
 def verify_(
-    source: Marked = None,
+    source: From = None,
     target: To = None,
     config: Config = None,
-    table: Compared = None,
+    table: Tables = None,
     repair: Annotated[
         bool,
         typer.Option(
@@ -239,16 +226,10 @@ def verify_(
     from . import api, show
 
     with show.shown(json=json) as listener:
-        report = asyncio.run(
-            api.verify(
-                source,
-                target,
-                config=config,
-                tables=_names(table),
-                repair=repair,
-                listener=listener,
-            )
+        comparing = api.verify(
+            source, target, config=config, tables=_names(table), repair=repair, listener=listener
         )
+        report = asyncio.run(comparing)
     end = "every row is equal" if report.equal else "NOT EQUAL"
     if report.in_use and not report.equal:
         end = f"{report.target} is in use and has newer writes; this is no fault"
@@ -261,7 +242,7 @@ def verify_(
 @failing_clearly
 @_interruptible
 def abort_(
-    source: Marked = None, target: To = None, config: Config = None, json: Events = False
+    source: From = None, target: To = None, config: Config = None, json: Events = False
 ) -> None:
     """Cancel a run. The source is unchanged; tables copied to the target are dropped."""
     from . import api, show

@@ -19,13 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import (
-    Schema,
-    UInt64Array,
-    from_matrix,
-    payload_array,
-    without_vector,
-)
+from aiovec.backend import Schema, UInt64Array
 from aiovec.backend.contract import Columns, StoredRows
 from aiovec.backend.rows import NewRows
 from aiovec.errors import MigrationError
@@ -274,7 +268,7 @@ class Comparison:
                     block = ids[start : start + min(_LOOKED_UP, self._size)]
                     rows = await source.backend.get(source.handle, block, everything(source.schema))
                     if rows.ids:
-                        yield await self._host.in_thread(_as_arrow, rows, source.schema, True)
+                        yield await self._host.in_thread(_as_arrow, rows, source.schema)
 
     async def _filtered(
         self, wanted: UInt64Array, most_rows: int, most_bytes: int
@@ -333,14 +327,14 @@ class Comparison:
 
     async def _looked_up(self, table: OpenTable, ids: Sequence[str]) -> dict[str, int]:
         """Return the hash of each existing row."""
-        columns = everything(table.schema, vector=self._vector)
+        columns = everything(table.schema)
         rows = await table.do(lambda handle: table.backend.get(handle, ids, columns))
 
         def work() -> dict[str, int]:
-            hashes = self._hasher.rows(_as_arrow(rows, table.schema, self._vector))
+            hashes = self._hasher.rows(_as_arrow(rows, table.schema))
             return dict(zip(rows.ids, hashes.rows.tolist(), strict=True))
 
-        return await self._host.in_thread(work)
+        return await self._host.in_thread(work) if rows.ids else {}
 
 
 async def both(
@@ -357,23 +351,9 @@ async def both(
     return first.result(), second.result()
 
 
-def _as_arrow(rows: StoredRows, schema: Schema, vector: bool) -> pa.Table:
-    """Return complete rows, with or without vectors, in the layout of ``Schema.to_arrow()``."""
-    layout = schema.to_arrow()
-    columns: dict[str, pa.Array] = {"id": pa.array(rows.ids, type=pa.utf8())}
-    if vector and rows.vectors is not None:
-        missing = without_vector(rows.vectors) if schema.vector_nullable else None
-        columns[schema.vector] = from_matrix(rows.vectors, missing)
-    for name, field in schema.fields.items():
-        columns[name] = pa.array(rows.fields[name], type=field.arrow_type())
-    if schema.payload:
-        texts = rows.payloads if rows.payloads is not None else [None] * len(rows.ids)
-        columns["payload"] = payload_array(texts)
-    chosen = [field for field in layout if field.name in columns]
-    return pa.Table.from_arrays(
-        [columns[field.name] for field in chosen],
-        schema=pa.schema(chosen, metadata=layout.metadata),
-    )
+def _as_arrow(rows: StoredRows, schema: Schema) -> pa.Table:
+    """Return complete rows in the layout of ``Schema.to_arrow()``."""
+    return NewRows(schema, rows).table
 
 
 def _check_comparable(source: OpenTable, target: OpenTable, vector: bool) -> None:

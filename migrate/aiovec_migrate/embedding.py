@@ -18,9 +18,8 @@ import pyarrow.compute as pc
 from aiovec._embed.registry import configured_embedder
 from aiovec.backend import Schema, from_matrix
 from aiovec.backend.place import find_place
+from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidVectorError, MigrationError
-
-from .host import Host
 
 
 class Reembedding:
@@ -31,10 +30,9 @@ class Reembedding:
     retries.
     """
 
-    def __init__(self, name: str, field: str, config: Path | None, host: Host) -> None:
+    def __init__(self, name: str, field: str, config: Path | None) -> None:
         self._name = name
         self._field = field
-        self._host = host
         self._embedder = configured_embedder(name, find_place(config=config).settings)
 
     def field_of(self, schema: Schema) -> str:
@@ -71,11 +69,9 @@ class Reembedding:
         """Return the rows in the target's layout, with new vectors."""
         schema = Schema.from_arrow(rows.schema)
         field = self.field_of(schema)
-        has_text, texts = await self._host.in_thread(_texts, rows, schema.vector, field)
+        has_text, texts = await in_thread(_texts, rows, schema.vector, field)
         vectors = await self._embedder.embed(texts, "document") if texts else None
-        return await self._host.in_thread(
-            _with_vectors, rows, self.target_schema(schema), vectors, has_text
-        )
+        return await in_thread(_with_vectors, rows, self.target_schema(schema), vectors, has_text)
 
     async def close(self) -> None:
         """Close the embedder's connections."""

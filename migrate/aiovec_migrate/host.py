@@ -8,17 +8,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import anyio
-
 from aiovec.backend.threads import in_thread
 
 _T = TypeVar("_T")
 
 Step = Callable[[str], Awaitable[None]]
 """Awaited at every named step of a migration, with its name."""
-
-# Threads for conversions and hashes: two keep reading and writing apart; many would only compete.
-_THREADS = 4
 
 
 async def no_step(name: str) -> None:
@@ -50,13 +45,10 @@ class Host:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._limiter: anyio.CapacityLimiter | None = None
 
     async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
         """Return what the function returns, computed off the event loop."""
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(_THREADS)
-        return await in_thread(work, *args, limit=self._limiter)
+        return await in_thread(work, *args)
 
     def now(self) -> float:
         """Return seconds on a clock that never jumps."""

@@ -4,41 +4,52 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from aiovec.backend.files import try_lock
+from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import MigrationError
 
-
-def lock_file(source: Path | None, target: Path | None, run: str) -> Path:
-    """Return the file to lock: beside the source, or the target if the source is remote."""
-    beside = source or target
-    if beside is None:
-        return Path(tempfile.gettempdir()) / f"aiovec-migrate-{run}.lock"
-    return beside.with_name(f".{beside.name}.migrate.lock")
+from .places import OpenPlace
+from .work import run_of
 
 
-def take_lock(file: Path) -> IO[bytes]:
-    """Take the lock. Raises MigrationError if another process holds it."""
+@asynccontextmanager
+async def migrator_lock(source: OpenPlace, target: OpenPlace) -> AsyncIterator[None]:
+    """Keep other migrators of these stores out. Raises MigrationError if one is at work.
+
+    The locked file lies beside the source, or the target if the source is remote.
+    """
+    beside = source.path or target.path
+    file = Path(tempfile.gettempdir()) / f"aiovec-migrate-{run_of(source, target)}.lock"
+    if beside is not None:
+        file = beside.with_name(f".{beside.name}.migrate.lock")
+    stream = await in_thread(_take, file)
     try:
-        while True:
-            stream = file.open("a+b")
-            if not try_lock(stream.fileno()):
-                stream.close()
-                raise MigrationError(
-                    f"another migrator is at work: it holds {file}; wait until it ends"
-                )
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(stream.fileno()), os.stat(file)):
-                    return stream
-            stream.close()  # its last holder has just removed the file
+        yield
+    finally:
+        await to_its_end(in_thread(_release, file, stream))
+
+
+def _take(file: Path) -> IO[bytes]:
+    try:
+        stream = file.open("a+b")
+        is_mine = try_lock(stream.fileno())
     except OSError as exc:
         raise MigrationError(f"{file} cannot be locked: {exc.strerror or exc}") from exc
+    with suppress(
+        FileNotFoundError
+    ):  # its last holder has just removed it, and it locks nobody out
+        if is_mine and os.path.samestat(os.fstat(stream.fileno()), os.stat(file)):
+            return stream
+    stream.close()
+    raise MigrationError(f"another migrator is at work: it holds {file}; wait until it ends")
 
 
-def release_lock(file: Path, stream: IO[bytes]) -> None:
+def _release(file: Path, stream: IO[bytes]) -> None:
     with suppress(OSError):
         file.unlink()
     stream.close()

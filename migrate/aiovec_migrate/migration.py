@@ -54,6 +54,15 @@ class TableReport:
     def equal(self) -> bool:
         return not self.problem and not self.difference.total
 
+    def to_dict(self) -> dict[str, Any]:
+        rows = self.difference
+        return {
+            "table": self.table, "equal": self.equal, "source_rows": rows.source_rows,
+            "target_rows": rows.target_rows, "missing": rows.missing, "extra": rows.extra,
+            "different": rows.different, "ids": list(rows.ids), "problem": self.problem,
+            "removed": self.removed, "vectors_compared": self.vectors,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -76,24 +85,9 @@ class Report:
         return all(table.equal for table in self.tables)
 
     def to_dict(self) -> dict[str, Any]:
-        tables = [
-            {
-                "table": report.table,
-                "equal": report.equal,
-                "source_rows": report.difference.source_rows,
-                "target_rows": report.difference.target_rows,
-                "missing": report.difference.missing,
-                "extra": report.difference.extra,
-                "different": report.difference.different,
-                "ids": list(report.difference.ids),
-                "problem": report.problem,
-                "removed": report.removed,
-                "vectors_compared": report.vectors,
-            }
-            for report in self.tables
-        ]
         return {
-            "equal": self.equal, "source": self.source, "target": self.target, "tables": tables,
+            "equal": self.equal, "source": self.source, "target": self.target,
+            "tables": [report.to_dict() for report in self.tables],
             "switched": self.switched, "pause": round(self.pause, 3), "in_use": self.in_use,
         }  # fmt: skip
 

@@ -14,10 +14,8 @@ from aiovec.backend.marks import MoveRecord
 from aiovec.backend.paths import PathText, is_url
 from aiovec.backend.place import CONFIG_FILE, CONFIG_VARIABLE, Place, find_place
 from aiovec.backend.plugin import backend_names
-from aiovec.backend.threads import to_its_end
+from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import ConfigError, MigrationError
-
-from .host import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +161,10 @@ def configured(file: Path | None) -> list[str]:
     return configured_names
 
 
-async def open_place(stack: AsyncExitStack, located: Place, host: Host, *, make: bool) -> OpenPlace:
+async def open_place(stack: AsyncExitStack, located: Place, *, make: bool) -> OpenPlace:
     """Open a store until the stack ends. One that does not exist is missing, unless ``make``."""
-    place = await host.in_thread(unopened, located)
-    if not make and not await host.in_thread(located.exists):
+    place = await in_thread(unopened, located)
+    if not make and not await in_thread(located.exists):
         return replace(place, missing=True)
     stack.push_async_callback(_close, place.backend)
     await place.backend.open()

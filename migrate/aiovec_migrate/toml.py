@@ -18,9 +18,9 @@ from aiovec.backend.config import RetrievalSettings
 from aiovec.backend.files import flush_folder
 from aiovec.backend.place import find_place
 from aiovec.backend.plugin import backend_names, plugin_of
+from aiovec.backend.threads import in_thread
 from aiovec.errors import ConfigError, MigrationError
 
-from .host import Host
 from .places import OpenPlace, locate
 
 _SECTION, _KEY = "retrieval", "backend"
@@ -32,23 +32,22 @@ _MARK = b"\xef\xbb\xbf"  # some editors on Windows write it before the text
 class TomlFile:
     """A TOML file, read and written in a thread."""
 
-    def __init__(self, file: Path, host: Host) -> None:
+    def __init__(self, file: Path) -> None:
         self.path = str(file)
         """Its absolute path."""
         self._file = file
-        self._host = host
 
     async def current(self) -> str:
         """Return the backend that it names."""
-        return await self._host.in_thread(backend_in, self._file)
+        return await in_thread(backend_in, self._file)
 
     async def check(self, source: OpenPlace, target: OpenPlace) -> None:
         """Raise AiovecError if it does not lead apps to these stores, or not to the source now."""
-        await self._host.in_thread(self._check, source, target)
+        await in_thread(self._check, source, target)
 
     async def flip(self, target: OpenPlace) -> str:
         """Name the target's backend; if the line cannot be found, return what to write instead."""
-        return await self._host.in_thread(self._flip, target)
+        return await in_thread(self._flip, target)
 
     def _check(self, source: OpenPlace, target: OpenPlace) -> None:
         for place in (source, target):
@@ -105,16 +104,9 @@ class TomlFile:
             return ""
         try:
             edited = with_backend(text, document, backend)
-        except ValueError:
+            _replace(real, content, (_MARK if content.startswith(_MARK) else b"") + edited.encode())
+        except (ValueError, OSError):  # the line is not found, or the file cannot be written
             return by_hand
-        mark = _MARK if content.startswith(_MARK) else b""
-        try:
-            _replace(real, content, mark + edited.encode())
-        except OSError as exc:
-            raise MigrationError(
-                f"apps use {target} now, but {real} cannot be written: {exc.strerror or exc}; run "
-                f"the same command again, or {by_hand}"
-            ) from exc
         return ""
 
 

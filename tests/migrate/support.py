@@ -89,6 +89,8 @@ async def a_store(folder: Path, backend: str, *tables: str, **options: Any) -> P
 
 async def switched(config: Path, target: str, **more: Any) -> Report:
     """A run that leads the stores of the TOML to this backend."""
+    if (step := more.pop("step", None)) is not None:
+        more["_step"] = step
     options = {"config": config, "options": SWITCH, **more}
     return await aiovec_migrate.run(None, target, **options)
 

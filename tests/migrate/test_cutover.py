@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,3 +270,55 @@ async def test_a_store_whose_mark_was_forgotten_is_not_switched_to(tmp_path: Pat
     async with aiovec.connect(config=config) as app:
         assert app.backend_name == named(config) == "lancedb"
         await app.insert("notes", rows("since", 3))
+
+
+WAITING = """
+import asyncio, sys
+import aiovec
+
+async def main(config, module):
+    async with aiovec.connect(config=config, read_only=True) as store:
+        assert module not in sys.modules
+        while module not in sys.modules:
+            await store.count("notes")
+            await asyncio.sleep(0.05)
+        print(store.backend_name, flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        await store.count("notes")
+        print(store.backend_name, flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "module"), [("there", "lancedb"), ("back", "aiovec_sqlite.store")])
+async def test_an_open_store_imports_the_driver_of_the_target_before_the_switch(
+    tmp_path: Path, way: str, module: str
+) -> None:
+    """So that no call behind the switch waits for it, not even that of a reader."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    app = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WAITING, str(config), module,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert app.stdin is not None
+    assert app.stdout is not None
+    said: list[bytes] = []
+
+    async def listen() -> None:
+        assert app.stdout is not None
+        said.append(await asyncio.wait_for(app.stdout.readline(), 60))
+
+    try:
+        imported = At("copy:read", listen)
+        await switched(config, target, step=imported)
+        assert imported.met
+        app.stdin.write(b"go on\n")
+        said += (await app.communicate())[0].splitlines(keepends=True)
+    finally:
+        if app.returncode is None:
+            app.kill()
+            await app.wait()
+    assert said == [f"{source}\n".encode(), f"{target}\n".encode()]

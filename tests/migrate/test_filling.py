@@ -68,7 +68,7 @@ async def test_a_second_run_into_that_store_is_refused(tmp_path: Path) -> None:
     async def move(number: int, **more: Any) -> Any:
         return await aiovec_migrate.run("sqlite", target, config=configs[number], **more)
 
-    await stopped_at("optimized", lambda at: move(0, step=at))
+    await stopped_at("optimized", lambda at: move(0, _step=at))
     with pytest.raises(MigrationError, match="the target is part of another migration"):
         await move(1)
     await aiovec_migrate.abort(config=configs[0])
@@ -87,7 +87,7 @@ async def test_an_abort_keeps_a_target_that_had_tables(tmp_path: Path, way: str)
     async with aiovec.connect(place_of(config, target)) as other:
         await fill(other, "others")
         await stopped_at(
-            "optimized", lambda at: aiovec_migrate.run(None, target, config=config, step=at)
+            "optimized", lambda at: aiovec_migrate.run(None, target, config=config, _step=at)
         )
         with pytest.raises(MigrationError, match=CLOSED):
             await other.insert("others", rows("more", 1))

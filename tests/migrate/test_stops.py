@@ -209,7 +209,7 @@ async def test_a_copy_that_has_let_go_is_brought_up_to_date(
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
     with pytest.raises(StoppedError):
-        await aiovec_migrate.run(None, target, config=config, step=Stop(step))
+        await aiovec_migrate.run(None, target, config=config, _step=Stop(step))
     async with aiovec.connect(config=config) as store:
         await store.delete("notes", "r/1")
         await aiovec_migrate.run(None, target, config=config)

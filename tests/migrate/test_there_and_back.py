@@ -106,7 +106,7 @@ async def test_what_is_written_meanwhile_arrives(tmp_path: Path, way: str) -> No
             else:
                 await store.update("notes", {"name": step}, ids=[f"r/{39 - written}"])
 
-        await aiovec_migrate.run(kind, target, config=config, step=write)
+        await aiovec_migrate.run(kind, target, config=config, _step=write)
         assert len(steps) > 5
         assert_same(await contents_at(config=config), await contents_at(target))
         await store.create_table("more", SMALL)

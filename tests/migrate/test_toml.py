@@ -14,7 +14,7 @@ import aiovec_migrate
 from aiovec import AiovecError, Schema
 from aiovec_migrate import Event
 
-from .support import SWITCH, WAYS, named, switched
+from .support import SWITCH, WAYS, a_store, named, switched
 
 PLACES = "sqlite_path = 'notes.db'\nlancedb_url = 'notes.lance'\n"
 LAYOUT = (
@@ -105,6 +105,21 @@ async def test_where_the_line_is_not_found_the_command_tells_what_to_write(tmp_p
     await asyncio.to_thread(config.write_text, text.replace("'sqlite'", "'lancedb'"))
     assert named(config) == "lancedb"
     assert (await switched(config, "lancedb")).switched
+
+
+async def test_a_file_that_cannot_be_written_stays_and_its_line_is_told(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    before = await asyncio.to_thread(config.read_bytes)
+    in_the_way = tmp_path / ".aiovec.toml.new"
+    await asyncio.to_thread(in_the_way.mkdir)
+    events: list[Event] = []
+    assert (await switched(config, "lancedb", listener=events.append)).switched
+    [warning] = [event.text for event in events if event.kind == "warning"]
+    assert 'write backend = "lancedb" under [retrieval]' in warning
+    assert await asyncio.to_thread(config.read_bytes) == before
+    await asyncio.to_thread(in_the_way.rmdir)
+    assert (await switched(config, "lancedb")).switched
+    assert named(config) == "lancedb"
 
 
 @pytest.mark.parametrize(

@@ -78,10 +78,30 @@ def test_a_load_and_the_same_again(cluster: Cluster, parts: Path, tmp_path: Path
     check_all(target)
     code, said = cluster.run(*load)
     assert (code, said.splitlines()[0]) == (0, LOADED_BEFORE)
+    assert "docs: skipped 8 files, because this load was complete" in said
     check_all(target)
     with sync.connect(target) as store:  # others write again, and the change feed knows the rows
         assert store.insert("docs", [{"id": "new", "embedding": [1.0] * DIM}]) == 1
         assert store.count("docs") == ALL + 1
+
+
+def test_a_corrected_file_of_equal_length(cluster: Cluster, tmp_path: Path) -> None:
+    """It is another load, which is refused while the old rows are there."""
+    target, path = f"lancedb://{tmp_path / 's'}", tmp_path / "a.jsonl"
+    lines = "".join(f'{{"id": "r{n}", "embedding": [1, 0], "n": {100 + n}}}\n' for n in range(5))
+    path.write_text(lines)
+    load = (*LOAD, path, "-s", target)
+    assert cluster.run(*load)[0] == 0
+    path.write_text(lines.replace("r3", "q3").replace("104", "204"))
+    code, said = cluster.run(*load)
+    assert (code, "these ids already exist in the table 'docs': 'r0'" in said) == (1, True), said
+    with sync.connect(target) as store:
+        store.delete("docs", where="TRUE")
+    code, said = cluster.run(*load)
+    assert (code, said.split(" from ")[0]) == (0, "imported 5 rows"), said
+    with sync.connect(target) as store:
+        rows = {row.id: row["n"] for row in store.find("docs")}
+    assert rows == {"r0": 100, "r1": 101, "r2": 102, "q3": 103, "r4": 204}
 
 
 def test_a_second_load(cluster: Cluster, parts: Path, tmp_path: Path) -> None:

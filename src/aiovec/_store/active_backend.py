@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import os
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -21,8 +24,9 @@ from ..backend.context import TableChangedError, call_context
 from ..backend.contract import Backend, StaleTableError, TableHandle
 from ..backend.limits import Deadline, Gate, current_deadline
 from ..backend.marks import MOVED, MoveMark
-from ..backend.threads import in_thread, to_its_end
+from ..backend.threads import in_daemon_thread, in_thread, to_its_end
 from ..errors import (
+    AiovecError,
     DimensionMismatchError,
     FilterError,
     InvalidArgumentError,
@@ -57,6 +61,10 @@ REFUSALS = (
 _LEAST_ATTEMPTS = 20
 # Seconds that ``close`` leaves a sweep of expired rows, whose next step then ends it.
 _LAST_SWEEP = 1.0
+
+# Seconds between two looks at the mark for a migration that has begun: one indexed read, or one
+# small file. A shorter run ends before its target's driver is imported.
+_BETWEEN_LOOKS = 1.0
 
 
 class ActiveBackend:
@@ -157,6 +165,8 @@ class Backends:
         self._switching = asyncio.Lock()
         # The replaced backends, until their last calls have ended.
         self._retired: dict[ActiveBackend, asyncio.Task[None]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._next_look = self._first_look()
         self._closed = False
 
     async def run(
@@ -166,6 +176,10 @@ class Backends:
 
         A call that ``alters`` a table waits for the calls that alterations have overtaken.
         """
+        if (now := time.monotonic()) >= self._next_look and not self._closed:
+            self._next_look = now + _BETWEEN_LOOKS
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.ensure_future(self._prepare_to_follow())
         with Attempts(self) as attempts:
             if alters:
                 await self.active.let_pass(attempts.deadline)
@@ -179,6 +193,32 @@ class Backends:
                 finally:
                     active.leave()
                 await attempts.failed(active, error)
+
+    def _first_look(self) -> float:
+        """Return when to look for a migration; never if the store would not follow one.
+
+        Only a store of a TOML file follows. In a bucket each look would cost a request.
+        """
+        place = self._place
+        follows = place.file is not None and place.path is not None
+        looks = follows and self.active.backend.supports("moves")
+        return time.monotonic() + _BETWEEN_LOOKS if looks else math.inf
+
+    async def _prepare_to_follow(self) -> None:
+        """If a migration leads elsewhere, import the driver of its target before the switch.
+
+        An import may take seconds, for which the first call after the switch would wait.
+        """
+        active = self.active
+        with suppress(AiovecError):  # the switch reports it
+            mark = await active.backend.move_mark()
+            if mark is None or mark.left or mark.filling:
+                return
+            place = await in_thread(self._place.after_move, mark.backend, mark.config)
+            if place is not None:
+                await in_daemon_thread(place.create)
+                if self.active is active:
+                    self._next_look = math.inf
 
     async def follow(
         self, left: ActiveBackend, error: StoreMovedError | StoreReplacedError
@@ -240,6 +280,7 @@ class Backends:
             await close_after(backend, exc)
             raise
         self.active, self._place = ActiveBackend(backend, place.settings), place
+        self._next_look = self._first_look()
         self._retired[left] = asyncio.ensure_future(self._retire(left))
         if LOG.isEnabledFor(logging.INFO):  # an app's handler may wait for a file or a terminal
             text = "following a migration from %s to %s" if mark else "%s was replaced: reading %s"
@@ -253,6 +294,8 @@ class Backends:
     async def close(self) -> None:
         """Close the backend. It ends the calls that are under way."""
         self._closed = True
+        if self._looking is not None:
+            self._looking.cancel()
         closed = StoreClosedError(self.active.backend.target)
         self.active.vector_searches.close(closed)
         self.active.word_searches.close(closed)
@@ -263,6 +306,8 @@ class Backends:
             active.idle.set()  # do not wait for its calls
         closing = (self.active.backend.close(), *self._retired.values())
         failures = await asyncio.gather(*closing, *sweeps, return_exceptions=True)
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
         for failure in filter(None, failures):
             raise failure
 

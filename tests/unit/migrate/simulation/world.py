@@ -111,7 +111,7 @@ class ModelHost(Host):
 
 class ModelToml(TomlFile):
     def __init__(self, world: World) -> None:
-        super().__init__(Path(CONFIG), world.host)
+        super().__init__(Path(CONFIG))
         self.world = world
 
     async def current(self) -> str:
