@@ -14,7 +14,7 @@ import pytest
 from tests.contract.base import case
 
 import aiovec
-from aiovec import Embed, F, Schema
+from aiovec import Embed, F, Schema, sync
 
 LARGE = "text-embedding-3-large"
 
@@ -217,6 +217,63 @@ async def test_another_embedder_than_the_tables(tmp_path: Path) -> None:
                 assert "change-model.md" in str(caught.value)
     async with aiovec.connect(tmp_path / "a.db") as store:  # the cure
         assert await store.insert("docs", [row]) == 1
+
+
+async def test_names_of_other_libraries(store: Any) -> None:
+    docs, vector, row = store.table("docs"), [1.0, 0.0], {"id": "x", "embedding": [1.0, 0.0]}
+    hits: Any = await store.search("docs", vector)
+    calls: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
+        (lambda: store.create_table("x", exists_ok=True), TypeError, "mean 'exist_ok'"),
+        (lambda: aiovec.connect(path="x.db"), TypeError, "did you mean 'target'"),
+        (lambda: aiovec.connect("x.db", readonly=True), TypeError, "did you mean 'read_only'"),
+        (lambda: Schema(2, distance="l2"), TypeError, r"^Schema\(\).*did you mean 'metric'"),
+        (lambda: aiovec.Field(str, primary_key=True), TypeError, "the id of a row is its"),
+        (lambda: docs.update(year=3, ids="x"), TypeError, r"write update\(fields, …\)$"),
+        (lambda: docs.update("a", {}), TypeError, r"^update\(\): too many.*update\(fields, …"),
+        (lambda: store.update("docs", "a", {}), TypeError, r"write update\(table, fields, …"),
+        (lambda: docs.search(query="wool"), TypeError, "did you mean 'vector'"),
+        (lambda: store.search("wool"), TypeError, r"'vector'; write search\(table, vector, …"),
+        (lambda: docs.insert([row], 5), TypeError, r"write insert\(rows, …\)$"),
+        (lambda: docs.add, AttributeError, "'Table' object .*did you mean 'insert'"),
+        (lambda: docs.query, AttributeError, "did you mean 'search'"),
+        (lambda: docs.serach, AttributeError, "did you mean 'search'"),
+        (lambda: store.list_tables, AttributeError, "did you mean 'tables'"),
+        (lambda: store.create_collection, AttributeError, "did you mean 'create_table'"),
+        (lambda: hits.to_df, AttributeError, "did you mean 'to_pandas'"),
+        (lambda: hits[0]["yaer"], KeyError, "'yaer'; did you mean 'year'"),
+        (lambda: store["docs"], TypeError, r"write store\.table\('docs'\)"),
+        (lambda: docs.zzz, AttributeError, "no attribute 'zzz'$"),
+    )  # fmt: skip
+    for call, kind, says in calls:
+        with case(says), pytest.raises(kind, match=says):
+            call()
+    for call in (
+        lambda: store.search_hybrid("docs", "wool", alpha=0.5),
+        lambda: docs.search_hybrid("wool", alpha=0.5),
+    ):
+        with pytest.raises(TypeError, match=r"takes fusion=Weighted"):
+            await call()
+    # What asks for an attribute, or has a default, gets no error.
+    assert not hasattr(store, "__array__")
+    assert hits[0].get("yaer", 5) == 5
+    assert dict(hits[0]) == {"id": "0", "year": 2000, "title": None, "at": None}
+
+
+def test_names_of_other_libraries_without_async(tmp_path: Path) -> None:
+    with sync.connect(tmp_path / "a.db") as opened:
+        store: Any = opened
+        table: Any = opened.table("docs")
+        calls: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
+            (lambda: store.create_table("x", exists_ok=True), TypeError, "mean 'exist_ok'"),
+            (lambda: sync.connect("x.db", readonly=True), TypeError, "did you mean 'read_only'"),
+            (lambda: table.update("a", {}), TypeError, r"write update\(fields, …\)$"),
+            (lambda: table.all, AttributeError, "did you mean 'find'"),
+            (lambda: store.list_tables, AttributeError, "did you mean 'tables'"),
+            (lambda: store["docs"], TypeError, r"write store\.table\('docs'\)"),
+        )
+        for call, kind, says in calls:
+            with case(says), pytest.raises(kind, match=says):
+                call()
 
 
 async def test_a_row_is_no_object(store: Any) -> None:

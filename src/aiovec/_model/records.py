@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 
-from ..errors import shown
+from ..errors import did_you_mean, shown
 from .arrays import Float32Array
 
 if TYPE_CHECKING:
@@ -53,7 +53,17 @@ class _Row(Mapping[str, Any]):
         raise AttributeError(f"a {type(self).__name__} cannot be changed")
 
     def __getitem__(self, name: str) -> Any:
-        return self.id if name == "id" else self.fields[name]
+        if name == "id":
+            return self.id
+        try:
+            return self.fields[name]
+        except KeyError:
+            fault = f"{shown(name)}{did_you_mean(name, ['id', *self.fields])}"
+        raise KeyError(fault)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the id or a field, or the default if there is no such field."""
+        return self.id if name == "id" else self.fields.get(name, default)
 
     if not TYPE_CHECKING:  # so that type checkers still report unknown names
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InvalidVectorError, UnsupportedError
 from .arrays import Float32Array
+from .hints import Hints
 from .lazy_arrow import pa
 from .records import Hit, Record
 from .schema import Field, Schema
@@ -63,7 +64,7 @@ class Counts(Mapping[_Value, int]):
         return f"Counts({{{shown}}})"
 
 
-class _AsFrames:
+class _AsFrames(Hints):
     """Frames of whatever has ``to_arrow``."""
 
     def to_arrow(self) -> pa.Table:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 from ..errors import InvalidArgumentError, InvalidNameError, listed
+from .hints import hints_arguments
 from .lazy_arrow import pa
 
 Kind = Literal[
@@ -118,6 +119,7 @@ class Field:
     text: bool = False
     expires: bool = False
 
+    @hints_arguments
     def __init__(
         self,
         type: FieldType,
@@ -305,6 +307,7 @@ class Schema:
     embed: Embed | None
     vector_nullable: bool
 
+    @hints_arguments
     def __init__(
         self,
         dim: int = 0,

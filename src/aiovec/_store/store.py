@@ -78,6 +78,7 @@ from .._input.vectors import (
     texts_among,
 )
 from .._model.arrays import Float32Array
+from .._model.hints import Hints, hints_methods
 from .._model.lazy_arrow import pa
 from .._model.patch import Remove
 from .._model.records import Hit, Record
@@ -168,7 +169,7 @@ _WRITES = _ALTERS | frozenset(
 _ONCE = (_WRITES | {"create_table"}) - {"optimize"}
 
 
-class VectorStore:
+class VectorStore(Hints):
     """Tables of vectors that can be awaited. Made by ``aiovec.connect``.
 
     Every method follows these rules:
@@ -1444,7 +1445,7 @@ def _bound(
     return call
 
 
-class Table:
+class Table(Hints):
     """A light handle on one table: the store's methods without the table's name.
 
     Making one reads nothing. It stays valid when the table is dropped and created again.
@@ -1493,3 +1494,7 @@ class Table:
     versions = _bound(VectorStore.versions)
     changes = _bound(VectorStore.changes)
     revert = _bound(VectorStore.revert)
+
+
+hints_methods(VectorStore)
+hints_methods(Table)

@@ -22,6 +22,7 @@ from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
 from .._embed.protocol import EmbedderOption
+from .._model.hints import Hints, hints_arguments
 from .._model.redaction import redacted
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
@@ -38,7 +39,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class _Blocking(Generic[_A]):
+class _Blocking(Hints, Generic[_A]):
     """Holds an asynchronous object and the portal to its event loop."""
 
     def __init__(self, awaited: _A, portal: Portal) -> None:
@@ -288,6 +289,7 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
     warnings.warn(f"{store!r} was never closed", ResourceWarning, stacklevel=2)
 
 
+@hints_arguments
 def connect(
     target: PathText | None = None,
     *,
