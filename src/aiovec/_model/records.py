@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import did_you_mean, shown
 from .arrays import Float32Array
+from .serialized import Serialized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ _SHOWN_LENGTH = 40
 _put = object.__setattr__
 
 
-class _Row(Mapping[str, Any]):
+class _Row(Serialized, Mapping[str, Any]):
     """An immutable row: a mapping of ``id`` and the fields, with attributes for the rest.
 
     A field may have the name of an attribute or a method: ``row["score"]`` and ``row["get"]`` are
@@ -115,6 +116,12 @@ class _Row(Mapping[str, Any]):
         if self.vector is not None:
             parts.append(f"{self.vector_name}=<{len(self.vector)} numbers>")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _plain(self) -> dict[str, Any]:
+        return self.to_dict()
 
     def _vector(self) -> dict[str, Any]:
         if self.vector is None:

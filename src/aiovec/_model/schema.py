@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache, cached_property
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from ..errors import InvalidArgumentError, InvalidNameError, listed
 from .hints import hints_arguments
@@ -223,6 +223,9 @@ class Field:
         return _arrow_types()[self.kind]
 
 
+Fields: TypeAlias = Mapping[str, Field | FieldType]
+"""The fields of a schema by their names."""
+
 _DEFAULTS = {
     "nullable": True, "index": None, "partition": False, "text": False, "expires": False,
 }  # fmt: skip
@@ -315,7 +318,7 @@ class Schema:
         metric: Metric = "cosine",
         model: str | None = None,
         vector: str = "embedding",
-        fields: Mapping[str, Field | FieldType] | None = None,
+        fields: Fields | None = None,
         payload: bool = True,
         analyzer: Analyzer = "plain",
         quantized: Literal["bit"] | None = None,
@@ -527,7 +530,7 @@ def _check_count(fields: object) -> None:
         )
 
 
-def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Mapping[str, Field]:
+def _checked_fields(vector: str, fields: Fields) -> Mapping[str, Field]:
     _check_count(fields)
     if check_field_name(vector).lower() in ("id", "payload"):
         raise InvalidNameError(vector, "field", "id and payload have their own columns")
