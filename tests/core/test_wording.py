@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,6 +222,12 @@ async def test_another_embedder_than_the_tables(tmp_path: Path) -> None:
         assert await store.insert("docs", [row]) == 1
 
 
+async def _waited(call: Callable[[], Any]) -> None:
+    returned = call()
+    if inspect.isawaitable(returned):
+        await returned
+
+
 async def test_names_of_other_libraries(store: Any) -> None:
     docs, vector, row = store.table("docs"), [1.0, 0.0], {"id": "x", "embedding": [1.0, 0.0]}
     hits: Any = await store.search("docs", vector)
@@ -233,6 +242,8 @@ async def test_names_of_other_libraries(store: Any) -> None:
         (lambda: store.update("docs", "a", {}), TypeError, r"write update\(table, fields, …"),
         (lambda: docs.search(query="wool"), TypeError, "did you mean 'vector'"),
         (lambda: store.search("wool"), TypeError, r"'vector'; write search\(table, vector, …"),
+        (lambda: store.search_hybrid("docs", "x", alpha=0), TypeError, "takes fusion=Weighted"),
+        (lambda: docs.search_hybrid("wool", alpha=0.5), TypeError, "takes fusion=Weighted"),
         (lambda: docs.insert([row], 5), TypeError, r"write insert\(rows, …\)$"),
         (lambda: docs.add, AttributeError, "'Table' object .*did you mean 'insert'"),
         (lambda: docs.query, AttributeError, "did you mean 'search'"),
@@ -246,13 +257,7 @@ async def test_names_of_other_libraries(store: Any) -> None:
     )  # fmt: skip
     for call, kind, says in calls:
         with case(says), pytest.raises(kind, match=says):
-            call()
-    for call in (
-        lambda: store.search_hybrid("docs", "wool", alpha=0.5),
-        lambda: docs.search_hybrid("wool", alpha=0.5),
-    ):
-        with pytest.raises(TypeError, match=r"takes fusion=Weighted"):
-            await call()
+            await _waited(call)
     # What asks for an attribute, or has a default, gets no error.
     assert not hasattr(store, "__array__")
     assert hits[0].get("yaer", 5) == 5
@@ -312,3 +317,35 @@ async def test_reach_and_rights(tmp_path: Path) -> None:
     if sys.platform == "linux":  # not even root may make files there
         with pytest.raises(aiovec.AiovecError, match="/proc"):
             await aiovec.connect("/proc/notes.db")
+
+
+def test_an_error_of_a_caller_shows_no_frames_of_ours(tmp_path: Path) -> None:
+    def frames(error: BaseException) -> list[str]:
+        return [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+
+    async def find() -> BaseException:
+        async with aiovec.connect(tmp_path / "a.db") as store:
+            await store.create_table("docs", Schema(2, fields={"year": int}))
+            with pytest.raises(aiovec.FilterError) as caught:
+                await store.table("docs").find('year = "x"')
+            with pytest.raises(aiovec.InvalidRowError) as refused:
+                await store.insert("docs", [{"id": "a", "embedding": [1, 2], "year": "x"}])
+            assert refused.value.__cause__ is not None
+            assert frames(refused.value.__cause__) == []
+            return caught.value
+
+    errors = [asyncio.run(find())]
+    with sync.connect(tmp_path / "a.db") as opened:
+        with pytest.raises(aiovec.FilterError) as caught:
+            opened.find("docs", 'year = "x"')
+        errors.append(caught.value)
+    for error in errors:
+        ours = [name for name in frames(error) if name != __file__]
+        assert len(ours) <= 1
+
+
+async def test_a_row_shows_its_times(store: Any) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    await store.insert("docs", [{"id": "x", "embedding": [1, 1], "at": at, "year": 5}])
+    (row,) = await store.get("docs", "x", select=["at", "year"], include_vector=False)
+    assert repr(row) == "Record('x', at=2026-01-31T12:00:00Z, year=5)"

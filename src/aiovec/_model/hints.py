@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from ..errors import did_you_mean, shown
+from ..errors import AiovecError, did_you_mean, shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -46,7 +47,10 @@ def unexpected(call: str, name: str, known: Sequence[str]) -> TypeError:
 
 
 def hints_arguments(function: _F) -> _F:
-    """Return the function, whose TypeError for wrong arguments says what to write instead."""
+    """Return the function, whose TypeError for wrong arguments says what to write instead.
+
+    The errors of a coroutine function show no frames of aiovec, if a caller's values are to blame.
+    """
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -58,7 +62,31 @@ def hints_arguments(function: _F) -> _F:
                 raise
         raise error
 
-    return cast("_F", call)
+    @wraps(function)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await call(*args, **kwargs)
+        except AiovecError as exc:
+            raise without_frames(exc) from exc.__cause__
+
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+    return cast("_F", awaited if is_async else call)
+
+
+def without_frames(error: AiovecError) -> AiovecError:
+    """Remove the frames from a caller's error, and from causes that were raised in aiovec.
+
+    The message says it all, and the frames are those of checks. Other errors keep theirs.
+    """
+    cause: BaseException | None = None if error.http.machine else error
+    while cause is not None:
+        raised_in = None
+        for frame, _ in walk_tb(cause.__traceback__):
+            raised_in = frame
+        if raised_in is None or raised_in.f_globals.get("__name__", "").startswith("aiovec."):
+            cause.__traceback__ = None
+        cause = cause.__cause__
+    return error
 
 
 def _wrong_call(

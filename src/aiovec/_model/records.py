@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
@@ -110,7 +111,7 @@ class _Row(Serialized, Mapping[str, Any]):
     def _repr(self, *facts: str) -> str:
         parts = [repr(self.id), *facts]
         fields = islice(self.fields.items(), _SHOWN_FIELDS)
-        parts += [f"{name}={shown(value, _SHOWN_LENGTH)}" for name, value in fields]
+        parts += [f"{name}={_shown(value)}" for name, value in fields]
         if len(self.fields) > _SHOWN_FIELDS:
             parts.append(f"… {len(self.fields) - _SHOWN_FIELDS} more fields")
         if self.vector is not None:
@@ -127,6 +128,15 @@ class _Row(Serialized, Mapping[str, Any]):
         if self.vector is None:
             return {}
         return {self.vector_name: np.asarray(self.vector, dtype=np.float32).tolist()}
+
+
+def time_text(moment: datetime) -> str:
+    """Return an RFC 3339 text, as short as the moment allows."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _shown(value: object) -> str:
+    return time_text(value) if isinstance(value, datetime) else shown(value, _SHOWN_LENGTH)
 
 
 class Record(_Row):

@@ -17,7 +17,7 @@ from ..errors import InvalidVectorError, UnsupportedError
 from .arrays import Float32Array
 from .hints import Hints
 from .lazy_arrow import pa
-from .records import Hit, Record
+from .records import Hit, Record, time_text
 from .schema import Field, Schema
 from .serialized import Serialized
 
@@ -70,10 +70,8 @@ class Counts(Serialized, Mapping[_Value, int]):
         RFC 3339 time. Values with the same text are added up."""
         counts: Counter[str] = Counter()
         for value, count in self.items():
-            if isinstance(value, datetime):
-                counts[value.isoformat().replace("+00:00", "Z")] += count
-            else:
-                counts[value if isinstance(value, str) else json.dumps(value)] += count
+            text = time_text(value) if isinstance(value, datetime) else value
+            counts[text if isinstance(text, str) else json.dumps(text)] += count
         return dict(counts)
 
     _plain = to_dict

@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
@@ -1437,8 +1437,7 @@ def _bound(
     def call(self: Table, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return method(self.store, self.name, *args, **kwargs)
 
-    call.__name__ = method.__name__
-    call.__doc__ = method.__doc__
+    update_wrapper(call, method)
     shown = inspect.signature(method)
     others = [value for name, value in shown.parameters.items() if name != "table"]
     call.__signature__ = shown.replace(parameters=others)  # type: ignore[attr-defined]

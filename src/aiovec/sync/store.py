@@ -22,7 +22,7 @@ from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
 from .._embed.protocol import EmbedderOption
-from .._model.hints import Hints, hints_arguments
+from .._model.hints import Hints, hints_arguments, without_frames
 from .._model.redaction import redacted
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
@@ -57,7 +57,10 @@ def _blocking(
         # Lazy arguments are read here, in the caller's thread, since they may use this very store.
         positional: Any = [_read(argument) for argument in args]
         named: Any = {name: _read(argument) for name, argument in kwargs.items()}
-        return self._portal.run(lambda: method(self._awaited, *positional, **named))
+        try:
+            return self._portal.run(lambda: method(self._awaited, *positional, **named))
+        except AiovecError as exc:
+            raise without_frames(exc) from exc.__cause__
 
     return call
 
