@@ -9,7 +9,7 @@ from ._embed.app_embedders import embedder
 from ._embed.protocol import Embedder
 from ._model.ids import new_id
 from ._model.patch import REMOVE
-from ._model.schema import Embed, Field, Schema
+from ._model.schema import Embed, Field, Fields, Schema
 from ._store.connect import connect, restore
 from .errors import *  # noqa: F403 - __all__ has them
 
@@ -53,6 +53,7 @@ __all__ = [
     "F",
     "Factor",
     "Field",
+    "Fields",
     "Hit",
     "IndexInfo",
     "JsonValue",

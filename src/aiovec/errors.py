@@ -35,7 +35,7 @@ Each carries its facts as attributes; a driver's exception is its ``__cause__``.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -117,16 +117,12 @@ def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str 
 _MOST_COMPARED, _LONGEST_COMPARED = 100, 100
 
 
-def listed(names: Sequence[str], *others: str, most: int = 50) -> str:
+def listed(
+    names: Sequence[Any], *others: str, most: int = 50, show: Callable[[Any], str] = str
+) -> str:
     """Return names for a message: the first of many, and always the ``others``."""
     more = [f"{len(names) - most:,} more"] if len(names) > most else []
-    return ", ".join([*names[:most], *more, *others])
-
-
-def _listed(names: Sequence[object], most: int = 12) -> str:
-    """Return names for a message: all of a few, the first of many."""
-    listed = ", ".join(map(shown, names[:most]))
-    return f"{listed} and {len(names) - most} more" if len(names) > most else listed or "none"
+    return ", ".join([*map(show, names[:most]), *more, *others])
 
 
 def _place(row: int | None, id: str | None) -> str:
@@ -278,7 +274,8 @@ class TableNotFoundError(AiovecError, LookupError):
 
     def _message(self) -> str:
         self.tables = list(self.tables)
-        return f"there is no table {self.table!r}; the tables are: {_listed(self.tables)}"
+        tables = listed(self.tables, most=12, show=shown) or "none"
+        return f"there is no table {self.table!r}; the tables are: {tables}"
 
 
 @dataclass(eq=False, repr=False)
@@ -452,7 +449,8 @@ class DuplicateIdError(AiovecError, ValueError):
         verb = f"already exist in the table {self.table!r}"
         if self.within_call:
             verb = "occur more than once in this call"
-        return f"these ids {verb}: {_listed(self.ids)}; nothing was inserted"
+        ids = listed(self.ids, most=12, show=shown)
+        return f"these ids {verb}: {ids}; nothing was inserted"
 
 
 @dataclass(eq=False, repr=False)

@@ -12,11 +12,22 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pydantic
 import pytest
 
 import aiovec
-from aiovec import Hit, Record, Results, Schema, UnsupportedError, VectorStore
+from aiovec import (
+    Counts,
+    Hit,
+    Record,
+    Results,
+    ResultsList,
+    Schema,
+    UnsupportedError,
+    VectorStore,
+)
 
 SCHEMA = Schema(2, fields={"year": int, "seen": datetime, "tags": list[str], "live": bool})
 SEEN = datetime(2024, 1, 2, 3, 4, 5, 6, UTC)
@@ -229,3 +240,34 @@ def test_the_results_of_several_queries_are_one_table() -> None:
     assert aiovec.ResultsList().to_arrow().column_names == ["_query"]
     pytest.importorskip("pandas")
     assert list(both.to_pandas().groupby("_query").size()) == [2, 2]
+
+
+class Answer(pydantic.BaseModel):
+    hits: Results[Hit]
+    row: Record
+    counts: Counts
+    anything: Any
+
+
+def test_pydantic_writes_rows_and_counts() -> None:
+    """As FastAPI does, for routes with and without their types."""
+    hit = Hit("b", 0.5, 1.0, {"year": 5}, np.ones(2, np.float32))
+    row = Record("a", None, {"seen": SEEN})
+    counts = Counts([(True, 1), (1, 2), ("x", 3), (1.5, 1), (SEEN, 1), ("1", 4)])
+    every = [hit, row, counts, Results([hit]), ResultsList([Results([hit])])]
+    answer = Answer(hits=Results([hit]), row=row, counts=counts, anything=every)
+    assert (answer.row, answer.hits, answer.counts) == (row, [hit], counts)
+    flat_hit = {"id": "b", "_score": 0.5, "_distance": 1.0, "embedding": [1.0, 1.0], "year": 5}
+    flat_row = {"id": "a", "seen": "2024-01-02T03:04:05.000006Z"}
+    flat = {"true": 1, "1": 6, "x": 3, "1.5": 1, "2024-01-02T03:04:05.000006Z": 1}
+    assert counts.to_dict() == flat
+    assert json.loads(answer.model_dump_json()) == {
+        "hits": [flat_hit], "row": flat_row, "counts": flat,
+        "anything": [flat_hit, flat_row, flat, [flat_hit], [[flat_hit]]],
+    }  # fmt: skip
+    shown = Answer.model_json_schema(mode="serialization")["properties"]
+    assert [shown[name]["type"] for name in ("hits", "row", "counts")] == [
+        "array", "object", "object",
+    ]  # fmt: skip
+    with pytest.raises(pydantic.ValidationError):
+        Answer(hits=[hit], row=row, counts={}, anything=None)  # type: ignore[arg-type]

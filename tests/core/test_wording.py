@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 from tests.contract.base import case
 
 import aiovec
-from aiovec import Embed, F, Schema
+from aiovec import Embed, F, Schema, sync
 
 LARGE = "text-embedding-3-large"
 
@@ -219,6 +222,65 @@ async def test_another_embedder_than_the_tables(tmp_path: Path) -> None:
         assert await store.insert("docs", [row]) == 1
 
 
+async def _waited(call: Callable[[], Any]) -> None:
+    returned = call()
+    if inspect.isawaitable(returned):
+        await returned
+
+
+async def test_names_of_other_libraries(store: Any) -> None:
+    docs, vector, row = store.table("docs"), [1.0, 0.0], {"id": "x", "embedding": [1.0, 0.0]}
+    hits: Any = await store.search("docs", vector)
+    calls: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
+        (lambda: store.create_table("x", exists_ok=True), TypeError, "mean 'exist_ok'"),
+        (lambda: aiovec.connect(path="x.db"), TypeError, "did you mean 'target'"),
+        (lambda: aiovec.connect("x.db", readonly=True), TypeError, "did you mean 'read_only'"),
+        (lambda: Schema(2, distance="l2"), TypeError, r"^Schema\(\).*did you mean 'metric'"),
+        (lambda: aiovec.Field(str, primary_key=True), TypeError, "the id of a row is its"),
+        (lambda: docs.update(year=3, ids="x"), TypeError, r"write update\(fields, …\)$"),
+        (lambda: docs.update("a", {}), TypeError, r"^update\(\): too many.*update\(fields, …"),
+        (lambda: store.update("docs", "a", {}), TypeError, r"write update\(table, fields, …"),
+        (lambda: docs.search(query="wool"), TypeError, "did you mean 'vector'"),
+        (lambda: store.search("wool"), TypeError, r"'vector'; write search\(table, vector, …"),
+        (lambda: store.search_hybrid("docs", "x", alpha=0), TypeError, "takes fusion=Weighted"),
+        (lambda: docs.search_hybrid("wool", alpha=0.5), TypeError, "takes fusion=Weighted"),
+        (lambda: docs.insert([row], 5), TypeError, r"write insert\(rows, …\)$"),
+        (lambda: docs.add, AttributeError, "'Table' object .*did you mean 'insert'"),
+        (lambda: docs.query, AttributeError, "did you mean 'search'"),
+        (lambda: docs.serach, AttributeError, "did you mean 'search'"),
+        (lambda: store.list_tables, AttributeError, "did you mean 'tables'"),
+        (lambda: store.create_collection, AttributeError, "did you mean 'create_table'"),
+        (lambda: hits.to_df, AttributeError, "did you mean 'to_pandas'"),
+        (lambda: hits[0]["yaer"], KeyError, "'yaer'; did you mean 'year'"),
+        (lambda: store["docs"], TypeError, r"write store\.table\('docs'\)"),
+        (lambda: docs.zzz, AttributeError, "no attribute 'zzz'$"),
+    )  # fmt: skip
+    for call, kind, says in calls:
+        with case(says), pytest.raises(kind, match=says):
+            await _waited(call)
+    # What asks for an attribute, or has a default, gets no error.
+    assert not hasattr(store, "__array__")
+    assert hits[0].get("yaer", 5) == 5
+    assert dict(hits[0]) == {"id": "0", "year": 2000, "title": None, "at": None}
+
+
+def test_names_of_other_libraries_without_async(tmp_path: Path) -> None:
+    with sync.connect(tmp_path / "a.db") as opened:
+        store: Any = opened
+        table: Any = opened.table("docs")
+        calls: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
+            (lambda: store.create_table("x", exists_ok=True), TypeError, "mean 'exist_ok'"),
+            (lambda: sync.connect("x.db", readonly=True), TypeError, "did you mean 'read_only'"),
+            (lambda: table.update("a", {}), TypeError, r"write update\(fields, …\)$"),
+            (lambda: table.all, AttributeError, "did you mean 'find'"),
+            (lambda: store.list_tables, AttributeError, "did you mean 'tables'"),
+            (lambda: store["docs"], TypeError, r"write store\.table\('docs'\)"),
+        )
+        for call, kind, says in calls:
+            with case(says), pytest.raises(kind, match=says):
+                call()
+
+
 async def test_a_row_is_no_object(store: Any) -> None:
     (hit,) = await store.search("docs", [1.0, 0.0], limit=1)
     (row,) = await store.get("docs", "0")
@@ -255,3 +317,35 @@ async def test_reach_and_rights(tmp_path: Path) -> None:
     if sys.platform == "linux":  # not even root may make files there
         with pytest.raises(aiovec.AiovecError, match="/proc"):
             await aiovec.connect("/proc/notes.db")
+
+
+def test_an_error_of_a_caller_shows_no_frames_of_ours(tmp_path: Path) -> None:
+    def frames(error: BaseException) -> list[str]:
+        return [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+
+    async def find() -> BaseException:
+        async with aiovec.connect(tmp_path / "a.db") as store:
+            await store.create_table("docs", Schema(2, fields={"year": int}))
+            with pytest.raises(aiovec.FilterError) as caught:
+                await store.table("docs").find('year = "x"')
+            with pytest.raises(aiovec.InvalidRowError) as refused:
+                await store.insert("docs", [{"id": "a", "embedding": [1, 2], "year": "x"}])
+            assert refused.value.__cause__ is not None
+            assert frames(refused.value.__cause__) == []
+            return caught.value
+
+    errors = [asyncio.run(find())]
+    with sync.connect(tmp_path / "a.db") as opened:
+        with pytest.raises(aiovec.FilterError) as caught:
+            opened.find("docs", 'year = "x"')
+        errors.append(caught.value)
+    for error in errors:
+        ours = [name for name in frames(error) if name != __file__]
+        assert len(ours) <= 1
+
+
+async def test_a_row_shows_its_times(store: Any) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    await store.insert("docs", [{"id": "x", "embedding": [1, 1], "at": at, "year": 5}])
+    (row,) = await store.get("docs", "x", select=["at", "year"], include_vector=False)
+    assert repr(row) == "Record('x', at=2026-01-31T12:00:00Z, year=5)"

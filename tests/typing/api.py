@@ -48,12 +48,19 @@ SCHEMA = Schema(
     },
 )
 PAGE = Field(int, index="btree")
+FIELDS: aiovec.Fields = {"title": Field(str, text=True), "stars": int, "tags": list[str]}
+OTHER = Schema(3, fields=FIELDS)
 
 
 class Note(BaseModel):
     id: str
     embedding: list[float]
     year: int
+
+
+class Answer(BaseModel):
+    hits: Results[Hit]
+    counts: aiovec.Counts
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
@@ -16,7 +15,7 @@ import numpy as np
 from .._filters.text import in_utc, moment_text
 from .._model.arrow import is_list, python_values
 from .._model.ids import id_text
-from .._model.json_text import read_json
+from .._model.json_text import json_text, read_json
 from .._model.lazy_arrow import arrow_errors, is_array, pa
 from .._model.schema import MAX_ID_BYTES, Field, Kind, Schema
 from ..errors import InvalidRowError, shown
@@ -296,11 +295,6 @@ def _payload_text(keys: Mapping[str, Any], schema: Schema, locate: RowLocator, r
         except ValueError as exc:
             raise refuse(key, str(exc)) from exc
     return json_text(payload)
-
-
-def json_text(value: Mapping[str, Any]) -> str:
-    """Return JSON as it is stored: compact, Unicode unescaped, keys in order."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _json_key(key: object) -> str:

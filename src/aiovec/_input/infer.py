@@ -178,7 +178,7 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
     Raises InvalidRowError if there are no vectors, and the options name no field to embed.
     """
     said = {name: getattr(options, name) for name in _SAID}
-    said = {name: value for name, value in said.items() if value not in (None, False)}
+    said = {name: value for name, value in said.items() if value is not None and value is not False}
     schema = _carried(rows) if options.vector is None else None
     if schema is None:
         columns = _columns_of(rows)

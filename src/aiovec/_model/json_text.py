@@ -1,9 +1,10 @@
-"""JSON from outside, read without losing anything."""
+"""JSON of payloads: from outside, read without losing anything, and as it is stored."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -21,6 +22,11 @@ def read_json(text: str) -> Any:
     if any(map(_has_infinity, value.values() if isinstance(value, dict) else [value])):
         _CAREFUL.decode(text)  # far slower
     return value
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """Return JSON as it is stored: compact, Unicode unescaped, keys in order."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _has_infinity(value: object) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from ..errors import InvalidRowError
+from .json_text import json_text
 
 Path = tuple[str, ...]
 
@@ -52,7 +53,7 @@ class PayloadPatch:
                 _remove(root, path)
             else:
                 _set(root, path, value, id)
-        return json.dumps(root, ensure_ascii=False, separators=(",", ":")) if root else None
+        return json_text(root) if root else None
 
 
 def _set(root: dict[str, Any], path: Path, value: Any, id: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 
-from ..errors import shown
+from ..errors import did_you_mean, shown
 from .arrays import Float32Array
+from .serialized import Serialized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +32,7 @@ _SHOWN_LENGTH = 40
 _put = object.__setattr__
 
 
-class _Row(Mapping[str, Any]):
+class _Row(Serialized, Mapping[str, Any]):
     """An immutable row: a mapping of ``id`` and the fields, with attributes for the rest.
 
     A field may have the name of an attribute or a method: ``row["score"]`` and ``row["get"]`` are
@@ -53,7 +55,17 @@ class _Row(Mapping[str, Any]):
         raise AttributeError(f"a {type(self).__name__} cannot be changed")
 
     def __getitem__(self, name: str) -> Any:
-        return self.id if name == "id" else self.fields[name]
+        if name == "id":
+            return self.id
+        try:
+            return self.fields[name]
+        except KeyError:
+            fault = f"{shown(name)}{did_you_mean(name, ['id', *self.fields])}"
+        raise KeyError(fault)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the id or a field, or the default if there is no such field."""
+        return self.id if name == "id" else self.fields.get(name, default)
 
     if not TYPE_CHECKING:  # so that type checkers still report unknown names
 
@@ -99,17 +111,32 @@ class _Row(Mapping[str, Any]):
     def _repr(self, *facts: str) -> str:
         parts = [repr(self.id), *facts]
         fields = islice(self.fields.items(), _SHOWN_FIELDS)
-        parts += [f"{name}={shown(value, _SHOWN_LENGTH)}" for name, value in fields]
+        parts += [f"{name}={_shown(value)}" for name, value in fields]
         if len(self.fields) > _SHOWN_FIELDS:
             parts.append(f"… {len(self.fields) - _SHOWN_FIELDS} more fields")
         if self.vector is not None:
             parts.append(f"{self.vector_name}=<{len(self.vector)} numbers>")
         return f"{type(self).__name__}({', '.join(parts)})"
 
+    def to_dict(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _plain(self) -> dict[str, Any]:
+        return self.to_dict()
+
     def _vector(self) -> dict[str, Any]:
         if self.vector is None:
             return {}
         return {self.vector_name: np.asarray(self.vector, dtype=np.float32).tolist()}
+
+
+def time_text(moment: datetime) -> str:
+    """Return an RFC 3339 text, as short as the moment allows."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _shown(value: object) -> str:
+    return time_text(value) if isinstance(value, datetime) else shown(value, _SHOWN_LENGTH)
 
 
 class Record(_Row):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -14,9 +15,11 @@ import numpy as np
 
 from ..errors import InvalidVectorError, UnsupportedError
 from .arrays import Float32Array
+from .hints import Hints
 from .lazy_arrow import pa
-from .records import Hit, Record
+from .records import Hit, Record, time_text
 from .schema import Field, Schema
+from .serialized import Serialized
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +34,7 @@ _OF_HITS = ("_score", "_distance")
 _Value = str | int | float | bool | datetime
 
 
-class Counts(Mapping[_Value, int]):
+class Counts(Serialized, Mapping[_Value, int]):
     """A mapping of values to their numbers of rows, the most frequent first.
 
     A mapping in which 1 and True, one key of a dict, are two; so are 0 and False.
@@ -62,9 +65,23 @@ class Counts(Mapping[_Value, int]):
         shown = ", ".join(f"{value!r}: {count}" for value, count in self.items())
         return f"Counts({{{shown}}})"
 
+    def to_dict(self) -> dict[str, int]:
+        """Return the counts with the values as texts, as JSON has them as keys: ``true``, ``1``, an
+        RFC 3339 time. Values with the same text are added up."""
+        counts: Counter[str] = Counter()
+        for value, count in self.items():
+            text = time_text(value) if isinstance(value, datetime) else value
+            counts[text if isinstance(text, str) else json.dumps(text)] += count
+        return dict(counts)
 
-class _AsFrames:
+    _plain = to_dict
+
+
+class _AsFrames(Hints, Serialized):
     """Frames of whatever has ``to_arrow``."""
+
+    def _plain(self) -> Any:
+        return list(cast("list[Any]", self))
 
     def to_arrow(self) -> pa.Table:
         raise NotImplementedError

@@ -11,9 +11,10 @@ from datetime import datetime
 from functools import cache, cached_property
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from ..errors import InvalidArgumentError, InvalidNameError, listed
+from .hints import hints_arguments
 from .lazy_arrow import pa
 
 Kind = Literal[
@@ -118,6 +119,7 @@ class Field:
     text: bool = False
     expires: bool = False
 
+    @hints_arguments
     def __init__(
         self,
         type: FieldType,
@@ -221,6 +223,9 @@ class Field:
         return _arrow_types()[self.kind]
 
 
+Fields: TypeAlias = Mapping[str, Field | FieldType]
+"""The fields of a schema by their names."""
+
 _DEFAULTS = {
     "nullable": True, "index": None, "partition": False, "text": False, "expires": False,
 }  # fmt: skip
@@ -305,6 +310,7 @@ class Schema:
     embed: Embed | None
     vector_nullable: bool
 
+    @hints_arguments
     def __init__(
         self,
         dim: int = 0,
@@ -312,7 +318,7 @@ class Schema:
         metric: Metric = "cosine",
         model: str | None = None,
         vector: str = "embedding",
-        fields: Mapping[str, Field | FieldType] | None = None,
+        fields: Fields | None = None,
         payload: bool = True,
         analyzer: Analyzer = "plain",
         quantized: Literal["bit"] | None = None,
@@ -524,7 +530,7 @@ def _check_count(fields: object) -> None:
         )
 
 
-def _checked_fields(vector: str, fields: Mapping[str, Field | FieldType]) -> Mapping[str, Field]:
+def _checked_fields(vector: str, fields: Fields) -> Mapping[str, Field]:
     _check_count(fields)
     if check_field_name(vector).lower() in ("id", "payload"):
         raise InvalidNameError(vector, "field", "id and payload have their own columns")

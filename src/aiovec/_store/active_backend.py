@@ -299,7 +299,7 @@ class Backends:
         closed = StoreClosedError(self.active.backend.target)
         self.active.vector_searches.close(closed)
         self.active.word_searches.close(closed)
-        sweeps = list(self.active.sweeps.values())
+        sweeps = [task for each in (self.active, *self._retired) for task in each.sweeps.values()]
         if sweeps:  # a script that soon closes its store deletes some of the rows too
             await asyncio.wait(sweeps, timeout=_LAST_SWEEP)
         for active in self._retired:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from .._embed.app_embedders import check_embedders
+from .._model.hints import hints_arguments
 from ..errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _HEAVY = ("aiovec._input.rows", "aiovec._store.store")
 
 
+@hints_arguments
 def connect(
     target: PathText | None = None,
     *,

@@ -27,6 +27,7 @@ from .._input.selection import Selection, select_columns, selected_names, value_
 from .._input.types import Where
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array, Float64Array
+from .._model.hints import unexpected
 from .._model.records import Hit
 from .._model.results import Results, columns_of
 from .._model.schema import Schema
@@ -47,7 +48,6 @@ from ..errors import (
     FilterError,
     InvalidArgumentError,
     UnsupportedError,
-    did_you_mean,
     listed,
     shown,
 )
@@ -175,19 +175,11 @@ class SearchOptions:
         put("fetched", self.pool if self.chooses else self.last)
 
 
-# The names of these arguments in other libraries.
-_ELSEWHERE = {
-    "k": "limit", "top_k": "limit", "n_results": "limit", "filter": "where", "filters": "where",
-    "fields": "select", "columns": "select",
-}  # fmt: skip
-
-
 def options_of(call: str, arguments: type, **given: Any) -> SearchOptions:
     """Return the options of a call that takes these arguments; TypeError for another."""
     for name in given:
         if name not in _NAMED and name not in arguments.__annotations__:
-            like = did_you_mean(_ELSEWHERE.get(name, name), [*_NAMED, *arguments.__annotations__])
-            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}{like}")
+            raise unexpected(call, name, [*_NAMED, *arguments.__annotations__])
     return SearchOptions(**given)
 
 

@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
@@ -78,6 +78,7 @@ from .._input.vectors import (
     texts_among,
 )
 from .._model.arrays import Float32Array
+from .._model.hints import Hints, hints_methods
 from .._model.lazy_arrow import pa
 from .._model.patch import Remove
 from .._model.records import Hit, Record
@@ -168,7 +169,7 @@ _WRITES = _ALTERS | frozenset(
 _ONCE = (_WRITES | {"create_table"}) - {"optimize"}
 
 
-class VectorStore:
+class VectorStore(Hints):
     """Tables of vectors that can be awaited. Made by ``aiovec.connect``.
 
     Every method follows these rules:
@@ -1436,15 +1437,14 @@ def _bound(
     def call(self: Table, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return method(self.store, self.name, *args, **kwargs)
 
-    call.__name__ = method.__name__
-    call.__doc__ = method.__doc__
+    update_wrapper(call, method)
     shown = inspect.signature(method)
     others = [value for name, value in shown.parameters.items() if name != "table"]
     call.__signature__ = shown.replace(parameters=others)  # type: ignore[attr-defined]
     return call
 
 
-class Table:
+class Table(Hints):
     """A light handle on one table: the store's methods without the table's name.
 
     Making one reads nothing. It stays valid when the table is dropped and created again.
@@ -1493,3 +1493,7 @@ class Table:
     versions = _bound(VectorStore.versions)
     changes = _bound(VectorStore.changes)
     revert = _bound(VectorStore.revert)
+
+
+hints_methods(VectorStore)
+hints_methods(Table)

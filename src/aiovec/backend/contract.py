@@ -1,10 +1,10 @@
 """The contract between ``VectorStore`` and a backend.
 
 ``VectorStore`` checks names, rows, vectors, models and filters, and ranks the hits; a ``Backend``
-stores and searches. It gets only checked values: Arrow tables in the layout of
-``Schema.to_arrow()``, filter trees whose names and literals fit the schema, and contiguous float32
-arrays. A backend lists its optional abilities in ``abilities``, and implements their methods;
-without the ability a method raises UnsupportedError.
+stores and searches. It gets only checked values: ``NewRows``, whose columns are Python values or an
+Arrow table, filter trees whose names and literals fit the schema, and contiguous float32 arrays. A
+backend lists its optional abilities in ``abilities``, and implements their methods; without the
+ability a method raises UnsupportedError.
 
 Rules for every method:
 

@@ -86,7 +86,7 @@ class MoveMark:
         return record.mark is not None and record.mark.run == self.run
 
     def refusal(self, target: str) -> AiovecError:
-        """The reason why every write is refused; None if the mark allows writes."""
+        """Return the error of every write, for a mark that refuses them."""
         return self.moved_error(target) if self.left else self.frozen_error()
 
     def moved_error(self, target: str) -> StoreMovedError:

@@ -83,7 +83,7 @@ class Place:
             return True
 
     def create(self, *, read_only: bool = False) -> Backend:
-        """Create the backend without opening it. Does no I/O, but may import the driver.
+        """Create the backend without opening it. Blocks: it may import the driver and try it.
 
         Raises BackendNotInstalledError if one of its modules is missing, ConfigError if the plugin
         returns no backend, UnsupportedError if the backend has no ``read_only``.

@@ -22,6 +22,7 @@ from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
 from .._embed.protocol import EmbedderOption
+from .._model.hints import Hints, hints_arguments, without_frames
 from .._model.redaction import redacted
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
@@ -38,7 +39,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class _Blocking(Generic[_A]):
+class _Blocking(Hints, Generic[_A]):
     """Holds an asynchronous object and the portal to its event loop."""
 
     def __init__(self, awaited: _A, portal: Portal) -> None:
@@ -56,7 +57,10 @@ def _blocking(
         # Lazy arguments are read here, in the caller's thread, since they may use this very store.
         positional: Any = [_read(argument) for argument in args]
         named: Any = {name: _read(argument) for name, argument in kwargs.items()}
-        return self._portal.run(lambda: method(self._awaited, *positional, **named))
+        try:
+            return self._portal.run(lambda: method(self._awaited, *positional, **named))
+        except AiovecError as exc:
+            raise without_frames(exc) from exc.__cause__
 
     return call
 
@@ -288,6 +292,7 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
     warnings.warn(f"{store!r} was never closed", ResourceWarning, stacklevel=2)
 
 
+@hints_arguments
 def connect(
     target: PathText | None = None,
     *,

@@ -1,0 +1,140 @@
+"""Hints for callers who know other libraries: the names of arguments and methods here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+
+from ..errors import AiovecError, did_you_mean, shown
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# Names elsewhere, and the name here or, behind a semicolon, what to do.
+_ARGUMENTS = {
+    "k": "limit", "top_k": "limit", "n_results": "limit", "filter": "where", "filters": "where",
+    "fields": "select", "columns": "select", "query": "vector", "embedding": "vector",
+    "alpha": "; search_hybrid() takes fusion=Weighted(vector=…, text=…)",
+    "exists_ok": "exist_ok", "if_not_exists": "exist_ok", "path": "target", "uri": "target",
+    "url": "target", "readonly": "read_only", "distance": "metric", "distance_metric": "metric",
+    "dimension": "dim", "dimensions": "dim", "size": "dim", "documents": "rows", "data": "rows",
+    "points": "rows", "primary_key": "; the id of a row is its primary key, and no field",
+}  # fmt: skip
+_METHODS = {
+    "add": "insert", "append": "insert", "add_documents": "insert", "query": "search",
+    "similarity_search": "search", "all": "find", "select": "find", "scan": "find",
+    "fetch": "get", "remove": "delete", "list_tables": "tables", "table_names": "tables",
+    "list_collections": "tables", "create_collection": "create_table", "collection": "table",
+    "get_collection": "table", "open_table": "table", "delete_collection": "drop_table",
+    "to_df": "to_pandas", "df": "to_pandas",
+}  # fmt: skip
+
+
+def _hint(name: str, known: Sequence[str], elsewhere: Mapping[str, str]) -> str:
+    """Return the end of a message about an unknown name."""
+    meant = elsewhere.get(name, "")
+    if meant.startswith(";"):
+        return meant
+    return f"; did you mean {meant!r}?" if meant in known else did_you_mean(name, known)
+
+
+def unexpected(call: str, name: str, known: Sequence[str]) -> TypeError:
+    """Return the error for a named argument that a call does not have."""
+    hint = _hint(name, known, _ARGUMENTS)
+    return TypeError(f"{call}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def hints_arguments(function: _F) -> _F:
+    """Return the function, whose TypeError for wrong arguments says what to write instead.
+
+    The errors of a coroutine function show no frames of aiovec, if a caller's values are to blame.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            error = _wrong_call(function, args, kwargs)
+            if error is None:
+                raise
+        raise error
+
+    @wraps(function)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await call(*args, **kwargs)
+        except AiovecError as exc:
+            raise without_frames(exc) from exc.__cause__
+
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+    return cast("_F", awaited if is_async else call)
+
+
+def without_frames(error: AiovecError) -> AiovecError:
+    """Remove the frames from a caller's error, and from causes that were raised in aiovec.
+
+    The message says it all, and the frames are those of checks. Other errors keep theirs.
+    """
+    cause: BaseException | None = None if error.http.machine else error
+    while cause is not None:
+        raised_in = None
+        for frame, _ in walk_tb(cause.__traceback__):
+            raised_in = frame
+        if raised_in is None or raised_in.f_globals.get("__name__", "").startswith("aiovec."):
+            cause.__traceback__ = None
+        cause = cause.__cause__
+    return error
+
+
+def _wrong_call(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> TypeError | None:
+    """Return the error for arguments that do not fit a function; None if they do."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as exc:
+        fault = str(exc)
+    else:
+        return None
+    name = function.__name__
+    if name == "__init__":
+        name = function.__qualname__.removesuffix(".__init__")
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    known = [p.name for p in parameters]
+    for given in kwargs:
+        error = unexpected(name, given, known)
+        if given not in known and ";" in str(error):
+            return error
+    usual = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    more = ["…"] if len(usual) < len(known) else []
+    return TypeError(f"{name}(): {fault}; write {name}({', '.join([*usual, *more])})")
+
+
+def hints_methods(cls: type[Any]) -> None:
+    """Let all public methods of a class hint at their arguments."""
+    for name, method in list(vars(cls).items()):
+        if inspect.isfunction(method) and not name.startswith("_"):
+            setattr(cls, name, hints_arguments(method))
+
+
+class Hints:
+    """A class whose unknown attributes raise errors that name the right ones."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:  # so that type checkers still report unknown names
+
+        def __getattr__(self, name: str) -> NoReturn:
+            fault = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name.startswith("_"):  # probed for by copy, pickle and notebooks
+                raise AttributeError(fault)
+            known = [each for each in dir(type(self)) if not each.startswith("_")]
+            raise AttributeError(f"{fault}{_hint(name, known, _METHODS)}")
+
+        def __getitem__(self, name: object) -> NoReturn:
+            cure = f"; write store.table({shown(name)})" if hasattr(self, "table") else ""
+            raise TypeError(f"{type(self).__name__!r} object is not subscriptable{cure}")
