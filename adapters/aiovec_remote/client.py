@@ -34,7 +34,7 @@ from aiovec.errors import (
 )
 
 from .autostart import Autostart
-from .codec import JSON, WireError, decode, encode, read_message
+from .codec import JSON, WireError, decode, encode, read_body, read_message
 from .refusals import Again, NoAnswerError, not_a_server, refuse
 from .settings import SCHEME, RemoteSettings
 
@@ -268,13 +268,17 @@ class _Call:
 
     async def read(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
         """Return the answer to one try, decoded and read."""
-        async with self._client.response(self) as response:
-            self.go_on()
-            parts = []
-            while part := await response.content.readany():
-                parts.append(part)
-                self.time.reschedule((self.time.when() or 0.0) + len(part) / _PACE)
-        data = b"".join(parts)
+
+        def came(size: int) -> None:
+            self.time.reschedule((self.time.when() or 0.0) + size / _PACE)
+
+        writes = self.request.writes
+        try:
+            async with self._client.response(self) as response:
+                self.go_on()
+                data = await read_body(response, came)
+        except WireError as exc:
+            raise self._client.unreadable(exc, writes=writes) from exc
 
         def made() -> _T:
             return read(None if response.status == 204 else decode(response.content_type, data))
@@ -282,7 +286,7 @@ class _Call:
         try:
             value = await hop(weight_of_body(data), made)
         except _UNREADABLE as exc:
-            raise self._client.unreadable(exc, writes=self.request.writes) from exc
+            raise self._client.unreadable(exc, writes=writes) from exc
         return value, response.headers.get("ETag", "").strip('"')
 
     def go_on(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
@@ -23,6 +23,8 @@ from aiovec.backend.contract import Columns, Found, StoredRows
 from aiovec.errors import InvalidArgumentError
 
 JSON = "application/json"
+LONGEST_ANSWER = 2**30
+"""Bytes of an answer, or of a batch of an export, at most; aiovec's servers send fewer."""
 # Ends an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -63,7 +65,26 @@ _ENCODER = json.JSONEncoder(
 )
 
 
-def decode(content_type: str, data: bytes) -> Any:
+def _check_length(nbytes: int) -> None:
+    if not 0 <= nbytes <= LONGEST_ANSWER:
+        most = LONGEST_ANSWER // 2**20
+        raise WireError(f"it has {nbytes:,} bytes or more, and the client reads {most:,} MiB")
+
+
+async def read_body(
+    response: aiohttp.ClientResponse, came: Callable[[int], object] = lambda _: None
+) -> bytearray:
+    """Return the body of an answer; ``came`` is called with the size of each part."""
+    data = bytearray()
+    _check_length(response.content_length or 0)
+    while part := await response.content.readany():
+        data += part
+        _check_length(len(data))
+        came(len(part))
+    return data
+
+
+def decode(content_type: str, data: bytearray) -> Any:
     """Return what an answer holds: JSON, or rows that Arrow has validated."""
     try:
         if content_type == JSON:
@@ -139,8 +160,11 @@ async def read_message(body: aiohttp.StreamReader) -> bytes:
             raise WireError("a part of the export begins with unknown bytes")
         if not length:
             return b""
+        _check_length(length)
         metadata = await body.readexactly(length)
-        return b"".join((head, metadata, await body.readexactly(body_length(metadata))))
+        size = body_length(metadata)
+        _check_length(size)
+        return b"".join((head, metadata, await body.readexactly(size)))
     except (asyncio.IncompleteReadError, struct.error, IndexError) as exc:
         raise WireError("a part of the export cannot be read") from exc
 

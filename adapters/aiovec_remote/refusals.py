@@ -16,6 +16,8 @@ from aiovec.errors import (
     StorePermissionError,
 )
 
+from .codec import read_body
+
 _BUSY = frozenset({429, 503})
 # The names of errors that a busy server answers with for the moment; one of HTTP alone has none.
 _PASSING = frozenset({None, "", "StoreBusyError", "StoreClosedError"})
@@ -47,7 +49,7 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, wr
         if status >= 500 or status in _BUSY:  # the server behind it may have done the call
             raise NoAnswerError(f"a proxy says {text}", "reachable", sent=True)
         raise not_a_server(target, f"{text}, a redirect" if 300 <= status < 400 else text)
-    problem = _json_object(await response.read())
+    problem = _json_object(await read_body(response))
     if problem.get("begun"):
         raise NoAnswerError("the server stopped before the call had ended", "reachable", sent=True)
     if status == 412:
@@ -87,7 +89,7 @@ def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
     return AiovecError(f"the server at {target} says HTTP {status}: {detail}")
 
 
-def _json_object(data: bytes) -> dict[str, Any]:
+def _json_object(data: bytearray) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

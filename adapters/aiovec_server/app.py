@@ -16,12 +16,13 @@ from aiovec import Embedder, VectorStore, __version__
 from aiovec._http.problems import Problem
 from aiovec.asgi import KEY, lifespan
 from aiovec.backend.server import ServerSettings
+from aiovec.backend.threads import in_thread
 
 from .call import Call
 from .endpoints import ENDPOINTS
 from .endpoints.declaring import Endpoint, routes_of
 from .endpoints.document import openapi
-from .observing import Metrics, Observing
+from .observing import METRICS, Metrics, Observing
 from .page import page_endpoints
 from .problems import problem_response
 from .security import cors
@@ -48,16 +49,15 @@ def create_app(
     """
     chosen = settings or ServerSettings()
     metrics = Metrics() if chosen.metrics else None
-    endpoints = [*ENDPOINTS]
-    if metrics is not None:
-        endpoints.append(metrics.endpoint())
-    document = openapi(endpoints, __version__)
+    described = (*ENDPOINTS, METRICS) if chosen.metrics else tuple(ENDPOINTS)
 
     async def read_document(call: Call, options: dict[str, Any]) -> Any:
+        document = await in_thread(openapi, described, __version__)
         root = call.request.scope.get("root_path", "").rstrip("/")
         return {**document, "servers": [{"url": root}]} if root else document
 
-    endpoints += [Endpoint("GET", "/openapi.json", read_document), *page_endpoints(chosen)]
+    document = Endpoint("GET", "/openapi.json", read_document)
+    endpoints = [*described, document, *page_endpoints(chosen)]
     app = Starlette(
         routes=routes_of(endpoints, store, chosen),
         exception_handlers={HTTPException: _problem},
@@ -77,6 +77,7 @@ def create_app(
         ],
     )
     app.router.redirect_slashes = False
+    app.state.aiovec_metrics = metrics
     if store is not None:
         setattr(app.state, KEY, store)
     return app

@@ -156,9 +156,12 @@ def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> Non
     folder = SharedFolder(config)
     if not folder.claim():
         return
-    # Other users cannot reach the socket, so a log of every request is not needed.
-    changed = {"api_keys_env": KEY_VARIABLE, "api_keys_file": "", "access_log": False}
-    settings = settings.model_copy(update={**changed, "host": "127.0.0.1"})
+    # Other users and browsers cannot reach the socket, so a log of every request is not needed.
+    changed = {
+        "api_keys_env": KEY_VARIABLE, "api_keys_file": "", "access_log": False, "cors_origins": [],
+        "host": "127.0.0.1",
+    }  # fmt: skip
+    settings = settings.model_copy(update=changed)
     listening, key = None, ""
     if folder.socket is None:
         os.environ[KEY_VARIABLE] = key = folder.new_key()

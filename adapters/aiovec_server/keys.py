@@ -37,7 +37,10 @@ def digest_of(key: str) -> bytes:
 
 
 def keys_of(settings: ServerSettings) -> Keys:
-    """Return the keys that the settings name. ConfigError where one cannot be used."""
+    """Return the keys that the settings name.
+
+    ConfigError where one cannot be used, or where every website may ask and there is none.
+    """
     variable, file = settings.api_keys_env, settings.api_keys_file
     texts = {}
     if text := os.environ.get(variable, "").strip():
@@ -59,6 +62,14 @@ def keys_of(settings: ServerSettings) -> Keys:
             if granted.setdefault(digest_of(key), access) is not access:
                 words = f"{place} is there twice, for reading alone and for writing"
                 raise ConfigError(words, key=name)
+    if not granted and any(origin.rstrip("/") == "*" for origin in settings.cors_origins):
+        raise ConfigError(
+            'cors_origins = ["*"] lets every website in that somebody opens on this machine, and '
+            f"no API key protects the store. Set one, of 16 characters or more, in {variable} or "
+            "in the file that api_keys_file names; or list the origins, such as "
+            "https://app.example.com",
+            key="retrieval.server.cors_origins",
+        )
     return granted
 
 

@@ -89,7 +89,10 @@ def _length_of(scope: Scope) -> int | None:
     """Return the length of the body, None if only its end will tell."""
     headers = Headers(scope=scope)
     if "content-length" in headers:
-        return int(headers["content-length"])
+        try:
+            return int(headers["content-length"])
+        except ValueError:  # which other servers than uvicorn's let through
+            raise RequestError(400, "the Content-Length is no number") from None
     # In HTTP/2 and later, a body needs neither.
     needed = scope.get("http_version", "1.1").startswith("1")
     return 0 if needed and "transfer-encoding" not in headers else None

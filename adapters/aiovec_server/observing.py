@@ -81,15 +81,19 @@ class Metrics:
         self._received.inc(facts["received"])
         self._sent.inc(facts["sent"])
 
-    def endpoint(self) -> Endpoint:
-        """Return the endpoint ``/metrics``."""
+    def text(self) -> bytes:
+        """Return the figures as Prometheus reads them."""
+        return generate_latest(self._registry)
 
-        async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
-            """Figures for Prometheus."""
-            text = await in_thread(generate_latest, self._registry)
-            return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-        return Endpoint("GET", "/metrics", read_metrics, kinds=("text/plain",))
+async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
+    """Figures for Prometheus."""
+    text = await in_thread(call.request.app.state.aiovec_metrics.text)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+METRICS = Endpoint("GET", "/metrics", read_metrics, kinds=("text/plain",))
+"""The endpoint of an app whose state has ``aiovec_metrics``."""
 
 
 class Observing:

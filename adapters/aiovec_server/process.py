@@ -41,7 +41,7 @@ _OF_UVICORN = (
     (uvicorn.Server, ("on_tick", "server_state", "force_exit")),
     (ServerState, ("connections", "tasks", "total_requests")),
     (RequestResponseCycle, ("response_complete",)),
-    (HttpToolsProtocol, ("connection_made", "data_received", "on_message_begin",
+    (HttpToolsProtocol, ("connection_made", "data_received", "on_message_begin", "on_url",
                          "on_headers_complete", "on_body", "send_400_response", "loop",
                          "transport", "headers", "cycle", "server_state")),
 )  # fmt: skip
@@ -144,6 +144,7 @@ class Connection(HttpToolsProtocol):
     beside bodies."""
 
     _too_large = False
+    _target = b""
     _head_since: float | None = None
     _beside = _unsent = 0
     _taken = _served = 0.0
@@ -162,13 +163,20 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_since, self._beside = self.loop.time(), 0
+        self._head_since, self._beside, self._target = self.loop.time(), 0, b""
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._target += url
 
     def on_headers_complete(self) -> None:
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+        if (
+            len(self._target) + sum(len(name) + len(value) for name, value in self.headers)
+            > MAX_HEAD
+        ):
             self._refuse_head()
             raise ValueError("the head is too large")
-        if b"#" in self.url:  # uvicorn would leave out the rest, which may belong to an id
+        if b"#" in self._target:  # uvicorn would leave out the rest, which may belong to an id
             raise ValueError("the target has a # in it")
         self._head_since = None
         super().on_headers_complete()

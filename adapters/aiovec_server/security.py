@@ -43,10 +43,10 @@ class Security:
         self._check_host(request)
         if self._is_foreign(request.headers, needed):
             raise RequestError(403, _FOREIGN)
-        if needed is Access.WRITE and self._read_only:
-            raise UnsupportedError("writing", "server's", "it was started with read_only")
         if needed is not Access.NONE and self._keys:
             self._check_key(request, needed)
+        if needed is Access.WRITE and self._read_only:
+            raise UnsupportedError("writing", "server's", "it was started with read_only")
 
     def _check_host(self, request: Request) -> None:
         """Refuse names of other hosts: a page whose name was rebound to this machine sends that."""

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import ssl
+import struct
 import subprocess
 from pathlib import Path
 
@@ -20,7 +21,13 @@ from tests.remote.answers import http, problem
 from tests.remote.conftest import SECRET, Opens
 
 import aiovec
-from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError, UnsupportedError
+from aiovec.errors import (
+    AiovecError,
+    ConfigError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    UnsupportedError,
+)
 
 TOML = '[retrieval]\nbackend = "remote"\nremote_url = "{}"\n[retrieval.remote]\n'
 
@@ -91,6 +98,57 @@ async def test_answers_of_garbage_are_errors_in_words(proxy: Proxy, opens: Opens
         with pytest.raises(InvalidArgumentError, match="1 MiB"):
             await store.create_table("t", aiovec.Schema(2))
         assert await store.count("notes") == 10
+
+
+async def test_an_answer_that_is_too_long_is_refused_before_it_is_read(
+    proxy: Proxy, opens: Opens
+) -> None:
+    def longer(answer: bytes) -> bytes:
+        return answer.replace(b"content-length: 0", b"content-length: %d" % (2**30 + 1))
+
+    problem_json = longer(http(b"", status=422, kind="application/problem+json"))
+    batch = pa.record_batch({"id": ["x" * 12_345]})
+    size = struct.pack("<q", pa.ipc.read_message(batch.serialize()).body.size)
+    stream = b"HTTP/1.1 200 x\r\ncontent-type: %s\r\n\r\n" % STREAM.encode()
+    schema, message = (part.serialize().to_pybytes() for part in (batch.schema, batch))
+    assert message.count(size) == 1
+    async with opens(idle_timeout=5) as store:
+        for answer in (longer(http(b"")), problem_json):
+            proxy.answer(answer)
+            with pytest.raises(ConfigError, match="reads 1,024 MiB"):
+                await store.count("notes")
+        for words in (struct.pack("<q", 2**62), struct.pack("<q", -8)):
+            proxy.answer(stream + schema + message.replace(size, words))
+            with pytest.raises(ConfigError, match="reads 1,024 MiB"):
+                await anext(store.export("notes"))
+        proxy.answer(stream + b"\xff" * 4 + struct.pack("<I", 2**32 - 8))
+        with pytest.raises(ConfigError, match="reads 1,024 MiB"):
+            await anext(store.export("notes"))
+        proxy.answer(longer(http(b"")))
+        with pytest.raises(OutcomeUnknownError):
+            await store.delete("notes", ["r0001"])
+
+
+async def test_an_answer_without_end_is_refused(
+    proxy: Proxy, opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiovec_remote.codec.LONGEST_ANSWER", 2**20)
+    sent = 0
+
+    async def endless(_: object, __: object, client: asyncio.StreamWriter) -> bool:
+        nonlocal sent
+        client.write(b"HTTP/1.1 200 x\r\ncontent-type: application/json\r\n\r\n")
+        while sent < 2**26:  # far more than waits on the way
+            client.write(b" " * 2**16)
+            sent += 2**16
+            await client.drain()
+        return False
+
+    async with opens() as store:
+        proxy.arm(endless)
+        with pytest.raises(ConfigError, match="reads 1 MiB"):
+            await store.count("notes")
+        assert sent < 2**26
 
 
 async def test_the_key_is_sent_and_never_shown(proxy: Proxy, opens: Opens) -> None:

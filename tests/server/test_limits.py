@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -50,6 +51,14 @@ async def held() -> AsyncIterator[Held]:
     async with aiovec.connect(":memory:") as store:
         await store.create_table("notes", aiovec.Schema(2))
         yield Held(store)
+
+
+async def test_a_length_that_is_no_number(held: Held) -> None:
+    for length in ("abc", "1e3", "9" * 5000):
+        connection = Connection(
+            held.app(), "POST", SEARCH, [BODY], headers=[("content-length", length)]
+        )
+        assert await connection.status() == 400, length[:10]
 
 
 @pytest.mark.slow
@@ -159,6 +168,31 @@ async def test_the_store_is_reached_once_a_second_however_many_ask_for_the_healt
             let.set()
             assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
             assert len(pings) == 1
+
+
+async def test_a_store_that_hangs_is_not_reached_again_until_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pings, let, clock = 0, asyncio.Event(), time.monotonic
+
+    async def ping() -> None:
+        nonlocal pings
+        pings += 1
+        await let.wait()
+
+    async with aiovec.connect(":memory:") as store:
+        app = create_app(store=Wrapped(store, ping=ping))  # type: ignore[arg-type]
+        async with serving(app) as client:
+            waiting = []
+            for later in (0, 5, 10):
+                monkeypatch.setattr(time, "monotonic", lambda later=later: clock() + later)
+                waiting.append(asyncio.ensure_future(client.get("/health")))
+                await asyncio.sleep(0.01)
+            assert pings == 1
+            let.set()
+            assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+            await client.ok("GET", "/health")
+            assert pings == 2
 
 
 async def test_the_health_of_a_store_that_cannot_be_reached() -> None:

@@ -144,6 +144,18 @@ async def test_without_keys_everyone_may_write_but_where_it_is_read_only(
     assert await store.count("notes") == 1
 
 
+@pytest.mark.usefixtures("keys")
+async def test_a_read_only_server_says_so_only_to_who_could_write(
+    store: aiovec.VectorStore,
+) -> None:
+    async with client_of(store, read_only=True) as client:
+        for key, status in (("", 401), ("x" * 20, 401), (READS, 403), (WRITES, 422)):
+            for method, path, body in WRITING:
+                headers = bearer(key) if key else {}
+                answer = await client.request(method, path, json=body, headers=headers)
+                assert answer.status_code == status, (key, path)
+
+
 HOSTS: list[tuple[dict[str, Any], str, int]] = [
     ({}, "127.0.0.1:4002", 200), ({}, "127.0.0.1", 200), ({}, "LocalHost.", 200),
     ({}, "[::1]:4002", 200), ({}, "evil.example", 421), ({}, "127.0.0.1.evil.example", 421),
@@ -233,6 +245,23 @@ async def test_cors_for_chosen_pages(store: aiovec.VectorStore) -> None:
         headers = {"origin": mine, "x-api-key": READS, "sec-fetch-site": "cross-site"}
         answer = await client.get("/tables", headers=headers)
         assert (answer.status_code, answer.headers["vary"]) == (200, "Origin")
+
+
+async def test_pages_of_all_websites_are_let_in_with_a_key_only(
+    store: aiovec.VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for origins in (["*"], ["https://app.example.com", "*/"]):
+        with pytest.raises(ConfigError, match=r"cors_origins.*AIOVEC_API_KEYS"):
+            client_of(store, cors_origins=origins)
+    monkeypatch.setenv("AIOVEC_API_KEYS", WRITES)
+    async with client_of(store, cors_origins=["*"]) as client:
+        page = {"origin": "https://any.example", "sec-fetch-site": "cross-site"}
+        preflight = {**page, "access-control-request-method": "DELETE"}
+        assert (await client.options("/tables/notes", headers=preflight)).is_success
+        for headers, status in (({}, 401), (bearer(WRITES), 200)):
+            answer = await client.get("/tables", headers={**page, **headers})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == "*"
 
 
 # Keys and where they come from

@@ -60,6 +60,8 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
     config, file = tmp_path / "other.toml", tmp_path / "damaged.db"
     config.write_text('[retrieval]\nbackend = "remote"\n[retrieval.server]\nbackend = "remote"\n')
     file.write_bytes(b"this is no database" * 100)
+    open_to_all = tmp_path / "open.toml"
+    open_to_all.write_text('[retrieval.server]\nport = 0\ncors_origins = ["*"]\n')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for arguments, code, words in (
@@ -70,6 +72,7 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
             (["--port", "0"], 1, "no store is named"),
             (["-s", "http://127.0.0.1:4002"], 1, "served by another server already"),
             (["--config", config], 1, "served by another server already"),
+            (["-s", "notes.db", "--config", open_to_all], 1, "no API key protects the store"),
         ):
             ended, told = run_serve(*arguments)
             assert ended == code, told

@@ -33,7 +33,7 @@ from ..security import Security
 Handler = Callable[[Call, dict[str, Any]], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
     """One endpoint. Its handler gets the arguments of the query and of the body.
 

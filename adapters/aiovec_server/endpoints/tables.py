@@ -45,10 +45,10 @@ _PINGS: WeakKeyDictionary[VectorStore, tuple[float, asyncio.Future[None]]] = Wea
 
 
 async def _reach(store: VectorStore) -> None:
-    """Ping the store, at most once a second."""
+    """Ping the store, at most once a second, and not while an earlier ping still waits."""
     now = time.monotonic()
     made, ping = _PINGS.get(store, (now - _REMEMBERED, None))
-    if ping is None or now - made >= _REMEMBERED:
+    if ping is None or (ping.done() and now - made >= _REMEMBERED):
         ping = asyncio.ensure_future(store.ping())
         _PINGS[store] = now, ping
     await asyncio.shield(ping)
