@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -64,7 +64,7 @@ class VectorSearch:
         """Return the rows that each query finds, one query after another."""
         answers: dict[int, Found] = {}
         if not all(query.exact for query in queries):
-            async with self._reading(handle, queries, whole=False) as table:
+            async with self.reading(handle, queries, whole=False) as table:
                 index = await self._usable_index(table)
                 for n, query in enumerate(queries):
                     answer = None
@@ -76,22 +76,39 @@ class VectorSearch:
                     if answer is not None:
                         answers[n] = answer
         if len(answers) < len(queries):
-            async with self._reading(handle, queries, whole=True) as table:
+            async with self.reading(handle, queries, whole=True) as table:
                 for n, query in enumerate(queries):
                     if n not in answers:
                         answers[n] = await self._exactly(table, query)
         return [answers[n] for n in range(len(queries))]
 
-    def _reading(
-        self, handle: TableHandle, queries: Sequence[VectorQuery], *, whole: bool
+    async def nearest(self, table: Opened, query: VectorQuery, *, whole: bool) -> Found | None:
+        """Return the nearest rows of an opened table; None if every row has to be measured, and
+        there is no memory for the ``whole`` table."""
+        index = None if whole else await self._usable_index(table)
+        if index is not None:
+            return await self._by_index(table, query, index)
+        await self._check_scan(table, query, "it has no usable index")
+        return await self._exactly(table, query)
+
+    def reading(
+        self,
+        handle: TableHandle,
+        queries: Sequence[VectorQuery],
+        *,
+        whole: bool,
+        beside: Callable[[Opened], Awaitable[int]] | None = None,
     ) -> AbstractAsyncContextManager[Opened]:
-        """Open the table with memory for a scan of all rows, or of the rows that no index
-        covers."""
+        """Open the table with memory for a scan of all rows, or of the rows that no index covers.
+
+        ``beside`` returns the bytes that the read may hold in addition.
+        """
 
         async def scanned(table: Opened) -> int:
             index = None if whole else await self._usable_index(table)
             rows = await table.rows() if index is None else index.rows_unindexed
-            return scan_bytes(rows, table.schema.dim)
+            more = 0 if beside is None else await beside(table)
+            return scan_bytes(rows, table.schema.dim) + more
 
         limit = max(query.limit for query in queries)
         columns = replace(queries[0].columns, vector=True)
