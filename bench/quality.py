@@ -97,7 +97,8 @@ def _sets(folder: str | None) -> Iterator[tuple[str, Labelled]]:
             for question in asked:
                 questions.setdefault(question, set()).add(id)
         yield name, Labelled({id: text for id, text, _ in blocks}, questions)
-    yield "pages", _pages()
+    yield "pages", _pages("pages")
+    yield "sentences", _pages("sentences")
     place = folder or os.environ.get(FOLDER_VARIABLE)
     if place:
         yield from _dictionary(Path(place))
@@ -117,8 +118,8 @@ def _blocks(name: str) -> Iterator[tuple[str, str, list[str]]]:
             text = f"{text} {line}".strip()
 
 
-def _pages() -> Labelled:
-    """Return the sections of the users' documentation, with questions of newcomers."""
+def _pages(name: str) -> Labelled:
+    """Return the sections of the users' documentation, with a set's questions of newcomers."""
     passages = {}
     for path in sorted(_PAGES.glob("[!i]*/*.md")):  # without internals
         page = path.relative_to(_PAGES.parent).as_posix()
@@ -127,7 +128,7 @@ def _pages() -> Labelled:
         for heading, text in zip(parts[1::2], parts[2::2], strict=True):
             passages[f"{page}#{heading}"] = f"{heading}\n{text}"
     questions: dict[str, set[str]] = {}
-    for place, _, asked in _blocks("pages"):
+    for place, _, asked in _blocks(name):
         assert place in passages, place
         for question in asked:
             questions.setdefault(question, set()).add(place)

@@ -30,6 +30,7 @@ from aiovec.backend.contract import (
     Changes,
     Columns,
     Found,
+    HybridQuery,
     IndexInfo,
     Order,
     StoredRows,
@@ -61,6 +62,7 @@ from .index.effort import MOST_QUESTIONS
 from .operations import OnConflict
 from .session import Session
 from .target import StoreTarget
+from .text.hybrid import search_hybrid
 from .text.keyword_search import search_text
 from .upkeep.loop import OpenTables, TendedTable
 from .vector_search import VectorSearch
@@ -349,6 +351,12 @@ class LancedbBackend(Backend):
         tended = self._tables[table.name]
         tended.searched(query.vector for query in queries[-MOST_QUESTIONS:])
         return await VectorSearch(tended, self._settings.recall_target).search(table, queries)
+
+    async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
+        tended = self._tables[table.name]
+        tended.searched([query.vector])
+        search = VectorSearch(tended, self._settings.recall_target)
+        return await search_hybrid(tended, search, table, query)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         return await search_text(self._tables[table.name], table, query)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -66,7 +66,7 @@ class VectorSearch:
         table: Opened | None = None
         answers: dict[int, Found] = {}
         if not all(query.exact for query in queries):
-            async with self._reading(handle, queries, whole=False) as table:
+            async with self.reading(handle, queries, whole=False) as table:
                 index = await self._usable_index(table)
                 if index is None:  # then the memory is for all rows
                     for query in queries:
@@ -79,25 +79,38 @@ class VectorSearch:
         left = [n for n in range(len(queries)) if n not in answers]
         if left:
             some = [queries[n] for n in left]
-            async with self._reading(handle, some, whole=True, version=table) as table:
+            async with self.reading(handle, some, whole=True, version=table) as table:
                 answers.update(zip(left, await self._exactly(table, some), strict=True))
         return [answers[n] for n in range(len(queries))]
 
-    def _reading(
+    async def nearest(self, table: Opened, query: VectorQuery, *, whole: bool) -> Found | None:
+        """Return the nearest rows of an opened table; None if every row has to be measured, and
+        there is no memory for the ``whole`` table."""
+        index = None if whole else await self._usable_index(table)
+        if index is not None:
+            return await self._by_index(table, query, index)
+        await self._check_scan(table, query, "it has no usable index")
+        return (await self._exactly(table, [query]))[0]
+
+    def reading(
         self,
         handle: TableHandle,
         queries: Sequence[VectorQuery],
         *,
         whole: bool,
         version: Opened | None = None,
+        beside: Callable[[Opened], Awaitable[int]] | None = None,
     ) -> AbstractAsyncContextManager[Opened]:
-        """Open the table with memory for a scan of all rows, or of the rows that no index
-        covers."""
+        """Open the table with memory for a scan of all rows, or of the rows that no index covers.
+
+        ``beside`` returns the bytes that the read may hold in addition.
+        """
 
         async def scanned(table: Opened) -> int:
             index = None if whole else await self._usable_index(table)
             rows = await table.rows() if index is None else index.rows_unindexed
-            return scan_bytes(rows, table.schema.dim)
+            more = 0 if beside is None else await beside(table)
+            return scan_bytes(rows, table.schema.dim) + more
 
         limit = max(query.limit for query in queries)
         columns = replace(queries[0].columns, vector=True)

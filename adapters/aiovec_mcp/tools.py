@@ -107,7 +107,8 @@ class Tools:
         half_life: HalfLife = None,
     ) -> Answer:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
-        or an earlier one. The best match comes first. Use it before you ask the user again."""
+        or an earlier one. The best match comes first; `_distance` tells how far its meaning is from
+        the query: 0 is the same, 1 unrelated. Use it before you ask the user again."""
         boost = None if half_life is None else Decay("at", half_life)
         options = {"limit": limit, "where": where, "boost": boost}
         hits: Sequence[Hit] = []
@@ -124,7 +125,9 @@ class Tools:
         by: By = None,
         select: Select = None,
     ) -> Answer:
-        """Search the rows of a table for a text; the best match comes first."""
+        """Search the rows of a table for a text; the best match comes first. `_distance` tells how
+        far its meaning is from the text. A search by keywords gives a `_score` instead, which
+        compares the hits of one search only."""
         options = {"limit": limit, "where": where, "select": select}
         hits = await self._search(await self._named(table), query, by, **options)
         return _fitting("hits", hits)
@@ -267,10 +270,15 @@ def _fitting(name: str, rows: Sequence[Record | Hit]) -> Answer:
 
 
 def _short(row: Record | Hit) -> dict[str, Any]:
-    """Return a row in few tokens: its score in four digits, without nulls, distance and ranks."""
+    """Return a row in few tokens: without nulls and ranks, and with one measure in four digits.
+
+    That is the distance, since merged and boosted scores only compare the hits of one search.
+    """
     flat = {key: value for key, value in row.to_dict().items() if value is not None}
     if isinstance(row, Hit):
-        flat["_score"] = float(f"{row.score:.4g}")
-        for key in ("_distance", "_ranks"):
-            flat.pop(key, None)
+        flat.pop("_ranks", None)
+        if row.distance is not None:
+            del flat["_score"]
+        measure = next(key for key in ("_distance", "_score") if key in flat)
+        flat[measure] = float(f"{flat[measure]:.4g}")
     return flat

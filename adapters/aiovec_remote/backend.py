@@ -33,6 +33,7 @@ from aiovec.backend.contract import (
     Backend,
     Columns,
     Found,
+    HybridQuery,
     IndexInfo,
     Order,
     StoredRows,
@@ -47,7 +48,7 @@ from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import arrow_ready, hop
 
 from .client import Client, Request
-from .codec import WireError, exported_batch, found_rows, stored_rows, values_read
+from .codec import WireError, exported_batch, found_rows, fused_rows, stored_rows, values_read
 from .settings import RemoteSettings
 
 _T = TypeVar("_T")
@@ -237,16 +238,23 @@ class RemoteBackend(Backend):
         return await self._on(table, "/search_many", read, body=body, rows=rows)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        marks = query.highlight
         body = {
-            "query": " ".join(map(_words, query.clauses)),
-            "match": "any" if query.any else "all", "limit": query.limit,
-            "where": query.where,
-            "highlight": False if marks is None else list(marks),
+            **_text(query), "limit": query.limit, "where": query.where,
             **_selection(table.schema, query.columns),
         }  # fmt: skip
         read = _found("_score", table, query.columns)
         return (await self._on(table, "/search_text", read, body=body))[0]
+
+    async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
+        fusion = {"type": type(query.fusion).__name__.lower(), **asdict(query.fusion)}
+        body = {
+            **_text(query.text), "vector": query.vector.tolist(), "fusion": fusion,
+            "limit": query.hits, "fetchK": query.limit, "where": query.where,
+            "maxDistance": query.max_distance, "exact": query.exact,
+            "tuning": _tuning(query.tuning), **_selection(table.schema, query.columns),
+        }  # fmt: skip
+        read = partial(fused_rows, table.schema, query.columns)
+        return await self._on(table, "/search_hybrid", read, body=body)
 
     async def export(
         self,
@@ -414,6 +422,15 @@ def _tuning(tuning: Tuning | None) -> dict[str, Any] | None:
     if tuning is None:
         return None
     return {name: value for name, value in asdict(tuning).items() if value is not None}
+
+
+def _text(query: TextQuery) -> dict[str, Any]:
+    """Return the words of a search, and how they match and are marked."""
+    return {
+        "query": " ".join(map(_words, query.clauses)),
+        "match": query.match,
+        "highlight": False if query.highlight is None else list(query.highlight),
+    }
 
 
 def _words(clause: TextClause) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
@@ -18,7 +19,17 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec._http.ipc import ARROW, BODY, CURSOR, DamagedStreamError, body_length, read_rows
-from aiovec.backend import Ref, Schema, Value, one_array, payload_texts, python_values, to_matrix
+from aiovec.backend import (
+    FusedHit,
+    Rank,
+    Ref,
+    Schema,
+    Value,
+    one_array,
+    payload_texts,
+    python_values,
+    to_matrix,
+)
 from aiovec.backend.contract import Columns, Found, StoredRows
 from aiovec.errors import InvalidArgumentError
 
@@ -124,16 +135,35 @@ def found_rows(
     """Return the hits of so many queries, with this column as their measures."""
 
     def found(rows: pa.Table) -> Found:
-        marked = None
+        stored, snippets = stored_rows(rows, schema, columns), None
         if "_highlights" in rows.schema.names:
-            marked = [json.loads(text or "{}") for text in rows["_highlights"].to_pylist()]
-        return Found(stored_rows(rows, schema, columns), rows[measure].to_pylist(), marked)
+            marked = dict(zip(stored.ids, _json_of(rows["_highlights"]), strict=True))
+            snippets = lambda ids, _: [marked[id] for id in ids]  # noqa: E731
+        return Found(stored, rows[measure].to_pylist(), snippets)
 
     if "_query" not in rows.schema.names:
         return [found(rows)]
     counts = np.bincount(rows["_query"].to_numpy(), minlength=queries).tolist()
     starts = accumulate(counts, initial=0)
     return [found(rows.slice(start, count)) for start, count in zip(starts, counts, strict=False)]
+
+
+def fused_rows(schema: Schema, columns: Columns, rows: pa.Table) -> Found:
+    """Return the hits of a hybrid search."""
+    (found,) = found_rows("_score", schema, columns, 1, rows)
+    ranks = _json_of(rows["_ranks"]) if found.measures else []
+    distances = rows["_distance"].to_pylist()
+    hits = [
+        FusedHit(id, score, distance, {name: Rank(**rank) for name, rank in places.items()})
+        for id, score, distance, places in zip(
+            found.rows.ids, found.measures, distances, ranks, strict=True
+        )
+    ]
+    return replace(found, fused=hits)
+
+
+def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:
+    return [json.loads(text or "{}") for text in column.to_pylist()]
 
 
 def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:

@@ -22,13 +22,14 @@ from aiovec.backend import (
     Schema,
     nearest_first,
 )
-from aiovec.backend.contract import Found, TableHandle, VectorQuery
+from aiovec.backend.contract import Found, HybridQuery, TableHandle, VectorQuery
 
 from .connection import Ticket
 from .copies.kernel.library import measured
 from .layout import TableLayout, current_table, partition_value
 from .reads import by_rowids, condition_of, rowids_where
 from .sql.filters import fixed_values
+from .text.keyword_search import search_both
 from .vectors import VectorReader
 
 # Rows measured with complete vectors, for each wanted row, when a prefix ranks the rows
@@ -152,6 +153,9 @@ def _settled(
     candidates = vectors.read(rowids, ticket, present=True)
     far = measured(candidates, query.vector, table.schema.metric)
     best = nearest_first(far, query.limit)
+    if isinstance(query, HybridQuery):
+        near = rowids[best].tolist(), far[best].tolist()
+        return search_both(db, ticket, table, query, *near)
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
     return Found(rows, far[best].tolist())

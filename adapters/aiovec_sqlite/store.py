@@ -31,6 +31,7 @@ from aiovec.backend.contract import (
     Changes,
     Columns,
     Found,
+    HybridQuery,
     Order,
     StoredRows,
     TableHandle,
@@ -465,6 +466,9 @@ class SqliteBackend(Backend):
 
     def _by_bits(self, table: TableHandle) -> bool:
         return self._settings.scan == "bit" and table.schema.quantized == "bit"
+
+    async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
+        return (await self.search(table, [query]))[0]
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         return await self._read(lambda db, ticket: search_text(db, ticket, table, query))

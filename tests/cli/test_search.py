@@ -77,6 +77,12 @@ def test_by_words(run: Run, texts: Path) -> None:
     by_both = ids(run, "docs", "cold water", *toml)
     assert by_both == ids(run, "docs", "cold water", "--by", "hybrid", *toml)
     assert (by_both[0], len(by_both)) == ("wool", 3)  # one matches no word
+    merged = run("search", "docs", "cold water", "--where", "id != 'door'", *toml)
+    assert merged.lines[0][:3] == ["score", "distance", "id"]
+    near = run("search", "docs", "cold water", "--by", "vector", "--json", *toml).json["hits"]
+    distances = {hit["id"]: f"{hit['_distance']:.4f}" for hit in near}
+    assert [line[1] == distances[line[2]] for line in merged.lines[1:]] == [True, True]
+    assert all(float(score) >= 0.1 for score, *_ in merged.lines[1:])
     assert ids(run, "docs", "water -cold", "--by", "text", *toml) == ["snow"]
     assert ids(run, "docs", "cold door", "--by", "text", "--match", "all", *toml) == []
     by_words = ("docs", "cold door", "--by", "text", *toml)

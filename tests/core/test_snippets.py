@@ -42,13 +42,13 @@ async def test_a_snippet_shows_where_text_was_cut_off(texts: VectorStore) -> Non
     }  # fmt: skip
     found = await snippets(texts, "wool", bodies)
     assert (found["first"][:6], found["first"][-1]) == ("[wool]", "…")
-    assert len(found["first"].split()) == 32
+    assert 20 < len(found["first"].split()) < 40
     assert (found["middle"][0], found["middle"][-1]) == ("…", "…")
     assert (found["last"][0], found["last"][-6:]) == ("…", "[wool]")
     assert "[wool]" in found["nul"]
 
 
-async def test_the_best_piece_has_the_rarest_words(texts: VectorStore) -> None:
+async def test_a_snippet_has_the_most_different_words(texts: VectorStore) -> None:
     body = f"{'wool ' * 2_000}{FILLER} wool hat {FILLER}"
     (found,) = (await snippets(texts, "wool hat", {"a": body})).values()
     assert "[wool] [hat]" in found

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.contract.base import case
 from tests.sqlite.support import open_store, opened, ready, sql, whole_table
 
 import aiovec
-from aiovec import CorruptStoreError, Field, Schema, VectorStore
+from aiovec import CorruptStoreError, Decay, Factor, Field, Schema, VectorStore
 
 DIM, ROWS = 16, 2_400
 VECTORS = np.random.default_rng(1).standard_normal((ROWS, DIM), dtype=np.float32)
@@ -140,3 +141,21 @@ async def test_a_table_in_which_vec0_finds_no_row(tmp_path: Path) -> None:
     for line in done.stdout.splitlines():
         assert re.match(r"\w+ told: .*the file is damaged", line), line
     assert done.stdout.count("\n") == 7 * len(DAMAGES)
+
+
+async def test_a_damaged_payload_fails_the_searches_that_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table("t", Schema(2))
+        await store.insert("t", [{"id": id, "embedding": [1, 0], "at": "x"} for id in "ab"])
+    with sql(path) as db:
+        db.execute("UPDATE \"t.rows\" SET payload = '[' WHERE id = 'b'")
+    async with aiovec.connect(path) as store:
+        steps: dict[str, Any]
+        for steps in (
+            {}, {"boost": Decay("payload.at", "1d")}, {"rerank": Factor("payload.at")},
+            {"group_by": "payload.at"}, {"group_by": "payload.at", "select": []},
+        ):  # fmt: skip
+            with case(steps), pytest.raises(CorruptStoreError, match=r"row 'b'.*payload"):
+                await store.search("t", [1, 0], **steps)
+        assert len(await store.search("t", [1, 0], select=[])) == 2

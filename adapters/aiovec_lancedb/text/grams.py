@@ -100,12 +100,12 @@ class Matching:
     fields: Sequence[str]
 
     @classmethod
-    def of(cls, schema: Schema, query: TextQuery) -> Matching:
+    def of(cls, schema: Schema, query: TextQuery, any: bool) -> Matching:
         wanted = [
             _Wanted(folded(clause.text), tuple(fields_of(clause, schema)), clause.excluded)
             for clause in query.clauses
         ]
-        return cls([clause for clause in wanted if clause.text], query.any, text_fields(schema))
+        return cls([clause for clause in wanted if clause.text], any, text_fields(schema))
 
     @property
     def positive(self) -> list[_Wanted]:
@@ -135,14 +135,13 @@ class Matching:
         )
 
 
-async def search(table: Opened, query: TextQuery, where: str | None) -> pa.Table:
-    """Return the ids and scores of rows that match, the best among them."""
-    matching = await hop(
-        sum(len(clause.text) for clause in query.clauses), Matching.of, table.schema, query
-    )
+async def search(table: Opened, query: TextQuery, where: str | None, *, any: bool) -> pa.Table:
+    """Return the ids and scores of rows that match all clauses or any, the best among them."""
+    effort = sum(len(clause.text) for clause in query.clauses)
+    matching = await hop(effort, Matching.of, table.schema, query, any)
     if not matching.positive:
         return ranking([], [])
-    selecting = _selecting(table.schema, query)
+    selecting = _selecting(table.schema, query, any=any)
     if selecting is None:
         return await _by_scan(table, matching, query, where)
     columns = Columns(tuple(matching.fields))
@@ -155,11 +154,11 @@ async def search(table: Opened, query: TextQuery, where: str | None) -> pa.Table
         requested = min(requested * _TIMES, ALL)
 
 
-def _selecting(schema: Schema, query: TextQuery) -> FullTextQuery | None:
+def _selecting(schema: Schema, query: TextQuery, *, any: bool) -> FullTextQuery | None:
     """Return a query that every matching row matches; None if grams cannot select."""
     wanted = [_group(clause, schema) for clause in query.clauses if not clause.excluded]
     groups = [group for group in wanted if group]
-    if query.any:
+    if any:
         alternatives = tuple(each for group in groups for each in group)
         complete = len(groups) == len(wanted) and 0 < len(alternatives) <= MOST // _MOST_GRAMS
         return matching_all([alternatives]) if complete else None

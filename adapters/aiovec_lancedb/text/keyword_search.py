@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Schema, TextClause
+from aiovec.backend import TextClause, filled
 from aiovec.backend.contract import Columns, Found, TableHandle, TextQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
@@ -26,7 +25,7 @@ from ..sql.values import name, text
 from ..table import Table
 from . import grams
 from .grams import letters
-from .highlight import highlighted
+from .highlight import snippets_of
 from .query import SCORE, ask, fields_of, first, query_of, ranking, text_fields
 
 # For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
@@ -46,21 +45,28 @@ _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
 async def search_text(reader: Table, handle: TableHandle, query: TextQuery) -> Found:
-    """Return the best rows by BM25, with their highlights."""
-    # Prefixes and parts of words may read the texts of all rows, others those that no index covers.
-    every = handle.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
-
-    async def texts(table: Opened) -> int:
-        behind = text_columns(await table.indexes()).values()
-        rows = await table.rows() if every else max(behind, default=0)
-        return min(rows * await reader.row_bytes(table), STREAM_BYTES) if rows else 0
-
-    columns = columns_of(handle.schema, query)
-    async with reader.reading(handle, query.limit, columns, beside=texts) as table:
-        return await _searched(table, query)
+    """Return the best rows by BM25."""
+    columns = query.columns
+    async with reader.reading(
+        handle, query.limit, columns, beside=partial(bytes_of_texts, reader, query)
+    ) as table:
+        rows, _ = await ranked(table, query, columns)
+    found = partial(_found, table, query, rows)
+    return await hop(weight(rows), found)
 
 
-async def _searched(table: Opened, query: TextQuery) -> Found:
+async def bytes_of_texts(reader: Table, query: TextQuery, table: Opened) -> int:
+    """Return the bytes of texts that a search may read: of rows that no index covers, or, for
+    prefixes and parts of words, of all."""
+    every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
+    behind = text_columns(await table.indexes()).values()
+    rows = await table.rows() if every else max(behind, default=0)
+    return min(rows * await reader.row_bytes(table), STREAM_BYTES) if rows else 0
+
+
+async def ranked(table: Opened, query: TextQuery, columns: Columns) -> tuple[pa.Table, int]:
+    """Return the best rows with these columns and their scores, best first, and the number of the
+    first ones that have all words."""
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     if wanted.difference(text_columns(await table.indexes())):
         hint = (
@@ -69,29 +75,63 @@ async def _searched(table: Opened, query: TextQuery) -> Found:
         )
         raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)
+    words = await _beginnings(table, query, where)
+
+    async def matching(*, any: bool) -> pa.Table:
+        return await _matching(table, query, words, where, columns, any=any)
+
+    whole = await matching(any=query.match == "any")
+    if query.match != "best" or query.wanted < 2 or whole.num_rows >= query.limit:
+        return whole, 0 if query.match == "any" else whole.num_rows
+    some = await matching(any=True)
+
+    def both() -> pa.Table:
+        order = filled(pairs(whole), pairs(some), query.limit)
+        rows = pa.concat_tables([whole, some])
+        places = {id: n for n, id in reversed([*enumerate(rows.column("id").to_pylist())])}
+        taken = rows.take(pa.array([places[id] for id, _ in order], pa.int64()))
+        scores = pa.array([score for _, score in order], pa.float64())
+        return taken.set_column(taken.schema.get_field_index(SCORE), SCORE, scores)
+
+    return await hop(weight(whole, some), both), whole.num_rows
+
+
+def pairs(rows: pa.Table) -> list[tuple[str, float]]:
+    """Return the ids of ranked rows with their scores."""
+    return list(zip(rows.column("id").to_pylist(), rows.column(SCORE).to_pylist(), strict=True))
+
+
+async def _matching(
+    table: Opened,
+    query: TextQuery,
+    words: Mapping[TextClause, Sequence[str]],
+    where: str | None,
+    columns: Columns,
+    *,
+    any: bool,
+) -> pa.Table:
+    """Return the best rows that match all clauses, or any of them, best first."""
     if table.schema.analyzer == "ngram":
-        ranked = await grams.search(table, query, where)
-        ranked = await hop(ranked.num_rows, first, ranked, query.limit)
-        rows = await _with_columns(table, query, ranked)
-    else:
-        words = await _beginnings(table, query, where)
-        effort = _EFFORT * (len(query.clauses) + sum(map(len, words.values())))
-        built = await hop(effort, query_of, table.schema, query, words)
-        columns = columns_of(table.schema, query)
-        if built is not None:
-            rows = await ask(table, built, columns, where, query.limit + 1)
-            if rows.num_rows > query.limit:
-                rows = await _cut(table, query, built, where, rows)
-        else:
-            rows = await _with_columns(table, query, ranking([], []))
-    answer = await hop(weight(rows), partial(_found, table, query, rows))
-    if query.highlight is None:
-        return answer
-    return await highlighted(table.schema, query, rows, answer)
+        best = await grams.search(table, query, where, any=any)
+        best = await hop(best.num_rows, first, best, query.limit)
+        return await _with_columns(table, best, columns)
+    effort = _EFFORT * (len(query.clauses) + sum(map(len, words.values())))
+    built = await hop(effort, partial(query_of, table.schema, query, words, any=any))
+    if built is None:
+        return await _with_columns(table, ranking([], []), columns)
+    rows = await ask(table, built, columns, where, query.limit + 1)
+    if rows.num_rows > query.limit:
+        return await _cut(table, query, built, where, rows, columns)
+    return await hop(rows.num_rows, first, rows, query.limit)
 
 
 async def _cut(
-    table: Opened, query: TextQuery, built: FullTextQuery, where: str | None, rows: pa.Table
+    table: Opened,
+    query: TextQuery,
+    built: FullTextQuery,
+    where: str | None,
+    rows: pa.Table,
+    columns: Columns,
 ) -> pa.Table:
     """Return the best rows of one more than requested; equal ones by id.
 
@@ -111,7 +151,7 @@ async def _cut(
         more = min(more * _MORE, limit + _MOST_EQUAL)
         ranked = await ask(table, built, Columns((), False, False), where, more)
     ranked = await hop(ranked.num_rows, first, ranked, limit)
-    return await _with_columns(table, query, ranked)
+    return await _with_columns(table, ranked, columns)
 
 
 async def _beginnings(
@@ -193,25 +233,21 @@ def _loosely(letter: str) -> str:
     return f"[{letter}{_LATIN}]" if letter.isascii() and letter.isalpha() else letter
 
 
-def columns_of(schema: Schema, query: TextQuery) -> Columns:
-    """Return the columns to read; for highlights, the texts too."""
-    if query.highlight is None:
-        return query.columns
-    return replace(query.columns, fields=(*query.columns.fields, *text_fields(schema)))
-
-
-async def _with_columns(table: Opened, query: TextQuery, ranked: pa.Table) -> pa.Table:
-    """Return the same rows with the columns of the query."""
+async def _with_columns(table: Opened, ranked: pa.Table, columns: Columns) -> pa.Table:
+    """Return the same rows, in the same order, with these columns."""
+    if columns == Columns(()):
+        return ranked
     ids = await hop(ranked.num_rows, ranked.column("id").to_pylist)
-    rows = await rows_by_id(table, ids, columns_of(table.schema, query))
+    rows = await rows_by_id(table, ids, columns)
 
     def scored() -> pa.Table:
-        places = pc.index_in(rows.column("id"), value_set=ranked.column("id"))
-        return rows.append_column(SCORE, ranked.column(SCORE).take(places))
+        places = pc.index_in(ranked.column("id"), value_set=rows.column("id"))
+        return rows.take(places).append_column(SCORE, ranked.column(SCORE))
 
     return await hop(rows.num_rows, scored)
 
 
 def _found(table: Opened, query: TextQuery, rows: pa.Table) -> Found:
     scores = rows.column(SCORE).to_pylist()
-    return Found(rows_of(rows, query.columns, table.schema.vector), scores)
+    stored = rows_of(rows, query.columns, table.schema.vector)
+    return Found(stored, scores, snippets_of(table.schema, query))

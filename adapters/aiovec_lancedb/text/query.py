@@ -99,13 +99,13 @@ def fields_of(clause: TextClause, schema: Schema) -> list[str]:
     return text_fields(schema) if clause.field is None else [clause.field]
 
 
-def query_of(schema: Schema, query: TextQuery, words: Words) -> FullTextQuery | None:
+def query_of(schema: Schema, query: TextQuery, words: Words, *, any: bool) -> FullTextQuery | None:
     """Translate a query of words, for the analyzers "plain" and "english"; None finds nothing."""
-    clauses = [clause for clause in query.clauses if any(map(str.isalnum, clause.text))]
+    clauses = [clause for clause in query.clauses if _has_word(clause)]
     clauses.sort(key=lambda clause: -len(clause.text))
     positive = [clause for clause in clauses if not clause.excluded]
     excluded = _alternatives(schema, [clause for clause in clauses if clause.excluded], words)
-    if query.any:
+    if any:
         groups = [_alternatives(schema, positive, words)[: MOST // 2]]
     else:
         # All words to find in one field alone need only one query.
@@ -121,6 +121,10 @@ def query_of(schema: Schema, query: TextQuery, words: Words) -> FullTextQuery | 
     if not groups or not all(groups):  # no word begins with one of the prefixes
         return None
     return matching_all(first_groups(groups, MOST // 2), excluded[: MOST // 2])
+
+
+def _has_word(clause: TextClause) -> bool:
+    return any(map(str.isalnum, clause.text))
 
 
 def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]]:
@@ -215,8 +219,8 @@ def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
 
 
 def first(ranked: pa.Table, limit: int) -> pa.Table:
-    """Return the best rows; equal ones by id."""
-    if ranked.num_rows <= limit:
+    """Return the best rows, best first; equal ones by id."""
+    if not ranked.num_rows:
         return ranked
     order = [(SCORE, "descending"), ("id", "ascending")]
     return ranked.take(pc.select_k_unstable(ranked, k=limit, sort_keys=order))

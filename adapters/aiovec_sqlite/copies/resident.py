@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 
 from aiovec.backend import Int64Array
-from aiovec.backend.contract import Found, StaleTableError, TableHandle, VectorQuery
+from aiovec.backend.contract import Found, HybridQuery, StaleTableError, TableHandle, VectorQuery
 from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadline
 from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
@@ -38,6 +38,8 @@ _MOST_TOGETHER = 32
 # Up to this many queries are one batch: two smaller batches, on two cores, would answer a sixth
 # more of them for half as much processor time again.
 _ONE_BATCH = 16
+# A hybrid query counts as so many, because a batch looks up the words of its queries one by one.
+_HYBRID = 8
 _BUSY = "the searches of this process take too long"
 # The share of the budget that masks may take.
 _FOR_MASKS = 1 / 16
@@ -66,10 +68,11 @@ _MOST_SNAPSHOTS = 10
 class _Call:
     """The queries of one caller, which may have gone."""
 
-    __slots__ = ("batch", "deadline", "future", "queries", "task")
+    __slots__ = ("batch", "deadline", "future", "queries", "size", "task")
 
     def __init__(self, queries: Sequence[VectorQuery], deadline: Deadline) -> None:
         self.queries = queries
+        self.size = sum(_HYBRID if isinstance(query, HybridQuery) else 1 for query in queries)
         self.deadline = deadline
         self.future: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
         # The calls that are answered together, and their task, which ends if nobody waits for it.
@@ -137,7 +140,7 @@ class _Resident:
     @property
     def wanted(self) -> int:
         """The number of waiting queries."""
-        return sum(len(call.queries) for call in self.waiting)
+        return sum(call.size for call in self.waiting)
 
     def take(self, share: int) -> list[_Call]:
         """Return the calls that waited longest, with at least ``share`` queries if there are."""
@@ -149,7 +152,7 @@ class _Resident:
                 call.give_up()
             if not call.future.done():  # otherwise its caller has gone
                 calls.append(call)
-                queries += len(call.queries)
+                queries += call.size
         return calls
 
 

@@ -20,11 +20,12 @@ from aiovec.backend import (
     Int64Array,
     Metric,
 )
-from aiovec.backend.contract import Found, VectorQuery
+from aiovec.backend.contract import Found, HybridQuery, VectorQuery
 
 from ..connection import Ticket
 from ..layout import TableLayout
 from ..reads import by_rowids, split
+from ..text.keyword_search import search_both
 from .copy import Masks
 from .kernel.library import KINDS, METRICS, address, library
 from .segments import State, stacked
@@ -203,8 +204,15 @@ def _fetch(
 ) -> list[Found]:
     """Read the rows of all, with one statement for all queries that want the same columns."""
     answers: dict[int, Found] = {}
-    for columns in {query.columns: None for query in queries}:
-        places = [i for i, query in enumerate(queries) if query.columns == columns]
+    for place, query in enumerate(queries):
+        if isinstance(query, HybridQuery):
+            rowids, far = best[place].rowids.tolist(), best[place].distances.tolist()
+            answers[place] = search_both(
+                snapshot.db, snapshot.ticket, snapshot.table, query, rowids, far
+            )
+    alone = [place for place in range(len(queries)) if place not in answers]
+    for columns in {queries[place].columns: None for place in alone}:
+        places = [place for place in alone if queries[place].columns == columns]
         nearest_rows = [best[place] for place in places]
         kept = [nearest_of.vectors for nearest_of in nearest_rows if nearest_of.vectors is not None]
         vectors = np.concatenate(kept) if columns.vector else None

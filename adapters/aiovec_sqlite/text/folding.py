@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
+from aiovec.backend import Match, TextClause
+
 # Characters in one call into C, which holds the interpreter for about 3 ms.
 _PIECE = 2**16
 
@@ -52,19 +54,20 @@ def folded(text: str) -> str:
     )
 
 
-def spans_of(needles: Iterable[str], text: str) -> Iterator[tuple[int, int]]:
-    """Yield the places of folded needles in a text, in any case, with or without accents."""
+def places_of(clauses: Iterable[TextClause], text: str) -> Iterator[Match]:
+    """Yield the places of clauses in a text, in any case, with or without accents."""
     whole = folded(text)
     # The characters that the folded ones come from: combining accents are left out.
     if len(whole) == len(text):
         origins: Sequence[int] = range(len(text))
     else:
         origins = [n for n, char in enumerate(text) if _FOLDING[ord(char)]]
-    for wanted in needles:
-        at = whole.find(wanted)
+    for number, clause in enumerate(clauses):
+        wanted = folded(clause.text)
+        at = whole.find(wanted) if wanted else -1
         while at >= 0:
             behind = at + len(wanted)
-            yield origins[at], origins[behind] if behind < len(origins) else len(text)
+            yield origins[at], origins[behind] if behind < len(origins) else len(text), number
             at = whole.find(wanted, behind)
 
 

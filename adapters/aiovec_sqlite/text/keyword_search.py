@@ -12,17 +12,26 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from aiovec.backend import TextClause, marked_stems, snippet_around, snippets_of
-from aiovec.backend.contract import Columns, Found, StoredRows, TableHandle, TextQuery
+from aiovec.backend import LANGUAGES, TextClause, filled, snippets, word_snippets
+from aiovec.backend.contract import (
+    Columns,
+    Found,
+    HybridQuery,
+    Snippets,
+    StoredRows,
+    TableHandle,
+    TextQuery,
+)
+from aiovec.backend.hybrid import columns_of, found, fused
 
 from ..connection import Ticket
 from ..driver import load_driver
@@ -30,7 +39,7 @@ from ..errors import CORRUPT, TextDamageError, code_of, names_text_index
 from ..layout import TableLayout, current_table, quoted
 from ..reads import by_rowids, condition_of
 from ..vectors import MissingRowsError, VectorReader
-from .folding import folded, spans_of
+from .folding import folded, places_of
 from .index import (
     TextIndex,
     being_built,
@@ -146,39 +155,66 @@ def _any(words: Sequence[_Word]) -> str:
 _GRAM = 3
 # For a longer part, FTS5 would look at each row with one of its grams once for each gram.
 _LONGEST_PART = 128
-# Rows whose snippets are made in one go.
-_MARKED_AT_ONCE = 500
 # Rows between two checks whether the caller has gone.
 _BLOCK = 1_000
-
-# Characters that end a query in FTS5 or are not text in SQLite.
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def search_text(
     db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, query: TextQuery
 ) -> Found:
     table = current_table(db, handle)
+    best, _, maker = _ranked(db, ticket, table, query)
+    rows = _rows(db, ticket, table, [rowid for rowid, _ in best], query.columns)
+    return Found(rows, [score for _, score in best], maker)
+
+
+def search_both(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    query: HybridQuery,
+    nearest: Sequence[int],
+    far: Sequence[float],
+) -> Found:
+    """Search for the query's words, and fuse the rows with the nearest ones and their distances."""
+    best, whole, maker = _ranked(db, ticket, table, query.text)
+    matching = [rowid for rowid, _ in best]
+    rowids = [*dict.fromkeys([*nearest, *matching])]
+    ids = _rows(db, ticket, table, rowids, Columns(())).ids
+    id_of, rowid_of = dict(zip(rowids, ids, strict=True)), dict(zip(ids, rowids, strict=True))
+    hits = fused(
+        query,
+        table.schema.metric,
+        zip(far, [id_of[rowid] for rowid in nearest], strict=True),
+        [(id_of[rowid], score) for rowid, score in best],
+        whole,
+    )
+    shown = [rowid_of[hit.id] for hit in hits]
+    rows = _rows(db, ticket, table, shown, columns_of(query, hits))
+    return found(query, table.schema.metric, hits, rows, maker)
+
+
+def _ranked(
+    db: sqlite3.Connection, ticket: Ticket, table: TableLayout, query: TextQuery
+) -> tuple[Scored, int, Snippets | None]:
+    """Return the rowids of the best rows with their scores, the number of the first ones that have
+    all words, and what makes snippets."""
     index = serving(db, table)
-    clauses = [
-        TextClause(_NO_TEXT.sub(" ", clause.text), clause.field, clause.prefix, clause.excluded)
-        for clause in query.clauses
-    ]
-    terms = _Terms(db, table, index, clauses, any=query.any)
-    best: Scored = []
-    with _as_index_damage(table.name):
+
+    def matching(*, any: bool) -> Scored:
+        terms = _Terms(db, table, index, query.clauses, any=any)
+        ticket.check()
         if terms.scanned:
-            best = _by_scan(db, ticket, table, index, terms, query)
-        elif terms.match is not None:
-            best = _by_index(db, ticket, table, index, terms, query)
+            return _by_scan(db, ticket, table, index, terms, query)
+        return [] if terms.match is None else _by_index(db, ticket, table, index, terms, query)
+
+    with _as_index_damage(table.name):
+        best = matching(any=query.match == "any")
+        whole = 0 if query.match == "any" else len(best)
+        if query.match == "best" and query.wanted > 1 and len(best) < query.limit:
+            best = filled(best, matching(any=True), query.limit)
     ticket.check()
-    rowids = [rowid for rowid, _ in best]
-    rows = _rows(db, ticket, table, rowids, query.columns)
-    highlights: list[Mapping[str, str]] | None = None
-    if query.highlight is not None:
-        with _as_index_damage(table.name):
-            highlights = _highlights(db, ticket, table, index, terms, rowids, query.highlight)
-    return Found(rows, [score for _, score in best], highlights)
+    return best, whole, _snippets(index, query)
 
 
 @contextmanager
@@ -236,11 +272,6 @@ class _Terms:
     @property
     def unwanted(self) -> str:
         return " OR ".join(map(self._expression, self.without))
-
-    @property
-    def any_of_them(self) -> str:
-        """A query for all words that make a row match, for marking."""
-        return " OR ".join(self.expressions)
 
     @property
     def expressions(self) -> list[str]:
@@ -408,82 +439,23 @@ def _by_scan(
 # Snippets
 
 
-def _highlights(
-    db: sqlite3.Connection,
-    ticket: Ticket,
-    table: TableLayout,
-    index: TextIndex,
-    terms: _Terms,
-    rowids: Sequence[int],
-    marks: tuple[str, str],
-) -> list[Mapping[str, str]]:
+def _snippets(index: TextIndex, query: TextQuery) -> Snippets | None:
+    if query.highlight is None:
+        return None
+    clauses, marks = query.clauses, query.highlight
     if index.analyzer == "ngram":
-        needles = [
-            [folded(clause.text) for clause in terms.positive if name in terms.fields_of(clause)]
-            for name in terms.fields
-        ]
-        return [
-            _marked_parts(terms.fields, needles, texts, marks)
-            for texts in _texts(db, table, terms, rowids, ticket)
-        ]
-    if index.stemmed:
-        texts_of = _texts(db, table, terms, rowids, ticket)
-        rows = [dict(zip(terms.fields, texts, strict=True)) for texts in texts_of]
-        wanted = {
-            name: [c for c in terms.positive if name in terms.fields_of(c)] for name in terms.fields
-        }
-
-        def stems_of(words: Sequence[str]) -> list[str]:
-            return folded(stems(index.analyzer, "\n".join(words)) or "").split("\n")
-
-        return [*marked_stems(rows, wanted, stems_of, marks)]
-    snippets: list[Mapping[str, str]] = []
-    for start in range(0, len(rowids), _MARKED_AT_ONCE):
-        some = rowids[start : start + _MARKED_AT_ONCE]
-        snippets += _marked_words(index, terms, _texts(db, table, terms, some, ticket), marks)
-    return snippets
+        return lambda _, texts: snippets(texts, clauses, places_of, marks)
+    tokens_of = partial(_tokens, index.analyzer)
+    return lambda _, texts: word_snippets(texts, clauses, tokens_of, marks)
 
 
-def _texts(
-    db: sqlite3.Connection,
-    table: TableLayout,
-    terms: _Terms,
-    rowids: Sequence[int],
-    ticket: Ticket,
-) -> Iterator[list[str | None]]:
-    """Yield each row's texts, one for each searched field."""
-    names = ", ".join(quoted(name) for name in terms.fields)
-    for rowid in rowids:
-        ticket.check()
-        row = db.execute(f"SELECT {names} FROM {table.rows} WHERE _rowid = ?", (rowid,)).fetchone()
-        texts = row or [None] * len(terms.fields)
-        yield [text if type(text) is str else None for text in texts]
-
-
-def _marked_words(
-    index: TextIndex,
-    terms: _Terms,
-    rows: Iterable[Sequence[str | None]],
-    marks: tuple[str, str],
-) -> list[dict[str, str]]:
-    """Return FTS5's snippets, but not from the index, which would look up each word for each
-    row."""
-    fields = {name: index.column_of(name) for name in terms.fields}
-    tokenizer = tokenizer_of(index.analyzer)
+def _tokens(analyzer: str, text: str) -> list[str]:
+    """Return the tokens of a text in order, as an index of this analyzer has them."""
+    stemmed = stems(analyzer, text) if analyzer in LANGUAGES else text
     with closing(load_driver().connect(":memory:")) as memory:
-        return snippets_of(rows, fields, terms.any_of_them, index.columns, tokenizer, marks, memory)
-
-
-def _marked_parts(
-    fields: Sequence[str],
-    needles: Sequence[Sequence[str]],
-    texts: Sequence[str | None],
-    marks: tuple[str, str],
-) -> dict[str, str]:
-    """Return a row's snippets in ngram tables, whose index does not know words of two letters."""
-    shown = {}
-    for name, wanted, text in zip(fields, needles, texts, strict=True):
-        spans = spans_of(wanted, text or "")
-        if (marked := snippet_around(text or "", spans, marks)) is not None:
-            shown[name] = marked
-    return shown
+        memory.execute(
+            f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{tokenizer_of(analyzer)}')"
+        )
+        memory.execute("CREATE VIRTUAL TABLE tokens USING fts5vocab(words, instance)")
+        memory.execute("INSERT INTO words VALUES (?)", (stemmed,))
+        return [term for (term,) in memory.execute("SELECT term FROM tokens ORDER BY offset")]

@@ -156,10 +156,12 @@ def _show_hits(hits: Sequence[Hit], seconds: float, json: bool) -> None:
     flat = [hit.to_dict() for hit in hits]
     names = [name for name in dict.fromkeys(name for row in flat for name in row)
              if name not in ("id", "_score", "_distance", "_ranks")]  # fmt: skip
-    cells = [[_score(row), row["id"], *(cell(row.get(name)) for name in names)]
-             for row in flat]  # fmt: skip
+    # A merged score says how a hit compares with the others, and the distance how near it is.
+    measures = {"score": _score} | ({"distance": _distance} if any(map(_is_merged, flat)) else {})
+    cells = [[*(show(row) for show in measures.values()), row["id"],
+              *(cell(row.get(name)) for name in names)] for row in flat]  # fmt: skip
     facts = {"hits": flat, "seconds": round(seconds, 6)}
-    emit(facts, [Listing(["score", "id", *names], cells, right=["score"])], json)
+    emit(facts, [Listing([*measures, "id", *names], cells, right=[*measures])], json)
     if out(stderr=True).is_terminal and not json:
         say(f"{len(hits)} hits in {seconds * 1000:.1f} ms", stderr=True)
 
@@ -280,6 +282,15 @@ def _score(row: dict[str, Any]) -> str:
     score: float = row["_score"]
     is_small = row.get("_distance") is None and 0 < score < 0.001
     return f"{score:.2g}" if is_small else f"{score:.4f}"
+
+
+def _is_merged(row: dict[str, Any]) -> bool:
+    return "_ranks" in row
+
+
+def _distance(row: dict[str, Any]) -> str:
+    distance: float | None = row["_distance"]
+    return "" if distance is None else f"{distance:.4f}"
 
 
 def _vector_in(text: str) -> list[float]:

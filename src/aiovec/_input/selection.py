@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -77,6 +77,14 @@ class Selection:
         elif self.hidden:
             payload = {key: value for key, value in payload.items() if key not in self.hidden}
         return {**fields, **payload, **fields}
+
+    def cut(self, fields: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+        """Return the selected ones of the fields of a wider selection."""
+        kept = {name: fields[name] for name in self.columns.fields if name in fields}
+        if not self.columns.payload:
+            return kept
+        payload = {key: value for key, value in fields.items() if key not in schema.fields}
+        return kept | (payload if self.keys is None else _part(payload, self.keys))
 
     def fields_of_each(self, rows: StoredRows, places: Sequence[int]) -> list[dict[str, Any]]:
         """Return the fields of the rows at these positions."""
@@ -226,6 +234,23 @@ def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
         with suppress(InvalidNameError):
             return Ref(_PAYLOAD, tuple(path_of(name)))
     return None
+
+
+def value_reader(name: str, schema: Schema) -> Callable[[Mapping[str, Any]], Any]:
+    """Return a function from a row's flat fields to its value of a field or ``payload.<key>``.
+
+    A payload key that a declared field hides counts as missing.
+    """
+    first, *within = path_of(name) if name.startswith(f"{_PAYLOAD}.") else [name]
+    hidden = first != name and first in schema.fields
+
+    def value_of(fields: Mapping[str, Any]) -> Any:
+        value = None if hidden else fields.get(first)
+        for key in within:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    return value_of
 
 
 # A piece of a path: text in double quotes, or everything up to the next dot.

@@ -5,7 +5,7 @@ Imported with a backend, off the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -46,6 +46,15 @@ def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Flo
             )
             measured[some] = _MEASURES[metric](rows, points)
     return measured
+
+
+def scores_of(metric: Metric, distances: Sequence[float]) -> list[float]:
+    """Return the scores of hits with these distances; higher is better."""
+    if metric == "cosine":
+        return [1.0 - distance for distance in distances]
+    if metric == "l2":
+        return [1.0 / (1.0 + distance) for distance in distances]
+    return [-distance for distance in distances]
 
 
 def _euclidean(rows: Float64Array, points: Float64Array) -> Float64Array:

@@ -1,4 +1,4 @@
-"""From distances to ranked hits: scores, ties, fusion, diversity and reranking."""
+"""The steps that follow a search: reranking, boosts and diversity."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
-from numbers import Real
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,52 +22,25 @@ import numpy.typing as npt
 from .._embed.callables import is_async
 from .._input.arguments import is_iterable
 from .._input.columns import moment
-from .._input.selection import Selection
+from .._input.selection import value_reader
 from .._model.arrays import Float64Array
-from .._model.records import Hit, Rank
-from .._model.schema import Metric
-from ..backend.contract import Found, StoredRows
+from .._model.fusion import RRF, Fusion, Weighted, as_floats, is_finite, number_of
+from .._model.records import Hit
+from .._model.schema import Schema
 from ..backend.threads import hop, in_daemon_thread
 from ..backend.weight import weight
 from ..errors import InvalidArgumentError, shown
 
 Reranked = Sequence[float] | Sequence[Hit]
-Rerank = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
+RerankFunction = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
 
 
-@dataclass(frozen=True, slots=True)
-class RRF:
-    """Reciprocal rank fusion: each list adds ``1 / (k + rank)`` to a row's score.
+class BoostRead(NamedTuple):
+    """A field or payload key that a boost reads: its name, the values, and the kinds of fields."""
 
-    The sum is scaled to 0…1, so a row that is first in both lists has 1.
-    """
-
-    k: float = 60
-
-    def __post_init__(self) -> None:
-        if not _is_finite(self.k) or not self.k > 0:
-            raise InvalidArgumentError("k", self.k, "a finite number above 0")
-        _as_floats(self, "k")
-
-
-@dataclass(frozen=True, slots=True)
-class Weighted:
-    """The weighted mean of both lists' scores, each scaled to 0…1 over its hits.
-
-    With ``match="best"``, rows with all words have the upper half of the keyword list's scale. A
-    list of weight 0 brings no hits of its own.
-    """
-
-    vector: float = 0.5
-    text: float = 0.5
-
-    def __post_init__(self) -> None:
-        weights = (self.vector, self.text)
-        if not all(map(_is_finite, weights)) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-            raise InvalidArgumentError(
-                "weights", weights, "finite numbers, not negative, and not both 0"
-            )
-        _as_floats(self, "vector", "text")
+    name: str
+    values: str
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +67,13 @@ class Decay:
         if self.pinned is not None and not isinstance(self.pinned, str):
             raise InvalidArgumentError("pinned", self.pinned, "the name of a field, or None")
         _check_weight(self.weight)
-        _as_floats(self, "weight")
+        as_floats(self, "weight")
+
+    @property
+    def reads(self) -> list[BoostRead]:
+        """The fields or payload keys that it reads; times may be texts."""
+        pinned = [] if self.pinned is None else [BoostRead(self.pinned, "booleans", ("bool",))]
+        return [BoostRead(self.field, "times", ("datetime", "text")), *pinned]
 
     def worth_at(self, now: datetime) -> Callable[..., float]:
         """Return the function from what it reads of a row to its freshness, from 0 to 1."""
@@ -131,10 +109,15 @@ class Factor:
     def __post_init__(self) -> None:
         if not isinstance(self.field, str):
             raise InvalidArgumentError("field", self.field, "the name of a field")
-        if not _is_finite(self.most) or not self.most > 0:
+        if not is_finite(self.most) or not self.most > 0:
             raise InvalidArgumentError("most", self.most, "a finite number above 0")
         _check_weight(self.weight)
-        _as_floats(self, "weight", "most")
+        as_floats(self, "weight", "most")
+
+    @property
+    def reads(self) -> list[BoostRead]:
+        """The field or payload key that it reads."""
+        return [BoostRead(self.field, "numbers or booleans", ("int", "float", "bool"))]
 
     def worth_at(self, _: datetime) -> Callable[..., float]:
         """Return the function from what it reads of a row to its importance, from 0 to 1."""
@@ -148,17 +131,12 @@ class Factor:
 
 
 Boost = Decay | Factor
+Rerank = RerankFunction | Boost | Sequence[Boost]
 
 
 def _check_weight(weight: object) -> None:
-    if not _is_finite(weight) or not 0 <= cast("float", weight) <= 1:
+    if not is_finite(weight) or not 0 <= cast("float", weight) <= 1:
         raise InvalidArgumentError("weight", weight, "a number from 0 to 1")
-
-
-def _as_floats(options: RRF | Weighted | Decay | Factor, *names: str) -> None:
-    """Make these numbers floats: one of NumPy would make every score a number of NumPy."""
-    for name in names:
-        object.__setattr__(options, name, float(getattr(options, name)))
 
 
 def _time_of(value: object) -> datetime | None:
@@ -179,140 +157,12 @@ _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-def _is_finite(value: object) -> bool:
-    return type(value) is not bool and isinstance(value, Real) and _number(value) is not None
-
-
-Fusion = RRF | Weighted
-
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def best_first(hits: list[Hit]) -> list[Hit]:
     """Sort hits by score, equal ones by id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
-
-
-def by_distance(hits: list[Hit]) -> list[Hit]:
-    """Sort hits by distance, then id. Distances below 1e-16 that differ have the same score."""
-    return sorted(hits, key=lambda hit: (cast("float", hit.distance), hit.id))
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The ranked rows of a result: ``order`` has their positions, best first, ``scores`` one score
-    per position.
-
-    A keyword search has no metric.
-    """
-
-    result: Found
-    order: Sequence[int]
-    scores: Sequence[float]
-    metric: Metric | None
-
-
-# A row that lacks a word counts at most this much of one that has them all. Measured by
-# ``bench quality``: without this, chance words push better vectors aside.
-_PARTIAL = 0.5
-
-
-def filled(whole: Found, some: Found) -> Found:
-    """Return the rows with all words, and behind them those with some, whose scores are lower."""
-    known = set(whole.rows.ids)
-    places = [i for i, id in enumerate(some.rows.ids) if id not in known]
-    if not places:
-        return replace(whole, partial=0)
-    rows, more = whole.rows, some.rows.take(places)
-    share = _PARTIAL
-    if known:  # the factor keeps a rounding from making two scores equal
-        best = max(some.measures[i] for i in places)
-        share = min(share, 0.999 * min(whole.measures) / best)
-    highlights = payloads = vectors = None
-    if some.highlights is not None:
-        highlights = [*(whole.highlights or ()), *(some.highlights[i] for i in places)]
-    if more.payloads is not None:
-        payloads = [*(rows.payloads or ()), *more.payloads]
-    if more.vectors is not None:
-        vectors = more.vectors
-        if rows.vectors is not None:
-            vectors = np.concatenate([rows.vectors, vectors])
-    fields = {name: [*rows.fields.get(name, ()), *column] for name, column in more.fields.items()}
-    return Found(
-        StoredRows([*rows.ids, *more.ids], fields, payloads, vectors),
-        [*whole.measures, *(share * some.measures[i] for i in places)],
-        highlights,
-        partial=len(places),
-    )
-
-
-def fuse(
-    vector: Ranking, text: Ranking, fusion: Fusion, limit: int, selection: Selection
-) -> list[Hit]:
-    """Fuse two lists into one. Each hit's ``ranks`` has its place in both.
-
-    A list of weight 0 adds no hits. Hits are made only for the rows of the fused list.
-    """
-    fused: dict[str, float] = {}
-    places: dict[str, dict[str, int]] = {}
-    for name, ranking in (("vector", vector), ("text", text)):
-        ids = [ranking.result.rows.ids[i] for i in ranking.order]
-        places[name] = dict(zip(ids, range(len(ids)), strict=True))
-        if isinstance(fusion, RRF):
-            most = (fusion.k + 1) / 2  # the first place in both lists adds up to 1
-            parts = [most / (fusion.k + place) for place in range(1, len(ids) + 1)]
-        elif weight_of_list := getattr(fusion, name):
-            share = weight_of_list / (fusion.vector + fusion.text)
-            scores = [ranking.scores[i] for i in ranking.order]
-            parts = [share * part for part in _parts(ranking, scores)]
-        else:
-            continue
-        for id, part in zip(ids, parts, strict=True):
-            fused[id] = fused.get(id, 0.0) + part
-    hits = []
-    for id in _best_of(fused, limit):
-        ranks = {}
-        highlights = NOTHING
-        for name, ranking in (("text", text), ("vector", vector)):
-            place = places[name].get(id)
-            if place is not None:
-                result, i = ranking.result, ranking.order[place]
-                ranks[name] = Rank(place + 1, ranking.scores[i])
-                distance = None if ranking.metric is None else result.measures[i]
-                highlights = result.highlights[i] if result.highlights else highlights
-        hits.append(
-            Hit(
-                id,
-                fused[id],
-                distance,
-                selection.fields_of(result.rows, i),
-                selection.vector_of(result.rows, i),
-                ranks,
-                highlights,
-                selection.vector_name,
-            )
-        )
-    return hits
-
-
-def _best_of(scores: Mapping[str, float], limit: int) -> list[str]:
-    """Return the ids of the highest scores, equal ones by id."""
-    best = list(scores)
-    if limit < len(best):  # sorting plain numbers is much faster
-        least = sorted(scores.values(), reverse=True)[limit - 1]
-        best = [id for id, score in scores.items() if score >= least]
-    return sorted(best, key=lambda id: (-scores[id], id))[:limit]
-
-
-def _parts(ranking: Ranking, scores: Sequence[float]) -> list[float]:
-    """Scale the scores of a list to 0…1, those of rows with all words to its upper half."""
-    found = ranking.result
-    if found.partial is None:
-        return _scaled(scores)
-    rows = len(found.rows.ids) - found.partial
-    whole = sum(i < rows for i in ranking.order)
-    lower = [_PARTIAL * part for part in _scaled(scores[whole:])]
-    return [_PARTIAL + (1 - _PARTIAL) * part for part in _scaled(scores[:whole])] + lower
 
 
 def _scaled(scores: Sequence[float]) -> list[float]:
@@ -324,25 +174,21 @@ def _scaled(scores: Sequence[float]) -> list[float]:
     return [(score - low) / (high - low) for score in scores]
 
 
-def boosted(
-    hits: Sequence[Hit],
-    boosts: Sequence[Boost],
-    values: Mapping[str, Sequence[Sequence[object]]],
-    now: datetime,
-) -> list[Hit]:
-    """Return the hits with their new scores, in their new order.
-
-    ``values`` has for each id what each boost reads.
-    """
+def _boosted(hits: Sequence[Hit], boosts: Sequence[Boost], schema: Schema) -> list[Hit]:
+    """Return the hits with their new scores, in their new order."""
+    now = datetime.now(UTC)
     rest = 1.0 - sum(boost.weight for boost in boosts)
-    worths = [(boost.weight, boost.worth_at(now)) for boost in boosts]
-
-    def score(hit: Hit, relevance: float) -> float:
-        read = zip(worths, values[hit.id], strict=True)
-        return rest * relevance + sum(weight * worth(*of_row) for (weight, worth), of_row in read)
-
-    scaled = zip(hits, _scaled([hit.score for hit in hits]), strict=True)
-    return best_first([hit.__replace__(score=score(hit, part)) for hit, part in scaled])
+    scores = [rest * part for part in _scaled([hit.score for hit in hits])]
+    for boost in boosts:
+        worth, readers = (
+            boost.worth_at(now),
+            [value_reader(read.name, schema) for read in boost.reads],
+        )
+        for n, hit in enumerate(hits):
+            scores[n] += boost.weight * worth(*(read(hit.fields) for read in readers))
+    return best_first(
+        [hit.__replace__(score=score) for hit, score in zip(hits, scores, strict=True)]
+    )
 
 
 def diversify(
@@ -403,13 +249,21 @@ def unit(vectors: npt.NDArray[Any]) -> Float64Array:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -> list[Hit]:
-    """Return the hits in the order of a user's function, which returns scores or reordered hits.
+async def reranked(
+    hits: list[Hit],
+    rerank: RerankFunction | tuple[Boost, ...],
+    schema: Schema,
+    places: asyncio.Semaphore,
+) -> list[Hit]:
+    """Return the hits in the order of boosts, or of a user's function, which returns scores or
+    reordered hits.
 
     A plain function runs in a thread; a coroutine function is awaited.
     """
     if not hits:
         return hits
+    if isinstance(rerank, tuple):
+        return await hop(weight(hits), _boosted, hits, rerank, schema)
     outcome: Any
     if is_async(rerank):
         outcome = await cast("Awaitable[Reranked]", rerank([*hits]))
@@ -422,7 +276,7 @@ async def reranked(hits: list[Hit], rerank: Rerank, places: asyncio.Semaphore) -
     return await hop(weight(hits), _in_order, hits, outcome, rerank)
 
 
-def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
+def _in_order(hits: list[Hit], outcome: Any, rerank: RerankFunction) -> list[Hit]:
     """Return the hits as the user's function ranked them, or raise InvalidArgumentError."""
 
     def refuse(fact: str) -> InvalidArgumentError:
@@ -445,7 +299,7 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
                 raise refuse(
                     f"a hit with the id {shown(hit.id, 60)}, which is not among them or is repeated"
                 )
-            if _number(hit.score) is None:
+            if number_of(hit.score) is None:
                 raise refuse(f"the hit {shown(hit.id, 60)} with the score {shown(hit.score, 60)}")
             # The user may have copied a hit without the vector, which diversity needs.
             order.append(hit if hit.vector is not None else hit.__replace__(vector=known.vector))
@@ -454,39 +308,29 @@ def _in_order(hits: list[Hit], outcome: Any, rerank: Rerank) -> list[Hit]:
         raise refuse(f"{len(answer)} values")
     scored = []
     for hit, item in zip(hits, answer, strict=True):
-        score = _number(item)
+        score = number_of(item)
         if score is None:
             raise refuse(f"{shown(item, 60)} for the hit {hit.id!r:.60}")
         scored.append(hit.__replace__(score=score))
     return best_first(scored)
 
 
-def _number(score: Any) -> float | None:
-    """Return a score of any numeric type as a float; None if it is not finite or no number."""
-    if isinstance(score, (str, bytes)):
-        return None
-    try:
-        number = float(score)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def check_rerank(argument: str, rerank: Any) -> Rerank:
-    if not callable(rerank):
-        raise InvalidArgumentError(argument, rerank, "a function that takes the hits, or None")
-    return cast("Rerank", rerank)
+def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ...]:
+    """Return a function, or boosts as a tuple."""
+    if callable(rerank):
+        return cast("RerankFunction", rerank)
+    return check_boost(argument, rerank, "a function that takes the hits, ")
 
 
 def check_bound(argument: str, bound: Any) -> float:
     """Return a finite number as a float; InvalidArgumentError for anything else."""
-    if not _is_finite(bound):
+    if not is_finite(bound):
         raise InvalidArgumentError(argument, bound, "a finite number or None")
     return float(bound)
 
 
 def check_diversity(argument: str, diversity: Any) -> float:
-    if not _is_finite(diversity) or not 0 <= diversity <= 1:
+    if not is_finite(diversity) or not 0 <= diversity <= 1:
         raise InvalidArgumentError(argument, diversity, "a number from 0 to 1")
     return float(diversity)
 
@@ -495,11 +339,11 @@ def check_diversity(argument: str, diversity: Any) -> float:
 _MOST_BOOSTS = 16
 
 
-def check_boost(argument: str, boost: Any) -> tuple[Boost, ...]:
+def check_boost(argument: str, boost: Any, others: str = "") -> tuple[Boost, ...]:
     given = (boost,) if isinstance(boost, Boost) else boost if is_iterable(boost) else ()
     boosts = tuple(islice(given, _MOST_BOOSTS + 1))
     if not boosts or not all(isinstance(each, Boost) for each in boosts):
-        expected = "Decay(…), Factor(…), a list of these, or None"
+        expected = f"{others}Decay(…), Factor(…), a list of these boosts, or None"
         raise InvalidArgumentError(argument, boost, expected)
     if len(boosts) > _MOST_BOOSTS:
         reason = f"{argument} has more than {_MOST_BOOSTS} boosts"

@@ -10,23 +10,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from operator import lt
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 
 from .._filters import Expr, bind
-from .._filters.tree import In, IsNull, Ref, all_of, any_of
+from .._filters.tree import Ref
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
-from .._input.selection import Selection, select_columns, selected_names, value_ref
+from .._input.selection import Selection, select_columns, selected_names, value_reader, value_ref
 from .._input.types import Where
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array, Float64Array
+from .._model.distance import scores_of
+from .._model.fusion import Fusion
 from .._model.hints import unexpected
 from .._model.records import Hit
 from .._model.results import Results, columns_of
@@ -35,6 +36,8 @@ from .._text.query import TextClause, check_phrases, parse, text_fields
 from ..backend.contract import (
     Backend,
     Found,
+    HybridQuery,
+    Snippets,
     StoredRows,
     TableHandle,
     TextQuery,
@@ -44,43 +47,31 @@ from ..backend.contract import (
 from ..backend.limits import current_deadline
 from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
-from ..errors import (
-    FilterError,
-    InvalidArgumentError,
-    UnsupportedError,
-    listed,
-    shown,
-)
+from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
 from .active_backend import ActiveBackend
 from .expiry import LiveRows
 from .rank import (
     NOTHING,
     Boost,
-    Decay,
-    Factor,
-    Fusion,
-    Ranking,
+    BoostRead,
     Rerank,
-    boosted,
-    by_distance,
+    RerankFunction,
     check_boost,
     check_bound,
     check_diversity,
     check_rerank,
     diversify,
-    filled,
-    fuse,
     reranked,
     unit,
 )
 
-# Steps that pick from a pool fetch this many times the limit, and a search that found too few
-# groups asks for this many times more rows.
+# Steps that pick from a pool fetch this many times the limit.
 POOL = 4
+# A search whose first rows have too few groups fetches this many times more rows.
+_MORE_FOR_GROUPS = 16
 # Characters of a filter that weigh one value: parsing text is slower than copying it.
 _CHARACTERS_A_VALUE = 2
 
-_T = TypeVar("_T")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -132,10 +123,12 @@ class SearchOptions:
     tuning: Tuning | None = None
     diversity: float | None = None
     rerank: Rerank | None = None
+    """A function, or a tuple of boosts."""
     boost: Boost | Sequence[Boost] | None = None
+    """Boosts, for ``rerank``."""
     fetch_k: int | None = None
     offset: int = 0
-    match: str = "best"
+    match: Literal["all", "any", "best"] = "best"
     highlight: bool | Marks = False
     min_score: float | None = None
     max_distance: float | None = None
@@ -169,8 +162,9 @@ class SearchOptions:
         if self.boost is not None and self.rerank is not None:
             reason = "boost and rerank cannot be combined; let the function of rerank do both"
             raise InvalidArgumentError("boost", self.boost, "None with rerank", reason=reason)
-        reranks = self.rerank is not None or self.boost is not None
-        put("chooses", bool(self.diversity) or reranks)
+        if self.boost is not None:
+            put("rerank", self.boost)
+        put("chooses", bool(self.diversity) or self.rerank is not None)
         put("pool", self.last * POOL if self.fetch_k is None else self.fetch_k)
         put("fetched", self.pool if self.chooses else self.last)
 
@@ -229,10 +223,10 @@ def _check_marks(argument: str, given: Any) -> bool | Marks:
     return given
 
 
-def _check_match(argument: str, given: object) -> str:
+def _check_match(argument: str, given: object) -> object:
     if given not in ("all", "any", "best"):
         raise InvalidArgumentError(argument, given, "'all', 'any' or 'best'")
-    return str(given)
+    return given
 
 
 # Each argument with its default, and the check of any other value.
@@ -272,21 +266,17 @@ _TUNED = (
 class Plan:
     """A search of one table: the queries, and the steps that follow them.
 
-    ``added`` names fields that are read only for these steps, as the vector is with
-    ``hides_vector``; hits do not show them. Rows that are ``left_out`` are no hits. With both
-    queries and ``text``, the two lists are fused, and ``min_score`` applies to the fused list.
+    ``selection`` has what the steps need, ``shown`` the part that hits show. Rows that are
+    ``left_out`` are no hits.
     """
 
     options: SearchOptions
     schema: Schema
+    shown: Selection
     selection: Selection
-    queries: Sequence[VectorQuery]
-    text: TextQuery | None
-    group: Ref | None
-    boosts: Sequence[tuple[Boost, Sequence[Ref]]]
     live: LiveRows
-    added: frozenset[str] = frozenset()
-    hides_vector: bool = False
+    queries: Sequence[VectorQuery] = ()
+    text: TextQuery | None = None
     left_out: frozenset[str] = frozenset()
 
 
@@ -297,10 +287,14 @@ def plan_search(
     *,
     vectors: Callable[[Schema], Sequence[Float32Array]] | None = None,
     words: str | None = None,
+    fusion: Fusion | None = None,
     left_out: frozenset[str] = frozenset(),
     live: LiveRows | None = None,
 ) -> Plan:
-    """Return the plan of a search for ``vectors``, as checked by the schema, or ``words``."""
+    """Return the plan of a search for ``vectors``, as checked by the schema, or ``words``.
+
+    For both, it has one query, with the fusion of their lists.
+    """
     schema = handle.schema
     live = live or LiveRows(backend, handle)
     if options.tuning is not None:
@@ -312,63 +306,58 @@ def plan_search(
         options.select,  # type: ignore[arg-type]  # a list by now
         include_vector=options.include_vector,
     )
-    group = None
-    if options.group_by is not None:
-        group = value_ref(schema, options.group_by, "group_by", ids=False)
-    given = cast("tuple[Boost, ...]", options.boost or ())  # a tuple by now
-    boosts = [(boost, _boost_refs(schema, boost)) for boost in given]
-    # A rerank function gets all text fields, also those that the caller did not select.
-    needed = [] if options.rerank is None else text_fields(schema)
-    refs = [*([] if group is None else [group]), *(ref for _, read in boosts for ref in read)]
-    needed += [ref.name for ref in refs if not ref.path]
-    columns = chosen.columns
-    added = frozenset(needed).difference(columns.fields)
-    if added:
-        columns = replace(columns, fields=(*columns.fields, *sorted(added)))
-    if any(ref.path for ref in refs) and not columns.payload:
-        columns, chosen = replace(columns, payload=True), replace(chosen, keys={})
-    hides = bool(options.diversity) and not chosen.shows_vector
-    if hides:
-        columns = replace(columns, vector=True)
-    if columns is not chosen.columns:
-        chosen = replace(chosen, columns=columns, shows_vector=hides or chosen.shows_vector)
-    text, queries = None, []
+    selection = _for_the_steps(options, schema, chosen)
+    columns, text, queries = selection.columns, None, list[VectorQuery]()
     # Each list of a fusion has more hits than the caller gets.
-    limit = options.fetched if words is None or vectors is None else options.pool
+    limit = options.fetched if fusion is None else options.pool
     clauses = () if words is None else _clauses(backend, handle, words)
     arrays = [] if vectors is None else vectors(schema)
     filters = bound_filters(options.where, schema, len(arrays) if words is None else 1)
     if words is not None:
+        filters = [live.only(filters[0])]
         marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
         text = TextQuery(
-            clauses, limit, live.only(filters[0]), columns, options.match == "any",
-            marks if options.highlight else None,
-        )  # fmt: skip
-    if vectors is not None:
+            clauses, limit, filters[0], columns, options.match, marks if options.highlight else None
+        )
+    if text is None:
         limit += len(left_out)
-        queries = [
+        queries += [
             VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
             for array, condition in zip(arrays, filters, strict=True)
         ]
-    return Plan(options, schema, chosen, queries, text, group, boosts, live, added, hides, left_out)
+    elif fusion is not None:
+        both = HybridQuery(
+            arrays[0], limit, filters[0], columns, options.exact, options.tuning, text=text,
+            fusion=fusion, hits=options.fetched, max_distance=options.max_distance,
+        )  # fmt: skip
+        queries.append(both)
+    return Plan(options, schema, chosen, selection, live, queries, text, left_out)
 
 
-_BOOSTS: Mapping[type, tuple[str, tuple[str, ...]]] = {
-    Decay: ("times", ("datetime", "text")),
-    Factor: ("numbers or booleans", ("int", "float", "bool")),
-}
+def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) -> Selection:
+    """Return the selection with what the steps behind the search read, too."""
+    boosts = options.rerank if isinstance(options.rerank, tuple) else ()
+    refs = [_boost_ref(schema, read) for boost in boosts for read in boost.reads]
+    if options.group_by is not None:
+        refs.append(value_ref(schema, options.group_by, "group_by", ids=False))
+    needed = {ref.name for ref in refs if not ref.path}
+    # A function gets all text fields, also those that the caller did not select.
+    if options.highlight or callable(options.rerank):
+        needed.update(text_fields(schema))
+    columns = chosen.columns
+    wider = replace(
+        columns,
+        fields=(*columns.fields, *sorted(needed.difference(columns.fields))),
+        payload=columns.payload or any(ref.path for ref in refs),
+        vector=columns.vector or bool(options.diversity),
+    )
+    if wider == columns and (chosen.keys is None or not any(ref.path for ref in refs)):
+        return chosen
+    return Selection(wider, chosen.vector_name, shows_vector=wider.vector)
 
 
-def _boost_refs(schema: Schema, boost: Boost) -> list[Ref]:
-    """Return the fields or payload keys that a boost reads; times may be texts."""
-    values, kinds = _BOOSTS[type(boost)]
-    refs = [_boost_ref(schema, boost.field, values, kinds)]
-    if isinstance(boost, Decay) and boost.pinned is not None:
-        refs.append(_boost_ref(schema, boost.pinned, "booleans", ("bool",)))
-    return refs
-
-
-def _boost_ref(schema: Schema, name: str, values: str, kinds: tuple[str, ...]) -> Ref:
+def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
+    name, values, kinds = read
     able = [known for known, field in schema.fields.items() if field.kind in kinds]
     if name in able or name.startswith("payload."):
         return value_ref(schema, name, "boost", ids=False)
@@ -462,88 +451,95 @@ def vector_like(
 Group = tuple[str, Any]
 """The type of the value that rows of one group share, and the value: 1 and TRUE are two."""
 
-_NULL: Group = ("null", None)
+
+_Fetch = Callable[[int], Awaitable[Found]]
+"""Returns the best rows, at most so many."""
 
 
 @dataclass(slots=True)
 class Ranked:
-    """The hits of each query of a plan, best first; the group and the boosts' values of each id."""
+    """The hits of each query of a plan, best first, and the group of each id.
+
+    ``snippets`` makes the snippets of the only query.
+    """
 
     plan: Plan
     hits: list[list[Hit]] = field(default_factory=list)
     groups: dict[str, Group] = field(default_factory=dict)
-    boosts: dict[str, list[list[Any]]] = field(default_factory=dict)
+    snippets: Snippets | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.hits))
 
-    def ranking(self, result: Found, limit: int, *, by_vector: bool) -> Ranking:
-        """Rank the rows of a result and keep the best; note what the next steps read."""
-        plan, options = self.plan, self.plan.options
-        ids, measures = result.rows.ids, result.measures
-        metric = plan.schema.metric if by_vector else None
-        scores = lowest_first = measures
-        if metric is None:
-            lowest_first = [-measure for measure in measures]
-        elif metric == "cosine":
-            scores = [1.0 - distance for distance in measures]
-        elif metric == "l2":
-            scores = [1.0 / (1.0 + distance) for distance in measures]
-        else:
-            scores = [-distance for distance in measures]
-        order: Sequence[int] = range(len(ids))
+    async def collect(self, fetch: _Fetch) -> None:
+        """Add the best hits of a query, or those of its best groups.
+
+        If the first rows have too few groups, more are fetched once; what these have is the answer.
+        So the rows of few groups, or of one that comes first, do not make it read the table.
+        """
+        options = self.plan.options
+        if options.group_by is None:
+            result = await fetch(options.fetched)
+            self.hits += await hop(weight(result), self.hits_of, [result], options.fetched)
+            return
+        count = count_of("limit", options.pool * options.per_group)  # backends count in 64 bits
+        value_of, picked = value_reader(options.group_by, self.plan.schema), list[Hit]()
+
+        def best(result: Found) -> int:
+            """Pick the hits, and return how many there were."""
+            (hits,) = self.hits_of([result], count)
+            self.groups |= {hit.id: _group_of(value_of(hit.fields)) for hit in hits}
+            picked[:] = _picked(hits, self.groups, options.fetched, options.per_group)
+            return len(hits)
+
+        result = await fetch(count)
+        hits = await hop(weight(result), best, result)
+        if hits >= count and len({self.groups[hit.id] for hit in picked}) < options.fetched:
+            count *= _MORE_FOR_GROUPS
+            result = await fetch(count)
+            await hop(weight(result), best, result)
+        self.hits.append(picked)
+
+    def hits_of(self, results: Sequence[Found], limit: int) -> list[list[Hit]]:
+        """Return the best hits of each result."""
+        return [self._hits_of(result, limit) for result in results]
+
+    def _hits_of(self, result: Found, limit: int) -> list[Hit]:
+        plan, options, selection = self.plan, self.plan.options, self.plan.selection
+        self.snippets = result.snippets
+        rows, scores, fused = result.rows, result.measures, result.fused
+        distances: Sequence[float | None] = [None] * len(scores)
+        lowest_first: Sequence[float] = [-score for score in scores]
+        if fused is not None:
+            distances = [hit.distance for hit in fused]
+        elif plan.text is None:
+            distances = lowest_first = result.measures
+            scores = scores_of(plan.schema.metric, result.measures)
+        order: Sequence[int] = range(len(scores))
         if not all(map(lt, lowest_first, lowest_first[1:])):
-            order = [i for _, _, i in sorted(zip(lowest_first, ids, order, strict=True))]
-        if by_vector and (farthest := options.max_distance) is not None:
-            order = [i for i in order if measures[i] <= farthest]
-        fuses = plan.text is not None and plan.queries
-        if not fuses and (least := options.min_score) is not None:
+            order = [i for _, _, i in sorted(zip(lowest_first, rows.ids, order, strict=True))]
+        if plan.text is None and (farthest := options.max_distance) is not None:
+            order = [i for i in order if result.measures[i] <= farthest]
+        if (least := options.min_score) is not None:
             order = [i for i in order if scores[i] >= least]
         if plan.left_out:
-            order = [i for i in order if ids[i] not in plan.left_out]
+            order = [i for i in order if rows.ids[i] not in plan.left_out]
         order = order[:limit]
-        if plan.group is not None:
-            for i in order:
-                self.groups[ids[i]] = _group_of(_value_of(result.rows, i, plan.group))
-        for i in order if plan.boosts else ():
-            self.boosts[ids[i]] = [
-                [_value_of(result.rows, i, ref) for ref in refs] for _, refs in plan.boosts
-            ]
-        return Ranking(result, order, scores, metric)
-
-    def hits_of(self, results: Sequence[Found], limit: int, by_vector: bool) -> list[list[Hit]]:
-        """Return the hits of each result."""
-        return [self._hits(self.ranking(result, limit, by_vector=by_vector)) for result in results]
-
-    def _hits(self, ranking: Ranking) -> list[Hit]:
-        result, scores, selection = ranking.result, ranking.scores, self.plan.selection
-        rows, measures, highlights = result.rows, result.measures, result.highlights
         vectors = selection.shows_vector
-        every = zip(ranking.order, selection.fields_of_each(rows, ranking.order), strict=True)
+        every = zip(order, selection.fields_of_each(rows, order), strict=True)
         return [
             Hit(
                 rows.ids[i],
                 scores[i],
-                None if ranking.metric is None else measures[i],
+                distances[i],
                 fields,
                 selection.vector_of(rows, i) if vectors else None,
+                NOTHING if fused is None else fused[i].ranks,
                 NOTHING,
-                highlights[i] if highlights else NOTHING,
                 selection.vector_name,
             )
             for i, fields in every
         ]
-
-    def fused(
-        self, vector: Found, text: Found, fusion: Fusion, count: int, limit: int
-    ) -> list[Hit]:
-        """Fuse both results, of at most ``count`` rows each, into one list of hits."""
-        hits = fuse(
-            self.ranking(vector, count, by_vector=True), self.ranking(text, count, by_vector=False),
-            fusion, limit, self.plan.selection,
-        )  # fmt: skip
-        least = self.plan.options.min_score
-        return hits if least is None else [hit for hit in hits if hit.score >= least]
 
 
 Searcher = Callable[[Backend, TableHandle, Plan], Awaitable[Ranked]]
@@ -570,192 +566,47 @@ async def run_search(
 async def search_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
     """Search for the plan's vectors."""
     ranked = Ranked(plan)
-    limit = plan.options.fetched
-    if plan.group is None:
+    if plan.options.group_by is None:
         results = await plan.live.search(plan.queries) if plan.queries else []
-        ranked.hits = await hop(weight(*results), ranked.hits_of, results, limit, True)
+        ranked.hits = await hop(weight(*results), ranked.hits_of, results, plan.options.fetched)
         return ranked
     for query in plan.queries:
 
-        async def fetch(where: Expr | None, count: int, query: VectorQuery = query) -> _Fetched:
-            wanted = count + len(plan.left_out)
-            (result,) = await plan.live.search([replace(query, limit=wanted, where=where)])
-            (hits,) = await hop(weight(result), ranked.hits_of, [result], count, True)
-            return hits, len(hits) < count
+        async def fetch(count: int, query: VectorQuery = query) -> Found:
+            wanted = replace(query, limit=count + len(plan.left_out))
+            return (await plan.live.search([wanted]))[0]
 
-        ranked.hits.append(await _grouped(fetch, ranked, plan.group, query.where, fills=True))
+        await ranked.collect(fetch)
     return ranked
 
 
 async def search_words(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
     """Search for the plan's words."""
     ranked, text = Ranked(plan), cast("TextQuery", plan.text)
-
-    async def fetch(where: Expr | None, count: int) -> _Fetched:
-        result = await _matching(backend, handle, plan, replace(text, limit=count, where=where))
-        (hits,) = await hop(weight(result), ranked.hits_of, [result], count, False)
-        return hits, len(hits) < count
-
-    if plan.group is None:
-        hits, _ = await fetch(text.where, text.limit)
-    else:
-        hits = await _grouped(fetch, ranked, plan.group, text.where)
-    ranked.hits.append(hits)
+    await ranked.collect(lambda count: backend.search_text(handle, replace(text, limit=count)))
     return ranked
 
 
-async def search_both(backend: Backend, handle: TableHandle, plan: Plan, fusion: Fusion) -> Ranked:
-    """Search by vector and by words concurrently, and fuse both lists."""
-    ranked, text = Ranked(plan), cast("TextQuery", plan.text)
-    deadline = current_deadline(backend.busy_timeout)
+async def search_both(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
+    """Search by vector and by words, and fuse both lists."""
+    ranked, (query,) = Ranked(plan), cast("Sequence[HybridQuery]", plan.queries)
+    grouped = plan.options.group_by is not None
 
-    async def part(work: Awaitable[_T]) -> _T:
-        with deadline.shared():
-            return await work
+    async def fetch(count: int) -> Found:
+        both = query
+        if grouped:
+            text = replace(query.text, limit=count)
+            both = replace(query, limit=count, hits=count, text=text)
+        return await backend.search_hybrid(handle, both)
 
-    async def fused(count: int, limit: int) -> tuple[list[Hit], bool]:
-        queries, words = [replace(plan.queries[0], limit=count)], replace(text, limit=count)
-        try:
-            async with asyncio.TaskGroup() as both:
-                by_vector = both.create_task(part(plan.live.search(queries)))
-                by_words = both.create_task(part(_matching(backend, handle, plan, words)))
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        (near,), matching = by_vector.result(), by_words.result()
-        effort = weight(near, matching)
-        hits = await hop(effort, ranked.fused, near, matching, fusion, count, limit)
-        over = max(len(near.rows.ids), len(matching.rows.ids)) < count
-        return hits, over
-
-    if plan.group is None:
-        hits, _ = await fused(plan.options.pool, plan.options.fetched)
-    else:
-        hits = await _grouped(
-            lambda _, count: fused(count, 2 * count), ranked, plan.group, text.where
-        )
-    ranked.hits.append(hits)
+    await ranked.collect(fetch)
     return ranked
-
-
-async def _matching(backend: Backend, handle: TableHandle, plan: Plan, query: TextQuery) -> Found:
-    """Return the rows that match; for "best", filled up with rows that have some of the words."""
-    words = sum(not clause.excluded for clause in query.clauses)
-    if words == 0:
-        return Found(StoredRows([], {}), [])
-    whole = await backend.search_text(handle, query)
-    if plan.options.match != "best":
-        return whole
-    if words == 1 or len(whole.rows.ids) >= query.limit:
-        return replace(whole, partial=0)
-    some = await backend.search_text(handle, replace(query, any=True))
-    return await hop(weight(some), filled, whole, some)
-
-
-# Groups: rows of the same value in a field or in a key of the payload
-
-_Fetched = tuple[list[Hit], bool]
-
-
-async def _grouped(
-    fetch: Callable[[Expr | None, int], Awaitable[_Fetched]],
-    ranked: Ranked,
-    group: Ref,
-    where: Expr | None,
-    *,
-    fills: bool = False,
-) -> list[Hit]:
-    """Return the best hits of the best groups.
-
-    ``fetch`` returns the best ``count`` hits that a filter selects, and True if there are no more.
-    It is called with larger counts until there are enough groups. With ``fills`` this ends after
-    two calls, since a few groups may have the whole table: further calls select rows of other
-    groups, and at last rows of the groups that have too few. Scores of keywords may depend on the
-    filter, and fused scores on the number of hits: without ``fills``, a group has only the rows
-    that these calls return.
-    """
-    options, groups = ranked.plan.options, ranked.groups
-    wanted, per_group = options.fetched, options.per_group
-
-    def picked(hits: Sequence[Hit]) -> list[Hit]:
-        return _picked(hits, groups, wanted, per_group)
-
-    def merged(hits: list[Hit], more: list[Hit]) -> list[Hit]:
-        known = {hit.id: hit for hit in (*hits, *more)}
-        return picked(by_distance([*known.values()]))
-
-    def sizes_of(hits: Iterable[Hit]) -> Counter[Group]:
-        return Counter(groups[hit.id] for hit in hits)
-
-    schema = ranked.plan.schema
-    count = count_of("limit", options.pool * per_group)  # backends count in 64 bits
-    fetched, over = await fetch(where, count)
-    hits = await hop(weight(fetched), picked, fetched)
-    while not over and len(sizes_of(hits)) < wanted:
-        count *= POOL
-        fetched, over = await fetch(where, count)
-        hits = await hop(weight(fetched), picked, fetched)
-        if fills:
-            break
-    every = over or not fills
-    while not every:
-        sizes = sizes_of(hits)
-        # A filter cannot compare JSON, so the rows of such a group come from the search for rows of
-        # no other group.
-        few = any(size < per_group for group, size in sizes.items() if group[0] == "json")
-        if len(sizes) >= wanted and not few:
-            break
-        others = _among(schema, group, sizes, where, others=True)
-        more, every = await fetch(where if others is None else others, count)
-        hits = await hop(weight(more), merged, hits, more)
-        if len(sizes_of(hits)) == len(sizes):
-            count *= POOL
-    while fills and not over:
-        small = {value for value, size in sizes_of(hits).items() if size < per_group}
-        within = _among(schema, group, small, where, others=False)
-        if within is None:
-            break
-        more, over = await fetch(within, count)
-        hits = await hop(weight(more), merged, hits, more)
-        count *= POOL
-    return hits
-
-
-def _among(
-    schema: Schema, ref: Ref, groups: Iterable[Group], where: Expr | None, *, others: bool
-) -> Expr | None:
-    """Return the filter for rows of these groups, or of ``others``.
-
-    None if it would be too large, or if all groups are of JSON, which filters cannot compare.
-    """
-    values = tuple(value for kind, value in groups if kind not in ("json", "null"))
-    terms: list[Expr] = [In(ref, values)] if values else []
-    if _NULL in groups:
-        terms.append(IsNull(ref))
-    if not terms:
-        return None
-    try:
-        named = any_of(terms)
-        bound = bind(named.is_not_true() if others else named, schema)
-        return bound if where is None or bound is None else all_of([where, bound])
-    except FilterError:  # too deep or too large for a filter
-        return None
-
-
-def _value_of(rows: StoredRows, i: int, ref: Ref) -> Any:
-    """Return a row's value of a field or a payload key."""
-    if not ref.path:
-        return rows.fields[ref.name][i]
-    text = rows.payloads[i] if rows.payloads is not None else None
-    value = None if text is None else json.loads(text)
-    for key in ref.path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 def _group_of(value: Any) -> Group:
     """Return the group of a row's value. Lists and objects of the payload are compared as JSON."""
     if value is None:
-        return _NULL
+        return "null", None
     if isinstance(value, (bool, str, datetime)):
         return type(value).__name__, value
     if isinstance(value, (int, float)):
@@ -783,48 +634,50 @@ def _picked(
 
 
 async def finish(ranked: Ranked, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
-    """Rerank, boost and diversify each query's hits as requested, and cut them to the limit."""
+    """Rerank and diversify each query's hits as requested, and cut them to the limit."""
     plan, options, lists = ranked.plan, ranked.plan.options, ranked.hits
     if options.rerank is not None:
-        lists = [await reranked(hits, options.rerank, rerank_places) for hits in lists]
-    shows = plan.selection.shows_vector and not plan.hides_vector
-    names = plan.selection.columns.fields
-    if plan.added:
-        names = tuple(name for name in names if name not in plan.added)
-    columns = columns_of(plan.schema, names, hits=True, vector=shows)
-    now = datetime.now(UTC)
+        rerank = cast("RerankFunction | tuple[Boost, ...]", options.rerank)
+        lists = [await reranked(hits, rerank, plan.schema, rerank_places) for hits in lists]
+    shown = plan.shown
+    columns = columns_of(plan.schema, shown.columns.fields, hits=True, vector=shown.shows_vector)
 
     def results() -> list[Results[Hit]]:
         made = []
         for n, hits in enumerate(lists):
-            if options.boost is not None:
-                hits = boosted(hits, [boost for boost, _ in plan.boosts], ranked.boosts, now)
             if options.diversity:
-                # After reranking or boosting, use those scores instead of vector distances.
-                scored = options.rerank is not None or options.boost is not None
-                near = not scored and bool(plan.queries) and plan.text is None
+                # After reranking, use those scores instead of vector distances.
+                near = options.rerank is None and plan.text is None
                 query = plan.queries[n].vector if near else None
                 hits = diversify(hits, query, options.diversity, options.last)
-            if plan.group is None:
+            if options.group_by is None:
                 hits = hits[options.offset : options.last]
             else:
                 hits = _picked(hits, ranked.groups, options.last, options.per_group, options.offset)
-            if plan.hides_vector or plan.added:
+            if ranked.snippets is not None:
+                hits = _with_snippets(hits, ranked.snippets, plan.schema)
+            if plan.selection is not shown:
                 hits = [_stripped(hit, plan) for hit in hits]
             made.append(Results(hits, columns=columns))
         return made
 
-    effort = weight(*lists) if options.chooses or plan.added else len(lists)
+    effort = weight(*lists) if options.chooses or plan.selection is not shown else len(lists)
     if options.diversity:  # each pick is compared with all remaining hits
         effort *= options.last
+    if ranked.snippets is not None:
+        effort += INLINE_LIMIT
     return await hop(effort, results)
+
+
+def _with_snippets(hits: Sequence[Hit], snippets: Snippets, schema: Schema) -> list[Hit]:
+    """Return the hits with a snippet of each text that the query matches."""
+    names = text_fields(schema)
+    texts = [{name: hit.fields.get(name) for name in names} for hit in hits]
+    made = snippets([hit.id for hit in hits], texts)
+    return [hit.__replace__(highlights=each) for hit, each in zip(hits, made, strict=True)]
 
 
 def _stripped(hit: Hit, plan: Plan) -> Hit:
     """Return the hit without values that only the steps needed."""
-    if plan.hides_vector:
-        hit = hit.__replace__(vector=None)
-    if not plan.added.isdisjoint(hit.fields):
-        kept = {name: value for name, value in hit.fields.items() if name not in plan.added}
-        hit = hit.__replace__(fields=kept)
-    return hit
+    fields = plan.shown.cut(hit.fields, plan.schema)
+    return hit.__replace__(fields=fields, vector=hit.vector if plan.shown.shows_vector else None)

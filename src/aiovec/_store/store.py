@@ -78,6 +78,7 @@ from .._input.vectors import (
     texts_among,
 )
 from .._model.arrays import Float32Array
+from .._model.fusion import Fusion, Weighted
 from .._model.hints import Hints, hints_methods
 from .._model.lazy_arrow import pa
 from .._model.patch import Remove
@@ -123,7 +124,7 @@ from ..errors import (
 )
 from .active_backend import REFUSALS, ActiveBackend, Attempts, Backends, check_same
 from .expiry import LiveRows, sweep
-from .rank import Fusion, Weighted, check_fusion
+from .rank import check_fusion
 from .search import (
     OneForEach,
     Ranked,
@@ -991,16 +992,18 @@ class VectorStore(Hints):
           too: a page costs as much as ``offset + limit`` hits.
         - ``min_score``: the least score of a hit, as the search computes it, before ``rerank``.
         - ``group_by``, a field or ``payload.<key>``: the hits are the best ``per_group`` rows (1)
-          of each of the ``limit`` best values. Rows without a value form one group.
+          of each of the ``limit`` best values. Rows without a value form one group. The search
+          looks at the best ``fetch_k * per_group`` rows, and if these have too few values, once
+          more at 16 times as many; what it finds there is the answer.
         - ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal relevance with
           ``lambda`` as ``1 - diversity``.
         - ``rerank`` is a function that gets the hits, with all their text fields, and returns new
           scores, or the hits in a new order (a plain function runs in a thread). Diversity is
           applied afterwards.
-        - ``boost=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
+        - ``rerank=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
           field, ``Factor("importance", weight=0.2)`` those with a higher number; a list has
-          several. Not with ``rerank``. ``min_score`` applies before it.
-        - ``fetch_k``: the number of hits from which diversity, rerank and boost choose, by default
+          several. ``boost`` is another name of it. ``min_score`` applies before it.
+        - ``fetch_k``: the number of hits from which diversity, rerank and groups choose, by default
           four times ``offset + limit``.
 
         Further arguments of searches by vector:
@@ -1056,6 +1059,7 @@ class VectorStore(Hints):
         queries: Callable[..., Sequence[Float32Array]] | None = None,
         texts: Mapping[int, str] | None = None,
         words: str | None = None,
+        fusion: Fusion | None = None,
     ) -> list[Results[Hit]]:
         """Search for ``words``, and for the vectors that ``queries`` makes, also of ``texts``."""
 
@@ -1068,7 +1072,7 @@ class VectorStore(Hints):
             if texts:
                 made = await self._vectors_of(active, handle, texts, options.model)
             vectors = None if queries is None else partial(queries, made=made)
-            plan = partial(plan_search, words=words, vectors=vectors)
+            plan = partial(plan_search, words=words, vectors=vectors, fusion=fusion)
             return await run_search(active, handle, options, effort, plan, search)
 
         ranked = await self._on_table(call, table, plan_and_search, rows=Ranked.__len__)
@@ -1182,10 +1186,12 @@ class VectorStore(Hints):
     ) -> Results[Hit]:
         """Search by keywords and by vector, and fuse both lists into one.
 
-        Each list has the best ``fetch_k`` hits, by default four times ``offset + limit``; pass the
-        same value for each page. ``fusion`` is ``Weighted()``, by scores, or ``RRF()``, by ranks;
-        both give scores from 0 to 1. Each hit's ``ranks`` has its rank and score in each list. The
-        other arguments are as in ``search`` and ``search_text``.
+        Both searches see one state of the table. Each list has the best ``fetch_k`` hits, by
+        default four times ``offset + limit``; pass the same value for each page. ``fusion`` is
+        ``Weighted()``, by scores, or ``RRF()``, by ranks; both give scores from 0 to 1, which
+        compare the hits of this search only. To judge a hit, look at its ``distance``. Each hit's
+        ``ranks`` has its rank and score in each list. The other arguments are as in ``search`` and
+        ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
@@ -1198,14 +1204,13 @@ class VectorStore(Hints):
             "search_hybrid", VectorArguments,
             limit=limit, where=where, match=match, highlight=highlight, **options,
         )  # fmt: skip
-        check_fusion(fusion)
         texts = {0: query} if vector is None else {}
         if isinstance(vector, str):
             texts = {0: vector}
         (hits,) = await self._search(
             "search_hybrid", table, checked, weight(vector) + weight_of_text(query),
-            partial(search_both, fusion=fusion),
-            queries=partial(one_query, vector), texts=texts, words=query,
+            search_both, queries=partial(one_query, vector), texts=texts, words=query,
+            fusion=check_fusion(fusion),
         )  # fmt: skip
         return hits
 

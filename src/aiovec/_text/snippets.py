@@ -1,183 +1,141 @@
-"""Snippets of texts with marked matches: around known positions, or by FTS5.
+"""Snippets of texts with marked matches, for every analyzer and backend.
 
-The texts of the rows go into an FTS5 table in memory, and one query makes all snippets: a query for
-each row would look up all words each time. FTS5 compares each match of a text with every other one
-to choose its snippet, and cannot be interrupted: a text of 1 MB that repeats a word takes hours. So
-texts are split into pieces, and the best piece gives the snippet. FTS5 ends a snippet at a NUL, so
-NULs become spaces.
+With an analyzer of words, the tokens of the query are looked for among the tokens of the texts. For
+"ngram", a backend finds the matches itself.
 """
 
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Protocol
 
 from .query import TextClause
 
 SNIPPET_GAP = "…"
-_WORDS = 32
-# Characters of a snippet around known positions, and before the first one.
+# Characters of a snippet, and before its first match.
 _CHARACTERS, _BEFORE = 160, 40
-# Characters of a piece, and of the overlap of two pieces. A match longer than the overlap may be
-# found whole in neither.
-_PIECE, _SHARED = 2_000, 200
-
-
 # A word with its combining accents.
 _WORD = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
 
-
-class _Connection(Protocol):
-    """The methods that are used of a ``sqlite3.Connection`` of any driver."""
-
-    def execute(self, sql: str, parameters: Sequence[str | int | None] = ..., /) -> Any: ...
-
-    def executemany(self, sql: str, parameters: Iterable[tuple[int | str, ...]], /) -> Any: ...
-
-
-def snippets_of(
-    rows: Iterable[Sequence[str | None]],
-    fields: Mapping[str, str],
-    match: str,
-    columns: Sequence[str],
-    tokenizer: str,
-    marks: tuple[str, str],
-    connection: _Connection,
-) -> list[dict[str, str]]:
-    """Return for each row the snippets of its texts that have matches, by the names of fields.
-
-    ``match`` is a query of FTS5 for a table of these columns. ``fields`` has the name and the
-    column of each text of a row, in order. ``connection`` must be in memory; it is closed
-    afterwards.
-    """
-    # Marks that no text contains.
-    opening, ending = uuid.uuid4().hex, uuid.uuid4().hex
-    declared = ", ".join([*columns, f"tokenize='{tokenizer}'"])
-    connection.execute(f"CREATE VIRTUAL TABLE pieces USING fts5({declared})")
-    made: list[dict[str, str]] = []
-    # For each piece: its row, its field, and the gaps before and after it.
-    pieces: list[tuple[int, str, str, str]] = []
-    for row, texts in enumerate(rows):
-        made.append({})
-        for (name, column), text in zip(fields.items(), texts, strict=True):
-            parts = [] if text is None else list(_pieces(text.replace("\0", " ")))
-            insert = f"INSERT INTO pieces(rowid, {column}) VALUES (?, ?)"
-            connection.executemany(insert, enumerate(parts, len(pieces)))
-            last = len(parts) - 1
-            for n in range(len(parts)):
-                before, after = SNIPPET_GAP if n else "", SNIPPET_GAP if n < last else ""
-                pieces.append((row, name, before, after))
-    ranked = "SELECT rowid FROM pieces WHERE pieces MATCH ? ORDER BY rank"
-    seen: set[tuple[int, str]] = set()
-    others = []
-    for (number,) in connection.execute(ranked, (match,)).fetchall():
-        if pieces[number][:2] in seen:
-            others.append((number,))
-        seen.add(pieces[number][:2])
-    connection.executemany("DELETE FROM pieces WHERE rowid = ?", others)
-    shown = (
-        f"SELECT rowid, snippet(pieces, -1, '{opening}', '{ending}', '{SNIPPET_GAP}', {_WORDS}) "
-        "FROM pieces WHERE pieces MATCH ?"
-    )
-    for number, snippet in connection.execute(shown, (match,)):
-        row, name, before, after = pieces[number]
-        if not snippet.startswith(SNIPPET_GAP):
-            snippet = before + snippet
-        if not snippet.endswith(SNIPPET_GAP):
-            snippet += after
-        made[row][name] = snippet.replace(opening, marks[0]).replace(ending, marks[1])
-    return made
+Match = tuple[int, int, int]
+"""The start and the end of a match, and the number of its clause."""
+Matches = Callable[[Sequence[TextClause], str], Iterable[Match]]
+"""Returns the matches of clauses in a text."""
+Texts = Mapping[str, str | None]
+"""The texts of a row, by field."""
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Yield overlapping pieces, cut between words if possible."""
-    start = 0
-    while True:
-        end = start + _PIECE
-        if end >= len(text):
-            yield text[start:]
-            return
-        space = text.rfind(" ", end - _SHARED // 2, end)
-        yield text[start : end if space < 0 else space]
-        start = end - _SHARED
-        space = text.find(" ", start - _SHARED // 2, start)
-        start = start if space < 0 else space + 1
-
-
-def snippet_around(
-    text: str, places: Iterable[tuple[int, int]], marks: tuple[str, str]
-) -> str | None:
-    """Return the part of a text around the first match, with all matches in it marked.
-
-    A place is a match's start and end. Returns None if there are none.
-    """
-    spans = sorted(places)
-    if not spans:
-        return None
-    start = max(0, spans[0][0] - _BEFORE)
-    end = max(min(len(text), start + _CHARACTERS), spans[0][1])
-    if start < _BEFORE // 2:
-        start = 0
-    parts = [SNIPPET_GAP if start else ""]
-    at = start
-    for first, last in spans:
-        if last > end:
-            break
-        if last <= at:
-            continue
-        first = max(first, at)
-        parts += [text[at:first], marks[0], text[first:last], marks[1]]
-        at = last
-    parts += [text[at:end], SNIPPET_GAP if end < len(text) else ""]
-    return "".join(parts)
-
-
-def marked_stems(
-    rows: Sequence[Mapping[str, str | None]],
-    clauses: Mapping[str, Sequence[TextClause]],
-    stems_of: Callable[[Sequence[str]], Iterable[str]],
+def word_snippets(
+    texts: Sequence[Texts],
+    clauses: Sequence[TextClause],
+    tokens_of: Callable[[str], Sequence[str]],
     marks: tuple[str, str],
 ) -> list[dict[str, str]]:
-    """Return each row's snippets, in which words with the stems of the query are marked as written.
+    """Return each row's snippets, in which words with the tokens of the query are marked.
 
-    The texts of a row and the clauses are by field. ``stems_of`` returns the stems of different
-    words, in their order, as the index compares them.
+    ``tokens_of`` returns the tokens of a text, in order, as the index compares them.
     """
-    texts = [text or "" for row in rows for text in row.values()]
-    texts += [clause.text for wanted in clauses.values() for clause in wanted]
-    words = list({word for text in texts for word in _WORD.findall(text)})
-    stems = dict(zip(words, stems_of(words) if words else (), strict=True))
-    return [_marked_stems(row, clauses, stems, marks) for row in rows]
+    every = [text or "" for row in texts for text in row.values()]
+    every += [clause.text for clause in clauses]
+    words = dict.fromkeys(chain.from_iterable(map(_WORD.findall, every)))
+    stems = _stems([*words], tokens_of)
 
-
-def _marked_stems(
-    texts: Mapping[str, str | None],
-    clauses: Mapping[str, Sequence[TextClause]],
-    stems: Mapping[str, str],
-    marks: tuple[str, str],
-) -> dict[str, str]:
-    shown = {}
-    for name, text in texts.items():
-        words = [(*word.span(), stems[word[0]]) for word in _WORD.finditer(text or "")]
+    def matches(clauses: Sequence[TextClause], text: str) -> Iterator[Match]:
+        words = [(*word.span(), stems[word[0]]) for word in _WORD.finditer(text)]
         places: dict[str, list[int]] = {}  # without it, every clause would read every word
         for n, (_, _, stem) in enumerate(words):
             places.setdefault(stem, []).append(n)
-        spans = []
-        for clause in clauses[name]:
-            wanted = [stems[word] for word in _WORD.findall(clause.text)]
-            if not wanted:
-                continue
-            *before, last = wanted
+        for n, clause in enumerate(clauses):
+            *before, last = [stems[word] for word in _WORD.findall(clause.text)] or [""]
             ends = [last]
             if clause.prefix:
                 ends = [stem for stem in places if stem.startswith(last)]
-            for n in chain.from_iterable(places.get(stem, ()) for stem in ends):
-                first = n - len(before)
-                if first >= 0 and all(words[first + i][2] == stem for i, stem in enumerate(before)):
-                    spans.append((words[first][0], words[n][1]))
-        if (snippet := snippet_around(text or "", spans, marks)) is not None:
-            shown[name] = snippet
-    return shown
+            for end in chain.from_iterable(places.get(stem, ()) for stem in ends):
+                start = end - len(before)
+                if start >= 0 and all(words[start + i][2] == stem for i, stem in enumerate(before)):
+                    yield words[start][0], words[end][1], n
+
+    return snippets(texts, clauses, matches, marks)
+
+
+def _stems(words: Sequence[str], tokens_of: Callable[[str], Sequence[str]]) -> dict[str, str]:
+    """Return the tokens of each word, joined; all in one call, which may take milliseconds."""
+    mark = "0" * 12  # a token between two words, since a word may have none or several
+    tokens: Sequence[str] = ()
+    while words:
+        tokens = tokens_of(f" {mark} ".join(words))
+        if tokens.count(mark) == len(words) - 1:
+            break
+        mark += "0"  # a word is the mark
+    stems: list[list[str]] = [[]]
+    for token in tokens:
+        if token == mark:
+            stems.append([])
+        else:
+            stems[-1].append(token)
+    return {word: " ".join(stem) for word, stem in zip(words, stems, strict=False)}
+
+
+def snippets(
+    texts: Sequence[Texts], clauses: Sequence[TextClause], matches: Matches, marks: tuple[str, str]
+) -> list[dict[str, str]]:
+    """Return each row's snippets: of each text, the part with the most different clauses."""
+    wanted = [clause for clause in clauses if not clause.excluded]
+    made: list[dict[str, str]] = []
+    for row in texts:
+        made.append({})
+        for name, text in row.items():
+            of_field = [clause for clause in wanted if clause.field in (None, name)]
+            if text and (places := sorted(matches(of_field, text))):
+                made[-1][name] = _around(text, places, _densest(places), marks)
+    return made
+
+
+def _densest(matches: Sequence[Match]) -> Match:
+    """Return the match at which the part with the most different clauses begins."""
+    best, most, end = 0, 0, 0
+    counts: dict[int, int] = {}
+    for first, (start, _, clause) in enumerate(matches):
+        while end < len(matches) and (
+            end <= first or matches[end][1] <= start + _CHARACTERS - _BEFORE
+        ):
+            counts[matches[end][2]] = counts.get(matches[end][2], 0) + 1
+            end += 1
+        if len(counts) > most:
+            best, most = first, len(counts)
+        counts[clause] -= 1
+        if not counts[clause]:
+            del counts[clause]
+    return matches[best]
+
+
+def _around(
+    text: str,
+    matches: Sequence[Match],
+    first: Match,
+    marks: tuple[str, str],
+) -> str:
+    """Return the part of a text around a match, with all matches in it marked."""
+    begin, behind, _ = first
+    start = begin - _BEFORE
+    if start < _BEFORE // 2:
+        start = 0
+    elif (space := text.find(" ", start, begin)) >= 0:
+        start = space + 1
+    end = start + _CHARACTERS
+    if end >= len(text):
+        end = len(text)
+    elif (space := text.rfind(" ", behind, end)) >= 0:
+        end = space
+    end = max(end, behind)
+    parts = [SNIPPET_GAP if start else ""]
+    at = start
+    for start, last, _ in matches:
+        if last <= at or last > end:
+            continue
+        start = max(start, at)
+        parts += [text[at:start], marks[0], text[start:last], marks[1]]
+        at = last
+    parts += [text[at:end], SNIPPET_GAP if end < len(text) else ""]
+    return "".join(parts)

@@ -49,12 +49,15 @@ from .._model.arrow import unstorable as unstorable
 from .._model.arrow import without_vector as without_vector
 from .._model.distance import distances as distances
 from .._model.distance import nearest_first as nearest_first
+from .._model.fusion import FusedHit as FusedHit
+from .._model.fusion import filled as filled
 from .._model.json_text import LossyJsonError as LossyJsonError
 from .._model.json_text import read_json as read_json
 from .._model.lazy_arrow import needs_arrow as needs_arrow
 from .._model.lazy_arrow import pa as pa
 from .._model.lazy_arrow import pc as pc
 from .._model.patch import PayloadPatch as PayloadPatch
+from .._model.records import Rank as Rank
 from .._model.redaction import cleaned as cleaned
 from .._model.redaction import redacted as redacted
 from .._model.redaction import secrets_in as secrets_in
@@ -72,6 +75,7 @@ from .._model.schema import check_table_name as check_table_name
 from .._model.schema import may_lack_vectors as may_lack_vectors
 from .._telemetry.spans import called_by as called_by
 from .._text.query import TextClause as TextClause
-from .._text.snippets import marked_stems as marked_stems
-from .._text.snippets import snippet_around as snippet_around
-from .._text.snippets import snippets_of as snippets_of
+from .._text.snippets import Match as Match
+from .._text.snippets import Texts as Texts
+from .._text.snippets import snippets as snippets
+from .._text.snippets import word_snippets as word_snippets

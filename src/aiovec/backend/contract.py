@@ -34,13 +34,14 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from .._filters.tree import Expr, Ref, Value
 from .._model.arrays import Float32Array
 from .._model.patch import PayloadPatch
 from .._model.schema import Field, FieldIndex, Schema
 from .._text.query import TextClause
+from .._text.snippets import Texts
 from ..errors import (
     AiovecError,
     OutcomeUnknownError,
@@ -56,6 +57,7 @@ from .marks import MoveMark, MoveRecord
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .._model.fusion import FusedHit, Fusion
     from .limits import Slot
     from .rows import NewRows
 
@@ -126,18 +128,44 @@ class VectorQuery:
 
 @dataclass(frozen=True, slots=True)
 class TextQuery:
-    """A keyword search. A row matches if it matches all clauses, or with ``any`` at least one.
+    """A keyword search. A row matches if it matches all clauses, or with "any" at least one.
 
-    A row that matches an excluded clause does not. At least one clause is not excluded.
-    ``highlight`` has the texts to put before and after each matching word of the snippets.
+    With "best", rows that match all clauses come first; if these are fewer than ``limit``, rows
+    that match any follow (``aiovec.backend.filled``). A row that matches an excluded clause does
+    not match; if every clause is excluded, none does. ``highlight`` has the texts to put before and
+    after each matching word of the snippets.
     """
 
     clauses: tuple[TextClause, ...]
     limit: int
     where: Expr | None
     columns: Columns
-    any: bool = False
+    match: Literal["all", "any", "best"] = "all"
     highlight: tuple[str, str] | None = None
+
+    @property
+    def wanted(self) -> int:
+        """The number of clauses that are not excluded."""
+        return sum(not clause.excluded for clause in self.clauses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HybridQuery(VectorQuery):
+    """A vector search and a keyword search of one state of the table, fused into one list.
+
+    ``limit`` is the length of either list, also in ``text``, whose columns are ignored; ``hits``
+    that of the fused list. The vector list has no rows beyond ``max_distance``.
+    ``aiovec.backend.hybrid`` fuses the lists.
+    """
+
+    text: TextQuery
+    fusion: Fusion
+    hits: int
+    max_distance: float | None = None
+
+
+Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]]]
+"""Returns the snippets of hits, by field, from their ids and texts. Called in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +198,15 @@ class Found:
     """The matching rows of a query, in any order.
 
     ``measures`` has one number for each row: for a vector search the distance in the table's metric
-    (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better.
-    ``partial`` is the number of rows, the last ones, that lack a word of the query; backends leave
-    it at None.
+    (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better, and for
+    a hybrid search the fused score. ``snippets`` makes the snippets of the hits that are shown, if
+    ``highlight`` asked for them; ``fused`` has the hits of a hybrid search, one for each row.
     """
 
     rows: StoredRows
     measures: Sequence[float]
-    highlights: Sequence[Mapping[str, str]] | None = None
-    partial: int | None = None
+    snippets: Snippets | None = None
+    fused: Sequence[FusedHit] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -547,6 +575,13 @@ class Backend(ABC):
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
         """Return the best rows by BM25."""
+        raise self._lacks("text")
+
+    async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
+        """Return the best rows of a vector and a keyword search, both of one state of the table.
+
+        Only the rows of the fused list are read.
+        """
         raise self._lacks("text")
 
     # "indexes": approximate indexes over the vectors

@@ -1,0 +1,169 @@
+"""The lists of a keyword and a hybrid search: rows with all words before others, and fusion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, TypeVar
+
+from ..errors import InvalidArgumentError
+from .distance import scores_of
+from .records import Rank
+from .schema import Metric
+
+_K = TypeVar("_K")
+
+
+@dataclass(frozen=True, slots=True)
+class RRF:
+    """Reciprocal rank fusion: each list adds ``1 / (k + rank)`` to a row's score.
+
+    The sum is scaled to 0…1, so a row that is first in both lists has 1.
+    """
+
+    k: float = 60
+
+    def __post_init__(self) -> None:
+        if not is_finite(self.k) or not self.k > 0:
+            raise InvalidArgumentError("k", self.k, "a finite number above 0")
+        as_floats(self, "k")
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """The weighted mean of a row's shares in both lists; a list without the row adds 0.
+
+    A share falls with the score from 1 for the first row, in the vector list to 0.2 for the last
+    one, and in the keyword list to 0. Rows with all words have at least 0.5 there, and then the
+    others at most 0.5. A list of weight 0 brings no hits of its own.
+    """
+
+    vector: float = 0.5
+    text: float = 0.5
+
+    def __post_init__(self) -> None:
+        weights = (self.vector, self.text)
+        if not all(map(is_finite, weights)) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+            raise InvalidArgumentError(
+                "weights", weights, "finite numbers, not negative, and not both 0"
+            )
+        as_floats(self, "vector", "text")
+
+
+Fusion = RRF | Weighted
+
+
+def number_of(value: Any) -> float | None:
+    """Return a number of any type as a float; None if it is not finite or no number."""
+    if isinstance(value, (str, bytes)):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def is_finite(value: object) -> bool:
+    return type(value) is not bool and isinstance(value, Real) and number_of(value) is not None
+
+
+def as_floats(options: object, *names: str) -> None:
+    """Make these numbers floats: one of NumPy would make every score a number of NumPy."""
+    for name in names:
+        object.__setattr__(options, name, float(getattr(options, name)))
+
+
+# A row that lacks a word counts at most this much of one that has them all. Measured by
+# ``bench quality``: without this, chance words push better vectors aside.
+_PARTIAL = 0.5
+
+
+def filled(
+    whole: Sequence[tuple[_K, float]], some: Sequence[tuple[_K, float]], limit: int
+) -> list[tuple[_K, float]]:
+    """Return the rows with all words, and behind them those with some, whose scores are lower.
+
+    Both lists have rows with their scores, best first.
+    """
+    known = {row for row, _ in whole}
+    others = [(row, score) for row, score in some if row not in known][: limit - len(whole)]
+    share = _PARTIAL
+    if whole and others and (best := others[0][1]) > 0:
+        # The factor keeps a rounding from making two scores equal.
+        share = min(share, 0.999 * whole[-1][1] / best)
+    return [*whole, *((row, share * score) for row, score in others)]
+
+
+@dataclass(slots=True)
+class FusedHit:
+    """A row of a fused list. The distance is None without a vector, and until it is known."""
+
+    id: str
+    score: float
+    distance: float | None
+    ranks: Mapping[str, Rank]
+
+
+# The share of the last row of the vector list, which is near too: a list has to end somewhere.
+_LAST = 0.2
+# The least share of a row with all words, and the most of one without.
+_HALF = 0.5
+
+
+def fuse(
+    fusion: Fusion,
+    metric: Metric,
+    near: Sequence[tuple[str, float]],
+    words: Sequence[tuple[str, float]],
+    whole: int,
+    limit: int,
+) -> list[FusedHit]:
+    """Return the best rows of both lists together, equal ones by id.
+
+    ``near`` has the ids of the vector list with their distances, ``words`` those of the keyword
+    list with their scores, both best first. The first ``whole`` of ``words`` have all words.
+    """
+    distances = dict(near)
+    scores = scores_of(metric, [*distances.values()])
+    lists = {"text": words, "vector": list(zip(distances, scores, strict=True))}
+    fused: dict[str, float] = {}
+    for name, rows in lists.items():
+        for (id, _), share in zip(rows, _shares(fusion, name, rows, whole), strict=False):
+            fused[id] = fused.get(id, 0.0) + share
+    best = sorted([(-score, id) for id, score in fused.items()])[:limit]
+    ranks: dict[str, dict[str, Rank]] = {id: {} for _, id in best}
+    for name, rows in lists.items():
+        for place, (id, score) in enumerate(rows, 1):
+            if id in ranks:
+                ranks[id][name] = Rank(place, score)
+    return [FusedHit(id, fused[id], distances.get(id), ranks[id]) for _, id in best]
+
+
+def _shares(
+    fusion: Fusion, name: str, rows: Sequence[tuple[str, float]], whole: int
+) -> list[float]:
+    """Return what a list adds to the scores of its rows; nothing if its weight is 0."""
+    if isinstance(fusion, RRF):
+        most = (fusion.k + 1) / 2  # the first place in both lists adds up to 1
+        return [most / (fusion.k + place) for place in range(1, len(rows) + 1)]
+    weight = (fusion.vector if name == "vector" else fusion.text) / (fusion.vector + fusion.text)
+    if not weight:
+        return []
+    scores = [score for _, score in rows]
+    if name == "vector":
+        shares = _between(scores, _LAST, 1.0)
+    else:
+        below = _HALF if whole else 1.0
+        shares = _between(scores[:whole], _HALF, 1.0) + _between(scores[whole:], 0.0, below)
+    return [weight * share for share in shares]
+
+
+def _between(scores: Sequence[float], last: float, first: float) -> list[float]:
+    """Return scores, which are sorted, on a scale from that of the last to that of the first."""
+    if not scores or scores[0] == scores[-1]:
+        return [first] * len(scores)
+    low, width = scores[-1], scores[0] - scores[-1]
+    return [last + (first - last) * ((score - low) / width) for score in scores]

@@ -1,0 +1,56 @@
+"""The steps of a hybrid search between its two lists and its hits, which backends share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from .._model.distance import distances
+from .._model.fusion import FusedHit, fuse
+from .._model.schema import Metric
+from .contract import Columns, Found, HybridQuery, Snippets, StoredRows
+
+
+def fused(
+    query: HybridQuery,
+    metric: Metric,
+    near: Iterable[tuple[float, str]],
+    words: Sequence[tuple[str, float]],
+    whole: int,
+) -> list[FusedHit]:
+    """Return the hits of a hybrid search, whose rows are not read yet.
+
+    ``near`` has distances and ids in any order, perhaps more than the limit; ``words`` has ids and
+    scores, best first, beginning with the ``whole`` rows that surely have all words.
+    """
+    farthest = math.inf if query.max_distance is None else query.max_distance
+    nearest = [(id, far) for far, id in sorted(near)[: query.limit] if far <= farthest]
+    return fuse(query.fusion, metric, nearest, words, whole, query.hits)
+
+
+def columns_of(query: HybridQuery, hits: Sequence[FusedHit]) -> Columns:
+    """Return the columns to read of the hits: the vector too if a distance is not known."""
+    if query.columns.vector or None not in [hit.distance for hit in hits]:
+        return query.columns
+    return replace(query.columns, vector=True)
+
+
+def found(
+    query: HybridQuery,
+    metric: Metric,
+    hits: Sequence[FusedHit],
+    rows: StoredRows,
+    snippets: Snippets | None,
+) -> Found:
+    """Return the rows of the hits, read in any order, each with its distance if it has a vector."""
+    place = {id: n for n, id in enumerate(rows.ids)}
+    rows = rows.take([place[hit.id] for hit in hits])
+    if rows.vectors is not None and hits:
+        measured = distances(rows.vectors, query.vector, metric).tolist()
+        for hit, distance in zip(hits, measured, strict=True):
+            if hit.distance is None and distance == distance:  # NaN: no vector
+                hit.distance = distance
+    if not query.columns.vector:
+        rows = replace(rows, vectors=None)
+    return Found(rows, [hit.score for hit in hits], snippets, hits)
