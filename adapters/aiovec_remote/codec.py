@@ -35,7 +35,7 @@ from aiovec.errors import InvalidArgumentError
 
 JSON = "application/json"
 LONGEST_ANSWER = 2**30
-"""Bytes of an answer, or of a batch of an export, at most; aiovec's servers send fewer."""
+"""Bytes of an answer, or of a batch of an export, at most. By default servers send 256 MiB."""
 # Ends an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -78,8 +78,8 @@ _ENCODER = json.JSONEncoder(
 
 def _check_length(nbytes: int) -> None:
     if not 0 <= nbytes <= LONGEST_ANSWER:
-        most = LONGEST_ANSWER // 2**20
-        raise WireError(f"it has {nbytes:,} bytes or more, and the client reads {most:,} MiB")
+        most = f"{LONGEST_ANSWER // 2**20:,} MiB"
+        raise WireError(f"it has {nbytes:,} bytes, and a client reads {most}; ask for fewer rows")
 
 
 async def read_body(

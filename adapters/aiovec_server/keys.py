@@ -64,10 +64,9 @@ def keys_of(settings: ServerSettings) -> Keys:
                 raise ConfigError(words, key=name)
     if not granted and any(origin.rstrip("/") == "*" for origin in settings.cors_origins):
         raise ConfigError(
-            'cors_origins = ["*"] lets every website in that somebody opens on this machine, and '
-            f"no API key protects the store. Set one, of 16 characters or more, in {variable} or "
-            "in the file that api_keys_file names; or list the origins, such as "
-            "https://app.example.com",
+            'cors_origins = ["*"] lets the pages of every website use the store, and no API key '
+            f"protects it. Set one, of 16 characters or more, in {variable} or in the file that "
+            "api_keys_file names; or list the origins, such as https://app.example.com",
             key="retrieval.server.cors_origins",
         )
     return granted

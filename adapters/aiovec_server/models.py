@@ -168,16 +168,6 @@ Names = Annotated[
 IndexKind = Literal["btree", "bitmap", "text"]
 
 
-class Nothing(Model):
-    """A query string without keys."""
-
-
-class Anything(Model):
-    """A query string without arguments."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
 # Tables
 
 

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -34,7 +33,6 @@ _TOO_LARGE = (
 )
 _BACKLOG = 1024
 _CANCELLING = 5.0  # seconds that cancelled calls get to release what they hold
-_OTHER_FILES = 256  # open files beside the connections: the store's, modules, pipes
 
 # Names that uvicorn does not document: methods, and attributes that its constructors set.
 _OF_UVICORN = (
@@ -88,7 +86,6 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout),
         )
         super().__init__(config)
-        _raise_limit_on_files(settings.max_connections + _OTHER_FILES)
         self._app = app
         self._settings = settings
         self._ready = ready
@@ -258,19 +255,6 @@ def url_of(host: str, port: int) -> str:
     """Return the URL of a server."""
     host = host.strip("[]")
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _raise_limit_on_files(wanted: int) -> None:
-    """Raise the soft limit on open files, often 1024, as far as the hard limit allows."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _notify(state: str) -> None:

@@ -115,14 +115,14 @@ async def test_an_answer_that_is_too_long_is_refused_before_it_is_read(
     async with opens(idle_timeout=5) as store:
         for answer in (longer(http(b"")), problem_json):
             proxy.answer(answer)
-            with pytest.raises(ConfigError, match="reads 1,024 MiB"):
+            with pytest.raises(ConfigError, match="client reads 1,024 MiB"):
                 await store.count("notes")
         for words in (struct.pack("<q", 2**62), struct.pack("<q", -8)):
             proxy.answer(stream + schema + message.replace(size, words))
-            with pytest.raises(ConfigError, match="reads 1,024 MiB"):
+            with pytest.raises(ConfigError, match="client reads 1,024 MiB"):
                 await anext(store.export("notes"))
         proxy.answer(stream + b"\xff" * 4 + struct.pack("<I", 2**32 - 8))
-        with pytest.raises(ConfigError, match="reads 1,024 MiB"):
+        with pytest.raises(ConfigError, match="client reads 1,024 MiB"):
             await anext(store.export("notes"))
         proxy.answer(longer(http(b"")))
         with pytest.raises(OutcomeUnknownError):
@@ -146,7 +146,7 @@ async def test_an_answer_without_end_is_refused(
 
     async with opens() as store:
         proxy.arm(endless)
-        with pytest.raises(ConfigError, match="reads 1 MiB"):
+        with pytest.raises(ConfigError, match="client reads 1 MiB"):
             await store.count("notes")
         assert sent < 2**26
 

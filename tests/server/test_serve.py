@@ -72,7 +72,7 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
             (["--port", "0"], 1, "no store is named"),
             (["-s", "http://127.0.0.1:4002"], 1, "served by another server already"),
             (["--config", config], 1, "served by another server already"),
-            (["-s", "notes.db", "--config", open_to_all], 1, "no API key protects the store"),
+            (["-s", "notes.db", "--config", open_to_all], 1, "no API key protects it"),
         ):
             ended, told = run_serve(*arguments)
             assert ended == code, told

@@ -25,7 +25,7 @@ from ..bodies import dump
 from ..call import JSON, JSON_LINES, Call
 from ..keys import Access
 from ..limits import Limits
-from ..models import Model, NewRecords, Nothing
+from ..models import Model, NewRecords
 from ..once import WriteKeys
 from ..problems import RequestError, response_of
 from ..security import Security
@@ -47,7 +47,8 @@ class Endpoint:
     answer: type[BaseModel] | None = None
     kinds: Sequence[str] = (JSON,)
     """The media types of the answer."""
-    query: type[Model] = Nothing
+    query: type[Model] | None = Model
+    """The model of the query string; None ignores it."""
     body: Any = None
     """The model of a JSON body. ``NewRecords`` are given to the handler as ``rows``."""
     example: Any = None
@@ -75,7 +76,7 @@ class Endpoint:
     async def act(self, store: VectorStore, keys: WriteKeys, request: Request) -> Response:
         """Answer a request, once its headers have been read."""
         call = Call(request, store, keys)
-        options = call.query(self.query)
+        options = {} if self.query is None else call.query(self.query)
         if self.body is NewRecords:
             options["rows"] = await call.rows(self.body_kinds())
         elif self.body is not None:

@@ -109,7 +109,8 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
          "schema": _SEGMENTS.get(name, {"type": "string"})}
         for name in re.findall(r"\{(\w+)", endpoint.path)
     ]  # fmt: skip
-    for name, schema in endpoint.query.model_json_schema().get("properties", {}).items():
+    query = {} if endpoint.query is None else endpoint.query.model_json_schema()
+    for name, schema in query.get("properties", {}).items():
         # A list is one value, with commas.
         place = {"name": name, "in": "query", "required": name == "confirm", "explode": False}
         parameters.append({**place, "description": schema.pop("description", ""), "schema": schema})

@@ -12,7 +12,6 @@ from aiovec.backend.server import ServerSettings
 
 from ..call import Call
 from ..endpoints.declaring import Endpoint
-from ..models import Anything
 from .endpoints import data_endpoints
 
 # The registry of Windows may call it a text, which no browser runs.
@@ -43,7 +42,7 @@ def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
     With ``page_writes`` the page offers to delete rows and to optimize tables; it does so by the
     server's endpoints, whose keys decide.
     """
-    files = [Endpoint("GET", path, _send, query=Anything, open=True) for path in _PATHS]
+    files = [Endpoint("GET", path, _send, query=None, open=True) for path in _PATHS]
     return [*files, *data_endpoints(page_writes=settings.page_writes)]
 
 
