@@ -40,9 +40,8 @@ def _take(file: Path) -> IO[bytes]:
         is_mine = try_lock(stream.fileno())
     except OSError as exc:
         raise MigrationError(f"{file} cannot be locked: {exc.strerror or exc}") from exc
-    with suppress(
-        FileNotFoundError
-    ):  # its last holder has just removed it, and it locks nobody out
+    # Its last holder removes the file; one that was removed after its opening locks nobody out.
+    with suppress(FileNotFoundError):
         if is_mine and os.path.samestat(os.fstat(stream.fileno()), os.stat(file)):
             return stream
     stream.close()

@@ -102,7 +102,7 @@ class Report:
                 facts += f"target: {rows.missing:,} missing, {rows.extra:,} only in the target, "
                 facts += f"{rows.different:,} different: {', '.join(rows.ids[:5])}"
                 facts += " …" if rows.total > 5 else ""
-            if not report.vectors:
+            if not (report.vectors or report.problem):
                 facts += " but for" if not rows.total else "; not compared were"
                 facts += " the vectors, which are of two models"
             if report.removed:

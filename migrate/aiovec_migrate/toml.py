@@ -46,7 +46,7 @@ class TomlFile:
         await in_thread(self._check, source, target)
 
     async def flip(self, target: OpenPlace) -> str:
-        """Name the target's backend; if the line cannot be found, return what to write instead."""
+        """Name the target's backend; return what to write by hand if that is not possible."""
         return await in_thread(self._flip, target)
 
     def _check(self, source: OpenPlace, target: OpenPlace) -> None:

@@ -99,7 +99,10 @@ async def test_tables_of_another_shape(tmp_path: Path) -> None:
             "there": (SMALL, []),
         },
     )
-    found = {table.table: table for table in (await aiovec_migrate.verify(*ends)).tables}
+    report = await aiovec_migrate.verify(*ends)
+    found = {table.table: table for table in report.tables}
+    line = "table   model: the vectors are of two models and were not compared"
+    assert line in report.lines()
     assert "two models" in found["model"].problem
     assert found["field"].equal
     assert found["here"].problem == "the table does not exist in the target"

@@ -7,9 +7,10 @@ names; collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``); a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,33 +151,32 @@ class SqliteSource(CollectionSource):
             self._vec0 = {
                 name: declared for name, *_, sql in listed if (declared := _declared(sql))
             }
-            self._collections = self._listed_collections()
-            self._llm = self._collections_of_llm()
+            # The tables of the layouts that name their collections, and what reads each collection.
+            self._known: set[str] = set()
+            self._named = {**self._collections(), **self._collections_of_llm()}
 
     def names(self) -> Iterable[str]:
         """Return the named table; without a name the collections, or the only vec0 table."""
-        wanted = self._hints.table
-        if wanted in (self._collections.keys() | self._llm.keys() | self._kinds.keys()):
+        wanted, named = self._hints.table, self._named
+        if wanted in named or wanted in self._kinds:
             return [str(wanted)]
-        if self._llm and (wanted is None or wanted in map(legal_table_name, self._llm)):
-            return self._llm
         if wanted is not None:
+            if wanted in map(legal_table_name, named):
+                return named
             raise self._choose(f"there is no table {wanted!r} in {self._path}")
         with _reading(self._path):
-            if any(map(self._blobs, self._kinds)):
+            if any(map(self._blobs, self._kinds.keys() - self._known)):
                 raise self._choose(f"{self._path} has tables with BLOBs")
-        vec0 = self._vec0.keys() - {f"vec_{name}" for name in self._collections}
-        if vec0 if self._collections else len(vec0) != 1:
+        vec0 = self._vec0.keys() - self._known
+        if vec0 if named else len(vec0) != 1:
             why = "several tables with vectors" if vec0 else "no vec0 table and no collections"
             raise self._choose(f"{self._path} has {why}")
-        return self._collections or vec0
+        return named or vec0
 
     def collection(self, name: str) -> Collection:
         with _reading(self._path):
-            if name in self._collections:
-                return self._of_points(name)
-            if name in self._llm:
-                return self._of_llm(name)
+            if name in self._named:
+                return self._named[name]()
             if name in self._vec0:
                 vectors, dtypes, columns = self._vec0[name]
                 return self._as_collection(name, "vec0 table", vectors, dtypes, columns)
@@ -216,8 +216,7 @@ class SqliteSource(CollectionSource):
 
     def _choose(self, why: str) -> ConfigError:
         """Return an error that lists the tables and the options that name one."""
-        listed = [f"{name} (collection)" for name in self._collections]
-        listed += [f"{name} (llm's collection)" for name in self._llm]
+        listed = [f"{name} (collection)" for name in self._named]
         listed += [f"{name} (vec0 table)" for name in self._vec0]
         for name in self._kinds.keys() - self._vec0.keys():
             blobs = ", ".join(self._blobs(name))
@@ -244,19 +243,21 @@ class SqliteSource(CollectionSource):
         (count,) = self._db.execute(f"SELECT count(*) FROM {quoted(counted)}").fetchone()
         return int(count)
 
-    def _listed_collections(self) -> dict[str, str | None]:
-        """Return the model of each collection that has both of its tables."""
+    def _collections(self) -> dict[str, Callable[[], Collection]]:
+        """Return the collections that have both of their tables."""
         if _META not in self._kinds:
             return {}
         names = {column.name for column in self._columns(_META)}
         model = "model" if "model" in names else "NULL"
         listed = self._db.execute(f"SELECT name, {model} FROM {_META} ORDER BY 1").fetchall()
-        return {
-            name: model or None for name, model in listed
+        named: dict[str, Callable[[], Collection]] = {
+            name: partial(self._of_points, name, model or None) for name, model in listed
             if f"vec_{name}" in self._vec0 and f"payload_{name}" in self._kinds
         }  # fmt: skip
+        self._known |= {f"vec_{name}" for name in named}
+        return named
 
-    def _of_points(self, name: str) -> Collection:
+    def _of_points(self, name: str, model: str | None) -> Collection:
         vec, payload = f"vec_{name}", f"payload_{name}"
         (first, *_), dtypes, _ = self._vec0[vec]
         v, p = quoted(vec), quoted(payload)
@@ -269,21 +270,17 @@ class SqliteSource(CollectionSource):
         )
         part = _Part(query, "rowid", "orig_id", {_COLLECTION_VECTOR: dtypes[first.name]}, None)
         vectors = [Vectors(_COLLECTION_VECTOR, first.dim, first.metric, first.kind)]
-        return Collection(
-            name, vectors, self._count(vec), part, model=self._collections[name],
-            layout="collection",
-        )  # fmt: skip
+        return Collection(name, vectors, self._count(vec), part, model=model, layout="collection")
 
-    def _collections_of_llm(self) -> dict[str, tuple[int, str | None]]:
-        """Return the number and the model of each collection of ``llm``."""
+    def _collections_of_llm(self) -> dict[str, Callable[[], Collection]]:
         for name, wanted in _LLM.items():
             if name not in self._kinds or not wanted <= {c.name for c in self._columns(name)}:
                 return {}
+        self._known |= _LLM.keys()
         listed = self._db.execute("SELECT name, id, model FROM collections ORDER BY name")
-        return {name: (number, model) for name, number, model in listed if name}
+        return {name: partial(self._of_llm, name, id, model) for name, id, model in listed if name}
 
-    def _of_llm(self, name: str) -> Collection:
-        number, model = self._llm[name]
+    def _of_llm(self, name: str, number: int, model: str | None) -> Collection:
         query = (
             "(SELECT rowid, *, metadata AS payload_json FROM embeddings "
             f"WHERE collection_id = {number:d})"
