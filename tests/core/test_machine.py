@@ -65,4 +65,6 @@ def test_limits_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / place).write_text(text, encoding="ascii")
             assert memory.total_memory() == (machine if nbytes is None else nbytes)
+            memory.usable_cores.cache_clear()
             assert memory.usable_cores() == cores
+    memory.usable_cores.cache_clear()

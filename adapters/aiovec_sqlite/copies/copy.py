@@ -12,13 +12,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from aiovec.backend import BoolArray, Expr, Int64Array
-from aiovec.backend.memory import give_back
+from aiovec.backend.memory import give_back, usable_cores
 
 from ..connection import Ticket
 from ..layout import TableLayout, floor_of, newest_change, quoted
@@ -262,17 +264,30 @@ class ResidentCopy:
     def _encoded(
         self, db: sqlite3.Connection, rowids: Int64Array, ticket: Ticket
     ) -> Iterator[tuple[Int64Array, RowCodes]]:
-        """Yield encoded rows of the file in blocks."""
-        schema, reader = self.table.schema, VectorReader(db, self.table)
-        together = max(_FEWEST, _BLOCK_BYTES // (4 * schema.dim))
+        """Yield encoded rows of the file in blocks.
+
+        Many rows are encoded on all cores, while the next ones are read.
+        """
+        metric, reader = self.table.schema.metric, VectorReader(db, self.table)
+        together = max(_FEWEST, _BLOCK_BYTES // (4 * self.table.schema.dim))
         read = together * max(1, _READ // together)
-        for start in range(0, len(rowids), read):
-            block = rowids[start : start + read]
-            vectors = reader.read(block, ticket, present=True)
-            for first in range(0, len(block), together):
+        many = len(rowids) > read
+        before: Sequence[tuple[Int64Array, Callable[[], RowCodes]]] = ()
+        with ThreadPoolExecutor(usable_cores(), "aiovec-encode") as threads:
+            for start in range(0, len(rowids), read):
+                block, coming = rowids[start : start + read], []
+                vectors = reader.read(block, ticket, present=True)
+                for first in range(0, len(block), together):
+                    some = slice(first, first + together)
+                    work = partial(encode_rows, vectors[some], metric)
+                    coming.append((block[some], threads.submit(work).result if many else work))
+                for part, codes in before:
+                    ticket.check()
+                    yield part, codes()
+                before = coming
+            for part, codes in before:
                 ticket.check()
-                some = slice(first, first + together)
-                yield block[some], encode_rows(vectors[some], schema.metric)
+                yield part, codes()
 
     def most_changes(self, rows: int) -> int:
         """Return the number of changes to bring in at a time into a copy of so many rows."""

@@ -1,8 +1,8 @@
 """Search in memory: one queue for each table, answered by its copy or else by the file.
 
 A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
-A lone search never waits for others. A few that come while others on the same table are being
-answered wait for these, because both batches would read all codes.
+A scan uses all cores, so a table has one at a time; what comes meanwhile waits and is answered
+together. A lone search never waits for company.
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ LOG = logging.getLogger("aiovec")
 # Queries answered together. More would share the reading of the codes a little better, but make the
 # first of them wait longer.
 _MOST_TOGETHER = 32
-# Up to this many queries are one batch: two smaller batches, on two cores, would answer a sixth
-# more of them for half as much processor time again.
-_ONE_BATCH = 16
 # A hybrid query counts as so many, because a batch looks up the words of its queries one by one.
 _HYBRID = 8
 _BUSY = "the searches of this process take too long"
@@ -89,6 +86,18 @@ class _Call:
             self.future.set_exception(copy_of_error(error))
 
 
+class _Batch:
+    """Calls that are being answered together."""
+
+    __slots__ = ("calls", "queries", "scanned")
+
+    def __init__(self, calls: int, queries: int) -> None:
+        self.calls = calls
+        self.queries = queries
+        # True once their rows are known and only the fields of these are read.
+        self.scanned = False
+
+
 class _Resident:
     """The copy of one table, None until it is loaded, its waiting calls, and its tasks."""
 
@@ -113,7 +122,9 @@ class _Resident:
         self.kept: State | None = None
         self.searched_at = time.monotonic()
         self.waiting: deque[_Call] = deque()
-        self.batches = 0
+        # The newest batch under way, and the calls of the last one that ended.
+        self.batch: _Batch | None = None
+        self.last_calls = 1
         self.counts = {"searches": 0, "batches": 0, "largest_batch": 0}
 
     @property
@@ -124,13 +135,16 @@ class _Resident:
     def answers(self) -> bool:
         """True if a batch may begin: in memory, or now and then while the table is loaded.
 
-        If no copy can be made, the file answers every search.
+        Behind a scan, the next one begins at once if as many queries wait as it had. If they are
+        fewer, its callers will soon have their answers, ask again, and join them.
         """
+        batch = self.batch
+        if batch is None:
+            return self.ready or _is_over(self.loading) or time.monotonic() >= self.file_at
         if self.ready:
-            return True
-        if _is_over(self.loading):  # otherwise the first search looks for a scan file
-            return bool(self.reason) or not self.batches
-        return not self.batches and time.monotonic() >= self.file_at
+            return batch.scanned and self.wanted >= batch.queries
+        # If no copy can be made, the file answers every search.
+        return bool(self.reason) and self.wanted >= _MOST_TOGETHER
 
     @property
     def nbytes(self) -> int:
@@ -211,14 +225,15 @@ class ResidentSearch:
         """Return the results of exact searches."""
         # A call of many queries waits for the load, like calls after the first search.
         resident = self.prepare(table, searched=len(queries) == 1)
-        alone = not (resident.batches or resident.waiting) and self._at_work < self._workers
-        if not (alone and resident.answers):
+        # Callers that were answered together ask again at the same time, so each waits for all.
+        alone = not (resident.batch or resident.waiting) and resident.last_calls == 1
+        if not (alone and self._at_work < self._workers and resident.answers):
             return await self._in_turn(resident, queries)
-        self._begin(resident)
+        batch = self._begin(resident, _Batch(1, len(queries)))
         try:
-            return await self._answers(self._read, resident, queries)
+            return await self._answers(self._read, resident, queries, batch)
         finally:
-            self._end(resident)
+            self._end(resident, batch)
 
     def prepare(self, table: TableHandle, *, searched: bool = False) -> _Resident:
         """Begin to make a missing copy; the first search does so itself."""
@@ -535,7 +550,8 @@ class ResidentSearch:
         call = _Call(queries, current_deadline(self._busy_timeout))
         resident.waiting.append(call)
         self._waiting[resident] = None
-        self._begin_batches()
+        # Those that ask in the same turn of the event loop are answered together.
+        asyncio.get_running_loop().call_soon(self._begin_batches)
         try:
             return await self._line.wait(call.future, call.deadline, call.give_up)
         except asyncio.CancelledError:
@@ -547,45 +563,41 @@ class ResidentSearch:
     def _begin_batches(self) -> None:
         """Begin batches of the waiting calls, up to the number of workers."""
         while self._at_work < self._workers and (resident := self._longest_waiting()) is not None:
-            share = resident.wanted
-            if not resident.ready:  # one scan of the file answers all
-                share = _MOST_TOGETHER
-            elif share > _ONE_BATCH:
-                share = min(_MOST_TOGETHER, -(-share // (self._workers - self._at_work)))
-            self._begin(resident)
-            calls = resident.take(share)
+            calls = resident.take(_MOST_TOGETHER)
             if not resident.waiting:
                 del self._waiting[resident]
-            batch = asyncio.create_task(self._answer(resident, calls))
-            self._batches.add(batch)
-            batch.add_done_callback(self._batches.discard)
+            queries = sum(call.size for call in calls)
+            batch = self._begin(resident, _Batch(len(calls), queries))
+            task = asyncio.create_task(self._answer(resident, calls, batch))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
 
     def _longest_waiting(self) -> _Resident | None:
         """Return the table whose first call has waited longest, among those ready for a batch."""
-        ready = [
-            resident for resident in self._waiting
-            if resident.answers and not (resident.batches and resident.wanted <= _ONE_BATCH)
-        ]  # fmt: skip
+        ready = [resident for resident in self._waiting if resident.answers]
         return min(ready, key=lambda table: table.waiting[0].deadline.began, default=None)
 
-    def _begin(self, resident: _Resident) -> None:
+    def _begin(self, resident: _Resident, batch: _Batch) -> _Batch:
         self._at_work += 1
-        resident.batches += 1
+        resident.batch = batch
+        return batch
 
-    def _end(self, resident: _Resident) -> None:
+    def _end(self, resident: _Resident, batch: _Batch) -> None:
         self._at_work -= 1
-        resident.batches -= 1
+        resident.last_calls = batch.calls
+        if resident.batch is batch:
+            resident.batch = None
         if self._waiting:
             # Callers with answers ask again first, so they join the waiting ones.
             asyncio.get_running_loop().call_soon(self._begin_batches)
 
-    async def _answer(self, resident: _Resident, calls: Sequence[_Call]) -> None:
+    async def _answer(self, resident: _Resident, calls: Sequence[_Call], batch: _Batch) -> None:
         try:
             async with self._reader() as read:
                 if calls := [call for call in calls if not call.future.done()]:
                     for call in calls:
                         call.batch, call.task = calls, asyncio.current_task()
-                    await self._answer_calls(read, resident, calls)
+                    await self._answer_calls(read, resident, calls, batch)
         except asyncio.CancelledError:
             for call in calls:
                 call.future.cancel()
@@ -594,12 +606,14 @@ class ResidentSearch:
             for call in calls:
                 call.fail(error)
         finally:
-            self._end(resident)
+            self._end(resident, batch)
 
-    async def _answer_calls(self, read: Read, resident: _Resident, calls: Sequence[_Call]) -> None:
+    async def _answer_calls(
+        self, read: Read, resident: _Resident, calls: Sequence[_Call], batch: _Batch
+    ) -> None:
         queries = [query for call in calls for query in call.queries]
         try:
-            answers = iter(await self._answers(read, resident, queries))
+            answers = iter(await self._answers(read, resident, queries, batch))
         except Exception as error:  # noqa: BLE001 - it belongs to the waiting callers
             if isinstance(error, StoreBusyError):
                 for call in calls:
@@ -609,7 +623,7 @@ class ResidentSearch:
                 calls[0].fail(error)
                 return
             for call in calls:  # each alone, to see which of them fails
-                await self._answer_calls(read, resident, [call])
+                await self._answer_calls(read, resident, [call], batch)
             return
         for call in calls:
             rows = [next(answers) for _ in call.queries]
@@ -617,10 +631,16 @@ class ResidentSearch:
                 call.future.set_result(rows)
 
     async def _answers(
-        self, read: Read, resident: _Resident, queries: Sequence[VectorQuery]
+        self, read: Read, resident: _Resident, queries: Sequence[VectorQuery], batch: _Batch
     ) -> list[Found]:
         """Return the results of queries, all in one snapshot."""
-        by_file = False
+        by_file, loop = False, asyncio.get_running_loop()
+
+        def scanned() -> None:
+            batch.scanned = True
+            if resident.waiting:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._begin_batches)
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, list[Found]]:
             layout = current_table(db, resident.table)
@@ -634,7 +654,8 @@ class ResidentSearch:
             try:
                 for start in range(0, len(queries), _MOST_TOGETHER):
                     part = queries[start : start + _MOST_TOGETHER]
-                    answers += answer(snapshot, copy.masks, part)
+                    last = start + _MOST_TOGETHER >= len(queries)
+                    answers += answer(snapshot, copy.masks, part, scanned if last else None)
             except SpoiledFileError:
                 self._distrust(resident)
                 return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)

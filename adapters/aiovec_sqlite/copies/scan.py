@@ -1,15 +1,16 @@
 """Answer a batch of searches from a resident copy, on a reader's thread, in one snapshot.
 
-One call into C scans the codes for the batch and measures the candidates by their vectors. Python's
-other threads run during the call.
+C code scans the codes for the batch and measures the candidates by their vectors. Large scans are
+shared by threads on all cores. Python's other threads run meanwhile.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from aiovec.backend import (
     Metric,
 )
 from aiovec.backend.contract import Found, HybridQuery, VectorQuery
+from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
 from ..layout import TableLayout
@@ -28,6 +30,7 @@ from ..reads import by_rowids, split
 from ..text.keyword_search import search_both
 from .copy import Masks
 from .kernel.library import KINDS, METRICS, address, library
+from .parts import in_parts
 from .segments import State, stacked
 
 
@@ -61,29 +64,41 @@ def nearest(
     stop: ctypes.c_byte | None = None,
     *,
     vectors: bool = False,
+    parts: int = 0,
+    unit: int = 0,
 ) -> list[Nearest]:
     """Return each query's nearest rows, nearest first, including rows that equal the last one.
 
-    Vectors come along on demand. If ``stop`` becomes true, the scan ends early, and rows are
-    missing.
+    With ``vectors``, their vectors are returned too. If ``stop`` becomes true, the scan ends early,
+    and rows are missing. ``parts`` is the most threads that share the scan, each of which takes
+    ``unit`` rows at a time; 0 stands for numbers that pay.
     """
     room = sum(2 * min(target.wanted, state.rows) + 16 for target in targets)
-    search = Search(state, targets, metric, stop)
-    ends, rowids, far, kept = search.run(room, vectors=vectors)
+    search = Search(state, targets, metric, stop, vectors=vectors)
+    ends, rowids, far, kept = search.run(room, parts or _parts(state, len(targets)), unit)
     if state.is_mapped and np.isnan(far[: ends[-1]]).any():
         raise SpoiledFileError
+    places = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     return [
-        Nearest(rowids[part], far[part], None if kept is None else kept[part])
-        for part in slices(ends)
+        Nearest(rowids[part], far[part], None if kept is None else kept[part]) for part in places
     ]
 
 
-def slices(ends: Sequence[int]) -> list[slice]:
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+# A scan is shared by one thread for so many codes and queries: below this, waking another one takes
+# longer than it saves. Up to four queries take as long as one, since the memory gives no more.
+_OF_A_PART, _AS_ONE = 8 * 2**20, 4
+# Codes that a thread takes at a time: some tenths of a millisecond, so that all end together.
+_UNIT = 2**20
+
+
+def _parts(state: State, queries: int) -> int:
+    """Return the number of threads for a scan."""
+    codes = sum(segment.count * segment.dim for segment in state.segments)
+    return max(1, min(usable_cores(), codes * max(1, queries // _AS_ONE) // _OF_A_PART))
 
 
 class Search:
-    """The arguments of one call. Unless ``settled``, it returns all candidates."""
+    """The arguments of one search, and room for its results."""
 
     def __init__(
         self,
@@ -92,7 +107,7 @@ class Search:
         metric: Metric,
         stop: ctypes.c_byte | None,
         *,
-        settled: bool = True,
+        vectors: bool,
     ) -> None:
         self._library = library()
         self._points = np.ascontiguousarray(
@@ -107,40 +122,53 @@ class Search:
                 for target in targets
             ]
             masks = (ctypes.c_void_p * len(places))(*places)
-        self._count = count
+        self._count, self._vectors = count, vectors
         wanted = [max(1, min(target.wanted, state.rows)) for target in targets]
         self._arguments = (
             KINDS[self._library.kind], state.records, len(state.segments), masks,
             address(self._points), (ctypes.c_int64 * count)(*wanted), count,
-            self._dim, METRICS[metric], state.longest, int(settled),
+            self._dim, METRICS[metric], state.longest,
             None if stop is None else ctypes.byref(stop),
         )  # fmt: skip
 
     def run(
-        self, room: int, *, vectors: bool = False
+        self, room: int, parts: int, unit: int
     ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
-        """Return the end of each query's rows, the rows, their numbers, and their vectors.
+        """Return the end of each query's rows, the rows, their distances, and their vectors."""
+        if parts == 1:
+            return self._results(room, partial(self._library.search, *self._arguments))
+        search = self._library.begin(*self._arguments, parts, unit or _UNIT // self._dim)
+        if search is None:
+            raise MemoryError(_NO_MEMORY)
+        try:
+            in_parts(partial(self._library.part, search), parts)
+            return self._results(room, partial(self._library.end, search))
+        finally:
+            self._library.free(search)
 
-        If there is too little room, because many rows are equal, the call is repeated.
-        """
+    def _results(
+        self, room: int, call: Callable[..., int]
+    ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
+        """Return the results of a call, which is repeated if many rows are equal and there is too
+        little room for them."""
         while True:
             output = np.empty(self._count + 2 * room, dtype=np.int64)
-            kept = np.empty((room, self._dim), dtype=np.float32) if vectors else None
+            kept = np.empty((room, self._dim), dtype=np.float32) if self._vectors else None
             place = address(output)
             rows = place + 8 * self._count
-            total = self._library.search(
-                *self._arguments, room, place, rows, rows + 8 * room,
-                None if kept is None else address(kept),
-            )  # fmt: skip
+            total = call(
+                room, place, rows, rows + 8 * room, None if kept is None else address(kept)
+            )
             if total < 0:
-                raise MemoryError("no memory for a scan")
+                raise MemoryError(_NO_MEMORY)
             if total <= room:
                 ends = output[: self._count].tolist()
-                rowids, numbers = output[self._count :].reshape(2, room)
-                return ends, rowids, numbers.view(np.float64), kept
+                rowids, far = output[self._count :].reshape(2, room)
+                return ends, rowids, far.view(np.float64), kept
             room = total
 
 
+_NO_MEMORY = "no memory for a scan"
 # If a filter selects less than this share of the rows, its query gets its own scan, which
 # multiplies only a few of them.
 _FEW = 1 / 16
@@ -158,8 +186,13 @@ class Snapshot:
     state: State
 
 
-def answer(snapshot: Snapshot, masks: Masks, queries: Sequence[VectorQuery]) -> list[Found]:
-    """Return the rows that each query finds."""
+def answer(
+    snapshot: Snapshot,
+    masks: Masks,
+    queries: Sequence[VectorQuery],
+    scanned: Callable[[], object] | None = None,
+) -> list[Found]:
+    """Return the rows that each query finds. ``scanned`` is called before their fields are read."""
     state, ticket = snapshot.state, snapshot.ticket
     best: dict[int, Nearest] = {}
     targets = []
@@ -176,6 +209,8 @@ def answer(snapshot: Snapshot, masks: Masks, queries: Sequence[VectorQuery]) -> 
         )  # fmt: skip
         best.update(zip(places, results, strict=True))
     ticket.check()
+    if scanned is not None:
+        scanned()
     return _fetch(snapshot, queries, [best[place] for place in range(len(queries))])
 
 

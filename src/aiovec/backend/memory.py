@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 _SHARE = 0.25
@@ -65,6 +66,7 @@ def _container() -> int:
     return min(limits, default=0)
 
 
+@lru_cache(maxsize=1)
 def usable_cores() -> int:
     """Return the number of cores that the process may keep busy.
 

@@ -31,6 +31,8 @@ INLINE_LIMIT = 2000
 
 A hop to a thread and back takes a tenth of that."""
 
+# Seconds without a job after which a thread ends.
+_IDLE = 60.0
 # Most concurrent jobs for all stores of one event loop.
 _THREADS = max(8, os.cpu_count() or 1)
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("aiovec")
@@ -52,7 +54,7 @@ def start_thread(thread: threading.Thread) -> None:
 
 
 class _Threads:
-    """Daemon threads, each doing one job after another.
+    """Daemon threads, each doing one job after another, and ending when there was none for a while.
 
     They do not keep a process alive, and a store can still be used in ``atexit`` functions, when
     ``concurrent.futures`` accepts no more work. Starting a thread for each job would take twice as
@@ -73,7 +75,12 @@ class _Threads:
 
     def _serve(self) -> None:
         while True:
-            job = self._jobs.get()
+            try:
+                job = self._jobs.get(timeout=_IDLE)
+            except queue.Empty:
+                if self._idle.acquire(blocking=False):
+                    return
+                continue  # a job for this thread is just coming
             job()
             self._unfinished.discard(job)
             del job  # free its objects before the next job comes
@@ -100,6 +107,11 @@ def _forget_threads() -> None:
 atexit.register(lambda: _threads.wait(10.0))
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
+
+
+def begin_in_thread(job: Callable[[], object]) -> None:
+    """Begin a job, which raises nothing, in a daemon thread; AiovecError if there can be none."""
+    _threads.begin(job)
 
 
 def _in_daemon_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:

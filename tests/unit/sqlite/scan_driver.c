@@ -3,6 +3,7 @@
 
 #include "scan.c"
 
+#include <pthread.h>
 #include <stdio.h>
 
 static void get(void *to, size_t size) {
@@ -40,6 +41,11 @@ static void measure(int64_t metric) {
     free(all), free(of), free(rows), free(which), free(found);
 }
 
+static void *part(void *search) {
+    aiovec_scan_part(search);
+    return NULL;
+}
+
 int main(void) {
     int64_t kinds = aiovec_scan_kinds();
     fwrite(&kinds, sizeof kinds, 1, stdout);
@@ -50,7 +56,7 @@ int main(void) {
             measure(kind - 1000);
             continue;
         }
-        int64_t segments = number(), count = number(), dim = number();
+        int64_t threads = number(), segments = number(), count = number(), dim = number();
         int64_t metric = number(), half = (dim + 1) / 2;
         double longest = real();
         Segment *parts = calloc((size_t)segments + 1, sizeof *parts);
@@ -74,26 +80,30 @@ int main(void) {
         }
         float *points = got((size_t)(count * dim) * 4);
         int64_t *wanted = got((size_t)count * 8);
-        for (int64_t settled = 0; settled < 2; settled++) {
-            int64_t *ends = malloc((size_t)count * 8), *rowids, total;
-            double *numbers;
-            float *vectors;
-            for (int64_t room = 0;; room = total) {
-                rowids = malloc((size_t)room * 8 + 1);
-                numbers = malloc((size_t)room * 8 + 1);
-                vectors = malloc((size_t)(room * dim) * 4 + 1);
-                total = aiovec_scan_search(kind, parts, segments, masks, points, wanted, count, dim,
-                                           metric, longest, settled, NULL, room, ends, rowids,
-                                           numbers, settled ? vectors : NULL);
-                if (total < 0) exit(5);
-                if (total <= room) break;
-                free(rowids), free(numbers), free(vectors);
-            }
-            fwrite(ends, 8, (size_t)count, stdout);
-            fwrite(rowids, 8, (size_t)total, stdout);
-            fwrite(numbers, 8, (size_t)total, stdout);
-            free(ends), free(rowids), free(numbers), free(vectors);
+        Search *search = aiovec_scan_begin(kind, parts, segments, masks, points, wanted, count, dim,
+                                           metric, longest, NULL, threads, TILE);
+        if (!search) exit(5);
+        pthread_t helpers[8];
+        for (int64_t i = 1; i < threads; i++) pthread_create(&helpers[i], NULL, part, search);
+        part(search);
+        for (int64_t i = 1; i < threads; i++) pthread_join(helpers[i], NULL);
+        int64_t *ends = malloc((size_t)count * 8), *rowids, total;
+        double *distances;
+        float *vectors;
+        for (int64_t room = 0;; room = total) {
+            rowids = malloc((size_t)room * 8 + 1);
+            distances = malloc((size_t)room * 8 + 1);
+            vectors = malloc((size_t)(room * dim) * 4 + 1);
+            total = aiovec_scan_end(search, room, ends, rowids, distances, vectors);
+            if (total < 0) exit(5);
+            if (total <= room) break;
+            free(rowids), free(distances), free(vectors);
         }
+        fwrite(ends, 8, (size_t)count, stdout);
+        fwrite(rowids, 8, (size_t)total, stdout);
+        fwrite(distances, 8, (size_t)total, stdout);
+        free(ends), free(rowids), free(distances), free(vectors);
+        aiovec_scan_free(search);
         for (int64_t i = 0; i < segments; i++) {
             free((void *)parts[i].upper), free((void *)parts[i].lower), free((void *)parts[i].scale);
             free((void *)parts[i].offset), free((void *)parts[i].error);

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +11,6 @@ import numpy.typing as npt
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.kernel import library as native
-from aiovec_sqlite.copies.scan import ScanQuery, Search, slices
 from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows
 
 Bools = npt.NDArray[np.bool_]
@@ -22,22 +19,31 @@ Near = list[tuple[list[int], npt.NDArray[np.float64]]]
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """Rows that may be among a query's nearest, the likeliest first."""
-
-    rowids: npt.NDArray[np.int64]
-    most: npt.NDArray[np.float64]
-    """The most that their true values can be."""
+PARTS = (1, 2, 3, 8)
+"""The numbers of threads that share a scan in these tests."""
 
 
-def candidates(
-    state: State, asked: Sequence[ScanQuery], metric: Metric, stop: ctypes.c_byte | None = None
-) -> list[Candidates]:
-    """Return for each query all rows that may be among its nearest, and some more."""
-    room = sum(8 * min(one.wanted, state.rows) + 256 for one in asked)
-    ends, rowids, most, _ = Search(state, asked, metric, stop, settled=False).run(room)
-    return [Candidates(rowids[part], most[part]) for part in slices(ends)]
+def most_values(
+    segment: Segment, point: npt.NDArray[np.float32], metric: Metric
+) -> npt.NDArray[np.float64]:
+    """The most that the rows' true values can be, as docs/internals/exact-search.md has it."""
+    exact, dim = point.astype("f8"), segment.dim
+    length = float(np.sqrt(np.square(exact).sum()))
+    if metric == "cosine":
+        exact, length = exact / length, 1.0
+    scale = (np.abs(exact).max() or 1) / 127
+    codes = np.rint(exact / scale)
+    share = (dim + 32) * 2.0**-24
+    slack = np.sqrt(np.square(exact - scale * codes).sum()) + share * length
+    rows = slice(segment.count)
+    product = codes_of(segment).astype("f8") @ codes
+    value = (product.astype("f4") * segment.scale[rows]).astype("f8") * scale
+    miss = length * (1 + share) * segment.error[rows] + slack * segment.most_reach * (1 + share)
+    if metric == "l2":
+        value = np.maximum(value + segment.offset[rows], -1e37 * scale)
+        miss += share * np.abs(segment.offset[rows]) + share * 2.0**-26 * length**2
+    most: npt.NDArray[np.float64] = value + miss
+    return most
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +136,9 @@ def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
     return [rng.random(one.count) < share for one in segments]
 
 
-def check_measured(case: Case, listed: list[list[int]], found: Near) -> None:
-    """Check each query's candidates, and its rows with their distances: the nearest, in order."""
-    assert len(listed) == len(found) == len(case.points)
+def check_measured(case: Case, found: Near) -> None:
+    """Check each query's rows with their distances: the nearest, in order."""
+    assert len(found) == len(case.points)
     for column, (rowids, measured) in enumerate(found):
         mask, ids, vectors = case.masks[column], [], []
         for number, one in enumerate(case.segments):
@@ -144,8 +150,6 @@ def check_measured(case: Case, listed: list[list[int]], found: Near) -> None:
         every = np.concatenate(vectors) if ids else case.points[:0]
         true = distances(every, case.points[column], case.metric)
         by_id = dict(zip(np.concatenate(ids).tolist() if ids else [], true, strict=True))
-        assert len(set(listed[column])) == len(listed[column])
-        assert set(rowids) <= set(listed[column]) <= by_id.keys()
         assert len(set(rowids)) == len(rowids)
         assert [by_id[rowid] for rowid in rowids] == measured.tolist() == sorted(measured)
         if len(true):
@@ -153,11 +157,11 @@ def check_measured(case: Case, listed: list[list[int]], found: Near) -> None:
             assert {rowid for rowid, far in by_id.items() if far <= last} == set(rowids)
 
 
-def packed(case: Case, kind: int) -> bytes:
+def packed(case: Case, kind: int, threads: int) -> bytes:
     """A case as ``scan_driver.c`` reads it."""
     count, dim = case.points.shape
-    head = (kind, len(case.segments), count, dim, native.METRICS[case.metric])
-    parts = [struct.pack("<5qd", *head, case.state.longest)]
+    head = (kind, threads, len(case.segments), count, dim, native.METRICS[case.metric])
+    parts = [struct.pack("<6qd", *head, case.state.longest)]
     for number, one in enumerate(case.segments):
         parts.append(struct.pack("<2q", one.count, one.dead))
         codes = (one.upper, one.lower)
@@ -174,9 +178,9 @@ def packed(case: Case, kind: int) -> bytes:
     return b"".join(parts)
 
 
-def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[tuple[list[list[int]], Near]]]:
-    """What the driver wrote: the kinds of its processor; for each case each query's candidates, and
-    its nearest rows with their distances."""
+def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[Near]]:
+    """What the driver wrote: the kinds of its processor; for each case each query's nearest rows
+    with their distances."""
     numbers = np.frombuffer(found, dtype="<i8")
     place, answers = 1, []
 
@@ -187,12 +191,8 @@ def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[tuple[list[list
 
     for case in cases:
         ends = [0, *taken(len(case.points)).tolist()]
-        rowids, _ = taken(ends[-1]).tolist(), taken(ends[-1])
-        listed = [rowids[a:b] for a, b in itertools.pairwise(ends)]
-        ends = [0, *taken(len(case.points)).tolist()]
         rowids, far = taken(ends[-1]).tolist(), taken(ends[-1]).view("<f8")
-        near = [(rowids[a:b], far[a:b]) for a, b in itertools.pairwise(ends)]
-        answers.append((listed, near))
+        answers.append([(rowids[a:b], far[a:b]) for a, b in itertools.pairwise(ends)])
     assert place == len(numbers)
     return int(numbers[0]), answers
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tests.contract.base import case as named
 from tests.unit.sqlite.scans import (
+    PARTS,
     Case,
-    candidates,
     check_measured,
     codes_of,
     random_case,
@@ -44,19 +44,11 @@ def asked(case: Case) -> list[ScanQuery]:
     return [ScanQuery(*one) for one in zip(case.points, case.wanted, case.masks, strict=True)]
 
 
-def check(case: Case, *, vectors: bool = True) -> None:
-    found = candidates(case.state, asked(case), case.metric)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(native.VARIABLE, "portable")
-        wanted = candidates(case.state, asked(case), case.metric)
-    for one, same in zip(found, wanted, strict=True):
-        order, other = np.argsort(one.rowids), np.argsort(same.rowids)
-        assert np.array_equal(one.rowids[order], same.rowids[other])
-        assert np.allclose(one.most[order], same.most[other], rtol=1e-9, atol=0)
-    if vectors:
-        near = nearest(case.state, asked(case), case.metric, vectors=True)
-        listed = [one.rowids.tolist() for one in found]
-        check_measured(case, listed, [(one.rowids.tolist(), one.distances) for one in near])
+def check(case: Case) -> None:
+    for parts in PARTS:
+        with named(f"{parts} parts"):
+            found = nearest(case.state, asked(case), case.metric, parts=parts, unit=32)
+            check_measured(case, [(one.rowids.tolist(), one.distances) for one in found])
 
 
 def campaign(rounds: range) -> None:
@@ -116,17 +108,19 @@ def test_rows_that_come_in_the_worst_order() -> None:
         case = random_case(rng, metric="dot")
     one = case.segments[0]
     order = np.argsort(codes_of(one) @ case.points[0])
-    for array in (one.upper, one.lower, one.scale):
+    for array in (one.upper, one.lower, one.scale, one.error, one.rowids, one.vectors):
         array[: one.count] = array[: one.count][order]
-    check(case, vectors=False)
+    check(case)
 
 
 @pytest.mark.usefixtures("library")
 def test_a_scan_that_nobody_waits_for_ends() -> None:
     case = random_case(np.random.default_rng(4), count=2)
-    stopped = candidates(case.state, asked(case), case.metric, ctypes.c_byte(1))
-    assert [len(one.rowids) for one in stopped] == [0, 0]
-    assert any(len(one.rowids) for one in candidates(case.state, asked(case), case.metric))
+    assert any(len(one.rowids) for one in nearest(case.state, asked(case), case.metric))
+    for parts in PARTS:
+        stop = ctypes.c_byte(1)
+        stopped = nearest(case.state, asked(case), case.metric, stop, parts=parts, unit=32)
+        assert [len(one.rowids) for one in stopped] == [0, 0]
 
 
 @pytest.mark.usefixtures("library")
@@ -135,7 +129,12 @@ def test_more_equal_rows_than_there_is_room_for() -> None:
     coded = encode_rows(rows, "l2")
     state = State(1, tuple(appended([], np.arange(1000), coded, full=300)))
     for count in (1, 6):
-        found = nearest(state, [ScanQuery(rows[0], 3)] * count, "l2", vectors=True)
+        queries = [ScanQuery(rows[0], 3)] * count
+        found = [
+            one
+            for parts in PARTS
+            for one in nearest(state, queries, "l2", vectors=True, parts=parts, unit=32)
+        ]
         for one in found:
             assert sorted(one.rowids.tolist()) == list(range(1000))
             assert not one.distances.any()

@@ -13,6 +13,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
 # The numbers of the kinds in scan.c; of the kinds that one processor has, the last is the fastest.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
-_VERSION = 9
+_VERSION = 10
 
 # The numbers of the metrics in scan.c.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
@@ -54,6 +55,11 @@ class Library:
     """The functions of a loaded library, and the kind of scan to use."""
 
     search: ctypes._NamedFuncPointer
+    """A whole search in one call; ``begin``, ``part``, ``end`` and ``free`` are its steps."""
+    begin: ctypes._NamedFuncPointer
+    part: ctypes._NamedFuncPointer
+    end: ctypes._NamedFuncPointer
+    free: ctypes._NamedFuncPointer
     halve: ctypes._NamedFuncPointer
     distances: ctypes._NamedFuncPointer
     kinds: tuple[str, ...]
@@ -114,18 +120,24 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         functions = ctypes.CDLL(str(library))
         version, kinds = functions.aiovec_scan_version, functions.aiovec_scan_kinds
         version.restype = kinds.restype = ctypes.c_int64
-        search = functions.aiovec_scan_search
+        search, begin = functions.aiovec_scan_search, functions.aiovec_scan_begin
+        part, end = functions.aiovec_scan_part, functions.aiovec_scan_end
+        free = functions.aiovec_scan_free
         halve, distances = functions.aiovec_scan_halve, functions.aiovec_scan_distances
     except (OSError, AttributeError) as exc:
         raise UnusableError(f"{library.name} cannot be loaded: {exc}") from exc
     if version() != _VERSION:
         raise UnusableError(f"{library.name} is of another version; install the package again")
     number, place = ctypes.c_int64, ctypes.c_void_p
-    search.argtypes = [
-        number, place, number, place, place, place, number, number, number, ctypes.c_double,
-        number, place, number, place, place, place, place,
+    asked: list[Any] = [
+        number, place, number, place, place, place, number, number, number, ctypes.c_double, place,
     ]  # fmt: skip
-    search.restype = number
+    answered: list[Any] = [number, place, place, place, place]
+    search.argtypes, search.restype = [*asked, *answered], number
+    begin.argtypes, begin.restype = [*asked, number, number], place
+    part.argtypes, part.restype = [place], None
+    end.argtypes, end.restype = [place, *answered], number
+    free.argtypes, free.restype = [place], None
     halve.argtypes = [place, number, number, place, place]
     halve.restype = number
     distances.argtypes = [place, place, place, place, number, number, number, place]
@@ -135,7 +147,8 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
         raise UnusableError(
             f"{VARIABLE}={wanted} is not a scan of this processor; it has {', '.join(available)}"
         )
-    return Library(search, halve, distances, available, wanted or available[-1])
+    kind = wanted or available[-1]
+    return Library(search, begin, part, end, free, halve, distances, available, kind)
 
 
 def address(array: npt.NDArray[np.generic]) -> int:
