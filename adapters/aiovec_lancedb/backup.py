@@ -27,11 +27,11 @@ from .errors import translated
 from .export import stream_of
 from .layout import notes_of_copy
 from .locks.local import FOLDER, lock_file, unlock_file
+from .manifests import Manifests, needs, version_of
 from .marks import generation_in, write_generation
 from .session import Session
 from .target import StoreTarget
 from .upkeep.retention import Pins, check_kept
-from .whole_files import TableFiles, refers_to, version_of
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -144,7 +144,7 @@ async def _copy_files(session: Session, table: str, version: int, partial: Path,
             raise CorruptStoreError(session.target, f"version {version} of {table!r} is missing")
         pieces = _pieces(session, f"{folder}/{manifest}")
         content = await in_thread(lambda: b"".join(pieces))
-    for name in [manifest, *(name for name in names if refers_to(content, name))]:
+    for name in [manifest, *(name for name in names if needs(content, name))]:
         session.check()
         stop = threading.Event()
         pieces = _pieces(session, f"{folder}/{name}")
@@ -168,7 +168,7 @@ async def _finish(session: Session, table: AsyncTable, partial: Path, name: str)
             await to_its_end(session.run(table.drop_index(index.name)))
     if notes := notes_of_copy(await session.run(table.schema())):
         await to_its_end(session.annotate(table, "id", notes))
-    files = TableFiles(partial, name)
+    files = Manifests(partial, name)
     await in_thread(lambda: files.remove_before(files.newest()))
 
 

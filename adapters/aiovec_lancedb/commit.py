@@ -8,10 +8,8 @@ rows, and one deletes rows.
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +19,15 @@ from aiovec.backend.limits import Deadline, copy_of_error
 from aiovec.backend.marks import PAUSED, MoveMark
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import (
-    AiovecError,
     CorruptStoreError,
     OutcomeUnknownError,
     StoreFullError,
     StoreReplacedError,
 )
 
-from .changes import number_anew
 from .errors import ConflictError, unknown_outcome
 from .locks.local import ONE_TRY
 from .session import Opened, Session
-from .whole_files import TableFiles, index_of, is_index
-
-LOG = logging.getLogger("aiovec.lancedb")
 
 # Rows in one commit. With more, the first of its calls would wait long for the last.
 _MOST_ROWS = 8192
@@ -63,10 +56,7 @@ class WriteOperation(ABC):
     """True if a store that is being filled refuses it, as it refuses all writes but upkeep."""
 
     fills: bool = False
-    """True if it belongs to an engine's load, which refuses all other writes but upkeep."""
-
-    brings_files: bool = True
-    """False if it writes only a manifest, so that a damaged table does not stop it."""
+    """True if it belongs to an engine's load, or ends it: a load refuses other writes."""
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
         """Return whether this may be in one group with an earlier ``other``.
@@ -88,24 +78,16 @@ Act = Callable[..., Awaitable[Any]]
 """Called with the opened table, if the operation has a handle."""
 
 
-async def _nothing() -> None: ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Change(WriteOperation):
-    """Calls a function, in a commit of its own, and calls it again after a conflict.
+    """Calls a function, in a commit of its own, and calls it again after a conflict."""
 
-    Without a function, it only checks the files committed beside the writers, as every write does:
-    AiovecError if a file was cut short.
-    """
-
-    act: Act = _nothing
+    act: Act
     handle: TableHandle | None = None
     altered: bool = False
     changes_schema: bool = False
     by_hand: bool = False
     fills: bool = False
-    brings_files: bool = True
 
     async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         return [await self.act(*([] if table is None else [table]))]
@@ -148,12 +130,7 @@ class TableCommitter(Committer[OperationCall]):
         self.target = session.target
         self._session = session
         self._make_room = make_room
-        self._table = table
         self._mark: MoveMark | None = None
-        folder = session.folder
-        self._files = None if folder is None else TableFiles(folder, table)
-        # True once every file of the table was found complete.
-        self._sound = False
         self._lock = session.lock(table)
 
     # The committer
@@ -222,22 +199,16 @@ class TableCommitter(Committer[OperationCall]):
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise mark.refusal(self.target)
-        outcomes = await self._checked(first, others)
+        try:
+            outcomes = await self._on_newest(first, others)
+        finally:
+            await self._session.check_place()  # a restore may have put the folder away meanwhile
         # A table being made and a bucket hold no writer off, so a mark may be new.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
             what = "the mark of a migration could not be read behind the commit"
             with unknown_outcome(self.target, what):
                 await self._check_mark(first)
         return outcomes
-
-    async def _checked(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
-        if self._files is None or not first.brings_files:
-            return await self._on_newest(first, others)
-        before = await self._begin(self._files)
-        try:
-            return await self._on_newest(first, others)
-        finally:
-            await self._check_written(self._files, before, first)
 
     async def _on_newest(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
         if first.handle is None:
@@ -260,8 +231,7 @@ class TableCommitter(Committer[OperationCall]):
         Either the mark was set before the version was opened, or the check after the commit sees
         it.
         """
-        # A return to an earlier version ends the load: Lance lets no commit pass that began before.
-        if work.brings_files and not work.fills:
+        if not work.fills:
             table.check_not_filled()
         if self._session.exclusive:
             return
@@ -290,74 +260,3 @@ class TableCommitter(Committer[OperationCall]):
         if mark is not None and _refuses(mark, work):
             reason = f"the run {mark.run} of a migration held writes off while it was committed"
             raise OutcomeUnknownError(self._session.target, reason)
-
-    async def _begin(self, files: TableFiles) -> int:
-        """Return the number of the version before the write, after a check that it is undamaged.
-
-        So any file that is cut short afterwards was not acknowledged.
-        """
-        with self._session.translated():
-            cut = [] if self._sound else await in_thread(files.cut_short)
-            if any(not is_index(name) for name in cut):
-                cure = await in_thread(files.cure, cut)
-                reason = f"{cut[0]} of the table {self._table!r} is damaged; {cure}"
-                raise CorruptStoreError(self.target, reason)
-            await self._drop_indexes(cut)
-            self._sound = True
-            return await in_thread(files.newest)
-
-    async def _check_written(self, files: TableFiles, before: int, work: WriteOperation) -> None:
-        """Take back a commit that refers to a truncated file of rows, and raise AiovecError.
-
-        An index with a truncated file is dropped; upkeep builds it again.
-        """
-
-        def look() -> list[str]:
-            self._session.look_at_place()
-            return files.cut_short()
-
-        with unknown_outcome(self.target, "the file system failed while it was written"):
-            cut = await in_thread(look)
-            rows = any(not is_index(name) for name in cut)
-            if rows:
-                await self._go_back(files, cut, before)
-            else:
-                await self._drop_indexes(cut)
-        if rows or (cut and isinstance(work, Change) and not work.changes_schema):
-            kept = "nothing of the call was kept" if rows else "the index was dropped"
-            raise AiovecError(
-                f"the file system or the disk of {self.target} failed while {cut[0]} was "
-                f"written; {kept}, try again"
-            )
-
-    async def _go_back(self, files: TableFiles, cut: list[str], before: int) -> None:
-        """Restore the version before the write, or the newest one without the truncated files.
-
-        Later versions were not acknowledged: their writers found these files too.
-        """
-        number = await in_thread(files.version_without, cut, before)
-        if number is None:
-            raise CorruptStoreError(
-                self.target,
-                f"files of the table {self._table!r} were truncated while they were written",
-            )
-        lance, _ = await self._session.open_any(self._table)
-        with suppress(AiovecError):  # it needs room, and hardly any reader saw the version
-            await number_anew(self._session, lance)
-        await self._session.run(lance.checkout(number))
-        await self._session.run(lance.restore())
-
-    async def _drop_indexes(self, cut: list[str]) -> None:
-        """Drop the indexes that the files belong to: answers are the same without them."""
-        if not cut:
-            return
-        lost = {index_of(name) for name in cut}
-        lance, _ = await self._session.open_any(self._table)
-        for index in await self._session.run(lance.list_indices()):
-            # An index with several parts lists only the first.
-            if index.index_uuid in lost or (index.num_segments or 1) > 1:
-                await self._session.run(lance.drop_index(index.name))
-        await in_thread(
-            LOG.warning, "dropped indexes of the table %r, whose files were truncated: %s",
-            self._table, ", ".join(cut),
-        )  # fmt: skip

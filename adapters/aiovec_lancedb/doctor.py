@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 from aiovec.backend import pa, pc
 from aiovec.backend.contract import StaleTableError
 from aiovec.backend.doctor import Finding, room_at, version_of
-from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
 from .settings import LancedbSettings
 from .target import StoreTarget
-from .whole_files import TableFiles
 
 if TYPE_CHECKING:
     from .session import Session
 
 _CURE = 'pip install "aiovec[lancedb]"'
-_RESTORE = "restore the folder from a backup"
+_RESTORE = "go back to an earlier version by revert(), or restore the folder from a backup"
 
 # Ids that are checked for repeats; a larger table is only read.
 _MOST_IDS = 5_000_000
@@ -113,13 +111,7 @@ async def _tables(target: str) -> list[Finding]:
 
 
 async def _table(session: Session, name: str) -> Finding:
-    """Return the finding about a table. Reads every id."""
-    if session.folder is not None:
-        await session.open_any(name)
-        files = TableFiles(session.folder, name)
-        if cut := await in_thread(files.cut_short):
-            cure = await in_thread(files.cure, cut)
-            return Finding(f"table {name}", f"{cut[0]} is damaged", ok=False, cure=cure)
+    """Return the finding about a table. Reads every id, and every index."""
     table = await session.opened(await session.handle(name))
     ids: list[pa.Array] = []
     rows = 0
@@ -127,6 +119,13 @@ async def _table(session: Session, name: str) -> Finding:
         rows += batch.num_rows
         if rows <= _MOST_IDS:
             ids.append(batch.column("id"))
+    for index in await table.indexes():
+        try:
+            await session.run(table.lance.prewarm_index(index.name))
+        except CorruptStoreError as exc:
+            damage = f"the index {index.name!r} is damaged ({exc.reason})"
+            cure = f"drop the index of {', '.join(index.columns)}, and create it again"
+            return Finding(f"table {name}", damage, ok=False, cure=cure)
     compared = sum(map(len, ids))
     distinct = pc.count_distinct(pa.chunked_array(ids, pa.utf8())).as_py()
     if distinct == compared:

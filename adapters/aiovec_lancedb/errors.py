@@ -94,7 +94,7 @@ _BEHIND_REQUESTS: Sequence[tuple[str, _Make]] = (
     ((r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
      r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
      r"|does not have sufficient data|correct footer|invalid range .* for object of size"
-     r"|invalid seek to a negative|version \d+ no longer exists"
+     r"|invalid seek to a negative|requested range was invalid|version \d+ no longer exists"
      r"|not found: .*\.(lance|manifest|arrow|idx)"),
      lambda target, message: CorruptStoreError(
          target, f"a file is damaged or missing ({message})")),

@@ -58,10 +58,10 @@ from .layout import (
 )
 from .locks.lease import UpkeepLease
 from .locks.local import FOLDER, ONE_TRY, TableLock
+from .manifests import Manifests, version_of
 from .marks import MarkFile, MarkObject, MarkStorage, StoreMark
 from .memory import ReadAdmission
 from .target import StoreTarget
-from .whole_files import TableFiles, version_of
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection
@@ -198,7 +198,9 @@ class Session:
         self._secrets = place.secrets(settings)
         self.admission = ReadAdmission(settings.busy_timeout)
         """Shares of the memory for reads."""
+        # The second reads: of a folder with less work for the processor, but see ``written``.
         self._connection: AsyncConnection | None = None
+        self._reader: AsyncConnection | None = None
         self._process = 0
         self._inode: tuple[int, int] | None = None
         self._let_go: Callable[[], object] = lambda: None
@@ -249,8 +251,11 @@ class Session:
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
                 with self.translated():
-                    self._connection = await lancedb.connect_async(self._target.target, **options)
+                    self._connection = await lancedb.connect_async(self._target.written, **options)
                     await self._connection.list_tables(limit=1)
+                    self._reader = self._connection
+                    if folder is not None:
+                        self._reader = await lancedb.connect_async(self._target.target, **options)
             await self.check_place()
             # The same for all stores on the same tables; each store in memory has another.
             self._key = await in_thread(lambda: self._target.key)
@@ -307,8 +312,9 @@ class Session:
 
     def close(self) -> None:
         self._closed = True
-        if self._connection is not None and self._process == os.getpid():
-            self._connection.close()  # type: ignore[no-untyped-call]
+        for connection in {self._connection, self._reader}:
+            if connection is not None and self._process == os.getpid():
+                connection.close()  # type: ignore[no-untyped-call]
         self._let_go()
 
     def check(self) -> AsyncConnection:
@@ -430,11 +436,16 @@ class Session:
             names = list(self._known)
         return sorted(names)
 
-    async def open_any(self, name: str) -> tuple[AsyncTable, pa.Schema]:
-        """Return a table and its schema in Lance, or raise StaleTableError if there is none."""
+    async def open_any(self, name: str, *, reads: bool = False) -> tuple[AsyncTable, pa.Schema]:
+        """Return a table and its schema in Lance, or raise StaleTableError if there is none.
+
+        Nothing is to be written by what is opened for ``reads``.
+        """
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
             connection = self.check()
+            if reads and self._reader is not None:
+                connection = self._reader
             with self.guarded():
                 table = await connection.open_table(name)
                 return table, await table.schema()
@@ -442,7 +453,7 @@ class Session:
         try:  # files are also missing while another call drops the table, or makes it anew
             return await _looked_up(look)
         except CorruptStoreError as exc:
-            files = None if self.folder is None else TableFiles(self.folder, name)
+            files = None if self.folder is None else Manifests(self.folder, name)
             if files is None or (cure := await in_thread(files.empty_version)) is None:
                 raise
             reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
@@ -454,7 +465,7 @@ class Session:
         Reads no manifest; in a bucket it takes one request for a thousand versions.
         """
         if self.folder is not None:
-            times = await in_thread(TableFiles(self.folder, table.name).times)
+            times = await in_thread(Manifests(self.folder, table.name).times)
         elif self._target.in_bucket:
             folder = f"{table.name}.lance/"
             files = await in_thread(lambda: self.bucket.times(folder, f"{folder}_versions/"))
@@ -485,12 +496,14 @@ class Session:
             await self.mark.check_here()
         return handle_of(name, arrow, self.target)
 
-    async def opened(self, handle: TableHandle, *, altered: bool = False) -> Opened:
+    async def opened(
+        self, handle: TableHandle, *, altered: bool = False, reads: bool = False
+    ) -> Opened:
         """Return the table as it is now; raise StaleTableError if the handle is out of date.
 
         With ``altered``, its fields may differ, as long as it was not dropped.
         """
-        table, arrow = await self.open_any(handle.name)
+        table, arrow = await self.open_any(handle.name, reads=reads)
         await self.check_place()  # else it may belong to another folder, or to an older copy
         if token_of(arrow) != handle.token:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):

@@ -247,7 +247,7 @@ class LancedbBackend(Backend):
         await tables.check_exists(self._session, name)
         async with self._writable(name).dropping():
             act = partial(tables.drop_table, self._session, name)
-            await self._write(name, Change(act, changes_schema=True, brings_files=False))
+            await self._write(name, Change(act, changes_schema=True))
 
     # Engines
 
@@ -256,7 +256,7 @@ class LancedbBackend(Backend):
         if self._target.in_memory or self._target.managed:
             raise UnsupportedError("engines", self.name, f"not on {self.target}")
         return TablePlace(
-            f"{self._target.target.rstrip('/')}/{table}.lance", self._settings.storage_options
+            f"{self._target.written.rstrip('/')}/{table}.lance", self._settings.storage_options
         )
 
     @asynccontextmanager
@@ -430,7 +430,8 @@ class LancedbBackend(Backend):
             await tables.check_whole(self._session, table, version)
             with renewed():  # reading the version was no time of waiting for others
                 act = partial(tables.revert, version)
-                change = Change(act, table, changes_schema=True, brings_files=False)
+                # It ends the load of an engine: Lance refuses every commit that began before it.
+                change = Change(act, table, changes_schema=True, fills=True)
                 await self._write(table.name, change)
 
     async def backup(self, path: Path) -> None:
@@ -472,9 +473,7 @@ class LancedbBackend(Backend):
         """Make the readers of each table look for the mark, after all earlier writes."""
         names = await self._session.names()
         changes = [
-            self._tables[name].commit(
-                Change(partial(tables.set_sign, self._session, name), brings_files=False), limit
-            )
+            self._tables[name].commit(Change(partial(tables.set_sign, self._session, name)), limit)
             for name in names
         ]
         await asyncio.gather(*changes)

@@ -25,10 +25,10 @@ from aiovec.errors import CorruptStoreError, StoreClosedError
 
 from .commit import OperationCall, TableCommitter, WriteOperation
 from .layout import is_moving
+from .manifests import Manifests
 from .memory import ids_bytes, result_bytes
 from .session import Opened, Session
 from .upkeep.retention import Pin, Pins
-from .whole_files import TableFiles
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
@@ -105,7 +105,7 @@ class Table:
         manifest = self._manifest if fresh else await self._look_at_disk()
         table = self._newest if self._token == handle.token else None
         if table is None or not (fresh or (manifest is not None and self._manifest == manifest)):
-            opened = await self.session.opened(handle)
+            opened = await self.session.opened(handle, reads=True)
             version = await opened.version()
             if table is None or await table.version() != version:
                 table = opened
@@ -232,8 +232,12 @@ class Table:
         try:
             return await self._commits.run(OperationCall(operation), deadline)
         finally:  # also after an unknown outcome
-            self._writes += 1
-            self._fresh_until = 0.0
+            self.has_changed()
+
+    def has_changed(self) -> None:
+        """Let every later read of this store look for a newer version."""
+        self._writes += 1
+        self._fresh_until = 0.0
 
     async def _make_room(self, table: Opened) -> bool:
         """Remove the versions that nobody needs, in a folder; return whether there were any.
@@ -245,7 +249,7 @@ class Table:
         if first is None or folder is None:
             return False
         files = int((await table.stats())["fragment_stats"]["num_fragments"])
-        remove = TableFiles(folder, self.name).remove_before
+        remove = Manifests(folder, self.name).remove_before
         with self.session.translated():
             return await in_thread(remove, first.number, files)
 

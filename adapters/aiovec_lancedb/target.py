@@ -64,6 +64,17 @@ class StoreTarget:
         return None if is_url(self.target) else Path(self.target)
 
     @cached_property
+    def written(self) -> str:
+        """The address for connections that write.
+
+        Lance's own writer of local files does not report that its last write to a file failed, as
+        on a full disk. That of other object storages does, and this is its address of a folder.
+        """
+        if self.folder is None:
+            return self.target
+        return "file-object-store" + self.folder.as_uri().removeprefix("file")
+
+    @cached_property
     def key(self) -> str:
         """The same for every store of this process on these tables. Reads the disk."""
         return os.path.realpath(self.target) if self.folder is not None else self.target

@@ -214,7 +214,7 @@ class IndexedTable(Table):
                 if attempt == _ATTEMPTS:
                     raise
             else:
-                await self.commit(Change())
+                self.has_changed()
                 return
 
     async def measure_index(self, handle: TableHandle) -> None:

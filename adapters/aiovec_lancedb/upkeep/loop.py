@@ -51,6 +51,7 @@ from ..index.effort import MADE, MOST_QUESTIONS
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..layout import tuned_in
+from ..manifests import Manifests
 from ..memory import scan_bytes
 from ..session import Opened, Session
 from ..tables import alter_field
@@ -281,11 +282,13 @@ class TendedTable(IndexedTable):
                 # On a full disk, a commit removes old versions and tries again.
                 with suppress(StoreBusyError, StoreFullError):
                     await self._optimize(handle, await self.session.opened(handle), alone=False)
-                    await self.commit(Change())
                     break
             else:
                 with renewed():  # the failed attempts were no time of waiting for others
                     await self.commit(Change(partial(self._optimize, handle), handle))
+        self.has_changed()
+        if self.session.folder is not None:
+            await in_thread(Manifests(self.session.folder, self.name).remove_unfinished)
         self._look_behind_grace()
         self.state.optimized = datetime.now(UTC)
 
@@ -376,7 +379,7 @@ class TendedTable(IndexedTable):
         async def act() -> None:
             with self.session.guarded():
                 await compact()
-            await self.commit(Change())
+            self.has_changed()
             table = await self.reopened(handle)
             schema, rows = table.schema, await table.rows()
             left = await unindexed_rows(table)

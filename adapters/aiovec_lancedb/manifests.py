@@ -1,0 +1,131 @@
+"""The versions of a table in a folder, and their files, by the names of the manifests.
+
+A manifest is a Protocol Buffer, whose strings stand in it as they are: the names of the files of
+rows and of the transaction. So does the UUID of each index, as bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
+
+from aiovec.backend.files import remove_abandoned
+
+_NEWEST = 2**64 - 1
+# The name of a file of rows or of a transaction. A byte before it may look like a part of it, so
+# names are compared by their ends, which are random.
+_NAME = re.compile(rb"[\w-]+\.(?:lance|txn)")
+_END = 30
+# The end of the name of a file that is being written.
+_UNFINISHED = "#1"
+
+
+class Manifests:
+    """The versions of one table. Every method reads the disk."""
+
+    def __init__(self, folder: Path, table: str) -> None:
+        self._folder = folder / f"{table}.lance"
+
+    def newest(self) -> int:
+        """Return the number of the newest version; 0 if there is none."""
+        return max((number for number, _ in self._versions()), default=0)
+
+    def times(self) -> list[tuple[int, float]]:
+        """Return the number of each version and the time of its manifest."""
+        times = []
+        for number, name in self._versions():
+            with suppress(FileNotFoundError):  # upkeep has removed it
+                times.append((number, (self._folder / "_versions" / name).stat().st_mtime))
+        return times
+
+    def empty_version(self) -> str | None:
+        """Return in words what to do if the newest manifest is empty, as after a power cut."""
+        versions = self._versions()
+        if not versions or self._manifest(versions[0][1]):
+            return None
+        path = self._folder / "_versions" / versions[0][1]
+        left = f" to return to version {versions[1][0]}" if len(versions) > 1 else ""
+        return f"remove {path}{left}"
+
+    def remove_before(self, first: int, files: int = 0) -> bool:
+        """Remove the versions before the first to keep, and the files that only these refer to.
+
+        Needs no room on the disk. Return False, and remove nothing, if a version has a name of its
+        own, or if fewer than ``files`` files of rows are found in the newest one: then this code
+        cannot read the manifests. Files of deletions stay, which are small.
+        """
+        versions = [(number, name, self._manifest(name)) for number, name in self._versions()]
+        in_newest = _NAME.findall(versions[0][2]) if versions else []
+        if (self._folder / "_refs").exists() or len(in_newest) < files:
+            return False
+        old = [manifest for number, _, manifest in versions if number < first]
+        kept = [manifest for number, _, manifest in versions if number >= first]
+        for folder in ("data", "_transactions"):
+            gone = _ends(old) - _ends(kept)
+            for name in self._listed(folder):
+                if len(name) > _END and name[-_END:] in gone:
+                    (self._folder / folder / name).unlink(missing_ok=True)
+        for name in self._listed("_indices"):
+            if _has_index(old, name) and not _has_index(kept, name):
+                shutil.rmtree(self._folder / "_indices" / name, ignore_errors=True)
+        for number, name, _ in reversed(versions):
+            if number < first:
+                (self._folder / "_versions" / name).unlink(missing_ok=True)
+        return True
+
+    def remove_unfinished(self) -> None:
+        """Remove files that a killed process was writing: Lance does not see them."""
+        indexes = [f"_indices/{name}" for name in self._listed("_indices")]
+        for folder in ("data", "_deletions", "_transactions", "_versions", *indexes):
+            remove_abandoned(self._folder / folder, "", _UNFINISHED)
+
+    def _listed(self, folder: str) -> list[str]:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return os.listdir(self._folder / folder)
+        return []
+
+    def _manifest(self, name: str) -> bytes:
+        return (self._folder / "_versions" / name).read_bytes()
+
+    def _versions(self) -> list[tuple[int, str]]:
+        """Return each version's number and the name of its manifest, the newest first."""
+        named = [(version_of(f"_versions/{name}"), name) for name in self._listed("_versions")]
+        return sorted(((number, name) for number, name in named if number), reverse=True)
+
+
+def version_of(name: str) -> int | None:
+    """Return the number of the version whose manifest this file is; None for any other file."""
+    folder, _, file = name.partition("/")
+    stem, _, suffix = file.partition(".")
+    if folder != "_versions" or suffix != "manifest" or not stem.isdigit():
+        return None
+    # Names of twenty digits count down, so that the newest comes first in a listing.
+    return _NEWEST - int(stem) if len(stem) == 20 else int(stem)
+
+
+def needs(manifest: bytes, name: str) -> bool:
+    """Return whether a version may need this file of its table. It may need any of deletions,
+    which are small."""
+    folder, _, file = name.partition("/")
+    if folder == "_indices":
+        return _has_index([manifest], file.partition("/")[0])
+    return folder == "_deletions" or (folder == "data" and file.encode() in manifest)
+
+
+def _ends(manifests: Iterable[bytes]) -> set[str]:
+    """Return the ends of the names of files in these manifests."""
+    return {name[-_END:].decode() for manifest in manifests for name in _NAME.findall(manifest)}
+
+
+def _has_index(manifests: Iterable[bytes], name: str) -> bool:
+    """Return whether one of the manifests has the index whose folder has this name."""
+    try:
+        index = UUID(name).bytes
+    except ValueError:
+        return False
+    return any(index in manifest for manifest in manifests)
