@@ -205,7 +205,7 @@ async def test_a_write_gives_up_after_busy_timeout(tmp_path: Path) -> None:
         with ExitStack() as held:
             for path in (tmp_path / "s" / ".aiovec").glob("*.lock"):
                 file = held.enter_context(path.open("rb+"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+                await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
             with pytest.raises(StoreBusyError) as caught:
                 await store.insert("notes", small_rows(1, start=900))
             assert caught.value.waited >= 0.2

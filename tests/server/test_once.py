@@ -87,7 +87,7 @@ async def test_after_a_write_that_found_the_store_busy_its_key_may_be_used_again
     ):
         await store.create_table("notes", SMALL)
         with (tmp_path / "a" / ".aiovec" / "notes.lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
             for _ in range(2):
                 await client.problem("POST", RECORDS, 503, json=rows(1), headers=keyed("k"))
         assert await client.ok("POST", RECORDS, json=rows(1), headers=keyed("k")) == {"count": 1}

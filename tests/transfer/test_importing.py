@@ -568,5 +568,5 @@ def test_types_come_from_the_whole_file(folder: Path, store: Path) -> None:
     other = folder / "other.db"
     assert bring(lines, other)["fields"] == {"n": "float", "at": "datetime", "tags": "list[text]"}
     assert dict(rows_of(other)["c"].fields)["nested"] == {"a": 1}
-    assert "field must be a text field" in refused(lines, other, "--text", "n", table="new")
+    assert "text must be a text field" in refused(lines, other, "--text", "n", table="new")
     assert "are for new tables" in refused(lines, other, "--index", "n")
