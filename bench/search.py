@@ -20,7 +20,7 @@ import psutil
 import aiovec
 from aiovec import VectorStore
 
-from .data import PICKS, ROWS, TABLE, Data, load
+from .data import LIMIT, PICKS, ROWS, TABLE, Data, load
 from .measure import (
     Ask,
     Options,
@@ -47,6 +47,7 @@ _ROUNDS, _SECONDS = 12, 0.2
 _CROWD_SECONDS = 10.0
 _RECALLED = 200  # queries whose answers are compared with the truth
 _FILTERED = 20
+_TOGETHER = 32  # queries of a call of search_many
 _WRITTEN, _AT_ONCE = 500, 50  # rows a second, rows a call
 _MIB = 2**20
 HELD = 3.0  # seconds in which four processes have come to the same point
@@ -199,10 +200,16 @@ async def _crowds(
     for name, ask in asking.items():
         found[name] = [await rate(ask, CLIENTS, seconds)]
     measured = medians(found)
-    for clients in (1, 8):
+    for clients in (1, 8, 256):
         for name, ask in asking.items():
             measured[f"{name}; {clients} clients"] = await rate(ask, clients, seconds / 4)
     await store.drop_table(OTHER)
+
+    async def many(turn: int) -> None:
+        first = turn * _TOGETHER % (len(data.queries) - _TOGETHER)
+        await store.search_many(TABLE, data.queries[first : first + _TOGETHER], limit=LIMIT)
+
+    measured[f"aiovec, search_many of {_TOGETHER}"] = _TOGETHER * await rate(many, 1, seconds / 4)
     return Result(
         "search, crowds",
         f"{CLIENTS} clients at once for {seconds:g} s, {data}",

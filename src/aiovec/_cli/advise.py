@@ -185,7 +185,7 @@ def _time_of(value: object, field: str) -> datetime:
 
 
 def _lines(facts: Facts, lancedb_ms: float) -> dict[str, str]:
-    from ..backend.memory import size_text
+    from ..backend.memory import size_text, usable_cores
 
     lines = {
         "table": facts["table"],
@@ -194,7 +194,9 @@ def _lines(facts: Facts, lancedb_ms: float) -> dict[str, str]:
         "memory": f"{size_text(facts['memory'])} of {size_text(facts['memory_budget'])}",
     }
     if facts["p95_ms"] is not None:
-        lines["search"] = f"95 % take at most {facts['p95_ms']:.3g} ms, and find the nearest rows"
+        cores = f"{usable_cores()} core{'s' * (usable_cores() > 1)}"
+        most = f"95 % take at most {facts['p95_ms']:.3g} ms on {cores}"
+        lines["search"] = f"{most}, and find the nearest rows"
     if facts["rows_a_day"] is not None:
         lines["growth"] = f"{facts['rows_a_day']:,.0f} rows a day"
     if "rows" in facts["passed"]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.contract.base import case as named
+from tests.sqlite.support import run_code
 from tests.unit.sqlite.scans import (
     PARTS,
     Case,
@@ -121,6 +123,39 @@ def test_a_scan_that_nobody_waits_for_ends() -> None:
         stop = ctypes.c_byte(1)
         stopped = nearest(case.state, asked(case), case.metric, stop, parts=parts, unit=32)
         assert [len(one.rowids) for one in stopped] == [0, 0]
+
+
+FORKED = """
+import os
+
+import numpy as np
+
+from aiovec_sqlite.copies.scan import ScanQuery, nearest
+from aiovec_sqlite.copies.segments import State, appended, encode_rows
+
+rows = np.random.default_rng(0).standard_normal((20_000, 64)).astype("f4")
+state = State(1, tuple(appended([], np.arange(20_000), encode_rows(rows, "l2"))))
+
+def found():
+    (near,) = nearest(state, [ScanQuery(rows[5], 10)], "l2", parts=3, unit=32)
+    return near.rowids.tolist()
+
+wanted = found()
+child = os.fork()
+if not child:
+    os._exit(found() != wanted)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+assert found() == wanted
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_scans_with_threads_of_its_own() -> None:
+    if native.load() is None:
+        pytest.skip(f"no native scan: {native.why_not()}")
+    done = run_code(FORKED)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.usefixtures("library")
