@@ -433,11 +433,11 @@ class Session:
                 break
         if self._target.in_bucket:
             # One request each, as many at a time as there are threads, and once for each table.
-            self._known.intersection_update(names)
-            new = [name for name in names if name not in self._known]
+            known = self._known.intersection(names)
+            new = [name for name in names if name not in known]
             exist = await asyncio.gather(*map(self.has, new))
-            self._known.update(name for name, is_table in zip(new, exist, strict=True) if is_table)
-            names = list(self._known)
+            known.update(name for name, is_table in zip(new, exist, strict=True) if is_table)
+            self._known, names = known, list(known)
         return sorted(names)
 
     async def open_any(self, name: str, *, reads: bool = False) -> tuple[AsyncTable, pa.Schema]:

@@ -249,8 +249,10 @@ class Table:
         Lance removes versions only behind a compaction, for which a full disk has no room.
         """
         folder = self.session.folder
+        if folder is None:
+            return False
         first = await self.pins.first_kept(self.name, await self.session.listed_versions(table))
-        if first is None or folder is None:
+        if first is None:
             return False
         files = int((await table.stats())["fragment_stats"]["num_fragments"])
         remove = Manifests(folder, self.name).remove_before
