@@ -106,9 +106,7 @@ async def restore_backup(
         await session.open()
         versions = {}
         for name in await session.names():
-            await session.handle(name)
-            table, _ = await session.open_any(name)
-            versions[name] = int(await session.run(table.version()))
+            versions[name] = await (await session.newest(name)).version()
         await _copy(session, versions, partial, str(folder), generation)
         return await in_thread(_put_in_place, partial, folder, overwrite)
     finally:

@@ -202,7 +202,9 @@ class TableCommitter(Committer[OperationCall]):
         try:
             outcomes = await self._on_newest(first, others)
         finally:
-            await self._session.check_place()  # a restore may have put the folder away meanwhile
+            # A restore may have put the folder away meanwhile.
+            with unknown_outcome(self.target, "its folder could not be checked"):
+                await self._session.check_place()
         # A table being made and a bucket hold no writer off, so a mark may be new.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
             what = "the mark of a migration could not be read behind the commit"

@@ -112,7 +112,7 @@ async def _tables(target: str) -> list[Finding]:
 
 async def _table(session: Session, name: str) -> Finding:
     """Return the finding about a table. Reads every id, and every index."""
-    table = await session.opened(await session.handle(name))
+    table = await session.newest(name)
     ids: list[pa.Array] = []
     rows = 0
     async for batch in await session.batches(table.lance.query().select(["id"])):

@@ -41,6 +41,10 @@ _PANICS = ("PanicException", "RustPanic")
 _SOURCE_PLACE = re.compile(r",? ?/(rustc|[^ ]*/registry|[^ ]*/git)/[^ ]*\.rs:\d+(:\d+)?")
 
 
+# The file and the size of a failed write, before its reason.
+_UPLOAD = re.compile(r"(single PUT|[\w ]*multipart upload[\w ]*) of .*?: (?=Generic )")
+
+
 class NoSuchTableError(Exception):
     """Never reaches a user: the caller knows the table's name and what it wanted."""
 
@@ -56,7 +60,7 @@ class ConflictError(StoreBusyError):
 def message_of(error: BaseException) -> str:
     """Return lancedb's message in one line."""
     text = without_secrets(str(error))
-    text = _SOURCE_PLACE.sub("", text).removeprefix("lance error: ")
+    text = _UPLOAD.sub("", _SOURCE_PLACE.sub("", text)).removeprefix("lance error: ")
     return " ".join(text.split())[:600]
 
 

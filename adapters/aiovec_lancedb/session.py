@@ -114,6 +114,10 @@ class Opened:
                 "before, or drop the table", 0.0,
             )  # fmt: skip
 
+    @property
+    def handle(self) -> TableHandle:
+        return TableHandle(self.name, self.schema, token_of(self.arrow))
+
     async def version(self) -> int:
         """Return the number of the version."""
         return int(await self._once("version", self.lance.version))
@@ -429,11 +433,11 @@ class Session:
                 break
         if self._target.in_bucket:
             # One request each, as many at a time as there are threads, and once for each table.
-            self._known.intersection_update(names)
-            new = [name for name in names if name not in self._known]
+            known = self._known.intersection(names)
+            new = [name for name in names if name not in known]
             exist = await asyncio.gather(*map(self.has, new))
-            self._known.update(name for name, is_table in zip(new, exist, strict=True) if is_table)
-            names = list(self._known)
+            known.update(name for name, is_table in zip(new, exist, strict=True) if is_table)
+            self._known, names = known, list(known)
         return sorted(names)
 
     async def open_any(self, name: str, *, reads: bool = False) -> tuple[AsyncTable, pa.Schema]:
@@ -474,7 +478,9 @@ class Session:
             return await table.versions()
         return [Version(number, datetime.fromtimestamp(at, UTC)) for number, at in sorted(times)]
 
-    async def handle(self, name: str) -> TableHandle:
+    async def newest(self, name: str) -> Opened:
+        """Open a table by its name; raise TableNotFoundError if there is none."""
+
         async def look() -> tuple[AsyncTable, pa.Schema]:
             try:
                 return await self.open_any(name)
@@ -487,14 +493,14 @@ class Session:
                 raise TableNotFoundError(name, names) from exc.__cause__
 
         try:  # a table is listed a moment before it can be read
-            _, arrow = await _looked_up(look, StaleTableError)
+            table, arrow = await _looked_up(look, StaleTableError)
         except StaleTableError as exc:
             reason = f"no version of table {name!r} can be read"
             raise CorruptStoreError(self.target, reason) from exc.__cause__
         await self.check_place()
         if is_moving(arrow):
             await self.mark.check_here()
-        return handle_of(name, arrow, self.target)
+        return Opened(self, name, table, handle_of(name, arrow, self.target).schema, arrow)
 
     async def opened(
         self, handle: TableHandle, *, altered: bool = False, reads: bool = False

@@ -191,9 +191,9 @@ class LancedbBackend(Backend):
         return await self._session.names()
 
     async def open_table(self, name: str) -> TableHandle:
-        handle = await self._session.handle(name)
+        table = await self._session.newest(name)
         self._tables[name].opened()
-        return handle
+        return table.handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
         self._check_writable()

@@ -18,7 +18,7 @@ from aiovec import AiovecError, Field, StoreBusyError, VectorStore
 
 from .buckets import Bucket, s3_server
 from .indexed import ROWS, filled, rows
-from .support import details, ids_in, opened, start_code
+from .support import details, ids_in, lance_calls, opened, start_code
 
 # Exports a table in a process of its own: prints a line when it has the first batch, and the number
 # of rows when it was told to go on.
@@ -82,6 +82,19 @@ async def test_single_rows_leave_few_files_by_themselves(tmp_path: Path) -> None
         await until(small)
         numbers = [*range(200), *range(1000, 2000)]
         assert await ids_in(store) == [f"r{n:04}" for n in numbers]
+
+
+async def test_a_pass_without_work_opens_the_table_once(tmp_path: Path) -> None:
+    """And it reads no manifest of an earlier version."""
+    async with opened(tmp_path / "s") as store:
+        await store.create_table("notes", replace(SMALL, fields={"kind": Field(str, text=True)}))
+        await store.insert("notes", [{"id": f"r{n}", "embedding": [1, 2, 3, n]} for n in range(50)])
+        await store.optimize("notes")
+    async with opened(tmp_path / "s") as store:
+        await store.count("notes")
+        with lance_calls() as calls:
+            await asyncio.sleep(2.5)  # the pass begins after a second
+    assert (calls["schema"], calls["list_indices"], calls["list_versions"]) == (1, 1, 0)
 
 
 @pytest.mark.slow

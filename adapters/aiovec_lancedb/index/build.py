@@ -112,9 +112,9 @@ class IndexedTable(Table):
             raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
         self._given = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)].copy()
 
-    def questions(self, handle: TableHandle) -> recall.Questions | None:
+    def questions(self, table: Opened) -> recall.Questions | None:
         """Return the questions of the table's users, if there are enough."""
-        dim = handle.schema.dim
+        dim = table.schema.dim
         if self._given is not None and self._given.shape[1] == dim:
             return recall.Questions(self._given, GIVEN)
         # Others were for a table that had the name before.
@@ -163,48 +163,47 @@ class IndexedTable(Table):
         by_settings = await self.planned(table, self.session.settings.index, {}, None)
         return replace(by_settings, auto=True)
 
-    async def build(self, handle: TableHandle, build: Build) -> None:
+    async def build(self, table: Opened, build: Build) -> None:
         """Build the vector index, and measure it."""
-        table = await self.reopened(handle)
         noted = tuned_in(table.arrow, table.schema)
         noted = noted.with_changes(target=build.target, kept_off=False)
         if build.kind == kinds.NONE:
-            await self._keep(handle, noted)
+            await self._keep(table, noted)
             return
         # Noted first, so that upkeep measures the index if the process ends after the build.
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
         if noted.kind != build.kind:  # the efforts are those of another kind
             changes["ladder"] = ()
         noted = noted.with_changes(**changes, built_rows=build.rows, rows=0)
-        await self._keep(handle, noted)
+        await self._keep(table, noted)
         config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
-        await self._build(handle, table.schema.vector, config, f"building {build.kind}")
-        await self.measure_index(handle)
+        table = await self._build(table, table.schema.vector, config, f"building {build.kind}")
+        await self.measure_index(table)
 
-    async def build_id_index(self, handle: TableHandle) -> None:
-        """Build the index over the ids, for calls by id."""
-        await self._build(handle, "id", indexing.BTree(), "building the index of the ids")
+    async def build_id_index(self, table: Opened) -> Opened:
+        """Build the index over the ids, for calls by id; return the table with it."""
+        return await self._build(table, "id", indexing.BTree(), "building the index of the ids")
 
-    async def build_field_index(self, handle: TableHandle, name: str, config: Any) -> None:
-        """Build one index over a field."""
-        await self._build(handle, name, config, f"indexing {name}")
+    async def build_field_index(self, table: Opened, name: str, config: Any) -> Opened:
+        """Build one index over a field; return the table with it."""
+        return await self._build(table, name, config, f"indexing {name}")
 
-    async def build_lacking(self, handle: TableHandle) -> None:
-        """Build the indexes that fields want and do not have."""
-        table = await self.reopened(handle)
+    async def build_lacking(self, table: Opened) -> Opened:
+        """Build the indexes that fields want and do not have; return the table with them."""
         fields, analyzer = table.schema.fields, table.schema.analyzer
-        for name, config in await lacking(self.session, table.lance, fields, analyzer):
-            await self.build_field_index(handle, name, config)
+        for name, config in lacking(await table.indexes(), fields, analyzer):
+            table = await self.build_field_index(table, name, config)
+        return table
 
-    async def _build(self, handle: TableHandle, column: str, config: Any, what: str) -> None:
+    async def _build(self, table: Opened, column: str, config: Any, what: str) -> Opened:
         maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
-            table = await self.reopened(handle)
-            name = await index_name(self.session, table.lance, column, config)
+            table = await self.reopened(table.handle)
+            name = index_name(await table.indexes(), column, config)
             try:
                 with self._tell(what), self.session.guarded():
                     made = maker is not None and await maker.make(
-                        handle.name, column, config, name or f"{column}_idx"
+                        self.name, column, config, name or f"{column}_idx"
                     )
                     if not made:
                         await table.lance.create_index(
@@ -214,27 +213,27 @@ class IndexedTable(Table):
                 if attempt == _ATTEMPTS:
                     raise
             else:
-                self.has_changed()
-                return
+                break
+        self.has_changed()
+        return await self.reopened(table.handle)
 
-    async def measure_index(self, handle: TableHandle) -> None:
+    async def measure_index(self, table: Opened) -> None:
         """Find the efforts for the index as it is now, and note them with the table."""
-        table = await self.reopened(handle)
         index = await vector_index(table)
         if index is None:
             return
         with self._tell(f"measuring {index.kind.name}"):
             rows = await table.rows()
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
-            questions = self.questions(handle) or await recall.made(table)
+            questions = self.questions(table) or await recall.made(table)
             ladder = await recall.measure(table, index.kind, partitions, questions)
             tuned = index.tuned.with_changes(
                 rows=rows, ladder=ladder, questions=len(questions.vectors), whose=questions.whose
             )
-            await self._keep(handle, tuned)
+            await self._keep(table, tuned)
 
-    async def _keep(self, handle: TableHandle, tuned: Tuned) -> None:
-        await self.commit(Change(partial(note, tuned), handle, altered=True))
+    async def _keep(self, table: Opened, tuned: Tuned) -> None:
+        await self.commit(Change(partial(note, tuned), table.handle, altered=True))
 
     @contextmanager
     def _tell(self, what: str) -> Iterator[None]:

@@ -52,13 +52,13 @@ def configs_of(field: Field, analyzer: str) -> list[Any]:
     return [config for config in (config_of(field), *texts) if config is not None]
 
 
-async def index_name(session: Session, lance: Any, column: str, config: Any) -> str | None:
+def index_name(indexes: Iterable[Any], column: str, config: Any) -> str | None:
     """Return the name for an index; None lets Lance choose. A field may have two indexes."""
     if not serves_text(_type_of(config)):
         return None
     # The index of a field that was renamed keeps its name.
     taken = set()
-    for index in await session.run(lance.list_indices()):
+    for index in indexes:
         if index.columns == [column] and serves_text(index.index_type):
             return str(index.name)
         taken.add(index.name)
@@ -70,32 +70,25 @@ async def index_fields(
     session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
 ) -> None:
     """Make the indexes that the fields want and the table lacks."""
-    for name, config in await lacking(session, lance, fields, analyzer):
-        named = await index_name(session, lance, name, config)
+    indexes = await session.run(lance.list_indices())
+    for name, config in lacking(indexes, fields, analyzer):
+        named = index_name(indexes, name, config)
         await session.run(lance.create_index(name, config=config, name=named))
 
 
-async def lacking(
-    session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
+def lacking(
+    indexes: Iterable[Any], fields: Mapping[str, Field], analyzer: str
 ) -> list[tuple[str, Any]]:
     """Return the indexes to make for fields that lack one."""
-    wanted = [
+    existing = {
+        (column, serves_text(index.index_type)) for index in indexes for column in index.columns
+    }
+    return [
         (name, config)
         for name, field in fields.items()
         for config in configs_of(field, analyzer)
-    ]  # fmt: skip
-    if wanted:
-        existing = {
-            (column, serves_text(index.index_type))
-            for index in await session.run(lance.list_indices())
-            for column in index.columns
-        }
-        return [
-            (name, config)
-            for name, config in wanted
-            if (name, serves_text(_type_of(config))) not in existing
-        ]
-    return wanted
+        if (name, serves_text(_type_of(config))) not in existing
+    ]
 
 
 async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -> None:

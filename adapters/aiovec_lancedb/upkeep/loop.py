@@ -207,9 +207,8 @@ class TendedTable(IndexedTable):
         """Do the work that is due. A failure is logged, and the work tried again."""
         state, later = self.state, math.inf
         try:
-            handle = await self.session.handle(self.name)
             async with self.locked(seconds=0.0):
-                await self._look_after(handle, quiet=quiet)
+                await self._look_after(await self.session.newest(self.name), quiet=quiet)
             return
         except TableNotFoundError:
             self._forget()
@@ -232,16 +231,20 @@ class TendedTable(IndexedTable):
         state.look_at = time.monotonic() + later
 
     async def _look_after(
-        self, handle: TableHandle, *, quiet: bool = True, everything: bool = False
+        self, table: Opened, *, quiet: bool = True, everything: bool = False
     ) -> None:
-        """Do the work that is due, or ``everything``, under the upkeep's lock."""
+        """Do the work that is due, or ``everything``, under the upkeep's lock.
+
+        Each step gets the table as the one before has left it.
+        """
+        table.check_not_filled()
         # First what makes room.
-        table = await self.reopened(handle)
         if everything or await self._wants_compaction(table, quiet=quiet):
-            await self._compact(handle)
-        await self.build_lacking(handle)
+            await self._compact(table)
+            table = await self.reopened(table.handle)
+        table = await self.build_lacking(table)
         if quiet:
-            await self._look_after_indexes(handle)
+            await self._look_after_indexes(table)
 
     # Compaction
 
@@ -272,11 +275,11 @@ class TendedTable(IndexedTable):
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
         return rows, int(stats["fragment_stats"]["num_fragments"]), part
 
-    async def _compact(self, handle: TableHandle) -> None:
-        table = await self.session.opened(handle)
+    async def _compact(self, table: Opened) -> None:
+        handle = table.handle
         rows, _, size = await self._shape(table)
         async with self.session.admission.share(
-            scan_bytes(min(rows, _FULL_FILE), handle.schema.dim)
+            scan_bytes(min(rows, _FULL_FILE), table.schema.dim)
         ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
                 # On a full disk, a commit removes old versions and tries again.
@@ -307,6 +310,9 @@ class TendedTable(IndexedTable):
         await optimize(_NEVER)
         for seconds in _REMOVALS:
             table = await self.session.opened(handle)  # the rewrite made another version
+            listed = await self.session.listed_versions(table)
+            if await self.pins.first_kept(self.name, listed) is None:
+                return
             # Lance goes by the times within the manifests, not by those of their files.
             versions = await table.versions()
             first = await self.pins.first_kept(self.name, versions)
@@ -322,31 +328,29 @@ class TendedTable(IndexedTable):
 
     # Indexes
 
-    async def _look_after_indexes(self, handle: TableHandle) -> None:
+    async def _look_after_indexes(self, table: Opened) -> None:
         """Build the index over the ids, and build or measure the index over the vectors, if the
         table has grown enough.
 
         If the latter cannot be built, searches stay exact, and ``stats`` shows the reason.
         """
-        table = await self.reopened(handle)
         rows = await table.rows()
         if rows >= _IDS_FROM and not await has_id_index(table):
-            await self.build_id_index(handle)
-            table = await self.reopened(handle)
+            table = await self.build_id_index(table)
         state = self.state
         index = await vector_index(table)
         try:
             if rows >= _GROWN * state.failed_rows and self._wants_build(table, index, rows):
-                await self.build(handle, await self.planned_anew(table, index))
-            elif index is not None and rows and self._wants_measuring(handle, index, rows):
-                await self.measure_index(handle)
+                await self.build(table, await self.planned_anew(table, index))
+            elif index is not None and rows and self._wants_measuring(table, index, rows):
+                await self.measure_index(table)
             state.failure = None
         except _NO_FAILURE:
             raise
         except AiovecError as exc:
             state.failure, state.failed_rows = str(exc), rows
             text = "no index was built for the table %r, so searches stay exact: %s"
-            await in_thread(LOG.warning, text, handle.name, exc)
+            await in_thread(LOG.warning, text, self.name, exc)
 
     def _wants_build(self, table: Opened, index: InUse | None, rows: int) -> bool:
         automatic = self.session.settings.index != kinds.NONE
@@ -356,8 +360,8 @@ class TendedTable(IndexedTable):
         outgrown = index.tuned.auto and automatic and rows >= _OUTGROWN * index.tuned.built_rows
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
-    def _wants_measuring(self, handle: TableHandle, index: InUse, rows: int) -> bool:
-        tuned, known = index.tuned, self.questions(handle)
+    def _wants_measuring(self, table: Opened, index: InUse, rows: int) -> bool:
+        tuned, known = index.tuned, self.questions(table)
         count = 0 if known is None else len(known.vectors)
         more = count and (tuned.whose == MADE or tuned.questions < count == MOST_QUESTIONS)
         return bool(more) or not tuned.rows or rows >= _GROWN * tuned.rows
@@ -366,17 +370,17 @@ class TendedTable(IndexedTable):
 
     async def optimize(self, handle: TableHandle) -> None:
         """Do the whole upkeep now."""
-        await self._do(partial(self._look_after, handle, everything=True))
+        await self._do(handle, partial(self._look_after, everything=True))
 
     async def measure(self, handle: TableHandle, questions: Float32Array) -> None:
         """Measure the index with these questions, now and as the table grows."""
         self.give(questions)
-        await self._do(partial(self.measure_index, handle))
+        await self._do(handle, self.measure_index)
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build the indexes over ids and fields again."""
 
-        async def act() -> None:
+        async def act(table: Opened) -> None:
             with self.session.guarded():
                 await compact()
             self.has_changed()
@@ -384,12 +388,12 @@ class TendedTable(IndexedTable):
             schema, rows = table.schema, await table.rows()
             left = await unindexed_rows(table)
             if rows >= _IDS_FROM and left.get("id", rows):
-                await self.build_id_index(handle)
+                await self.build_id_index(table)
             for name, made in schema.fields.items():
                 for config in configs_of(made, schema.analyzer) if left.get(name, rows) else ():
-                    await self.build_field_index(handle, name, config)
+                    await self.build_field_index(table, name, config)
 
-        await self._do(act)
+        await self._do(handle, act)
 
     async def create(
         self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool
@@ -404,16 +408,16 @@ class TendedTable(IndexedTable):
         async with self.session.reading(handle) as table:
             build = await self.planned(table, name, chosen, target)
 
-        async def act() -> None:
+        async def act(table: Opened) -> None:
             state = self.state
             state.failure = None
             try:
-                await self.build(handle, build)
+                await self.build(table, build)
             except AiovecError as exc:
                 state.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
                 raise
 
-        await self._do(act, wait=wait)
+        await self._do(handle, act, wait=wait)
 
     async def drop(self, handle: TableHandle, name: str) -> None:
         """Drop the vector index by its name."""
@@ -434,13 +438,13 @@ class TendedTable(IndexedTable):
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
 
-        async def act() -> None:
+        async def act(_: Opened) -> None:
             alter = partial(alter_field, name, field)
             await self.commit(Change(alter, handle, changes_schema=True))
             with index_behind_change(self.session.target, handle.name):
-                await self.build_lacking(handle)
+                await self.build_lacking(await self.reopened(handle))
 
-        await self._do(act)
+        await self._do(handle, act)
 
     # Locks and tasks
 
@@ -500,7 +504,9 @@ class TendedTable(IndexedTable):
             finally:
                 await lock.release()
 
-    async def _do(self, act: Callable[[], Awaitable[None]], *, wait: bool = True) -> None:
+    async def _do(
+        self, handle: TableHandle, act: Callable[[Opened], Awaitable[None]], *, wait: bool = True
+    ) -> None:
         """Do the work in a task, under the lock. Dropping the table or its index ends it.
 
         If a waiting caller is cancelled, the task ends too.
@@ -508,7 +514,7 @@ class TendedTable(IndexedTable):
 
         async def work() -> None:
             async with self.locked():
-                await act()
+                await act(await self.reopened(handle))
 
         task = self._start(work())
         if not wait:
