@@ -13,11 +13,14 @@ from .._model.redaction import shown_value
 
 class Section(BaseModel):
     """A section in which every key must be known. It may hold secrets, so its repr shows no
-    values."""
+    values.
+
+    Validators are built at the first validation: most processes validate no section, or only one.
+    """
 
     model_config = ConfigDict(
         frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        defer_build=True,
     )  # fmt: skip
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -26,10 +29,7 @@ class Section(BaseModel):
 
 
 class BackendSettings(Section):
-    """The section ``[retrieval.<name>]`` of a backend; each key has a default.
-
-    The docstrings of a subclass and of its fields become the descriptions in the JSON schema.
-    """
+    """The section ``[retrieval.<name>]`` of a backend; each key has a default."""
 
 
 class AnySettings(BackendSettings):
