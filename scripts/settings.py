@@ -151,9 +151,8 @@ def _description(model: type[BaseModel], name: str) -> str:
 def _docstrings(model: type[BaseModel]) -> Mapping[str, str]:
     """Return the docstrings of a model's keys, which are only in its source."""
     (section,) = ast.parse(inspect.getsource(model)).body
-    assert isinstance(section, ast.ClassDef)
     docstrings = {}
-    for key, text in pairwise(section.body):
+    for key, text in pairwise(ast.iter_child_nodes(section)):
         if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
             docstrings[ast.unparse(key.target)] = ast.literal_eval(text.value)
     return docstrings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
@@ -22,6 +22,14 @@ class Section(BaseModel):
         frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False,
         defer_build=True,
     )  # fmt: skip
+
+    @classmethod
+    def defaults(cls, **checked: Any) -> Self:
+        """Return the section with all defaults but for keys with ``checked`` values.
+
+        For these no validator needs to be built, which is slow and reads the disk.
+        """
+        return cls.model_construct(**checked)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
