@@ -8,11 +8,14 @@ paragraph of a docstring is the text in a table; the sample and the JSON Schema 
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -63,15 +66,16 @@ def files(root: Path) -> dict[Path, str]:
 def _sample() -> str:
     values: list[str] = []
     sections: list[tuple[bool, str]] = []
-    for name, field in retrieval_model().model_fields.items():
+    retrieval = retrieval_model()
+    for name, field in retrieval.model_fields.items():
         model = _section(field)
         if model is None and not field.examples:
-            values.append("\n".join(_key(name, field)))
+            values.append("\n".join(_key(retrieval, name)))
             continue
-        head = [*_comment(_description(field)), f"[retrieval.{name}]"]
+        head = [*_comment(_description(retrieval, name)), f"[retrieval.{name}]"]
         for example in field.examples or ():
             head += _commented(example, f"retrieval.{name}")
-        keys = ["\n".join(_key(*item)) for item in model.model_fields.items()] if model else []
+        keys = ["\n".join(_key(model, key)) for key in model.model_fields] if model else []
         text = "\n".join(head) + "\n" + "\n\n".join(keys)
         sections.append((name in RetrievalSettings.model_fields, text.rstrip()))
     sections.sort(key=itemgetter(0))  # those of the backends first
@@ -79,8 +83,10 @@ def _sample() -> str:
     return "\n\n".join([_HEAD, first, *(text for _, text in sections), _TAIL])
 
 
-def _key(name: str, field: FieldInfo) -> list[str]:
-    return [*_comment(_description(field), _range(field)), f"{name} = {_toml(_default(field))}"]
+def _key(model: type[BaseModel], name: str) -> list[str]:
+    field = model.model_fields[name]
+    comment = _comment(_description(model, name), _range(field))
+    return [*comment, f"{name} = {_toml(_default(field))}"]
 
 
 def _commented(sections: Mapping[str, Mapping[str, object]], path: str) -> Iterator[str]:
@@ -116,7 +122,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
         if section is not None:
             later.append((section, f"{prefix}{name}."))
         elif not field.examples:
-            meaning = _description(field).splitlines()[0].replace("|", r"\|")
+            meaning = _description(model, name).splitlines()[0].replace("|", r"\|")
             yield f"| `{prefix}{name}` | `{_toml(_default(field))}` | {meaning} |"
     for section, path in later:
         yield from _rows(section, path)
@@ -136,8 +142,20 @@ def _section(field: FieldInfo) -> type[Section] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
-def _description(field: FieldInfo) -> str:
-    return _unwrapped(field.description or "").replace("``", "`")
+def _description(model: type[BaseModel], name: str) -> str:
+    text = model.model_fields[name].description or _docstrings(model).get(name, "")
+    return _unwrapped(text).replace("``", "`")
+
+
+@lru_cache
+def _docstrings(model: type[BaseModel]) -> Mapping[str, str]:
+    """Return the docstrings of a model's keys, which are only in its source."""
+    (section,) = ast.parse(inspect.getsource(model)).body
+    docstrings = {}
+    for key, text in pairwise(ast.iter_child_nodes(section)):
+        if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
+            docstrings[ast.unparse(key.target)] = ast.literal_eval(text.value)
+    return docstrings
 
 
 def _unwrapped(text: str) -> str:
@@ -175,10 +193,17 @@ _LIMITS = {
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the TOML file."""
+    schema = document_model().model_json_schema()
+    retrieval = retrieval_model()
+    sections = filter(None, map(_section, retrieval.model_fields.values()))
+    for model in (retrieval, EmbedderSettings, *sections):
+        properties = schema["$defs"][model.__name__]["properties"]
+        for name, text in _docstrings(model).items():
+            properties[name] = dict(sorted({**properties[name], "description": text}.items()))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "aiovec.toml",
-        **_tidied(document_model().model_json_schema()),
+        **_tidied(schema),
     }
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from aiovec.backend import pa, pc
 from aiovec.backend.contract import StaleTableError
-from aiovec.backend.doctor import Finding, room_at, version_of
+from aiovec.backend.doctor import room_at, version_of
+from aiovec.backend.plugin import Finding
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
 from .settings import LancedbSettings

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from aiovec.backend import paths
 from aiovec.backend.contract import Backend
-from aiovec.backend.doctor import Finding
-from aiovec.backend.plugin import BackendPlugin
+from aiovec.backend.plugin import BackendPlugin, Finding
 
-from .settings import LancedbSettings
 from .target import MEMORY
+
+if TYPE_CHECKING:
+    from .settings import LancedbSettings
 
 
 class LancedbPlugin(BackendPlugin):
@@ -23,7 +25,6 @@ class LancedbPlugin(BackendPlugin):
     name = "lancedb"
     schemes = ("memory", "s3", "gs", "az", "db")
     install = "aiovec[lancedb]"
-    settings = LancedbSettings
     address_key = "lancedb_url"
     address_field = Field(
         default="aiovec.lance",
@@ -33,6 +34,12 @@ class LancedbPlugin(BackendPlugin):
     )
     delegates = frozenset({"remote"})
     memory = MEMORY
+
+    @property
+    def settings(self) -> type[LancedbSettings]:
+        from .settings import LancedbSettings
+
+        return LancedbSettings
 
     def create(self, address: str, settings: LancedbSettings) -> Backend:
         from .store import LancedbBackend

@@ -8,7 +8,8 @@ import urllib.request
 from pathlib import Path
 
 from aiovec._http.autostart import SharedFolder
-from aiovec.backend.doctor import Finding, version_of
+from aiovec.backend.doctor import version_of
+from aiovec.backend.plugin import Finding
 
 from .settings import SCHEME
 

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from aiovec.backend import redacted
-from aiovec.backend.config import RetrievalSettings
 from aiovec.backend.contract import Backend
-from aiovec.backend.doctor import Finding
-from aiovec.backend.plugin import BackendPlugin
+from aiovec.backend.plugin import BackendPlugin, Finding
 from aiovec.errors import ConfigError
 
 from .settings import SCHEME, RemoteSettings
+
+if TYPE_CHECKING:
+    from aiovec.backend.config import RetrievalSettings
 
 
 class RemotePlugin(BackendPlugin):
     """An aiovec server, by its address."""
 
     name = "remote"
-    schemes = ("http", "https")
+    schemes = ("http", "https", SCHEME)
     install = "aiovec[remote]"
     settings = RemoteSettings
     address_key = "remote_url"
@@ -38,12 +40,15 @@ class RemotePlugin(BackendPlugin):
 
         return RemoteBackend(address, settings)
 
-    def address_by(self, settings: RetrievalSettings, file: Path | None) -> str | None:
-        return f"{SCHEME}://{file}" if settings.server.autostart and file is not None else None
+    def address_in(self, settings: RetrievalSettings, file: Path) -> str:
+        autostart = settings.server.autostart
+        return f"{SCHEME}://{file}" if autostart else super().address_in(settings, file)
 
     def locate(self, target: str, base: Path | None = None) -> str:
         shown, accepted = redacted(target), "http://host:port"
         scheme, mark, rest = target.partition("://")
+        if scheme == SCHEME:
+            return target
         if scheme.lower() == self.name:
             target = f"http{mark}{rest}"
         try:

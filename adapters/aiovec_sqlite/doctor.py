@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from aiovec.backend.doctor import Finding, room_at, version_of
+from aiovec.backend.doctor import room_at, version_of
+from aiovec.backend.plugin import Finding
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
 from .copies.kernel.library import load, why_not

@@ -10,9 +10,8 @@ from pydantic import Field
 
 from aiovec.backend import redacted
 from aiovec.backend.contract import Backend
-from aiovec.backend.doctor import Finding
 from aiovec.backend.paths import is_url, local_path, path_of_url
-from aiovec.backend.plugin import BackendPlugin, backends
+from aiovec.backend.plugin import BackendPlugin, Finding, backends
 from aiovec.errors import ConfigError
 
 from .settings import MEMORY, SqliteSettings, store_file

@@ -95,9 +95,7 @@ def test_relative_paths_count_from_the_files_folder(
 
 # Faults
 
-MISSPELT = (
-    "AIOVEC_RETRIEVAL_BACKEND", "AIOVEC_BACKEND", "AIOVEC_SQLITE_PATH", "aiovec_retreival__backend",
-)  # fmt: skip
+MISSPELT = ("AIOVEC_RETRIEVAL_BACKEND", "aiovec_retreival__backend")
 AN_APPS_OWN = ("AIOVEC_CONFIG", "AIOVEC_LOOP", "AIOVEC_APP_NAME", "MY_AIOVEC_BACKEND", "BACKEND")
 
 

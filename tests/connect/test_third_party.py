@@ -16,9 +16,8 @@ PACKAGE = '''
 
 from pathlib import Path
 
-from aiovec.backend.doctor import Finding
 from aiovec.backend.paths import path_of_url
-from aiovec.backend.plugin import BackendPlugin
+from aiovec.backend.plugin import BackendPlugin, Finding
 from aiovec.backend.settings import BackendSettings
 
 

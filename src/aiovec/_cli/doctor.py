@@ -17,8 +17,8 @@ from .stores import AsJson, Config, Store, check_there, place_named
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from ..backend.doctor import Finding
     from ..backend.embedders import EmbedderSettings
+    from ..backend.plugin import Finding
 
 
 @failing_clearly
@@ -36,7 +36,8 @@ def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> 
 
 
 def _findings(store: str | None, config: str | None) -> list[Finding]:
-    from ..backend.doctor import Finding, examine
+    from ..backend.doctor import examine
+    from ..backend.plugin import Finding
 
     try:
         place = place_named(store, config)
@@ -73,7 +74,7 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
 
 def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:
     """Yield a finding for each embedder. No text is embedded, and no key is shown."""
-    from ..backend.doctor import Finding
+    from ..backend.plugin import Finding
 
     for name, settings in sorted(embedders.items()):
         value, cure = _value_and_cure(name, settings)

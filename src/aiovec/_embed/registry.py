@@ -191,8 +191,8 @@ def _limits_of(embedder: object) -> EmbedderSettings:
     """Return the limits for an app's embedder, which may have a ``batch_size``."""
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return EmbedderSettings(batch_size=min(size, LARGEST_BATCH))
-    return EmbedderSettings()
+        return EmbedderSettings.defaults(batch_size=min(size, LARGEST_BATCH))
+    return EmbedderSettings.defaults()
 
 
 def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Embedder:

@@ -94,7 +94,8 @@ from .._model.schema import (
     check_field_name,
     check_table_name,
 )
-from .._telemetry.spans import Operation, span
+from .._telemetry import Operation
+from .._telemetry.spans import span
 from ..backend.context import write_key
 from ..backend.contract import (
     Backend,

@@ -1,1 +1,20 @@
 """Spans and durations of the calls of a store, if the app has set up OpenTelemetry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Attributes = Mapping[str, str | int]
+
+
+@dataclass(slots=True)
+class Operation:
+    """One call of a user: its method, its table and its number of rows."""
+
+    name: str
+    table: str | None = None
+    place: Attributes | None = None
+    """The backend that served the call, after any migration that the store followed."""
+    rows: int | None = None
+    """The number of rows returned, written or deleted."""

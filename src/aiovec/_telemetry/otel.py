@@ -7,20 +7,22 @@ metrics go. Both follow a provider that the app sets later.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
-    from .spans import Attributes, Operation
+    from . import Attributes, Operation
 
-_TRACER = trace.get_tracer("aiovec", version("aiovec"))
-_METER = metrics.get_meter("aiovec", version("aiovec"))
+# Reading the version from the installed metadata would block the event loop.
+_VERSION = sys.modules["aiovec"].__version__
+_TRACER = trace.get_tracer("aiovec", _VERSION)
+_METER = metrics.get_meter("aiovec", _VERSION)
 _DURATIONS = _METER.create_histogram(
     "db.client.operation.duration",
     unit="s",

@@ -1,31 +1,26 @@
 """Spans of calls: ``with span(operation, place): ...; operation.rows = 3``.
 
-``VectorStore`` imports this module, and ``connect`` imports ``VectorStore`` in a thread. So
-OpenTelemetry is not loaded by ``import aiovec`` and not on the event loop. Telemetry reports names,
-counts, durations and the classes of errors: never a row, an id, a vector, a filter or the message
-of an error.
+OpenTelemetry is used only if the app has imported it, perhaps after it opened the store: an app that
+has not sets no provider. Telemetry reports names, counts, durations and the classes of errors:
+never a row, an id, a vector, a filter or the message of an error.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
 from typing import cast
 
 from .._model.redaction import redacted
-
-try:
-    from . import otel
-except (ImportError, AttributeError, TypeError):
-    otel = None  # type: ignore[assignment]  # not installed, or older than the extra "otel" requires
+from . import Attributes, Operation
 
 Watch = AbstractContextManager[object, None]
 """A block that is reported. It passes every exception on."""
 
 _NOTHING = nullcontext()
-
-Attributes = Mapping[str, str | int]
 
 
 def place_of(backend: str, target: str) -> Attributes:
@@ -37,16 +32,21 @@ def place_of(backend: str, target: str) -> Attributes:
     }
 
 
-@dataclass(slots=True)
-class Operation:
-    """One call of a user: its method, its table and its number of rows."""
+@lru_cache(maxsize=1)
+def _otel() -> ModuleType | None:
+    try:
+        from . import otel
+    except (ImportError, AttributeError, TypeError):  # older than the extra "otel" requires
+        return None
+    return otel
 
-    name: str
-    table: str | None = None
-    place: Attributes | None = None
-    """The backend that served the call, after any migration that the store followed."""
-    rows: int | None = None
-    """The number of rows returned, written or deleted."""
+
+def _configured() -> ModuleType | None:
+    """Return the module that calls OpenTelemetry; None if the app has set no provider."""
+    if "opentelemetry" not in sys.modules:
+        return None
+    otel = _otel()
+    return otel if otel is not None and otel.is_configured() else None
 
 
 def span(operation: Operation, place: Attributes, *, current: bool = True) -> Watch:
@@ -54,13 +54,15 @@ def span(operation: Operation, place: Attributes, *, current: bool = True) -> Wa
 
     A span that is not ``current`` may begin and end in different tasks.
     """
-    if otel is None or not otel.is_configured():
+    otel = _configured()
+    if otel is None:
         return _NOTHING
     return cast("Watch", otel.span(operation, place, current=current))
 
 
 def called_by(headers: Mapping[str, str]) -> Watch:
     """Make the calls in the block children of the span in a request's ``traceparent``."""
-    if otel is None or not headers or not otel.is_configured():
+    otel = _configured() if headers else None
+    if otel is None:
         return _NOTHING
     return cast("Watch", otel.called_by(headers))

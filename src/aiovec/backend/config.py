@@ -64,7 +64,7 @@ class RetrievalSettings(Section):
     """Length of the vectors in tables that are created without a schema."""
 
     server: ServerSettings = PydanticField(
-        default_factory=ServerSettings, description=ServerSettings.__doc__
+        default_factory=ServerSettings.defaults, description=ServerSettings.__doc__
     )
     embedders: dict[EmbedderName, EmbedderSettings] = PydanticField(
         default_factory=dict,
@@ -93,7 +93,7 @@ def retrieval_model() -> type[RetrievalSettings]:
 
 def document_model() -> type[Section]:
     """Return the model of a TOML file."""
-    return _document_model(tuple(backends()))
+    return _document_model(backends())
 
 
 @lru_cache(maxsize=16)
@@ -106,30 +106,33 @@ def _document_model(plugins: tuple[BackendPlugin, ...]) -> type[Section]:
         if plugin.settings is not AnySettings or not plugin.address_key:  # else no section
             sections[plugin.name] = plugin.settings
     for name, model in sections.items():
-        fields[name] = (model, PydanticField(default_factory=model, description=model.__doc__))
+        field = PydanticField(default_factory=model.defaults, description=model.__doc__)
+        fields[name] = (model, field)
     retrieval = create_model("RetrievalSettings", __base__=RetrievalSettings, **fields)
     retrieval.__doc__ = RetrievalSettings.__doc__
     return create_model(
         "Document",
         __base__=Section,
-        retrieval=(retrieval, PydanticField(default_factory=retrieval)),
+        retrieval=(retrieval, PydanticField(default_factory=retrieval.defaults)),
     )
 
 
 def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:
     """Return the settings of a TOML file, if any, overridden by the ``environment`` if true.
 
-    Addresses of backends are not resolved. Raises ConfigError if a key or a value is wrong.
+    Addresses of backends are not resolved. Raises ConfigError if a key or a value is wrong. With
+    neither file nor variables, the backends' sections are missing: their defaults hold.
     """
-    _check_environment()
+    variables = _variables() if environment else {}
+    if config is None and not variables:
+        return RetrievalSettings.defaults()
     document: dict[str, Any] = {}
     model = document_model()
     if config is not None:
         document = _read(config)
         # Strict, since TOML has types; only texts of the environment are converted.
         settings = _validated(model, document, strict=True, place=str(config))
-    variables = _variables(model) if environment else {}
-    if config is None or variables:
+    if variables:
         settings = _validated(model, _merged(document, variables), strict=False)
     retrieval: RetrievalSettings = settings.retrieval  # type: ignore[attr-defined]
     server = retrieval.server
@@ -149,19 +152,27 @@ def embedder_section(name: str, given: Mapping[str, object], place: str) -> Embe
     return _validated(EmbedderSettings, dict(given), strict=True, place=place, within=within)
 
 
-def _variables(model: type[Section]) -> dict[str, Any]:
+def _variables() -> dict[str, Any]:
     """Return the settings of the environment as nested mappings; sections and lists are JSON.
 
-    A key's own variable takes precedence over that of its section.
+    A key's own variable takes precedence over that of its section. Raises ConfigError for an almost
+    correct name, which would be ignored; other variables, such as an app's own, are accepted.
     """
     values: dict[str, Any] = {}
     for name in sorted(filter(os.environ.get, os.environ), key=lambda name: name.count(_DELIMITER)):
         root, *path = name.lower().split(_DELIMITER)
         if root != _ROOT:
+            if root.startswith(_LIKE_ROOT):
+                right = f"{_ROOT.upper()}{_DELIMITER}..."
+                raise ConfigError(
+                    f"environment: {name} is unknown; the variables are {right}, with two "
+                    "underscores between sections and keys",
+                    key=name, accepted=right,
+                )  # fmt: skip
             continue
         path.insert(0, root.removeprefix(_PREFIX))
         value: Any = os.environ[name]
-        if value.lstrip().startswith(("{", "[")) and _type_of(model, path) is not str:
+        if value.lstrip().startswith(("{", "[")) and _type_of(document_model(), path) is not str:
             with suppress(ValueError, RecursionError):  # the validation refuses the text
                 value = json.loads(value)
         for part in reversed(path):
@@ -180,23 +191,6 @@ def _type_of(model: type[BaseModel], path: Sequence[str]) -> Any:
         else:
             kind = fields[part].annotation if part in fields else None
     return kind
-
-
-def _check_environment() -> None:
-    """Raise ConfigError for a variable with an almost correct name, which would be ignored.
-
-    Other variables, such as an app's own, are accepted.
-    """
-    short = {f"{_PREFIX}{key}" for key in retrieval_model().model_fields}
-    for name in sorted(filter(os.environ.get, os.environ)):
-        root = name.lower().split(_DELIMITER)[0]
-        if root != _ROOT and (root.startswith(_LIKE_ROOT) or name.lower() in short):
-            right = f"{_ROOT.upper()}{_DELIMITER}..."
-            raise ConfigError(
-                f"environment: {name} is unknown; the variables are {right}, with two underscores "
-                "between sections and keys",
-                key=name, accepted=right,
-            )  # fmt: skip
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,34 +10,20 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._model.lazy_arrow import REINSTALL_ARROW
 from .memory import size_text
-from .plugin import backends
+from .plugin import Finding, backends
 
 if TYPE_CHECKING:
     from .place import Place
 
 # With less free space, a large write may fail, and optimize or a backup will fail.
 _LEAST_ROOM = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One fact. If it is not ``ok``, or could be better, ``cure`` says how to fix it.
-
-    A store or server that was not ``checked`` may have faults.
-    """
-
-    subject: str
-    value: str
-    ok: bool = True
-    cure: str | None = None
-    checked: bool = True
 
 
 def examine(place: Place | None = None) -> list[Finding]:

@@ -89,7 +89,7 @@ class Place:
         returns no backend, UnsupportedError if the backend has no ``read_only``.
         """
         plugin = self.plugin
-        settings = getattr(self.settings, plugin.name, None) or plugin.settings()
+        settings = getattr(self.settings, plugin.name, None) or plugin.settings.defaults()
         try:
             backend = plugin.create(self.address, settings)
         except ModuleNotFoundError as exc:
@@ -138,12 +138,11 @@ def find_place(
     """
     # Made absolute, so that a later change of the current folder does not matter.
     file = None if config is None else Path(local_path(text_of(config, "config")))
-    if target is None and file is None:
-        file = _usual_file()
-    settings = load_settings(file, environment=environment)
     if target is not None:
-        plugin, address = _located(target)
-        return Place(plugin, address, settings)
+        settings = load_settings(file, environment=environment)
+        return Place(*_located(target), settings)
+    file = file or _usual_file()
+    settings = load_settings(file, environment=environment)
     name = backend or settings.backend
     plugin, address = _configured(plugin_of(name), settings, file)
     return Place(plugin, address, settings, name, None if backend else file)
@@ -183,15 +182,11 @@ def _located(target: PathText) -> tuple[BackendPlugin, str]:
 
 
 def _configured(
-    plugin: BackendPlugin, settings: RetrievalSettings, file: Path | None
+    plugin: BackendPlugin, settings: RetrievalSettings, file: Path
 ) -> tuple[BackendPlugin, str]:
     """Return the backend and address of a section of the TOML file, which may name another
     backend's URL."""
-    given = plugin.address_by(settings, file)
-    if given is not None:
-        return plugin, given
-    text = plugin.address_in(settings)
-    base = None if file is None else file.parent
+    text = plugin.address_in(settings, file)
     meant = _plugin_of(text) or plugin
     key = plugin.address_key
     if key and meant.name not in {plugin.name, *plugin.delegates}:
@@ -200,7 +195,7 @@ def _configured(
             f"{file}: retrieval.{key} must be {accepted}, not {redacted(text)!r}",
             file=str(file), key=f"retrieval.{key}", accepted=accepted,
         )  # fmt: skip
-    return meant, meant.locate(text, base)
+    return meant, meant.locate(text, file.parent)
 
 
 def _plugin_of(text: str) -> BackendPlugin | None:

@@ -9,24 +9,42 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from ..errors import BackendNotInstalledError, ConfigError
-from .settings import AnySettings, BackendSettings
+from ..errors import AiovecError, BackendNotInstalledError, ConfigError
 
 if TYPE_CHECKING:
     from importlib import metadata
 
     from .contract import Backend
-    from .doctor import Finding
+    from .settings import BackendSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact of ``aiovec doctor``. If it is not ``ok``, or could be better, ``cure`` says how to
+    fix it.
+
+    A store or server that was not ``checked`` may have faults.
+    """
+
+    subject: str
+    value: str
+    ok: bool = True
+    cure: str | None = None
+    checked: bool = True
 
 
 class BackendPlugin(ABC):
-    """Describes a backend and creates it. Importing its module imports no driver."""
+    """Describes a backend and creates it.
+
+    Every process that opens a store imports its module, which should therefore import neither the
+    driver nor, if that is slow, the settings.
+    """
 
     name: str
     """The backend's name: in the TOML, as a URL scheme, and as the entry point's name."""
@@ -52,8 +70,15 @@ class BackendPlugin(ABC):
     memory: ClassVar[str] = ":memory:"
     """The prefix, in lower case, of the address of a store in memory."""
 
-    settings: ClassVar[type[BackendSettings]] = AnySettings
-    """The model of ``[retrieval.<name>]``. Without one, the section's keys are kept unchecked."""
+    @property
+    def settings(self) -> type[BackendSettings]:
+        """The model of ``[retrieval.<name>]``. Without one, the section's keys are kept unchecked.
+
+        An attribute of the class will do; a property may import the model when it is needed.
+        """
+        from .settings import AnySettings
+
+        return AnySettings
 
     @abstractmethod
     def create(self, address: str, settings: Any) -> Backend:
@@ -73,16 +98,11 @@ class BackendPlugin(ABC):
         """
         return target
 
-    def address_in(self, settings: Any) -> str:
-        """Return the address that ``[retrieval]`` sets; ``settings`` is that section."""
+    def address_in(self, settings: Any, file: Path) -> str:
+        """Return the target that a TOML ``file`` sets; ``settings`` is its ``[retrieval]``."""
         if self.address_key:
             return str(getattr(settings, self.address_key))
         return str(getattr(getattr(settings, self.name, None), "url", ""))
-
-    def address_by(self, settings: Any, file: Path | None) -> str | None:
-        """Return the address if it is set by other settings of the TOML file ``file`` than its
-        key."""
-        return None
 
     def exists(self, path: Path) -> bool:
         """Return whether a store may exist at a path, so that opening it creates nothing."""
@@ -104,25 +124,21 @@ class BackendPlugin(ABC):
         return []
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Unusable(BackendPlugin):
     """Stands for an installed backend that cannot be used; its methods raise the reason."""
 
-    name: str
-    install: str
-    error: ConfigError | BackendNotInstalledError = field(compare=False)
+    def __init__(self, name: str, install: str, error: AiovecError) -> None:
+        self.name, self.install = name, install
+        self._error = error
 
     def create(self, address: str, settings: Any) -> NoReturn:
-        raise self.error
+        raise self._error.with_traceback(None)  # of the last time that it was raised
 
     def locate(self, target: str, base: Path | None = None) -> NoReturn:
-        raise self.error
-
-    def address_by(self, settings: Any, file: Path | None) -> NoReturn:
-        raise self.error
+        raise self._error.with_traceback(None)
 
     def findings(self, address: str | None) -> NoReturn:
-        raise self.error
+        raise self._error.with_traceback(None)
 
 
 # Installed plugins
@@ -158,39 +174,41 @@ def unusable(name: str, reason: object) -> ConfigError:
     return ConfigError(f"the backend {name!r} ({value}) is unusable: {reason}")
 
 
-def backends() -> list[BackendPlugin]:
+def backends() -> tuple[BackendPlugin, ...]:
     """Return the plugins of the installed backends, first the one that takes paths, then by name.
 
     The plugin of a broken backend is among them, and raises its error when it is used.
     """
+    return _backends(tuple(sys.path))
+
+
+@lru_cache(maxsize=8)
+def _backends(_path: tuple[str, ...]) -> tuple[BackendPlugin, ...]:
     plugins = [_loaded(name, entry_point) for name, entry_point in installed(GROUP).items()]
-    return sorted(plugins, key=lambda plugin: not plugin.takes_paths)
+    return tuple(sorted(plugins, key=lambda plugin: not plugin.takes_paths))
 
 
 def _loaded(name: str, entry_point: metadata.EntryPoint) -> BackendPlugin:
-    install = name if entry_point.dist is None else entry_point.dist.name
-    error: ConfigError | BackendNotInstalledError
     try:
         if name in KEYS:
             raise ValueError(f"retrieval.{name} is a key of every TOML file")
-        made = entry_point.load()
-        if isinstance(made, type) and issubclass(made, BackendPlugin) and made.name == name:
-            return _plugin(made, install)
-        raise TypeError(f"it is not a subclass of BackendPlugin with the name {name!r}")
+        kind = entry_point.load()
+        if not (isinstance(kind, type) and issubclass(kind, BackendPlugin) and kind.name == name):
+            raise TypeError(f"it is not a subclass of BackendPlugin with the name {name!r}")
+        plugin: BackendPlugin = kind()
+        plugin.install = plugin.install or _distribution(entry_point)
+        return plugin
     except ModuleNotFoundError as exc:
-        error = BackendNotInstalledError(name, install)
+        error: AiovecError = BackendNotInstalledError(name, _distribution(entry_point))
         error.__cause__ = exc
     except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
         error = unusable(name, exc)
         error.__cause__ = exc
-    return _Unusable(name=name, install=install, error=error)
+    return _Unusable(name, _distribution(entry_point), error)
 
 
-@lru_cache(maxsize=64)
-def _plugin(kind: type[BackendPlugin], install: str) -> BackendPlugin:
-    plugin = kind()
-    plugin.install = plugin.install or install
-    return plugin
+def _distribution(entry_point: metadata.EntryPoint) -> str:
+    return entry_point.name if entry_point.dist is None else entry_point.dist.name
 
 
 def backend_names() -> list[str]:

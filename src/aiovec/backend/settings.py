@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
@@ -13,12 +13,23 @@ from .._model.redaction import shown_value
 
 class Section(BaseModel):
     """A section in which every key must be known. It may hold secrets, so its repr shows no
-    values."""
+    values.
+
+    Validators are built at the first validation: most processes validate no section, or only one.
+    """
 
     model_config = ConfigDict(
         frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        defer_build=True,
     )  # fmt: skip
+
+    @classmethod
+    def defaults(cls, **checked: Any) -> Self:
+        """Return the section with all defaults but for keys with ``checked`` values.
+
+        For these no validator needs to be built, which is slow and reads the disk.
+        """
+        return cls.model_construct(**checked)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -26,10 +37,7 @@ class Section(BaseModel):
 
 
 class BackendSettings(Section):
-    """The section ``[retrieval.<name>]`` of a backend; each key has a default.
-
-    The docstrings of a subclass and of its fields become the descriptions in the JSON schema.
-    """
+    """The section ``[retrieval.<name>]`` of a backend; each key has a default."""
 
 
 class AnySettings(BackendSettings):
