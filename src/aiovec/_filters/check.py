@@ -9,7 +9,8 @@ from datetime import datetime
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Literal, NoReturn
 
-from .._model.schema import Kind, Schema
+from .._model.kinds import KINDS, Kind
+from .._model.schema import Schema
 from ..errors import FilterError, did_you_mean, listed
 from . import patterns
 from . import text as words
@@ -40,17 +41,7 @@ from .tree import (
     negated,
 )
 
-_EXPECTED: dict[str, str] = {
-    "text": "text",
-    "int": "a number",
-    "float": "a number",
-    "bool": "TRUE or FALSE",
-    "datetime": "a time: TIMESTAMP '...Z' in text, a datetime with a time zone in Python",
-    "payload": "text, a number, TRUE or FALSE",
-}
 _NUMBERS = ("int", "float")
-# The kinds of literals that fit a field, if not only its own kind.
-_FITTING = {"int": _NUMBERS, "float": _NUMBERS, "payload": ("text", "bool", *_NUMBERS)}
 # Most characters of an ILIKE pattern, and most items of a list that is compared as a whole: on
 # LanceDB both become regular expressions, which must be compiled.
 _LONGEST_ILIKE = 1_000
@@ -224,10 +215,10 @@ class _Binder:
             value = _fitted(ref, kind, value)
             self._check_value(leaf, ref, kind, value, index)
             return value
-        item_kind = kind.removeprefix("list[").removesuffix("]")
-        if _kind_of(value) not in _FITTING.get(item_kind, (item_kind,)):
-            self._fail(leaf, f"{ref} holds lists of {item_kind}", _EXPECTED[item_kind], index)
-        item = _fitting(value, item_kind)
+        item_kind = KINDS[kind].single
+        if not _fits_kind(value, item_kind.name):
+            self._fail(leaf, f"{ref} holds lists of {item_kind.name}", item_kind.literal, index)
+        item = _fitting(value, item_kind.name)
         # A list on LanceDB holds no negative zero.
         return item + 0.0 if isinstance(item, float) else item
 
@@ -237,18 +228,19 @@ class _Binder:
         if kind.startswith("list["):
             fault = f"{ref} is a list, which can be compared with lists only"
             self._fail(leaf, fault, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
-        given = _kind_of(value)
-        if given not in _FITTING.get(kind, (kind,)):
+        if not _fits_kind(value, kind):
             places = getattr(leaf, "place", (None, ()))[1]
             if value is True and places and places[0] == places[-1]:  # as in "year AND live"
                 fault = f"{ref} is {kind}, and only a bool field is a condition by itself"
                 self._fail(leaf, fault, f"a comparison, such as {ref} IS NOT NULL")
-            what = "a payload key" if kind == "payload" else kind
+            what, expected = "a payload key", "text, a number, TRUE or FALSE"
+            if kind != "payload":
+                what, expected = kind, KINDS[kind].literal
             shown = words.shown(value.isoformat() if isinstance(value, datetime) else value)
             self._fail(
                 leaf,
                 f"{ref} is {what}, which cannot be compared with {shown}",
-                _EXPECTED[kind],
+                expected,
                 index,
             )
 
@@ -306,6 +298,14 @@ def _kind_of(value: Value) -> str:
     if isinstance(value, str):
         return "text"
     return "datetime" if isinstance(value, datetime) else type(value).__name__
+
+
+def _fits_kind(value: Value, kind: str) -> bool:
+    """Return whether a literal can be compared with values of a kind: numbers with all numbers."""
+    given = _kind_of(value)
+    if kind == "payload":
+        return given in ("text", "bool", *_NUMBERS)
+    return given == kind or (given in _NUMBERS and kind in _NUMBERS)
 
 
 def _no_list(ref: Ref) -> Expr:

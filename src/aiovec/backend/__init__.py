@@ -39,7 +39,6 @@ from .._model.arrays import Float64Array as Float64Array
 from .._model.arrays import Int64Array as Int64Array
 from .._model.arrays import UInt64Array as UInt64Array
 from .._model.arrow import from_matrix as from_matrix
-from .._model.arrow import is_list as is_list
 from .._model.arrow import one_array as one_array
 from .._model.arrow import payload_array as payload_array
 from .._model.arrow import payload_texts as payload_texts
@@ -51,6 +50,8 @@ from .._model.distance import distances as distances
 from .._model.distance import nearest_first as nearest_first
 from .._model.json_text import LossyJsonError as LossyJsonError
 from .._model.json_text import read_json as read_json
+from .._model.kinds import Kind as Kind
+from .._model.lazy_arrow import is_list as is_list
 from .._model.lazy_arrow import needs_arrow as needs_arrow
 from .._model.lazy_arrow import pa as pa
 from .._model.lazy_arrow import pc as pc
@@ -64,7 +65,6 @@ from .._model.schema import LANGUAGES as LANGUAGES
 from .._model.schema import MAX_DIM as MAX_DIM
 from .._model.schema import Field as Field
 from .._model.schema import FieldIndex as FieldIndex
-from .._model.schema import Kind as Kind
 from .._model.schema import Metric as Metric
 from .._model.schema import Schema as Schema
 from .._model.schema import check_field_name as check_field_name
