@@ -316,7 +316,7 @@ def _range(ref: Ref, prefix: str) -> _Part:
 
 
 def _like(expr: Like) -> _Part:
-    ref, pattern, ignore_case = expr.ref, expr.marked, expr.ignore_case
+    ref, pattern, ignore_case = expr.ref, expr.pattern, expr.ignore_case
     value = _value(ref)
     if not ignore_case and (literal := like.as_literal(pattern)) is not None:
         text, at_end = literal

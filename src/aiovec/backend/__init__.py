@@ -9,15 +9,11 @@ has names of the layers below: schemas, Arrow data, filters, snippets and redact
 from __future__ import annotations
 
 from .._filters import bind as bind
-from .._filters.negation import NEGATED_OPERATOR as NEGATED_OPERATOR
-from .._filters.negation import Word as Word
-from .._filters.negation import merged as merged
-from .._filters.negation import terms_of as terms_of
-from .._filters.negation import word_of as word_of
 from .._filters.patterns import ANY_CHARACTER as ANY_CHARACTER
 from .._filters.patterns import ANY_TEXT as ANY_TEXT
 from .._filters.patterns import fold_case as fold_case
 from .._filters.patterns import same_letter as same_letter
+from .._filters.tree import NEGATED_OPERATOR as NEGATED_OPERATOR
 from .._filters.tree import And as And
 from .._filters.tree import Compare as Compare
 from .._filters.tree import Const as Const
@@ -33,6 +29,10 @@ from .._filters.tree import Or as Or
 from .._filters.tree import Ref as Ref
 from .._filters.tree import StartsWith as StartsWith
 from .._filters.tree import Value as Value
+from .._filters.tree import Word as Word
+from .._filters.tree import merged as merged
+from .._filters.tree import terms_of as terms_of
+from .._filters.tree import word_of as word_of
 from .._model.arrays import BoolArray as BoolArray
 from .._model.arrays import Float32Array as Float32Array
 from .._model.arrays import Float64Array as Float64Array
