@@ -92,8 +92,8 @@ class LancedbSettings(BackendSettings):
 
     "here": each process that opens the store for writing, one process at a time for each table.
 
-    "elsewhere": not this process, but `aiovec upkeep`. optimize() and create_index() work in
-    every process."""
+    "elsewhere": not this process, but `aiovec optimize --every`. optimize() and create_index() work
+    in every process."""
 
     index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = "auto"
     """The vector index that is built in the background for each table of at least index_from rows.

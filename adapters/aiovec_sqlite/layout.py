@@ -157,16 +157,8 @@ _BETWEEN_LOOKS = 0.005
 # More changes than any store can have: a million a second for 146,000 years.
 _CHANGES = 2**62
 
-_SQL_TYPES = {
-    "text": "TEXT",
-    "int": "INTEGER",
-    "float": "REAL",
-    "bool": "INTEGER",
-    "datetime": "INTEGER",
-    "list[text]": "TEXT",
-    "list[int]": "TEXT",
-    "list[float]": "TEXT",
-}
+# Other fields are text; lists are JSON.
+_SQL_TYPES = {"int": "INTEGER", "float": "REAL", "bool": "INTEGER", "datetime": "INTEGER"}
 _VEC_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "l2"}
 
 # A partition has chunks of its own, so a small tenant would waste most of a large chunk.
@@ -291,7 +283,7 @@ class TableLayout:
 
 def column_definition(name: str, field: Field) -> str:
     null = "" if field.nullable else " NOT NULL"
-    return f"{quoted(name)} {_SQL_TYPES[field.kind]}{null}"
+    return f"{quoted(name)} {_SQL_TYPES.get(field.kind, 'TEXT')}{null}"
 
 
 def partition_value(value: object) -> str:

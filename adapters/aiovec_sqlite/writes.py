@@ -386,7 +386,7 @@ def update(
         check_places(tx.db, table)
     first = tx.take(len(rowids))
     sets = [f"{quoted(name)} = ?" for name in values]
-    bound = [to_sql(value, table.schema.fields[name].kind) for name, value in values.items()]
+    bound = list(map(to_sql, values.values()))
     if payload:
         sets.append("payload = ?")
     sql = f"UPDATE {table.rows} SET {', '.join([*sets, '_seq = ?'])} WHERE _rowid = ?"

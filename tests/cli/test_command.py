@@ -16,7 +16,7 @@ from .conftest import Run
 
 COMMANDS = (
     "demo doctor info tables search rows get count distinct delete create drop text-index import "
-    "export index optimize upkeep backup restore advise mcp migrate serve"
+    "export index optimize backup restore advise mcp migrate serve"
 ).split()
 
 

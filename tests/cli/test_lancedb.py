@@ -132,19 +132,19 @@ def test_indexes(run: Run, folder: Path) -> None:
 
 
 def test_upkeep_as_a_process_of_its_own(run: Run, lance: Path, folder: Path) -> None:
-    """Once, or in rounds, in which a table that fails ends nothing."""
+    """``optimize``, once or in rounds, in which a table that fails ends nothing."""
     target = f"lancedb://{lance}"
     with sync.connect(target) as store:
         for n in range(8):
             store.insert("notes", [{**ROWS[0], "id": f"n{n}"}])
-    once = run("upkeep", "notes", "-s", target)
+    once = run("optimize", "notes", "-s", target)
     assert (once.code, once.out.startswith("optimized notes in ")) == (0, True)
     with sync.connect(target) as store:
         assert store.stats("notes").details["fragments"] == 1
-    assert run("upkeep", "absent", "-s", target).code == 1
-    assert "must be a time such as 10m" in run("upkeep", "-s", target, "--every", "soon").err
+    assert run("optimize", "absent", "-s", target).code == 1
+    assert "must be a time such as 10m" in run("optimize", "-s", target, "--every", "soon").err
     rounds = subprocess.Popen(
-        [*COMMAND, "upkeep", "absent", "notes", "-s", target, "--every", "0.1s"],
+        [*COMMAND, "optimize", "absent", "notes", "-s", target, "--every", "0.1s"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert rounds.stdout is not None

@@ -74,7 +74,7 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
         yield partial(store.find, "docs", text), where, says
     qdrant: Any = {"must": [{"key": "year", "match": {"value": 2000}}]}
     yield lambda: store.find("docs", qdrant), where, "has the filter syntax of Qdrant; write text"
-    plain = "filter syntax of MongoDB; write it as text: year >= 1$"
+    plain = 'filter syntax of MongoDB; write text such as "year >= 2020'
     yield lambda: store.find("docs", {"year": {"gte": 1}}), where, plain
     in_text = r"for text F\.title\.contains_text"
     yield lambda: store.find("docs", F.title.contains("wool")), where, in_text

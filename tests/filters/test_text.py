@@ -224,19 +224,18 @@ async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
 @pytest.mark.parametrize(
     ("where", "cure"),
     [
-        ({"n": {"$gte": 500}}, "write it as text: payload.n >= 500"),
-        ({"year": {"$gt": 1, "$lt": 5}}, "write it as text: year > 1 AND year < 5"),
-        ({"lang": {"$in": ["a", "b"]}}, r"text: lang IN \('a', 'b'\)"),
-        ({"payload.n": {"$ne": "x"}}, "text: payload.n != 'x'"),
+        (
+            {"n": {"$gte": 500}},
+            "'\\$gte': 500}} has the filter syntax of MongoDB; write",
+        ),
         (
             {"$or": [{"n": 1}, {"n": 2}]},
-            "'\\$or' has the filter syntax of MongoDB; write text such",
+            "'\\$or' has the filter syntax of MongoDB; write text",
         ),
-        ({"n": {"$near": 1}}, "write text such as"),
         ({"n": {}}, "write text such as"),
     ],
 )
-def test_a_filter_as_mongodb_writes_it_gets_the_text_to_write(where: Any, cure: str) -> None:
+def test_a_filter_as_mongodb_writes_it_is_told_how_to_write_one(where: Any, cure: str) -> None:
     with pytest.raises(FilterError, match=cure):
         bind(where, SCHEMA)
     with pytest.raises(FilterError, match=cure):

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from aiovec.backend import (
+    ANY_CHARACTER,
+    ANY_TEXT,
     And,
     Compare,
     Const,
@@ -63,9 +65,9 @@ def truth(expr: Expr, values: Values) -> bool | None:
         case In(ref, literals):
             found = values(ref)
             return _not(_all(_not(_equal(found, literal)) for literal in literals))
-        case Like(ref, pattern, escape, ignore_case):
+        case Like(ref, pattern, ignore_case):
             found = values(ref)
-            return _like(found, pattern, escape, ignore_case) if isinstance(found, str) else None
+            return _like(found, pattern, ignore_case) if isinstance(found, str) else None
         case StartsWith(ref, prefix):
             found = values(ref)
             return found.startswith(prefix) if isinstance(found, str) else None
@@ -165,21 +167,10 @@ def _equal(value: object, literal: object) -> bool | None:
     return value == literal if _comparable(value, literal) else None
 
 
-_ANY_TEXT, _ANY_CHARACTER = "any text", "any character"
-
-
-def _like(text: str, pattern: str, escape: str | None, ignore_case: bool) -> bool:
+def _like(text: str, pattern: str, ignore_case: bool) -> bool:
     if ignore_case:
         text, pattern = fold_case(text), fold_case(pattern)
-        escape = escape and fold_case(escape)
-    parts: list[str] = []
-    characters = iter(pattern)
-    for character in characters:
-        if character == escape:
-            parts.append(next(characters))
-        else:
-            parts.append({"%": _ANY_TEXT, "_": _ANY_CHARACTER}.get(character, character))
-    return _matches(text, parts)
+    return _matches(text, pattern)
 
 
 def _matches(text: str, parts: Sequence[str]) -> bool:
@@ -187,14 +178,14 @@ def _matches(text: str, parts: Sequence[str]) -> bool:
     at = place = 0
     last, resume = -1, 0
     while at < len(text):
-        if place < len(parts) and parts[place] == _ANY_TEXT:
+        if place < len(parts) and parts[place] == ANY_TEXT:
             last, resume = place, at
             place += 1
-        elif place < len(parts) and parts[place] in (text[at], _ANY_CHARACTER):
+        elif place < len(parts) and parts[place] in (text[at], ANY_CHARACTER):
             at, place = at + 1, place + 1
         elif last >= 0:
             resume += 1
             at, place = resume, last + 1
         else:
             return False
-    return all(part == _ANY_TEXT for part in parts[place:])
+    return all(part == ANY_TEXT for part in parts[place:])

@@ -141,7 +141,7 @@ def _on_column(expr: Expr, column: str, negate: bool) -> str:
         case IsNull():
             return f"{column} IS {no}NULL"
         case Like():
-            return like(column, expr.marked, ignore_case=expr.ignore_case, negate=negate)
+            return like(column, expr.pattern, ignore_case=expr.ignore_case, negate=negate)
         case StartsWith(_, prefix):
             return f"{no}starts_with({column}, {text(prefix)})"
         case Contains(_, value):
@@ -168,7 +168,7 @@ def _on_payload(expr: Expr, ref: Ref, negate: bool) -> str:
         case IsNull():
             return value.is_null(negate=negate)
         case Like():
-            return value.like(expr.marked, ignore_case=expr.ignore_case, negate=negate)
+            return value.like(expr.pattern, ignore_case=expr.ignore_case, negate=negate)
         case StartsWith(_, prefix):
             return value.starts_with(prefix, negate=negate)
         case Contains(_, item):

@@ -16,6 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -47,7 +48,7 @@ from aiovec.backend import (
 from aiovec.backend.contract import Order
 from aiovec.errors import FilterError
 
-from . import like, lists
+from . import like
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,13 @@ class Location:
         return " AND ".join(f"k{i}.key = {mark}" for i in range(1, len(self.path) + 1))
 
 
-__all__ = ["counted_items", "fixed_values", "order_to_sql", "register", "to_sql"]
+__all__ = ["counted_items", "fixed_values", "order_to_sql", "register", "stored", "to_sql"]
 
 # SQLite's default limit of 32,766, with room for the statement around the filter.
 MAX_PARAMETERS = 32_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EQUALS_LIST = "aiovec_equals_list"
 
 # A parameter outside of a list, until to_sql decides on its form. SQLite moves the constants of a
 # statement out of its loop and compares each with all earlier ones: 20,000 parameters take five
@@ -111,7 +113,7 @@ _NOWHERE: Elsewhere = MappingProxyType({})
 def register(connection: Any) -> None:
     """Give ``connection``, a DB-API connection to SQLite, the functions that conditions call."""
     like.register(connection)
-    lists.register(connection)
+    connection.create_function(_EQUALS_LIST, 2, _lists_are_equal, deterministic=True)
 
 
 def to_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, list[Any]]:
@@ -266,12 +268,12 @@ def _leaf(expr: Expr, elsewhere: Elsewhere, negate: bool) -> _Part:
 
 
 def _compare(ref: Ref, op: str, value: Value) -> _Part:
-    return _guarded(ref, [(_is_like(value), _Part(f"{_value(ref)} {op} {_ONE}", [_bound(value)]))])
+    return _guarded(ref, [(_is_like(value), _Part(f"{_value(ref)} {op} {_ONE}", [stored(value)]))])
 
 
 def _in(ref: Ref, word: str, values: tuple[Value, ...]) -> _Part:
     # Their literals have one type on payload keys too: see ``bind``.
-    group = [_bound(value) for value in values]
+    group = [stored(value) for value in values]
     return _guarded(ref, [(_is_like(values[0]), _one_of(_value(ref), word, group))])
 
 
@@ -314,7 +316,7 @@ def _range(ref: Ref, prefix: str) -> _Part:
 
 
 def _like(expr: Like) -> _Part:
-    ref, pattern, ignore_case = expr.ref, expr.marked, expr.ignore_case
+    ref, pattern, ignore_case = expr.ref, expr.pattern, expr.ignore_case
     value = _value(ref)
     if not ignore_case and (literal := like.as_literal(pattern)) is not None:
         text, at_end = literal
@@ -342,13 +344,13 @@ def _like(expr: Like) -> _Part:
 def _contains(ref: Ref, value: Value, word: str) -> _Part:
     if ref.path:
         items = f"json_each({_value(ref)}) AS item WHERE item.type {_is_like(value)} AND"
-        body = _Part(f"{word} (SELECT 1 FROM {items} item.value = {_ONE})", [_bound(value)])
+        body = _Part(f"{word} (SELECT 1 FROM {items} item.value = {_ONE})", [stored(value)])
         return _guarded(ref, [("= 'array'", body)])
     column = _value(ref)
     return _Part(
         f"CASE WHEN {column} IS NOT NULL THEN {word} "
         f"(SELECT 1 FROM json_each({column}) AS item WHERE item.value = {_ONE}) END",
-        [_bound(value)],
+        [stored(value)],
     )
 
 
@@ -357,8 +359,8 @@ def _equals_list(ref: Ref, values: tuple[Value, ...], negate: bool) -> _Part:
     if not values:
         body = _Part(f"json_array_length({value}) {'>' if negate else '='} 0")
     else:
-        equal = lists.call(value, _ONE, len(values))
-        body = _Part(f"NOT ({equal})" if negate else f"({equal})", [lists.argument(values)])
+        equal = f"json_array_length({value}) = {len(values)} AND {_EQUALS_LIST}({value}, {_ONE})"
+        body = _Part(f"NOT ({equal})" if negate else f"({equal})", [json.dumps(values)])
     return _guarded(ref, [("= 'array'", body)])
 
 
@@ -388,10 +390,33 @@ def _is_like(value: Value) -> str:
     return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"
 
 
-def _bound(value: Value) -> Any:
-    """Return ``value`` as stored in rows."""
+def stored(value: Value) -> Any:
+    """Return a value that is no list as rows store it."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):
         return (value - _EPOCH) // timedelta(microseconds=1)
     return value
+
+
+def _lists_are_equal(stored: str | None, wanted: str) -> bool | None:
+    """Return whether JSON arrays are equal.
+
+    JSON has many texts for one number and for one character, and a payload's list may have values
+    of several types.
+    """
+    if stored is None:
+        return None
+    items = json.loads(stored)
+    parsed = _parsed(wanted)
+    # A boolean equals a number in Python, but not in a filter.
+    return items == parsed and all(
+        isinstance(item, bool) is isinstance(other, bool)
+        for item, other in zip(items, parsed, strict=True)
+    )
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> list[Any]:
+    parsed: list[Any] = json.loads(text)
+    return parsed

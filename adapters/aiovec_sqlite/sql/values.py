@@ -11,9 +11,9 @@ from aiovec.backend import Field, Kind, Value, pa, payload_array, payload_texts
 from aiovec.backend.rows import NewRows
 
 from ..errors import decodes
+from .filters import stored
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 _AS_THEY_ARE = frozenset(("text", "int", "float"))
 
@@ -29,15 +29,9 @@ def list_text(items: Sequence[Value]) -> str:
     return text
 
 
-def to_sql(value: Any, kind: Kind) -> Any:
-    """Return one Python value as its column stores it."""
-    if value is None or kind in _AS_THEY_ARE:
-        return value
-    if kind == "bool":
-        return int(value)
-    if kind == "datetime":
-        return (value - _EPOCH) // _MICROSECOND
-    return list_text(value)
+def to_sql(value: Any) -> Any:
+    """Return one Python value as rows store it."""
+    return list_text(value) if isinstance(value, list) else stored(value)
 
 
 def row_columns(rows: NewRows) -> list[Sequence[Any]]:
@@ -55,7 +49,7 @@ def row_columns(rows: NewRows) -> list[Sequence[Any]]:
 
 
 def _values_to_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
-    return values if kind in _AS_THEY_ARE else [to_sql(value, kind) for value in values]
+    return values if kind in _AS_THEY_ARE else list(map(to_sql, values))
 
 
 def _column_to_sql(column: pa.Array | pa.ChunkedArray, kind: Kind) -> list[Any]:

@@ -123,6 +123,6 @@ def _start(
 for _command in (
     demo.demo, doctor.doctor, facts.info, facts.tables, search.search, search.rows, search.get,
     search.count, search.distinct, tables.delete, tables.create, tables.drop, tables.text_index,
-    upkeep.index, upkeep.optimize, upkeep.upkeep, upkeep.backup, upkeep.restore, advise.advise,
+    upkeep.index, upkeep.optimize, upkeep.backup, upkeep.restore, advise.advise,
 ):  # fmt: skip
     app.command()(_command)

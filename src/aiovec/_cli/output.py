@@ -121,6 +121,7 @@ def _print_json(value: Any, *, stderr: bool = False) -> None:
     text = jsonlib.dumps(value, ensure_ascii=not unicode_out, indent=2, default=_as_json)
     # JSON escapes C0. DEL and C1 drive a terminal too, and only strings can hold them.
     stream.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+    stream.flush()
 
 
 def _print_rows(listing: Listing) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from .._model.schema import Embed, Field, Kind, Metric, Schema
+from .._model.kinds import Kind
+from .._model.schema import Embed, Field, Metric, Schema
 from ..errors import did_you_mean, shown
 from .output import counted, emit, working
 from .run import failing_clearly

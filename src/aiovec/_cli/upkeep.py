@@ -1,4 +1,4 @@
-"""``aiovec`` ``optimize``, ``upkeep``, ``index``, ``backup`` and ``restore``."""
+"""``aiovec`` ``optimize``, ``index``, ``backup`` and ``restore``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._internals import StoreInternals
 from .._store.connect import restore_place
 from ..errors import AiovecError, UnsupportedError
 from .facts import index_line
-from .output import emit, say, say_error, working
+from .output import emit, say_error, working
 from .run import failing_clearly
 from .stores import (
     Address,
@@ -45,22 +45,50 @@ def optimize(
         list[str] | None, typer.Argument(metavar="TABLE", help="Only these tables. Default: all.")
     ] = None,
     store: Store = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help='Do it again after each such time, such as "10m" or "1h", until interrupted. '
+            "Default: once.",
+        ),
+    ] = None,
     engine: EngineName = None,
     address: Address = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Compact tables and bring their indexes up to date."""
+    """Compact tables and bring their indexes up to date.
 
-    async def work(vectors: VectorStore, workers: Engine | None) -> list[dict[str, Any]]:
-        async def of(name: str) -> dict[str, Any]:
-            return await _optimized(vectors, name, workers)
+    With --every, one process looks after a store whose other processes have upkeep = "elsewhere": a
+    table that fails is reported and tried again in the next round.
+    """
+    pause = 0.0
+    if every is not None:
+        from .._store.rank import seconds_of  # slow
 
-        return await of_each_table(vectors, tables, of, "optimizing")
+        if not (pause := seconds_of(every)):
+            raise typer.BadParameter(f"--every must be a time such as 10m or 1h, not {every!r:.60}")
+
+    async def work(vectors: VectorStore, workers: Engine | None) -> None:
+        async def of(name: str) -> dict[str, Any] | None:
+            try:
+                return await _optimized(vectors, name, workers)
+            except AiovecError as exc:
+                if not pause:
+                    raise
+                say_error(exc)
+                return None
+
+        while True:
+            done = list(filter(None, await of_each_table(vectors, tables, of, "optimizing")))
+            emit({"tables": done}, list(map(_optimized_line, done)), json)
+            if not pause:
+                return
+            await asyncio.sleep(pause)
 
     with engine_of(engine, address) as workers:
-        done = in_store(store, config, lambda vectors: work(vectors, workers))
-    emit({"tables": done}, list(map(_optimized_line, done)), json)
+        in_store(store, config, lambda vectors: work(vectors, workers))
 
 
 async def _optimized(vectors: VectorStore, name: str, workers: Engine | None) -> dict[str, Any]:
@@ -81,52 +109,6 @@ def _optimized_line(table: dict[str, Any]) -> str:
         f"optimized {table['name']} in {table['seconds']:.2f} s: "
         f"{table['bytes_before']:,} bytes before, {table['bytes']:,} now"
     )
-
-
-@failing_clearly
-def upkeep(
-    tables: Annotated[
-        list[str] | None, typer.Argument(metavar="TABLE", help="Only these tables. Default: all.")
-    ] = None,
-    store: Store = None,
-    every: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help='Do it again after each such time, such as "10m" or "1h", until interrupted. '
-            "Default: once.",
-        ),
-    ] = None,
-    engine: EngineName = None,
-    address: Address = None,
-    config: Config = None,
-) -> None:
-    """Look after the tables of a store whose other processes have upkeep = "elsewhere".
-
-    Optimizes one table after another, as `aiovec optimize` does. With --every, a table that fails
-    is reported and tried again in the next round.
-    """
-    from .._store.rank import seconds_of
-
-    pause = 0.0 if every is None else seconds_of(every)
-    if every is not None and not pause:
-        raise typer.BadParameter(f"--every must be a time such as 10m or 1h, not {every!r:.60}")
-
-    async def tend(vectors: VectorStore, workers: Engine | None) -> None:
-        while True:
-            for name in tables or await vectors.tables():
-                try:
-                    say(_optimized_line(await _optimized(vectors, name, workers)))
-                except AiovecError as exc:
-                    if not pause:
-                        raise
-                    say_error(exc)
-            if not pause:
-                return
-            await asyncio.sleep(pause)
-
-    with engine_of(engine, address) as workers:
-        in_store(store, config, lambda vectors: tend(vectors, workers))
 
 
 @failing_clearly

@@ -24,10 +24,9 @@ from .._model.schema import Schema
 from ..backend.embedders import EmbedderSettings
 from ..backend.threads import hop, in_daemon_thread, in_thread
 from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
-from .callables import is_async, takes_kind
 from .failures import Failure, failure_of
 from .local import LocalModel
-from .protocol import Embedder, Purpose
+from .protocol import Embedder, Purpose, is_async, takes_kind
 
 # Seconds that a request waits for more texts while another one runs. Services take 20 ms or more
 # for a request, and 64 concurrent inserts make a few requests instead of 64.

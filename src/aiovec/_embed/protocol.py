@@ -1,9 +1,11 @@
-"""The protocol of an embedder, as an app writes it."""
+"""The protocol of an embedder, as an app writes it, and questions about one."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING, Literal, Protocol
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from .._input.types import Vectors
@@ -39,3 +41,20 @@ class Embedder(Protocol):
 EmbedderOption = Embedder | Mapping[str, object] | str
 """An embedder, the keys of one as in ``[retrieval.embedders.<name>]``, or a kind that needs no
 others, such as "demo"."""
+
+
+def is_async(embedder: object) -> bool:
+    """Return whether calling it returns a coroutine."""
+    while isinstance(embedder, partial):
+        embedder = embedder.func
+    call = getattr(embedder, "__call__", embedder)  # noqa: B004 - an async __call__ counts too
+    return inspect.iscoroutinefunction(embedder) or inspect.iscoroutinefunction(call)
+
+
+def takes_kind(embedder: Callable[..., Any]) -> bool:
+    """Return whether it has a parameter ``kind``."""
+    try:
+        inspect.signature(embedder).bind([], kind="document")
+    except (TypeError, ValueError):  # ValueError if it cannot be inspected
+        return False
+    return True

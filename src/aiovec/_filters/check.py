@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from datetime import datetime
-from operator import eq, ge, gt, le, lt, ne
 from typing import Any, Literal, NoReturn
 
-from .._model.schema import Kind, Schema
+from .._model.kinds import KINDS, Kind
+from .._model.schema import Schema
 from ..errors import FilterError, did_you_mean, listed
 from . import patterns
 from . import text as words
-from .operators import F, FieldRef
+from .operators import F
 from .parser import where as parsed
 from .tree import (
     MAX_NAMES,
@@ -40,17 +39,7 @@ from .tree import (
     negated,
 )
 
-_EXPECTED: dict[str, str] = {
-    "text": "text",
-    "int": "a number",
-    "float": "a number",
-    "bool": "TRUE or FALSE",
-    "datetime": "a time: TIMESTAMP '...Z' in text, a datetime with a time zone in Python",
-    "payload": "text, a number, TRUE or FALSE",
-}
 _NUMBERS = ("int", "float")
-# The kinds of literals that fit a field, if not only its own kind.
-_FITTING = {"int": _NUMBERS, "float": _NUMBERS, "payload": ("text", "bool", *_NUMBERS)}
 # Most characters of an ILIKE pattern, and most items of a list that is compared as a whole: on
 # LanceDB both become regular expressions, which must be compiled.
 _LONGEST_ILIKE = 1_000
@@ -70,7 +59,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
     if where is None:
         return None
     if isinstance(where, Mapping):
-        where = [_equal(name, value, schema) for name, value in where.items()]
+        where = [_equal(name, value) for name, value in where.items()]
     if isinstance(where, (list, tuple)):
         bound = [_bound_item(condition, schema) for condition in where]
         terms = [term for term in bound if term is not None]
@@ -88,33 +77,18 @@ def _bound_item(where: object, schema: Schema) -> Expr | None:
     return bind(where, schema)
 
 
-def _equal(name: str, value: Any, schema: Schema) -> Expr:
+def _equal(name: str, value: Any) -> Expr:
     """Return the condition of one entry of a mapping."""
     field = F[name]
     several = value if isinstance(value, (list, tuple)) else [value]
     if name.startswith("$") or any(isinstance(each, Mapping) for each in several):
-        raise _other_syntax(name, value, schema)
+        given = words.shown(name if name.startswith("$") else {name: value})
+        store = "Qdrant" if name in ("must", "should", "must_not", "filter") else "MongoDB"
+        raise FilterError(
+            f'{given} has the filter syntax of {store}; write text such as "year >= 2020 AND '
+            "lang = 'en'\", or an expression of F"
+        )
     return field.in_(value) if isinstance(value, (list, tuple, set, frozenset)) else field == value
-
-
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "eq": eq, "ne": ne, "gt": gt, "gte": ge, "lt": lt, "lte": le, "in": FieldRef.in_,
-}  # fmt: skip
-
-
-def _other_syntax(name: str, value: Any, schema: Schema) -> FilterError:
-    """Return the error for an entry in the syntax of another store, with the text to write
-    instead."""
-    known = name.split(".")[0] in ("id", "payload", *schema.fields)
-    field = F[name if known or not schema.payload else f"payload.{name}"]
-    cure = "text such as \"year >= 2020 AND lang = 'en'\", or an expression of F"
-    with suppress(FilterError, TypeError, AttributeError, KeyError):
-        operands = [(sign.removeprefix("$"), operand) for sign, operand in value.items()]
-        if conditions := [_OPERATORS[sign](field, operand) for sign, operand in operands]:
-            cure = f"it as text: {all_of(conditions)}"
-    given = words.shown(name if name.startswith("$") else {name: value})
-    store = "Qdrant" if name in ("must", "should", "must_not", "filter") else "MongoDB"
-    return FilterError(f"{given} has the filter syntax of {store}; write {cure}")
 
 
 class _Binder:
@@ -189,7 +163,7 @@ class _Binder:
         if leaf.ignore_case and len(leaf.pattern) > _LONGEST_ILIKE:
             fault = f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long"
             self._fail(leaf, fault, f"at most {_LONGEST_ILIKE:,} characters", 0)
-        return _simplest_like(ref, leaf.marked, ignore_case=leaf.ignore_case)
+        return _simplest_like(ref, leaf.pattern, ignore_case=leaf.ignore_case)
 
     def _contains(self, leaf: Expr, ref: Ref, value: Value) -> Expr:
         kind = self._list_kind(leaf, ref, "CONTAINS")
@@ -224,10 +198,10 @@ class _Binder:
             value = _fitted(ref, kind, value)
             self._check_value(leaf, ref, kind, value, index)
             return value
-        item_kind = kind.removeprefix("list[").removesuffix("]")
-        if _kind_of(value) not in _FITTING.get(item_kind, (item_kind,)):
-            self._fail(leaf, f"{ref} holds lists of {item_kind}", _EXPECTED[item_kind], index)
-        item = _fitting(value, item_kind)
+        item_kind = KINDS[kind].single
+        if not _fits_kind(value, item_kind.name):
+            self._fail(leaf, f"{ref} holds lists of {item_kind.name}", item_kind.literal, index)
+        item = _fitting(value, item_kind.name)
         # A list on LanceDB holds no negative zero.
         return item + 0.0 if isinstance(item, float) else item
 
@@ -237,18 +211,19 @@ class _Binder:
         if kind.startswith("list["):
             fault = f"{ref} is a list, which can be compared with lists only"
             self._fail(leaf, fault, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
-        given = _kind_of(value)
-        if given not in _FITTING.get(kind, (kind,)):
+        if not _fits_kind(value, kind):
             places = getattr(leaf, "place", (None, ()))[1]
             if value is True and places and places[0] == places[-1]:  # as in "year AND live"
                 fault = f"{ref} is {kind}, and only a bool field is a condition by itself"
                 self._fail(leaf, fault, f"a comparison, such as {ref} IS NOT NULL")
-            what = "a payload key" if kind == "payload" else kind
+            what, expected = "a payload key", "text, a number, TRUE or FALSE"
+            if kind != "payload":
+                what, expected = kind, KINDS[kind].literal
             shown = words.shown(value.isoformat() if isinstance(value, datetime) else value)
             self._fail(
                 leaf,
                 f"{ref} is {what}, which cannot be compared with {shown}",
-                _EXPECTED[kind],
+                expected,
                 index,
             )
 
@@ -306,6 +281,14 @@ def _kind_of(value: Value) -> str:
     if isinstance(value, str):
         return "text"
     return "datetime" if isinstance(value, datetime) else type(value).__name__
+
+
+def _fits_kind(value: Value, kind: str) -> bool:
+    """Return whether a literal can be compared with values of a kind: numbers with all numbers."""
+    given = _kind_of(value)
+    if kind == "payload":
+        return given in ("text", "bool", *_NUMBERS)
+    return given == kind or (given in _NUMBERS and kind in _NUMBERS)
 
 
 def _no_list(ref: Ref) -> Expr:
@@ -367,9 +350,9 @@ def _one_of(ref: Ref, values: list[Value]) -> Expr:
 
 
 def _simplest_like(ref: Ref, pattern: str, *, ignore_case: bool) -> Expr:
-    """Return LIKE with a marked pattern."""
+    """Return LIKE with a pattern, or a condition that means the same and is faster."""
     ignore_case = ignore_case and any(len(patterns.same_letter(c)) > 1 for c in pattern)
     body = pattern.rstrip(patterns.ANY_TEXT)
     if ignore_case or patterns.ANY_TEXT in body or patterns.ANY_CHARACTER in body:
-        return Like(ref, *patterns.written(pattern), ignore_case)
+        return Like(ref, pattern, ignore_case)
     return Compare(ref, "=", body) if body == pattern else StartsWith(ref, body)

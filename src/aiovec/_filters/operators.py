@@ -141,10 +141,8 @@ class FieldRef(Combinable):
         return Contains(self._ref, text.checked_value(value))
 
     def _like(self, pattern: str, escape: str | None, *, ignore_case: bool) -> Expr:
-        checked = text.checked_text(pattern)
-        if escape is not None:
-            patterns.marked(checked, patterns.checked_escape(escape))
-        return Like(self._ref, checked, escape, ignore_case)
+        sign = None if escape is None else patterns.checked_escape(escape)
+        return Like(self._ref, patterns.marked(text.checked_text(pattern), sign), ignore_case)
 
     def _equals_list(self, values: Sequence[object]) -> Expr:
         checked = text.checked_values(values) if values else ()

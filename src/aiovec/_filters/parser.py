@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from operator import attrgetter
+from functools import partial
 from typing import NoReturn, TypeVar
 
 from ..errors import FilterError
@@ -296,10 +296,9 @@ class _Parser:
             escape = self._text()
             expected = "one character in single quotes, such as '\\\\'"
             self._made(patterns.checked_escape, escape, escape_at, expected)
-        like = Like(ref, pattern, escape, ignore_case)
         whole = "a pattern with a character after each escape"
-        self._made(attrgetter("marked"), like, value_at, whole)
-        return self._placed(like, at, value_at)
+        marked = self._made(partial(patterns.marked, escape=escape), pattern, value_at, whole)
+        return self._placed(Like(ref, marked, ignore_case), at, value_at)
 
     def _startswith_call(self) -> Expr:
         self._advance()

@@ -19,9 +19,6 @@ from . import text as words
 ANY_TEXT, ANY_CHARACTER = "\ud825", "\ud85f"
 """The wildcards of a marked pattern; every other character in it is literal."""
 
-ESCAPE = "\\"
-"""The escape of patterns that ``written`` returns."""
-
 _MARKS = {ord("%"): ANY_TEXT, ord("_"): ANY_CHARACTER}
 _SPECIAL = re.compile(r"[%_\\]")
 
@@ -56,12 +53,12 @@ def marked(pattern: str, escape: str | None = None) -> str:
     return "".join(parts)
 
 
-def written(pattern: str) -> tuple[str, str | None]:
-    """Return a marked pattern as users write it, and its escape; the inverse of ``marked``."""
-    escape = ESCAPE if "%" in pattern or "_" in pattern else None
-    if escape is not None:
-        pattern = _SPECIAL.sub(r"\\\g<0>", pattern)
-    return pattern.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_"), escape
+def written(pattern: str) -> str:
+    """Return a marked pattern as filter text, with an escape if it needs one."""
+    escape = ""
+    if "%" in pattern or "_" in pattern:
+        pattern, escape = _SPECIAL.sub(r"\\\g<0>", pattern), r" ESCAPE '\'"
+    return words.literal(pattern.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_")) + escape
 
 
 def fold_case(text: str) -> str:

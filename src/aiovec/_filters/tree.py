@@ -8,10 +8,11 @@ that parses to an equal tree.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, cast
 
 from ..errors import FilterError
 from . import patterns, text
@@ -187,25 +188,18 @@ class IsNull(Expr):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Like(Expr):
-    """``%`` matches any text, ``_`` one character, unless ``escape`` precedes them.
+    """LIKE with a pattern whose wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 
-    ``ignore_case`` is ILIKE. A backend reads ``marked``, in which no character is special.
+    No other character in it is special. ``ignore_case`` is ILIKE.
     """
 
     ref: Ref
     pattern: str
-    escape: str | None = None
     ignore_case: bool = False
-
-    @property
-    def marked(self) -> str:
-        """The pattern with ``ANY_TEXT`` and ``ANY_CHARACTER`` as its wildcards."""
-        return patterns.marked(self.pattern, self.escape)
 
     def _text(self, no: str) -> str:
         word = "ILIKE" if self.ignore_case else "LIKE"
-        escape = "" if self.escape is None else f" ESCAPE {text.literal(self.escape)}"
-        return f"{self.ref} {no}{word} {text.literal(self.pattern)}{escape}"
+        return f"{self.ref} {no}{word} {patterns.written(self.pattern)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -329,8 +323,7 @@ def negated(expr: Expr) -> Expr:
 
 def contains_text(ref: Ref, part: str) -> Expr:
     """Return ``ref`` LIKE any text that contains ``part``."""
-    any_text = patterns.ANY_TEXT
-    return Like(ref, *patterns.written(f"{any_text}{part}{any_text}"))
+    return Like(ref, f"{patterns.ANY_TEXT}{part}{patterns.ANY_TEXT}")
 
 
 def is_true(expr: Expr) -> Expr:
@@ -373,3 +366,59 @@ def _checked_depth(depth: int) -> int:
             f"the filter nests AND, OR, NOT and IS TRUE more than {MAX_DEPTH} levels deep"
         )
     return depth
+
+
+# The terms of AND and OR, with NOT moved down to the conditions, for compilers of filters.
+# ``NOT (a AND b)`` is ``NOT a OR NOT b``, also if one of them is null, so each term comes with a
+# flag that says if it is negated.
+
+Word = Literal["AND", "OR"]
+
+NEGATED_OPERATOR: Mapping[str, str] = MappingProxyType(
+    {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+)
+
+
+def word_of(expr: And | Or, negate: bool) -> Word:
+    """Return the word that joins the terms of ``expr``, or of its negation."""
+    return "AND" if isinstance(expr, And) is not negate else "OR"
+
+
+def terms_of(expr: And | Or, negate: bool) -> Iterator[tuple[Expr, bool]]:
+    """Yield the terms and whether each is negated; those joined by the same word are flattened."""
+    word = word_of(expr, negate)
+    for item in expr.items:
+        negated = negate
+        while isinstance(item, Not):
+            item, negated = item.item, not negated
+        if isinstance(item, (And, Or)) and word_of(item, negated) == word:
+            yield from terms_of(item, negated)
+        else:
+            yield item, negated
+
+
+def merged(
+    word: Word, terms: Iterable[tuple[Expr, bool]], *, kind_of: Callable[[Value], Hashable]
+) -> list[tuple[Expr, bool]]:
+    """Merge comparisons of one field with several values into one IN or NOT IN.
+
+    ``a = 1 OR a = 2`` is one IN. Values are merged if the IN is null exactly when each comparison
+    is.
+    """
+    groups: dict[Hashable, list[tuple[Expr, bool]]] = {}
+    for n, (term, negated) in enumerate(terms):
+        key: Hashable = n  # alone
+        if isinstance(term, Compare) and term.op in ("=", "!="):
+            equal = (term.op == "=") is not negated
+            if equal is (word == "OR"):
+                key = term.ref, kind_of(term.value)
+        groups.setdefault(key, []).append((term, negated))
+    return [
+        group[0] if len(group) == 1 else (_in([term for term, _ in group]), word == "AND")
+        for group in groups.values()
+    ]
+
+
+def _in(terms: Sequence[Expr]) -> In:
+    comparisons = cast("Sequence[Compare]", terms)
+    return In(comparisons[0].ref, tuple(term.value for term in comparisons))

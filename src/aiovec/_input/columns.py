@@ -7,17 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from enum import Enum
 from functools import partial
+from itertools import chain
 from typing import Any, TypedDict, cast
 from uuid import UUID
 
 import numpy as np
 
 from .._filters.text import in_utc, moment_text
-from .._model.arrow import is_list, python_values
+from .._model.arrow import python_values
 from .._model.ids import id_text
 from .._model.json_text import json_text, read_json
-from .._model.lazy_arrow import arrow_errors, is_array, pa
-from .._model.schema import MAX_ID_BYTES, Field, Kind, Schema
+from .._model.kinds import KINDS, FieldKind
+from .._model.lazy_arrow import arrow_errors, is_array, is_list, pa
+from .._model.schema import MAX_ID_BYTES, Field, Schema
 from ..errors import InvalidRowError, shown
 
 
@@ -97,27 +99,18 @@ def _id_of(row: int, value: object) -> str:
     return text
 
 
-# NumPy registers its durations as integers, but they are not numbers.
-_WHOLE: tuple[type[int | np.integer[Any]], ...] = (
-    int, *{np.dtype(code).type for code in np.typecodes["AllInteger"]},
-)  # fmt: skip
-_LISTS = (list, tuple, np.ndarray)
-_ACCEPTED: dict[Kind, tuple[tuple[type, ...], str]] = {
-    "text": ((str,), "text"),
-    "int": (_WHOLE, "a whole number of up to 64 bits"),
-    "float": ((float, np.floating, *_WHOLE), "a number"),
-    "bool": ((bool, np.bool_), "True or False"),
-    "datetime": ((datetime, str), "a datetime with a time zone"),
-    "list[text]": (_LISTS, "a list of text"),
-    "list[int]": (_LISTS, "a list of whole numbers"),
-    "list[float]": (_LISTS, "a list of numbers"),
-}
-_FLAGS = (bool, np.bool_)
-# The Python type stored for each kind; values nearly always have it already.
-_PLAIN: dict[Kind, tuple[type, Callable[[Any], Any]]] = {
-    "text": (str, str.__str__), "int": (int, int), "float": (float, float), "bool": (bool, bool),
-}  # fmt: skip
-_LIST_KINDS: dict[Kind, Kind] = {"list[text]": "text", "list[int]": "int", "list[float]": "float"}
+def _types_of(kind: FieldKind) -> tuple[type, ...]:
+    """Return the types of Python and NumPy that values of this kind may have."""
+    if kind.item is not None:
+        return (list, tuple, np.ndarray)
+    scalars = {dtype.type for dtype in _DTYPES if dtype.kind in kind.numpy}
+    return (kind.python, *kind.also, *scalars, *chain(*map(_types_of, kind.mixes)))
+
+
+_DTYPES = tuple(map(np.dtype, np.typecodes["All"]))
+_ACCEPTED = {name: _types_of(kind) for name, kind in KINDS.items()}
+_WHOLE: tuple[type[int], ...] = _ACCEPTED["int"]
+_FLAGS = _ACCEPTED["bool"]
 _INT64 = range(-(2**63), 2**63)
 # Every whole number up to here is exact as a float.
 _MOST_IN_A_FLOAT = 2**53
@@ -132,7 +125,7 @@ def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> An
     if is_array(values):
         convert = partial(_from_arrow, field)
     else:
-        convert = partial(_lists if field.kind in _LIST_KINDS else _plain_values, field.kind)
+        convert = partial(_lists if field.is_list else _plain_values, KINDS[field.kind])
     try:
         column = convert(values)
     except faults():
@@ -141,7 +134,7 @@ def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> An
         if isinstance(exc, UnicodeEncodeError):
             reason = _NOT_UNICODE
         elif isinstance(exc, (*arrow_errors(), TypeError, OverflowError)):
-            reason = f"must be {_ACCEPTED[field.kind][1]}; {exc}"
+            reason = f"must be {KINDS[field.kind].expected}; {exc}"
         raise InvalidRowError(reason, field=name, **locate(row)) from exc
     if not field.nullable and (missing := _first_null(column)) is not None:
         raise InvalidRowError("must not be null", field=name, **locate(missing))
@@ -154,36 +147,37 @@ def _first_null(column: list[Any] | pa.Array) -> int | None:
     return column.is_null().index(True).as_py() if column.null_count else None
 
 
-def _lists(kind: Kind, values: Sequence[Any]) -> list[Any]:
+def _lists(kind: FieldKind, values: Sequence[Any]) -> list[Any]:
     """Return lists as Python's, or raise ValueError."""
     _check_types(values, kind)
-    item_kind = _LIST_KINDS[kind]
     return [
-        None if items is None else _plain_values(item_kind, _listed(kind, items), kind)
+        None if items is None else _plain_values(kind.single, _listed(kind, items), kind)
         for items in values
     ]
 
 
-def _plain_values(kind: Kind, values: Sequence[Any], within: Kind | None = None) -> list[Any]:
+def _plain_values(
+    kind: FieldKind, values: Sequence[Any], within: FieldKind | None = None
+) -> list[Any]:
     """Return values in Python's types, or raise ValueError; ``within`` is the kind of their list,
     if any."""
-    kinds = _check_types(values, kind, within)
-    if kind == "datetime":
+    types = _check_types(values, kind, within)
+    if kind.name == "datetime":
         return [None if value is None else moment(value) for value in values]
-    usual, convert = _PLAIN[kind]
-    if not kinds <= {usual, type(None)}:
-        if kind == "float":
+    if not types <= {kind.python, type(None)}:
+        if kind.name == "float":
             _check_exact(values)
+        convert = str.__str__ if kind.name == "text" else kind.python
         values = [None if value is None else convert(value) for value in values]
-    if kind == "text":
+    if kind.name == "text":
         for text in values:
             if text is not None and not text.isascii():
                 text.encode()
-    elif kind == "int":
+    elif kind.name == "int":
         for number in values:
             if number is not None and number not in _INT64:
-                raise ValueError(f"must be {_ACCEPTED[kind][1]}")
-    elif kind == "float":
+                raise ValueError(f"must be {kind.expected}")
+    elif kind.name == "float":
         for number in values:
             if number != number:
                 raise ValueError(_NAN)
@@ -194,31 +188,31 @@ def _check_exact(values: Sequence[Any]) -> None:
     """Raise ValueError for whole numbers that a float cannot hold exactly."""
     for value in values:
         if isinstance(value, _WHOLE) and not -_MOST_IN_A_FLOAT <= value <= _MOST_IN_A_FLOAT:
-            raise ValueError(f"must be {_ACCEPTED['float'][1]}; {value} is beyond 2**53")
+            raise ValueError(f"must be {KINDS['float'].expected}; {value} is beyond 2**53")
 
 
 def _check_types(
-    values: Sequence[Any], kind: Kind, within: Kind | None = None
+    values: Sequence[Any], kind: FieldKind, within: FieldKind | None = None
 ) -> set[type[object]]:
     """Return the types of values; raise ValueError for a wrong type, or for None in a list."""
-    accepted, words = _ACCEPTED[kind]
-    kinds = set(map(type, values))
-    for type_ in kinds.difference(accepted):
+    accepted = _ACCEPTED[kind.name]
+    types = set(map(type, values))
+    for type_ in types.difference(accepted):
         if type_ is type(None) and within is None:
             continue
-        if issubclass(type_, accepted) and (kind == "bool" or not issubclass(type_, _FLAGS)):
+        if issubclass(type_, accepted) and (kind.name == "bool" or not issubclass(type_, _FLAGS)):
             continue
         value = next(value for value in values if type(value) is type_)
-        fault = f"must be {words}, not {shown(value, 60)} ({type_.__name__})"
-        raise ValueError(fault if within is None else f"must be {_ACCEPTED[within][1]}: {fault}")
-    return kinds
+        fault = f"must be {kind.expected}, not {shown(value, 60)} ({type_.__name__})"
+        raise ValueError(fault if within is None else f"must be {within.expected}: {fault}")
+    return types
 
 
-def _listed(kind: Kind, items: Any) -> Any:
+def _listed(kind: FieldKind, items: Any) -> Any:
     if not isinstance(items, np.ndarray):
         return items
     if items.ndim != 1:
-        raise ValueError(f"must be {_ACCEPTED[kind][1]}, not an array of {items.ndim} dimensions")
+        raise ValueError(f"must be {kind.expected}, not an array of {items.ndim} dimensions")
     return items.tolist()
 
 
@@ -246,15 +240,15 @@ def moment(value: Any) -> datetime:
 
 
 def _from_arrow(field: Field, values: pa.Array) -> list[Any] | pa.Array:
-    kind, wanted = field.kind, field.arrow_type()
+    kind, wanted = KINDS[field.kind], field.arrow_type()
     item_type = values.type.value_type if is_list(values.type) else values.type
     if field.item_kind == "int" and pa.types.is_floating(item_type):
         values = values.cast(wanted)  # frames keep whole numbers with gaps as floats
-    if kind == "datetime" or values.type != wanted:
+    if kind.name == "datetime" or values.type != wanted:
         return (_lists if field.is_list else _plain_values)(kind, python_values(values))
     items = values.flatten() if field.is_list else values
     if field.is_list and items.null_count:
-        raise ValueError(f"must be {_ACCEPTED[kind][1]}, without null")
+        raise ValueError(f"must be {kind.expected}, without null")
     if field.item_kind == "float":
         numbers = items.to_numpy(zero_copy_only=False)  # a null becomes NaN
         if np.count_nonzero(np.isnan(numbers)) > items.null_count:

@@ -8,24 +8,17 @@ fields, stay in the payload.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from .._model.arrow import check_array, is_arrow, is_list, is_number, is_text, table_of
-from .._model.lazy_arrow import is_array, is_of, pa, pc
-from .._model.schema import (
-    Embed,
-    Field,
-    FieldIndex,
-    Kind,
-    Metric,
-    Schema,
-    check_field_name,
-)
+from .._model.arrow import check_array, is_arrow, is_number, table_of
+from .._model.kinds import BY_TYPE, KINDS, Kind, kind_of_dtype
+from .._model.lazy_arrow import is_array, is_list, is_of, pa, pc
+from .._model.schema import Embed, Field, FieldIndex, Metric, Schema, check_field_name
 from ..backend.rows import NewRows
 from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError, shown
 from .arguments import check_field_index
@@ -44,36 +37,12 @@ USUAL_VECTORS = ("embedding", "vector")
 # each.
 _MOST_FIELDS = 200
 
-_KINDS: dict[type, str] = {
-    str: "text", int: "int", float: "float", bool: "bool", datetime: "datetime",
-}  # fmt: skip
-_ARRAYS = {
-    "i": "list[int]", "u": "list[int]", "f": "list[float]", "U": "list[text]", "T": "list[text]",
-}  # fmt: skip
-_VALUES: dict[str, Kind] = {
-    "b": "bool", "i": "int", "u": "int", "f": "float", "U": "text", "T": "text",
-}  # fmt: skip
-_SUBCLASSES = (
-    (np.bool_, "bool"), (np.integer, "int"), (np.floating, "float"), (datetime, "datetime"),
-)  # fmt: skip
-# A column's type is the first one that covers all kinds of its values.
-_TYPES: Sequence[tuple[Kind, set[str]]] = (
-    ("bool", {"bool"}),
-    ("int", {"int"}),
-    ("float", {"int", "float"}),
-    ("datetime", {"datetime"}),
-    ("text", {"text"}),
-    ("list[text]", {"list[text]", "list[]"}),
-    ("list[int]", {"list[int]", "list[]"}),
-    ("list[float]", {"list[int]", "list[float]", "list[]"}),
-)
-
-_ARROW: dict[str, Callable[[pa.DataType], object]] = {
-    "text": is_text,
-    "bool": lambda kind: pa.types.is_boolean(kind),
-    "int": lambda kind: pa.types.is_integer(kind),
-    "float": lambda kind: pa.types.is_floating(kind),
-    "datetime": lambda kind: pa.types.is_timestamp(kind) and kind.tz,
+# The kind of values that stay in the payload, and that of lists without items.
+_OTHER, _EMPTY = "other", "list[]"
+# The kinds of values in the columns of each kind.
+_COLUMNS = {
+    kind.name: {kind.name, *(each.name for each in kind.mixes), *([_EMPTY] if kind.item else ())}
+    for kind in KINDS.values()
 }
 
 
@@ -97,43 +66,53 @@ _SAID = ("metric", "model", "embed", "vector_nullable")
 def kinds_in(values: Sequence[Any]) -> set[str]:
     """Return the kinds of values."""
     seen = set()
-    for kind in set(map(type, values)) - {type(None)}:
-        if issubclass(kind, (list, tuple, np.ndarray)):
-            seen |= {_kind_of_list(value) for value in values if type(value) is kind}
+    for type_ in set(map(type, values)) - {type(None)}:
+        if issubclass(type_, (list, tuple, np.ndarray)):
+            seen |= {_kind_of_list(value) for value in values if type(value) is type_}
         else:
-            known = (name for parent, name in _SUBCLASSES if issubclass(kind, parent))
-            seen.add(_KINDS.get(kind) or next(known, "other"))
+            plain = datetime if issubclass(type_, datetime) else type_
+            numpy = np.dtype(type_).kind if issubclass(type_, np.generic) else "O"
+            kind = BY_TYPE.get(plain) or kind_of_dtype(numpy)
+            seen.add(_OTHER if kind is None else kind.name)
     return seen
 
 
 def _kind_of_list(value: Any) -> str:
     if isinstance(value, np.ndarray):
         if value.ndim != 1:
-            return "other"
+            return _OTHER
         if value.dtype != object:
-            return _ARRAYS.get(value.dtype.kind, "other")
+            kind = kind_of_dtype(value.dtype.kind)
+            return _OTHER if kind is None else _list_of(kind.name)
         value = value.tolist()
-    kinds = kinds_in(value) if None not in value else {"other"}
-    if kinds <= {"int", "float"} and kinds:
-        return "list[float]" if "float" in kinds else "list[int]"
-    return "list[text]" if kinds == {"text"} else "other" if kinds else "list[]"
+    if not len(value):
+        return _EMPTY
+    common = None if None in value else _common_kind(kinds_in(value))
+    return _OTHER if common is None else _list_of(common)
+
+
+def _list_of(kind: str) -> str:
+    return name if (name := f"list[{kind}]") in KINDS else _OTHER
+
+
+def _common_kind(kinds: set[str]) -> Kind | None:
+    """Return the kind that a column with values of these kinds has, if there is one."""
+    if kinds <= {_EMPTY}:
+        return None
+    return next((name for name, able in _COLUMNS.items() if kinds <= able), None)
 
 
 def field_of_kinds(kinds: set[str]) -> Field | None:
     """Return the field for a column with values of these kinds; None if it stays in the payload."""
-    if kinds <= {"list[]"}:  # only empty lists
-        return None
-    return next((Field(kind) for kind, able in _TYPES if kinds <= able), None)
+    kind = _common_kind(kinds)
+    return None if kind is None else Field(kind)
 
 
 def field_of_arrow(column: pa.Field) -> Field | None:
     """Return the field for an Arrow column; None if no field has its type."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    item = kind.value_type if is_list(kind) else kind
-    name = next((name for name, is_one in _ARROW.items() if is_one(item)), None)
-    name = f"list[{name}]" if is_list(kind) else name
-    known_kind = next((known for known, _ in _TYPES if known == name), None)
-    return None if known_kind is None else Field(known_kind, nullable=column.nullable)
+    name = next((name for name, known in KINDS.items() if known.is_arrow(kind)), None)
+    return None if name is None else Field(name, nullable=column.nullable)
 
 
 def fields_of(
@@ -291,8 +270,8 @@ def vector_length(value: Any) -> int | None:
 def _field(name: str, column: Any) -> Field | None:
     """Return the field for a column; None if it stays in the payload."""
     if isinstance(column, np.ndarray) and column.dtype != object and column.ndim == 1:
-        kind = _VALUES.get(column.dtype.kind)
-        return None if kind is None else Field(kind)
+        kind = kind_of_dtype(column.dtype.kind)
+        return None if kind is None else Field(kind.name)
     if is_array(column):
         return field_of_arrow(pa.field(name, column.type))
     return field_of_kinds(kinds_in(column))

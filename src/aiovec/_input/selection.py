@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .._filters.tree import Ref
 from .._model.arrays import Float32Array
 from .._model.arrow import payload_texts
+from .._model.kinds import SINGLE
 from .._model.records import Record
 from .._model.results import columns_of
 from .._model.schema import Field, Schema
@@ -281,9 +282,7 @@ def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) 
     return path
 
 
-_TYPES = {
-    str: "text", int: "int", float: "float", bool: "bool", list: "list", dict: "object",
-}  # fmt: skip
+_TYPES = {**{kind.python: kind.name for kind in SINGLE}, list: "list", dict: "object"}
 
 
 def count_types(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InvalidRowError
 from .arrays import BoolArray, Float32Array, Int64Array
-from .lazy_arrow import is_table, pa, pc
+from .lazy_arrow import is_list, is_table, is_text, pa, pc
 
 # Data from outside may unpack to far more than its size: texts repeated by a dictionary or views,
 # lists of nulls. It is refused if the unpacked size exceeds both of these bounds.
@@ -169,23 +169,9 @@ def check_array(array: pa.Array | pa.ChunkedArray, name: str) -> None:
 # Plain types
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether a type is text, of any width."""
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
-
-
 def is_number(kind: pa.DataType) -> bool:
     """Return whether a type is a number, whole or not."""
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Return whether a type is a list of anything."""
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def unstorable(kind: pa.DataType) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from ..errors import AiovecError, did_you_mean, shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 # Names elsewhere, and the name here or, behind a semicolon, what to do.
 _ARGUMENTS = {
@@ -119,6 +120,12 @@ def hints_methods(cls: type[Any]) -> None:
     for name, method in list(vars(cls).items()):
         if inspect.isfunction(method) and not name.startswith("_"):
             setattr(cls, name, hints_arguments(method))
+
+
+def hints_creation(cls: type[_T]) -> type[_T]:
+    """Let a class hint at the arguments of its objects."""
+    cls.__init__ = hints_arguments(cls.__init__)  # type: ignore[method-assign]
+    return cls
 
 
 class Hints:

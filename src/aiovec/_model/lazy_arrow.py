@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-__all__ = ["arrow_errors", "is_array", "is_of", "is_table", "needs_arrow", "pa", "pc"]
+__all__ = [
+    "arrow_errors",
+    "is_array",
+    "is_list",
+    "is_of",
+    "is_table",
+    "is_text",
+    "needs_arrow",
+    "pa",
+    "pc",
+]
 
 REINSTALL_ARROW = 'pip install --force-reinstall "aiovec[arrow]"'
 
@@ -69,6 +79,20 @@ def is_array(value: object) -> bool:
 def is_table(value: object) -> bool:
     """Return whether a value is a table or a record batch of pyarrow."""
     return is_of(value, "pyarrow", "Table", "RecordBatch")
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type of pyarrow is text, of any width."""
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a type of pyarrow is a list of anything."""
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
 
 
 def arrow_errors() -> tuple[type[Exception], ...]:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from dataclasses import field as attribute
-from datetime import datetime
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from ..errors import InvalidArgumentError, InvalidNameError, listed
-from .hints import hints_arguments
+from .hints import hints_creation
+from .kinds import BY_TYPE, KINDS, Kind
 from .lazy_arrow import pa
 
-Kind = Literal[
-    "text", "int", "float", "bool", "datetime", "list[text]", "list[int]", "list[float]"
-]  # fmt: skip
 Metric = Literal["cosine", "l2", "dot"]
 Index = Literal["btree", "bitmap"]
 FieldIndex = Literal["btree", "bitmap", "text"]
@@ -40,17 +37,6 @@ MAX_PARTITIONS = 4
 MAX_MODEL_LENGTH = 1_000
 MAX_ID_BYTES = 512
 
-_KINDS: dict[Any, Kind] = {
-    str: "text",
-    int: "int",
-    float: "float",
-    bool: "bool",
-    datetime: "datetime",
-    list[str]: "list[text]",
-    list[int]: "list[int]",
-    list[float]: "list[float]",
-}
-_KIND_NAMES = tuple(_KINDS.values())
 _METADATA_KEY = b"aiovec.schema"
 
 EMBEDDER_NAME = "^[a-z][a-z0-9_-]{0,62}$"
@@ -103,96 +89,78 @@ LANGUAGES = frozenset(ANALYZERS[3:])
 """The analyzers by Snowball, which both backends have; SQLite's own stemmer is for English."""
 
 
-@dataclass(frozen=True, init=False)
+@hints_creation
+@dataclass(frozen=True)
 class Field:
     """One column of a table besides its id and its vector.
 
-    ``kind`` is the type's name in JSON: text, int, float, bool, datetime, list[text], list[int] or
-    list[float]. If a datetime field ``expires``, a row disappears at the time in it, and is deleted
-    later; a row without a time stays.
+    ``type`` is the Python type of its values; in JSON it is written text, int, float, bool,
+    datetime, list[text], list[int] or list[float], which is ``kind``. If a datetime field
+    ``expires``, a row disappears at the time in it, and is deleted later; a row without a time
+    stays.
     """
 
-    kind: Kind
+    type: FieldType
+    _: KW_ONLY
     nullable: bool = True
     index: Index | None = None
     partition: bool = False
     text: bool = False
     expires: bool = False
 
-    @hints_arguments
-    def __init__(
-        self,
-        type: FieldType,
-        *,
-        nullable: bool = True,
-        index: Index | None = None,
-        partition: bool = False,
-        text: bool = False,
-        expires: bool = False,
-    ) -> None:
+    def __post_init__(self) -> None:
         try:
-            kind = type if type in _KIND_NAMES else _KINDS.get(type)
+            known = KINDS.get(cast("Kind", self.type)) or BY_TYPE.get(self.type)
         except (TypeError, ValueError):  # unhashable, or not comparable: not a type
-            kind = None
-        if kind is None:
+            known = None
+        if known is None:
             raise InvalidArgumentError(
                 "a field's type",
-                type,
+                self.type,
                 "one of str, int, float, bool, datetime, list[str], list[int], list[float], "
-                f"or in JSON {', '.join(_KIND_NAMES)}",
+                f"or in JSON {', '.join(KINDS)}",
             )
-        _check_choices(
-            index=(index, _INDEXES),
-            nullable=(nullable, _FLAG),
-            partition=(partition, _FLAG),
-            text=(text, _FLAG),
-            expires=(expires, _FLAG),
-        )
-        if index is not None and kind.startswith("list["):
-            raise InvalidArgumentError("index", index, "None for a list field")
-        if partition and kind not in ("text", "int"):
-            raise InvalidArgumentError("partition", partition, f"False for a field of {kind}")
-        if text and kind != "text":
-            raise InvalidArgumentError("text", text, f"False for a field of {kind}")
-        if expires and kind != "datetime":
-            raise InvalidArgumentError("expires", expires, f"False for a field of {kind}")
-        values = (kind, nullable, index, partition, text, expires)
-        for name, value in zip(("kind", *_DEFAULTS), values, strict=True):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "type", known.python)
+        flags = {name: (getattr(self, name), _FLAG) for name in _DEFAULTS if name != "index"}
+        _check_choices(index=(self.index, _INDEXES), **flags)
+        if self.index is not None and self.is_list:
+            raise InvalidArgumentError("index", self.index, "None for a list field")
+        for option, kinds in _ONLY_FOR.items():
+            if getattr(self, option) and self.kind not in kinds:
+                raise InvalidArgumentError(option, True, f"False for a field of {self.kind}")
 
     @property
-    def type(self) -> Any:
-        """The Python type of the field's values."""
-        return next(python for python, kind in _KINDS.items() if kind == self.kind)
+    def kind(self) -> Kind:
+        """The type's name in JSON."""
+        return BY_TYPE[self.type].name
 
     @property
     def is_list(self) -> bool:
         """True if the field holds lists."""
-        return self.kind.startswith("list[")
+        return BY_TYPE[self.type].item is not None
 
     @property
     def item_kind(self) -> Kind:
         """The type of a single value: of an item, if the field holds lists."""
-        return cast("Kind", self.kind.removeprefix("list[").removesuffix("]"))
+        return BY_TYPE[self.type].single.name
 
     def with_index(self, kind: FieldIndex) -> Field:
         """Return the field with this index; "text" is kept next to another one."""
         if kind == "text":
-            return self._with(text=True)
-        return self._with(index=kind)
+            return replace(self, text=True)
+        return replace(self, index=kind)
 
     def without_index(self, kind: FieldIndex | None = None) -> Field:
         """Return the field without this index, or without any."""
-        return self._with(
+        return replace(
+            self,
             index=None if kind in (None, self.index) else self.index,
             text=self.text and kind not in (None, "text"),
         )
 
-    def _with(self, **options: Any) -> Field:
-        return Field(self.kind, **{**self._options(), **options})
-
     def __repr__(self) -> str:
-        name = str(self.type) if self.is_list else self.type.__name__
+        python = BY_TYPE[self.type].python
+        name = str(python) if self.is_list else python.__name__
         options = (f"{name}={value!r}" for name, value in self._options().items())
         return f"Field({', '.join([name, *options])})"
 
@@ -220,29 +188,15 @@ class Field:
         raise InvalidArgumentError("a field", value, "a type's name or a mapping with 'type'")
 
     def arrow_type(self) -> pa.DataType:
-        return _arrow_types()[self.kind]
+        return BY_TYPE[self.type].arrow()
 
 
 Fields: TypeAlias = Mapping[str, Field | FieldType]
 """The fields of a schema by their names."""
 
-_DEFAULTS = {
-    "nullable": True, "index": None, "partition": False, "text": False, "expires": False,
-}  # fmt: skip
-
-
-@cache
-def _arrow_types() -> Mapping[Kind, pa.DataType]:
-    return {
-        "text": pa.utf8(),
-        "int": pa.int64(),
-        "float": pa.float64(),
-        "bool": pa.bool_(),
-        "datetime": pa.timestamp("us", tz="UTC"),
-        "list[text]": pa.list_(pa.utf8()),
-        "list[int]": pa.list_(pa.int64()),
-        "list[float]": pa.list_(pa.float64()),
-    }
+_DEFAULTS = {option.name: option.default for option in fields(Field) if option.name != "type"}
+# The kinds of fields that may have these options.
+_ONLY_FOR = {"partition": ("text", "int"), "text": ("text",), "expires": ("datetime",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +245,7 @@ class Embed:
         return cls(**value)
 
 
+@hints_creation
 @dataclass(frozen=True, init=False)
 class Schema:
     """The shape of a table. Immutable; equal schemas compare equal.
@@ -310,7 +265,6 @@ class Schema:
     embed: Embed | None
     vector_nullable: bool
 
-    @hints_arguments
     def __init__(
         self,
         dim: int = 0,

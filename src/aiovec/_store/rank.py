@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from .._embed.callables import is_async
+from .._embed.protocol import is_async
 from .._input.arguments import is_iterable
 from .._input.columns import moment
 from .._input.selection import value_reader

@@ -9,15 +9,11 @@ has names of the layers below: schemas, Arrow data, filters, snippets and redact
 from __future__ import annotations
 
 from .._filters import bind as bind
-from .._filters.negation import NEGATED_OPERATOR as NEGATED_OPERATOR
-from .._filters.negation import Word as Word
-from .._filters.negation import merged as merged
-from .._filters.negation import terms_of as terms_of
-from .._filters.negation import word_of as word_of
 from .._filters.patterns import ANY_CHARACTER as ANY_CHARACTER
 from .._filters.patterns import ANY_TEXT as ANY_TEXT
 from .._filters.patterns import fold_case as fold_case
 from .._filters.patterns import same_letter as same_letter
+from .._filters.tree import NEGATED_OPERATOR as NEGATED_OPERATOR
 from .._filters.tree import And as And
 from .._filters.tree import Compare as Compare
 from .._filters.tree import Const as Const
@@ -33,13 +29,16 @@ from .._filters.tree import Or as Or
 from .._filters.tree import Ref as Ref
 from .._filters.tree import StartsWith as StartsWith
 from .._filters.tree import Value as Value
+from .._filters.tree import Word as Word
+from .._filters.tree import merged as merged
+from .._filters.tree import terms_of as terms_of
+from .._filters.tree import word_of as word_of
 from .._model.arrays import BoolArray as BoolArray
 from .._model.arrays import Float32Array as Float32Array
 from .._model.arrays import Float64Array as Float64Array
 from .._model.arrays import Int64Array as Int64Array
 from .._model.arrays import UInt64Array as UInt64Array
 from .._model.arrow import from_matrix as from_matrix
-from .._model.arrow import is_list as is_list
 from .._model.arrow import one_array as one_array
 from .._model.arrow import payload_array as payload_array
 from .._model.arrow import payload_texts as payload_texts
@@ -53,6 +52,8 @@ from .._model.fusion import FusedHit as FusedHit
 from .._model.fusion import filled as filled
 from .._model.json_text import LossyJsonError as LossyJsonError
 from .._model.json_text import read_json as read_json
+from .._model.kinds import Kind as Kind
+from .._model.lazy_arrow import is_list as is_list
 from .._model.lazy_arrow import needs_arrow as needs_arrow
 from .._model.lazy_arrow import pa as pa
 from .._model.lazy_arrow import pc as pc
@@ -67,7 +68,6 @@ from .._model.schema import LANGUAGES as LANGUAGES
 from .._model.schema import MAX_DIM as MAX_DIM
 from .._model.schema import Field as Field
 from .._model.schema import FieldIndex as FieldIndex
-from .._model.schema import Kind as Kind
 from .._model.schema import Metric as Metric
 from .._model.schema import Schema as Schema
 from .._model.schema import check_field_name as check_field_name
