@@ -1,4 +1,4 @@
-"""SQLite connections, each on its own thread, driven by aiosqlite.
+"""SQLite connections, driven by aiosqlite, which work in the threads that all stores share.
 
 Reads use a pool of them. ``Transaction`` is passed to a write's work.
 """
@@ -10,11 +10,14 @@ import concurrent.futures
 import ctypes
 import os
 import sqlite3
+import sys
 import threading
 import traceback
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +25,7 @@ import aiosqlite
 
 from aiovec.backend.commit import WriteCall
 from aiovec.backend.limits import Gate, current_deadline
-from aiovec.backend.threads import FORKED, do_for, start_thread
+from aiovec.backend.threads import FORKED, REST, begin_in_thread, do_for
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
@@ -83,46 +86,105 @@ class _Outcome(asyncio.Future[Any]):
         return False
 
 
+class _Queue:
+    """The work of one connection, done in order, one piece at a time, by whichever thread is free.
+
+    It takes the place of aiosqlite's queue, which has a thread of its own. That thread ends if the
+    loop of a waiting call is closed, and keeps the process from ending until then.
+    """
+
+    def __init__(self) -> None:
+        self._work: deque[tuple[asyncio.Future[Any] | None, Callable[[], Any]]] = deque()
+        # Held while a thread does the work.
+        self._running = threading.Lock()
+
+    @property
+    def running(self) -> bool:
+        return bool(self._work) or self._running.locked()
+
+    def put_nowait(self, work: tuple[asyncio.Future[Any] | None, Callable[[], Any]]) -> None:
+        self._work.append(work)
+        if self._running.acquire(blocking=False):
+            begin_in_thread(self._run)
+
+    def _run(self) -> None:
+        while True:
+            while self._work:
+                waiting, work = self._work.popleft()
+                do_for(waiting, work, clear_frames_of)
+                del waiting, work  # until the next work comes, nothing of this one is kept
+            self._running.release()
+            # Work that came just before found the lock held.
+            if not (self._work and self._running.acquire(blocking=False)):
+                return
+
+
 class Connection(aiosqlite.Connection):
-    """aiosqlite's connection that runs whole units of work in one hop to its thread.
+    """aiosqlite's connection that runs whole units of work in one hop to a thread.
 
     aiosqlite serialises statements, not transactions: tasks that share a connection could
     interleave inside one. So a transaction is one function here, never a row of awaits.
+
+    It opens with its first work, and closes after a rest, to open again. If it is ``kept`` it only
+    frees its memory then, and other processes see that the file is in use.
     """
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection], name: str) -> None:
+    def __init__(
+        self, connector: Callable[[], sqlite3.Connection], target: str, *, kept: bool = False
+    ) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._process = os.getpid()
+        self._target = target
+        self._kept = kept
         self._file = ""
         self._uninterrupted = threading.Lock()
         self._ticket = Ticket(self._uninterrupted)
         self._closing = False
         self._closed: concurrent.futures.Future[None] = concurrent.futures.Future()
-        # aiosqlite's own thread ends if the loop of a waiting call is closed. And a store that was
-        # not closed must not keep the process from ending.
-        self._thread = threading.Thread(target=_serve, args=(self._tx,), name=name, daemon=True)
+        self._tx: Any = _Queue()
+        # True if work has come since the last look of the timer, which is set while that is likely.
+        self._used = False
+        self._timer: asyncio.TimerHandle | None = None
         _OPEN.add(self)
 
-    def __await__(self) -> Generator[Any, None, Connection]:
-        start_thread(self._thread)
-        return self._open().__await__()
+    def _open_here(self) -> sqlite3.Connection:
+        if self._connection is None:
+            with translated(self._target):
+                db = self._connector()
+                factory, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
+                self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
+                db.text_factory = factory
+            self._connection = db  # from now on it can be interrupted
+        return self._connection
 
-    async def _open(self) -> Connection:
-        try:
-            await self._submit(self._open_here)
-        except BaseException:
-            self.begin_closing()
-            raise
-        return self
+    def _look(self) -> None:
+        """Rest if no work has come for some seconds."""
+        self._timer = None
+        if self._closing:
+            return
+        if self._used or self._tx.running:
+            self._used = False
+            self._look_later(asyncio.get_running_loop())
+        else:
+            self._tx.put_nowait((None, self._rest_here))
 
-    def _open_here(self) -> None:
-        self._connection = db = self._connector()
-        factory, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
-        self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
-        db.text_factory = factory
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        # An empty context: a call's context may hold large objects of its app.
+        self._timer = loop.call_later(REST, self._look, context=Context())
+
+    def _rest_here(self) -> None:
+        db = self._connection
+        if db is None or db.in_transaction:  # an export goes on in its snapshot
+            return
+        if self._kept:
+            db.execute("PRAGMA shrink_memory")
+        else:
+            self._connection = None
+            db.close()
 
     def __del__(self) -> None:
-        if os.getpid() == self._process:
+        # As the interpreter ends, it starts no thread.
+        if os.getpid() == self._process and not sys.is_finalizing():
             getattr(super(), "__del__", self.begin_closing)()  # aiosqlite 0.22 warns there
 
     # Closing
@@ -138,7 +200,7 @@ class Connection(aiosqlite.Connection):
             return
         self._closing = True
         self._running = False
-        if self._thread.ident is None:  # it was never opened
+        if self._connection is None and not self._tx.running:  # not opened, or at rest
             self._closed.set_result(None)
         else:
             self._tx.put_nowait((None, self._close_here))
@@ -146,7 +208,7 @@ class Connection(aiosqlite.Connection):
     def stop(self) -> None:
         self.begin_closing()
 
-    def _close_here(self) -> object:
+    def _close_here(self) -> None:
         connection, self._connection = self._connection, None
         try:
             if connection is not None:
@@ -155,7 +217,6 @@ class Connection(aiosqlite.Connection):
             self._closed.set_exception(exc)
         else:
             self._closed.set_result(None)
-        return _STOP
 
     async def close_now(self) -> None:
         """Close, and interrupt the running work until it has ended."""
@@ -175,10 +236,12 @@ class Connection(aiosqlite.Connection):
         ticket = self._ticket = Ticket(self._uninterrupted)
 
         def act() -> _T:
-            ticket.begun = True
             try:
                 ticket.check()
-                return work(self._conn, ticket)
+                db = self._open_here()
+                ticket.begun = True
+                ticket.check()
+                return work(db, ticket)
             finally:
                 with ticket.uninterrupted:  # a later interrupt would hit the next work
                     ticket.over = True
@@ -187,7 +250,7 @@ class Connection(aiosqlite.Connection):
 
     async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run the work to its end, even if the caller is cancelled, and return its result."""
-        done = self._submit(lambda: work(self._conn))
+        done = self._submit(lambda: work(self._open_here()))
         try:
             return await done
         except asyncio.CancelledError:
@@ -201,10 +264,14 @@ class Connection(aiosqlite.Connection):
         interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None,
     ) -> asyncio.Future[_T]:
         if os.getpid() != self._process:
-            raise StoreClosedError(self._thread.name, FORKED)
+            raise StoreClosedError(self._target, FORKED)
         if self._closing:
             raise ConnectionClosedError
-        done = _Outcome(loop=asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._used = True
+        if self._timer is None:
+            self._look_later(loop)
+        done = _Outcome(loop=loop)
         done.interrupt = interrupt
         self._tx.put_nowait((done, work))
         return done
@@ -249,20 +316,8 @@ def clear_frames_of(error: BaseException) -> None:
         left += [cause for cause in behind if cause is not None and id(cause) not in seen]
 
 
-_STOP = object()
-
 # The open connections, for a fork.
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
-
-
-def _serve(queue: Any) -> None:
-    """Run the queue's work, one after another, until the connection is closed."""
-    while True:
-        waiting, work = queue.get()
-        if do_for(waiting, work, clear_frames_of) is _STOP:
-            return
-        del waiting, work  # until the next work comes, nothing of this one is kept
-
 
 # The files that were open when this process was forked.
 _INHERITED: set[str] = set()
@@ -340,7 +395,7 @@ class ReaderPool:
         """
         self._check_open()
         async with self._places.enter(current_deadline(self._busy_timeout)):
-            connection = self._idle.pop() if self._idle else await self._opened()
+            connection = self._take()
             try:
                 act = partial(_in_snapshot, work) if in_transaction else work
                 return await self._run(connection, act)
@@ -352,7 +407,7 @@ class ReaderPool:
         """Yield a connection for reads that wait elsewhere, with their own deadlines."""
         self._check_open()
         async with self._places.enter(None):
-            connection = self._idle.pop() if self._idle else await self._opened()
+            connection = self._take()
 
             async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
                 return await self._run(connection, partial(_in_snapshot, work))
@@ -364,11 +419,13 @@ class ReaderPool:
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
-        """Yield reads on a further connection, all in one snapshot, for long work."""
-        connection = await self._opened()
+        """Yield reads outside of the pool's size, all in one snapshot, for long work."""
+        connection, begun = self._take(), False
 
         async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-            return await self._run(connection, partial(_in_open_snapshot, work))
+            nonlocal begun
+            act, begun = partial(_in_open_snapshot, work, begun), True
+            return await self._run(connection, act)
 
         try:
             yield run
@@ -393,20 +450,12 @@ class ReaderPool:
             self._check_open(exc)
             raise
 
-    async def _opened(self) -> Connection:
+    def _take(self) -> Connection:
         self._check_open()
+        if self._idle:
+            return self._idle.pop()
         connection = self._connect()
         self._open.add(connection)
-        try:
-            with translated(self._target):
-                await connection
-            self._check_open()  # it may have been closed during the wait
-        except BaseException as exc:
-            self._open.discard(connection)
-            connection.begin_closing()
-            if isinstance(exc, AiovecError):
-                self._check_open(exc)
-            raise
         return connection
 
     def _check_open(self, cause: Exception | None = None) -> None:
@@ -425,9 +474,14 @@ class ReaderPool:
 
 
 def _in_open_snapshot(
-    work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
+    work: Callable[[sqlite3.Connection, Ticket], _T],
+    begun: bool,
+    db: sqlite3.Connection,
+    ticket: Ticket,
 ) -> _T:
     """Run the work in the read transaction that the first work began."""
+    if not begun:
+        _end_transaction(db, ticket)  # of an earlier call that failed
     if not db.in_transaction:
         db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
         db.execute("BEGIN")

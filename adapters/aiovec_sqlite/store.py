@@ -139,23 +139,19 @@ class SqliteBackend(Backend):
                     "a store in memory starts empty, so it cannot be opened with read_only=True"
                 )
             self._path = await in_thread(self._make_private_file)
-        connection = Connection(self._open_file, "aiovec-sqlite-writer")
+        # ``close`` closes it, also if this fails.
+        connection = self._connection = Connection(self._open_file, self._target, kept=True)
         with translated(self._target):
-            await connection
-        self._connection = connection  # from now on ``close`` closes it
-        patience = self._settings.busy_timeout
-        with translated(self._target):
-            self._file = await connection.read(
-                lambda db, _: OpenFile.of(self._path, db, patience, read_only=self.read_only)
-            )
+            scan = await connection.read(self._look_at_file)
         self._readers = ReaderPool(
             self._new_reader,
             self._target,
             self._settings.readers,
-            patience,
+            self._settings.busy_timeout,
             self._check_file,
         )
-        self._resident = await self._resident_search(connection, self._readers)
+        if scan is not None:
+            self._resident = self._resident_search(self._readers, *scan)
         if self.read_only:
             await self._preload()
             return
@@ -182,6 +178,22 @@ class SqliteBackend(Backend):
         check_store_to_read(self._path)
         return open_read_only(self._path, self._settings)
 
+    def _look_at_file(
+        self, db: sqlite3.Connection, _: Ticket
+    ) -> tuple[int, ScanFiles | None] | None:
+        """Remember the opened file; return the memory and the files for searches in memory.
+
+        None if searches read the file.
+        """
+        settings, read_only = self._settings, self.read_only
+        self._file = OpenFile.of(self._path, db, settings.busy_timeout, read_only=read_only)
+        if settings.scan == "disk" or load() is None:
+            return None
+        budget = settings.scan_bytes()
+        with_files = settings.scan_file and not self._in_memory
+        files = ScanFiles(self._path, read_only=read_only) if with_files else None
+        return default_budget() if budget is None else budget, files
+
     def _check_file(self) -> None:
         """Raise StoreReplacedError if the target no longer leads to the open file."""
         if self._file is not None:
@@ -201,23 +213,9 @@ class SqliteBackend(Backend):
                 with suppress(TableNotFoundError):  # it was just dropped
                     self._resident.prepare(await self.open_table(name))
 
-    async def _resident_search(
-        self,
-        connection: Connection,
-        readers: ReaderPool,
-    ) -> ResidentSearch | None:
-        # Looking for the library and for the machine's memory may read files.
-        if self._settings.scan == "disk" or await connection.read(lambda *_: load()) is None:
-            return None
-        budget = self._settings.scan_bytes()
-        if budget is None:
-            budget = await connection.read(lambda *_: default_budget())
-        at_once = min(self._settings.readers, os.cpu_count() or 1)
-        files = None
-        if self._settings.scan_file and not self._in_memory:
-            files = await connection.read(
-                lambda *_: ScanFiles(self._path, read_only=self.read_only)
-            )
+    def _resident_search(
+        self, readers: ReaderPool, budget: int, files: ScanFiles | None
+    ) -> ResidentSearch:
         return ResidentSearch(
             self._target,
             readers.read,
@@ -226,7 +224,7 @@ class SqliteBackend(Backend):
             files=files,
             put_token=self._put_token,
             budget=budget,
-            workers=at_once,
+            workers=min(self._settings.readers, os.cpu_count() or 1),
             busy_timeout=self._settings.busy_timeout,
         )
 
@@ -245,7 +243,7 @@ class SqliteBackend(Backend):
     def _new_reader(self) -> Connection:
         opener = open_read_only if self.read_only else open_reader
         connector = partial(opener, self._path, self._settings, self._file)
-        return Connection(connector, "aiovec-sqlite-reader")
+        return Connection(connector, self._target)
 
     async def close(self) -> None:
         self._closed = True
@@ -258,7 +256,7 @@ class SqliteBackend(Backend):
         if self._readers is not None:
             await self._readers.close()
         if self._connection is not None:
-            if not (self._in_memory or self.read_only):
+            if self._writer is not None and not self._in_memory:
                 with suppress(AiovecError, *failures(), ConnectionClosedError):
                     await self._connection.read(self._bring_in_wal)
             await self._connection.close()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
@@ -31,8 +31,6 @@ INLINE_LIMIT = 2000
 
 A hop to a thread and back takes a tenth of that."""
 
-# Seconds without a job after which a thread ends.
-_IDLE = 60.0
 # Most concurrent jobs for all stores of one event loop.
 _THREADS = max(8, os.cpu_count() or 1)
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("aiovec")
@@ -42,54 +40,76 @@ FORKED = "it was opened before this process was forked; open a store in each pro
 """The reason for StoreClosedError in a forked child, which lacks the store's threads."""
 
 
+REST = 5.0
+"""Seconds without work after which threads end and connections rest."""
+
+
 # Threads
 
 
-def start_thread(thread: threading.Thread) -> None:
-    """Start a thread; raise AiovecError if the system allows no more, or the process is ending."""
-    try:
-        thread.start()
-    except RuntimeError as exc:
-        raise AiovecError(f"the store needs a thread, and Python starts none: {exc}") from exc
-
-
 class _Threads:
-    """Daemon threads, each doing one job after another, and ending when there was none for a while.
+    """Daemon threads, each doing one job after another. All but one end after a rest.
 
     They do not keep a process alive, and a store can still be used in ``atexit`` functions, when
-    ``concurrent.futures`` accepts no more work. Starting a thread for each job would take twice as
-    long, and far longer while other threads compute.
+    ``concurrent.futures`` accepts no more work, and Python 3.12 starts no more threads: so one
+    stays. Starting a thread for each job would take twice as long, and far longer while other
+    threads compute.
     """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._unfinished: set[Callable[[], object]] = set()
+        self._jobs: deque[Callable[[], object]] = deque()
+        # Each thread has a bell, a lock that is released to wake it. The thread that became idle
+        # last is woken first, so that those that are not needed end.
+        self._bells: set[threading.Lock] = set()
+        self._idle: list[threading.Lock] = []
 
     def begin(self, job: Callable[[], object]) -> None:
-        """Run the job in an idle thread, or in a new one."""
-        if not self._idle.acquire(blocking=False):
-            start_thread(threading.Thread(target=self._serve, name="aiovec", daemon=True))
-        self._unfinished.add(job)
-        self._jobs.put(job)
+        """Run the job in an idle thread, or in a new one.
+
+        If the system starts no more threads, the job waits for one. AiovecError without any.
+        """
+        self._jobs.append(job)
+        try:
+            self._idle.pop().release()
+        except IndexError:
+            try:
+                threading.Thread(target=self._serve, name="aiovec", daemon=True).start()
+            except RuntimeError as exc:
+                if not self._bells:
+                    self._jobs.remove(job)
+                    text = "the store needs a thread, and Python starts none"
+                    raise AiovecError(f"{text}: {exc}") from exc
 
     def _serve(self) -> None:
+        bell = threading.Lock()
+        bell.acquire()
+        self._bells.add(bell)
         while True:
+            while self._jobs:
+                try:
+                    job = self._jobs.popleft()
+                except IndexError:  # another thread was faster
+                    break
+                job()
+                del job  # free its objects before the next job comes
+            self._idle.append(bell)
+            # A job that came in between may have woken no thread.
+            rest = 0 if self._jobs else REST
+            if bell.acquire(timeout=rest):
+                continue
             try:
-                job = self._jobs.get(timeout=_IDLE)
-            except queue.Empty:
-                if self._idle.acquire(blocking=False):
-                    return
-                continue  # a job for this thread is just coming
-            job()
-            self._unfinished.discard(job)
-            del job  # free its objects before the next job comes
-            self._idle.release()
+                self._idle.remove(bell)
+            except ValueError:
+                bell.acquire()  # it is just being released
+                continue
+            if rest and self._idle and not self._jobs:
+                self._bells.remove(bell)
+                return
 
     def wait(self, seconds: float) -> None:
         """Wait at most this long for running jobs."""
         until = time.monotonic() + seconds
-        while self._unfinished and time.monotonic() < until:
+        while (self._jobs or len(self._idle) < len(self._bells)) and time.monotonic() < until:
             time.sleep(0.005)
 
 
@@ -110,13 +130,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def begin_in_thread(job: Callable[[], object]) -> None:
-    """Begin a job, which raises nothing, in a daemon thread; AiovecError if there can be none."""
+    """Run a job, which raises nothing, in a daemon thread; nobody hears of its end.
+
+    Raises AiovecError if there can be no thread.
+    """
     _threads.begin(job)
 
 
 def _in_daemon_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
     done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-    _threads.begin(lambda: do_for(done, work))
+    begin_in_thread(lambda: do_for(done, work))
     return done
 
 
@@ -124,10 +147,10 @@ def do_for(
     done: asyncio.Future[_T] | None,
     work: Callable[[], _T],
     clear: Callable[[BaseException], object] = lambda _: None,
-) -> _T | None:
+) -> None:
     """Run the work in this thread, and set the future's outcome on its event loop.
 
-    ``clear`` is called with an error before that leaves the thread. Returns the work's result.
+    ``clear`` is called with an error before that leaves the thread.
     """
     result: _T | None = None
     error: BaseException | None = None
@@ -144,7 +167,6 @@ def do_for(
         if done is not None:
             with suppress(RuntimeError):  # the loop is closed: no call waits
                 done.get_loop().call_soon_threadsafe(_settle, done, result, error)
-        return result
     finally:
         del work, done, error  # the error's traceback refers to this frame
 
