@@ -39,7 +39,7 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
-from aiovec.backend.limits import Slot, current_deadline, export_gate, renewed
+from aiovec.backend.limits import Gate, Slot, current_deadline, export_gate, read_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
@@ -102,6 +102,8 @@ class LancedbBackend(Backend):
         self._settings = settings
         self._session = Session(self._target, settings, in_use=True)
         self.busy_timeout = settings.busy_timeout
+        self._searches = read_gate()
+        self._reads = read_gate()  # short ones, which do not wait behind searches by vector
         self._exports = export_gate()
         self._tables = OpenTables(self._session)
         self._followers = Plans()
@@ -147,7 +149,8 @@ class LancedbBackend(Backend):
             return
         self._session.admission.close(StoreClosedError(self.target))
         self._tables.gate.close(StoreClosedError(self.target))
-        self._exports.close(StoreClosedError(self.target))
+        for gate in (self._searches, self._reads, self._exports):
+            gate.close(StoreClosedError(self.target))
         await self._tables.close()
         self._session.end()
         await in_thread(self._session.close)  # in a thread: it frees Lance's caches
@@ -330,8 +333,12 @@ class LancedbBackend(Backend):
 
     # Reading
 
+    def _turn(self, gate: Gate) -> Slot:
+        return gate.enter(current_deadline(self.busy_timeout))
+
     async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        async with self._tables[table.name].reading(table, len(ids), columns) as opened:
+        reading = self._tables[table.name].reading(table, len(ids), columns)
+        async with self._turn(self._reads), reading as opened:
             return await reads.get(opened, ids, columns)
 
     async def find(
@@ -344,37 +351,42 @@ class LancedbBackend(Backend):
         offset: int,
         columns: Columns,
     ) -> StoredRows:
-        async with self._tables[table.name].reading(table, limit + offset, columns) as opened:
+        reading = self._tables[table.name].reading(table, limit + offset, columns)
+        async with self._turn(self._reads), reading as opened:
             return await reads.find(opened, where, order_by, limit, offset, columns)
 
     async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
         tended = self._tables[table.name]
         tended.searched(query.vector for query in queries[-MOST_QUESTIONS:])
-        return await VectorSearch(tended, self._settings.recall_target).search(table, queries)
+        search = VectorSearch(tended, self._settings.recall_target)
+        async with self._turn(self._searches):
+            return await search.search(table, queries)
 
     async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
         tended = self._tables[table.name]
         tended.searched([query.vector])
         search = VectorSearch(tended, self._settings.recall_target)
-        return await search_hybrid(tended, search, table, query)
+        async with self._turn(self._searches):
+            return await search_hybrid(tended, search, table, query)
 
     async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        return await search_text(self._tables[table.name], table, query)
+        async with self._turn(self._reads):
+            return await search_text(self._tables[table.name], table, query)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        async with self._tables[table.name].reading(table) as opened:
+        async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:
             return await reads.count(opened, where)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
-        async with self._tables[table.name].reading(table) as opened:
+        async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:
             return await summaries.value_counts(opened, ref, where, limit)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        async with self._tables[table.name].reading(table) as opened:
+        async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:
             return await summaries.bounds(opened, ref, where)
 
     async def export(

@@ -77,7 +77,6 @@ class RemoteBackend(Backend):
         self._client = Client(url, settings)
         self._writing = write_gate(_WRITES_AT_ONCE)
         self.busy_timeout = settings.busy_timeout
-        self.searches_at_once = settings.connections
 
     @property
     def target(self) -> str:

@@ -548,6 +548,7 @@ class ResidentSearch:
         if self._closed:
             raise StoreClosedError(self._target)
         call = _Call(queries, current_deadline(self._busy_timeout))
+        self._line.check_room(call.deadline, _BUSY)
         resident.waiting.append(call)
         self._waiting[resident] = None
         # Those that ask in the same turn of the event loop are answered together.

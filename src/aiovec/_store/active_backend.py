@@ -22,7 +22,7 @@ from .._model.schema import Schema
 from .._telemetry.spans import place_of
 from ..backend.context import TableChangedError, call_context
 from ..backend.contract import Backend, StaleTableError, TableHandle
-from ..backend.limits import Deadline, Gate, current_deadline
+from ..backend.limits import Deadline, current_deadline
 from ..backend.marks import MOVED, MoveMark
 from ..backend.threads import in_daemon_thread, in_thread, to_its_end
 from ..errors import (
@@ -83,9 +83,6 @@ class ActiveBackend:
         """The tasks that delete expired rows, by the tables' names."""
         self._overtaken: list[asyncio.Future[None]] = []
         self._calls = 0
-        reason, calls = "other searches of this process take too long", backend.searches_at_once
-        self.vector_searches = Gate(reason, calls=calls)
-        self.word_searches = Gate(reason, calls=calls)
         self._handles: dict[str, TableHandle] = {}
         self._states: dict[str, tuple[TableHandle, str]] = {}
 
@@ -296,9 +293,6 @@ class Backends:
         self._closed = True
         if self._looking is not None:
             self._looking.cancel()
-        closed = StoreClosedError(self.active.backend.target)
-        self.active.vector_searches.close(closed)
-        self.active.word_searches.close(closed)
         sweeps = [task for each in (self.active, *self._retired) for task in each.sweeps.values()]
         if sweeps:  # a script that soon closes its store deletes some of the rows too
             await asyncio.wait(sweeps, timeout=_LAST_SWEEP)

@@ -44,7 +44,6 @@ from ..backend.contract import (
     Tuning,
     VectorQuery,
 )
-from ..backend.limits import current_deadline
 from ..backend.threads import INLINE_LIMIT, hop
 from ..backend.weight import weight
 from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
@@ -553,14 +552,11 @@ async def run_search(
     plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
     search: Searcher,
 ) -> Ranked:
-    """Wait at the gate, plan the search and send it to the backend."""
-    # Keyword searches are short, so they do not wait behind vector searches.
-    gate = active.word_searches if search is search_words else active.vector_searches
-    async with gate.enter(current_deadline(active.backend.busy_timeout)):
-        if options.where is not None:
-            effort += weight_of_text(options.where)
-        planned = await hop(effort, plan, active.backend, handle, options)
-        return await search(active.backend, handle, planned)
+    """Plan the search and send it to the backend."""
+    if options.where is not None:
+        effort += weight_of_text(options.where)
+    planned = await hop(effort, plan, active.backend, handle, options)
+    return await search(active.backend, handle, planned)
 
 
 async def search_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:

@@ -14,12 +14,12 @@ Rules for every method:
 - A cancelled write is wholly done or not at all; a cancelled call leaves the backend usable and
   stops using the CPU soon.
 - It never blocks the event loop.
-- Calls may overlap in any number.
+- Calls may overlap in any number. The backend decides how many run; the others wait in it, in
+  order of arrival, until the call's deadline (``limits.current_deadline``).
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
@@ -319,13 +319,7 @@ class Backend(ABC):
         """The store's address, as a user would write it; never a secret."""
 
     busy_timeout: float | None = None
-    """Seconds that a call waits for its turn before StoreBusyError; None without a limit.
-    ``VectorStore`` applies it to searches too, before it calls the backend."""
-
-    searches_at_once: int = max(96, 32 * (os.cpu_count() or 1))
-    """Concurrent vector searches, and as many keyword searches, beyond which more do not help.
-    ``VectorStore`` lets further ones wait, in order of arrival. The default fills one batch of
-    SQLite's on each core, and the next batch."""
+    """Seconds that a call waits for its turn before StoreBusyError; None without a limit."""
 
     upkeep: bool = True
     """Set to False before ``open`` by tools that only read: then no background work starts."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -121,13 +122,19 @@ class Steps:
 
 
 class Line:
-    """The calls that wait at one gate for their turn, until their deadlines."""
+    """The calls that wait at one place for their turn, until their deadlines."""
 
-    __slots__ = ("_timer", "_waiting")
+    __slots__ = ("_most", "_timer", "_waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
         self._waiting: dict[asyncio.Future[Any], tuple[Deadline, Callable[[], None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
+
+    def check_room(self, deadline: Deadline, reason: str) -> None:
+        """Raise StoreBusyError if as many calls wait as may."""
+        if len(self._waiting) >= self._most:
+            raise deadline.error(f"{reason}, and {self._most} calls wait")
 
     async def wait(
         self, turn: asyncio.Future[_T], deadline: Deadline, give_up: Callable[[], None]
@@ -183,9 +190,8 @@ class Gate:
         self.used = 0
         """The bytes of the admitted calls."""
         self._within = 0
-        self._max_waiting = max_waiting
         self._waiting: OrderedDict[Slot, asyncio.Future[None]] = OrderedDict()
-        self._line = Line()
+        self._line = Line(max_waiting)
 
     def enter(self, deadline: Deadline | None, size: int = 0) -> Slot:
         """Return a slot for ``size`` bytes, to be held with ``async with``. A deadline of None
@@ -217,8 +223,7 @@ class Gate:
         )
 
     async def _wait(self, slot: Slot) -> None:
-        if len(self._waiting) >= self._max_waiting:
-            raise slot.deadline.error(f"{self.reason}, and {self._max_waiting} calls wait")
+        self._line.check_room(slot.deadline, self.reason)
         turn = self._waiting[slot] = asyncio.get_running_loop().create_future()
 
         def give_up() -> None:
@@ -294,11 +299,18 @@ def copy_of_error(error: Exception) -> Exception:
     return copied
 
 
+# Reads of one kind beyond which more do not help an engine that would take any number.
+_READS_AT_ONCE = max(96, 32 * (os.cpu_count() or 1))
 # Most open exports of a store: each holds a snapshot, and a connection or some rows.
 _EXPORTS_AT_ONCE = 8
 # Bytes of the rows of all running writes: enough for the largest group of one commit. A call with
 # more runs alone.
 _WRITTEN_AT_ONCE = 64 * 2**20
+
+
+def read_gate() -> Gate:
+    """Return a gate for the reads of a backend whose engine does not bound them."""
+    return Gate("other reads of this process take too long", calls=_READS_AT_ONCE)
 
 
 def export_gate() -> Gate:
