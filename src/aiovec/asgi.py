@@ -15,17 +15,21 @@ every framework that passes the ASGI scope on; no framework is imported here.
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
-from ._embed.protocol import EmbedderOption
-from ._http.handlers import add_error_handlers
+from ._http.problems import problem_of
+from ._model.hints import hints_arguments, taking_arguments_of
 from ._store.connect import connect
 from ._store.store import VectorStore  # at run time too: Litestar resolves the annotations
-from .backend.paths import PathText
-from .errors import ConfigError
+from .backend.threads import in_thread
+from .errors import AiovecError, ConfigError, InvalidArgumentError
+
+LOG = logging.getLogger("aiovec.asgi")
 
 KEY = "aiovec_store"
 """The name of the store in the state of the app and of each request."""
@@ -33,15 +37,9 @@ KEY = "aiovec_store"
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
-def lifespan(
-    target: PathText | None = None,
-    *,
-    config: PathText | None = None,
-    read_only: bool = False,
-    follow: bool = False,
-    embedder: EmbedderOption | None = None,
-    embedders: Mapping[str, EmbedderOption] | None = None,
-) -> Lifespan:
+@hints_arguments
+@taking_arguments_of(connect)
+def lifespan(*args: Any, **options: Any) -> Lifespan:
     """Return a ``lifespan`` for a framework; the arguments are those of ``aiovec.connect``.
 
     The store opens when the app starts; if that fails, the app does not start. It closes when the
@@ -50,6 +48,7 @@ def lifespan(
     Within your own lifespan: ``async with lifespan(...)(app) as state: yield state``. An app has
     one such store; open others with ``aiovec.connect`` in that lifespan.
     """
+    connect(*args, **options)  # opens nothing, but refuses wrong arguments now
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
@@ -61,14 +60,7 @@ def lifespan(
                 "aiovec.connect in your own lifespan, and pass it to its handlers yourself",
                 key="lifespan",
             )
-        async with connect(
-            target,
-            config=config,
-            read_only=read_only,
-            follow=follow,
-            embedder=embedder,
-            embedders=embedders,
-        ) as store:
+        async with connect(*args, **options) as store:
             # Set twice: requests to mounted apps see only the state of their scope, and servers and
             # frameworks without such a state keep the app's.
             if state is not None:
@@ -139,5 +131,79 @@ get_store = _GetStore()
 
 It takes a request, a web socket or the ASGI scope. Raises ConfigError if no lifespan ran.
 """
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+_SERVER_ERROR = 500
+_INTERNAL_ERROR = 1011  # of web sockets, by RFC 6455
+
+
+class ProblemResponse:
+    """A problem as a response: an ASGI app for Starlette, and an object that gives Litestar one."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.problem = problem_of(error)
+        self.status_code = self.problem.status
+
+    def to_asgi_response(self, *_: object, **__: object) -> ProblemResponse:
+        return self
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: object, send: Send) -> None:
+        if self.status_code >= _SERVER_ERROR:
+            await _log(self.error, self.status_code)  # a developer needs the hidden details
+        body = self.problem.body()
+        headers = {**self.problem.headers(), "content-length": str(len(body))}
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            }
+        )
+        head = scope.get("method") == "HEAD"
+        await send({"type": "http.response.body", "body": b"" if head else body})
+
+
+def _response(_: object, error: Exception) -> ProblemResponse:
+    return ProblemResponse(error)
+
+
+async def _response_later(connection: Any, error: Exception) -> ProblemResponse | None:
+    if connection.scope["type"] != "websocket":
+        return ProblemResponse(error)
+    await _log(error, _INTERNAL_ERROR)
+    with suppress(Exception):  # already closed by the handler or the client
+        await connection.close(code=_INTERNAL_ERROR, reason=problem_of(error).title)
+    return None
+
+
+async def _log(error: Exception, status: int) -> None:
+    """Log an error, in a thread: handlers of an app may write to a file or a pipe."""
+    write = partial(LOG.error, "%s: status %d", type(error).__name__, status, exc_info=error)
+    await in_thread(write)
+
+
+def add_error_handlers(app: object) -> None:
+    """Make a FastAPI, Starlette or Litestar app respond to aiovec's errors as the server does.
+
+    Each response is an ``application/problem+json`` document by RFC 9457 with the error's name and
+    facts, and a fitting status: 404 for a missing table, 409 for an existing id, 422 for a wrong
+    vector, row or filter, 503 with Retry-After for a busy store. It has no path, target or
+    traceback; ``aiovec.asgi`` logs server errors. A web socket of FastAPI or Starlette is closed
+    with code 1011; Litestar closes them itself, without handlers.
+
+    Call it once, before the app serves. Your own handlers for these classes take precedence.
+    """
+    add = getattr(app, "add_exception_handler", None)
+    if callable(add):  # Starlette and FastAPI
+        add(AiovecError, _response_later)
+        return
+    handlers = getattr(app, "exception_handlers", None)
+    if not isinstance(handlers, MutableMapping):
+        raise InvalidArgumentError("app", app, "an app of FastAPI, Starlette or Litestar")
+    handlers.setdefault(AiovecError, _response)
+
 
 __all__ = ["add_error_handlers", "get_store", "lifespan"]

@@ -41,9 +41,10 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from heapq import nlargest
+from inspect import get_annotations
 from os.path import commonprefix
 from pathlib import PosixPath, WindowsPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 from uuid import UUID
 
 _OWN = frozenset({
@@ -157,14 +158,20 @@ class HttpAnswer:
 _TARGET = ("target",)
 
 
+@dataclass_transform(eq_default=False)
 @dataclass(init=False, eq=False, repr=False)
 class AiovecError(Exception):
     """The base class. Raised itself only for a driver's failure that no subclass describes.
 
-    The subclasses are dataclasses: their fields are the facts, from which ``_message`` is made.
+    A subclass with fields is a dataclass: the fields are the facts, from which ``_message`` is
+    made.
     """
 
     http: ClassVar = HttpAnswer(500, "The store failed")
+
+    def __init_subclass__(cls) -> None:
+        if get_annotations(cls):
+            dataclass(eq=False, repr=False)(cls)
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -180,7 +187,6 @@ class AiovecError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
-@dataclass(eq=False, repr=False)
 class ConfigError(AiovecError):
     """A target, a TOML file or an environment variable that cannot be used.
 
@@ -199,7 +205,6 @@ class ConfigError(AiovecError):
         self.args = (message,)
 
 
-@dataclass(eq=False, repr=False)
 class BackendNotInstalledError(AiovecError):
     """The backend is known, but its packages are not installed; ``extra`` names the extra to
     install."""
@@ -216,7 +221,6 @@ class BackendNotInstalledError(AiovecError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class ExtensionUnavailableError(AiovecError):
     """No SQLite driver here can load the sqlite-vec extension; ``cure`` says what to install."""
 
@@ -229,7 +233,6 @@ class ExtensionUnavailableError(AiovecError):
         return f"{self.reason}; {self.cure}"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidArgumentError(AiovecError, ValueError):
     """An argument out of its range: ``argument``, ``value`` and ``expected``.
 
@@ -249,7 +252,6 @@ class InvalidArgumentError(AiovecError, ValueError):
         self.args = (reason or must_be,)
 
 
-@dataclass(eq=False, repr=False)
 class InvalidNameError(AiovecError, ValueError):
     """A name that is not allowed: ``name``, the ``kind`` of thing it names, and the ``rule``."""
 
@@ -263,7 +265,6 @@ class InvalidNameError(AiovecError, ValueError):
         return f"{shown(self.name)} cannot name a {self.kind}: {self.rule}"
 
 
-@dataclass(eq=False, repr=False)
 class TableNotFoundError(AiovecError, LookupError):
     """There is no such ``table``; ``tables`` are the existing ones."""
 
@@ -278,7 +279,6 @@ class TableNotFoundError(AiovecError, LookupError):
         return f"there is no table {self.table!r}; the tables are: {tables}"
 
 
-@dataclass(eq=False, repr=False)
 class TableExistsError(AiovecError):
     """The ``table`` already exists."""
 
@@ -293,7 +293,6 @@ class TableExistsError(AiovecError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class SchemaMismatchError(AiovecError):
     """The ``table`` exists with another schema; ``differences`` lists each difference."""
 
@@ -307,7 +306,6 @@ class SchemaMismatchError(AiovecError):
         return f"the table {self.table!r} has another schema: {'; '.join(self.differences)}"
 
 
-@dataclass(eq=False, repr=False)
 class ModelMismatchError(AiovecError, ValueError):
     """Vectors of the model ``given`` were offered to a ``table`` of the model ``expected``.
 
@@ -336,7 +334,6 @@ class ModelMismatchError(AiovecError, ValueError):
         self.args = (text,)
 
 
-@dataclass(eq=False, repr=False)
 class DimensionMismatchError(AiovecError, ValueError):
     """A vector of length ``given`` for a table of length ``expected``; ``row``, ``id`` if known.
 
@@ -365,7 +362,6 @@ class DimensionMismatchError(AiovecError, ValueError):
         self.args = (text,)
 
 
-@dataclass(eq=False, repr=False)
 class InvalidVectorError(AiovecError, ValueError):
     """An invalid or missing vector: ``reason``, ``row`` and ``id``."""
 
@@ -380,7 +376,6 @@ class InvalidVectorError(AiovecError, ValueError):
         return f"the vector{_place(self.row, self.id)} {self.reason}"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidRowError(AiovecError, ValueError):
     """A value that does not fit the schema: ``row``, ``id``, ``field`` and ``reason``."""
 
@@ -399,7 +394,6 @@ class InvalidRowError(AiovecError, ValueError):
         return f"{place.removeprefix(' of ') or 'rows'}: {self.reason}"
 
 
-@dataclass(eq=False, repr=False)
 class EmbeddingError(AiovecError):
     """The ``embedder`` gave no usable vector for a text; nothing of the call was written.
 
@@ -433,7 +427,6 @@ class EmbeddingError(AiovecError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class DuplicateIdError(AiovecError, ValueError):
     """``ids`` that exist in ``table`` already or, with ``within_call``, occur twice in the call."""
 
@@ -453,7 +446,6 @@ class DuplicateIdError(AiovecError, ValueError):
         return f"these ids {verb}: {ids}; nothing was inserted"
 
 
-@dataclass(eq=False, repr=False)
 class FilterError(AiovecError, ValueError):
     """A filter that cannot be used.
 
@@ -480,7 +472,6 @@ class FilterError(AiovecError, ValueError):
         self.args = (message,)
 
 
-@dataclass(eq=False, repr=False)
 class UnsupportedError(AiovecError):
     """The ``backend``, or a ``table`` of it, does not have this ``ability``."""
 
@@ -499,7 +490,6 @@ class UnsupportedError(AiovecError):
         return f"{lacks} does not support {self.ability!r}{hint}"
 
 
-@dataclass(eq=False, repr=False)
 class StoreClosedError(AiovecError):
     """The store at ``target`` is closed; ``reason`` says why if the app did not close it."""
 
@@ -515,7 +505,6 @@ class StoreClosedError(AiovecError):
 _EARLIER_STEPS = "the earlier steps of the call are saved, and a repeat does the rest"
 
 
-@dataclass(eq=False, repr=False)
 class StoreBusyError(AiovecError):
     """The store was busy for ``waited`` seconds, until the timeout; nothing was done.
 
@@ -534,7 +523,6 @@ class StoreBusyError(AiovecError):
         return f"{self.reason}{time}; {_EARLIER_STEPS if self.in_part else 'nothing was done'}"
 
 
-@dataclass(eq=False, repr=False)
 class StoreFullError(AiovecError):
     """No room is left for the files of the store; nothing of the call was saved.
 
@@ -556,7 +544,6 @@ class StoreFullError(AiovecError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class StoreUnreachableError(AiovecError):
     """The server or the bucket at ``target`` does not answer; ``reason`` says what failed."""
 
@@ -569,7 +556,6 @@ class StoreUnreachableError(AiovecError):
         return f"no answer from {self.target}: {self.reason}"
 
 
-@dataclass(eq=False, repr=False)
 class StorePermissionError(AiovecError):
     """This process, or its key, lacks a permission on the store at ``target``."""
 
@@ -582,7 +568,6 @@ class StorePermissionError(AiovecError):
         return f"no permission for {self.target}: {self.reason}"
 
 
-@dataclass(eq=False, repr=False)
 class OutcomeUnknownError(AiovecError):
     """A write to ``target`` that may or may not have been saved; ``reason`` says what happened.
 
@@ -604,7 +589,6 @@ class OutcomeUnknownError(AiovecError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class StoreMovedError(AiovecError):
     """The store has been migrated from ``target`` to ``moved_to``.
 
@@ -630,7 +614,6 @@ class StoreMovedError(AiovecError):
         return f"the store {self.target} has moved to {self.moved_to}{reason}"
 
 
-@dataclass(eq=False, repr=False)
 class StoreReplacedError(AiovecError):
     """The file or folder at ``target`` was replaced or removed; ``reason`` says what happened.
 
@@ -651,7 +634,6 @@ class StoreReplacedError(AiovecError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class ChangesPrunedError(AiovecError):
     """The changes up to number ``floor`` are no longer kept."""
 
@@ -666,7 +648,6 @@ class ChangesPrunedError(AiovecError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class CorruptStoreError(AiovecError):
     """The data at ``target`` is damaged, or is not a store that this version reads."""
 

@@ -47,11 +47,10 @@ def test_a_table_from_its_creation_to_its_end(run: Run, folder: Path) -> None:
     ]
     assert run("export", "copy.jsonl", *notes).code == 0
     assert run("delete", "notes", "a", "x", *notes).out == "deleted 1 row\n"
-    assert run("delete", "--where", "year > 3000", *notes).out == "deleted 0 rows\n"
-    mistaken = run("delete", "year > 2000", *notes)
-    assert (mistaken.code, "pass a filter with --where" in mistaken.err) == (2, True)
-    assert run("delete", "notes", "year > 2000", *notes).out == "deleted 0 rows\n"
-    assert run("delete", "b", *notes, "--json").json == {"deleted": 1}
+    unnamed = run("delete", "b", *notes)
+    assert (unnamed.code, "pass an ID after the table b, or --where" in unnamed.err) == (2, True)
+    assert run("delete", "notes", "--where", "year > 3000", *notes).out == "deleted 0 rows\n"
+    assert run("delete", "notes", "b", *notes, "--json").json == {"deleted": 1}
     refused = run_process("drop", "notes", *notes)
     assert (refused.code, "pass --yes" in refused.err) == (2, True)
     assert run("tables", *notes).lines[1][0] == "notes"
@@ -81,20 +80,6 @@ def test_a_table_is_dropped_on_a_terminal_once_that_is_confirmed(run: Run, store
             assert process.wait(60) == code, answer
         with sync.connect(store) as vectors:
             assert (vectors.count("notes") if vectors.tables() else None) == left
-
-
-def test_the_name_of_a_table_is_not_taken_for_an_id(run: Run, store: Path) -> None:
-    with sync.connect(store) as vectors:
-        (row,) = vectors.get("notes", "a", include_vector=True)
-        vectors.insert("notes", [{**row.to_dict(), "id": "notes"}])
-    for others in ([], ["memos"]):
-        with sync.connect(store) as vectors:
-            for name in others:
-                vectors.create_table(name)
-        refused = run("delete", "notes", "-s", store)
-        assert (refused.code, "notes is a table" in refused.err) == (2, True)
-    assert run("count", "notes", "-s", store).out == "5\n"
-    assert run("delete", "notes", "notes", "-s", store).out == "deleted 1 row\n"
 
 
 def test_several_tables_want_one_named(run: Run, store: Path) -> None:

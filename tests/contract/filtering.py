@@ -374,7 +374,7 @@ class FilteringContract(ContractBase):
             " AND ".join(f"year != {n}" for n in range(5, 5_000)): 5,
             " OR ".join(f"name LIKE '%{n}'" for n in range(2_000)): 0,
             " OR ".join(f"payload.k{n} = {n}" for n in range(2_000)): 0,
-            " OR ".join(f"STARTSWITH(name, 's{n}')" for n in range(100)): 0,
+            " OR ".join(f"name STARTSWITH 's{n}'" for n in range(100)): 0,
             " OR ".join(f"payload.tags CONTAINS 't{n}'" for n in range(100)): 0,
             " OR ".join(f"year IN ({n}, {n + 1}) AND year > {n - 1}" for n in range(100)): 10,
             " AND ".join(["name IS NOT NULL"] * 100): 10,

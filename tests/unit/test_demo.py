@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from aiovec._demo import HashingEmbedder, stdlib_passages
+from aiovec._cli.demo import stdlib_passages
+from aiovec._embed.hashing import HashingEmbedder
 
 EMBEDDER = HashingEmbedder()
 
@@ -50,7 +51,7 @@ def test_the_model_of_this_name_keeps_its_vectors() -> None:
     )
     # Python salts hash() in every process.
     script = (
-        "import sys; from aiovec._demo import HashingEmbedder;"
+        "import sys; from aiovec._embed.hashing import HashingEmbedder;"
         "sys.stdout.write(HashingEmbedder()(['compress a file with gzip']).tobytes().hex())"
     )
     other = subprocess.run(

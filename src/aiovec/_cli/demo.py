@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import sysconfig
 import time
-from collections.abc import Sequence
+import tokenize
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +45,20 @@ _FILTER = "kind = 'class' AND module STARTSWITH 'asyncio'"
 _WORDS = '"RFC 2822" -header'
 _WORDS_AND_VECTOR = "parse a date as RFC 2822 has it"
 
+# Folders without documentation of the library: tests, applications, generated tables, pip's
+# packages.
+_SKIPPED = frozenset(
+    "__phello__ __pycache__ _bundled dist-packages idlelib lib-dynload lib2to3 pydoc_data "
+    "site-packages test tests turtledemo".split()
+)
+
+# Shortest docstring, in characters: shorter ones say less than the name ("Return self.").
+_SHORTEST = 20
+
+_KINDS = {ast.Module: "module", ast.ClassDef: "class"}
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
 
 @failing_clearly
 def demo(
@@ -61,8 +80,6 @@ def demo(
 
 
 async def _demo(target: str) -> None:
-    from .._demo import stdlib_passages
-
     began = time.perf_counter()
     # Its own model knows meanings; the built-in one needs no installation.
     installed = all(map(find_spec, ("wordllama", "tokenizers")))
@@ -91,7 +108,7 @@ async def _demo(target: str) -> None:
 
 async def _make_table(store: VectorStore) -> None:
     """Make an empty table. Refuses to replace a table of this name that is not the demo's."""
-    from .._demo import HashingEmbedder
+    from .._embed.hashing import HashingEmbedder
 
     try:
         existing = await store.schema(TABLE)
@@ -135,3 +152,49 @@ def _say(text: str, style: str) -> None:
     from rich.text import Text
 
     say(Text(text, style))
+
+
+def stdlib_passages() -> Iterator[dict[str, str]]:
+    """Yield the docstrings of all public modules, classes and functions as rows, by their names.
+
+    The sources are read, not imported, since some modules have side effects. The first definition
+    of a name counts. Without sources, as in an embedded Python, there are no passages.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        if parts and not any(part in _SKIPPED or part.startswith("_") for part in parts):
+            yield from _passages_of(path, ".".join(parts))
+
+
+def _passages_of(path: Path, module: str) -> Iterator[dict[str, str]]:
+    try:
+        with tokenize.open(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in the library's strings
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return  # a template, or a file of another Python
+    seen: set[str] = set()
+    for node, name in [(tree, module), *_definitions(tree, module)]:
+        text = ast.get_docstring(node)
+        if text is None or len(text) < _SHORTEST or name in seen:
+            continue
+        seen.add(name)
+        kind = _KINDS.get(type(node), "function")
+        yield {"id": name, "module": module, "kind": kind, "text": f"{name}\n{text}"}
+
+
+def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[Definition, str]]:
+    """Yield the public classes and functions inside a module or class, also within an ``if``."""
+    for node in ast.iter_child_nodes(parent):
+        if isinstance(node, Definition):
+            if node.name.startswith("_"):
+                continue
+            name = f"{prefix}.{node.name}"
+            yield node, name
+            if isinstance(node, ast.ClassDef):
+                yield from _definitions(node, name)
+        elif isinstance(node, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
+            yield from _definitions(node, prefix)

@@ -25,7 +25,6 @@ from .stores import (
     in_store,
     in_table,
     table_and_more,
-    table_of,
 )
 
 if TYPE_CHECKING:
@@ -171,38 +170,21 @@ def text_index(
 
 @failing_clearly
 def delete(
+    table: Table,
     ids: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TABLE] [ID]...", help="The ids, behind the table if several."),
+        list[str] | None, typer.Argument(metavar="[ID]...", help="The ids of the rows.")
     ] = None,
     store: Store = None,
     where: Where = None,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Delete rows by their ids, by a filter, or by both.
-
-    A single argument is an ID, or with --where the TABLE; of several, the first is the TABLE. The
-    name of a table alone is refused.
-    """
-    from .._input.rows import reads_as_filter
-
-    table, chosen = None, ids or None
-    if ids and (where is not None or len(ids) > 1):
-        table, chosen = ids[0], ids[1:] or None
-    if chosen is None and where is None:
-        raise typer.BadParameter("pass an ID or --where")
-    if table is None and chosen is not None and reads_as_filter(chosen[0]):
-        raise typer.BadParameter("pass a filter with --where, and an ID like this after the TABLE")
-
-    async def work(vectors: VectorStore) -> int:
-        if table is None and chosen is not None and chosen[0] in await vectors.tables():
-            name = chosen[0]
-            raise typer.BadParameter(
-                f"{name} is a table: pass ids after it, or --where; for the row with the id "
-                f"{name}, write the TABLE before it; aiovec drop {name} drops the table"
-            )
-        return await (await table_of(vectors, table)).delete(chosen, where=where)
-
-    deleted = in_store(store, config, work)
+    """Delete rows by their ids, by a filter, or by both."""
+    if not ids and where is None:
+        raise typer.BadParameter(
+            f"pass an ID after the table {table}, or --where; aiovec drop drops a table"
+        )
+    deleted = in_store(
+        store, config, lambda vectors: vectors.delete(table, ids or None, where=where)
+    )
     emit({"deleted": deleted}, [f"deleted {counted(deleted)}"], json)

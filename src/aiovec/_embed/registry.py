@@ -202,7 +202,7 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
     cannot be imported. May import the app's code, so call it in a thread.
     """
     if settings.kind == "demo":
-        from .._demo.embedder import HashingEmbedder
+        from .hashing import HashingEmbedder
 
         return HashingEmbedder()
     if settings.kind == "local":

@@ -203,8 +203,6 @@ class _Parser:
 
     def _condition(self) -> Expr:
         start = self.next
-        if start.kind == "name" and start.word == "STARTSWITH" and self._after_next_is("("):
-            return self._startswith_call()
         if start.starts_name:
             return self._predicate(start, self._ref())
         if not start.starts_literal:
@@ -299,17 +297,6 @@ class _Parser:
         whole = "a pattern with a character after each escape"
         marked = self._made(partial(patterns.marked, escape=escape), pattern, value_at, whole)
         return self._placed(Like(ref, marked, ignore_case), at, value_at)
-
-    def _startswith_call(self) -> Expr:
-        self._advance()
-        self._advance()
-        start = self.next
-        ref = self._ref()
-        self._need(",")
-        value_at = self.next.position
-        prefix = self._text()
-        self._need(")")
-        return self._placed(StartsWith(ref, prefix), start.position, value_at)
 
     def _in_list(self, start: _Token, ref: Ref) -> Expr:
         self._need("(", "'(' and a list of literals")

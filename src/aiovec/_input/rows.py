@@ -229,21 +229,13 @@ def distinct_ids(ids: Any) -> list[str]:
 def ids_to_delete(ids: Any) -> list[str]:
     """Return the ids to delete; raise InvalidArgumentError for a single text that looks like a
     filter."""
-    if isinstance(ids, str) and reads_as_filter(ids):
-        raise InvalidArgumentError(
-            "ids", ids, "ids of rows (pass a filter as where=, and such an id in a list)"
-        )
+    if isinstance(ids, str) and not _FILTER_SIGNS.isdisjoint(ids):
+        with suppress(FilterError):
+            where(ids)
+            raise InvalidArgumentError(
+                "ids", ids, "ids of rows (pass a filter as where=, and such an id in a list)"
+            )
     return distinct_ids(ids)
-
-
-def reads_as_filter(text: str) -> bool:
-    """Return whether a text was probably meant as a filter, and not as an id."""
-    if _FILTER_SIGNS.isdisjoint(text):
-        return False
-    with suppress(FilterError):
-        where(text)
-        return True
-    return False
 
 
 def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str], Float32Array]:

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 from ..errors import AiovecError, did_you_mean, shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 # Names elsewhere, and the name here or, behind a semicolon, what to do.
@@ -72,6 +73,20 @@ def hints_arguments(function: _F) -> _F:
 
     is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
     return cast("_F", awaited if is_async else call)
+
+
+def taking_arguments_of(
+    function: Callable[_P, object],
+) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
+    """Give a function that passes its arguments on to another one the signature of that one."""
+
+    def decorate(passing: Callable[..., _T]) -> Callable[_P, _T]:
+        result = inspect.signature(passing).return_annotation
+        signature = inspect.signature(function).replace(return_annotation=result)
+        passing.__signature__ = signature  # type: ignore[attr-defined]
+        return passing
+
+    return decorate
 
 
 def without_frames(error: AiovecError) -> AiovecError:

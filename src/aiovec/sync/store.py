@@ -21,8 +21,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
-from .._embed.protocol import EmbedderOption
-from .._model.hints import Hints, hints_arguments, without_frames
+from .._model.hints import Hints, hints_arguments, taking_arguments_of, without_frames
 from .._model.redaction import redacted
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
@@ -293,15 +292,8 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
 
 
 @hints_arguments
-def connect(
-    target: PathText | None = None,
-    *,
-    config: PathText | None = None,
-    read_only: bool = False,
-    follow: bool = False,
-    embedder: EmbedderOption | None = None,
-    embedders: Mapping[str, EmbedderOption] | None = None,
-) -> VectorStore:
+@taking_arguments_of(connect_async)
+def connect(*args: Any, **options: Any) -> VectorStore:
     """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``.
 
     Raises AiovecError in async code, since each call would block the event loop, but not in a
@@ -314,17 +306,10 @@ def connect(
                 "aiovec.sync.connect() would block the running event loop; use "
                 "'async with aiovec.connect(...)' there, or asyncio.to_thread for blocking code"
             )
-    return open_store(
-        target,
-        config=config,
-        read_only=read_only,
-        follow=follow,
-        embedder=embedder,
-        embedders=embedders,
-    )
+    return open_store(*args, **options)
 
 
-def open_store(target: PathText | None, **options: Any) -> VectorStore:
+def open_store(target: PathText | None = None, **options: Any) -> VectorStore:
     """Open a store, also in async code."""
     portal = Portal(redacted(str(target if target is not None else options.get("config") or "")))
 

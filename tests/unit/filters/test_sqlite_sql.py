@@ -18,7 +18,7 @@ INDEXED = {
     "\"select\" = 'a'": "t.select",
     "\"select\" LIKE 'a%'": "t.select",
     "\"select\" LIKE 'a%b_c'": "t.select",
-    "startswith(\"select\", 'a')": "t.select",
+    "\"select\" STARTSWITH 'a'": "t.select",
     "\"select\" IN ('a', 'b')": "t.select",
     "\"select\" = 'a' OR \"select\" = 'b'": "t.select",
     "NOT order >= 5": "t.order",

@@ -1,4 +1,4 @@
-"""A self-contained embedding model for the demo: hashed words and character n-grams."""
+"""The embedder "demo": a self-contained model of hashed words and character n-grams."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class HashingEmbedder:
 
     The words of a text and their character n-grams are hashed, each hash chooses dimensions and
     signs, and the sums, damped by the logarithm of how often a word occurs, are scaled to length
-    one. Nothing is trained and nothing is loaded.
+    one. Nothing is trained and nothing is loaded. It finds passages that share words and parts of
+    words; it does not understand meaning.
     """
 
     model = "aiovec-demo-hash-256"
