@@ -31,10 +31,6 @@ class Manifests:
     def __init__(self, folder: Path, table: str) -> None:
         self._folder = folder / f"{table}.lance"
 
-    def newest(self) -> int:
-        """Return the number of the newest version; 0 if there is none."""
-        return max((number for number, _ in self._versions()), default=0)
-
     def times(self) -> list[tuple[int, float]]:
         """Return the number of each version and the time of its manifest."""
         times = []
