@@ -93,9 +93,12 @@ class _Batch:
 
     def __init__(self, calls: int, queries: int) -> None:
         self.calls = calls
-        self.queries = queries
+        # A call of many queries takes several scans, and others run beside it.
+        many = queries > _MOST_TOGETHER
         # True once their rows are known and only the fields of these are read.
-        self.scanned = False
+        self.scanned = many
+        # The queries that must wait for a scan beside this batch.
+        self.queries = 1 if many else queries
 
 
 class _Resident:
@@ -635,7 +638,7 @@ class ResidentSearch:
         self, read: Read, resident: _Resident, queries: Sequence[VectorQuery], batch: _Batch
     ) -> list[Found]:
         """Return the results of queries, all in one snapshot."""
-        by_file, loop = False, asyncio.get_running_loop()
+        by_file, spoiled, loop = False, False, asyncio.get_running_loop()
 
         def scanned() -> None:
             batch.scanned = True
@@ -644,6 +647,7 @@ class ResidentSearch:
                     loop.call_soon_threadsafe(self._begin_batches)
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, list[Found]]:
+            nonlocal spoiled
             layout = current_table(db, resident.table)
             copy = None if by_file else self._copy(resident, layout, db)
             state = None if copy is None else copy.advance(db, ticket)
@@ -658,6 +662,7 @@ class ResidentSearch:
                     last = start + _MOST_TOGETHER >= len(queries)
                     answers += answer(snapshot, copy.masks, part, scanned if last else None)
             except SpoiledFileError:
+                spoiled = True
                 self._distrust(resident)
                 return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)
             return state, answers
@@ -674,7 +679,7 @@ class ResidentSearch:
             self._drop(resident)
             raise
         if state is None:
-            if resident.copy is None and resident.file_from > time.monotonic():
+            if spoiled:
                 self._tasks.start(self._forget_file(resident))
             self._begin_loading(resident)
             if not _is_over(resident.loading):
