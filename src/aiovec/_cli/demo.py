@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._embed.static import BUILT_IN
 from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
 from ..errors import AiovecError, TableNotFoundError
 from .output import one_line, say, working
-from .run import failing_clearly
+from .run import failing_clearly, run_async
 
 if TYPE_CHECKING:
     from .._model.records import Hit
@@ -57,10 +55,12 @@ def demo(
 
     Takes a few seconds. Running it again starts afresh.
     """
-    asyncio.run(_demo(store))
+    run_async(_demo(store))
 
 
 async def _demo(target: str) -> None:
+    import asyncio
+
     from .._demo import stdlib_passages
 
     began = time.perf_counter()
@@ -92,6 +92,7 @@ async def _demo(target: str) -> None:
 async def _make_table(store: VectorStore) -> None:
     """Make an empty table. Refuses to replace a table of this name that is not the demo's."""
     from .._demo import HashingEmbedder
+    from .._embed.static import BUILT_IN
 
     try:
         existing = await store.schema(TABLE)
