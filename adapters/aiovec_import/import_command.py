@@ -5,7 +5,6 @@ Imports little, as every command.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiovec._cli.output import Listing, counted, emit, progress, say, working
-from aiovec._cli.run import command_app, failing_clearly
+from aiovec._cli.run import command_app, failing_clearly, run_async
 from aiovec._cli.stores import (
     Address,
     AsJson,
@@ -229,7 +228,7 @@ class _Job:
         if self.by_workers is None and path is not None and not path.exists():
             rejects = RejectsFile(self.rejects.path)
             rehearsal = rehearse(self.source, self.loads, rejects, strict=self.strict)
-            self._checked = asyncio.run(rehearsal)
+            self._checked = run_async(rehearsal)
         return in_store(store, config, self._work, create=True)
 
     async def _work(self, vectors: VectorStore) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiovec._cli.output import say
-from aiovec._cli.run import command_app, failing_clearly
+from aiovec._cli.run import command_app, failing_clearly, run_async
 from aiovec._cli.stores import (
     Config,
     Embedder,
@@ -81,7 +80,7 @@ def mcp(
     place = place_named(store, config)
     if not allow_writes:
         check_there(place)
-    asyncio.run(_serve(place, table, read, embedder, allow_writes, port if http else None, key))
+    run_async(_serve(place, table, read, embedder, allow_writes, port if http else None, key))
 
 
 async def _serve(

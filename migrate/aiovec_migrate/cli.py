@@ -6,7 +6,6 @@ commands imports it, so it imports little; the commands import the migrator when
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, ParamSpec
@@ -14,7 +13,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from aiovec._cli.output import out, say_error
-from aiovec._cli.run import command_app, failing_clearly
+from aiovec._cli.run import command_app, failing_clearly, run_async
 from aiovec._cli.stores import AsJson, Config
 
 from .events import Options
@@ -106,9 +105,11 @@ def _interruptible(command: Callable[_P, None]) -> Callable[_P, None]:
 
     @wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        from asyncio import CancelledError  # slow, and the help does not need it
+
         try:
             command(*args, **kwargs)
-        except (KeyboardInterrupt, asyncio.CancelledError) as exc:
+        except (KeyboardInterrupt, CancelledError) as exc:
             say_error("interrupted; nothing is lost. Run the same command again to continue")
             raise typer.Exit(130) from exc
 
@@ -134,7 +135,7 @@ def plan_(
     options = _options(target, table, switch, 5.0)
     from . import api, show
 
-    plan = asyncio.run(
+    plan = run_async(
         api.plan(
             source, target, config=config, options=options, embedder=embedder, from_field=from_field
         )
@@ -172,7 +173,7 @@ def run_(
             source, target, config=config, options=options, embedder=embedder,
             from_field=from_field, listener=listener,
         )  # fmt: skip
-        report = asyncio.run(running)
+        report = run_async(running)
     pause = f"; writers waited {report.pause:.2f} s" if report.pause else ""
     end = f"copied to {report.target}; apps still use {report.source}"
     if report.switched:
@@ -188,7 +189,7 @@ def status_(
     """Show the migration of these stores, or of the stores that the TOML file configures."""
     from . import api, show
 
-    move = asyncio.run(api.status(source, target, config=config))
+    move = run_async(api.status(source, target, config=config))
     lines = ["no migration is open"]
     if move is not None:
         lines = [f"{move.state}: from {move.source} to {move.target} (run {move.run})"]
@@ -229,7 +230,7 @@ def verify_(
         comparing = api.verify(
             source, target, config=config, tables=_names(table), repair=repair, listener=listener
         )
-        report = asyncio.run(comparing)
+        report = run_async(comparing)
     end = "every row is equal" if report.equal else "NOT EQUAL"
     if report.in_use and not report.equal:
         end = f"{report.target} is in use and has newer writes; this is no fault"
@@ -248,7 +249,7 @@ def abort_(
     from . import api, show
 
     with show.shown(json=json) as listener:
-        warnings = asyncio.run(api.abort(source, target, config=config, listener=listener))
+        warnings = run_async(api.abort(source, target, config=config, listener=listener))
     lines = [*(f"warning: {text}" for text in warnings), "aborted; the source is as it was"]
     _emit_last({"aborted": True, "warnings": warnings}, lines, json)
 
@@ -268,7 +269,7 @@ def forget_(
     """
     from . import api, show
 
-    warnings = asyncio.run(api.forget(store, config=config))
+    warnings = run_async(api.forget(store, config=config))
     lines = [*(f"warning: {text}" for text in warnings), f"{store} is an independent store again"]
     show.emit_lines({"store": store, "forgotten": True, "warnings": warnings}, lines, json)
 

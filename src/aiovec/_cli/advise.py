@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from datetime import UTC, datetime, timedelta
@@ -140,6 +139,8 @@ async def _probe(vectors: VectorStore, name: str) -> list[float]:
         queries += [record.vector for record in records if record.vector is not None]
     if not queries:
         return []
+    import asyncio
+
     await vectors.search(name, queries[0])  # SQLite begins to load the table
     for _ in range(_MOST_POLLS):
         if "being loaded" not in (await vectors.stats(name)).details.get("searched", ""):

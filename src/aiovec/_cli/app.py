@@ -1,22 +1,22 @@
 """The commands of aiovec and of other packages.
 
-The entry-point group ``aiovec.commands`` names their ``typer.Typer`` objects. Its module is
-imported when its command, or the list of all commands, is asked for, so it should import little
-itself. One that is broken says so in one line, and hides nothing else.
+A command's module is imported when the command, or the list of all commands, is asked for, so it
+should import little itself. The entry-point group ``aiovec.commands`` names the ``typer.Typer``
+objects of other packages. One that is broken says so in one line, and hides nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from .._model.redaction import without_secrets
-from . import advise, demo, doctor, facts, search, tables, upkeep
 from .output import say_error, settle_streams
 from .run import command_app
 from .usage import clear_message
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "aiovec.commands"
+
+# The module of each command, in the order of the help. Its function has the command's name.
+_MODULES = {
+    "demo": "demo", "doctor": "doctor", "info": "facts", "tables": "facts", "search": "search",
+    "rows": "search", "get": "search", "count": "search", "distinct": "search",
+    "delete": "tables", "create": "tables", "drop": "tables", "text-index": "tables",
+    "index": "upkeep", "optimize": "upkeep", "backup": "upkeep", "restore": "upkeep",
+    "advise": "advise",
+}  # fmt: skip
 
 
 class Commands(TyperGroup):
@@ -39,27 +48,57 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        built_in = super().list_commands(ctx)
-        return [*built_in, *(name for name in sorted(_installed()) if name not in built_in)]
+        return [*_MODULES, *_installed()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if (built_in := super().get_command(ctx, cmd_name)) is not None:
-            return built_in
-        if (entry_point := _installed().get(cmd_name)) is None:
-            return None
-        try:
-            command: Any = get_command(entry_point.load())
-        except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
-            say_error(
-                f"the command {cmd_name!r} ({entry_point.value}) cannot be loaded: "
-                f"{type(exc).__name__}: {exc}; reinstall its package"
-            )
-            return None
-        command.name = cmd_name
-        command.rich_markup_mode = None
-        for subcommand in getattr(command, "commands", {}).values():
-            subcommand.rich_markup_mode = None
-        return command
+        if cmd_name in _MODULES:
+            single = command_app(cmd_name, rich_markup_mode=None)
+            single.command(cmd_name)(_function(cmd_name))
+            return get_command(single)
+        entry_point = _installed().get(cmd_name)
+        return None if entry_point is None else _loaded(entry_point)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands; our own by their docstrings, since their options are slow to make."""
+        listed = [TyperCommand(name, help=_function(name).__doc__) for name in _MODULES]
+        listed += filter(None, map(_loaded, _installed().values()))
+        width = formatter.width - 6 - max(len(command.name or "") for command in listed)
+        with formatter.section("Commands"):
+            formatter.write_dl([(command.name, command.get_short_help_str(width))
+                                for command in listed])  # fmt: skip
+
+
+def _function(command: str) -> Callable[..., None]:
+    module = import_module(f".{_MODULES[command]}", __package__)
+    function: Callable[..., None] = getattr(module, command.replace("-", "_"))
+    return function
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """Return the commands of other packages, sorted by name; they cannot replace ours."""
+    from importlib import metadata
+
+    # Of two with one name, the first on the path wins, as with modules.
+    entries = reversed(tuple(metadata.entry_points(group=GROUP)))
+    return {name: entry for name, entry in sorted({e.name: e for e in entries}.items())
+            if name not in _MODULES}  # fmt: skip
+
+
+def _loaded(entry_point: EntryPoint) -> Any:
+    """Return the command of another package; None, with a line that says so, if it is broken."""
+    try:
+        command: Any = get_command(entry_point.load())
+    except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
+        say_error(
+            f"the command {entry_point.name!r} ({entry_point.value}) cannot be loaded: "
+            f"{type(exc).__name__}: {exc}; reinstall its package"
+        )
+        return None
+    command.name = entry_point.name
+    command.rich_markup_mode = None
+    for subcommand in getattr(command, "commands", {}).values():
+        subcommand.rich_markup_mode = None
+    return command
 
 
 @contextmanager
@@ -77,13 +116,6 @@ def _quietly() -> Iterator[None]:
         if isinstance(getattr(exc, "message", None), str) and hasattr(exc, "format_message"):
             exc.message = without_secrets(clear_message(exc))  # type: ignore[attr-defined]
         raise
-
-
-def _installed() -> dict[str, EntryPoint]:
-    from importlib import metadata
-
-    # Of two with one name, the first on the path wins, as with modules.
-    return {entry.name: entry for entry in reversed(tuple(metadata.entry_points(group=GROUP)))}
 
 
 app = command_app(
@@ -117,12 +149,3 @@ def _start(
     ] = False,
 ) -> None:
     settle_streams()
-
-
-# In the order of the help, by their own names.
-for _command in (
-    demo.demo, doctor.doctor, facts.info, facts.tables, search.search, search.rows, search.get,
-    search.count, search.distinct, tables.delete, tables.create, tables.drop, tables.text_index,
-    upkeep.index, upkeep.optimize, upkeep.backup, upkeep.restore, advise.advise,
-):  # fmt: skip
-    app.command()(_command)

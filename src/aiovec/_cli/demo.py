@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import sysconfig
 import time
 import tokenize
@@ -15,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .._embed.static import BUILT_IN
 from .._model.schema import Embed, Field, Schema
 from .._store.connect import connect
 from ..errors import AiovecError, TableNotFoundError
 from .output import one_line, say, working
-from .run import failing_clearly
+from .run import failing_clearly, run_async
 
 if TYPE_CHECKING:
     from .._model.records import Hit
@@ -76,10 +74,12 @@ def demo(
 
     Takes a few seconds. Running it again starts afresh.
     """
-    asyncio.run(_demo(store))
+    run_async(_demo(store))
 
 
 async def _demo(target: str) -> None:
+    import asyncio
+
     began = time.perf_counter()
     # Its own model knows meanings; the built-in one needs no installation.
     installed = all(map(find_spec, ("wordllama", "tokenizers")))
@@ -109,6 +109,7 @@ async def _demo(target: str) -> None:
 async def _make_table(store: VectorStore) -> None:
     """Make an empty table. Refuses to replace a table of this name that is not the demo's."""
     from .._embed.hashing import HashingEmbedder
+    from .._embed.static import BUILT_IN
 
     try:
         existing = await store.schema(TABLE)

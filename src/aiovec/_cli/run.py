@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 
@@ -16,6 +15,7 @@ from ..errors import AiovecError, EmbeddingError
 from .output import say, say_error
 
 _P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _CURE = "pass --embedder KIND or --config FILE, or search with --by text"
 
@@ -32,6 +32,13 @@ def command_app(name: str, **options: Any) -> typer.Typer:
     )
 
 
+def run_async(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run the coroutine of a command to its end."""
+    import asyncio  # slow, and the help does not need it
+
+    return asyncio.run(work)
+
+
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
     """Return the command with exit codes: 1 and one line for an error, 130 when interrupted.
 
@@ -41,6 +48,8 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
 
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        from asyncio import CancelledError  # slow, and the help does not need it
+
         try:
             command(*args, **kwargs)
         except AiovecError as exc:
@@ -55,7 +64,7 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
                 raise
             say_error(error)
             raise typer.Exit(1) from exc
-        except (KeyboardInterrupt, asyncio.CancelledError) as exc:
+        except (KeyboardInterrupt, CancelledError) as exc:
             say_error("interrupted")
             raise typer.Exit(130) from exc
 

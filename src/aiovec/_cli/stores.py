@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json as jsonlib
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from .._model.schema import Metric as Metric
 from .._store.connect import open_place as open_place
 from ..errors import AiovecError, ConfigError
 from .output import progress, working
+from .run import run_async
 from .usage import store_cure
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def in_store(
         async with await open_place(place, read_only=read_only) as vectors:
             return await work(vectors)
 
-    return asyncio.run(opened())
+    return run_async(opened())
 
 
 def in_table(

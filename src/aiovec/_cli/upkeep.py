@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ from .._store.connect import restore_place
 from ..errors import AiovecError, UnsupportedError
 from .facts import index_line
 from .output import emit, say_error, working
-from .run import failing_clearly
+from .run import failing_clearly, run_async
 from .stores import (
     Address,
     AnyTable,
@@ -71,6 +70,8 @@ def optimize(
             raise typer.BadParameter(f"--every must be a time such as 10m or 1h, not {every!r:.60}")
 
     async def work(vectors: VectorStore, workers: Engine | None) -> None:
+        import asyncio
+
         async def of(name: str) -> dict[str, Any] | None:
             try:
                 return await _optimized(vectors, name, workers)
@@ -221,7 +222,7 @@ def restore(
     """Check a backup, then replace a store with it. No process may have the store open."""
     place = place_named(store, config)
     with working("restoring"):
-        kept = asyncio.run(restore_place(backup, place, overwrite=overwrite))
+        kept = run_async(restore_place(backup, place, overwrite=overwrite))
     target = str(place)
     lines = [f"restored {target} from {backup}"]
     if kept is not None:

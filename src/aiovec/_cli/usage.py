@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._model.redaction import without_secrets
+from ..errors import did_you_mean
 
 _STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECASE)
 _NAMING = ("--store", "-s", "--from", "--to")  # options before a store
@@ -26,7 +27,8 @@ def clear_message(error: Any) -> str:
     if context is None:
         return message
     if message.startswith("No such command") and context.parent is None:
-        return message.rstrip(".") + _command_cure(message)
+        known = context.command.list_commands(context)
+        return message.rstrip(".") + _command_cure(message, known)
     if message.startswith("No such option") and hasattr(context.command, "commands"):
         error.possibilities = None
         example = f"{context.command_path} COMMAND {error.option_name}"
@@ -51,11 +53,13 @@ def store_cure(message: str = "", options: Sequence[str] = ("-s",)) -> str:
     return f"; a store needs an option: write {without_secrets(cure)}" if cure else ""
 
 
-def _command_cure(message: str) -> str:
+def _command_cure(message: str, known: Sequence[str]) -> str:
     word = next((word for word in sys.argv[1:] if repr(word) in message), "")
     if word in ("help", "version"):
         return f"; write aiovec --{word}"
-    return f"; write aiovec tables -s {word}" if _STORE.fullmatch(word) else ""
+    if _STORE.fullmatch(word):
+        return f"; write aiovec tables -s {word}"
+    return did_you_mean(word, known)
 
 
 def _of_value(fault: dict[str, Any]) -> str:

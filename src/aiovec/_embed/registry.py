@@ -1,4 +1,7 @@
-"""The embedders of one store by their names, and their creation from settings."""
+"""The embedders of one store by their names, and their creation from settings.
+
+Each kind is imported when an embedder of it is made, and all of them only where texts are embedded.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from .._model.redaction import redacted
 from .._model.schema import RECIPE_KEYS, Embed, Schema
-from ..backend.embedders import OWN_URL, EmbedderSettings
 from ..backend.threads import in_thread
 from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError
 from .app_embedders import DEFAULT, check_embedder, embedder
-from .batcher import Batcher
-from .local import LocalModel
-from .openai import OWN_KEY, OpenAIEmbedder, key_name_of
 from .protocol import Embedder
-from .static import BUILT_IN, StaticModel
 
 if TYPE_CHECKING:
     from ..backend.config import RetrievalSettings
     from ..backend.contract import TableHandle
+    from ..backend.embedders import EmbedderSettings
+    from .batcher import Batcher
 
 LARGEST_BATCH = 2048
 """Most texts in a request, since the event loop joins them."""
@@ -145,6 +145,8 @@ class Embedders:
     ) -> Batcher:
         """Return an embedder, made at its first use; ``of_table`` is the key of a table's own
         embedder."""
+        from .batcher import Batcher
+
         key = of_table or name
         async with self._making:
             if key not in self._batchers:
@@ -180,6 +182,8 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
 
 
 def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Batcher:
+    from .batcher import Batcher
+
     recipe = settings.model_dump(include=set(RECIPE_KEYS), exclude_defaults=True)
     recipe["kind"] = settings.kind
     if "base_url" in recipe:
@@ -189,6 +193,8 @@ def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) ->
 
 def _limits_of(embedder: object) -> EmbedderSettings:
     """Return the limits for an app's embedder, which may have a ``batch_size``."""
+    from ..backend.embedders import EmbedderSettings
+
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return EmbedderSettings.defaults(batch_size=min(size, LARGEST_BATCH))
@@ -206,6 +212,8 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
 
         return HashingEmbedder()
     if settings.kind == "local":
+        from .static import StaticModel
+
         return StaticModel(name, settings)
     if ":" in settings.kind:
         loaded = load(settings.kind)
@@ -228,7 +236,11 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
             key=f"retrieval.embedders.{name}.kind",
         )  # fmt: skip
     if settings.kind == "openai":
+        from .openai import OpenAIEmbedder
+
         return OpenAIEmbedder(settings)
+    from .local import LocalModel
+
     return LocalModel(settings, offline=offline)
 
 
@@ -258,10 +270,13 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
     They are used if they need no network and run no code of the table, or if they name the default
     service of their kind, with the key of that service.
     """
-    from ..backend.config import embedder_section
-
     if embed.recipe is None:
         return "which this store does not have", None
+    from ..backend.config import embedder_section
+    from ..backend.embedders import OWN_URL
+    from .openai import OWN_KEY, key_name_of
+    from .static import BUILT_IN
+
     keys = {**embed.recipe, "model": schema.model or "", "dim": schema.dim}
     try:
         section = embedder_section(embed.using, keys, "the table's own description")

@@ -1,12 +1,11 @@
 """Open a store, or replace one by a backup.
 
-Importing this module imports little: NumPy, pydantic and the backends come when a store is
-opened, in a thread.
+Importing this module imports little: asyncio comes when a store is opened, and NumPy, pydantic and
+the backends in a thread.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import os
@@ -134,6 +133,8 @@ class Opening:
             await self._store.__aexit__(kind)
 
     async def _open(self) -> VectorStore:
+        import asyncio
+
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -208,7 +209,9 @@ async def restore(
     no store, or if the target is not a store (``overwrite`` replaces it anyway); UnsupportedError
     if the backend cannot restore.
     """
-    await asyncio.to_thread(_import_the_rest)
+    from asyncio import to_thread
+
+    await to_thread(_import_the_rest)
     from ..backend.threads import in_daemon_thread
 
     place = await in_daemon_thread(partial(_find, target, config))

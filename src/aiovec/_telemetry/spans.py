@@ -1,7 +1,7 @@
 """Spans of calls: ``with span(operation, place): ...; operation.rows = 3``.
 
-OpenTelemetry is used only if the app has imported it, perhaps after it opened the store: an app
-that has not sets no provider. Telemetry reports names, counts, durations and the classes of errors:
+OpenTelemetry is used only if the app has imported it, perhaps after it opened the store: only then
+can it have set a provider. Telemetry reports names, counts, durations and the classes of errors:
 never a row, an id, a vector, a filter or the message of an error.
 """
 
