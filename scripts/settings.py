@@ -174,11 +174,8 @@ def _range(field: FieldInfo) -> str:
     if {"ge", "le"} <= limits.keys():
         words = [f"from {limits.pop('ge'):_} to {limits.pop('le'):_}"]
     else:
-        words = [f"{_LIMITS[name]} {limits.pop(name):_}" for name in _LIMITS if name in limits
-                 and name != "multiple_of"]  # fmt: skip
+        words = [f"{_LIMITS[name]} {limits[name]:_}" for name in _LIMITS if name in limits]
     text = " and ".join(words)
-    if "multiple_of" in limits:
-        text += f", a multiple of {limits['multiple_of']}"
     return text and f"{text[0].upper()}{text[1:]}."
 
 
@@ -187,7 +184,6 @@ _LIMITS = {
     "gt": "above",
     "le": "at most",
     "lt": "below",
-    "multiple_of": "a multiple of",
 }
 
 

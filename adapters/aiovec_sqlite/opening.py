@@ -130,10 +130,10 @@ def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> s
         try:
             began, patience = time.monotonic(), settings.busy_timeout
             if not exists:
-                _patiently(lambda: create_store(db, settings.page_size), path, began, patience)
+                _patiently(lambda: create_store(db), path, began, patience)
             _patiently(lambda: _to_wal(db), path, began, patience)
             _set_durability(db, settings.durability if kept else "none")
-            db.execute(f"PRAGMA cache_size = {-1024 * settings.cache_mb}")
+            db.execute("PRAGMA cache_size = -65536")  # KiB
             # A WAL that grew during a long read is truncated after it was copied into the file.
             db.execute("PRAGMA journal_size_limit = 67108864")
             return db
@@ -198,7 +198,7 @@ def open_read_only(
 
     StoreReplacedError if the path no longer leads to the store's ``file``.
     """
-    return _set_up(lambda: connect_read_only(path, settings.busy_timeout), settings, file)
+    return _set_up(lambda: connect_read_only(path, settings.busy_timeout), file)
 
 
 def check_store_to_read(path: Path) -> None:
@@ -252,11 +252,11 @@ def open_reader(
     """
     check_not_inherited(path)
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    return _set_up(lambda: connect(uri, uri=True, timeout=settings.busy_timeout), settings, file)
+    return _set_up(lambda: connect(uri, uri=True, timeout=settings.busy_timeout), file)
 
 
 def _set_up(
-    connected: Callable[[], sqlite3.Connection], settings: SqliteSettings, file: OpenFile | None
+    connected: Callable[[], sqlite3.Connection], file: OpenFile | None
 ) -> sqlite3.Connection:
     try:
         db = connected()
@@ -265,7 +265,7 @@ def _set_up(
                 file.check()
             # This reads the file, for which SQLite opens the WAL: if the WAL is removed later,
             # SQLite still reads it, and makes no new one.
-            db.execute(f"PRAGMA cache_size = {-1024 * settings.reader_cache_mb}")
+            db.execute("PRAGMA cache_size = -2048")  # KiB: the system caches the file too
         except BaseException:
             db.close()
             raise

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from aiovec.backend.settings import BackendSettings, MemorySize, parsed_size
 from aiovec.errors import ConfigError, StorePermissionError
@@ -64,15 +63,6 @@ def make_folder_of(file: Path) -> None:
         raise ConfigError(f"{str(file)!r} cannot hold a store: {exc.strerror or exc}") from exc
 
 
-_PAGE_SIZES = tuple(512 << n for n in range(8))  # the sizes that SQLite supports
-
-
-def _page_size(value: int) -> int:
-    if value not in _PAGE_SIZES:
-        raise PydanticCustomError("page_size", "not a page size that SQLite supports")
-    return value
-
-
 class SqliteSettings(BackendSettings):
     """The settings of the SQLite backend."""
 
@@ -95,29 +85,6 @@ class SqliteSettings(BackendSettings):
     """Number of connections that read at the same time. Readers never wait for writers.
 
     More than the machine has processor cores help only if reads wait for the disk."""
-
-    page_size: Annotated[
-        int,
-        AfterValidator(_page_size),
-        WithJsonSchema({"type": "integer", "enum": list(_PAGE_SIZES)}),
-    ] = 16_384
-    """Bytes per page of a new file: a power of two from 512 to 65_536.
-
-    Large pages suit vectors. An existing file keeps its page size."""
-
-    chunk_size: int = Field(default=256, ge=8, le=4096, multiple_of=8)
-    """Vectors that a new table stores side by side.
-
-    An existing table keeps its chunk size. 128 to 256 write fastest."""
-
-    cache_mb: int = Field(default=64, ge=1, le=65_536)
-    """MiB of pages that the writing connection keeps in memory."""
-
-    reader_cache_mb: int = Field(default=2, ge=1, le=65_536)
-    """MiB of pages that each reading connection keeps in memory.
-
-    The system caches the file too. With 16, find() by an index is one microsecond per row faster,
-    and many concurrent searches need a few percent less processor time."""
 
     write_queue: int = Field(default=1024, ge=1, le=1_000_000)
     """Writing calls in progress at a time, with 64 MiB of rows together; further ones wait.

@@ -48,19 +48,19 @@ def fault(file: Path | None) -> ConfigError:
 def test_the_environment_comes_before_the_file(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
     file = toml(
         '[retrieval]\nbackend = "sqlite"\ndim = 384\n'
-        "[retrieval.sqlite]\nreaders = 2\nchunk_size = 64\nbusy_timeout = 5\n"
+        "[retrieval.sqlite]\nreaders = 2\nkeep_deletes = 64\nbusy_timeout = 5\n"
     )
     found = retrieval(file)
     assert (found.backend, found.dim) == ("sqlite", 384)
     assert (found.sqlite.busy_timeout, found.sqlite.durability) == (5.0, "full")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__BACKEND", "lancedb")
-    monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE", '{"readers": 3, "cache_mb": 8}')
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE", '{"readers": 3, "write_queue": 8}')
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE__READERS", "5")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__DIM", "")  # empty counts as unset
     found = retrieval(file)
     assert (found.backend, found.dim) == ("lancedb", 384)
     sqlite = found.sqlite
-    assert (sqlite.readers, sqlite.cache_mb, sqlite.chunk_size) == (5, 8, 64)
+    assert (sqlite.readers, sqlite.write_queue, sqlite.keep_deletes) == (5, 8, 64)
     assert retrieval(None).sqlite.readers == 5
     monkeypatch.setenv("aiovec_retrieval__server__allowed_hosts", '["a", "b"]')
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__STORAGE_OPTIONS__REGION", "x")
@@ -139,8 +139,6 @@ FAULTS = [
      "must be a list, not 'vectors'; write [\"vectors\"]"),
     ("retrieval = [1]", "retrieval", "a section", "must be"),
     ("[retrieval.sqlite]\ndurability = 'no'", "retrieval.sqlite.durability", "'normal'", "no"),
-    ("[retrieval.sqlite]\nchunk_size = 12", "retrieval.sqlite.chunk_size",
-     "a multiple of 8", "not 12"),
     ("[retrieval.sqlite]\nbusy_timeout = -1", "retrieval.sqlite.busy_timeout",
      "greater than or equal to 0", "not -1"),
     ("[retrieval.sqlite]\nscan_memory = '5 TB'", "retrieval.sqlite.scan_memory",

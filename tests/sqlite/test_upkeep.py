@@ -45,7 +45,7 @@ async def answers(store: VectorStore) -> object:
 
 async def test_optimize_gives_room_back_and_changes_no_answer(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
-    async with opened(path, chunk_size=64, keep_deletes=100) as store:
+    async with opened(path, keep_deletes=100) as store:
         await store.create_table("notes", SCHEMAS["partitioned"])
         left = await churn(store, 600)
         before, stats = await answers(store), await store.stats("notes")

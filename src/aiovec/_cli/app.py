@@ -62,9 +62,9 @@ class Commands(TyperGroup):
         """List the commands; our own by their docstrings, since their options are slow to make."""
         listed = [TyperCommand(name, help=_function(name).__doc__) for name in _MODULES]
         listed += filter(None, map(_loaded, _installed().values()))
-        width = formatter.width - 6 - max(len(command.name or "") for command in listed)
+        width = formatter.width - 6 - max(len(str(command.name)) for command in listed)
         with formatter.section("Commands"):
-            formatter.write_dl([(command.name, command.get_short_help_str(width))
+            formatter.write_dl([(str(command.name), command.get_short_help_str(width))
                                 for command in listed])  # fmt: skip
 
 

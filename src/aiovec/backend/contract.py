@@ -25,7 +25,6 @@ from collections.abc import (
     AsyncGenerator,
     Callable,
     Hashable,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -53,13 +52,14 @@ from ..errors import (
 )
 from .context import Kept, WriteKey
 from .marks import MoveMark, MoveRecord
+from .rows import NewRows
+from .rows import StoredRows as StoredRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from .._model.fusion import FusedHit, Fusion
     from .limits import Slot
-    from .rows import NewRows
 
 
 class StaleTableError(Exception):
@@ -166,31 +166,6 @@ class HybridQuery(VectorQuery):
 
 Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]]]
 """Returns the snippets of hits, by field, from their ids and texts. Called in a thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRows:
-    """Rows as columns of Python values, in the requested order.
-
-    ``fields`` has one list for each of ``Columns.fields``; ``payloads`` holds JSON text or None,
-    ``vectors`` one row of float32 for each id, of NaN if it has no vector; both are None if they
-    were not requested.
-    """
-
-    ids: Sequence[str]
-    fields: Mapping[str, Sequence[Any]]
-    payloads: Sequence[str | None] | None = None
-    vectors: Float32Array | None = None
-
-    def take(self, places: Sequence[int], fields: Iterable[str] | None = None) -> StoredRows:
-        """Return the rows at these positions, in this order, with only these fields if given."""
-        names = self.fields if fields is None else fields
-        return StoredRows(
-            [self.ids[row] for row in places],
-            {name: [self.fields[name][row] for row in places] for name in names},
-            None if self.payloads is None else [self.payloads[row] for row in places],
-            None if self.vectors is None else self.vectors[list(places)],
-        )
 
 
 @dataclass(frozen=True, slots=True)

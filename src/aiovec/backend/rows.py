@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, cast
 
@@ -20,10 +20,34 @@ from .._model.arrow import (
 from .._model.lazy_arrow import pa
 from .._model.schema import Schema, may_lack_vectors
 from ..errors import InvalidRowError
-from .contract import StoredRows
 
 BYTES_A_VALUE = 32
 """Estimated bytes of a value that is not a vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Rows as columns of Python values, in the requested order.
+
+    ``fields`` has one list for each of ``Columns.fields``; ``payloads`` holds JSON text or None,
+    ``vectors`` one row of float32 for each id, of NaN if it has no vector; both are None if they
+    were not requested.
+    """
+
+    ids: Sequence[str]
+    fields: Mapping[str, Sequence[Any]]
+    payloads: Sequence[str | None] | None = None
+    vectors: Float32Array | None = None
+
+    def take(self, places: Sequence[int], fields: Iterable[str] | None = None) -> StoredRows:
+        """Return the rows at these positions, in this order, with only these fields if given."""
+        names = self.fields if fields is None else fields
+        return StoredRows(
+            [self.ids[row] for row in places],
+            {name: [self.fields[name][row] for row in places] for name in names},
+            None if self.payloads is None else [self.payloads[row] for row in places],
+            None if self.vectors is None else self.vectors[list(places)],
+        )
 
 
 class NewRows:
