@@ -328,9 +328,9 @@ def table_name(name: str) -> str:
         raise InvalidArgumentError("table", name, "a name")
     if re.fullmatch("[a-z][a-z0-9_-]{0,62}", name):
         return name
-    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    suffix = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     words = re.sub("[^a-z0-9_-]+", "-", name.lower()).strip("-")
-    return f"{words if words[:1].isalpha() else f't-{words}'}"[:54].rstrip("-") + f"-{mark}"
+    return f"{words if words[:1].isalpha() else f't-{words}'}"[:54].rstrip("-") + f"-{suffix}"
 
 
 def keys_below(root: FieldRef, key: str) -> list[FieldRef]:

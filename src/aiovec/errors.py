@@ -126,7 +126,7 @@ def listed(
     return ", ".join([*map(show, names[:most]), *more, *others])
 
 
-def _place(row: int | None, id: str | None) -> str:
+def _of_row(row: int | None, id: str | None) -> str:
     if row is None and id is None:
         return ""
     if id is None:
@@ -147,7 +147,7 @@ class HttpAnswer:
 
     status: int
     title: str
-    places: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
     """The facts that a server does not send, since they name places on its machine."""
     machine: bool = True
     """False if the message has only the caller's values, and no path of the server."""
@@ -193,7 +193,7 @@ class ConfigError(AiovecError):
     ``file`` and ``key`` name the setting, ``accepted`` describes its valid values.
     """
 
-    http = HttpAnswer(500, "The server is not set up for this", places=("file",))
+    http = HttpAnswer(500, "The server is not set up for this", private=("file",))
 
     message: InitVar[str]
     _: KW_ONLY
@@ -351,7 +351,7 @@ class DimensionMismatchError(AiovecError, ValueError):
 
     def __post_init__(self, embedder: str | None) -> None:
         text = (
-            f"the vector{_place(self.row, self.id)} has {self.given} dimensions; the table's have "
+            f"the vector{_of_row(self.row, self.id)} has {self.given} dimensions; the table's have "
             f"{self.expected}"
         )
         if embedder is not None:
@@ -373,7 +373,7 @@ class InvalidVectorError(AiovecError, ValueError):
     id: str | None = None
 
     def _message(self) -> str:
-        return f"the vector{_place(self.row, self.id)} {self.reason}"
+        return f"the vector{_of_row(self.row, self.id)} {self.reason}"
 
 
 class InvalidRowError(AiovecError, ValueError):
@@ -388,10 +388,10 @@ class InvalidRowError(AiovecError, ValueError):
     field: str | None = None
 
     def _message(self) -> str:
-        place = _place(self.row, self.id)
+        row = _of_row(self.row, self.id)
         if self.field is not None:
-            return f"field {shown(self.field)}{place}: {self.reason}"
-        return f"{place.removeprefix(' of ') or 'rows'}: {self.reason}"
+            return f"field {shown(self.field)}{row}: {self.reason}"
+        return f"{row.removeprefix(' of ') or 'rows'}: {self.reason}"
 
 
 class EmbeddingError(AiovecError):
@@ -423,7 +423,7 @@ class EmbeddingError(AiovecError):
         later = "; the same call may succeed later" if self.retryable else ""
         return (
             f"the embedder {self.embedder!r}{of} gave no vector for the text"
-            f"{_place(self.row, self.id)}: {self.reason}{later}"
+            f"{_of_row(self.row, self.id)}: {self.reason}{later}"
         )
 
 
@@ -493,7 +493,7 @@ class UnsupportedError(AiovecError):
 class StoreClosedError(AiovecError):
     """The store at ``target`` is closed; ``reason`` says why if the app did not close it."""
 
-    http = HttpAnswer(503, "The store is closed", places=_TARGET, retry_after=5)
+    http = HttpAnswer(503, "The store is closed", private=_TARGET, retry_after=5)
 
     target: str
     reason: str | None = None
@@ -529,7 +529,7 @@ class StoreFullError(AiovecError):
     With ``in_part``, the earlier steps of a call such as ``optimize`` are saved.
     """
 
-    http = HttpAnswer(507, "The store is full", places=_TARGET)
+    http = HttpAnswer(507, "The store is full", private=_TARGET)
 
     target: str
     reason: str
@@ -547,7 +547,7 @@ class StoreFullError(AiovecError):
 class StoreUnreachableError(AiovecError):
     """The server or the bucket at ``target`` does not answer; ``reason`` says what failed."""
 
-    http = HttpAnswer(503, "The store does not answer", places=_TARGET, retry_after=5)
+    http = HttpAnswer(503, "The store does not answer", private=_TARGET, retry_after=5)
 
     target: str
     reason: str
@@ -559,7 +559,7 @@ class StoreUnreachableError(AiovecError):
 class StorePermissionError(AiovecError):
     """This process, or its key, lacks a permission on the store at ``target``."""
 
-    http = HttpAnswer(500, "The server may not use its store", places=_TARGET)
+    http = HttpAnswer(500, "The server may not use its store", private=_TARGET)
 
     target: str
     reason: str
@@ -577,7 +577,7 @@ class OutcomeUnknownError(AiovecError):
     """
 
     # Not 503: a client that retries automatically could do the write twice.
-    http = HttpAnswer(500, "The outcome is not known", places=_TARGET)
+    http = HttpAnswer(500, "The outcome is not known", private=_TARGET)
 
     target: str
     reason: str
@@ -598,7 +598,7 @@ class StoreMovedError(AiovecError):
     """
 
     http = HttpAnswer(
-        503, "The store has moved", places=("target", "moved_to", "config"), retry_after=2
+        503, "The store has moved", private=("target", "moved_to", "config"), retry_after=2
     )
 
     target: str
@@ -622,7 +622,7 @@ class StoreReplacedError(AiovecError):
     again to use the new one.
     """
 
-    http = HttpAnswer(503, "The store was replaced", places=_TARGET, retry_after=10)
+    http = HttpAnswer(503, "The store was replaced", private=_TARGET, retry_after=10)
 
     target: str
     reason: str
@@ -651,7 +651,7 @@ class ChangesPrunedError(AiovecError):
 class CorruptStoreError(AiovecError):
     """The data at ``target`` is damaged, or is not a store that this version reads."""
 
-    http = HttpAnswer(500, "The store is damaged", places=_TARGET)
+    http = HttpAnswer(500, "The store is damaged", private=_TARGET)
 
     target: str
     reason: str

@@ -85,7 +85,7 @@ def test_a_table_is_dropped_on_a_terminal_once_that_is_confirmed(run: Run, store
 def test_several_tables_want_one_named(run: Run, store: Path) -> None:
     with sync.connect(store) as vectors:
         vectors.create_table("memos")
-    for line in ("rows", "count", "get a", "distinct id", "delete a", "search --like a",
+    for line in ("rows", "count", "get a", "distinct id", "search --like a",
                  "export out.jsonl"):  # fmt: skip
         with case(line):
             finished = run(*line.split(), "-s", store)

@@ -65,12 +65,12 @@ class Location:
     def value(self) -> str:
         return f"k{len(self.path)}.value"
 
-    def select(self, sql: str, mark: str) -> str:
+    def select(self, sql: str, parameter: str) -> str:
         """Return ``sql`` for the one value at the path, NULL if there is none.
 
-        It binds the parameters of ``sql``, then the path, each key at a ``mark``.
+        It binds the parameters of ``sql``, then the path, each key at a ``parameter``.
         """
-        return f"(SELECT {sql} FROM {', '.join(self.levels)} WHERE {self.keys(mark)})"
+        return f"(SELECT {sql} FROM {', '.join(self.levels)} WHERE {self.keys(parameter)})"
 
     @property
     def levels(self) -> list[str]:
@@ -83,9 +83,9 @@ class Location:
         ]
         return levels
 
-    def keys(self, mark: str) -> str:
-        """The condition for the path, each key at a ``mark``."""
-        return " AND ".join(f"k{i}.key = {mark}" for i in range(1, len(self.path) + 1))
+    def keys(self, parameter: str) -> str:
+        """The condition for the path, each key at a ``parameter``."""
+        return " AND ".join(f"k{i}.key = {parameter}" for i in range(1, len(self.path) + 1))
 
 
 __all__ = ["counted_items", "fixed_values", "order_to_sql", "register", "stored", "to_sql"]

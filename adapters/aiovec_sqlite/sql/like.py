@@ -37,11 +37,11 @@ def register(connection: Any) -> None:
     connection.create_function(_FOLDING_FUNCTION, 2, _matches_folded_bytes, deterministic=True)
 
 
-def call(text_sql: str, mark: str, *, ignore_case: bool) -> str:
-    """Return SQL that matches a text with the parameter at ``mark``: ``argument(pattern)``."""
+def call(text_sql: str, parameter: str, *, ignore_case: bool) -> str:
+    """Return SQL that matches a text with the parameter at ``parameter``: ``argument(pattern)``."""
     # pysqlite3 passes a text to a function only up to a NUL, but a BLOB completely.
     name = _FOLDING_FUNCTION if ignore_case else _FUNCTION
-    return f"{name}(CAST({text_sql} AS BLOB), {mark})"
+    return f"{name}(CAST({text_sql} AS BLOB), {parameter})"
 
 
 def argument(pattern: str, *, ignore_case: bool) -> bytes:

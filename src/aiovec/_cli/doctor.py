@@ -59,8 +59,8 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
 
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
-        mark = Text("ok   ", "green") if finding.ok else Text("wrong", "bold red")
-        yield Text.assemble(mark, f"  {finding.subject:<{width}}  {one_line(finding.value)}")
+        status = Text("ok   ", "green") if finding.ok else Text("wrong", "bold red")
+        yield Text.assemble(status, f"  {finding.subject:<{width}}  {one_line(finding.value)}")
         if finding.cure is not None:
             yield Text(f"       {'':<{width}}  cure: {one_line(finding.cure)}", "yellow")
     if wrong:

@@ -184,7 +184,7 @@ class _Binder:
         if kind != "payload" and not kind.startswith("list["):
             fault = f"{ref} is {kind}; {what} applies to lists"
             method = (
-                "CONTAINS_TEXT or LIKE" if hasattr(leaf, "place") else f"F.{ref}.contains_text()"
+                "CONTAINS_TEXT or LIKE" if hasattr(leaf, "source") else f"F.{ref}.contains_text()"
             )
             other = f", or for text {method}" if kind == "text" else ""
             self._fail(leaf, fault, f"a field of lists{other}")
@@ -212,8 +212,9 @@ class _Binder:
             fault = f"{ref} is a list, which can be compared with lists only"
             self._fail(leaf, fault, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
         if not _fits_kind(value, kind):
-            places = getattr(leaf, "place", (None, ()))[1]
-            if value is True and places and places[0] == places[-1]:  # as in "year AND live"
+            positions = getattr(leaf, "source", (None, ()))[1]
+            # As in "year AND live".
+            if value is True and positions and positions[0] == positions[-1]:
                 fault = f"{ref} is {kind}, and only a bool field is a condition by itself"
                 self._fail(leaf, fault, f"a comparison, such as {ref} IS NOT NULL")
             what, expected = "a payload key", "text, a number, TRUE or FALSE"
@@ -262,8 +263,8 @@ class _Binder:
         return f"one of {listed(['id', *self._schema.fields], *payload)}"
 
     def _fail(self, leaf: Expr, message: str, expected: str, value: int | None = None) -> NoReturn:
-        text, places = getattr(leaf, "place", (None, ()))
-        position = places[0 if value is None else 1 + value] if places else None
+        text, positions = getattr(leaf, "source", (None, ()))
+        position = positions[0 if value is None else 1 + value] if positions else None
         raise FilterError(message, text=text, position=position, expected=expected)
 
 

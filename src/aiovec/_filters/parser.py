@@ -217,7 +217,7 @@ class _Parser:
         name = self.next
         if not name.starts_name:
             self._fail("a field; one side of a comparison must be a field")
-        return self._placed(
+        return self._positioned(
             Compare(self._ref(), _MIRRORED[operator], value), name.position, start.position
         )
 
@@ -229,19 +229,19 @@ class _Parser:
             operator, position = _OPERATORS[token.text], self.next.position
             if operator in ("=", "!=") and self._take("["):
                 values, positions = self._literals("]")
-                condition = self._placed(EqualsList(ref, values), start.position, *positions)
+                condition = self._positioned(EqualsList(ref, values), start.position, *positions)
                 return negated(condition) if operator == "!=" else condition
             value = self._literal()
-            return self._placed(Compare(ref, operator, value), start.position, position)
+            return self._positioned(Compare(ref, operator, value), start.position, position)
         if token.word == "IS":
             self._advance()
             isnot = self._take_word("NOT")
             if self._take_word("NULL"):
-                condition = self._placed(IsNull(ref), start.position)
+                condition = self._positioned(IsNull(ref), start.position)
             elif self._take_word("EMPTY"):
-                condition = self._placed(EqualsList(ref, ()), start.position)
+                condition = self._positioned(EqualsList(ref, ()), start.position)
             elif (truth := self._truth()) is not None:
-                flag = self._placed(Compare(ref, "=", True), start.position, start.position)
+                flag = self._positioned(Compare(ref, "=", True), start.position, start.position)
                 condition = is_true(flag if truth else negated(flag))
             else:
                 self._fail(f"{'' if isnot else 'NOT, '}NULL, EMPTY, TRUE or FALSE")
@@ -252,7 +252,7 @@ class _Parser:
         if token.word in _PREDICATES:
             return self._named_predicate(start, ref, _A_PREDICATE)
         if token.kind == _END or token.text == ")" or token.word in ("AND", "OR"):
-            return self._placed(Compare(ref, "=", True), start.position, start.position)
+            return self._positioned(Compare(ref, "=", True), start.position, start.position)
         if token.text == "(":
             self._refuse(_NO_FUNCTIONS, start.position, _A_CONDITION)
         if token.text == "[":
@@ -265,11 +265,11 @@ class _Parser:
             return self._in_list(start, ref)
         if self._take_word("BETWEEN"):
             low_at = self.next.position
-            low = self._placed(Compare(ref, ">=", self._literal()), at, low_at)
+            low = self._positioned(Compare(ref, ">=", self._literal()), at, low_at)
             if not self._take_word("AND"):
                 self._fail("AND")
             high_at = self.next.position
-            return all_of((low, self._placed(Compare(ref, "<=", self._literal()), at, high_at)))
+            return all_of((low, self._positioned(Compare(ref, "<=", self._literal()), at, high_at)))
         for word in ("LIKE", "ILIKE"):
             if self._take_word(word):
                 return self._like(at, ref, ignore_case=word == "ILIKE")
@@ -282,7 +282,7 @@ class _Parser:
             else:
                 make = contains_text if word == "CONTAINS_TEXT" else StartsWith
                 condition = make(ref, self._text())
-            return self._placed(condition, at, value_at)
+            return self._positioned(condition, at, value_at)
         self._fail(expected)
 
     def _like(self, at: int, ref: Ref, *, ignore_case: bool) -> Expr:
@@ -296,14 +296,14 @@ class _Parser:
             self._made(patterns.checked_escape, escape, escape_at, expected)
         whole = "a pattern with a character after each escape"
         marked = self._made(partial(patterns.marked, escape=escape), pattern, value_at, whole)
-        return self._placed(Like(ref, marked, ignore_case), at, value_at)
+        return self._positioned(Like(ref, marked, ignore_case), at, value_at)
 
     def _in_list(self, start: _Token, ref: Ref) -> Expr:
         self._need("(", "'(' and a list of literals")
         values, positions = self._literals(")")
         if not values:
             return Const(False)
-        return self._placed(In(ref, values), start.position, *positions)
+        return self._positioned(In(ref, values), start.position, *positions)
 
     def _literals(self, closing: str) -> tuple[tuple[Value, ...], list[int]]:
         """Parse the literals up to the closing bracket; return them and their positions."""
@@ -318,8 +318,8 @@ class _Parser:
                 return tuple(values), positions
             self._need(",", f"',' or '{closing}'")
 
-    def _placed(self, leaf: Expr, at: int, *values: int) -> Expr:
-        object.__setattr__(leaf, "place", (self.text, (at, *values)))
+    def _positioned(self, leaf: Expr, at: int, *values: int) -> Expr:
+        object.__setattr__(leaf, "source", (self.text, (at, *values)))
         return leaf
 
     def _ref(self) -> Ref:

@@ -86,10 +86,10 @@ class Expr(Combinable):
     neither ``x = 1.0`` nor ``x = TRUE``.
     """
 
-    __slots__ = ("place",)
+    __slots__ = ("source",)
     __match_args__: ClassVar[tuple[str, ...]]
 
-    place: tuple[str, tuple[int, ...]]
+    source: tuple[str, tuple[int, ...]]
     """For a parsed condition: the whole text, and the positions of the field and the literals in
     it, for errors. It stays with the condition in larger filters."""
 

@@ -101,7 +101,7 @@ def _json(value: object) -> Json:
 def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
     """Return the facts of a class that are sent, each with its default for clients."""
     facts = {fact.name: _EMPTY.get(str(fact.type)) for fact in fields(cls)}
-    return {name: value for name, value in facts.items() if name not in cls.http.places}
+    return {name: value for name, value in facts.items() if name not in cls.http.private}
 
 
 _BY_NAME: dict[str, type[AiovecError]] = {name: getattr(errors, name) for name in errors.__all__}
@@ -129,7 +129,7 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     cls = next(base for base in type(error).__mro__ if _BY_NAME.get(base.__name__) is base)
     answer = error.http
     hidden: list[tuple[object, str]] = [(place, "the store") for place in places]
-    hidden += [(getattr(error, name, None), _PLACES[name]) for name in answer.places]
+    hidden += [(getattr(error, name, None), _PLACES[name]) for name in answer.private]
     facts: dict[str, Json] = {}
     for name in _facts_of(cls):
         value = getattr(error, name, None)
@@ -161,7 +161,7 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
     for name, default in _facts_of(cls).items():
         value = facts.get(name)
         setattr(error, name, copy(default) if value is None else value)
-    for name in cls.http.places:
+    for name in cls.http.private:
         setattr(error, name, target if name == "target" else _PLACES[name])
     return error
 

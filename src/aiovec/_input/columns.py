@@ -23,15 +23,15 @@ from .._model.schema import MAX_ID_BYTES, Field, Schema
 from ..errors import InvalidRowError, shown
 
 
-class RowPlace(TypedDict, total=False):
+class RowNumber(TypedDict, total=False):
     """The number and the id of a row, for errors."""
 
     row: int
     id: str | None
 
 
-RowLocator = Callable[[int], RowPlace]
-"""Returns the place of the row at a position in a column."""
+RowLocator = Callable[[int], RowNumber]
+"""Returns the number and the id of the row at a position in a column."""
 
 _NOT_UNICODE = "the text is not valid Unicode (a lone surrogate)"
 
@@ -41,7 +41,7 @@ def faults() -> tuple[type[Exception], ...]:
     return (ValueError, TypeError, OverflowError, *arrow_errors())
 
 
-def nowhere(_: int) -> RowPlace:
+def nowhere(_: int) -> RowNumber:
     """Locate values that do not belong to a row."""
     return {}
 

@@ -45,7 +45,7 @@ from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,
     RowLocator,
-    RowPlace,
+    RowNumber,
     field_column,
     foreign_values,
     id_texts,
@@ -188,8 +188,8 @@ def _from_whole(
 def one_of_each_id(batch: NewRows, *, last: bool) -> NewRows:
     """Return one row of each id: the last one, or the first."""
     ids = batch.ids
-    places = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
-    kept = {ids[place]: place for place in places}
+    positions = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
+    kept = {ids[position]: position for position in positions}
     return batch if len(kept) == len(ids) else batch.take(sorted(kept.values()))
 
 
@@ -320,7 +320,7 @@ def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
 # The forms of rows
 
 
-def _located(ids: Sequence[str], first_row: int, row: int) -> RowPlace:
+def _located(ids: Sequence[str], first_row: int, row: int) -> RowNumber:
     return {"row": first_row + row, "id": ids[row] if row < len(ids) else None}
 
 

@@ -87,12 +87,12 @@ class Selection:
         payload = {key: value for key, value in fields.items() if key not in schema.fields}
         return kept | (payload if self.keys is None else _part(payload, self.keys))
 
-    def fields_of_each(self, rows: StoredRows, places: Sequence[int]) -> list[dict[str, Any]]:
+    def fields_of_each(self, rows: StoredRows, positions: Sequence[int]) -> list[dict[str, Any]]:
         """Return the fields of the rows at these positions."""
         if rows.payloads is not None and rows.payloads.count(None) < len(rows.payloads):
-            return [self.fields_of(rows, i) for i in places]
+            return [self.fields_of(rows, i) for i in positions]
         columns = list(rows.fields.items())
-        return [{name: values[i] for name, values in columns} for i in places]
+        return [{name: values[i] for name, values in columns} for i in positions]
 
     def vector_of(self, rows: StoredRows, i: int) -> Float32Array | None:
         if not self.shows_vector or rows.vectors is None:
@@ -261,11 +261,11 @@ _PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.
 def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) -> list[str]:
     """Return the keys of the path ``payload.<key>.<key>``."""
     path: list[str] = []
-    place = len(_PAYLOAD)
-    while place < len(name):
+    at = len(_PAYLOAD)
+    while at < len(name):
         if len(path) == most:
             raise InvalidNameError(name, kind, f"a path may have at most {most} keys")
-        match = _PIECE.match(name, place + 1)
+        match = _PIECE.match(name, at + 1)
         if match is None:
             raise InvalidNameError(
                 name, kind,
@@ -274,7 +274,7 @@ def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) 
             )  # fmt: skip
         quoted = match["quoted"]
         path.append(match["plain"] if quoted is None else quoted.replace('""', '"'))
-        place = match.end()
+        at = match.end()
     try:
         name.encode()
     except UnicodeEncodeError as exc:

@@ -73,7 +73,7 @@ def texts_among(vectors: Any) -> dict[int, str]:
     """Return the texts among queries from ``collect_vectors``, by their positions."""
     if not isinstance(vectors, list):
         return {}
-    return {place: text for place, text in enumerate(vectors) if isinstance(text, str)}
+    return {position: text for position, text in enumerate(vectors) if isinstance(text, str)}
 
 
 def check_query_texts(texts: Mapping[int, str]) -> list[str]:
@@ -92,7 +92,7 @@ def many_queries(vectors: Any, schema: Schema, made: Mapping[int, Any]) -> list[
     """Return many queries from ``collect_vectors``; ``made`` has vectors of texts by their
     positions."""
     if made:
-        vectors = [made.get(place, vector) for place, vector in enumerate(vectors)]
+        vectors = [made.get(position, vector) for position, vector in enumerate(vectors)]
     return list(given_matrix(vectors, schema, lambda row: {"row": row}))
 
 

@@ -57,28 +57,28 @@ class PayloadPatch:
 
 
 def _set(root: dict[str, Any], path: Path, value: Any, id: str) -> None:
-    place = root
+    parent = root
     for depth, key in enumerate(path[:-1], 1):
-        within = place.get(key)
+        within = parent.get(key)
         if within is None:
-            within = place[key] = {}
+            within = parent[key] = {}
         if type(within) is not dict:
             raise InvalidRowError(
                 f"{path_text(path[:depth]):.120} is {within!r:.60}, not an object, so no key can "
                 "be set within it; set the whole value, or remove it first",
                 id=id, field=path_text(path),
             )  # fmt: skip
-        place = within
-    place[path[-1]] = value
+        parent = within
+    parent[path[-1]] = value
 
 
 def _remove(root: dict[str, Any], path: Path) -> None:
-    place: Any = root
+    parent: Any = root
     for key in path[:-1]:
-        place = place.get(key)
-        if type(place) is not dict:
+        parent = parent.get(key)
+        if type(parent) is not dict:
             return
-    place.pop(path[-1], None)
+    parent.pop(path[-1], None)
 
 
 def path_text(path: Path) -> str:

@@ -56,9 +56,9 @@ def redacted(text: str) -> str:
     searched = rest if ":" in authority else authority
     if "@" in searched:
         rest = MASK + rest[searched.rindex("@") :]
-    for mark in "?#":
-        head, at_sign, _ = rest.partition(mark)
-        rest = f"{head}{mark}{MASK}" if at_sign else rest
+    for separator in "?#":
+        head, at_sign, _ = rest.partition(separator)
+        rest = f"{head}{separator}{MASK}" if at_sign else rest
     return f"{url[1]}://{rest}"
 
 
@@ -85,8 +85,8 @@ def _secrets_of_url(text: str) -> set[str]:
     user, at, _ = url[2].rpartition("@")
     if at and redacted(text) != text:
         found |= {user, *user.split(":", 1)[1:]}
-    for mark in "?#":
-        query = url[2].partition(mark)[2]
+    for separator in "?#":
+        query = url[2].partition(separator)[2]
         found |= {query, *(pair.partition("=")[2] for pair in re.split("[&#?]", query))}
     return {secret for secret in found | {unquote(s) for s in found} if secret}
 

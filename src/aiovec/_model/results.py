@@ -123,13 +123,13 @@ class Results(list[_R], _AsFrames):
         self._columns = {} if columns is None else columns
 
     @overload
-    def __getitem__(self, place: SupportsIndex, /) -> _R: ...
+    def __getitem__(self, index: SupportsIndex, /) -> _R: ...
     @overload
-    def __getitem__(self, place: slice, /) -> Results[_R]: ...
-    def __getitem__(self, place: SupportsIndex | slice, /) -> _R | Results[_R]:
-        if isinstance(place, slice):
-            return Results(super().__getitem__(place), columns=self._columns)
-        return super().__getitem__(place)
+    def __getitem__(self, index: slice, /) -> Results[_R]: ...
+    def __getitem__(self, index: SupportsIndex | slice, /) -> _R | Results[_R]:
+        if isinstance(index, slice):
+            return Results(super().__getitem__(index), columns=self._columns)
+        return super().__getitem__(index)
 
     def copy(self) -> Results[_R]:
         """Return a copy of the list."""
@@ -156,9 +156,9 @@ class Results(list[_R], _AsFrames):
         """
         vectors = [row.vector for row in self if row.vector is not None]
         if len(vectors) < len(self):
-            place = next(place for place, row in enumerate(self) if row.vector is None)
+            index = next(index for index, row in enumerate(self) if row.vector is None)
             reason = "is missing; searches return vectors with include_vector=True"
-            raise InvalidVectorError(reason, row=place, id=self[place].id)
+            raise InvalidVectorError(reason, row=index, id=self[index].id)
         return np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
 
     def _with_rows(self, like: Results[Record], rows: Mapping[str, Record]) -> Results[_R]:
@@ -207,8 +207,8 @@ class ResultsList(list[Results[Hit]], _AsFrames):
         """Return the hits of all queries as an Arrow table."""
         columns = self[0]._columns if self else None
         hits = Results(chain.from_iterable(self), columns=columns).to_arrow()
-        places = [place for place, results in enumerate(self) for _ in results]
-        return hits.add_column(0, "_query", pa.array(places, pa.int64()))
+        positions = [index for index, results in enumerate(self) for _ in results]
+        return hits.add_column(0, "_query", pa.array(positions, pa.int64()))
 
 
 def columns_of(
