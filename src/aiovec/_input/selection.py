@@ -90,8 +90,9 @@ class Selection:
         """Return the fields of the rows at these positions."""
         if rows.payloads is not None and rows.payloads.count(None) < len(rows.payloads):
             return [self.fields_of(rows, i) for i in places]
-        columns = list(rows.fields.items())
-        return [{name: values[i] for name, values in columns} for i in places]
+        names = list(rows.fields)
+        values = list(zip(*rows.fields.values(), strict=True)) or [()] * len(rows.ids)
+        return [dict(zip(names, values[i], strict=True)) for i in places]
 
     def vector_of(self, rows: StoredRows, i: int) -> Float32Array | None:
         if not self.shows_vector or rows.vectors is None:
