@@ -13,7 +13,7 @@ from contextlib import (
 )
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from aiovec.backend import (
     Expr,
@@ -30,10 +30,12 @@ from aiovec.backend.contract import (
     Changes,
     Columns,
     Found,
+    FromEach,
+    FromOne,
+    FromRows,
     HybridQuery,
     IndexInfo,
     Order,
-    StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
@@ -42,7 +44,7 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Gate, Slot, current_deadline, export_gate, read_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
-from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.threads import INLINE_LIMIT, hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
 
     from .settings import LancedbSettings
 
+
+_T = TypeVar("_T")
 
 _ABLE = frozenset({
     "text", "indexes", "snapshots", "changes", "backup", "restore", "read-only",
@@ -336,10 +340,13 @@ class LancedbBackend(Backend):
     def _turn(self, gate: Gate) -> Slot:
         return gate.enter(current_deadline(self.busy_timeout))
 
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
+    async def get(
+        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
+    ) -> _T:
         reading = self._tables[table.name].reading(table, len(ids), columns)
         async with self._turn(self._reads), reading as opened:
-            return await reads.get(opened, ids, columns)
+            rows = await reads.get(opened, ids, columns)
+        return await hop(weight(rows), finish, rows)
 
     async def find(
         self,
@@ -350,28 +357,37 @@ class LancedbBackend(Backend):
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> StoredRows:
+        finish: FromRows[_T],
+    ) -> _T:
         reading = self._tables[table.name].reading(table, limit + offset, columns)
         async with self._turn(self._reads), reading as opened:
-            return await reads.find(opened, where, order_by, limit, offset, columns)
+            rows = await reads.find(opened, where, order_by, limit, offset, columns)
+        return await hop(weight(rows), finish, rows)
 
-    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+    async def search(
+        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+    ) -> _T:
         tended = self._tables[table.name]
         tended.searched(query.vector for query in queries[-MOST_QUESTIONS:])
         search = VectorSearch(tended, self._settings.recall_target)
         async with self._turn(self._searches):
-            return await search.search(table, queries)
+            results = await search.search(table, queries)
+        return await hop(weight(*results), finish, results)
 
-    async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
+    async def search_hybrid(
+        self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
+    ) -> _T:
         tended = self._tables[table.name]
         tended.searched([query.vector])
         search = VectorSearch(tended, self._settings.recall_target)
         async with self._turn(self._searches):
-            return await search_hybrid(tended, search, table, query)
+            found = await search_hybrid(tended, search, table, query)
+        return await _finished(found, finish)
 
-    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
+    async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
         async with self._turn(self._reads):
-            return await search_text(self._tables[table.name], table, query)
+            found = await search_text(self._tables[table.name], table, query)
+        return await _finished(found, finish)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:
@@ -514,3 +530,9 @@ class LancedbBackend(Backend):
             hint = "a restore needs a folder; copy the backup with the tools of the object storage"
             raise UnsupportedError("restore", self.name, hint)
         return await restore_backup(backup, folder, self._settings, overwrite=overwrite)
+
+
+async def _finished(found: Found, finish: FromOne[_T]) -> _T:
+    """Return what ``finish`` makes of the rows. Snippets are always made in a thread."""
+    effort = weight(found.rows) if found.snippets is None else INLINE_LIMIT + 1
+    return await hop(effort, finish, found)

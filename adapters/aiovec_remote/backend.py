@@ -33,6 +33,9 @@ from aiovec.backend.contract import (
     Backend,
     Columns,
     Found,
+    FromEach,
+    FromOne,
+    FromRows,
     HybridQuery,
     IndexInfo,
     Order,
@@ -46,6 +49,7 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Slot, current_deadline, write_gate
 from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import arrow_ready, hop
+from aiovec.backend.weight import weight
 
 from .client import Client, Request
 from .codec import WireError, exported_batch, found_rows, fused_rows, stored_rows, values_read
@@ -199,9 +203,12 @@ class RemoteBackend(Backend):
 
     # Reading
 
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        body = _selection(table.schema, columns)
-        return await self._on(table, "/get", _rows(table, columns), body=body, rows=_ids_table(ids))
+    async def get(
+        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
+    ) -> _T:
+        body, ids_table = _selection(table.schema, columns), _ids_table(ids)
+        rows = await self._on(table, "/get", _rows(table, columns), body=body, rows=ids_table)
+        return await hop(weight(rows), finish, rows)
 
     async def find(
         self,
@@ -212,7 +219,8 @@ class RemoteBackend(Backend):
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> StoredRows:
+        finish: FromRows[_T],
+    ) -> _T:
         orders = [("-" if order.descending else "") + _name_of(order.ref) for order in order_by]
         if orders[-1:] == ["id"]:  # the default order of the server
             orders.pop()
@@ -220,9 +228,12 @@ class RemoteBackend(Backend):
             "where": where, "orderBy": orders, "limit": limit, "offset": offset,
             **_selection(table.schema, columns),
         }  # fmt: skip
-        return await self._on(table, "/find", _rows(table, columns), body=body)
+        rows = await self._on(table, "/find", _rows(table, columns), body=body)
+        return await hop(weight(rows), finish, rows)
 
-    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+    async def search(
+        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+    ) -> _T:
         first = queries[0]  # they differ in their vectors and filters alone
         filters = [query.where for query in queries]
         same = all(where is first.where for where in filters)
@@ -234,17 +245,21 @@ class RemoteBackend(Backend):
         }  # fmt: skip
         read = _found("_distance", table, first.columns, len(queries))
         rows = pa.Table.from_arrays([from_matrix(matrix)], ["vectors"])
-        return await self._on(table, "/search_many", read, body=body, rows=rows)
+        results = await self._on(table, "/search_many", read, body=body, rows=rows)
+        return await hop(weight(*results), finish, results)
 
-    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
+    async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
         body = {
             **_text(query), "limit": query.limit, "where": query.where,
             **_selection(table.schema, query.columns),
         }  # fmt: skip
         read = _found("_score", table, query.columns)
-        return (await self._on(table, "/search_text", read, body=body))[0]
+        (found,) = await self._on(table, "/search_text", read, body=body)
+        return await hop(weight(found.rows), finish, found)
 
-    async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
+    async def search_hybrid(
+        self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
+    ) -> _T:
         fusion = {"type": type(query.fusion).__name__.lower(), **asdict(query.fusion)}
         body = {
             **_text(query.text), "vector": query.vector.tolist(), "fusion": fusion,
@@ -253,7 +268,8 @@ class RemoteBackend(Backend):
             "tuning": _tuning(query.tuning), **_selection(table.schema, query.columns),
         }  # fmt: skip
         read = partial(fused_rows, table.schema, query.columns)
-        return await self._on(table, "/search_hybrid", read, body=body)
+        found = await self._on(table, "/search_hybrid", read, body=body)
+        return await hop(weight(found.rows), finish, found)
 
     async def export(
         self,

@@ -163,7 +163,7 @@ def by_rowids(
 
     Callers pair the rows with distances and queries, so a missing one raises DamageError.
     """
-    names = ("_rowid", "id", *(quoted(name) for name in columns.fields))
+    names = ("_rowid", "id", *map(quoted, columns.fields))
     if columns.payload:
         names += ("payload",)
     wanted = rowids.tolist()
@@ -179,7 +179,7 @@ def by_rowids(
             raise MissingRowsError(table)
         flat += row
         start += size
-    stored, ids, *columns_of_values = (flat[place :: len(names)] for place in range(len(names)))
+    stored, ids, *columns_of_values = [flat[place :: len(names)] for place in range(len(names))]
     if stored != wanted:
         raise MissingRowsError(table)
     return rows_from_sql(ids, columns_of_values, columns, table, vectors)

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -30,10 +30,11 @@ from aiovec.backend.contract import (
     Backend,
     Changes,
     Columns,
-    Found,
+    FromEach,
+    FromOne,
+    FromRows,
     HybridQuery,
     Order,
-    StoredRows,
     TableHandle,
     TableStats,
     TextQuery,
@@ -271,10 +272,10 @@ class SqliteBackend(Backend):
     async def ping(self) -> None:
         await self._read(lambda db, _: moves.check_here(db, self._target, self._run))
 
-    async def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
+    def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> Awaitable[_T]:
         if self._readers is None or self._closed:
             raise StoreClosedError(self._target)
-        return await self._readers.read(work)
+        return self._readers.read(work)
 
     async def _read_here(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Read the way to a table; StoreMovedError if the store has moved.
@@ -433,8 +434,12 @@ class SqliteBackend(Backend):
 
     # Reading
 
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        return await self._read(lambda db, ticket: reads.get(db, ticket, table, ids, columns))
+    async def get(
+        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
+    ) -> _T:
+        return await self._read(
+            lambda db, ticket: finish(reads.get(db, ticket, table, ids, columns))
+        )
 
     async def find(
         self,
@@ -445,31 +450,36 @@ class SqliteBackend(Backend):
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> StoredRows:
+        finish: FromRows[_T],
+    ) -> _T:
         return await self._read(
-            lambda db, ticket: reads.find(
-                db, ticket, table, where, order_by, limit, offset, columns
+            lambda db, ticket: finish(
+                reads.find(db, ticket, table, where, order_by, limit, offset, columns)
             )
         )
 
-    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+    async def search(
+        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+    ) -> _T:
         by_bits = self._by_bits(table)
         if self._resident is not None and not any(
             file_scan.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
         ):
-            return await self._resident.search(table, queries)
+            return await self._resident.search(table, queries, finish)
         return await self._read(
-            lambda db, ticket: file_scan.search(db, ticket, table, queries, by_bits=by_bits)
+            lambda db, ticket: finish(file_scan.search(db, ticket, table, queries, by_bits=by_bits))
         )
 
     def _by_bits(self, table: TableHandle) -> bool:
         return self._settings.scan == "bit" and table.schema.quantized == "bit"
 
-    async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
-        return (await self.search(table, [query]))[0]
+    async def search_hybrid(
+        self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
+    ) -> _T:
+        return await self.search(table, [query], lambda results: finish(results[0]))
 
-    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        return await self._read(lambda db, ticket: search_text(db, ticket, table, query))
+    async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
+        return await self._read(lambda db, ticket: finish(search_text(db, ticket, table, query)))
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._read(lambda db, _: reads.count(db, table, where))

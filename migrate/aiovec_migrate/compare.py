@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -266,9 +267,12 @@ class Comparison:
             async for ids in parts:
                 for start in range(0, len(ids), min(_LOOKED_UP, self._size)):
                     block = ids[start : start + min(_LOOKED_UP, self._size)]
-                    rows = await source.backend.get(source.handle, block, everything(source.schema))
-                    if rows.ids:
-                        yield await self._host.in_thread(_as_arrow, rows, source.schema)
+                    rows = await source.backend.get(
+                        source.handle, block, everything(source.schema),
+                        partial(_as_arrow, source.schema),
+                    )  # fmt: skip
+                    if rows.num_rows:
+                        yield rows
 
     async def _filtered(
         self, wanted: UInt64Array, most_rows: int, most_bytes: int
@@ -328,13 +332,14 @@ class Comparison:
     async def _looked_up(self, table: OpenTable, ids: Sequence[str]) -> dict[str, int]:
         """Return the hash of each existing row."""
         columns = everything(table.schema)
-        rows = await table.do(lambda handle: table.backend.get(handle, ids, columns))
 
-        def work() -> dict[str, int]:
-            hashes = self._hasher.rows(_as_arrow(rows, table.schema))
+        def hashed(rows: StoredRows) -> dict[str, int]:
+            if not rows.ids:
+                return {}
+            hashes = self._hasher.rows(_as_arrow(table.schema, rows))
             return dict(zip(rows.ids, hashes.rows.tolist(), strict=True))
 
-        return await self._host.in_thread(work) if rows.ids else {}
+        return await table.do(lambda handle: table.backend.get(handle, ids, columns, hashed))
 
 
 async def both(
@@ -351,7 +356,7 @@ async def both(
     return first.result(), second.result()
 
 
-def _as_arrow(rows: StoredRows, schema: Schema) -> pa.Table:
+def _as_arrow(schema: Schema, rows: StoredRows) -> pa.Table:
     """Return complete rows in the layout of ``Schema.to_arrow()``."""
     return NewRows(schema, rows).table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ class Rows(toy.Toy):
     async def open_table(self, name: str) -> TableHandle:
         return TableHandle(name, SCHEMA, 1)
 
-    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
+    async def search(
+        self, table: TableHandle, queries: Sequence[VectorQuery], finish: Callable[[Any], Any]
+    ) -> Any:
         (query,) = queries
         self.filters.append(query.where)
         rows = [
@@ -45,7 +47,7 @@ class Rows(toy.Toy):
         ][: query.limit]
         fields = {name: [row[n] for row in rows] for n, name in ((1, "year"), (2, "until"))}
         ids = [f"r{n:02}" for n, _, _ in rows]
-        return [Found(StoredRows(ids, fields), [float(n) for n, _, _ in rows])]
+        return finish([Found(StoredRows(ids, fields), [float(n) for n, _, _ in rows])])
 
 
 class RowsPlugin(toy.ToyPlugin):
@@ -108,8 +110,8 @@ class Stale(toy.Toy):
     async def insert(self, table: TableHandle, rows: Any, **_: Any) -> int:
         return len(rows)
 
-    async def find(self, table: TableHandle, **options: Any) -> StoredRows:
-        return StoredRows(self.expired[: options["limit"]], {})
+    async def find(self, table: TableHandle, **options: Any) -> Any:
+        return options["finish"](StoredRows(self.expired[: options["limit"]], {}))
 
     async def delete(self, table: TableHandle, *, ids: Any, where: Any) -> int:
         self.deleted.append(len(ids))

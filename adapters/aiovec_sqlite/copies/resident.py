@@ -15,9 +15,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
+from typing import Any, TypeVar
 
 from aiovec.backend import Int64Array
-from aiovec.backend.contract import Found, HybridQuery, StaleTableError, TableHandle, VectorQuery
+from aiovec.backend.contract import (
+    Found,
+    FromEach,
+    HybridQuery,
+    StaleTableError,
+    TableHandle,
+    VectorQuery,
+)
 from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadline
 from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
@@ -31,6 +39,7 @@ from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
 
 LOG = logging.getLogger("aiovec")
+_T = TypeVar("_T")
 
 # Queries answered together. More would share the reading of the codes a little better, but make the
 # first of them wait longer.
@@ -63,15 +72,18 @@ _MOST_SNAPSHOTS = 10
 
 
 class _Call:
-    """The queries of one caller, which may have gone."""
+    """The queries of one caller, which may have gone, and what makes its result of their rows."""
 
-    __slots__ = ("batch", "deadline", "future", "queries", "size", "task")
+    __slots__ = ("batch", "deadline", "finish", "future", "queries", "size", "task")
 
-    def __init__(self, queries: Sequence[VectorQuery], deadline: Deadline) -> None:
+    def __init__(
+        self, queries: Sequence[VectorQuery], finish: FromEach[Any], deadline: Deadline
+    ) -> None:
         self.queries = queries
+        self.finish = finish
         self.size = sum(_HYBRID if isinstance(query, HybridQuery) else 1 for query in queries)
         self.deadline = deadline
-        self.future: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # The calls that are answered together, and their task, which ends if nobody waits for it.
         self.batch: Sequence[_Call] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -224,17 +236,19 @@ class ResidentSearch:
         self._cleaned = False
         self._closed = False
 
-    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Return the results of exact searches."""
+    async def search(
+        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+    ) -> _T:
+        """Return what ``finish`` makes of the results of exact searches, in a reader's thread."""
         # A call of many queries waits for the load, like calls after the first search.
         resident = self.prepare(table, searched=len(queries) == 1)
         # Callers that were answered together ask again at the same time, so each waits for all.
         alone = not (resident.batch or resident.waiting) and resident.last_calls == 1
         if not (alone and self._at_work < self._workers and resident.answers):
-            return await self._in_turn(resident, queries)
+            return await self._in_turn(resident, queries, finish)
         batch = self._begin(resident, _Batch(1, len(queries)))
         try:
-            return await self._answers(self._read, resident, queries, batch)
+            return await self._answers(self._read, resident, queries, batch, finish)
         finally:
             self._end(resident, batch)
 
@@ -544,13 +558,15 @@ class ResidentSearch:
 
     # Batches
 
-    async def _in_turn(self, resident: _Resident, queries: Sequence[VectorQuery]) -> list[Found]:
+    async def _in_turn(
+        self, resident: _Resident, queries: Sequence[VectorQuery], finish: FromEach[_T]
+    ) -> _T:
         """Return the results of queries, together with others. StoreBusyError if they do not begin
         in time. A cancelled caller leaves its batch, which continues without it.
         """
         if self._closed:
             raise StoreClosedError(self._target)
-        call = _Call(queries, current_deadline(self._busy_timeout))
+        call = _Call(queries, finish, current_deadline(self._busy_timeout))
         self._line.check_room(call.deadline, _BUSY)
         resident.waiting.append(call)
         self._waiting[resident] = None
@@ -616,8 +632,13 @@ class ResidentSearch:
         self, read: Read, resident: _Resident, calls: Sequence[_Call], batch: _Batch
     ) -> None:
         queries = [query for call in calls for query in call.queries]
+
+        def finish(answers: list[Found]) -> list[Any]:
+            left = iter(answers)
+            return [call.finish([next(left) for _ in call.queries]) for call in calls]
+
         try:
-            answers = iter(await self._answers(read, resident, queries, batch))
+            results = await self._answers(read, resident, queries, batch, finish)
         except Exception as error:  # noqa: BLE001 - it belongs to the waiting callers
             if isinstance(error, StoreBusyError):
                 for call in calls:
@@ -629,15 +650,19 @@ class ResidentSearch:
             for call in calls:  # each alone, to see which of them fails
                 await self._answer_calls(read, resident, [call], batch)
             return
-        for call in calls:
-            rows = [next(answers) for _ in call.queries]
+        for call, result in zip(calls, results, strict=True):
             if not call.future.done():
-                call.future.set_result(rows)
+                call.future.set_result(result)
 
     async def _answers(
-        self, read: Read, resident: _Resident, queries: Sequence[VectorQuery], batch: _Batch
-    ) -> list[Found]:
-        """Return the results of queries, all in one snapshot."""
+        self,
+        read: Read,
+        resident: _Resident,
+        queries: Sequence[VectorQuery],
+        batch: _Batch,
+        finish: FromEach[_T],
+    ) -> _T:
+        """Return what ``finish`` makes of the results of queries, all in one snapshot."""
         by_file, spoiled, loop = False, False, asyncio.get_running_loop()
 
         def scanned() -> None:
@@ -646,14 +671,18 @@ class ResidentSearch:
                 with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(self._begin_batches)
 
-        def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, list[Found]]:
+        def by_scan(db: sqlite3.Connection, ticket: Ticket) -> _T:
+            found = search_in_file(db, ticket, resident.table, queries, by_bits=False)
+            return finish(found)
+
+        def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, _T]:
             nonlocal spoiled
             layout = current_table(db, resident.table)
             copy = None if by_file else self._copy(resident, layout, db)
             state = None if copy is None else copy.advance(db, ticket)
             if copy is None or state is None:
                 resident.is_behind |= copy is not None
-                return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)
+                return None, by_scan(db, ticket)
             snapshot = Snapshot(db, ticket, layout, state)
             answers: list[Found] = []
             try:
@@ -664,14 +693,14 @@ class ResidentSearch:
             except SpoiledFileError:
                 spoiled = True
                 self._distrust(resident)
-                return None, search_in_file(db, ticket, resident.table, queries, by_bits=False)
-            return state, answers
+                return None, by_scan(db, ticket)
+            return state, finish(answers)
 
         try:
             for attempt in range(_MOST_SNAPSHOTS + 1):
                 by_file = attempt == _MOST_SNAPSHOTS
                 try:
-                    state, answers = await read(work)
+                    state, finished = await read(work)
                     break
                 except OlderSnapshotError:
                     continue
@@ -684,7 +713,7 @@ class ResidentSearch:
             self._begin_loading(resident)
             if not _is_over(resident.loading):
                 self._let_load(resident)
-            return answers
+            return finished
         counts = resident.counts
         counts["searches"] += len(queries)
         counts["batches"] += 1
@@ -696,7 +725,7 @@ class ResidentSearch:
         filtered = any(query.where is not None for query in queries)
         if resident.kept is not state or filtered or is_due:
             self._look_after(resident, state)
-        return answers
+        return finished
 
     def _copy(
         self, resident: _Resident, layout: TableLayout, db: sqlite3.Connection

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._model.arrays import Float32Array, Int64Array
 from .._model.arrow import without_vector
-from .._model.schema import Embed, Schema
+from .._model.schema import Schema
 from ..backend.rows import NewRows
 from ..errors import EmbeddingError, InvalidRowError
 
@@ -25,11 +25,13 @@ class Lacking:
     texts: list[str]
 
 
-def lacking(rows: NewRows, schema: Schema, embed: Embed) -> Lacking:
-    """Return the rows without a vector that have a text.
+def lacking(rows: NewRows, schema: Schema) -> Lacking | None:
+    """Return the rows without a vector that have a text; None if the table embeds no texts.
 
     Raises InvalidRowError for a row without both, unless the schema allows that.
     """
+    if (embed := schema.embed) is None:
+        return None
     missing = np.flatnonzero(without_vector(rows.vectors)).tolist()
     if not missing:
         return Lacking(np.empty(0, dtype=np.int64), [], [])
@@ -47,9 +49,10 @@ def lacking(rows: NewRows, schema: Schema, embed: Embed) -> Lacking:
     return Lacking(places, [ids[row] for row in chosen], [texts[row] for row in chosen])
 
 
-def without(rows: NewRows, ids: Container[str]) -> NewRows:
-    """Return the rows without those with these ids."""
-    return rows.take([place for place, id in enumerate(rows.ids) if id not in ids])
+def without(rows: NewRows, schema: Schema, ids: Container[str]) -> tuple[NewRows, Lacking | None]:
+    """Return the rows without those with these ids, and what is lacking among them."""
+    rows = rows.take([place for place, id in enumerate(rows.ids) if id not in ids])
+    return rows, lacking(rows, schema)
 
 
 def filled(rows: NewRows, missing: Lacking, vectors: Float32Array) -> NewRows:

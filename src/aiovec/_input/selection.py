@@ -91,8 +91,9 @@ class Selection:
         """Return the fields of the rows at these positions."""
         if rows.payloads is not None and rows.payloads.count(None) < len(rows.payloads):
             return [self.fields_of(rows, i) for i in positions]
-        columns = list(rows.fields.items())
-        return [{name: values[i] for name, values in columns} for i in positions]
+        names = list(rows.fields)
+        values = list(zip(*rows.fields.values(), strict=True)) or [()] * len(rows.ids)
+        return [dict(zip(names, values[i], strict=True)) for i in positions]
 
     def vector_of(self, rows: StoredRows, i: int) -> Float32Array | None:
         if not self.shows_vector or rows.vectors is None:

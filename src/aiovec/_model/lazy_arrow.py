@@ -66,9 +66,13 @@ if not TYPE_CHECKING:
 
 def is_of(value: object, library: str, *names: str) -> bool:
     """Return whether a value is of one of a library's classes; imports nothing."""
-    module = sys.modules.get(library)
-    kinds = (getattr(module, name, None) for name in names) if module is not None else ()
-    return isinstance(value, tuple(kind for kind in kinds if isinstance(kind, type)))
+    if (module := sys.modules.get(library)) is None:
+        return False
+    for name in names:  # while another thread imports the library, some are missing
+        kind = getattr(module, name, None)
+        if isinstance(kind, type) and isinstance(value, kind):
+            return True
+    return False
 
 
 def is_array(value: object) -> bool:

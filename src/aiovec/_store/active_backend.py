@@ -12,17 +12,16 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from .._model.schema import Schema
 from .._telemetry.spans import place_of
 from ..backend.context import TableChangedError, call_context
 from ..backend.contract import Backend, StaleTableError, TableHandle
-from ..backend.limits import Deadline, current_deadline
+from ..backend.limits import Deadline
 from ..backend.marks import MOVED, MoveMark
 from ..backend.threads import in_daemon_thread, in_thread, to_its_end
 from ..errors import (
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
     from ..backend.place import Place
 
 LOG = logging.getLogger("aiovec")
-
-_T = TypeVar("_T")
 
 REFUSALS = (
     DimensionMismatchError, FilterError, InvalidArgumentError, InvalidNameError, InvalidRowError,
@@ -166,30 +163,12 @@ class Backends:
         self._next_look = self._first_look()
         self._closed = False
 
-    async def run(
-        self, act: Callable[[ActiveBackend], Awaitable[_T]], *, alters: bool = False
-    ) -> _T:
-        """Return the result of ``act`` on the active backend; repeat it if a retry can help.
-
-        A call that ``alters`` a table waits for the calls that alterations have overtaken.
-        """
+    def look_ahead(self) -> None:
+        """Now and then begin a look for a migration that will lead elsewhere."""
         if (now := time.monotonic()) >= self._next_look and not self._closed:
             self._next_look = now + _BETWEEN_LOOKS
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.ensure_future(self._prepare_to_follow())
-        with Attempts(self) as attempts:
-            if alters:
-                await self.active.let_pass(attempts.deadline)
-            while True:
-                active = self.active
-                active.enter()
-                try:
-                    return await act(active)
-                except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
-                    error = exc
-                finally:
-                    active.leave()
-                await attempts.failed(active, error)
 
     def _first_look(self) -> float:
         """Return when to look for a migration; never if the store would not follow one.
@@ -309,9 +288,9 @@ class Backends:
 class Attempts:
     """The attempts of one call, which is repeated until its deadline if a retry can help."""
 
-    def __init__(self, backends: Backends) -> None:
+    def __init__(self, backends: Backends, deadline: Deadline) -> None:
         self._backends = backends
-        self.deadline = current_deadline(backends.active.backend.busy_timeout)
+        self._deadline = deadline
         self._failed = 0
         self._overtaken: asyncio.Future[None] | None = None
 
@@ -319,7 +298,8 @@ class Attempts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.succeeded()
+        if self._overtaken is not None:
+            self.succeeded()
 
     def succeeded(self) -> None:
         """Let alterations begin again: this call needs no further attempt."""
@@ -336,13 +316,13 @@ class Attempts:
         """Prepare the next attempt of a call that failed with this error; raise if none can
         succeed."""
         self._failed += 1
-        last = last or (self._failed >= _LEAST_ATTEMPTS and self.deadline.left() <= 0)
+        last = last or (self._failed >= _LEAST_ATTEMPTS and self._deadline.left() <= 0)
         if isinstance(error, StaleTableError):
             active.forget_all()
             if last:
                 times = "once" if self._failed == 1 else f"{self._failed} times"
                 reason = f"a table's fields or indexes changed {times} during the call"
-                raise self.deadline.error(reason) from error
+                raise self._deadline.error(reason) from error
             if self._overtaken is None:
                 self._overtaken = active.overtake()
         elif last or not await self._backends.follow(active, error):

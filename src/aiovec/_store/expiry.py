@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import cast
+from typing import TypeVar, cast
 
 from .._filters import Expr, bind
 from .._filters.tree import Compare, IsNull, Ref, all_of, any_of
@@ -27,6 +27,8 @@ from ..backend.contract import (
     Changes,
     Columns,
     Found,
+    FromEach,
+    FromRows,
     Order,
     StaleTableError,
     StoredRows,
@@ -38,6 +40,8 @@ from ..backend.threads import hop
 from ..backend.weight import weight
 from ..errors import AiovecError
 from .active_backend import ActiveBackend
+
+_T = TypeVar("_T")
 
 # Seconds between two sweeps by writes. A sweep may read the whole table.
 _SWEEP_EVERY = 3600.0
@@ -82,42 +86,50 @@ class LiveRows:
         alive = any_of([IsNull(at), Compare(at, ">=", moment)])
         return alive if where is None else all_of([where, alive])
 
-    async def get(self, ids: Sequence[str], columns: Columns) -> StoredRows:
-        """Read rows by their ids."""
-        backend, handle, field = self._backend, self._handle, self.field
+    def get(self, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> Awaitable[_T]:
+        """Return what ``finish`` makes of the rows with these ids."""
+        field = self.field
         if field is None:
-            return await backend.get(handle, ids, columns)
-        rows = await backend.get(handle, ids, self.columns(columns))
-        return await hop(weight(rows), lambda: rows.take(self._places(rows, field), columns.fields))
+            return self._backend.get(self._handle, ids, columns, finish)
 
-    async def search(self, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Search by vectors, with filters of their own.
+        def existing(rows: StoredRows) -> _T:
+            return finish(rows.take(self._places(rows, field), columns.fields))
+
+        return self._backend.get(self._handle, ids, self.columns(columns), existing)
+
+    def search(self, queries: Sequence[VectorQuery], finish: FromEach[_T]) -> Awaitable[_T]:
+        """Search by vectors, with filters of their own; ``finish`` makes the result of the rows."""
+        if self.field is None:
+            return self._backend.search(self._handle, queries, finish)
+        return self._search(queries, finish)
+
+    async def _search(self, queries: Sequence[VectorQuery], finish: FromEach[_T]) -> _T:
+        """Search a table whose rows expire.
 
         A filter for live rows costs as much as many searches, and few expired rows are still
         stored. So this fetches some extra rows and drops expired ones. A query with too many
         expired rows is repeated with a filter for the start of the current minute, whose mask
         backends can reuse, and finally with one for now.
         """
-        backend, handle = self._backend, self._handle
-        if self.field is None:
-            return await backend.search(handle, queries)
         columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
         enough = limit + _MORE + limit // 4
+        existing = partial(self._existing, enough, columns)
         answers: dict[int, Found] = {}
         pending: Sequence[int] = range(len(queries))
         for moment in (None, self._moment.replace(second=0), self._moment):
             wider = partial(self._wider, [queries[n] for n in pending], enough, moment)
-            results = await backend.search(handle, await hop(_EFFORT * len(pending), wider))
-            kept = await hop(weight(*results), self._existing, results, enough, columns)
-            answers.update(zip(pending, kept, strict=True))
+            wide = await hop(_EFFORT * len(pending), wider)
+            kept = await self._backend.search(self._handle, wide, existing)
+            answers.update((n, live) for n, (live, _) in zip(pending, kept, strict=True))
             pending = [
                 n
-                for n, result, live in zip(pending, results, kept, strict=True)
-                if len(result.measures) >= enough and len(live.measures) < limit
+                for n, (live, more) in zip(pending, kept, strict=True)
+                if more and len(live.measures) < limit
             ]
             if not pending:
                 break
-        return [answers[n] for n in range(len(queries))]
+        every = [answers[n] for n in range(len(queries))]
+        return await hop(weight(*every), finish, every)
 
     def _wider(
         self, queries: Sequence[VectorQuery], limit: int, moment: datetime | None
@@ -129,8 +141,11 @@ class LiveRows:
             return wider
         return [replace(query, where=self._not_before(moment, query.where)) for query in wider]
 
-    def _existing(self, results: Sequence[Found], limit: int, columns: Columns) -> list[Found]:
-        """Return each result without its expired rows, and without rows beyond the limit."""
+    def _existing(
+        self, limit: int, columns: Columns, results: Sequence[Found]
+    ) -> list[tuple[Found, bool]]:
+        """Return each result without its expired rows and without rows beyond the limit, and
+        whether there may be more."""
         field, answers = cast("str", self.field), []
         for result in results:
             kept = self._places(result.rows, field)
@@ -138,7 +153,8 @@ class LiveRows:
                 order = sorted(zip(result.measures, result.rows.ids, count(), strict=False))
                 kept = sorted({i for _, _, i in order[:limit]}.intersection(kept))
             measures = [result.measures[i] for i in kept]
-            answers.append(Found(result.rows.take(kept, columns.fields), measures))
+            live = Found(result.rows.take(kept, columns.fields), measures)
+            answers.append((live, len(result.measures) >= limit))
         return answers
 
     def _places(self, rows: StoredRows, field: str) -> list[int]:
@@ -148,7 +164,7 @@ class LiveRows:
 
     async def ids(self, ids: Sequence[str]) -> set[str]:
         """Return the set of ids that exist."""
-        return set((await self.get(ids, Columns(()))).ids) if ids else set()
+        return await self.get(ids, Columns(()), lambda rows: set(rows.ids)) if ids else set()
 
     def columns(self, columns: Columns) -> Columns:
         """Return the columns to read, with the field of the times; ``kept_of`` drops it again."""
@@ -191,9 +207,13 @@ class LiveRows:
         """Return the ids whose rows have expired and are still stored."""
         if self.field is None:
             return []
-        rows = await self._backend.get(self._handle, ids, Columns((self.field,)))
-        times = zip(rows.ids, rows.fields[self.field], strict=True)
-        return [id for id, at in times if at is not None and at < self._moment]
+        field = self.field
+
+        def expired(rows: StoredRows) -> list[str]:
+            times = zip(rows.ids, rows.fields[field], strict=True)
+            return [id for id, at in times if at is not None and at < self._moment]
+
+        return await self._backend.get(self._handle, ids, Columns((field,)), expired)
 
     async def count_expired(self) -> int:
         """Return the number of rows that have expired and are still stored."""
@@ -212,13 +232,14 @@ class LiveRows:
         oldest_first = Order(Ref(cast("str", self.field))), Order(Ref("id"))
         while True:
             with renewed():
-                rows = await self._backend.find(
+                ids = await self._backend.find(
                     self._handle, where=self._expired, order_by=oldest_first,
                     limit=_SWEPT_AT_ONCE, offset=0, columns=Columns(()),
+                    finish=lambda rows: rows.ids,
                 )  # fmt: skip
-                if rows.ids:
-                    await self.delete_expired(rows.ids)
-            if len(rows.ids) < _SWEPT_AT_ONCE:
+                if ids:
+                    await self.delete_expired(ids)
+            if len(ids) < _SWEPT_AT_ONCE:
                 return
 
 

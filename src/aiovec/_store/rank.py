@@ -27,8 +27,7 @@ from .._model.arrays import Float64Array
 from .._model.fusion import RRF, Fusion, Weighted, as_floats, is_finite, number_of
 from .._model.records import Hit
 from .._model.schema import Schema
-from ..backend.threads import hop, in_daemon_thread
-from ..backend.weight import weight
+from ..backend.threads import in_daemon_thread
 from ..errors import InvalidArgumentError, shown
 
 Reranked = Sequence[float] | Sequence[Hit]
@@ -174,7 +173,7 @@ def _scaled(scores: Sequence[float]) -> list[float]:
     return [(score - low) / (high - low) for score in scores]
 
 
-def _boosted(hits: Sequence[Hit], boosts: Sequence[Boost], schema: Schema) -> list[Hit]:
+def boosted(hits: Sequence[Hit], boosts: Sequence[Boost], schema: Schema) -> list[Hit]:
     """Return the hits with their new scores, in their new order."""
     now = datetime.now(UTC)
     rest = 1.0 - sum(boost.weight for boost in boosts)
@@ -249,21 +248,11 @@ def unit(vectors: npt.NDArray[Any]) -> Float64Array:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-async def reranked(
-    hits: list[Hit],
-    rerank: RerankFunction | tuple[Boost, ...],
-    schema: Schema,
-    places: asyncio.Semaphore,
-) -> list[Hit]:
-    """Return the hits in the order of boosts, or of a user's function, which returns scores or
-    reordered hits.
+async def reranked(hits: list[Hit], rerank: RerankFunction, places: asyncio.Semaphore) -> Any:
+    """Return what a user's function returns, which should be scores or reordered hits.
 
     A plain function runs in a thread; a coroutine function is awaited.
     """
-    if not hits:
-        return hits
-    if isinstance(rerank, tuple):
-        return await hop(weight(hits), _boosted, hits, rerank, schema)
     outcome: Any
     if is_async(rerank):
         outcome = await cast("Awaitable[Reranked]", rerank([*hits]))
@@ -273,10 +262,10 @@ async def reranked(
         outcome = await in_daemon_thread(work, places)
         if inspect.isawaitable(outcome):
             outcome = await outcome
-    return await hop(weight(hits), _in_order, hits, outcome, rerank)
+    return outcome
 
 
-def _in_order(hits: list[Hit], outcome: Any, rerank: RerankFunction) -> list[Hit]:
+def in_order(hits: list[Hit], outcome: Any, rerank: RerankFunction) -> list[Hit]:
     """Return the hits as the user's function ranked them, or raise InvalidArgumentError."""
 
     def refuse(fact: str) -> InvalidArgumentError:

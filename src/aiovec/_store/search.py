@@ -1,8 +1,9 @@
 """Searches by vector, by keywords and by both.
 
-Each takes three steps: ``plan_search`` makes a ``Plan`` of the arguments; ``search_vectors``,
-``search_words`` or ``search_both`` sends it to the backend and ranks the rows; ``finish`` reranks,
-diversifies and cuts.
+``plan_search`` makes a ``Plan`` of the arguments. ``Plan.nearest``, ``Plan.by_words`` or
+``Plan.by_both`` asks the backend, which calls ``Plan`` again in the thread of the read: there the
+rows become hits, are ranked, boosted, grouped, diversified and cut. Only a user's function for
+``rerank`` runs afterwards, by ``Answer.results``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import partial
@@ -44,7 +45,7 @@ from ..backend.contract import (
     Tuning,
     VectorQuery,
 )
-from ..backend.threads import INLINE_LIMIT, hop
+from ..backend.threads import INLINE_LIMIT, hop, in_thread
 from ..backend.weight import weight
 from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
 from .active_backend import ActiveBackend
@@ -55,11 +56,13 @@ from .rank import (
     BoostRead,
     Rerank,
     RerankFunction,
+    boosted,
     check_boost,
     check_bound,
     check_diversity,
     check_rerank,
     diversify,
+    in_order,
     reranked,
     unit,
 )
@@ -72,6 +75,9 @@ _MORE_FOR_GROUPS = 16
 _CHARACTERS_A_VALUE = 2
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+
+Group = tuple[str, Any]
+"""The type of the value that rows of one group share, and the value: 1 and TRUE are two."""
 
 
 class OneForEach(tuple[Where, ...]):
@@ -134,14 +140,12 @@ class SearchOptions:
     group_by: str | None = None
     per_group: int = 1
 
-    chooses: bool = field(default=False, init=False)
-    """True if further steps choose among the hits."""
     last: int = field(default=0, init=False)
     """The number of hits, or of groups, to rank: ``offset + limit``."""
     pool: int = field(default=0, init=False)
     """The number of hits from which the steps that choose pick."""
     fetched: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank before those steps."""
+    """The number of hits, or of groups, to rank before the steps that choose, if there are any."""
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
@@ -163,9 +167,9 @@ class SearchOptions:
             raise InvalidArgumentError("boost", self.boost, "None with rerank", reason=reason)
         if self.boost is not None:
             put("rerank", self.boost)
-        put("chooses", bool(self.diversity) or self.rerank is not None)
         put("pool", self.last * POOL if self.fetch_k is None else self.fetch_k)
-        put("fetched", self.pool if self.chooses else self.last)
+        chooses = self.diversity or self.rerank is not None
+        put("fetched", self.pool if chooses else self.last)
 
 
 def options_of(call: str, arguments: type, **given: Any) -> SearchOptions:
@@ -263,74 +267,250 @@ _TUNED = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A search of one table: the queries, and the steps that follow them.
+    """A search of one table: what to ask the backend, and the steps that make hits of its answer.
 
-    ``selection`` has what the steps need, ``shown`` the part that hits show. Rows that are
-    ``left_out`` are no hits.
+    ``selection`` has what the steps need, ``shown`` the part that hits show. Each of the
+    ``vectors`` has its filter, and a keyword search, which has ``clauses``, the only one. With
+    ``fusion``, both lists become one. Rows that are ``left_out`` are no hits.
     """
 
+    backend: Backend
+    handle: TableHandle
     options: SearchOptions
-    schema: Schema
+    live: LiveRows
     shown: Selection
     selection: Selection
-    live: LiveRows
-    queries: Sequence[VectorQuery] = ()
-    text: TextQuery | None = None
+    filters: Sequence[Expr | None]
+    vectors: Sequence[Float32Array] = ()
+    clauses: tuple[TextClause, ...] | None = None
+    fusion: Fusion | None = None
     left_out: frozenset[str] = frozenset()
 
+    @property
+    def schema(self) -> Schema:
+        return self.handle.schema
 
-def plan_search(
+    # To the backend
+
+    @property
+    def rounds(self) -> Sequence[int]:
+        """The numbers of rows to fetch, one after the other, until these have enough groups.
+
+        What the rows of the last round have is the answer. So the rows of few groups, or of one
+        that comes first, do not make a search read the table.
+        """
+        options = self.options
+        if options.group_by is None:
+            return (options.fetched,)
+        count = count_of("limit", options.pool * options.per_group)  # backends count in 64 bits
+        return count, count * _MORE_FOR_GROUPS
+
+    async def nearest(self) -> list[Answer]:
+        """Search for the vectors, all in one state of the table, or with groups one by one."""
+        if not self.vectors:
+            return []
+        every = range(len(self.vectors))
+        answers: list[Answer] = []
+        for part in [every] if self.options.group_by is None else [[n] for n in every]:
+            for count in self.rounds:
+                queries = [self._vector_query(n, count) for n in part]
+                made = await self.live.search(queries, partial(self._answers, part, count))
+                if all(answer.complete for answer in made):
+                    break
+            answers += made
+        return answers
+
+    async def by_words(self) -> list[Answer]:
+        """Search for the words."""
+        for count in self.rounds:
+            query = self._text_query(count)
+            finish = partial(self._answer, 0, count)
+            answer = await self.backend.search_text(self.handle, query, finish)
+            if answer.complete:
+                break
+        return [answer]
+
+    async def by_both(self) -> list[Answer]:
+        """Search by vector and by words, and fuse both lists."""
+        options = self.options
+        for count in self.rounds:
+            # Each list has more hits than the caller gets.
+            pool = options.pool if options.group_by is None else count
+            query = HybridQuery(
+                self.vectors[0], pool, self.filters[0], self.selection.columns, options.exact,
+                options.tuning, text=self._text_query(pool), fusion=cast("Fusion", self.fusion),
+                hits=count, max_distance=options.max_distance,
+            )  # fmt: skip
+            finish = partial(self._answer, 0, count)
+            answer = await self.backend.search_hybrid(self.handle, query, finish)
+            if answer.complete:
+                break
+        return [answer]
+
+    def _vector_query(self, n: int, count: int) -> VectorQuery:
+        options, limit = self.options, count + len(self.left_out)
+        return VectorQuery(
+            self.vectors[n], limit, self.filters[n], self.selection.columns, options.exact,
+            options.tuning,
+        )  # fmt: skip
+
+    def _text_query(self, count: int) -> TextQuery:
+        marks = self.options.highlight
+        return TextQuery(
+            self.clauses or (), count, self.filters[0], self.selection.columns, self.options.match,
+            _MARKS if marks is True else marks or None,
+        )  # fmt: skip
+
+    # From the backend to the hits, in the thread of the read
+
+    def _answers(self, part: Sequence[int], count: int, results: Sequence[Found]) -> list[Answer]:
+        return [self._answer(n, count, found) for n, found in zip(part, results, strict=True)]
+
+    def _answer(self, n: int, count: int, found: Found) -> Answer:
+        """Return the answer to a query whose best ``count`` rows were found."""
+        options, hits = self.options, self._hits(found, count)
+        answer = Answer(self, n, hits, found.snippets)
+        if options.group_by is not None:
+            value_of = value_reader(options.group_by, self.schema)
+            answer.groups = {hit.id: _group_of(value_of(hit.fields)) for hit in hits}
+            answer.hits = _picked(hits, answer.groups, options.fetched, options.per_group)
+            groups = {answer.groups[hit.id] for hit in answer.hits}
+            answer.complete = len(hits) < count or len(groups) >= options.fetched
+        if isinstance(options.rerank, tuple):
+            answer.hits = boosted(answer.hits, options.rerank, self.schema)
+        if not callable(options.rerank):
+            answer.finish()
+        return answer
+
+    def _hits(self, found: Found, limit: int) -> list[Hit]:
+        """Return the best rows as hits."""
+        options, selection, rows = self.options, self.selection, found.rows
+        by_distance = found.fused is None and self.clauses is None
+        scores, distances = found.measures, cast("Sequence[float | None]", found.measures)
+        if by_distance:
+            scores = scores_of(self.schema.metric, found.measures)
+        elif found.fused is not None:
+            distances = [hit.distance for hit in found.fused]
+        else:
+            distances = [None] * len(scores)
+        lowest_first = found.measures if by_distance else [-score for score in scores]
+        order: Sequence[int] = range(len(scores))
+        if not all(map(lt, lowest_first, lowest_first[1:])):
+            order = [i for _, _, i in sorted(zip(lowest_first, rows.ids, order, strict=True))]
+        if by_distance and (farthest := options.max_distance) is not None:
+            order = [i for i in order if found.measures[i] <= farthest]
+        if (least := options.min_score) is not None:
+            order = [i for i in order if scores[i] >= least]
+        if self.left_out:
+            order = [i for i in order if rows.ids[i] not in self.left_out]
+        order = order[:limit]
+        return [
+            Hit(
+                rows.ids[i],
+                scores[i],
+                distances[i],
+                fields,
+                selection.vector_of(rows, i) if selection.shows_vector else None,
+                NOTHING if found.fused is None else found.fused[i].ranks,
+                NOTHING,
+                selection.vector_name,
+            )
+            for i, fields in zip(order, selection.fields_of_each(rows, order), strict=True)
+        ]
+
+
+@dataclass(slots=True)
+class Answer:
+    """The hits of one query of a plan, best first.
+
+    ``groups`` has the group of each id. An answer is ``complete`` if more rows would not have
+    further groups. ``snippets`` makes the snippets of the hits that are shown.
+    """
+
+    plan: Plan
+    query: int
+    hits: list[Hit]
+    snippets: Snippets | None = None
+    groups: dict[str, Group] = field(default_factory=dict)
+    complete: bool = True
+
+    async def results(self, rerank_places: asyncio.Semaphore) -> Results[Hit]:
+        """Return the hits, after a user's function has reranked them."""
+        rerank = self.plan.options.rerank
+        if callable(rerank):
+            outcome = await reranked(self.hits, rerank, rerank_places) if self.hits else []
+            await in_thread(self._finish_in_order, rerank, outcome)
+        return cast("Results[Hit]", self.hits)
+
+    def _finish_in_order(self, rerank: RerankFunction, outcome: Any) -> None:
+        self.hits = in_order(self.hits, outcome, rerank) if self.hits else []
+        self.finish()
+
+    def finish(self) -> None:
+        """Diversify the hits as requested, and cut them to what is shown."""
+        plan, options, hits, shown = self.plan, self.plan.options, self.hits, self.plan.shown
+        if options.diversity:
+            # After reranking, use those scores instead of vector distances.
+            near = options.rerank is None and plan.clauses is None
+            query = plan.vectors[self.query] if near else None
+            hits = diversify(hits, query, options.diversity, options.last)
+        if options.group_by is None:
+            hits = hits[options.offset : options.last]
+        else:
+            hits = _picked(hits, self.groups, options.last, options.per_group, options.offset)
+        if self.snippets is not None:
+            hits = _with_snippets(hits, self.snippets, plan.schema)
+        if plan.selection is not shown:
+            hits = [_stripped(hit, plan) for hit in hits]
+        names, vector = shown.columns.fields, shown.shows_vector
+        self.hits = Results(hits, columns=columns_of(plan.schema, names, hits=True, vector=vector))
+
+
+def hits_in(answers: Sequence[Answer]) -> int:
+    """Return the number of hits, for telemetry."""
+    return sum(len(answer.hits) for answer in answers)
+
+
+async def plan_search(
+    active: ActiveBackend,
+    handle: TableHandle,
+    options: SearchOptions,
+    vectors: Sequence[Float32Array] = (),
+    words: str | None = None,
+    **more: Any,
+) -> Plan:
+    """Return the plan of a search for checked vectors, for words, or for both with ``fusion``.
+
+    A long filter or query is checked in a thread.
+    """
+    effort = weight_of_text(options.where) + weight_of_text(words)
+    return await hop(effort, _plan, active.backend, handle, options, vectors, words, more)
+
+
+def _plan(
     backend: Backend,
     handle: TableHandle,
     options: SearchOptions,
-    *,
-    vectors: Callable[[Schema], Sequence[Float32Array]] | None = None,
-    words: str | None = None,
-    fusion: Fusion | None = None,
-    left_out: frozenset[str] = frozenset(),
-    live: LiveRows | None = None,
+    vectors: Sequence[Float32Array],
+    words: str | None,
+    more: Mapping[str, Any],
 ) -> Plan:
-    """Return the plan of a search for ``vectors``, as checked by the schema, or ``words``.
-
-    For both, it has one query, with the fusion of their lists.
-    """
-    schema = handle.schema
-    live = live or LiveRows(backend, handle)
+    schema, live = handle.schema, LiveRows(backend, handle)
     if options.tuning is not None:
         check_tuning(options.tuning, schema.dim)
         if not options.exact:
             _check_means_something(options.tuning, backend)
-    chosen = select_columns(
+    shown = select_columns(
         schema,
         options.select,  # type: ignore[arg-type]  # a list by now
         include_vector=options.include_vector,
     )
-    selection = _for_the_steps(options, schema, chosen)
-    columns, text, queries = selection.columns, None, list[VectorQuery]()
-    # Each list of a fusion has more hits than the caller gets.
-    limit = options.fetched if fusion is None else options.pool
-    clauses = () if words is None else _clauses(backend, handle, words)
-    arrays = [] if vectors is None else vectors(schema)
-    filters = bound_filters(options.where, schema, len(arrays) if words is None else 1)
+    selection = _for_the_steps(options, schema, shown)
+    clauses = None if words is None else _clauses(backend, handle, words)
+    filters = bound_filters(options.where, schema, len(vectors) if words is None else 1)
     if words is not None:
         filters = [live.only(filters[0])]
-        marks = options.highlight if isinstance(options.highlight, tuple) else _MARKS
-        text = TextQuery(
-            clauses, limit, filters[0], columns, options.match, marks if options.highlight else None
-        )
-    if text is None:
-        limit += len(left_out)
-        queries += [
-            VectorQuery(array, limit, condition, columns, options.exact, options.tuning)
-            for array, condition in zip(arrays, filters, strict=True)
-        ]
-    elif fusion is not None:
-        both = HybridQuery(
-            arrays[0], limit, filters[0], columns, options.exact, options.tuning, text=text,
-            fusion=fusion, hits=options.fetched, max_distance=options.max_distance,
-        )  # fmt: skip
-        queries.append(both)
-    return Plan(options, schema, chosen, selection, live, queries, text, left_out)
+    return Plan(backend, handle, options, live, shown, selection, filters, vectors, clauses, **more)
 
 
 def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) -> Selection:
@@ -422,7 +602,7 @@ def weight_of_text(text: object, levels: int = 2) -> int:
 
 
 def vector_like(
-    rows: StoredRows, ids: Sequence[str], not_like: Sequence[str], schema: Schema
+    ids: Sequence[str], not_like: Sequence[str], schema: Schema, rows: StoredRows
 ) -> list[Float32Array]:
     """Return the vector to search for, made from rows that were read by their ids."""
     places = {id: place for place, id in enumerate(rows.ids)}
@@ -442,161 +622,6 @@ def vector_like(
     if not not_like:
         return [liked[0] if len(ids) == 1 else query_vector(mean(liked), schema)]
     return [query_vector(2 * mean(liked) - mean(unlike), schema)]
-
-
-# From the plan to the hits
-
-
-Group = tuple[str, Any]
-"""The type of the value that rows of one group share, and the value: 1 and TRUE are two."""
-
-
-_Fetch = Callable[[int], Awaitable[Found]]
-"""Returns the best rows, at most so many."""
-
-
-@dataclass(slots=True)
-class Ranked:
-    """The hits of each query of a plan, best first, and the group of each id.
-
-    ``snippets`` makes the snippets of the only query.
-    """
-
-    plan: Plan
-    hits: list[list[Hit]] = field(default_factory=list)
-    groups: dict[str, Group] = field(default_factory=dict)
-    snippets: Snippets | None = None
-
-    def __len__(self) -> int:
-        return sum(map(len, self.hits))
-
-    async def collect(self, fetch: _Fetch) -> None:
-        """Add the best hits of a query, or those of its best groups.
-
-        If the first rows have too few groups, more are fetched once; what these have is the answer.
-        So the rows of few groups, or of one that comes first, do not make it read the table.
-        """
-        options = self.plan.options
-        if options.group_by is None:
-            result = await fetch(options.fetched)
-            self.hits += await hop(weight(result), self.hits_of, [result], options.fetched)
-            return
-        count = count_of("limit", options.pool * options.per_group)  # backends count in 64 bits
-        value_of, picked = value_reader(options.group_by, self.plan.schema), list[Hit]()
-
-        def best(result: Found) -> int:
-            """Pick the hits, and return how many there were."""
-            (hits,) = self.hits_of([result], count)
-            self.groups |= {hit.id: _group_of(value_of(hit.fields)) for hit in hits}
-            picked[:] = _picked(hits, self.groups, options.fetched, options.per_group)
-            return len(hits)
-
-        result = await fetch(count)
-        hits = await hop(weight(result), best, result)
-        if hits >= count and len({self.groups[hit.id] for hit in picked}) < options.fetched:
-            count *= _MORE_FOR_GROUPS
-            result = await fetch(count)
-            await hop(weight(result), best, result)
-        self.hits.append(picked)
-
-    def hits_of(self, results: Sequence[Found], limit: int) -> list[list[Hit]]:
-        """Return the best hits of each result."""
-        return [self._hits_of(result, limit) for result in results]
-
-    def _hits_of(self, result: Found, limit: int) -> list[Hit]:
-        plan, options, selection = self.plan, self.plan.options, self.plan.selection
-        self.snippets = result.snippets
-        rows, scores, fused = result.rows, result.measures, result.fused
-        distances: Sequence[float | None] = [None] * len(scores)
-        lowest_first: Sequence[float] = [-score for score in scores]
-        if fused is not None:
-            distances = [hit.distance for hit in fused]
-        elif plan.text is None:
-            distances = lowest_first = result.measures
-            scores = scores_of(plan.schema.metric, result.measures)
-        order: Sequence[int] = range(len(scores))
-        if not all(map(lt, lowest_first, lowest_first[1:])):
-            order = [i for _, _, i in sorted(zip(lowest_first, rows.ids, order, strict=True))]
-        if plan.text is None and (farthest := options.max_distance) is not None:
-            order = [i for i in order if result.measures[i] <= farthest]
-        if (least := options.min_score) is not None:
-            order = [i for i in order if scores[i] >= least]
-        if plan.left_out:
-            order = [i for i in order if rows.ids[i] not in plan.left_out]
-        order = order[:limit]
-        vectors = selection.shows_vector
-        every = zip(order, selection.fields_of_each(rows, order), strict=True)
-        return [
-            Hit(
-                rows.ids[i],
-                scores[i],
-                distances[i],
-                fields,
-                selection.vector_of(rows, i) if vectors else None,
-                NOTHING if fused is None else fused[i].ranks,
-                NOTHING,
-                selection.vector_name,
-            )
-            for i, fields in every
-        ]
-
-
-Searcher = Callable[[Backend, TableHandle, Plan], Awaitable[Ranked]]
-
-
-async def run_search(
-    active: ActiveBackend,
-    handle: TableHandle,
-    options: SearchOptions,
-    effort: int,
-    plan: Callable[[Backend, TableHandle, SearchOptions], Plan],
-    search: Searcher,
-) -> Ranked:
-    """Plan the search and send it to the backend."""
-    if options.where is not None:
-        effort += weight_of_text(options.where)
-    planned = await hop(effort, plan, active.backend, handle, options)
-    return await search(active.backend, handle, planned)
-
-
-async def search_vectors(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
-    """Search for the plan's vectors."""
-    ranked = Ranked(plan)
-    if plan.options.group_by is None:
-        results = await plan.live.search(plan.queries) if plan.queries else []
-        ranked.hits = await hop(weight(*results), ranked.hits_of, results, plan.options.fetched)
-        return ranked
-    for query in plan.queries:
-
-        async def fetch(count: int, query: VectorQuery = query) -> Found:
-            wanted = replace(query, limit=count + len(plan.left_out))
-            return (await plan.live.search([wanted]))[0]
-
-        await ranked.collect(fetch)
-    return ranked
-
-
-async def search_words(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
-    """Search for the plan's words."""
-    ranked, text = Ranked(plan), cast("TextQuery", plan.text)
-    await ranked.collect(lambda count: backend.search_text(handle, replace(text, limit=count)))
-    return ranked
-
-
-async def search_both(backend: Backend, handle: TableHandle, plan: Plan) -> Ranked:
-    """Search by vector and by words, and fuse both lists."""
-    ranked, (query,) = Ranked(plan), cast("Sequence[HybridQuery]", plan.queries)
-    grouped = plan.options.group_by is not None
-
-    async def fetch(count: int) -> Found:
-        both = query
-        if grouped:
-            text = replace(query.text, limit=count)
-            both = replace(query, limit=count, hits=count, text=text)
-        return await backend.search_hybrid(handle, both)
-
-    await ranked.collect(fetch)
-    return ranked
 
 
 def _group_of(value: Any) -> Group:
@@ -624,45 +649,6 @@ def _picked(
             sizes[group] += 1
             chosen.append(hit)
     return chosen
-
-
-# From the hits to the results
-
-
-async def finish(ranked: Ranked, rerank_places: asyncio.Semaphore) -> list[Results[Hit]]:
-    """Rerank and diversify each query's hits as requested, and cut them to the limit."""
-    plan, options, lists = ranked.plan, ranked.plan.options, ranked.hits
-    if options.rerank is not None:
-        rerank = cast("RerankFunction | tuple[Boost, ...]", options.rerank)
-        lists = [await reranked(hits, rerank, plan.schema, rerank_places) for hits in lists]
-    shown = plan.shown
-    columns = columns_of(plan.schema, shown.columns.fields, hits=True, vector=shown.shows_vector)
-
-    def results() -> list[Results[Hit]]:
-        made = []
-        for n, hits in enumerate(lists):
-            if options.diversity:
-                # After reranking, use those scores instead of vector distances.
-                near = options.rerank is None and plan.text is None
-                query = plan.queries[n].vector if near else None
-                hits = diversify(hits, query, options.diversity, options.last)
-            if options.group_by is None:
-                hits = hits[options.offset : options.last]
-            else:
-                hits = _picked(hits, ranked.groups, options.last, options.per_group, options.offset)
-            if ranked.snippets is not None:
-                hits = _with_snippets(hits, ranked.snippets, plan.schema)
-            if plan.selection is not shown:
-                hits = [_stripped(hit, plan) for hit in hits]
-            made.append(Results(hits, columns=columns))
-        return made
-
-    effort = weight(*lists) if options.chooses or plan.selection is not shown else len(lists)
-    if options.diversity:  # each pick is compared with all remaining hits
-        effort *= options.last
-    if ranked.snippets is not None:
-        effort += INLINE_LIMIT
-    return await hop(effort, results)
 
 
 def _with_snippets(hits: Sequence[Hit], snippets: Snippets, schema: Schema) -> list[Hit]:

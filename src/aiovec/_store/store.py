@@ -20,7 +20,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial, update_wrapper
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast
 
 import anyio
 
@@ -104,6 +104,7 @@ from ..backend.contract import (
     IndexInfo,
     IndexOptions,
     StaleTableError,
+    StoredRows,
     TableHandle,
     TableStats,
 )
@@ -127,24 +128,19 @@ from .active_backend import REFUSALS, ActiveBackend, Attempts, Backends, check_s
 from .expiry import LiveRows, sweep
 from .rank import check_fusion
 from .search import (
+    Answer,
     OneForEach,
-    Ranked,
     SearchArguments,
-    Searcher,
     SearchOptions,
     VectorArguments,
-    finish,
+    hits_in,
     names_options,
     options_of,
     plan_search,
-    run_search,
-    search_both,
-    search_vectors,
-    search_words,
     vector_like,
     weight_of_text,
 )
-from .write import RowsToWrite, once, vector_of_update
+from .write import RowsToWrite, kept_of, vector_of_update
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -626,7 +622,7 @@ class VectorStore(Hints):
         with span(operation, active.place):
             vectors = await embedder.embed(texts, purpose)
         current_deadline(None).renew()  # the embedder has time limits of its own
-        await hop(weight(vectors), check_made, vectors, handle.schema, embedder.name)
+        await hop(len(vectors), check_made, vectors, handle.schema, embedder.name)
         return vectors
 
     async def update(
@@ -752,22 +748,21 @@ class VectorStore(Hints):
         ``include_vector`` is false.
         """
         wanted = await self._checked_ids(ids, check_ids)
+        distinct = list(dict.fromkeys(wanted))
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
         async def get(active: ActiveBackend, handle: TableHandle) -> Results[Record]:
             chosen = select_columns(handle.schema, names, include_vector=with_vector)
             columns = chosen.first_columns(handle.schema)
+
+            def records(rows: StoredRows) -> Results[Record]:
+                by_id = {record.id: record for record in chosen.records(rows)}
+                return Results([by_id[id] for id in wanted if id in by_id], columns=columns)
+
             if not wanted:
                 return Results(columns=columns)
-            distinct = list(dict.fromkeys(wanted))
-            rows = await LiveRows(active.backend, handle).get(distinct, chosen.columns)
-
-            def records() -> Results[Record]:
-                by_id = {record.id: record for record in chosen.records(rows)}
-                return Results((by_id[id] for id in wanted if id in by_id), columns=columns)
-
-            return await hop(weight(rows), records)
+            return await LiveRows(active.backend, handle).get(distinct, chosen.columns, records)
 
         return await self._on_table("get", table, get, rows=len)
 
@@ -804,12 +799,12 @@ class VectorStore(Hints):
             chosen = select_columns(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
             condition = await self._bind(active, handle, where)
-            rows = await active.backend.find(
+            columns = chosen.first_columns(schema)
+            return await active.backend.find(
                 handle, where=condition, order_by=order, limit=most, offset=offset,
                 columns=chosen.columns,
+                finish=lambda rows: Results(chosen.records(rows), columns=columns),
             )  # fmt: skip
-            columns = chosen.first_columns(schema)
-            return await hop(weight(rows), lambda: Results(chosen.records(rows), columns=columns))
 
         return await self._on_table("find", table, find, rows=len)
 
@@ -925,9 +920,10 @@ class VectorStore(Hints):
         await arrow_ready()
         operation = Operation("export", table)
         operation.rows = 0
+        busy_timeout = self._backends.active.backend.busy_timeout
         with (
             span(operation, self._backends.active.place, current=False),
-            Attempts(self._backends) as attempts,
+            Attempts(self._backends, current_deadline(busy_timeout)) as attempts,
         ):
             while True:
                 active = self._backends.active
@@ -1016,13 +1012,13 @@ class VectorStore(Hints):
           search. Without ``exact``, a tuning that the backend does not have raises
           UnsupportedError.
         """
-        (hits,) = await self._search(
-            "search", table,
-            options_of("search", VectorArguments, limit=limit, where=where, **options),
-            weight(vector), search_vectors, queries=partial(one_query, vector),
-            texts={0: vector} if isinstance(vector, str) else {},
-        )  # fmt: skip
-        return hits
+        checked = options_of("search", VectorArguments, limit=limit, where=where, **options)
+
+        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
+            query = await self._query(active, handle, vector, checked)
+            return await (await plan_search(active, handle, checked, query)).nearest()
+
+        return (await self._hits("search", table, search))[0]
 
     @names_options(VectorArguments)
     async def search_many(
@@ -1043,41 +1039,25 @@ class VectorStore(Hints):
             where = OneForEach(where)
         checked = options_of("search_many", VectorArguments, limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
-        results = await self._search(
-            "search_many", table, checked, weight(collected), search_vectors,
-            queries=partial(many_queries, collected), texts=texts_among(collected),
-        )  # fmt: skip
-        return ResultsList(results)
+        texts, effort = texts_among(collected), weight(collected)
 
-    async def _search(
+        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
+            made = await self._vectors_of(active, handle, texts, checked.model)
+            queries = await hop(effort, many_queries, collected, handle.schema, made)
+            return await (await plan_search(active, handle, checked, queries)).nearest()
+
+        return ResultsList(await self._hits("search_many", table, search))
+
+    async def _hits(
         self,
         call: str,
         table: str,
-        options: SearchOptions,
-        effort: int,
-        search: Searcher,
-        *,
-        queries: Callable[..., Sequence[Float32Array]] | None = None,
-        texts: Mapping[int, str] | None = None,
-        words: str | None = None,
-        fusion: Fusion | None = None,
+        search: Callable[[ActiveBackend, TableHandle], Awaitable[list[Answer]]],
     ) -> list[Results[Hit]]:
-        """Search for ``words``, and for the vectors that ``queries`` makes, also of ``texts``."""
-
-        async def plan_and_search(active: ActiveBackend, handle: TableHandle) -> Ranked:
-            if options.model is not None:
-                check_model(handle, options.model)
-            made = {}
-            if words is not None:  # before any text is embedded
-                active.backend.check_able("text")
-            if texts:
-                made = await self._vectors_of(active, handle, texts, options.model)
-            vectors = None if queries is None else partial(queries, made=made)
-            plan = partial(plan_search, words=words, vectors=vectors, fusion=fusion)
-            return await run_search(active, handle, options, effort, plan, search)
-
-        ranked = await self._on_table(call, table, plan_and_search, rows=Ranked.__len__)
-        return await finish(ranked, self._rerank_places)
+        """Return the hits of each query of a search; a user's function for ``rerank`` runs after
+        it."""
+        answers = await self._on_table(call, table, search, rows=hits_in)
+        return [await answer.results(self._rerank_places) for answer in answers]
 
     @names_options(VectorArguments)
     async def search_like(
@@ -1104,15 +1084,30 @@ class VectorStore(Hints):
             raise InvalidArgumentError("ids", ids, f"the ids of 1 to {_MOST_LIKE:,} rows")
         checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
 
-        async def search(active: ActiveBackend, handle: TableHandle) -> Ranked:
-            live = LiveRows(active.backend, handle)
-            rows = await live.get(named, Columns((), vector=True))
-            vectors = partial(vector_like, rows, like, unlike)
-            plan = partial(plan_search, vectors=vectors, left_out=frozenset(named), live=live)
-            return await run_search(active, handle, checked, weight(rows), plan, search_vectors)
+        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
+            live, schema = LiveRows(active.backend, handle), handle.schema
+            query = await live.get(
+                named, Columns((), vector=True), partial(vector_like, like, unlike, schema)
+            )
+            plan = await plan_search(active, handle, checked, query, left_out=frozenset(named))
+            return await plan.nearest()
 
-        ranked = await self._on_table("search_like", table, search, rows=Ranked.__len__)
-        return (await finish(ranked, self._rerank_places))[0]
+        return (await self._hits("search_like", table, search))[0]
+
+    async def _query(
+        self,
+        active: ActiveBackend,
+        handle: TableHandle,
+        vector: Vector | str | None,
+        options: SearchOptions,
+        words: str | None = None,
+    ) -> list[Float32Array]:
+        """Return the vector to search for, which may be a text, or without one that of
+        ``words``."""
+        text = words if vector is None else vector
+        texts = {0: text} if isinstance(text, str) else {}
+        made = await self._vectors_of(active, handle, texts, options.model)
+        return one_query(vector, handle.schema, made)
 
     async def _vectors_of(
         self,
@@ -1123,9 +1118,12 @@ class VectorStore(Hints):
     ) -> dict[int, Any]:
         """Return the vectors of texts to search for, by their positions.
 
-        None for a table without an embedder, which refuses a text like any other value.
+        ``model`` is the one that the caller named. Nothing is made for a table without an embedder,
+        which refuses a text like any other value.
         """
-        if handle.schema.embed is None:
+        if model is not None:
+            check_model(handle, model)
+        if not texts or handle.schema.embed is None:
             return {}
         listed = await hop(len(texts), check_query_texts, texts)
         try:
@@ -1165,11 +1163,12 @@ class VectorStore(Hints):
             "search_text", SearchArguments,
             limit=limit, where=where, match=match, highlight=highlight, **options,
         )  # fmt: skip
-        effort = weight_of_text(query)
-        (hits,) = await self._search(
-            "search_text", table, checked, effort, search_words, words=query
-        )
-        return hits
+
+        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
+            active.backend.check_able("text")
+            return await (await plan_search(active, handle, checked, words=query)).by_words()
+
+        return (await self._hits("search_text", table, search))[0]
 
     @names_options(VectorArguments)
     async def search_hybrid(
@@ -1205,15 +1204,15 @@ class VectorStore(Hints):
             "search_hybrid", VectorArguments,
             limit=limit, where=where, match=match, highlight=highlight, **options,
         )  # fmt: skip
-        texts = {0: query} if vector is None else {}
-        if isinstance(vector, str):
-            texts = {0: vector}
-        (hits,) = await self._search(
-            "search_hybrid", table, checked, weight(vector) + weight_of_text(query),
-            search_both, queries=partial(one_query, vector), texts=texts, words=query,
-            fusion=check_fusion(fusion),
-        )  # fmt: skip
-        return hits
+        check_fusion(fusion)
+
+        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
+            active.backend.check_able("text")  # before any text is embedded
+            vectors = await self._query(active, handle, vector, checked, query)
+            plan = await plan_search(active, handle, checked, vectors, query, fusion=fusion)
+            return await plan.by_both()
+
+        return (await self._hits("search_hybrid", table, search))[0]
 
     # Upkeep
 
@@ -1371,46 +1370,65 @@ class VectorStore(Hints):
         self,
         call: str,
         table: str | None,
-        act: Callable[[ActiveBackend], Awaitable[_T]],
+        act: Callable[..., Awaitable[_T]],
         rows: Callable[[_T], int] | None = None,
+        *,
+        on_handle: bool = False,
     ) -> _T:
-        """Run ``act`` on the active backend, and repeat it if the backend changed.
+        """Run ``act`` on the active backend, and again if the table or the backend changed.
 
         ``rows`` returns the number of rows in the result, for telemetry.
         """
         self._enter()
         if call in _WRITES:
             self._check_writable(call)
-        if call in _ONCE and (key := write_key()) is not None:
-            act = partial(once, key, act)
-        active = self._backends.active
-        operation = Operation(call, table)
-        with Deadline(active.backend.busy_timeout), span(operation, active.place):
-            result = await self._backends.run(act, alters=call in _ALTERS)
-            operation.place = self._backends.active.place  # it may have followed a migration
-            operation.rows = None if rows is None else rows(result)
-            return result
+        key = write_key() if call in _ONCE else None
+        backends, operation = self._backends, Operation(call, table)
+        active = backends.active
+        with (
+            Deadline(active.backend.busy_timeout) as deadline,
+            span(operation, active.place),
+            Attempts(backends, deadline) as attempts,
+        ):
+            backends.look_ahead()
+            if call in _ALTERS:
+                await active.let_pass(deadline)
+            while True:
+                active, handle = backends.active, None
+                active.enter()
+                try:
+                    try:
+                        if key is not None and (kept := await kept_of(key, active.backend)):
+                            result = cast("_T", kept.outcome)
+                        elif on_handle and table is not None:
+                            handle = await active.open_table(table)
+                            result = await act(active, handle)
+                        else:
+                            result = await act(active)
+                    except REFUSALS:
+                        if handle is not None:
+                            await active.check_current(handle)
+                        raise
+                    operation.place = active.place  # it may have followed a migration
+                    operation.rows = None if rows is None else rows(result)
+                    return result
+                except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
+                    error = exc
+                finally:
+                    active.leave()
+                await attempts.failed(active, error)
 
-    async def _on_table(
+    def _on_table(
         self,
         call: str,
         table: str,
         act: Callable[[ActiveBackend, TableHandle], Awaitable[_T]],
         *,
         rows: Callable[[_T], int] | None = None,
-    ) -> _T:
-        """Run ``act`` on a table, and repeat it if the table or the backend changed."""
+    ) -> Awaitable[_T]:
+        """Run ``act`` with a handle on a table, as ``_call`` does."""
         check_table_name(table)
-
-        async def on_table(active: ActiveBackend) -> _T:
-            handle = await active.open_table(table)
-            try:
-                return await act(active, handle)
-            except REFUSALS:
-                await active.check_current(handle)
-                raise
-
-        return await self._call(call, table, on_table, rows)
+        return self._call(call, table, act, rows, on_handle=True)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """Read a user's ids once, and return them as ``check`` does."""

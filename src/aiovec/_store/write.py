@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._embed.protocol import Purpose
-from .._embed.rows import filled, lacking, of_row, of_text, without
+from .._embed.rows import Lacking, filled, lacking, of_row, of_text, without
 from .._input.arguments import check_model
 from .._input.rows import bytes_to_write, holds_arrow, one_of_each_id, repeated_ids, to_batch
 from .._input.types import OnConflict
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
-from ..backend.context import WriteKey, call_context
+from ..backend.context import Kept, WriteKey, call_context
 from ..backend.contract import Backend, TableHandle
 from ..backend.rows import NewRows
 from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     Embeds = Callable[
         [ActiveBackend, TableHandle, list[str], Purpose, str | None], Awaitable[Float32Array]
     ]
-
-_T = TypeVar("_T")
 
 
 class _TakenError(Exception):
@@ -87,7 +85,7 @@ class RowsToWrite:
         # The gate comes first, since the checked rows take memory.
         async with backend.writing(bytes_to_write(self.rows, handle.schema)):
             if batch is None:
-                batch = await self._checked_rows(backend, handle)
+                batch, _ = await self._checked_rows(backend, handle)
             if not len(batch):
                 return 0
             skips = self.on_conflict == "skip"
@@ -108,22 +106,27 @@ class RowsToWrite:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""
         if handle.schema.embed is not None:
             return await self._with_vectors(active, handle, LiveRows(active.backend, handle))
-        return await self._checked_rows(active.backend, handle)
+        return (await self._checked_rows(active.backend, handle))[0]
 
-    async def _checked_rows(self, backend: Backend, handle: TableHandle) -> NewRows:
+    async def _checked_rows(
+        self, backend: Backend, handle: TableHandle
+    ) -> tuple[NewRows, Lacking | None]:
+        """Return the checked rows, and if the table embeds texts, those without a vector."""
         if holds_arrow(self.rows):
             await arrow_ready()
         effort = weight(self.rows, handle.schema)
         as_table = effort > INLINE_LIMIT and backend.many_as_table
         return await hop(effort, self._check, handle, as_table)
 
-    def _check(self, handle: TableHandle, as_table: bool) -> NewRows:
+    def _check(self, handle: TableHandle, as_table: bool) -> tuple[NewRows, Lacking | None]:
         batch = to_batch(self.rows, handle.schema, new_ids="if absent")
         if self.on_conflict != "fail":
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
         elif not self.checked and (repeated := repeated_ids(batch.ids)):
             raise DuplicateIdError(handle.name, repeated, within_call=True)
-        return NewRows(batch.schema, batch.table) if as_table else batch
+        if as_table:
+            batch = NewRows(batch.schema, batch.table)
+        return batch, lacking(batch, handle.schema)
 
     async def _with_vectors(
         self, active: ActiveBackend, handle: TableHandle, live: LiveRows
@@ -132,29 +135,23 @@ class RowsToWrite:
 
         Rows that ``on_conflict="skip"`` would skip are left out before they are embedded.
         """
-        schema, embed = handle.schema, handle.schema.embed
+        schema = handle.schema
         skips = self.on_conflict == "skip"
         # The existing rows may have changed since an earlier attempt.
         if not skips and schema in self._embedded:
             return self._embedded[schema]
-        rows = await self._checked_rows(active.backend, handle)
-        effort = weight(self.rows, schema)
-        if embed is not None:
-            missing = await hop(effort, lacking, rows, schema, embed)
-            if missing.texts and skips:
-                existing = await live.ids(missing.ids)
-                rows = await hop(effort, without, rows, existing)
-                missing = await hop(effort, lacking, rows, schema, embed)
-            if missing.texts:  # rows may stay without a vector
-                try:
-                    vectors = await self.embed(
-                        active, handle, missing.texts, "document", self.model
-                    )
-                except EmbeddingError as exc:
-                    # Without repeated ids, the rows have kept their positions.
-                    numbered = self.on_conflict == "fail"
-                    raise of_row(exc, missing, numbered=numbered) from exc.__cause__
-                rows = await hop(effort + weight(vectors), filled, rows, missing, vectors)
+        rows, missing = await self._checked_rows(active.backend, handle)
+        if missing is not None and missing.texts and skips:
+            existing = await live.ids(missing.ids)
+            rows, missing = await hop(len(rows), without, rows, schema, existing)
+        if missing is not None and missing.texts:  # rows may stay without a vector
+            try:
+                vectors = await self.embed(active, handle, missing.texts, "document", self.model)
+            except EmbeddingError as exc:
+                # Without repeated ids, the rows have kept their positions.
+                numbered = self.on_conflict == "fail"
+                raise of_row(exc, missing, numbered=numbered) from exc.__cause__
+            rows = await hop(len(rows), filled, rows, missing, vectors)
         self._embedded[schema] = rows
         return rows
 
@@ -184,24 +181,19 @@ async def vector_of_update(
     return query_vector(vector, schema)
 
 
-async def once(
-    key: WriteKey, write: Callable[[ActiveBackend], Awaitable[_T]], active: ActiveBackend
-) -> _T:
-    """Do a write under a key, or return the result that is kept from an earlier one.
+async def kept_of(key: WriteKey, backend: Backend) -> Kept | None:
+    """Return the result that is kept of an earlier write under this key; None if there was none.
 
-    Raises OutcomeUnknownError if it may have been done before and the store kept no result.
+    Raises OutcomeUnknownError if there may have been one and the store kept no result.
     """
-    backend = active.backend
     kept = await backend.kept(key)
-    if kept is not None:
-        return cast("_T", kept.outcome)
-    if call_context().retried and await _forgets(backend):
+    if kept is None and call_context().retried and await _forgets(backend):
         raise _RepeatedWriteError(
             backend.target,
             "it was requested before under the same key, the store has kept no result of that "
             "request, and nothing was done now",
         )
-    return await write(active)
+    return kept
 
 
 class _RepeatedWriteError(OutcomeUnknownError):

@@ -33,7 +33,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
 
 from .._filters.tree import Expr, Ref, Value
 from .._model.arrays import Float32Array
@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 
     from .._model.fusion import FusedHit, Fusion
     from .limits import Slot
+
+
+_T = TypeVar("_T")
 
 
 class StaleTableError(Exception):
@@ -182,6 +185,13 @@ class Found:
     measures: Sequence[float]
     snippets: Snippets | None = None
     fused: Sequence[FusedHit] | None = None
+
+
+FromRows = Callable[[StoredRows], _T]
+FromOne = Callable[[Found], _T]
+FromEach = Callable[[list[Found]], _T]
+"""Make the result of a read from its rows, from the answer to its query, or to each of its
+queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,12 +465,18 @@ class Backend(ABC):
         """
         return None
 
-    # Reading
+    # Reading. ``finish`` makes the result of the rows. It takes time in proportion to the rows and
+    # their payloads, so it is called in the thread of the read; a backend that reads without a
+    # thread calls it by ``threads.hop``. What it raises is the error of the call.
 
     @abstractmethod
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
-        """Return the rows with these ids, which are distinct, in any order; missing ones are left
-        out."""
+    async def get(
+        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
+    ) -> _T:
+        """Return what ``finish`` makes of the rows with these ids.
+
+        The ids are distinct, the rows come in any order, and missing ones are left out.
+        """
 
     @abstractmethod
     async def find(
@@ -472,12 +488,15 @@ class Backend(ABC):
         limit: int,
         offset: int,
         columns: Columns,
-    ) -> StoredRows:
-        """Return rows sorted by one or more keys, then by id."""
+        finish: FromRows[_T],
+    ) -> _T:
+        """Return what ``finish`` makes of rows that are sorted by one or more keys, then by id."""
 
     @abstractmethod
-    async def search(self, table: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Return the nearest rows for each query; the filter is applied first."""
+    async def search(
+        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+    ) -> _T:
+        """Return what ``finish`` makes of the nearest rows for each query; filters apply first."""
 
     @abstractmethod
     def export(
@@ -542,12 +561,15 @@ class Backend(ABC):
 
     # "text": keyword search over the fields with ``text=True``
 
-    async def search_text(self, table: TableHandle, query: TextQuery) -> Found:
-        """Return the best rows by BM25."""
+    async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
+        """Return what ``finish`` makes of the best rows by BM25."""
         raise self._lacks("text")
 
-    async def search_hybrid(self, table: TableHandle, query: HybridQuery) -> Found:
-        """Return the best rows of a vector and a keyword search, both of one state of the table.
+    async def search_hybrid(
+        self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
+    ) -> _T:
+        """Return what ``finish`` makes of the best rows of a vector and a keyword search, both of
+        one state of the table.
 
         Only the rows of the fused list are read.
         """

@@ -202,9 +202,9 @@ class Gate:
 
     def free(self, size: int = 0) -> bool:
         """Return whether a call of this size would be admitted without waiting."""
-        if self.memory is not None:
-            size = min(size, self.memory)
-        return not (self._waiting and (size or self.calls is not None)) and self._fits(size)
+        if self._waiting and (size or self.calls is not None):
+            return False
+        return self._fits(size if self.memory is None else min(size, self.memory))
 
     def extend(self, seconds: float) -> None:
         """Extend the deadlines of all waiting calls."""

@@ -251,7 +251,7 @@ class Worker:
         ids = [f"{self.name}-{n}" for n in range(self.made)]
 
         async def get(backend: ModelBackend, handle: TableHandle) -> Any:
-            return await backend.get(handle, ids, EVERYTHING)
+            return await backend.get(handle, ids, EVERYTHING, lambda rows: rows)
 
         found = await follower.on(table, get)
         told = {id: n for n, id in enumerate(found.ids)}

@@ -23,6 +23,7 @@ from aiovec.backend.contract import (
     Backend,
     Changes,
     Columns,
+    FromRows,
     StaleTableError,
     StoredRows,
     TableHandle,
@@ -271,7 +272,9 @@ class ModelBackend(_Unused):
 
     # Reading
 
-    async def get(self, table: TableHandle, ids: Sequence[str], columns: Columns) -> StoredRows:
+    async def get(
+        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[Any]
+    ) -> Any:
         schema = table.schema
 
         def act() -> StoredRows:
@@ -284,7 +287,7 @@ class ModelBackend(_Unused):
                 np.array(vectors, np.float32).reshape(-1, schema.dim) if columns.vector else None,
             )
 
-        return await self._call("get", act)
+        return finish(await self._call("get", act))
 
     async def export(
         self,
