@@ -34,7 +34,18 @@ async def main():
 
 asyncio.run(main())
 """
-# The same by other libraries that run in the process, in their own words.
+_SEARCH = """
+import asyncio, sys, aiovec
+
+async def main():
+    async with aiovec.connect(sys.argv[1]) as store:
+        assert len(await store.search("t", [1.0] * 8)) == 10
+
+asyncio.run(main())
+"""
+# What such a process imports of other packages: the part of its start that is not ours.
+_PACKAGES_OF_A_SEARCH = "import aiosqlite, anyio, asyncio, importlib.metadata, numpy, pydantic.main"
+# The rows of _ANSWER by other libraries that run in the process, in their own words.
 _PEERS = {
     "lancedb": """
 import asyncio, sys, lancedb
@@ -92,10 +103,15 @@ async def run(options: Options) -> list[Result]:
     }
     asked: dict[str, Sequence[str]] = {
         "Python, nothing": (python, "-c", "pass"),
+        "import numpy": (python, "-c", "import numpy"),
         "import aiovec": (python, "-c", "import aiovec"),
         "aiovec --version": (python, "-m", "aiovec", "--version"),
         "aiovec --help": (python, "-m", "aiovec", "--help"),
+        "aiovec count": (python, "-m", "aiovec", "count", "t", "-s", answers["SQLite"]),
+        "the packages that a search imports": (python, "-c", _PACKAGES_OF_A_SEARCH),
+        "10 rows found, SQLite": (python, "-c", _SEARCH, answers["SQLite"]),
     }
+    await _said((python, "-c", _ANSWER, answers["SQLite"]))
     for name, target in answers.items():
         asked[f"10 rows written and found, {name}"] = (python, "-c", _ANSWER, target)
     if _installed("lancedb") is not None:
