@@ -174,8 +174,11 @@ def _range(field: FieldInfo) -> str:
     if {"ge", "le"} <= limits.keys():
         words = [f"from {limits.pop('ge'):_} to {limits.pop('le'):_}"]
     else:
-        words = [f"{_LIMITS[name]} {limits[name]:_}" for name in _LIMITS if name in limits]
+        words = [f"{_LIMITS[name]} {limits.pop(name):_}" for name in _LIMITS if name in limits
+                 and name != "multiple_of"]  # fmt: skip
     text = " and ".join(words)
+    if "multiple_of" in limits:
+        text += f", a multiple of {limits['multiple_of']}"
     return text and f"{text[0].upper()}{text[1:]}."
 
 
@@ -184,6 +187,7 @@ _LIMITS = {
     "gt": "above",
     "le": "at most",
     "lt": "below",
+    "multiple_of": "a multiple of",
 }
 
 

@@ -161,9 +161,8 @@ _CHANGES = 2**62
 _SQL_TYPES = {"int": "INTEGER", "float": "REAL", "bool": "INTEGER", "datetime": "INTEGER"}
 _VEC_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "l2"}
 
-# Vectors that vec0 stores side by side; 128 to 256 write fastest. A partition has chunks of its
-# own, so a small tenant would waste most of a large chunk.
-_CHUNK, _PARTITIONED_CHUNK = 256, 64
+# A partition has chunks of its own, so a small tenant would waste most of a large chunk.
+_PARTITIONED_CHUNK = 64
 
 CREATE_STORE = (
     "CREATE TABLE aiovec_state (key TEXT PRIMARY KEY, value ANY) STRICT",
@@ -249,7 +248,7 @@ class TableLayout:
         names = ["id", *self.schema.fields, *(["payload"] if self.schema.payload else [])]
         return tuple(map(quoted, names))
 
-    def create_statements(self) -> list[str]:
+    def create_statements(self, chunk_size: int) -> list[str]:
         schema = self.schema
         columns = ["_rowid INTEGER PRIMARY KEY", "id TEXT NOT NULL UNIQUE"]
         columns += [column_definition(name, field) for name, field in schema.fields.items()]
@@ -260,7 +259,8 @@ class TableLayout:
         if schema.quantized:
             vectors.append(f"vector_bit bit[{schema.dim}]")
         vectors += [f"{self.partition_column(name)} text partition key" for name in self.partitions]
-        vectors.append(f"chunk_size={_PARTITIONED_CHUNK if self.partitions else _CHUNK}")
+        size = min(chunk_size, _PARTITIONED_CHUNK) if self.partitions else chunk_size
+        vectors.append(f"chunk_size={size}")
         statements = [
             f"CREATE TABLE {self.rows} ({', '.join(columns)}) STRICT",
             f"CREATE INDEX {quoted(f'{self.stem}.seq')} ON {self.rows} (_seq)",

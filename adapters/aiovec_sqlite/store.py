@@ -326,7 +326,7 @@ class SqliteBackend(Backend):
         return await self._read_here(lambda db: tables.open_table(db, name))
 
     async def create_table(self, name: str, schema: Schema) -> None:
-        await self._alter(tables.create_table, name, schema)
+        await self._alter(tables.create_table, name, schema, self._settings.chunk_size)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
         await self._alter(tables.add_field, table, name, field, text=field.text)

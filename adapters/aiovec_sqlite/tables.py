@@ -42,7 +42,9 @@ def open_table(db: sqlite3.Connection, name: str) -> TableHandle:
     return TableHandle(name, table.schema, table.epoch)
 
 
-def create_table(tx: Transaction, name: str, schema: Schema, check_free: Check) -> None:
+def create_table(
+    tx: Transaction, name: str, schema: Schema, chunk_size: int, check_free: Check
+) -> None:
     if read_table(tx.db, name) is not None:
         raise TableExistsError(name)
     check_free(tx)
@@ -52,7 +54,7 @@ def create_table(tx: Transaction, name: str, schema: Schema, check_free: Check) 
     # digits.
     free = not exists(tx.db, default_stem(name))
     table = TableLayout(name, schema, epoch, stem=default_stem(name) if free else f"_{epoch}")
-    for statement in table.create_statements():
+    for statement in table.create_statements(chunk_size):
         tx.db.execute(statement)
     tx.db.execute(
         # Numbers up to the floor belong to an earlier table of this name.
