@@ -184,13 +184,15 @@ def in_store(
     *,
     reading: bool = False,
     create: bool = False,
+    shows_progress: bool = True,
 ) -> _T:
     """Open the store that a command names, and run the work on it to its end.
 
     The store must exist, unless the command may ``create`` it. A command that is only ``reading``
     also works where nothing can be written.
     """
-    import rich.progress  # noqa: F401 - slow, and it looks at the current folder: not on the loop
+    if shows_progress:
+        import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
 
     place = place_named(store, config) if create else _existing(store, config)
     path = place.path if reading else None
@@ -210,6 +212,7 @@ def in_table(
     work: Callable[[Handle], Awaitable[_T]],
     *,
     reading: bool = False,
+    shows_progress: bool = False,
     field: str | None = None,
 ) -> _T:
     """Run the work on a table, by default the store's only one, to its end.
@@ -225,7 +228,7 @@ def in_table(
             raise typer.BadParameter(f"{field} is a table: write the FIELD after it")
         return await work(await table_of(vectors, table))
 
-    return in_store(store, config, in_it, reading=reading)
+    return in_store(store, config, in_it, reading=reading, shows_progress=shows_progress)
 
 
 async def table_of(vectors: VectorStore, name: str | None) -> Handle:

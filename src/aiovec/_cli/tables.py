@@ -160,7 +160,7 @@ def text_index(
         return table.name
 
     began = time.perf_counter()
-    name = in_table(store, config, name, work, field=fields[0])
+    name = in_table(store, config, name, work, shows_progress=True, field=fields[0])
     seconds = time.perf_counter() - began
     line = (
         f"{'dropped the index of' if drop else 'indexed'} {fields[0]} of {name} in {seconds:.2f} s"
