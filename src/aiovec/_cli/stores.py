@@ -194,7 +194,9 @@ def in_store(
     if shows_progress:
         import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
 
-    place = place_named(store, config) if create else _existing(store, config)
+    place = place_named(store, config)
+    if not create:  # opening would create a store for a mistyped name
+        check_there(place)
     path = place.path if reading else None
     read_only = path is not None and not _is_writable(path)
 
@@ -273,13 +275,6 @@ async def of_each_table(
             results.append(await look(name))
             bar.advance(task)
     return results
-
-
-def _existing(store: str | None, config: str | None) -> Place:
-    """Return the place of an existing store. Opening would create one for a mistyped name."""
-    place = place_named(store, config)
-    check_there(place)
-    return place
 
 
 def check_there(place: Place) -> None:
