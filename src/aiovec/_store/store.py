@@ -1393,7 +1393,7 @@ class VectorStore(Hints):
         ):
             backends.look_ahead()
             if call in _ALTERS:
-                await active.let_pass(deadline)
+                await attempts.let_pass()
             while True:
                 active, handle = backends.active, None
                 active.enter()
