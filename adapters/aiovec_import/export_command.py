@@ -94,7 +94,7 @@ def export(
             )
         return opened, saved
 
-    exported, saved = in_table(store, config, table, work, reading=True)
+    exported, saved = in_table(store, config, table, work, reading=True, shows_progress=True)
     seconds = time.perf_counter() - began
     files = [str(written) for written in saved.files]
     facts = {

@@ -29,7 +29,6 @@ from aiovec.backend.contract import (
     Backend,
     Changes,
     Columns,
-    Found,
     FromEach,
     FromOne,
     FromRows,
@@ -44,7 +43,7 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Gate, Slot, current_deadline, export_gate, read_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
-from aiovec.backend.threads import INLINE_LIMIT, hop, in_thread
+from aiovec.backend.threads import hop, in_thread
 from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
@@ -382,12 +381,12 @@ class LancedbBackend(Backend):
         search = VectorSearch(tended, self._settings.recall_target)
         async with self._turn(self._searches):
             found = await search_hybrid(tended, search, table, query)
-        return await _finished(found, finish)
+        return await hop(weight(found), finish, found)
 
     async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
         async with self._turn(self._reads):
             found = await search_text(self._tables[table.name], table, query)
-        return await _finished(found, finish)
+        return await hop(weight(found), finish, found)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:
@@ -530,9 +529,3 @@ class LancedbBackend(Backend):
             hint = "a restore needs a folder; copy the backup with the tools of the object storage"
             raise UnsupportedError("restore", self.name, hint)
         return await restore_backup(backup, folder, self._settings, overwrite=overwrite)
-
-
-async def _finished(found: Found, finish: FromOne[_T]) -> _T:
-    """Return what ``finish`` makes of the rows. Snippets are always made in a thread."""
-    effort = weight(found.rows) if found.snippets is None else INLINE_LIMIT + 1
-    return await hop(effort, finish, found)

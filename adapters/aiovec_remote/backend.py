@@ -255,7 +255,7 @@ class RemoteBackend(Backend):
         }  # fmt: skip
         read = _found("_score", table, query.columns)
         (found,) = await self._on(table, "/search_text", read, body=body)
-        return await hop(weight(found.rows), finish, found)
+        return await hop(weight(found), finish, found)
 
     async def search_hybrid(
         self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
@@ -269,7 +269,7 @@ class RemoteBackend(Backend):
         }  # fmt: skip
         read = partial(fused_rows, table.schema, query.columns)
         found = await self._on(table, "/search_hybrid", read, body=body)
-        return await hop(weight(found.rows), finish, found)
+        return await hop(weight(found), finish, found)
 
     async def export(
         self,

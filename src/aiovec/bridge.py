@@ -441,9 +441,9 @@ def metadata_filter(
 def _entry(key: str, value: Any, field: _Meant) -> Expr:
     match key:
         case "$and":
-            return all_of([metadata_filter(operand, field) for operand in _listed(key, value)])
+            return all_of([metadata_filter(operand, field) for operand in _operands(key, value)])
         case "$or" | "$nor":
-            either = any_of([metadata_filter(operand, field) for operand in _listed(key, value)])
+            either = any_of([metadata_filter(operand, field) for operand in _operands(key, value)])
             return either if key == "$or" else either.is_not_true()
         case "$not":
             return metadata_filter(value, field).is_not_true()
@@ -478,12 +478,12 @@ def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
     if operator == "$eq" and value is None:
         return all_of([field.is_null() for field in fields])
     if operator == "$in":
-        literals = [_literal(item) for item in _listed(operator, value)]
+        literals = [_literal(item) for item in _operands(operator, value)]
         finite = [item for item in literals if item not in (None, math.inf, -math.inf)]
         among = any_of([field.in_(finite) for field in fields])
         return any_of([among, comparison(fields, "$eq", None)]) if None in value else among
     if operator == "$between":
-        if len(ends := _listed(operator, value)) != 2:
+        if len(ends := _operands(operator, value)) != 2:
             raise FilterError(f"{fields[0]}: $between takes a list of two values")
         least, most = ends
         return any_of(
@@ -521,7 +521,7 @@ _OTHERS = ("$in", "$between", "$exists", "$not")
 _KNOWN = ", ".join([*_OPERATORS, *_NEGATED, *_OTHERS])
 
 
-def _listed(name: str, value: Any) -> Sequence[Any]:
+def _operands(name: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, list | tuple | set | frozenset):
         raise FilterError(f"{name} takes a list, not {type(value).__name__}")
     return list(value)

@@ -163,11 +163,12 @@ _TARGET = ("target",)
 class AiovecError(Exception):
     """The base class. Raised itself only for a driver's failure that no subclass describes.
 
-    A subclass with fields is a dataclass: the fields are the facts, from which ``_message`` is
-    made.
+    A subclass with fields is a dataclass: the fields are the facts. They fill ``_text``, or
+    ``_message`` makes the message of them.
     """
 
     http: ClassVar = HttpAnswer(500, "The store failed")
+    _text: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         if get_annotations(cls):
@@ -180,7 +181,7 @@ class AiovecError(Exception):
         self.args = (self._message(),)
 
     def _message(self) -> str:
-        raise NotImplementedError
+        return self._text.format_map(vars(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Subclasses take their facts, not the message, so the default pickling does not work.
@@ -214,11 +215,7 @@ class BackendNotInstalledError(AiovecError):
     backend: str
     extra: str
 
-    def _message(self) -> str:
-        return (
-            f"the backend {self.backend!r} is not installed; install it with: "
-            f'pip install "{self.extra}"'
-        )
+    _text = 'the backend {backend!r} is not installed; install it with: pip install "{extra}"'
 
 
 class ExtensionUnavailableError(AiovecError):
@@ -229,8 +226,7 @@ class ExtensionUnavailableError(AiovecError):
     reason: str
     cure: str
 
-    def _message(self) -> str:
-        return f"{self.reason}; {self.cure}"
+    _text = "{reason}; {cure}"
 
 
 class InvalidArgumentError(AiovecError, ValueError):
@@ -286,11 +282,10 @@ class TableExistsError(AiovecError):
 
     table: str
 
-    def _message(self) -> str:
-        return (
-            f"the table {self.table!r} already exists; choose another name, add rows with "
-            "upsert(), or pass its schema and exist_ok=True to create_table()"
-        )
+    _text = (
+        "the table {table!r} already exists; choose another name, add rows with upsert(), or pass "
+        "its schema and exist_ok=True to create_table()"
+    )
 
 
 class SchemaMismatchError(AiovecError):
@@ -552,8 +547,7 @@ class StoreUnreachableError(AiovecError):
     target: str
     reason: str
 
-    def _message(self) -> str:
-        return f"no answer from {self.target}: {self.reason}"
+    _text = "no answer from {target}: {reason}"
 
 
 class StorePermissionError(AiovecError):
@@ -564,8 +558,7 @@ class StorePermissionError(AiovecError):
     target: str
     reason: str
 
-    def _message(self) -> str:
-        return f"no permission for {self.target}: {self.reason}"
+    _text = "no permission for {target}: {reason}"
 
 
 class OutcomeUnknownError(AiovecError):
@@ -582,11 +575,10 @@ class OutcomeUnknownError(AiovecError):
     target: str
     reason: str
 
-    def _message(self) -> str:
-        return (
-            f"the write to {self.target} may or may not have been saved: {self.reason}. Check "
-            "with get() or count(), or repeat it with upsert()"
-        )
+    _text = (
+        "the write to {target} may or may not have been saved: {reason}. Check with get() or "
+        "count(), or repeat it with upsert()"
+    )
 
 
 class StoreMovedError(AiovecError):
@@ -627,11 +619,10 @@ class StoreReplacedError(AiovecError):
     target: str
     reason: str
 
-    def _message(self) -> str:
-        return (
-            f"{self.target} is no longer the store that was opened: {self.reason}; nothing of this "
-            "call was saved there; close this store and open it again"
-        )
+    _text = (
+        "{target} is no longer the store that was opened: {reason}; nothing of this call was saved "
+        "there; close this store and open it again"
+    )
 
 
 class ChangesPrunedError(AiovecError):
@@ -641,11 +632,10 @@ class ChangesPrunedError(AiovecError):
 
     floor: int
 
-    def _message(self) -> str:
-        return (
-            f"changes up to number {self.floor} are no longer kept; drop the rows read so far, and "
-            "start again with since=0"
-        )
+    _text = (
+        "changes up to number {floor} are no longer kept; drop the rows read so far, and start "
+        "again with since=0"
+    )
 
 
 class CorruptStoreError(AiovecError):
@@ -656,8 +646,7 @@ class CorruptStoreError(AiovecError):
     target: str
     reason: str
 
-    def _message(self) -> str:
-        return f"{self.target}: {self.reason}"
+    _text = "{target}: {reason}"
 
 
 class MigrationError(AiovecError):

@@ -52,7 +52,7 @@ delete
 create notes
 create notes --dim 2 --schema x.json
 drop
-text-index
+text-index notes
 text-index notes year more
 search
 search notes words one-too-many
@@ -96,7 +96,6 @@ CURES = {
     "help": "write aiovec --help",
     "version": "write aiovec --version",
     "distinct notes -s notes.db": "notes is a table: write the FIELD after it",
-    "text-index notes -s notes.db": "notes is a table: write the FIELD after it",
     "search notes words --limit abc": "'abc'",
     "search notes words --min-score abc": "'abc'",
     "search notes words --by words": "'--by': 'words' is not one of 'text', 'vector', 'hybrid'",
@@ -133,7 +132,7 @@ FAILURES = {
     "optimize absent -s notes.db": "absent",
     "advise absent -s notes.db": "there is no table 'absent'",
     "index notes -s notes.db": "every search is exact",
-    "text-index year -s notes.db": "year",
+    "text-index notes year -s notes.db": "year",
     "create notes --dim 3 -s notes.db": "notes",
     "drop absent --yes -s notes.db": "absent",
     "delete absent a -s notes.db": "absent",

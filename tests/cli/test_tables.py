@@ -30,9 +30,9 @@ def test_a_table_from_its_creation_to_its_end(run: Run, folder: Path) -> None:
     assert run("count", "--where", "year > 2023", *notes, "--json").json == {"count": 1}
     assert [row[1] for row in run("search", "sea", *notes).lines[1:]] == ["a", "b"]
     assert run("search", "walk", *notes).lines == [["score", "id"]]
-    assert run("text-index", "title", *notes).code == 0
+    assert run("text-index", "notes", "title", *notes).code == 0
     assert [row[1] for row in run("search", "walk", *notes).lines[1:]] == ["a"]
-    assert run("text-index", "title", "--drop", *notes).code == 0
+    assert run("text-index", "notes", "title", "--drop", *notes).code == 0
     assert run("search", "walk", *notes).lines == [["score", "id"]]
     got = run("get", "b", *notes, "--include-vector", "--json").json["rows"]
     assert (got[0]["year"], got[0]["embedding"]) == (2024, [0, 1])

@@ -88,12 +88,12 @@ class Location:
         return " AND ".join(f"k{i}.key = {parameter}" for i in range(1, len(self.path) + 1))
 
 
-__all__ = ["counted_items", "fixed_values", "order_to_sql", "register", "stored", "to_sql"]
+__all__ = ["EPOCH", "counted_items", "fixed_values", "order_to_sql", "register", "stored", "to_sql"]
 
 # SQLite's default limit of 32,766, with room for the statement around the filter.
 MAX_PARAMETERS = 32_000
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EQUALS_LIST = "aiovec_equals_list"
 
 # A parameter outside of a list, until to_sql decides on its form. SQLite moves the constants of a
@@ -395,7 +395,7 @@ def stored(value: Value) -> Any:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):
-        return (value - _EPOCH) // timedelta(microseconds=1)
+        return (value - EPOCH) // timedelta(microseconds=1)
     return value
 
 

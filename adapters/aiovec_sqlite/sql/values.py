@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 from aiovec.backend import Field, Kind, Value, pa, payload_array, payload_texts
 from aiovec.backend.rows import NewRows
 
 from ..errors import decodes
-from .filters import stored
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from .filters import EPOCH, stored
 
 _AS_THEY_ARE = frozenset(("text", "int", "float"))
 
@@ -74,7 +72,7 @@ def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
 
 _FROM_SQL: dict[Kind, Callable[[Any], Any]] = {
     "bool": bool,
-    "datetime": lambda micros: _EPOCH + timedelta(microseconds=micros),
+    "datetime": lambda micros: EPOCH + timedelta(microseconds=micros),
     "list[text]": lambda text: _list(json.loads(text), str),
     "list[int]": lambda text: _list(json.loads(text), int),
     "list[float]": lambda text: _list(json.loads(text), float),

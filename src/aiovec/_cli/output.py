@@ -42,13 +42,13 @@ def out(*, stderr: bool = False) -> Console:
 
 def say(message: str | Text, *, stderr: bool = False) -> None:
     """Print a text without control characters. A string is one line."""
-    from rich.text import Text
-
-    if isinstance(message, Text):
-        # It may have several lines. As many characters as before keep its styles.
-        message = message.copy()
-        message.plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", message.plain)
-    out(stderr=stderr).print(one_line(message) if isinstance(message, str) else message)
+    if isinstance(message, str):
+        print(one_line(message), file=sys.stderr if stderr else sys.stdout, flush=True)
+        return
+    # It may have several lines. As many characters as before keep its styles.
+    message = message.copy()
+    message.plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", message.plain)
+    out(stderr=stderr).print(message)
 
 
 def one_line(value: object) -> str:
@@ -100,12 +100,12 @@ def emit(
     if json:
         _print_json(facts, stderr=stderr)
         return
-    from rich.text import Text
-
     for part in shown:
         if isinstance(part, Listing):
             _print_rows(part)
         elif isinstance(part, Mapping):
+            from rich.text import Text
+
             width = max(map(len, part), default=0)
             for name, value in part.items():
                 line = Text.assemble((f"{name:<{width}}  ", "bold"), one_line(value))

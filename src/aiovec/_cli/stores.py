@@ -184,15 +184,19 @@ def in_store(
     *,
     reading: bool = False,
     create: bool = False,
+    shows_progress: bool = True,
 ) -> _T:
     """Open the store that a command names, and run the work on it to its end.
 
     The store must exist, unless the command may ``create`` it. A command that is only ``reading``
     also works where nothing can be written.
     """
-    import rich.progress  # noqa: F401 - slow, and it looks at the current folder: not on the loop
+    if shows_progress:
+        import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
 
-    place = place_named(store, config) if create else _existing(store, config)
+    place = place_named(store, config)
+    if not create:  # opening would create a store for a mistyped name
+        check_there(place)
     path = place.path if reading else None
     read_only = path is not None and not _is_writable(path)
 
@@ -210,6 +214,7 @@ def in_table(
     work: Callable[[Handle], Awaitable[_T]],
     *,
     reading: bool = False,
+    shows_progress: bool = False,
     field: str | None = None,
 ) -> _T:
     """Run the work on a table, by default the store's only one, to its end.
@@ -225,7 +230,7 @@ def in_table(
             raise typer.BadParameter(f"{field} is a table: write the FIELD after it")
         return await work(await table_of(vectors, table))
 
-    return in_store(store, config, in_it, reading=reading)
+    return in_store(store, config, in_it, reading=reading, shows_progress=shows_progress)
 
 
 async def table_of(vectors: VectorStore, name: str | None) -> Handle:
@@ -270,13 +275,6 @@ async def of_each_table(
             results.append(await look(name))
             bar.advance(task)
     return results
-
-
-def _existing(store: str | None, config: str | None) -> Place:
-    """Return the place of an existing store. Opening would create one for a mistyped name."""
-    place = place_named(store, config)
-    check_there(place)
-    return place
 
 
 def check_there(place: Place) -> None:

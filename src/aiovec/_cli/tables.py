@@ -23,12 +23,9 @@ from .stores import (
     expanded,
     give_embedder,
     in_store,
-    in_table,
-    table_and_more,
 )
 
 if TYPE_CHECKING:
-    from .._store.store import Table as Handle
     from .._store.store import VectorStore
 
 
@@ -138,41 +135,34 @@ def drop(
 
 @failing_clearly
 def text_index(
-    table: Annotated[
-        list[str], typer.Argument(metavar="[TABLE] FIELD", help="A text field of the table.")
-    ],
+    table: Table,
+    field: Annotated[str, typer.Argument(metavar="FIELD", help="A text field of the table.")],
     store: Store = None,
     drop: Annotated[bool, typer.Option("--drop", help="Drop the index instead.")] = False,
     config: Config = None,
     json: AsJson = False,
 ) -> None:
     """Build the keyword index of a text field, or drop it."""
-    name, fields = table_and_more(table)
-    if len(fields) > 1:
-        raise typer.BadParameter("pass one FIELD, and before it the TABLE")
 
-    async def work(table: Handle) -> str:
+    async def work(vectors: VectorStore) -> None:
         with working("dropping the index" if drop else "building the index"):
             if drop:
-                await table.drop_field_index(fields[0], "text")
+                await vectors.drop_field_index(table, field, "text")
             else:
-                await table.create_field_index(fields[0], "text")
-        return table.name
+                await vectors.create_field_index(table, field, "text")
 
     began = time.perf_counter()
-    name = in_table(store, config, name, work, field=fields[0])
+    in_store(store, config, work)
     seconds = time.perf_counter() - began
-    line = (
-        f"{'dropped the index of' if drop else 'indexed'} {fields[0]} of {name} in {seconds:.2f} s"
-    )
-    emit({"table": name, "field": fields[0], "seconds": round(seconds, 6)}, [line], json)
+    line = f"{'dropped the index of' if drop else 'indexed'} {field} of {table} in {seconds:.2f} s"
+    emit({"table": table, "field": field, "seconds": round(seconds, 6)}, [line], json)
 
 
 @failing_clearly
 def delete(
     table: Table,
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="The ids of the rows.")
+        list[str] | None, typer.Argument(metavar="ID", help="The ids of the rows.")
     ] = None,
     store: Store = None,
     where: Where = None,

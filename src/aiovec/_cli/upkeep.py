@@ -170,7 +170,9 @@ def index(
         return opened.name, time.perf_counter() - began, await opened.indexes()
 
     with engine_of(engine, address) as workers:
-        table, seconds, indexes = in_table(store, config, table, lambda one: work(one, workers))
+        table, seconds, indexes = in_table(
+            store, config, table, lambda one: work(one, workers), shows_progress=True
+        )
     done = "indexed" if drop is None else f"dropped the index {drop} of"
     shown = [f"{done} {table} in {seconds:.2f} s"]
     shown += [f"{info.name}: {index_line(info)}" for info in indexes]

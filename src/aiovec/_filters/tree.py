@@ -31,7 +31,7 @@ MAX_NAMES = 64
 _REPR_LENGTH = 1_000
 
 
-def _listed(values: Iterable[Value]) -> str:
+def _literals(values: Iterable[Value]) -> str:
     return ", ".join(map(text.literal, values))
 
 
@@ -175,7 +175,7 @@ class In(Expr):
         return len(self.values)
 
     def _text(self, no: str) -> str:
-        return f"{self.ref} {no}IN ({_listed(self.values)})"
+        return f"{self.ref} {no}IN ({_literals(self.values)})"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -236,7 +236,7 @@ class EqualsList(Expr):
     def _text(self, no: str) -> str:
         if not self.values:
             return f"{self.ref} IS {no}EMPTY"
-        return f"{self.ref} {'!=' if no else '='} [{_listed(self.values)}]"
+        return f"{self.ref} {'!=' if no else '='} [{_literals(self.values)}]"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

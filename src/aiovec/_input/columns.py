@@ -151,7 +151,7 @@ def _lists(kind: FieldKind, values: Sequence[Any]) -> list[Any]:
     """Return lists as Python's, or raise ValueError."""
     _check_types(values, kind)
     return [
-        None if items is None else _plain_values(kind.single, _listed(kind, items), kind)
+        None if items is None else _plain_values(kind.single, _plain_items(kind, items), kind)
         for items in values
     ]
 
@@ -208,7 +208,7 @@ def _check_types(
     return types
 
 
-def _listed(kind: FieldKind, items: Any) -> Any:
+def _plain_items(kind: FieldKind, items: Any) -> Any:
     if not isinstance(items, np.ndarray):
         return items
     if items.ndim != 1:

@@ -101,6 +101,7 @@ class Field:
     """
 
     type: FieldType
+    kind: Kind = attribute(init=False)
     _: KW_ONLY
     nullable: bool = True
     index: Index | None = None
@@ -121,6 +122,7 @@ class Field:
                 f"or in JSON {', '.join(KINDS)}",
             )
         object.__setattr__(self, "type", known.python)
+        object.__setattr__(self, "kind", known.name)  # read often, for each column of a call
         flags = {name: (getattr(self, name), _FLAG) for name in _DEFAULTS if name != "index"}
         _check_choices(index=(self.index, _INDEXES), **flags)
         if self.index is not None and self.is_list:
@@ -130,19 +132,14 @@ class Field:
                 raise InvalidArgumentError(option, True, f"False for a field of {self.kind}")
 
     @property
-    def kind(self) -> Kind:
-        """The type's name in JSON."""
-        return BY_TYPE[self.type].name
-
-    @property
     def is_list(self) -> bool:
         """True if the field holds lists."""
-        return BY_TYPE[self.type].item is not None
+        return KINDS[self.kind].item is not None
 
     @property
     def item_kind(self) -> Kind:
         """The type of a single value: of an item, if the field holds lists."""
-        return BY_TYPE[self.type].single.name
+        return KINDS[self.kind].single.name
 
     def with_index(self, kind: FieldIndex) -> Field:
         """Return the field with this index; "text" is kept next to another one."""
@@ -159,7 +156,7 @@ class Field:
         )
 
     def __repr__(self) -> str:
-        python = BY_TYPE[self.type].python
+        python = KINDS[self.kind].python
         name = str(python) if self.is_list else python.__name__
         options = (f"{name}={value!r}" for name, value in self._options().items())
         return f"Field({', '.join([name, *options])})"
@@ -188,13 +185,13 @@ class Field:
         raise InvalidArgumentError("a field", value, "a type's name or a mapping with 'type'")
 
     def arrow_type(self) -> pa.DataType:
-        return BY_TYPE[self.type].arrow()
+        return KINDS[self.kind].arrow()
 
 
 Fields: TypeAlias = Mapping[str, Field | FieldType]
 """The fields of a schema by their names."""
 
-_DEFAULTS = {option.name: option.default for option in fields(Field) if option.name != "type"}
+_DEFAULTS = {option.name: option.default for option in fields(Field) if option.kw_only}
 # The kinds of fields that may have these options.
 _ONLY_FOR = {"partition": ("text", "int"), "text": ("text",), "expires": ("datetime",)}
 

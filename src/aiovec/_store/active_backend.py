@@ -78,7 +78,8 @@ class ActiveBackend:
         """When a table's expired rows were last deleted, by ``time.monotonic``."""
         self.sweeps: dict[str, asyncio.Task[None]] = {}
         """The tasks that delete expired rows, by the tables' names."""
-        self._overtaken: list[asyncio.Future[None]] = []
+        self.overtaken: set[asyncio.Future[None]] = set()
+        """A future for each call that an alteration has overtaken; done when the call has ended."""
         self._calls = 0
         self._handles: dict[str, TableHandle] = {}
         self._states: dict[str, tuple[TableHandle, str]] = {}
@@ -92,22 +93,6 @@ class ActiveBackend:
         self._calls -= 1
         if not self._calls:
             self.idle.set()
-
-    def overtake(self) -> asyncio.Future[None]:
-        """Register a call that an alteration has overtaken; the caller resolves the future when
-        done."""
-        overtaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._overtaken.append(overtaken)
-        overtaken.add_done_callback(self._overtaken.remove)
-        return overtaken
-
-    async def let_pass(self, deadline: Deadline) -> None:
-        """Wait for the calls that alterations have overtaken, until the deadline.
-
-        Otherwise a call that takes longer than the pause between two alterations never succeeds.
-        """
-        if self._overtaken:
-            await asyncio.wait(list(self._overtaken), timeout=max(0, deadline.left()))
 
     async def open_table(self, name: str, *, fresh: bool = False) -> TableHandle:
         """Return the table's handle, from memory unless it must be ``fresh``."""
@@ -301,6 +286,14 @@ class Attempts:
         if self._overtaken is not None:
             self.succeeded()
 
+    async def let_pass(self) -> None:
+        """Have an alteration wait for the calls that others have overtaken, until its deadline.
+
+        Otherwise a call that takes longer than the pause between two alterations never succeeds.
+        """
+        if overtaken := self._backends.active.overtaken:
+            await asyncio.wait([*overtaken], timeout=max(0, self._deadline.left()))
+
     def succeeded(self) -> None:
         """Let alterations begin again: this call needs no further attempt."""
         if self._overtaken is not None and not self._overtaken.done():
@@ -324,7 +317,9 @@ class Attempts:
                 reason = f"a table's fields or indexes changed {times} during the call"
                 raise self._deadline.error(reason) from error
             if self._overtaken is None:
-                self._overtaken = active.overtake()
+                self._overtaken = asyncio.get_running_loop().create_future()
+                self._overtaken.add_done_callback(active.overtaken.discard)
+                active.overtaken.add(self._overtaken)
         elif last or not await self._backends.follow(active, error):
             raise error
 

@@ -3,7 +3,7 @@
 ``plan_search`` makes a ``Plan`` of the arguments. ``Plan.nearest``, ``Plan.by_words`` or
 ``Plan.by_both`` asks the backend, which calls ``Plan`` again in the thread of the read: there the
 rows become hits, are ranked, boosted, grouped, diversified and cut. Only a user's function for
-``rerank`` runs afterwards, by ``Answer.results``.
+``rerank`` runs afterwards, by ``results_of``.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ from .rank import (
     unit,
 )
 
+# The weight of making one query, for ``hop``.
+_EFFORT = 4
 # Steps that pick from a pool fetch this many times the limit.
 POOL = 4
 # A search whose first rows have too few groups fetches this many times more rows.
@@ -313,7 +315,7 @@ class Plan:
         answers: list[Answer] = []
         for part in [every] if self.options.group_by is None else [[n] for n in every]:
             for count in self.rounds:
-                queries = [self._vector_query(n, count) for n in part]
+                queries = await hop(_EFFORT * len(part), self._vector_queries, part, count)
                 made = await self.live.search(queries, partial(self._answers, part, count))
                 if all(answer.complete for answer in made):
                     break
@@ -347,12 +349,14 @@ class Plan:
                 break
         return [answer]
 
-    def _vector_query(self, n: int, count: int) -> VectorQuery:
-        options, limit = self.options, count + len(self.left_out)
-        return VectorQuery(
-            self.vectors[n], limit, self.filters[n], self.selection.columns, options.exact,
-            options.tuning,
-        )  # fmt: skip
+    def _vector_queries(self, part: Sequence[int], count: int) -> list[VectorQuery]:
+        options, columns, limit = self.options, self.selection.columns, count + len(self.left_out)
+        return [
+            VectorQuery(
+                self.vectors[n], limit, self.filters[n], columns, options.exact, options.tuning
+            )
+            for n in part
+        ]
 
     def _text_query(self, count: int) -> TextQuery:
         marks = self.options.highlight
@@ -434,13 +438,10 @@ class Answer:
     groups: dict[str, Group] = field(default_factory=dict)
     complete: bool = True
 
-    async def results(self, rerank_places: asyncio.Semaphore) -> Results[Hit]:
-        """Return the hits, after a user's function has reranked them."""
-        rerank = self.plan.options.rerank
-        if callable(rerank):
-            outcome = await reranked(self.hits, rerank, rerank_places) if self.hits else []
-            await in_thread(self._finish_in_order, rerank, outcome)
-        return cast("Results[Hit]", self.hits)
+    async def finish_by(self, rerank: RerankFunction, places: asyncio.Semaphore) -> None:
+        """Finish after a user's function has reranked the hits."""
+        outcome = await reranked(self.hits, rerank, places) if self.hits else []
+        await in_thread(self._finish_in_order, rerank, outcome)
 
     def _finish_in_order(self, rerank: RerankFunction, outcome: Any) -> None:
         self.hits = in_order(self.hits, outcome, rerank) if self.hits else []
@@ -468,7 +469,17 @@ class Answer:
 
 def hits_in(answers: Sequence[Answer]) -> int:
     """Return the number of hits, for telemetry."""
-    return sum(len(answer.hits) for answer in answers)
+    return sum([len(answer.hits) for answer in answers])
+
+
+async def results_of(
+    answers: Sequence[Answer], rerank: object, places: asyncio.Semaphore
+) -> list[Results[Hit]]:
+    """Return the hits of each answer, reranked if ``rerank`` is a user's function."""
+    if callable(rerank):
+        for answer in answers:
+            await answer.finish_by(rerank, places)
+    return [cast("Results[Hit]", answer.hits) for answer in answers]
 
 
 async def plan_search(

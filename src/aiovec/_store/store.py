@@ -137,6 +137,7 @@ from .search import (
     names_options,
     options_of,
     plan_search,
+    results_of,
     vector_like,
     weight_of_text,
 )
@@ -1018,7 +1019,7 @@ class VectorStore(Hints):
             query = await self._query(active, handle, vector, checked)
             return await (await plan_search(active, handle, checked, query)).nearest()
 
-        return (await self._hits("search", table, search))[0]
+        return (await self._hits("search", table, checked, search))[0]
 
     @names_options(VectorArguments)
     async def search_many(
@@ -1046,18 +1047,19 @@ class VectorStore(Hints):
             queries = await hop(effort, many_queries, collected, handle.schema, made)
             return await (await plan_search(active, handle, checked, queries)).nearest()
 
-        return ResultsList(await self._hits("search_many", table, search))
+        return ResultsList(await self._hits("search_many", table, checked, search))
 
     async def _hits(
         self,
         call: str,
         table: str,
+        options: SearchOptions,
         search: Callable[[ActiveBackend, TableHandle], Awaitable[list[Answer]]],
     ) -> list[Results[Hit]]:
         """Return the hits of each query of a search; a user's function for ``rerank`` runs after
         it."""
         answers = await self._on_table(call, table, search, rows=hits_in)
-        return [await answer.results(self._rerank_places) for answer in answers]
+        return await results_of(answers, options.rerank, self._rerank_places)
 
     @names_options(VectorArguments)
     async def search_like(
@@ -1092,7 +1094,7 @@ class VectorStore(Hints):
             plan = await plan_search(active, handle, checked, query, left_out=frozenset(named))
             return await plan.nearest()
 
-        return (await self._hits("search_like", table, search))[0]
+        return (await self._hits("search_like", table, checked, search))[0]
 
     async def _query(
         self,
@@ -1168,7 +1170,7 @@ class VectorStore(Hints):
             active.backend.check_able("text")
             return await (await plan_search(active, handle, checked, words=query)).by_words()
 
-        return (await self._hits("search_text", table, search))[0]
+        return (await self._hits("search_text", table, checked, search))[0]
 
     @names_options(VectorArguments)
     async def search_hybrid(
@@ -1212,7 +1214,7 @@ class VectorStore(Hints):
             plan = await plan_search(active, handle, checked, vectors, query, fusion=fusion)
             return await plan.by_both()
 
-        return (await self._hits("search_hybrid", table, search))[0]
+        return (await self._hits("search_hybrid", table, checked, search))[0]
 
     # Upkeep
 
@@ -1392,7 +1394,7 @@ class VectorStore(Hints):
         ):
             backends.look_ahead()
             if call in _ALTERS:
-                await active.let_pass(deadline)
+                await attempts.let_pass()
             while True:
                 active, handle = backends.active, None
                 active.enter()

@@ -31,15 +31,6 @@ if TYPE_CHECKING:
     ]
 
 
-class _TakenError(Exception):
-    """Some ids of the checked rows are taken, perhaps by expired rows alone. Never reaches a
-    user."""
-
-    def __init__(self, rows: NewRows) -> None:
-        super().__init__()
-        self.rows = rows
-
-
 @dataclass(slots=True)
 class RowsToWrite:
     """The rows of one call, as ``collect`` gives them.
@@ -60,47 +51,34 @@ class RowsToWrite:
         if self.model is not None:
             check_model(handle, self.model)
         sweep_now_and_then(active, handle)
-        live = LiveRows(active.backend, handle)
-        batch = None
+        backend, live, batch = active.backend, LiveRows(active.backend, handle), None
         if handle.schema.embed is not None:
             batch = await self._with_vectors(active, handle, live)
-        try:
-            return await self._put(active.backend, handle, live, batch)
-        except _TakenError as exc:
-            batch = exc.rows
-        # After the gate is left: a delete enters it too, and a read may wait for memory.
-        if expired := await live.expired_among(batch.ids):
-            await live.delete_expired(expired)
-        return await self._put(active.backend, handle, live, batch, again=True)
+        last = live.field is None  # otherwise expired rows may have some of the ids
+        while True:
+            # The gate comes first, since the checked rows take memory.
+            async with backend.writing(bytes_to_write(self.rows, handle.schema)):
+                if batch is None:
+                    batch, _ = await self._checked_rows(backend, handle)
+                if not len(batch):
+                    return 0
+                if last or self.on_conflict != "skip":  # which reports no expired rows
+                    try:
+                        return await self._put(backend, handle, batch)
+                    except (DuplicateIdError, InvalidRowError):
+                        # An upsert fails if the id exists in another partition.
+                        if last:
+                            raise
+            # After the gate is left: a delete enters it too, and a read may wait for memory.
+            if expired := await live.expired_among(batch.ids):
+                await live.delete_expired(expired)
+            last = True
 
-    async def _put(
-        self,
-        backend: Backend,
-        handle: TableHandle,
-        live: LiveRows,
-        batch: NewRows | None,
-        *,
-        again: bool = False,
-    ) -> int:
-        # The gate comes first, since the checked rows take memory.
-        async with backend.writing(bytes_to_write(self.rows, handle.schema)):
-            if batch is None:
-                batch, _ = await self._checked_rows(backend, handle)
-            if not len(batch):
-                return 0
-            skips = self.on_conflict == "skip"
-            if skips and not again and live.field is not None:
-                raise _TakenError(batch)  # perhaps by expired rows, which no error would report
-            try:
-                if self.on_conflict != "replace":
-                    return await backend.insert(handle, batch, skip_existing=skips)
-                await backend.upsert(handle, batch)
-            except (DuplicateIdError, InvalidRowError) as exc:
-                # An upsert fails if the id exists in another partition.
-                if again or live.field is None:
-                    raise
-                raise _TakenError(batch) from exc
-        return len(batch)
+    async def _put(self, backend: Backend, handle: TableHandle, batch: NewRows) -> int:
+        if self.on_conflict == "replace":
+            await backend.upsert(handle, batch)
+            return len(batch)
+        return await backend.insert(handle, batch, skip_existing=self.on_conflict == "skip")
 
     async def checked_batch(self, active: ActiveBackend, handle: TableHandle) -> NewRows:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""
