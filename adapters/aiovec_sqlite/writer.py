@@ -148,7 +148,7 @@ class Writer(Committer[_Call]):
 
     - Each has its own savepoint, and large ones their own commit: a failing write harms no other.
       Small inserts into one table are tried in one go first, and one by one if that fails.
-    - The lock of the file is taken in the same visit to the connection's thread that commits the
+    - The lock of the file is taken in the same visit to a thread that commits the
       group: a separate visit would cost as much as a small write.
     """
 
@@ -223,7 +223,7 @@ class Writer(Committer[_Call]):
     async def end_pause(self, pause: MoveMark) -> None:
         await self._connection.write(lambda db: self._end_pause(db, pause))
 
-    # On the connection's thread
+    # On a thread, which has the connection to itself
 
     def _end_pause(self, db: sqlite3.Connection, pause: MoveMark) -> None:
         if not _begin(db):

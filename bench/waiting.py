@@ -1,0 +1,61 @@
+"""What open stores take that wait for calls, each on a file of its own, and their next call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import threading
+import time
+
+import psutil
+
+import aiovec
+
+from .data import load
+from .measure import Options, Result
+
+_STORES, _ROWS = 300, 100
+# Seconds after which a store rests, and its threads have ended.
+_REST = 16
+
+
+async def run(options: Options) -> list[Result]:
+    stores: list[aiovec.VectorStore] = []
+    data, before = load(_ROWS, options.data), _held()
+    count = max(2, options.rows(_STORES))
+    try:
+        for number in range(count + 1):
+            if number == 1:  # the first one imports what all need
+                before = _held()
+            store = await aiovec.connect(options.folder / "waiting" / f"{number}.db")
+            stores.append(store)
+            await store.create_table("t", data.schema())
+            await store.insert("t", data.batch(slice(None)))
+            await store.search("t", data.queries[0])
+        await asyncio.sleep(_REST)
+        rested = {name: (held - before[name]) / count for name, held in _held().items()}
+        calls: dict[str, list[float]] = {"first search": [], "second search": []}
+        for store in stores:
+            for times in calls.values():
+                began = time.perf_counter()
+                await store.search("t", data.queries[1])
+                times.append((time.perf_counter() - began) * 1000)
+    finally:
+        for store in stores:
+            await store.close()
+    took = {name: statistics.median(times) for name, times in calls.items()}
+    note = f"{count} stores of {data}, after {_REST} s without a call"
+    return [
+        Result("waiting", "for each store", "", rested, notes=[note]),
+        Result("waiting, calls", "after the rest (median)", "ms", took),
+    ]
+
+
+def _held() -> dict[str, float]:
+    process = psutil.Process(os.getpid())
+    return {
+        "threads": threading.active_count(),
+        "descriptors": process.num_fds(),
+        "MB": process.memory_info().rss / 1e6,
+    }
