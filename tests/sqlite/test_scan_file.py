@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import case
+from tests.harness.command import run
 from tests.harness.waiting import until
 from tests.sqlite.support import open_store, opened, python, ready, sql
 
@@ -597,14 +598,9 @@ async def test_one_is_written_again_some_time_after_a_full_disk(
 
 def test_doctor_reads_all_of_it(folder: Path) -> None:
     (file,) = scan_files(folder)
-    command = [sys.executable, "-m", "aiovec", "doctor", "-s", str(folder / NAME)]
-
-    def doctor() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-    sound = doctor()
-    assert sound.returncode == 0, sound.stdout
-    assert f"{file.name}: sound" in sound.stdout
+    sound = run("doctor", "-s", folder / NAME)
+    assert sound.code == 0, sound.out
+    assert f"{file.name}: sound" in sound.out
     size = file.stat().st_size
     codes = size - 5 * DIM * ROWS
     for name, place in (("upper halves", codes), ("lower halves", codes + ROWS * DIM // 2),
@@ -612,9 +608,9 @@ def test_doctor_reads_all_of_it(folder: Path) -> None:
         with case(name), file.open("r+b") as opened_file:
             _flipped(place)(opened_file, size)
             opened_file.flush()
-            damaged = doctor()
-            assert damaged.returncode == 1
-            assert f"delete {file}" in damaged.stdout
+            damaged = run("doctor", "-s", folder / NAME)
+            assert damaged.code == 1
+            assert f"delete {file}" in damaged.out
             _flipped(place)(opened_file, size)
 
 

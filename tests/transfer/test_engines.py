@@ -52,7 +52,7 @@ def test_a_corrected_file_of_equal_length_is_loaded(folder: Path, store: Path) -
     done = run(*load)
     assert (done.code, done.out.split(" from ")[0]) == (0, "imported 2 rows"), done.err
     done = run(*load)
-    assert (done.code, done.out.split(" from ")[0]) == (0, "imported 0 rows")
+    assert (done.code, done.out.split(" from ")[0]) == (0, "imported 0 rows"), done.err
     assert "notes: skipped 2 files" in done.err
     assert f"(size, time of change): {first}, {other}" in done.err
     assert run(*load, "--json").json["tables"][0]["skipped"] == [str(first), str(other)]
