@@ -105,7 +105,12 @@ class _Queue:
     def put_nowait(self, work: tuple[asyncio.Future[Any] | None, Callable[[], Any]]) -> None:
         self._work.append(work)
         if self._running.acquire(blocking=False):
-            begin_in_thread(self._run)
+            try:
+                begin_in_thread(self._run)
+            except AiovecError:  # the system allows no thread; later work tries again
+                self._work.remove(work)
+                self._running.release()
+                raise
 
     def _run(self) -> None:
         while True:

@@ -41,8 +41,8 @@ def _engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     information = folder / "site" / "own_engine-1.0.dist-info"
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: own-engine\nVersion: 1\n")
-    (information / "entry_points.txt").write_text("[aiovec.engines]\nown = own_engine:connect\n")
-    (folder / "site" / "own_engine.py").write_text(ENGINE)
+    (information / "entry_points.txt").write_text("[aiovec.engines]\nown = adding_engine:connect\n")
+    (folder / "site" / "adding_engine.py").write_text(ENGINE)
     monkeypatch.syspath_prepend(folder / "site")
 
 

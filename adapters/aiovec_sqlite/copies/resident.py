@@ -428,22 +428,18 @@ class ResidentSearch:
         rowids: Int64Array,
     ) -> NewFile | None:
         """Load the copy, into a new scan file if possible, otherwise into free memory."""
-        files, file = self._files, None
-        if files is not None and time.monotonic() >= resident.file_from:
-            file = await read(lambda db, _: files.new(db, copy.table, len(rowids)))
-        if file is None:
-            size = size_of(len(rowids), copy.table.schema.dim)
-            state = None if before is None else before.state
-            if state is not None and not self._is_better(resident, state, size):
-                resident.renew_at = time.monotonic() + _LONG_PAUSE
-                return None
-            if not self._has_room(resident, size):
-                resident.copy = None  # the file answers until the load is done
-            if not self._has_room(resident, size):
-                pause = _LONG_PAUSE if size > self._budget else _PAUSE
-                self._refuse(resident, _TOO_LARGE, pause=pause)
-                return None
+        files = self._files
+        file: NewFile | None = None
+
+        def begin(db: sqlite3.Connection, _: Ticket) -> None:
+            nonlocal file  # also if the load is cancelled meanwhile
+            file = None if files is None else files.new(db, copy.table, len(rowids))
+
         try:
+            if files is not None and time.monotonic() >= resident.file_from:
+                await read(begin)
+            if file is None and not self._may_load(resident, before, copy, len(rowids)):
+                return None
             await read(partial(copy.load, rowids=rowids, file=file))
         except BaseException as exc:
             if file is not None:
@@ -452,6 +448,23 @@ class ResidentSearch:
                 await in_thread(file.discard)
             raise
         return file
+
+    def _may_load(
+        self, resident: _Resident, before: ResidentCopy | None, copy: ResidentCopy, rows: int
+    ) -> bool:
+        """Return whether so many rows may be loaded into private memory."""
+        size = size_of(rows, copy.table.schema.dim)
+        state = None if before is None else before.state
+        if state is not None and not self._is_better(resident, state, size):
+            resident.renew_at = time.monotonic() + _LONG_PAUSE
+            return False
+        if not self._has_room(resident, size):
+            resident.copy = None  # the file answers until the load is done
+        if not self._has_room(resident, size):
+            pause = _LONG_PAUSE if size > self._budget else _PAUSE
+            self._refuse(resident, _TOO_LARGE, pause=pause)
+            return False
+        return True
 
     def _is_better(self, resident: _Resident, state: State, size: int) -> bool:
         """Return whether private memory of this size is better than a worn state.
