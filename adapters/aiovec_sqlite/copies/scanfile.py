@@ -216,6 +216,16 @@ def _regular(path: str, flags: int) -> int:
     raise OSError(f"{path} is not a file")
 
 
+# The errors of a file that is missing, damaged, or another's.
+_UNSOUND = (OSError, ValueError, LookupError, TypeError)
+
+
+def _read(path: Path, table: TableLayout, token: str, *, whole: bool = False) -> State:
+    """Return the state in a file; one of ``_UNSOUND`` if it does not count."""
+    with open(path, "rb", opener=_regular) as file:
+        return _mapped(file.fileno(), table, token, whole=whole)
+
+
 def _mapped(number: int, table: TableLayout, token: str, *, whole: bool = False) -> State:
     """Return the state in an open file; ValueError if it does not match the token.
 
@@ -282,10 +292,9 @@ class ScanFiles:
             return None
         path = self._path_of(token)
         try:
-            with open(path, "rb", opener=_regular) as file:
-                state = _mapped(file.fileno(), table, token)
+            state = _read(path, table, token)
             self._keep_private(path)
-        except (OSError, ValueError, LookupError, TypeError):
+        except _UNSOUND:
             return None
         return state if floor_of(db, table) <= state.change <= newest_change(db) else None
 
@@ -306,11 +315,10 @@ class ScanFiles:
             return None
         path = self._path_of(token)
         try:
-            with open(path, "rb", opener=_regular) as file:
-                _mapped(file.fileno(), table, token, whole=True)
+            _read(path, table, token, whole=True)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError):
+        except _UNSOUND:
             return path, False
         return path, True
 
