@@ -24,8 +24,8 @@ SUBJECTS = (
     "start",
     "quality",
 )
-# ``all`` leaves out what takes long, one of them with a cluster, and the README's picture.
-ALONE = ("sizes", "scale", "stalls", "waiting")
+# ``all`` leaves out what takes long, needs a cluster, or installs other stores.
+ALONE = ("against", "sizes", "scale", "waiting")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure aiovec beside what one would use instead.",
-        epilog="python -m bench.against compares this tree with another version of aiovec.",
     )
     parser.add_argument("subject", nargs="?", default="all", choices=["all", *SUBJECTS, *ALONE])
     parser.add_argument(
@@ -44,14 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of rows")
     parser.add_argument("--repeat", type=float, default=1.0, help="multiplies rounds and seconds")
     parser.add_argument(
-        "--peers", choices=["none", "quick", "all"], default="quick",
-        help="installed peers to measure; all: also those whose index takes minutes to build",
-    )  # fmt: skip
+        "--alone", action="store_true", help="without the peers, as far as they can be left out"
+    )
     parser.add_argument(
         "--recall", action="store_true", help="with lancedb: only the recall, told and true"
     )
     parser.add_argument("--dim", type=int, default=384, help="with sizes: of generated rows")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the peers' indexes")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the peers' environments")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write the JSON")
     asked = parser.parse_args(arguments)
     if asked.rows is not None and asked.subject == "all":
@@ -62,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     for subject in subjects:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=asked.folder) as folder:
             options = Options(
-                Path(folder), asked.data, asked.scale, asked.repeat, asked.peers, asked.cache,
+                Path(folder), asked.data, asked.scale, asked.repeat, asked.alone, asked.cache,
                 asked.rows, asked.recall, asked.dim,
             )  # fmt: skip
             module = importlib.import_module(f"bench.{subject}")

@@ -1,142 +1,148 @@
-"""This tree against another version of aiovec: ``python -m bench.against OTHER_PYTHON``.
+"""aiovec beside nine other stores, each in an environment that this command makes for it.
 
-OTHER_PYTHON is the interpreter of an environment in which the other version is installed. Both run
-the same workloads in turn, so that a busy moment of the machine hits both; the medians' ratio is
-printed. Above 1 this tree is faster.
+It fills each with the same rows, searches each as its own documentation does, and writes a table
+and the README's picture. A client that blocks is called in threads.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
+import os
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Awaitable, Callable
+import venv
 from pathlib import Path
 
 import numpy as np
 
-import aiovec
-from aiovec import Schema
+from .data import TOLERANCE, Data, Float32Array, load
+from .measure import RESULTS, Options, Result, clean_environment, machine, number
+from .peers import LIMIT, OURS, PEERS, Peer
 
-_DIM = 384
-_ROWS = 20_000
-_TASKS = 64
+_ROOT = Path(__file__).parents[1]
+_ROWS, _CLIENTS, _MOST = 20_000, 64, 10  # ``pick < 10`` selects one row of a hundred
+_ROUNDS, _SECONDS, _ASKED = 3, 4.0, 200
 
 
-def _dicts(random: np.random.Generator, first: int, count: int) -> list[dict[str, object]]:
-    vectors = random.standard_normal((count, _DIM), dtype=np.float32).tolist()
+async def run(options: Options) -> list[Result]:
+    data = load(options.rows(_ROWS), options.data)
+    saved = options.folder / "rows.npz"
+    queries = data.queries[: options.rounds(_ASKED)]
+    close = queries @ data.vectors.T
+    few = np.flatnonzero(data.picks < _MOST)
+    np.savez(
+        saved, vectors=data.vectors, queries=queries, picks=data.picks, texts=np.array(data.texts),
+        least=_least(close), least_of_few=_least(close[:, few]),
+    )  # fmt: skip
+    told: dict[str, list[dict[str, float]]] = {}
+    notes = [f"{data}, {_CLIENTS} clients together, {_ROUNDS} rounds in turn (medians)"]
+    environments = {}
+    for name, peer in PEERS.items():
+        if name == OURS or not options.alone:
+            try:
+                environments[name] = await _environment(peer, options)
+            except RuntimeError as error:
+                notes.append(f"skipped: {name}: {error}")
+    for turn in range(options.rounds(_ROUNDS)):
+        for name, folder in environments.items():
+            asked = {
+                "data": str(saved), "folder": str(options.folder / f"{turn}-{len(told)}-{name}"),
+                "most": _MOST, "clients": _CLIENTS, "seconds": options.seconds(_SECONDS),
+            }  # fmt: skip
+            try:
+                out = await _said(_python(folder), "-m", "bench.peers", name, json.dumps(asked))
+                figures = json.loads(out.splitlines()[-1]) | {"installed (MB)": _size(folder)}
+                told.setdefault(name, []).append(figures)
+            except RuntimeError as error:
+                notes.append(f"failed: {name}: {error}")
+    measured = {
+        name: {key: statistics.median(one[key] for one in found) for key in found[0]}
+        for name, found in told.items()
+    }
+    _written(measured, data)
     return [
-        {"id": f"r{first + n}", "embedding": vector, "year": 1990 + n % 30, "title": f"title {n}"}
-        for n, vector in enumerate(vectors)
+        Result(
+            "against",
+            key,
+            "",
+            {name: one[key] for name, one in measured.items()},
+            notes=[] if place else notes,
+        )
+        for place, key in enumerate(measured[OURS])
     ]
 
 
-async def measure(backend: str, scale: float, folder: Path) -> dict[str, float]:
-    """Return the calls or rows a second of each workload."""
-    stored, inserted = max(200, int(_ROWS * scale)), max(200, int(10_000 * scale))
-    random = np.random.default_rng(0)
-    schema = Schema(_DIM, fields={"year": int, "title": str})
-    queries = random.standard_normal((_TASKS, _DIM), dtype=np.float32)
-    target = folder / "a.db" if backend == "sqlite" else f"lancedb://{folder}/a"
-    single = 600 if backend == "sqlite" else 128
-    async with aiovec.connect(target) as store:
-        await store.create_table("t", schema)
-        await store.create_table("w", schema)
-        vectors = random.standard_normal((stored, _DIM), dtype=np.float32)
-        await store.insert(
-            "t",
-            {
-                "id": [f"r{n}" for n in range(stored)],
-                "embedding": vectors,
-                "year": [1990 + n % 30 for n in range(stored)],
-                "title": [f"title {n}" for n in range(stored)],
-            },
-        )
-        for query in queries:  # loads the table and warms the caches
-            await store.search("t", query, limit=10)
-
-        async def rate(count: int, work: Callable[[], Awaitable[object]]) -> float:
-            began = time.perf_counter()
-            await work()
-            return count / (time.perf_counter() - began)
-
-        async def alone() -> None:
-            for n in range(200):
-                await store.search("t", queries[n % _TASKS], limit=10)
-
-        async def together() -> None:
-            async def client(n: int) -> None:
-                for _ in range(12):
-                    await store.search("t", queries[n], limit=10)
-
-            await asyncio.gather(*map(client, range(_TASKS)))
-
-        async def gets() -> None:
-            for n in range(200):
-                await store.get("t", [f"r{n}"])
-
-        lone_rows, many_rows = _dicts(random, 0, 100), _dicts(random, 100, single)
-        large = _dicts(random, 10_000, inserted)
-
-        async def lone_upserts() -> None:
-            for row in lone_rows[: 100 if backend == "sqlite" else 20]:
-                await store.upsert("w", [row])
-
-        async def upserts() -> None:
-            async def client(n: int) -> None:
-                for row in many_rows[n::_TASKS]:
-                    await store.upsert("w", [row])
-
-            await asyncio.gather(*map(client, range(_TASKS)))
-
-        found = {
-            "lone search": await rate(200, alone),
-            "search by 64 tasks": await rate(12 * _TASKS, together),
-            "lone get": await rate(200, gets),
-            "lone upsert": await rate(100 if backend == "sqlite" else 20, lone_upserts),
-            "single upserts by 64 tasks": await rate(single, upserts),
-            "insert of dicts": await rate(inserted, lambda: store.insert("w", large)),
-        }
+def _least(close: Float32Array) -> Float32Array:
+    """Return what each query's last row of the nearest must reach; ties count as found."""
+    found: Float32Array = np.partition(close, -LIMIT, axis=1)[:, -LIMIT] - TOLERANCE
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.against", description=__doc__)
-    parser.add_argument("other", help="the interpreter of the other version's environment")
-    parser.add_argument("--backend", default="sqlite", choices=["sqlite", "lancedb"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of rows")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.measure:
-        with tempfile.TemporaryDirectory(prefix="aiovec-bench-") as folder:
-            print(json.dumps(asyncio.run(measure(asked.backend, asked.scale, Path(folder)))))
-        return 0
-    script = str(Path(__file__).resolve())
-    found: dict[str, list[dict[str, float]]] = {"other": [], "this": []}
-    pythons = {"other": asked.other, "this": sys.executable}
-    for number in range(asked.rounds):
-        for name in sorted(pythons, reverse=bool(number % 2)):
-            # -P: the other version imports nothing from this folder.
-            command = [
-                pythons[name], "-P", script, "-", "--measure", "--backend", asked.backend,
-                "--scale", str(asked.scale),
-            ]  # fmt: skip
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[name].append(json.loads(done.stdout))
-    print(f"{'':28}{'other/s':>10}{'this/s':>10}{'this/other':>12}")
-    for work in found["this"][0]:
-        other, this = (
-            statistics.median(one[work] for one in found[name]) for name in ("other", "this")
+async def _environment(peer: Peer, options: Options) -> Path:
+    """Return the folder of an environment that has the peer's packages."""
+    name = "-".join(peer.packages).strip(".") or OURS
+    folder = (options.cache or options.folder) / "environments" / name
+    if not (folder / "complete").exists() or name == OURS:
+        await asyncio.to_thread(venv.create, folder, with_pip=True, clear=True)
+        await _said(_python(folder), "-m", "pip", "install", "--quiet", "numpy", *peer.packages)
+        (folder / "complete").touch()
+    return folder
+
+
+def _python(folder: Path) -> str:
+    return str(folder / ("Scripts/python" if os.name == "nt" else "bin/python"))
+
+
+def _size(folder: Path) -> float:
+    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    return sum(file.stat().st_size for file in files if "pip" not in file.parts) / 1e6
+
+
+async def _said(*command: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=_ROOT, env={**clean_environment(), "ANONYMIZED_TELEMETRY": "False"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(err.decode().strip().rpartition("\n")[2] or str(process.returncode))
+    return out.decode()
+
+
+def _written(measured: dict[str, dict[str, float]], data: Data) -> None:
+    keys = list(measured[OURS])
+    lines = [f"| {data} | {' | '.join(keys)} |", "| --- " * (len(keys) + 1) + "|"]
+    lines += [
+        f"| {name} | {' | '.join(number(one[key]) for key in keys)} |"
+        for name, one in measured.items()
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "against.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    stalls = {name: one["longest stall (ms)"] for name, one in measured.items()}
+    (RESULTS / "stalls.svg").write_text(_picture(stalls), encoding="utf-8")
+
+
+_SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" role="img">
+<title>Longest stall of the event loop while 20 tasks search at once</title>
+<style>text {{font: 14px sans-serif; fill: #24292f}} rect {{fill: #8a6d3b}}
+.ours {{fill: #1a7f5a}} @media (prefers-color-scheme: dark) {{text {{fill: #e6edf3}}}}</style>
+<text x="0" y="18" font-weight="bold">Longest stall of the event loop, 20 searches at once</text>
+{bars}
+<text x="0" y="{foot}" font-size="12">{machine}</text>
+</svg>
+"""
+
+
+def _picture(found: dict[str, float]) -> str:
+    most, bars = max(found.values()), []
+    for n, (name, stall) in enumerate(found.items()):
+        top, wide = 34 + 30 * n, max(2, round(320 * stall / most))
+        kind = ' class="ours"' if n == 0 else ""
+        bars.append(
+            f'<text x="0" y="{top + 15}">{name}</text>\n'
+            f'<rect{kind} x="205" y="{top}" width="{wide}" height="20"/>\n'
+            f'<text x="{213 + wide}" y="{top + 15}">{number(stall)} ms</text>'
         )
-        print(f"{work:28}{other:>10,.0f}{this:>10,.0f}{this / other:>12.2f}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    height = 60 + 30 * len(found)
+    facts = ", ".join(f"{key} {value}" for key, value in list(machine().items())[:3])
+    return _SVG.format(bars="\n".join(bars), height=height, foot=height - 8, machine=facts)

@@ -36,7 +36,7 @@ class Options:
     data: str | None = None
     scale: float = 1.0
     repeat: float = 1.0
-    peers: str = "quick"
+    alone: bool = False
     cache: Path | None = None
     asked_rows: int | None = None
     recall: bool = False

@@ -1,169 +1,365 @@
-"""The same searches by other libraries, where they are installed."""
+"""One store as its own documentation opens it, measured in an environment of its own.
+
+``python -m bench.peers NAME JSON`` needs NumPy and the packages of that store, no more. `bench
+against` makes the environment, runs it and reads what it prints.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import re
-import shutil
+import json
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .data import LIMIT, Data, row_number
-from .measure import Ask, Options
-from .stores import by_lance, fill_lance, lance
+import numpy as np
 
-FAISS = "faiss flat, one thread, row numbers only"
-LANCEDB = "LanceDB HNSW_SQ, ef 100"
-QDRANT = "Qdrant Edge HNSW, ef 100"
-ZVEC = "Zvec HNSW, ef 100"
-
-_EF = 100
+LIMIT = 10
 _BATCH = 1000
-_THREADS = 8  # more threads gave Zvec no higher rate
+_EF = 100
+_AT_ONCE, _TICK = 20, 0.001
+
+Search = Callable[[Any, int | None], Awaitable[list[int]]]
+"""Return the numbers of the rows nearest to a vector, of those with ``pick`` below a bound."""
 
 
-def faiss_flat(data: Data) -> Ask:
-    """Scan float32 vectors. It blocks the event loop. Raises ImportError."""
-    faiss: Any = importlib.import_module("faiss")
-    faiss.omp_set_num_threads(1)
-    index = faiss.IndexFlatIP(data.dim)
-    index.add(data.vectors)
+@dataclass(frozen=True)
+class Rows:
+    """Row ``n`` has the id ``n``, a vector of unit length, a number and a text."""
 
-    async def ask(query: int) -> list[int]:
-        number = query % len(data.queries)
-        found: list[int] = index.search(data.queries[number : number + 1], LIMIT)[1][0].tolist()
-        return [row for row in found if row >= 0]
+    vectors: Any
+    picks: list[int]
+    texts: list[str]
 
-    return ask
+    def batches(self) -> list[range]:
+        size = len(self.picks)
+        return [range(first, min(first + _BATCH, size)) for first in range(0, size, _BATCH)]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What pip installs for a store, and how to fill and search it."""
+
+    packages: tuple[str, ...]
+    opened: Callable[[Path, Rows], AbstractAsyncContextManager[Search]]
+
+
+def _load(module: str) -> Any:
+    return importlib.import_module(module)
+
+
+def in_thread(search: Callable[[Any, int | None], list[int]]) -> Search:
+    """Call a blocking client as an async app has to."""
+    return lambda vector, most: asyncio.to_thread(search, vector, most)
 
 
 @asynccontextmanager
-async def indexed(data: Data, options: Options) -> AsyncIterator[tuple[dict[str, Ask], list[str]]]:
-    """Open the approximate peers; a note says what each index took or why it is left out.
+async def _aiovec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    aiovec = _load("aiovec")
+    async with aiovec.connect(folder / "a.db") as store:
+        fields = {"pick": int, "text": str}
+        await store.create_table("t", aiovec.Schema(rows.vectors.shape[1], fields=fields))
+        for part in rows.batches():
+            at = slice(part.start, part.stop)
+            columns = {"id": [str(n) for n in part], "embedding": rows.vectors[at]}
+            await store.insert("t", columns | {"pick": rows.picks[at], "text": rows.texts[at]})
 
-    An index that is not in the cache is only built with ``--peers all``.
-    """
-    ways: dict[str, Ask] = {}
-    notes: list[str] = []
-    async with AsyncExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(_THREADS, "peers"))
-        for name, package, build, open_ in (
-            (LANCEDB, "lancedb", _build_lancedb, None),
-            (QDRANT, "qdrant_edge", _build_qdrant, _open_qdrant),
-            (ZVEC, "zvec", _build_zvec, _open_zvec),
-        ):
-            try:
-                module = await asyncio.to_thread(importlib.import_module, package)
-            except ImportError:
-                notes.append(f"skipped: {name}: {package} is not installed")
-                continue
-            folder = _place(data, options, package)
-            mark = folder / "seconds"
-            if not mark.exists():
-                if options.peers != "all":
-                    notes.append(f"skipped: {name}: --peers all builds its index, in minutes")
-                    continue
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                began = time.perf_counter()
-                await build(module, folder / "data", data)
-                mark.write_text(f"{time.perf_counter() - began:.0f}")
-            notes.append(f"{name}: built in {mark.read_text()} s")
-            if open_ is None:
-                connection = await stack.enter_async_context(lance(folder / "data"))
-                ways[name] = by_lance(await connection.open_table("docs"), data, ef=_EF)
-            else:
-                search = await asyncio.to_thread(open_, module, folder / "data", data)
-                ways[name] = _in_threads(search, pool)
-        yield ways, notes
+        async def search(vector: Any, most: int | None) -> list[int]:
+            where = None if most is None else aiovec.F.pick < most
+            hits = await store.search("t", vector, limit=LIMIT, where=where)
+            return [int(hit.id) for hit in hits]
+
+        yield search
 
 
-def _place(data: Data, options: Options, package: str) -> Path:
-    named = re.sub(r"\W+", "-", f"{package}-{data.origin}-{len(data)}-{data.dim}")
-    return (options.cache or options.folder) / named
+@asynccontextmanager
+async def _sqlite_vec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    driver, sqlite_vec = _load("pysqlite3.dbapi2"), _load("sqlite_vec")
+    db = driver.connect(str(folder / "a.db"), isolation_level=None, check_same_thread=False)
+    db.enable_load_extension(True)
+    sqlite_vec.load(db)
+    db.execute(
+        f"CREATE VIRTUAL TABLE t USING vec0(vector float[{rows.vectors.shape[1]}] "
+        "distance_metric=cosine, pick integer, +text text)"
+    )
+    for part in rows.batches():
+        db.execute("BEGIN")
+        values = ((n, rows.vectors[n].tobytes(), rows.picks[n], rows.texts[n]) for n in part)
+        db.executemany("INSERT INTO t (rowid, vector, pick, text) VALUES (?, ?, ?, ?)", values)
+        db.execute("COMMIT")
+
+    def search(vector: Any, most: int | None) -> list[int]:
+        where = "" if most is None else f" AND pick < {most}"
+        sql = f"SELECT rowid, text FROM t WHERE vector MATCH ? AND k = {LIMIT}{where}"
+        return [row[0] for row in db.execute(sql, (vector.tobytes(),))]
+
+    yield in_thread(search)
 
 
-def _in_threads(search: Callable[[int], list[int]], pool: ThreadPoolExecutor) -> Ask:
-    async def ask(query: int) -> list[int]:
-        return await asyncio.get_running_loop().run_in_executor(pool, search, query)
+@asynccontextmanager
+async def _faiss(_folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    faiss = _load("faiss")
+    index = faiss.IndexFlatIP(rows.vectors.shape[1])
+    index.add(rows.vectors)
+    picks = np.array(rows.picks)
 
-    return ask
+    def search(vector: Any, most: int | None) -> list[int]:
+        chosen = None
+        if most is not None:
+            wanted = faiss.IDSelectorBatch(np.flatnonzero(picks < most))
+            chosen = faiss.SearchParameters(sel=wanted)
+        found = index.search(vector[None], LIMIT, params=chosen)[1][0]
+        return [int(row) for row in found if row >= 0]
 
-
-async def _build_lancedb(_: Any, folder: Path, data: Data) -> None:
-    index = importlib.import_module("lancedb.index")
-    async with lance(folder) as connection:
-        table = await fill_lance(connection, data)
-        await table.create_index("embedding", config=index.HnswSq(distance_type="cosine"))
-
-
-async def _build_qdrant(qdrant: Any, folder: Path, data: Data) -> None:
-    def build() -> None:
-        vectors = qdrant.EdgeVectorParams(size=data.dim, distance=qdrant.Distance.Cosine)
-        shard = qdrant.EdgeShard.create(str(folder), qdrant.EdgeConfig(vectors=vectors))
-        for batch in data.batches(_BATCH):
-            points = [
-                qdrant.Point(row["place"], row.pop("embedding"), row) for row in batch.to_pylist()
-            ]
-            shard.update(qdrant.UpdateOperation.upsert_points(points))
-        shard.optimize()
-        shard.close()
-
-    await asyncio.to_thread(build)
+    yield in_thread(search)
 
 
-def _open_qdrant(qdrant: Any, folder: Path, data: Data) -> Callable[[int], list[int]]:
-    shard = qdrant.EdgeShard.load(str(folder))
-    params = qdrant.SearchParams(hnsw_ef=_EF)
-
-    def search(query: int) -> list[int]:
-        nearest = qdrant.Query.Nearest(data.queries[query % len(data.queries)].tolist())
-        asked = qdrant.QueryRequest(
-            limit=LIMIT, query=nearest, with_payload=True, with_vector=False, params=params
+@asynccontextmanager
+async def _chroma(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    client = _load("chromadb").PersistentClient(str(folder))
+    table = client.create_collection("docs", configuration={"hnsw": {"space": "cosine"}})
+    for part in rows.batches():
+        table.add(
+            ids=[str(n) for n in part],
+            embeddings=rows.vectors[part.start : part.stop],
+            documents=[rows.texts[n] for n in part],
+            metadatas=[{"pick": rows.picks[n]} for n in part],
         )
-        return [point.id for point in shard.query(asked)]
 
-    return search
+    def search(vector: Any, most: int | None) -> list[int]:
+        where = None if most is None else {"pick": {"$lt": most}}
+        found = table.query(query_embeddings=vector[None], n_results=LIMIT, where=where)
+        return [int(id) for id in found["ids"][0]]
+
+    yield in_thread(search)
 
 
-async def _build_zvec(zvec: Any, folder: Path, data: Data) -> None:
-    kinds = zvec.DataType
-    schema = zvec.CollectionSchema(
-        "docs",
-        [zvec.FieldSchema("pick", kinds.INT64), zvec.FieldSchema("place", kinds.INT64),
-         zvec.FieldSchema("text", kinds.STRING)],
-        zvec.VectorSchema("embedding", kinds.VECTOR_FP32, data.dim,
-                          zvec.HnswIndexParam(zvec.MetricType.COSINE)),
-    )  # fmt: skip
-
-    def build() -> None:
-        collection = zvec.create_and_open(str(folder), schema)
-        for batch in data.batches(_BATCH):
-            collection.insert(
-                [
-                    zvec.Doc(row.pop("id"), vectors={"embedding": row.pop("embedding")}, fields=row)
-                    for row in batch.to_pylist()
-                ]
+@asynccontextmanager
+async def _qdrant(_folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    qdrant = _load("qdrant_client")
+    models = qdrant.models
+    client = qdrant.AsyncQdrantClient(":memory:")  # a folder takes a commit for each row
+    size = models.VectorParams(size=rows.vectors.shape[1], distance=models.Distance.COSINE)
+    await client.create_collection("t", vectors_config=size)
+    for part in rows.batches():
+        points = [
+            models.PointStruct(
+                id=n, vector=rows.vectors[n].tolist(),
+                payload={"pick": rows.picks[n], "text": rows.texts[n]},
             )
-        collection.optimize()
-        collection.flush()
+            for n in part
+        ]  # fmt: skip
+        await client.upsert("t", points)
 
-    await asyncio.to_thread(build)
+    async def search(vector: Any, most: int | None) -> list[int]:
+        below = models.FieldCondition(key="pick", range=models.Range(lt=most))
+        where = None if most is None else models.Filter(must=[below])
+        found = await client.query_points("t", query=vector, limit=LIMIT, query_filter=where)
+        return [point.id for point in found.points]
+
+    yield search
+    await client.close()
 
 
-def _open_zvec(zvec: Any, folder: Path, data: Data) -> Callable[[int], list[int]]:
-    collection = zvec.open(str(folder))
-    param = zvec.HnswQueryParam(ef=_EF)
+@asynccontextmanager
+async def _qdrant_edge(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    q = _load("qdrant_edge")
+    size = q.EdgeVectorParams(size=rows.vectors.shape[1], distance=q.Distance.Cosine)
+    shard = q.EdgeShard.create(str(folder), q.EdgeConfig(vectors=size))
+    for part in rows.batches():
+        payload = ({"pick": rows.picks[n], "text": rows.texts[n]} for n in part)
+        points = [
+            q.Point(n, rows.vectors[n].tolist(), at) for n, at in zip(part, payload, strict=True)
+        ]
+        shard.update(q.UpdateOperation.upsert_points(points))
+    shard.optimize()
 
-    def search(query: int) -> list[int]:
-        vector = data.queries[query % len(data.queries)]
-        asked = zvec.Query("embedding", vector=vector, param=param)
-        found = collection.query(asked, topk=LIMIT, output_fields=["pick", "place", "text"])
-        return [row_number(row.id) for row in found]
+    def search(vector: Any, most: int | None) -> list[int]:
+        below = q.FieldCondition(key="pick", range=q.RangeFloat(lt=most))
+        where = None if most is None else q.Filter(must=[below])
+        request = q.QueryRequest(
+            limit=LIMIT, query=q.Query.Nearest(vector.tolist()), filter=where,
+            with_payload=True, with_vector=False, params=q.SearchParams(hnsw_ef=_EF),
+        )  # fmt: skip
+        return [point.id for point in shard.query(request)]
 
-    return search
+    yield in_thread(search)
+    shard.close()
+
+
+def _lancedb(indexed: bool) -> Callable[[Path, Rows], AbstractAsyncContextManager[Search]]:
+    @asynccontextmanager
+    async def opened(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+        lancedb, pa, index = _load("lancedb"), _load("pyarrow"), _load("lancedb.index")
+        database = await lancedb.connect_async(folder)
+        flat = pa.array(rows.vectors.ravel())
+        vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
+        columns = {"id": range(len(rows.picks)), "pick": rows.picks, "text": rows.texts}
+        table = await database.create_table("t", pa.table({**columns, "vector": vectors}))
+        if indexed:
+            await table.create_index("vector", config=index.HnswSq(distance_type="cosine"))
+
+        async def search(vector: Any, most: int | None) -> list[int]:
+            query = table.query().nearest_to(vector).distance_type("cosine").limit(LIMIT)
+            query = query.ef(_EF) if indexed else query
+            query = query if most is None else query.where(f"pick < {most}")
+            found = await query.select(["id", "pick", "text", "_distance"]).to_list()
+            return [row["id"] for row in found]
+
+        yield search
+
+    return opened
+
+
+@asynccontextmanager
+async def _milvus(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    pymilvus = _load("pymilvus")
+    place = str(folder / "milvus.db")
+    made = pymilvus.MilvusClient(place)
+    made.create_collection("t", dimension=rows.vectors.shape[1], metric_type="COSINE")
+    for part in rows.batches():
+        made.insert(
+            "t",
+            [
+                {"id": n, "vector": rows.vectors[n], "pick": rows.picks[n], "text": rows.texts[n]}
+                for n in part
+            ],
+        )
+    client = pymilvus.AsyncMilvusClient(place)
+
+    async def search(vector: Any, most: int | None) -> list[int]:
+        where = "" if most is None else f"pick < {most}"
+        found = await client.search(
+            "t", [vector], limit=LIMIT, filter=where, output_fields=["pick", "text"]
+        )
+        return [row["id"] for row in found[0]]
+
+    yield search
+    await client.close()
+
+
+@asynccontextmanager
+async def _zvec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    zvec = _load("zvec")
+    kinds = zvec.DataType
+    fields = [zvec.FieldSchema("pick", kinds.INT64), zvec.FieldSchema("text", kinds.STRING)]
+    index = zvec.HnswIndexParam(zvec.MetricType.COSINE)
+    vector = zvec.VectorSchema("v", kinds.VECTOR_FP32, rows.vectors.shape[1], index)
+    table = zvec.create_and_open(str(folder / "t"), zvec.CollectionSchema("t", fields, vector))
+    for part in rows.batches():
+        table.insert(
+            [
+                zvec.Doc(
+                    str(n), vectors={"v": rows.vectors[n]},
+                    fields={"pick": rows.picks[n], "text": rows.texts[n]},
+                )
+                for n in part
+            ]
+        )  # fmt: skip
+    table.optimize()
+
+    def search(vector: Any, most: int | None) -> list[int]:
+        query = zvec.Query("v", vector=vector, param=zvec.HnswQueryParam(ef=_EF))
+        where = None if most is None else f"pick < {most}"
+        found = table.query(query, topk=LIMIT, filter=where, output_fields=["pick", "text"])
+        return [int(row.id) for row in found]
+
+    yield in_thread(search)
+
+
+OURS = "aiovec"
+PEERS = {
+    OURS: Peer((".",), _aiovec),
+    "sqlite-vec": Peer(("sqlite-vec", "pysqlite3"), _sqlite_vec),
+    "FAISS, flat": Peer(("faiss-cpu",), _faiss),
+    "Chroma": Peer(("chromadb",), _chroma),
+    "Qdrant's client, in memory": Peer(("qdrant-client",), _qdrant),
+    "Qdrant Edge": Peer(("qdrant-edge-py",), _qdrant_edge),
+    "LanceDB, no index": Peer(("lancedb", "pyarrow"), _lancedb(indexed=False)),
+    "LanceDB, HNSW": Peer(("lancedb", "pyarrow"), _lancedb(indexed=True)),
+    "Milvus Lite": Peer(("pymilvus", "milvus-lite"), _milvus),
+    "Zvec": Peer(("zvec",), _zvec),
+}
+
+
+async def measure(name: str, asked: dict[str, Any]) -> dict[str, float]:
+    """Fill the store, search it in each way, and return the figures."""
+    given = np.load(asked["data"])
+    rows = Rows(given["vectors"], given["picks"].tolist(), given["texts"].tolist())
+    queries, seconds = given["queries"], asked["seconds"]
+    folder = Path(asked["folder"])
+    folder.mkdir()  # noqa: ASYNC240
+    began = time.perf_counter()
+    async with PEERS[name].opened(folder, rows) as search:
+        filled = time.perf_counter() - began
+        shares = {}
+        for kind, most, least in (
+            ("recall", None, given["least"]),
+            ("recall under a filter", asked["most"], given["least_of_few"]),
+        ):
+            near = 0
+            for query, worst in zip(queries, least, strict=True):
+                found = [*{*await search(query, most)}]
+                near += np.count_nonzero(rows.vectors[found] @ query >= worst)
+            shares[kind] = float(near) / LIMIT / len(queries)
+        stall = min([await _stall(search, queries) for _ in range(3)])
+        one = await _one(search, queries, None, seconds)
+        few = await _one(search, queries, asked["most"], seconds)
+        many = await _together(search, queries, asked["clients"], seconds)
+    return {
+        "opened and filled (s)": filled, **shares, "longest stall (ms)": stall,
+        "one search (ms)": one,
+        "one search under a filter (ms)": few, "searches/s together": many,
+    }  # fmt: skip
+
+
+async def _one(search: Search, queries: Any, most: int | None, seconds: float) -> float:
+    took: list[float] = []
+    until = time.perf_counter() + seconds
+    while not took or time.perf_counter() < until:
+        began = time.perf_counter()
+        await search(queries[len(took) % len(queries)], most)
+        took.append(1000 * (time.perf_counter() - began))
+    return float(np.median(took))
+
+
+async def _together(search: Search, queries: Any, clients: int, seconds: float) -> float:
+    done, began = 0, time.perf_counter()
+
+    async def client(turn: int) -> None:
+        nonlocal done
+        while time.perf_counter() < began + seconds:
+            await search(queries[turn % len(queries)], None)
+            turn += clients
+            done += 1
+
+    await asyncio.gather(*map(client, range(clients)))
+    return done / (time.perf_counter() - began)
+
+
+async def _stall(search: Search, queries: Any) -> float:
+    """Return by how many ms a timer of the event loop is late at most while tasks search."""
+    late = [0.0]
+
+    async def look() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(_TICK)
+            late.append(time.perf_counter() - began - _TICK)
+
+    looking = asyncio.create_task(look())
+    await asyncio.sleep(10 * _TICK)
+    late.clear()
+    await asyncio.gather(*(search(query, None) for query in queries[:_AT_ONCE]))
+    await asyncio.sleep(2 * _TICK)  # the last stall is seen behind it
+    looking.cancel()
+    return 1000 * max(late)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(measure(sys.argv[1], json.loads(sys.argv[2])))))

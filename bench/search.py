@@ -6,6 +6,7 @@ With ``--rows 1000`` or ``--rows 1000000`` it shows how a search grows with the 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 import time
@@ -35,11 +36,11 @@ from .measure import (
     ratio,
     ratios,
 )
-from .peers import FAISS, faiss_flat, indexed
 from .stores import by_aiovec, by_sqlite_vec, connect, fill, fill_by_hand, until_loaded
 
 AIOVEC = "aiovec, whole rows"
 SQLITE_VEC = "sqlite-vec by hand, whole rows"
+FAISS = "faiss flat, one thread, row numbers only"
 OTHER = "other"
 CLIENTS = 64
 
@@ -60,11 +61,11 @@ async def run(options: Options) -> list[Result]:
     async with aiovec.connect(path) as store:
         await fill(store, data)
     results = [await _opening(path, by_hand, data, options)]
-    async with aiovec.connect(path) as store, indexed(data, options) as (peers, notes):
+    async with aiovec.connect(path) as store:
         await until_loaded(store, data.queries[0])
-        results.append(await _one_client(store, by_hand, data, options, peers, notes))
+        results.append(await _one_client(store, by_hand, data, options))
         results.append(await _filters(store, data, options))
-        results.append(await _crowds(store, data, options, peers))
+        results.append(await _crowds(store, data, options))
         results.append(await _writes_beside(store, data, options))
     return results
 
@@ -102,18 +103,14 @@ async def _opening(path: Path, by_hand: Path, data: Data, options: Options) -> R
     )  # fmt: skip
 
 
-async def _one_client(
-    store: VectorStore, by_hand: Path, data: Data, options: Options, peers: dict[str, Ask],
-    notes: list[str],
-) -> Result:  # fmt: skip
-    db = connect(by_hand)
+async def _one_client(store: VectorStore, by_hand: Path, data: Data, options: Options) -> Result:
+    db, notes = connect(by_hand), []
     asking = {AIOVEC: by_aiovec(store, data), SQLITE_VEC: by_sqlite_vec(db, data)}
-    if options.peers != "none":
+    if not options.alone:
         try:
-            asking[FAISS] = faiss_flat(data)
+            asking[FAISS] = _faiss_flat(data)
         except ImportError:
-            notes = [*notes, "skipped: faiss: it is not installed"]
-    asking |= peers
+            notes.append("skipped: faiss: it is not installed")
     seconds = options.seconds(_SECONDS)
     ways = {name: block_of(ask, len(data.queries), seconds) for name, ask in asking.items()}
     found = await interleaved(ways, options.rounds(_ROUNDS))
@@ -129,6 +126,21 @@ async def _one_client(
         [f"{name} found {value:.4f} of the nearest rows, and all are its promise"
          for name, value in recall.items() if name == AIOVEC and value < 1],
     )  # fmt: skip
+
+
+def _faiss_flat(data: Data) -> Ask:
+    """Scan float32 vectors. It blocks the event loop. Raises ImportError."""
+    faiss: Any = importlib.import_module("faiss")
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(data.dim)
+    index.add(data.vectors)
+
+    async def ask(query: int) -> list[int]:
+        number = query % len(data.queries)
+        found: list[int] = index.search(data.queries[number : number + 1], LIMIT)[1][0].tolist()
+        return [row for row in found if row >= 0]
+
+    return ask
 
 
 async def recall_of(ask: Ask, data: Data, options: Options) -> float:
@@ -184,18 +196,16 @@ async def _filters(store: VectorStore, data: Data, options: Options) -> Result:
     )  # fmt: skip
 
 
-async def _crowds(
-    store: VectorStore, data: Data, options: Options, peers: dict[str, Ask]
-) -> Result:
+async def _crowds(store: VectorStore, data: Data, options: Options) -> Result:
     seconds = options.seconds(_CROWD_SECONDS)
     two = f"{AIOVEC}, one of two tables at random"
     await fill(store, data, OTHER)
     await until_loaded(store, data.queries[0], OTHER)
-    asking = {AIOVEC: by_aiovec(store, data), two: by_aiovec(store, data, (TABLE, OTHER)), **peers}
-    if options.peers != "none":
+    asking = {AIOVEC: by_aiovec(store, data), two: by_aiovec(store, data, (TABLE, OTHER))}
+    if not options.alone:
         with suppress(ImportError):
             # It blocks the event loop, so its clients take turns.
-            asking[FAISS] = faiss_flat(data)
+            asking[FAISS] = _faiss_flat(data)
     found = {}
     for name, ask in asking.items():
         found[name] = [await rate(ask, CLIENTS, seconds)]
@@ -214,7 +224,7 @@ async def _crowds(
         "search, crowds",
         f"{CLIENTS} clients at once for {seconds:g} s, {data}",
         "searches/s", measured,
-        ratios(found, AIOVEC, *peers, FAISS) | ratios(found, two, AIOVEC),
+        ratios(found, AIOVEC, FAISS) | ratios(found, two, AIOVEC),
     )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ async def run(options: Options) -> list[Result]:
         remote = await stack.enter_async_context(aiovec.connect(f"http://127.0.0.1:{ours.port}"))
         for one in (store, remote):
             await until_loaded(one, data.queries[0])
-        command = shutil.which("chroma") if options.peers != "none" else None
+        command = shutil.which("chroma") if not options.alone else None
         chroma = None
         if command:
             chroma = await stack.enter_async_context(_chroma(command, options.folder, data))

@@ -1,4 +1,4 @@
-"""What a process pays before its first answer, and what an installation takes on the disk.
+"""What a process pays before its first answer.
 
 All times are of new processes, the interpreter's own start included.
 """
@@ -6,17 +6,13 @@ All times are of new processes, the interpreter's own start included.
 from __future__ import annotations
 
 import asyncio
-import re
 import resource
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 from .measure import Options, Result, Way, interleaved, medians
 
@@ -91,7 +87,6 @@ table.upsert(ids=ids, embeddings=vectors, metadatas=[{"year": n} for n in range(
 assert len(table.query(query_embeddings=[[1.0] * 8], n_results=10)["ids"][0]) == 10
 """,
 }
-_PACKAGES = {"qdrant_edge": "qdrant-edge-py"}
 _MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
 
 
@@ -114,7 +109,7 @@ async def run(options: Options) -> list[Result]:
     await _said((python, "-c", _ANSWER, answers["SQLite"]))
     for name, target in answers.items():
         asked[f"10 rows written and found, {name}"] = (python, "-c", _ANSWER, target)
-    if _installed("lancedb") is not None:
+    if find_spec("lancedb") is not None:
         asked["import lancedb"] = (python, "-c", "import lancedb")
     else:
         del asked["10 rows written and found, LanceDB"], answers["LanceDB"]
@@ -134,7 +129,6 @@ async def run(options: Options) -> list[Result]:
         Result("start, time", "new processes, files in the system's cache (median)", "ms", took),
         Result("start, processor time", "of the same", "ms", medians(cpu)),
         Result("start, memory", "the most that such a process takes", "", most),
-        Result("start, size", "the files of what pip installs", "", _sizes()),
     ]
 
 
@@ -160,52 +154,3 @@ async def _said(command: Sequence[str]) -> str:
     out, _ = await process.communicate()
     assert process.returncode == 0, command
     return out.decode()
-
-
-def _sizes() -> dict[str, float]:
-    """The size of aiovec with all that it needs, and with some of its extras."""
-    sizes: dict[str, float] = {}
-    wanted = [("aiovec", extra) for extra in ("", "local", "arrow", "remote", "server", "lancedb")]
-    wanted += [(_PACKAGES.get(module, module), "") for module in _PEERS]
-    for package, extra in wanted:
-        names: set[str] = set()
-        _collect(package, extra, names)
-        if not names:
-            continue
-        name = f"{package}[{extra}]" if extra else package
-        sizes[f"{name}, packages"] = len(names)
-        sizes[f"{name} (MB)"] = sum(map(_size, names)) / 1e6
-    return sizes
-
-
-def _collect(package: str, extra: str, names: set[str]) -> None:
-    """Add a package and what it needs, as far as that is installed."""
-    name = re.sub(r"[-_.]+", "-", package).lower()
-    at = _installed(name)
-    if at is None or (name in names and not extra):
-        return
-    names.add(name)
-    for text in at.requires or ():
-        needed = Requirement(text)
-        if needed.marker is None or any(
-            needed.marker.evaluate({"extra": one}) for one in ("", extra)
-        ):
-            for wanted in ("", *needed.extras):
-                _collect(needed.name, wanted, names)
-
-
-def _installed(package: str) -> Distribution | None:
-    try:
-        return distribution(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _size(package: str) -> int:
-    """The bytes of a package's files, without what Python compiles at its first import."""
-    files = [Path(str(file.locate())) for file in distribution(package).files or ()]
-    if package == "aiovec":  # which may be installed as a link to its source
-        import aiovec
-
-        files += Path(aiovec.__file__).parent.rglob("*")
-    return sum(file.stat().st_size for file in files if file.suffix != ".pyc" and file.is_file())

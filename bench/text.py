@@ -34,7 +34,7 @@ async def run(options: Options) -> list[Result]:
             AIOVEC: _by_words(store, words), VECTOR: by_aiovec(store, data),
             HYBRID: _by_both(store, words, data), FTS5: _by_fts5(db, words),
         }  # fmt: skip
-        if options.peers != "none":
+        if not options.alone:
             try:
                 asking[TANTIVY] = _by_tantivy(options.folder / "tantivy", data, words)
             except ImportError:

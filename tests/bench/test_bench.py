@@ -52,7 +52,7 @@ def test_a_benchmark_compares_and_finds_no_wrong_answer(subject: str, tmp_path: 
         pytest.importorskip("lancedb")
     if subject == "scale" and (lacking := missing()):
         pytest.skip(f"needs {', '.join(lacking)}: pip install 'aiovec[ray]'")
-    small = ["--scale", "0.0016", "--repeat", "0.01", "--peers", "none"]
+    small = ["--scale", "0.0016", "--repeat", "0.01", "--alone"]
     places = ["--folder", str(tmp_path), "--results", str(tmp_path / "results")]
     out = bench("bench", subject, *small, *places)
     written = json.loads((tmp_path / "results" / f"{subject}.json").read_text("utf-8"))
@@ -63,9 +63,3 @@ def test_a_benchmark_compares_and_finds_no_wrong_answer(subject: str, tmp_path: 
         assert result["compared"] in out
     if subject in COMPARED:
         assert COMPARED[subject] in {name for result in results for name in result["ratios"]}
-
-
-@pytest.mark.slow
-def test_this_tree_is_compared_with_itself() -> None:
-    out = bench("bench.against", sys.executable, "--rounds", "1", "--scale", "0.02")
-    assert "lone search" in out
