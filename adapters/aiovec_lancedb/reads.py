@@ -10,6 +10,7 @@ from typing import cast
 import pyarrow as pa
 
 from aiovec.backend import Expr, payload_texts, python_values, to_matrix
+from aiovec.backend.context import FEW_ROWS, Meter
 from aiovec.backend.contract import Columns, Order, StoredRows
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
@@ -24,8 +25,9 @@ from .sql.filters import ids_to_sql, to_sql
 ADDRESS = "_rowaddr"
 """Lance's column for the place of a row, which changes when the row is written anew."""
 
-# Ids in one query.
-_BLOCK = 10_000
+# Ids in one query, and bytes of rows if a meter counts them: then the first blocks are small, and
+# the size of their rows tells the size of the next block.
+_BLOCK, _BLOCK_BYTES = 10_000, 8 * 2**20
 # Lance takes no larger limit or offset; it is far above the possible rows of a fragment.
 MOST = 2**31 - 1
 # For ``hop``: a literal, especially of the payload, takes as long to turn into SQL as this many
@@ -60,13 +62,24 @@ async def rows_by_id(
         layout = layout.append(pa.field(ADDRESS, pa.uint64()))
     if not ids:
         return pa.schema([layout.field(name) for name in names]).empty_table()
-    blocks = []
-    for start in range(0, len(ids), _BLOCK):
-        block = ids[start : start + _BLOCK]
+    blocks, start, size, nbytes = [], 0, _BLOCK if columns.meter is None else FEW_ROWS, 0
+    while start < len(ids):
+        block = ids[start : start + size]
         condition = await hop(len(block), ids_to_sql, block)
         query = table.lance.query().select(names)
         blocks.append(await table.session.fetch(query, len(block), condition))
+        start += size
+        if columns.meter is not None:
+            nbytes += await hop(weight(blocks[-1]), _count, blocks[-1], columns, columns.meter)
+            size = max(FEW_ROWS, min(8 * size, _BLOCK, _BLOCK_BYTES * start // max(1, nbytes)))
     return pa.concat_tables(blocks)
+
+
+def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
+    """Count the bytes of rows for the read's meter, and return them."""
+    texts = payload_texts(rows.column(PAYLOAD)) if columns.payload else ()
+    meter.add(rows.nbytes, sum((text or "").count(",") for text in texts))
+    return int(rows.nbytes)
 
 
 async def get(
@@ -105,7 +118,7 @@ async def find(
     # Lance sorts only by columns that it also reads: without them, an unfiltered or indexed query
     # fails. Vectors are read afterwards for the matches only: a sort would hold those of the whole
     # table.
-    later = columns.vector and limit <= _BLOCK
+    later = columns.meter is not None or (columns.vector and limit <= _BLOCK)
     sorted_by = tuple(order.ref.name for order in order_by)
     first = Columns(sorted_by) if later else columns
     names = column_names(table.schema, replace(first, fields=(*first.fields, *sorted_by)))

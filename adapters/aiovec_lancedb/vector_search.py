@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import distances, nearest_first, to_matrix
-from aiovec.backend.contract import Found, TableHandle, VectorQuery
+from aiovec.backend.contract import Columns, Found, TableHandle, VectorQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import UnsupportedError
@@ -63,26 +63,35 @@ class VectorSearch:
         self._session = table.session
         self._target = target
 
-    async def search(self, handle: TableHandle, queries: Sequence[VectorQuery]) -> list[Found]:
-        """Return the rows that each query finds, all in one version of the table."""
+    async def search(self, handle: TableHandle, queries: Sequence[VectorQuery]) -> Sequence[Found]:
+        """Return the rows that each query finds, all in one version of the table.
+
+        If bytes are counted, the searches find ids, and the rows are read by them.
+        """
         table: Opened | None = None
         answers: dict[int, Found] = {}
+        columns, wanted = queries[0].columns, queries
+        if columns.meter is not None:
+            wanted = [replace(query, columns=Columns(())) for query in queries]
         if not all(query.exact for query in queries):
             async with self.reading(handle, queries, whole=False) as table:
                 index = await self._usable_index(table)
                 if index is None:  # then the memory is for all rows
                     for query in queries:
                         await self._check_scan(table, query, "it has no usable index")
-                    return await self._exactly(table, queries)
-                for n, query in enumerate(queries):
+                    return await _completed(table, columns, await self._exactly(table, wanted))
+                for n, query in enumerate(wanted):
                     found = None if query.exact else await self._by_index(table, query, index)
                     if found is not None:
                         answers[n] = found
+                made = await _completed(table, columns, list(answers.values()))
+                answers = dict(zip(answers, made, strict=True))
         left = [n for n in range(len(queries)) if n not in answers]
         if left:
             some = [queries[n] for n in left]
             async with self.reading(handle, some, whole=True, version=table) as table:
-                answers.update(zip(left, await self._exactly(table, some), strict=True))
+                exact = await self._exactly(table, [wanted[n] for n in left])
+                answers.update(zip(left, await _completed(table, columns, exact), strict=True))
         return [answers[n] for n in range(len(queries))]
 
     async def nearest(self, table: Opened, query: VectorQuery, *, whole: bool) -> Found | None:
@@ -247,6 +256,23 @@ class VectorSearch:
         measures = {id: measure for measure, id in best}
         rows = await get(table, list(measures), query.columns)
         return Found(rows, [measures[id] for id in rows.ids])
+
+
+async def _completed(table: Opened, columns: Columns, results: Sequence[Found]) -> Sequence[Found]:
+    """Return results with their rows, which are read here if bytes are counted."""
+    if columns.meter is None:
+        return results
+    ids = list(dict.fromkeys(id for found in results for id in found.rows.ids))
+    rows = await get(table, ids, columns)
+
+    def completed() -> list[Found]:
+        place = {id: n for n, id in enumerate(rows.ids)}
+        return [
+            Found(rows.take([place[id] for id in found.rows.ids]), found.measures)
+            for found in results
+        ]
+
+    return await hop(weight(rows), completed)
 
 
 def _with_vector(table: Opened, condition: str | None) -> str | None:

@@ -23,7 +23,7 @@ from aiovec.backend import from_matrix, without_vector
 from aiovec.backend.threads import arrow_ready, hop
 from aiovec.backend.weight import weight
 
-from .bounds import bytes_of, check_answer, found_by
+from .bounds import BOUNDS, found_by
 from .call import JSON, OF_ROWS, Call
 
 _MEASURES = ("_score", "_distance")
@@ -43,7 +43,7 @@ async def values_response(value: object) -> Response:
 
     def text() -> bytes:
         body = dump(value)
-        check_answer(len(body))
+        BOUNDS.get().check_bytes(len(body))
         return body
 
     return Response(await hop(weight(value), text), media_type=JSON)
@@ -80,7 +80,7 @@ async def found_response(
     async def find(table: str, **chosen: Any) -> list[Results[Any]]:
         return [await getattr(call.store, method)(table, **chosen)]
 
-    return await rows_response(call, name, await found_by(find, call.store, call.table, options))
+    return await rows_response(call, name, await found_by(find, call.table, options))
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:
@@ -108,7 +108,7 @@ def _json_parts(name: bytes, answers: Answers, of_many: bool, older: bool) -> li
     """Return the text in parts of some size, made row by row: so other threads get a turn."""
     flat = _older_form if older else methodcaller("to_dict")
     text = bytearray(b'{"results":[' if of_many else b"")
-    parts, whole = [], 0
+    bounds, parts, whole = BOUNDS.get(), [], 0
     for number, rows in enumerate(answers):
         text += b'%s{"%s":[' % (b"," if number else b"", name)
         comma = b""
@@ -117,7 +117,7 @@ def _json_parts(name: bytes, answers: Answers, of_many: bool, older: bool) -> li
             comma = b","
             if len(text) >= _PART:
                 whole += len(text)
-                check_answer(whole)
+                bounds.check_bytes(whole)
                 parts.append(bytes(text))
                 text.clear()
         text += b"]}"
@@ -131,7 +131,6 @@ def _arrow_parts(answers: Answers, of_many: bool) -> list[bytes]:
     JSON text, and what a search found.
     """
     rows: list[Hit | Record] = list(chain.from_iterable(answers))
-    check_answer(bytes_of(rows))
     selected = answers[0]._columns if answers else {}
     fields = {name: field for name, field in selected.items() if field}
     columns: dict[str, pa.Array] = {"id": pa.array([row.id for row in rows], pa.utf8())}
@@ -160,7 +159,7 @@ def _arrow_parts(answers: Answers, of_many: bool) -> list[bytes]:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     whole = memoryview(sink.getvalue())
-    check_answer(len(whole))
+    BOUNDS.get().check_bytes(len(whole))
     return [bytes(whole[start : start + _PART]) for start in range(0, len(whole), _PART)]
 
 

@@ -7,6 +7,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aiovec.backend.context import CallContext, calling
 from aiovec.backend.server import ServerSettings
 
 from .bounds import BOUNDS, Bounds, Room
@@ -80,7 +81,8 @@ class Limits:
             again = "the server has all the calls it takes; try again"
             raise RequestError(429, again) from None
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            with calling(CallContext(check_bytes=BOUNDS.get().check_bytes)):
+                await self._app(scope, exchange.receive, exchange.send)
         finally:
             self._turns.release()
 

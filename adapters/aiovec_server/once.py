@@ -11,12 +11,13 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from aiovec._http.problems import problem_of
-from aiovec.backend.context import CallContext, WriteKey, calling
+from aiovec.backend.context import WriteKey, call_context, calling
 from aiovec.backend.threads import wait_out
 from aiovec.errors import AiovecError, EmbeddingError, StoreBusyError
 
@@ -72,7 +73,7 @@ class WriteKeys:
         states = _states_in(request.headers.getlist(STATE_HEADER))
         name = key_name(request.headers.getlist(HEADER)) if writes else None
         if name is None:
-            with calling(CallContext(states=states)):
+            with calling(replace(call_context(), states=states)):
                 return await act(request)
         while (running := self._running.get(name)) is not None:
             await asyncio.wait([running])
@@ -90,7 +91,7 @@ class WriteKeys:
             return WriteKey(name, digest.digest())
 
         async def write() -> _T:
-            with calling(CallContext(states=states, key=key, retried=retried)):
+            with calling(replace(call_context(), states=states, key=key, retried=retried)):
                 return await act(Request(request.scope, receive))
 
         # In a task of its own, which ``cancel`` can end without ending the request's.

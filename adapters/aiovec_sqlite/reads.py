@@ -25,6 +25,7 @@ from aiovec.backend import (
     pa,
     without_vector,
 )
+from aiovec.backend.context import FEW_ROWS, Meter
 from aiovec.backend.contract import (
     LARGEST_BATCH,
     Changes,
@@ -102,6 +103,15 @@ def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
     return from_matrix(vectors, without_vector(vectors) if table.schema.vector_nullable else None)
 
 
+def _names(columns: Columns) -> list[str]:
+    """Return the columns of ``r`` that a statement reads for ``_as_rows``.
+
+    If bytes are counted, these are the rowids: SQLite would hold whole rows while it sorts them.
+    """
+    counted = columns.meter is not None
+    return ["r._rowid"] if counted else ["r._rowid", "r.id", *column_list(columns)]
+
+
 def transposed(rows: Sequence[Sequence[Any]], width: int) -> list[Sequence[Any]]:
     return list(zip(*rows, strict=True)) if rows else [()] * width
 
@@ -114,7 +124,7 @@ def get(
     columns: Columns,
 ) -> StoredRows:
     table = current_table(db, handle)
-    names = ["r._rowid", "r.id", *column_list(columns)]
+    names = _names(columns)
     if len(ids) == 1:  # without json_each, which takes as long as reading the row
         sql = f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE r.id = ?"
         return _as_rows(db, ticket, table, db.execute(sql, ids).fetchall(), columns, len(names))
@@ -141,7 +151,7 @@ def find(
 ) -> StoredRows:
     table = current_table(db, handle)
     condition, values = condition_of(where, table)
-    names = ["r._rowid", "r.id", *column_list(columns)]
+    names = _names(columns)
     order, keys = order_to_sql(order_by)
     rows = db.execute(
         f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE {condition} ORDER BY {order} "
@@ -157,9 +167,10 @@ def by_rowids(
     table: TableLayout,
     rowids: Int64Array,
     columns: Columns,
-    vectors: Float32Array | None,
+    vectors: Float32Array | None = None,
 ) -> StoredRows:
-    """Return existing rows, in the order of ``rowids``, with vectors that are already read.
+    """Return existing rows, in the order of ``rowids``; ``vectors`` are theirs if they are already
+    read.
 
     Callers pair the rows with distances and queries, so a missing one raises DamageError.
     """
@@ -178,11 +189,28 @@ def by_rowids(
         if row is None:
             raise MissingRowsError(table)
         flat += row
+        _count(columns, table, row, len(names))
         start += size
     stored, ids, *columns_of_values = [flat[place :: len(names)] for place in range(len(names))]
     if stored != wanted:
         raise MissingRowsError(table)
+    if columns.vector and vectors is None:
+        vectors = VectorReader(db, table).read(rowids, ticket)
     return rows_from_sql(ids, columns_of_values, columns, table, vectors)
+
+
+def _count(columns: Columns, table: TableLayout, values: Sequence[Any], width: int) -> None:
+    """Count the bytes of rows, whose values stand one after the other, for the read's meter."""
+    if columns.meter is None:
+        return
+    first = width - columns.payload - len(columns.fields)
+    lists = [table.schema.fields[name].is_list for name in columns.fields]
+    json_places = [first + n for n, is_json in enumerate([*lists, columns.payload]) if is_json]
+    texts = (text for n in json_places for text in values[n::width] if type(text) is str)
+    commas = sum(text.count(",") for text in texts)
+    nbytes = sum(len(value) for value in values if type(value) in _SIZED)
+    vectors = len(values) // width * 4 * table.schema.dim if columns.vector else 0
+    columns.meter.add(nbytes + vectors, len(values) + commas)
 
 
 # Rows read in one step of a statement. SQLite joins 64 at most, and compiles statements of at least
@@ -229,6 +257,8 @@ def _as_rows(
     columns: Columns,
     width: int,
 ) -> StoredRows:
+    if columns.meter is not None:
+        return by_rowids(db, ticket, table, np.array(rows, np.int64).reshape(-1), columns)
     rowids, ids, *values = transposed(rows, width)
     vectors = None
     if columns.vector:
@@ -421,7 +451,12 @@ def _as_table(
 
 
 def value_counts(
-    db: sqlite3.Connection, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    db: sqlite3.Connection,
+    handle: TableHandle,
+    ref: Ref,
+    where: Expr | None,
+    limit: int | None,
+    meter: Meter | None,
 ) -> list[tuple[Value, int]]:
     table = current_table(db, handle)
     condition, bound = condition_of(where, table)
@@ -429,29 +464,34 @@ def value_counts(
     field = table.schema.fields.get(ref.name)
     if field is not None and field.is_list:
         items = f"json_each(r.{quoted(ref.name)}) AS listed"
-        rows = db.execute(
+        cursor = db.execute(
             "SELECT v, count(*) AS n FROM (SELECT DISTINCT r._rowid, listed.value AS v "
             f"FROM {table.rows} AS r, {items} WHERE {condition}) "
             "GROUP BY v ORDER BY n DESC, v LIMIT ?",
             (*bound, most),
-        ).fetchall()
+        )
     elif ref.path:
         value, tables, keys = counted_items(ref)
-        rows = db.execute(
+        cursor = db.execute(
             "SELECT v, count(*) AS n, max(is_int) FROM "
             f"(SELECT {value} AS v, max(typeof({value}) = 'integer') AS is_int "
             f"FROM {table.rows} AS r, {tables} WHERE {keys} AND {condition} GROUP BY r._rowid, 1) "
             "WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v LIMIT ?",
             (*ref.path, *bound, most),
-        ).fetchall()
-        return [(_of_payload(value, is_int=bool(is_int)), n) for value, n, is_int in rows]
+        )
     else:
         value, _ = sorted_value(ref)
-        rows = db.execute(
+        cursor = db.execute(
             f"SELECT {value} AS v, count(*) AS n FROM {table.rows} AS r "
             f"WHERE v IS NOT NULL AND {condition} GROUP BY v ORDER BY n DESC, v LIMIT ?",
             (*bound, most),
-        ).fetchall()
+        )
+    rows: list[Any] = []
+    while some := cursor.fetchmany(FEW_ROWS):
+        rows += some
+        _count(Columns((), meter=meter), table, [row[0] for row in some], 1)
+    if ref.path:
+        return [(_of_payload(value, is_int=bool(is_int)), n) for value, n, is_int in rows]
     counts = [row[1] for row in rows]
     return list(zip(_of_column([row[0] for row in rows], ref, table), counts, strict=True))
 

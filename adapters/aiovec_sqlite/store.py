@@ -25,7 +25,7 @@ from aiovec.backend import (
     Schema,
     Value,
 )
-from aiovec.backend.context import Kept, WriteKey, write_key
+from aiovec.backend.context import Kept, WriteKey, new_meter, write_key
 from aiovec.backend.contract import (
     Backend,
     Changes,
@@ -487,7 +487,10 @@ class SqliteBackend(Backend):
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
-        return await self._read(lambda db, _: reads.value_counts(db, table, ref, where, limit))
+        meter = new_meter(limit)
+        return await self._read(
+            lambda db, _: reads.value_counts(db, table, ref, where, limit, meter)
+        )
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None

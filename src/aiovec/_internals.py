@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from .errors import UnsupportedError
-
 if TYPE_CHECKING:  # the command line imports this module, and ``--help`` none of these
     from ._model.schema import Schema
     from ._store.store import VectorStore
@@ -48,17 +46,6 @@ class StoreInternals:
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:
         """Return the schema, and the name of the table's state, as ``CallContext`` takes it."""
         return await self._store._schema_and_state(table)
-
-    async def change_number(self, table: str) -> int | None:
-        """Return the number of the table's newest change; None if the backend numbers none."""
-
-        async def read(backend: Backend, handle: TableHandle) -> int | None:
-            try:
-                return await backend.change_number(handle)
-            except UnsupportedError:
-                return None
-
-        return await self.on_table("changes", table, read)
 
     async def on_table(
         self, call: str, table: str, act: Callable[[Backend, TableHandle], Awaitable[_T]]

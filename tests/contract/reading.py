@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.harness.values import (
 )
 
 from aiovec import F, Field, Schema, VectorStore
+from aiovec.backend.context import CallContext, calling
 from aiovec.errors import InvalidArgumentError
 
 SORTED = Schema(
@@ -55,6 +57,26 @@ VALUES: dict[str, list[Any]] = {
     ],
 }  # fmt: skip
 WHERES = (None, F.group > 0, ~F.live, F.payload["mixed"] < 2, F.group.is_null(), F.id < "0")
+
+# Reads of many rows.
+READS: dict[str, Callable[[VectorStore], Awaitable[Any]]] = {
+    "get": lambda s: s.get("notes", [f"{n:03}" for n in range(100)]),
+    "find": lambda s: s.find("notes", include_vector=True),
+    "find, by a field": lambda s: s.find("notes", order_by="-n"),
+    "find, by the payload": lambda s: s.find("notes", order_by="payload.m", select=["body"]),
+    "search": lambda s: s.search("notes", [1.0] * DIM, limit=90, offset=5),
+    "search, exact": lambda s: s.search(
+        "notes", [1.0] * DIM, limit=90, exact=True, include_vector=True, where="n > 2"
+    ),
+    "search by groups": lambda s: s.search("notes", [1.0] * DIM, limit=9, group_by="payload.m"),
+    "search for rows unlike each other": lambda s: s.search(
+        "notes", [1.0] * DIM, limit=40, diversity=0.5
+    ),
+    "search_many": lambda s: s.search_many("notes", np.eye(3, DIM), limit=30),
+    "search_like": lambda s: s.search_like("notes", ["007"], limit=40),
+    "search_text": lambda s: s.search_text("notes", "walk", limit=90),
+    "search_hybrid": lambda s: s.search_hybrid("notes", "walk", [1.0] * DIM, limit=60),
+}
 
 
 async def _values_in(store: VectorStore) -> Oracle:
@@ -289,6 +311,56 @@ class ReadingContract(ContractBase):
                 assert record.fields == expected
                 (hit,) = await store.search("notes", [1.0] * DIM, where=where, select=select)
                 assert hit.fields == expected
+
+    # Bytes
+
+    async def test_a_read_of_many_rows_ends_when_their_bytes_are_too_many(
+        self, store: VectorStore
+    ) -> None:
+        """A server bounds by this what its answers take. Others that read at once go on."""
+        schema = Schema(DIM, fields={"n": int, "tags": list[int], "body": Field(str, text=True)})
+        rows = [
+            {
+                "id": f"{n:03}", "embedding": [1.0, n, 0.0, n % 7], "n": n, "tags": [n] * 9,
+                "body": f"walk {n} " + "x" * 990, "m": n % 30,
+            }
+            for n in range(100)
+        ]  # fmt: skip
+        await filled(store, schema, rows)
+        await store.optimize("notes")
+        counted: list[int] = []
+
+        class TooManyError(Exception):
+            pass
+
+        def refuse(nbytes: int) -> None:
+            counted.append(nbytes)
+            raise TooManyError
+
+        async def bounded(read: Awaitable[Any], check: Callable[[int], None]) -> Any:
+            with calling(CallContext(check_bytes=check)):
+                return await read
+
+        for name, read in READS.items():
+            if name in ("search_text", "search_hybrid") and not store.supports("text"):
+                continue
+            with case(name):
+                plain = await read(store)
+                counted.clear()
+                assert await bounded(read(store), counted.append) == plain
+                assert counted == sorted(counted)
+                assert 20_000 < counted[-1] < 250_000
+                counted.clear()
+                refused, other = await asyncio.gather(
+                    bounded(read(store), refuse), read(store), return_exceptions=True
+                )
+                assert isinstance(refused, TooManyError)
+                assert other == plain
+                assert len(counted) == 1
+                assert 20_000 < counted[0] < 50_000  # of 32 rows
+        few = store.find("notes", limit=32), store.find("notes", limit=100, select=[])
+        counted.clear()
+        assert [len(await bounded(read, refuse)) for read in few] == [32, 100]
 
     # Count
 

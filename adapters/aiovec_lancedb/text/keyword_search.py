@@ -47,10 +47,13 @@ _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 async def search_text(reader: Table, handle: TableHandle, query: TextQuery) -> Found:
     """Return the best rows by BM25."""
     columns = query.columns
+    ranked_with = columns if columns.meter is None else Columns(())
     async with reader.reading(
         handle, query.limit, columns, beside=partial(bytes_of_texts, reader, query)
     ) as table:
-        rows, _ = await ranked(table, query, columns)
+        rows, _ = await ranked(table, query, ranked_with)
+        if columns.meter is not None:
+            rows = await _with_columns(table, rows, columns)
     found = partial(_found, table, query, rows)
     return await hop(weight(rows), found)
 

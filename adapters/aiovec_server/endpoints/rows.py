@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from starlette.responses import Response
@@ -12,7 +13,7 @@ from aiovec.backend.threads import hop
 
 from .. import models
 from ..bodies import dump, found_response, rows_response, values_response
-from ..bounds import BOUNDS, rows_of, values_of
+from ..bounds import BOUNDS, check_answered, cut
 from ..call import JSON, JSON_LINES, OF_ROWS, Call
 from ..exporting import Streamed, arrow_stream, cursor_of, lines_stream
 from ..problems import RequestError
@@ -94,7 +95,7 @@ async def get_records(call: Call, options: dict[str, Any]) -> Response:
 
     They come in the order of the ids; absent ids are left out.
     """
-    records = await rows_of(call.store, call.table, _listed(options.pop("ids")), **options)
+    records = await call.store.get(call.table, _listed(options.pop("ids")), **options)
     return await rows_response(call, "records", [records])
 
 
@@ -167,7 +168,9 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
 
     The most frequent come first. Nulls are not counted.
     """
-    counts = await values_of(call.store.distinct, call.table, **options)
+    options["limit"] = cut(options.get("limit", sys.maxsize))
+    counts = await call.store.distinct(call.table, **options)
+    check_answered(len(counts), what="values")
     values = [{"value": value, "count": number} for value, number in counts.items()]
     return await values_response({"values": values})
 

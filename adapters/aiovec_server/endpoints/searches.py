@@ -41,7 +41,7 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """
     _choose(options, "vectors", "texts")
     queries = len(options["vectors"])
-    hits = await found_by(call.store.search_many, call.store, call.table, options, queries)
+    hits = await found_by(call.store.search_many, call.table, options, queries)
     return await rows_response(call, "hits", hits, of_many=True)
 
 

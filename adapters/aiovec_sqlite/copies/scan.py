@@ -201,11 +201,13 @@ def answer(
         if query.where is not None:
             mask = masks.of(snapshot.db, snapshot.table, state, query.where)
         targets.append(ScanQuery(query.vector, query.limit, mask))
+    # If bytes are counted, vectors are read with the other columns, a few at a time.
+    wanting = [query.columns.vector and query.columns.meter is None for query in queries]
     for places in _scans(targets, state):
         ticket.check()
         results = nearest(
             state, [targets[place] for place in places], snapshot.table.schema.metric, ticket.stop,
-            vectors=any(queries[place].columns.vector for place in places),
+            vectors=any(wanting[place] for place in places),
         )  # fmt: skip
         best.update(zip(places, results, strict=True))
     ticket.check()
@@ -250,7 +252,7 @@ def _fetch(
         places = [place for place in alone if queries[place].columns == columns]
         nearest_rows = [best[place] for place in places]
         kept = [nearest_of.vectors for nearest_of in nearest_rows if nearest_of.vectors is not None]
-        vectors = np.concatenate(kept) if columns.vector else None
+        vectors = np.concatenate(kept) if columns.vector and columns.meter is None else None
         rowids = np.concatenate([nearest_of.rowids for nearest_of in nearest_rows])
         rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
         parts = (

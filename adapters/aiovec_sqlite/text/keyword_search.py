@@ -15,7 +15,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,7 @@ from ..driver import load_driver
 from ..errors import CORRUPT, TextDamageError, code_of, names_text_index
 from ..layout import TableLayout, current_table, quoted
 from ..reads import by_rowids, condition_of
-from ..vectors import MissingRowsError, VectorReader
+from ..vectors import MissingRowsError
 from .folding import folded, places_of
 from .index import (
     TextIndex,
@@ -359,12 +359,9 @@ def _rows(
 ) -> StoredRows:
     numbers = np.array(rowids, dtype=np.int64)
     try:
-        rows = by_rowids(db, ticket, table, numbers, columns, None)
+        return by_rowids(db, ticket, table, numbers, columns)
     except MissingRowsError as exc:
         raise TextDamageError(table.name, "rows that it names do not exist") from exc
-    if not columns.vector:
-        return rows
-    return replace(rows, vectors=VectorReader(db, table).read(numbers, ticket))
 
 
 # Clauses too short or too long for the index

@@ -161,16 +161,6 @@ class Results(list[_R], _AsFrames):
             raise InvalidVectorError(reason, row=index, id=self[index].id)
         return np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
 
-    def _with_rows(self, like: Results[Record], rows: Mapping[str, Record]) -> Results[_R]:
-        """Return the hits with the fields and vectors of these rows; hits without a row are left
-        out."""
-        hits = [
-            cast("_R", hit.__replace__(fields=row.fields, vector=row.vector))
-            for hit in self
-            if (row := rows.get(hit.id)) is not None
-        ]
-        return Results(hits, columns={**self._columns, **like._columns})
-
     def _flat(self) -> dict[str, list[Any]]:
         rows = [row.to_dict() for row in self]
         names = dict.fromkeys(self._columns)

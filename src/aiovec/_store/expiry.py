@@ -135,7 +135,7 @@ class LiveRows:
         self, queries: Sequence[VectorQuery], limit: int, moment: datetime | None
     ) -> list[VectorQuery]:
         """Return the queries with this limit, and a filter for rows that existed at ``moment``."""
-        read = self.columns(queries[0].columns)
+        read = self.columns(queries[0].columns).metered(limit * len(queries))
         wider = [replace(query, limit=limit, columns=read) for query in queries]
         if moment is None:
             return wider

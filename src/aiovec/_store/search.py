@@ -339,9 +339,9 @@ class Plan:
             # Each list has more hits than the caller gets.
             pool = options.pool if options.group_by is None else count
             query = HybridQuery(
-                self.vectors[0], pool, self.filters[0], self.selection.columns, options.exact,
-                options.tuning, text=self._text_query(pool), fusion=cast("Fusion", self.fusion),
-                hits=count, max_distance=options.max_distance,
+                self.vectors[0], pool, self.filters[0], self.selection.columns.metered(count),
+                options.exact, options.tuning, text=self._text_query(pool),
+                fusion=cast("Fusion", self.fusion), hits=count, max_distance=options.max_distance,
             )  # fmt: skip
             finish = partial(self._answer, 0, count)
             answer = await self.backend.search_hybrid(self.handle, query, finish)
@@ -350,7 +350,8 @@ class Plan:
         return [answer]
 
     def _vector_queries(self, part: Sequence[int], count: int) -> list[VectorQuery]:
-        options, columns, limit = self.options, self.selection.columns, count + len(self.left_out)
+        options, limit = self.options, count + len(self.left_out)
+        columns = self.selection.columns.metered(limit * len(part))
         return [
             VectorQuery(
                 self.vectors[n], limit, self.filters[n], columns, options.exact, options.tuning
@@ -361,8 +362,8 @@ class Plan:
     def _text_query(self, count: int) -> TextQuery:
         marks = self.options.highlight
         return TextQuery(
-            self.clauses or (), count, self.filters[0], self.selection.columns, self.options.match,
-            _MARKS if marks is True else marks or None,
+            self.clauses or (), count, self.filters[0], self.selection.columns.metered(count),
+            self.options.match, _MARKS if marks is True else marks or None,
         )  # fmt: skip
 
     # From the backend to the hits, in the thread of the read

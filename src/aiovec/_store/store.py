@@ -763,7 +763,8 @@ class VectorStore(Hints):
 
             if not wanted:
                 return Results(columns=columns)
-            return await LiveRows(active.backend, handle).get(distinct, chosen.columns, records)
+            read = chosen.columns.metered(len(distinct))
+            return await LiveRows(active.backend, handle).get(distinct, read, records)
 
         return await self._on_table("get", table, get, rows=len)
 
@@ -803,7 +804,7 @@ class VectorStore(Hints):
             columns = chosen.first_columns(schema)
             return await active.backend.find(
                 handle, where=condition, order_by=order, limit=most, offset=offset,
-                columns=chosen.columns,
+                columns=chosen.columns.metered(most),
                 finish=lambda rows: Results(chosen.records(rows), columns=columns),
             )  # fmt: skip
 

@@ -1,7 +1,9 @@
-"""Conditions of a call from another process: the state of its table, a key for its write.
+"""Conditions of a call from another process: the state of its table, a key for its write, the
+bytes of its answer.
 
 A server runs the calls of its clients within ``calling``. A call for one state of a table fails if
-the table is in another, and a write with a key is done once, however often it is requested.
+the table is in another, a write with a key is done once, however often it is requested, and a read
+ends by an error when its rows have too many bytes.
 """
 
 from __future__ import annotations
@@ -56,6 +58,32 @@ class CallContext:
     """True if the write may have been done before without its key: a migration has led to another
     store, or the store keeps no keys."""
 
+    check_bytes: Callable[[int], object] | None = None
+    """Called, in any thread, with the bytes that a read has brought into memory so far. What it
+    raises ends the read, and is the error of the call."""
+
+
+FEW_ROWS = 32
+"""Rows that a read may return whatever they hold, and that it may read before it counts again."""
+
+
+class Meter:
+    """Counts the bytes of one read, which ends by an error when they are too many."""
+
+    __slots__ = ("_check", "_nbytes")
+
+    def __init__(self, check: Callable[[int], object]) -> None:
+        self._check = check
+        self._nbytes = 0
+
+    def add(self, nbytes: int, values: int = 0) -> None:
+        """Count bytes that were read.
+
+        ``values`` is the number of values in their JSON, each of which will take 8 bytes or more.
+        """
+        self._nbytes += nbytes + 8 * values
+        self._check(self._nbytes)
+
 
 class TableChangedError(Exception):
     """The table is no longer in the state that the call needs. Never reaches a user."""
@@ -77,6 +105,16 @@ def calling(context: CallContext) -> Iterator[None]:
 def call_context() -> CallContext:
     """Return the context of the running call."""
     return _CONTEXT.get()
+
+
+def new_meter(rows: int | None) -> Meter | None:
+    """Return a meter for a read of at most so many rows or values, or of all.
+
+    None if their bytes are not bounded.
+    """
+    check = _CONTEXT.get().check_bytes
+    few = rows is not None and rows <= FEW_ROWS
+    return None if check is None or few else Meter(check)
 
 
 def write_key() -> WriteKey | None:

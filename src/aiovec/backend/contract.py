@@ -30,7 +30,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
@@ -50,7 +50,7 @@ from ..errors import (
     StoreMovedError,
     UnsupportedError,
 )
-from .context import Kept, WriteKey
+from .context import Kept, Meter, WriteKey, new_meter
 from .marks import MoveMark, MoveRecord
 from .rows import NewRows
 from .rows import StoredRows as StoredRows
@@ -87,11 +87,23 @@ class TableHandle:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read of each row, besides its id."""
+    """The columns to read of each row, besides its id.
+
+    With a ``meter``, a backend reads some ``FEW_ROWS`` rows at a time and calls ``meter.add`` with
+    the bytes of each part before it reads the next: a server bounds the memory of its answers by
+    this.
+    """
 
     fields: tuple[str, ...]
     payload: bool = False
     vector: bool = False
+    meter: Meter | None = None
+
+    def metered(self, rows: int) -> Columns:
+        """Return the columns for a read of at most so many rows, with a new meter if needed."""
+        ids_only = not (self.fields or self.payload or self.vector)
+        meter = None if ids_only else new_meter(rows)
+        return self if meter is self.meter else replace(self, meter=meter)
 
 
 @dataclass(frozen=True, slots=True)
