@@ -1,7 +1,7 @@
 """Open a store, or replace one by a backup.
 
-Importing this module imports little: asyncio comes when a store is opened, and NumPy, pydantic and
-the backends in a thread.
+Importing this module imports little: asyncio comes when a store is opened, and NumPy and the
+backends in a thread.
 """
 
 from __future__ import annotations
