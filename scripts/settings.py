@@ -1,4 +1,4 @@
-"""Write the files that explain the settings from the models of the settings.
+"""Write the files that explain the settings from the sections in the code.
 
 ``python scripts/settings.py``, run in the repository, writes ``config/aiovec.toml``,
 ``config/aiovec.schema.json`` and the tables of
@@ -20,12 +20,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
-from aiovec.backend.config import RetrievalSettings, document_model, retrieval_model
+from aiovec.backend.config import RetrievalSettings, retrieval_settings
 from aiovec.backend.embedders import EmbedderSettings
-from aiovec.backend.settings import Section
+from aiovec.backend.settings import Key, Section
 
 _WIDTH = 100
 
@@ -53,8 +50,7 @@ def files(root: Path) -> dict[Path, str]:
     """Return the text of each file that explains the settings, by its path below ``root``."""
     page = root / "docs" / "reference" / "configuration.md"
     text = page.read_text(encoding="utf-8")
-    retrieval = retrieval_model()
-    text = _with_table(text, "keys", _rows(retrieval, "retrieval."))
+    text = _with_table(text, "keys", _rows(retrieval_settings(), "retrieval."))
     text = _with_table(text, "keys of an embedder", _rows(EmbedderSettings, ""))
     return {
         root / "config" / "aiovec.toml": _sample(),
@@ -66,27 +62,28 @@ def files(root: Path) -> dict[Path, str]:
 def _sample() -> str:
     values: list[str] = []
     sections: list[tuple[bool, str]] = []
-    retrieval = retrieval_model()
-    for name, field in retrieval.model_fields.items():
-        model = _section(field)
-        if model is None and not field.examples:
+    retrieval = retrieval_settings()
+    for name, key in retrieval.keys.items():
+        if key.section is None and not key.examples:
             values.append("\n".join(_key(retrieval, name)))
             continue
         head = [*_comment(_description(retrieval, name)), f"[retrieval.{name}]"]
-        for example in field.examples or ():
+        for example in key.examples:
             head += _commented(example, f"retrieval.{name}")
-        keys = ["\n".join(_key(model, key)) for key in model.model_fields] if model else []
+        section = key.section
+        keys = ["\n".join(_key(section, each)) for each in section.keys] if section else []
         text = "\n".join(head) + "\n" + "\n\n".join(keys)
-        sections.append((name in RetrievalSettings.model_fields, text.rstrip()))
+        sections.append((name in RetrievalSettings.keys, text.rstrip()))
     sections.sort(key=itemgetter(0))  # those of the backends first
     first = "[retrieval]\n" + "\n\n".join(values)
     return "\n\n".join([_HEAD, first, *(text for _, text in sections), _TAIL])
 
 
-def _key(model: type[BaseModel], name: str) -> list[str]:
-    field = model.model_fields[name]
-    comment = _comment(_description(model, name), _range(field))
-    return [*comment, f"{name} = {_toml(_default(field))}"]
+def _key(section: type[Section], name: str) -> list[str]:
+    key = section.keys[name]
+    bounds = key.bounds()
+    comment = _comment(_description(section, name), bounds and f"{bounds[0].upper()}{bounds[1:]}.")
+    return [*comment, f"{name} = {_toml(key.default)}"]
 
 
 def _commented(sections: Mapping[str, Mapping[str, object]], path: str) -> Iterator[str]:
@@ -114,18 +111,17 @@ def _comment(description: str, bounds: str = "") -> Iterator[str]:
         )  # fmt: skip
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    """Yield the rows of the table of a model's keys, those of its sections last."""
+def _rows(section: type[Section], prefix: str) -> Iterator[str]:
+    """Yield the rows of the table of a section's keys, those of sections in it last."""
     later = []
-    for name, field in model.model_fields.items():
-        section = _section(field)
-        if section is not None:
-            later.append((section, f"{prefix}{name}."))
-        elif not field.examples:
-            meaning = _description(model, name).splitlines()[0].replace("|", r"\|")
-            yield f"| `{prefix}{name}` | `{_toml(_default(field))}` | {meaning} |"
-    for section, path in later:
-        yield from _rows(section, path)
+    for name, key in section.keys.items():
+        if key.section is not None:
+            later.append((key.section, f"{prefix}{name}."))
+        elif not key.examples:
+            meaning = _description(section, name).splitlines()[0].replace("|", r"\|")
+            yield f"| `{prefix}{name}` | `{_toml(key.default)}` | {meaning} |"
+    for inner, path in later:
+        yield from _rows(inner, path)
 
 
 def _with_table(page: str, name: str, rows: Iterator[str]) -> str:
@@ -137,22 +133,20 @@ def _with_table(page: str, name: str, rows: Iterator[str]) -> str:
     return f"{before}{start}{table}\n\n{end}{after}"
 
 
-def _section(field: FieldInfo) -> type[Section] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
-
-
-def _description(model: type[BaseModel], name: str) -> str:
-    text = model.model_fields[name].description or _docstrings(model).get(name, "")
+def _description(section: type[Section], name: str) -> str:
+    key = section.keys[name]
+    text = key.description or _docstrings(section).get(name) or key.section.__doc__ or ""
     return _unwrapped(text).replace("``", "`")
 
 
 @lru_cache
-def _docstrings(model: type[BaseModel]) -> Mapping[str, str]:
-    """Return the docstrings of a model's keys, which are only in its source."""
-    (section,) = ast.parse(inspect.getsource(model)).body
+def _docstrings(section: type[Section]) -> Mapping[str, str]:
+    """Return the docstrings of a section's keys, which are only in its source."""
+    if section.__name__ == RetrievalSettings.__name__:  # with the keys of backends, it has none
+        section = RetrievalSettings
+    (body,) = ast.parse(inspect.getsource(section)).body
     docstrings = {}
-    for key, text in pairwise(ast.iter_child_nodes(section)):
+    for key, text in pairwise(ast.iter_child_nodes(body)):
         if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
             docstrings[ast.unparse(key.target)] = ast.literal_eval(text.value)
     return docstrings
@@ -164,63 +158,78 @@ def _unwrapped(text: str) -> str:
     return "\n".join(" ".join(part.split("\n")) for part in paragraphs)
 
 
-def _default(field: FieldInfo) -> object:
-    return field.get_default(call_default_factory=True, validated_data={})
-
-
-def _range(field: FieldInfo) -> str:
-    limits = {name: getattr(each, name) for each in field.metadata for name in _LIMITS
-              if hasattr(each, name)}  # fmt: skip
-    if {"ge", "le"} <= limits.keys():
-        words = [f"from {limits.pop('ge'):_} to {limits.pop('le'):_}"]
-    else:
-        words = [f"{_LIMITS[name]} {limits.pop(name):_}" for name in _LIMITS if name in limits
-                 and name != "multiple_of"]  # fmt: skip
-    text = " and ".join(words)
-    if "multiple_of" in limits:
-        text += f", a multiple of {limits['multiple_of']}"
-    return text and f"{text[0].upper()}{text[1:]}."
-
-
-_LIMITS = {
-    "ge": "at least",
-    "gt": "above",
-    "le": "at most",
-    "lt": "below",
-    "multiple_of": "a multiple of",
-}
-
-
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the TOML file."""
-    schema = document_model().model_json_schema()
-    retrieval = retrieval_model()
-    sections = filter(None, map(_section, retrieval.model_fields.values()))
-    for model in (retrieval, EmbedderSettings, *sections):
-        properties = schema["$defs"][model.__name__]["properties"]
-        for name, text in _docstrings(model).items():
-            properties[name] = dict(sorted({**properties[name], "description": text}.items()))
+    retrieval = retrieval_settings()
+    # The name of a backend of another package is right too.
+    keys = {**retrieval.keys, "backend": RetrievalSettings.keys["backend"]}
+    sections = [key.section for key in keys.values() if key.section]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "aiovec.toml",
-        **_tidied(schema),
+        "$defs": {
+            section.__name__: _schema_of_section(section, keys if section is retrieval else None)
+            for section in sorted((retrieval, EmbedderSettings, *sections), key=_name)
+        },
+        "additionalProperties": False,
+        "properties": {"retrieval": _reference(retrieval)},
+        "type": "object",
     }
 
 
-def _tidied(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema without titles, which only repeat names, and with plain descriptions.
+def _name(section: type[Section]) -> str:
+    return section.__name__
 
-    Pydantic keeps the indentation in a docstring of which Python 3.13 has removed the first part.
-    """
-    tidied: dict[str, Any] = {}
-    for key, value in schema.items():
-        if isinstance(value, dict):
-            tidied[key] = _tidied(value)
-        elif key == "description" and isinstance(value, str):
-            tidied[key] = _unwrapped(value)
-        elif key != "title" or not isinstance(value, str):
-            tidied[key] = value
-    return tidied
+
+def _reference(section: type[Section]) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{section.__name__}"}
+
+
+def _schema_of_section(
+    section: type[Section], keys: Mapping[str, Key] | None = None
+) -> dict[str, Any]:
+    return {
+        "additionalProperties": False,
+        "description": _unwrapped(section.__doc__ or ""),
+        "properties": {
+            name: _schema_of_key(key, _description_in_schema(section, name, key))
+            for name, key in (keys or section.keys).items()
+        },
+        "type": "object",
+    }
+
+
+def _description_in_schema(section: type[Section], name: str, key: Key) -> str:
+    return _unwrapped(key.description or _docstrings(section).get(name, ""))
+
+
+def _schema_of_key(key: Key, description: str = "") -> dict[str, Any]:
+    if key.section is not None:
+        return _reference(key.section)
+    schema = {keyword: value for name, keyword in _KEYWORDS.items()
+              if (value := getattr(key, name)) not in (None, "", ())}  # fmt: skip
+    schema["type"] = _TYPES[type(key.default)]
+    if description:
+        schema |= {"description": description, "default": key.default}
+    if isinstance(key.default, list):
+        schema["items"] = _schema_of_key(key.of or Key(""))
+    elif isinstance(key.default, dict) and key.names:
+        schema["patternProperties"] = {key.names: _schema_of_key(key.of or Key(""))}
+        del schema["default"]
+    elif isinstance(key.default, dict):
+        schema["additionalProperties"] = _schema_of_key(key.of or Key(""))
+    return dict(sorted(schema.items()))
+
+
+_TYPES = {
+    bool: "boolean", int: "integer", float: "number", str: "string", list: "array",
+    dict: "object",
+}  # fmt: skip
+_KEYWORDS = {
+    "at_least": "minimum", "above": "exclusiveMinimum", "at_most": "maximum",
+    "below": "exclusiveMaximum", "multiple_of": "multipleOf", "choices": "enum",
+    "pattern": "pattern", "examples": "examples",
+}  # fmt: skip
 
 
 def _toml(value: object) -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-import anyio
 import pyarrow as pa
 
 from aiovec import VectorStore, Where
@@ -19,7 +18,7 @@ from aiovec._input.selection import select_columns
 from aiovec._internals import StoreInternals
 from aiovec.backend import Schema
 from aiovec.backend.files import create_like, flush_folder, rename_new, writing_to
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import ConfigError
 
 from .arrow_files import arrow_writer
@@ -79,8 +78,7 @@ async def save(
                 seen(rows)
         await in_thread(writer.finish)
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            await in_thread(writer.discard)
+        await to_its_end(in_thread(writer.discard))
         raise
     return Saved(rows, form, writer.files)
 

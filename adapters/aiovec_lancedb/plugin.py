@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from aiovec.backend import paths
 from aiovec.backend.contract import Backend
 from aiovec.backend.plugin import BackendPlugin, Finding
+from aiovec.backend.settings import not_empty
 
 from .target import MEMORY
 
@@ -26,9 +25,8 @@ class LancedbPlugin(BackendPlugin):
     schemes = ("memory", "s3", "gs", "az", "db")
     install = "aiovec[lancedb]"
     address_key = "lancedb_url"
-    address_field = Field(
-        default="aiovec.lance",
-        min_length=1,
+    address_field = not_empty(
+        "aiovec.lance",
         description="Where the LanceDB backend stores: a folder, or s3://, gs://, az://, db:// or "
         'http://.\n\nIt needs: pip install "aiovec[lancedb]"',
     )

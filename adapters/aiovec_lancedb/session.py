@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
-from anyio import CapacityLimiter
 
 from aiovec.backend import Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
@@ -215,7 +214,7 @@ class Session:
         # Names in a bucket that are those of tables.
         self._known: set[str] = set()
         # Separate threads for waiting for locks, so that they keep no other work waiting.
-        self._lock_threads = CapacityLimiter(16)
+        self._lock_threads = asyncio.Semaphore(16)
         self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
         """A migration's mark, as this store sees it."""
 

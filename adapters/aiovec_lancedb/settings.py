@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, WithJsonSchema
+from aiovec.backend.settings import (
+    BackendSettings,
+    Key,
+    key,
+    memory_size,
+    not_empty,
+    parsed_size,
+)
 
-from aiovec.backend.settings import BackendSettings, MemorySize, matching, parsed_size
-
-_DURATION = re.compile(r"^[0-9]+ (second|minute|hour|day)s?$")
-
-_Duration = Annotated[
-    str,
-    matching(_DURATION, "a time such as '30 minutes' or '1 day'"),
-    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}),
-]
+_DURATION = r"^[0-9]+ (second|minute|hour|day)s?$"
 
 
 class LancedbSettings(BackendSettings):
     """The settings of the LanceDB backend."""
 
-    storage_options: dict[str, str] = Field(default={}, repr=False)
+    storage_options: Mapping[str, str] = key({}, of=Key("", secret=True))
     """Credentials, region and endpoint of the object storage at s3://, gs:// or az://, by LanceDB's
     names.
 
@@ -30,64 +29,66 @@ class LancedbSettings(BackendSettings):
     }. Options that are missing here come from environment variables such as AWS_ACCESS_KEY_ID,
     which is the better place for secrets."""
 
-    region: str = Field(default="us-east-1", min_length=1)
+    region: str = not_empty("us-east-1")
     """Region of a db:// address. Its key comes from the environment variable LANCEDB_API_KEY."""
 
     host: str = ""
     """Address of the service behind db://. Empty means LanceDB's own."""
 
-    busy_timeout: float = Field(default=30.0, ge=0, le=86_400)
+    busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that a call waits for other calls and other processes before it fails with
     StoreBusyError.
 
     0 does not wait."""
 
-    write_queue: int = Field(default=1024, ge=1, le=1_000_000)
+    write_queue: int = key(1024, at_least=1, at_most=1_000_000)
     """Writing calls in progress at a time, with 64 MiB of rows together; further ones wait.
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
-    keep_versions: _Duration = "1 day"
+    keep_versions: str = key(
+        "1 day", pattern=_DURATION, accepted="a time such as '30 minutes' or '1 day'"
+    )
     """Time for which earlier versions of a table are kept, such as "30 minutes" or "2 days".
 
     A restore goes back no further, and an export that takes longer may fail."""
 
-    max_versions: int = Field(default=100, ge=1, le=1_000_000)
+    max_versions: int = key(100, at_least=1, at_most=1_000_000)
     """The most versions of a table that are kept, however young they are.
 
     Every write makes a version with files of its own. After many small writes in a short time, the
     oldest versions are removed first."""
 
-    search_memory: MemorySize = "auto"
+    search_memory: str = memory_size("auto")
     """Memory for concurrent exports, large reads and searches without an index, such as "512 MiB".
 
     Further ones wait. One that needs more than all of it runs alone. "auto" is a quarter of the
     machine's memory, at most 4 GiB."""
 
-    scan_limit: MemorySize = "1 GiB"
+    scan_limit: str = memory_size("1 GiB")
     """Vectors that a search without a usable index may read, such as "4 GiB".
 
     A search that would read more raises UnsupportedError, unless it asks for exact=True. 1 GiB, as
     "auto" too, takes about a second from a disk."""
 
-    index_cache: MemorySize = "auto"
+    index_cache: str = memory_size("auto")
     """Memory for the parts of indexes that searches read again, such as "2 GiB".
 
     "auto" is a quarter of the machine's memory, at most 4 GiB."""
 
-    metadata_cache: MemorySize = "auto"
+    metadata_cache: str = memory_size("auto")
     """Memory for the places of rows in files, such as "256 MiB".
 
     More of it saves requests to object storage where a store has many tables or files. "auto" is 64
     MiB."""
 
-    read_freshness: float = Field(default=0.0, ge=0, le=3600)
+    read_freshness: float = key(0.0, at_least=0, at_most=3600)
     """Seconds for which a read may miss the writes of other stores and processes, such as 1.0.
 
     Each read then saves a request to object storage. 0 sees every write that was acknowledged
     before. A store always sees its own writes."""
 
-    upkeep: Literal["here", "elsewhere"] = "here"
+    upkeep: Literal["here", "elsewhere"] = key("here", choices=("here", "elsewhere"))
     """The processes that compact small files, build indexes and remove old versions in background.
 
     "here": each process that opens the store for writing, one process at a time for each table.
@@ -95,7 +96,9 @@ class LancedbSettings(BackendSettings):
     "elsewhere": not this process, but `aiovec optimize --every`. optimize() and create_index() work
     in every process."""
 
-    index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = "auto"
+    index: Literal["auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq"] = key(
+        "auto", choices=("auto", "none", "hnsw_sq", "ivf_pq", "ivf_flat", "ivf_rq")
+    )
     """The vector index that is built in the background for each table of at least index_from rows.
 
     "auto": the kind that suits the table.
@@ -104,13 +107,13 @@ class LancedbSettings(BackendSettings):
 
     Or a kind: "hnsw_sq", "ivf_pq", "ivf_flat" or "ivf_rq"."""
 
-    index_from: int = Field(default=20_000, ge=256, le=1_000_000_000)
+    index_from: int = key(20_000, at_least=256, at_most=1_000_000_000)
     """Rows from which a table gets that index.
 
     With fewer rows a search without an index is fast enough: about 10 ms for 20_000 rows of 384
     dimensions."""
 
-    recall_target: float = Field(default=0.95, gt=0, lt=1)
+    recall_target: float = key(0.95, above=0, below=1)
     """Share of the true nearest rows that a search with an index finds.
 
     After a build, searches are tried with and without the index, and the table keeps the smallest

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pydantic import Field
-
 from aiovec.backend import redacted
 from aiovec.backend.contract import Backend
+from aiovec.backend.embedders import ADDRESS
 from aiovec.backend.plugin import BackendPlugin, Finding
+from aiovec.backend.settings import key
 from aiovec.errors import ConfigError
 
 from .settings import SCHEME, RemoteSettings
@@ -28,9 +28,10 @@ class RemotePlugin(BackendPlugin):
     install = "aiovec[remote]"
     settings = RemoteSettings
     address_key = "remote_url"
-    address_field = Field(
-        default="http://127.0.0.1:4002",
-        pattern=r"^https?://\S",
+    address_field = key(
+        "http://127.0.0.1:4002",
+        pattern=r"^https?://\S.*",
+        accepted=ADDRESS,
         description="The server of the remote backend, as `aiovec serve` says its address.\n\n"
         'It needs: pip install "aiovec[remote]"',
     )

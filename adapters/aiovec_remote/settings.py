@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from aiovec.backend.settings import BackendSettings
+from aiovec.backend.settings import BackendSettings, key
 
 SCHEME = "autostart"
 """The scheme of a TOML file whose server is started when it is needed."""
@@ -19,28 +17,28 @@ class RemoteSettings(BackendSettings):
 
     It is sent with every request, so use https:// beyond this machine."""
 
-    connections: int = Field(default=32, ge=1, le=1024)
+    connections: int = key(32, at_least=1, at_most=1024)
     """Calls that are under way at once; further ones wait for up to busy_timeout.
 
     An export has a connection of its own beside them."""
 
-    connect_timeout: float = Field(default=5.0, ge=0.1, le=600)
+    connect_timeout: float = key(5.0, at_least=0.1, at_most=600)
     """Seconds until a connection to the server has to be established."""
 
-    idle_timeout: float = Field(default=120.0, ge=1, le=86_400)
+    idle_timeout: float = key(120.0, at_least=1, at_most=86_400)
     """Seconds without a byte from the server after which a call fails.
 
     A whole request may take as long until its answer begins, and the answer as long again; both a
     second more for each 16 KiB. Calls that may take long by their nature, such as an index build,
     have no limit until their answer begins."""
 
-    reconnect_timeout: float = Field(default=10.0, ge=0, le=86_400)
+    reconnect_timeout: float = key(10.0, at_least=0, at_most=86_400)
     """Seconds for which a call tries again while the server cannot be reached, such as during its
     restart.
 
     0 tries once. Opening a store always tries once."""
 
-    busy_timeout: float = Field(default=30.0, ge=0, le=86_400)
+    busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that a call waits for a busy server before it fails with StoreBusyError.
 
     Within this time it repeats requests that the server refused because of its limits."""

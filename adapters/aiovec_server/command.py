@@ -99,7 +99,7 @@ def serve(
         "read_only": read_only or None,
     }  # fmt: skip
     changed = {name: value for name, value in given.items() if value is not None}
-    settings = place.settings.server.model_copy(update=changed)
+    settings = place.settings.server.changed(**changed)
     if follow and not settings.read_only:
         raise typer.BadParameter("--follow is for read-only copies: add --read-only")
     if store is None:
@@ -161,7 +161,7 @@ def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> Non
         "api_keys_env": KEY_VARIABLE, "api_keys_file": "", "access_log": False, "cors_origins": [],
         "host": "127.0.0.1",
     }  # fmt: skip
-    settings = settings.model_copy(update=changed)
+    settings = settings.changed(**changed)
     listening, key = None, ""
     if folder.socket is None:
         os.environ[KEY_VARIABLE] = key = folder.new_key()

@@ -6,12 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
-
 from aiovec.backend import redacted
 from aiovec.backend.contract import Backend
 from aiovec.backend.paths import is_url, local_path, path_of_url
 from aiovec.backend.plugin import BackendPlugin, Finding, backends
+from aiovec.backend.settings import not_empty
 from aiovec.errors import ConfigError
 
 from .settings import MEMORY, SqliteSettings, store_file
@@ -21,13 +20,11 @@ class SqlitePlugin(BackendPlugin):
     """One file, or ``:memory:``."""
 
     name = "sqlite"
-    takes_paths = True
     install = "aiovec"
     settings = SqliteSettings
     address_key = "sqlite_path"
-    address_field = Field(
-        default="aiovec.db",
-        min_length=1,
+    address_field = not_empty(
+        "aiovec.db",
         description="The file of the SQLite backend, or a folder that holds vectors.sqlite.\n\n"
         'A path without a suffix is a folder. ":memory:" is a store that ends with its process.',
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
-from aiovec.backend.settings import BackendSettings, MemorySize, parsed_size
+from aiovec.backend.settings import BackendSettings, key, memory_size, parsed_size
 from aiovec.errors import ConfigError, StorePermissionError
 
 MEMORY = ":memory:"
@@ -66,7 +65,7 @@ def make_folder_of(file: Path) -> None:
 class SqliteSettings(BackendSettings):
     """The settings of the SQLite backend."""
 
-    durability: Literal["full", "normal"] = "full"
+    durability: Literal["full", "normal"] = key("full", choices=("full", "normal"))
     """The failures that a completed write survives: "full" also a power loss, "normal" only a
     crash.
 
@@ -75,34 +74,34 @@ class SqliteSettings(BackendSettings):
     "normal": a power loss may undo the newest writes; the file stays intact. For data that can be
     computed again."""
 
-    busy_timeout: float = Field(default=30.0, ge=0, le=86_400)
+    busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that a call waits for other calls and other processes before it fails with
     StoreBusyError.
 
     0 does not wait."""
 
-    readers: int = Field(default=4, ge=1, le=64)
+    readers: int = key(4, at_least=1, at_most=64)
     """Number of connections that read at the same time. Readers never wait for writers.
 
     More than the machine has processor cores help only if reads wait for the disk."""
 
-    chunk_size: int = Field(default=256, ge=8, le=4096, multiple_of=8)
+    chunk_size: int = key(256, at_least=8, at_most=4096, multiple_of=8)
     """Vectors that a new table stores side by side, in the layout that sqlite-vec reads.
 
     An existing table keeps its chunk size. 128 to 256 write fastest."""
 
-    write_queue: int = Field(default=1024, ge=1, le=1_000_000)
+    write_queue: int = key(1024, at_least=1, at_most=1_000_000)
     """Writing calls in progress at a time, with 64 MiB of rows together; further ones wait.
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
-    keep_deletes: int = Field(default=1_000_000, ge=0, le=1_000_000_000)
+    keep_deletes: int = key(1_000_000, at_least=0, at_most=1_000_000_000)
     """Deletions that each table remembers for readers of its change feed.
 
     A reader that is further behind, such as another process or a migration, reads the whole table
     again."""
 
-    scan: Literal["auto", "bit", "disk"] = "auto"
+    scan: Literal["auto", "bit", "disk"] = key("auto", choices=("auto", "bit", "disk"))
     """The search of tables: "auto" in memory, "disk" in the file, "bit" by bit codes,
     approximately.
 
@@ -113,7 +112,7 @@ class SqliteSettings(BackendSettings):
     "bit": tables whose schema says quantized="bit" are searched in the file by the signs of their
     components, approximately. Other tables are searched as with "auto"."""
 
-    scan_memory: MemorySize = "auto"
+    scan_memory: str = memory_size("auto")
     """Private memory for all tables that are searched in memory, such as "512 MiB" or "2 GiB".
 
     A table takes its rows times (5 * dim + 20) bytes, unless it is in a scan file. "auto" is a
@@ -126,7 +125,7 @@ class SqliteSettings(BackendSettings):
     rows times (5 * dim + 20) bytes of disk, is no part of a backup, and may be deleted at any
     time."""
 
-    preload: list[str] = Field(default=[])
+    preload: Sequence[str] = key([])
     """Tables that are loaded into memory when the store opens, not at their first search."""
 
     def scan_bytes(self) -> int | None:

@@ -153,9 +153,7 @@ def configured(file: Path | None) -> list[str]:
         with suppress(ConfigError, MigrationError):
             place = locate(name, file)
             settings = place.settings
-            named = settings.backend == name or (
-                place.plugin.address_key in settings.model_fields_set
-            )
+            named = settings.backend == name or (place.plugin.address_key in vars(settings))
             if place.backend == name and place.exists() and (place.path or named):
                 configured_names.append(name)
     return configured_names

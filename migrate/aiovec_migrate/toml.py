@@ -154,7 +154,7 @@ def _read(file: Path) -> tuple[bytes, str, dict[str, Any]]:
 
 def _backend_of(file: Path, document: dict[str, Any]) -> str:
     section = document.get(_SECTION, {})
-    default = RetrievalSettings.model_fields[_KEY].default
+    default = RetrievalSettings.keys[_KEY].default
     backend = section.get(_KEY, default) if isinstance(section, dict) else None
     if not isinstance(backend, str):
         raise ConfigError(

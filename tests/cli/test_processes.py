@@ -77,7 +77,7 @@ own = [name for name in sys.modules if name.startswith("aiovec")]
 assert len(own) <= 114, sorted(own)""": {
         "aiovec._cli", "aiovec._embed.batcher", "aiovec._embed.openai", "aiovec._embed.static",
         "aiovec.backend.doctor", "aiovec_lancedb.settings", "aiovec_remote.backend", "lancedb",
-        "opentelemetry", "pyarrow", "rich", "typer",
+        "opentelemetry", "importlib.metadata", "pyarrow", "pydantic", "rich", "typer",
     },
     """import runpy; sys.argv = ['aiovec', '--help']
 try: runpy.run_module('aiovec', run_name='__main__')

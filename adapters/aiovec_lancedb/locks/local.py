@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter
-
 from aiovec.backend.files import try_lock, unlock
 from aiovec.backend.threads import in_thread, to_its_end
 
@@ -51,13 +49,13 @@ class TableLock:
     """
 
     def __init__(
-        self, key: str, file: Path | None, check: Callable[[], None], threads: CapacityLimiter
+        self, key: str, file: Path | None, check: Callable[[], None], threads: asyncio.Semaphore
     ) -> None:
         self._lock = _lock_of(key)
         self._path = file
         self._check = check
         self._threads = threads
-        self._thread = CapacityLimiter(1)  # so that giving the lock back waits for no other work
+        self._thread = asyncio.Semaphore(1)  # so that giving the lock back waits for no other work
         self._file: int | None = None
         self._held = False
 

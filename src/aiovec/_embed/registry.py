@@ -184,7 +184,8 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
 def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Batcher:
     from .batcher import Batcher
 
-    recipe = settings.model_dump(include=set(RECIPE_KEYS), exclude_defaults=True)
+    recipe = {name: value for name, value in vars(settings).items()
+              if name in RECIPE_KEYS and value != settings.keys[name].default}  # fmt: skip
     recipe["kind"] = settings.kind
     if "base_url" in recipe:
         recipe["base_url"] = redacted(settings.base_url)
@@ -197,8 +198,8 @@ def _limits_of(embedder: object) -> EmbedderSettings:
 
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return EmbedderSettings.defaults(batch_size=min(size, LARGEST_BATCH))
-    return EmbedderSettings.defaults()
+        return EmbedderSettings(batch_size=min(size, LARGEST_BATCH))
+    return EmbedderSettings()
 
 
 def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Embedder:

@@ -141,15 +141,3 @@ def _cleaned_value(value: Any, known: Iterable[str]) -> Any:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     return without_secrets(value, known) if isinstance(value, str) else value
-
-
-def shown_value(name: str, value: Any) -> Any:
-    """Return an option's value for a ``repr``: hidden if its name says so, else without a URL's
-    user."""
-    if isinstance(value, Mapping):
-        return {key: shown_value(str(key), item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [shown_value(name, item) for item in value]
-    if value is not None and not isinstance(value, bool) and names_secret(name):
-        return MASK
-    return redacted(value) if isinstance(value, str) else value

@@ -1,7 +1,7 @@
 """Open a store, or replace one by a backup.
 
-Importing this module imports little: asyncio comes when a store is opened, and NumPy, pydantic and
-the backends in a thread.
+Importing this module imports little: asyncio comes when a store is opened, and NumPy and the
+backends in a thread.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
@@ -185,10 +186,11 @@ def _import_the_rest() -> None:
     """Import the modules that a store needs, which is slow the first time."""
     for module in _HEAVY:
         importlib.import_module(module)
-    # anyio loads this at its first use, which would be on the event loop. The name is not public:
-    # if it changes, that first use is a little slower.
+    # If the app has imported anyio, this would be loaded on the event loop, at its first use. The
+    # name is not public: if it changes, that first use is a little slower.
     with contextlib.suppress(ModuleNotFoundError):
-        importlib.import_module("anyio._backends._asyncio")
+        if "anyio" in sys.modules:
+            importlib.import_module("anyio._backends._asyncio")
 
 
 async def restore(

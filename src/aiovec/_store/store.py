@@ -22,8 +22,6 @@ from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast
 
-import anyio
-
 from .._embed.protocol import Purpose
 from .._embed.registry import Embedders
 from .._embed.rows import check_made, of_text
@@ -196,7 +194,7 @@ class VectorStore(Hints):
         # Rerank functions and the reading of users' iterables run for any time, so they have limits
         # of their own.
         self._rerank_places = asyncio.Semaphore(4)
-        self._read_in_thread = partial(in_thread, limit=anyio.CapacityLimiter(4))
+        self._read_in_thread = partial(in_thread, limit=asyncio.Semaphore(4))
         self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._exports: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
+from .._model.schema import MAX_DIM
+from .settings import Section, key
 
-from pydantic import Field as PydanticField
-from pydantic import StringConstraints
-
-from .._model.schema import EMBEDDER_NAME, MAX_DIM
-from .settings import Section, matching
-
-_KIND = re.compile(
-    r"^(openai|fastembed|sentence-transformers|local|demo|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
-)
+_KIND = r"^(openai|fastembed|sentence-transformers|local|demo|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
 _KINDS = (
     "'openai', 'local', 'fastembed', 'sentence-transformers', 'demo' or 'package.module:callable'"
 )
@@ -21,15 +13,13 @@ _KINDS = (
 OWN_URL = "https://api.openai.com/v1"
 """The default service of the kind "openai"."""
 
-EmbedderName = Annotated[str, StringConstraints(pattern=EMBEDDER_NAME)]
+ADDRESS = "an address that begins with http:// or https://"
 
 
 class EmbedderSettings(Section):
     """An embedder, which makes the vectors of the tables whose schema names it."""
 
-    kind: Annotated[str, matching(_KIND, _KINDS)] = PydanticField(
-        default="openai", json_schema_extra={"pattern": _KIND.pattern}
-    )
+    kind: str = key("openai", pattern=_KIND, accepted=_KINDS)
     """The maker of the vectors: "openai", "local", "fastembed", "sentence-transformers", "demo" or
     "package.module:callable".
 
@@ -49,13 +39,15 @@ class EmbedderSettings(Section):
     """The model's name. "local" and "demo" have one of their own, and a callable may have it as its
     attribute. For "local" it may be the path of a folder."""
 
-    dim: int = PydanticField(default=0, ge=0, le=MAX_DIM)
+    dim: int = key(0, at_least=0, at_most=MAX_DIM)
     """Length of the model's vectors. It is needed wherever model is, except for "local"."""
 
-    base_url: str = PydanticField(default=OWN_URL, pattern=r"^https?://.+")
+    base_url: str = key(OWN_URL, pattern=r"^https?://.+", accepted=ADDRESS)
     """For "openai": the address of the service, without /embeddings."""
 
-    api_key_env: str = PydanticField(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")
+    api_key_env: str = key(
+        "", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", accepted="the name of a variable"
+    )
     """For "openai": the environment variable that holds the key. Empty: OPENAI_API_KEY for
     api.openai.com, and no key for other services."""
 
@@ -68,23 +60,23 @@ class EmbedderSettings(Section):
     document_prefix: str = ""
     """Text before each document, for models that expect an instruction."""
 
-    batch_size: int = PydanticField(default=64, ge=1, le=2048)
+    batch_size: int = key(64, at_least=1, at_most=2048)
     """Texts per request, at most."""
 
-    concurrency: int = PydanticField(default=4, ge=1, le=64)
+    concurrency: int = key(4, at_least=1, at_most=64)
     """Concurrent requests, at most. A local model runs one at a time."""
 
-    timeout: float = PydanticField(default=30.0, gt=0, le=3600)
+    timeout: float = key(30.0, above=0, at_most=3600)
     """Seconds that one request may take."""
 
-    total_timeout: float = PydanticField(default=120.0, gt=0, le=86_400)
+    total_timeout: float = key(120.0, above=0, at_most=86_400)
     """Seconds that a request may take with all its retries."""
 
-    retries: int = PydanticField(default=4, ge=0, le=100)
+    retries: int = key(4, at_least=0, at_most=100)
     """Retries of a request after status 429 or 5xx, a broken connection or a timeout, with growing
     waits.
 
     A Retry-After of the service is obeyed."""
 
-    cache_mb: int = PydanticField(default=16, ge=0, le=65_536)
+    cache_mb: int = key(16, at_least=0, at_most=65_536)
     """MiB of vectors to cache in memory by their texts. 0 turns the cache off."""

@@ -18,7 +18,7 @@ from ..errors import (
 from .config import RetrievalSettings, load_settings
 from .contract import Backend
 from .paths import PathText, is_url, local_path, text_of
-from .plugin import BackendPlugin, backends, plugin_of, unusable
+from .plugin import OF_PATHS, BackendPlugin, backends, plugin_named, plugin_of, unusable
 
 CONFIG_VARIABLE = "AIOVEC_CONFIG"
 CONFIG_FILE = "aiovec.toml"
@@ -89,7 +89,7 @@ class Place:
         returns no backend, UnsupportedError if the backend has no ``read_only``.
         """
         plugin = self.plugin
-        settings = getattr(self.settings, plugin.name, None) or plugin.settings.defaults()
+        settings = getattr(self.settings, plugin.name, None) or plugin.settings()
         try:
             backend = plugin.create(self.address, settings)
         except ModuleNotFoundError as exc:
@@ -171,13 +171,7 @@ def _located(target: PathText) -> tuple[BackendPlugin, str]:
     """Return the backend of a target, and its address."""
     text = text_of(target, "target")
     plugin = _plugin_of(text) if isinstance(target, str) else None
-    plugin = plugin or next((plugin for plugin in backends() if plugin.takes_paths), None)
-    if plugin is None:
-        raise ConfigError(
-            "no installed backend takes a path; if aiovec was not installed with pip, run: "
-            "pip install aiovec",
-            key="target",
-        )
+    plugin = plugin or plugin_of(OF_PATHS)
     return plugin, plugin.locate(text)
 
 
@@ -190,7 +184,8 @@ def _configured(
     meant = _plugin_of(text) or plugin
     key = plugin.address_key
     if key and meant.name not in {plugin.name, *plugin.delegates}:
-        accepted = "a path" if plugin.takes_paths else f"an address of the {plugin.name} backend"
+        of_paths = plugin.name == OF_PATHS
+        accepted = "a path" if of_paths else f"an address of the {plugin.name} backend"
         raise ConfigError(
             f"{file}: retrieval.{key} must be {accepted}, not {redacted(text)!r}",
             file=str(file), key=f"retrieval.{key}", accepted=accepted,
@@ -216,14 +211,14 @@ def _plugin_of(text: str) -> BackendPlugin | None:
     url = URL.match(text)
     if url is None:
         return None
-    scheme, installed = url[1].lower(), backends()
-    for plugin in installed:
-        if plugin.name == scheme:  # first, so that no other backend can take over a name
-            return plugin
-    for plugin in installed:
+    scheme = url[1].lower()
+    plugin = plugin_named(scheme)  # first, so that no other backend can take over a name
+    if plugin is not None:
+        return plugin
+    for plugin in backends():
         if scheme in plugin.schemes:
             return plugin
-    known = [known for plugin in installed for known in (plugin.name, *plugin.schemes)]
+    known = [known for plugin in backends() for known in (plugin.name, *plugin.schemes)]
     accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
     raise ConfigError(
         f"{redacted(text)}: no installed backend has the scheme {scheme}://; a target is "

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
 
-from pydantic import Field as PydanticField
-from pydantic import StringConstraints
-
-from .settings import Section
-
-Text = Annotated[str, StringConstraints(min_length=1)]
+from .settings import Section, key, not_empty
 
 
 class ServerSettings(Section):
@@ -20,16 +15,16 @@ class ServerSettings(Section):
 
     Empty means `backend` of [retrieval], or "sqlite" if that is "remote"."""
 
-    host: str = PydanticField(default="127.0.0.1", pattern=r"^\S+$")
+    host: str = key("127.0.0.1", pattern=r"^\S+$", accepted="an address without spaces")
     """Address on which the server listens.
 
     An address other machines can reach, such as 0.0.0.0, needs an API key."""
 
-    port: int = PydanticField(default=4002, ge=0, le=65_535)
+    port: int = key(4002, at_least=0, at_most=65_535)
     """Port on which the server listens. 0 takes a free one."""
 
-    api_keys_env: str = PydanticField(
-        default="AIOVEC_API_KEYS", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
+    api_keys_env: str = key(
+        "AIOVEC_API_KEYS", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", accepted="the name of a variable"
     )
     """Environment variable that holds the API keys, separated by spaces or commas.
 
@@ -41,13 +36,13 @@ class ServerSettings(Section):
 
     Only its owner should be able to read it. Empty means none."""
 
-    allowed_hosts: list[Text] = PydanticField(default=[])
+    allowed_hosts: Sequence[str] = key([], of=not_empty(""))
     """Host names at which clients reach the server, such as "vectors.example.com".
 
     A request whose Host header names another host is refused, which protects against DNS rebinding.
     Names of this machine's loopback interface and `host` are always accepted."""
 
-    cors_origins: list[Text] = PydanticField(default=[])
+    cors_origins: Sequence[str] = key([], of=not_empty(""))
     """Web origins whose pages may call the server from a browser, such as
     "https://app.example.com". Empty means none.
 
@@ -59,36 +54,36 @@ class ServerSettings(Section):
     read_only: bool = False
     """Refuse every call that writes, and open the store read-only."""
 
-    max_body_mb: int = PydanticField(default=256, ge=1, le=65_536)
+    max_body_mb: int = key(256, at_least=1, at_most=65_536)
     """MiB of a request's body, at most; a larger one gets status 413."""
 
-    max_rows: int = PydanticField(default=100_000, ge=1, le=1_000_000_000)
+    max_rows: int = key(100_000, at_least=1, at_most=1_000_000_000)
     """Rows, ids or queries in a request, and rows or hits in an answer, at most; more get status
     422."""
 
-    timeout: float = PydanticField(default=120.0, gt=0, le=86_400)
+    timeout: float = key(120.0, above=0, at_most=86_400)
     """Seconds that a call may take; then it is cancelled with status 504.
 
     A streamed export may take longer as long as its client reads."""
 
-    max_calls: int = PydanticField(default=256, ge=1, le=1_000_000)
+    max_calls: int = key(256, at_least=1, at_most=1_000_000)
     """Concurrent calls, at most; more get status 429 with Retry-After."""
 
-    max_connections: int = PydanticField(default=2048, ge=1, le=1_000_000)
+    max_connections: int = key(2048, at_least=1, at_most=1_000_000)
     """Open connections, at most; requests on further ones get status 503."""
 
-    receive_timeout: float = PydanticField(default=30.0, gt=0, le=86_400)
+    receive_timeout: float = key(30.0, above=0, at_most=86_400)
     """Seconds that a client may take to send the head of a request.
 
     Also the longest pause before a request's body."""
 
-    send_timeout: float = PydanticField(default=300.0, gt=0, le=86_400)
+    send_timeout: float = key(300.0, above=0, at_most=86_400)
     """Seconds that a client may take to read a part of an answer, 100 KiB to a few MiB."""
 
-    keep_alive: float = PydanticField(default=75.0, gt=0, le=86_400)
+    keep_alive: float = key(75.0, above=0, at_most=86_400)
     """Seconds that a connection without a request stays open."""
 
-    shutdown_timeout: float = PydanticField(default=30.0, ge=0, le=86_400)
+    shutdown_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that calls in progress may take after SIGTERM; then they are cancelled."""
 
     access_log: bool = True
@@ -102,10 +97,10 @@ class ServerSettings(Section):
 
     All processes of a user with this file share it, by a socket that other users cannot open."""
 
-    start_timeout: float = PydanticField(default=30.0, gt=0, le=3600)
+    start_timeout: float = key(30.0, above=0, at_most=3600)
     """Seconds that such a server may take to start."""
 
-    idle_timeout: float = PydanticField(default=60.0, gt=0, le=31_536_000)
+    idle_timeout: float = key(60.0, above=0, at_most=31_536_000)
     """Seconds without a request after which such a server stops; the next call starts one.
 
     A server that you start stops only if you pass --idle-timeout."""

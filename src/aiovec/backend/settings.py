@@ -1,76 +1,278 @@
-"""Base class and value types of the sections of the TOML file."""
+"""Sections of the TOML file: their keys, and the check of values from outside.
+
+Own checks instead of pydantic's: importing it and building its models takes 0.15 s of CPU time, a
+third of what a process takes that opens a store and searches once (``python -m bench start``).
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
+from .._model.redaction import names_secret
+from ..errors import ConfigError, did_you_mean, shown
 
-from .._model.redaction import shown_value
+ENVIRONMENT = "environment"
+"""The place of values from environment variables, which are texts."""
+
+DELIMITER = "__"
+"""The characters between the parts of a variable's name."""
+
+_T = TypeVar("_T")
+_Path = tuple[str, ...]
+
+_NAMES: Mapping[type, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list",
+}  # fmt: skip
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True,
+          "false": False, "0": False, "no": False, "off": False}  # fmt: skip
 
 
-class Section(BaseModel):
-    """A section in which every key must be known. It may hold secrets, so its repr shows no
-    values.
+class Section:
+    """A section of the TOML file. Its annotated attributes are its keys, each with its default.
 
-    Validators are built at the first validation: most processes validate no section, or only one.
+    A default is a plain value, or ``key(default, ...)`` if not all values of its type are accepted.
+    An instance holds only the values that were given. They may be secrets: its repr shows none.
     """
 
-    model_config = ConfigDict(
-        frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False,
-        defer_build=True,
-    )  # fmt: skip
+    keys: ClassVar[Mapping[str, Key]] = {}
+    any_key = False  # True: unknown keys are kept, not refused
+
+    def __init_subclass__(cls) -> None:
+        own = {name: getattr(cls, name) for name in cls.__annotations__}
+        own = {name: each if isinstance(each, Key) else Key(each) for name, each in own.items()}
+        cls.keys = {**cls.keys, **own}
+        for name, each in own.items():
+            setattr(cls, name, each.default)
+
+    def __init__(self, **values: Any) -> None:
+        """Make a section of ``values`` that are known to be accepted."""
+        unknown = values.keys() - self.keys.keys()
+        if unknown and not self.any_key:
+            raise TypeError(f"{type(self).__name__} has no key {', '.join(sorted(unknown))}")
+        vars(self).update(values)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be set")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {', '.join(vars(self)) or 'the defaults'}>"
 
     @classmethod
-    def defaults(cls, **checked: Any) -> Self:
-        """Return the section with all defaults but for keys with ``checked`` values.
+    def extended(cls, **keys: Any) -> type[Self]:
+        """Return a section with more keys, given as in the body of a class."""
+        body = {"__doc__": cls.__doc__, "__annotations__": keys, **keys}
+        return type(cls.__name__, (cls,), body)
 
-        For these no validator needs to be built, which is slow and reads the disk.
-        """
-        return cls.model_construct(**checked)
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, shown_value(name or "", value)
+    def changed(self, **values: Any) -> Self:
+        """Return this section with other values."""
+        return type(self)(**{**vars(self), **values})
 
 
 class BackendSettings(Section):
-    """The section ``[retrieval.<name>]`` of a backend; each key has a default."""
+    """The section ``[retrieval.<name>]`` of a backend."""
 
 
 class AnySettings(BackendSettings):
     """The section of a backend whose package declares no keys; values are kept unchanged."""
 
-    model_config = ConfigDict(extra="allow")
+    any_key = True
 
 
-_MEMORY = re.compile(r"^(auto|[0-9]+ ?([KMG]i?B)?)$")
+class _Fault(NamedTuple):
+    path: _Path
+    message: str
+    accepted: str
+
+
+@dataclass(eq=False, repr=False)
+class Key:
+    """The default of a key, whose type its values have, and the rules for them."""
+
+    default: Any
+    description: str = ""
+    """What the key means. Default: the text below the key in its section's source."""
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    multiple_of: int | None = None
+    choices: Sequence[str] = ()
+    pattern: str = ""
+    """The form of a text. ``accepted`` describes it for people."""
+    accepted: str = ""
+    of: Key | None = None
+    """The items of a list or of a mapping. Default: any text."""
+    names: str = ""
+    """The form of the names in a mapping."""
+    secret: bool = False
+    """True if no message may show its values, whatever its name."""
+    examples: Sequence[Any] = ()
+
+    @property
+    def section(self) -> type[Section] | None:
+        """The class of a key that is a section."""
+        return type(self.default) if isinstance(self.default, Section) else None
+
+    def inner(self, name: str) -> Key | None:
+        """Return the key of this name in a section or a mapping; None if none is declared."""
+        if self.section is not None:
+            return self.section.keys.get(name)
+        return (self.of or Key("")) if isinstance(self.default, dict) else None
+
+    def bounds(self) -> str:
+        """Return the bounds of a number in words, such as "from 1 to 64"."""
+        if self.at_least is not None and self.at_most is not None:
+            words = [f"from {self.at_least:_} to {self.at_most:_}"]
+        else:
+            limits = {"at least": self.at_least, "above": self.above, "at most": self.at_most,
+                      "below": self.below}  # fmt: skip
+            words = [f"{word} {limit:_}" for word, limit in limits.items() if limit is not None]
+        multiple = f", a multiple of {self.multiple_of}" if self.multiple_of else ""
+        return " and ".join(words) + multiple
+
+    def read(self, value: Any, path: _Path, texts: bool, faults: list[_Fault]) -> Any:
+        """Return a value as the section holds it, and add what is wrong with it to ``faults``.
+
+        With ``texts``, numbers and truth values may be texts.
+        """
+        if isinstance(self.default, (Section, dict)):
+            return self._read_section(value, path, texts, faults)
+        if isinstance(self.default, list) and isinstance(value, list):
+            of = self.of or Key("")
+            return [of.read(item, (*path, str(number)), texts, faults)
+                    for number, item in enumerate(value)]  # fmt: skip
+        value = self._converted(value, texts)
+        if self._admits(value):
+            return value
+        accepted = self.accepted or self._accepted()
+        message = f"must be {accepted}{self._shown(path, value)}"
+        if isinstance(self.default, list) and isinstance(value, str):
+            message += f"; write {json.dumps([value])}"
+        faults.append(_Fault(path, message, accepted))
+        return None
+
+    def _read_section(self, value: Any, path: _Path, texts: bool, faults: list[_Fault]) -> Any:
+        if not isinstance(value, Mapping):
+            accepted = "a section" + (" as a JSON object" if texts else ", or { key = value }")
+            faults.append(_Fault(path, f"must be {accepted}", accepted))
+            return None
+        values = {}
+        for name, item in value.items():
+            key, within = self.inner(str(name)), (*path, str(name))
+            if key is not None and (not self.names or re.fullmatch(self.names, str(name))):
+                values[name] = key.read(item, within, texts, faults)
+            elif self.section is not None and self.section.any_key:
+                values[name] = item
+            else:
+                faults.append(self._unknown(within))
+        return values if self.section is None else self.section(**values)
+
+    def _unknown(self, path: _Path) -> _Fault:
+        """Return the fault of a name: with the known keys, and the section that it belongs to."""
+        name = path[-1]
+        if self.section is None:
+            accepted = f"a name of the form {self.names}"
+            return _Fault(path, f"must have {accepted}", accepted)
+        known = self.section.keys
+        sections = {key: each.section for key, each in known.items() if each.section}
+        homes = [f"[{'.'.join((*path[:-1], key))}]" for key, each in sections.items()
+                 if name in each.keys]  # fmt: skip
+        accepted = " or ".join(homes) or ", ".join(known)
+        if homes and len(path) > 1:
+            at = ".".join(path[:-1])
+            return _Fault(path, f"is not a key of [{at}]; it belongs to {accepted}", accepted)
+        hint = did_you_mean(name.lower(), list(known))
+        return _Fault(path, f"is not a known key{hint} (the known keys: {accepted})", accepted)
+
+    def _converted(self, value: Any, texts: bool) -> Any:
+        kind = type(self.default)
+        text = texts and isinstance(value, str)
+        if text and kind is bool:
+            return _TRUTH.get(value.lower(), value)
+        # A whole number is a number too.
+        if (text and kind in (int, float)) or (kind is float and type(value) is int):
+            with suppress(ValueError, OverflowError):
+                return kind(value)
+        return value
+
+    def _admits(self, value: Any) -> bool:
+        kind = type(self.default)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return False
+        if isinstance(value, str):
+            of_choices = not self.choices or value in self.choices
+            return of_choices and (not self.pattern or bool(re.fullmatch(self.pattern, value)))
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+            and (self.multiple_of is None or value % self.multiple_of == 0)
+            and (not isinstance(value, float) or math.isfinite(value))
+        )
+
+    def _accepted(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(map(json.dumps, self.choices))
+        return f"{_NAMES[type(self.default)]} {self.bounds()}".rstrip()
+
+    def _shown(self, path: _Path, value: object) -> str:
+        """Return a wrong value for a message, unless it may be or contain a secret."""
+        plain = isinstance(value, (bool, int, float))
+        if isinstance(value, str):
+            # A text with a known form is a word or an address, perhaps with a user or a query.
+            known = self.choices or self.accepted or not isinstance(self.default, str)
+            plain = bool(known) and not set("@?#") & set(value)
+        if self.secret or not plain or names_secret(path[-1]):
+            return ""
+        return f", not {str(value).lower() if isinstance(value, bool) else shown(value, 80)}"
+
+
+def key(default: _T, **rules: Any) -> _T:
+    """Declare a key of a section with its default and the rules of ``Key``."""
+    return cast("_T", Key(default, **rules))
+
+
+def checked(key: Key, value: object, path: _Path, place: str, file: str | None = None) -> Any:
+    """Return a value from a ``place``: a file, an argument, or the environment.
+
+    ``path`` is that of the key. Raises ConfigError if a part of the value is wrong.
+    """
+    faults: list[_Fault] = []
+    texts = place == ENVIRONMENT
+    result = key.read(value, path, texts, faults)
+    if not faults:
+        return result
+    wrong, message, accepted = faults[0]
+    name = f"AIOVEC_{DELIMITER.join(wrong)}".upper() if texts else ".".join(wrong)
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    raise ConfigError(f"{place}: {name}: {message}{more}", file=file, key=name, accepted=accepted)
+
+
+# Types of values
+
+_MEMORY = r"^(auto|[0-9]+ ?([KMG]i?B)?)$"
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-def matching(pattern: re.Pattern[str], accepted: str) -> AfterValidator:
-    """Return a validator of texts; ``accepted`` describes the pattern for readers."""
-
-    def check(text: str) -> str:
-        if not pattern.match(text):
-            raise ValueError(accepted)
-        return text
-
-    return AfterValidator(check)
+def not_empty(default: str, **rules: Any) -> str:
+    """Declare a key that holds a text of one character or more."""
+    return key(default, pattern=r"^[\s\S]+$", accepted="text that is not empty", **rules)
 
 
-MemorySize = Annotated[
-    str,
-    matching(_MEMORY, "'auto' or a size such as '512 MiB'"),
-    WithJsonSchema({"type": "string", "pattern": _MEMORY.pattern}),
-]
-"""``"auto"`` or a size, as in "512 MiB"."""
+def memory_size(default: str) -> str:
+    """Declare a key that holds ``"auto"`` or a size, as in "512 MiB"."""
+    return key(default, pattern=_MEMORY, accepted="'auto' or a size such as '512 MiB'")
 
 
 def parsed_size(size: str) -> int | None:
-    """Return a ``MemorySize`` in bytes; None for "auto"."""
+    """Return a ``memory_size`` in bytes; None for "auto"."""
     if size == "auto":
         return None
     digits = size.rstrip("KMGiB ")

@@ -1,7 +1,7 @@
 """Work in threads, background tasks, and waiting for work that cannot be stopped.
 
-An app's calls into threads share anyio's limit of forty. If all of these are slow, a store must not
-wait for them, so it has threads of its own.
+An app's calls into threads share a pool of asyncio or anyio. If all of these are slow, a store must
+not wait for them, so it has threads of its own.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
-
-import anyio
-from anyio.lowlevel import RunVar
 
 from .._model.lazy_arrow import pa, pc
 from ..errors import AiovecError
@@ -33,7 +31,7 @@ A hop to a thread and back takes a tenth of that."""
 
 # Most concurrent jobs for all stores of one event loop.
 _THREADS = max(8, os.cpu_count() or 1)
-_limiter: RunVar[anyio.CapacityLimiter] = RunVar("aiovec")
+_limits: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
 
 FORKED = "it was opened before this process was forked; open a store in each process"
@@ -199,19 +197,20 @@ async def in_daemon_thread(work: Callable[[], _T], places: asyncio.Semaphore | N
     return await asyncio.shield(done)
 
 
-def thread_limiter() -> anyio.CapacityLimiter:
-    """Return the limit on the running event loop."""
-    limiter = _limiter.get(None)
-    if limiter is None:
-        limiter = anyio.CapacityLimiter(_THREADS)
-        _limiter.set(limiter)
-    return limiter
+def thread_limit() -> asyncio.Semaphore:
+    """Return the slots for jobs of the running event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _limits:
+        for ended in [each for each in tuple(_limits) if each.is_closed()]:
+            _limits.pop(ended, None)
+        _limits[loop] = asyncio.Semaphore(_THREADS)
+    return _limits[loop]
 
 
 async def in_thread(
     work: Callable[..., _T],
     *args: object,
-    limit: anyio.CapacityLimiter | None = None,
+    limit: asyncio.Semaphore | None = None,
     stop: Callable[[], object] | None = None,
 ) -> _T:
     """Run the work in a thread and return its result.
@@ -220,7 +219,7 @@ async def in_thread(
     thread uses objects of a caller that has continued. ``stop`` is called then, for work that can
     end early.
     """
-    async with limit or thread_limiter():
+    async with limit or thread_limit():
         done = _in_daemon_thread(partial(copy_context().run, work, *args))
         try:
             await asyncio.wait([done])
@@ -302,7 +301,9 @@ async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     held back instead, and comes with the caller's next await.
     """
     first: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
+    # There are scopes only in an app that has imported anyio. Its import takes 40 ms of CPU time.
+    scope: Any = getattr(sys.modules.get("anyio"), "CancelScope", None)
+    with nullcontext() if scope is None else scope(shield=True):
         while not work.done():
             try:
                 await asyncio.wait([work])
