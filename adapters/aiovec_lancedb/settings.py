@@ -117,8 +117,7 @@ class LancedbSettings(BackendSettings):
     """Share of the true nearest rows that a search with an index finds.
 
     After a build, searches are tried with and without the index, and the table keeps the smallest
-    effort that reaches this recall. create_index(recall=…) sets another for a table, and
-    tuning=Tuning(recall=…) for a search."""
+    effort that reaches this recall. create_index(recall=…) sets another for a table."""
 
     def search_bytes(self) -> int | None:
         """``search_memory`` in bytes; None for auto."""

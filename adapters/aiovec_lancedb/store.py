@@ -368,7 +368,7 @@ class LancedbBackend(Backend):
     ) -> _T:
         tended = self._tables[table.name]
         tended.searched(query.vector for query in queries[-MOST_QUESTIONS:])
-        search = VectorSearch(tended, self._settings.recall_target)
+        search = VectorSearch(tended)
         async with self._turn(self._searches):
             results = await search.search(table, queries)
         return await hop(weight(*results), finish, results)
@@ -378,7 +378,7 @@ class LancedbBackend(Backend):
     ) -> _T:
         tended = self._tables[table.name]
         tended.searched([query.vector])
-        search = VectorSearch(tended, self._settings.recall_target)
+        search = VectorSearch(tended)
         async with self._turn(self._searches):
             found = await search_hybrid(tended, search, table, query)
         return await hop(weight(found), finish, found)
@@ -423,10 +423,10 @@ class LancedbBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        tended, target = self._tables[table.name], self._settings.recall_target
+        tended = self._tables[table.name]
         async with self._session.reading(table) as opened:
             state = tended.state
-            return await info.stats(opened, target, tended.doing, state.failure, state.optimized)
+            return await info.stats(opened, tended.doing, state.failure, state.optimized)
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
@@ -435,7 +435,7 @@ class LancedbBackend(Backend):
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         async with self._session.reading(table) as opened:
-            return await info.infos_of(opened, self._settings.recall_target)
+            return await info.infos_of(opened)
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
         await self._writable(table.name).drop(table, name)

@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import distances, nearest_first, to_matrix
-from aiovec.backend.contract import Columns, Found, TableHandle, VectorQuery
+from aiovec.backend import Float64Array, Metric, distances, nearest_first, to_matrix
+from aiovec.backend.contract import Columns, Found, TableHandle, Tuning, VectorQuery
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import UnsupportedError
 
-from .index.effort import MOST_CANDIDATES, named_effort
-from .index.info import InUse, vector_index
-from .index.recall import with_effort
+from .index.effort import MOST_CANDIDATES, named_effort, with_effort
+from .index.info import InUse, usable_index
 from .layout import column_names
 from .memory import SCAN_BATCH, scan_bytes
 from .reads import condition_of, get, rows_of
@@ -56,12 +55,11 @@ _FEW = 1000
 
 
 class VectorSearch:
-    """The searches of one table. ``target`` is the recall if neither table nor call sets one."""
+    """The searches of one table."""
 
-    def __init__(self, table: Table, target: float) -> None:
+    def __init__(self, table: Table) -> None:
         self._table = table
         self._session = table.session
-        self._target = target
 
     async def search(self, handle: TableHandle, queries: Sequence[VectorQuery]) -> Sequence[Found]:
         """Return the rows that each query finds, all in one version of the table.
@@ -75,7 +73,7 @@ class VectorSearch:
             wanted = [replace(query, columns=Columns(())) for query in queries]
         if not all(query.exact for query in queries):
             async with self.reading(handle, queries, whole=False) as table:
-                index = await self._usable_index(table)
+                index = await usable_index(table)
                 if index is None:  # then the memory is for all rows
                     for query in queries:
                         await self._check_scan(table, query, "it has no usable index")
@@ -97,7 +95,7 @@ class VectorSearch:
     async def nearest(self, table: Opened, query: VectorQuery, *, whole: bool) -> Found | None:
         """Return the nearest rows of an opened table; None if every row has to be measured, and
         there is no memory for the ``whole`` table."""
-        index = None if whole else await self._usable_index(table)
+        index = None if whole else await usable_index(table)
         if index is not None:
             return await self._by_index(table, query, index)
         await self._check_scan(table, query, "it has no usable index")
@@ -118,7 +116,7 @@ class VectorSearch:
         """
 
         async def scanned(table: Opened) -> int:
-            index = None if whole else await self._usable_index(table)
+            index = None if whole else await usable_index(table)
             rows = await table.rows() if index is None else index.rows_unindexed
             more = 0 if beside is None else await beside(table)
             return scan_bytes(rows, table.schema.dim) + more
@@ -129,37 +127,26 @@ class VectorSearch:
             handle, limit, columns, times=len(queries), beside=scanned, version=version
         )
 
-    async def _usable_index(self, table: Opened) -> InUse | None:
-        index = await vector_index(table)
-        if index is not None and index.tuned.is_usable(index.tuned.target or self._target):
-            return index
-        return None
-
     async def _by_index(self, table: Opened, query: VectorQuery, index: InUse) -> Found | None:
         """Return the nearest rows that the index finds; None if every row has to be measured."""
         condition = await condition_of(query.where)
-        effort = named_effort(query.tuning)
+        tuning = query.tuning or Tuning()
+        effort = named_effort(tuning)
         if effort is None:
-            recall = query.tuning.recall if query.tuning is not None else None
-            target = recall or index.tuned.target or self._target
-            rung = index.tuned.rung(target)
-            if recall is not None and (recall == 1 or rung is None or rung.recall < target):
-                reason = f"no effort of its index is known to find a share of {recall:g}"
-                await self._check_scan(table, query, reason)
-                return None
-            effort = index.effort(target).for_limit(query.limit)
+            effort = index.effort.for_limit(query.limit)
             # A graph is walked until it has found enough rows of the filter, wherever they are.
             if condition is not None and not index.kind.graph:
                 effort = effort.under_filter(query.limit)
-        more: float = effort.margin(query.limit, fine=index.kind.fine)
-        if query.tuning is not None and query.tuning.oversample is not None:
-            more = min(query.limit * (query.tuning.oversample - 1), MOST_CANDIDATES)
+        measure = tuning.measure is not False
+        more: float = effort.margin(query.limit, fine=index.kind.fine) if measure else 0
+        if tuning.oversample is not None:
+            more = min(query.limit * (tuning.oversample - 1), MOST_CANDIDATES)
         requested = query.limit + math.ceil(more)
         if requested * table.schema.dim * 4 > _CANDIDATE_BYTES:
             reason = f"an index search cannot return as many as {query.limit:,} rows"
             await self._check_scan(table, query, reason)
             return None
-        built = _lance_query(table, [query], requested)
+        built = _lance_query(table, [query], requested, measure=measure)
         built = with_effort(built, effort.bounded(requested))
         candidates = await self._session.fetch(built, requested, condition)
         if len(candidates) < query.limit:
@@ -174,7 +161,15 @@ class VectorSearch:
                 reason = f"its index finds fewer than {query.limit:,} rows"
                 await self._check_scan(table, query, reason)
                 return None
-        return await hop(weight(candidates), _found, table, query, candidates)
+        # Lance ranks by codes, unless it also measures rows that are not in the index yet.
+        by_codes = not (effort.refine or index.kind.whole or index.rows_unindexed)
+
+        def found() -> Found:
+            metric = table.schema.metric
+            near = None if measure else _lance_distances(candidates, metric, by_codes=by_codes)
+            return _found(table, query, candidates, near)
+
+        return await hop(weight(candidates), found)
 
     async def _check_scan(self, table: Opened, query: VectorQuery, reason: str) -> None:
         """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
@@ -284,10 +279,19 @@ def _with_vector(table: Opened, condition: str | None) -> str | None:
 
 
 def _lance_query(
-    table: Opened, queries: Sequence[VectorQuery], limit: int, *, exact: bool = False
+    table: Opened,
+    queries: Sequence[VectorQuery],
+    limit: int,
+    *,
+    exact: bool = False,
+    measure: bool = True,
 ) -> AsyncVectorQuery:
-    """Return one query for the nearest rows of each vector, ``limit`` at most."""
-    names = column_names(table.schema, replace(queries[0].columns, vector=True))
+    """Return one query for the nearest rows of each vector, ``limit`` at most.
+
+    To ``measure`` the rows, their vectors are read.
+    """
+    columns = replace(queries[0].columns, vector=True) if measure else queries[0].columns
+    names = column_names(table.schema, columns)
     vectors = [query.vector * _scale(table, query) if exact else query.vector for query in queries]
     built = table.lance.query().nearest_to(vectors).column(table.schema.vector)
     built = built.distance_type(table.schema.metric).select([*names, "_distance"]).limit(limit)
@@ -317,20 +321,45 @@ def _by_query(
         yield query, candidates.take(pa.array(np.flatnonzero(numbers == n)))
 
 
-def _found(table: Opened, query: VectorQuery, candidates: pa.Table) -> Found:
-    """Return the best candidates."""
-    return _Ranking(table, query, candidates).found()
+def _found(
+    table: Opened, query: VectorQuery, candidates: pa.Table, near: Float64Array | None = None
+) -> Found:
+    """Return the best candidates, by these distances or by those of their vectors."""
+    return _Ranking(table, query, candidates, near).found()
+
+
+def _lance_distances(candidates: pa.Table, metric: Metric, *, by_codes: bool) -> Float64Array:
+    """Return Lance's distances as distances of the metric.
+
+    By codes it gives the cosine distance twice (https://github.com/lancedb/lancedb/issues/3530).
+    """
+    numbers: Float64Array = candidates.column("_distance").to_numpy().astype(np.float64)
+    if metric == "dot":
+        numbers -= 1.0
+        return numbers
+    numbers = np.maximum(numbers, 0.0)
+    if metric == "l2":
+        return np.sqrt(numbers)
+    return numbers / 2 if by_codes else numbers
 
 
 class _Ranking:
-    """The candidates of one query, measured."""
+    """The candidates of one query, ranked by these distances, or by those of their vectors."""
 
-    def __init__(self, table: Opened, query: VectorQuery, candidates: pa.Table) -> None:
+    def __init__(
+        self,
+        table: Opened,
+        query: VectorQuery,
+        candidates: pa.Table,
+        near: Float64Array | None = None,
+    ) -> None:
         self._table = table
         self._query = query
         self._candidates = candidates
-        self._vectors = to_matrix(candidates.column(table.schema.vector))
-        self._measured = distances(self._vectors, query.vector, table.schema.metric)
+        if near is None:
+            self._vectors = to_matrix(candidates.column(table.schema.vector))
+            near = distances(self._vectors, query.vector, table.schema.metric)
+        self._measured = near
         self._best = nearest_first(self._measured, query.limit)
 
     def found(self) -> Found:

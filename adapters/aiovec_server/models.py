@@ -344,7 +344,7 @@ class _Search(Selected, Filtered):
 class _Near(_Search):
     exact: bool = Field(False, description="Find the true nearest rows, without an index.")
     tuning: _made(Tuning) | None = _maybe(  # type: ignore[valid-type]
-        "The effort of an approximate search: nprobes, ef, refine, recall, dims, oversample."
+        "The effort of an approximate search: nprobes, ef, refine, measure, dims, oversample."
     )
     max_distance: float | None = _maybe("Leave out hits that are further away.")
 

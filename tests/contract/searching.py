@@ -520,14 +520,14 @@ class SearchingContract(ContractBase):
     async def test_exact_and_tuning_are_taken(self, notes: VectorStore) -> None:
         query = vectors(1)[0]
         plain = ids_of(await notes.search("notes", query, limit=5))
-        tuning = Tuning(nprobes=50, ef=200, refine=4, recall=1.0)
+        tuning = Tuning(nprobes=50, ef=200, refine=4, measure=False)
         tuned = await notes.search("notes", query, limit=5, tuning=tuning, exact=True)
         assert ids_of(tuned) == plain
 
     async def test_a_tuning_that_means_nothing_is_refused(self, notes: VectorStore) -> None:
         query = vectors(1)[0]
         for tuning, ability in (
-            (Tuning(recall=0.9), "indexes"), (Tuning(ef=50), "indexes"),
+            (Tuning(measure=False), "indexes"), (Tuning(ef=50), "indexes"),
             (Tuning(nprobes=1), "indexes"), (Tuning(refine=2), "indexes"),
             (Tuning(dims=2), "quantized"), (Tuning(oversample=2), "text"), (Tuning(), "text"),
         ):  # fmt: skip

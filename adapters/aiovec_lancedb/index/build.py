@@ -172,9 +172,9 @@ class IndexedTable(Table):
             return
         # Noted first, so that upkeep measures the index if the process ends after the build.
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
-        if noted.kind != build.kind:  # the efforts are those of another kind
-            changes["ladder"] = ()
-        noted = noted.with_changes(**changes, built_rows=build.rows, rows=0)
+        if noted.kind != build.kind:  # the effort is that of another kind
+            changes |= {"effort": None, "recall": None}
+        noted = noted.with_changes(**changes, built_rows=build.rows, measured_rows=0)
         await self._keep(table, noted)
         config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
         table = await self._build(table, table.schema.vector, config, f"building {build.kind}")
@@ -226,10 +226,13 @@ class IndexedTable(Table):
             rows = await table.rows()
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
             questions = self.questions(table) or await recall.made(table)
-            ladder = await recall.measure(table, index.kind, partitions, questions)
+            target, count = index.target, len(questions.vectors)
+            measured = await recall.measure(table, index.kind, partitions, questions, target)
             tuned = index.tuned.with_changes(
-                rows=rows, ladder=ladder, questions=len(questions.vectors), whose=questions.whose
-            )
+                measured_rows=rows, sought=target, questions=count, whose=questions.whose,
+                effort=None if measured is None else measured.effort,
+                recall=None if measured is None else measured.recall,
+            )  # fmt: skip
             await self._keep(table, tuned)
 
     async def _keep(self, table: Opened, tuned: Tuned) -> None:

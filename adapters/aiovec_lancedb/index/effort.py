@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
-from pydantic import Field as PydanticField
 
 from aiovec.backend.contract import Tuning
 
@@ -42,9 +41,6 @@ _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 # topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m bench lancedb``). Codes that
 # needed no refine confuse so few that searching the other partitions makes up for them.
 _FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 4000
-# An index is used while its recall is at most this much below the target. An index that stays
-# below, such as a graph over rows that nearly all share a vector, leaves searches exact.
-_TOLERATED = 0.1
 
 
 class _Noted(BaseModel):
@@ -110,20 +106,12 @@ class Effort(_Noted):
         return self.model_dump(exclude_none=True)
 
 
-class Rung(_Noted):
-    """An effort, its measured recall, and the standard error of the recall."""
-
-    recall: Annotated[float, PydanticField(ge=0, le=1)]
-    error: Annotated[float, PydanticField(ge=0)] = 0
-    effort: Effort
-
-
 class Tuned(_Noted):
     """The note about the vector index of a table.
 
-    ``kind`` is None if no index was built. Each effort of ``ladder`` finds more than the one
-    before. The ladder was measured when the table had ``rows`` rows (0: not yet), with
-    ``questions`` questions of the origin ``whose``.
+    ``kind`` is None if no index was built. The index finds the share ``recall`` of the nearest rows
+    with ``effort``. This was measured when the table had ``measured_rows`` rows (0: not yet), for
+    the recall ``sought``, with ``questions`` questions of the origin ``whose``.
     """
 
     kind: str | None = None
@@ -132,29 +120,30 @@ class Tuned(_Noted):
     target: float | None = None
     options: Mapping[str, int] = {}
     built_rows: int = 0
-    rows: int = 0
+    measured_rows: int = 0
+    sought: float = 0.0
     questions: int = 0
     whose: str = MADE
-    ladder: tuple[Rung, ...] = ()
+    effort: Effort | None = None
+    recall: float | None = None
 
     def with_changes(self, **changes: object) -> Tuned:
         return self.model_copy(update=changes)
-
-    def rung(self, target: float) -> Rung | None:
-        """Return the least effort that reaches a recall even with its error subtracted, else the
-        greatest one; None if the index was not measured."""
-        reached = (rung for rung in self.ladder if rung.recall - rung.error >= target)
-        return next(reached, self.ladder[-1] if self.ladder else None)
-
-    def is_usable(self, target: float) -> bool:
-        """Return whether searches use the index: if it was not measured, or finds enough."""
-        return not self.ladder or self.ladder[-1].recall >= target - _TOLERATED
 
 
 def unmeasured_effort(*, graph: bool, whole: bool) -> Effort:
     """Return the effort for an index that was not measured: search all of it."""
     refine = None if graph or whole else _UNMEASURED_REFINE
     return Effort(nprobes=EVERY_PARTITION, ef=_UNMEASURED_EF if graph else None, refine=refine)
+
+
+def with_effort(query: Any, effort: Effort) -> Any:
+    """Return the query of lancedb with the effort set."""
+    if effort.nprobes is not None:
+        query = query.nprobes(effort.nprobes)
+    if effort.ef is not None:
+        query = query.ef(effort.ef)
+    return query if effort.refine is None else query.refine_factor(effort.refine)
 
 
 @lru_cache(maxsize=256)
@@ -166,8 +155,8 @@ def tuned_of(text: bytes) -> Tuned:
         return Tuned()
 
 
-def named_effort(tuning: Tuning | None) -> Effort | None:
+def named_effort(tuning: Tuning) -> Effort | None:
     """Return the effort that a caller named, if any."""
-    if tuning is None or (tuning.nprobes, tuning.ef, tuning.refine) == (None, None, None):
+    if (tuning.nprobes, tuning.ef, tuning.refine) == (None, None, None):
         return None
     return Effort(nprobes=tuning.nprobes, ef=tuning.ef, refine=tuning.refine)

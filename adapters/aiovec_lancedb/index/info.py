@@ -17,6 +17,9 @@ _SCALAR = {"BTree": "btree", "Bitmap": "bitmap", "LabelList": "label_list", "FTS
 # Details of the build that say nothing about the index.
 _LEFT_OUT = ("runtime_hints",)
 _IN_USE = "vector index in use"
+# An index is used while its recall is at most this much below the target. An index that stays
+# below, such as a graph over rows that nearly all share a vector, leaves searches exact.
+_TOLERATED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +37,26 @@ class InUse:
     partition_size: int | None
     """The size of partitions that upkeep aims at; without it, upkeep joins nearly all of them."""
     tuned: Tuned
+    target: float
+    """The recall that searches are to have."""
     ours: bool
     """True if aiovec built it, so that upkeep may build it again."""
 
-    def effort(self, target: float) -> Effort:
-        """Return the least effort known to reach this recall."""
-        rung = self.tuned.rung(target)
-        if rung is None:
-            return unmeasured_effort(graph=self.kind.graph, whole=self.kind.whole)
-        return rung.effort
+    @property
+    def effort(self) -> Effort:
+        """The effort of a search."""
+        graph, whole = self.kind.graph, self.kind.whole
+        return self.tuned.effort or unmeasured_effort(graph=graph, whole=whole)
+
+    @property
+    def usable(self) -> bool:
+        """True if searches use the index: if it was not measured, or finds enough."""
+        return self.tuned.recall is None or self.tuned.recall >= self.target - _TOLERATED
 
     @property
     def measured_by(self) -> str:
         """The number of questions behind the recall, and their origin."""
         return f"{self.tuned.questions} {self.tuned.whose}"
-
-    def recall(self, target: float) -> float | None:
-        """Return the recall measured for that effort; None if it was not measured."""
-        rung = self.tuned.rung(target)
-        return None if rung is None or not self.tuned.rows else rung.recall
 
 
 async def vector_index(table: Opened) -> InUse | None:
@@ -61,6 +65,12 @@ async def vector_index(table: Opened) -> InUse | None:
         table.answers[_IN_USE] = _in_use(await table.indexes(), table)
     in_use: InUse | None = table.answers[_IN_USE]
     return in_use
+
+
+async def usable_index(table: Opened) -> InUse | None:
+    """Return the index over the vectors if searches use it."""
+    index = await vector_index(table)
+    return index if index is not None and index.usable else None
 
 
 def _in_use(indices: list[Any], table: Opened) -> InUse | None:
@@ -76,6 +86,7 @@ def _in_use(indices: list[Any], table: Opened) -> InUse | None:
                 rows_unindexed=int(index.num_unindexed_rows or 0),
                 partition_size=(index.index_details or {}).get("target_partition_size"),
                 tuned=note if ours else Tuned(target=note.target),
+                target=note.target or table.session.settings.recall_target,
                 ours=ours,
             )
     return None
@@ -96,18 +107,18 @@ async def has_id_index(table: Opened) -> bool:
     return any(index.columns == ["id"] for index in await table.indexes())
 
 
-async def infos_of(table: Opened, target: float) -> list[IndexInfo]:
+async def infos_of(table: Opened) -> list[IndexInfo]:
     """Return the indexes over vectors and fields, by name.
 
     The index over the ids is left out: upkeep builds it without being asked, like a file's own.
     """
     in_use = await vector_index(table)
     indices = [index for index in await table.indexes() if index.columns != ["id"]]
-    infos = [_info(index, in_use, target) for index in indices]
+    infos = [_info(index, in_use) for index in indices]
     return sorted(infos, key=lambda info: info.name)
 
 
-def _info(index: Any, in_use: InUse | None, target: float) -> IndexInfo:
+def _info(index: Any, in_use: InUse | None) -> IndexInfo:
     details = index.index_details or {}
     parameters = {name: value for name, value in details.items() if name not in _LEFT_OUT}
     kind, recall = _SCALAR.get(index.index_type, index.index_type), None
@@ -115,9 +126,9 @@ def _info(index: Any, in_use: InUse | None, target: float) -> IndexInfo:
         kind, tuned = in_use.kind.name, in_use.tuned
         # Options of the build that Lance does not report.
         parameters |= {name: value for name, value in tuned.options.items() if name not in details}
-        recall = in_use.recall(tuned.target or target)
+        recall = tuned.recall
         if recall is not None:
-            parameters["measured_at_rows"] = tuned.rows
+            parameters["measured_at_rows"] = tuned.measured_rows
             parameters["measured_by"] = in_use.measured_by
     return IndexInfo(
         name=index.name,
@@ -131,11 +142,7 @@ def _info(index: Any, in_use: InUse | None, target: float) -> IndexInfo:
 
 
 async def stats(
-    table: Opened,
-    target: float,
-    doing: str | None,
-    failure: str | None,
-    optimized: datetime | None,
+    table: Opened, doing: str | None, failure: str | None, optimized: datetime | None
 ) -> TableStats:
     """Return the facts of a table, including the work under way and the last failed build."""
     sizes = await table.stats()
@@ -147,16 +154,14 @@ async def stats(
     index = await vector_index(table)
     words = ["none"] if index is None else [index.kind.name]
     if index is not None:
-        target = index.tuned.target or target
-        recall = index.recall(target)
-        effort = index.effort(target).shown()
-        details |= {"recall_target": target, "recall": recall, "effort": effort}
+        target, recall = index.target, index.tuned.recall
+        details |= {"recall_target": target, "recall": recall, "effort": index.effort.shown()}
         measured = "not measured yet"
         if recall is not None:
             details["recall_by"] = index.measured_by
             measured = f"{recall:.3f} by {index.measured_by}"
         words.append(f"recall {measured} (target {target:g})")
-        if not index.tuned.is_usable(target):
+        if not index.usable:
             words.append("not used, because it finds too little")
     if doing is not None:
         words.append(doing)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from aiovec.backend.threads import hop, in_thread
 
 from ..memory import SCAN_BATCH
 from ..session import Opened
-from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, Rung
+from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, with_effort
 from .kinds import Kind
 
 # Rows that questions are made from, rows that their neighbours are chosen from, and the share of
@@ -36,8 +36,6 @@ _MADE_OF, _SAMPLE = 64, 4096
 _BEYOND, _BETWEEN = -1 / 3, 0.3
 # An effort with a lower recall is measured with only a part of the questions.
 _FEW, _PARTS = 0.8, 4
-# An effort with this recall is the last that is measured.
-_ENOUGH = 0.999
 _STEP = 1.5
 _LEAST_EF, _WIDEST_EF = 26.0, 1500
 _MORE_REFINES = (3, 10)
@@ -57,24 +55,35 @@ class Questions:
     groups: int = 1
 
 
+class Measured(NamedTuple):
+    """An effort, and the share of the nearest rows that it finds."""
+
+    effort: Effort
+    recall: float
+
+
 async def measure(
-    table: Opened, kind: Kind, partitions: int, questions: Questions
-) -> tuple[Rung, ...]:
-    """Return the efforts worth using for the present index; none for a table without vectors."""
+    table: Opened, kind: Kind, partitions: int, questions: Questions, target: float
+) -> Measured | None:
+    """Return the least effort that finds the share ``target`` of the nearest rows, even with the
+    error of the measurement subtracted, or else the one that finds most.
+
+    None for a table without vectors.
+    """
     points, groups = questions.vectors, questions.groups
     least, counts, itself = await _nearest(table, questions)
     if not counts.any():
-        return ()
+        return None
     few = groups * math.ceil(len(points) / groups / _PARTS)
-    ladder: list[Rung] = []
+    best: Measured | None = None
     # By row id. Each effort's hits are mostly those of the effort before, and in a bucket reading a
     # vector is a request.
     vectors: dict[int, Float32Array] = {}
     for effort in _efforts(kind, partitions):
         shares: list[float] = []
         most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
-        rung = Rung(recall=1, effort=effort)
-        while len(shares) < len(points) and rung.recall >= _FEW:
+        recall, error = 1.0, 0.0
+        while len(shares) < len(points) and recall >= _FEW:
             hits: list[list[int]] = []
             asking = range(len(shares), len(points) if shares else few)
             for start in range(0, len(asking), _AT_ONCE):
@@ -92,13 +101,13 @@ async def measure(
                 shares.append(min(max(0.0, count / max(1, counts[n])), 1.0))
             of_groups = np.reshape(shares, (-1, groups))
             worst = of_groups[:, of_groups.mean(axis=0).argmin()]
-            error = round(float(worst.std()) / math.sqrt(len(worst)), 4)
-            rung = Rung(recall=round(float(worst.mean()), 4), error=error, effort=effort)
-        if not ladder or rung.recall > ladder[-1].recall:
-            ladder.append(rung)
-        if rung.recall >= _ENOUGH:
+            recall, error = float(worst.mean()), float(worst.std()) / math.sqrt(len(worst))
+        reached = recall - error >= target
+        if best is None or reached or recall > best.recall:
+            best = Measured(effort, round(recall, 4))
+        if reached:
             break
-    return tuple(ladder)
+    return best
 
 
 def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
@@ -135,15 +144,6 @@ async def _read(table: Opened, rows: list[int], vectors: dict[int, Float32Array]
         taken = await table.session.run(query.to_arrow())
         read = to_matrix(taken.column(table.schema.vector))
         vectors.update(zip(taken.column("_rowid").to_pylist(), read, strict=True))
-
-
-def with_effort(query: Any, effort: Effort) -> Any:
-    """Return the query of lancedb with the effort set."""
-    if effort.nprobes is not None:
-        query = query.nprobes(effort.nprobes)
-    if effort.ef is not None:
-        query = query.ef(effort.ef)
-    return query if effort.refine is None else query.refine_factor(effort.refine)
 
 
 async def made(table: Opened) -> Questions:

@@ -364,7 +364,8 @@ class TendedTable(IndexedTable):
         tuned, known = index.tuned, self.questions(table)
         count = 0 if known is None else len(known.vectors)
         more = count and (tuned.whose == MADE or tuned.questions < count == MOST_QUESTIONS)
-        return bool(more) or not tuned.rows or rows >= _GROWN * tuned.rows
+        outgrown = rows >= _GROWN * tuned.measured_rows
+        return bool(more) or outgrown or index.target > tuned.sought
 
     # Requests of users
 

@@ -85,9 +85,9 @@ def check_tuning(tuning: Tuning, dim: int) -> None:
         count = getattr(tuning, name)
         if count is not None and count_of(f"tuning.{name}", count) > dim and name == "dims":
             raise InvalidArgumentError("tuning.dims", count, f"a whole number from 1 to {dim}")
-    recall, oversample = tuning.recall, tuning.oversample
-    if recall is not None and not (_is_number(recall) and 0 < recall <= 1):
-        raise InvalidArgumentError("tuning.recall", recall, "a number above 0 and up to 1")
+    measure, oversample = tuning.measure, tuning.oversample
+    if not (measure is None or isinstance(measure, bool)):
+        raise InvalidArgumentError("tuning.measure", measure, "True or False")
     if oversample is not None and not (_is_number(oversample) and 1 <= oversample < math.inf):
         raise InvalidArgumentError("tuning.oversample", oversample, "a number of at least 1")
 

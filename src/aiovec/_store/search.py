@@ -257,12 +257,12 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
 # The ability that each value of a tuning needs, and a hint for backends without it.
 _TUNED = (
     (
-        "indexes", ("nprobes", "ef", "refine", "recall"),
+        "indexes", ("nprobes", "ef", "refine", "measure"),
         "it searches exactly; an index of LanceDB takes this. Leave it out, or pass exact=True",
     ),
     (
         "quantized", ("dims",),
-        "SQLite does; here Tuning(recall=…) sets the effort. Leave it out, or pass exact=True",
+        "SQLite does. Leave it out, or pass exact=True",
     ),
 )  # fmt: skip
 

@@ -121,12 +121,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The effort of an approximate search. None lets the backend choose."""
+    """The effort of an approximate search. None lets the backend choose.
+
+    Without ``measure``, hits have the index's own distances, and their vectors are not read.
+    """
 
     nprobes: int | None = None
     ef: int | None = None
     refine: int | None = None
-    recall: float | None = None
+    measure: bool | None = None
     dims: int | None = None
     oversample: float | None = None
 
