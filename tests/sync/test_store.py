@@ -89,10 +89,9 @@ def test_errors_come_as_they_are(store: sync.VectorStore) -> None:
 
 
 def test_rows_are_a_plain_iterator(store: sync.VectorStore) -> None:
-    store.create_table("notes", Schema(2))
-    store.insert("notes", [{"id": str(n), "embedding": [1, n]} for n in range(3)])
-    assert [row.id for row in store.rows("notes")] == ["0", "1", "2"]
-    assert [row.id for row in store.table("notes").rows("id = '1'")] == ["1"]
+    store.insert("notes", small_rows(3))
+    assert [row["year"] for row in store.rows("notes")] == [0, 1, 2]
+    assert [row.id for row in store.table("notes").rows("year = 1")] == ["r0001"]
 
 
 def test_export_is_a_plain_iterator(store: sync.VectorStore) -> None:
