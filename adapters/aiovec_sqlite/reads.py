@@ -276,6 +276,8 @@ def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> in
 
 
 _SIZED = frozenset({str, bytes})
+# Rows of a part that is read without Arrow.
+_ROWS_OF_A_PART = 1000
 # Bytes that the WAL may grow while an export reads an older state of the file.
 _MOST_WAL = 2**30
 
@@ -285,8 +287,70 @@ def _size(path: str) -> int:
     return 0 if status is None else status.st_size
 
 
+class Walk:
+    """Walks through a table in the order of rowids, a part at a time, in one snapshot."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        handle: TableHandle,
+        where: Expr | None,
+        columns: Columns,
+        wal: str,
+        after: int = 0,
+    ) -> None:
+        self._db = db
+        self._wal = wal
+        self._most_wal = _size(self._wal) + _MOST_WAL
+        self.table = current_table(db, handle)
+        self.columns = columns
+        self.after = after
+        self._vector_bytes = 4 * self.table.schema.dim if columns.vector else 0
+        self._vectors = VectorReader(db, self.table)
+        self._condition, self._values = condition_of(where, self.table)
+
+    def next_values(self, most: int) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Return the ids and the other columns of at most so many rows, none at the end."""
+        if _size(self._wal) > self._most_wal:
+            raise AiovecError(
+                f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "
+                "cannot truncate it meanwhile; continue an export after the last batch with after="
+            )
+        names = ["r._rowid", "r.id", *column_list(self.columns)]
+        cursor = self._db.execute(
+            # An index on a filtered field would have to be sorted again for every batch.
+            f"SELECT {', '.join(names)} FROM {self.table.rows} AS r NOT INDEXED "
+            f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
+            (self.after, *self._values, most),
+        )
+        rows: list[tuple[Any, ...]] = []
+        left = LARGEST_BATCH
+        for row in cursor:
+            rows.append(row)
+            left -= self._vector_bytes + sum(len(v) for v in row if type(v) in _SIZED)
+            if left <= 0:
+                break
+        cursor.close()
+        self._rowids, ids, *values = transposed(rows, len(names))
+        if rows:
+            self.after = self._rowids[-1]
+        return ids, values
+
+    def vectors(self, ticket: Ticket) -> Float32Array | None:
+        """Return the vectors of these rows, if they are wanted."""
+        if not self.columns.vector:
+            return None
+        return self._vectors.read(np.array(self._rowids, dtype=np.int64), ticket)
+
+    def next_rows(self, ticket: Ticket) -> StoredRows | None:
+        ids, values = self.next_values(_ROWS_OF_A_PART)
+        if not ids:
+            return None
+        return rows_from_sql(ids, values, self.columns, self.table, self.vectors(ticket))
+
+
 class Export:
-    """Walks through a table in the order of rowids, a batch at a time, in one snapshot.
+    """A walk in Arrow batches.
 
     Rowids never change and are never reused, so the last one of a batch is its cursor.
     """
@@ -301,66 +365,37 @@ class Export:
         batch_size: int,
         wal: str,
     ) -> None:
-        self._db = db
-        self._wal = wal
-        self._most_wal = _size(self._wal) + _MOST_WAL
-        self._table = current_table(db, handle)
-        self._columns = columns
-        self._after = _rowid_of_cursor(after)
         self._batch_size = batch_size
-        self._vector_bytes = 4 * self._table.schema.dim if columns.vector else 0
-        self._vectors = VectorReader(db, self._table)
-        self._condition, self._values = condition_of(where, self._table)
-        schema = self._table.schema.to_arrow()
+        schema = handle.schema.to_arrow()
         wanted = {"id", *columns.fields}
         if columns.payload:
             wanted.add("payload")
         if columns.vector:
-            wanted.add(self._table.schema.vector)
+            wanted.add(handle.schema.vector)
         self._schema = pa.schema(
             [column for column in schema if column.name in wanted], metadata=schema.metadata
         )
         # In the order of the schema, like the batches.
-        fields = tuple(name for name in self._table.schema.fields if name in columns.fields)
-        self._columns = Columns(fields, columns.payload, columns.vector)
+        fields = tuple(name for name in handle.schema.fields if name in columns.fields)
+        ordered = Columns(fields, columns.payload, columns.vector)
+        self._walk = Walk(db, handle, where, ordered, wal, _rowid_of_cursor(after))
 
     def next_batch(self, ticket: Ticket) -> tuple[pa.RecordBatch, bytes] | None:
-        if _size(self._wal) > self._most_wal:
-            raise AiovecError(
-                f"the export was read so slowly that {self._wal} grew by 1 GiB, because SQLite "
-                "cannot truncate it during an export; continue after the last batch with after="
-            )
-        names = ["r._rowid", "r.id", *column_list(self._columns)]
-        cursor = self._db.execute(
-            # An index on a filtered field would have to be sorted again for every batch.
-            f"SELECT {', '.join(names)} FROM {self._table.rows} AS r NOT INDEXED "
-            f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
-            (self._after, *self._values, self._batch_size),
-        )
-        rows: list[tuple[Any, ...]] = []
-        left = LARGEST_BATCH
-        for row in cursor:
-            rows.append(row)
-            left -= self._vector_bytes + sum(len(v) for v in row if type(v) in _SIZED)
-            if left <= 0:
-                break
-        cursor.close()
-        if not rows:
+        walk = self._walk
+        ids, values = walk.next_values(self._batch_size)
+        if not ids:
             return None
-        rowids, ids, *values = transposed(rows, len(names))
-        self._after = rowids[-1]
-        fields = self._table.schema.fields
+        fields = walk.table.schema.fields
         arrays = [ids_to_arrow(ids)]
-        if self._columns.vector:
-            vectors = self._vectors.read(np.array(rowids, dtype=np.int64), ticket)
-            arrays.append(vector_column(vectors, self._table))
+        if (vectors := walk.vectors(ticket)) is not None:
+            arrays.append(vector_column(vectors, walk.table))
         arrays += [
             to_arrow(column, fields[name])
-            for name, column in zip(self._columns.fields, values, strict=False)
+            for name, column in zip(walk.columns.fields, values, strict=False)
         ]
-        if self._columns.payload:
+        if walk.columns.payload:
             arrays.append(payloads_to_arrow(values[-1]))
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema), str(self._after).encode()
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema), str(walk.after).encode()
 
 
 def _rowid_of_cursor(cursor: bytes | None) -> int:

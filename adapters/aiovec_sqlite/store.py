@@ -9,7 +9,7 @@ import sqlite3
 import tempfile
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,14 @@ from aiovec.errors import (
 
 from . import backup as backups
 from . import file_scan, moves, reads, tables, upkeep, writes
-from .connection import Connection, ConnectionClosedError, ReaderPool, Ticket, Transaction
+from .connection import (
+    Connection,
+    ConnectionClosedError,
+    Read,
+    ReaderPool,
+    Ticket,
+    Transaction,
+)
 from .copies.kernel.library import load
 from .copies.resident import ResidentSearch
 from .copies.scanfile import ScanFiles, forget_token, put_token
@@ -506,16 +513,34 @@ class SqliteBackend(Backend):
         after: bytes | None,
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        if self._readers is None or self._closed:
-            raise StoreClosedError(self._target)
-        wal = "" if self._file is None else self._file.wal_path
-        gate = self._exports.enter(current_deadline(self.busy_timeout))
-        async with gate, self._readers.aside() as read:
+        async with self._snapshot() as (read, wal):
             walk = await read(
                 lambda db, _: reads.Export(db, table, where, columns, after, batch_size, wal)
             )
             while (batch := await read(lambda _, ticket: walk.next_batch(ticket))) is not None:
                 yield batch
+
+    async def rows(
+        self, table: TableHandle, *, where: Expr | None, columns: Columns, finish: FromRows[_T]
+    ) -> AsyncGenerator[_T, None]:
+        def following(walk: reads.Walk, ticket: Ticket) -> _T | None:
+            rows = walk.next_rows(ticket)
+            return None if rows is None else finish(rows)
+
+        async with self._snapshot() as (read, wal):
+            walk = await read(lambda db, _: reads.Walk(db, table, where, columns, wal))
+            while (part := await read(lambda _, ticket: following(walk, ticket))) is not None:
+                yield part
+
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncGenerator[tuple[Read, str], None]:
+        """Yield reads in one snapshot, and the path of the WAL, which grows as long as it lasts."""
+        if self._readers is None or self._closed:
+            raise StoreClosedError(self._target)
+        wal = "" if self._file is None else self._file.wal_path
+        gate = self._exports.enter(current_deadline(self.busy_timeout))
+        async with gate, self._readers.aside() as read:
+            yield read, wal
 
     # Changes
 

@@ -13,6 +13,7 @@ AiovecError
 ├── DimensionMismatchError      a vector of another length than the table's
 ├── InvalidVectorError          NaN, a number beyond 1e15, or a zero vector under cosine
 ├── InvalidRowError             a row's field of the wrong type, or a missing one
+├── DocumentError               a document that cannot be read, or has no text
 ├── EmbeddingError              an embedder that is missing, failed, or gave no usable vectors
 ├── DuplicateIdError            an insert of an id that exists, or twice in one call
 ├── FilterError                 a filter that does not parse or does not fit the schema
@@ -389,6 +390,17 @@ class InvalidRowError(AiovecError, ValueError):
         return f"{row.removeprefix(' of ') or 'rows'}: {self.reason}"
 
 
+class DocumentError(AiovecError, ValueError):
+    """A document that cannot be read, or has no text: its ``source``, and the ``reason``."""
+
+    http = HttpAnswer(422, "Unreadable document", machine=False)
+
+    source: str
+    reason: str
+
+    _text = "{source}: {reason}"
+
+
 class EmbeddingError(AiovecError):
     """The ``embedder`` gave no usable vector for a text; nothing of the call was written.
 
@@ -662,6 +674,7 @@ __all__ = [
     "ConfigError",
     "CorruptStoreError",
     "DimensionMismatchError",
+    "DocumentError",
     "DuplicateIdError",
     "EmbeddingError",
     "ExtensionUnavailableError",

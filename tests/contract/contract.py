@@ -20,6 +20,7 @@ from tests.contract.moving import MovingContract
 from tests.contract.names import NamesContract
 from tests.contract.once import OnceContract
 from tests.contract.reading import ReadingContract
+from tests.contract.rows import RowsContract
 from tests.contract.searching import SearchingContract
 from tests.contract.tables import TablesContract
 from tests.contract.text import TextContract
@@ -34,6 +35,7 @@ class BackendContract(
     WritingContract,
     ChangingContract,
     ReadingContract,
+    RowsContract,
     SearchingContract,
     TextContract,
     FilteringContract,

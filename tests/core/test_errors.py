@@ -28,6 +28,7 @@ EVERY: dict[type[errors.AiovecError], tuple[tuple[Any, ...], dict[str, Any]]] = 
     errors.DimensionMismatchError: ((3, 4), {"row": 7, "id": "x"}),
     errors.InvalidVectorError: (("is zero",), {"row": 7, "id": "x"}),
     errors.InvalidRowError: (("must be text",), {"row": 7, "id": "x", "field": "name"}),
+    errors.DocumentError: (("a.pdf", "it is encrypted"), {}),
     errors.EmbeddingError: (
         ("default", "HTTP 429"),
         {"model": "m", "row": 7, "id": "x", "status": 429, "retryable": True},

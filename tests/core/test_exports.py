@@ -13,7 +13,7 @@ import pytest
 
 import aiovec
 
-PUBLIC = ("aiovec", "asgi", "backend", "bridge", "compat", "errors", "plot", "sync")
+PUBLIC = ("aiovec", "asgi", "backend", "bridge", "compat", "documents", "errors", "plot", "sync")
 # A line for each name, "module.name", sorted. A change of it is a change of the public API.
 RECORDED = Path(__file__).with_name("public_names.txt")
 HEAVY = (

@@ -88,6 +88,12 @@ def test_errors_come_as_they_are(store: sync.VectorStore) -> None:
         store.count()  # type: ignore[call-arg]
 
 
+def test_rows_are_a_plain_iterator(store: sync.VectorStore) -> None:
+    store.insert("notes", small_rows(3))
+    assert [row["year"] for row in store.rows("notes")] == [0, 1, 2]
+    assert [row.id for row in store.table("notes").rows("year = 1")] == ["r0001"]
+
+
 def test_export_is_a_plain_iterator(store: sync.VectorStore) -> None:
     store.insert("notes", small_rows(10))
     batches = store.export("notes", batch_size=4)

@@ -143,6 +143,8 @@ from .write import RowsToWrite, kept_of, vector_of_update
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Parts = Callable[[ActiveBackend, TableHandle], Awaitable[AsyncGenerator[_T, None]]]
+"""Begins to read a snapshot of a table, part by part."""
 
 # The limit of ``find(limit=None)``: a number that every backend takes.
 _MOST_ROWS = 2**31 - 1
@@ -780,7 +782,7 @@ class VectorStore(Hints):
     ) -> Results[Record]:
         """Return rows without a search, sorted by one or more keys, by default by the id.
 
-        ``limit=None`` returns all of them, in memory; ``export`` streams them.
+        ``limit=None`` returns all of them, in memory; ``rows`` yields them one by one.
 
         A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
         descending, and ``descending`` reverses every key. Nulls come last, equal rows by id. In a
@@ -866,13 +868,13 @@ class VectorStore(Hints):
         counts: dict[str, Counter[str]] = {}
         fields: dict[str, Field] = {}
 
-        async def reads(schema: Schema) -> tuple[Columns, Expr | None]:
+        def reads(schema: Schema) -> Columns:
             fields.clear()  # from an earlier attempt, which has read no row
             fields.update(schema.fields)
-            condition = await hop(weight_of_text(where), bind, where, schema)
-            return Columns(tuple(fields), payload=schema.payload), condition
+            return Columns(tuple(fields), payload=schema.payload)
 
-        async for batch in self._export(check_table_name(table), 1000, None, reads):
+        batches = self._exported(table, reads, where, None, 1000)
+        async for batch in self._snapshot("export", table, batches, lambda batch: batch.num_rows):
             await hop(weight(batch), count_types, batch, fields, counts)
         declared = {name: {str(field.kind): 0} for name, field in fields.items()}
         return declared | {name: dict(types) for name, types in counts.items()}
@@ -901,24 +903,91 @@ class VectorStore(Hints):
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
         names = selected_names(select)
 
-        async def reads(schema: Schema) -> tuple[Columns, Expr | None]:
+        def reads(schema: Schema) -> Columns:
             every = names is None
-            chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
-            return chosen.columns, await hop(weight_of_text(where), bind, where, schema)
+            return select_columns(schema, names, include_vector=every, whole_payload=True).columns
 
-        return self._export(check_table_name(table), batch_size, after, reads)
+        batches = self._exported(table, reads, where, after, batch_size)
+        return self._snapshot("export", table, batches, lambda batch: batch.num_rows)
 
-    async def _export(
+    def _exported(
         self,
         table: str,
-        batch_size: int,
+        reads: Callable[[Schema], Columns],
+        where: Where,
         after: bytes | None,
-        reads: Callable[[Schema], Awaitable[tuple[Columns, Expr | None]]],
-    ) -> AsyncGenerator[pa.RecordBatch, None]:
-        """Yield the batches of an export; ``reads`` returns its columns and its filter."""
+        batch_size: int,
+    ) -> _Parts[pa.RecordBatch]:
+        """Return the function that begins an export on a backend."""
+        check_table_name(table)
+
+        async def begun(
+            active: ActiveBackend, handle: TableHandle
+        ) -> AsyncGenerator[pa.RecordBatch, None]:
+            await arrow_ready()
+            columns = reads(handle.schema)
+            # Expired rows are not removed by the filter, since a cursor belongs to its filter.
+            condition = await hop(weight_of_text(where), bind, where, handle.schema)
+            live = LiveRows(active.backend, handle)
+            every = active.backend.export(
+                handle, where=condition, columns=live.columns(columns), after=after,
+                batch_size=batch_size,
+            )  # fmt: skip
+
+            async def kept() -> AsyncGenerator[pa.RecordBatch, None]:
+                async with aclosing(every) as batches:
+                    async for batch, cursor in batches:
+                        effort = 0 if live.field is None else weight(batch)
+                        batch = await hop(effort, live.kept_of, batch, columns)
+                        if batch.num_rows:
+                            metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
+                            yield batch.replace_schema_metadata(metadata)
+
+            return kept()
+
+        return begun
+
+    def rows(
+        self,
+        table: str,
+        where: Where = None,
+        *,
+        select: Iterable[str] | None = None,
+        include_vector: bool = False,
+    ) -> AsyncGenerator[Record, None]:
+        """Yield every row of one consistent snapshot, one after the other, in constant memory.
+
+        The order is the backend's own; later writes are not seen. To stop early, use
+        ``contextlib.aclosing``: like an abandoned export, the iterator holds its snapshot until it
+        is garbage collected, and a store has at most eight of both open.
+        """
+        check_table_name(table)
+        names = selected_names(select)
+        with_vector = check_flag("include_vector", include_vector)
+
+        async def begun(
+            active: ActiveBackend, handle: TableHandle
+        ) -> AsyncGenerator[list[Record], None]:
+            chosen = select_columns(handle.schema, names, include_vector=with_vector)
+            condition = await self._bind(active, handle, where)
+            return active.backend.rows(
+                handle, where=condition, columns=chosen.columns, finish=chosen.records
+            )
+
+        async def each() -> AsyncGenerator[Record, None]:
+            async with aclosing(self._snapshot("rows", table, begun, len)) as parts:
+                async for part in parts:
+                    for record in part:
+                        yield record
+
+        return each()
+
+    async def _snapshot(
+        self, call: str, table: str, begin: _Parts[_T], rows: Callable[[_T], int]
+    ) -> AsyncGenerator[_T, None]:
+        """Yield the parts of one snapshot, from ``begin``; ``rows`` counts those of a part."""
         self._enter()
-        await arrow_ready()
-        operation = Operation("export", table)
+        operation = Operation(call, table)
         operation.rows = 0
         busy_timeout = self._backends.active.backend.busy_timeout
         with (
@@ -931,28 +1000,16 @@ class VectorStore(Hints):
                 try:
                     handle = await active.open_table(table)
                     try:
-                        columns, where = await reads(handle.schema)
+                        parts = await begin(active, handle)
                     except REFUSALS:
                         await active.check_current(handle)
                         raise
-                    # Expired rows are not removed by the filter, since a cursor belongs to its
-                    # filter.
-                    live = LiveRows(active.backend, handle)
-                    batches = active.backend.export(
-                        handle, where=where, columns=live.columns(columns), after=after,
-                        batch_size=batch_size,
-                    )  # fmt: skip
-                    self._exports.add(batches)
-                    async with aclosing(batches):
-                        async for every, cursor in batches:
-                            effort = 0 if live.field is None else weight(every)
-                            batch = await hop(effort, live.kept_of, every, columns)
-                            if not batch.num_rows:
-                                continue
-                            operation.rows += batch.num_rows
+                    self._exports.add(parts)
+                    async with aclosing(parts):
+                        async for part in parts:
+                            operation.rows += rows(part)
                             attempts.succeeded()  # alterations must not wait for the caller
-                            metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
-                            yield batch.replace_schema_metadata(metadata)
+                            yield part
                     if self._closed:  # closing has ended the export
                         raise StoreClosedError(self.target)
                     return
@@ -1504,6 +1561,7 @@ class Table(Hints):
     distinct = _bound(VectorStore.distinct)
     fields_info = _bound(VectorStore.fields_info)
     bounds = _bound(VectorStore.bounds)
+    rows = _bound(VectorStore.rows)
     export = _bound(VectorStore.export)
     search = _bound(VectorStore.search)
     search_many = _bound(VectorStore.search_many)

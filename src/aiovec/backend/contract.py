@@ -29,7 +29,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
 
 from .._filters.tree import Expr, Ref, Value
 from .._model.arrays import Float32Array
+from .._model.arrow import payload_texts, python_values, to_matrix
 from .._model.patch import PayloadPatch
 from .._model.schema import Field, FieldIndex, Schema
 from .._text.query import TextClause
@@ -54,6 +55,8 @@ from .context import Kept, Meter, WriteKey, new_meter
 from .marks import MoveMark, MoveRecord
 from .rows import NewRows
 from .rows import StoredRows as StoredRows
+from .threads import hop
+from .weight import weight
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -530,6 +533,29 @@ class Backend(ABC):
         batches have the requested columns of ``Schema.to_arrow()``, and always the id. A cursor
         continues after its batch in a new snapshot: rows that exist all the time come exactly once.
         """
+
+    async def rows(
+        self, table: TableHandle, *, where: Expr | None, columns: Columns, finish: FromRows[_T]
+    ) -> AsyncGenerator[_T, None]:
+        """Yield what ``finish`` makes of the rows of one snapshot, a part of them at a time.
+
+        The rows are those of ``export``. A backend that can read them without Arrow overrides this.
+        """
+        export = self.export(table, where=where, columns=columns, after=None, batch_size=1000)
+
+        def finished(batch: pa.RecordBatch) -> _T:
+            return finish(
+                StoredRows(
+                    python_values(batch.column("id")),
+                    {name: python_values(batch.column(name)) for name in columns.fields},
+                    payload_texts(batch.column("payload")) if columns.payload else None,
+                    to_matrix(batch.column(table.schema.vector)) if columns.vector else None,
+                )
+            )
+
+        async with aclosing(export) as batches:
+            async for batch, _ in batches:
+                yield await hop(weight(batch), finished, batch)
 
     @abstractmethod
     async def count(self, table: TableHandle, where: Expr | None) -> int: ...

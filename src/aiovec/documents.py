@@ -1,0 +1,302 @@
+"""Passages of documents as rows: Markdown, reStructuredText, plain text and PDF.
+
+A passage is a piece of a document that is cut where its text has a boundary: at headings, and
+within a long section between paragraphs or sentences. ``aiovec import`` stores the same rows. It
+needs the extra ``documents``.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ._model.schema import Embed, Field, Schema
+from .backend.threads import in_thread
+from .errors import ConfigError, DocumentError, InvalidArgumentError
+
+__all__ = ["SCHEMA", "passages"]
+
+SCHEMA = Schema(
+    fields={
+        "body": Field(str, text=True),
+        "title": Field(str, text=True),
+        "source": Field(str, index="btree"),
+        "start": Field(int),
+        "part": Field(int),
+        "parts": Field(int),
+        "modified": Field(datetime, index="btree"),
+        "hash": Field(str),
+        "expires": Field(datetime, expires=True),
+    },
+    embed=Embed("body"),
+)
+"""The schema of a table of passages."""
+
+SUFFIXES = frozenset({".md", ".markdown", ".mdown", ".txt", ".text", ".rst", ".pdf"})
+"""The suffixes of documents."""
+
+CHARACTERS, TOKENS = 1200, 256
+"""Length of a passage at most, in characters, or in tokens where a tokenizer counts them."""
+
+LARGEST = 64 * 2**20
+"""Bytes of a document at most: it is held in memory with all its passages."""
+
+# Changes when the same document is cut otherwise, so that the next import cuts all anew.
+_VERSION = 1
+# Of an id. A longer one, of a long path, has a digest in the place of the source.
+_LONGEST_ID = 512
+_MARKDOWN = frozenset({".md", ".markdown", ".mdown"})
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*\Z")
+_SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*\Z")
+_UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1+[ \t]*\Z")
+# What Markdown puts around words of a heading: the address of a link, code, emphasis.
+_MARKUP = re.compile(r"\]\([^)]*\)|[\[`*]")
+_PDFIUM = threading.Lock()  # it takes calls of one thread at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Cutter:
+    """Cuts documents into passages of a ``size``, in tokens if it has a ``tokenizer``."""
+
+    size: int | None = None
+    overlap: int = 0
+    tokenizer: Any = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise InvalidArgumentError("size", self.size, "at least 1")
+        if not 0 <= self.overlap < self.limit:
+            raise InvalidArgumentError("overlap", self.overlap, f"from 0 to {self.limit - 1}")
+
+    @property
+    def limit(self) -> int:
+        """The length of a passage at most."""
+        return self.size or (CHARACTERS if self.tokenizer is None else TOKENS)
+
+    def hash(self, data: bytes) -> str:
+        """Return what changes with the content of a document, and with how it is cut."""
+        how = f"{_VERSION} {self.limit} {self.overlap} {self.tokenizer is not None}\n"
+        digest = blake2b(how.encode(), digest_size=16)
+        digest.update(data)
+        return digest.hexdigest()
+
+    def rows(self, data: bytes, source: str, modified: datetime | None) -> list[dict[str, Any]]:
+        """Return the passages of a document as rows, or raise DocumentError. Takes a while."""
+        if len(data) > LARGEST:
+            raise DocumentError(source, f"it has {len(data):,} bytes; at most {LARGEST:,} are read")
+        suffix = PurePosixPath(source).suffix.lower()
+        pages = _pages(data, source) if suffix == ".pdf" else [(0, None, _decoded(data, source))]
+        name = "MarkdownSplitter" if suffix in _MARKDOWN else "TextSplitter"
+        kind = getattr(_package("semantic_text_splitter"), name)
+        if self.tokenizer is None:
+            splitter = kind(self.limit, self.overlap)
+        else:
+            splitter = kind.from_huggingface_tokenizer(self.tokenizer, self.limit, self.overlap)
+        digest = self.hash(data)
+        rows: list[dict[str, Any]] = []
+        for page, title, text in pages:
+            line, counted = 1, 0
+            for begin, content, end, path in _sections(text, suffix, title):
+                start = None
+                for offset, body in splitter.chunk_indices(text[begin:end]):
+                    start, stop = begin + offset if start is None else start, offset + len(body)
+                    if begin + stop <= content:
+                        continue  # a heading alone goes with the text below it
+                    body = text[start : begin + stop]
+                    line += text.count("\n", counted, start)
+                    counted, start = start, None
+                    if re.search(r"\w", body):
+                        row: dict[str, Any] = {"body": body, "title": path, "source": source}
+                        row |= {"start": page or line, "modified": modified, "hash": digest}
+                        rows.append({"id": passage_id(source, len(rows) + 1), **row})
+        if not rows:
+            scanned = "; a scanned one needs text recognition first" if suffix == ".pdf" else ""
+            raise DocumentError(source, f"it has no text{scanned}")
+        return [{**row, "part": n, "parts": len(rows)} for n, row in enumerate(rows, start=1)]
+
+
+async def passages(
+    document: Path | bytes | str,
+    *,
+    source: str | None = None,
+    size: int | None = None,
+    overlap: int = 0,
+    tokenizer: Any = None,
+    modified: datetime | None = None,
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the passages of a document as rows of ``SCHEMA``, cut in a thread.
+
+    ``document`` is the path of a file, the bytes of one, or a text. ``source`` is its name, which
+    the rows keep and whose suffix says its kind; bytes and texts need it. A passage has at most
+    ``size`` characters, by default 1,200, or with a ``tokenizer`` of the package ``tokenizers`` so
+    many of its tokens, by default 256, without a heading before it; passages of one section share
+    up to ``overlap`` of them.
+    Raises DocumentError if the document cannot be read, or has no text.
+    """
+    cutter = Cutter(size, overlap, tokenizer)
+    if source is None and not isinstance(document, Path):
+        raise InvalidArgumentError("source", source, "the name of the document")
+
+    def cut() -> list[dict[str, Any]]:
+        if isinstance(document, Path):
+            name = source or text_of_name(document.name)
+            return cutter.rows(*read_document(document, name, modified))
+        data = document.encode(errors="replace") if isinstance(document, str) else bytes(document)
+        return cutter.rows(data, str(source), modified)
+
+    for row in await in_thread(cut):
+        yield row
+
+
+def read_document(
+    path: Path, source: str, modified: datetime | None = None
+) -> tuple[bytes, str, datetime]:
+    """Return the content, the source and the time of change of a file, or raise DocumentError."""
+    try:
+        with path.open("rb") as file:
+            # Read as a whole, so that the hash is that of the passages if the file changes now.
+            data = file.read(LARGEST + 1)
+            return data, source, modified or datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError as exc:
+        raise DocumentError(source, exc.strerror or str(exc)) from exc
+
+
+def passage_id(source: str, part: int) -> str:
+    """Return the id of a passage, which stays when its text changes."""
+    id = f"{source}#{part}"
+    if len(id.encode()) <= _LONGEST_ID:
+        return id
+    return f"{blake2b(source.encode(), digest_size=16).hexdigest()}#{part}"
+
+
+def text_of_name(name: str) -> str:
+    """Return a file's name as text: a byte of it that is no UTF-8 is written ``\\xff``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"documents need the package {exc.name}; install it with: "
+            'pip install "aiovec[documents]"'
+        ) from exc
+
+
+def _decoded(data: bytes, source: str) -> str:
+    """Return the text of a file: UTF-8, UTF-16 with its mark, or else Windows-1252."""
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for encoding in ["utf-16"] if marked else ["utf-8-sig", "cp1252"]:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text.replace("\r\n", "\n").replace("\r", "\n")
+    raise DocumentError(source, "it is no text")
+
+
+def _pages(data: bytes, source: str) -> Iterator[tuple[int, str | None, str]]:
+    """Yield the number, the document's title and the text of each page of a PDF."""
+    pdfium = _package("pypdfium2")
+    with _PDFIUM:
+        try:
+            document = pdfium.PdfDocument(data)
+            try:
+                title = document.get_metadata_value("Title") or None
+                texts = []
+                for page in document:
+                    content = page.get_textpage()
+                    texts.append(content.get_text_bounded())
+                    content.close()
+                    page.close()
+            finally:
+                document.close()
+        except pdfium.PdfiumError as exc:
+            is_locked = "password" in str(exc).lower()
+            reason = "it is encrypted" if is_locked else f"it is no PDF that can be read: {exc}"
+            raise DocumentError(source, reason) from exc
+    for number, text in enumerate(texts, start=1):
+        # The soft hyphen of a word that is broken at the end of a line is U+FFFE here.
+        clean = re.sub("[\ufffe\u00ad]\r?\n?", "", text).replace("\r\n", "\n").replace("\0", "")
+        yield number, title, clean
+
+
+def _sections(
+    text: str, suffix: str, title: str | None
+) -> Iterator[tuple[int, int, int, str | None]]:
+    """Yield where each section begins, its text begins and it ends, and the headings above it.
+
+    A heading with nothing below it belongs to the section after it.
+    """
+    path: list[tuple[int, str]] = []
+    begin = content = 0
+    headings = _markdown if suffix in _MARKDOWN else _underlined if suffix == ".rst" else _none
+    for start, end, level, heading in (*headings(text), (len(text), 0, 0, "")):
+        if text[content:start].strip() or (not level and text[begin:start].strip()):
+            # Without text below them, the last headings are a section of their own.
+            content = content if text[content:start].strip() else begin
+            yield begin, content, start, " > ".join(name for _, name in path) or title
+            begin = start
+        path = [(high, name) for high, name in path if high < level] + [(level, heading)]
+        content = end
+
+
+_Headings = Iterator[tuple[int, int, int, str]]
+"""The start, the end, the level and the words of each heading."""
+
+
+def _none(text: str) -> _Headings:
+    return iter(())
+
+
+def _markdown(text: str) -> _Headings:
+    place = before = 0
+    last, fence = "", ""
+    for number, line in enumerate(text.split("\n")):
+        end = place + len(line)
+        mark = _FENCE.match(line)
+        if fence:
+            if line.rstrip() == "---" if fence == "---" else mark and mark[1].startswith(fence):
+                fence = ""
+            line = ""
+        elif number == 0 and line.rstrip() == "---":  # metadata, up to the next such line
+            fence, line = "---", ""
+        elif mark:
+            fence, line = mark[1], ""
+        elif atx := _ATX.match(line):
+            yield place, end, len(atx[1]), _MARKUP.sub("", atx[2])
+            line = ""
+        elif last.strip() and (rule := _SETEXT.match(line)):
+            yield before, end, 1 if rule[1][0] == "=" else 2, _MARKUP.sub("", last.strip())
+            line = ""
+        before, last, place = place, line, end + 1
+
+
+def _underlined(text: str) -> _Headings:
+    """Yield the headings of reStructuredText, whose levels are those of their first uses."""
+    levels: list[tuple[str, bool]] = []
+    lines = text.split("\n")
+    places = [0]
+    for line in lines:
+        places.append(places[-1] + len(line) + 1)
+    for n in range(1, len(lines)):
+        name, rule = lines[n - 1].strip(), _UNDERLINE.match(lines[n])
+        if rule is None or not name or _UNDERLINE.match(name) or len(lines[n].rstrip()) < len(name):
+            continue
+        above = n > 1 and lines[n - 2].rstrip() == lines[n].rstrip()
+        if not above and (lines[n - 1][:1].isspace() or (n > 1 and lines[n - 2].strip())):
+            continue  # the last row of a table, or of a paragraph
+        style = (rule[1], above)
+        if style not in levels:
+            levels.append(style)
+        yield places[n - 1 - above], places[n + 1] - 1, levels.index(style), name

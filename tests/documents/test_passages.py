@@ -1,0 +1,186 @@
+"""``aiovec.documents``: where a document is cut, and what its rows say."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.documents.files import pdf
+from tests.harness.cases import case
+
+from aiovec import DocumentError, InvalidArgumentError, connect, documents
+
+pytest.importorskip("semantic_text_splitter")
+
+GUIDE = """\
+---
+title: The guide
+---
+
+# Guide
+
+What it is for.
+
+## Install `it` on [Linux](linux.md)
+
+### With pip
+
+Run this:
+
+```sh
+# not a heading
+pip install it
+```
+
+Old style
+---------
+
+More words.
+"""
+
+
+async def _cut(document: Any, **options: Any) -> list[dict[str, Any]]:
+    return [row async for row in documents.passages(document, **options)]
+
+
+async def test_markdown_is_cut_at_headings_whose_path_is_the_title() -> None:
+    rows = await _cut(GUIDE, source="guide.md")
+    assert [(row["title"], row["start"]) for row in rows] == [
+        (None, 1),
+        ("Guide", 5),
+        ("Guide > Install it on Linux > With pip", 9),
+        ("Guide > Old style", 20),
+    ]
+    assert rows[2]["body"].startswith("## Install `it`")
+    assert "# not a heading" in rows[2]["body"]
+    assert [(row["id"], row["part"], row["parts"]) for row in rows] == [
+        (f"guide.md#{n}", n, 4) for n in (1, 2, 3, 4)
+    ]
+    assert len({row["hash"] for row in rows}) == 1
+
+
+async def test_restructuredtext_is_cut_at_underlined_titles() -> None:
+    text = (
+        "=====\nGuide\n=====\n\nIntro.\n\nUse\n~~~\n\nText.\n\n"
+        "===  ===\na    b\n===  ===\n\nMore\n~~~~\n\nEnd.\n"
+    )
+    rows = await _cut(text, source="guide.rst")
+    assert [(row["title"], row["start"]) for row in rows] == [
+        ("Guide", 1), ("Guide > Use", 7), ("Guide > More", 16),
+    ]  # fmt: skip
+
+
+async def test_a_long_section_is_cut_between_sentences_within_the_size() -> None:
+    text = "# Long\n\n" + "This sentence has some words. " * 200
+    for options in ({}, {"size": 200}, {"size": 200, "overlap": 60}):
+        with case(options):
+            rows = await _cut(text, source="a.md", **options)
+            size = options.get("size", 1200)
+            assert len(rows[0]["body"]) <= size + len("# Long\n\n")
+            assert max(len(row["body"]) for row in rows[1:]) <= size
+            assert all(row["body"].endswith(".") and row["title"] == "Long" for row in rows)
+    assert sum(len(row["body"]) for row in rows) > len(text)  # they overlap
+
+
+PAGES = sorted(Path(__file__).parents[2].glob("docs/*/*.md"))[:20]
+
+
+async def test_every_character_of_words_is_in_a_passage() -> None:
+    for path in PAGES:
+        with case(path):
+            text = path.read_text("utf-8")
+            rows = await _cut(path, size=300)
+            for name in ("part", "start"):
+                assert [row[name] for row in rows] == sorted(row[name] for row in rows)
+            joined = "".join(row["body"] for row in rows)
+            letters = [character for character in text if character.isalnum()]
+            assert [character for character in joined if character.isalnum()] == letters
+            lines = text.split("\n")
+            for row in rows:
+                assert row["body"].split("\n")[0] in lines[row["start"] - 1]
+
+
+@pytest.mark.parametrize(
+    ("data", "body"),
+    [
+        (b"one\r\n\r\ntwo", "one\n\ntwo"),
+        (b"\xef\xbb\xbfone", "one"),
+        ("Größe".encode("latin-1"), "Größe"),
+        ("Größe".encode("utf-16"), "Größe"),
+        ("日本語 שלום नमस्ते".encode(), "日本語 שלום नमस्ते"),
+    ],
+)
+async def test_text_in_any_encoding_becomes_one_passage(data: bytes, body: str) -> None:
+    (row,) = await _cut(data, source="a.txt")
+    assert row["body"] == body
+
+
+@pytest.mark.parametrize(
+    ("data", "source", "reason"),
+    [
+        (b"", "a.md", "no text"),
+        (b" \n\n---\n", "a.md", "no text"),
+        (b"\x89PNG\0\0\x01", "a.txt", "is no text"),
+        (b"\x81\x8d\xff", "a.txt", "is no text"),
+        (b"%PDF-1.4 broken", "a.pdf", "no PDF"),
+        (pdf(["secret"], encrypted=True), "a.pdf", "encrypted"),
+        (pdf([""]), "a.pdf", "text recognition"),
+        (b"x" * (documents.LARGEST + 1), "a.txt", "bytes"),
+    ],
+    ids=["empty", "blank", "binary", "bytes", "broken", "encrypted", "scanned", "large"],
+)
+async def test_a_document_that_cannot_be_read_is_refused(
+    data: bytes, source: str, reason: str
+) -> None:
+    with pytest.raises(DocumentError, match=rf"{source}: it .*{reason}"):
+        await _cut(data, source=source)
+
+
+async def test_passages_of_a_pdf_have_its_pages() -> None:
+    rows = await _cut(pdf(["First page.", "Second page."], title="Handbook"), source="h.PDF")
+    assert [(row["body"], row["start"], row["title"]) for row in rows] == [
+        ("First page.", 1, "Handbook"),
+        ("Second page.", 2, "Handbook"),
+    ]
+
+
+async def test_pdfs_are_read_by_several_tasks_at_once() -> None:
+    each = [_cut(pdf([f"Page of {n}."]), source=f"{n}.pdf") for n in range(20)]
+    bodies = [rows[0]["body"] for rows in await asyncio.gather(*each)]
+    assert bodies == [f"Page of {n}." for n in range(20)]
+
+
+async def test_arguments_out_of_range() -> None:
+    for options in ({"size": 0}, {"overlap": 1200}, {"size": 10, "overlap": 10}, {"overlap": -1}):
+        with case(options), pytest.raises(InvalidArgumentError):
+            await _cut("text", source="a.md", **options)
+    with pytest.raises(InvalidArgumentError, match="source"):
+        await _cut(b"text")
+    with pytest.raises(DocumentError, match="No such file"):
+        await _cut(Path("nosuch.md"))
+
+
+async def test_passages_are_rows_of_a_table_with_the_schema(tmp_path: Path) -> None:
+    guide = tmp_path / "guide.md"
+    guide.write_text(GUIDE)
+    async with connect(":memory:", embedder="demo") as store:
+        await store.create_table("notes", documents.SCHEMA)
+        await store.upsert("notes", documents.passages(guide))
+        other = datetime(2020, 1, 1, tzinfo=UTC)
+        text = documents.passages("# Other\n\nMore words.", source="o.md", modified=other)
+        await store.upsert("notes", text)
+        (hit, *_) = await store.search_hybrid("notes", "pip install", group_by="source", limit=2)
+        assert (hit["source"], hit["start"]) == ("guide.md", 9)
+        assert await store.count("notes", "modified < TIMESTAMP '2021-01-01T00:00:00Z'") == 1
+
+
+async def test_sizes_are_tokens_of_a_given_tokenizer() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    rows = await _cut("word " * 100, source="a.txt", size=10, tokenizer=words)
+    assert [len(row["body"].split()) for row in rows] == [10] * 10
+    assert rows[0]["hash"] != (await _cut("word " * 100, source="a.txt", size=10))[0]["hash"]
