@@ -77,8 +77,8 @@ async def found_response(
     call: Call, options: dict[str, Any], method: str, name: str = "hits"
 ) -> Response:
     """Answer with what a method of the store finds with these options."""
-    found = await getattr(call.store, method)(call.table, **bounded(options))
-    return await rows_response(call, name, [found])
+    rows = await getattr(call.store, method)(call.table, **bounded(options))
+    return await rows_response(call, name, [rows])
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:
