@@ -23,7 +23,7 @@ from aiovec.backend import from_matrix, without_vector
 from aiovec.backend.threads import arrow_ready, hop
 from aiovec.backend.weight import weight
 
-from .bounds import BOUNDS, found_by
+from .bounds import BOUNDS, bounded, check_answered
 from .call import JSON, OF_ROWS, Call
 
 _MEASURES = ("_score", "_distance")
@@ -62,6 +62,7 @@ async def rows_response(
     ``of_many`` answers with the rows of each query, in order, as ``{"results": [{name: [...]},
     ...]}``. In Arrow the column ``_query`` is the number of each row's query, from 0 on.
     """
+    check_answered(max(map(len, answers), default=0), len(answers), cure=", or export them")
     kind = call.answer_type(OF_ROWS)
     if kind == ARROW:
         await arrow_ready()
@@ -76,11 +77,8 @@ async def found_response(
     call: Call, options: dict[str, Any], method: str, name: str = "hits"
 ) -> Response:
     """Answer with what a method of the store finds with these options."""
-
-    async def find(table: str, **chosen: Any) -> list[Results[Any]]:
-        return [await getattr(call.store, method)(table, **chosen)]
-
-    return await rows_response(call, name, await found_by(find, call.table, options))
+    rows = await getattr(call.store, method)(call.table, **bounded(options))
+    return await rows_response(call, name, [rows])
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from aiovec import Hit, Record, Results
 from aiovec.errors import InvalidArgumentError
 
 from .problems import RequestError
-
-_R = TypeVar("_R", Hit, Record)
 
 _MOST_COMPARED = 10_000
 """Rows whose vectors are compared with each other for diversity, at most."""
@@ -103,13 +100,8 @@ def check_answered(count: int, queries: int = 1, what: str = "rows", cure: str =
         )
 
 
-async def found_by(
-    search: Callable[..., Awaitable[list[Results[_R]]]],
-    table: str,
-    options: Mapping[str, Any],
-    queries: int = 1,
-) -> list[Results[_R]]:
-    """Return what so many searches of a table with these options find."""
+def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
+    """Return the options of so many searches, or of a find, with a limit that the server allows."""
     limit = cut(options.get("limit", 10), queries)
     if "group_by" in options:
         check_rows(queries * limit * options.get("per_group", 1), "limit times perGroup")
@@ -121,6 +113,4 @@ async def found_by(
     elif compared > _MOST_COMPARED and BOUNDS.get().rows < sys.maxsize:
         expected = f"at most {_MOST_COMPARED:,} with diversity on this server"
         raise InvalidArgumentError("fetchK", compared, expected)
-    answers = await search(table, **{**options, "limit": limit})
-    check_answered(max(map(len, answers), default=0), len(answers), cure=", or export them")
-    return answers
+    return {**options, "limit": limit}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from operator import index
 from typing import Any
@@ -189,7 +189,8 @@ def by_rowids(
         if row is None:
             raise MissingRowsError(table)
         flat += row
-        _count(columns, table, row, len(names))
+        if columns.meter is not None:
+            _count(columns, columns.meter, table, row)
         start += size
     stored, ids, *columns_of_values = [flat[place :: len(names)] for place in range(len(names))]
     if stored != wanted:
@@ -199,18 +200,18 @@ def by_rowids(
     return rows_from_sql(ids, columns_of_values, columns, table, vectors)
 
 
-def _count(columns: Columns, table: TableLayout, values: Sequence[Any], width: int) -> None:
-    """Count the bytes of rows, whose values stand one after the other, for the read's meter."""
-    if columns.meter is None:
-        return
-    first = width - columns.payload - len(columns.fields)
+def _count(columns: Columns, meter: Meter, table: TableLayout, values: Sequence[Any]) -> None:
+    """Count the bytes of rows, whose values stand one after the other: rowid, id, and columns."""
     lists = [table.schema.fields[name].is_list for name in columns.fields]
-    json_places = [first + n for n, is_json in enumerate([*lists, columns.payload]) if is_json]
-    texts = (text for n in json_places for text in values[n::width] if type(text) is str)
-    commas = sum(text.count(",") for text in texts)
-    nbytes = sum(len(value) for value in values if type(value) in _SIZED)
-    vectors = len(values) // width * 4 * table.schema.dim if columns.vector else 0
-    columns.meter.add(nbytes + vectors, len(values) + commas)
+    is_json = [False, False, *lists, *([True] if columns.payload else [])]
+    texts = (text for n in range(len(is_json)) if is_json[n] for text in values[n :: len(is_json)])
+    commas = sum(text.count(",") for text in texts if type(text) is str)
+    vectors = len(values) // len(is_json) * 4 * table.schema.dim if columns.vector else 0
+    meter.add(_bytes_of(values) + vectors, len(values) + commas)
+
+
+def _bytes_of(values: Iterable[Any]) -> int:
+    return sum(len(value) for value in values if type(value) in _SIZED)
 
 
 # Rows read in one step of a statement. SQLite joins 64 at most, and compiles statements of at least
@@ -327,7 +328,7 @@ class Walk:
         left = LARGEST_BATCH
         for row in cursor:
             rows.append(row)
-            left -= self._vector_bytes + sum(len(v) for v in row if type(v) in _SIZED)
+            left -= self._vector_bytes + _bytes_of(row)
             if left <= 0:
                 break
         cursor.close()
@@ -524,7 +525,8 @@ def value_counts(
     rows: list[Any] = []
     while some := cursor.fetchmany(FEW_ROWS):
         rows += some
-        _count(Columns((), meter=meter), table, [row[0] for row in some], 1)
+        if meter is not None:
+            meter.add(_bytes_of([row[0] for row in some]), len(some))
     if ref.path:
         return [(_of_payload(value, is_int=bool(is_int)), n) for value, n, is_int in rows]
     counts = [row[1] for row in rows]

@@ -15,6 +15,7 @@ import pytest
 from tests.contract.remote_server import Server
 from tests.harness.command import run
 from tests.harness.handovers import counted_handovers
+from tests.harness.proxy import Proxy
 
 import aiovec
 import aiovec.sync
@@ -80,6 +81,22 @@ async def test_another_client_changes_the_table(url: str) -> None:
         await other.create_table("notes", Schema(3))
         with pytest.raises(aiovec.DimensionMismatchError):
             await store.search("notes", [1.0, 0.0])
+
+
+async def test_a_search_is_one_request(url: str) -> None:
+    async with Proxy(url) as proxy, aiovec.connect(proxy.url) as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", ROWS)
+        for endpoint, search in (
+            ("search_many", store.search("notes", [1.0, 0.0], limit=100, group_by="year")),
+            ("search_many", store.search_many("notes", [[1.0, 0.0]] * 50, diversity=0.5)),
+            ("search_text", store.search_text("notes", "other words", highlight=True)),
+            ("search_hybrid", store.search_hybrid("notes", "other words", [1.0, 0.0])),
+        ):
+            before = len(proxy.requests)
+            await search
+            (request,) = proxy.requests[before:]
+            assert f"/tables/notes/{endpoint} " in request.line
 
 
 async def test_small_answers_are_read_without_a_thread_and_large_ones_in_one(url: str) -> None:

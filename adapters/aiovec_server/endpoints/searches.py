@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from .. import models
 from ..bodies import found_response, rows_response
-from ..bounds import found_by
+from ..bounds import bounded
 from ..call import OF_ROWS, Call
 from ..problems import RequestError
 from .declaring import endpoint
@@ -40,8 +40,8 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
     In Arrow, `_query` is the number of a row's vector.
     """
     _choose(options, "vectors", "texts")
-    queries = len(options["vectors"])
-    hits = await found_by(call.store.search_many, call.table, options, queries)
+    options = bounded(options, queries=len(options["vectors"]))
+    hits = await call.store.search_many(call.table, **options)
     return await rows_response(call, "hits", hits, of_many=True)
 
 

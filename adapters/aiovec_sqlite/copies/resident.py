@@ -661,6 +661,8 @@ class ResidentSearch:
                 calls[0].fail(error)
                 return
             for call in calls:  # each alone, to see which of them fails
+                if (meter := call.queries[0].columns.meter) is not None:
+                    meter.restart()
                 await self._answer_calls(read, resident, [call], batch)
             return
         for call, result in zip(calls, results, strict=True):

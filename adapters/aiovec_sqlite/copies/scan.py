@@ -201,13 +201,15 @@ def answer(
         if query.where is not None:
             mask = masks.of(snapshot.db, snapshot.table, state, query.where)
         targets.append(ScanQuery(query.vector, query.limit, mask))
-    # If bytes are counted, vectors are read with the other columns, a few at a time.
-    wanting = [query.columns.vector and query.columns.meter is None for query in queries]
     for places in _scans(targets, state):
         ticket.check()
         results = nearest(
             state, [targets[place] for place in places], snapshot.table.schema.metric, ticket.stop,
-            vectors=any(wanting[place] for place in places),
+            # If bytes are counted, vectors are read after the other columns.
+            vectors=any(
+                queries[place].columns.vector and queries[place].columns.meter is None
+                for place in places
+            ),
         )  # fmt: skip
         best.update(zip(places, results, strict=True))
     ticket.check()

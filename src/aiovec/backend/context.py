@@ -74,6 +74,10 @@ class Meter:
 
     def __init__(self, check: Callable[[int], object]) -> None:
         self._check = check
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from 0 on, because the rows will be read again."""
         self._nbytes = 0
 
     def add(self, nbytes: int, values: int = 0) -> None:
