@@ -219,7 +219,7 @@ async def test_faults_name_the_key(toml: Toml) -> None:
         (
             "batch_size = 0",
             {"batch_size": 0},
-            "default.batch_size: must be a whole number from 1 to 2_048",
+            "default.batch_size: must be a whole number",
         ),
         ('modle = "x"', {"modle": "x"}, "did you mean 'model'"),
         ('api_key = "sk-secret-1"', {"api_key": "sk-secret-1"}, "did you mean 'api_key_env'"),
@@ -227,7 +227,7 @@ async def test_faults_name_the_key(toml: Toml) -> None:
         (
             "timeout = 0.0",
             {"timeout": 0.0},
-            "default.timeout: must be a number above 0 and at most 3_600",
+            "default.timeout: must be a number above 0",
         ),
     ):
         described: Any = {"default": keys}
