@@ -150,13 +150,13 @@ class Batcher:
         cached: dict[bytes, Float32Array] = {}
         missing: dict[bytes, int] = {}
         keys = []
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             # A digest, so that a long text takes no more memory than a short one.
             key = blake2b(text.encode(), digest_size=20, person=person).digest()
             keys.append(key)
             vector = self._cache.get(key)
             if vector is None:
-                missing.setdefault(key, place)
+                missing.setdefault(key, index)
                 continue
             cached[key] = vector
             with contextlib.suppress(KeyError):  # this may be a thread, and the loop dropped it
@@ -190,10 +190,10 @@ class Batcher:
                 if self._closed is not None:
                     raise self._closed()
                 outcomes = request.task.result()
-                for key, place in part.items():
+                for key, index in part.items():
                     outcome = outcomes[key]
                     if isinstance(outcome, Failure):
-                        raise self.error_of(outcome, place)
+                        raise self.error_of(outcome, index)
                     vectors_by_key[key] = outcome
         finally:
             for request in requests:

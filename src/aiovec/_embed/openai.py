@@ -144,9 +144,9 @@ def _vectors_of(body: bytes, count: int) -> list[Any]:
     """Return the vectors of a response in the order of the texts, or raise Failure."""
     try:
         data = json.loads(body)["data"]
-        by_place = {item.get("index", place): item["embedding"] for place, item in enumerate(data)}
+        by_index = {item.get("index", index): item["embedding"] for index, item in enumerate(data)}
         if len(data) == count:
-            return [by_place[place] for place in range(count)]
+            return [by_index[index] for index in range(count)]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         pass
     raise Failure(

@@ -20,7 +20,7 @@ _ZERO = "its vector is zero, so it has no cosine"
 class Lacking:
     """Rows of a table without a vector: their positions, ids and texts."""
 
-    places: Int64Array
+    positions: Int64Array
     ids: list[str]
     texts: list[str]
 
@@ -45,20 +45,20 @@ def lacking(rows: NewRows, schema: Schema) -> Lacking | None:
                     row=row, id=ids[row], field=embed.field,
                 )  # fmt: skip
     chosen = [row for row in missing if texts[row]]
-    places = np.array(chosen, dtype=np.int64)
-    return Lacking(places, [ids[row] for row in chosen], [texts[row] for row in chosen])
+    positions = np.array(chosen, dtype=np.int64)
+    return Lacking(positions, [ids[row] for row in chosen], [texts[row] for row in chosen])
 
 
 def without(rows: NewRows, schema: Schema, ids: Container[str]) -> tuple[NewRows, Lacking | None]:
     """Return the rows without those with these ids, and what is lacking among them."""
-    rows = rows.take([place for place, id in enumerate(rows.ids) if id not in ids])
+    rows = rows.take([at for at, id in enumerate(rows.ids) if id not in ids])
     return rows, lacking(rows, schema)
 
 
 def filled(rows: NewRows, missing: Lacking, vectors: Float32Array) -> NewRows:
     """Return the rows with their missing vectors filled in."""
     matrix = rows.vectors.copy()
-    matrix[missing.places] = vectors
+    matrix[missing.positions] = vectors
     return rows.with_vectors(matrix)
 
 
@@ -67,7 +67,7 @@ def of_row(error: EmbeddingError, missing: Lacking, *, numbered: bool) -> Embedd
     at = error.row
     if at is None:
         return error
-    row = int(missing.places[at]) if numbered else None
+    row = int(missing.positions[at]) if numbered else None
     return _copy(error, row, missing.ids[at])
 
 
@@ -78,10 +78,11 @@ def check_made(vectors: Float32Array, schema: Schema, embedder: str) -> None:
             raise EmbeddingError(embedder, _ZERO, model=schema.model, row=row)
 
 
-def of_text(error: EmbeddingError, places: Sequence[int]) -> EmbeddingError:
+def of_text(error: EmbeddingError, positions: Sequence[int]) -> EmbeddingError:
     """Return the error of a text without a row, with its position among several as ``row``."""
     at = error.row
-    return error if at is None else _copy(error, places[at] if len(places) > 1 else None, None)
+    many = len(positions) > 1
+    return error if at is None else _copy(error, positions[at] if many else None, None)
 
 
 def _copy(error: EmbeddingError, row: int | None, id: str | None) -> EmbeddingError:

@@ -51,10 +51,10 @@ class StaticModel:
             raise self._unreadable(exc) from exc
         self.dim = int(self._vectors.shape[1])
         if settings.dim not in (0, self.dim):
-            place = f"{self._key}.dim"
+            key = f"{self._key}.dim"
             raise ConfigError(
-                f"{place} is {settings.dim}, but the model {self.model!r} has {self.dim}",
-                key=place, accepted=f"{self.dim}, or leave it out",
+                f"{key} is {settings.dim}, but the model {self.model!r} has {self.dim}",
+                key=key, accepted=f"{self.dim}, or leave it out",
             )  # fmt: skip
 
     def prepare(self) -> None:

@@ -145,7 +145,7 @@ class Ref:
         return text.reference(self.name, self.path)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Const(Expr):
     value: bool
 
@@ -153,7 +153,7 @@ class Const(Expr):
         return f"{no}{text.literal(self.value)}"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Compare(Expr):
     ref: Ref
     op: Operator
@@ -163,7 +163,7 @@ class Compare(Expr):
         return f"{no}{self.ref} {self.op} {text.literal(self.value)}"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class In(Expr):
     """``ref`` equals one of ``values``; there is at least one."""
 
@@ -178,7 +178,7 @@ class In(Expr):
         return f"{self.ref} {no}IN ({_literals(self.values)})"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IsNull(Expr):
     ref: Ref
 
@@ -186,7 +186,7 @@ class IsNull(Expr):
         return f"{self.ref} IS {no}NULL"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Like(Expr):
     """LIKE with a pattern whose wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 
@@ -202,7 +202,7 @@ class Like(Expr):
         return f"{self.ref} {no}{word} {patterns.written(self.pattern)}"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class StartsWith(Expr):
     ref: Ref
     prefix: str
@@ -211,7 +211,7 @@ class StartsWith(Expr):
         return f"{no}{self.ref} STARTSWITH {text.literal(self.prefix)}"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Contains(Expr):
     """The list in ``ref`` has ``value`` as an item."""
 
@@ -222,7 +222,7 @@ class Contains(Expr):
         return f"{self.ref} {no}CONTAINS {text.literal(self.value)}"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class EqualsList(Expr):
     """The list in ``ref`` has exactly these items; with none, the list is empty."""
 
@@ -239,7 +239,7 @@ class EqualsList(Expr):
         return f"{self.ref} {'!=' if no else '='} [{_literals(self.values)}]"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IsTrue(Expr):
     """TRUE if ``item`` is true, FALSE if it is false or null. Build with ``is_true``."""
 
@@ -253,7 +253,7 @@ class IsTrue(Expr):
         return f"({self.item}) IS {no}TRUE"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Not(Expr):
     """Build with ``negated``."""
 
@@ -265,7 +265,7 @@ class Not(Expr):
         return self.item._text("NOT ")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class And(Expr):
     """All of two or more terms, none of them an And. Build with ``all_of``."""
 
@@ -279,7 +279,7 @@ class And(Expr):
         return f"NOT ({joined})" if no else joined
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Or(Expr):
     """Any of two or more terms, none of them an Or. Build with ``any_of``."""
 

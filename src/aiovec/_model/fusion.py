@@ -136,9 +136,9 @@ def fuse(
     best = sorted([(-score, id) for id, score in fused.items()])[:limit]
     ranks: dict[str, dict[str, Rank]] = {id: {} for _, id in best}
     for name, rows in lists.items():
-        for place, (id, score) in enumerate(rows, 1):
+        for rank, (id, score) in enumerate(rows, 1):
             if id in ranks:
-                ranks[id][name] = Rank(place, score)
+                ranks[id][name] = Rank(rank, score)
     return [FusedHit(id, fused[id], distances.get(id), ranks[id]) for _, id in best]
 
 
@@ -147,8 +147,8 @@ def _shares(
 ) -> list[float]:
     """Return what a list adds to the scores of its rows; nothing if its weight is 0."""
     if isinstance(fusion, RRF):
-        most = (fusion.k + 1) / 2  # the first place in both lists adds up to 1
-        return [most / (fusion.k + place) for place in range(1, len(rows) + 1)]
+        most = (fusion.k + 1) / 2  # the first rank in both lists adds up to 1
+        return [most / (fusion.k + rank) for rank in range(1, len(rows) + 1)]
     weight = (fusion.vector if name == "vector" else fusion.text) / (fusion.vector + fusion.text)
     if not weight:
         return []

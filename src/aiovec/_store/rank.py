@@ -248,7 +248,7 @@ def unit(vectors: npt.NDArray[Any]) -> Float64Array:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-async def reranked(hits: list[Hit], rerank: RerankFunction, places: asyncio.Semaphore) -> Any:
+async def reranked(hits: list[Hit], rerank: RerankFunction, slots: asyncio.Semaphore) -> Any:
     """Return what a user's function returns, which should be scores or reordered hits.
 
     A plain function runs in a thread; a coroutine function is awaited.
@@ -259,7 +259,7 @@ async def reranked(hits: list[Hit], rerank: RerankFunction, places: asyncio.Sema
     else:
         # If the caller is cancelled, the function keeps running on its own copy and keeps its slot.
         work = partial(copy_context().run, rerank, [*hits])
-        outcome = await in_daemon_thread(work, places)
+        outcome = await in_daemon_thread(work, slots)
         if inspect.isawaitable(outcome):
             outcome = await outcome
     return outcome

@@ -439,9 +439,9 @@ class Answer:
     groups: dict[str, Group] = field(default_factory=dict)
     complete: bool = True
 
-    async def finish_by(self, rerank: RerankFunction, places: asyncio.Semaphore) -> None:
+    async def finish_by(self, rerank: RerankFunction, slots: asyncio.Semaphore) -> None:
         """Finish after a user's function has reranked the hits."""
-        outcome = await reranked(self.hits, rerank, places) if self.hits else []
+        outcome = await reranked(self.hits, rerank, slots) if self.hits else []
         await in_thread(self._finish_in_order, rerank, outcome)
 
     def _finish_in_order(self, rerank: RerankFunction, outcome: Any) -> None:
@@ -474,12 +474,12 @@ def hits_in(answers: Sequence[Answer]) -> int:
 
 
 async def results_of(
-    answers: Sequence[Answer], rerank: object, places: asyncio.Semaphore
+    answers: Sequence[Answer], rerank: object, slots: asyncio.Semaphore
 ) -> list[Results[Hit]]:
     """Return the hits of each answer, reranked if ``rerank`` is a user's function."""
     if callable(rerank):
         for answer in answers:
-            await answer.finish_by(rerank, places)
+            await answer.finish_by(rerank, slots)
     return [cast("Results[Hit]", answer.hits) for answer in answers]
 
 
@@ -617,14 +617,14 @@ def vector_like(
     ids: Sequence[str], not_like: Sequence[str], schema: Schema, rows: StoredRows
 ) -> list[Float32Array]:
     """Return the vector to search for, made from rows that were read by their ids."""
-    places = {id: place for place, id in enumerate(rows.ids)}
+    indices = {id: index for index, id in enumerate(rows.ids)}
 
     def vectors_of(argument: str, ids: Sequence[str]) -> Float32Array:
         for id in ids:
             # A row without a vector has one of NaN.
-            if id not in places or rows.vectors is None or np.isnan(rows.vectors[places[id]][0]):
+            if id not in indices or rows.vectors is None or np.isnan(rows.vectors[indices[id]][0]):
                 raise InvalidArgumentError(argument, id, "the id of a row that has a vector")
-        return cast("Float32Array", rows.vectors)[[places[id] for id in ids]]
+        return cast("Float32Array", rows.vectors)[[indices[id] for id in ids]]
 
     def mean(vectors: Float32Array) -> Float64Array:
         scaled = unit(vectors) if schema.metric == "cosine" else vectors.astype(np.float64)

@@ -195,7 +195,7 @@ class VectorStore(Hints):
         self._embedders = embedders
         # Rerank functions and the reading of users' iterables run for any time, so they have limits
         # of their own.
-        self._rerank_places = asyncio.Semaphore(4)
+        self._rerank_slots = asyncio.Semaphore(4)
         self._read_in_thread = partial(in_thread, limit=asyncio.Semaphore(4))
         self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
@@ -1115,7 +1115,7 @@ class VectorStore(Hints):
         """Return the hits of each query of a search; a user's function for ``rerank`` runs after
         it."""
         answers = await self._on_table(call, table, search, rows=hits_in)
-        return await results_of(answers, options.rerank, self._rerank_places)
+        return await results_of(answers, options.rerank, self._rerank_slots)
 
     @names_options(VectorArguments)
     async def search_like(

@@ -105,13 +105,13 @@ def load_settings(config: Path | None, *, environment: bool = True) -> Retrieval
     return retrieval
 
 
-def embedder_section(name: str, given: Mapping[str, object], place: str) -> EmbedderSettings:
-    """Return the section of an embedder with keys from a ``place``, such as a file or an argument.
+def embedder_section(name: str, given: Mapping[str, object], source: str) -> EmbedderSettings:
+    """Return the section of an embedder with keys from a ``source``, such as a file or an argument.
 
     The keys are those of ``[retrieval.embedders.<name>]``. Raises ConfigError if one is wrong.
     """
     path = ("retrieval", "embedders", name)
-    section: EmbedderSettings = checked(Key(EmbedderSettings()), given, path, place)
+    section: EmbedderSettings = checked(Key(EmbedderSettings()), given, path, source)
     return section
 
 

@@ -39,14 +39,14 @@ class StoredRows:
     payloads: Sequence[str | None] | None = None
     vectors: Float32Array | None = None
 
-    def take(self, places: Sequence[int], fields: Iterable[str] | None = None) -> StoredRows:
+    def take(self, positions: Sequence[int], fields: Iterable[str] | None = None) -> StoredRows:
         """Return the rows at these positions, in this order, with only these fields if given."""
         names = self.fields if fields is None else fields
         return StoredRows(
-            [self.ids[row] for row in places],
-            {name: [self.fields[name][row] for row in places] for name in names},
-            None if self.payloads is None else [self.payloads[row] for row in places],
-            None if self.vectors is None else self.vectors[list(places)],
+            [self.ids[row] for row in positions],
+            {name: [self.fields[name][row] for row in positions] for name in names},
+            None if self.payloads is None else [self.payloads[row] for row in positions],
+            None if self.vectors is None else self.vectors[list(positions)],
         )
 
 
@@ -113,14 +113,14 @@ class NewRows:
         column = _vector_column(vectors, self.schema)
         return NewRows(self.schema, self.table.set_column(at, layout.field(at), column))
 
-    def take(self, places: Sequence[int]) -> NewRows:
-        """Return the rows at these places, in this order."""
+    def take(self, positions: Sequence[int]) -> NewRows:
+        """Return the rows at these positions, in this order."""
         rows = self.columns
         if rows is None:
-            if isinstance(places, range):
-                return NewRows(self.schema, self.table.slice(places.start, len(places)))
-            return NewRows(self.schema, self.table.take(pa.array(places, pa.int64())))
-        return NewRows(self.schema, rows.take(places))
+            if isinstance(positions, range):
+                return NewRows(self.schema, self.table.slice(positions.start, len(positions)))
+            return NewRows(self.schema, self.table.take(pa.array(positions, pa.int64())))
+        return NewRows(self.schema, rows.take(positions))
 
     def joined(self, others: Sequence[NewRows]) -> NewRows:
         """Return these rows together with those of other batches of the schema."""

@@ -18,7 +18,7 @@ from .._model.redaction import names_secret
 from ..errors import ConfigError, did_you_mean, shown
 
 ENVIRONMENT = "environment"
-"""The place of values from environment variables, which are texts."""
+"""The source of values from environment variables, which are texts."""
 
 DELIMITER = "__"
 """The characters between the parts of a variable's name."""
@@ -239,20 +239,20 @@ def key(default: _T, **rules: Any) -> _T:
     return cast("_T", Key(default, **rules))
 
 
-def checked(key: Key, value: object, path: _Path, place: str, file: str | None = None) -> Any:
-    """Return a value from a ``place``: a file, an argument, or the environment.
+def checked(key: Key, value: object, path: _Path, source: str, file: str | None = None) -> Any:
+    """Return a value from a ``source``: a file, an argument, or the environment.
 
     ``path`` is that of the key. Raises ConfigError if a part of the value is wrong.
     """
     faults: list[_Fault] = []
-    texts = place == ENVIRONMENT
+    texts = source == ENVIRONMENT
     result = key.read(value, path, texts, faults)
     if not faults:
         return result
     wrong, message, accepted = faults[0]
     name = f"AIOVEC_{DELIMITER.join(wrong)}".upper() if texts else ".".join(wrong)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    raise ConfigError(f"{place}: {name}: {message}{more}", file=file, key=name, accepted=accepted)
+    raise ConfigError(f"{source}: {name}: {message}{more}", file=file, key=name, accepted=accepted)
 
 
 # Types of values

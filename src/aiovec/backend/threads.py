@@ -179,21 +179,21 @@ def _settle(done: asyncio.Future[Any], result: object, error: BaseException | No
         done.set_result(result)
 
 
-async def in_daemon_thread(work: Callable[[], _T], places: asyncio.Semaphore | None = None) -> _T:
+async def in_daemon_thread(work: Callable[[], _T], slots: asyncio.Semaphore | None = None) -> _T:
     """Return the result of a function that runs in a daemon thread, without a limit on threads.
 
     When cancelled it returns at once, and the function keeps running without effect. With
-    ``places`` it first waits for a slot, which it holds until the function has ended.
+    ``slots`` it first waits for a slot, which it holds until the function has ended.
     """
-    if places is None:
+    if slots is None:
         return await _in_daemon_thread(work)
-    await places.acquire()
+    await slots.acquire()
     try:
         done = _in_daemon_thread(work)
     except AiovecError:
-        places.release()
+        slots.release()
         raise
-    done.add_done_callback(lambda _: places.release())
+    done.add_done_callback(lambda _: slots.release())
     return await asyncio.shield(done)
 
 
