@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.harness.cases import case
 from tests.harness.command import Finished
+from tests.harness.packages import install
 
 from .conftest import Run
 
@@ -45,17 +46,8 @@ def beside(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     return beside
 
 
-def install(site: Path, name: str, module: str, source: str) -> None:
-    """Leave behind what an installer does."""
-    information = site / f"{module}-1.0.dist-info"
-    information.mkdir(parents=True, exist_ok=True)
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(f"[aiovec.commands]\n{name} = {module}:app\n")
-    (site / f"{module}.py").write_text(source)
-
-
 def test_a_command_of_another_package(folder: Path, beside: Run) -> None:
-    install(folder / "site", "greet", "greeting", GOOD)
+    install(folder / "site", "greeting", "[aiovec.commands]\ngreet = greeting:app", greeting=GOOD)
     listed = beside("--help")
     assert (listed.code, listed.err) == (0, "")
     assert "Says hello in the other package's words." in listed.out
@@ -67,7 +59,8 @@ def test_a_command_of_another_package(folder: Path, beside: Run) -> None:
 
 
 def test_our_own_commands_cannot_be_replaced(folder: Path, beside: Run) -> None:
-    install(folder / "site", "tables", "impostor", "raise SystemExit('it was imported')")
+    entry, source = "[aiovec.commands]\ntables = wrong:app", "raise SystemExit('it was imported')"
+    install(folder / "site", "wrong", entry, wrong=source)
     done = beside("tables", "-s", "absent.db")
     assert done.code == 1
     assert "there is no store at" in done.err
@@ -76,8 +69,9 @@ def test_our_own_commands_cannot_be_replaced(folder: Path, beside: Run) -> None:
 def test_a_broken_command_says_so_in_one_line(folder: Path, beside: Run) -> None:
     for number, (source, reason) in enumerate(BROKEN.items()):
         with case(source):
-            name = f"broken{number}"
-            install(folder / "site", name, f"not_working{number}", source)
+            name, module = f"broken{number}", f"not_working{number}"
+            entry = f"[aiovec.commands]\n{name} = {module}:app"
+            install(folder / "site", module, entry, **{module: source})
             done = beside(name, "run", "--to", "x")
             assert (done.code, done.out) == (2, "")
             assert done.err.startswith(f"error: the command '{name}' (not_working{number}:app) ")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
+from tests.harness.packages import install
 from tests.harness.vec0 import connect
 from tests.lancedb.buckets import BUCKET, s3_server
 
@@ -275,11 +276,7 @@ def test_an_engine_gets_all_files_with_their_rows_checked(
 ) -> None:
     site = folder / "site"
     monkeypatch.syspath_prepend(site)
-    information = site / "own-1.0.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[aiovec.engines]\nown = own_engine:connect\n")
-    (site / "own_engine.py").write_text(ENGINE)
+    install(site, "own", "[aiovec.engines]\nown = own_engine:connect", own_engine=ENGINE)
     command = ("import", "parts/*", "--table", "notes", "-s", "new.db", "--engine", "own")
     written(parts / "d.jsonl", *numbered(30, 1), {"id": "bad", "embedding": [1]})
     finished = run(*command)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import packages
 
 from aiovec.backend.contract import Backend
 from aiovec.backend.plugin import BackendPlugin
@@ -91,12 +92,9 @@ def no_plugin(address: str, settings: Any) -> Toy:
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, **backends: str) -> None:
     """Make names of this module, or ``module:name``, installed backends until the test ends."""
     created.clear()
-    info = folder / "toys-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
     lines = [
         f"{name} = {value if ':' in value else f'{__name__}:{value}'}"
         for name, value in backends.items()
     ]
-    (info / "entry_points.txt").write_text("\n".join(["[aiovec.backends]", *lines, ""]))
+    packages.install(folder, "toys", "\n".join(["[aiovec.backends]", *lines]))
     monkeypatch.syspath_prepend(str(folder))

@@ -23,6 +23,7 @@ from .blocks import ROOT, blocks, commands, run_page
 
 OWN_TEST = {
     "explanation/side-by-side.md",
+    "how-to/build-on-it.md",
     "how-to/crewai.md",  # CrewAI prints panels
     "how-to/from-sqlite-vec.md",
     "how-to/llm.md",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.command import run
+from tests.harness.packages import install
 
 from .support import jsonl, numbered, rows_of
 
@@ -38,12 +39,8 @@ connect = lambda address: Own()
 
 @pytest.fixture(autouse=True)
 def _engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    information = folder / "site" / "own_engine-1.0.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: own-engine\nVersion: 1\n")
-    (information / "entry_points.txt").write_text("[aiovec.engines]\nown = adding_engine:connect\n")
-    (folder / "site" / "adding_engine.py").write_text(ENGINE)
-    monkeypatch.syspath_prepend(folder / "site")
+    entry = "[aiovec.engines]\nown = adding_engine:connect"
+    monkeypatch.syspath_prepend(install(folder / "site", "own", entry, adding_engine=ENGINE))
 
 
 def test_a_corrected_file_of_equal_length_is_loaded(folder: Path, store: Path) -> None:

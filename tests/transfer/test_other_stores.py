@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.harness.cases import case
 from tests.harness.command import run
+from tests.harness.packages import install
 
 from aiovec import Record, Schema
 
@@ -208,12 +209,9 @@ def test_a_broken_source_stops_nothing_else(
 ) -> None:
     monkeypatch.syspath_prepend(folder / "site")
     for name, code in BROKEN.items():
-        information = folder / "site" / f"{name}_source-1.0.dist-info"
-        information.mkdir(parents=True)
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        entry = f"[aiovec.sources]\na-{name} = {name}_source:Kind\n"
-        (information / "entry_points.txt").write_text(entry)
-        (folder / "site" / f"{name}_source.py").write_text(f"open('asked', 'w').close()\n{code}")
+        module, source = f"{name}_source", f"open('asked', 'w').close()\n{code}"
+        entry = f"[aiovec.sources]\na-{name} = {module}:Kind"
+        install(folder / "site", module, entry, **{module: source})
     lines = jsonl(folder / "notes.jsonl", [{"id": "a", "embedding": [1, 2]}])
     assert bring(lines, store)["rows"] == 1
     assert not (folder / "asked").exists()  # the suffix says what it is
