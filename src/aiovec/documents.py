@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -168,6 +168,15 @@ def read_document(
             return data, source, modified or datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except OSError as exc:
         raise DocumentError(source, exc.strerror or str(exc)) from exc
+
+
+def place_of(row: Mapping[str, Any]) -> str | None:
+    """Return where a passage stands: ``guide.md:9``, ``book.pdf, page 3``; None for another row."""
+    source, start = row.get("source"), row.get("start")
+    if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):
+        return None
+    is_pdf = source.lower().endswith(".pdf")
+    return f"{source}, page {start}" if is_pdf else f"{source}:{start}"
 
 
 def _check_size(size: int, source: str) -> None:

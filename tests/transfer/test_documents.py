@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
@@ -75,6 +76,14 @@ def test_files_and_folders_become_passages_that_a_search_finds(folder: Path, sto
     done = run("search", "rotate keys", "-s", store, "--json", "--limit", "1")
     (hit,) = done.json["hits"]
     assert (hit["source"], hit["title"], hit["start"]) == ("sub/keys.rst", "Keys", 1)
+    shown = run("search", "rotate keys", "-s", store, "--limit", "1").out
+    assert re.fullmatch(
+        r"sub/keys\.rst:1  distance 0\.\d+\nKeys\n  Keys\n  ====\n  Rotate them every year\.\n+",
+        shown,
+    )
+    shown = run("search", "second", "-s", store, "--by", "text").out
+    assert shown.startswith("handbook.pdf, page 2  score ")
+    assert run("search", "second", "-s", store, "--select", "start").lines[0][-1] == "start"
 
 
 def test_a_second_import_touches_only_what_changed(folder: Path, store: Path) -> None:
