@@ -86,6 +86,15 @@ def test_files_and_folders_become_passages_that_a_search_finds(folder: Path, sto
     assert run("search", "second", "-s", store, "--select", "start").lines[0][-1] == "start"
 
 
+def test_the_demo_asks_the_docs_and_finds_the_page(store: Path) -> None:
+    pytest.importorskip("wordllama")
+    root = Path(__file__).parents[2]
+    (question,) = re.findall(r"(?m)^QUESTION \?= (.+)$", (root / "Makefile").read_text("utf-8"))
+    imported(store, root / "docs", embedder="local")
+    shown = run("search", question, "--limit", "2", "-s", store).out
+    assert re.match(r"how-to/tenants\.md:\d+  distance .*\nKeep tenants apart", shown)
+
+
 def test_a_second_import_touches_only_what_changed(folder: Path, store: Path) -> None:
     notes = written(folder / "notes")
     imported(store, notes)
