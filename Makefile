@@ -1,6 +1,6 @@
 # Each target makes the environment that it needs; nothing has to be done before.
 #
-#   make demo    see it work
+#   make demo    search the documentation in docs/; QUESTION="how do I …" asks another question
 #   make test    the tests; make test ARGS="-k filter" passes options to pytest
 #   make lint    ruff, mypy --strict, the import rules
 #   make soak    the long campaigns, hours in all
@@ -13,6 +13,7 @@
 
 VENV ?= .venv
 ARGS ?=
+QUESTION ?= how do I keep the rows of each customer apart
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 # The first that runs and is new enough: a name on PATH may be a shim that does not run.
@@ -31,7 +32,9 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: $(VENV)/.for-demo
-	@$(BIN)/python -m aiovec demo $(ARGS)
+	@mkdir -p build
+	@$(BIN)/python -m aiovec import docs --embedder local --delete -s build/docs.db
+	@$(BIN)/python -m aiovec search "$(QUESTION)" --limit 2 -s build/docs.db
 
 test: $(VENV)/.for-test
 	@$(BIN)/python -m tests $(ARGS)
@@ -58,7 +61,7 @@ $(BIN)/python:
 
 $(VENV)/.for-demo: $(BUILT_FROM) | $(BIN)/python
 	@echo "== installing aiovec into $(VENV)"
-	@$(INSTALL) -e .
+	@$(INSTALL) -e ".[documents,local]"
 	@touch $@
 
 $(VENV)/.for-test: $(BUILT_FROM) | $(BIN)/python

@@ -9,9 +9,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +32,7 @@ from aiovec._cli.stores import (
     expanded,
     give_embedder,
     in_store,
+    names_in,
     of_each_table,
     place_named,
 )
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
 
     from aiovec import Field, Schema, VectorStore
 
-    from .loading import Load, RejectsFile
+    from .documents import DocumentImport
+    from .loading import Load
     from .opening import Opener
-    from .sources import ForeignTable, Reader
+    from .sources import ForeignTable, Reader, RejectsFile
 
 _REASONS_SHOWN = _NAMES_SHOWN = 10
 
@@ -60,7 +62,8 @@ def import_(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Parquet, Arrow IPC, JSON Lines or CSV: paths, globs in quotes such as "
+            help="Documents: files of Markdown, reStructuredText, text or PDF, and folders. Or "
+            "rows: Parquet, Arrow IPC, JSON Lines or CSV: paths, globs in quotes such as "
             "'parts/*.parquet', or s3:// and gs:// URLs, whose credentials come from the "
             "environment. Or one store of another program: a SQLite database with vectors, a "
             "folder of LanceDB, Chroma, Qdrant, Milvus Lite or FAISS, or NAME:PLACE, such as "
@@ -70,8 +73,44 @@ def import_(
     ],
     store: Store = None,
     table: Annotated[
-        str | None, typer.Option(help="Table to write. Default: named like the source.")
+        str | None,
+        typer.Option(
+            help="Table to write. Default: named like the source; for documents, documents."
+        ),
     ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Documents: length of a passage at most, in characters, or in tokens if the model "
+            "cuts off long texts (fastembed, sentence-transformers). Default: 1200, or 256.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        int, typer.Option(min=0, help="Documents: length that passages of a section share.")
+    ] = 0,
+    base: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Documents: text before each path, such as https://docs.example.com/. Default: "
+            "the path below the folder.",
+        ),
+    ] = "",
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FIELD",
+            help="Documents: field of an existing table for body, title, source, start, part, "
+            "parts, modified or hash. Can be repeated.",
+        ),
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Documents: delete those whose files are gone.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Documents: say what would change, and write nothing.")
+    ] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show what would be imported, and write nothing.")
     ] = False,
@@ -118,7 +157,10 @@ def import_(
     config: Config = None,
     json: AsJson = False,
 ) -> None:
-    """Import files, or the tables of a store that another program wrote.
+    """Import documents, files of rows, or the tables of a store that another program wrote.
+
+    Documents are cut into passages, which are the rows of one table. Again, only what changed since
+    is embedded. What cannot be read is listed, and the rest is imported.
 
     Creates the store and the table if they do not exist. Several files go into one table, whose
     fields come from the first file. Rows that cannot be imported are listed with the reason in
@@ -128,20 +170,44 @@ def import_(
     same command again adds nothing.
     """
     from aiovec.backend import check_table_name
+
+    from .documents import documents_in
+
+    if table is not None:
+        check_table_name(table)  # before the store is created
+    if (documents := documents_in(sources, base)) is not None:
+        rows_only = {
+            "--list": list_, "--format": form, "--schema": schema, "--id-column": id_column,
+            "--vector-column": vector_column, "--dtype": dtype, "--text": text, "--index": index,
+            "--embed": embed, "--upsert": upsert, "--backup": backup, "--engine": engine,
+        }  # fmt: skip
+        if wrong := [option for option, value in rows_only.items() if value]:
+            raise typer.BadParameter(f"{wrong[0]} is for files of rows, not for documents")
+        if delete and not any(map(os.path.isdir, map(expanded, sources))):
+            raise typer.BadParameter("--delete needs a folder: all other documents would go")
+        job = _documents_job(documents, table, metric, model, fields)
+        job.base, job.size, job.overlap = base, chunk_size, overlap
+        job.delete, job.dry_run, job.strict = delete, dry_run, strict
+        _import_documents(job, store, config, embedder, json)
+        if job.counts["failed"] and not allow_rejects:
+            raise typer.Exit(1)
+        return
+    if chunk_size or overlap or base or fields or delete or dry_run:
+        raise typer.BadParameter(
+            "--chunk-size, --overlap, --base, --fields, --delete and --dry-run are for documents"
+        )
     from aiovec.backend.files import schema_in
 
     from .globs import files_of
-    from .loading import Load, RejectsFile, wanted_schema
+    from .loading import Load, wanted_schema
     from .opening import Opener
-    from .sources import Hints, NewTable, legal_table_name
+    from .sources import Hints, NewTable, RejectsFile, legal_table_name
     from .workers import load_by
 
     if list_ and backup is not None:
         raise typer.BadParameter("--list writes nothing; leave out --backup")
     if engine is not None and upsert:
         raise typer.BadParameter("--engine replaces no rows; leave out --upsert")
-    if table is not None:
-        check_table_name(table)  # before the store is created
     files = files_of(sources)
     piped = sources == ["-"]
     if (piped or len(files) > 1) and not (list_ or table):
@@ -166,19 +232,98 @@ def import_(
         if source.remark:
             say(source.remark, stderr=True)
         loads = [Load(one, table or one.name, given, upsert, new) for one in tables]
-        job = _Job(source, loads, RejectsFile(_rejects_path(list(files), table, source)), strict)
+        work = _Job(source, loads, RejectsFile(_rejects_path(list(files), table, source)), strict)
         if embedder is not None:
             described = existing() or wanted_schema(loads[0])
-            job.prepare = partial(give_embedder, schema=described, given=embedder)
+            work.prepare = partial(give_embedder, schema=described, given=embedder)
         if workers is not None:
-            job.by_workers = partial(load_by, workers, files=files, opener=opener)
+            work.by_workers = partial(load_by, workers, files=files, opener=opener)
         began = time.perf_counter()
-        target = job.run(store, config)
+        target = work.run(store, config)
         seconds = time.perf_counter() - began
-    _report(source, loads, job.rejects, target, seconds, backup, json)
+    _report(source, loads, work.rejects, target, seconds, backup, json)
     failed = source.failed or any(one.problem for one in loads)
     if failed or not (allow_rejects or all(one.whole for one in loads)):
         raise typer.Exit(1)
+
+
+def _documents_job(
+    documents: Mapping[str, Path],
+    table: str | None,
+    metric: Metric | None,
+    model: str | None,
+    fields: list[str] | None,
+) -> DocumentImport:
+    from aiovec.documents import SCHEMA
+
+    from .documents import DocumentImport
+    from .sources import RejectsFile
+
+    names: dict[str, str] = {}
+    for part in names_in(fields) or ():
+        name, equals, target = part.partition("=")
+        if not equals or name not in SCHEMA.fields:
+            raise typer.BadParameter(f"--fields is NAME=FIELD, as in body=text, not {part!r}")
+        names[name] = target
+    name = table or "documents"
+    new = replace(SCHEMA, metric=metric or SCHEMA.metric, model=model)
+    return DocumentImport(documents, name, RejectsFile(Path(f"{name}.rejects.jsonl")), names, new)
+
+
+def _import_documents(
+    job: DocumentImport, store: str | None, config: str | None, embedder: str | None, json: bool
+) -> None:
+    """Import documents, and say what became of them."""
+    from aiovec.backend.threads import in_thread
+
+    began = time.perf_counter()
+
+    async def work(vectors: VectorStore) -> str:
+        if embedder is not None:
+            existing = job.table in await vectors.tables()
+            known = await vectors.schema(job.table) if existing else job.new
+            await in_thread(give_embedder, vectors, known, embedder)
+        with progress("documents") as bar:
+            task = bar.add_task(job.table, total=len(job.files))
+
+            def seen(_: DocumentImport) -> None:
+                passages = job.counts["passages"]
+                rate = passages / (time.perf_counter() - began)
+                words = f"{job.table}: {passages:,} passages, {rate:,.0f}/s"
+                bar.update(task, completed=job.done, description=words)
+
+            job.seen, job.deleting = seen, deleting
+            await job.run(vectors)
+        if (job.counts["passages"] or job.counts["deleted"]) and not job.dry_run:
+            await of_each_table(vectors, [job.table], vectors.optimize, "indexing and optimizing")
+        return vectors.target
+
+    def deleting(passages: int, sources: Sequence[str]) -> None:
+        names = ", ".join(sources[:_NAMES_SHOWN]) + (" …" if len(sources) > _NAMES_SHOWN else "")
+        words = "would delete" if job.dry_run else "deleting"
+        say(f"{job.table}: {words} {counted(passages, 'passage')}: {names}", stderr=True)
+
+    place = place_named(store, config)
+    if job.dry_run and place.path is not None and not place.path.exists():
+        run_async(job.run(None))
+        target = str(place.path)
+    else:
+        target = in_store(store, config, work, create=not job.dry_run)
+    seconds = time.perf_counter() - began
+    counts = {name: job.counts[name] for name in
+              ("new", "changed", "unchanged", "deleted", "failed", "passages")}  # fmt: skip
+    facts = {"store": target, "table": job.table, "dry_run": job.dry_run, **counts,
+             "failures": job.reasons, "seconds": round(seconds, 6)}  # fmt: skip
+    said = ", ".join(f"{counts[name]:,} {name}" for name in list(counts)[:-1] if counts[name])
+    wrote = "would write" if job.dry_run else "wrote"
+    shown = [f"{job.table}: {said}; {wrote} {counted(counts['passages'], 'passage')}"]
+    emit(facts, [*shown, f"done in {seconds:.2f} s"], json)
+    if json:
+        return
+    for source, reason in list(job.reasons.items())[:_REASONS_SHOWN]:
+        say(f"{source}: not imported: {reason}", stderr=True)
+    if len(job.reasons) > _REASONS_SHOWN:
+        say(f"{job.rejects.path} lists all {len(job.reasons):,}", stderr=True)
 
 
 def _opened(
@@ -222,7 +367,8 @@ class _Job:
 
     def run(self, store: str | None, config: str | None) -> str:
         """Do it, and return the place of the store, which is made if it does not exist."""
-        from .loading import RejectsFile, rehearse
+        from .loading import rehearse
+        from .sources import RejectsFile
 
         path = place_named(store, config).path
         if self.by_workers is None and path is not None and not path.exists():

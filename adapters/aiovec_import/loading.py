@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import IO
 
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
 from aiovec._internals import StoreInternals
 from aiovec.backend import Schema
-from aiovec.backend.files import writing_to
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
@@ -30,7 +26,7 @@ from aiovec.errors import (
 
 from .files import reading, rows_at_once
 from .sifting import CAME_BEFORE, Sifted, sift
-from .sources import ForeignTable, NewTable, Reader, Reject
+from .sources import ForeignTable, NewTable, Reader, Reject, RejectsFile
 
 _EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
@@ -326,32 +322,3 @@ async def _write(store: VectorStore, load: Load, part: Sifted) -> Sifted:
             # In a new table too, the row may be another writer's as well as an earlier one's.
             part = await in_thread(part.without, set(exc.ids), _EXISTS)
     return part
-
-
-class RejectsFile:
-    """The list of the latest import, which removes an earlier one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-        self._file: IO[str] | None = None
-
-    def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        """List rows of a table; ``place`` is the word for their place in the source."""
-        with writing_to(self.path):
-            for reject in rejects:
-                if self._file is None:
-                    # An id of bytes that are no text may hold lone surrogates.
-                    self._file = self.path.open("w", encoding="utf-8", errors="replace")
-                entry = {"table": table, place: reject.row}
-                entry |= {"id": reject.id, "reason": reject.reason}
-                self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                self.count += 1
-
-    def close(self, done: bool) -> None:
-        """Complete the list. ``done`` says that all rows were read."""
-        with writing_to(self.path):
-            if self._file is not None:
-                self._file.close()
-            elif done:
-                self.path.unlink(missing_ok=True)

@@ -7,16 +7,18 @@ works without an event loop; its caller runs each call in a thread.
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from aiovec import Embed
 from aiovec._input.infer import USUAL_VECTORS
 from aiovec.backend import Field, Metric, Schema, check_field_name
+from aiovec.backend.files import writing_to
 from aiovec.backend.plugin import installed
 from aiovec.errors import AiovecError, ConfigError
 
@@ -34,6 +36,35 @@ class Reject:
     row: int | str | None
     id: str | None
     reason: str
+
+
+class RejectsFile:
+    """The list of the latest import, which removes an earlier one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self._file: IO[str] | None = None
+
+    def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
+        """List rows of a table; ``place`` is the word for their place in the source."""
+        with writing_to(self.path):
+            for reject in rejects:
+                if self._file is None:
+                    # An id of bytes that are no text may hold lone surrogates.
+                    self._file = self.path.open("w", encoding="utf-8", errors="replace")
+                entry = {"table": table, place: reject.row}
+                entry |= {"id": reject.id, "reason": reject.reason}
+                self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                self.count += 1
+
+    def close(self, done: bool) -> None:
+        """Complete the list. ``done`` says that all rows were read."""
+        with writing_to(self.path):
+            if self._file is not None:
+                self._file.close()
+            elif done:
+                self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

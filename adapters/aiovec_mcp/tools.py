@@ -30,6 +30,7 @@ from aiovec import (
     new_id,
 )
 from aiovec.bridge import best_search, seconds_of, storable, table_without_vectors
+from aiovec.documents import place_of
 
 # Limits of an answer, which a model has to read: rows, and bytes of their JSON (50,000 tokens).
 _MOST = 100
@@ -127,7 +128,8 @@ class Tools:
     ) -> Answer:
         """Search the rows of a table for a text; the best match comes first. `_distance` tells how
         far its meaning is from the text. A search by keywords gives a `_score` instead, which
-        compares the hits of one search only."""
+        compares the hits of one search only. A row with `cite` is a passage of a document: name
+        this place in your answer. Rows of the same `source` with the next `part` continue it."""
         options = {"limit": limit, "where": where, "select": select}
         hits = await self._search(await self._named(table), query, by, **options)
         return _fitting("hits", hits)
@@ -272,9 +274,15 @@ def _fitting(name: str, rows: Sequence[Record | Hit]) -> Answer:
 def _short(row: Record | Hit) -> dict[str, Any]:
     """Return a row in few tokens: without nulls and ranks, and with one measure in four digits.
 
+    A passage of a document says where it stands, as a reader can be told.
+
     That is the distance, since merged and boosted scores only compare the hits of one search.
     """
     flat = {key: value for key, value in row.to_dict().items() if value is not None}
+    if (place := place_of(flat)) is not None:
+        flat = {"cite": place, **flat}
+        for name in ("hash", "start", "modified"):
+            flat.pop(name, None)
     if isinstance(row, Hit):
         flat.pop("_ranks", None)
         if row.distance is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # the command line imports this module, and ``--help`` none of these
     from ._model.schema import Schema
@@ -42,6 +42,10 @@ class StoreInternals:
     async def completed(self, table: str, schema: Schema) -> Schema:
         """Return the schema of a new table with the dimension and model of its embedder."""
         return await self._store._completed(table, schema)
+
+    async def tokenizer(self, schema: Schema) -> Any:
+        """Return the tokenizer of a table's model if that cuts long texts off; None otherwise."""
+        return await self._store._embedders.tokenizer(schema, self._store._backends.active.settings)
 
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:
         """Return the schema, and the name of the table's state, as ``CallContext`` takes it."""

@@ -7,9 +7,10 @@ needs the extra ``documents``.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -90,8 +91,7 @@ class Cutter:
 
     def rows(self, data: bytes, source: str, modified: datetime | None) -> list[dict[str, Any]]:
         """Return the passages of a document as rows, or raise DocumentError. Takes a while."""
-        if len(data) > LARGEST:
-            raise DocumentError(source, f"it has {len(data):,} bytes; at most {LARGEST:,} are read")
+        _check_size(len(data), source)
         suffix = PurePosixPath(source).suffix.lower()
         pages = _pages(data, source) if suffix == ".pdf" else [(0, None, _decoded(data, source))]
         name = "MarkdownSplitter" if suffix in _MARKDOWN else "TextSplitter"
@@ -162,11 +162,26 @@ def read_document(
     """Return the content, the source and the time of change of a file, or raise DocumentError."""
     try:
         with path.open("rb") as file:
+            _check_size(os.fstat(file.fileno()).st_size, source)
             # Read as a whole, so that the hash is that of the passages if the file changes now.
             data = file.read(LARGEST + 1)
             return data, source, modified or datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except OSError as exc:
         raise DocumentError(source, exc.strerror or str(exc)) from exc
+
+
+def place_of(row: Mapping[str, Any]) -> str | None:
+    """Return where a passage stands: ``guide.md:9``, ``book.pdf, page 3``; None for another row."""
+    source, start = row.get("source"), row.get("start")
+    if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):
+        return None
+    is_pdf = source.lower().endswith(".pdf")
+    return f"{source}, page {start}" if is_pdf else f"{source}:{start}"
+
+
+def _check_size(size: int, source: str) -> None:
+    if size > LARGEST:
+        raise DocumentError(source, f"it has {size:,} bytes; at most {LARGEST:,} are read")
 
 
 def passage_id(source: str, part: int) -> str:

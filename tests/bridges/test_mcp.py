@@ -25,7 +25,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.harness.command import run
 
 import aiovec
-from aiovec import Embed, Field, Schema
+from aiovec import Embed, Field, Schema, documents
 from aiovec_mcp import create_server
 
 ARTICLES = Schema(
@@ -196,6 +196,18 @@ async def test_the_tables_are_searched_and_read(tmp_path: Path) -> None:
         ]
         rows = await call(client, "list", table="articles", order_by="-year", offset=1, limit=1)
         assert [row["id"] for row in rows["rows"]] == ["b"]
+
+
+async def test_a_passage_says_where_it_stands(tmp_path: Path) -> None:
+    pytest.importorskip("semantic_text_splitter")
+    text = "# Keys\n\n## Rotate\n\nEvery year.\n"
+    async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
+        await store.create_table("documents", documents.SCHEMA)
+        await store.upsert("documents", documents.passages(text, source="keys.md"))
+    async with client_of(tmp_path, writes=False) as client:
+        (hit,) = (await call(client, "search", table="documents", query="every year"))["hits"]
+        assert (hit["cite"], hit["title"]) == ("keys.md:1", "Keys > Rotate")
+        assert "hash" not in hit
 
 
 async def test_without_leave_nothing_is_written(tmp_path: Path) -> None:

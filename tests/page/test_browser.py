@@ -19,6 +19,8 @@ import pytest
 from tests.harness.cases import case
 from tests.page.filling import CLOSING, HOSTILE_IDS, SCRIPT
 
+from aiovec import connect, documents
+
 playwright = pytest.importorskip("playwright.async_api")
 
 if TYPE_CHECKING:
@@ -334,4 +336,28 @@ async def test_a_server_with_keys(browser: Browser, serve: Serve) -> None:
     await page.get_by_role("button", name="Delete row").click()
     await dialog.get_by_role("button", name="Delete").click()
     await expect(page.get_by_role("alert")).to_contain_text(re.compile("read", re.IGNORECASE))
+    await context.close()
+
+
+async def test_a_passage_has_its_place_and_its_neighbours(
+    browser: Browser, serve: Serve, tmp_path: Path
+) -> None:
+    pytest.importorskip("semantic_text_splitter")
+    place = tmp_path / "store.db"
+    text = "# Keys\n\nAbout keys.\n\n## Rotate\n\nEvery <b>year</b>.\n\n## Revoke\n\nAt once.\n"
+    async with connect(place, embedder="demo") as store:
+        await store.create_table("documents", documents.SCHEMA)
+        await store.upsert("documents", documents.passages(text, source="it's.md"))
+    await asyncio.to_thread((tmp_path / "aiovec.toml").touch)
+    served = await asyncio.to_thread(serve, place)
+    context = await browser.new_context(base_url=served.url)
+    page = await context.new_page()
+    await visit(page, "#/t/documents/search?by=words&q=year")
+    hit = page.locator(".hits > li").first
+    await expect(hit.locator(".hit-id")).to_have_text("it's.md:5")
+    await expect(hit).to_contain_text("Keys > Rotate")
+    await hit.get_by_role("button", name="Passages around it").click()
+    await expect(hit.locator(".text")).to_have_text(
+        [re.compile("About keys"), re.compile("Every <b>year</b>"), re.compile("At once")]
+    )
     await context.close()

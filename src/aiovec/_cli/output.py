@@ -56,9 +56,9 @@ def one_line(value: object) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(str(value).split()))
 
 
-def counted(rows: int) -> str:
-    """Return a number of rows in words."""
-    return "1 row" if rows == 1 else f"{rows:,} rows"
+def counted(number: int, thing: str = "row") -> str:
+    """Return a number of rows, or of other things, in words."""
+    return f"1 {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def cell(value: object) -> str:

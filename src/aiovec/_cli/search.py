@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import typer
 
 from .._text.query import text_fields
 from ..errors import AiovecError, shown
-from .output import Listing, cell, emit, out, say
+from .output import Listing, cell, emit, one_line, out, say
 from .run import failing_clearly
 from .stores import (
     AnyTable,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 By = Literal["text", "vector", "hybrid"]
 Match = Literal["best", "all", "any"]
 _Text = str | None
+_LONGEST_PASSAGE = 600  # characters
 _Ids = list[str] | None
 
 
@@ -138,7 +140,7 @@ def search(
         return hits, time.perf_counter() - began
 
     hits, seconds = in_table(store, config, table, hits_of, reading=True)
-    _show_hits(hits, seconds, json)
+    _show_hits(hits, seconds, json, words or "", whole=select is None and not include_vector)
 
 
 def _check_search(
@@ -152,8 +154,15 @@ def _check_search(
         raise typer.BadParameter("--by needs WORDS, and --match a search by keywords")
 
 
-def _show_hits(hits: Sequence[Hit], seconds: float, json: bool) -> None:
+def _show_hits(hits: Sequence[Hit], seconds: float, json: bool, words: str, *, whole: bool) -> None:
+    """Print hits as JSON, passages of documents as a person reads them, or a table."""
+    from ..documents import place_of  # its schema is slow to make
+
     flat = [hit.to_dict() for hit in hits]
+    if whole and not json and flat and all(map(place_of, flat)):
+        for row in flat:
+            _show_passage(row, str(place_of(row)), words)
+        return
     names = [name for name in dict.fromkeys(name for row in flat for name in row)
              if name not in ("id", "_score", "_distance", "_ranks")]  # fmt: skip
     # A merged score says how a hit compares with the others, and the distance how near it is.
@@ -164,6 +173,22 @@ def _show_hits(hits: Sequence[Hit], seconds: float, json: bool) -> None:
     emit(facts, [Listing([*measures, "id", *names], cells, right=[*measures])], json)
     if out(stderr=True).is_terminal and not json:
         say(f"{len(hits)} hits in {seconds * 1000:.1f} ms", stderr=True)
+
+
+def _show_passage(row: dict[str, Any], place: str, words: str) -> None:
+    """Print where a passage stands, its headings, and its text with the words marked."""
+    from rich.text import Text
+
+    distance = _distance(row)
+    measure = f"  distance {distance}" if distance else f"  score {_score(row)}"
+    head = Text.assemble((one_line(place), "bold cyan"), (measure, "dim"))
+    if row.get("title"):
+        head.append(f"\n{one_line(row['title'])}", "bold")
+    body = str(row.get("body") or "")
+    shown = body if len(body) <= _LONGEST_PASSAGE else body[: _LONGEST_PASSAGE - 1] + "…"
+    text = Text("\n".join(f"  {line}".rstrip() for line in shown.split("\n") if line.strip()))
+    text.highlight_words(re.findall(r"\w{3,}", words), "bold yellow", case_sensitive=False)
+    say(Text("\n").join([head, text, Text()]))
 
 
 @failing_clearly

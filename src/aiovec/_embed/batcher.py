@@ -89,6 +89,12 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<embedder {self.name!r} ({self.model})>"
 
+    async def tokenizer(self) -> Any:
+        """Return the tokenizer of a model that cuts long texts off; None for others."""
+        if not isinstance(self._embedder, LocalModel):
+            return None
+        return await in_thread(self._embedder.tokenizer)
+
     async def learn_dim(self) -> None:
         """Embed a short text to learn the length of vectors, if the embedder does not declare
         it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import threading
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,19 @@ class LocalModel:
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
+
+    def tokenizer(self) -> Any:
+        """Return a copy of the model's tokenizer that counts every token; None if it has none."""
+        self.prepare()
+        model = self._loaded.model if self._kind == "fastembed" else self._loaded
+        tokenizer: Any = getattr(model, "tokenizer", None)
+        tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # inside one of transformers
+        if not hasattr(tokenizer, "no_truncation"):
+            return None
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     def __call__(self, texts: list[str], *, kind: Purpose = "document") -> Any:
         """Return the vectors of texts."""

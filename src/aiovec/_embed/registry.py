@@ -98,6 +98,13 @@ class Embedders:
             return True
         return (await in_thread(_recipe_of, schema, schema.embed))[1] is not None
 
+    async def tokenizer(self, schema: Schema, settings: RetrievalSettings) -> Any:
+        """Return the tokenizer of a model that cuts long texts off; None for others."""
+        if schema.embed is None or not await self.can_embed(schema, settings):
+            return None
+        embedder = await self.find(schema.embed.using, settings)
+        return await (embedder or await self._of_recipe("", schema, schema.embed)).tokenizer()
+
     async def completed(self, table: str, schema: Schema, settings: RetrievalSettings) -> Schema:
         """Return the schema of a new table with the length, model and recipe of its embedder.
 

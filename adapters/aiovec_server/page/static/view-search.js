@@ -16,6 +16,8 @@ const MODES = {
 };
 // Keys of a hit that are not fields.
 const OWN = new Set(["id", "_score", "_distance", "_ranks", "_highlights"]);
+// Fields of a passage of a document that its head shows, or nobody reads.
+const OF_PASSAGES = new Set(["source", "title", "start", "part", "parts", "hash", "expires"]);
 const LIMITS = [10, 25, 50, 100];
 
 // A vector is too long for an address. It stays until the page is closed, one for each table.
@@ -164,18 +166,49 @@ function marked(snippet) {
   }));
 }
 
+// Where a passage stands in its document; null for another row.
+function placeOf(hit) {
+  if (typeof hit.source !== "string" || !Number.isInteger(hit.start) || !Number.isInteger(hit.parts)) return null;
+  return /\.pdf$/i.test(hit.source) ? `${hit.source}, page ${hit.start}` : `${hit.source}:${hit.start}`;
+}
+
+// The passages before and after a hit, by one click.
+function neighbours(table, hit, label) {
+  const [before, after] = [h("div", {}), h("div", {})];
+  const around = [hit.part - 1, hit.part + 1].filter((part) => part >= 1 && part <= hit.parts);
+  const button = h("button", { type: "button", class: "quiet", click: async () => {
+    const where = `source = '${hit.source.replaceAll("'", "''")}' AND part IN (${around.join(", ")})`;
+    try {
+      for (const one of await api.find(table, { where, limit: 2 })) {
+        (one.part < hit.part ? before : after).append(h("p", { class: "text muted" }, shown(one[label] ?? "", "value long")));
+      }
+      button.remove();
+      announce("The passages before and after are shown");
+    } catch (error) {
+      button.after(h("span", { class: "error", role: "alert" }, error.message));
+    }
+  } }, "Passages around it");
+  return { before, after, button: around.length ? button : null };
+}
+
 function hitOf(table, facts, hit) {
   const { label } = facts;
+  const place = placeOf(hit);
+  const { before, after, button } = place ? neighbours(table, hit, label) : {};
   const snippet = hit._highlights?.[label] ?? Object.values(hit._highlights ?? {})[0];
   const text = label && hit[label];
   const others = Object.entries(hit)
-    .filter(([name, value]) => name !== label && !OWN.has(name) && value !== null && value !== "").slice(0, 6);
+    .filter(([name, value]) => name !== label && !OWN.has(name) && !(place && OF_PASSAGES.has(name)) && value !== null && value !== "").slice(0, 6);
   return h("li", {},
     h("div", { class: "hit-head" },
-      h("a", { class: "hit-id", href: rowLink(table, hit.id) }, cell(hit.id, 80)),
+      h("a", { class: "hit-id", href: rowLink(table, hit.id) }, cell(place ?? hit.id, 120)),
       h("span", { class: "score" }, h("span", { class: "unseen" }, "Score "), score(hit._score))),
+    place && hit.title && h("p", { class: "muted" }, cell(hit.title, 200)),
+    before,
     snippet ? h("p", { class: "text" }, marked(snippet)) : text && h("p", { class: "text" }, cell(text, 280)),
+    after,
     h("p", { class: "hit-facts" },
+      button,
       others.map(([name, value]) => h("span", {}, h("span", { class: "key" }, cell(name, 40)), " ", cell(value, 60))),
       Object.entries(hit._ranks ?? {}).map(([list, rank]) => h("span", {}, h("span", { class: "key" }, `by ${list}`), ` #${rank.rank ?? rank}`)),
       h("a", { href: tableLink(table, "search", { by: "like", id: hit.id }), "aria-label": `More like ${plainText(hit.id).slice(0, 80)}` }, "More like this")));

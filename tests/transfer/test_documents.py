@@ -1,0 +1,357 @@
+"""``aiovec import`` of documents: their rows, a second import, and what is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from tests.documents.files import pdf
+from tests.harness.command import Finished, run
+
+from aiovec import Embed, F, Schema, connect, documents, sync
+
+pytest.importorskip("semantic_text_splitter")
+
+NOTES = {
+    "guide.md": "# Guide\n\nHow to bake bread.\n\n## Oven\n\nHeat it first.\n",
+    "sub/keys.rst": "Keys\n====\n\nRotate them every year.\n",
+    "sub/plain.txt": "A plain note about the sea.",
+}
+
+
+def written(folder: Path, files: Mapping[str, str | bytes] = NOTES) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def imported(store: Path, *arguments: object, code: int = 0, embedder: str = "demo") -> Any:
+    done = run("import", *arguments, "-s", store, "--embedder", embedder, "--json")
+    assert done.code == code, done.err
+    return done.json
+
+
+def refused(store: Path, *arguments: object) -> Finished:
+    done = run("import", *arguments, "-s", store, "--embedder", "demo")
+    assert done.code in (1, 2), done.out
+    return done
+
+
+def sources(store: Path, table: str = "documents") -> dict[str, int]:
+    """Return the documents of a store with the numbers of their passages."""
+    with sync.connect(store) as opened:
+        return {str(name): count for name, count in opened.distinct(table, "source").items()}
+
+
+def passages(store: Path) -> dict[str, dict[str, Any]]:
+    with sync.connect(store) as opened:
+        return {row.id: row.to_dict() for row in opened.rows("documents", include_vector=True)}
+
+
+def counts(facts: Any) -> dict[str, int]:
+    names = ("new", "changed", "unchanged", "deleted", "failed", "passages")
+    return {name: facts[name] for name in names if facts[name]}
+
+
+def test_files_and_folders_become_passages_that_a_search_finds(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+    handbook = written(folder, {"handbook.pdf": pdf(["First.", "Second page."])}) / "handbook.pdf"
+    facts = imported(store, notes, handbook)
+    assert counts(facts) == {"new": 4, "passages": 6}
+    assert sources(store) == {
+        "guide.md": 2, "handbook.pdf": 2, "sub/keys.rst": 1, "sub/plain.txt": 1,
+    }  # fmt: skip
+    done = run("search", "rotate keys", "-s", store, "--json", "--limit", "1")
+    (hit,) = done.json["hits"]
+    assert (hit["source"], hit["title"], hit["start"]) == ("sub/keys.rst", "Keys", 1)
+    shown = run("search", "rotate keys", "-s", store, "--limit", "1").out
+    assert re.fullmatch(
+        r"sub/keys\.rst:1  distance 0\.\d+\nKeys\n  Keys\n  ====\n  Rotate them every year\.\n+",
+        shown,
+    )
+    shown = run("search", "second", "-s", store, "--by", "text").out
+    assert shown.startswith("handbook.pdf, page 2  score ")
+    assert run("search", "second", "-s", store, "--select", "start").lines[0][-1] == "start"
+
+
+def test_the_demo_asks_the_docs_and_finds_the_page(store: Path) -> None:
+    pytest.importorskip("wordllama")
+    root = Path(__file__).parents[2]
+    (question,) = re.findall(r"(?m)^QUESTION \?= (.+)$", (root / "Makefile").read_text("utf-8"))
+    imported(store, root / "docs", embedder="local")
+    shown = run("search", question, "--limit", "2", "-s", store).out
+    assert re.match(r"how-to/tenants\.md:\d+  distance .*\nKeep tenants apart", shown)
+
+
+def test_a_second_import_touches_only_what_changed(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+    imported(store, notes)
+    before = passages(store)
+    os.utime(notes / "guide.md", (1, 1))  # the content counts
+    assert counts(imported(store, notes)) == {"unchanged": 3}
+    assert passages(store) == before
+    written(notes, {"guide.md": "# Guide\n\nNow about soup.\n", "new.md": "# New\n\nText.\n"})
+    (notes / "sub/plain.txt").unlink()
+    planned = imported(store, notes, "--delete", "--dry-run")
+    assert passages(store) == before
+    expected = {"new": 1, "changed": 1, "unchanged": 1, "deleted": 1, "passages": 2}
+    assert counts(planned) == counts(imported(store, notes, "--delete")) == expected
+    assert sources(store) == {"guide.md": 1, "new.md": 1, "sub/keys.rst": 1}
+    assert passages(store)["sub/keys.rst#1"] == before["sub/keys.rst#1"]
+    sized = imported(store, notes, "--chunk-size", 20)
+    assert sized["changed"] == 3
+
+
+def test_readers_never_see_two_versions_of_a_document(folder: Path, store: Path) -> None:
+    notes = folder / "notes"
+    imported(store, written(notes, {"a.md": "# A\n\nBegin.\n"}))
+    ended = Event()
+
+    def read_all_the_time() -> None:
+        while not ended.is_set():
+            rows = passages(store).values()
+            assert len({row["hash"] for row in rows}) == 1
+            assert sorted(row["part"] for row in rows) == [*range(1, len(rows) + 1)]
+            assert {row["parts"] for row in rows} == {len(rows)}
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_all_the_time)
+        for number in range(8):
+            sections = (f"## {n}\n\nVersion {number}.\n\n" for n in range(40 - 5 * number))
+            imported(store, written(notes, {"a.md": "".join(sections)}))
+        ended.set()
+        reading.result()
+    with sync.connect(store) as opened:  # and nothing is left of the earlier ones
+        assert opened.stats("documents").rows == 5
+
+
+def test_deleting_stays_below_its_base(folder: Path, store: Path) -> None:
+    one, two = written(folder / "one"), written(folder / "two")
+    imported(store, one, "--base", "https://one.example/")
+    imported(store, two)
+    (two / "guide.md").unlink()
+    assert counts(imported(store, two, "--delete"))["deleted"] == 1
+    assert len(sources(store)) == 5
+    (one / "guide.md").unlink()
+    imported(store, one, "--base", "https://one.example/", "--delete")
+    assert set(sources(store)) == {
+        "https://one.example/sub/keys.rst", "https://one.example/sub/plain.txt",
+        "sub/keys.rst", "sub/plain.txt",
+    }  # fmt: skip
+
+
+HOSTILE: dict[str, tuple[str | bytes, str]] = {
+    "crlf.md": ("# A\r\n\r\nText.\r\n", ""),
+    "bom.md": ("\ufeff# A\n\nText.\n", ""),
+    "latin.txt": ("Größe".encode("latin-1"), ""),
+    "日本語/Ünï 'x' \"y\" #1.md": ("# 見出し\n\n本文。\n", ""),
+    "-s.md": ("# Option\n\nText.\n", ""),
+    "עברית مرحبا.txt": ("שלום", ""),
+    f"{'long/' * 100}long.md": ("# Long\n\nPath.\n", ""),
+    "picture.md": (b"\x89PNG\0\0", "it is no text"),
+    "empty.txt": ("", "it has no text"),
+    "scan.pdf": (pdf(["", ""]), "it has no text; a scanned one needs text recognition first"),
+    "broken.pdf": (b"%PDF-1.7\nnothing", "it is no PDF that can be read"),
+    "locked.pdf": (pdf(["x"], encrypted=True), "it is encrypted"),
+}
+
+
+def test_hostile_files_come_or_are_named_with_the_reason(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes", {name: content for name, (content, _) in HOSTILE.items()})
+    with (notes / "large.txt").open("wb") as large:
+        large.truncate(100 * 10**6)
+    name = os.fsdecode(b"\xff.md")
+    if sys.platform == "linux":  # others have no such names
+        written(notes, {name: "# Name\n\nOf bytes.\n"})
+    facts = imported(store, notes, code=1)
+    reasons = {name: reason for name, (_, reason) in HOSTILE.items() if reason}
+    assert facts["failures"].pop("large.txt").startswith("it has 100,000,000 bytes")
+    assert facts["failures"].keys() == reasons.keys()
+    assert all(facts["failures"][name].startswith(text) for name, text in reasons.items())
+    came = {name for name, (_, reason) in HOSTILE.items() if not reason}
+    assert set(sources(store)) == came | ({"\\xff.md"} if sys.platform == "linux" else set())
+    listed = (folder / "documents.rejects.jsonl").read_text("utf-8").splitlines()
+    assert len(listed) == facts["failed"]
+    assert imported(store, notes, "--allow-rejects")["unchanged"] == facts["new"]
+
+
+def test_strict_imports_nothing_if_a_document_is_bad(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes", {**NOTES, "empty.md": ""})
+    done = refused(store, notes, "--strict")
+    assert "1 document cannot be imported, so none was" in done.err
+    (notes / "empty.md").unlink()
+    assert imported(store, notes, "--strict")["new"] == 3
+
+
+def test_a_file_that_fails_later_keeps_its_passages(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+    imported(store, notes)
+    written(notes, {"guide.md": b"\0"})
+    assert counts(imported(store, notes, "--delete", code=1)) == {"unchanged": 2, "failed": 1}
+    assert sources(store)["guide.md"] == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_links_are_followed_once_also_in_loops(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+    elsewhere = written(folder / "elsewhere", {"far.md": "# Far\n\nAway.\n"})
+    (notes / "sub/loop").symlink_to(notes)
+    (notes / "self").symlink_to("self")
+    (notes / "gone.md").symlink_to("nosuch.md")
+    (notes / "far").symlink_to(elsewhere)
+    (notes / ".hidden").mkdir()
+    written(notes / ".hidden", {"h.md": "hidden"})
+    facts = imported(store, notes, code=1)
+    assert facts["failures"] == {"gone.md": "No such file or directory"}
+    assert set(sources(store)) == {*NOTES, "far/far.md"}
+
+
+def test_a_file_that_changes_while_it_is_read_is_one_of_its_versions_then_the_last(
+    folder: Path, store: Path
+) -> None:
+    notes = folder / "notes"
+    versions = [f"# V{n}\n\n" + f"Version {n} of it. " * 2000 for n in range(2)]
+    written(notes, {"a.md": versions[0]})
+    with subprocess.Popen(_command(notes, store), stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            for version in versions:
+                (notes / "new").write_text(version)
+                (notes / "new").replace(notes / "a.md")
+                time.sleep(0.002)
+    assert process.returncode == 0
+    assert len({row["hash"] for row in passages(store).values()}) == 1
+    imported(store, notes)
+    (first, *_) = passages(store).values()
+    assert first["title"] == "V1"
+
+
+def _command(notes: Path, store: Path) -> list[str]:
+    command = [sys.executable, "-m", "aiovec", "import", str(notes), "-s", str(store)]
+    return [*command, "--embedder", "demo"]
+
+
+def _many(folder: Path) -> Path:
+    text = "## Section {0} of {1}\n\nSome words about {0}.\n\n"
+    return written(
+        folder / "many",
+        {f"{n}.md": "".join(text.format(m, n) for m in range(40)) for n in range(200)},
+    )
+
+
+def _waited_for(store: Path) -> None:
+    """Wait until the first passages are stored."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if store.exists() and "documents" in run("tables", "-s", store).out:
+            with sync.connect(store) as opened:
+                if opened.count("documents"):
+                    return
+        time.sleep(0.01)
+    raise AssertionError("nothing was stored")
+
+
+@pytest.mark.slow
+def test_an_import_that_was_killed_goes_on(folder: Path, store: Path) -> None:
+    notes = _many(folder)
+    with subprocess.Popen(_command(notes, store), stdout=subprocess.DEVNULL) as process:
+        _waited_for(store)
+        process.kill()
+    killed = sources(store)
+    assert set(killed.values()) == {40}  # each document is whole
+    facts = imported(store, notes)
+    assert facts["unchanged"] == len(killed)
+    assert sources(store) == {f"{n}.md": 40 for n in range(200)}
+
+
+@pytest.mark.slow
+def test_two_processes_import_the_same_folder(folder: Path, store: Path) -> None:
+    notes = _many(folder)
+    both = [subprocess.Popen(_command(notes, store), stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert sources(store) == {f"{n}.md": 40 for n in range(200)}
+    assert counts(imported(store, notes)) == {"unchanged": 200}
+
+
+def test_leftovers_of_two_writers_are_noticed(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+    imported(store, notes)
+    with sync.connect(store) as opened:
+        opened.delete("documents", "guide.md#2")
+        opened.upsert("documents", [{**passages(store)["sub/keys.rst#1"], "id": "sub/keys.rst#7"}])
+    assert counts(imported(store, notes)) == {"changed": 2, "unchanged": 1, "passages": 3}
+    assert sources(store) == {"guide.md": 2, "sub/keys.rst": 1, "sub/plain.txt": 1}
+
+
+def test_an_existing_table_takes_passages_by_mapping(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+    schema = Schema(fields={"text": str, "path": str, "modified": str}, embed=Embed("text"))
+    with sync.connect(store, embedder="demo") as opened:
+        opened.create_table("mine", schema)
+        opened.insert("mine", [{"id": "1", "text": "not a document"}])
+    mapped = [notes, "--table", "mine", "--fields", "body=text,source=path"]
+    assert imported(store, *mapped)["new"] == 3
+    written(notes, {"guide.md": "# Guide\n\nShort.\n"})
+    assert counts(imported(store, *mapped)) == {"changed": 1, "unchanged": 2, "passages": 1}
+    with sync.connect(store) as opened:
+        (row,) = opened.find("mine", F.path == "guide.md")
+        assert (row["text"], row["title"], row["parts"]) == ("# Guide\n\nShort.", "Guide", 1)
+        assert opened.count("mine") == 4
+    assert "--fields body=FIELD" in refused(store, notes, "--table", "mine").err
+
+
+def test_what_an_app_stores_is_unchanged_for_the_command(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+
+    async def upload() -> None:
+        async with connect(store, embedder="demo") as opened:
+            await opened.create_table("documents", documents.SCHEMA)
+            await opened.upsert("documents", documents.passages(notes / "guide.md"))
+
+    asyncio.run(upload())
+    assert counts(imported(store, notes)) == {"new": 2, "unchanged": 1, "passages": 2}
+
+
+def test_arguments_that_do_not_go_together(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+    rows = written(folder, {"rows.csv": 'id,embedding\n1,"[1,2]"\n'}) / "rows.csv"
+    (folder / "bare").mkdir()
+    for arguments, words in (
+        ([notes, "--upsert"], "--upsert is for files of rows"),
+        ([notes / "guide.md", "--delete"], "--delete needs a folder"),
+        ([rows, "--chunk-size", 3], "are for documents"),
+        ([notes, rows], "rows.csv is no document"),
+        ([notes, written(folder / "other")], "would both be the source 'guide.md'"),
+        ([folder / "nosuch.md"], "No such file"),
+        ([folder / "bare"], "no importer recognises"),
+        ([notes, "--overlap", 1200], "overlap must be from 0 to 1199"),
+        ([notes, "--fields", "text=body"], "--fields is NAME=FIELD"),
+    ):
+        done = refused(store, *arguments)
+        assert words in " ".join(done.err.replace("│", " ").split()), done.err
+        assert "Traceback" not in done.err
+    done = run("import", notes, "-s", store)
+    assert done.code == 1
+    assert "--embedder" in done.err
+
+
+def test_the_import_needs_no_pyarrow(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes")
+    code = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        f"sys.argv = ['aiovec', 'import', {str(notes)!r}, '-s', {str(store)!r}, "
+        "'--embedder', 'demo']\nfrom aiovec._cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, "3 new" in done.stdout) == (0, True), done.stderr
