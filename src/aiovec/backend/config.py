@@ -260,6 +260,8 @@ def _unknown_key(model: type[BaseModel], path: Sequence[str]) -> tuple[str, str]
         return homes, f"is not a key of [retrieval]; it belongs to {homes}"
     hint = did_you_mean(path[-1].lower(), known)
     accepted = ", ".join(known)
+    if cure := getattr(kind, "former", {}).get(path[-1].lower()):
+        return accepted, f"is no longer a key; {cure}"
     return accepted, f"is not a known key{hint} (the known keys: {accepted})"
 
 

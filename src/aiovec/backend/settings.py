@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
@@ -15,6 +15,8 @@ class Section(BaseModel):
     """A section in which every key must be known. It may hold secrets, so its repr shows no
     values.
 
+    ``former`` has keys of earlier versions, each with what to write in its place.
+
     Validators are built at the first validation: most processes validate no section, or only one.
     """
 
@@ -22,6 +24,7 @@ class Section(BaseModel):
         frozen=True, hide_input_in_errors=True, extra="forbid", allow_inf_nan=False,
         defer_build=True,
     )  # fmt: skip
+    former: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def defaults(cls, **checked: Any) -> Self:
