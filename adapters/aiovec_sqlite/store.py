@@ -56,14 +56,16 @@ from aiovec.errors import (
 )
 
 from . import backup as backups
-from . import file_scan, moves, reads, tables, upkeep, writes
+from . import moves, reads, tables, text_index, upkeep, writes
 from .connection import Connection, ConnectionClosedError, ReaderPool, Ticket, Transaction
+from .copies import file_scan
 from .copies.kernel.library import load
 from .copies.resident import ResidentSearch
-from .copies.scanfile import ScanFiles, forget_token, put_token
+from .copies.scanfile import ScanFiles
 from .driver import has_fts5
 from .errors import failures, translated
-from .layout import current_table
+from .keyword_search import search_text
+from .layout import current_table, put_token
 from .opening import (
     OpenFile,
     check_store_to_read,
@@ -72,8 +74,6 @@ from .opening import (
     open_writer,
 )
 from .settings import BESIDE, MEMORY, make_folder_of
-from .text import index as text_index
-from .text.keyword_search import search_text
 from .writer import Writer, find_key
 
 if TYPE_CHECKING:
@@ -203,15 +203,7 @@ class SqliteBackend(Backend):
 
     async def _put_token(self, table: TableHandle, token: str | None) -> None:
         """Make the store accept a scan file of the table, or none."""
-
-        def put(tx: Transaction) -> None:
-            name = current_table(tx.db, table).name
-            if token is None:
-                forget_token(tx.db, name)
-            else:
-                put_token(tx.db, name, token)
-
-        await self._write(put)
+        await self._write(lambda tx: put_token(tx.db, current_table(tx.db, table).name, token))
 
     def _new_reader(self) -> Connection:
         opener = open_read_only if self.read_only else open_reader

@@ -36,9 +36,9 @@ from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
 from ..connection import Read, Ticket
-from ..file_scan import search as search_in_file
 from ..layout import current_table
 from .copy import OlderSnapshotError, ResidentCopy, rows_to_load
+from .file_scan import search as search_in_file
 from .scan import Snapshot, SpoiledFileError, answer
 from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
@@ -57,7 +57,7 @@ _TOO_LARGE = "it is larger than the memory for copies"
 _FOR_MASKS, _FOR_CHANGES = 1 / 16, 1 / 2
 # Seconds that searches wait for a build before the file answers them, and between its answers. Each
 # slows the build down.
-_BUILDS_ALONE = 2.0
+_BUILDS_ALONE = 10.0
 # The build of a table of more bytes takes longer, so the file answers a first search before.
 _LONG = 400 * 2**20
 # Seconds until the next try of a build, or of a scan file, that failed.

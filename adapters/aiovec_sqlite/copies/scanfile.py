@@ -29,7 +29,7 @@ import numpy.typing as npt
 from aiovec.backend import Int64Array
 from aiovec.backend.files import create_like, try_lock, unlock
 
-from ..layout import TableLayout, floor_of, newest_change
+from ..layout import TableLayout, floor_of, newest_change, token_of
 from .segments import FULL, RowCodes, Segment, State
 
 # Tables of fewer bytes than this load faster than a user would notice. Tests set the variable, so
@@ -43,13 +43,10 @@ _HEAD = 4096
 _ALIGNED = 65_536
 # Bytes written at a time.
 _PART = 32 * 2**20
-_TOKEN = re.compile(r"[0-9a-f]{96}")
 # Seconds without a change after which a file's writer counts as stopped, or as gone with a child
 # that inherited its lock.
 _STOPPED = 10.0
 _NAME = re.compile(r"-scan-[0-9a-f]{32}")
-# The key of a table's token in ``aiovec_state``.
-TOKEN_KEY = "scan:{}"
 # The bounds of a segment's rows, and whether its rowids are sorted.
 _FACTS = ("most_error", "most_reach", "most_offset", "most_lower", "ordered")
 _SMALL = ("rowids", "scale", "error", "offset")
@@ -295,7 +292,7 @@ class ScanFiles:
 
     def find(self, db: sqlite3.Connection, table: TableLayout) -> State | None:
         """Map the table's file; None if there is none that counts in this snapshot."""
-        token = _token_of(db, table.name)
+        token = token_of(db, table.name)
         if token is None:
             return None
         path = self._path_of(token)
@@ -318,7 +315,7 @@ class ScanFiles:
 
     def examine(self, db: sqlite3.Connection, table: TableLayout) -> tuple[Path, bool] | None:
         """Return the table's file, of which all is read, and whether it is sound; None without."""
-        token = _token_of(db, table.name)
+        token = token_of(db, table.name)
         if token is None:
             return None
         path = self._path_of(token)
@@ -380,20 +377,3 @@ class ScanFiles:
                             (free if try_lock(file.fileno()) else written).append(path)
             act(free)
         return free, written
-
-
-def _token_of(db: sqlite3.Connection, table: str) -> str | None:
-    sql = "SELECT value FROM aiovec_state WHERE key = ?"
-    row = db.execute(sql, (TOKEN_KEY.format(table),)).fetchone()
-    known = row is not None and isinstance(row[0], str) and _TOKEN.fullmatch(row[0])
-    return row[0] if known else None
-
-
-def put_token(db: sqlite3.Connection, table: str, token: str) -> None:
-    sql = "INSERT OR REPLACE INTO aiovec_state VALUES (?, ?)"
-    db.execute(sql, (TOKEN_KEY.format(table), token))
-
-
-def forget_token(db: sqlite3.Connection, table: str) -> None:
-    """Make the store reject scan files of this table."""
-    db.execute("DELETE FROM aiovec_state WHERE key = ?", (TOKEN_KEY.format(table),))
