@@ -186,9 +186,7 @@ class SqliteBackend(Backend):
             files = ScanFiles(self._path, read_only=read_only, patience=patience)
         self._resident = ResidentSearch(
             self._target,
-            readers.read,
-            readers.reader,
-            readers.aside,
+            readers,
             files=files,
             put_token=self._put_token,
             memory=default_budget(),

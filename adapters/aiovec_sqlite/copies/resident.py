@@ -18,7 +18,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadlin
 from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
-from ..connection import Read, Ticket
+from ..connection import Read, ReaderPool, Ticket
 from ..layout import current_table
 from .copy import OlderSnapshotError, ResidentCopy, rows_to_load
 from .file_scan import search as search_in_file
@@ -55,9 +55,9 @@ _BUSY = "the searches of this process take too long"
 _TOO_LARGE = "it is larger than the memory for copies"
 # The share of the memory for copies that one table's masks may take, and the changes of one copy.
 _FOR_MASKS, _FOR_CHANGES = 1 / 16, 1 / 2
-# Seconds that searches wait for a build before the file answers them, and between its answers. Each
-# slows the build down.
-_BUILDS_ALONE = 10.0
+# The share of busy_timeout that searches wait for a build before the file answers them, and between
+# its answers. Each takes about as long as the rest of the build, and slows it down.
+_BUILDS_ALONE = 1 / 2
 # The build of a table of more bytes takes longer, so the file answers a first search before.
 _LONG = 400 * 2**20
 # Seconds until the next try of a build, or of a scan file, that failed.
@@ -194,9 +194,7 @@ class ResidentSearch:
     def __init__(
         self,
         target: str,
-        read: Read,
-        reader: Callable[[], AbstractAsyncContextManager[Read]],
-        aside: Callable[[], AbstractAsyncContextManager[Read]],
+        readers: ReaderPool,
         *,
         files: ScanFiles | None,
         put_token: Callable[[TableHandle, str | None], Awaitable[None]],
@@ -204,21 +202,18 @@ class ResidentSearch:
         workers: int,
         busy_timeout: float,
     ) -> None:
-        """``reader`` waits for a connection without a deadline, ``aside`` opens another one.
+        """``put_token`` makes the store accept a scan file, or with None no one.
 
-        ``put_token`` makes the store accept a scan file, or with None no one. ``workers`` is the
-        number of simultaneous batches.
+        ``workers`` is the number of simultaneous batches.
         """
         self._target = target
-        self._read = read
-        self._reader = reader
-        self._aside = aside
+        self._readers = readers
         self._files = files
         self._put_token = put_token
         self._memory = memory
         self._workers = workers
         self._busy_timeout = busy_timeout
-        self._builds_alone = min(_BUILDS_ALONE, busy_timeout / 4)
+        self._builds_alone = _BUILDS_ALONE * busy_timeout
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
         # Tables with waiting calls.
         self._waiting: dict[_Resident, None] = {}
@@ -243,7 +238,7 @@ class ResidentSearch:
             return await self._in_turn(resident, queries, finish)
         batch = self._begin(resident, 1, len(queries))
         try:
-            return await self._answers(self._read, resident, queries, batch, finish)
+            return await self._answers(self._readers.read, resident, queries, batch, finish)
         finally:
             self._end(resident, batch)
 
@@ -362,7 +357,7 @@ class ResidentSearch:
         A new scan file is put into ``made``. The copy is empty if the file should answer first.
         """
         files = self._files
-        async with self._builder, self._aside() as read:
+        async with self._builder, self._readers.aside() as read:
             copy, rows, has_file = await read(partial(self._look, resident, before))
             if rows is None:
                 return copy
@@ -441,7 +436,7 @@ class ResidentSearch:
 
         async def clean() -> None:
             with suppress(Exception):  # the next call does it
-                await self._read(lambda db, _: files.clean(db))
+                await self._readers.read(lambda db, _: files.clean(db))
 
         self._tasks.start(clean())
 
@@ -544,7 +539,7 @@ class ResidentSearch:
 
     async def _answer(self, resident: _Resident, calls: Sequence[_Call], batch: _Batch) -> None:
         try:
-            async with self._reader() as read:
+            async with self._readers.reader() as read:
                 if calls := [call for call in calls if not call.future.done()]:
                     for call in calls:
                         call.batch, call.task = calls, asyncio.current_task()
@@ -669,7 +664,7 @@ class ResidentSearch:
     async def _drop_stale(self) -> None:
         """Remove copies of tables that another process dropped or altered."""
         with suppress(Exception):  # the next look does it
-            epochs = await self._read(
+            epochs = await self._readers.read(
                 lambda db, _: dict(db.execute("SELECT name, epoch FROM aiovec_tables").fetchall())
             )
             for name, resident in list(self._tables.items()):
