@@ -399,10 +399,10 @@ class ReaderPool:
         connection is free in time.
         """
         self._check_open()
+        act = partial(_in_snapshot, work) if in_transaction else work
         async with self._places.enter(current_deadline(self._busy_timeout)):
             connection = self._take()
             try:
-                act = partial(_in_snapshot, work) if in_transaction else work
                 return await self._run(connection, act)
             finally:
                 self._idle.append(connection)
@@ -413,27 +413,18 @@ class ReaderPool:
         self._check_open()
         async with self._places.enter(None):
             connection = self._take()
-
-            async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-                return await self._run(connection, partial(_in_snapshot, work))
-
             try:
-                yield run
+                yield lambda work: self._run(connection, partial(_in_snapshot, work))
             finally:
                 self._idle.append(connection)
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
         """Yield reads outside of the pool's size, all in one snapshot, for long work."""
-        connection, begun = self._take(), False
-
-        async def run(work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-            nonlocal begun
-            act, begun = partial(_in_open_snapshot, work, begun), True
-            return await self._run(connection, act)
-
+        connection = self._take()
         try:
-            yield run
+            await self._run(connection, _begin_aside)
+            yield partial(self._run, connection)
         finally:
             self._open.discard(connection)
             await connection.close()
@@ -478,19 +469,11 @@ class ReaderPool:
         self._idle.clear()
 
 
-def _in_open_snapshot(
-    work: Callable[[sqlite3.Connection, Ticket], _T],
-    begun: bool,
-    db: sqlite3.Connection,
-    ticket: Ticket,
-) -> _T:
-    """Run the work in the read transaction that the first work began."""
-    if not begun:
-        _end_transaction(db, ticket)  # of an earlier call that failed
-    if not db.in_transaction:
-        db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
-        db.execute("BEGIN")
-    return work(db, ticket)
+def _begin_aside(db: sqlite3.Connection, ticket: Ticket) -> None:
+    """Begin the one read transaction of a connection for long work."""
+    _end_transaction(db, ticket)  # of an earlier call that failed
+    db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
+    db.execute("BEGIN")
 
 
 def _in_snapshot(

@@ -13,13 +13,13 @@ from aiovec.backend.doctor import room_at, version_of
 from aiovec.backend.plugin import Finding
 from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableError
 
+from . import text_index
 from .copies.kernel.library import load, why_not
 from .copies.scanfile import ScanFiles
 from .driver import connect, load_driver, load_extension
 from .errors import translated
 from .layout import check_header, faults_of, read_table
 from .tables import table_names
-from .text import index as text_index
 
 _MEMORY = ":memory:"
 

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from aiovec.errors import ExtensionUnavailableError
 
+from . import stems
 from .sql.filters import register
-from .text import stems
-from .text.folding import count_in
+from .sql.folding import count_in
 
 # STRICT tables came with 3.37; the JSON functions are always built in since 3.38.
 OLDEST_SQLITE = (3, 38, 0)

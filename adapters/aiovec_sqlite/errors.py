@@ -21,8 +21,8 @@ from aiovec.errors import (
     StorePermissionError,
 )
 
+from . import stems
 from .driver import load_driver
-from .text import stems
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -510,3 +510,23 @@ def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
     if table is None or table.epoch != handle.token:
         raise StaleTableError(handle.name)
     return table
+
+
+# The token of a table's scan file: the random bytes of its name, and a digest of its head.
+_TOKEN = re.compile(r"[0-9a-f]{96}")
+# Its key in ``aiovec_state``.
+_TOKEN_KEY = "scan:{}"
+
+
+def token_of(db: sqlite3.Connection, table: str) -> str | None:
+    sql = "SELECT value FROM aiovec_state WHERE key = ?"
+    row = db.execute(sql, (_TOKEN_KEY.format(table),)).fetchone()
+    known = row is not None and isinstance(row[0], str) and _TOKEN.fullmatch(row[0])
+    return row[0] if known else None
+
+
+def put_token(db: sqlite3.Connection, table: str, token: str | None) -> None:
+    """Make the store accept a scan file of this table, or with None no one."""
+    db.execute("DELETE FROM aiovec_state WHERE key = ?", (_TOKEN_KEY.format(table),))
+    if token is not None:
+        db.execute("INSERT INTO aiovec_state VALUES (?, ?)", (_TOKEN_KEY.format(table), token))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from aiovec.backend.settings import BackendSettings, key, memory_size, parsed_size
+from aiovec.backend.settings import BackendSettings, key
 from aiovec.errors import ConfigError, StorePermissionError
 
 MEMORY = ":memory:"
@@ -102,32 +101,14 @@ class SqliteSettings(BackendSettings):
     again."""
 
     scan: Literal["auto", "bit", "disk"] = key("auto", choices=("auto", "bit", "disk"))
-    """The search of tables: "auto" in memory, "disk" in the file, "bit" by bit codes,
-    approximately.
+    """The search of tables: "auto" by codes, "disk" in the file, "bit" by bit codes, approximately.
 
-    "auto": searched tables are kept in memory, up to scan_memory. The results are exact.
+    "auto": the first search of a table makes codes of its vectors: in memory, or from 32 MiB on in
+    a scan file beside the store, which all processes share. They take rows times (5 * dim + 20)
+    bytes. Private memory keeps to a quarter of the machine's, at most 4 GiB. The results are exact.
 
-    "disk": every search reads the file. The results are exact and the same.
+    "disk": every search reads the file, and needs no such memory or disk. The results are exact and
+    the same.
 
     "bit": tables whose schema says quantized="bit" are searched in the file by the signs of their
     components, approximately. Other tables are searched as with "auto"."""
-
-    scan_memory: str = memory_size("auto")
-    """Private memory for all tables that are searched in memory, such as "512 MiB" or "2 GiB".
-
-    A table takes its rows times (5 * dim + 20) bytes, unless it is in a scan file. "auto" is a
-    quarter of the machine's memory, at most 4 GiB."""
-
-    scan_file: bool = True
-    """Keep tables of 32 MiB or more in a scan file beside the store.
-
-    All processes share its memory, and search it right after they have opened the store. It takes
-    rows times (5 * dim + 20) bytes of disk, is no part of a backup, and may be deleted at any
-    time."""
-
-    preload: Sequence[str] = key([])
-    """Tables that are loaded into memory when the store opens, not at their first search."""
-
-    def scan_bytes(self) -> int | None:
-        """``scan_memory`` in bytes; None for auto."""
-        return parsed_size(self.scan_memory)

@@ -52,12 +52,11 @@ from aiovec.errors import (
     StoreClosedError,
     StoreMovedError,
     StoreReplacedError,
-    TableNotFoundError,
     UnsupportedError,
 )
 
 from . import backup as backups
-from . import file_scan, moves, reads, tables, upkeep, writes
+from . import moves, reads, tables, text_index, upkeep, writes
 from .connection import (
     Connection,
     ConnectionClosedError,
@@ -66,12 +65,14 @@ from .connection import (
     Ticket,
     Transaction,
 )
+from .copies import file_scan
 from .copies.kernel.library import load
 from .copies.resident import ResidentSearch
-from .copies.scanfile import ScanFiles, forget_token, put_token
+from .copies.scanfile import ScanFiles
 from .driver import has_fts5
 from .errors import failures, translated
-from .layout import current_table
+from .keyword_search import search_text
+from .layout import current_table, put_token
 from .opening import (
     OpenFile,
     check_store_to_read,
@@ -80,8 +81,6 @@ from .opening import (
     open_writer,
 )
 from .settings import BESIDE, MEMORY, make_folder_of
-from .text import index as text_index
-from .text.keyword_search import search_text
 from .writer import Writer, find_key
 
 if TYPE_CHECKING:
@@ -149,28 +148,24 @@ class SqliteBackend(Backend):
             self._path = await in_thread(self._make_private_file)
         # ``close`` closes it, also if this fails.
         connection = self._connection = Connection(self._open_file, self._target, kept=True)
-        with translated(self._target):
-            scan = await connection.read(self._look_at_file)
-        self._readers = ReaderPool(
+        settings = self._settings
+        readers = self._readers = ReaderPool(
             self._new_reader,
             self._target,
-            self._settings.readers,
-            self._settings.busy_timeout,
+            settings.readers,
+            settings.busy_timeout,
             self._check_file,
         )
-        if scan is not None:
-            self._resident = self._resident_search(self._readers, *scan)
-        if self.read_only:
-            await self._preload()
-            return
-        self._writer = Writer(
-            connection,
-            self._target,
-            gate=self._writing,
-            busy_timeout=self._settings.busy_timeout,
-            check_file=self._check_file,
-        )
-        await self._preload()
+        with translated(self._target):
+            await connection.read(lambda db, _: self._look_at_file(db, readers))
+        if not self.read_only:
+            self._writer = Writer(
+                connection,
+                self._target,
+                gate=self._writing,
+                busy_timeout=settings.busy_timeout,
+                check_file=self._check_file,
+            )
 
     def _make_private_file(self) -> Path:
         """Make the file of a store in memory, which is removed with this object or the process."""
@@ -186,67 +181,34 @@ class SqliteBackend(Backend):
         check_store_to_read(self._path)
         return open_read_only(self._path, self._settings)
 
-    def _look_at_file(
-        self, db: sqlite3.Connection, _: Ticket
-    ) -> tuple[int, ScanFiles | None] | None:
-        """Remember the opened file; return the memory and the files for searches in memory.
-
-        None if searches read the file.
-        """
+    def _look_at_file(self, db: sqlite3.Connection, readers: ReaderPool) -> None:
+        """Remember the opened file, and prepare the search of copies."""
         settings, read_only = self._settings, self.read_only
         self._file = OpenFile.of(self._path, db, settings.busy_timeout, read_only=read_only)
         if settings.scan == "disk" or load() is None:
-            return None
-        budget = settings.scan_bytes()
-        with_files = settings.scan_file and not self._in_memory
-        files = ScanFiles(self._path, read_only=read_only) if with_files else None
-        return default_budget() if budget is None else budget, files
+            return
+        files = None
+        if not self._in_memory:
+            patience = settings.busy_timeout
+            files = ScanFiles(self._path, read_only=read_only, patience=patience)
+        self._resident = ResidentSearch(
+            self._target,
+            readers,
+            files=files,
+            put_token=self._put_token,
+            memory=default_budget(),
+            workers=min(settings.readers, os.cpu_count() or 1),
+            busy_timeout=settings.busy_timeout,
+        )
 
     def _check_file(self) -> None:
         """Raise StoreReplacedError if the target no longer leads to the open file."""
         if self._file is not None:
             self._file.check()
 
-    async def _preload(self) -> None:
-        """Begin to load the existing tables that the settings name."""
-        if self._resident is None or not self._settings.preload:
-            return
-        with suppress(StoreMovedError):  # the first call raises it, and can follow the move
-            tables = await self.tables()
-            for name in dict.fromkeys(self._settings.preload):
-                if name not in tables:
-                    text = "preload names %r, which is not a table of %s"
-                    await in_thread(LOG.warning, text, name, self._target)  # a log may be a file
-                    continue
-                with suppress(TableNotFoundError):  # it was just dropped
-                    self._resident.prepare(await self.open_table(name))
-
-    def _resident_search(
-        self, readers: ReaderPool, budget: int, files: ScanFiles | None
-    ) -> ResidentSearch:
-        return ResidentSearch(
-            self._target,
-            readers.read,
-            readers.reader,
-            readers.aside,
-            files=files,
-            put_token=self._put_token,
-            budget=budget,
-            workers=min(self._settings.readers, os.cpu_count() or 1),
-            busy_timeout=self._settings.busy_timeout,
-        )
-
     async def _put_token(self, table: TableHandle, token: str | None) -> None:
         """Make the store accept a scan file of the table, or none."""
-
-        def put(tx: Transaction) -> None:
-            name = current_table(tx.db, table).name
-            if token is None:
-                forget_token(tx.db, name)
-            else:
-                put_token(tx.db, name, token)
-
-        await self._write(put)
+        await self._write(lambda tx: put_token(tx.db, current_table(tx.db, table).name, token))
 
     def _new_reader(self) -> Connection:
         opener = open_read_only if self.read_only else open_reader
@@ -581,7 +543,7 @@ class SqliteBackend(Backend):
         return replace(
             stats,
             scan_memory=self._resident.nbytes(table.name),
-            details={**stats.details, **self._resident.details(table, stats.rows)},
+            details={**stats.details, **self._resident.details(table)},
         )
 
     async def optimize(self, table: TableHandle) -> None:

@@ -11,18 +11,18 @@ from aiovec.backend import Field, FieldIndex, Schema
 from aiovec.backend.contract import TableHandle
 from aiovec.errors import TableExistsError, TableNotFoundError
 
+from . import text_index as text
 from .connection import Transaction
-from .copies.scanfile import forget_token
 from .layout import (
     TableLayout,
     column_definition,
     current_table,
     default_stem,
     exists,
+    put_token,
     quoted,
     read_table,
 )
-from .text import index as text
 
 Check = Callable[[Transaction], None]
 """Raises an error if a migration relies on the schemas. Called only for an actual change."""
@@ -151,7 +151,7 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
         (new, entry, number, number, old),
     )
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (old,))
-    forget_token(tx.db, old)
+    put_token(tx.db, old, None)
     text.rename_table(tx, old, new)
 
 
@@ -173,4 +173,4 @@ def drop_table(tx: Transaction, name: str, check_free: Check) -> None:
     tx.db.execute(f"DROP TABLE {table.rows}")
     tx.db.execute("DELETE FROM aiovec_tables WHERE name = ?", (name,))
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (name,))
-    forget_token(tx.db, name)
+    put_token(tx.db, name, None)

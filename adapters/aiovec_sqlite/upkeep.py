@@ -9,10 +9,10 @@ import numpy as np
 
 from aiovec.backend.contract import TableHandle, TableStats
 
+from . import text_index
 from .connection import Ticket, Transaction
 from .errors import DamageError, decodes
 from .layout import TableLayout, current_table
-from .text import index as text_index
 from .writes import move_vectors, prune_deletes
 
 # A chunk with a smaller share of rows is emptied completely; sqlite-vec then frees its room.

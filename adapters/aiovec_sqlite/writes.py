@@ -27,7 +27,7 @@ from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
 from .reads import condition_of
 from .sql.values import row_columns, to_sql
-from .text.index import wanted_fields
+from .text_index import wanted_fields
 from .vectors import check_places
 
 # Rows for each executemany: few enough that a cancelled call ends soon.

@@ -49,15 +49,6 @@ def test_the_verdict_by_the_thresholds(run: Run, store: Path) -> None:
     assert "advise: move notes; start with: aiovec migrate plan" in shown
 
 
-def test_a_table_without_room_in_memory(run: Run, store: Path, folder: Path) -> None:
-    (folder / "small.toml").write_text(
-        '[retrieval.sqlite]\nscan_file = false\nscan_memory = "100"\n', encoding="utf-8"
-    )
-    (table,) = advised(run, "-s", store, "--config", folder / "small.toml")["tables"]
-    assert (table["verdict"], table["memory_budget"]) == ("watch", 100)
-    assert "allow scan_file, or raise scan_memory" in table["why"]
-
-
 def test_growth_by_a_field_of_times(run: Run, folder: Path) -> None:
     path = folder / "growing.db"
     now = datetime.now(UTC)

@@ -301,15 +301,6 @@ async def test_a_forgotten_await() -> None:
     await (await unopened).close()
 
 
-async def test_a_table_to_preload_that_does_not_exist(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = tmp_path / "aiovec.toml"
-    config.write_text('[retrieval]\nsqlite_path = "x.db"\n[retrieval.sqlite]\npreload = ["nope"]\n')
-    async with aiovec.connect(config=config):
-        assert "preload names 'nope', which is not a table of" in caplog.text
-
-
 async def test_reach_and_rights(tmp_path: Path) -> None:
     with pytest.raises(aiovec.StoreUnreachableError, match="aiovec serve") as lost:
         await aiovec.connect("http://127.0.0.1:9")

@@ -10,11 +10,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from tests.harness import vec0
@@ -108,6 +109,14 @@ async def open_store(target: Path | str, **settings: Any) -> VectorStore:
                 del os.environ[key]
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def memory_for_copies(nbytes: int) -> Iterator[None]:
+    """Let stores that are opened here see a machine with four times as much memory."""
+    values, known = {"SC_PHYS_PAGES": 4 * nbytes, "SC_PAGE_SIZE": 1}, os.sysconf
+    with mock.patch.object(os, "sysconf", lambda name: values.get(name) or known(name)):
+        yield
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import case
-from tests.sqlite.support import opened, ready
+from tests.sqlite.support import memory_for_copies, opened
 
 from aiovec import Field, Hit, Schema, VectorStore
 from aiovec.backend import Metric
@@ -238,29 +238,30 @@ async def same_as_brute_force(path: Path, shape: Shape, rounds: int, seed: int) 
         vector_nullable=True,
         fields={"n": Field(int, index="btree"), "owner": Field(str, partition=shape.partition)},
     )
-    memory = "auto" if shape.in_memory else "16 KiB"
-    async with (
-        opened(path, scan_memory=memory) as store,
-        opened(path, scan_memory=memory) as other,
-    ):
-        await store.create_table("t", schema)
-        twin = Twin(store, shape, rng)
-        await twin.upsert(range(shape.count))
-        with case("while the table is loaded"):
+    with memory_for_copies(2**30 if shape.in_memory else 16 * 2**10):
+        async with opened(path) as store, opened(path) as other:
+            await store.create_table("t", schema)
+            await _change_and_compare(Twin(store, shape, rng), store, other, rounds)
+
+
+async def _change_and_compare(
+    twin: Twin, store: VectorStore, other: VectorStore, rounds: int
+) -> None:
+    shape = twin.shape
+    await twin.upsert(range(shape.count))
+    with case("the first search"):
+        await compare(twin, store)
+    details = (await store.stats("t")).details
+    assert details["searched"] == ("in memory" if shape.in_memory else "from the file")
+    assert bool(details["scan_file"]) is (shape.in_memory and shape.mapped)
+    for turn in range(rounds):
+        with case(f"round {turn}"):
             await compare(twin, store)
-        if shape.in_memory:
-            await ready(store, "t")
-            assert bool((await store.stats("t")).details["scan_file"]) is shape.mapped
-        else:
-            assert (await store.stats("t")).details["searched"] == "from the file"
-        for turn in range(rounds):
-            with case(f"round {turn}"):
-                await compare(twin, store)
-                await twin.change()
-                await compare(twin, (store, other)[turn % 2])
-        await store.optimize("t")
-        with case("optimized"):
-            await compare(twin, store)
+            await twin.change()
+            await compare(twin, (store, other)[turn % 2])
+    await store.optimize("t")
+    with case("optimized"):
+        await compare(twin, store)
 
 
 def name_of(shape: Shape) -> str:

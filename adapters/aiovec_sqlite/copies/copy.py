@@ -155,10 +155,6 @@ class OlderSnapshotError(Exception):
     """The copy is newer than the reader's snapshot, which has to be renewed."""
 
 
-class ChangesForgottenError(Exception):
-    """The file no longer keeps all changes since the copy's state."""
-
-
 class ResidentCopy:
     """One table in memory, at the change number of some snapshot of the file.
 
@@ -172,6 +168,10 @@ class ResidentCopy:
         self.file_change = -1 if state is None else state.change
         """The change number of the scan file; -1 without one."""
         self._lock = threading.Lock()
+
+    @property
+    def rows(self) -> int:
+        return 0 if self.state is None else self.state.rows
 
     @property
     def nbytes(self) -> int:
@@ -200,30 +200,20 @@ class ResidentCopy:
         db.execute("PRAGMA shrink_memory")
         give_back()
 
-    def is_worn(self, db: sqlite3.Connection, most: float) -> bool:
-        """Return whether more rows than this were written since the copy's state."""
-        since = -1 if self.state is None else self.state.change
-        sql = f"SELECT count(*) FROM {self.table.rows} WHERE _seq > ?"
-        return bool(db.execute(sql, (since,)).fetchone()[0] > most)
-
-    def catch_up(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
-        """Bring in all changes; return whether they were few enough for a search.
-
-        ChangesForgottenError if the file no longer keeps all of them.
-        """
+    def follow(self, db: sqlite3.Connection, ticket: Ticket, most: float) -> bool:
+        """Bring in all changes; return False if they are more than this, or not all known."""
         try:
-            if self.advance(db, ticket) is not None:
-                return True
-            if self.advance(db, ticket, bounded=False) is None:
-                raise ChangesForgottenError
+            return self.advance(db, ticket, int(most)) is not None
         except OlderSnapshotError:  # a search under way has done it
             return True
-        return False
 
     def advance(
-        self, db: sqlite3.Connection, ticket: Ticket, *, bounded: bool = True
+        self, db: sqlite3.Connection, ticket: Ticket, most: int | None = None
     ) -> State | None:
-        """Return the state at the connection's snapshot; None if it is too far behind."""
+        """Return the state at the connection's snapshot.
+
+        None if there are more than ``most`` changes, by default as many as a search brings in.
+        """
         change = newest_change(db)
         state = self.state  # another thread may replace it
         if state is not None and state.change == change:
@@ -234,7 +224,8 @@ class ResidentCopy:
                 return state
             if state.change > change:
                 raise OlderSnapshotError
-            most = self.most_changes(state.rows) if bounded else None
+            if most is None:
+                most = self.most_changes(state.rows)
             changes = _changes(db, self.table, state.change, most)
             if changes is None:
                 return None
@@ -296,7 +287,7 @@ class ResidentCopy:
 
 
 def _changes(
-    db: sqlite3.Connection, table: TableLayout, since: int, most: int | None
+    db: sqlite3.Connection, table: TableLayout, since: int, most: int
 ) -> tuple[Int64Array, Int64Array] | None:
     """Return two arrays of rowids: rows with a vector written since then, and all rows written or
     deleted since then.
@@ -305,16 +296,15 @@ def _changes(
     """
     if since < floor_of(db, table):
         return None
-    limit = -1 if most is None else most + 1
     rows = db.execute(
         f"SELECT r._rowid, {_has_vector(table)} FROM {table.rows} AS r WHERE r._seq > ? LIMIT ?",
-        (since, limit),
+        (since, most + 1),
     ).fetchall()
     deleted = db.execute(
         "SELECT row FROM aiovec_deleted WHERE name = ? AND seq > ? LIMIT ?",
-        (table.name, since, limit),
+        (table.name, since, most + 1),
     ).fetchall()
-    if most is not None and len(rows) + len(deleted) > most:
+    if len(rows) + len(deleted) > most:
         return None
     written = [rowid for rowid, has in rows if has]
     changed = [row[0] for row in (*rows, *deleted)]

@@ -1,4 +1,9 @@
-"""Search in memory: one queue for each table, answered by its copy or else by the file.
+"""Search by codes: one queue for each table, answered by its copy.
+
+A copy is a list of segments, which lie in a mapped scan file or in memory. The first search of a
+table in a process maps the scan file, or builds a copy. Searches wait for the build if it takes
+seconds. The store's file answers in place of a copy while a longer build runs, and where there is
+neither disk nor memory for one.
 
 A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
 A scan uses all cores, so a table has one at a time; what comes meanwhile waits and is answered
@@ -13,7 +18,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,10 +35,10 @@ from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadlin
 from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
-from ..connection import Read, Ticket
-from ..file_scan import search as search_in_file
-from ..layout import TableLayout, current_table
-from .copy import ChangesForgottenError, OlderSnapshotError, ResidentCopy, rows_to_load
+from ..connection import Read, ReaderPool, Ticket
+from ..layout import current_table
+from .copy import OlderSnapshotError, ResidentCopy, rows_to_load
+from .file_scan import search as search_in_file
 from .scan import Snapshot, SpoiledFileError, answer
 from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
@@ -47,24 +52,26 @@ _MOST_TOGETHER = 32
 # A hybrid query counts as so many, because a batch looks up the words of its queries one by one.
 _HYBRID = 8
 _BUSY = "the searches of this process take too long"
-# The share of the budget that masks may take.
-_FOR_MASKS = 1 / 16
-_TOO_LARGE = "it is larger than scan_memory"
-# Seconds after which the file answers searches that wait for a load. Most tables are loaded by
-# then, and answering from the file would slow the load down.
-_LOADS_ALONE = 2.0
-# Seconds until a failed load is tried again, and until a table that was too large, but may have
-# shrunk, is tried again.
-_PAUSE, _LONG_PAUSE = 10.0, 300.0
+_TOO_LARGE = "it is larger than the memory for copies"
+# The share of the memory for copies that one table's masks may take, and the changes of one copy.
+_FOR_MASKS, _FOR_CHANGES = 1 / 16, 1 / 2
+# The share of busy_timeout that searches wait for a build before the file answers them, and between
+# its answers. Each takes about as long as the rest of the build, and slows it down.
+_BUILDS_ALONE = 1 / 2
+# The build of a table of more bytes takes longer, so the file answers a first search before.
+_LONG = 400 * 2**20
+# Seconds until the next try of a build, or of a scan file, that failed.
+_PAUSE = 60.0
 # Seconds without a search after which another table may take a table's private memory.
 _IDLE = 60.0
-# A table is loaded again when this share of its scan file's rows has changed, or when more rows of
+# A table is built again when this share of its scan file's rows has changed, or when more rows of
 # private memory are dead than alive, plus some; and not before this many times the duration of the
-# last load.
-_WORN, _GONE, _BETWEEN_LOADS = 1 / 8, 256, 4
-# Seconds between looks at a scan file that another process writes, and seconds without a change of
-# it after which its writer counts as stopped, or as gone with a child that inherited its lock.
-_LOOK, _STOPPED = 0.2, 10.0
+# last build.
+_WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
+# A copy with more changes than this share of its rows is built anew.
+_FOLLOWED = 1 / 2
+# Seconds between looks at a scan file that another process writes.
+_LOOK = 0.2
 # Seconds between looks for dropped tables.
 _BETWEEN_LOOKS = 1.0
 # How often a batch renews its snapshot because another batch was quicker.
@@ -103,37 +110,33 @@ class _Batch:
 
     __slots__ = ("calls", "queries", "scanned")
 
-    def __init__(self, calls: int, queries: int) -> None:
+    def __init__(self, calls: int, queries: int, *, by_file: bool) -> None:
         self.calls = calls
         # A call of many queries takes several scans, and others run beside it.
         many = queries > _MOST_TOGETHER
-        # True once their rows are known and only the fields of these are read.
-        self.scanned = many
+        # True once their rows are known and only the fields of these are read. A table that has no
+        # copy is read for several batches at a time.
+        self.scanned = many or by_file
         # The queries that must wait for a scan beside this batch.
         self.queries = 1 if many else queries
 
 
 class _Resident:
-    """The copy of one table, None until it is loaded, its waiting calls, and its tasks."""
+    """The copy of one table, None until it is built, its waiting calls, and its tasks."""
 
     def __init__(self, table: TableHandle) -> None:
         self.table = table
         self.copy: ResidentCopy | None = None
-        # True once a scan file was looked for.
-        self.looked = False
-        # True if more has changed than is brought in while a search waits.
-        self.is_behind = False
-        self.loading: asyncio.Task[None] | None = None
-        # The time from which the file may answer searches that wait for the load.
+        self.building: asyncio.Task[None] | None = None
+        # True if the file answers before the first build begins.
+        self.is_large = False
+        # The time from which the file may answer searches that wait for the build.
         self.file_at = 0.0
-        # The earliest time of the next load with the reason for the wait, and of a renewal.
-        self.retry_at, self.reason, self.renew_at = 0.0, "", 0.0
-        # The time from which a scan file may be written, after one that could not.
-        self.file_from = 0.0
-        # The scan files that others were writing at the last look, and since when they are so.
-        self.written: frozenset[tuple[str, int, int]] = frozenset()
-        self.written_since = 0.0
-        # The state at the last check of the budget.
+        # The earliest times of a build, of a renewal, and of a scan file. Where a build failed, the
+        # reason.
+        self.retry_at = self.renew_at = self.scan_file_at = 0.0
+        self.reason = ""
+        # The state at the last check of the memory.
         self.kept: State | None = None
         self.searched_at = time.monotonic()
         self.waiting: deque[_Call] = deque()
@@ -143,23 +146,20 @@ class _Resident:
         self.counts = {"searches": 0, "batches": 0, "largest_batch": 0}
 
     @property
-    def ready(self) -> bool:
-        return self.copy is not None and not self.is_behind
+    def is_building(self) -> bool:
+        return self.building is not None and not self.building.done()
 
     @property
     def answers(self) -> bool:
-        """True if a batch may begin: in memory, or now and then while the table is loaded.
+        """True if a batch may begin: by the copy, or by the file if the build takes long.
 
         Behind a scan, the next one begins at once if as many queries wait as it had. If they are
         fewer, its callers will soon have their answers, ask again, and join them.
         """
         batch = self.batch
-        if batch is None:
-            return self.ready or _is_over(self.loading) or time.monotonic() >= self.file_at
-        if self.ready:
+        if batch is not None:
             return batch.scanned and self.wanted >= batch.queries
-        # If no copy can be made, the file answers every search.
-        return bool(self.reason) and self.wanted >= _MOST_TOGETHER
+        return self.copy is not None or not self.is_building or time.monotonic() >= self.file_at
 
     @property
     def nbytes(self) -> int:
@@ -186,74 +186,64 @@ class _Resident:
 
 
 class ResidentSearch:
-    """Answers searches from copies in memory, or from the file while a table has none.
+    """Answers searches from the tables' copies, and from the file where a table has none.
 
-    A copy is the table's mapped scan file with later changes; the first search finds it. Without a
-    scan file the table is loaded, into a new scan file if it is large. Private memory stays within
-    a budget for all tables of a store.
+    Private memory stays within ``memory`` bytes for all tables of a store.
     """
 
     def __init__(
         self,
         target: str,
-        read: Read,
-        reader: Callable[[], AbstractAsyncContextManager[Read]],
-        aside: Callable[[], AbstractAsyncContextManager[Read]],
+        readers: ReaderPool,
         *,
         files: ScanFiles | None,
         put_token: Callable[[TableHandle, str | None], Awaitable[None]],
-        budget: int,
+        memory: int,
         workers: int,
         busy_timeout: float,
     ) -> None:
-        """``reader`` waits for a connection without a deadline, ``aside`` opens another one.
+        """``put_token`` makes the store accept a scan file, or with None no one.
 
-        ``put_token`` makes the store accept a scan file, or with None no one. ``workers`` is the
-        number of simultaneous batches.
+        ``workers`` is the number of simultaneous batches.
         """
         self._target = target
-        self._read = read
-        self._reader = reader
-        self._aside = aside
+        self._readers = readers
         self._files = files
         self._put_token = put_token
-        self._budget = budget
+        self._memory = memory
         self._workers = workers
         self._busy_timeout = busy_timeout
-        self._loads_alone = min(_LOADS_ALONE, busy_timeout / 4)
-        self._stopped = min(_STOPPED, busy_timeout)
+        self._builds_alone = _BUILDS_ALONE * busy_timeout
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
         # Tables with waiting calls.
         self._waiting: dict[_Resident, None] = {}
         self._line = Line()
         self._at_work = 0
         self._batches: set[asyncio.Task[None]] = set()
-        # One table is loaded at a time, so that each load sees the memory of the others.
-        self._loader = asyncio.Lock()
+        # One table is built at a time, so that each build sees the memory of the others.
+        self._builder = asyncio.Lock()
         # Including the tasks of tables that were dropped from memory.
         self._tasks = Background()
         self._looked_at = 0.0
-        self._cleaned = False
         self._closed = False
 
     async def search(
         self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
     ) -> _T:
         """Return what ``finish`` makes of the results of exact searches, in a reader's thread."""
-        # A call of many queries waits for the load, like calls after the first search.
-        resident = self.prepare(table, searched=len(queries) == 1)
+        resident = self._of(table)
         # Callers that were answered together ask again at the same time, so each waits for all.
         alone = not (resident.batch or resident.waiting) and resident.last_calls == 1
         if not (alone and self._at_work < self._workers and resident.answers):
             return await self._in_turn(resident, queries, finish)
-        batch = self._begin(resident, _Batch(1, len(queries)))
+        batch = self._begin(resident, 1, len(queries))
         try:
-            return await self._answers(self._read, resident, queries, batch, finish)
+            return await self._answers(self._readers.read, resident, queries, batch, finish)
         finally:
             self._end(resident, batch)
 
-    def prepare(self, table: TableHandle, *, searched: bool = False) -> _Resident:
-        """Begin to make a missing copy; the first search does so itself."""
+    def _of(self, table: TableHandle) -> _Resident:
+        """Return the table's copy, which is being built if there is none."""
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.table.token != table.token:
@@ -263,17 +253,9 @@ class ResidentSearch:
             resident = _Resident(table)
         self._tables[name] = resident
         resident.searched_at = time.monotonic()
-        if resident.copy is None and not searched:
-            self._begin_loading(resident)
+        if resident.copy is None and not (resident.is_large and resident.batch):
+            self._begin_building(resident)
         return resident
-
-    def _begin_loading(self, resident: _Resident) -> None:
-        over = _is_over(resident.loading)
-        if self._closed or not over or time.monotonic() < resident.retry_at:
-            return
-        resident.loading = self._tasks.start(self._load(resident))
-        self._let_load(resident)
-        resident.loading.add_done_callback(lambda _: self._begin_batches())
 
     def forget(self, name: str) -> None:
         """Release the memory of a table that no longer exists under this name."""
@@ -286,29 +268,20 @@ class ResidentSearch:
         resident = self._tables.get(table)
         return 0 if resident is None else resident.nbytes
 
-    def details(self, table: TableHandle, rows: int) -> dict[str, object]:
+    def details(self, table: TableHandle) -> dict[str, object]:
         """Return for ``stats`` how the table is searched, and the number of such searches."""
         resident = self._tables.get(table.name)
-        searched, size = "from the file", size_of(rows, table.schema.dim)
         copy = None if resident is None else resident.copy
-        state = None if copy is None else copy.state
-        if resident is not None and resident.ready:
-            searched = "in memory"
-        elif resident is not None and not _is_over(resident.loading):
-            searched = "from the file while the table is being loaded"
-        segments = () if state is None else state.segments
+        segments = () if copy is None or copy.state is None else copy.state.segments
         mapped = sum(segment.count for segment in segments if segment.mapped)
-        shared = mapped or self._gets_file(resident or _Resident(table), rows)
         return {
-            "searched": searched,
+            "searched": "from the file" if copy is None else "in memory",
             "searches": {} if resident is None else dict(resident.counts),
-            "scan_expected": 0 if shared else size,
-            "scan_budget": self._budget,
             "scan_file": size_of(mapped, table.schema.dim),
         }
 
     async def close(self) -> None:
-        """Fail the waiting calls, stop loading, and release everything."""
+        """Fail the waiting calls, stop builds, and release everything."""
         self._closed = True
         for resident in self._waiting:
             for call in resident.waiting:
@@ -316,203 +289,137 @@ class ResidentSearch:
         self._tables.clear()
         await self._tasks.cancel()
 
-    # Loading
+    # Builds
 
-    async def _load(self, resident: _Resident) -> None:
-        """Make the table's copy, or bring it up to date, or write its scan file again."""
-        try:
-            if resident.copy is None or self._is_worn(resident):
-                await self._load_now(resident)
-            if resident.is_behind and resident.copy is not None:
-                await self._catch_up(resident.copy)
-                resident.is_behind = False
-            self._keep_to_budget(resident)
-        except (ChangesForgottenError, StaleTableError):
-            self._drop(resident)
-        except Exception as exc:  # noqa: BLE001 - searches continue from the file, equally exact
-            resident.renew_at = time.monotonic() + _LONG_PAUSE
-            if not resident.ready:
-                self._refuse(resident, f"loading it failed: {exc}", pause=_PAUSE)
+    def _begin_building(self, resident: _Resident, before: ResidentCopy | None = None) -> None:
+        if self._closed or resident.is_building or time.monotonic() < resident.retry_at:
+            return
+        resident.building = self._tasks.start(self._build(resident, before))
+        resident.building.add_done_callback(lambda _: self._begin_batches())
+        self._wait_for_build(resident)
 
-    def _is_worn(self, resident: _Resident) -> bool:
-        """Return whether enough has changed to load the table again."""
-        copy = resident.copy
-        state = None if copy is None else copy.state
-        if state is None or time.monotonic() < resident.renew_at:
-            return False
-        if state.is_mapped or self._gets_file(resident, state.rows):
-            return state.changed > _WORN * state.rows
-        return state.dead > state.rows + _GONE
+    def _wait_for_build(self, resident: _Resident) -> None:
+        """Make searches wait for the build, for a while."""
+        resident.file_at = time.monotonic() + self._builds_alone
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._builds_alone + 0.001, self._begin_batches)
 
-    def _gets_file(self, resident: _Resident, rows: int) -> bool:
-        """Return whether a table of so many rows is loaded into a scan file."""
-        files = self._files
-        if files is None or not files.can_write or time.monotonic() < resident.file_from:
-            return False
-        return size_of(rows, resident.table.schema.dim) >= files.least
-
-    async def _load_now(self, resident: _Resident) -> None:
+    async def _build(self, resident: _Resident, before: ResidentCopy | None) -> None:
+        """Make the table's copy: the one before or its scan file, with newer rows, or a new one."""
         began = time.monotonic()
-        before, file = resident.copy, None
         try:
-            while True:
-                async with self._loader:
-                    async with self._aside() as read:
-                        copy, rowids = await read(partial(self._look_for_file, resident, before))
-                        if rowids is not None:
-                            file = await self._load_by(read, resident, before, copy, rowids)
-                    if copy.state is not None:
-                        await self._catch_up(copy)
-                        resident.copy, resident.is_behind = copy, False
-                        break
-                if rowids is not None:  # no memory is free, or the copy would be no better
-                    return
+            while not await self._built(resident, before):
+                pass
+        except StaleTableError:
+            self._drop(resident)
+        except Exception as exc:  # noqa: BLE001 - the file answers, equally exact
+            resident.renew_at = time.monotonic() + _PAUSE
+            if resident.copy is None:
+                self._refuse(resident, str(exc))
+        else:
+            ended = time.monotonic()
+            resident.renew_at = ended + _BETWEEN_BUILDS * (ended - began)
+            self._keep_to_memory(resident)
+        self._clean()  # for example, a store was restored beside the files of the one before
+
+    async def _built(self, resident: _Resident, before: ResidentCopy | None) -> bool:
+        """Make the copy; return False if this has to be tried again."""
+        made: list[NewFile] = []
+        try:
+            copy = await self._copy(resident, before, made)
+            if copy is None:
                 await asyncio.sleep(_LOOK)
+                return False
+            if copy.state is None:
+                return True
+            resident.copy, resident.reason = copy, ""
             self._begin_batches()
-        except BaseException:
-            if file is not None:
-                await in_thread(file.discard)
-            raise
-        if file is not None:
-            await self._publish(resident, file)
-        elif before is not None and before.file_change >= 0 and self._is_small(copy):
-            await self._forget_file(resident)
-        took = time.monotonic() - began
-        resident.renew_at = max(resident.renew_at, began + (1 + _BETWEEN_LOADS) * took)
-
-    async def _catch_up(self, copy: ResidentCopy) -> None:
-        while True:
-            async with self._aside() as read:
-                if await read(copy.catch_up):
-                    return
-
-    def _look_for_file(
-        self, resident: _Resident, before: ResidentCopy | None, db: sqlite3.Connection, _: Ticket
-    ) -> tuple[ResidentCopy, Int64Array | None]:
-        """Return a copy of a scan file that is newer than before; without one, the rows to load.
-
-        Neither while another process is writing one.
-        """
-        layout = current_table(db, resident.table)
-        copy, files = self._new_copy(layout, db), self._files
-        last = -1 if before is None else before.file_change
-        if copy.state is not None and copy.file_change > last:
-            rows = copy.state.rows
-            most = min(_WORN * rows, self._budget / 2 / size_of(1, layout.schema.dim))
-            if not (self._gets_file(resident, rows) and copy.is_worn(db, most)):
-                return copy, None
-        copy.state, copy.file_change = None, -1
-        rowids = rows_to_load(db, layout)
-        size = size_of(len(rowids), layout.schema.dim)
-        if files is not None and size >= files.least and self._waits(resident, files):
-            return copy, None
-        return copy, rowids
-
-    def _waits(self, resident: _Resident, files: ScanFiles) -> bool:
-        """Return whether another process is writing a scan file, and goes on with it."""
-        written, now = files.being_written(), time.monotonic()
-        if written != resident.written:
-            resident.written, resident.written_since = written, now
-        return bool(written) and now < resident.written_since + self._stopped
-
-    def _new_copy(self, layout: TableLayout, db: sqlite3.Connection) -> ResidentCopy:
-        state = None if self._files is None else self._files.find(db, layout)
-        return ResidentCopy(layout, int(self._budget * _FOR_MASKS), state)
-
-    async def _load_by(
-        self,
-        read: Read,
-        resident: _Resident,
-        before: ResidentCopy | None,
-        copy: ResidentCopy,
-        rowids: Int64Array,
-    ) -> NewFile | None:
-        """Load the copy, into a new scan file if possible, otherwise into free memory."""
-        files = self._files
-        file: NewFile | None = None
-
-        def begin(db: sqlite3.Connection, _: Ticket) -> None:
-            nonlocal file  # also if the load is cancelled meanwhile
-            file = None if files is None else files.new(db, copy.table, len(rowids))
-
-        try:
-            if files is not None and time.monotonic() >= resident.file_from:
-                await read(begin)
-            if file is None and not self._may_load(resident, before, copy, len(rowids)):
-                return None
-            await read(partial(copy.load, rowids=rowids, file=file))
-        except BaseException as exc:
-            if file is not None:
-                if isinstance(exc, OSError):
-                    resident.file_from = time.monotonic() + _LONG_PAUSE
-                await in_thread(file.discard)
-            raise
-        return file
-
-    def _may_load(
-        self, resident: _Resident, before: ResidentCopy | None, copy: ResidentCopy, rows: int
-    ) -> bool:
-        """Return whether so many rows may be loaded into private memory."""
-        size = size_of(rows, copy.table.schema.dim)
-        state = None if before is None else before.state
-        if state is not None and not self._is_better(resident, state, size):
-            resident.renew_at = time.monotonic() + _LONG_PAUSE
+            if made:
+                await in_daemon_thread(made[0].flush)
+                await self._put_token(resident.table, made[0].token)
+                await in_thread(made.pop().end)
+        except OSError:
+            if not made:
+                raise
+            # What a failed flush leaves in memory need not be what was written.
+            resident.copy, resident.scan_file_at = None, time.monotonic() + _PAUSE
             return False
-        if not self._has_room(resident, size):
-            resident.copy = None  # the file answers until the load is done
-        if not self._has_room(resident, size):
-            pause = _LONG_PAUSE if size > self._budget else _PAUSE
-            self._refuse(resident, _TOO_LARGE, pause=pause)
-            return False
+        finally:
+            for file in made:
+                await in_thread(file.discard)
         return True
 
-    def _is_better(self, resident: _Resident, state: State, size: int) -> bool:
-        """Return whether private memory of this size is better than a worn state.
+    async def _copy(
+        self, resident: _Resident, before: ResidentCopy | None, made: list[NewFile]
+    ) -> ResidentCopy | None:
+        """Return a copy at some recent state; None while another process writes a scan file.
 
-        A table that a scan file outlasts leaves it: each search would look at all deleted rows.
+        A new scan file is put into ``made``. The copy is empty if the file should answer first.
         """
         files = self._files
-        small = state.is_mapped and files is not None and size < files.least
-        if not small and state.dead <= state.rows:
-            return False
-        return not state.is_mapped or self._has_room(resident, size)
+        async with self._builder, self._readers.aside() as read:
+            copy, rows, has_file = await read(partial(self._look, resident, before))
+            if rows is None:
+                return copy
+            size = size_of(len(rows), resident.table.schema.dim)
+            if files is not None and size >= files.least and await in_thread(files.waits):
+                return None
+            if size > _LONG and not (resident.copy or before or resident.is_large):
+                resident.is_large = True
+                return copy
+            if not self._gets_file(resident, size):
+                files, worn = None, resident.copy and resident.copy.state
+                # Only if most rows are dead is private memory better than a worn scan file.
+                if (worn and worn.dead <= worn.rows) or not self._has_room(size):
+                    raise AiovecError(_TOO_LARGE)
 
-    def _is_small(self, copy: ResidentCopy) -> bool:
-        """Return whether a copy's table is too small for a scan file."""
-        files, state = self._files, copy.state
-        size = 0 if state is None else size_of(state.rows, copy.table.schema.dim)
-        return files is not None and size < files.least
+            def load(db: sqlite3.Connection, ticket: Ticket) -> None:
+                if files is not None:
+                    made.append(files.new(db, copy.table, len(rows)))
+                copy.load(db, ticket, rows, made[0] if made else None)
 
-    async def _publish(self, resident: _Resident, file: NewFile) -> None:
-        """Make the store accept a scan file, once it has reached the disk.
+            await read(load)
+            if has_file and self._files is not None and size < self._files.least:
+                self._tasks.start(self._forget_file(resident))  # the table has shrunk
+            return copy
 
-        If that fails the file is removed. What a failed flush leaves in memory need not be what was
-        written, so the table is loaded again, without a file.
+    def _look(
+        self,
+        resident: _Resident,
+        before: ResidentCopy | None,
+        db: sqlite3.Connection,
+        ticket: Ticket,
+    ) -> tuple[ResidentCopy, Int64Array | None, bool]:
+        """Return a copy with all changes; if there is none, an empty one and the rows to load.
+
+        Last comes whether the table has a scan file.
         """
-        try:
-            try:
-                await in_daemon_thread(file.flush)
-            except OSError:
-                self._distrust(resident)
-                raise
-            await self._put_token(resident.table, file.token)
-        except (AiovecError, OSError, asyncio.CancelledError) as exc:
-            resident.renew_at = time.monotonic() + _LONG_PAUSE
-            await in_thread(file.discard)
-            if isinstance(exc, asyncio.CancelledError):
-                raise
-            return
-        try:
-            await in_thread(file.end)
-        finally:
-            # Also after a cancellation: if the table was dropped, its file was locked until now.
-            self._clean()
+        layout = current_table(db, resident.table)
+        copy, masks = before, int(self._memory * _FOR_MASKS)
+        state = None if self._files is None else self._files.find(db, layout)
+        if state is not None and (before is None or state.change > before.file_change):
+            copy = ResidentCopy(layout, masks, state)
+        if copy is not None and copy is not resident.copy:
+            most = self._memory * _FOR_CHANGES / size_of(1, layout.schema.dim)
+            if copy.follow(db, ticket, min(most, _FOLLOWED * copy.rows)):
+                return copy, None, True
+        return ResidentCopy(layout, masks), rows_to_load(db, layout), state is not None
 
-    @staticmethod
-    def _distrust(resident: _Resident) -> None:
-        """Answer from the store's file until the table is loaded into private memory."""
-        resident.copy = None
-        resident.file_from = time.monotonic() + _LONG_PAUSE
+    def _gets_file(self, resident: _Resident, size: int) -> bool:
+        """Return whether a table of so many bytes is built into a scan file."""
+        files = self._files
+        if files is None or not files.can_write or time.monotonic() < resident.scan_file_at:
+            return False
+        return size >= files.least
+
+    def _is_worn(self, resident: _Resident, state: State) -> bool:
+        """Return whether enough has changed to build the table again."""
+        if time.monotonic() < resident.renew_at:
+            return False
+        size = size_of(state.rows, resident.table.schema.dim)
+        if state.is_mapped or self._gets_file(resident, size):
+            return state.changed > _WORN * state.rows
+        return state.dead > state.rows + _GONE
 
     async def _forget_file(self, resident: _Resident) -> None:
         """Have all processes give up the table's scan file, and remove it."""
@@ -529,31 +436,37 @@ class ResidentSearch:
 
         async def clean() -> None:
             with suppress(Exception):  # the next call does it
-                await self._read(lambda db, _: files.clean(db))
+                await self._readers.read(lambda db, _: files.clean(db))
 
         self._tasks.start(clean())
 
-    def _taken(self) -> int:
-        """Return the private bytes of all tables."""
-        return sum(resident.nbytes for resident in self._tables.values())
-
-    def _has_room(self, resident: _Resident, wanted: int) -> bool:
-        """Return whether there is room, after removing tables that are no longer searched."""
+    def _has_room(self, wanted: int = 0) -> bool:
+        """Return whether there is memory, after removing tables that are no longer searched."""
         idle = time.monotonic() - _IDLE
-        for other in list(self._tables.values()):
-            if self._taken() + wanted <= self._budget:
-                return True
-            if other is not resident and other.ready and other.searched_at < idle:
-                self._unload(other)
-        return self._taken() + wanted <= self._budget
+        tables = list(self._tables.values())
+        left = self._memory - wanted - sum(resident.nbytes for resident in tables)
+        for resident in tables:
+            if left < 0 and resident.searched_at < idle and not resident.is_building:
+                left += resident.nbytes
+                self._unload(resident)
+        return left >= 0
 
-    def _refuse(self, resident: _Resident, reason: str, *, pause: float = _LONG_PAUSE) -> None:
+    def _keep_to_memory(self, resident: _Resident) -> None:
+        """If the table has outgrown the memory, leave it to a new scan file or to the file."""
+        copy = resident.copy
+        if copy is None or copy.state is None or self._has_room():
+            return
+        if self._gets_file(resident, size_of(copy.state.rows, copy.table.schema.dim)):
+            self._unload(resident)
+        else:
+            self._refuse(resident, _TOO_LARGE)
+
+    def _refuse(self, resident: _Resident, reason: str) -> None:
         """Leave the table to the file for a while."""
         self._unload(resident)
-        before, resident.reason = resident.reason, reason
-        resident.retry_at = time.monotonic() + pause
-        if reason != before:  # in a thread, because a log may be a file
-            name = resident.table.name
+        resident.retry_at = time.monotonic() + _PAUSE
+        if reason != resident.reason:  # in a thread, because a log may be a file
+            resident.reason, name = reason, resident.table.name
             say = partial(LOG.warning, "table %s is searched from the file: %s", name, reason)
             self._tasks.start(in_thread(say))
 
@@ -564,10 +477,10 @@ class ResidentSearch:
 
     @staticmethod
     def _unload(resident: _Resident) -> None:
-        resident.copy, resident.is_behind = None, False
-        loading = resident.loading
-        if loading is not None and not loading.done() and loading is not asyncio.current_task():
-            loading.cancel()
+        resident.copy = None
+        building = resident.building
+        if building is not None and building is not asyncio.current_task():
+            building.cancel()
 
     # Batches
 
@@ -600,7 +513,7 @@ class ResidentSearch:
             if not resident.waiting:
                 del self._waiting[resident]
             queries = sum(call.size for call in calls)
-            batch = self._begin(resident, _Batch(len(calls), queries))
+            batch = self._begin(resident, len(calls), queries)
             task = asyncio.create_task(self._answer(resident, calls, batch))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
@@ -610,9 +523,9 @@ class ResidentSearch:
         ready = [resident for resident in self._waiting if resident.answers]
         return min(ready, key=lambda table: table.waiting[0].deadline.began, default=None)
 
-    def _begin(self, resident: _Resident, batch: _Batch) -> _Batch:
+    def _begin(self, resident: _Resident, calls: int, queries: int) -> _Batch:
         self._at_work += 1
-        resident.batch = batch
+        resident.batch = batch = _Batch(calls, queries, by_file=bool(resident.reason))
         return batch
 
     def _end(self, resident: _Resident, batch: _Batch) -> None:
@@ -626,7 +539,7 @@ class ResidentSearch:
 
     async def _answer(self, resident: _Resident, calls: Sequence[_Call], batch: _Batch) -> None:
         try:
-            async with self._reader() as read:
+            async with self._readers.reader() as read:
                 if calls := [call for call in calls if not call.future.done()]:
                     for call in calls:
                         call.batch, call.task = calls, asyncio.current_task()
@@ -678,7 +591,7 @@ class ResidentSearch:
         finish: FromEach[_T],
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
-        by_file, spoiled, loop = False, False, asyncio.get_running_loop()
+        loop, behind, spoiled = asyncio.get_running_loop(), False, False
 
         def scanned() -> None:
             batch.scanned = True
@@ -686,34 +599,28 @@ class ResidentSearch:
                 with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(self._begin_batches)
 
-        def by_scan(db: sqlite3.Connection, ticket: Ticket) -> _T:
-            found = search_in_file(db, ticket, resident.table, queries, by_bits=False)
-            return finish(found)
-
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, _T]:
-            nonlocal spoiled
+            nonlocal behind, spoiled
             layout = current_table(db, resident.table)
-            copy = None if by_file else self._copy(resident, layout, db)
             state = None if copy is None else copy.advance(db, ticket)
-            if copy is None or state is None:
-                resident.is_behind |= copy is not None
-                return None, by_scan(db, ticket)
-            snapshot = Snapshot(db, ticket, layout, state)
-            answers: list[Found] = []
-            try:
-                for start in range(0, len(queries), _MOST_TOGETHER):
-                    part = queries[start : start + _MOST_TOGETHER]
-                    last = start + _MOST_TOGETHER >= len(queries)
-                    answers += answer(snapshot, copy.masks, part, scanned if last else None)
-            except SpoiledFileError:
-                spoiled = True
-                self._distrust(resident)
-                return None, by_scan(db, ticket)
-            return state, finish(answers)
+            if copy is not None and state is not None:
+                snapshot = Snapshot(db, ticket, layout, state)
+                answers: list[Found] = []
+                try:
+                    for start in range(0, len(queries), _MOST_TOGETHER):
+                        part = queries[start : start + _MOST_TOGETHER]
+                        last = start + _MOST_TOGETHER >= len(queries)
+                        answers += answer(snapshot, copy.masks, part, scanned if last else None)
+                    return state, finish(answers)
+                except SpoiledFileError:
+                    spoiled = True
+            behind = copy is not None
+            found = search_in_file(db, ticket, resident.table, queries, by_bits=False)
+            return None, finish(found)
 
         try:
             for attempt in range(_MOST_SNAPSHOTS + 1):
-                by_file = attempt == _MOST_SNAPSHOTS
+                copy = None if attempt == _MOST_SNAPSHOTS else resident.copy
                 try:
                     state, finished = await read(work)
                     break
@@ -722,54 +629,36 @@ class ResidentSearch:
         except StaleTableError:
             self._drop(resident)
             raise
-        if state is None:
-            if spoiled:
-                self._tasks.start(self._forget_file(resident))
-            self._begin_loading(resident)
-            if not _is_over(resident.loading):
-                self._let_load(resident)
+        if state is not None:
+            self._look_after(resident, queries, state)
             return finished
+        if behind and resident.copy is copy:
+            resident.copy = None
+            if spoiled:
+                resident.scan_file_at = time.monotonic() + _PAUSE
+                self._tasks.start(self._forget_file(resident))
+        if resident.copy is None:
+            self._begin_building(resident, copy if behind and not spoiled else None)
+            self._wait_for_build(resident)
+        return finished
+
+    def _look_after(
+        self, resident: _Resident, queries: Sequence[VectorQuery], state: State
+    ) -> None:
+        """Count the queries, keep to the memory, and build the table again if it is worn."""
         counts = resident.counts
         counts["searches"] += len(queries)
         counts["batches"] += 1
         counts["largest_batch"] = max(counts["largest_batch"], len(queries))
-        # Without a filter only the state can have grown, but there may be room for a file again.
-        is_due = 0.0 < resident.file_from <= time.monotonic()
-        if is_due:
-            resident.file_from = 0.0
-        filtered = any(query.where is not None for query in queries)
-        if resident.kept is not state or filtered or is_due:
-            self._look_after(resident, state)
-        return finished
-
-    def _copy(
-        self, resident: _Resident, layout: TableLayout, db: sqlite3.Connection
-    ) -> ResidentCopy | None:
-        """Return the table's copy, which the first search takes from its scan file; None if the
-        file has to answer."""
-        if resident.copy is None and not resident.looked and self._files is not None:
-            resident.looked = True
-            copy = self._new_copy(layout, db)
-            if copy.state is not None:
-                resident.copy = copy
-        return None if resident.is_behind else resident.copy
-
-    def _let_load(self, resident: _Resident) -> None:
-        """Make searches wait for the load, for a while."""
-        resident.file_at = time.monotonic() + self._loads_alone
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._loads_alone + 0.001, self._begin_batches)
-
-    def _look_after(self, resident: _Resident, state: State) -> None:
-        """Keep to the budget, and load the table again if enough has changed."""
-        resident.kept = state
-        if not self._cleaned:  # a restored store may lie beside the files of the one before
-            self._cleaned = True
-            self._clean()
-        self._keep_to_budget(resident)
-        if self._is_worn(resident):
-            self._begin_loading(resident)
         now = time.monotonic()
+        # Without a filter only the state can have grown.
+        if resident.kept is state and all(query.where is None for query in queries):
+            return
+        # Look again later if it is too early now to build.
+        resident.kept = state if now >= max(resident.renew_at, resident.scan_file_at) else None
+        self._keep_to_memory(resident)
+        if self._is_worn(resident, state):
+            self._begin_building(resident, resident.copy)
         if now >= self._looked_at + _BETWEEN_LOOKS and len(self._tables) > 1:
             self._looked_at = now
             self._tasks.start(self._drop_stale())
@@ -777,23 +666,9 @@ class ResidentSearch:
     async def _drop_stale(self) -> None:
         """Remove copies of tables that another process dropped or altered."""
         with suppress(Exception):  # the next look does it
-            epochs = await self._read(
+            epochs = await self._readers.read(
                 lambda db, _: dict(db.execute("SELECT name, epoch FROM aiovec_tables").fetchall())
             )
             for name, resident in list(self._tables.items()):
                 if epochs.get(name) != resident.table.token:
                     self._drop(resident)
-
-    def _keep_to_budget(self, resident: _Resident) -> None:
-        """If tables have outgrown it, move the largest to a scan file, or leave it to the file."""
-        if self._has_room(resident, 0):
-            return
-        largest = max(self._tables.values(), key=lambda table: table.nbytes, default=resident)
-        copy = largest.copy
-        if copy is not None and copy.state is not None:
-            gets_file = self._gets_file(largest, copy.state.rows)
-            self._refuse(largest, _TOO_LARGE, pause=_PAUSE if gets_file else _LONG_PAUSE)
-
-
-def _is_over(task: asyncio.Task[None] | None) -> bool:
-    return task is None or task.done()

@@ -25,9 +25,9 @@ from aiovec.backend.contract import Found, HybridQuery, VectorQuery
 from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
+from ..keyword_search import search_both
 from ..layout import TableLayout
 from ..reads import by_rowids, split
-from ..text.keyword_search import search_both
 from .copy import Masks
 from .kernel.library import KINDS, METRICS, address, library
 from .parts import in_parts

@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -28,7 +29,7 @@ import numpy.typing as npt
 from aiovec.backend import Int64Array
 from aiovec.backend.files import create_like, try_lock, unlock
 
-from ..layout import TableLayout, floor_of, newest_change
+from ..layout import TableLayout, floor_of, newest_change, token_of
 from .segments import FULL, RowCodes, Segment, State
 
 # Tables of fewer bytes than this load faster than a user would notice. Tests set the variable, so
@@ -42,10 +43,10 @@ _HEAD = 4096
 _ALIGNED = 65_536
 # Bytes written at a time.
 _PART = 32 * 2**20
-_TOKEN = re.compile(r"[0-9a-f]{96}")
+# Seconds without a change after which a file's writer counts as stopped, or as gone with a child
+# that inherited its lock.
+_STOPPED = 10.0
 _NAME = re.compile(r"-scan-[0-9a-f]{32}")
-# The key of a table's token in ``aiovec_state``.
-TOKEN_KEY = "scan:{}"
 # The bounds of a segment's rows, and whether its rowids are sorted.
 _FACTS = ("most_error", "most_reach", "most_offset", "most_lower", "ordered")
 _SMALL = ("rowids", "scale", "error", "offset")
@@ -278,16 +279,20 @@ def _advise(area: mmap.mmap, places: _Places) -> None:
 class ScanFiles:
     """The scan files of one store."""
 
-    def __init__(self, store: Path, *, read_only: bool) -> None:
+    def __init__(self, store: Path, *, read_only: bool, patience: float = _STOPPED) -> None:
         # Like SQLite's own files, they lie beside the file itself, not beside a link to it.
         self._store = store.resolve()
         self.can_write = not read_only
+        self._patience = min(_STOPPED, patience)
         self.least = int(os.environ.get(VARIABLE, _WORTH))
         """The bytes from which on a table gets a file."""
+        # The files that others were writing at the last look, and since when they are so.
+        self._written: set[tuple[str, int, int]] = set()
+        self._written_since = 0.0
 
     def find(self, db: sqlite3.Connection, table: TableLayout) -> State | None:
         """Map the table's file; None if there is none that counts in this snapshot."""
-        token = _token_of(db, table.name)
+        token = token_of(db, table.name)
         if token is None:
             return None
         path = self._path_of(token)
@@ -310,7 +315,7 @@ class ScanFiles:
 
     def examine(self, db: sqlite3.Connection, table: TableLayout) -> tuple[Path, bool] | None:
         """Return the table's file, of which all is read, and whether it is sound; None without."""
-        token = _token_of(db, table.name)
+        token = token_of(db, table.name)
         if token is None:
             return None
         path = self._path_of(token)
@@ -322,23 +327,20 @@ class ScanFiles:
             return path, False
         return path, True
 
-    def new(self, db: sqlite3.Connection, table: TableLayout, rows: int) -> NewFile | None:
-        """Begin a file for the state of this snapshot; None if there can be none."""
-        if not self.can_write or size_of(rows, table.schema.dim) < self.least:
-            return None
-        try:
-            return NewFile(self._store, table, rows, newest_change(db))
-        except OSError:
-            return None
+    def new(self, db: sqlite3.Connection, table: TableLayout, rows: int) -> NewFile:
+        """Begin a file for the state of this snapshot; OSError if the disk refuses it."""
+        return NewFile(self._store, table, rows, newest_change(db))
 
-    def being_written(self) -> frozenset[tuple[str, int, int]]:
-        """Return the files that processes are writing, with their sizes and times of change."""
-        files = set()
+    def waits(self) -> bool:
+        """Return whether another process is writing a file, and goes on with it."""
+        written = set()
         for path in self._locked(lambda _: None)[1]:
             with suppress(OSError):
                 status = path.stat()
-                files.add((path.name, status.st_size, status.st_mtime_ns))
-        return frozenset(files)
+                written.add((path.name, status.st_size, status.st_mtime_ns))
+        if written != self._written:
+            self._written, self._written_since = written, time.monotonic()
+        return bool(written) and time.monotonic() < self._written_since + self._patience
 
     def clean(self, db: sqlite3.Connection) -> None:
         """Remove files whose token the store does not hold: older ones, and remains of a kill.
@@ -375,20 +377,3 @@ class ScanFiles:
                             (free if try_lock(file.fileno()) else written).append(path)
             act(free)
         return free, written
-
-
-def _token_of(db: sqlite3.Connection, table: str) -> str | None:
-    sql = "SELECT value FROM aiovec_state WHERE key = ?"
-    row = db.execute(sql, (TOKEN_KEY.format(table),)).fetchone()
-    known = row is not None and isinstance(row[0], str) and _TOKEN.fullmatch(row[0])
-    return row[0] if known else None
-
-
-def put_token(db: sqlite3.Connection, table: str, token: str) -> None:
-    sql = "INSERT OR REPLACE INTO aiovec_state VALUES (?, ?)"
-    db.execute(sql, (TOKEN_KEY.format(table), token))
-
-
-def forget_token(db: sqlite3.Connection, table: str) -> None:
-    """Make the store reject scan files of this table."""
-    db.execute("DELETE FROM aiovec_state WHERE key = ?", (TOKEN_KEY.format(table),))

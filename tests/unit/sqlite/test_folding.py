@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aiovec.backend import TextClause
-from aiovec_sqlite.text import folding
-from aiovec_sqlite.text.folding import count_in, folded, places_of
+from aiovec_sqlite.sql import folding
+from aiovec_sqlite.sql.folding import count_in, folded, places_of
 
 # Letters in both cases, with accents in one character and of their own, and what is no letter.
 TEXTS = st.text("aAáÁbß日 \u0301\u0308", max_size=60)

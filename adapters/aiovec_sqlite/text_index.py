@@ -19,11 +19,11 @@ from typing import Any
 from aiovec.backend import ANALYZERS, LANGUAGES, Schema
 from aiovec.errors import UnsupportedError
 
-from ..connection import Transaction
-from ..driver import has_fts5, load_driver
-from ..errors import CORRUPT, ERROR, TextDamageError, code_of
-from ..layout import TableLayout, quoted, read_table
 from . import stems
+from .connection import Transaction
+from .driver import has_fts5, load_driver
+from .errors import CORRUPT, ERROR, TextDamageError, code_of
+from .layout import TableLayout, quoted, read_table
 
 _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
     generation INTEGER PRIMARY KEY, name TEXT NOT NULL, fts TEXT NOT NULL, fields TEXT NOT NULL,

@@ -24,13 +24,13 @@ from aiovec.backend import (
 )
 from aiovec.backend.contract import Found, HybridQuery, TableHandle, VectorQuery
 
-from .connection import Ticket
-from .copies.kernel.library import measured
-from .layout import TableLayout, current_table, partition_value
-from .reads import by_rowids, condition_of, rowids_where
-from .sql.filters import fixed_values
-from .text.keyword_search import search_both
-from .vectors import VectorReader
+from ..connection import Ticket
+from ..keyword_search import search_both
+from ..layout import TableLayout, current_table, partition_value
+from ..reads import by_rowids, condition_of, rowids_where
+from ..sql.filters import fixed_values
+from ..vectors import VectorReader
+from .kernel.library import measured
 
 # Rows measured with complete vectors, for each wanted row, when a prefix ranks the rows
 # (``python -m bench search``).

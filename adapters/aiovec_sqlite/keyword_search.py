@@ -33,14 +33,14 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.hybrid import columns_of, found, fused
 
-from ..connection import Ticket
-from ..driver import load_driver
-from ..errors import CORRUPT, TextDamageError, code_of, names_text_index
-from ..layout import TableLayout, current_table, quoted
-from ..reads import by_rowids, condition_of
-from ..vectors import MissingRowsError
-from .folding import folded, places_of
-from .index import (
+from .connection import Ticket
+from .driver import load_driver
+from .errors import CORRUPT, TextDamageError, code_of, names_text_index
+from .layout import TableLayout, current_table, quoted
+from .reads import by_rowids, condition_of
+from .sql.folding import folded, places_of
+from .stems import stems
+from .text_index import (
     TextIndex,
     being_built,
     indexes_of,
@@ -48,7 +48,7 @@ from .index import (
     tokenizer_of,
     wanted_fields,
 )
-from .stems import stems
+from .vectors import MissingRowsError
 
 # The parameters of BM25 in FTS5.
 K1, B, LEAST_WEIGHT = 1.2, 0.75, 1e-6
