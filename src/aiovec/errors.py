@@ -42,10 +42,10 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from heapq import nlargest
-from inspect import Signature, get_annotations, signature
+from inspect import get_annotations
 from os.path import commonprefix
 from pathlib import PosixPath, WindowsPath
-from typing import Any, ClassVar, Self, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 from uuid import UUID
 
 _OWN = frozenset({
@@ -159,30 +159,21 @@ class HttpAnswer:
 _TARGET = ("target",)
 
 
-class _Signature:
-    """The ``__signature__`` of an error class, which ``help`` and editors ask for."""
-
-    def __get__(self, error: object, cls: type[AiovecError]) -> Signature:
-        whole = signature(whole_class(cls).__init__)
-        return whole.replace(parameters=list(whole.parameters.values())[1:])
-
-
 @dataclass_transform(eq_default=False)
+@dataclass(init=False, eq=False, repr=False)
 class AiovecError(Exception):
     """The base class. Raised itself only for a driver's failure that no subclass describes.
 
     A subclass with fields is a dataclass: the fields are the facts. They fill ``_text``, or
-    ``_message`` makes the message of them. It is made one when it is first raised: to make all of
-    them takes 10 ms of each process.
+    ``_message`` makes the message of them.
     """
 
     http: ClassVar = HttpAnswer(500, "The store failed")
     _text: ClassVar[str]
-    __signature__ = _Signature()
 
-    def __new__(cls, *args: object, **facts: object) -> Self:
-        whole_class(cls)
-        return super().__new__(cls, *args)
+    def __init_subclass__(cls) -> None:
+        if get_annotations(cls):
+            dataclass(eq=False, repr=False)(cls)
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -196,19 +187,6 @@ class AiovecError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Subclasses take their facts, not the message, so the default pickling does not work.
         return _rebuild, (type(self), self.args, self.__dict__)
-
-
-_whole: set[type] = set()
-
-
-def whole_class(cls: type[AiovecError]) -> Any:
-    """Return the class once it and its bases are dataclasses."""
-    if cls not in _whole:
-        for each in reversed(cls.__mro__):
-            if each not in _whole and get_annotations(each):
-                dataclass(init=each is not AiovecError, eq=False, repr=False)(each)
-            _whole.add(each)
-    return cls
 
 
 class ConfigError(AiovecError):

@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import errors
 from .._model.redaction import without_secrets
-from ..errors import AiovecError, shown, whole_class
+from ..errors import AiovecError, shown
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -100,7 +100,7 @@ def _json(value: object) -> Json:
 
 def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
     """Return the facts of a class that are sent, each with its default for clients."""
-    facts = {fact.name: _EMPTY.get(str(fact.type)) for fact in fields(whole_class(cls))}
+    facts = {fact.name: _EMPTY.get(str(fact.type)) for fact in fields(cls)}
     return {name: value for name, value in facts.items() if name not in cls.http.private}
 
 
