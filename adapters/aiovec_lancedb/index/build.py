@@ -201,7 +201,7 @@ class IndexedTable(Table):
             table = await self.reopened(table.handle)
             name = index_name(await table.indexes(), column, config)
             try:
-                with self._tell(what), self.session.guarded():
+                with self._tell(what), self.session.guarded:
                     made = maker is not None and await maker.make(
                         self.name, column, config, name or f"{column}_idx"
                     )

@@ -382,7 +382,7 @@ class TendedTable(IndexedTable):
         """Have an engine compact a table, and build the indexes over ids and fields again."""
 
         async def act(table: Opened) -> None:
-            with self.session.guarded():
+            with self.session.guarded:
                 await compact()
             self.has_changed()
             table = await self.reopened(handle)
