@@ -69,12 +69,18 @@ async def _searches(
     store: VectorStore, table: Any, data: Data, options: Options, kind: str,
     effort: dict[str, int], built: float,
 ) -> Result:  # fmt: skip
+    # True distances on both sides, and then those of the index's codes.
     direct = {_LANCE_NAMES[name]: value for name, value in effort.items()}
+    by_codes = {name: value for name, value in effort.items() if name != "refine"}
+    direct_codes = {_LANCE_NAMES[name]: value for name, value in by_codes.items()}
     seconds = options.seconds(_SECONDS)
     ours, theirs, tuned, exact = "aiovec", "lancedb", "aiovec, as tuned", "aiovec, exact"
+    pairs = [(ours, theirs), (f"{ours}, by codes", f"{theirs}, by codes")]
     asking = {
         ours: by_aiovec(store, data, tuning=Tuning(**effort)),
-        theirs: by_lance(table, data, **direct),
+        theirs: by_lance(table, data, **{"refine_factor": 1, **direct}),
+        pairs[1][0]: by_aiovec(store, data, tuning=Tuning(**by_codes, measure=False)),
+        pairs[1][1]: by_lance(table, data, **direct_codes),
         tuned: by_aiovec(store, data),
         exact: by_aiovec(store, data, exact=True),
     }
@@ -84,14 +90,14 @@ async def _searches(
     )
     found_share = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
     measured, crowd = medians(found), options.seconds(_CROWD_SECONDS)
-    rates = {name: await rate(asking[name], CLIENTS, crowd) for name in (ours, theirs, tuned)}
+    rates = {name: await rate(ask, CLIENTS, crowd) for name, ask in asking.items() if name != exact}
     measured |= {f"{name}, {CLIENTS} clients (searches/s)": one for name, one in rates.items()}
     return Result(
         f"lancedb, search with {kind}",
         f"the 10 nearest of {data} with their fields, the same folder, {effort}",
         "ms", measured,
-        ratios(found, ours, theirs)
-        | {f"{CLIENTS} clients, {ours} / {theirs}": rates[ours] / rates[theirs]},
+        {name: value for pair in pairs for name, value in ratios(found, *pair).items()}
+        | {f"{CLIENTS} clients, {a} / {b}": rates[a] / rates[b] for a, b in pairs},
         ["recall: " + "; ".join(f"{name} {value:.4f}" for name, value in found_share.items()),
          f"built and tuned in {built:.1f} s"],
     )  # fmt: skip

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiovec.backend.contract import StaleTableError
-from aiovec.backend.files import remove_abandoned
+from aiovec.backend.files import lock_file, remove_abandoned, unlock_file
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import CorruptStoreError, InvalidArgumentError, StoreBusyError
 
 from .driver import lancedb
-from .errors import translated
+from .errors import Translated
 from .export import stream_of
 from .layout import notes_of_copy
-from .locks.local import FOLDER, lock_file, unlock_file
+from .locks.local import FOLDER
 from .manifests import Manifests, needs, version_of
 from .marks import generation_in, write_generation
 from .session import Session
@@ -78,7 +78,7 @@ async def write_backup(
                     await check_kept(session, name, version)
                 raise
             await _check_names(session, names)
-        with translated(str(path)):
+        with Translated(str(path)):
             await in_thread(partial.rename, path)
     except BaseException:
         await to_its_end(in_thread(_remove, partial))
@@ -118,7 +118,7 @@ async def _copy(
     session: Session, tables: Mapping[str, int], partial: Path, path: str, generation: int
 ) -> None:
     """Copy the files of a version of each table to a new store, in the folder ``partial``."""
-    with translated(path):
+    with Translated(path):
         # Connecting makes the folder, also after a cancellation.
         caches = await in_thread(lancedb.Session, _CACHE, _CACHE)
         copy = await to_its_end(lancedb.connect_async(partial, session=caches))
@@ -128,14 +128,14 @@ async def _copy(
             await _finish(session, await session.run(copy.open_table(name)), partial, name)
     finally:
         copy.close()  # type: ignore[no-untyped-call]
-    with translated(path):
+    with Translated(path):
         await in_thread(write_generation, partial / FOLDER, generation)
 
 
 async def _copy_files(session: Session, table: str, version: int, partial: Path, path: str) -> None:
     """Copy the files that a version refers to, and its manifest."""
     folder = f"{table}.lance"
-    with translated(session.target):
+    with Translated(session.target):
         names = await in_thread(_files_below, session, folder)
         manifest = next((name for name in names if version_of(name) == version), None)
         if manifest is None:
@@ -146,7 +146,7 @@ async def _copy_files(session: Session, table: str, version: int, partial: Path,
         session.check()
         stop = threading.Event()
         pieces = _pieces(session, f"{folder}/{name}")
-        with translated(path):
+        with Translated(path):
             await in_thread(_write, pieces, partial / folder / name, stop, stop=stop.set)
 
 
@@ -201,7 +201,7 @@ def _write(pieces: Iterable[bytes], path: Path, stop: threading.Event) -> None:
 
 
 def _prepare(path: Path, partial: Path) -> None:
-    with translated(str(path)):
+    with Translated(str(path)):
         if os.path.lexists(path):
             raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
@@ -230,7 +230,7 @@ def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, i
             str(folder),
             "this is not a LanceDB store; pass overwrite=True to replace it anyway",
         )
-    with translated(str(folder)):
+    with Translated(str(folder)):
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder.parent, f".{folder.name}.", ".partial")
     return backup, folder, max(generation_in(store / FOLDER) for store in (backup, folder))
@@ -238,7 +238,7 @@ def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, i
 
 def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
     """Put the copy in the place of the folder, and return where the old folder was kept."""
-    with translated(str(folder)):
+    with Translated(str(folder)):
         if not folder.exists():
             partial.rename(folder)
             return None

@@ -140,7 +140,7 @@ class TableCommitter(Committer[OperationCall]):
         return self._session.mark.poll
 
     async def take(self) -> Callable[[], Awaitable[None]] | None:
-        with self._session.translated():
+        with self._session.translated:
             taken = await self._lock.take(ONE_TRY, self._note_mark)
         self.busy = None if taken else f"{self.target} is locked by others"
         return self._lock.release if taken else None
@@ -215,7 +215,8 @@ class TableCommitter(Committer[OperationCall]):
     async def _on_newest(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
         if first.handle is None:
             return await first.do(None, others)
-        table = await self._session.opened(first.handle, altered=first.altered)
+        # The place was checked under the lock, and is checked again behind the commit.
+        table = await self._session.opened(first.handle, altered=first.altered, placed=True)
         await self._heed(first, table)
         try:
             return await first.do(table, others)

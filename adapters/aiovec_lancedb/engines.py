@@ -57,12 +57,13 @@ class Filling:
         """The number of rows in the table when the load began."""
         return self._note.before
 
+    @property
     def guarded(self) -> AbstractContextManager[None]:
-        """Translate errors of Lance, without this store's secrets."""
-        return self._session.guarded()
+        """Blocks whose errors of Lance are translated, without this store's secrets."""
+        return self._session.guarded
 
     async def _sweep(self) -> None:
-        with self._session.guarded():
+        with self._session.guarded:
             await self._sweeping()
 
     async def _do(self, act: Act) -> Any:
@@ -132,7 +133,7 @@ class Filling:
     async def _commit(self, commit: Act, newest: Opened) -> int:
         if await (await self._checked()).rows() == self.before:
             try:
-                with self._session.guarded():
+                with self._session.guarded:
                     await commit()
             except AiovecError:
                 # If the rows are there, only the answer was lost.

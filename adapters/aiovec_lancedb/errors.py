@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from aiovec.backend import cleaned, without_secrets
@@ -143,24 +143,28 @@ def _of_system(error: OSError, target: str) -> AiovecError:
     return AiovecError(f"{path}: {error.strerror}")
 
 
-@contextmanager
-def translated(target: str, secrets: Iterable[str] = ()) -> Iterator[None]:
-    """Translate every error of lancedb, and remove the secrets from it."""
-    try:
-        yield
-    except AiovecError:
-        raise
-    except FAILURES as exc:
-        cleaned(exc, secrets)
-        raise translate(exc, target) from exc
-    except BaseException as exc:
-        if type(exc).__name__ not in _PANICS:
-            raise
-        cleaned(exc, secrets)
-        raise AiovecError(
-            f"LanceDB crashed on {target}: {message_of(exc)}. A damaged file may be the cause; "
-            "check with 'aiovec doctor'"
-        ) from exc
+class Translated:
+    """Blocks whose errors of lancedb are translated, without the secrets in them."""
+
+    def __init__(self, target: str, secrets: Collection[str] = ()) -> None:
+        self._target = target
+        self._secrets = secrets
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None or isinstance(error, AiovecError):
+            return
+        if isinstance(error, FAILURES):
+            cleaned(error, self._secrets)
+            raise translate(error, self._target) from error
+        if type(error).__name__ in _PANICS:
+            cleaned(error, self._secrets)
+            raise AiovecError(
+                f"LanceDB crashed on {self._target}: {message_of(error)}. A damaged file may be "
+                "the cause; check with 'aiovec doctor'"
+            ) from error
 
 
 @contextmanager
@@ -183,13 +187,6 @@ _STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
 _SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
 # Requests that open a store: for a list of its tables.
 _OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"
-_NO_CREDENTIALS = "there are no credentials"
-# The variables that have them, by the scheme of the target's address.
-_VARIABLES = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-}
 # Failed requests (the first match counts): status, pattern of the text, error class and reason.
 _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
     ("", "NoSuchBucket|ContainerNotFound|specified bucket does not exist", AiovecError,
@@ -200,7 +197,7 @@ _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
      "the region of the bucket is not known; set the storage option aws_region or AWS_REGION"),
     ("", (r"169\.254\.169\.254|CredentialsNotLoaded|no credentials|failed to (load|obtain) "
      "credentials|error getting credentials|failed to get AWS credentials"), StorePermissionError,
-     _NO_CREDENTIALS),
+     "there are no credentials; set storage_options, or the variables of this object storage"),
     ("40[13]", "", StorePermissionError,
      "the server rejects these credentials, or they lack a permission"),
     ("404", _OPENING, AiovecError, "the server does not know this address"),
@@ -216,8 +213,6 @@ _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
      r"|broken pipe|error sending request|error trying to connect|kind: Connect\b"
      r"|connect_failures=([1-9]\d*)/\1\b"), StoreUnreachableError,
      "the server cannot be reached"),
-    ("", "error decoding response body|Failed to parse", AiovecError,
-     "the server at this address answers in another protocol"),
 )  # fmt: skip
 
 
@@ -231,11 +226,6 @@ def failure(error: BaseException, target: str) -> AiovecError | None:
         status = match[1]
     for codes, pattern, kind, meaning in _REQUESTS:
         if re.fullmatch(codes or ".*", status) and re.search(pattern, text, re.IGNORECASE):
-            if meaning == _NO_CREDENTIALS:  # the status is that of the machine's own metadata
-                variables = _VARIABLES.get(target.partition(":")[0], "the storage's variables")
-                return StorePermissionError(
-                    target, f"{meaning}; set {variables}, or storage_options"
-                )
             says = ([f"HTTP {status}"] if status else []) + _SAYS.findall(text)
             reason = f"{meaning} ({', '.join(says)})" if says else meaning
             if issubclass(kind, (StorePermissionError, StoreUnreachableError)):

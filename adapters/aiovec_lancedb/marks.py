@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from aiovec.backend.files import flush_folder
+from aiovec.backend.files import flush_folder, lock_file, unlock_file
 from aiovec.backend.marks import OPEN, PAUSED, MoveMark, MoveRecord, unreadable_mark
 from aiovec.backend.threads import in_thread
 from aiovec.errors import CorruptStoreError, StoreBusyError, UnsupportedError
 
-from .errors import translated
-from .locks.local import FOLDER, lock_file, unlock_file
+from .errors import Translated
+from .locks.local import FOLDER
 
 if TYPE_CHECKING:
     from .locks.bucket import Bucket
@@ -172,7 +172,7 @@ class StoreMark:
     def read(self) -> MoveRecord:
         if self._make is None:
             return MoveRecord()
-        with translated(self._target):
+        with Translated(self._target):
             return self._record(self._storage.read())
 
     def _record(self, text: bytes | None) -> MoveRecord:
@@ -208,7 +208,7 @@ class StoreMark:
             records[:] = [before, after]
             return after.to_json().encode() if damaged or after != before else None
 
-        with translated(self._target):
+        with Translated(self._target):
             self._storage.change(replace)
         return records[0], records[1]
 

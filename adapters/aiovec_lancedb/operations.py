@@ -369,7 +369,8 @@ async def existing_rows(table: Opened, ids: Sequence[str]) -> dict[str, Row]:
         return rows_of_ids
     columns = looked_at(table.schema)
     query = table.lance.query().select(["id", *columns])
-    if len(ids) * _COST_IN_LIST > await table.rows() * _COST_IN_TABLE:
+    many = len(ids) > _FEW and len(ids) * _COST_IN_LIST > await table.rows() * _COST_IN_TABLE
+    if many:
         wanted = await hop(len(ids), pa.array, ids, pa.utf8())
         within = await hop(len(ids), lambda: id_range_to_sql(min(ids), max(ids)))
         async for batch in await table.session.batches(query, _BATCH, within):

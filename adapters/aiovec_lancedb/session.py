@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import (
-    AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
-    contextmanager,
     suppress,
 )
 from dataclasses import dataclass, field
@@ -46,7 +44,7 @@ from aiovec.errors import (
 )
 
 from .driver import first_process, lancedb, without_blobs
-from .errors import NoSuchTableError, translated
+from .errors import NoSuchTableError, Translated
 from .layout import (
     handle_of,
     incarnation_in,
@@ -140,7 +138,8 @@ class Opened:
         if question not in self.answers:
             if len(self.answers) >= _MOST_ANSWERS:
                 self.answers.clear()
-            self.answers[question] = await self.session.run(ask())
+            with self.session.guarded:
+                self.answers[question] = await ask()
         return self.answers[question]
 
     async def versions(self) -> list[Version]:
@@ -189,6 +188,25 @@ async def _looked_up(
     return await look()
 
 
+class _Guarded(Translated):
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.target, session.secrets)
+        self._session = session
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        try:
+            super().__exit__(kind, error, trace)
+        except NoSuchTableError as exc:
+            raise StaleTableError(str(exc)) from exc.__cause__
+        except Exception as exc:
+            self._session.check_not_closed(exc)
+            raise
+        if isinstance(error, Exception):
+            self._session.check_not_closed(error)
+
+
 class Session:
     """Every call to lancedb goes through here, which translates its errors."""
 
@@ -198,7 +216,6 @@ class Session:
         """With ``in_use`` the session obeys a migration's mark, unlike one that only inspects."""
         self._target = place
         self.settings = settings
-        self._secrets = place.secrets(settings)
         self.admission = ReadAdmission(settings.busy_timeout)
         """Shares of the memory for reads."""
         # The second reads: of a folder with less work for the processor, but see ``written``.
@@ -217,6 +234,11 @@ class Session:
         self._lock_threads = asyncio.Semaphore(16)
         self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
         """A migration's mark, as this store sees it."""
+        self.secrets = place.secrets(settings)
+        self.translated = Translated(self.target, self.secrets)
+        """Blocks whose errors of lancedb are translated, without this store's secrets."""
+        self.guarded = _Guarded(self)
+        """The same for calls to lancedb; any error of a closed store is a StoreClosedError."""
 
     @property
     def target(self) -> str:
@@ -253,7 +275,7 @@ class Session:
             options["session"] = await in_thread(_caches, self.settings)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
-                with self.translated():
+                with self.translated:
                     self._connection = await lancedb.connect_async(self._target.written, **options)
                     await self._connection.list_tables(limit=1)
                     self._reader = self._connection
@@ -305,10 +327,6 @@ class Session:
         """The storage options, which define how Lance makes a table."""
         return dict(self._target.connection_options(self.settings)["storage_options"])
 
-    def translated(self) -> AbstractContextManager[None]:
-        """Translate lancedb's errors, without this store's secrets."""
-        return translated(self.target, self._secrets)
-
     def end(self) -> None:
         """Take no more calls."""
         self._closed = True
@@ -319,6 +337,11 @@ class Session:
             if connection is not None and self._process == os.getpid():
                 connection.close()  # type: ignore[no-untyped-call]
         self._let_go()
+
+    def check_not_closed(self, error: Exception) -> None:
+        """Raise StoreClosedError for an error of a call that the store's end has stopped."""
+        if self._closed and not isinstance(error, StoreClosedError):
+            raise StoreClosedError(self.target) from error
 
     def check(self) -> AsyncConnection:
         """Return the connection; raise StoreClosedError if it cannot be used."""
@@ -333,21 +356,8 @@ class Session:
 
     async def run(self, call: Awaitable[_T]) -> _T:
         """Return the result of a call to lancedb."""
-        with self.guarded():
+        with self.guarded:
             return await call
-
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Translate lancedb's errors; any error while the store closes is a StoreClosedError."""
-        try:
-            with self.translated():
-                yield
-        except NoSuchTableError as exc:
-            raise StaleTableError(str(exc)) from exc.__cause__
-        except Exception as exc:
-            if self._closed and not isinstance(exc, StoreClosedError):
-                raise StoreClosedError(self.target) from exc
-            raise
 
     # Locks and the mark
 
@@ -406,7 +416,7 @@ class Session:
         self.check()
         if self.folder is not None:
             await self.check_place()
-            with self.translated():
+            with self.translated:
                 return await in_thread(_is_table, self.folder / f"{name}.lance")
         if self._target.in_bucket:
             return await in_thread(self._has_more_than_a_transaction, name)
@@ -420,7 +430,7 @@ class Session:
         connection = self.check()
         if self.folder is not None:
             await self.check_place()
-            with self.translated():
+            with self.translated:
                 return await in_thread(_tables_in, self.folder)
         names: list[str] = []
         token: str | None = None
@@ -449,7 +459,7 @@ class Session:
             connection = self.check()
             if reads and self._reader is not None:
                 connection = self._reader
-            with self.guarded():
+            with self.guarded:
                 table = await connection.open_table(name)
                 return table, await table.schema()
 
@@ -502,14 +512,21 @@ class Session:
         return Opened(self, name, table, handle_of(name, arrow, self.target).schema, arrow)
 
     async def opened(
-        self, handle: TableHandle, *, altered: bool = False, reads: bool = False
+        self,
+        handle: TableHandle,
+        *,
+        altered: bool = False,
+        reads: bool = False,
+        placed: bool = False,
     ) -> Opened:
         """Return the table as it is now; raise StaleTableError if the handle is out of date.
 
-        With ``altered``, its fields may differ, as long as it was not dropped.
+        With ``altered``, its fields may differ, as long as it was not dropped. With ``placed``, the
+        caller checks the store's place.
         """
         table, arrow = await self.open_any(handle.name, reads=reads)
-        await self.check_place()  # else it may belong to another folder, or to an older copy
+        if not placed:  # it may belong to another folder, or to an older copy
+            await self.check_place()
         if token_of(arrow) != handle.token:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
                 raise StaleTableError(handle.name)
@@ -545,23 +562,26 @@ class Session:
         self, query: Any, length: int | None = None, where: str | None = None
     ) -> Batches:
         """Begin to read the rows of a query that a condition selects, ``length`` rows a batch."""
-        with self.guarded():
-            if where is not None:  # lancedb parses it at once
-                query = await hop(len(where) // _CHARACTERS_A_VALUE, query.where, where)
-            query = without_blobs(query)
-            return Batches(self, await query.to_batches(max_batch_length=length))
+        with self.guarded:
+            return Batches(self, await self._begun(query, length, where))
 
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
         """Return all rows of a query, ``most`` at most: knowing that saves a last round trip."""
-        stream = await self.batches(query, where=where)
         batches: list[pa.RecordBatch] = []
-        async for batch in stream:
-            batches.append(batch)
-            if most is not None and sum(map(len, batches)) >= most:
-                break
-        return pa.Table.from_batches(batches, schema=stream.stream.schema)
+        with self.guarded:
+            stream = await self._begun(query, None, where)
+            async for batch in stream:
+                batches.append(batch)
+                if most is not None and sum(map(len, batches)) >= most:
+                    break
+        return pa.Table.from_batches(batches, schema=stream.schema)
+
+    async def _begun(self, query: Any, length: int | None, where: str | None) -> Any:
+        if where is not None:  # lancedb parses it at once
+            query = await hop(len(where) // _CHARACTERS_A_VALUE, query.where, where)
+        return await without_blobs(query).to_batches(max_batch_length=length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -575,7 +595,7 @@ class Batches:
         return self
 
     async def __anext__(self) -> pa.RecordBatch:
-        with self.session.guarded():
+        with self.session.guarded:
             return await anext(self.stream)
 
 

@@ -256,7 +256,7 @@ class Table:
             return False
         files = int((await table.stats())["fragment_stats"]["num_fragments"])
         remove = Manifests(folder, self.name).remove_before
-        with self.session.translated():
+        with self.session.translated:
             return await in_thread(remove, first.number, files)
 
     @property

@@ -26,7 +26,7 @@ from aiovec.errors import (
 
 from .changes import number_anew
 from .driver import lancedb
-from .errors import TableThereError, translated, unknown_outcome
+from .errors import TableThereError, Translated, unknown_outcome
 from .export import stream_of
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
@@ -80,10 +80,10 @@ async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> N
     conditional write. Afterwards the caller reads whose table it is, even if the answer was lost,
     or upkeep has already removed the first version of another process's table.
     """
-    with session.translated():
+    with session.translated:
         folder = Path(await in_thread(tempfile.mkdtemp, "", "aiovec-"))
     try:
-        with translated(str(folder)):
+        with Translated(str(folder)):
             made = await to_its_end(
                 lancedb.connect_async(folder, storage_options=session.new_tables)
             )
@@ -180,7 +180,7 @@ async def rename_table(
     async with alone([new]):
         await check_exists(session, old)
         await check_free(session, new)
-        with session.translated():
+        with session.translated:
             await in_thread(_rename, folder, old, new)
 
 

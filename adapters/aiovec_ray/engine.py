@@ -54,7 +54,7 @@ class RayEngine(Engine):
                 return Loaded(0, load.rows)
             try:
                 calls = [(source, place, table.schema, read) for source in sources]
-                with load.guarded():
+                with load.guarded:
                     parts = await each(fragments.write_source, calls, _progress(seen))
                     await _check_ids(table, sources, read, parts)
                     if load.before:

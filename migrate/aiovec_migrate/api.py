@@ -18,7 +18,7 @@ from aiovec.errors import ConfigError, MigrationError, TableNotFoundError
 from .compare import Comparison
 from .embedding import Reembedding
 from .events import Event, Listener, Options, unheard
-from .host import Host, Step, no_step
+from .limits import Limits
 from .lock import migrator_lock
 from .marks import forget_move
 from .migration import Migration, Report, TableReport
@@ -35,7 +35,7 @@ from .places import (
 from .planning import Plan, other_vectors
 from .tables import OpenTable
 from .toml import TomlFile
-from .work import run_of
+from .work import Step, no_step, run_of
 
 
 async def plan(
@@ -462,7 +462,7 @@ async def _compared_table(
     # Vectors of two models always differ, even if they were made from the same texts.
     vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
     try:
-        comparison = await Comparison.of(source_table, target_table, Host(), vector=vector)
+        comparison = await Comparison.of(source_table, target_table, Limits(), vector=vector)
         difference = await comparison.named(await comparison.unlike(progress))
     except MigrationError as exc:
         return TableReport(name, problem=str(exc))

@@ -23,10 +23,11 @@ import pyarrow as pa
 from aiovec.backend import Schema, UInt64Array
 from aiovec.backend.contract import Columns, StoredRows
 from aiovec.backend.rows import NewRows
+from aiovec.backend.threads import in_thread
 from aiovec.errors import MigrationError
 
 from .hashes import Hasher, Hashes, among, unlike
-from .host import Host
+from .limits import Limits
 from .tables import OpenTable, everything, row_bytes
 
 _T = TypeVar("_T")
@@ -99,7 +100,7 @@ class Comparison:
         self,
         source: OpenTable,
         target: OpenTable,
-        host: Host,
+        limits: Limits,
         *,
         vector: bool = True,
         size: int = _MOST_IDS,
@@ -107,7 +108,7 @@ class Comparison:
     ) -> None:
         self._source = source
         self._target = target
-        self._host = host
+        self._limits = limits
         self._vector = vector
         self._size = size
         self._ids_alone = ids_alone
@@ -117,18 +118,18 @@ class Comparison:
 
     @classmethod
     async def of(
-        cls, source: OpenTable, target: OpenTable, host: Host, *, vector: bool = True
+        cls, source: OpenTable, target: OpenTable, limits: Limits, *, vector: bool = True
     ) -> Comparison:
         """Prepare comparisons, with or without vectors. MigrationError for schemas that differ."""
         _check_comparable(source, target, vector)
         each = await row_bytes(source, target)
         size = max(_LEAST_ROWS, min(_MOST_ROWS, _BATCH_BYTES // each))
-        return cls(source, target, host, vector=vector, size=size)
+        return cls(source, target, limits, vector=vector, size=size)
 
     async def unlike(self, progress: Progress = lambda rows: None) -> Unlike:
         """Compare every row of both tables."""
         rows = [await table.count() for table in (self._source, self._target)]
-        passes = 1 + max(rows) // self._host.limits.compared_rows
+        passes = 1 + max(rows) // self._limits.compared_rows
         parts: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
         for part in range(passes):
             (rows[0], source_hashes), (rows[1], target_hashes) = await both(
@@ -137,7 +138,7 @@ class Comparison:
                     for each in (self._source, self._target)
                 )
             )
-            parts.append(await self._host.in_thread(unlike, source_hashes, target_hashes))
+            parts.append(await in_thread(unlike, source_hashes, target_hashes))
         kinds = (np.sort(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
         return Unlike(rows[0], rows[1], *kinds)
 
@@ -168,7 +169,7 @@ class Comparison:
                         await hashing
                     rows += batch.num_rows
                     progress(batch.num_rows)
-                    hashing = asyncio.ensure_future(self._host.in_thread(work, batch))
+                    hashing = asyncio.ensure_future(in_thread(work, batch))
             if hashing is not None:
                 await hashing
         finally:
@@ -199,7 +200,7 @@ class Comparison:
         if len(hashes):
             async with aclosing(self._export(table, Columns(()), _MOST_IDS)) as batches:
                 async for batch in batches:
-                    if ids := await self._host.in_thread(work, batch):
+                    if ids := await in_thread(work, batch):
                         yield ids
 
     async def named(self, unlike: Unlike, most: int = 100) -> Difference:
@@ -257,7 +258,7 @@ class Comparison:
         """Return the source's rows whose ids have these hashes, in parts with at least a row."""
         if len(wanted) <= max(_LOOKED_UP, _MANY * rows):
             return self._single(wanted)
-        limits = self._host.limits
+        limits = self._limits
         most = (limits.bulk_rows, limits.bulk_bytes) if bulk else (self._size, _BATCH_BYTES)
         return self._filtered(wanted, *most)
 
@@ -288,7 +289,7 @@ class Comparison:
         everywhere = self._export(self._source, everything(self._source.schema))
         async with aclosing(everywhere) as batches:
             async for batch in batches:
-                rows = await self._host.in_thread(chosen, batch)
+                rows = await in_thread(chosen, batch)
                 if count and (
                     count + rows.num_rows > most_rows or bytes_ + rows.nbytes > most_bytes
                 ):
@@ -319,7 +320,7 @@ class Comparison:
         """
         wanted: dict[str, int | None] = dict.fromkeys(deleted)
         if upserted.num_rows:
-            hashes = await self._host.in_thread(self._hasher.rows, upserted)
+            hashes = await in_thread(self._hasher.rows, upserted)
             ids = upserted.column("id").to_pylist()
             wanted.update(zip(ids, hashes.rows.tolist(), strict=True))
         every, differing = list(wanted), []

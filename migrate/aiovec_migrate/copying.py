@@ -20,7 +20,7 @@ _BATCH = 1000
 async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
     """Copy all rows of one snapshot. After a StaleTableError or DuplicateIdError, the table has to
     be compared instead."""
-    limits, backend = work.host.limits, target.backend
+    limits, backend = work.limits, target.backend
     bulk = backend.supports("bulk-load")
     most_bytes = limits.bulk_bytes if bulk else limits.insert_bytes
     most_rows = limits.bulk_rows if bulk else limits.insert_rows

@@ -54,7 +54,7 @@ class Cutover:
         for attempt in range(work.options.attempts):
             if attempt:
                 work.tell("warning", f"the switch was called off and will be tried again: {reason}")
-                await work.host.sleep(rest)
+                await asyncio.sleep(rest)
                 rest = min(2 * rest, _LONGEST_REST)
             try:
                 await self._move()
@@ -78,7 +78,8 @@ class Cutover:
                 await table.verify()
         await work.step("cut-over:ready")
         limit = work.options.pause_limit
-        began = work.host.now()
+        now = asyncio.get_running_loop().time
+        began = now()
         try:
             # Before anybody waits, and again as the last check: the file may be edited at any
             # time, and from the mark on apps follow it.
@@ -92,7 +93,7 @@ class Cutover:
                 if work.target.keeps_marks and (mark is None or mark.run != work.run):
                     raise MigrationError(f"the mark of this run in {work.target} was removed")
                 await self._toml.check(work.source, work.target)
-            if work.host.now() - began > limit * _SHARE:
+            if now() - began > limit * _SHARE:
                 raise TimeoutError
         except BaseException as exc:
             await self._release()
@@ -108,7 +109,7 @@ class Cutover:
                 raise CalledOffError(str(exc)) from exc
             raise
         finally:
-            self.pause = max(self.pause, work.host.now() - began)
+            self.pause = max(self.pause, now() - began)
         if not await self._set_moved(1 + max(record.generation for record in records)):
             raise CalledOffError("the pause reached its limit and ended before the switch")
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-from aiovec.backend.files import try_lock
+from aiovec.backend.files import lock_file, unlock_file
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import MigrationError
 
@@ -27,28 +25,24 @@ async def migrator_lock(source: OpenPlace, target: OpenPlace) -> AsyncIterator[N
     file = Path(tempfile.gettempdir()) / f"aiovec-migrate-{run_of(source, target)}.lock"
     if beside is not None:
         file = beside.with_name(f".{beside.name}.migrate.lock")
-    stream = await in_thread(_take, file)
+    lock = await in_thread(_take, file)
     try:
         yield
     finally:
-        await to_its_end(in_thread(_release, file, stream))
+        await to_its_end(in_thread(_release, file, lock))
 
 
-def _take(file: Path) -> IO[bytes]:
+def _take(file: Path) -> int:
     try:
-        stream = file.open("a+b")
-        is_mine = try_lock(stream.fileno())
+        lock = lock_file(file)
     except OSError as exc:
         raise MigrationError(f"{file} cannot be locked: {exc.strerror or exc}") from exc
-    # Its last holder removes the file; one that was removed after its opening locks nobody out.
-    with suppress(FileNotFoundError):
-        if is_mine and os.path.samestat(os.fstat(stream.fileno()), os.stat(file)):
-            return stream
-    stream.close()
-    raise MigrationError(f"another migrator is at work: it holds {file}; wait until it ends")
+    if lock is None:
+        raise MigrationError(f"another migrator is at work: it holds {file}; wait until it ends")
+    return lock
 
 
-def _release(file: Path, stream: IO[bytes]) -> None:
+def _release(file: Path, lock: int) -> None:
     with suppress(OSError):
         file.unlink()
-    stream.close()
+    unlock_file(lock)

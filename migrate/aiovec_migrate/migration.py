@@ -26,14 +26,14 @@ from .compare import Difference
 from .cut_over import Cutover, complete
 from .embedding import Reembedding
 from .events import Listener, Options, unheard
-from .host import Host, Step, no_step
+from .limits import Limits
 from .marks import begin_move, end_move, fill, reenter, resume_writers
 from .moving import TableMove
 from .places import OpenPlace
 from .planning import Plan, count_removed, drops_others, look
 from .tables import OpenTable
 from .toml import TomlFile
-from .work import Work
+from .work import Step, Work, no_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,14 @@ class Migration:
         target: OpenPlace,
         options: Options | None = None,
         *,
-        host: Host | None = None,
         toml: TomlFile | None = None,
         transform: Reembedding | None = None,
         listener: Listener = unheard,
         step: Step = no_step,
+        limits: Limits | None = None,
     ) -> None:
-        host, options = Host() if host is None else host, options or Options()
-        self.work = Work(source, target, options, host, listener, step, transform)
+        options, limits = options or Options(), limits or Limits()
+        self.work = Work(source, target, options, limits, listener, step, transform)
         self._toml = toml
 
     async def plan(self) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -103,7 +104,7 @@ class TableMove:
         if self._made is None:
             vector = self.work.transform is None
             self._made = await Comparison.of(
-                self.source, self.target, self.work.host, vector=vector
+                self.source, self.target, self.work.limits, vector=vector
             )
         return self._made
 
@@ -119,10 +120,10 @@ class TableMove:
         Returns the ids of all of them. With ``check`` each page's rows are compared, and rows that
         differ become suspects.
         """
-        work, seen = self.work, set[str]()
+        work, seen, now = self.work, set[str](), asyncio.get_running_loop().time
         for _ in range(_ROUNDS):
             while True:
-                began = work.host.now()
+                began = now()
                 page = await self._next_page()
                 if page is None:
                     continue
@@ -138,7 +139,7 @@ class TableMove:
                     work.tell("progress", table=self.name, lag=len(ids))
                 if page.complete:
                     break
-            if len(ids) <= _FEW or work.host.now() - began <= _SOON:
+            if len(ids) <= _FEW or now() - began <= _SOON:
                 return seen
         raise MigrationError(
             f"table {self.name!r} is still {len(ids):,} changes behind; run again when less is "
@@ -147,7 +148,7 @@ class TableMove:
 
     async def _next_page(self) -> Changes | None:
         """Return the next changes; None if they were not kept, and all rows were compared."""
-        limits, source = self.work.host.limits, self.source
+        limits, source = self.work.limits, self.source
         if not self._page:
             each = await row_bytes(source, self.target)
             self._page = max(limits.least_page, min(limits.most_page, limits.page_bytes // each))
@@ -210,7 +211,7 @@ class TableMove:
         """Compare the suspects again until they match. MigrationError if one differs unwritten."""
         for turn in range(_SETTLE_ROUNDS):
             if turn:
-                await self.work.host.sleep(_REST)
+                await asyncio.sleep(_REST)
             await self.catch_up(check=True)
             before = set(await self._unlike(self.suspects))
             # A row whose change only arrives now may differ.
@@ -238,7 +239,7 @@ class TableMove:
     async def _come_to_rest(self) -> Difference:
         for turn in range(_REST_ROUNDS):
             if turn:
-                await self.work.host.sleep(_LONG_REST)
+                await asyncio.sleep(_LONG_REST)
             if not await self.bring():
                 count = await self.target.count()
                 return Difference(count, count)

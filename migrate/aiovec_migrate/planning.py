@@ -127,7 +127,7 @@ async def count_removed(work: Work, plan: Plan) -> None:
                 break
             with suppress(StaleTableError):
                 comparison = Comparison(
-                    pair[0][0], pair[1][0], work.host, vector=False, ids_alone=True
+                    pair[0][0], pair[1][0], work.limits, vector=False, ids_alone=True
                 )
                 removed = len((await comparison.unlike()).extra)
                 plan.tables[number] = replace(table, removed=removed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,8 +13,15 @@ from aiovec.backend import Schema
 
 from .embedding import Reembedding
 from .events import Event, Kind, Listener, Options, Phase
-from .host import Host, Step
+from .limits import Limits
 from .places import OpenPlace
+
+Step = Callable[[str], Awaitable[None]]
+"""Awaited at every named step of a migration, with its name."""
+
+
+async def no_step(name: str) -> None:
+    """The step that does nothing."""
 
 
 def run_of(source: OpenPlace, target: OpenPlace) -> str:
@@ -29,7 +37,7 @@ class Work:
     source: OpenPlace
     target: OpenPlace
     options: Options
-    host: Host
+    limits: Limits
     listener: Listener
     step: Step
     transform: Reembedding | None = None
@@ -69,13 +77,14 @@ class Work:
 
     def progress(self, table: str, total: int) -> Callable[[int], None]:
         """Return a function that reports how many more rows of a table are done."""
-        began, done = self.host.now(), 0
+        now = asyncio.get_running_loop().time
+        began, done = now(), 0
         phase = self.phase
 
         def through(rows: int) -> None:
             nonlocal done
             done += rows
-            passed = self.host.now() - began
+            passed = now() - began
             rate = done / passed if passed > 0 else None
             most = max(done, total)
             left = None if rate is None else (most - done) / rate

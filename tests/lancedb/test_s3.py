@@ -539,9 +539,9 @@ async def test_a_bucket_without_credentials(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     options = {key: value for key, value in bucket.options.items() if "key" not in key}
-    says = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage_options"
+    says = "no credentials; set storage_options, or the variables of this object storage"
     async with failing(bucket, 403) as metadata:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
-        assert (await told(options)).endswith(says)
+        assert says in await told(options)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert (await told(options)).endswith(says)
+    assert says in await told(options)

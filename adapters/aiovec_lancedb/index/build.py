@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
@@ -35,6 +36,9 @@ from .info import InUse, vector_index
 
 # Attempts at a build that other commits conflict with.
 _ATTEMPTS = 3
+
+SETTLED = timedelta(minutes=10)
+"""The time without a commit after which a large table is worth a graph."""
 
 
 class IndexMaker(Protocol):
@@ -137,7 +141,13 @@ class IndexedTable(Table):
         return table
 
     async def planned(
-        self, table: Opened, kind: str, options: dict[str, int], target: float | None
+        self,
+        table: Opened,
+        kind: str,
+        options: dict[str, int],
+        target: float | None,
+        *,
+        settled: bool = False,
     ) -> Build:
         """Return the index to build, or raise an error with the reason."""
         rows, least = await table.rows(), self.session.settings.index_from
@@ -151,16 +161,29 @@ class IndexedTable(Table):
         if auto:
             # In a bucket each reader would fetch all of a graph, and no engine builds one.
             graph = self.session.exclusive and MAKER.get() is None
-            kind = kinds.chosen_kind(table.schema, rows, graph=graph)
+            kind = kinds.chosen_kind(table.schema, rows, graph=graph, settled=settled)
         plan = kinds.plan_of(kind, options, rows, table.schema.dim)
         return Build(kind, plan, auto, target, rows)
 
-    async def planned_anew(self, table: Opened, index: InUse | None) -> Build:
+    @property
+    def is_searched(self) -> bool:
+        """True if this store knows as many questions as it keeps."""
+        return len(self._asked) >= MOST_QUESTIONS
+
+    async def is_settled(self, table: Opened) -> bool:
+        """Return whether nobody has written to a table lately."""
+        versions = await self.session.listed_versions(table)
+        return datetime.now(UTC) - versions[-1].created >= SETTLED
+
+    async def planned_anew(
+        self, table: Opened, index: InUse | None, *, settled: bool = False
+    ) -> Build:
         """Return the build of the present index or, without one, of the settings."""
         if index is not None and not index.tuned.auto:
             known = index.tuned
             return await self.planned(table, index.kind.name, dict(known.options), known.target)
-        by_settings = await self.planned(table, self.session.settings.index, {}, None)
+        kind = self.session.settings.index
+        by_settings = await self.planned(table, kind, {}, None, settled=settled)
         return replace(by_settings, auto=True)
 
     async def build(self, table: Opened, build: Build) -> None:
@@ -201,7 +224,7 @@ class IndexedTable(Table):
             table = await self.reopened(table.handle)
             name = index_name(await table.indexes(), column, config)
             try:
-                with self._tell(what), self.session.guarded():
+                with self._tell(what), self.session.guarded:
                     made = maker is not None and await maker.make(
                         self.name, column, config, name or f"{column}_idx"
                     )

@@ -8,17 +8,15 @@ bucket it cannot, see ``operations``.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from aiovec.backend.files import try_lock, unlock
+from aiovec.backend.files import lock_file, unlock_file
 from aiovec.backend.threads import in_thread, to_its_end
 
-from ..errors import translated
+from ..errors import Translated
 
 FOLDER = ".aiovec"
 """A folder beside the tables' folders, with a file for each table name."""
@@ -26,10 +24,6 @@ FOLDER = ".aiovec"
 ONE_TRY = 0.1
 """Seconds that one try for a lock may take before the waiting calls are checked again: some may
 have been cancelled or have run out of time."""
-
-# Seconds between two tries for a file.
-_POLL = 0.002
-
 
 _in_process: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 _first = threading.Lock()
@@ -88,7 +82,7 @@ class TableLock:
         taken = self._path is None
         try:
             if self._path is not None:
-                with translated(str(self._path)):
+                with Translated(str(self._path)):
                     self._file = lock_file(self._path, patience=patience)
                 taken = self._file is not None
         finally:
@@ -113,49 +107,3 @@ class TableLock:
                 unlock_file(number)
         finally:
             self._lock.release()
-
-
-def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int | None:
-    """Lock the file at this path, and return its descriptor; the lock is held while it is open.
-
-    Return None if another process holds it for ``patience`` seconds. A missing file is created;
-    without ``create`` it is a FileNotFoundError.
-    """
-    until = time.monotonic() + patience
-    while True:
-        try:
-            number = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
-        except FileNotFoundError:
-            if not create:
-                raise
-            path.parent.mkdir(parents=True, exist_ok=True)
-            continue
-        held = kept = False
-        try:
-            held = try_lock(number)
-            # A file that was removed or replaced after it was opened locks nobody out.
-            kept = held and _is_at(number, path)
-        finally:
-            if not kept:
-                os.close(number)
-        if kept:
-            return number
-        if not held:
-            if time.monotonic() >= until:
-                return None
-            time.sleep(_POLL)
-
-
-def _is_at(number: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(number), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def unlock_file(number: int) -> None:
-    """Give the lock of a file back, and close the file."""
-    try:
-        unlock(number)  # now, even if a forked child has a copy of the descriptor
-    finally:
-        os.close(number)

@@ -147,7 +147,7 @@ async def search(table: Opened, query: TextQuery, where: str | None, *, any: boo
     columns = Columns(tuple(matching.fields))
     requested = min(query.limit + _MORE, ALL)
     while True:
-        rows = await ask(table, selecting, columns, where, requested)
+        rows = await ask(table, selecting, columns, where, requested, effort)
         matches = await hop(matching.effort(rows), matching.matching, rows)
         if rows.num_rows < requested or matches.num_rows >= query.limit:
             return ranking(matches.column("id"), matches.column(SCORE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import pyarrow as pa
@@ -16,7 +16,6 @@ from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
 from aiovec.errors import UnsupportedError
 
-from ..driver import FullTextQuery
 from ..index.fields import text_columns
 from ..memory import SCAN_BATCH, STREAM_BYTES
 from ..reads import condition_of, rows_by_id, rows_of
@@ -32,7 +31,7 @@ from .query import SCORE, ask, fields_of, first, query_of, ranking, text_fields
 _EFFORT = 32
 # A search whose limit parts rows with equal scores ranks this many times more, up to so many rows:
 # 100,000 took 0.6 s.
-_MORE, _MOST_EQUAL = 8, 10_000
+_MORE, _MOST_EQUAL = 64, 10_000
 _WORD = re.compile(r"[^\W_]+")
 # Prefixes in one query, and words that all of them together stand for. 10,000 words took Lance 5 s,
 # and two such prefixes minutes.
@@ -122,17 +121,17 @@ async def _matching(
     built = await hop(effort, partial(query_of, table.schema, query, words, any=any))
     if built is None:
         return await _with_columns(table, ranking([], []), columns)
-    rows = await ask(table, built, columns, where, query.limit + 1)
+    ranks = partial(ask, table, built, where=where, effort=effort)
+    rows = await ranks(columns, limit=query.limit + 1)
     if rows.num_rows > query.limit:
-        return await _cut(table, query, built, where, rows, columns)
+        return await _cut(table, query, ranks, rows, columns)
     return await hop(rows.num_rows, first, rows, query.limit)
 
 
 async def _cut(
     table: Opened,
     query: TextQuery,
-    built: FullTextQuery,
-    where: str | None,
+    ranks: Callable[..., Awaitable[pa.Table]],
     rows: pa.Table,
     columns: Columns,
 ) -> pa.Table:
@@ -152,7 +151,7 @@ async def _cut(
         and pc.min(ranked.column(SCORE)).as_py() == least
     ):
         more = min(more * _MORE, limit + _MOST_EQUAL)
-        ranked = await ask(table, built, Columns((), False, False), where, more)
+        ranked = await ranks(Columns((), False, False), limit=more)
     ranked = await hop(ranked.num_rows, first, ranked, limit)
     return await _with_columns(table, ranked, columns)
 

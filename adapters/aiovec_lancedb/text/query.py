@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Schema, TextClause
 from aiovec.backend.contract import Columns, TextQuery
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import hop
 
 from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
 from ..layout import column_names
@@ -186,8 +186,10 @@ async def ask(
     columns: Columns,
     where: str | None,
     limit: int,
+    effort: int,
 ) -> pa.Table:
-    """Return the best rows that match, with their score.
+    """Return the best rows that match, with their score. ``effort`` is that of the query, for
+    ``hop``.
 
     Indexes keep deleted rows even after a compaction, and these take places among the best, even
     behind a filter that another index answers. So if an answer is not full, the places are counted,
@@ -196,13 +198,14 @@ async def ask(
     """
 
     def build(names: Sequence[str], limit: int) -> AsyncFTSQuery:
-        with table.session.translated():
+        with table.session.translated:
             built = table.lance.query().nearest_to_text(query)
             return built.select([*names, SCORE]).limit(min(limit, ALL))
 
     async def fetch(names: Sequence[str], limit: int, where: str | None) -> pa.Table:
-        # In a thread, because a query of a thousand words takes a while to become JSON.
-        return await table.session.fetch(await in_thread(build, names, limit), where=where)
+        # A query of a thousand words takes a while to become JSON.
+        built = await hop(effort, build, names, limit)
+        return await table.session.fetch(built, where=where)
 
     names = column_names(table.schema, columns)
     rows = await fetch(names, limit, where)

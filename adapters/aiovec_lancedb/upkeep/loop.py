@@ -46,7 +46,7 @@ from aiovec.errors import (
 from ..commit import Change
 from ..errors import is_read_only
 from ..index import kinds
-from ..index.build import IndexedTable, drop
+from ..index.build import SETTLED, IndexedTable, drop
 from ..index.effort import MADE, MOST_QUESTIONS
 from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
@@ -340,8 +340,10 @@ class TendedTable(IndexedTable):
         state = self.state
         index = await vector_index(table)
         try:
-            if rows >= _GROWN * state.failed_rows and self._wants_build(table, index, rows):
-                await self.build(table, await self.planned_anew(table, index))
+            graph = await self._wants_graph(table, index, rows)
+            wanted = graph or self._wants_build(table, index, rows)
+            if wanted and rows >= _GROWN * state.failed_rows:
+                await self.build(table, await self.planned_anew(table, index, settled=graph))
             elif index is not None and rows and self._wants_measuring(table, index, rows):
                 await self.measure_index(table)
             state.failure = None
@@ -359,6 +361,19 @@ class TendedTable(IndexedTable):
             return automatic and not kept_off and rows >= self.session.settings.index_from
         outgrown = index.tuned.auto and automatic and rows >= _OUTGROWN * index.tuned.built_rows
         return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
+
+    async def _wants_graph(self, table: Opened, index: InUse | None, rows: int) -> bool:
+        """Return whether "auto" builds a graph now in place of the codes that it built at once."""
+        if index is None or index.kind.graph or not index.tuned.auto:
+            return False
+        automatic = self.session.settings.index == kinds.AUTO and self.session.exclusive
+        kind = kinds.chosen_kind(table.schema, rows, graph=automatic, settled=True)
+        if not (kinds.KINDS[kind].graph and self.is_searched):
+            return False
+        settled = await self.is_settled(table)
+        if not settled:
+            self._look_after_in(SETTLED.total_seconds())
+        return settled
 
     def _wants_measuring(self, table: Opened, index: InUse, rows: int) -> bool:
         tuned, known = index.tuned, self.questions(table)
@@ -382,7 +397,7 @@ class TendedTable(IndexedTable):
         """Have an engine compact a table, and build the indexes over ids and fields again."""
 
         async def act(table: Opened) -> None:
-            with self.session.guarded():
+            with self.session.guarded:
                 await compact()
             self.has_changed()
             table = await self.reopened(handle)
@@ -407,7 +422,8 @@ class TendedTable(IndexedTable):
         if questions is not None:
             self.give(questions)
         async with self.session.reading(handle) as table:
-            build = await self.planned(table, name, chosen, target)
+            settled = await self.is_settled(table)
+            build = await self.planned(table, name, chosen, target, settled=settled)
 
         async def act(table: Opened) -> None:
             state = self.state

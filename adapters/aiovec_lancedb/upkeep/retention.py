@@ -16,11 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiovec.backend.files import lock_file, unlock_file
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import AiovecError
 
 from ..errors import READ_ONLY, translate
-from ..locks.local import lock_file, unlock_file
 from ..session import Session, Version
 
 if TYPE_CHECKING:

@@ -30,6 +30,8 @@ NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
 # Seconds without a write after which an unfinished file or folder counts as abandoned. A folder's
 # files are read back before it is renamed, which takes time without writes.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
+# Seconds between two tries for a locked file.
+_POLL = 0.002
 _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
 
@@ -167,3 +169,49 @@ else:
     def unlock(number: int) -> None:
         """Release the lock before the file is closed."""
         fcntl.flock(number, fcntl.LOCK_UN)
+
+
+def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int | None:
+    """Lock the file at this path, and return its descriptor; the lock is held while it is open.
+
+    Return None if another process holds it for ``patience`` seconds. A missing file is created;
+    without ``create`` it is a FileNotFoundError.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            number = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+        except FileNotFoundError:
+            if not create:
+                raise
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
+        held = kept = False
+        try:
+            held = try_lock(number)
+            # A file that was removed or replaced after it was opened locks nobody out.
+            kept = held and _is_at(number, path)
+        finally:
+            if not kept:
+                os.close(number)
+        if kept:
+            return number
+        if not held:
+            if time.monotonic() >= until:
+                return None
+            time.sleep(_POLL)
+
+
+def _is_at(number: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def unlock_file(number: int) -> None:
+    """Give the lock of a file back, and close the file."""
+    try:
+        unlock(number)  # now, even if a forked child has a copy of the descriptor
+    finally:
+        os.close(number)

@@ -19,7 +19,7 @@ from aiovec import (
     StorePermissionError,
 )
 from aiovec.backend import without_secrets
-from aiovec_lancedb.errors import failure, translate, translated
+from aiovec_lancedb.errors import Translated, failure, translate
 
 SAYS: list[tuple[type[AiovecError], str, str]] = [
     (StoreClosedError, "Connection notes is closed", ""),
@@ -85,7 +85,7 @@ def test_no_message_shows_a_secret() -> None:
         '{"x-api-key": "hush", "authorization": "hush"}',
     ):
         assert "hush" not in without_secrets(text)
-        with pytest.raises(AiovecError) as caught, translated("here"):
+        with pytest.raises(AiovecError) as caught, Translated("here"):
             raise RuntimeError(text)
         assert "hush" not in f"{caught.value} {caught.value.__cause__!r}", text
 
@@ -94,6 +94,6 @@ def test_a_panic() -> None:
     class PanicException(BaseException):
         """As pyo3 makes it: no Exception, and of no module that can be imported."""
 
-    with pytest.raises(AiovecError, match="crashed") as caught, translated("here"):
+    with pytest.raises(AiovecError, match="crashed") as caught, Translated("here"):
         raise PanicException("index out of bounds")
     assert isinstance(caught.value.__cause__, PanicException)

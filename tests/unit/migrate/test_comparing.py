@@ -19,7 +19,7 @@ import aiovec
 from aiovec import MigrationError, VectorStore
 from aiovec.backend.place import find_place
 from aiovec_migrate.compare import Comparison
-from aiovec_migrate.host import Host, Limits
+from aiovec_migrate.limits import Limits
 from aiovec_migrate.tables import OpenTable
 
 MUCH, TIGHT = Limits(), Limits(compared_rows=30)
@@ -32,7 +32,7 @@ class Pair:
         self.source, self.target, self.tables = one, other, tables
 
     async def comparison(self, limits: Limits = MUCH) -> Comparison:
-        return await Comparison.of(*self.tables, Host(limits))
+        return await Comparison.of(*self.tables, limits)
 
     async def compared(self, most: int = 100, limits: Limits = MUCH) -> Any:
         comparison = await self.comparison(limits)

@@ -8,12 +8,13 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.rows import NewRows
 from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Event, Options
-from aiovec_migrate.host import Limits
+from aiovec_migrate.limits import Limits
 from aiovec_migrate.migration import Migration
 from aiovec_migrate.places import OpenPlace
 
@@ -112,7 +113,7 @@ class Course:
         self.loop = SimulatedLoop(seed)
         self.world = World(seed, self.loop, {"old": scenario.source, "new": scenario.target})
         rows = scenario.written_at_once
-        self.world.host.limits = Limits(
+        self.limits = Limits(
             bulk_rows=rows, insert_rows=rows, compared_rows=self.chance.choice([10, 1000])
         )
         if self.world.slowness > 0.1:
@@ -132,7 +133,8 @@ class Course:
     def run(self) -> None:
         """All of it; SimulationError, with the trace as a note, where something is wrong."""
         try:
-            self.loop.run_until_complete(self._main())
+            with mock.patch("aiovec_migrate.compare.in_thread", self.world.in_thread):
+                self.loop.run_until_complete(self._main())
         except BaseException as error:
             error.add_note("\n".join([f"seed {self.seed}: {self.scenario}", *self.world.trace]))
             raise
@@ -252,10 +254,10 @@ class Course:
                     OpenPlace(source, names[0]),
                     OpenPlace(target, names[1]),
                     self.scenario.options,
-                    host=world.host,
                     toml=ModelToml(world),
                     listener=listen,
                     step=step,
+                    limits=self.limits,
                 )
                 await work(migration)
                 await source.close()

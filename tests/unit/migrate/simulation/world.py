@@ -1,4 +1,4 @@
-"""All that outlives a migrator: the disks, the TOML, the lock; and its host."""
+"""All that outlives a migrator: the disks, the TOML, the lock; and its threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from aiovec.errors import MigrationError
-from aiovec_migrate.host import Host
 from aiovec_migrate.places import OpenPlace
 from aiovec_migrate.toml import TomlFile
 
@@ -29,7 +28,6 @@ class World:
         self.loop = loop
         self.chance = random.Random(f"world {seed}")
         self.slowness = self.chance.choice([0.002, 0.02, 0.2])
-        self.host = ModelHost(self)
         self.faults = Faults(self, self.chance, 0, 0.0)
         self.disks = {name: Disk(name, kind) for name, kind in kinds.items()}
         self.holder: Process | None = None
@@ -66,6 +64,14 @@ class World:
         await asyncio.sleep(seconds)
         current_process().check_alive()
 
+    async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
+        """Take the place of a thread."""
+        await self.time_passes()
+        current_process().check_alive()
+        answer = work(*args)
+        await self.time_passes()
+        return answer
+
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
         """Keep other migrators out."""
@@ -88,25 +94,6 @@ class World:
             disk.killed(process)
         if self.holder is process:
             self.holder = None
-
-
-class ModelHost(Host):
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    async def in_thread(self, work: Callable[..., _T], *args: object) -> _T:
-        await self._world.time_passes()
-        current_process().check_alive()
-        answer = work(*args)
-        await self._world.time_passes()
-        return answer
-
-    def now(self) -> float:
-        return self._world.loop.time()
-
-    async def sleep(self, seconds: float) -> None:
-        await self._world.sleep(seconds)
 
 
 class ModelToml(TomlFile):
