@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from pkgutil import resolve_name
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from .._model.packages import installed
 from .._model.redaction import without_secrets
 from .output import say_error, settle_streams
 from .run import command_app
 from .usage import clear_message
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 GROUP = "aiovec.commands"
 
@@ -33,6 +32,12 @@ _MODULES = {
     "delete": "tables", "create": "tables", "drop": "tables", "text-index": "tables",
     "index": "upkeep", "optimize": "upkeep", "backup": "upkeep", "restore": "upkeep",
     "advise": "advise",
+}  # fmt: skip
+# The commands in other packages of this distribution.
+_APPS = {
+    "export": "aiovec_import.export_command:app", "import": "aiovec_import.import_command:app",
+    "mcp": "aiovec_mcp.command:app", "migrate": "aiovec_migrate.cli:app",
+    "serve": "aiovec_server.command:app",
 }  # fmt: skip
 
 
@@ -48,20 +53,20 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*_MODULES, *_installed()]
+        return [*_MODULES, *_apps()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _MODULES:
             single = command_app(cmd_name, rich_markup_mode=None)
             single.command(cmd_name)(_function(cmd_name))
             return get_command(single)
-        entry_point = _installed().get(cmd_name)
-        return None if entry_point is None else _loaded(entry_point)
+        app = _APPS.get(cmd_name) or _apps().get(cmd_name)
+        return None if app is None else _loaded(cmd_name, app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands; our own by their docstrings, since their options are slow to make."""
         listed = [TyperCommand(name, help=_function(name).__doc__) for name in _MODULES]
-        listed += filter(None, map(_loaded, _installed().values()))
+        listed += filter(None, (_loaded(name, app) for name, app in _apps().items()))
         width = formatter.width - 6 - max(len(str(command.name)) for command in listed)
         with formatter.section("Commands"):
             formatter.write_dl([(str(command.name), command.get_short_help_str(width))
@@ -74,27 +79,23 @@ def _function(command: str) -> Callable[..., None]:
     return function
 
 
-def _installed() -> dict[str, EntryPoint]:
+def _apps() -> dict[str, str]:
     """Return the commands of other packages, sorted by name; they cannot replace ours."""
-    from importlib import metadata
-
-    # Of two with one name, the first on the path wins, as with modules.
-    entries = reversed(tuple(metadata.entry_points(group=GROUP)))
-    return {name: entry for name, entry in sorted({e.name: e for e in entries}.items())
-            if name not in _MODULES}  # fmt: skip
+    others = {name: entry_point.value for name, entry_point in installed(GROUP).items()}
+    return {name: app for name, app in sorted({**others, **_APPS}.items()) if name not in _MODULES}
 
 
-def _loaded(entry_point: EntryPoint) -> Any:
+def _loaded(name: str, app: str) -> Any:
     """Return the command of another package; None, with a line that says so, if it is broken."""
     try:
-        command: Any = get_command(entry_point.load())
+        command: Any = get_command(resolve_name(app))
     except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
         say_error(
-            f"the command {entry_point.name!r} ({entry_point.value}) cannot be loaded: "
-            f"{type(exc).__name__}: {exc}; reinstall its package"
+            f"the command {name!r} ({app}) cannot be loaded: {type(exc).__name__}: {exc}; "
+            "reinstall its package"
         )
         return None
-    command.name = entry_point.name
+    command.name = name
     command.rich_markup_mode = None
     for subcommand in getattr(command, "commands", {}).values():
         subcommand.rich_markup_mode = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -257,10 +256,12 @@ def load(path: str) -> Any:
 
     A class is called without arguments. Raises ConfigError if the import fails.
     """
+    from pkgutil import resolve_name
+
     folder = os.getcwd()  # first, as with python -m: a console script has its own folder first
     sys.path.insert(0, folder)
     try:
-        named = pkgutil.resolve_name(path)
+        named = resolve_name(path)
         return named() if isinstance(named, type) else named
     except Exception as exc:  # an app's module may raise anything
         raise ConfigError(f"{path} cannot be imported: {exc}", key="kind") from exc

@@ -16,27 +16,26 @@ MASK = "***"
 
 # At least two letters, since C:// is a Windows drive.
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+# The other patterns are compiled at their first use, since most processes show no error.
 # Starts after the scheme, so that a long word is matched once, not from each letter.
-_URL_IN_TEXT = re.compile(r"(?<=[A-Za-z0-9+.-]{2})://[^\s'\"<>`]+")
+_URL_IN_TEXT = r"(?<=[A-Za-z0-9+.-]{2})://[^\s'\"<>`]+"
 
-_NAME = re.compile(
-    r"secret|token|passw|passphrase|api[-_]?key|access[-_]?key|account[-_]?key|private[-_]?key"
-    r"|\bkey\b|_key\b|credential|signature|\bsig\b|\bsas\b|sas_|auth",
-    re.IGNORECASE,
+_NAME = (
+    r"(?i)secret|token|passw|passphrase|api[-_]?key|access[-_]?key|account[-_]?key|private[-_]?key"
+    r"|\bkey\b|_key\b|credential|signature|\bsig\b|\bsas\b|sas_|auth"
 )
 # Names of credentials in an address or in an echoed header: a whole word, then its value.
-_NAME_OF_PAIR = re.compile(r"(?<![\w-])([\w-]++)[\"']?\s*+[=:]")
-_AUTHORISES = re.compile(
-    r"(?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|token|api[-_]?key"
-    r"|access[-_]key(?:[-_]id)?|account[-_]key|secret(?:[-_][\w-]*)?|password|authorization)\Z",
-    re.IGNORECASE,
+_NAME_OF_PAIR = r"(?<![\w-])([\w-]++)[\"']?\s*+[=:]"
+_AUTHORISES = (
+    r"(?i)(?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|token|api[-_]?key"
+    r"|access[-_]key(?:[-_]id)?|account[-_]key|secret(?:[-_][\w-]*)?|password|authorization)\Z"
 )
-_VALUE_OF_PAIR = re.compile(r"(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+", re.IGNORECASE)
+_VALUE_OF_PAIR = r"(?i)(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+"
 # The parts of a request that a server repeats if it cannot verify it.
-_ECHO = re.compile(r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*")
+_ECHO = r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*"
 
 # Options without secrets, which a message may need.
-_HARMLESS = re.compile(
+_HARMLESS = (
     r"region|endpoint|host|timeout|allow_|http|pool|proxy|user_agent|retr|bucket|account_name"
     r"|virtual|skip_|unsigned|copy_|conditional|concurrency|size|interval"
 )
@@ -64,7 +63,7 @@ def redacted(text: str) -> str:
 
 def names_secret(name: str) -> bool:
     """Return whether an option or a variable of this name holds a secret."""
-    return _NAME.search(name) is not None
+    return re.search(_NAME, name) is not None
 
 
 def secrets_in(target: str, options: Mapping[str, str] | None = None) -> frozenset[str]:
@@ -72,7 +71,7 @@ def secrets_in(target: str, options: Mapping[str, str] | None = None) -> frozens
     secrets = _secrets_of_url(target)
     for name, value in (options or {}).items():
         secrets |= _secrets_of_url(value)
-        if names_secret(name) or not _HARMLESS.search(name.lower()):
+        if names_secret(name) or not re.search(_HARMLESS, name.lower()):
             secrets.add(value)
     return frozenset(secrets)
 
@@ -98,16 +97,17 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     for secret in sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(secret, MASK)
     scheme = "any"
-    text = _URL_IN_TEXT.sub(lambda match: redacted(scheme + match[0])[len(scheme) :], text)
-    return _ECHO.sub(rf"<\1>{MASK}", _without_pairs(text))
+    text = re.sub(_URL_IN_TEXT, lambda url: redacted(scheme + url[0])[len(scheme) :], text)
+    return re.sub(_ECHO, rf"<\1>{MASK}", _without_pairs(text))
 
 
 def _without_pairs(text: str) -> str:
     parts: list[str] = []
     copied = at = 0
-    while (name := _NAME_OF_PAIR.search(text, at)) is not None:
+    names, values = re.compile(_NAME_OF_PAIR), re.compile(_VALUE_OF_PAIR)
+    while (name := names.search(text, at)) is not None:
         at = name.end()
-        if _AUTHORISES.search(name[1]) and (value := _VALUE_OF_PAIR.match(text, at)):
+        if re.search(_AUTHORISES, name[1]) and (value := values.match(text, at)):
             parts += [text[copied : value.end(1)], MASK]
             copied = at = value.end()
     return "".join([*parts, text[copied:]])

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from html import escape
 from itertools import chain
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, overload
 
@@ -228,6 +227,8 @@ def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
 
 
 def _cell(value: object) -> str:
+    from html import escape  # only for notebooks
+
     if isinstance(value, list) and len(value) > _SHOWN_COLUMNS:
         return f"&lt;{len(value)} values&gt;"
     text = "" if value is None else str(value)

@@ -6,21 +6,19 @@ The core, the command line and the migrator know a backend only through a subcla
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from .._model.packages import installed as installed
 from ..errors import AiovecError, BackendNotInstalledError, ConfigError
 
 if TYPE_CHECKING:
-    from importlib import metadata
-
     from .contract import Backend
     from .settings import BackendSettings
 
@@ -146,8 +144,7 @@ GROUP = "aiovec.backends"
 OF_PATHS = "sqlite"
 """The backend of targets that are paths."""
 
-# The backends of this distribution, so that a process that uses one of them does not read the entry
-# points of all packages, which takes 60 ms of CPU time.
+# The backends of this distribution. They are no entry points, which take longer to find.
 _OURS = {
     "sqlite": "aiovec_sqlite.plugin:SqlitePlugin",
     "lancedb": "aiovec_lancedb.plugin:LancedbPlugin",
@@ -156,25 +153,6 @@ _OURS = {
 
 KEYS = frozenset({"backend", "dim", "server", "embedders"})
 """The keys of ``[retrieval]`` that belong to no backend, and cannot be the name of one."""
-
-
-def installed(group: str) -> Mapping[str, metadata.EntryPoint]:
-    """Return the entry points of a group, sorted by name.
-
-    If two have the same name, the first on the path wins, as with modules.
-    """
-    return _entry_points(group, tuple(sys.path))
-
-
-# Cached, since opening a store needs them several times and reading them takes milliseconds.
-@lru_cache(maxsize=8)
-def _entry_points(group: str, _path: tuple[str, ...]) -> Mapping[str, metadata.EntryPoint]:
-    from importlib import metadata  # a slow import, so not when aiovec is imported
-
-    first: dict[str, metadata.EntryPoint] = {}
-    for entry_point in metadata.entry_points(group=group):
-        first.setdefault(entry_point.name, entry_point)
-    return MappingProxyType(dict(sorted(first.items())))
 
 
 def unusable(name: str, reason: object) -> ConfigError:
@@ -216,7 +194,8 @@ def plugin_named(name: str) -> BackendPlugin | None:
 
 @lru_cache
 def _ours(name: str) -> BackendPlugin:
-    return _loaded(name, "aiovec", partial(pkgutil.resolve_name, _OURS[name]))
+    module, _, plugin = _OURS[name].partition(":")
+    return _loaded(name, "aiovec", lambda: getattr(import_module(module), plugin))
 
 
 @lru_cache(maxsize=8)
