@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -32,7 +33,7 @@ async def run(options: Options) -> list[Result]:
 
 async def _both(data: Data, options: Options) -> Result:
     measured: dict[str, float] = {}
-    notes, found = [], {}
+    notes, found, size = [], {}, 4 * len(data) * data.dim
     for backend in ("sqlite", "lancedb"):
         name = {"sqlite": "a.db", "lancedb": "lance"}[backend]
         target = f"{backend}://{options.folder / name}"
@@ -62,12 +63,20 @@ async def _both(data: Data, options: Options) -> Result:
             f"{backend}: upserts by {CLIENTS} tasks (rows/s)": writes,
             f"{backend}: memory of one process (MiB)": told["one"],
             f"{backend}: memory of {_PROCESSES} processes (MiB)": told["four"],
+            f"{backend}: files (bytes for each of the vectors)": _bytes(options.folder, name)
+            / size,
         }
         notes.append(f"recall: {backend} {recall:.4f}")
     return Result(
         "sizes", f"both backends with {data}, 10 nearest", "ms", measured,
         {"one search, sqlite / lancedb": ratio(found, "sqlite", "lancedb")}, notes,
     )  # fmt: skip
+
+
+def _bytes(folder: Path, name: str) -> int:
+    """Return the size of a store's files, with its scan file."""
+    return sum(file.stat().st_size for file in folder.rglob("*")
+               if file.is_file() and file.relative_to(folder).parts[0].startswith(name))  # fmt: skip
 
 
 async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:
