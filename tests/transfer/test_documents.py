@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.documents.files import pdf
 from tests.harness.command import Finished, run
@@ -309,6 +311,32 @@ def test_an_existing_table_takes_passages_by_mapping(folder: Path, store: Path) 
         assert (row["text"], row["title"], row["parts"]) == ("# Guide\n\nShort.", "Guide", 1)
         assert opened.count("mine") == 4
     assert "--fields body=FIELD" in refused(store, notes, "--table", "mine").err
+
+
+def test_fastembed_has_a_model_whose_tokens_are_counted(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.enable_truncation(3)  # as fastembed does
+
+    class Model:
+        def __init__(self, model_name: str, **_: Any) -> None:
+            assert model_name == "BAAI/bge-small-en-v1.5"
+            self.model = SimpleNamespace(tokenizer=words)
+
+        def passage_embed(self, texts: list[str], **_: Any) -> Any:
+            return np.ones((len(texts), 384), dtype=np.float32)
+
+    monkeypatch.setitem(sys.modules, "fastembed", SimpleNamespace(TextEmbedding=Model))
+    notes = written(folder / "notes", {"a.txt": "word " * 600})
+    assert counts(imported(store, notes, embedder="fastembed")) == {"new": 1, "passages": 3}
+    assert counts(imported(store, notes, embedder="fastembed")) == {"unchanged": 1}
+    lengths = [len(row["body"].split()) for row in passages(store).values()]
+    assert lengths == [256, 256, 88]
+    with sync.connect(store) as opened:
+        assert opened.schema("documents").model == "BAAI/bge-small-en-v1.5"
 
 
 def test_what_an_app_stores_is_unchanged_for_the_command(folder: Path, store: Path) -> None:

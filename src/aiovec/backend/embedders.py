@@ -27,7 +27,7 @@ class EmbedderSettings(Section):
 
     "local": a small static model for English that pip installs, or a folder that model2vec saved.
 
-    "fastembed": a model on this machine.
+    "fastembed": a transformer on this machine without PyTorch, 67 MB that are downloaded once.
 
     "sentence-transformers": a model on this machine.
 
@@ -36,11 +36,11 @@ class EmbedderSettings(Section):
     "package.module:callable": an embedder of the app."""
 
     model: str = ""
-    """The model's name. "local" and "demo" have one of their own, and a callable may have it as its
-    attribute. For "local" it may be the path of a folder."""
+    """The model's name. "local", "fastembed" and "demo" have one of their own, and a callable may
+    have it as its attribute. For "local" it may be the path of a folder."""
 
     dim: int = key(0, at_least=0, at_most=MAX_DIM)
-    """Length of the model's vectors. It is needed wherever model is, except for "local"."""
+    """Length of the model's vectors. It is needed wherever model is given, except for "local"."""
 
     base_url: str = key(OWN_URL, pattern=r"^https?://.+", accepted=ADDRESS)
     """For "openai": the address of the service, without /embeddings."""
