@@ -75,8 +75,8 @@ async def _both(data: Data, options: Options) -> Result:
 
 def _bytes(folder: Path, name: str) -> int:
     """Return the size of a store's files, with its scan file."""
-    return sum(file.stat().st_size for file in folder.rglob("*")
-               if file.is_file() and file.relative_to(folder).parts[0].startswith(name))  # fmt: skip
+    files = (file for top in folder.glob(f"{name}*") for file in [top, *top.rglob("*")])
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:

@@ -231,7 +231,7 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
             return embedder(loaded, model=model, dim=settings.dim or getattr(loaded, "dim", None))
         return check_embedder(name, loaded)
     if settings.kind == "fastembed" and not (settings.model or settings.dim):
-        settings = settings.model_copy(update=_FASTEMBED)
+        settings = settings.changed(**_FASTEMBED)
     for key in ("model", "dim"):
         if not getattr(settings, key):
             place = f"retrieval.embedders.{name}.{key}"
