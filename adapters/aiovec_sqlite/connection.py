@@ -480,7 +480,8 @@ def _in_snapshot(
     work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
 ) -> _T:
     """Run the work in one read transaction, so that its statements see the same state."""
-    _end_transaction(db, ticket)  # of an earlier call that failed
+    if db.in_transaction:  # an earlier call failed
+        _end_transaction(db, ticket)
     db.execute("BEGIN")
     try:
         return work(db, ticket)
