@@ -589,6 +589,18 @@ async def test_one_is_written_again_some_time_after_a_full_disk(
         await kept(store, folder)
 
 
+async def test_a_table_is_private_where_the_disk_has_no_room_for_its_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan_files(folder)[0].unlink()
+    usage = shutil.disk_usage(folder)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    async with opened(folder / NAME) as store:
+        async with asyncio.timeout(30):
+            await _left(store)
+    assert not scan_files(folder)
+
+
 def test_doctor_reads_all_of_it(folder: Path) -> None:
     (file,) = scan_files(folder)
     sound = run("doctor", "-s", folder / NAME)

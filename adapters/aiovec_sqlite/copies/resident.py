@@ -327,6 +327,7 @@ class ResidentSearch:
     async def _built(self, resident: _Resident, before: ResidentCopy | None) -> bool:
         """Make the copy; return False if this has to be tried again."""
         made: list[NewFile] = []
+        copy: ResidentCopy | None = None
         try:
             copy = await self._copy(resident, before, made)
             if copy is None:
@@ -339,10 +340,11 @@ class ResidentSearch:
                 await self._put_token(resident.table, made[0].token)
                 await in_thread(made.pop().end)
         except OSError:
-            if not made:
+            if time.monotonic() < resident.scan_file_at:  # it was no scan file that failed
                 raise
-            # What a failed flush leaves in memory need not be what was written.
-            resident.copy, resident.scan_file_at = None, time.monotonic() + _PAUSE
+            resident.scan_file_at = time.monotonic() + _PAUSE
+            if copy is not None:  # what a failed flush leaves in memory may not be what was written
+                resident.copy = None
             return False
         finally:
             for file in made:
