@@ -29,7 +29,7 @@ from aiovec.backend.threads import FORKED, REST, begin_in_thread, do_for
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
-from .errors import translated
+from .errors import failures, translate, translated
 
 _T = TypeVar("_T")
 
@@ -434,8 +434,9 @@ class ReaderPool:
     ) -> _T:
         def checked(db: sqlite3.Connection, ticket: Ticket) -> _T:
             try:
-                with translated(self._target):
-                    return work(db, ticket)
+                return work(db, ticket)
+            except failures() as exc:
+                raise translate(exc, self._target) from exc
             finally:
                 self._check_file()
 
@@ -480,7 +481,8 @@ def _in_snapshot(
     work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
 ) -> _T:
     """Run the work in one read transaction, so that its statements see the same state."""
-    _end_transaction(db, ticket)  # of an earlier call that failed
+    if db.in_transaction:  # an earlier call failed
+        _end_transaction(db, ticket)
     db.execute("BEGIN")
     try:
         return work(db, ticket)

@@ -287,14 +287,14 @@ def _set_durability(db: sqlite3.Connection, durability: str) -> None:
     db.execute(f"PRAGMA checkpoint_fullfsync = {int(full)}")
 
 
-def _patiently(work: object, path: Path, began: float, patience: float) -> None:
+def _patiently(work: Callable[[], object], path: Path, began: float, patience: float) -> None:
     """Do work that locks the file, again while another process holds it.
 
     It may take ``patience`` seconds, counted from ``began``.
     """
     while True:
         try:
-            work()  # type: ignore[operator]
+            work()
         except load_driver().Error as exc:
             if not is_busy(exc):
                 raise

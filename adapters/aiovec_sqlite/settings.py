@@ -103,9 +103,9 @@ class SqliteSettings(BackendSettings):
     scan: Literal["auto", "bit", "disk"] = key("auto", choices=("auto", "bit", "disk"))
     """The search of tables: "auto" by codes, "disk" in the file, "bit" by bit codes, approximately.
 
-    "auto": the first search of a table makes codes of its vectors: in memory, or from 32 MiB on in
-    a scan file beside the store, which all processes share. They take rows times (5 * dim + 20)
-    bytes. Private memory keeps to a quarter of the machine's, at most 4 GiB. The results are exact.
+    "auto": searched tables get codes of their vectors: in memory, or from 32 MiB on in a scan file
+    beside the store, which all processes share. They take rows times (5 * dim + 20) bytes. Private
+    memory keeps to a quarter of the machine's, at most 4 GiB. The results are exact.
 
     "disk": every search reads the file, and needs no such memory or disk. The results are exact and
     the same.

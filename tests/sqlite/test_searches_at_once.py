@@ -30,7 +30,8 @@ async def test_many_first_searches_wait_for_the_table_to_be_loaded(tmp_path: Pat
     async with opened(path) as store:
         searches = (store.search("notes", vector, limit=1) for vector in vectors[:QUERIES])
         assert [hits[0].id for hits in await asyncio.gather(*searches)] == wanted
-        assert (await store.stats("notes")).details["searches"]["searches"] == QUERIES
+        answered = (await store.stats("notes")).details["searches"]["searches"]
+        assert 0 < answered < QUERIES  # the file answered the first
 
 
 async def test_few_groups_take_few_searches_however_many_rows(tmp_path: Path) -> None:

@@ -15,10 +15,7 @@ import numpy as np
 
 from aiovec.backend import (
     Expr,
-    Float32Array,
-    Float64Array,
     Int64Array,
-    Metric,
     Schema,
     nearest_first,
 )
@@ -66,41 +63,6 @@ def _condition(query: VectorQuery, table: TableLayout) -> tuple[str, Sequence[An
     if table.schema.vector_nullable:
         condition = f"({condition}) AND r._rowid IN (SELECT rowid FROM {table.shadow('rowids')})"
     return condition, values
-
-
-def likeliest_by_prefix(
-    db: sqlite3.Connection,
-    ticket: Ticket,
-    table: TableLayout,
-    vectors: VectorReader,
-    query: VectorQuery,
-    dims: int,
-) -> Int64Array:
-    """Return the rows whose first ``dims`` components are nearest to the query's."""
-    selected = rowids_where(db, table, *_condition(query, table))
-    wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
-    if wanted == len(selected):
-        return selected
-    far = np.empty(len(selected), dtype=np.float64)
-    for start in range(0, len(selected), _BLOCK):
-        ticket.check()
-        block = slice(start, start + _BLOCK)
-        rows = vectors.read(selected[block], ticket, present=True)
-        far[block] = _distances(rows[:, :dims], query.vector[:dims], table.schema.metric)
-    return selected[np.argpartition(far, wanted - 1)[:wanted]]
-
-
-def _distances(rows: Float32Array, point: Float32Array, metric: Metric) -> Float64Array:
-    """Return distances that rank rows; a zero row has no direction and so a cosine of 0."""
-    wide, query = rows.astype(np.float64), point.astype(np.float64)
-    if metric == "l2":
-        squares: Float64Array = np.square(wide - query).sum(axis=1)
-        return squares
-    products: Float64Array = wide @ query
-    if metric == "cosine":
-        lengths = np.sqrt(np.square(wide).sum(axis=1))
-        products /= np.where(lengths > 0, lengths, 1.0)
-    return -products
 
 
 # sqlite-vec refuses a larger k.
@@ -172,7 +134,7 @@ def _likeliest(
     if query.where is not None and (few := _few_selected(db, table, query)) is not None:
         return few
     if (dims := prefix_of(query, table.schema.dim)) is not None:
-        return likeliest_by_prefix(db, ticket, table, vectors, query, dims)
+        return _nearest_by_scan(db, ticket, table, vectors, [query], dims)[0]
     wanted = oversampled(query, BIT_OVERSAMPLE, _LARGEST_K)
     return _nearest_by_bits(db, table, query, wanted) if wanted > query.limit else None
 
@@ -211,8 +173,12 @@ def _nearest_by_scan(
     table: TableLayout,
     vectors: VectorReader,
     queries: Sequence[VectorQuery],
+    dims: int | None = None,
 ) -> list[Int64Array]:
-    """Return each query's nearest rows, and rows equal to the last one. All have one filter."""
+    """Return each query's nearest rows, and rows equal to the last one. All have one filter.
+
+    With ``dims``, so many components rank the rows, of which some more are returned.
+    """
     vectors.check_rows()
     selected = rowids_where(db, table, *_condition(queries[0], table))
     nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
@@ -220,13 +186,16 @@ def _nearest_by_scan(
     for start in range(0, len(selected), _BLOCK):
         ticket.check()
         block = selected[start : start + _BLOCK]
-        rows = vectors.read(block, ticket, present=True)
+        rows = vectors.read(block, ticket, present=True)[:, :dims]
         for number, query in enumerate(queries):
+            wanted = query.limit
+            if dims is not None:
+                wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
             rowids, far = nearest[number]
-            new = measured(rows, query.vector, table.schema.metric)
-            reaching = new <= far[-1] if len(far) >= query.limit else slice(None)
+            new = measured(rows, query.vector[:dims], table.schema.metric)
+            reaching = new <= far[-1] if len(far) >= wanted else slice(None)
             rowids = np.concatenate([rowids, block[reaching]])
             far = np.concatenate([far, new[reaching]])
-            best = nearest_first(far, query.limit)
+            best = nearest_first(far, wanted)
             nearest[number] = rowids[best], far[best]
     return [rowids for rowids, _ in nearest]

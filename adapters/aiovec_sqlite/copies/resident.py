@@ -1,9 +1,9 @@
 """Search by codes: one queue for each table, answered by its copy.
 
 A copy is a list of segments, which lie in a mapped scan file or in memory. The first search of a
-table in a process maps the scan file, or builds a copy. Searches wait for the build if it takes
-seconds. The store's file answers in place of a copy while a longer build runs, and where there is
-neither disk nor memory for one.
+table in a process maps the scan file. If there is none, the store's file answers, and a build
+begins, for which later searches wait. The file also answers when a build takes very long, and where
+there is neither disk nor memory for a copy.
 
 A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
 A scan uses all cores, so a table has one at a time; what comes meanwhile waits and is answered
@@ -36,7 +36,7 @@ from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
 
 from ..connection import Read, ReaderPool, Ticket
-from ..layout import current_table
+from ..layout import TableLayout, current_table
 from .copy import OlderSnapshotError, ResidentCopy, rows_to_load
 from .file_scan import search as search_in_file
 from .scan import Snapshot, SpoiledFileError, answer
@@ -55,11 +55,10 @@ _BUSY = "the searches of this process take too long"
 _TOO_LARGE = "it is larger than the memory for copies"
 # The share of the memory for copies that one table's masks may take, and the changes of one copy.
 _FOR_MASKS, _FOR_CHANGES = 1 / 16, 1 / 2
-# The share of busy_timeout that searches wait for a build before the file answers them, and between
-# its answers. Each takes about as long as the rest of the build, and slows it down.
-_BUILDS_ALONE = 1 / 2
-# The build of a table of more bytes takes longer, so the file answers a first search before.
-_LONG = 400 * 2**20
+# Searches wait for a build for this share of busy_timeout, and so many seconds at most, before the
+# file answers them, and between its answers. Each takes about as long as the rest of the build, and
+# slows it down.
+_BUILDS_ALONE, _LONGEST = 1 / 2, 60.0
 # Seconds until the next try of a build, or of a scan file, that failed.
 _PAUSE = 60.0
 # Seconds without a search after which another table may take a table's private memory.
@@ -128,8 +127,8 @@ class _Resident:
         self.table = table
         self.copy: ResidentCopy | None = None
         self.building: asyncio.Task[None] | None = None
-        # True if the file answers before the first build begins.
-        self.is_large = False
+        # True once a scan file was looked for, by the first search.
+        self.looked = False
         # The time from which the file may answer searches that wait for the build.
         self.file_at = 0.0
         # The earliest times of a build, of a renewal, and of a scan file. Where a build failed, the
@@ -213,7 +212,7 @@ class ResidentSearch:
         self._memory = memory
         self._workers = workers
         self._busy_timeout = busy_timeout
-        self._builds_alone = _BUILDS_ALONE * busy_timeout
+        self._builds_alone = min(_BUILDS_ALONE * busy_timeout, _LONGEST)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
         # Tables with waiting calls.
         self._waiting: dict[_Resident, None] = {}
@@ -232,6 +231,10 @@ class ResidentSearch:
     ) -> _T:
         """Return what ``finish`` makes of the results of exact searches, in a reader's thread."""
         resident = self._of(table)
+        # The file answers one query at first, many take longer there than a build.
+        first = len(queries) == 1 and (resident.batch or not resident.looked)
+        if resident.copy is None and not first:
+            self._begin_building(resident)
         # Callers that were answered together ask again at the same time, so each waits for all.
         alone = not (resident.batch or resident.waiting) and resident.last_calls == 1
         if not (alone and self._at_work < self._workers and resident.answers):
@@ -243,7 +246,7 @@ class ResidentSearch:
             self._end(resident, batch)
 
     def _of(self, table: TableHandle) -> _Resident:
-        """Return the table's copy, which is being built if there is none."""
+        """Return what is known of the table, as the one that was searched last."""
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.table.token != table.token:
@@ -253,8 +256,6 @@ class ResidentSearch:
             resident = _Resident(table)
         self._tables[name] = resident
         resident.searched_at = time.monotonic()
-        if resident.copy is None and not (resident.is_large and resident.batch):
-            self._begin_building(resident)
         return resident
 
     def forget(self, name: str) -> None:
@@ -294,6 +295,7 @@ class ResidentSearch:
     def _begin_building(self, resident: _Resident, before: ResidentCopy | None = None) -> None:
         if self._closed or resident.is_building or time.monotonic() < resident.retry_at:
             return
+        resident.looked = True  # the build looks too
         resident.building = self._tasks.start(self._build(resident, before))
         resident.building.add_done_callback(lambda _: self._begin_batches())
         self._wait_for_build(resident)
@@ -325,13 +327,12 @@ class ResidentSearch:
     async def _built(self, resident: _Resident, before: ResidentCopy | None) -> bool:
         """Make the copy; return False if this has to be tried again."""
         made: list[NewFile] = []
+        copy: ResidentCopy | None = None
         try:
             copy = await self._copy(resident, before, made)
             if copy is None:
                 await asyncio.sleep(_LOOK)
                 return False
-            if copy.state is None:
-                return True
             resident.copy, resident.reason = copy, ""
             self._begin_batches()
             if made:
@@ -339,10 +340,11 @@ class ResidentSearch:
                 await self._put_token(resident.table, made[0].token)
                 await in_thread(made.pop().end)
         except OSError:
-            if not made:
+            if time.monotonic() < resident.scan_file_at:  # it was no scan file that failed
                 raise
-            # What a failed flush leaves in memory need not be what was written.
-            resident.copy, resident.scan_file_at = None, time.monotonic() + _PAUSE
+            resident.scan_file_at = time.monotonic() + _PAUSE
+            if copy is not None:  # what a failed flush leaves in memory may not be what was written
+                resident.copy = None
             return False
         finally:
             for file in made:
@@ -354,7 +356,7 @@ class ResidentSearch:
     ) -> ResidentCopy | None:
         """Return a copy at some recent state; None while another process writes a scan file.
 
-        A new scan file is put into ``made``. The copy is empty if the file should answer first.
+        A new scan file is put into ``made``.
         """
         files = self._files
         async with self._builder, self._readers.aside() as read:
@@ -364,9 +366,6 @@ class ResidentSearch:
             size = size_of(len(rows), resident.table.schema.dim)
             if files is not None and size >= files.least and await in_thread(files.waits):
                 return None
-            if size > _LONG and not (resident.copy or before or resident.is_large):
-                resident.is_large = True
-                return copy
             if not self._gets_file(resident, size):
                 files, worn = None, resident.copy and resident.copy.state
                 # Only if most rows are dead is private memory better than a worn scan file.
@@ -395,15 +394,22 @@ class ResidentSearch:
         Last comes whether the table has a scan file.
         """
         layout = current_table(db, resident.table)
-        copy, masks = before, int(self._memory * _FOR_MASKS)
-        state = None if self._files is None else self._files.find(db, layout)
-        if state is not None and (before is None or state.change > before.file_change):
-            copy = ResidentCopy(layout, masks, state)
+        copy, mapped = before, self._mapped(db, layout)
+        if mapped is not None and (before is None or mapped.file_change > before.file_change):
+            copy = mapped
         if copy is not None and copy is not resident.copy:
             most = self._memory * _FOR_CHANGES / size_of(1, layout.schema.dim)
             if copy.follow(db, ticket, min(most, _FOLLOWED * copy.rows)):
                 return copy, None, True
-        return ResidentCopy(layout, masks), rows_to_load(db, layout), state is not None
+        return self._copy_of(layout), rows_to_load(db, layout), mapped is not None
+
+    def _mapped(self, db: sqlite3.Connection, layout: TableLayout) -> ResidentCopy | None:
+        """Return a copy of the table's scan file; None without one."""
+        state = None if self._files is None else self._files.find(db, layout)
+        return None if state is None else self._copy_of(layout, state)
+
+    def _copy_of(self, layout: TableLayout, state: State | None = None) -> ResidentCopy:
+        return ResidentCopy(layout, int(self._memory * _FOR_MASKS), state)
 
     def _gets_file(self, resident: _Resident, size: int) -> bool:
         """Return whether a table of so many bytes is built into a scan file."""
@@ -591,7 +597,8 @@ class ResidentSearch:
         finish: FromEach[_T],
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
-        loop, behind, spoiled = asyncio.get_running_loop(), False, False
+        loop, spoiled = asyncio.get_running_loop(), False
+        copy: ResidentCopy | None = None
 
         def scanned() -> None:
             batch.scanned = True
@@ -600,8 +607,11 @@ class ResidentSearch:
                     loop.call_soon_threadsafe(self._begin_batches)
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, _T]:
-            nonlocal behind, spoiled
+            nonlocal copy, spoiled
             layout = current_table(db, resident.table)
+            if copy is None and not resident.looked:
+                resident.looked = True
+                copy = resident.copy = self._mapped(db, layout)
             state = None if copy is None else copy.advance(db, ticket)
             if copy is not None and state is not None:
                 snapshot = Snapshot(db, ticket, layout, state)
@@ -614,7 +624,6 @@ class ResidentSearch:
                     return state, finish(answers)
                 except SpoiledFileError:
                     spoiled = True
-            behind = copy is not None
             found = search_in_file(db, ticket, resident.table, queries, by_bits=False)
             return None, finish(found)
 
@@ -632,13 +641,14 @@ class ResidentSearch:
         if state is not None:
             self._look_after(resident, queries, state)
             return finished
-        if behind and resident.copy is copy:
+        if copy is not None and resident.copy is copy:  # it is too far behind, or spoiled
             resident.copy = None
             if spoiled:
-                resident.scan_file_at = time.monotonic() + _PAUSE
+                copy, resident.scan_file_at = None, time.monotonic() + _PAUSE
                 self._tasks.start(self._forget_file(resident))
         if resident.copy is None:
-            self._begin_building(resident, copy if behind and not spoiled else None)
+            self._begin_building(resident, copy)
+        if resident.is_building:
             self._wait_for_build(resident)
         return finished
 

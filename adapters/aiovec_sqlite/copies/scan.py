@@ -21,7 +21,7 @@ from aiovec.backend import (
     Int64Array,
     Metric,
 )
-from aiovec.backend.contract import Found, HybridQuery, VectorQuery
+from aiovec.backend.contract import Columns, Found, HybridQuery, VectorQuery
 from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
@@ -93,8 +93,8 @@ _UNIT = 2**20
 
 def _parts(state: State, queries: int) -> int:
     """Return the number of threads for a scan."""
-    codes = sum(segment.count * segment.dim for segment in state.segments)
-    return max(1, min(usable_cores(), codes * max(1, queries // _AS_ONE) // _OF_A_PART))
+    wanted = state.codes * max(1, queries // _AS_ONE) // _OF_A_PART
+    return max(1, min(usable_cores(), wanted))
 
 
 class Search:
@@ -243,25 +243,22 @@ def _fetch(
 ) -> list[Found]:
     """Read the rows of all, with one statement for all queries that want the same columns."""
     answers: dict[int, Found] = {}
-    for place, query in enumerate(queries):
+    alike: dict[Columns, list[int]] = {}
+    for place, (query, rows_of) in enumerate(zip(queries, best, strict=True)):
         if isinstance(query, HybridQuery):
-            rowids, far = best[place].rowids.tolist(), best[place].distances.tolist()
+            rowids, far = rows_of.rowids.tolist(), rows_of.distances.tolist()
             answers[place] = search_both(
                 snapshot.db, snapshot.ticket, snapshot.table, query, rowids, far
             )
-    alone = [place for place in range(len(queries)) if place not in answers]
-    for columns in {queries[place].columns: None for place in alone}:
-        places = [place for place in alone if queries[place].columns == columns]
-        nearest_rows = [best[place] for place in places]
-        kept = [nearest_of.vectors for nearest_of in nearest_rows if nearest_of.vectors is not None]
-        vectors = np.concatenate(kept) if columns.vector and columns.meter is None else None
-        rowids = np.concatenate([nearest_of.rowids for nearest_of in nearest_rows])
+        else:
+            alike.setdefault(query.columns, []).append(place)
+    for columns, places in alike.items():
+        some = [best[place] for place in places]
+        kept = [one.vectors for one in some if one.vectors is not None] if columns.vector else []
+        vectors = np.concatenate(kept) if kept else None
+        rowids = np.concatenate([one.rowids for one in some])
         rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
-        parts = (
-            split(rows, [len(nearest_of.rowids) for nearest_of in nearest_rows])
-            if len(nearest_rows) > 1
-            else [rows]
-        )
-        for place, nearest_of, part in zip(places, nearest_rows, parts, strict=True):
-            answers[place] = Found(part, nearest_of.distances.tolist())
+        parts = [rows] if len(some) == 1 else split(rows, [len(one.rowids) for one in some])
+        for place, one, part in zip(places, some, parts, strict=True):
+            answers[place] = Found(part, one.distances.tolist())
     return [answers[place] for place in range(len(queries))]

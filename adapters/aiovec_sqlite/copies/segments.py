@@ -307,6 +307,11 @@ class State:
         return sum(part.dead if part.mapped else part.count for part in self.segments)
 
     @cached_property
+    def codes(self) -> int:
+        """The number of codes, of dead rows too."""
+        return sum(segment.count * segment.dim for segment in self.segments)
+
+    @cached_property
     def is_mapped(self) -> bool:
         return any(segment.mapped for segment in self.segments)
 
