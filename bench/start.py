@@ -40,7 +40,7 @@ async def main():
 asyncio.run(main())
 """
 # What such a process imports of other packages: the part of its start that is not ours.
-_PACKAGES_OF_A_SEARCH = "import aiosqlite, anyio, asyncio, importlib.metadata, numpy, pydantic.main"
+_PACKAGES_OF_A_SEARCH = "import aiosqlite, asyncio, numpy"
 # The rows of _ANSWER by other libraries that run in the process, in their own words.
 _PEERS = {
     "lancedb": """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
-import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -139,8 +138,7 @@ def place_named(store: str | None, config: str | None) -> Place:
     from ..backend.place import find_place
     from ..backend.plugin import backend_names
 
-    # No backend is looked for by a path or a URL, since reading the names of all takes 60 ms.
-    if store is not None and re.fullmatch(r"[\w-]+", store) and store in backend_names():
+    if store is not None and store in backend_names():
         return find_place(config=config, backend=store)
     try:
         return find_place(store, config)

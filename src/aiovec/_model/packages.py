@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -15,19 +14,13 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 
-def installed(group: str) -> Mapping[str, EntryPoint]:
+def entry_points(group: str) -> Mapping[str, EntryPoint]:
     """Return the entry points of a group, sorted by name.
 
     If two have the same name, the first on the path wins, as with modules.
     """
-    return _entry_points(group, tuple(sys.path))
-
-
-# Cached, since opening a store needs them several times.
-@lru_cache(maxsize=8)
-def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
     first: dict[str, EntryPoint] = {}
-    if _may_have(group, path):
+    if _may_have(group, sys.path):
         from importlib import metadata
 
         for entry_point in metadata.entry_points(group=group):

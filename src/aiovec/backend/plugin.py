@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from .._model.packages import installed as installed
+from .._model.packages import entry_points
 from ..errors import AiovecError, BackendNotInstalledError, ConfigError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from .contract import Backend
     from .settings import BackendSettings
 
@@ -153,6 +155,16 @@ _OURS = {
 
 KEYS = frozenset({"backend", "dim", "server", "embedders"})
 """The keys of ``[retrieval]`` that belong to no backend, and cannot be the name of one."""
+
+
+def installed(group: str) -> Mapping[str, EntryPoint]:
+    """Return the entry points of a group, sorted by name, as they were when first asked for."""
+    return _installed_on(tuple(sys.path), group)
+
+
+@lru_cache(maxsize=8)
+def _installed_on(_path: tuple[str, ...], group: str) -> Mapping[str, EntryPoint]:
+    return entry_points(group)
 
 
 def unusable(name: str, reason: object) -> ConfigError:
