@@ -10,8 +10,8 @@ import json
 import logging
 import os
 import time
-from logging.handlers import QueueHandler, QueueListener
 from queue import SimpleQueue
+from threading import Thread
 
 ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has its facts as ``facts``."""
@@ -23,44 +23,42 @@ _GATHERED = 0.05  # seconds: waking the thread for each line would cost more tha
 _AT_END = 2.0  # seconds that the process waits at its end for a pipe that stalls
 
 
-class _Waiting(QueueHandler):
-    """Queues the records as they are: the thread formats them."""
+class _Waiting(logging.Handler):
+    """Queues the records as they are: the thread formats and writes them.
 
-    queue: SimpleQueue[logging.LogRecord]
+    The thread holds no handler's lock while it writes: at its end the process takes all of them.
+    """
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
+    def __init__(self) -> None:
+        super().__init__()
+        self._queue: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
+        self._thread = Thread(target=self._write_all, name="aiovec-log", daemon=True)
+        self._thread.start()
+        atexit.register(self._stop)
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        if self.queue.qsize() < MOST_WAITING:
-            self.queue.put_nowait(record)
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._queue.qsize() < MOST_WAITING:
+            self._queue.put(record)
 
-
-class _Thread(QueueListener):
-    """Takes no lock while it writes: at its end the process takes the locks of all handlers."""
-
-    queue: SimpleQueue[logging.LogRecord]
-
-    def dequeue(self, block: bool) -> logging.LogRecord:
-        record = self.queue.get(block)
-        if self.queue.empty():
-            time.sleep(_GATHERED)
-        return record
-
-    def handle(self, record: logging.LogRecord) -> None:
-        data = _line(record)
-        while data:
-            try:
-                data = data[os.write(2, data) :]
-            except BlockingIOError:  # another process that shares the terminal made it non-blocking
+    def _write_all(self) -> None:
+        while (record := self._queue.get()) is not None:
+            if self._queue.empty():
                 time.sleep(_GATHERED)
-            except OSError:  # closed, or a full disk: a server serves on
-                return
+            _write(_line(record))
 
-    def stop(self) -> None:
-        self.enqueue_sentinel()
-        if self._thread is not None:
-            self._thread.join(_AT_END)
+    def _stop(self) -> None:
+        self._queue.put(None)
+        self._thread.join(_AT_END)
+
+
+def _write(data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(2, data) :]
+        except BlockingIOError:  # another process that shares the terminal made it non-blocking
+            time.sleep(_GATHERED)
+        except OSError:  # closed, or a full disk: a server serves on
+            return
 
 
 def _line(record: logging.LogRecord) -> bytes:
@@ -79,9 +77,5 @@ def _line(record: logging.LogRecord) -> bytes:
 
 def log_to_stderr() -> None:
     """Write what is logged in this process, and each request, to standard error."""
-    waiting: SimpleQueue[logging.LogRecord] = SimpleQueue()
-    thread = _Thread(waiting)
-    thread.start()
-    atexit.register(thread.stop)
-    logging.getLogger().addHandler(_Waiting(waiting))
+    logging.getLogger().addHandler(_Waiting())
     ACCESS.setLevel(logging.INFO)
