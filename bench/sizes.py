@@ -63,8 +63,7 @@ async def _both(data: Data, options: Options) -> Result:
             f"{backend}: upserts by {CLIENTS} tasks (rows/s)": writes,
             f"{backend}: memory of one process (MiB)": told["one"],
             f"{backend}: memory of {_PROCESSES} processes (MiB)": told["four"],
-            f"{backend}: files (bytes for each of the vectors)": _bytes(options.folder, name)
-            / size,
+            f"{backend}: files, by the bytes of the vectors": _bytes(options.folder, name) / size,
         }
         notes.append(f"recall: {backend} {recall:.4f}")
     return Result(
@@ -75,8 +74,8 @@ async def _both(data: Data, options: Options) -> Result:
 
 def _bytes(folder: Path, name: str) -> int:
     """Return the size of a store's files, with its scan file."""
-    return sum(file.stat().st_size for file in folder.rglob("*")
-               if file.is_file() and file.relative_to(folder).parts[0].startswith(name))  # fmt: skip
+    files = (file for part in folder.glob(f"{name}*") for file in (part, *part.rglob("*")))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:

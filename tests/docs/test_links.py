@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -47,6 +49,29 @@ def test_the_architecture_names_modules_that_exist() -> None:
     parts = [ROOT / part for part in ("src", "src/aiovec", "adapters", "migrate", ".")]
     assert named
     assert [name for name in named if not any((part / name).exists() for part in parts)] == []
+
+
+def test_the_tours_link_to_functions_that_exist() -> None:
+    """A name such as ``Plan.nearest`` is a class and its method in the linked file."""
+    page = ROOT / "docs/internals/architecture.md"
+    links = re.findall(r"\[`([\w.]+)`\]\((\S+\.py)\)", prose(page))
+    assert len(links) > 30
+    for name, file in links:
+        body = ast.parse((page.parent / file).read_text(encoding="utf-8")).body
+        for part in name.split("."):
+            (node,) = [node for node in body if getattr(node, "name", None) == part]
+            body = node.body
+
+
+def test_the_drawing_of_the_packages_is_that_of_the_import_rules() -> None:
+    name = ROOT / "scripts" / "house.py"
+    spec = importlib.util.spec_from_file_location("house", name)
+    assert spec is not None
+    assert spec.loader is not None
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    for path, text in house.files(ROOT).items():
+        assert path.read_text(encoding="utf-8") == text, f"run {name}"
 
 
 def test_every_guarantee_names_tests_that_exist() -> None:
