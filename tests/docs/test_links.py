@@ -43,6 +43,12 @@ def test_the_site_shows_every_page() -> None:
     assert sorted(named) == sorted(set(shown) - set(decisions))
 
 
+def test_the_index_links_to_every_page_for_users() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    pages = (page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("*/*.md"))
+    assert [page for page in pages if "internals" not in page and f"({page})" not in index] == []
+
+
 def test_the_architecture_names_modules_that_exist() -> None:
     text = prose(ROOT / "docs/internals/architecture.md")
     named = re.findall(r"`([\w/.]+\.(?:py|md|toml|json)|[\w/]+/)`", text)
