@@ -34,6 +34,14 @@ def test_every_link_leads_somewhere() -> None:
             assert not anchor or anchor in anchors(target), (page, link)
 
 
+def test_the_labels_of_the_benchmark_are_sections_that_exist() -> None:
+    """``python -m bench quality`` looks for sections of these pages."""
+    for labels in ("pages", "sentences"):
+        text = (ROOT / f"bench/sets/{labels}.txt").read_text(encoding="utf-8")
+        for page, heading in re.findall(r"^(docs/\S+\.md)#(.+)$", text, re.MULTILINE):
+            assert re.search(rf"^##+ {re.escape(heading)}$", (ROOT / page).read_text("utf-8"), re.M)
+
+
 def test_the_site_shows_every_page() -> None:
     named = re.findall(
         r"(docs/[\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE
