@@ -63,8 +63,7 @@ async def _both(data: Data, options: Options) -> Result:
             f"{backend}: upserts by {CLIENTS} tasks (rows/s)": writes,
             f"{backend}: memory of one process (MiB)": told["one"],
             f"{backend}: memory of {_PROCESSES} processes (MiB)": told["four"],
-            f"{backend}: files (bytes for each of the vectors)": _bytes(options.folder, name)
-            / size,
+            f"{backend}: files, by the bytes of the vectors": _bytes(options.folder, name) / size,
         }
         notes.append(f"recall: {backend} {recall:.4f}")
     return Result(

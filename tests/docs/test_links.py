@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -32,6 +34,14 @@ def test_every_link_leads_somewhere() -> None:
             assert not anchor or anchor in anchors(target), (page, link)
 
 
+def test_the_labels_of_the_benchmark_are_sections_that_exist() -> None:
+    """``python -m bench quality`` looks for sections of these pages."""
+    for labels in ("pages", "sentences"):
+        text = (ROOT / f"bench/sets/{labels}.txt").read_text(encoding="utf-8")
+        for page, heading in re.findall(r"^(docs/\S+\.md)#(.+)$", text, re.MULTILINE):
+            assert re.search(rf"^##+ {re.escape(heading)}$", (ROOT / page).read_text("utf-8"), re.M)
+
+
 def test_the_site_shows_every_page() -> None:
     named = re.findall(
         r"(docs/[\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE
@@ -39,6 +49,12 @@ def test_the_site_shows_every_page() -> None:
     shown = [page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")]
     decisions = [page for page in shown if re.search(r"/adr/\d", page)]  # their own list has them
     assert sorted(named) == sorted(set(shown) - set(decisions))
+
+
+def test_the_index_links_to_every_page_for_users() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    pages = (page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("*/*.md"))
+    assert [page for page in pages if "internals" not in page and f"({page})" not in index] == []
 
 
 def test_the_architecture_names_modules_that_exist() -> None:
@@ -49,15 +65,42 @@ def test_the_architecture_names_modules_that_exist() -> None:
     assert [name for name in named if not any((part / name).exists() for part in parts)] == []
 
 
-def test_every_guarantee_names_tests_that_exist() -> None:
-    page = (ROOT / "docs/internals/guarantees.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(test_\w+)`", page))
+def test_the_tours_link_to_functions_that_exist() -> None:
+    """A name such as ``Plan.nearest`` is a class and its method in the linked file."""
+    page = ROOT / "docs/internals/architecture.md"
+    links = re.findall(r"\[`([\w.]+)`\]\((\S+\.py)\)", prose(page))
+    assert len(links) > 30
+    for name, file in links:
+        body = ast.parse((page.parent / file).read_text(encoding="utf-8")).body
+        for part in name.split("."):
+            (node,) = [node for node in body if getattr(node, "name", None) == part]
+            body = node.body
+
+
+def test_the_drawing_of_the_packages_is_that_of_the_import_rules() -> None:
+    name = ROOT / "scripts" / "house.py"
+    spec = importlib.util.spec_from_file_location("house", name)
+    assert spec is not None
+    assert spec.loader is not None
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    for path, text in house.files(ROOT).items():
+        assert path.read_text(encoding="utf-8") == text, f"run {name}"
+
+
+def test_every_guarantee_and_promise_of_security_names_tests_that_exist() -> None:
+    pages = [ROOT / "docs/internals/guarantees.md", ROOT / "SECURITY.md"]
+    named: set[str] = set()
+    for page in pages:
+        rows = [line for line in prose(page).splitlines() if line.startswith("| ")]
+        tests = [re.findall(r"`(test_\w+)`", line) for line in rows]
+        assert any(tests), page
+        named |= {name for row in tests for name in row}
     defined = {
         name
         for source in (ROOT / "tests").rglob("*.py")
         for name in re.findall(r"def (test_\w+)", source.read_text(encoding="utf-8"))
     }
-    assert named
     assert sorted(named - defined) == []
 
 
