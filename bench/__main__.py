@@ -25,7 +25,7 @@ SUBJECTS = (
     "quality",
 )
 # ``all`` leaves out what takes long, one of them with a cluster, and the README's picture.
-ALONE = ("sizes", "scale", "stalls", "waiting")
+ALONE = ("passages", "sizes", "scale", "stalls", "waiting")
 
 
 def main(arguments: list[str] | None = None) -> int:
