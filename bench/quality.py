@@ -135,6 +135,11 @@ def _pages(name: str) -> Labelled:
     return Labelled(passages, questions)
 
 
+def pages_and_questions(name: str) -> dict[str, set[str]]:
+    """Return a set's questions about the documentation, with the sections that answer each."""
+    return dict(_pages(name).questions)
+
+
 def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:
     """Yield the three sets of a dictionary's entries."""
     rows = pq.read_table(next(folder.glob("*.parquet")), columns=["id", "words", "text"])

@@ -124,7 +124,7 @@ class DocumentImport:
                 await self._delete(store)
             done = True
         finally:
-            await in_thread(self.rejects.close, done)
+            await in_thread(self.rejects.close, done and not self.dry_run)
 
     async def _find_table(self, store: VectorStore) -> None:
         """Read the schema of the table, and the state of each document in it."""
@@ -176,7 +176,9 @@ class DocumentImport:
             except DocumentError as exc:
                 self.counts["failed"] += 1
                 self.reasons[source] = exc.reason
-                self.rejects.write(self.table, "document", [Reject(source, None, exc.reason)])
+                if not self.dry_run:
+                    reject = Reject(source, None, exc.reason)
+                    self.rejects.write(self.table, "document", [reject])
             self.seen(self)
             if len(rows) >= _ROWS_AT_ONCE:
                 yield rows

@@ -45,6 +45,7 @@ from aiovec.backend.contract import (
     TextQuery,
     Tuning,
     VectorQuery,
+    stored_rows,
 )
 from aiovec.backend.limits import Slot, current_deadline, write_gate
 from aiovec.backend.rows import NewRows, partition_fields
@@ -52,7 +53,7 @@ from aiovec.backend.threads import arrow_ready, hop
 from aiovec.backend.weight import weight
 
 from .client import Client, Request
-from .codec import WireError, exported_batch, found_rows, fused_rows, stored_rows, values_read
+from .codec import WireError, exported_batch, found_rows, fused_rows, values_read
 from .settings import RemoteSettings
 
 _T = TypeVar("_T")

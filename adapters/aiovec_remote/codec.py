@@ -25,12 +25,8 @@ from aiovec.backend import (
     Ref,
     Schema,
     Value,
-    one_array,
-    payload_texts,
-    python_values,
-    to_matrix,
 )
-from aiovec.backend.contract import Columns, Found, StoredRows
+from aiovec.backend.contract import Columns, Found, stored_rows
 from aiovec.errors import InvalidArgumentError
 
 JSON = "application/json"
@@ -108,25 +104,6 @@ def decode(content_type: str, data: bytearray) -> Any:
 
 
 # Rows
-
-
-def stored_rows(rows: pa.Table, schema: Schema, columns: Columns) -> StoredRows:
-    """Return the rows of an answer with the columns that were asked for."""
-    count, names = rows.num_rows, rows.schema.names
-    payloads: list[str | None] | None = None
-    if columns.payload:  # absent where no row has one
-        payloads = payload_texts(rows["payload"]) if "payload" in names else [None] * count
-    vectors = None
-    if columns.vector:
-        vectors = np.full((count, schema.dim), np.nan, np.float32)
-        if schema.vector in names and count:
-            vectors = to_matrix(rows[schema.vector])
-    return StoredRows(
-        rows["id"].to_pylist(),
-        {name: python_values(one_array(rows[name])) for name in columns.fields},
-        payloads,
-        vectors,
-    )
 
 
 def found_rows(

@@ -234,7 +234,6 @@ class ReadingContract(ContractBase):
         found = await store.distinct("notes", "payload.tags", "id <= 'r01'")
         assert dict(found) == {"b": 2, "a": 1, "é\0": 1, True: 1}
 
-    @pytest.mark.arrow
     async def test_types_of_fields_and_payload_keys(self, store: VectorStore) -> None:
         rows: list[dict[str, Any]] = [
             {"id": "a", "embedding": [1.0] * DIM, "year": 1, "k": 1, "o.p": None},

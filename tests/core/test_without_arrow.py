@@ -126,7 +126,7 @@ async def main(path):
         async def migrate(): await aiovec_migrate.run(path, path + "2")
         for call in (
             frame(), arrow(), polar(), export(), migrate(), store.changes("t"),
-            store.fields_info("t"), store.insert("t", pandas.DataFrame(ROWS)),
+            store.insert("t", pandas.DataFrame(ROWS)),
             store.insert("t", polars.DataFrame(ROWS)),
             store.create_table("u", polars.DataFrame(ROWS)),
             store.insert("t", {**ROWS, "id": pandas.Series(["2"])}),
@@ -138,9 +138,11 @@ async def main(path):
                 assert 'pip install "aiovec[arrow]"' in str(exc), exc
             else:
                 raise AssertionError(call)
-        for method in (store.export, store.changes, store.fields_info):
+        for method in (store.export, store.changes):
             assert 'pip install "aiovec[arrow]"' in method.__doc__, method
         assert await store.count("t") == 1
+        assert len([row async for row in store.rows("t")]) == 1
+        assert await store.fields_info("t") == {}
 
 asyncio.run(main(sys.argv[1]))
 """

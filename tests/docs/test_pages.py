@@ -32,7 +32,8 @@ OWN_TEST = {
 }
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
 LIBRARIES = {
-    "docs/reference/documents.md": "semantic_text_splitter",  # that a page imports beside aiovec
+    "docs/reference/documents.md": "semantic_text_splitter",
+    "docs/tutorial/search-your-files.md": "python_multipart semantic_text_splitter wordllama",
     "docs/how-to/files-and-frames.md": "matplotlib pandas",
     "docs/how-to/haystack.md": "haystack",
     "docs/how-to/langchain.md": "langchain_core",

@@ -39,7 +39,7 @@ def written(folder: Path, files: Mapping[str, str | bytes] = NOTES) -> Path:
     return folder
 
 
-def imported(store: Path, *arguments: object, code: int = 0, embedder: str = "demo") -> Any:
+def imported(store: Path | str, *arguments: object, code: int = 0, embedder: str = "demo") -> Any:
     done = run("import", *arguments, "-s", store, "--embedder", embedder, "--json")
     assert done.code == code, done.err
     return done.json
@@ -51,13 +51,13 @@ def refused(store: Path, *arguments: object) -> Finished:
     return done
 
 
-def sources(store: Path, table: str = "documents") -> dict[str, int]:
+def sources(store: Path | str, table: str = "documents") -> dict[str, int]:
     """Return the documents of a store with the numbers of their passages."""
     with sync.connect(store) as opened:
         return {str(name): count for name, count in opened.distinct(table, "source").items()}
 
 
-def passages(store: Path) -> dict[str, dict[str, Any]]:
+def passages(store: Path | str) -> dict[str, dict[str, Any]]:
     with sync.connect(store) as opened:
         return {row.id: row.to_dict() for row in opened.rows("documents", include_vector=True)}
 
@@ -97,8 +97,11 @@ def test_the_demo_asks_the_docs_and_finds_the_page(store: Path) -> None:
     assert re.match(r"how-to/tenants\.md:\d+  distance .*\nKeep tenants apart", shown)
 
 
-def test_a_second_import_touches_only_what_changed(folder: Path, store: Path) -> None:
-    notes = written(folder / "notes")
+@pytest.mark.parametrize("target", ["store.db", "lancedb://store.lance"])
+def test_a_second_import_touches_only_what_changed(folder: Path, target: str) -> None:
+    if target.startswith("lancedb"):
+        pytest.importorskip("lancedb")
+    notes, store = written(folder / "notes"), target
     imported(store, notes)
     before = passages(store)
     os.utime(notes / "guide.md", (1, 1))  # the content counts

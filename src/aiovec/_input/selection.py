@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from .._filters.tree import Ref
 from .._model.arrays import Float32Array
-from .._model.arrow import payload_texts
 from .._model.kinds import SINGLE
 from .._model.records import Record
 from .._model.results import columns_of
@@ -30,7 +29,7 @@ from ..errors import (
 from .arguments import is_iterable
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 _PAYLOAD = "payload"
 # Most names in a selection, and keys of an order: LanceDB's parser allows about forty levels.
@@ -287,15 +286,12 @@ _TYPES = {**{kind.python: kind.name for kind in SINGLE}, list: "list", dict: "ob
 
 
 def count_types(
-    batch: pa.RecordBatch, fields: Mapping[str, Field], counts: dict[str, Counter[str]]
-) -> None:
-    """Add the types of a batch's values, by field and payload key."""
-    for name, field in fields.items():
-        column = batch.column(name)
-        counts.setdefault(name, Counter())[field.kind] += len(column) - column.null_count
-    if _PAYLOAD not in batch.schema.names:
-        return
-    for text in payload_texts(batch.column(_PAYLOAD)):
+    rows: StoredRows, fields: Mapping[str, Field], counts: dict[str, Counter[str]]
+) -> int:
+    """Add the types of the rows' values, by field and payload key; return how many rows."""
+    for name, values in rows.fields.items():
+        counts[name][fields[name].kind] += len(values) - values.count(None)
+    for text in rows.payloads or ():
         for key, value in json.loads(text or "{}").items():
             if value is not None:
                 name = str(Ref(_PAYLOAD, (key,)))
@@ -307,6 +303,7 @@ def count_types(
             )
             expected = f"at most {_MOST_COUNTED:,} fields and payload keys"
             raise InvalidArgumentError("where", len(counts), expected, reason=reason)
+    return len(rows.ids)
 
 
 def _add_path(keys: _Keys, path: list[str]) -> None:

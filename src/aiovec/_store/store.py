@@ -861,23 +861,24 @@ class VectorStore(Hints):
 
         ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``; the types are those of
         JSON schemas, in the payload also "list" and "object". Nulls are not counted, keys within
-        objects are not listed, and a declared field is listed also without values. Reads every row,
-        by ``export``, and so needs pyarrow: ``pip install "aiovec[arrow]"``. Raises
-        InvalidArgumentError for more than 10,000 payload keys.
+        objects are not listed, and a declared field is listed also without values. Reads every row.
+        Raises InvalidArgumentError for more than 10,000 payload keys.
         """
+        check_table_name(table)
         counts: dict[str, Counter[str]] = {}
-        fields: dict[str, Field] = {}
 
-        def reads(schema: Schema) -> Columns:
-            fields.clear()  # from an earlier attempt, which has read no row
-            fields.update(schema.fields)
-            return Columns(tuple(fields), payload=schema.payload)
+        async def begun(active: ActiveBackend, handle: TableHandle) -> AsyncGenerator[int, None]:
+            counts.clear()  # an earlier attempt has read no row
+            fields = handle.schema.fields
+            counts.update({name: Counter({str(field.kind): 0}) for name, field in fields.items()})
+            columns = Columns(tuple(fields), payload=handle.schema.payload)
+            condition = await self._bind(active, handle, where)
+            counted = partial(count_types, fields=fields, counts=counts)
+            return active.backend.rows(handle, where=condition, columns=columns, finish=counted)
 
-        batches = self._exported(table, reads, where, None, 1000)
-        async for batch in self._snapshot("export", table, batches, lambda batch: batch.num_rows):
-            await hop(weight(batch), count_types, batch, fields, counts)
-        declared = {name: {str(field.kind): 0} for name, field in fields.items()}
-        return declared | {name: dict(types) for name, types in counts.items()}
+        async for _ in self._snapshot("fields_info", table, begun, int):
+            pass
+        return {name: dict(types) for name, types in counts.items()}
 
     def export(
         self,
@@ -903,49 +904,24 @@ class VectorStore(Hints):
             raise InvalidArgumentError("after", after, "the bytes of a batch's cursor, or None")
         names = selected_names(select)
 
-        def reads(schema: Schema) -> Columns:
-            every = names is None
-            return select_columns(schema, names, include_vector=every, whole_payload=True).columns
-
-        batches = self._exported(table, reads, where, after, batch_size)
-        return self._snapshot("export", table, batches, lambda batch: batch.num_rows)
-
-    def _exported(
-        self,
-        table: str,
-        reads: Callable[[Schema], Columns],
-        where: Where,
-        after: bytes | None,
-        batch_size: int,
-    ) -> _Parts[pa.RecordBatch]:
-        """Return the function that begins an export on a backend."""
         check_table_name(table)
 
         async def begun(
             active: ActiveBackend, handle: TableHandle
         ) -> AsyncGenerator[pa.RecordBatch, None]:
             await arrow_ready()
-            columns = reads(handle.schema)
+            schema, every = handle.schema, names is None
+            chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
             # Expired rows are not removed by the filter, since a cursor belongs to its filter.
-            condition = await hop(weight_of_text(where), bind, where, handle.schema)
+            condition = await hop(weight_of_text(where), bind, where, schema)
             live = LiveRows(active.backend, handle)
-            every = active.backend.export(
-                handle, where=condition, columns=live.columns(columns), after=after,
+            batches = active.backend.export(
+                handle, where=condition, columns=live.columns(chosen.columns), after=after,
                 batch_size=batch_size,
             )  # fmt: skip
+            return _existing(batches, live, chosen.columns)
 
-            async def kept() -> AsyncGenerator[pa.RecordBatch, None]:
-                async with aclosing(every) as batches:
-                    async for batch, cursor in batches:
-                        effort = 0 if live.field is None else weight(batch)
-                        batch = await hop(effort, live.kept_of, batch, columns)
-                        if batch.num_rows:
-                            metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
-                            yield batch.replace_schema_metadata(metadata)
-
-            return kept()
-
-        return begun
+        return self._snapshot("export", table, begun, lambda batch: batch.num_rows)
 
     def rows(
         self,
@@ -1504,6 +1480,19 @@ class VectorStore(Hints):
             reason = "pass ids or where; to select every row, pass where='TRUE'"
             raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
         return condition
+
+
+async def _existing(
+    export: AsyncGenerator[tuple[pa.RecordBatch, bytes], None], live: LiveRows, columns: Columns
+) -> AsyncGenerator[pa.RecordBatch, None]:
+    """Yield the batches of an export without expired rows, each with its cursor."""
+    async with aclosing(export) as batches:
+        async for batch, cursor in batches:
+            effort = 0 if live.field is None else weight(batch)
+            batch = await hop(effort, live.kept_of, batch, columns)
+            if batch.num_rows:
+                metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
+                yield batch.replace_schema_metadata(metadata)
 
 
 def _check_query(query: object) -> None:

@@ -35,9 +35,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
 
+import numpy as np
+
 from .._filters.tree import Expr, Ref, Value
 from .._model.arrays import Float32Array
-from .._model.arrow import payload_texts, python_values, to_matrix
+from .._model.arrow import one_array, payload_texts, python_values, to_matrix
 from .._model.patch import PayloadPatch
 from .._model.schema import Field, FieldIndex, Schema
 from .._text.query import TextClause
@@ -106,6 +108,25 @@ class Columns:
         ids_only = not (self.fields or self.payload or self.vector)
         meter = None if ids_only else new_meter(rows)
         return self if meter is self.meter else replace(self, meter=meter)
+
+
+def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Columns) -> StoredRows:
+    """Return Arrow rows as StoredRows. A server leaves out columns without values."""
+    count, names = rows.num_rows, rows.schema.names
+    payloads: list[str | None] | None = None
+    if columns.payload:
+        payloads = payload_texts(rows["payload"]) if "payload" in names else [None] * count
+    vectors = None
+    if columns.vector:
+        vectors = np.full((count, schema.dim), np.nan, np.float32)
+        if schema.vector in names and count:
+            vectors = to_matrix(rows[schema.vector])
+    return StoredRows(
+        rows["id"].to_pylist(),
+        {name: python_values(one_array(rows[name])) for name in columns.fields},
+        payloads,
+        vectors,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,14 +564,7 @@ class Backend(ABC):
         export = self.export(table, where=where, columns=columns, after=None, batch_size=1000)
 
         def finished(batch: pa.RecordBatch) -> _T:
-            return finish(
-                StoredRows(
-                    python_values(batch.column("id")),
-                    {name: python_values(batch.column(name)) for name in columns.fields},
-                    payload_texts(batch.column("payload")) if columns.payload else None,
-                    to_matrix(batch.column(table.schema.vector)) if columns.vector else None,
-                )
-            )
+            return finish(stored_rows(batch, table.schema, columns))
 
         async with aclosing(export) as batches:
             async for batch, _ in batches:

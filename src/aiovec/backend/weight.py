@@ -15,7 +15,7 @@ import numpy as np
 from .._model.lazy_arrow import is_array, is_table
 from .._model.records import Hit, Record
 from .._model.schema import Schema
-from .contract import StoredRows
+from .rows import StoredRows
 from .threads import INLINE_LIMIT, arrow_is_ready
 
 # Numbers of an array, and bytes of text or of Arrow buffers, that take as long as one value; and

@@ -1,0 +1,84 @@
+"""How often the passage that answers a question is among the first hits, by the size of passages.
+
+The documents are the users' pages of ``docs``, and the questions those of ``quality`` about their
+sections. Needs ``aiovec[documents,local]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiovec
+from aiovec import Hit, documents
+
+from .measure import Options, Result
+from .quality import pages_and_questions
+
+_DOCS = Path(__file__).parents[1]
+_SIZES = (200, 400, 800, 1200, 2000, 4000, 100_000)
+_FIRST = 3
+
+
+async def run(options: Options) -> list[Result]:
+    return [
+        Result("passages", f"{model!r}, {kind}, at most {size:,} characters, overlap {overlap}", "",
+               await _measured(model, kind, size, overlap))
+        for model in ("local", "demo")
+        for kind, size, overlap in _cuts()
+    ]  # fmt: skip
+
+
+def _cuts() -> Iterator[tuple[str, int, int]]:
+    for size in _SIZES:
+        yield "at headings", size, 0
+    for overlap in (100, 300):
+        yield "at headings", 1200, overlap
+    for size in (400, 1200, 100_000):
+        yield "as plain text", size, 0  # without the headings of Markdown
+
+
+async def _measured(model: str, kind: str, size: int, overlap: int) -> dict[str, float]:
+    rows: list[dict[str, Any]] = []
+    sections: dict[str, Mapping[str, int]] = {}
+    for path in sorted((_DOCS / "docs").glob("[!i]*/*.md")):
+        page = path.relative_to(_DOCS).as_posix()
+        text = path.read_text("utf-8")
+        lines = text.splitlines()
+        sections[page] = {
+            line.lstrip("# "): n for n, line in enumerate(lines, 1) if line[:2] == "##"
+        }
+        name = page if kind == "at headings" else f"{page}.txt"
+        passages = documents.passages(text, source=name, size=size, overlap=overlap)
+        rows += [{**row, "source": page} async for row in passages]
+    questions = {**pages_and_questions("pages"), **pages_and_questions("sentences")}
+    found = {"page": 0, "section": 0}
+    async with aiovec.connect(":memory:", embedder=model) as store:
+        await store.create_table("t", documents.SCHEMA)
+        await store.insert("t", rows)
+        for question, answers in questions.items():
+            hits = await store.search_hybrid("t", question, limit=_FIRST)
+            pages = {answer.partition("#")[0] for answer in answers}
+            each = await store.search_hybrid("t", question, limit=_FIRST, group_by="source")
+            found["page"] += any(hit["source"] in pages for hit in each)
+            found["section"] += any(
+                _touches(hit, answer, sections) for hit in hits for answer in answers
+            )
+    return {
+        "passages": len(rows),
+        "characters": sum(len(row["body"]) for row in rows) / len(rows),
+        **{f"{name}@{_FIRST}": count / len(questions) for name, count in found.items()},
+    }
+
+
+def _touches(hit: Hit, answer: str, sections: Mapping[str, Mapping[str, int]]) -> bool:
+    """Return whether a passage has text of the section that answers a question."""
+    page, _, heading = answer.partition("#")
+    if hit["source"] != page:
+        return False
+    starts = sorted(sections[page].values())
+    begin = sections[page][heading] if heading else 1
+    end = next((start for start in starts if start > begin), 1 << 30)
+    last = hit["start"] + hit["body"].count("\n")
+    return bool(hit["start"] < end and last > begin)
