@@ -173,7 +173,7 @@ class IndexedTable(Table):
     async def is_settled(self, table: Opened) -> bool:
         """Return whether nobody has written to a table lately."""
         versions = await self.session.listed_versions(table)
-        return datetime.now(UTC) - versions[-1].created >= SETTLED
+        return bool(versions) and datetime.now(UTC) - versions[-1].created >= SETTLED
 
     async def planned_anew(
         self, table: Opened, index: InUse | None, *, settled: bool = False
@@ -241,7 +241,7 @@ class IndexedTable(Table):
         return await self.reopened(table.handle)
 
     async def measure_index(self, table: Opened) -> None:
-        """Find the efforts for the index as it is now, and note them with the table."""
+        """Find the effort for the index as it is now, and note it with the table."""
         index = await vector_index(table)
         if index is None:
             return

@@ -422,7 +422,7 @@ class TendedTable(IndexedTable):
         if questions is not None:
             self.give(questions)
         async with self.session.reading(handle) as table:
-            settled = await self.is_settled(table)
+            settled = name == kinds.AUTO and await self.is_settled(table)
             build = await self.planned(table, name, chosen, target, settled=settled)
 
         async def act(table: Opened) -> None:
