@@ -242,9 +242,9 @@ class Session:
         """A migration's mark, as this store sees it."""
         self.secrets = place.secrets(settings)
         self.translated = Translated(self.target, self.secrets)
-        """Blocks whose errors of lancedb are translated, without this store's secrets."""
+        """Translates lancedb's errors in a block, without this store's secrets."""
         self.guarded = _Guarded(self)
-        """The same for calls to lancedb; any error of a closed store is a StoreClosedError."""
+        """The same for calls to lancedb; in a closed store, any error is a StoreClosedError."""
 
     @property
     def forked(self) -> bool:

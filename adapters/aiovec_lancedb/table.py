@@ -31,8 +31,8 @@ from .commit import OperationCall, TableCommitter, WriteOperation
 from .layout import is_moving
 from .manifests import Manifests
 from .memory import ids_bytes, result_bytes
+from .retention import Pin, Pins
 from .session import Opened, Session
-from .upkeep.retention import Pin, Pins
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000

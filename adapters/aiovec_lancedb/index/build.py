@@ -26,9 +26,9 @@ from aiovec.errors import InvalidArgumentError, StoreBusyError
 from ..commit import Change
 from ..driver import indexing
 from ..layout import tuned_in
+from ..retention import Pins
 from ..session import Opened, Session
 from ..table import Table
-from ..upkeep.retention import Pins
 from . import kinds, recall
 from .effort import FEWEST_QUESTIONS, GIVEN, KEY, MOST_QUESTIONS, OWN, Tuned
 from .fields import index_name, lacking
