@@ -29,9 +29,9 @@ from .layout import notes_of_copy
 from .locks.local import FOLDER
 from .manifests import Manifests, needs, version_of
 from .marks import generation_in, write_generation
+from .retention import Pins, check_kept
 from .session import Session
 from .target import StoreTarget
-from .upkeep.retention import Pins, check_kept
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable

@@ -59,7 +59,7 @@ class Filling:
 
     @property
     def guarded(self) -> AbstractContextManager[None]:
-        """Blocks whose errors of Lance are translated, without this store's secrets."""
+        """Translates errors of Lance in a block, without this store's secrets."""
         return self._session.guarded
 
     async def _sweep(self) -> None:

@@ -144,7 +144,7 @@ def _of_system(error: OSError, target: str) -> AiovecError:
 
 
 class Translated:
-    """Blocks whose errors of lancedb are translated, without the secrets in them."""
+    """Translates every error of lancedb in a block, and removes the secrets from it."""
 
     def __init__(self, target: str, secrets: Collection[str] = ()) -> None:
         self._target = target

@@ -2,7 +2,7 @@
 
 Rows come in stored order, by one stream. A cursor names the version and the number of its rows
 already returned, and the next export goes on in that version while it is kept (see
-``upkeep.retention``).
+``retention``).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from aiovec.errors import CorruptStoreError, InvalidArgumentError
 from .layout import column_names, incarnation_in, numbering_in
 from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
+from .retention import check_kept
 from .session import Opened, Session
 from .table import Table
-from .upkeep.retention import check_kept
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable

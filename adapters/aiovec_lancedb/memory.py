@@ -8,7 +8,9 @@ waits until it is free.
 
 from __future__ import annotations
 
-from aiovec.backend.limits import Gate, Slot, current_deadline
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from aiovec.backend.limits import Gate, current_deadline
 
 # Work that takes less than this need not wait: it ends sooner than its turn would come.
 _FREE = 2 * 2**20
@@ -70,5 +72,8 @@ class ReadAdmission(Gate):
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)
 
-    def share(self, size: int = 0) -> Slot:
-        return self.enter(current_deadline(self._busy_timeout), 0 if size < _FREE else size)
+    def share(self, size: int) -> AbstractAsyncContextManager[object]:
+        """Hold this much of the memory; the little that needs no wait is not counted."""
+        if size < _FREE:
+            return nullcontext()
+        return self.enter(current_deadline(self._busy_timeout), size)

@@ -24,18 +24,18 @@ _IN_A_TABLE: Row = MappingProxyType({})
 class NetRows:
     """The rows that a group's operations name, before and after these operations.
 
-    ``old`` are existing rows that may be changed; ``existing`` are other existing rows, with only
-    the values of ``looked_at``. The rows in ``written`` are to be written, and the rows with the
-    ids in ``gone`` to be deleted afterwards: a row that is written and then deleted is in both, so
-    that each operation takes effect in one commit.
+    ``existing`` are those in the table: rows that may be changed, and other rows with only the
+    values of ``looked_at``. The rows in ``written`` are to be written, and the rows with the ids in
+    ``gone`` to be deleted afterwards: a row that is written and then deleted is in both, so that
+    each operation takes effect in one commit.
 
     Of the written rows, ``changes`` are changes of existing rows, and rows with the ids in ``free``
     replace any row with that id. All others have ids that the table lacks.
     """
 
-    def __init__(self, schema: Schema, old: StoredRows, existing: Mapping[str, Row]) -> None:
+    def __init__(self, schema: Schema, existing: Mapping[str, Row]) -> None:
         self.schema = schema
-        self._now: dict[str, Row] = {**existing, **dict(rows_of(schema, old))}
+        self._now: dict[str, Row] = dict(existing)
         self._before = frozenset(self._now)
         self.written: dict[str, Row] = {}
         self._many: NewRows | None = None

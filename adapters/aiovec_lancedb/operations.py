@@ -7,7 +7,6 @@ in memory in their order, and the resulting rows are written.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import (
     Awaitable,
     Callable,
@@ -48,7 +47,7 @@ from .changes import CREATED
 from .commit import ALONE, WriteOperation
 from .errors import ConflictError, unknown_outcome
 from .layout import PAYLOAD
-from .net_rows import NetRows, Row, is_known, looked_at
+from .net_rows import NetRows, Row, is_known, looked_at, rows_of
 from .reads import ADDRESS, condition_of, rows_by_id
 from .reads import rows_of as stored_rows
 from .session import Opened
@@ -162,13 +161,14 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
     effort = rows_named * _COLUMNS_A_ROW
     changed, looked_up, unknown = await hop(rows_named, _to_look_up, table, group)
     columns = _all(table.schema)
-    old, existing = await asyncio.gather(
-        rows_by_id(table, changed, columns, address=True),
-        existing_rows(table, looked_up),
-    )
+    existing = await existing_rows(table, looked_up)
+    old = await rows_by_id(table, changed, columns, address=True) if changed else None
 
     def apply() -> tuple[NetRows, list[Any]]:
-        rows = NetRows(table.schema, stored_rows(old, columns, table.schema.vector), existing)
+        if old is not None:
+            stored = stored_rows(old, columns, table.schema.vector)
+            existing.update(rows_of(table.schema, stored))
+        rows = NetRows(table.schema, existing)
         outcomes: list[Any] = []
         for operation in group:
             try:

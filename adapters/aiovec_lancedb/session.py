@@ -216,6 +216,11 @@ class Session:
         """With ``in_use`` the session obeys a migration's mark, unlike one that only inspects."""
         self._target = place
         self.settings = settings
+        self.target = place.shown
+        self.folder = place.folder
+        """The folder of the tables, if they lie in one."""
+        self.exclusive = not place.in_bucket
+        """True if a table has one writer at a time; in a bucket other processes write too."""
         self.admission = ReadAdmission(settings.busy_timeout)
         """Shares of the memory for reads."""
         # The second reads: of a folder with less work for the processor, but see ``written``.
@@ -236,23 +241,9 @@ class Session:
         """A migration's mark, as this store sees it."""
         self.secrets = place.secrets(settings)
         self.translated = Translated(self.target, self.secrets)
-        """Blocks whose errors of lancedb are translated, without this store's secrets."""
+        """Translates lancedb's errors in a block, without this store's secrets."""
         self.guarded = _Guarded(self)
-        """The same for calls to lancedb; any error of a closed store is a StoreClosedError."""
-
-    @property
-    def target(self) -> str:
-        return self._target.shown
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of the tables, if they lie in one."""
-        return self._target.folder
-
-    @property
-    def exclusive(self) -> bool:
-        """True if a table has one writer at a time; in a bucket other processes write too."""
-        return not self._target.in_bucket
+        """The same for calls to lancedb; in a closed store, any error is a StoreClosedError."""
 
     @property
     def forked(self) -> bool:
@@ -563,7 +554,8 @@ class Session:
     ) -> Batches:
         """Begin to read the rows of a query that a condition selects, ``length`` rows a batch."""
         with self.guarded:
-            return Batches(self, await self._begun(query, length, where))
+            prepared = await self._prepared(query, where)
+            return Batches(self, await prepared.to_batches(max_batch_length=length))
 
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
@@ -571,17 +563,17 @@ class Session:
         """Return all rows of a query, ``most`` at most: knowing that saves a last round trip."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
-            stream = await self._begun(query, None, where)
+            stream = await (await self._prepared(query, where)).to_batches()
             async for batch in stream:
                 batches.append(batch)
                 if most is not None and sum(map(len, batches)) >= most:
                     break
         return pa.Table.from_batches(batches, schema=stream.schema)
 
-    async def _begun(self, query: Any, length: int | None, where: str | None) -> Any:
+    async def _prepared(self, query: Any, where: str | None) -> Any:
         if where is not None:  # lancedb parses it at once
             query = await hop(len(where) // _CHARACTERS_A_VALUE, query.where, where)
-        return await without_blobs(query).to_batches(max_batch_length=length)
+        return without_blobs(query)
 
 
 @dataclass(frozen=True, slots=True)

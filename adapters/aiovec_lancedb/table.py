@@ -17,13 +17,13 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiovec.backend.commit import GroupCommit
 from aiovec.backend.contract import Columns, StaleTableError, TableHandle
-from aiovec.backend.limits import Deadline, Gate, Slot, current_deadline
+from aiovec.backend.limits import Deadline, Gate, current_deadline
 from aiovec.backend.threads import in_thread
 from aiovec.errors import CorruptStoreError, StoreClosedError
 
@@ -31,8 +31,8 @@ from .commit import OperationCall, TableCommitter, WriteOperation
 from .layout import is_moving
 from .manifests import Manifests
 from .memory import ids_bytes, result_bytes
+from .retention import Pin, Pins
 from .session import Opened, Session
-from .upkeep.retention import Pin, Pins
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
@@ -177,7 +177,9 @@ class Table:
                 raise
             raise StaleTableError(handle.name) from None
 
-    async def changing(self, handle: TableHandle, most: int | None, dim: int) -> Slot:
+    async def changing(
+        self, handle: TableHandle, most: int | None, dim: int
+    ) -> AbstractAsyncContextManager[object]:
         """Return a share of the memory for changing the payloads of ``most`` rows, or of all.
 
         ``dim`` is 0 if no vectors change with them.

@@ -192,10 +192,9 @@ class VectorSearch:
         """
         answers: list[Found] = []
         most = _CANDIDATE_BYTES // (4 * table.schema.dim)  # candidates
-        wheres = {id(query.where): query.where for query in queries}
-        conditions = {key: await condition_of(where) for key, where in wheres.items()}
-        for condition, same in groupby(queries, lambda query: conditions[id(query.where)]):
+        for _, same in groupby(queries, lambda query: id(query.where)):
             group = list(same)
+            condition = await condition_of(group[0].where)
             requested = max(query.limit for query in group) + _NEAR_TIES
             if requested > most:
                 answers += [await self._by_scan(table, query) for query in group]

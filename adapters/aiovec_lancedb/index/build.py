@@ -26,9 +26,9 @@ from aiovec.errors import InvalidArgumentError, StoreBusyError
 from ..commit import Change
 from ..driver import indexing
 from ..layout import tuned_in
+from ..retention import Pins
 from ..session import Opened, Session
 from ..table import Table
-from ..upkeep.retention import Pins
 from . import kinds, recall
 from .effort import FEWEST_QUESTIONS, GIVEN, KEY, MOST_QUESTIONS, OWN, Tuned
 from .fields import index_name, lacking
@@ -173,7 +173,7 @@ class IndexedTable(Table):
     async def is_settled(self, table: Opened) -> bool:
         """Return whether nobody has written to a table lately."""
         versions = await self.session.listed_versions(table)
-        return datetime.now(UTC) - versions[-1].created >= SETTLED
+        return bool(versions) and datetime.now(UTC) - versions[-1].created >= SETTLED
 
     async def planned_anew(
         self, table: Opened, index: InUse | None, *, settled: bool = False
@@ -241,7 +241,7 @@ class IndexedTable(Table):
         return await self.reopened(table.handle)
 
     async def measure_index(self, table: Opened) -> None:
-        """Find the efforts for the index as it is now, and note them with the table."""
+        """Find the effort for the index as it is now, and note it with the table."""
         index = await vector_index(table)
         if index is None:
             return

@@ -54,6 +54,11 @@ class InUse:
         return self.tuned.recall is None or self.tuned.recall >= self.target - _TOLERATED
 
     @property
+    def recall(self) -> float | None:
+        """The recall measured for that effort; None since a build that was not measured yet."""
+        return self.tuned.recall if self.tuned.measured_rows else None
+
+    @property
     def measured_by(self) -> str:
         """The number of questions behind the recall, and their origin."""
         return f"{self.tuned.questions} {self.tuned.whose}"
@@ -126,7 +131,7 @@ def _info(index: Any, in_use: InUse | None) -> IndexInfo:
         kind, tuned = in_use.kind.name, in_use.tuned
         # Options of the build that Lance does not report.
         parameters |= {name: value for name, value in tuned.options.items() if name not in details}
-        recall = tuned.recall
+        recall = in_use.recall
         if recall is not None:
             parameters["measured_at_rows"] = tuned.measured_rows
             parameters["measured_by"] = in_use.measured_by
@@ -154,7 +159,7 @@ async def stats(
     index = await vector_index(table)
     words = ["none"] if index is None else [index.kind.name]
     if index is not None:
-        target, recall = index.target, index.tuned.recall
+        target, recall = index.target, index.recall
         details |= {"recall_target": target, "recall": recall, "effort": index.effort.shown()}
         measured = "not measured yet"
         if recall is not None:

@@ -171,6 +171,8 @@ def _forms(text: str) -> list[str]:
     An accented letter is stored as one character, or as the letter and a combining accent. For a
     few characters, normalizing writes another one.
     """
+    if text.isascii():
+        return [text]
     composed, apart = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
     forms = [composed, apart] if _PARTED.search(apart) else [composed]
     return forms if text in (composed, apart) else [*forms, text]

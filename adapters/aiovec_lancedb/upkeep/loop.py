@@ -53,9 +53,9 @@ from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..layout import tuned_in
 from ..manifests import Manifests
 from ..memory import scan_bytes
+from ..retention import Pins, retention_of
 from ..session import Opened, Session
 from ..tables import alter_field
-from .retention import Pins, retention_of
 
 LOG = logging.getLogger("aiovec.lancedb")
 
@@ -422,7 +422,7 @@ class TendedTable(IndexedTable):
         if questions is not None:
             self.give(questions)
         async with self.session.reading(handle) as table:
-            settled = await self.is_settled(table)
+            settled = name == kinds.AUTO and await self.is_settled(table)
             build = await self.planned(table, name, chosen, target, settled=settled)
 
         async def act(table: Opened) -> None:

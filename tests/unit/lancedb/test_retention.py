@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from tests.contract.base import case
 
+from aiovec_lancedb.retention import Retention
 from aiovec_lancedb.session import Version
-from aiovec_lancedb.upkeep.retention import Retention
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(seconds=1000)

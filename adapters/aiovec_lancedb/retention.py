@@ -20,11 +20,11 @@ from aiovec.backend.files import lock_file, unlock_file
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import AiovecError
 
-from ..errors import READ_ONLY, translate
-from ..session import Session, Version
+from .errors import READ_ONLY, translate
+from .session import Session, Version
 
 if TYPE_CHECKING:
-    from ..settings import LancedbSettings
+    from .settings import LancedbSettings
 
 _READERS = "readers"
 # Seconds of waiting for the lock of a pin, which is taken otherwise only for a moment's look.
