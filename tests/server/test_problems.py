@@ -33,6 +33,7 @@ EVERY: list[tuple[int, errors.AiovecError, set[str]]] = [
     (422, E.DimensionMismatchError(3, 4, row=7, id="/x"), set()),
     (422, E.InvalidVectorError("is zero", row=7), set()),
     (422, E.InvalidRowError("must be text", row=7, id="/etc/x", field="name"), set()),
+    (422, E.DocumentError("a.pdf", "it is encrypted"), set()),
     (503, E.EmbeddingError("default", "HTTP 429", model="m", status=429, retryable=True), set()),
     (502, E.EmbeddingError("default", "no such model", row=7, id="x"), set()),
     (409, E.DuplicateIdError("notes", ["x", "/y"], within_call=True), set()),
