@@ -217,10 +217,10 @@ def test_a_broken_source_stops_nothing_else(
     assert not (folder / "asked").exists()  # the suffix says what it is
     lance(folder / "other", {"id": ["a"], "vector": vectors(VECTORS[:1])})
     assert bring(folder / "other", folder / "b.db")["rows"] == 1
-    plain = lines.rename(folder / "plain.txt")
+    plain = lines.rename(folder / "plain.dat")
     assert bring(plain, folder / "c.db", "--format", "jsonl")["rows"] == 1
     (folder / "empty").mkdir()
-    for source in ("plain.txt", "empty"):
+    for source in ("plain.dat", "empty"):
         refused = run("import", source, "-s", folder / "d.db")
         assert refused.code == 1
         for name in BROKEN:
