@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("aiovec")
 
 TIERS = ("slow", "soak")
+# What a skipped test or module says that needs packages which ``make test`` does not install.
+_WANTING = re.compile(r"needs (aiovec\[|llm|the wheels|the packages|psycopg)|could not import")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,6 +44,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=higher)
         left_out = set(higher)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, object, object]:
+    """Say last what was left out for want of large packages, and what runs it."""
+    result = yield
+    skipped = terminalreporter.stats.get("skipped", [])
+    if left := sum(1 for report in skipped if _WANTING.search(str(report.longrepr))):
+        terminalreporter.write_line(
+            f"left out for want of packages: {left} tests or files of them; "
+            "nox -s agents bridges crewai imports ray runs them"
+        )
+    return result
 
 
 def pytest_asyncio_loop_factories(
