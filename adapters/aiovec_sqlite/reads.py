@@ -315,7 +315,7 @@ class Walk:
         if _size(self._wal) > self._most_wal:
             raise AiovecError(
                 f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "
-                "cannot truncate it meanwhile; continue an export after the last batch with after="
+                "cannot truncate it meanwhile; read faster, or continue an export with after="
             )
         names = ["r._rowid", "r.id", *column_list(self.columns)]
         cursor = self._db.execute(

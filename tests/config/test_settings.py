@@ -14,6 +14,7 @@ from tests.contract.base import case
 from aiovec import ConfigError
 from aiovec.backend.config import load_settings
 from aiovec.backend.place import find_place
+from aiovec.backend.settings import BackendSettings
 
 Toml = Callable[[str | bytes], Path]
 
@@ -168,6 +169,11 @@ NOT_TOML: list[tuple[str | bytes, str]] = [
     ("x = " + "[" * 100_000, "nested too deeply"),
     ("x = " + "9" * 10_000, "is not TOML"),
 ]
+
+
+def test_a_key_whose_default_has_no_type_of_toml_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(TypeError, match=r"NoTypeSettings\.x gives the key its type"):
+        type("NoTypeSettings", (BackendSettings,), {"__annotations__": {"x": str}, "x": None})
 
 
 def test_what_is_not_toml(toml: Toml, tmp_path: Path) -> None:

@@ -179,6 +179,14 @@ async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:
     assert not (await switched(config, "lancedb")).tables  # it is done, and nothing is left to do
 
 
+async def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    lock = tmp_path / ".notes.db.migrate.lock"
+    lock.symlink_to(tmp_path / "nowhere" / "lock")
+    with pytest.raises(MigrationError, match="cannot be locked"):
+        await switched(config, "lancedb")
+
+
 async def test_two_migrators_at_once(tmp_path: Path) -> None:
     """The second is told so and changes nothing."""
     config = await a_store(tmp_path, "sqlite")

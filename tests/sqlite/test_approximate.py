@@ -56,3 +56,15 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, 
         await store.delete("t", "7")
         (hit,) = await store.search("t", rows[7], limit=1, tuning=tuning)
         assert hit.id == "new"
+
+
+async def test_rows_without_a_prefix_are_found_behind_those_that_have_one(tmp_path: Path) -> None:
+    rows = np.random.default_rng(2).standard_normal((3_000, 16)).astype(np.float32)
+    rows[30:, :8] = 0
+    async with opened(tmp_path / "a.db") as store:
+        await store.create_table("t", Schema(16))
+        await store.insert("t", {"id": [f"{n}" for n in range(3_000)], "embedding": rows})
+        for number, expected in ((3, "3"), (40, None)):
+            hits = await store.search("t", rows[number], limit=10, tuning=Tuning(dims=8))
+            assert len(hits) == 10
+            assert expected in (None, hits[0].id)

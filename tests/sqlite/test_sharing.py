@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from tests.sqlite.support import (
 )
 
 import aiovec
-from aiovec import Schema, StoreBusyError
+from aiovec import Schema, StoreBusyError, VectorStore
+from aiovec.backend.context import CallContext, calling
 
 SCHEMA = Schema(4, metric="l2", fields={"n": int})
 
@@ -147,6 +150,37 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
+async def test_searches_that_share_a_scan_have_their_own_vectors(tmp_path: Path) -> None:
+    """Also if some of them count bytes, and so read vectors by row and not during the scan."""
+    vectors = np.random.default_rng(0).standard_normal((45_000, 4)).astype(np.float32)
+    columns = {"id": [f"{n}" for n in range(len(vectors))], "embedding": vectors}
+
+    async def counted(call: Awaitable[Any]) -> Any:
+        with calling(CallContext(check_bytes=lambda _: None)):
+            return await call
+
+    async with opened(tmp_path / "notes.db") as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", columns)
+        await until(lambda: in_memory(store))
+        wide = {"limit": 40_000, "max_distance": 0.0, "include_vector": True}
+        first, second, few, one = await asyncio.gather(
+            *(store.search("notes", vectors[n]) for n in (3, 5)),
+            counted(store.search_many("notes", [vectors[0], vectors[1] + 0.5], **wide)),
+            counted(store.search("notes", vectors[2], limit=5, include_vector=True)),
+        )
+    assert first[0].id == "3"
+    assert second[0].id == "5"
+    assert [hit.id for hits in few for hit in hits] == ["0"]
+    for hit in (few[0][0], *one):
+        assert np.array_equal(hit.vector, vectors[int(hit.id)])
+
+
+async def in_memory(store: VectorStore) -> bool:
+    await store.search("notes", [1.0] * 4)
+    return (await store.stats("notes")).details["searched"] == "in memory"
+
+
 async def test_each_write_of_another_process_is_seen_by_the_next_search(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
     async with aiovec.connect(path) as store:

@@ -193,6 +193,8 @@ def _nearest_by_scan(
                 wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
             rowids, far = nearest[number]
             new = measured(rows, query.vector[:dims], table.schema.metric)
+            if dims is not None:  # a prefix of zeros, as far away as one at a right angle
+                new[np.isnan(new)] = 1.0
             reaching = new <= far[-1] if len(far) >= wanted else slice(None)
             rowids = np.concatenate([rowids, block[reaching]])
             far = np.concatenate([far, new[reaching]])

@@ -254,8 +254,9 @@ def _fetch(
             alike.setdefault(query.columns, []).append(place)
     for columns, places in alike.items():
         some = [best[place] for place in places]
+        # Scans of queries that count bytes, and those beside them, need not have read vectors.
         kept = [one.vectors for one in some if one.vectors is not None] if columns.vector else []
-        vectors = np.concatenate(kept) if kept else None
+        vectors = np.concatenate(kept) if len(kept) == len(some) else None
         rowids = np.concatenate([one.rowids for one in some])
         rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
         parts = [rows] if len(some) == 1 else split(rows, [len(one.rowids) for one in some])

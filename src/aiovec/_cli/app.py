@@ -88,7 +88,7 @@ def _apps() -> dict[str, str]:
 def _loaded(name: str, app: str) -> Any:
     """Return the command of another package; None, with a line that says so, if it is broken."""
     try:
-        command: Any = get_command(resolve_name(app))
+        command: Any = get_command(resolve_name(app.partition("[")[0].strip()))
     except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
         say_error(
             f"the command {name!r} ({app}) cannot be loaded: {type(exc).__name__}: {exc}; "

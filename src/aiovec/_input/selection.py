@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._filters.tree import Ref
 from .._model.arrays import Float32Array
@@ -27,9 +27,6 @@ from ..errors import (
     shown,
 )
 from .arguments import is_iterable
-
-if TYPE_CHECKING:
-    pass
 
 _PAYLOAD = "payload"
 # Most names in a selection, and keys of an order: LanceDB's parser allows about forty levels.

@@ -37,8 +37,9 @@ def _may_have(group: str, path: Sequence[str]) -> bool:
     for folder in path:
         if os.path.isfile(folder):  # an archive
             return True
-        for file in Path(folder).glob("*-info/entry_points.txt"):
-            with suppress(OSError):
-                if head in file.read_bytes():
-                    return True
+        for pattern in ("*-info/entry_points.txt", "*.egg/EGG-INFO/entry_points.txt"):
+            for file in Path(folder).glob(pattern):
+                with suppress(OSError):
+                    if head in file.read_bytes():
+                        return True
     return False

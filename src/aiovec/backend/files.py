@@ -178,12 +178,14 @@ def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int 
     without ``create`` it is a FileNotFoundError.
     """
     until = time.monotonic() + patience
+    retry = create
     while True:
         try:
             number = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
-        except FileNotFoundError:
-            if not create:
+        except FileNotFoundError:  # the folder is missing, or the path is a link to nowhere
+            if not retry:
                 raise
+            retry = False
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
         held = kept = False

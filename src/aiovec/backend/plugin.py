@@ -60,7 +60,7 @@ class BackendPlugin(ABC):
     """The key in ``[retrieval]`` with its address. Default: ``url`` in its own section."""
 
     address_field: ClassVar[Any] = None
-    """The default, description and bounds of that key, as a ``pydantic.Field``."""
+    """The default, description and bounds of that key, as ``settings.key`` returns them."""
 
     delegates: ClassVar[frozenset[str]] = frozenset()
     """Backends whose URLs ``address_key`` also accepts; such a URL opens that backend."""

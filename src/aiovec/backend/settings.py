@@ -48,6 +48,12 @@ class Section:
         own = {name: each if isinstance(each, Key) else Key(each) for name, each in own.items()}
         cls.keys = {**cls.keys, **own}
         for name, each in own.items():
+            if not isinstance(each.default, (*_NAMES, dict, Section)):
+                kinds = ", ".join(kind.__name__ for kind in _NAMES)
+                raise TypeError(
+                    f"the default of {cls.__name__}.{name} gives the key its type: one of {kinds}, "
+                    f"a dict or a section, not {each.default!r}"
+                )
             setattr(cls, name, each.default)
 
     def __init__(self, **values: Any) -> None:
