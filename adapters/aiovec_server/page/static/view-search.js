@@ -194,8 +194,8 @@ function neighbours(table, hit, label) {
 function hitOf(table, facts, hit) {
   const { label } = facts;
   const place = placeOf(hit);
-  const isField = (name) => facts.schema.fields.some((field) => field.name === name);
-  const { before, after, button } = place && isField("source") && isField("part") ? neighbours(table, hit, label) : {};
+  const { source, part } = facts.schema.fields;  // in the payload, a filter does not know them
+  const { before, after, button } = place && source && part ? neighbours(table, hit, label) : {};
   const snippet = hit._highlights?.[label] ?? Object.values(hit._highlights ?? {})[0];
   const text = label && hit[label];
   const others = Object.entries(hit)
