@@ -34,7 +34,9 @@ help:
 demo: $(VENV)/.for-demo
 	@mkdir -p build
 	@$(BIN)/python -m aiovec import docs --embedder local --delete -s build/docs.db
+	@echo "== asking docs/: $(QUESTION)"
 	@$(BIN)/python -m aiovec search "$(QUESTION)" --limit 2 -s build/docs.db
+	@echo "demo: done; the passages are in build/docs.db, and make demo QUESTION=\"how do I ...\" asks another question"
 
 test: $(VENV)/.for-test
 	@$(BIN)/python -m tests $(ARGS)
