@@ -95,6 +95,11 @@ class Meter:
             raise
 
 
+def values_in(text: str) -> int:
+    """Return the number of values in JSON for a meter; a list or an object takes as much as 8."""
+    return text.count(",") + 8 * (text.count("[") + text.count("{"))
+
+
 class TableChangedError(Exception):
     """The table is no longer in the state that the call needs. Never reaches a user."""
 
