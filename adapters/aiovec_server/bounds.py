@@ -61,8 +61,9 @@ class Bounds:
         if nbytes > self.nbytes:
             raise RequestError(
                 413,
-                f"the answer takes more than {self.nbytes // 2**20:,} MiB, the most on this "
-                "server; ask for fewer rows at once, or for fewer of their fields",
+                "the rows or values read for the answer take more than "
+                f"{self.nbytes // 2**20:,} MiB, the most on this server; ask for fewer rows at "
+                "once, fewer of their fields, or a smaller offset or fetchK",
             )
         with self._lock:
             if self.held is None or nbytes <= self.held:
