@@ -646,6 +646,7 @@ class ResidentSearch:
                     return state, finish(answers)
                 except SpoiledFileError:
                     spoiled = True
+                    _restart(queries)
             found = search_in_file(db, ticket, resident.table, queries, by_bits=False)
             return None, finish(found)
 
