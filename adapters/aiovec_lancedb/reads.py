@@ -10,7 +10,7 @@ from typing import cast
 import pyarrow as pa
 
 from aiovec.backend import Expr, payload_texts, python_values, to_matrix
-from aiovec.backend.context import FEW_ROWS, Meter
+from aiovec.backend.context import FEW_ROWS, Meter, values_in
 from aiovec.backend.contract import Columns, Order, StoredRows
 from aiovec.backend.threads import hop
 from aiovec.backend.weight import weight
@@ -78,7 +78,7 @@ async def rows_by_id(
 def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
     """Count the bytes of rows for the read's meter, and return them."""
     texts = payload_texts(rows.column(PAYLOAD)) if columns.payload else ()
-    meter.add(rows.nbytes, sum((text or "").count(",") for text in texts))
+    meter.add(rows.nbytes, sum(values_in(text or "") for text in texts))
     return int(rows.nbytes)
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiovec.errors import InvalidArgumentError
@@ -48,26 +48,36 @@ class Bounds:
     rows: int
     nbytes: int
     room: Room
-    held: int = 0
-    """Bytes of the room that the answer takes."""
+    held: int | None = 0
+    """Bytes of the room that the answer takes; None after the request."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_bytes(self, nbytes: int) -> None:
         """Refuse to gather an answer that has grown to more bytes than a body may have.
 
         It also holds these bytes of what all answers may take together, until the request has
-        ended.
+        ended. A thread may read on after that, for others; this takes nothing.
         """
         if nbytes > self.nbytes:
             raise RequestError(
                 413,
-                f"the answer takes more than {self.nbytes // 2**20:,} MiB, the most on this "
-                "server; ask for fewer rows at once, or for fewer of their fields",
+                "the rows or values read for the answer take more than "
+                f"{self.nbytes // 2**20:,} MiB, the most on this server; ask for fewer rows at "
+                "once, fewer of their fields, or a smaller offset or fetchK",
             )
-        if nbytes > self.held:
+        with self._lock:
+            if self.held is None or nbytes <= self.held:
+                return
             if not self.room.take(nbytes - self.held):
                 words = "the answers to other requests take the memory; try again"
                 raise RequestError(503, words)
             self.held = nbytes
+
+    def end(self) -> None:
+        """Give the room back, and take no more: the request has ended."""
+        with self._lock:
+            self.room.give(self.held or 0)
+            self.held = None
 
 
 _UNBOUNDED = Bounds(sys.maxsize, sys.maxsize, Room(sys.maxsize))

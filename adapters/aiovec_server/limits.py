@@ -70,7 +70,7 @@ class Limits:
             exchange.end()
             BOUNDS.reset(token)
             self.bodies.give(exchange.held)
-            self._answers.give(bounds.held)
+            bounds.end()
             scope["state"]["aiovec_received"] = exchange.held
 
     async def _in_turn(self, scope: Scope, exchange: _Exchange) -> None:

@@ -44,7 +44,11 @@ class _Waiting(logging.Handler):
         while (record := self._queue.get()) is not None:
             if self._queue.empty():
                 time.sleep(_GATHERED)
-            _write(_line(record))
+            try:
+                line = _line(record)
+            except Exception:  # noqa: BLE001 - for example, a library's words and arguments differ
+                line = _line(_without_words(record))
+            _write(line)
 
     def _stop(self) -> None:
         self._queue.put(None)
@@ -73,6 +77,12 @@ def _line(record: logging.LogRecord) -> bytes:
     if record.exc_info and record.exc_info[0] is not None:
         facts["exception"] = logging.Formatter().formatException(record.exc_info)
     return (json.dumps(facts, default=repr) + "\n").encode()
+
+
+def _without_words(record: logging.LogRecord) -> logging.LogRecord:
+    place, number = record.pathname, record.lineno
+    words = f"{place}:{number} logs a record that cannot be formatted"
+    return logging.LogRecord(record.name, record.levelno, place, number, words, (), None)
 
 
 def log_to_stderr() -> None:

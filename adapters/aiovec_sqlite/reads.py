@@ -25,7 +25,7 @@ from aiovec.backend import (
     pa,
     without_vector,
 )
-from aiovec.backend.context import FEW_ROWS, Meter
+from aiovec.backend.context import FEW_ROWS, Meter, values_in
 from aiovec.backend.contract import (
     LARGEST_BATCH,
     Changes,
@@ -205,9 +205,9 @@ def _count(columns: Columns, meter: Meter, table: TableLayout, values: Sequence[
     lists = [table.schema.fields[name].is_list for name in columns.fields]
     is_json = [False, False, *lists, *([True] if columns.payload else [])]
     texts = (text for n in range(len(is_json)) if is_json[n] for text in values[n :: len(is_json)])
-    commas = sum(text.count(",") for text in texts if type(text) is str)
+    inside = sum(values_in(text) for text in texts if type(text) is str)
     vectors = len(values) // len(is_json) * 4 * table.schema.dim if columns.vector else 0
-    meter.add(_bytes_of(values) + vectors, len(values) + commas)
+    meter.add(_bytes_of(values) + vectors, len(values) + inside)
 
 
 def _bytes_of(values: Iterable[Any]) -> int:

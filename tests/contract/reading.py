@@ -362,6 +362,13 @@ class ReadingContract(ContractBase):
         few = store.find("notes", limit=32), store.find("notes", limit=100, select=[])
         counted.clear()
         assert [len(await bounded(read, refuse)) for read in few] == [32, 100]
+        nested: list[Any] = []
+        for _ in range(15):
+            nested = [nested, {}]
+        await store.update("notes", {"payload.deep": nested}, where="TRUE")
+        counted.clear()
+        await bounded(store.find("notes", limit=100, select=["payload.deep"]), counted.append)
+        assert counted[-1] > 100 * 30 * 60  # bytes that Python's empty lists take
 
     # Count
 

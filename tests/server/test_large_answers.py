@@ -44,11 +44,16 @@ async def test_answers_of_too_many_bytes_get_413(client: Client, kind: str) -> N
         ("find", {}),
         ("get", {"ids": [f"r{n:03}" for n in range(60)]}),
         ("search", {"vector": VECTOR, "limit": 60}),
+        ("search", {"vector": VECTOR, "limit": 2, "offset": 58}),
+        ("search", {"vector": VECTOR, "limit": 2, "diversity": 0.5, "fetchK": 60}),
         ("search_many", {"vectors": [VECTOR] * 2, "limit": 30}),
         ("distinct", {"field": "body"}),
     ):
         found = await client.problem("POST", f"/tables/t/{path}", 413, json=body, headers=headers)
-        assert "more than 1 MiB" in found["detail"]
+        assert found["detail"] == (
+            "the rows or values read for the answer take more than 1 MiB, the most on this server; "
+            "ask for fewer rows at once, fewer of their fields, or a smaller offset or fetchK"
+        )
         smaller = {"field": "n"} if path == "distinct" else {**body, "select": ["n"]}
         answer = await client.post(f"/tables/t/{path}", json=smaller, headers=headers)
         assert answer.status_code == 200

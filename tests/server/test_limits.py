@@ -13,6 +13,7 @@ from tests.harness.waiting import until
 from tests.server.apps import Connection, Wrapped, serving
 
 import aiovec
+from aiovec.backend.context import call_context
 from aiovec.backend.server import ServerSettings
 from aiovec_server import create_app
 
@@ -117,6 +118,26 @@ async def test_the_call_of_a_client_that_is_gone_is_cancelled_and_so_is_a_late_o
     assert held.cancelled == 2
     held.let.set()
     assert await Connection(app, "POST", SEARCH, [BODY]).status() == 200  # its turn is free
+
+
+async def test_what_a_call_reads_after_its_client_has_gone_takes_no_room_of_later_answers(
+    held: Held,
+) -> None:
+    """A read whose rows others wait for continues in its thread."""
+    app = held.app()
+    checks: list[Any] = []
+
+    async def search(*_: Any, **__: Any) -> Any:
+        checks.append(call_context().check_bytes)
+        await held.let.wait()
+
+    held.store.search = search
+    for number in range(5):
+        connection = Connection(app, "POST", SEARCH, [BODY])
+        await until(lambda number=number: len(checks) > number)
+        connection.gone.set()
+        assert await connection.status() == 0
+        await asyncio.to_thread(checks[number], MIB)  # without an error: others wait for rows, too
 
 
 async def test_a_call_that_is_cancelled_from_outside(held: Held) -> None:

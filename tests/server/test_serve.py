@@ -107,6 +107,21 @@ def test_a_uvicorn_that_has_other_names_than_the_server_uses() -> None:
     assert "HttpToolsProtocol has no send_400_response; pip install" in done.stderr
 
 
+def test_a_record_that_cannot_be_formatted_does_not_end_the_log() -> None:
+    script = (
+        "import logging\n"
+        "from aiovec_server.logs import log_to_stderr\n"
+        "log_to_stderr()\n"
+        "for words in ('%d %d', 'after %s'):\n"
+        "    logging.getLogger('x').warning(words, 'a')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    first, second = map(json.loads, done.stderr.splitlines())
+    assert (first["level"], first["logger"]) == ("warning", "x")
+    assert first["message"] == "<string>:5 logs a record that cannot be formatted"
+    assert second["message"] == "after a"
+
+
 def test_the_examples_start_it_with_options_that_exist(run_serve: Run) -> None:
     folder = Path(__file__).parents[2] / "examples" / "server"
     unit = (folder / "aiovec.service").read_text(encoding="utf-8")

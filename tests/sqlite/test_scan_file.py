@@ -26,6 +26,7 @@ from tests.sqlite.support import memory_for_copies, open_store, opened, python, 
 
 import aiovec
 from aiovec import Schema, VectorStore
+from aiovec.backend.context import CallContext, calling
 from aiovec.backend.files import try_lock
 from aiovec.errors import StoreClosedError
 
@@ -569,6 +570,29 @@ async def test_impossible_distances_show_that_the_file_is_damaged(folder: Path) 
         await check(store)
         await _left(store)
         await until(lambda: _none_left(folder))
+
+
+async def test_rows_that_are_read_again_after_a_damage_are_counted_again(folder: Path) -> None:
+    """The first 32 queries are answered, then one finds a damaged vector."""
+
+    def zero_one(file: Any, size: int) -> None:
+        file.seek(size - 4 * DIM * (ROWS - 1_000))
+        file.write(bytes(4 * DIM))
+
+    queries = [*vectors_of(ROWS, 0)[:40], vectors_of(ROWS, 0)[1_000]]
+    counted: list[int] = []
+
+    async def total() -> int:
+        counted.clear()
+        async with opened(folder / NAME) as store:
+            with calling(CallContext(check_bytes=counted.append)):
+                found = await store.search_many(TABLE, queries, limit=1)
+            assert [hits[0].id for hits in found] == [f"r0-{n}" for n in (*range(40), 1_000)]
+        return max(counted)
+
+    whole = await total()
+    await _edited(zero_one)(folder)
+    assert await total() == whole
 
 
 async def test_one_is_written_again_some_time_after_a_full_disk(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tests.sqlite.support import opened, ready
 
 from aiovec import Schema
+from aiovec.backend.context import CallContext, calling
 
 ROWS, DIM, QUERIES = 30_000, 64, 64
 
@@ -76,3 +81,41 @@ async def test_each_tables_searches_are_answered_together(tmp_path: Path) -> Non
         for name in names:
             searches = (await store.stats(name)).details["searches"]
             assert searches["largest_batch"] >= 8
+
+
+async def test_searches_with_one_of_too_many_bytes_are_repeated_together(tmp_path: Path) -> None:
+    """Not one by one, which would scan the table for each, nor for callers that have gone."""
+    vectors = np.random.default_rng(6).standard_normal((2_000, 8), dtype=np.float32)
+    rows = {"id": [str(n) for n in range(2_000)], "embedding": vectors, "n": range(2_000)}
+    parts: Counter[int] = Counter()  # that were read for each search
+    gone = threading.Event()
+
+    async with opened(tmp_path / "a.db") as store:
+        await store.create_table("notes", Schema(8, fields={"n": int}))
+        await store.insert("notes", rows)
+        await ready(store, "notes")
+        loop = asyncio.get_running_loop()
+
+        def check(n: int, _: int) -> None:
+            parts[n] += 1
+            if n == 9:
+                loop.call_soon_threadsafe(searches[3].cancel)
+                assert gone.wait(60)
+                raise OverflowError
+
+        async def search(n: int) -> Any:
+            with calling(CallContext(check_bytes=partial(check, n))):
+                return await store.search("notes", vectors[n], limit=40)
+
+        before = (await store.stats("notes")).details["searches"]["batches"]
+        searches = [asyncio.ensure_future(search(n)) for n in range(20)]
+        searches[3].add_done_callback(lambda _: gone.set())
+        outcomes = await asyncio.gather(*searches, return_exceptions=True)
+        after = (await store.stats("notes")).details["searches"]["batches"]
+    assert isinstance(outcomes.pop(9), OverflowError)
+    assert isinstance(outcomes.pop(3), asyncio.CancelledError)
+    assert all(len(hits) == 40 for hits in outcomes)
+    assert after - before <= 3
+    assert parts.pop(9) == 1
+    assert parts.pop(3) == 2
+    assert max(parts.values()) <= 4

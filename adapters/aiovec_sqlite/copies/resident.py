@@ -77,6 +77,13 @@ _BETWEEN_LOOKS = 1.0
 _MOST_SNAPSHOTS = 10
 
 
+def _restart(queries: Sequence[VectorQuery]) -> None:
+    """Count the bytes of these queries' rows from 0 on, because they will be read again."""
+    for query in queries:
+        if query.columns.meter is not None:
+            query.columns.meter.restart()
+
+
 class _Call:
     """The queries of one caller, which may have gone, and what makes its result of their rows."""
 
@@ -93,6 +100,12 @@ class _Call:
         # The calls that are answered together, and their task, which ends if nobody waits for it.
         self.batch: Sequence[_Call] | None = None
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def refused(self) -> bool:
+        """True if its rows have too many bytes."""
+        meter = self.queries[0].columns.meter
+        return meter is not None and meter.refused
 
     def give_up(self) -> None:
         """Fail, unless rows are already being read for it."""
@@ -561,9 +574,19 @@ class ResidentSearch:
             self._end(resident, batch)
 
     async def _answer_calls(
-        self, read: Read, resident: _Resident, calls: Sequence[_Call], batch: _Batch
+        self,
+        read: Read,
+        resident: _Resident,
+        calls: Sequence[_Call],
+        batch: _Batch,
+        *,
+        again: bool = False,
     ) -> None:
+        calls = [call for call in calls if not call.future.done()]  # some may have gone
         queries = [query for call in calls for query in call.queries]
+        if not queries:
+            return
+        _restart(queries)
 
         def finish(answers: list[Found]) -> list[Any]:
             left = iter(answers)
@@ -576,13 +599,12 @@ class ResidentSearch:
                 for call in calls:
                     call.fail(call.deadline.error(error.reason))
                 return
-            if len(calls) == 1:
-                calls[0].fail(error)
-                return
-            for call in calls:  # each alone, to see which of them fails
-                if (meter := call.queries[0].columns.meter) is not None:
-                    meter.restart()
-                await self._answer_calls(read, resident, [call], batch)
+            refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
+            for call in refused:
+                call.fail(error)
+            # If it is not known which of them fails, or a second one does, each is answered alone.
+            for some in [calls] if refused and not again else [[call] for call in calls]:
+                await self._answer_calls(read, resident, some, batch, again=True)
             return
         for call, result in zip(calls, results, strict=True):
             if not call.future.done():
@@ -624,6 +646,7 @@ class ResidentSearch:
                     return state, finish(answers)
                 except SpoiledFileError:
                     spoiled = True
+                    _restart(queries)
             found = search_in_file(db, ticket, resident.table, queries, by_bits=False)
             return None, finish(found)
 

@@ -70,7 +70,7 @@ FEW_ROWS = 32
 class Meter:
     """Counts the bytes of one read, which ends by an error when they are too many."""
 
-    __slots__ = ("_check", "_nbytes")
+    __slots__ = ("_check", "_nbytes", "refused")
 
     def __init__(self, check: Callable[[int], object]) -> None:
         self._check = check
@@ -79,6 +79,8 @@ class Meter:
     def restart(self) -> None:
         """Count from 0 on, because the rows will be read again."""
         self._nbytes = 0
+        # True if this meter ended a read that several callers share.
+        self.refused = False
 
     def add(self, nbytes: int, values: int = 0) -> None:
         """Count bytes that were read.
@@ -86,7 +88,16 @@ class Meter:
         ``values`` is the number of values in their JSON, each of which will take 8 bytes or more.
         """
         self._nbytes += nbytes + 8 * values
-        self._check(self._nbytes)
+        try:
+            self._check(self._nbytes)
+        except BaseException:
+            self.refused = True
+            raise
+
+
+def values_in(text: str) -> int:
+    """Return the number of values in JSON for a meter; a list or an object takes as much as 8."""
+    return text.count(",") + 8 * (text.count("[") + text.count("{"))
 
 
 class TableChangedError(Exception):
