@@ -188,20 +188,22 @@ class IndexedTable(Table):
 
     async def build(self, table: Opened, build: Build) -> None:
         """Build the vector index, and measure it."""
-        noted = tuned_in(table.arrow, table.schema)
-        noted = noted.with_changes(target=build.target, kept_off=False)
+        noted = tuned_in(table.arrow, table.schema).with_changes(kept_off=False, begun=None)
+        tuned = noted.with_changes(target=build.target)
         if build.kind == kinds.NONE:
-            await self._keep(table, noted)
+            await self._keep(table, tuned)
             return
-        # Noted first, so that upkeep measures the index if the process ends after the build.
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
         if noted.kind != build.kind:  # the effort is that of another kind
             changes |= {"effort": None, "recall": None}
-        noted = noted.with_changes(**changes, built_rows=build.rows, measured_rows=0)
-        await self._keep(table, noted)
+        tuned = tuned.with_changes(**changes, built_rows=build.rows, measured_rows=0)
+        # Until the build ends, and if it does not, searches use the index that is there. The new
+        # one is known by its kind if the process ends before the second note.
+        await self._keep(table, noted.with_changes(begun=tuned))
         config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
         table = await self._build(table, table.schema.vector, config, f"building {build.kind}")
-        await self.measure_index(table)
+        await self._keep(table, tuned)
+        await self.measure_index(await self.reopened(table.handle))
 
     async def build_id_index(self, table: Opened) -> Opened:
         """Build the index over the ids, for calls by id; return the table with it."""
@@ -252,6 +254,7 @@ class IndexedTable(Table):
             target, count = index.target, len(questions.vectors)
             measured = await recall.measure(table, index.kind, partitions, questions, target)
             tuned = index.tuned.with_changes(
+                kind=index.kind.name, begun=None,
                 measured_rows=rows, sought=target, questions=count, whose=questions.whose,
                 effort=None if measured is None else measured.effort,
                 recall=None if measured is None else measured.recall,

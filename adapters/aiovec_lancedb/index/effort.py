@@ -112,6 +112,9 @@ class Tuned(_Noted):
     ``kind`` is None if no index was built. The index finds the share ``recall`` of the nearest rows
     with ``effort``. This was measured when the table had ``measured_rows`` rows (0: not yet), for
     the recall ``sought``, with ``questions`` questions of the origin ``whose``.
+
+    ``built_rows`` is 0 for an index that another program built. ``begun`` is the note about a build
+    that has begun, until its end or the next measurement.
     """
 
     kind: str | None = None
@@ -126,6 +129,7 @@ class Tuned(_Noted):
     whose: str = MADE
     effort: Effort | None = None
     recall: float | None = None
+    begun: Tuned | None = None
 
     def with_changes(self, **changes: object) -> Tuned:
         return self.model_copy(update=changes)

@@ -39,8 +39,11 @@ class InUse:
     tuned: Tuned
     target: float
     """The recall that searches are to have."""
-    ours: bool
-    """True if aiovec built it, so that upkeep may build it again."""
+
+    @property
+    def ours(self) -> bool:
+        """True if aiovec built it, so that upkeep may build it again."""
+        return self.tuned.built_rows > 0
 
     @property
     def effort(self) -> Effort:
@@ -83,16 +86,19 @@ def _in_use(indices: list[Any], table: Opened) -> InUse | None:
     for index in indices:
         kind = kind_of_type(index.index_type)
         if kind is not None and index.columns == [table.schema.vector]:
-            ours = note.kind == kind.name
+            # A build may have been killed when its index was there and not yet noted.
+            tuned = Tuned(target=note.target)
+            for noted in (note.begun, note):
+                if noted is not None and noted.kind == kind.name:
+                    tuned = noted
             return InUse(
                 name=index.name,
                 kind=kind,
                 segments=int(index.num_segments or 1),
                 rows_unindexed=int(index.num_unindexed_rows or 0),
                 partition_size=(index.index_details or {}).get("target_partition_size"),
-                tuned=note if ours else Tuned(target=note.target),
-                target=note.target or table.session.settings.recall_target,
-                ours=ours,
+                tuned=tuned,
+                target=tuned.target or table.session.settings.recall_target,
             )
     return None
 

@@ -332,7 +332,7 @@ class TendedTable(IndexedTable):
         """Build the index over the ids, and build or measure the index over the vectors, if the
         table has grown enough.
 
-        If the latter cannot be built, searches stay exact, and ``stats`` shows the reason.
+        If the latter cannot be built, searches stay as they are, and ``stats`` shows the reason.
         """
         rows = await table.rows()
         if rows >= _IDS_FROM and not await has_id_index(table):
@@ -351,7 +351,7 @@ class TendedTable(IndexedTable):
             raise
         except AiovecError as exc:
             state.failure, state.failed_rows = str(exc), rows
-            text = "no index was built for the table %r, so searches stay exact: %s"
+            text = "no index was built for the table %r, so searches stay as they are: %s"
             await in_thread(LOG.warning, text, self.name, exc)
 
     def _wants_build(self, table: Opened, index: InUse | None, rows: int) -> bool:
@@ -380,7 +380,9 @@ class TendedTable(IndexedTable):
         count = 0 if known is None else len(known.vectors)
         more = count and (tuned.whose == MADE or tuned.questions < count == MOST_QUESTIONS)
         outgrown = rows >= _GROWN * tuned.measured_rows
-        return bool(more) or outgrown or index.target > tuned.sought
+        # If a build of the same kind did not end well, the index may be the new one.
+        unknown = tuned.begun is not None and tuned.begun.kind == tuned.kind
+        return bool(more) or outgrown or unknown or index.target > tuned.sought
 
     # Requests of users
 
