@@ -116,9 +116,10 @@ class DocumentImport:
         try:
             if self.strict:
                 await in_thread(self._check, cutter)
-            await self._replace(store, cutter)
+            target = None if self.dry_run else store
+            await self._replace(target, cutter)
             if self.delete:
-                await self._delete(store)
+                await self._delete(target)
             done = True
         finally:
             await in_thread(self.rejects.close, done and not self.dry_run)
@@ -162,7 +163,7 @@ class DocumentImport:
         rows: list[dict[str, Any]] = []
         for number, (source, path) in enumerate(self.files.items(), start=1):
             try:
-                data, _, modified = read_document(path, source)
+                data, modified = read_document(path, source)
                 state = self._known.get(source)
                 digest = cutter.hash(data)
                 if state is not None and {(digest, state.total()): state.total()} == state:
@@ -194,7 +195,7 @@ class DocumentImport:
         """Write what changed. The next documents are cut while the last ones are embedded."""
         async with aclosing(read_ahead(partial(next, self._cut(cutter), None))) as parts:
             async for rows in parts:
-                if store is not None and not self.dry_run:
+                if store is not None:
                     await self._write(store, rows)
                 self.counts["passages"] += len(rows)
 
@@ -210,9 +211,8 @@ class DocumentImport:
         gone = [row.id for row in old if row.id not in ids]
         named = [{self._name(name): value for name, value in row.items()} for row in rows]
         modified = self._name("modified")
-        if (
-            getattr(self._schema.fields.get(modified), "kind", "text") == "text"
-        ):  # or of the payload
+        field = self._schema.fields.get(modified)
+        if field is None or field.kind == "text":  # None: a key of the payload
             named = [{**row, modified: row[modified].isoformat()} for row in named]
         expires = self._schema.expires
         if gone and expires is not None:
@@ -230,7 +230,7 @@ class DocumentImport:
             if (source.startswith(self.base) if self.base else "://" not in source)
         )
         self.counts["deleted"] = len(gone)
-        if store is None or self.dry_run:
+        if store is None:
             return
         for start in range(0, len(gone), _DELETED_AT_ONCE):
             some = gone[start : start + _DELETED_AT_ONCE]

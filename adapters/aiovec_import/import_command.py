@@ -245,7 +245,7 @@ def import_(
         began = time.perf_counter()
         target = work.run(store, config)
         seconds = time.perf_counter() - began
-    _report(source, loads, work.rejects, target, seconds, backup, json)
+    work.report(target, seconds, backup, json)
     failed = source.failed or any(one.problem for one in loads)
     if failed or not (allow_rejects or all(one.whole for one in loads)):
         raise typer.Exit(1)
@@ -376,6 +376,32 @@ class _Job:
             await of_each_table(vectors, filled, vectors.optimize, "indexing and optimizing")
         return vectors.target
 
+    def report(self, target: str, seconds: float, backup: str | None, json: bool) -> None:
+        """Say what became of it."""
+        source, loads, listed = self.source, self.loads, self.rejects
+        failed = {**source.failed, **{load.table: load.problem for load in loads if load.problem}}
+        facts = {
+            "file": source.name,
+            "format": source.form,
+            "store": target,
+            "backup": backup,
+            "seconds": round(seconds, 6),
+            "complete": all(load.whole for load in loads) and not failed,
+            "rejects": str(listed.path) if listed.count else None,
+            "failed": failed,
+            "tables": list(map(_loaded, loads)),
+        }
+        shown = [] if backup is None else [f"copied {source.name} to {backup}"]
+        shown += [line for load in loads for line in _lines(load)] + [f"done in {seconds:.2f} s"]
+        if listed.count:
+            shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
+        emit(facts, shown, json)
+        if not json:
+            _print_what_is_missing((load.source for load in loads), failed)
+            for load in loads:
+                for note in _left_out(load):
+                    say(f"{load.table}: {note}", stderr=True)
+
 
 def _existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
     """Return the schema of the table that the rows go to, if it exists."""
@@ -399,50 +425,6 @@ def _rejects_path(files: list[str], table: str | None, source: Reader) -> Path:
         else re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
     )
     return (path.parent if beside else Path()) / f"{name}.rejects.jsonl"
-
-
-def _report(
-    source: Reader,
-    loads: list[Load],
-    listed: RejectsFile,
-    target: str,
-    seconds: float,
-    backup: str | None,
-    json: bool,
-) -> None:
-    """Say what became of an import."""
-    failed = {**source.failed, **{load.table: load.problem for load in loads if load.problem}}
-    facts = {
-        "file": source.name,
-        "format": source.form,
-        "store": target,
-        "backup": backup,
-        "seconds": round(seconds, 6),
-        "complete": all(load.whole for load in loads) and not failed,
-        "rejects": str(listed.path) if listed.count else None,
-        "failed": failed,
-        "tables": list(map(_loaded, loads)),
-    }
-    shown = [] if backup is None else [f"copied {source.name} to {backup}"]
-    shown += [line for load in loads for line in _lines(load)] + [f"done in {seconds:.2f} s"]
-    if listed.count:
-        shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
-    emit(facts, shown, json)
-    if not json:
-        _print_what_is_missing((load.source for load in loads), failed)
-        for load in loads:
-            for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
-                say(f"{load.table}: rejected {counted(rows)}: {reason}", stderr=True)
-            if load.skipped:
-                say(
-                    f"{load.table}: skipped {len(load.skipped):,} files, because this load was "
-                    "complete and they have not changed since (size, time of change): "
-                    f"{_first(load.skipped)}",
-                    stderr=True,
-                )
-            if load.missing:
-                total, missing = counted(load.source.rows or 0), f"{load.missing:,}"
-                say(f"{load.table}: the source counts {total}; {missing} did not come", stderr=True)
 
 
 def _first(names: Sequence[str]) -> str:
@@ -504,6 +486,20 @@ def _lines(load: Load) -> Iterator[str]:
     fields = load.used_schema.fields.items() if load.created else ()
     if fields:
         yield f"fields: {', '.join(f'{name} {_words(field)}' for name, field in fields)}"
+
+
+def _left_out(load: Load) -> Iterator[str]:
+    """Yield what of a table did not come, and why."""
+    for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
+        yield f"rejected {counted(rows)}: {reason}"
+    if load.skipped:
+        yield (
+            f"skipped {len(load.skipped):,} files, because this load was complete and they have "
+            f"not changed since (size, time of change): {_first(load.skipped)}"
+        )
+    if load.missing:
+        total = counted(load.source.rows or 0)
+        yield f"the source counts {total}; {load.missing:,} did not come"
 
 
 def _words(field: Field) -> str:
