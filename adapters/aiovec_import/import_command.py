@@ -177,9 +177,10 @@ def import_(
 
     if table is not None:
         check_table_name(table)  # before the store is created
-    if (documents := documents_in(sources, base)) is not None:
+    documents = None if form else documents_in(sources, base)  # a .txt may hold rows too
+    if documents is not None:
         rows_only = {
-            "--list": list_, "--format": form, "--schema": schema, "--id-column": id_column,
+            "--list": list_, "--schema": schema, "--id-column": id_column,
             "--vector-column": vector_column, "--dtype": dtype, "--text": text, "--index": index,
             "--embed": embed, "--upsert": upsert, "--backup": backup, "--engine": engine,
         }  # fmt: skip

@@ -219,8 +219,9 @@ def test_a_broken_source_stops_nothing_else(
     assert bring(folder / "other", folder / "b.db")["rows"] == 1
     plain = lines.rename(folder / "plain.txt")
     assert bring(plain, folder / "c.db", "--format", "jsonl")["rows"] == 1
+    plain.rename(folder / "plain.data")
     (folder / "empty").mkdir()
-    for source in ("plain.txt", "empty"):
+    for source in ("plain.data", "empty"):
         refused = run("import", source, "-s", folder / "d.db")
         assert refused.code == 1
         for name in BROKEN:
