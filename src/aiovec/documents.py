@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -148,7 +149,8 @@ async def passages(
     def cut() -> list[dict[str, Any]]:
         if isinstance(document, Path):
             name = source or text_of_name(document.name)
-            return cutter.rows(*read_document(document, name, modified))
+            content, changed = read_document(document, name)
+            return cutter.rows(content, name, modified or changed)
         data = document.encode(errors="replace") if isinstance(document, str) else bytes(document)
         return cutter.rows(data, str(source), modified)
 
@@ -156,16 +158,14 @@ async def passages(
         yield row
 
 
-def read_document(
-    path: Path, source: str, modified: datetime | None = None
-) -> tuple[bytes, str, datetime]:
-    """Return the content, the source and the time of change of a file, or raise DocumentError."""
+def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
+    """Return the content and the time of change of a file, or raise DocumentError."""
     try:
         with path.open("rb") as file:
             _check_size(os.fstat(file.fileno()).st_size, source)
             # Read as a whole, so that the hash is that of the passages if the file changes now.
             data = file.read(LARGEST + 1)
-            return data, source, modified or datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            return data, datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except OSError as exc:
         raise DocumentError(source, exc.strerror or str(exc)) from exc
 
@@ -225,17 +225,12 @@ def _pages(data: bytes, source: str) -> Iterator[tuple[int, str | None, str]]:
     pdfium = _package("pypdfium2")
     with _PDFIUM:
         try:
-            document = pdfium.PdfDocument(data)
-            try:
+            with closing(pdfium.PdfDocument(data)) as document:
                 title = document.get_metadata_value("Title") or None
                 texts = []
                 for page in document:
-                    content = page.get_textpage()
-                    texts.append(content.get_text_bounded())
-                    content.close()
-                    page.close()
-            finally:
-                document.close()
+                    with closing(page), closing(page.get_textpage()) as content:
+                        texts.append(content.get_text_bounded())
         except pdfium.PdfiumError as exc:
             is_locked = "password" in str(exc).lower()
             reason = "it is encrypted" if is_locked else f"it is no PDF that can be read: {exc}"
