@@ -219,7 +219,6 @@ def test_a_broken_source_stops_nothing_else(
     assert bring(folder / "other", folder / "b.db")["rows"] == 1
     plain = lines.rename(folder / "plain.dat")
     assert bring(plain, folder / "c.db", "--format", "jsonl")["rows"] == 1
-    plain.rename(folder / "plain.data")
     (folder / "empty").mkdir()
     for source in ("plain.dat", "empty"):
         refused = run("import", source, "-s", folder / "d.db")
