@@ -35,16 +35,17 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 def documents_in(places: Sequence[str], base: str = "") -> dict[str, Path] | None:
     """Return the documents among files and in folders by their sources; None if there are none.
 
-    Folders are walked, also behind links; names that begin with a dot are left out.
+    Folders are walked, also behind links; names that begin with a dot are left out. A folder in one
+    that cannot be read is there with a slash behind its name, and fails as a document.
     """
     files: dict[str, Path] = {}
     others = []
     for place in places:
         path = Path(os.path.expanduser(place))
-        below = [path] if path.suffix.lower() in SUFFIXES and not path.is_dir() else _walked(path)
+        is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
+        below = {path.name: path} if is_file else _walked(path)
         others += [] if below else [place]
-        for file in below:
-            name = file.name if file is path else file.relative_to(path).as_posix()
+        for name, file in below.items():
             source = base + text_of_name(name)
             known = files.setdefault(source, file)
             if known != file and os.path.realpath(known) != os.path.realpath(file):
@@ -58,22 +59,28 @@ def documents_in(places: Sequence[str], base: str = "") -> dict[str, Path] | Non
     return files or None
 
 
-def _walked(top: Path) -> list[Path]:
-    """Return the documents in a folder. A folder that links lead to twice is walked once."""
-    files, seen = [], set()
-    for folder, folders, names in os.walk(top, followlinks=True):
+def _walked(top: Path) -> dict[str, Path]:
+    """Return the documents in a folder by their paths below it, and what cannot be read.
+
+    A folder that links lead to twice is walked once.
+    """
+    files, unread, seen = [], [], set()
+    for folder, folders, names in os.walk(
+        top, onerror=lambda exc: unread.append(Path(exc.filename)), followlinks=True
+    ):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [
-            Path(folder, name)
-            for name in sorted(names)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return files
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            if path.suffix.lower() in SUFFIXES:
+                files.append(path)
+            elif not os.path.exists(path):  # a link, perhaps to a folder that is not mounted now
+                unread.append(path)
+    found = {path.relative_to(top).as_posix(): path for path in files}
+    return found and found | {f"{path.relative_to(top).as_posix()}/": path for path in unread}
 
 
 @dataclass(slots=True)
@@ -224,10 +231,12 @@ class DocumentImport:
 
     async def _delete(self, store: VectorStore | None) -> None:
         """Delete the passages of documents that are gone, of those below ``base``."""
+        unread = tuple(source for source in self.files if source.endswith("/"))
         gone = self.gone = sorted(
             source
             for source in self._known.keys() - self.files.keys()
             if (source.startswith(self.base) if self.base else "://" not in source)
+            and not source.startswith(unread)
         )
         self.counts["deleted"] = len(gone)
         if store is None:

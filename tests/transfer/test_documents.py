@@ -219,8 +219,33 @@ def test_links_are_followed_once_also_in_loops(folder: Path, store: Path) -> Non
     (notes / ".hidden").mkdir()
     written(notes / ".hidden", {"h.md": "hidden"})
     facts = imported(store, notes, code=1)
+    assert facts["failures"].pop("self/").startswith("Too many levels of symbolic links")
     assert facts["failures"] == {"gone.md": "No such file or directory"}
     assert set(sources(store)) == {*NOTES, "far/far.md"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_a_folder_that_cannot_be_read_keeps_its_documents(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = written(folder / "notes", {**NOTES, "private/p.md": "# P\n\nMine.\n"})
+    share = written(folder / "share", {"deep/s.md": "# S\n\nShared.\n"})
+    (notes / "share").symlink_to(share)
+    imported(store, notes)
+    before = sources(store)
+    share.rename(folder / "unmounted")
+    scandir = os.scandir
+
+    def denied(path: Any) -> Any:
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # root may read every folder
+    (notes / "sub/plain.txt").unlink()
+    facts = imported(store, notes, "--delete", code=1)
+    assert facts["failures"].keys() == {"private/", "share/"}
+    assert before.keys() - sources(store).keys() == {"sub/plain.txt"}
 
 
 def test_a_file_that_changes_while_it_is_read_is_one_of_its_versions_then_the_last(
