@@ -87,12 +87,13 @@ def _walked(top: Path) -> dict[str, Path]:
 class DocumentImport:
     """Documents to import, and what became of them.
 
-    ``names`` maps the fields of a passage to those of an existing table. ``counts`` has the
-    documents that are new, changed, unchanged, deleted and failed, and the ``passages`` written.
-    ``gone`` are the deleted ones.
+    ``look`` looks for ``files`` again. ``names`` maps the fields of a passage to those of an
+    existing table. ``counts`` has the documents that are new, changed, unchanged, deleted and
+    failed, and the ``passages`` written. ``gone`` are the deleted ones.
     """
 
     files: Mapping[str, Path]
+    look: Callable[[], Mapping[str, Path] | None]
     table: str
     rejects: RejectsFile
     names: Mapping[str, str]
@@ -231,10 +232,12 @@ class DocumentImport:
 
     async def _delete(self, store: VectorStore | None) -> None:
         """Delete the passages of documents that are gone, of those below ``base``."""
-        unread = tuple(source for source in self.files if source.endswith("/"))
+        # Another import may have added some since. If none is left, the folder may be unmounted.
+        present = await in_thread(self.look) or self._known
+        unread = tuple(source for source in present if source.endswith("/"))
         gone = self.gone = sorted(
             source
-            for source in self._known.keys() - self.files.keys()
+            for source in self._known.keys() - self.files.keys() - present.keys()
             if (source.startswith(self.base) if self.base else "://" not in source)
             and not source.startswith(unread)
         )

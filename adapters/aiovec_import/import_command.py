@@ -177,7 +177,8 @@ def import_(
 
     if table is not None:
         check_table_name(table)  # before the store is created
-    documents = None if form else documents_in(sources, base)  # a format says that it has rows
+    look = partial(documents_in, sources, base)
+    documents = None if form else look()  # a format says that it has rows
     if documents is not None:
         rows_only = {
             "--list": list_, "--schema": schema, "--id-column": id_column,
@@ -190,7 +191,7 @@ def import_(
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
         name = table or "documents"
         job = DocumentImport(
-            documents, name, RejectsFile(Path(f"{name}.rejects.jsonl")), _mapped(fields),
+            documents, look, name, RejectsFile(Path(f"{name}.rejects.jsonl")), _mapped(fields),
             replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
             base, chunk_size, overlap, delete, dry_run, strict,
         )  # fmt: skip
