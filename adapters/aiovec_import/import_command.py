@@ -93,8 +93,8 @@ def import_(
         str,
         typer.Option(
             metavar="URL",
-            help="Documents: text before each path, such as https://docs.example.com/. Default: "
-            "the path below the folder.",
+            help="Documents: URL before each path, such as https://docs.example.com/. Default: the "
+            "path below the folder alone.",
         ),
     ] = "",
     fields: Annotated[
@@ -187,6 +187,10 @@ def import_(
         }  # fmt: skip
         if wrong := [option for option, value in rows_only.items() if value]:
             raise typer.BadParameter(f"{wrong[0]} is for files of rows, not for documents")
+        if base and not ("://" in base and base.endswith("/")):
+            raise typer.BadParameter(
+                f"--base is a URL that ends in /, such as https://docs.example.com/, not {base!r}"
+            )
         if delete and not any(map(os.path.isdir, map(expanded, sources))):
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
         name = table or "documents"
