@@ -56,11 +56,15 @@ _VERSION = 1
 _LONGEST_ID = 512
 _MARKDOWN = frozenset({".md", ".markdown", ".mdown"})
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*\Z")
+_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+([^ \t].*)?\Z")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*\Z")
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1+[ \t]*\Z")
-# What Markdown puts around words of a heading: the address of a link, code, emphasis.
-_MARKUP = re.compile(r"\]\([^)]*\)|[\[`*]")
+# What Markdown puts around words of a heading: the address of a link, code, emphasis. An address
+# ends before the next "]", so that a line of "](" takes no time that grows with its square.
+_MARKUP = re.compile(r"\]\([^])]*\)|[\[`*]")
+# Characters of a word that the splitter gets at most, as its time grows with the square of them.
+_LONGEST_WORD = 5000
+_LONG_WORD = re.compile(rf"(?<!\S)\S{{{_LONGEST_WORD},}}")
 _PDFIUM = threading.Lock()  # it takes calls of one thread at a time
 
 
@@ -107,7 +111,7 @@ class Cutter:
             line, counted = 1, 0
             for begin, content, end, path in _sections(text, suffix, title):
                 start = None
-                for offset, body in splitter.chunk_indices(text[begin:end]):
+                for offset, body in _chunks(splitter, text[begin:end]):
                     start, stop = begin + offset if start is None else start, offset + len(body)
                     if begin + stop <= content:
                         continue  # a heading alone goes with the text below it
@@ -241,6 +245,17 @@ def _pages(data: bytes, source: str) -> Iterator[tuple[int, str | None, str]]:
         yield number, title, clean
 
 
+def _chunks(splitter: Any, text: str) -> Iterator[tuple[int, str]]:
+    """Yield the chunks of a section and where they begin. Long words are cut before."""
+    start = 0
+    words = (word.span() for word in _LONG_WORD.finditer(text))
+    cuts = (cut for first, last in words for cut in range(first, last, _LONGEST_WORD))
+    for stop in (*cuts, len(text)):
+        for offset, chunk in splitter.chunk_indices(text[start:stop]):
+            yield start + offset, chunk
+        start = stop
+
+
 def _sections(
     text: str, suffix: str, title: str | None
 ) -> Iterator[tuple[int, int, int, str | None]]:
@@ -284,7 +299,10 @@ def _markdown(text: str) -> _Headings:
         elif mark:
             fence, line = mark[1], ""
         elif atx := _ATX.match(line):
-            yield place, end, len(atx[1]), _MARKUP.sub("", atx[2])
+            words = (atx[2] or "").rstrip(" \t")
+            opened = words.rstrip("#")  # without the marks that may close a heading
+            words = opened.rstrip(" \t") if opened.endswith((" ", "\t")) else words
+            yield place, end, len(atx[1]), _MARKUP.sub("", words)
             line = ""
         elif last.strip() and (rule := _SETEXT.match(line)):
             yield before, end, 1 if rule[1][0] == "=" else 2, _MARKUP.sub("", last.strip())
