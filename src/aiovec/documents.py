@@ -62,9 +62,10 @@ _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1+[ \t]*\Z")
 # What Markdown puts around words of a heading: the address of a link, code, emphasis. An address
 # ends before the next "]", so that a line of "](" takes no time that grows with its square.
 _MARKUP = re.compile(r"\]\([^])]*\)|[\[`*]")
-# Characters of a word that the splitter gets at most, as its time grows with the square of them.
-_LONGEST_WORD = 5000
-_LONG_WORD = re.compile(rf"(?<!\S)\S{{{_LONGEST_WORD},}}")
+# The splitter's time grows with the square of a word or a sentence, so it gets lines of at most
+# 10,000 characters, cut between words if it can be.
+_LONG_LINE = re.compile(r"(?m)^.{10001,}")
+_PIECE = re.compile(r".{1,10000}(?=\s|\Z)|.{10000}")
 _PDFIUM = threading.Lock()  # it takes calls of one thread at a time
 
 
@@ -246,10 +247,10 @@ def _pages(data: bytes, source: str) -> Iterator[tuple[int, str | None, str]]:
 
 
 def _chunks(splitter: Any, text: str) -> Iterator[tuple[int, str]]:
-    """Yield the chunks of a section and where they begin. Long words are cut before."""
+    """Yield the chunks of a section and where they begin. Long lines are cut before."""
     start = 0
-    words = (word.span() for word in _LONG_WORD.finditer(text))
-    cuts = (cut for first, last in words for cut in range(first, last, _LONGEST_WORD))
+    lines = (line.span() for line in _LONG_LINE.finditer(text))
+    cuts = (piece.end() for line in lines for piece in _PIECE.finditer(text, *line))
     for stop in (*cuts, len(text)):
         for offset, chunk in splitter.chunk_indices(text[start:stop]):
             yield start + offset, chunk
