@@ -6,12 +6,13 @@ file now. All others are cut and replace their passages, so a killed import goes
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from aiovec.backend.threads import in_thread
 from aiovec.documents import SCHEMA, SUFFIXES, Cutter, read_document, text_of_name
 from aiovec.errors import ConfigError, DocumentError, TableNotFoundError
 
-from .sources import Reject, RejectsFile
+from .sources import Reject, RejectsFile, read_ahead
 
 # Passages of one upsert: whole documents, until there are so many.
 _ROWS_AT_ONCE = 1000
@@ -34,16 +35,17 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 def documents_in(places: Sequence[str], base: str = "") -> dict[str, Path] | None:
     """Return the documents among files and in folders by their sources; None if there are none.
 
-    Folders are walked, also behind links; names that begin with a dot are left out.
+    Folders are walked, also behind links; names that begin with a dot are left out. A folder in one
+    that cannot be read is there with a slash behind its name, and fails as a document.
     """
     files: dict[str, Path] = {}
     others = []
     for place in places:
         path = Path(os.path.expanduser(place))
-        below = [path] if path.suffix.lower() in SUFFIXES and not path.is_dir() else _walked(path)
+        is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
+        below = {path.name: path} if is_file else _walked(path)
         others += [] if below else [place]
-        for file in below:
-            name = file.name if file is path else file.relative_to(path).as_posix()
+        for name, file in below.items():
             source = base + text_of_name(name)
             known = files.setdefault(source, file)
             if known != file and os.path.realpath(known) != os.path.realpath(file):
@@ -57,33 +59,41 @@ def documents_in(places: Sequence[str], base: str = "") -> dict[str, Path] | Non
     return files or None
 
 
-def _walked(top: Path) -> list[Path]:
-    """Return the documents in a folder. A folder that links lead to twice is walked once."""
-    files, seen = [], set()
-    for folder, folders, names in os.walk(top, followlinks=True):
+def _walked(top: Path) -> dict[str, Path]:
+    """Return the documents in a folder by their paths below it, and what cannot be read.
+
+    A folder that links lead to twice is walked once.
+    """
+    files, unread, seen = [], [], set()
+    for folder, folders, names in os.walk(
+        top, onerror=lambda exc: unread.append(Path(exc.filename)), followlinks=True
+    ):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [
-            Path(folder, name)
-            for name in sorted(names)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return files
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            if path.suffix.lower() in SUFFIXES:
+                files.append(path)
+            elif not os.path.exists(path):  # a link, perhaps to a folder that is not mounted now
+                unread.append(path)
+    found = {path.relative_to(top).as_posix(): path for path in files}
+    return found and found | {f"{path.relative_to(top).as_posix()}/": path for path in unread}
 
 
 @dataclass(slots=True)
 class DocumentImport:
     """Documents to import, and what became of them.
 
-    ``names`` maps the fields of a passage to those of an existing table. ``counts`` has the
-    documents that are new, changed, unchanged, deleted and failed, and the ``passages`` written.
+    ``look`` looks for ``files`` again. ``names`` maps the fields of a passage to those of an
+    existing table. ``counts`` has the documents that are new, changed, unchanged, deleted and
+    failed, and the ``passages`` written. ``gone`` are the deleted ones.
     """
 
     files: Mapping[str, Path]
+    look: Callable[[], Mapping[str, Path] | None]
     table: str
     rejects: RejectsFile
     names: Mapping[str, str]
@@ -94,19 +104,14 @@ class DocumentImport:
     delete: bool = False
     dry_run: bool = False
     strict: bool = False
-    seen: Callable[[DocumentImport], None] = lambda documents: None
-    deleting: Callable[[int, Sequence[str]], None] = lambda passages, sources: None
+    seen: Callable[[int], None] = lambda documents: None
+    gone: Sequence[str] = ()
     counts: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
     _schema: Schema = SCHEMA
     _exists: bool = False
     # The passages of each document in the table, by their hash and number of parts.
     _known: dict[str, Counter[tuple[str, int]]] = field(default_factory=dict)
-
-    @property
-    def done(self) -> int:
-        """The number of documents that were read."""
-        return sum(self.counts[name] for name in ("new", "changed", "unchanged", "failed"))
 
     async def run(self, store: VectorStore | None) -> None:
         """Import the documents; without a store, which does not exist yet, only count them."""
@@ -119,9 +124,10 @@ class DocumentImport:
         try:
             if self.strict:
                 await in_thread(self._check, cutter)
-            await self._replace(store, cutter)
+            target = None if self.dry_run else store
+            await self._replace(target, cutter)
             if self.delete:
-                await self._delete(store)
+                await self._delete(target)
             done = True
         finally:
             await in_thread(self.rejects.close, done and not self.dry_run)
@@ -163,9 +169,9 @@ class DocumentImport:
         A document that cannot be read keeps its passages.
         """
         rows: list[dict[str, Any]] = []
-        for source, path in self.files.items():
+        for number, (source, path) in enumerate(self.files.items(), start=1):
             try:
-                data, _, modified = read_document(path, source)
+                data, modified = read_document(path, source)
                 state = self._known.get(source)
                 digest = cutter.hash(data)
                 if state is not None and {(digest, state.total()): state.total()} == state:
@@ -179,7 +185,7 @@ class DocumentImport:
                 if not self.dry_run:
                     reject = Reject(source, None, exc.reason)
                     self.rejects.write(self.table, "document", [reject])
-            self.seen(self)
+            self.seen(number)
             if len(rows) >= _ROWS_AT_ONCE:
                 yield rows
                 rows = []
@@ -190,27 +196,16 @@ class DocumentImport:
         """Raise ConfigError if a document cannot be read, with all of them in the list."""
         for _ in self._cut(cutter):
             pass
-        if failed := self.counts["failed"]:
-            documents = "1 document" if failed == 1 else f"{failed:,} documents"
-            raise ConfigError(
-                f"{documents} cannot be imported, so none was; {self.rejects.path} lists each"
-            )
+        self.rejects.refuse(self.counts["failed"], "document")
         self.counts.clear()
 
     async def _replace(self, store: VectorStore | None, cutter: Cutter) -> None:
         """Write what changed. The next documents are cut while the last ones are embedded."""
-        parts = self._cut(cutter)
-        coming = asyncio.ensure_future(in_thread(next, parts, None))
-        try:
-            while (rows := await coming) is not None:
-                coming = asyncio.ensure_future(in_thread(next, parts, None))
-                if store is not None and not self.dry_run:
+        async with aclosing(read_ahead(partial(next, self._cut(cutter), None))) as parts:
+            async for rows in parts:
+                if store is not None:
                     await self._write(store, rows)
                 self.counts["passages"] += len(rows)
-                self.seen(self)
-        finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
 
     async def _write(self, store: VectorStore, rows: list[dict[str, Any]]) -> None:
         """Replace the passages of some documents, in one call if rows of the table can expire."""
@@ -224,9 +219,8 @@ class DocumentImport:
         gone = [row.id for row in old if row.id not in ids]
         named = [{self._name(name): value for name, value in row.items()} for row in rows]
         modified = self._name("modified")
-        if (
-            getattr(self._schema.fields.get(modified), "kind", "text") == "text"
-        ):  # or of the payload
+        field = self._schema.fields.get(modified)
+        if field is None or field.kind == "text":  # None: a key of the payload
             named = [{**row, modified: row[modified].isoformat()} for row in named]
         expires = self._schema.expires
         if gone and expires is not None:
@@ -238,15 +232,17 @@ class DocumentImport:
 
     async def _delete(self, store: VectorStore | None) -> None:
         """Delete the passages of documents that are gone, of those below ``base``."""
-        gone = sorted(
+        # Another import may have added some since. If none is left, the folder may be unmounted.
+        present = await in_thread(self.look) or self._known
+        unread = tuple(source for source in present if source.endswith("/"))
+        gone = self.gone = sorted(
             source
-            for source in self._known.keys() - self.files.keys()
+            for source in self._known.keys() - self.files.keys() - present.keys()
             if (source.startswith(self.base) if self.base else "://" not in source)
+            and not source.startswith(unread)
         )
         self.counts["deleted"] = len(gone)
-        if gone:
-            self.deleting(sum(self._known[source].total() for source in gone), gone)
-        if store is None or self.dry_run:
+        if store is None:
             return
         for start in range(0, len(gone), _DELETED_AT_ONCE):
             some = gone[start : start + _DELETED_AT_ONCE]

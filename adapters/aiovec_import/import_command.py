@@ -93,8 +93,8 @@ def import_(
         str,
         typer.Option(
             metavar="URL",
-            help="Documents: text before each path, such as https://docs.example.com/. Default: "
-            "the path below the folder.",
+            help="Documents: URL before each path, such as https://docs.example.com/. Default: the "
+            "path below the folder alone.",
         ),
     ] = "",
     fields: Annotated[
@@ -170,12 +170,15 @@ def import_(
     same command again adds nothing.
     """
     from aiovec.backend import check_table_name
+    from aiovec.documents import SCHEMA
 
-    from .documents import documents_in
+    from .documents import DocumentImport, documents_in
+    from .sources import Hints, NewTable, RejectsFile, legal_table_name
 
     if table is not None:
         check_table_name(table)  # before the store is created
-    documents = None if form else documents_in(sources, base)  # a format says that it has rows
+    look = partial(documents_in, sources, base)
+    documents = None if form else look()  # a format says that it has rows
     if documents is not None:
         rows_only = {
             "--list": list_, "--schema": schema, "--id-column": id_column,
@@ -184,11 +187,18 @@ def import_(
         }  # fmt: skip
         if wrong := [option for option, value in rows_only.items() if value]:
             raise typer.BadParameter(f"{wrong[0]} is for files of rows, not for documents")
+        if base and not ("://" in base and base.endswith("/")):
+            raise typer.BadParameter(
+                f"--base is a URL that ends in /, such as https://docs.example.com/, not {base!r}"
+            )
         if delete and not any(map(os.path.isdir, map(expanded, sources))):
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
-        job = _documents_job(documents, table, metric, model, fields)
-        job.base, job.size, job.overlap = base, chunk_size, overlap
-        job.delete, job.dry_run, job.strict = delete, dry_run, strict
+        name = table or "documents"
+        job = DocumentImport(
+            documents, look, name, RejectsFile(Path(f"{name}.rejects.jsonl")), _mapped(fields),
+            replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
+            base, chunk_size, overlap, delete, dry_run, strict,
+        )  # fmt: skip
         _import_documents(job, store, config, embedder, json)
         if job.counts["failed"] and not allow_rejects:
             raise typer.Exit(1)
@@ -202,7 +212,6 @@ def import_(
     from .globs import files_of
     from .loading import Load, wanted_schema
     from .opening import Opener
-    from .sources import Hints, NewTable, RejectsFile, legal_table_name
     from .workers import load_by
 
     if list_ and backup is not None:
@@ -242,23 +251,15 @@ def import_(
         began = time.perf_counter()
         target = work.run(store, config)
         seconds = time.perf_counter() - began
-    _report(source, loads, work.rejects, target, seconds, backup, json)
+    work.report(target, seconds, backup, json)
     failed = source.failed or any(one.problem for one in loads)
     if failed or not (allow_rejects or all(one.whole for one in loads)):
         raise typer.Exit(1)
 
 
-def _documents_job(
-    documents: Mapping[str, Path],
-    table: str | None,
-    metric: Metric | None,
-    model: str | None,
-    fields: list[str] | None,
-) -> DocumentImport:
+def _mapped(fields: list[str] | None) -> dict[str, str]:
+    """Return the names that ``--fields`` gives to the fields of a passage."""
     from aiovec.documents import SCHEMA
-
-    from .documents import DocumentImport
-    from .sources import RejectsFile
 
     names: dict[str, str] = {}
     for part in names_in(fields) or ():
@@ -266,43 +267,26 @@ def _documents_job(
         if not equals or name not in SCHEMA.fields:
             raise typer.BadParameter(f"--fields is NAME=FIELD, as in body=text, not {part!r}")
         names[name] = target
-    name = table or "documents"
-    new = replace(SCHEMA, metric=metric or SCHEMA.metric, model=model)
-    return DocumentImport(documents, name, RejectsFile(Path(f"{name}.rejects.jsonl")), names, new)
+    return names
 
 
 def _import_documents(
     job: DocumentImport, store: str | None, config: str | None, embedder: str | None, json: bool
 ) -> None:
     """Import documents, and say what became of them."""
-    from aiovec.backend.threads import in_thread
-
+    described = None
+    if embedder is not None:
+        described = _existing_schema(store, config, job.table) or job.new
     began = time.perf_counter()
 
     async def work(vectors: VectorStore) -> str:
-        if embedder is not None:
-            existing = job.table in await vectors.tables()
-            known = await vectors.schema(job.table) if existing else job.new
-            await in_thread(give_embedder, vectors, known, embedder)
+        give_embedder(vectors, described, embedder)
         with progress("documents") as bar:
-            task = bar.add_task(job.table, total=len(job.files))
-
-            def seen(_: DocumentImport) -> None:
-                passages = job.counts["passages"]
-                rate = passages / (time.perf_counter() - began)
-                words = f"{job.table}: {passages:,} passages, {rate:,.0f}/s"
-                bar.update(task, completed=job.done, description=words)
-
-            job.seen, job.deleting = seen, deleting
+            job.seen = partial(_advance, bar, bar.add_task(job.table, total=len(job.files)))
             await job.run(vectors)
         if (job.counts["passages"] or job.counts["deleted"]) and not job.dry_run:
             await of_each_table(vectors, [job.table], vectors.optimize, "indexing and optimizing")
         return vectors.target
-
-    def deleting(passages: int, sources: Sequence[str]) -> None:
-        names = ", ".join(sources[:_NAMES_SHOWN]) + (" …" if len(sources) > _NAMES_SHOWN else "")
-        words = "would delete" if job.dry_run else "deleting"
-        say(f"{job.table}: {words} {counted(passages, 'passage')}: {names}", stderr=True)
 
     place = place_named(store, config)
     if job.dry_run and place.path is not None and not place.path.exists():
@@ -316,11 +300,13 @@ def _import_documents(
     facts = {"store": target, "table": job.table, "dry_run": job.dry_run, **counts,
              "failures": job.reasons, "seconds": round(seconds, 6)}  # fmt: skip
     said = ", ".join(f"{counts[name]:,} {name}" for name in list(counts)[:-1] if counts[name])
-    wrote = "would write" if job.dry_run else "wrote"
+    wrote, gone = ("would write", "would be ") if job.dry_run else ("wrote", "")
     shown = [f"{job.table}: {said}; {wrote} {counted(counts['passages'], 'passage')}"]
     emit(facts, [*shown, f"done in {seconds:.2f} s"], json)
     if json:
         return
+    if job.gone:
+        say(f"{job.table}: {gone}deleted: {_first(job.gone)}", stderr=True)
     for source, reason in list(job.reasons.items())[:_REASONS_SHOWN]:
         say(f"{source}: not imported: {reason}", stderr=True)
     if len(job.reasons) > _REASONS_SHOWN:
@@ -396,6 +382,32 @@ class _Job:
             await of_each_table(vectors, filled, vectors.optimize, "indexing and optimizing")
         return vectors.target
 
+    def report(self, target: str, seconds: float, backup: str | None, json: bool) -> None:
+        """Say what became of it."""
+        source, loads, listed = self.source, self.loads, self.rejects
+        failed = {**source.failed, **{load.table: load.problem for load in loads if load.problem}}
+        facts = {
+            "file": source.name,
+            "format": source.form,
+            "store": target,
+            "backup": backup,
+            "seconds": round(seconds, 6),
+            "complete": all(load.whole for load in loads) and not failed,
+            "rejects": str(listed.path) if listed.count else None,
+            "failed": failed,
+            "tables": list(map(_loaded, loads)),
+        }
+        shown = [] if backup is None else [f"copied {source.name} to {backup}"]
+        shown += [line for load in loads for line in _lines(load)] + [f"done in {seconds:.2f} s"]
+        if listed.count:
+            shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
+        emit(facts, shown, json)
+        if not json:
+            _print_what_is_missing((load.source for load in loads), failed)
+            for load in loads:
+                for note in _left_out(load):
+                    say(f"{load.table}: {note}", stderr=True)
+
 
 def _existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
     """Return the schema of the table that the rows go to, if it exists."""
@@ -405,8 +417,8 @@ def _existing_schema(store: str | None, config: str | None, table: str) -> Schem
         return None
 
 
-def _advance(bar: Progress, task: TaskID, rows: int) -> None:
-    bar.update(task, completed=rows)
+def _advance(bar: Progress, task: TaskID, number: int) -> None:
+    bar.update(task, completed=number)
 
 
 def _rejects_path(files: list[str], table: str | None, source: Reader) -> Path:
@@ -421,49 +433,9 @@ def _rejects_path(files: list[str], table: str | None, source: Reader) -> Path:
     return (path.parent if beside else Path()) / f"{name}.rejects.jsonl"
 
 
-def _report(
-    source: Reader,
-    loads: list[Load],
-    listed: RejectsFile,
-    target: str,
-    seconds: float,
-    backup: str | None,
-    json: bool,
-) -> None:
-    """Say what became of an import."""
-    failed = {**source.failed, **{load.table: load.problem for load in loads if load.problem}}
-    facts = {
-        "file": source.name,
-        "format": source.form,
-        "store": target,
-        "backup": backup,
-        "seconds": round(seconds, 6),
-        "complete": all(load.whole for load in loads) and not failed,
-        "rejects": str(listed.path) if listed.count else None,
-        "failed": failed,
-        "tables": list(map(_loaded, loads)),
-    }
-    shown = [] if backup is None else [f"copied {source.name} to {backup}"]
-    shown += [line for load in loads for line in _lines(load)] + [f"done in {seconds:.2f} s"]
-    if listed.count:
-        shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
-    emit(facts, shown, json)
-    if not json:
-        _print_what_is_missing((load.source for load in loads), failed)
-        for load in loads:
-            for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
-                say(f"{load.table}: rejected {counted(rows)}: {reason}", stderr=True)
-            if load.skipped:
-                count, names = len(load.skipped), ", ".join(load.skipped[:_NAMES_SHOWN])
-                more = " …" if count > _NAMES_SHOWN else ""
-                say(
-                    f"{load.table}: skipped {count:,} files, because this load was complete and "
-                    f"they have not changed since (size, time of change): {names}{more}",
-                    stderr=True,
-                )
-            if load.missing:
-                total, missing = counted(load.source.rows or 0), f"{load.missing:,}"
-                say(f"{load.table}: the source counts {total}; {missing} did not come", stderr=True)
+def _first(names: Sequence[str]) -> str:
+    """Return names in words, at most the first few."""
+    return ", ".join(names[:_NAMES_SHOWN]) + (" …" if len(names) > _NAMES_SHOWN else "")
 
 
 def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
@@ -520,6 +492,20 @@ def _lines(load: Load) -> Iterator[str]:
     fields = load.used_schema.fields.items() if load.created else ()
     if fields:
         yield f"fields: {', '.join(f'{name} {_words(field)}' for name, field in fields)}"
+
+
+def _left_out(load: Load) -> Iterator[str]:
+    """Yield what of a table did not come, and why."""
+    for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
+        yield f"rejected {counted(rows)}: {reason}"
+    if load.skipped:
+        yield (
+            f"skipped {len(load.skipped):,} files, because this load was complete and they have "
+            f"not changed since (size, time of change): {_first(load.skipped)}"
+        )
+    if load.missing:
+        total = counted(load.source.rows or 0)
+        yield f"the source counts {total}; {load.missing:,} did not come"
 
 
 def _words(field: Field) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
@@ -26,7 +26,7 @@ from aiovec.errors import (
 
 from .files import reading, rows_at_once
 from .sifting import CAME_BEFORE, Sifted, sift
-from .sources import ForeignTable, NewTable, Reader, Reject, RejectsFile
+from .sources import ForeignTable, NewTable, Reader, Reject, RejectsFile, read_ahead
 
 _EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
@@ -91,7 +91,7 @@ async def load(
             await find_table(store, load)
         for load in loads if strict else ():
             await _check(store, source, load, rejects)
-        _refuse_any(loads, rejects)
+        rejects.refuse(sum(load.rejected for load in loads), "row")
         alone = _alone(source, loads, strict)
         for load in loads:
             await _fill(store, source, load, rejects, alone=alone)
@@ -125,19 +125,12 @@ async def rehearse(
             if good and not strict:
                 return True
         if strict:
-            _refuse_any(trials, rejects)
+            rejects.refuse(sum(load.rejected for load in trials), "row")
         else:
             _refuse_all(source, trials, rejects)
         return True
     finally:
         await in_thread(rejects.close, False)
-
-
-def _refuse_any(loads: Sequence[Load], rejects: RejectsFile) -> None:
-    """Raise ConfigError if a row was rejected."""
-    if bad := sum(load.rejected for load in loads):
-        rows = "1 row" if bad == 1 else f"{bad:,} rows"
-        raise ConfigError(f"{rows} cannot be imported, so none was; {rejects.path} lists each")
 
 
 def _refuse_all(source: Reader, loads: Sequence[Load], rejects: RejectsFile) -> None:
@@ -220,49 +213,31 @@ async def _check(
     ``store`` is None where it does not exist yet. Reads all rows if ``whole``, else until one can
     be imported.
     """
-    good = False
     before: set[str] = set()
-    read = 0
-    async with aclosing(_sifted(source, load, alone=alone)) as sifted:
-        async for part in sifted:
-            read += part.rows.num_rows + len(part.rejects)
-            if not load.upsert:
-                part = part.without(before, CAME_BEFORE)
-                ids = part.rows.column("id").to_pylist()
-                before.update(ids)
-                if store is not None and load._exists and ids:
-                    part = part.without(await store.exists(load.table, ids), _EXISTS)
-            await _reject(load, source, part, rejects)
-            load.seen(read)
-            good = good or part.rows.num_rows > 0
-            if good and not whole:
-                break
-    return good
+
+    async def checked(part: Sifted) -> Sifted:
+        if load.upsert:
+            return part
+        part = part.without(before, CAME_BEFORE)
+        ids = part.rows.column("id").to_pylist()
+        before.update(ids)
+        if store is not None and load._exists and ids:
+            part = part.without(await store.exists(load.table, ids), _EXISTS)
+        return part
+
+    return await _read(source, load, rejects, checked, whole=whole, alone=alone)
 
 
 async def _fill(
     store: VectorStore, source: Reader, load: Load, rejects: RejectsFile, *, alone: bool
 ) -> None:
-    """Import one table: the next chunk is read and checked while the last one is written."""
-    read = 0
-    async with aclosing(_sifted(source, load, alone=alone)) as sifted:
-        async for part in sifted:
-            read += part.rows.num_rows + len(part.rejects)
-            part = await _write(store, load, part)
-            load.rows += part.rows.num_rows
-            await _reject(load, source, part, rejects)
-            load.seen(read)
+    """Import one table."""
+    await _read(source, load, rejects, partial(_write, store, load), whole=True, alone=alone)
     if load.problem:
         return
-    load.missing = max(0, (load.source.rows or 0) - read)
+    load.missing = max(0, (load.source.rows or 0) - load.rows - load.rejected)
     if not load.rejected:
         await create(store, load)
-
-
-async def _reject(load: Load, source: Reader, part: Sifted, rejects: RejectsFile) -> None:
-    load.note(part.rejects)
-    if part.rejects:
-        await in_thread(rejects.write, load.table, source.place, part.rejects)
 
 
 async def create(store: VectorStore, load: Load) -> None:
@@ -277,9 +252,13 @@ async def create(store: VectorStore, load: Load) -> None:
     load._exists = True
 
 
-async def _sifted(source: Reader, load: Load, *, alone: bool) -> AsyncGenerator[Sifted, None]:
-    """Yield the rows of a table a chunk at a time, the next one read ahead in a thread.
+async def _read(
+    source: Reader, load: Load, rejects: RejectsFile,
+    take: Callable[[Sifted], Awaitable[Sifted]], *, whole: bool, alone: bool,
+) -> bool:  # fmt: skip
+    """Read a table and ``take`` its rows, the next chunk read and checked ahead.
 
+    List the rows that are not taken, and return whether one was. Read on after that if ``whole``.
     End and note why if the table cannot be read; where it is ``alone``, raise that.
     """
     schema = load.used_schema
@@ -298,15 +277,19 @@ async def _sifted(source: Reader, load: Load, *, alone: bool) -> AsyncGenerator[
             load.problem = str(exc)
             return None
 
-    coming = asyncio.ensure_future(in_thread(following))
-    try:
-        while (part := await coming) is not None:
-            coming = asyncio.ensure_future(in_thread(following))
-            yield part
-    finally:
-        coming.cancel()
-        # No thread may read once the source is closed.
-        await asyncio.gather(coming, return_exceptions=True)
+    read, good = 0, False
+    async with aclosing(read_ahead(following)) as parts:
+        async for part in parts:
+            read += part.rows.num_rows + len(part.rejects)
+            taken = await take(part)
+            load.note(taken.rejects)
+            if taken.rejects:
+                await in_thread(rejects.write, load.table, source.place, taken.rejects)
+            load.seen(read)
+            good = good or taken.rows.num_rows > 0
+            if good and not whole:
+                break
+    return good
 
 
 async def _write(store: VectorStore, load: Load, part: Sifted) -> Sifted:
@@ -317,6 +300,7 @@ async def _write(store: VectorStore, load: Load, part: Sifted) -> Sifted:
         rows = NewRows(load.used_schema, part.rows)
         try:
             await StoreInternals(store).write_checked(load.table, rows, replace=load.upsert)
+            load.rows += part.rows.num_rows
             break
         except DuplicateIdError as exc:
             # In a new table too, the row may be another writer's as well as an earlier one's.

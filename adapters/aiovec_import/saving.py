@@ -168,12 +168,7 @@ class FileWriter:
             self._file.close()
             if self._form in TEXTS:
                 self._write_schema(schema_file(self._path))
-            try:
-                (os.replace if self._overwrite else rename_new)(self._part, self._path)
-            except FileExistsError:
-                raise ConfigError(
-                    f"{self._path} already exists; pass --overwrite to replace it"
-                ) from None
+            (os.replace if self._overwrite else rename_new)(self._part, self._path)
             flush_folder(self._path.parent)
 
     def _write_schema(self, path: Path) -> None:

@@ -62,17 +62,10 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = Fal
     if not len(places):
         return Sifted(schema.to_arrow().empty_table(), [], rejects)
     _check_length(rows, schema)
-    try:
-        table = to_batch(rows, schema, new_ids="always" if new_ids else "never").table
-    except _FAULTS:
-        tables: list[tuple[pa.Table, Sequence[int | str]]] = []
-        _halve(rows, places, schema, new_ids, tables, rejects)
-        table = pa.concat_tables([schema.to_arrow().empty_table(), *(t for t, _ in tables)])
-        places = [place for _, part in tables for place in part]
-    sifted = Sifted(table, places, rejects)
+    sifted = _halved(rows, places, schema, new_ids, rejects)
     if schema.embed is not None and not schema.vector_nullable:
         reason = f"there is no vector, and no text in {schema.embed.field!r} to make one of"
-        sifted = sifted.only(_with_text(table, schema, schema.embed), reason)
+        sifted = sifted.only(_with_text(sifted.rows, schema, schema.embed), reason)
     if not last_counts and repeated_ids(sifted.rows.column("id").to_pylist()):
         sifted = sifted.only(_first_of_id(sifted.rows), CAME_BEFORE)
     return sifted
@@ -99,14 +92,12 @@ def _check_length(rows: Any, schema: Schema) -> None:
             raise DimensionMismatchError(schema.dim, kind.list_size)
 
 
-def _halve(
-    rows: Any,
-    places: Sequence[int | str],
-    schema: Schema,
-    new_ids: bool,
-    tables: list[tuple[pa.Table, Sequence[int | str]]],
-    rejects: list[Reject],
-) -> None:
+def _halved(
+    rows: Any, places: Sequence[int | str], schema: Schema, new_ids: bool, rejects: list[Reject]
+) -> Sifted:
+    """Return the rows that pass all together, or those of each half that do."""
+    tables: list[pa.Table] = []
+    kept: list[int | str] = []
     # A stack, not recursion, so that the rows come out in their order without deep frames.
     waiting = [(rows, places)]
     while waiting:
@@ -115,8 +106,8 @@ def _halve(
         if not count:
             continue
         try:
-            made = to_batch(rows, schema, new_ids="always" if new_ids else "never")
-            tables.append((made.table, places))
+            tables.append(to_batch(rows, schema, new_ids="always" if new_ids else "never").table)
+            kept += places
         except _FAULTS as exc:
             if count == 1:
                 rejects.append(Reject(places[0], _id_of(rows, 0), reason_of(exc)))
@@ -124,6 +115,7 @@ def _halve(
             half = count // 2
             waiting.append((_slice(rows, half, count), places[half:]))
             waiting.append((_slice(rows, 0, half), places[:half]))
+    return Sifted(pa.concat_tables(tables or [schema.to_arrow().empty_table()]), kept, rejects)
 
 
 def _slice(rows: Any, start: int, stop: int) -> Any:

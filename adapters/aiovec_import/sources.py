@@ -7,20 +7,24 @@ works without an event loop; its caller runs each call in a thread.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from aiovec import Embed
 from aiovec._input.infer import USUAL_VECTORS
 from aiovec.backend import Field, Metric, Schema, check_field_name
 from aiovec.backend.files import writing_to
 from aiovec.backend.plugin import installed
+from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError
+
+_T = TypeVar("_T")
 
 GROUP = "aiovec.sources"
 
@@ -57,6 +61,12 @@ class RejectsFile:
                 entry |= {"id": reject.id, "reason": reject.reason}
                 self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 self.count += 1
+
+    def refuse(self, bad: int, thing: str) -> None:
+        """Raise ConfigError if things are bad, of which none may be."""
+        if bad:
+            things = f"1 {thing}" if bad == 1 else f"{bad:,} {thing}s"
+            raise ConfigError(f"{things} cannot be imported, so none was; {self.path} lists each")
 
     def close(self, done: bool) -> None:
         """Complete the list. ``done`` says that all rows were read."""
@@ -201,6 +211,19 @@ class Source(Reader):
     @abstractmethod
     def __init__(self, place: str, hints: Hints) -> None:
         """Open a path, or another place that this kind knows, or raise an AiovecError."""
+
+
+async def read_ahead(following: Callable[[], _T | None]) -> AsyncGenerator[_T, None]:
+    """Yield what ``following`` returns, up to None. Its next call is made ahead, in a thread."""
+    coming = asyncio.ensure_future(in_thread(following))
+    try:
+        while (part := await coming) is not None:
+            coming = asyncio.ensure_future(in_thread(following))
+            yield part
+    finally:
+        coming.cancel()
+        # No thread may read once the source is closed.
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:

@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -55,11 +56,16 @@ _VERSION = 1
 _LONGEST_ID = 512
 _MARKDOWN = frozenset({".md", ".markdown", ".mdown"})
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*\Z")
+_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+([^ \t].*)?\Z")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*\Z")
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1+[ \t]*\Z")
-# What Markdown puts around words of a heading: the address of a link, code, emphasis.
-_MARKUP = re.compile(r"\]\([^)]*\)|[\[`*]")
+# What Markdown puts around words of a heading: the address of a link, code, emphasis. An address
+# ends before the next "]", so that a line of "](" takes no time that grows with its square.
+_MARKUP = re.compile(r"\]\([^])]*\)|[\[`*]")
+# The splitter's time grows with the square of a word or a sentence, so it gets lines of at most
+# 10,000 characters, cut between words if it can be.
+_LONG_LINE = re.compile(r"(?m)^.{10001,}")
+_PIECE = re.compile(r".{1,10000}(?=\s|\Z)|.{10000}")
 _PDFIUM = threading.Lock()  # it takes calls of one thread at a time
 
 
@@ -106,7 +112,7 @@ class Cutter:
             line, counted = 1, 0
             for begin, content, end, path in _sections(text, suffix, title):
                 start = None
-                for offset, body in splitter.chunk_indices(text[begin:end]):
+                for offset, body in _chunks(splitter, text[begin:end]):
                     start, stop = begin + offset if start is None else start, offset + len(body)
                     if begin + stop <= content:
                         continue  # a heading alone goes with the text below it
@@ -148,7 +154,8 @@ async def passages(
     def cut() -> list[dict[str, Any]]:
         if isinstance(document, Path):
             name = source or text_of_name(document.name)
-            return cutter.rows(*read_document(document, name, modified))
+            content, changed = read_document(document, name)
+            return cutter.rows(content, name, modified or changed)
         data = document.encode(errors="replace") if isinstance(document, str) else bytes(document)
         return cutter.rows(data, str(source), modified)
 
@@ -156,16 +163,14 @@ async def passages(
         yield row
 
 
-def read_document(
-    path: Path, source: str, modified: datetime | None = None
-) -> tuple[bytes, str, datetime]:
-    """Return the content, the source and the time of change of a file, or raise DocumentError."""
+def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
+    """Return the content and the time of change of a file, or raise DocumentError."""
     try:
         with path.open("rb") as file:
             _check_size(os.fstat(file.fileno()).st_size, source)
             # Read as a whole, so that the hash is that of the passages if the file changes now.
             data = file.read(LARGEST + 1)
-            return data, source, modified or datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            return data, datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except OSError as exc:
         raise DocumentError(source, exc.strerror or str(exc)) from exc
 
@@ -225,17 +230,12 @@ def _pages(data: bytes, source: str) -> Iterator[tuple[int, str | None, str]]:
     pdfium = _package("pypdfium2")
     with _PDFIUM:
         try:
-            document = pdfium.PdfDocument(data)
-            try:
+            with closing(pdfium.PdfDocument(data)) as document:
                 title = document.get_metadata_value("Title") or None
                 texts = []
                 for page in document:
-                    content = page.get_textpage()
-                    texts.append(content.get_text_bounded())
-                    content.close()
-                    page.close()
-            finally:
-                document.close()
+                    with closing(page), closing(page.get_textpage()) as content:
+                        texts.append(content.get_text_bounded())
         except pdfium.PdfiumError as exc:
             is_locked = "password" in str(exc).lower()
             reason = "it is encrypted" if is_locked else f"it is no PDF that can be read: {exc}"
@@ -244,6 +244,17 @@ def _pages(data: bytes, source: str) -> Iterator[tuple[int, str | None, str]]:
         # The soft hyphen of a word that is broken at the end of a line is U+FFFE here.
         clean = re.sub("[\ufffe\u00ad]\r?\n?", "", text).replace("\r\n", "\n").replace("\0", "")
         yield number, title, clean
+
+
+def _chunks(splitter: Any, text: str) -> Iterator[tuple[int, str]]:
+    """Yield the chunks of a section and where they begin. Long lines are cut before."""
+    start = 0
+    lines = (line.span() for line in _LONG_LINE.finditer(text))
+    cuts = (piece.end() for line in lines for piece in _PIECE.finditer(text, *line))
+    for stop in (*cuts, len(text)):
+        for offset, chunk in splitter.chunk_indices(text[start:stop]):
+            yield start + offset, chunk
+        start = stop
 
 
 def _sections(
@@ -289,7 +300,10 @@ def _markdown(text: str) -> _Headings:
         elif mark:
             fence, line = mark[1], ""
         elif atx := _ATX.match(line):
-            yield place, end, len(atx[1]), _MARKUP.sub("", atx[2])
+            words = (atx[2] or "").rstrip(" \t")
+            opened = words.rstrip("#")  # without the marks that may close a heading
+            words = opened.rstrip(" \t") if opened.endswith((" ", "\t")) else words
+            yield place, end, len(atx[1]), _MARKUP.sub("", words)
             line = ""
         elif last.strip() and (rule := _SETEXT.match(line)):
             yield before, end, 1 if rule[1][0] == "=" else 2, _MARKUP.sub("", last.strip())

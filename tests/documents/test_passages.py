@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,33 @@ async def test_markdown_is_cut_at_headings_whose_path_is_the_title() -> None:
         (f"guide.md#{n}", n, 4) for n in (1, 2, 3, 4)
     ]
     assert len({row["hash"] for row in rows}) == 1
+
+
+async def test_closing_marks_and_links_are_no_part_of_a_title() -> None:
+    for heading, title in (
+        ("# a #", "a"), ("# a#", "a#"), ("##\tb ##  ", "b"), ("# a # #\t", "a #"), ("# #", "#"),
+        ("# [a](b(c)) [d]( e", "a) d]( e"), ("# \xa0x", "\xa0x"), ("# ", ""),
+    ):  # fmt: skip
+        with case(heading):
+            (row,) = await _cut(f"{heading}\n\nText.", source="a.md")
+            assert (row["title"] or "") == title
+
+
+# Each takes minutes, and the first two hold up the event loop, if time grows with its square.
+LONG = {
+    "spaces": "# a" + " " * 10**6 + "x",
+    "links": "# " + "](" * 10**6,
+    "word": "x" * 2 * 10**6,
+    "words": "word " * 10**6,
+    "characters": "本文" * 2 * 10**5,
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+async def test_a_hostile_line_is_cut_as_fast_as_another(text: str) -> None:
+    rows = await _cut(f"{text}\n\nText.\n", source="a.md")
+    letters = sum(len(re.findall(r"\w", row["body"])) for row in rows)
+    assert letters == len(re.findall(r"\w", text)) + 4
 
 
 async def test_restructuredtext_is_cut_at_underlined_titles() -> None:

@@ -20,7 +20,7 @@ import pytest
 from tests.documents.files import pdf
 from tests.harness.command import Finished, run
 
-from aiovec import Embed, F, Schema, connect, documents, sync
+from aiovec import Embed, F, Schema, VectorStore, connect, documents, sync
 
 pytest.importorskip("semantic_text_splitter")
 
@@ -219,8 +219,53 @@ def test_links_are_followed_once_also_in_loops(folder: Path, store: Path) -> Non
     (notes / ".hidden").mkdir()
     written(notes / ".hidden", {"h.md": "hidden"})
     facts = imported(store, notes, code=1)
+    assert facts["failures"].pop("self/").startswith("Too many levels of symbolic links")
     assert facts["failures"] == {"gone.md": "No such file or directory"}
     assert set(sources(store)) == {*NOTES, "far/far.md"}
+
+
+def test_a_document_that_another_import_adds_now_is_not_deleted(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = written(folder / "notes")
+    imported(store, notes)
+    (notes / "guide.md").unlink()
+    read_rows = VectorStore.rows
+
+    async def after_another(opened: VectorStore, *args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        await asyncio.to_thread(written, notes, {"new.md": "# New\n\nText.\n"})
+        await opened.upsert("documents", documents.passages(notes / "new.md"))
+        async for row in read_rows(opened, *args, **options):
+            yield row
+
+    monkeypatch.setattr(VectorStore, "rows", after_another)
+    assert counts(imported(store, notes, "--delete")) == {"unchanged": 2, "deleted": 1}
+    assert sources(store) == {"new.md": 1, "sub/keys.rst": 1, "sub/plain.txt": 1}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_a_folder_that_cannot_be_read_keeps_its_documents(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = written(folder / "notes", {**NOTES, "private/p.md": "# P\n\nMine.\n"})
+    share = written(folder / "share", {"deep/s.md": "# S\n\nShared.\n"})
+    (notes / "share").symlink_to(share)
+    imported(store, notes)
+    before = sources(store)
+    share.rename(folder / "unmounted")
+    scandir = os.scandir
+
+    def denied(path: Any) -> Any:
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # root may read every folder
+    (notes / "sub/plain.txt").unlink()
+    facts = imported(store, notes, "--delete", code=1)
+    assert facts["failures"].keys() == {"private/", "share/"}
+    assert before.keys() - sources(store).keys() == {"sub/plain.txt"}
 
 
 def test_a_file_that_changes_while_it_is_read_is_one_of_its_versions_then_the_last(
@@ -366,6 +411,8 @@ def test_arguments_that_do_not_go_together(folder: Path, store: Path) -> None:
         ([notes, written(folder / "other")], "would both be the source 'guide.md'"),
         ([folder / "nosuch.md"], "No such file"),
         ([folder / "bare"], "no importer recognises"),
+        ([notes, "--base", "wiki/"], "--base is a URL that ends in /, such as"),
+        ([notes, "--base", "https://a.example/one"], "not 'https://a.example/one'"),
         ([notes, "--overlap", 1200], "overlap must be from 0 to 1199"),
         ([notes, "--fields", "text=body"], "--fields is NAME=FIELD"),
     ):
