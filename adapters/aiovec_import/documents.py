@@ -122,7 +122,7 @@ class DocumentImport:
         cutter = Cutter(self.size, self.overlap, tokenizer)
         done = False
         try:
-            if self.strict:
+            if self.strict and not self.dry_run:  # which shows all reasons instead
                 await in_thread(self._check, cutter)
             target = None if self.dry_run else store
             await self._replace(target, cutter)
@@ -222,7 +222,9 @@ class DocumentImport:
         field = self._schema.fields.get(modified)
         if field is None or field.kind == "text":  # None: a key of the payload
             named = [{**row, modified: row[modified].isoformat()} for row in named]
-        expires = self._schema.expires
+        # A row that only expires has no values for the other fields.
+        nullable = all(field.nullable for field in self._schema.fields.values())
+        expires = self._schema.expires if nullable else None
         if gone and expires is not None:
             vector = [1.0, *[0.0] * (self._schema.dim - 1)]
             named += [{"id": id, self._schema.vector: vector, expires: _LONG_AGO} for id in gone]

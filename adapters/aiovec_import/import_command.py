@@ -307,9 +307,10 @@ def _import_documents(
         return
     if job.gone:
         say(f"{job.table}: {gone}deleted: {_first(job.gone)}", stderr=True)
-    for source, reason in list(job.reasons.items())[:_REASONS_SHOWN]:
+    limit = len(job.reasons) if job.dry_run else _REASONS_SHOWN  # a dry run writes no list
+    for source, reason in list(job.reasons.items())[:limit]:
         say(f"{source}: not imported: {reason}", stderr=True)
-    if len(job.reasons) > _REASONS_SHOWN:
+    if len(job.reasons) > limit:
         say(f"{job.rejects.path} lists all {len(job.reasons):,}", stderr=True)
 
 

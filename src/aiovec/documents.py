@@ -7,8 +7,8 @@ needs the extra ``documents``.
 
 from __future__ import annotations
 
-import os
 import re
+import stat
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import closing
@@ -152,12 +152,13 @@ async def passages(
         raise InvalidArgumentError("source", source, "the name of the document")
 
     def cut() -> list[dict[str, Any]]:
+        name = text_of_name(source or "")
         if isinstance(document, Path):
-            name = source or text_of_name(document.name)
+            name = name or text_of_name(document.name)
             content, changed = read_document(document, name)
             return cutter.rows(content, name, modified or changed)
         data = document.encode(errors="replace") if isinstance(document, str) else bytes(document)
-        return cutter.rows(data, str(source), modified)
+        return cutter.rows(data, name, modified)
 
     for row in await in_thread(cut):
         yield row
@@ -166,13 +167,20 @@ async def passages(
 def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
     """Return the content and the time of change of a file, or raise DocumentError."""
     try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise DocumentError(source, "it is no regular file")  # to open a pipe is to wait
+        _check_size(status.st_size, source)
         with path.open("rb") as file:
-            _check_size(os.fstat(file.fileno()).st_size, source)
             # Read as a whole, so that the hash is that of the passages if the file changes now.
             data = file.read(LARGEST + 1)
-            return data, datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        changed = path.stat().st_mtime
     except OSError as exc:
         raise DocumentError(source, exc.strerror or str(exc)) from exc
+    try:
+        return data, datetime.fromtimestamp(changed, UTC)
+    except (OSError, OverflowError, ValueError) as exc:
+        raise DocumentError(source, f"its time of change is out of range: {exc}") from exc
 
 
 def place_of(row: Mapping[str, Any]) -> str | None:
@@ -199,7 +207,11 @@ def passage_id(source: str, part: int) -> str:
 
 def text_of_name(name: str) -> str:
     """Return a file's name as text: a byte of it that is no UTF-8 is written ``\\xff``."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        data = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair of UTF-16
+        data = name.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def _package(name: str) -> Any:

@@ -181,6 +181,13 @@ async def test_pdfs_are_read_by_several_tasks_at_once() -> None:
     assert bodies == [f"Page of {n}." for n in range(20)]
 
 
+async def test_a_name_that_is_no_text_is_written_as_text() -> None:
+    for name, source in (("a\udcff.md", "a\\xff.md"), ("a\ud800.md", "a\\ud800.md")):
+        with case(source):
+            (row,) = await _cut(b"Text.", source=name)
+            assert (row["source"], row["id"]) == (source, f"{source}#1")
+
+
 async def test_arguments_out_of_range() -> None:
     for options in ({"size": 0}, {"overlap": 1200}, {"size": 10, "overlap": 10}, {"overlap": -1}):
         with case(options), pytest.raises(InvalidArgumentError):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ import pytest
 from tests.documents.files import pdf
 from tests.harness.command import Finished, run
 
-from aiovec import Embed, F, Schema, VectorStore, connect, documents, sync
+from aiovec import Embed, F, Field, Schema, VectorStore, connect, documents, sync
 
 pytest.importorskip("semantic_text_splitter")
 
@@ -192,6 +193,34 @@ def test_hostile_files_come_or_are_named_with_the_reason(folder: Path, store: Pa
     assert imported(store, notes, "--allow-rejects")["unchanged"] == facts["new"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no pipes in folders")
+def test_a_pipe_and_a_file_of_a_wild_time_are_named_with_the_reason(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = written(folder / "notes", {**NOTES, "late.md": "# Late\n\nText.\n"})
+    os.mkfifo(notes / "pipe.md")
+    stat = Path.stat
+
+    def wild(path: Path, **options: Any) -> os.stat_result:  # some file systems keep such a time
+        found = stat(path, **options)
+        late = path.name == "late.md"
+        return os.stat_result([*found[:8], 999_999_999_999, found[9]]) if late else found
+
+    monkeypatch.setattr(Path, "stat", wild)
+    facts = imported(store, notes, code=1)
+    assert facts["failures"].pop("late.md").startswith("its time of change is out of range")
+    assert facts["failures"] == {"pipe.md": "it is no regular file"}
+    assert facts["new"] == 3
+
+
+def test_a_dry_run_shows_all_reasons_and_names_no_list(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes", {**NOTES, **{f"{n}.md": "" for n in range(12)}})
+    for options in ([], ["--strict"]):
+        done = run("import", notes, "--dry-run", *options, "-s", store, "--embedder", "demo")
+        assert (done.code, done.err.count("it has no text")) == (1, 12), done.err
+        assert "rejects.jsonl" not in done.err
+
+
 def test_strict_imports_nothing_if_a_document_is_bad(folder: Path, store: Path) -> None:
     notes = written(folder / "notes", {**NOTES, "empty.md": ""})
     done = refused(store, notes, "--strict")
@@ -359,6 +388,17 @@ def test_an_existing_table_takes_passages_by_mapping(folder: Path, store: Path) 
         assert (row["text"], row["title"], row["parts"]) == ("# Guide\n\nShort.", "Guide", 1)
         assert opened.count("mine") == 4
     assert "--fields body=FIELD" in refused(store, notes, "--table", "mine").err
+
+
+def test_a_document_shrinks_in_a_table_whose_fields_need_values(folder: Path, store: Path) -> None:
+    fields = {"body": Field(str, nullable=False), "until": Field(datetime, expires=True)}
+    with sync.connect(store, embedder="demo") as opened:
+        opened.create_table("documents", Schema(fields=fields, embed=Embed("body")))
+    notes = written(folder / "notes")
+    imported(store, notes)
+    written(notes, {"guide.md": "# Guide\n\nShort.\n"})
+    assert counts(imported(store, notes)) == {"changed": 1, "unchanged": 2, "passages": 1}
+    assert passages(store).keys() == {"guide.md#1", "sub/keys.rst#1", "sub/plain.txt#1"}
 
 
 def test_fastembed_has_a_model_whose_tokens_are_counted(
