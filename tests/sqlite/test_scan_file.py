@@ -670,6 +670,17 @@ async def test_processes_write_it_at_once(folder: Path) -> None:
         await kept(store, folder)
 
 
+async def test_what_a_process_left_that_ended_while_it_wrote_goes_at_the_first_search(
+    folder: Path,
+) -> None:
+    (file,) = scan_files(folder)
+    left = file.with_name(f"{NAME}-scan-{'0' * 32}")
+    await asyncio.to_thread(shutil.copy, file, left)
+    async with opened(folder / NAME) as store:
+        await kept(store, folder)
+    assert scan_files(folder) == [file]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 async def test_whoever_is_killed_while_writing_it_leaves_nothing_behind(folder: Path) -> None:
     for file in scan_files(folder):

@@ -237,6 +237,8 @@ class ResidentSearch:
         # Including the tasks of tables that were dropped from memory.
         self._tasks = Background()
         self._looked_at = 0.0
+        # True once files were removed that processes left behind which ended while they wrote them.
+        self._cleaned = False
         self._closed = False
 
     async def search(
@@ -450,7 +452,7 @@ class ResidentSearch:
     def _clean(self) -> None:
         """Begin to remove scan files that the store does not count on."""
         files = self._files
-        if files is None or self._closed:
+        if files is None or not files.can_write or self._closed:
             return
 
         async def clean() -> None:
@@ -679,6 +681,9 @@ class ResidentSearch:
         self, resident: _Resident, queries: Sequence[VectorQuery], state: State
     ) -> None:
         """Count the queries, keep to the memory, and build the table again if it is worn."""
+        if not self._cleaned:
+            self._cleaned = True
+            self._clean()
         counts = resident.counts
         counts["searches"] += len(queries)
         counts["batches"] += 1
