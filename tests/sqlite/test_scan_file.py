@@ -674,7 +674,7 @@ async def test_what_a_process_left_that_ended_while_it_wrote_goes_at_the_first_s
     folder: Path,
 ) -> None:
     (file,) = scan_files(folder)
-    left = file.with_name(f"{NAME}-scan-{'0' * 32}")
+    left = file.with_name(f"{NAME}-scan-{'f' * 32}")
     await asyncio.to_thread(shutil.copy, file, left)
     async with opened(folder / NAME) as store:
         await kept(store, folder)
