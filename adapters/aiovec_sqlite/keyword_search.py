@@ -300,7 +300,6 @@ def _by_index(
     query: TextQuery,
 ) -> Scored:
     """Return the rowids of the best rows with their scores."""
-
     limit = query.limit
 
     def run(match: str) -> Scored:

@@ -102,7 +102,7 @@ class Key:
 
     default: Any
     description: str = ""
-    """What the key means. Default: the text below the key in its section's source."""
+    """The meaning of the key. Default: the text below the key in its section's source."""
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
