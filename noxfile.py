@@ -26,7 +26,7 @@ def _runs(version: str) -> bool:
 
 # The packages that the contract suite imports; the group `test` would bring pyarrow and NumPy 2.
 LIGHT = (
-    "blockbuster hypothesis numpy<2 psutil pytest pytest-asyncio pytest-timeout pytest-xdist"
+    "anyio blockbuster hypothesis numpy<2 psutil pytest pytest-asyncio pytest-timeout pytest-xdist"
 ).split()
 PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(version)]
 
