@@ -1,7 +1,7 @@
 """aiovec beside nine other stores, each in an environment that this command makes for it.
 
-It fills each with the same rows, searches each as its own documentation does, and writes a table
-and the README's picture. A client that blocks is called in threads.
+It fills each with the same rows, searches each as its own documentation does, and writes a table.
+A client that blocks is called in threads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .data import TOLERANCE, Data, Float32Array, load
-from .measure import RESULTS, Options, Result, clean_environment, machine, number
+from .measure import RESULTS, Options, Result, clean_environment, number
 from .peers import LIMIT, OURS, PEERS, Peer
 
 _ROOT = Path(__file__).parents[1]
@@ -118,31 +118,3 @@ def _written(measured: dict[str, dict[str, float]], data: Data) -> None:
     ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "against.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    stalls = {name: one["longest stall (ms)"] for name, one in measured.items()}
-    (RESULTS / "stalls.svg").write_text(_picture(stalls), encoding="utf-8")
-
-
-_SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" role="img">
-<title>Longest stall of the event loop while 20 tasks search at once</title>
-<style>text {{font: 14px sans-serif; fill: #24292f}} rect {{fill: #8a6d3b}}
-.ours {{fill: #1a7f5a}} @media (prefers-color-scheme: dark) {{text {{fill: #e6edf3}}}}</style>
-<text x="0" y="18" font-weight="bold">Longest stall of the event loop, 20 searches at once</text>
-{bars}
-<text x="0" y="{foot}" font-size="12">{machine}</text>
-</svg>
-"""
-
-
-def _picture(found: dict[str, float]) -> str:
-    most, bars = max(found.values()), []
-    for n, (name, stall) in enumerate(found.items()):
-        top, wide = 34 + 30 * n, max(2, round(320 * stall / most))
-        kind = ' class="ours"' if n == 0 else ""
-        bars.append(
-            f'<text x="0" y="{top + 15}">{name}</text>\n'
-            f'<rect{kind} x="205" y="{top}" width="{wide}" height="20"/>\n'
-            f'<text x="{213 + wide}" y="{top + 15}">{number(stall)} ms</text>'
-        )
-    height = 60 + 30 * len(found)
-    facts = ", ".join(f"{key} {value}" for key, value in list(machine().items())[:3])
-    return _SVG.format(bars="\n".join(bars), height=height, foot=height - 8, machine=facts)

@@ -17,14 +17,15 @@ _WIDTH, _LEFT, _RIGHT = 960, 600, 660
 _BAR, _GAP, _LINE, _TOP = 40, 8, 26, 40
 _MOST = 70  # characters of a docstring that have room
 
-# The colours of docs/assets/stalls.svg, in either scheme.
+# A ground of its own, as in scripts/pictures.py, whose colours these are.
 _STYLE = """\
 text {font: 14px sans-serif; fill: #24292f} .name {font-family: monospace; font-weight: bold}
 .says {font-size: 13px; fill: #57606a} rect {fill: #f6f8fa; stroke: #afb8c1}
 .public {fill: #ddf4ec; stroke: #1a7f5a} path {stroke: #1a7f5a; fill: none; stroke-width: 1.5}
+.ground {fill: #ffffff; stroke: none}
 @media (prefers-color-scheme: dark) {text {fill: #e6edf3} .says {fill: #b1bac4}
 rect {fill: #21262d; stroke: #656c76} .public {fill: #123d30; stroke: #3fb68b}
-path {stroke: #3fb68b}}"""
+path {stroke: #3fb68b} .ground {fill: #161b22}}"""
 
 
 def files(root: Path) -> dict[Path, str]:
@@ -56,7 +57,8 @@ def files(root: Path) -> dict[Path, str]:
     )
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">\n'
-        f"<title>The packages of aiovec and what they import</title>\n<style>{_STYLE}</style>"
+        f"<title>The packages of aiovec and what they import</title>\n<style>{_STYLE}</style>\n"
+        '<rect class="ground" width="100%" height="100%"/>'
     )
     return {root / "docs" / "assets" / "house.svg": "\n".join([head, *drawn, "</svg>", ""])}
 
