@@ -148,3 +148,14 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
         section = value if isinstance(value, dict) else None
         expected |= {key: value} if section is None else {f"{key}.{k}": section[k] for k in section}
     assert {key: tomllib.loads(f"v = {text}")["v"] for key, text in listed.items()} == expected
+
+
+def test_the_variables_that_the_pages_name_are_settings() -> None:
+    sample = tomllib.loads((ROOT / "config/aiovec.toml").read_text(encoding="utf-8"))["retrieval"]
+    for page in ["README.md", *(f"docs/{page}" for page in user_pages())]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for variable in re.findall(r"AIOVEC_RETRIEVAL__(\w+)", text):
+            setting: Any = sample
+            for key in variable.lower().split("__"):
+                assert key in setting, (page, variable)
+                setting = setting[key]
