@@ -42,6 +42,11 @@ TIERS = ("slow", "soak")
 _WANTING = re.compile(r"needs (aiovec\[|llm|the wheels|the packages|psycopg)|could not import")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="the seed of the campaigns; without it a new one")
+    parser.addoption("--minutes", type=float, help="how long the campaigns take, in all")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of the higher tiers, unless ``-m`` or a test's own id asks for them."""
@@ -100,6 +105,15 @@ def _no_blocking_call(blocking_calls: list[str]) -> Iterator[None]:
     blocking_calls.clear()
     yield
     assert not blocking_calls, "the event loop was blocked by " + "\n".join(blocking_calls)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of a campaign, which a failure shows: ``--seed`` runs the same one again."""
+    given: int | None = request.config.getoption("--seed")
+    seed = int.from_bytes(os.urandom(3)) if given is None else given
+    sys.stdout.write(f"the seed is {seed}: --seed {seed} runs this again\n")
+    return seed
 
 
 @pytest.fixture

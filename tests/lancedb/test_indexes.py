@@ -163,7 +163,9 @@ async def test_fewer_vectors_are_read_where_the_index_is_trusted(store: VectorSt
     assert [hit.distance for hit in hits] == sorted(true[hit.id] for hit in hits)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
+@pytest.mark.parametrize(
+    "metric", ["cosine", *(pytest.param(name, marks=pytest.mark.slow) for name in ("l2", "dot"))]
+)
 async def test_unmeasured_hits_have_distances_near_the_true_ones(
     store: VectorStore, metric: Metric
 ) -> None:
@@ -389,6 +391,7 @@ async def test_the_recall_is_that_of_given_questions(store: VectorStore) -> None
         assert (await _told(store))[1] == "200 given questions"
 
 
+@pytest.mark.slow
 async def test_the_recall_of_rows_among_near_copies(store: VectorStore) -> None:
     """Questions that move away from the rows would find more."""
     chance = np.random.default_rng(4)
