@@ -62,11 +62,6 @@ NAMES_ALLOWED = (
     "a", "z9", "a-b", "a_b", "a--", "a" * 63, "select", "table", "index", "rows", "vec", "main",
     "temp", "sqlite", "sqlite_master", "sqlite_x", "aiovec", "meta", "notes-vec", "notes_rows",
 )  # fmt: skip
-NAMES_REFUSED = (
-    "", "A", "1a", "_a", "-a", "a" * 64, "a b", "a.b", "a/b", "..", "é", "a\n", "a\0", "a;", 'a"',
-    "a'", None, 1, b"a",
-)  # fmt: skip
-
 On = Callable[[VectorStore, str], Awaitable[Any]]
 
 

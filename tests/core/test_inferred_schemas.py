@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.contract.base import case
+from tests.harness.values import same_value
 
 import aiovec
 from aiovec import Embed, Field, Schema, VectorStore
@@ -34,37 +35,51 @@ def columns(**values: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [
-        ([1, None], "int"),
-        ([np.int8(1), 2], "int"),
-        ([1, 1.5], "float"),
-        ([True, np.bool_(False)], "bool"),
-        (["1", "2026-01-31T00:00:00Z"], "text"),
-        ([NOW, None], "datetime"),
-        ([["a"], []], "list[text]"),
-        ([[1, 2], (3,)], "list[int]"),
-        ([[1], np.array([1.5])], "list[float]"),
-        ([1, "a"], None),
-        ([True, 1], None),
-        ([None, None], None),
-        ([[], []], None),
-        ([["a"], [1]], None),
-        ([{"a": 1}, {}], None),
-        ([["a"], "a"], None),
-        ([date(2026, 1, 31), None], None),
-    ],
-)
-async def test_python_values(store: VectorStore, values: list[Any], kind: str | None) -> None:
-    schema = await store.create_table("t", columns(x=values))
-    assert schema == await store.schema("t")
-    assert {name: field.kind for name, field in schema.fields.items()} == (
-        {} if kind is None else {"x": kind}
-    )
-    assert await store.count("t") == 2
-    if kind is None and isinstance(values[0], (dict, str)):
-        assert [row["x"] for row in await store.find("t")] == values
+# The values of one column, and the kind of the field; None leaves them in the payload.
+KINDS: list[tuple[list[Any], str | None]] = [
+    ([1, None], "int"), ([np.int8(1), 2], "int"), ([1, 1.5], "float"),
+    ([True, np.bool_(False)], "bool"), (["1", "2026-01-31T00:00:00Z"], "text"),
+    ([NOW, None], "datetime"), ([["a"], []], "list[text]"), ([[1, 2], (3,)], "list[int]"),
+    ([[1], np.array([1.5])], "list[float]"),
+    # A frame that was read from Parquet has its lists as arrays.
+    ([np.array(["a", "b"], object), np.array(["c"]), np.array([], object)], "list[text]"),
+    ([1, "a"], None), ([True, 1], None), ([None, None], None), ([[], []], None),
+    ([["a"], [1]], None), ([{"a": 1}, {}], None), ([["a"], "a"], None),
+    ([date(2026, 1, 31), None], None), ([{"deep": np.array(["a"], object)}, None], None),
+]  # fmt: skip
+# What comes back where it is another value than the first one.
+KEPT = {len(KINDS) - 2: "2026-01-31", len(KINDS) - 1: {"deep": ["a"]}}
+ARROW = pa.table({
+    "id": ["a", "b"],
+    "v": pa.array([VECTOR, VECTOR], pa.list_(pa.float32())),
+    "n": pa.array([1, None], pa.int16()),
+    "kind": pa.array(["x", "y"]).dictionary_encode(),
+    "at": pa.array([NOW, None], pa.timestamp("ns", "Europe/Paris")),
+    "x": pa.array([["a"], None], pa.large_list(pa.large_string())),
+    "h": pa.array([np.float16(1.5)] * 2, pa.float16()),
+    "f": pa.array([[1.5], []], pa.list_(pa.float32())),
+    "b": pa.array([[True], None]),
+    "whole": pa.array([{"a": 1}, None]),
+})  # fmt: skip
+
+
+async def test_the_values_of_a_column_choose_the_kind_of_its_field(store: VectorStore) -> None:
+    for number, (values, kind) in enumerate(KINDS):
+        rows = columns(x=values)
+        for form, given in {
+            "rows": rows,
+            "columns": {n: [r[n] for r in rows] for n in rows[0]},
+        }.items():
+            with case((values, form)):
+                table = f"{form}-{number}"
+                schema = await store.create_table(table, given)
+                assert schema == await store.schema(table)
+                kinds = {name: field.kind for name, field in schema.fields.items()}
+                assert kinds == ({} if kind is None else {"x": kind})
+                assert await store.count(table) == len(values)
+                if kind is None:
+                    (row, *_) = await store.find(table)
+                    assert same_value(row["x"], KEPT.get(number, values[0]))
 
 
 async def test_names_that_are_no_fields_stay_in_the_payload(store: VectorStore) -> None:
@@ -74,27 +89,23 @@ async def test_names_that_are_no_fields_stay_in_the_payload(store: VectorStore) 
     assert (await store.get("t", "a"))[0].fields == {"Release Year": 1, "_x": 2, "y": 3, "Y": 4}
 
 
-async def test_data_with_types_of_its_own(store: VectorStore) -> None:
+async def test_types_of_arrow_and_of_frames_choose_the_kinds(store: VectorStore) -> None:
     pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
-    arrow = pa.table({
-        "id": ["a", "b"],
-        "v": pa.array([VECTOR, VECTOR], pa.list_(pa.float32())),
-        "n": pa.array([1, None], pa.int16()),
-        "kind": pa.array(["x", "y"]).dictionary_encode(),
-        "at": pa.array([NOW, None], pa.timestamp("ns", "UTC")),
-        "whole": pa.array([{"a": 1}, None]),
-    })  # fmt: skip
-    kinds = {"n": "int", "kind": "text", "at": "datetime"}
+    frames = ARROW.drop_columns(["h", "whole"])
+    fields: Any = {
+        "n": int, "kind": str, "at": datetime, "x": list[str], "h": float, "f": list[float],
+    }  # fmt: skip
     for number, rows in enumerate((
-        arrow, arrow.to_batches(), arrow.to_reader(), pl.from_arrow(arrow),
-        arrow.to_pandas(integer_object_nulls=True),
-        {name: arrow.column(name) for name in arrow.column_names},
+        ARROW, ARROW.to_batches(), ARROW.to_reader(),
+        {name: ARROW.column(name) for name in ARROW.column_names},
+        pl.from_arrow(frames), frames.to_pandas(integer_object_nulls=True),
     )):  # fmt: skip
         with case(str(number)):
-            schema = await store.create_table(f"t{number}", rows)
-            assert (schema.dim, schema.vector) == (2, "v")
-            assert {name: field.kind for name, field in schema.fields.items()} == kinds
+            own = {name: kind for name, kind in fields.items() if name != "h" or number < 4}
+            schema = Schema(2, vector="v", fields=own)
+            assert await store.create_table(f"t{number}", rows) == schema
             assert await store.count(f"t{number}", {"n": 1, "kind": "x"}) == 1
+            assert (await store.get(f"t{number}", "a"))[0]["b"] == [True]
     frame = pd.DataFrame({"id": [1, 2], "n": [1, None], "embedding": [VECTOR] * 2})
     assert (await store.create_table("frame", frame)).fields == {"n": Field(float)}
     matrix = {"id": ["a"], "embedding": np.ones((1, 3)), "n": np.array([1], np.int8)}
@@ -105,37 +116,7 @@ async def test_data_with_types_of_its_own(store: VectorStore) -> None:
     assert await store.create_table("records", records) == await store.schema("matrix")
 
 
-async def test_types_of_arrow(store: VectorStore) -> None:
-    columns = {
-        "embedding": pa.array([VECTOR], pa.list_(pa.float64(), 2)),
-        "w": pa.array([NOW], pa.timestamp("ns", "Europe/Paris")),
-        "x": pa.array([["a"]], pa.large_list(pa.large_string())),
-        "h": pa.array([np.float16(1.5)], pa.float16()),
-        "b": pa.array([[True]]),
-        "f": pa.array([[1.5]], pa.list_(pa.float32())),
-    }
-    fields: Any = {"w": datetime, "x": list[str], "h": float, "f": list[float]}
-    assert await store.create_table("t", pa.table(columns)) == Schema(2, fields=fields)
-    assert (await store.find("t"))[0]["b"] == [True]
-
-
-async def test_arrays_of_text_are_lists(store: VectorStore) -> None:
-    """A frame that was read from Parquet has its lists so."""
-    arrays = [np.array(["a", "b"], object), np.array(["c"]), np.array([], object)]
-    rows = columns(x=arrays, y=[{"deep": arrays[0]}, None, np.array([["z"]])])
-    for given in (rows, {name: [row[name] for row in rows] for name in rows[0]}):
-        await store.create_table("t", given)
-        assert (await store.schema("t")).fields == {"x": Field(list[str])}
-        found = sorted(await store.find("t"), key=lambda row: len(row["x"]))
-        assert [row["x"] for row in found] == [[], ["c"], ["a", "b"]]
-        assert [row["y"] for row in found] == [[["z"]], None, {"deep": ["a", "b"]}]
-        await store.drop_table("t")
-    times = [np.array(["2024-01-01"], "datetime64[ns]")] * 2
-    with pytest.raises(aiovec.InvalidRowError, match="ndarray is not JSON"):
-        await store.create_table("t", columns(x=times))
-
-
-async def test_options(store: VectorStore) -> None:
+async def test_options_take_the_place_of_a_schema(store: VectorStore) -> None:
     rows = columns(title=["red", "blue"], year=[1, 2], more=[[1.5, 2, 3], [1, 2, 3]])
     schema = await store.create_table(
         "t", rows, vector="more", metric="l2", model="m", text="title", index=["year"]
@@ -148,9 +129,6 @@ async def test_options(store: VectorStore) -> None:
         },
     )  # fmt: skip
     assert [hit["title"] for hit in await store.search_text("t", "red")] == ["red"]
-
-
-async def test_rows_without_a_vector(store: VectorStore) -> None:
     rows = [{"id": "a", "embedding": VECTOR}, {"id": "b"}, {"id": "c", "embedding": None}]
     arrow = pa.table({"id": ["a", "b", "c"], "embedding": [VECTOR, None, None]})
     for name, given in (("rows", rows), ("arrow", arrow)):
@@ -160,12 +138,10 @@ async def test_rows_without_a_vector(store: VectorStore) -> None:
 
 
 async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
-    wrong, lacking = (
-        (aiovec.InvalidRowError, aiovec.InvalidArgumentError),
-        aiovec.InvalidVectorError,
-    )
-    rows = columns(x=[1, 2])
-    named = columns(title=["a", "b"])
+    wrong = aiovec.InvalidRowError, aiovec.InvalidArgumentError
+    lacking = aiovec.InvalidVectorError
+    rows, named = columns(x=[1, 2]), columns(title=["a", "b"])
+    times = columns(x=[np.array(["2024-01-01"], "datetime64[ns]")] * 2)
     for given, options, error, says in (
         ([{"title": "a"}], {}, wrong, "no vectors were found.*'title'.*vector=.*embed="),
         ([], {}, wrong, "no vectors"),
@@ -190,6 +166,7 @@ async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
         ([{"id": "a", "embedding": VECTOR}] * 2, {}, aiovec.DuplicateIdError, "'a'"),
         ([{"embedding": VECTOR, "n": 2**70}], {}, wrong, "64 bits"),
         ([{"embedding": VECTOR, "at": datetime(2026, 1, 31)}], {}, wrong, "time zone"),  # noqa: DTZ001
+        (times, {}, wrong, "ndarray is not JSON"),
         ([{"text": "a"}], {"embed": Embed("text")}, aiovec.AiovecError, "embedder"),
     ):  # fmt: skip
         with case(says), pytest.raises(error, match=says):
@@ -201,7 +178,7 @@ async def test_refused_rows_leave_no_table(store: VectorStore) -> None:
     assert await store.count("t") == 2
 
 
-async def test_a_cancelled_call_is_done_or_not(store: VectorStore) -> None:
+async def test_a_cancelled_call_makes_the_table_with_its_rows_or_none(store: VectorStore) -> None:
     for steps in range(12):
         name = f"t{steps}"
         call = asyncio.ensure_future(store.create_table(name, columns(x=[1, 2])))
@@ -212,7 +189,7 @@ async def test_a_cancelled_call_is_done_or_not(store: VectorStore) -> None:
         assert name not in await store.tables() or await store.count(name) == 2
 
 
-async def test_texts_to_embed() -> None:
+async def test_texts_are_embedded_and_a_failure_makes_no_table() -> None:
     calls = []
 
     def vectors_of(texts: list[str]) -> list[list[float]]:

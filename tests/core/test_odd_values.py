@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -73,12 +72,6 @@ async def test_values_without_a_text_are_refused_like_others(store: VectorStore)
         with case(words), pytest.raises(InvalidArgumentError) as caught:
             await store.search("notes", [1, 0], limit=value)
         assert words in str(caught.value)
-
-
-async def test_a_selection_that_never_ends_is_refused(store: VectorStore) -> None:
-    await store.create_table("notes", Schema(2))
-    with pytest.raises(InvalidArgumentError, match="at most 2,000 names"):
-        await store.find("notes", select=map(str, itertools.count()))
 
 
 async def test_a_selected_name_that_is_no_field_is_refused(store: VectorStore) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from tests.contract.base import case
+from tests.harness.forms import SPANS
 from tests.harness.strategies import filters
 
 from aiovec import F, FilterError, where
@@ -108,6 +109,10 @@ MISTAKES: list[tuple[Any, str]] = [
     (lambda: F.x == b"a", "cannot be a literal"),
     (lambda: F.x == np.zeros(2), "cannot be a literal"),
     (lambda: F.x == "\ud800", "surrogate"),
+    (lambda: F.x.in_(["a", "\ud800"]), "surrogate"),
+    (lambda: F.x.like("\ud800%"), "surrogate"),
+    (lambda: F.payload["\ud800"] == 1, "surrogate"),
+    *((lambda v=span: F.x < v, "cannot be a literal") for span in SPANS),
     (lambda: F.x == F.y, "another field"),
     (lambda: F.x == (F.y == 1), "another field"),
     (lambda: F.x.in_("abc"), "a list"),
