@@ -1,15 +1,16 @@
-"""The command line with the embedders of the TOML file."""
+"""Commands that embed texts: by the TOML file, by ``--embedder``, or as the table describes."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyarrow import csv
-from tests.cli.conftest import Run, folder, run  # noqa: F401 - fixtures
+from tests.embed.test_recipes import FIELDS, ROWS, a_table
+from tests.harness.command import run
 
 from aiovec import Embed, Schema, sync
 
@@ -20,64 +21,100 @@ sqlite_path = "notes.db"
 kind = "demo"
 """
 TEXTS = ["opening a socket", "reading a zip file", "walking through a tree"]
-WHERE = ("--config", "aiovec.toml")
+TOML = ("--config", "aiovec.toml")
 
 
 @pytest.fixture(autouse=True)
-def _config(folder: Path) -> None:  # noqa: F811
-    (folder / "aiovec.toml").write_text(CONFIG)
+def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
+    Path("aiovec.toml").write_text(CONFIG)
 
 
-def written(form: str) -> Path:
-    """A file of rows without vectors, of which two have no text."""
+def written(suffix: str) -> Path:
+    """Write rows without vectors; two of the five have no text."""
     rows = pa.table({"id": [f"r{n}" for n in range(5)], "body": [*TEXTS, "", None]})
-    path = Path(f"notes.{form}")
-    if form == "parquet":
+    path = Path(f"notes.{suffix}")
+    if suffix == "parquet":
         pq.write_table(rows, path)
-    elif form == "arrow":
-        with pa.ipc.new_file(str(path), rows.schema) as writer:
-            writer.write_table(rows)
-    elif form == "csv":
-        csv.write_csv(rows, path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
     return path
 
 
-def test_import_makes_vectors_and_rejects_rows_without_a_text(run: Run) -> None:  # noqa: F811
-    """By a schema that is given with the file, or else the one that the table has."""
+def test_an_import_embeds_texts_and_rejects_rows_without_one() -> None:
     schema = Schema(256, fields={"body": str}, embed=Embed("body", "small"))
     Path("schema.json").write_text(json.dumps(schema.to_dict()))
-    for form, options in (
-        ("parquet", ("--schema", "schema.json")), ("arrow", ()), ("csv", ()), ("jsonl", ()),
-    ):  # fmt: skip
-        done = run("import", written(form), *options, *WHERE)
-        assert "3 rows" in done.out + done.err, (form, done)
-        assert "no text in 'body'" in "".join(p.read_text() for p in Path().glob("*reject*"))
+    # The first import creates the table by the schema, the second uses the table's own.
+    for suffix, options in (("parquet", ("--schema", "schema.json")), ("jsonl", ())):
+        done = run("import", written(suffix), *options, *TOML)
+        assert "3 rows" in done.out + done.err, (suffix, done)
+        assert "no text in 'body'" in Path(f"notes.{suffix}.rejects.jsonl").read_text()
         with sync.connect(config="aiovec.toml") as store:
-            assert store.count("notes") == 3
             (hit,) = store.search("notes", "how do I open sockets?", limit=1)
-            assert hit["body"] == TEXTS[0]
+            assert (hit["body"], store.count("notes")) == (TEXTS[0], 3)
             store.delete("notes", where="TRUE")
 
 
-def test_rows_that_need_no_vector(run: Run) -> None:  # noqa: F811
-    """Every row is taken, also that without a text."""
-    nullable = Schema(256, fields={"body": str}, vector_nullable=True)
+def test_rows_without_vectors_go_only_into_a_table_that_allows_them() -> None:
+    path = written("jsonl")
+    assert "no vector was found" in run("import", path, *TOML).err
+    assert not Path("notes.db").exists()
+    for nullable, code, rows in ((False, 1, 0), (True, 0, 5)):
+        with sync.connect(config="aiovec.toml") as store:
+            store.drop_table("notes", missing_ok=True)
+            schema = Schema(256, fields={"body": str}, vector_nullable=nullable)
+            store.create_table("notes", schema)
+            done = run("import", path, *TOML)
+            assert (done.code, store.count("notes")) == (code, rows), done.err
+            assert ("no vector was found" in done.err) is (code == 1)
     with sync.connect(config="aiovec.toml") as store:
-        store.create_table("notes", nullable)
-    assert run("import", written("jsonl"), *WHERE).code == 0
-    with sync.connect(config="aiovec.toml") as store:
-        assert store.count("notes") == 5
         assert store.get("notes", ["r0"])[0].vector is None
 
 
-def test_rows_without_vectors_for_a_table_that_needs_them(run: Run) -> None:  # noqa: F811
-    """They are refused as for a new one, and no store is made."""
-    path = written("jsonl")
-    assert "no vector was found" in run("import", path, *WHERE).err
-    assert not Path("notes.db").exists()
-    with sync.connect(config="aiovec.toml") as store:
-        store.create_table("notes", Schema(256, fields={"body": str}))
-    done = run("import", path, *WHERE)
-    assert (done.code, "no vector was found" in done.err) == (1, True)
+def ids(*arguments: object) -> list[str]:
+    hits = run("search", *arguments, "-s", "notes.db", "--json").json["hits"]
+    return [hit["id"] for hit in hits]
+
+
+def test_a_search_by_text_embeds_as_the_table_describes() -> None:
+    with sync.connect("notes.db", embedder="demo") as store:
+        store.create_table("notes", Schema(fields=FIELDS, embed=Embed("body")))
+        store.insert("notes", ROWS)
+    for options in ([], ["--by", "vector"], ["--embedder", "demo"]):
+        assert ids("notes", "open sockets", *options)[0] == "net"
+    Path("more.jsonl").write_text('{"id": "walk", "body": "walking through a tree"}\n')
+    assert run("import", "more.jsonl", "--table", "notes", "-s", "notes.db").code == 0
+    assert ids("notes", "tree walks")[0] == "walk"
+
+
+def test_a_new_table_with_an_embedder_needs_the_option_once() -> None:
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    Path("schema.json").write_text(Schema(fields=FIELDS, embed=Embed("body")).to_json())
+    new = ("import", "rows.jsonl", "--table", "notes", "--schema", "schema.json", "-s", "notes.db")
+    done = run(*new)
+    assert (done.code, "--embedder KIND" in done.err, "connect(" in done.err) == (1, True, False)
+    assert run(*new, "--embedder", "demo").code == 0
+    made = ("create", "more", "--text", "body", "--embed", "body", "-s", "notes.db")
+    assert run(*made).code == 1
+    assert run(*made, "--embedder", "demo", "--json").json["schema"]["dim"] == 256
+    assert run("import", "rows.jsonl", "--table", "more", "-s", "notes.db").code == 0
+    for table in ("notes", "more"):
+        assert ids(table, "open sockets")[0] == "net"
+
+
+def test_a_command_trusts_only_the_embedder_that_its_user_names() -> None:
+    asyncio.run(a_table(Path("notes.db"), {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}))
+    done = run("search", "notes", "words", "-s", "notes.db")
+    assert done.code == 1
+    for words in ("http://127.0.0.1:9/v1", "--embedder KIND", "--config FILE"):
+        assert words in done.err
+    Path("theirs.py").write_text(
+        "def embed(texts):\n    return [[1.0 + len(text)] * 8 for text in texts]\n"
+    )
+    for given in ("theirs:embed", '{"kind": "theirs:embed"}'):
+        assert len(ids("notes", "words", "--embedder", given)) == 2
+    for wrong in ("ollama", "{", '{"api_key": "sk-secret-1"}'):
+        done = run("search", "notes", "words", "--embedder", wrong, "-s", "notes.db")
+        assert done.code != 0
+        assert "sk-secret" not in done.err

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.contract.base import case
+from tests.contract.base import case, toml_value
+from tests.embed.models import stand_in
 
 import aiovec
 from aiovec import (
@@ -211,43 +212,66 @@ async def test_one_that_hangs_is_given_up(toml: Toml, monkeypatch: pytest.Monkey
 # How they are described
 
 
-async def test_faults_name_the_key(toml: Toml) -> None:
-    kinds = "must be 'openai', 'local', 'fastembed', "
-    for text, keys, words in (
-        ('kind = "ollama"', {"kind": "ollama"}, f"embedders.default.kind: {kinds}"),
-        ("kind = 3", {"kind": 3}, f"default.kind: {kinds}"),
-        (
-            "batch_size = 0",
-            {"batch_size": 0},
-            "default.batch_size: must be a whole number",
-        ),
-        ('modle = "x"', {"modle": "x"}, "did you mean 'model'"),
-        ('api_key = "sk-secret-1"', {"api_key": "sk-secret-1"}, "did you mean 'api_key_env'"),
-        ('base_url = "ftp://x"', {"base_url": "ftp://x"}, "base_url: must be an address that"),
-        (
-            "timeout = 0.0",
-            {"timeout": 0.0},
-            "default.timeout: must be a number above 0",
-        ),
-    ):
-        described: Any = {"default": keys}
-        for options in ({"config": toml(text)}, {"embedders": described}):
-            with case((text, options)):
+KINDS = "must be 'openai', 'local', 'fastembed', "
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "ollama"}, f"default.kind: {KINDS}"),
+    ({"kind": 3}, f"default.kind: {KINDS}"),
+    ({"batch_size": 0}, "default.batch_size: must be a whole number"),
+    ({"modle": "x"}, "did you mean 'model'"),
+    ({"api_key": "sk-secret-1"}, "did you mean 'api_key_env'"),
+    ({"base_url": "ftp://x"}, "base_url: must be an address that"),
+    ({"timeout": 0.0}, "default.timeout: must be a number above 0"),
+    ({"kind": "openai"}, "default.model: the kind 'openai' needs it"),
+    ({"kind": "openai", "model": "m"}, "default.dim: the kind 'openai' needs it"),
+    ({"kind": "no_such_module_x:y"}, "no_such_module_x:y cannot be imported"),
+    ({"kind": "json:nothing"}, "json:nothing cannot be imported"),
+    ({"kind": "json:loads"}, "needs an attribute model"),
+    ({"kind": "tests.embed.broken:y"}, "cannot be imported: at import"),
+    *(
+        ({"kind": kind, "model": "m", "dim": 2}, f'pip install "aiovec[{kind}]"')
+        for kind in ("fastembed", "sentence-transformers")
+    ),
+]
+
+
+async def test_a_faulty_description_is_refused_by_its_key(
+    toml: Toml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("fastembed", "sentence_transformers"):
+        monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
+    for keys, words in FAULTS:
+        config = toml("\n".join(f"{key} = {toml_value(value)}" for key, value in keys.items()))
+        for options in ({"config": config}, {"embedders": {"default": keys}}, {"embedder": keys}):
+            with case((keys, options)):
                 with pytest.raises(ConfigError, match=re.escape(words)) as caught:
                     await aiovec.connect(":memory:", **options)
                 assert "sk-secret" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=re.escape('pip install "aiovec[openai]"')):
+        await aiovec.connect(":memory:", embedder={"kind": "openai", "model": "m", "dim": 2})
 
 
-async def test_what_no_embedder_can_be_made_of(toml: Toml) -> None:
-    for text, words in (
-        ("", "retrieval.embedders.default.model: the kind 'openai' needs it"),
-        ('model = "x"', "retrieval.embedders.default.dim: the kind 'openai' needs it"),
-        ('kind = "no_such_module_x:y"', "no_such_module_x:y cannot be imported"),
-        ('kind = "json:nothing"', "json:nothing cannot be imported"),
-        ('kind = "json:loads"', "needs an attribute model"),
+async def test_an_argument_that_is_no_embedder_is_refused_at_connect() -> None:
+    for options, words in (
+        ({"embedder": lengths}, r"needs an attribute model.*aiovec\.embedder\(fn, model="),
+        ({"embedder": 3}, "a kind such as 'demo'.*not 3"),
+        ({"embedder": "ollama"}, "kind: must be 'openai'.*not 'ollama'"),
+        ({"embedders": {"kind": "demo"}}, r"names to embedders: \{'default': \{'kind': 'demo'\}\}"),
+        ({"embedder": "demo", "embedders": {"default": "demo"}}, "not both"),
+        ({"embedders": ["demo"]}, "must map names to embedders"),
     ):
-        with case(text), pytest.raises(ConfigError, match=re.escape(words)):
-            await aiovec.connect(":memory:", config=toml(text))
+        with case(options), pytest.raises(ConfigError, match=words):
+            await aiovec.connect(":memory:", **options)  # type: ignore[arg-type]
+    makers: list[dict[str, Any]] = [
+        {"fn": 3, "model": "m"}, {"fn": lengths, "model": ""},
+        {"fn": lengths, "model": "m", "dim": 0},
+    ]  # fmt: skip
+    for given in makers:
+        with case(given), pytest.raises(ConfigError):
+            aiovec.embedder(given.pop("fn"), **given)
+
+
+async def test_a_table_of_an_unknown_embedder_names_the_section_to_write(toml: Toml) -> None:
     async with aiovec.connect(":memory:", config=toml('kind = "demo"')) as store:
         third = Schema(256, fields={"body": str}, embed=Embed("body", using="three"))
         await store.create_table("notes", third)
@@ -334,33 +358,30 @@ async def test_a_static_model_in_a_folder(tmp_path: Path) -> None:
             await store.search("notes", "dog")
 
 
-async def test_a_static_model_that_cannot_be_read(tmp_path: Path) -> None:
-    for number, (options, tensor, words) in enumerate((
-        ({"dim": 3}, {}, "dim is 3, but the model .* has 2"),
-        ({}, {"name": "weights"}, "has no tensor 'embeddings'"),
-        ({}, {"shape": [3, 2000]}, "no static model can be read"),
-        ({}, {"dtype": "I64"}, "no static model can be read"),
-        ({"model": str(tmp_path)}, {}, "No such file"),
-    )):  # fmt: skip
+UNREADABLE: list[tuple[dict[str, Any], dict[str, Any], bytes | None, str]] = [
+    # The keys of the description, what the file says of its tensor, its bytes, and the error.
+    ({"dim": 3}, {}, None, "dim is 3, but the model .* has 2"),
+    ({}, {"name": "weights"}, None, "has no tensor 'embeddings'"),
+    ({}, {"shape": [3, 2000]}, None, "no static model can be read"),
+    ({}, {"shape": [10**30, 2]}, None, "no static model"),
+    ({}, {"dtype": "I64"}, None, "no static model can be read"),
+    ({}, {"data_offsets": [-999, 24]}, None, "positive"),
+    ({}, {"data_offsets": []}, None, "no static model"),
+    ({"model": "/"}, {}, None, "No such file"),
+    ({}, {}, b"\xff" * 100, "is no safetensors file"),
+    ({}, {}, b"\x01\0\0\0\0\0\0\x001", "no static model"),
+    ({}, {}, b'\x04\0\0\0\0\0\0\0"ab"', "no static model"),
+]
+
+
+async def test_a_static_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for number, (options, tensor, content, words) in enumerate(UNREADABLE):
         folder = saved_model(tmp_path / str(number), **tensor)
+        if content is not None:
+            (folder / "model.safetensors").write_bytes(content)
         described: Any = {"kind": "local", "model": str(folder), **options}
-        with case((options, tensor)), pytest.raises(ConfigError, match=words):
+        with case((options, tensor, content)), pytest.raises(ConfigError, match=words):
             await aiovec.connect(":memory:", embedder=described)
-    described = {"kind": "local", "model": str(folder)}
-    for header, words in (
-        (b"\xff" * 100, "is no safetensors file"), (b"\x01\0\0\0\0\0\0\x001", "no static model"),
-        (b'\x04\0\0\0\0\0\0\0"ab"', "no static model"),
-    ):  # fmt: skip
-        (folder / "model.safetensors").write_bytes(header)
-        with case(header), pytest.raises(ConfigError, match=words):
-            await aiovec.connect(":memory:", embedder=described)
-    for number, (tensor, words) in enumerate((
-        ({"shape": [10**30, 2]}, "no static model"), ({"data_offsets": [-999, 24]}, "positive"),
-        ({"data_offsets": []}, "no static model"),
-    )):  # fmt: skip
-        model = {"kind": "local", "model": str(saved_model(tmp_path / f"more{number}", **tensor))}
-        with case(tensor), pytest.raises(ConfigError, match=words):
-            await aiovec.connect(":memory:", embedder=model)
 
 
 async def test_a_static_model_without_its_tokenizer(tmp_path: Path) -> None:
@@ -396,35 +417,10 @@ async def test_a_class_of_the_app_is_told_queries_from_documents(
         assert (await store.schema("notes")).model == "theirs"
 
 
-# Neither package is installed where the tests run: these stand in for them.
-
-
-def stand_in(kind: str, log: list[Any]) -> types.ModuleType:
-    module = types.ModuleType(kind.replace("-", "_"))
-
-    class Model:
-        def __init__(self, name: str = "", model_name: str = "") -> None:
-            if "missing" in (name, model_name):
-                raise ValueError("the model missing is not supported")
-            log.append(("load", name or model_name, threading.current_thread()))
-
-        def encode(self, texts: Any, shift: int = 0, **_: Any) -> Any:
-            log.append((shift, list(texts), threading.current_thread()))
-            return np.array([[len(text), 1 + shift] for text in texts], dtype=np.float32)
-
-        def encode_query(self, texts: Any, **_: Any) -> Any:
-            return self.encode(texts, 1)
-
-        passage_embed, query_embed = encode, encode_query
-
-    module.TextEmbedding = module.SentenceTransformer = Model  # type: ignore[attr-defined]
-    return module
-
-
 async def test_local_models_run_in_a_thread(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("fastembed", "sentence-transformers"):
         log: list[Any] = []
-        monkeypatch.setitem(sys.modules, kind.replace("-", "_"), stand_in(kind, log))
+        monkeypatch.setitem(sys.modules, kind.replace("-", "_"), stand_in(log))
         config = toml(f'kind = "{kind}"\nmodel = "small"\ndim = 2\nquery_prefix = "q: "')
         async with aiovec.connect(":memory:", config=config) as store:
             await store.create_table("notes", SCHEMA)
@@ -432,23 +428,11 @@ async def test_local_models_run_in_a_thread(toml: Toml, monkeypatch: pytest.Monk
             calls = [store.insert("notes", rows(1, n)) for n in range(8)]
             await asyncio.gather(*calls, store.search("notes", "words"))
             assert [entry[:2] for entry in log if entry[0] == "load"] == [("load", "small")]
-            assert threading.main_thread() not in {entry[2] for entry in log}
-            assert ["q: words"] in [entry[1] for entry in log if entry[0] == 1]
+            assert threading.main_thread() not in {entry[3] for entry in log}
+            assert ["q: words"] in [entry[1] for entry in log if entry[0] == "query"]
             assert await store.count("notes") == 8
         config = toml(f'kind = "{kind}"\nmodel = "missing"\ndim = 2')
         async with aiovec.connect(":memory:", config=config) as store:
             await store.create_table("notes", SCHEMA)
             with pytest.raises(EmbeddingError, match="missing is not supported"):
                 await store.insert("notes", rows(1))
-
-
-async def test_a_missing_package_is_named(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, package in (
-        ("fastembed", "fastembed"), ("sentence-transformers", "sentence_transformers"),
-        ("openai", "aiohttp"),
-    ):  # fmt: skip
-        monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
-        config = toml(f'kind = "{kind}"\nmodel = "m"\ndim = 2\nbase_url = "http://127.0.0.1:9"')
-        words = re.escape(f'pip install "aiovec[{kind}]"')
-        with case(kind), pytest.raises(ConfigError, match=words):
-            await aiovec.connect(":memory:", config=config)

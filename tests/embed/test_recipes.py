@@ -6,18 +6,16 @@ import asyncio
 import json
 import os
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Run, folder, run  # noqa: F401 - fixtures
 from tests.contract.base import case
-from tests.embed.service import DIM, Service, vector_of
+from tests.embed.models import stand_in
+from tests.embed.service import DIM, Service
 
 import aiovec
 from aiovec import (
-    ConfigError,
     Embed,
     EmbeddingError,
     Field,
@@ -39,7 +37,7 @@ async def a_table(target: Path, recipe: Any, *, model: str = "m", dim: int = DIM
         await store.insert("notes", [{**row, "embedding": [1.0] * dim} for row in ROWS])
 
 
-def bytes_in(folder: Path) -> bytes:  # noqa: F811
+def bytes_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
@@ -147,21 +145,9 @@ async def test_no_code_and_no_folder_that_only_the_table_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    loads: list[tuple[Any, Any]] = []
-
-    class Model:
-        def __init__(self, name: str = "", model_name: str = "", **options: Any) -> None:
-            loads.append((name or model_name, options))
-
-        def encode(self, texts: list[str], **_: Any) -> Any:
-            return [vector_of(text) for text in texts]
-
-        query_embed = passage_embed = encode
-
+    log: list[Any] = []
     for name in ("fastembed", "sentence_transformers"):
-        module = types.ModuleType(name)
-        module.TextEmbedding = module.SentenceTransformer = Model  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, name, stand_in(log, DIM))
     write_what_is_not_trusted(tmp_path)
     for number, (kind, model, told) in enumerate(
         (
@@ -186,6 +172,7 @@ async def test_no_code_and_no_folder_that_only_the_table_names(
     assert "ran" not in os.listdir(tmp_path)
     # Nothing is downloaded because a table says so.
     offline = {"local_files_only": True}
+    loads = [entry[1:3] for entry in log if entry[0] == "load"]
     assert loads == [("org/small", offline), ("small", offline)]
 
 
@@ -260,33 +247,6 @@ async def test_embedders_are_given_in_several_ways() -> None:
     assert await asyncio.to_thread(searched) == ["net"]
 
 
-async def test_what_is_no_embedder_fails_at_connect() -> None:
-    def plain(texts: list[str]) -> Any:
-        return [[1.0] for _ in texts]
-
-    cases: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"embedder": plain}, r"needs an attribute model.*aiovec\.embedder\(fn, model="),
-        ({"embedder": 3}, "a kind such as 'demo'.*not 3"),
-        ({"embedder": "ollama"}, "kind: must be 'openai'.*not 'ollama'"),
-        ({"embedder": {"kind": "openai", "model": "m"}}, "dim: the kind 'openai' needs it"),
-        ({"embedder": "no_such_module_x:y"}, "no_such_module_x:y cannot be imported"),
-        ({"embedder": "tests.embed.broken:y"}, "cannot be imported: at import"),
-        ({"embedders": {"kind": "demo"}}, r"names to embedders: \{'default': \{'kind': 'demo'\}\}"),
-        ({"embedder": "demo", "embedders": {"default": "demo"}}, "not both"),
-        ({"embedders": ["demo"]}, "must map names to embedders"),
-    )
-    for options, words in cases:
-        with case(options), pytest.raises(ConfigError, match=words):
-            await aiovec.connect(":memory:", **options)
-    for make in (
-        lambda: aiovec.embedder(3, model="m"),  # type: ignore[arg-type]
-        lambda: aiovec.embedder(plain, model=""),
-        lambda: aiovec.embedder(plain, model="m", dim=0),
-    ):
-        with pytest.raises(ConfigError):
-            make()
-
-
 async def test_a_table_without_an_embedder_says_what_to_do() -> None:
     async with aiovec.connect(":memory:", embedder="demo") as store:
         await store.create_table("docs", Schema(3, fields={"title": Field(str, text=True)}))
@@ -300,57 +260,3 @@ async def test_a_table_without_an_embedder_says_what_to_do() -> None:
         for words in ("row 0 (id 'z')", "'embedding'", "it has 'vector'", "vector='vector'"):
             assert words in str(caught.value)
         assert await store.count("docs") == 0
-
-
-# Commands
-
-
-def ids(run: Run, *arguments: object) -> list[str]:  # noqa: F811
-    return [hit["id"] for hit in run("search", *arguments, "--json").json["hits"]]
-
-
-def test_commands_search_by_text_in_the_file_of_an_app(run: Run, folder: Path) -> None:  # noqa: F811
-    with sync.connect("notes.db", embedder="demo") as store:
-        store.create_table("notes", Schema(fields=FIELDS, embed=Embed("body")))
-        store.insert("notes", ROWS)
-    for options in ([], ["--by", "vector"], ["--embedder", "demo"]):
-        assert ids(run, "notes", "open sockets", *options, "-s", "notes.db")[0] == "net"
-    Path("more.jsonl").write_text('{"id": "walk", "body": "walking through a tree"}\n')
-    assert run("import", "more.jsonl", "--table", "notes", "-s", "notes.db").code == 0
-    assert ids(run, "notes", "tree walks", "-s", "notes.db")[0] == "walk"
-
-
-def test_commands_make_a_table_with_an_embedder(run: Run, folder: Path) -> None:  # noqa: F811
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    Path("schema.json").write_text(Schema(fields=FIELDS, embed=Embed("body")).to_json())
-    new = ("import", "rows.jsonl", "--table", "notes", "--schema", "schema.json", "-s", "notes.db")
-    done = run(*new)
-    assert done.code == 1
-    assert "--embedder KIND" in done.err
-    assert "connect(" not in done.err
-    assert run(*new, "--embedder", "demo").code == 0
-    assert ids(run, "notes", "open sockets", "-s", "notes.db")[0] == "net"
-    made = ("create", "more", "--text", "body", "--embed", "body", "-s", "notes.db")
-    assert run(*made).code == 1
-    assert run(*made, "--embedder", "demo", "--json").json["schema"]["dim"] == 256
-    assert run("import", "rows.jsonl", "--table", "more", "-s", "notes.db").code == 0
-    assert ids(run, "more", "open sockets", "-s", "notes.db")[0] == "net"
-
-
-def test_a_command_names_what_it_trusts(run: Run, folder: Path) -> None:  # noqa: F811
-    asyncio.run(a_table(Path("notes.db"), {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}))
-    done = run("search", "notes", "words", "-s", "notes.db")
-    assert done.code == 1
-    for words in ("http://127.0.0.1:9/v1", "--embedder KIND", "--config FILE"):
-        assert words in done.err
-    Path("theirs.py").write_text(
-        "def embed(texts):\n    return [[1.0 + len(text)] * 8 for text in texts]\n"
-    )
-    given = ("--embedder", "theirs:embed")
-    assert len(ids(run, "notes", "words", *given, "-s", "notes.db")) == 2
-    described = ("--embedder", '{"kind": "theirs:embed"}')
-    assert len(ids(run, "notes", "words", *described, "-s", "notes.db")) == 2
-    for wrong in ("ollama", "{", '{"api_key": "sk-secret-1"}'):
-        done = run("search", "notes", "words", "--embedder", wrong, "-s", "notes.db")
-        assert done.code != 0
-        assert "sk-secret" not in done.err
