@@ -52,7 +52,7 @@ def opens(proxy: Proxy, tmp_path: Path) -> Opens:
         head = f'[retrieval]\nbackend = "remote"\nremote_url = "{proxy.url}"\n[retrieval.remote]\n'
         (tmp_path / "aiovec.toml").write_text(head + "\n".join(lines))
         async with aiovec.connect(config=tmp_path / "aiovec.toml") as store:
-            assert await store.count("notes") == 10  # so that the next request is the test's
+            await store.count("notes")  # so that the next request is the test's
             yield store
 
     return opened

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.waiting import until
 from tests.server.process import START, environment
 
 import aiovec
@@ -115,41 +118,55 @@ def test_processes_at_once_share_one_server_which_ends_behind_them(place: Place)
         assert store.count("notes") == 60
 
 
-async def test_a_server_that_is_killed_amid_calls_is_started_again(place: Place) -> None:
-    place.write(idle_timeout=60.0)  # it ends by the kill alone
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kills", [1, pytest.param(60, marks=pytest.mark.soak)])
+async def test_no_write_is_lost_or_doubled_when_the_server_is_killed_and_started_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    monkeypatch.setenv("AIOVEC_RETRIEVAL__REMOTE__RECONNECT_TIMEOUT", "90")
+    place.write(idle_timeout=60.0)  # it ends by the kills alone
+    rows: dict[str, int] = {}
+    calls, over = 0, False
+
+    async def write(store: aiovec.VectorStore, writer: int) -> None:
+        """Insert, replace and delete rows of one writer, whose content is then known."""
+        nonlocal calls
+        for n in itertools.count():
+            if over:
+                return
+            new, later, old = (f"{writer}-{number}" for number in (n, n + 1, n - 2))
+            made = [{"id": id, "embedding": [1.0, n], "n": n} for id in (new, later)]
+            write_rows = store.upsert if n else store.insert
+            assert await write_rows("notes", made) == 2
+            rows.update({new: n, later: n})
+            assert await store.delete("notes", old) == (rows.pop(old, None) is not None)
+            calls += 1
+
+    async def read(store: aiovec.VectorStore) -> None:
+        while not over:
+            await store.search("notes", [1.0, 2.0], limit=3)
+
     async with aiovec.connect(config=place.config) as store:
-        await store.create_table("notes", Schema(dim=2))
-        first = await asyncio.to_thread(place.server)
-        acknowledged: list[str] = []
-        killed = asyncio.Event()
-
-        async def write(writer: int) -> None:
-            for n in range(1000):
-                if killed.is_set() and n % 10 == 0:
-                    return
-                name = f"{writer}-{n}"
-                await store.insert("notes", [{"id": name, "embedding": [1.0, n]}])
-                acknowledged.append(name)
-                if len(acknowledged) == 50:
-                    os.kill(first, signal.SIGKILL)
-                    killed.set()
-
-        async def read() -> None:
-            while not killed.is_set():
-                await store.search("notes", [1.0, 2.0], limit=3)
-
-        await asyncio.gather(*map(write, range(4)), read())
-        second = await asyncio.to_thread(place.server)
-        assert second != first
-        assert await store.exists("notes", acknowledged) == set(acknowledged)
-        assert await store.count("notes") == len(acknowledged)
-        # A file that says something else now: the next connect has the server of the new settings.
-        await asyncio.to_thread(place.write, max_rows=77)
+        await store.create_table("notes", Schema(dim=2, fields={"n": int}))
+        async with asyncio.TaskGroup() as tasks:
+            for writer in range(4):
+                tasks.create_task(write(store, writer))
+            tasks.create_task(read(store))
+            for number in range(kills):
+                least = calls + random.Random(number).randrange(20, 60)
+                await until(lambda least=least: calls >= least)
+                os.kill(await asyncio.to_thread(place.server), signal.SIGKILL)
+            least = calls + 10
+            await until(lambda: calls >= least)
+            over = True
+        assert {row.id: row["n"] for row in await store.find("notes", limit=100_000)} == rows
+        # The next connect starts a server with the settings that the file has now.
+        await asyncio.to_thread(place.write, max_rows=5)
         async with aiovec.connect(config=place.config) as other:
-            assert await other.count("notes") == len(acknowledged)
-            with pytest.raises(aiovec.InvalidArgumentError, match="77"):
-                await other.find("notes", limit=78)
-        assert await store.count("notes") == len(acknowledged)
+            assert await other.count("notes") == len(rows)
+            with pytest.raises(aiovec.InvalidArgumentError, match="more than 5 rows"):
+                await other.find("notes", limit=6)
+        assert await store.count("notes") == len(rows)
 
 
 async def test_a_server_that_cannot_start_says_why(place: Place) -> None:

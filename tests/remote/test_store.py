@@ -7,12 +7,10 @@ import itertools
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.remote_server import Server
 from tests.harness.command import run
 from tests.harness.handovers import counted_handovers
 from tests.harness.proxy import Proxy
@@ -69,20 +67,6 @@ def test_the_commands(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "does not support 'backup'" in done.err
 
 
-async def test_another_client_changes_the_table(url: str) -> None:
-    async with aiovec.connect(url) as store, aiovec.connect(url) as other:
-        await store.create_table("notes", SCHEMA)
-        await store.insert("notes", ROWS)
-        await other.add_field("notes", "lang", str)
-        assert await store.update("notes", {"lang": "de"}, ids=["a"]) == 1
-        await other.drop_table("notes")
-        with pytest.raises(aiovec.TableNotFoundError):
-            await store.search("notes", [1.0, 0.0])
-        await other.create_table("notes", Schema(3))
-        with pytest.raises(aiovec.DimensionMismatchError):
-            await store.search("notes", [1.0, 0.0])
-
-
 async def test_a_search_is_one_request(url: str) -> None:
     async with Proxy(url) as proxy, aiovec.connect(proxy.url) as store:
         await store.create_table("notes", SCHEMA)
@@ -130,21 +114,3 @@ async def test_a_script_that_leaves_stores_open_ends(url: str) -> None:
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n[]\n")
     assert "Traceback" not in done.stderr  # that sessions were not closed may be told
-
-
-async def test_an_export_of_expiring_rows_goes_on_whatever_serves_it(
-    server: Server, tmp_path: Path
-) -> None:
-    until, now = Field(datetime, expires=True), datetime.now(UTC)
-    for kind in ("sqlite", "lancedb"):
-        url = server.url(kind, tmp_path)
-        async with aiovec.connect(url) as store:
-            await store.create_table("notes", Schema(2, fields={"until": until}))
-            rows = [{"id": f"r{n}", "embedding": [1, n], "until": now} for n in range(6)]
-            await store.insert("notes", [{**row, "until": None} for row in rows[:5]] + rows[5:])
-            first = await anext(store.export("notes", batch_size=2))
-            after = first.schema.metadata[b"aiovec.cursor"]
-            rest = [batch async for batch in store.export("notes", batch_size=2, after=after)]
-            ids = [id for batch in (first, *rest) for id in batch["id"].to_pylist()]
-            assert sorted(ids) == ["r0", "r1", "r2", "r3", "r4"]
-    server.forget()

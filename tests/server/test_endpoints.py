@@ -174,20 +174,6 @@ async def test_the_rows_of_a_list_of_tables_are_counted_at_once() -> None:
             assert running == 0
 
 
-async def test_errors_name_the_row_and_what_differs(client: Client) -> None:
-    wrong = [{"id": "n", "embedding": [1, 0, 0]}, {"id": "m", "embedding": [1]}]
-    found = await client.problem("POST", "/tables/notes/records", 422, json=wrong)
-    assert (found["error"], found["facts"]["row"]) == ("DimensionMismatchError", 1)
-    wrong[1] = {"id": "m", "embedding": [1, 0, 0], "year": "late"}
-    found = await client.problem("POST", "/tables/notes/records", 422, json=wrong)
-    assert (found["facts"]["row"], found["facts"]["field"]) == (1, "year")
-    found = await client.problem("POST", "/tables/notes/records", 409, json=ROWS[:1])
-    assert (found["error"], found["facts"]["ids"]) == ("DuplicateIdError", ["note-0"])
-    other = {"name": "notes", "schema": {"dim": 2}, "existOk": True}
-    assert (await client.problem("POST", "/tables", 409, json=other))["facts"]["differences"]
-    assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
-
-
 async def test_searches_of_every_kind(client: Client) -> None:
     async def hits(path: str, **body: Any) -> list[Any]:
         found = await client.ok("POST", f"/tables/notes/{path}", json=body)
@@ -222,36 +208,26 @@ async def test_searches_of_every_kind(client: Client) -> None:
     assert [[h["id"] for h in r["hits"]] for r in many["results"]] == [["note-2"], ["note-0"]]
 
 
+# Bodies that the OpenAPI document allows, or whose error names a cure; test_openapi sends others.
 WRONG: list[tuple[str, Any, str]] = [
     ("search", {}, "'vector' or 'text'"), ("search", {"vector": VECTOR, "text": "x"}, "not both"),
     ("search", {"vector": VECTOR, "topk": 2}, "limit"),
-    ("search", {"vector": VECTOR, "limit": 0}, "equal to 1"),
-    ("search", {"vector": VECTOR, "limit": True}, "integer"),
-    ("search", {"vector": VECTOR, "where": 3}, "string"),
     ("search", {"vector": VECTOR, "where": "yeer = 1"}, "year"),
-    ("search", {"vector": VECTOR, "exact": "no"}, "boolean"),
     ("search", {"vector": VECTOR, "tuning": {"efs": 1}}, "ef"),
     ("search", {"vector": VECTOR, "boost": {"field": "at", "half_life": "7d"}}, "halfLife"),
     ("search", {"vector": VECTOR, "boost": {"field": "at"}}, "field and halfLife are needed"),
     ("search", {"vector": VECTOR, "boost": {"type": []}}, "type is decay or factor"),
-    ("search", {"vector": VECTOR, "boost": [{"type": {}}]}, "type is decay or factor"),
     ("search", {"vector": VECTOR, "boost": [{"type": "factor", "field": "year", "weight": 2}]},
      "^weight must be a number from 0 to 1, not 2$"),
-    ("search", {"vector": [1, "2", 3]}, "numbers"),
-    ("search", {"vector": [True, False, True]}, "True"),
     ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no embedder"),
-    ("search", [], "object"),
     ("search_many", {"vectors": [VECTOR], "where": ["TRUE", "TRUE"]}, "where"),
     ("search_hybrid", {"query": "words"}, "missing"),
     ("search_hybrid", {"query": "x", "vector": VECTOR, "fusion": {"type": "x"}}, "rrf"),
     ("search_text", {}, "lacks the key 'query'"), ("search_like", {"ids": "none"}, "ids"),
-    ("get", {"ids": [1.5]}, "ids"), ("get", {"ids": [True]}, "ids"),
     ("exists", {"ids": [["a"]]}, "ids"), ("records", {}, "ids or where"),
-    ("update", {"set": {"year": 1}}, "ids or where"),
     ("update", {"set": {"a": 1}, "remove": ["a"], "where": "TRUE"}, "choose one"),
     ("set_vectors", {"ids": ["note-0"], "vectors": []}, "one for each"),
     ("distinct", {"field": "none"}, "year"), ("find", {"orderBy": ["tags"]}, "tags"),
-    ("find", {"offset": -1}, "equal to 0"),
 ]  # fmt: skip
 
 

@@ -54,24 +54,23 @@ async def held() -> AsyncIterator[Held]:
         yield Held(store)
 
 
-async def test_a_length_that_is_no_number(held: Held) -> None:
-    for length in ("abc", "1e3", "9" * 5000):
-        connection = Connection(
-            held.app(), "POST", SEARCH, [BODY], headers=[("content-length", length)]
-        )
-        assert await connection.status() == 400, length[:10]
+LARGE = [b" " * (MIB // 4)] * 5
+LENGTHS: list[tuple[list[bytes], str | None, int]] = [
+    # The parts of a body, the length that it states, and the status.
+    ([BODY], "abc", 400), ([BODY], "1e3", 400), ([BODY], "9" * 5000, 400),
+    ([], str(MIB + 1), 413), ([], str(10**30), 413), (LARGE, None, 413), (LARGE, "100", 413),
+]  # fmt: skip
 
 
-@pytest.mark.slow
-async def test_a_body_that_is_too_large(held: Held) -> None:
-    """By the length that it says, or by the bytes that come, of which no more are read."""
+async def test_a_body_that_is_too_long_is_refused_by_its_length_or_once_it_exceeds_it(
+    held: Held,
+) -> None:
     app = held.app()
-    large = [b" " * (MIB // 4)] * 5
-    for parts, length in (([], str(MIB + 1)), ([], str(10**30)), (large, None), (large, "100")):
+    for parts, length, status in LENGTHS:
         headers = [] if length is None else [("content-length", length)]
         connection = Connection(app, "POST", SEARCH, parts, ends=False, headers=headers)
-        assert await connection.status() == 413, length
-        assert json.loads(b"".join(connection.body))["status"] == 413
+        assert await connection.status() == status, length
+        assert json.loads(b"".join(connection.body))["status"] == status
     assert not held.begun.is_set()
 
 
@@ -168,38 +167,18 @@ async def test_an_error_that_nobody_expected(caplog: pytest.LogCaptureFixture) -
     assert record.exc_info is not None
 
 
-# The health, which anyone may ask for
-
-
-async def test_the_store_is_reached_once_a_second_however_many_ask_for_the_health() -> None:
-    pings, begun, let = [], asyncio.Event(), asyncio.Event()
-
-    async def ping() -> None:
-        pings.append(1)
-        begun.set()
-        await let.wait()
-
-    async with aiovec.connect(":memory:") as store:
-        app = create_app(store=Wrapped(store, ping=ping))  # type: ignore[arg-type]
-        async with serving(app) as client:
-            first = asyncio.ensure_future(client.get("/health"))
-            others = [asyncio.ensure_future(client.get("/health")) for _ in range(30)]
-            await begun.wait()
-            first.cancel()  # the others wait for the ping on
-            let.set()
-            assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
-            assert len(pings) == 1
-
-
-async def test_a_store_that_hangs_is_not_reached_again_until_it_answers(
+async def test_the_health_asks_a_store_once_however_many_ask_and_however_long_it_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pings, let, clock = 0, asyncio.Event(), time.monotonic
+    failure: BaseException | None = None
 
     async def ping() -> None:
         nonlocal pings
         pings += 1
         await let.wait()
+        if failure:
+            raise failure
 
     async with aiovec.connect(":memory:") as store:
         app = create_app(store=Wrapped(store, ping=ping))  # type: ignore[arg-type]
@@ -207,20 +186,12 @@ async def test_a_store_that_hangs_is_not_reached_again_until_it_answers(
             waiting = []
             for later in (0, 5, 10):
                 monkeypatch.setattr(time, "monotonic", lambda later=later: clock() + later)
-                waiting.append(asyncio.ensure_future(client.get("/health")))
+                waiting += [asyncio.ensure_future(client.get("/health")) for _ in range(10)]
                 await asyncio.sleep(0.01)
+            waiting.pop(0).cancel()  # the others go on waiting for the ping
             assert pings == 1
             let.set()
             assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
-            await client.ok("GET", "/health")
-            assert pings == 2
-
-
-async def test_the_health_of_a_store_that_cannot_be_reached() -> None:
-    async def ping() -> None:
-        raise aiovec.StoreBusyError("disk", 1.0)
-
-    async with aiovec.connect(":memory:") as store:
-        app = create_app(store=Wrapped(store, ping=ping))  # type: ignore[arg-type]
-        async with serving(app) as client:
+            failure = aiovec.StoreBusyError("disk", 1.0)
             await client.problem("GET", "/health", 503)
+            assert pings == 2
