@@ -67,9 +67,14 @@ def hints_arguments(function: _F) -> _F:
     @wraps(function)
     async def awaited(*args: Any, **kwargs: Any) -> Any:
         try:
-            return await call(*args, **kwargs)
+            return await function(*args, **kwargs)
         except AiovecError as exc:
             raise without_frames(exc) from exc.__cause__
+        except TypeError:
+            error = _wrong_call(function, args, kwargs)
+            if error is None:
+                raise
+        raise error
 
     is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
     return cast("_F", awaited if is_async else call)

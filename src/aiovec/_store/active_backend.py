@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from .._model.schema import Schema
 from .._telemetry.spans import place_of
@@ -78,8 +78,6 @@ class ActiveBackend:
         """When a table's expired rows were last deleted, by ``time.monotonic``."""
         self.sweeps: dict[str, asyncio.Task[None]] = {}
         """The tasks that delete expired rows, by the tables' names."""
-        self.overtaken: set[asyncio.Future[None]] = set()
-        """A future for each call that an alteration has overtaken; done when the call has ended."""
         self._calls = 0
         self._handles: dict[str, TableHandle] = {}
         self._states: dict[str, tuple[TableHandle, str]] = {}
@@ -181,7 +179,30 @@ class Backends:
                 if self.active is active:
                     self._next_look = math.inf
 
-    async def follow(
+    async def prepare_retry(
+        self,
+        active: ActiveBackend,
+        error: StaleTableError | StoreMovedError | StoreReplacedError,
+        failed: int,
+        deadline: Deadline,
+        *,
+        last: bool = False,
+    ) -> None:
+        """Prepare the next attempt of a call, whose attempts so far have ``failed``.
+
+        Raises the error, or one that says why, if no attempt can succeed or it was the ``last``.
+        """
+        last = last or (failed >= _LEAST_ATTEMPTS and deadline.left() <= 0)
+        if isinstance(error, StaleTableError):
+            active.forget_all()
+            if last:
+                times = "once" if failed == 1 else f"{failed} times"
+                reason = f"a table's fields or indexes changed {times} during the call"
+                raise deadline.error(reason) from error
+        elif last or not await self._follow(active, error):
+            raise error
+
+    async def _follow(
         self, left: ActiveBackend, error: StoreMovedError | StoreReplacedError
     ) -> bool:
         """Use the store to which the active one has moved, or the copy that has replaced it.
@@ -268,60 +289,6 @@ class Backends:
             await asyncio.wait([self._looking])
         for failure in filter(None, failures):
             raise failure
-
-
-class Attempts:
-    """The attempts of one call, which is repeated until its deadline if a retry can help."""
-
-    def __init__(self, backends: Backends, deadline: Deadline) -> None:
-        self._backends = backends
-        self._deadline = deadline
-        self._failed = 0
-        self._overtaken: asyncio.Future[None] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._overtaken is not None:
-            self.succeeded()
-
-    async def let_pass(self) -> None:
-        """Have an alteration wait for the calls that others have overtaken, until its deadline.
-
-        Otherwise a call that takes longer than the pause between two alterations never succeeds.
-        """
-        if overtaken := self._backends.active.overtaken:
-            await asyncio.wait([*overtaken], timeout=max(0, self._deadline.left()))
-
-    def succeeded(self) -> None:
-        """Let alterations begin again: this call needs no further attempt."""
-        if self._overtaken is not None and not self._overtaken.done():
-            self._overtaken.set_result(None)
-
-    async def failed(
-        self,
-        active: ActiveBackend,
-        error: StaleTableError | StoreMovedError | StoreReplacedError,
-        *,
-        last: bool = False,
-    ) -> None:
-        """Prepare the next attempt of a call that failed with this error; raise if none can
-        succeed."""
-        self._failed += 1
-        last = last or (self._failed >= _LEAST_ATTEMPTS and self._deadline.left() <= 0)
-        if isinstance(error, StaleTableError):
-            active.forget_all()
-            if last:
-                times = "once" if self._failed == 1 else f"{self._failed} times"
-                reason = f"a table's fields or indexes changed {times} during the call"
-                raise self._deadline.error(reason) from error
-            if self._overtaken is None:
-                self._overtaken = asyncio.get_running_loop().create_future()
-                self._overtaken.add_done_callback(active.overtaken.discard)
-                active.overtaken.add(self._overtaken)
-        elif last or not await self._backends.follow(active, error):
-            raise error
 
 
 async def close_after(backend: Backend, failure: BaseException) -> None:

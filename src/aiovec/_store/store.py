@@ -92,7 +92,6 @@ from .._model.schema import (
     check_field_name,
     check_table_name,
 )
-from .._telemetry import Operation
 from .._telemetry.spans import span
 from ..backend.context import write_key
 from ..backend.contract import (
@@ -122,7 +121,7 @@ from ..errors import (
     TableNotFoundError,
     UnsupportedError,
 )
-from .active_backend import REFUSALS, ActiveBackend, Attempts, Backends, check_same
+from .active_backend import REFUSALS, ActiveBackend, Backends, check_same
 from .expiry import LiveRows, sweep
 from .rank import check_fusion
 from .search import (
@@ -150,16 +149,11 @@ _Parts = Callable[[ActiveBackend, TableHandle], Awaitable[AsyncGenerator[_T, Non
 _MOST_ROWS = 2**31 - 1
 # Most rows that ``search_like`` takes, since it reads their vectors first.
 _MOST_LIKE = 1_000
-# The calls that make a table's handles stale.
-_ALTERS = frozenset(
+# Methods that a read-only store refuses. create_table is not among them: the table may exist.
+_WRITES = frozenset(
     {
         "add_field", "create_field_index", "drop_field_index", "drop_field",
         "rename_field", "rename_table", "drop_table",
-    }
-)  # fmt: skip
-# Methods that a read-only store refuses. create_table is not among them: the table may exist.
-_WRITES = _ALTERS | frozenset(
-    {
         "insert", "upsert", "update", "set_vectors", "delete",
         "optimize", "create_index", "drop_index", "revert",
     }
@@ -618,9 +612,9 @@ class VectorStore(Hints):
         ``model`` is the model that the caller named.
         """
         embedder = await self._embedders.of_table(handle, active.settings, model)
-        operation = Operation("embed", handle.name)
-        operation.rows = len(texts)
-        with span(operation, active.place):
+        with span("embed", handle.name, active.place) as reported:
+            if reported is not None:
+                reported.rows = len(texts)
             vectors = await embedder.embed(texts, purpose)
         current_deadline(None).renew()  # the embedder has time limits of its own
         await hop(len(vectors), check_made, vectors, handle.schema, embedder.name)
@@ -963,15 +957,11 @@ class VectorStore(Hints):
     ) -> AsyncGenerator[_T, None]:
         """Yield the parts of one snapshot, from ``begin``; ``rows`` counts those of a part."""
         self._enter()
-        operation = Operation(call, table)
-        operation.rows = 0
-        busy_timeout = self._backends.active.backend.busy_timeout
-        with (
-            span(operation, self._backends.active.place, current=False),
-            Attempts(self._backends, current_deadline(busy_timeout)) as attempts,
-        ):
+        backends, failed, done = self._backends, 0, 0
+        deadline = current_deadline(backends.active.backend.busy_timeout)
+        with span(call, table, backends.active.place, current=False) as reported:
             while True:
-                active = self._backends.active
+                active = backends.active
                 active.enter()
                 try:
                     handle = await active.open_table(table)
@@ -983,8 +973,7 @@ class VectorStore(Hints):
                     self._exports.add(parts)
                     async with aclosing(parts):
                         async for part in parts:
-                            operation.rows += rows(part)
-                            attempts.succeeded()  # alterations must not wait for the caller
+                            done += rows(part)
                             yield part
                     if self._closed:  # closing has ended the export
                         raise StoreClosedError(self.target)
@@ -993,8 +982,11 @@ class VectorStore(Hints):
                     error = exc
                 finally:
                     active.leave()
+                    if reported is not None:
+                        reported.rows = done
                 # After the first row, another attempt would repeat rows.
-                await attempts.failed(active, error, last=operation.rows > 0)
+                failed += 1
+                await backends.prepare_retry(active, error, failed, deadline, last=done > 0)
 
     # Searching
 
@@ -1417,16 +1409,13 @@ class VectorStore(Hints):
         if call in _WRITES:
             self._check_writable(call)
         key = write_key() if call in _ONCE else None
-        backends, operation = self._backends, Operation(call, table)
+        backends, failed = self._backends, 0
         active = backends.active
         with (
             Deadline(active.backend.busy_timeout) as deadline,
-            span(operation, active.place),
-            Attempts(backends, deadline) as attempts,
+            span(call, table, active.place) as reported,
         ):
             backends.look_ahead()
-            if call in _ALTERS:
-                await attempts.let_pass()
             while True:
                 active, handle = backends.active, None
                 active.enter()
@@ -1443,14 +1432,16 @@ class VectorStore(Hints):
                         if handle is not None:
                             await active.check_current(handle)
                         raise
-                    operation.place = active.place  # it may have followed a migration
-                    operation.rows = None if rows is None else rows(result)
+                    if reported is not None:
+                        reported.place = active.place  # it may have followed a migration
+                        reported.rows = None if rows is None else rows(result)
                     return result
                 except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
                     error = exc
                 finally:
                     active.leave()
-                await attempts.failed(active, error)
+                failed += 1
+                await backends.prepare_retry(active, error, failed, deadline)
 
     def _on_table(
         self,

@@ -9,12 +9,10 @@ Attributes = Mapping[str, str | int]
 
 
 @dataclass(slots=True)
-class Operation:
-    """One call of a user: its method, its table and its number of rows."""
+class Reported:
+    """Facts about a call that are known at its end, for its span."""
 
-    name: str
-    table: str | None = None
-    place: Attributes | None = None
+    place: Attributes
     """The backend that served the call, after any migration that the store followed."""
     rows: int | None = None
     """The number of rows returned, written or deleted."""

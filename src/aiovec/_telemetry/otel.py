@@ -11,13 +11,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-if TYPE_CHECKING:
-    from . import Attributes, Operation
+from . import Attributes, Reported
 
 # Reading the version from the installed metadata would block the event loop.
 _VERSION = sys.modules["aiovec"].__version__
@@ -49,20 +47,19 @@ def is_configured() -> bool:
 
 
 @contextmanager
-def span(operation: Operation, place: Attributes, *, current: bool) -> Iterator[None]:
+def span(call: str, table: str | None, place: Attributes, *, current: bool) -> Iterator[Reported]:
     """Create the span of a call, and record its duration and rows."""
-    attributes = {**place, "db.operation.name": operation.name}
-    name = operation.name
-    if operation.table is not None:
-        attributes["db.collection.name"] = operation.table
-        name = f"{name} {operation.table}"
+    attributes, name, reported = {**place, "db.operation.name": call}, call, Reported(place)
+    if table is not None:
+        attributes["db.collection.name"] = table
+        name = f"{call} {table}"
     made = _TRACER.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
     within = trace.set_span_in_context(made)
     token = context.attach(within) if current else None
     began = time.perf_counter()
     late: dict[str, str | int] = {}
     try:
-        yield
+        yield reported
     except asyncio.CancelledError:
         late["aiovec.cancelled"] = True
         raise
@@ -77,12 +74,12 @@ def span(operation: Operation, place: Attributes, *, current: bool) -> Iterator[
         took = time.perf_counter() - began
         if token is not None:
             context.detach(token)
-        late.update(operation.place or {})
+        late.update(reported.place)
         attributes.update(late)
         _DURATIONS.record(took, attributes, within)
-        if operation.rows is not None:
-            _ROWS.record(operation.rows, attributes, within)
-            late["aiovec.rows"] = operation.rows
+        if reported.rows is not None:
+            _ROWS.record(reported.rows, attributes, within)
+            late["aiovec.rows"] = reported.rows
         made.set_attributes(late)
         made.end()
 

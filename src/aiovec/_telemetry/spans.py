@@ -1,4 +1,4 @@
-"""Spans of calls: ``with span(operation, place): ...; operation.rows = 3``.
+"""Spans of calls: ``with span("search", "docs", place) as reported: ...``.
 
 OpenTelemetry is used only if the app has imported it, perhaps after it opened the store: only then
 can it have set a provider. Telemetry reports names, counts, durations and the classes of errors:
@@ -11,14 +11,10 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from types import ModuleType
-from typing import cast
+from typing import Any
 
 from .._model.redaction import redacted
-from . import Attributes, Operation
-
-Watch = AbstractContextManager[object, None]
-"""A block that is reported. It passes every exception on."""
+from . import Attributes, Reported
 
 _NOTHING = nullcontext()
 
@@ -33,7 +29,7 @@ def place_of(backend: str, target: str) -> Attributes:
 
 
 @lru_cache(maxsize=1)
-def _otel() -> ModuleType | None:
+def _otel() -> Any:
     try:
         from . import otel
     except (ImportError, AttributeError, TypeError):  # older than the extra "otel" requires
@@ -41,28 +37,24 @@ def _otel() -> ModuleType | None:
     return otel
 
 
-def _configured() -> ModuleType | None:
+def _configured() -> Any:
     """Return the module that calls OpenTelemetry; None if the app has set no provider."""
-    if "opentelemetry" not in sys.modules:
-        return None
     otel = _otel()
     return otel if otel is not None and otel.is_configured() else None
 
 
-def span(operation: Operation, place: Attributes, *, current: bool = True) -> Watch:
-    """Report the block as one call.
+def span(
+    call: str, table: str | None, place: Attributes, *, current: bool = True
+) -> AbstractContextManager[Reported | None, None]:
+    """Report the block as one call; None if nobody hears of it.
 
     A span that is not ``current`` may begin and end in different tasks.
     """
-    otel = _configured()
-    if otel is None:
-        return _NOTHING
-    return cast("Watch", otel.span(operation, place, current=current))
+    otel = _configured() if "opentelemetry" in sys.modules else None
+    return _NOTHING if otel is None else otel.span(call, table, place, current=current)
 
 
-def called_by(headers: Mapping[str, str]) -> Watch:
+def called_by(headers: Mapping[str, str]) -> AbstractContextManager[None, None]:
     """Make the calls in the block children of the span in a request's ``traceparent``."""
-    otel = _configured() if headers else None
-    if otel is None:
-        return _NOTHING
-    return cast("Watch", otel.called_by(headers))
+    otel = _configured() if headers and "opentelemetry" in sys.modules else None
+    return _NOTHING if otel is None else otel.called_by(headers)

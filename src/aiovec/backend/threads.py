@@ -55,6 +55,7 @@ class _Threads:
     """
 
     def __init__(self) -> None:
+        """Begin without threads; also in a forked process, in which they do not run."""
         self._jobs: deque[Callable[[], object]] = deque()
         # Each thread has a bell, a lock that is released to wake it. The thread that became idle
         # last is woken first, so that those that are not needed end.
@@ -62,7 +63,7 @@ class _Threads:
         self._idle: list[threading.Lock] = []
 
     def begin(self, job: Callable[[], object]) -> None:
-        """Run the job in an idle thread, or in a new one.
+        """Run the job, which raises nothing, in an idle thread, or in a new one.
 
         If the system starts no more threads, the job waits for one. AiovecError without any.
         """
@@ -114,25 +115,14 @@ class _Threads:
 _threads = _Threads()
 
 
-def _forget_threads() -> None:
-    """Forget the threads: in a forked process they do not run."""
-    global _threads
-    _threads = _Threads()
-
+begin_in_thread = _threads.begin
+"""Run a job in a daemon thread; nobody hears of its end."""
 
 # At exit, wait for abandoned work: native code that runs in a thread while the interpreter ends may
 # crash.
 atexit.register(lambda: _threads.wait(10.0))
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
-
-
-def begin_in_thread(job: Callable[[], object]) -> None:
-    """Run a job, which raises nothing, in a daemon thread; nobody hears of its end.
-
-    Raises AiovecError if there can be no thread.
-    """
-    _threads.begin(job)
+    os.register_at_fork(after_in_child=_threads.__init__)  # type: ignore[misc]
 
 
 def _in_daemon_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
