@@ -13,7 +13,6 @@ from tests.contract.base import case
 
 from aiovec import ConfigError
 from aiovec.backend.config import load_settings
-from aiovec.backend.place import find_place
 from aiovec.backend.settings import BackendSettings
 
 Toml = Callable[[str | bytes], Path]
@@ -72,26 +71,10 @@ def test_the_environment_comes_before_the_file(toml: Toml, monkeypatch: pytest.M
     assert found.lancedb.storage_options == {"region": "x", "account_key": '{"a": 1}'}
     assert found.sqlite_path == "[1]"
     assert retrieval(toml(b"\xef\xbb\xbf[retrieval]\ndim = 5\n")).dim == 5  # a byte order mark
+    keys = toml("[retrieval.server]\napi_keys_file = 'keys'\n")
+    assert retrieval(keys).server.api_keys_file == str(keys.parent / "keys")
     with pytest.raises(AttributeError, match="frozen"):
         sqlite.readers = 3
-
-
-def test_relative_paths_count_from_the_files_folder(
-    toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path.parent)
-    for path, expected in {
-        "data/x.db": f"{tmp_path}/data/x.db",
-        "../x.db": f"{tmp_path.parent}/x.db",
-        "~/x.db": os.path.expanduser("~/x.db"),
-        "s3://bucket/notes": "s3://bucket/notes",
-        "http://127.0.0.1:4002": "http://127.0.0.1:4002",
-    }.items():
-        toml(f"[retrieval]\nlancedb_url = '{path}'\n[retrieval.server]\napi_keys_file = 'keys'\n")
-        found = retrieval(Path(tmp_path.name) / "aiovec.toml")
-        place = find_place(config=tmp_path / "aiovec.toml", backend="lancedb")
-        assert place.address == expected.replace("/", os.sep if "://" not in path else "/")
-        assert found.server.api_keys_file == str(tmp_path / "keys")
 
 
 # Faults

@@ -1,4 +1,4 @@
-"""Opening: what is opened, where, when, and what is said when it cannot be."""
+"""Opening and closing: once, cancelled, without asyncio, and backends of other packages."""
 
 from __future__ import annotations
 
@@ -121,99 +121,41 @@ def test_without_asyncio_opening_says_so(tmp_path: Path) -> None:
 # Settings
 
 
-async def test_what_the_file_and_the_environment_say(
+async def test_a_target_takes_the_settings_of_the_file_and_the_environment(
     made: list[Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "etc"
-    folder.mkdir()
-    config = folder / "aiovec.toml"
-    for text, expected in {
-        "": f"{folder}/aiovec.db",
-        'sqlite_path = "x"': f"{folder}/x/vectors.sqlite",
-        'sqlite_path = "sqlite://x.db"': f"{folder}/x.db",
-        'sqlite_path = ":memory:"': ":memory:",
-        'backend = "toy"\n[retrieval.toy]\nurl = "toy://y"\nsize = 3': "toy://y",
-    }.items():
-        config.write_text("[retrieval]\n" + text)
-        with case(text):
-            async with connect(config=config) as store:
-                assert store.target == expected
-    assert made[-1].settings.size == 3
-    # A target beside a file takes its settings, and the place from the target.
-    config.write_text('[retrieval]\nbackend = "toy"\ndim = 5\n')
-    async with connect("notes.db", config=config) as store:
-        assert store.target == str(tmp_path / "notes.db")
-        await store.create_table("notes", exist_ok=True)
-        assert (await store.schema("notes")).dim == 5
-    monkeypatch.setenv("AIOVEC_RETRIEVAL__DIM", "6")
-    monkeypatch.setenv("AIOVEC_RETRIEVAL__BACKEND", "lancedb")  # the target says otherwise
-    async with connect(":memory:") as store:
-        await store.create_table("notes")
-        assert (await store.schema("notes")).dim == 6
-
-
-async def test_which_file_is_read_without_arguments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        await connect()
-    for way in ("connect('notes.db')", "config=", "AIOVEC_CONFIG", "aiovec.toml"):
-        assert way in str(caught.value)
-    (tmp_path / "aiovec.toml").write_text('[retrieval]\nsqlite_path = "here.db"')
-    other = tmp_path / "etc" / "other.toml"
-    other.parent.mkdir()
-    other.write_text('[retrieval]\nsqlite_path = "there.db"')
-    for variable, target in (
-        (None, "here.db"), (str(Path("etc") / "other.toml"), "etc/there.db"), ("", "here.db"),
-    ):  # fmt: skip
-        if variable is not None:
-            monkeypatch.setenv("AIOVEC_CONFIG", variable)
-        async with connect() as store:
-            assert store.target == str(tmp_path / target)
-    monkeypatch.setenv("AIOVEC_CONFIG", "nosuch.toml")
-    with pytest.raises(ConfigError, match="AIOVEC_CONFIG") as caught:
-        await connect()
-    assert caught.value.file == str(tmp_path / "nosuch.toml")
+    config = tmp_path / "aiovec.toml"
+    config.write_text(
+        '[retrieval]\nbackend = "toy"\ndim = 5\n[retrieval.toy]\nurl = "toy://y"\nsize = 3'
+    )
+    async with connect(config=config) as store:
+        assert (store.target, made[-1].settings.size) == ("toy://y", 3)
+    for dim in (5, 6):
+        async with connect(":memory:", config=config) as store:
+            await store.create_table("notes")
+            assert (await store.schema("notes")).dim == dim
+        monkeypatch.setenv("AIOVEC_RETRIEVAL__DIM", "6")
 
 
 # Errors
 
 
-async def test_what_no_store_can_be(made: list[Toy], tmp_path: Path) -> None:
-    for target in ("nosuch://x", "ftp://ann:secret@host/x?k=secret"):
-        with case(target), pytest.raises(ConfigError) as caught:
-            await connect(target)
-        assert "secret" not in str(caught.value)
-        for known in ("sqlite://", "lancedb://", "s3://", "http://", "toy://", ":memory:"):
-            assert known in str(caught.value.accepted)
-    wrong: Any
-    for wrong in ("", b"", b"x.db", 3, ["x"], object()):
-        with case(wrong):
-            with pytest.raises(ConfigError, match="target"):
-                await connect(wrong)
-            with pytest.raises(ConfigError, match="config"):
-                await connect(config=wrong)
-            with pytest.raises(ConfigError, match="backup"):
-                await restore(wrong, ":memory:")
-    for target in ("x\ud800.db", "sqlite:///x\ud800", "lancedb:///x\ud800", "\ud800://x"):
-        with case(target), pytest.raises(ConfigError, match="Unicode"):
-            await connect(target)
+async def test_a_place_that_cannot_hold_a_store_or_a_backup_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(ConfigError, match="cannot hold a store"):
         await connect("file.txt/notes.db")
+    wrong: Any
+    for wrong in ("", b"", b"x.db", 3, ["x"], object()):
+        with case(wrong), pytest.raises(ConfigError, match="backup"):
+            await restore(wrong, ":memory:")
     async with connect(tmp_path / "n.db") as store:
         with pytest.raises(InvalidArgumentError):
             await store.backup(f"{tmp_path}/\ud800")
 
 
-async def test_backends_that_are_not_there(
-    made: list[Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_backend_that_is_missing_or_unusable_is_named(
+    made: list[Toy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tmp_path / "aiovec.toml"
-    config.write_text('[retrieval]\nbackend = "nosuch"')
-    with pytest.raises(ConfigError, match=r"must be one of sqlite, .*lancedb, .*remote") as caught:
-        await connect(config=config)
-    assert not isinstance(caught.value, BackendNotInstalledError)
     for name in ("missing", "absent"):
         with pytest.raises(BackendNotInstalledError, match='pip install "toys"') as missing:
             await connect(f"{name}://x")

@@ -15,23 +15,6 @@ from aiovec import ConfigError, Schema
 from aiovec.backend import redacted
 from aiovec.backend.place import find_place
 
-URLS = {
-    ":memory:": ("sqlite", ":memory:"),
-    "sqlite://:memory:": ("sqlite", ":memory:"),
-    "sqlite:///my%20notes.db": ("sqlite", "/my%20notes.db"),
-    "SQLite:///data/notes.db": ("sqlite", "/data/notes.db"),
-    "C://data/notes.db": ("sqlite", os.path.abspath("C://data/notes.db")),
-    "lancedb://:memory:": ("lancedb", "memory://"),
-    "lancedb:///data/notes": ("lancedb", "/data/notes"),
-    "lancedb://notes": ("lancedb", os.path.abspath("notes")),
-    "lancedb://~/notes": ("lancedb", os.path.expanduser("~/notes")),
-    "s3://bucket/notes?region=x": ("lancedb", "s3://bucket/notes?region=x"),
-    "gs://bucket/notes": ("lancedb", "gs://bucket/notes"),
-    "az://box/notes": ("lancedb", "az://box/notes"),
-    "db://notes": ("lancedb", "db://notes"),
-    "http://127.0.0.1:4002": ("remote", "http://127.0.0.1:4002"),
-    "https://host/x": ("remote", "https://host/x"),
-}
 SHOWN = {
     "/a@b/notes?x.db": "/a@b/notes?x.db",
     "http://[::1]:4002": "http://[::1]:4002",
@@ -42,53 +25,109 @@ SHOWN = {
     "http://host/x#secret": "http://host/x#***",
     "s3://key:secret@bucket/x?y=secret#secret": "s3://***@bucket/x?***",
 }
+KNOWN = r"sqlite://.*lancedb://.*s3://.*http://"
+WAYS = r"connect\('notes.db'\).*config=.*AIOVEC_CONFIG.*aiovec.toml"
+IN_ETC, FILE, BACKEND = {"config": "etc/aiovec.toml"}, "AIOVEC_CONFIG", "AIOVEC_RETRIEVAL__BACKEND"
+
+
+class Error(str):
+    """Words of a ConfigError."""
+
+
+def to(target: Any) -> dict[str, Any]:
+    return {"target": target}
+
+
+def in_etc(line: str) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """A file in another folder, which names the store."""
+    return IN_ETC, {"etc/aiovec.toml": line}, {}
+
+
+# The arguments of ``connect``, TOML files with a line of [retrieval], the environment, and the
+# address of the store, or the error. {} is the current folder, in which some paths exist.
+PLACES: list[tuple[dict[str, Any], dict[str, str], dict[str, str], str, str | Error]] = [
+    *((to(target), {}, {}, "sqlite", place) for target, place in {
+        "notes.db": "{}/notes.db", Path("path.db"): "{}/path.db", "a/b/notes.db": "{}/a/b/notes.db",
+        "plain": "{}/plain/vectors.sqlite", "with.dots/": "{}/with.dots/vectors.sqlite",
+        "folder.v1": "{}/folder.v1/vectors.sqlite", ".hidden": "{}/.hidden/vectors.sqlite",
+        "nosuffix": "{}/nosuffix", "sqlite://url.db": "{}/url.db",
+        "~/notes.db": "{}/home/notes.db", Path("~") / "notes": "{}/home/notes/vectors.sqlite",
+        ":memory:": ":memory:", "sqlite://:memory:": ":memory:",
+        "SQLite:///data/notes.db": "/data/notes.db", "sqlite:///my%20notes.db": "/my%20notes.db",
+        "C://data/notes.db": "{}/C:/data/notes.db",
+    }.items()),
+    *((to(target), {}, {}, "lancedb", place) for target, place in {
+        "lancedb://:memory:": "memory://", "lancedb:///data/notes": "/data/notes",
+        "lancedb://notes": "{}/notes", "lancedb://~/notes": "{}/home/notes",
+        **dict.fromkeys(["s3://bucket/notes?region=x"], "s3://bucket/notes?region=x"),
+        "gs://bucket/notes": "gs://bucket/notes", "az://box/notes": "az://box/notes",
+        "db://notes": "db://notes",
+    }.items()),
+    (to("https://host/x"), {}, {}, "remote", "https://host/x"),
+    # The file, and its folder
+    (*in_etc(""), "sqlite", "{}/etc/aiovec.db"),
+    (*in_etc('sqlite_path = "x"'), "sqlite", "{}/etc/x/vectors.sqlite"),
+    (*in_etc('sqlite_path = "sqlite://x.db"'), "sqlite", "{}/etc/x.db"),
+    (*in_etc('sqlite_path = ":memory:"'), "sqlite", ":memory:"),
+    *((*in_etc(f'backend = "lancedb"\nlancedb_url = "{url}"'), "lancedb", place)
+      for url, place in {
+          "data/x": "{}/etc/data/x", "../x": "{}/x", "~/x": "{}/home/x", "s3://b/x": "s3://b/x",
+      }.items()),
+    (to("notes.db") | IN_ETC, {"etc/aiovec.toml": 'backend = "lancedb"'}, {}, "sqlite",
+     "{}/notes.db"),
+    (to(":memory:"), {}, {BACKEND: "lancedb"}, "sqlite", ":memory:"),
+    # No arguments
+    ({}, {"aiovec.toml": ""}, {}, "sqlite", "{}/aiovec.db"),
+    ({}, {"aiovec.toml": ""}, {FILE: ""}, "sqlite", "{}/aiovec.db"),
+    ({}, {"aiovec.toml": "", "etc/other.toml": ""}, {FILE: "etc/other.toml"}, "sqlite",
+     "{}/etc/aiovec.db"),
+    ({}, {"aiovec.toml": ""}, {BACKEND: "lancedb"}, "lancedb", "{}/aiovec.lance"),
+    ({}, {}, {}, "", Error(WAYS)),
+    ({}, {"aiovec.toml": ""}, {FILE: "nosuch.toml"}, "", Error(f"{FILE} names this file")),
+    (*in_etc('backend = "nosuch"'), "", Error("must be one of sqlite, .*lancedb, .*remote")),
+    # No store
+    *((to(target), {}, {}, "", Error(KNOWN)) for target in (
+        "nosuch://x", "ftp://ann:secret@host/x?k=secret",
+    )),
+    *((to(target), {}, {}, "", Error(".")) for target in (
+        "sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y",
+    )),
+    *((to(target), {}, {}, "", Error("Unicode")) for target in (
+        "x\ud800.db", "sqlite:///x\ud800", "lancedb:///x\ud800", "\ud800://x",
+    )),
+    *((to(wrong), {}, {}, "", Error("target")) for wrong in ("", b"", b"x.db", 3, ["x"], object())),
+    *(({"config": wrong}, {}, {}, "", Error("config")) for wrong in ("", b"", 3, ["x"])),
+    (to("a\0b.db"), {}, {}, "", Error("NUL")),
+]  # fmt: skip
 
 
 @pytest.mark.skipif(os.name == "nt", reason="paths of Windows look otherwise")
-def test_urls() -> None:
-    for text, expected in URLS.items():
-        with case(text):
-            place = find_place(text)
-            assert (place.backend, place.address) == expected
-    for text in ("sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y"):
-        with case(text), pytest.raises(ConfigError):
-            find_place(text)
+def test_target_file_and_environment_give_a_location_or_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("home", "folder.v1", "etc"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "nosuffix").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for options, files, environment, backend, expected in PLACES:
+        with case((options, files, environment)), monkeypatch.context() as patched:
+            for name, text in files.items():
+                (tmp_path / name).write_text(f"[retrieval]\n{text}\n")
+            for name, text in environment.items():
+                patched.setenv(name, text)
+            if isinstance(expected, Error):
+                with pytest.raises(ConfigError, match=expected) as caught:
+                    find_place(**options)
+                assert "secret" not in str(caught.value)
+            else:
+                place = find_place(**options)
+                assert (place.backend, place.address) == (backend, expected.format(tmp_path))
+        for name in files:
+            (tmp_path / name).unlink()
     for text, shown in SHOWN.items():
         with case(text):
             assert redacted(text) == shown
-
-
-async def test_which_paths_are_files_and_which_are_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "home"
-    await to_thread(home.mkdir)
-    await to_thread((tmp_path / "folder.v1").mkdir)
-    await to_thread((tmp_path / "nosuffix").write_bytes, b"")
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("USERPROFILE", str(home))
-    monkeypatch.chdir(tmp_path)
-    cases: dict[Any, str] = {
-        "notes.db": "notes.db",
-        Path("path.db"): "path.db",
-        "a/b/notes.db": "a/b/notes.db",
-        "plain": "plain/vectors.sqlite",
-        "with.dots/": "with.dots/vectors.sqlite",
-        "folder.v1": "folder.v1/vectors.sqlite",
-        ".hidden": ".hidden/vectors.sqlite",
-        "nosuffix": "nosuffix",
-        "sqlite://url.db": "url.db",
-        f"sqlite://{tmp_path}/url": "url/vectors.sqlite",
-        "~/notes.db": "home/notes.db",
-        Path("~") / "notes": "home/notes/vectors.sqlite",
-    }
-    for target, place in cases.items():
-        with case(target):
-            async with aiovec.connect(target) as store:
-                assert store.target == str(tmp_path / place)
-            assert (tmp_path / place).is_file()
-    with pytest.raises(ConfigError, match="NUL"):
-        await aiovec.connect("a\0b.db")
 
 
 async def filled(target: str | Path) -> None:

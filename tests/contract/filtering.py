@@ -1,4 +1,4 @@
-"""Filters: what each selects, the same in every method, and how wrong ones are told."""
+"""Filters: the rows that each selects, the same in every method."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.contract.base import ContractBase, filled
-from tests.contract.base import case as trying
+from tests.contract.base import ContractBase, case, filled
 from tests.harness.values import DIM, ids_of, vectors
 
 import aiovec
@@ -74,177 +73,106 @@ _ROWS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 # Each filter as text, the same with F or None where there is no such form, and the ids it selects.
+# ``tests/filters/test_agreement.py`` draws many more for both backends.
 CASES: list[tuple[str, Any, str]] = [
     # Comparisons, and nulls that match neither a condition nor its opposite
     ("year = 2020", F.year == 2020, "a"),
     ("year != 2020", F.year != 2020, "b c E ü"),
-    ("NOT year = 2020", ~(F.year == 2020), "b c E ü"),
-    ("year >= 2021", F.year >= 2021, "b c ü"),
     ("2021 <= year", None, "b c ü"),
-    ("year = 9223372036854775807", F.year == 2**63 - 1, "ü"),
     ("year >= 2020.5", F.year >= 2020.5, "b c ü"),
-    ("year = 2020.0", F.year == 2020.0, "a"),
     ("year = 2020.5", F.year == 2020.5, ""),
     ("NOT year = 2020.5", ~(F.year == 2020.5), "a b c E ü"),
-    ("year < 1e30", F.year < 1e30, "a b c E ü"),
-    ("score > 0", F.score > 0, "a c ü"),
     ("score = 2020", F.score == 2020, "ü"),
-    ("name = 'alpha'", F.name == "alpha", "a"),
     ("name >= 'naïve'", F.name >= "naïve", "ü"),
     ("\"order\" = 'O''Brien'", F["order"] == "O'Brien", "d"),
-    ("seen = TIMESTAMP '2024-01-01T00:00:00Z'", F.seen == _day(1), "a ü"),
     ("seen > TIMESTAMP '2024-01-01T02:00:00+02:00'", F.seen > _day(1), "b c"),
-    ("seen > TIMESTAMP '2023-12-31T23:59:59.999999Z'", None, "a b c ü"),
     ("seen < TIMESTAMP '1970-01-01T00:00:00Z'", F.seen < datetime(1970, 1, 1, tzinfo=UTC), "E"),
-    ("seen BETWEEN TIMESTAMP '2024-01-02T00:00:00Z' AND TIMESTAMP '2024-01-03T00:00:00Z'",
-     F.seen.between(_day(2), _day(3)), "b c"),
     # Booleans
     ("live", F.live, "a d"),
     ("NOT live", ~F.live, "b E"),
-    ("live = TRUE", F.live == True, "a d"),  # noqa: E712 - it is the filter that is meant
     ("live IN (TRUE, FALSE)", F.live.in_([True, False]), "a b d E"),
     ("TRUE", None, "a b c d E ü"),
     ("FALSE", None, ""),
     # IN, BETWEEN, IS NULL
-    ("year IN (2020, 2022, 1)", F.year.in_([2020, 2022, 1]), "a c"),
     ("year IN (2020.0, 2021.5)", F.year.in_([2020.0, 2021.5]), "a"),
-    ("year BETWEEN 2020 AND 2021", F.year.between(2020, 2021), "a b"),
     ("year NOT BETWEEN 2020 AND 2021", ~F.year.between(2020, 2021), "c E ü"),
     ("name IS NULL", F.name.is_null(), "d"),
-    ("name IS NOT NULL", ~F.name.is_null(), "a b c E ü"),
-    ("tags IS NULL", F.tags == None, "d"),  # noqa: E711
     # Text patterns
-    ("name LIKE 'al%'", F.name.like("al%"), "a c"),
-    ("name LIKE '_lpha'", F.name.like("_lpha"), "a b"),
     ("name NOT LIKE '%a%'", ~F.name.like("%a%"), "E"),
-    ("name LIKE 'al%a_'", F.name.like("al%a_"), "c"),
     ("name LIKE '%日_'", F.name.like("%日_"), "ü"),
     ("name LIKE '[a]lpha'", F.name.like("[a]lpha"), ""),
     ("name STARTSWITH 'al%'", F.name.startswith("al%"), "c"),
-    ("name STARTSWITH ''", F.name.startswith(""), "a b c E ü"),
-    ("NOT name STARTSWITH 'a'", ~F.name.startswith("a"), "b E ü"),
     # Lists
-    ("tags CONTAINS 'x'", F.tags.contains("x"), "a ü"),
     ("NOT tags CONTAINS 'x'", ~F.tags.contains("x"), "b c E"),
     ("tags CONTAINS 'x%'", F.tags.contains("x%"), "E"),
     ("tags IS EMPTY", F.tags.is_empty(), "b"),
     ("tags IS NOT EMPTY", F.tags.is_not_empty(), "a c E ü"),
-    ("tags = ['x', 'y']", F.tags == ["x", "y"], "a"),
-    ("tags != ['x', 'y']", F.tags != ["x", "y"], "b c E ü"),
-    ("tags = []", F.tags == [], "b"),
     ("tags <> ['x','x'] AND tags != []", (F.tags != ["x", "x"]) & (F.tags != []), "a c E"),
-    ("tags = ['x%','Y'] OR tags = ['y']", (F.tags == ["x%", "Y"]) | (F.tags == ["y"]), "c E"),
-    ("nums CONTAINS 2", F.nums.contains(2), "a ü"),
-    ("nums CONTAINS 2.5", F.nums.contains(2.5), ""),
     ("NOT nums CONTAINS 2.5", ~F.nums.contains(2.5), "a b c E ü"),
     ("nums CONTAINS 9007199254740993", F.nums.contains(2**53 + 1), "c"),
     ("nums CONTAINS 9007199254740992", F.nums.contains(2**53), ""),
-    ("nums CONTAINS -9223372036854775808", F.nums.contains(-(2**63)), "E"),
     ("nums = [1, 2.0]", F.nums == [1, 2.0], "a"),
     ("nums != [1.5]", F.nums != [1.5], "a b c E ü"),
-    ("nums = [9223372036854775807, -9223372036854775808]",
-     F.nums == [2**63 - 1, -(2**63)], "E"),
-    ("weights CONTAINS 1", F.weights.contains(1), "a"),
     ("weights CONTAINS 0", F.weights.contains(0), "c"),
-    ("weights CONTAINS -0.0", F.weights.contains(-0.0), "c"),
     ("weights = [-0.0]", F.weights == [-0.0], "c"),
-    ("weights = [0.5, 1]", F.weights == [0.5, 1], "a"),
-    ("weights = [1e300, 0.1] OR weights = [5e-324]",
-     (F.weights == [1e300, 0.1]) | (F.weights == [5e-324]), "E ü"),
     ("weights != [9007199254740993]", F.weights != [2**53 + 1], "a b c E ü"),
     # IS TRUE: two-valued
-    ("(year = 2020) IS TRUE", (F.year == 2020).is_true(), "a"),
     ("(year = 2020) IS NOT TRUE", (F.year == 2020).is_not_true(), "b c d E ü"),
     ("(year = 2020) IS FALSE", (~(F.year == 2020)).is_true(), "b c E ü"),
     ("(year = 2020) is not false", (~(F.year == 2020)).is_not_true(), "a d"),
-    ("live IS TRUE", F.live.is_true(), "a d"),
     ("live IS NOT TRUE", F.live.is_not_true(), "b c E ü"),
     ("live IS FALSE", None, "b E"),
-    ("(live AND year = 2020) IS NOT TRUE", (F.live & (F.year == 2020)).is_not_true(), "b c d E ü"),
     ("((year = 2020) IS TRUE) IS NOT TRUE", (F.year == 2020).is_true().is_not_true(), "b c d E ü"),
-    ("(tags CONTAINS 'x') IS NOT TRUE", F.tags.contains("x").is_not_true(), "b c d E"),
     ("(payload.mixed = 1) IS NOT TRUE", (F["payload.mixed"] == 1).is_not_true(), "b d E ü"),
-    ("(payload.absent = 1) IS NOT TRUE", (F["payload.absent"] == 1).is_not_true(), "a b c d E ü"),
     ("payload.kind IS TRUE", F["payload.kind"].is_true(), "c"),
     ("payload.kind IS NOT TRUE", F["payload.kind"].is_not_true(), "a b d E ü"),
     ("(TRUE) IS TRUE AND (FALSE) IS NOT TRUE", None, "a b c d E ü"),
     # Case, escapes and literal parts of text
     ("name ILIKE 'aL%'", F.name.ilike("aL%"), "a b c"),
-    ("name NOT ILIKE '%A%'", ~F.name.ilike("%A%"), "E"),
     ("name ILIKE 'NAÏVE%_本'", F.name.ilike("NAÏVE%_本"), "ü"),
     ("payload.kind ILIKE 'TE_XT'", F["payload.kind"].ilike("TE_XT"), "b"),
-    ("payload.kind NOT ILIKE 'TEXT'", ~F["payload.kind"].ilike("TEXT"), "b"),
-    ("name LIKE '%\\%%' ESCAPE '\\'", F.name.like("%\\%%", escape="\\"), "c"),
     ("name LIKE 'al!%a!_' ESCAPE '!'", F.name.like("al!%a!_", escape="!"), "c"),
     ("name LIKE '_al%%' ESCAPE '_'", F.name.like("_al%%", escape="_"), "a c"),
-    ("name ILIKE 'AL\\%A\\_' ESCAPE '\\'", F.name.ilike("AL\\%A\\_", escape="\\"), "c"),
     ("name NOT LIKE 'al\\%%' ESCAPE '\\'", ~F.name.like("al\\%%", escape="\\"), "a b E ü"),
     ("name CONTAINS_TEXT '%a_'", F.name.contains_text("%a_"), "c"),
-    ("name CONTAINS_TEXT 'lph'", F.name.contains_text("lph"), "a b"),
     ("name NOT CONTAINS_TEXT 'a'", ~F.name.contains_text("a"), "E"),
     ("payload.kind contains_text '%'", F["payload.kind"].contains_text("%"), "b"),
     # Lists in the payload
-    ("payload.mixed = [1, '1']", F["payload.mixed"] == [1, "1"], "ü"),
     ("payload.mixed = [1.0, '1']", F["payload.mixed"] == [1.0, "1"], "ü"),
     ("payload.mixed != ['1', 1]", F["payload.mixed"] != ["1", 1], "ü"),
-    ("payload.deep.list IS EMPTY", F["payload.deep.list"].is_empty(), "b"),
     ("payload.deep.list = ['q', 1, TRUE]", F["payload.deep.list"] == ["q", 1, True], "a"),
     ("(payload.mixed IS EMPTY) IS NOT TRUE", F["payload.mixed"].is_empty().is_not_true(),
      "a b c d E ü"),
     # Partitions
-    ("part = 'p'", F.part == "p", "a c"),
-    ("part != 'p'", F.part != "p", "b E ü"),
     ("part IS NULL", F.part.is_null(), "d"),
     ("part IN ('p', '') AND shard = 2", F.part.in_(["p", ""]) & (F.shard == 2), "c"),
     ("part = 'p'' OR 1=1'", F.part == "p' OR 1=1", "ü"),
-    ("shard = 1 OR part = 'q'", (F.shard == 1) | (F.part == "q"), "a b"),
     # Ids
-    ("id = 'a'", F.id == "a", "a"),
     ("id >= 'b' AND id < 'e'", (F.id >= "b") & (F.id < "e"), "b c d"),
     ("id IN ('ü', 'E', 'zz')", F.id.in_(["ü", "E", "zz"]), "E ü"),
     ("id LIKE '_'", F.id.like("_"), "a b c d E ü"),
-    ("id IS NULL", F.id.is_null(), ""),
     # Payload
-    ("payload.kind = 'text'", F["payload.kind"] == "text", "a ü"),
     ("payload.kind != 'text'", F["payload.kind"] != "text", "b"),
-    ("payload.kind LIKE 'te%xt'", F["payload.kind"].like("te%xt"), "a b ü"),
     ("payload.kind STARTSWITH 'te%'", F["payload.kind"].startswith("te%"), "b"),
-    ("payload.kind IS NULL", F["payload.kind"].is_null(), "d E"),
     ("payload.kind IS NOT NULL", F["payload.kind"].is_not_null(), "a b c ü"),
     ("payload.kind = TRUE", F["payload.kind"] == True, "c"),  # noqa: E712
-    ("payload.n >= 1", F["payload.n"] >= 1, "a b E ü"),
     ("payload.n = 1", F["payload.n"] == 1, "a ü"),
-    ("payload.n = '1'", F["payload.n"] == "1", ""),
     ("payload.n = 9007199254740993", F["payload.n"] == 2**53 + 1, "E"),
     ("payload.n IN (1, 2.5, 'x')", F["payload.n"].in_([1, 2.5, "x"]), "a b ü"),
     ("payload.mixed = 1", F["payload.mixed"] == 1, "a c"),
-    ("payload.mixed = '1'", F["payload.mixed"] == "1", "b"),
-    ("payload.mixed = TRUE", F["payload.mixed"] == True, "d"),  # noqa: E712
-    ("NOT payload.mixed = 1", ~(F["payload.mixed"] == 1), ""),
     ("payload.mixed IN (1, '1', TRUE)", F["payload.mixed"].in_([1, "1", True]), "a b c d"),
-    ("payload.mixed IN (2, '1')", F["payload.mixed"].in_([2, "1"]), "b"),
     # IN is the OR of its equalities: 1 = '2' is null, and so is NOT null.
     ("NOT payload.mixed IN (2, '2')", F["payload.mixed"].not_in([2, "2"]), ""),
     ("NOT (payload.mixed = 2 OR payload.mixed = '2')", None, ""),
-    ("payload.mixed IN (TRUE, FALSE)", F["payload.mixed"].in_([True, False]), "d"),
     ("payload.mixed CONTAINS 1", F["payload.mixed"].contains(1), "ü"),
-    ("payload.mixed CONTAINS '1'", F["payload.mixed"].contains("1"), "ü"),
-    ("payload.deep.key = 'v'", F["payload.deep.key"] == "v", "a"),
     ("payload.deep.key IS NULL", F["payload.deep.key"].is_null(), "b c d E ü"),
-    ("payload.deep.list CONTAINS 'q'", F["payload.deep.list"].contains("q"), "a"),
     ("NOT payload.deep.list CONTAINS 'q'", ~F["payload.deep.list"].contains("q"), "b"),
-    ("payload.deep.list CONTAINS TRUE", F["payload.deep.list"].contains(True), "a"),
     ("payload.\"a.b\" = 'dotted'", F.payload["a.b"] == "dotted", "E"),
     ("payload.a.b = 'dotted'", F["payload.a.b"] == "dotted", ""),
     ('payload."say ""hi""" = 7', F.payload['say "hi"'] == 7, "E"),
-    ("payload.absent = 1", F["payload.absent"] == 1, ""),
     # AND, OR, NOT
-    ("live AND year = 2020", F.live & (F.year == 2020), "a"),
     ("year = 2020 OR year = 2021 AND live", (F.year == 2020) | (F.year == 2021) & F.live, "a"),
-    ("(year = 2020 OR year = 2021) AND NOT live",
-     ((F.year == 2020) | (F.year == 2021)) & ~F.live, "b"),
     ("NOT (live AND year = 2020)", ~(F.live & (F.year == 2020)), "b c E ü"),
-    ("NOT (live OR year = 2022)", ~(F.live | (F.year == 2022)), "b E"),
     ("live OR NOT live", F.live | ~F.live, "a b d E"),
 ]  # fmt: skip
 
@@ -256,17 +184,12 @@ class FilteringContract(ContractBase):
         given = zip(_ROWS, vectors(len(_ROWS)), strict=True)
         await filled(store, SCHEMA, [{**row, "embedding": vector} for row, vector in given])
 
-    async def test_what_filters_select(self, store: VectorStore) -> None:
+    async def test_each_filter_selects_its_rows(self, store: VectorStore) -> None:
         await self._filled(store)
-        wrong = []
         for text, expression, ids in CASES:
-            for where in (text, expression):
-                if where is None:
-                    continue
-                found = ids_of(await store.find("notes", where))
-                if found != sorted(ids.split()):
-                    wrong.append(f"{where!r:.90} selects {found}, not {sorted(ids.split())}")
-        assert not wrong, "\n".join(wrong)
+            for where in (text, text if expression is None else expression):
+                with case(where):
+                    assert ids_of(await store.find("notes", where)) == sorted(ids.split())
 
     @pytest.mark.core
     @pytest.mark.arrow
@@ -274,10 +197,12 @@ class FilteringContract(ContractBase):
         await self._filled(store)
         everything = await store.get("notes", [row["id"] for row in _ROWS])
         query = vectors(1, seed=3)[0]
-        for number, (text, _, ids) in enumerate(CASES[::2]):
+        for number, (text, _, ids) in enumerate(CASES):
             wanted = sorted(ids.split())
-            with trying(text):
-                match number % 5:  # in turn: test_what_filters_select has all of them with find
+            with case(text):
+                match (
+                    number % 5
+                ):  # in turn: test_each_filter_selects_its_rows has all of them with find
                     case 0:
                         hits = await store.search("notes", query, where=text, limit=50, select=[])
                         assert sorted(ids_of(hits)) == wanted
@@ -320,7 +245,7 @@ class FilteringContract(ContractBase):
             ([F.part == "p", "year = 2020) OR (part = 'q'"], "error"),
         ]
         for where, ids in cases:
-            with trying(where):
+            with case(where):
                 if ids == "error":
                     with pytest.raises(FilterError):
                         await store.find("notes", where)
@@ -328,7 +253,7 @@ class FilteringContract(ContractBase):
                     assert ids_of(await store.find("notes", where)) == sorted(ids.split())
                     assert await store.count("notes", where) == len(ids.split())
         for empty in ([], {}, [None], None):
-            with trying(empty):
+            with case(empty):
                 with pytest.raises(InvalidArgumentError):
                     await store.delete("notes", where=empty)
                 with pytest.raises(InvalidArgumentError):
@@ -348,7 +273,7 @@ class FilteringContract(ContractBase):
             "(v IS NULL) IS TRUE OR year = 1": [0, 1, 3, 6],
         }
         for where, years in expected.items():
-            with trying(where):
+            with case(where):
                 ids = [f"r{year}" for year in years]
                 assert ids_of(await store.find("notes", where)) == ids
                 assert await store.count("notes", where) == len(ids)
@@ -386,7 +311,7 @@ class FilteringContract(ContractBase):
             "name = '" + "x" * 1_000_000 + "'": 0,
         }
         for text, count in answers.items():
-            with trying(text[:60]):
+            with case(text[:60]):
                 try:
                     assert await notes.count("notes", text) == count
                 except FilterError:

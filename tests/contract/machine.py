@@ -187,7 +187,7 @@ class StoreMachine(RuleBasedStateMachine):
                 expected: Any = self._oracle.insert(table, part)
             except AiovecError as error:
                 expected = error
-            _assert_same_outcome(outcome, expected)
+            assert_same_outcome(outcome, expected)
 
     @rule(data=st.data(), by_ids=st.booleans())
     @precondition(lambda self: self._oracle.tables())
@@ -260,7 +260,7 @@ class StoreMachine(RuleBasedStateMachine):
         found, expected = self._both(
             self._store.get(table, ids), lambda: self._oracle.get(table, ids)
         )
-        _assert_same_records(found, expected)
+        assert_same_records(found, expected)
         there, known = self._both(
             self._store.exists(table, ids), lambda: self._oracle.exists(table, ids)
         )
@@ -290,7 +290,7 @@ class StoreMachine(RuleBasedStateMachine):
             self._store.find(table, where, **options),
             lambda: self._oracle.find(table, tree, **options),
         )
-        _assert_same_records(found, expected, vectors=False)
+        assert_same_records(found, expected, vectors=False)
 
     @rule(data=st.data())
     @precondition(lambda self: self._oracle.tables())
@@ -363,7 +363,7 @@ class StoreMachine(RuleBasedStateMachine):
             outcome: Any = self._run(self._store.count(table))
         except AiovecError as error:
             outcome = error
-        _assert_same_outcome(outcome, expected)
+        assert_same_outcome(outcome, expected)
 
     def teardown(self) -> None:
         """Compare everything once more, then close."""
@@ -372,7 +372,7 @@ class StoreMachine(RuleBasedStateMachine):
                 rows = self._oracle.rows(table)
                 assert self._run(self._store.schema(table)) == self._oracle.schema(table)
                 found = self._run(self._store.get(table, list(rows)))
-                _assert_same_records(found, list(rows.values()))
+                assert_same_records(found, list(rows.values()))
                 assert self._run(self._store.count(table)) == len(rows)
         finally:
             self._run(self._store.close())
@@ -396,7 +396,7 @@ class StoreMachine(RuleBasedStateMachine):
             outcome = self._run(real)
         except AiovecError as error:
             outcome = error
-        _assert_same_outcome(outcome, expected)
+        assert_same_outcome(outcome, expected)
         return outcome, expected
 
     def _drawn_table(self, data: st.DataObject) -> tuple[str, Schema]:
@@ -448,7 +448,7 @@ def _ids() -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from((*draws.IDS, "absent")), max_size=5)
 
 
-def _assert_same_outcome(outcome: Any, expected: Any) -> None:
+def assert_same_outcome(outcome: Any, expected: Any) -> None:
     if isinstance(expected, AiovecError):
         assert type(outcome) is type(expected), f"came {outcome!r}, not {expected!r}"
         facts = () if isinstance(expected, InvalidArgumentError) else _COMPARED_FACTS
@@ -467,7 +467,7 @@ def _assert_same_outcome(outcome: Any, expected: Any) -> None:
         assert outcome == expected, f"came {outcome!r}, not {expected!r}"
 
 
-def _assert_same_records(
+def assert_same_records(
     found: Sequence[Record], expected: Sequence[OracleRow], *, vectors: bool = True
 ) -> None:
     assert [record.id for record in found] == [row.id for row in expected]

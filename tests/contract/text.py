@@ -51,63 +51,37 @@ _PAGES: dict[str, tuple[str | None, str | None]] = {
 
 # Query: the ids that match, of ``_PAGES`` on a table with the analyzer "plain".
 QUERIES: dict[str, str] = {
-    # Words
-    "wool": "a b", "WOOL": "a b", "Wool wool": "a b", "wool sweater": "a", "sweater wool": "a",
-    "wash sweater": "a j", "wool nowhere": "", "nowhere": "", "the": "a c d h", "it": "a",
-    "woo": "", "wools": "", "ool": "",
-    # Phrases
-    '"wash the wool"': "a", '"the wash wool"': "", '"wool wash"': "", '"cold wash"': "e",
-    '"wash cold"': "", '"wash sweater"': "", '"wool"': "a b", '"WASH   the wool"': "a",
-    '"cat cat"': "i", '"cat cat cat"': "", '"sweater cold don t wring"': "a",
-    '"wash the" wring': "a", 'cold "wash only"': "e",
-    # Exclusion
-    "wash -cold": "j", "-cold wash": "j", "wash -title:wash": "a e", '-"cold wash" wash': "a j",
-    "wool -hat -sweater": "", "wool -nowhere": "a b", "-wool": "", "-wool -cold": "",
-    "cat -cat": "", "wool -": "a b", "--wool": "a b", "wool -!!!": "a b", "co-op": "h",
-    # Fields
-    "title:wash": "j", "body:wash": "a e", "title:wool body:wool": "a", "wool -title:wool": "b",
-    'title:"wool care"': "a", 'body:"wool care"': "", 'body:"cold wash"': "e",
-    "title:wool hat": "", "title:wool wring": "a", "-title:wash": "", "title:nowhere": "",
-    "rowid:1": "", "title:": "", "wool:care": "a", ":wool": "a b",
-    "title::wash": "j", "title:-wash": "j",
+    # Words, phrases, exclusion and fields; of these random texts show more.
+    "Wool wool": "a b", "woo": "", "ool": "", "it": "a", '"WASH   the wool"': "a",
+    '"cat cat cat"': "", '"sweater cold don t wring"': "a", "-cold wash": "j", "cat -cat": "",
+    '-"cold wash" wash': "a j", "-wool -cold": "", "wool -": "a b", "--wool": "a b",
+    "wool -!!!": "a b", "wash -title:wash": "a e", "title:wool body:wool": "a", "rowid:1": "",
+    "title:": "", "wool:care": "a", ":wool": "a b", "title::wash": "j", "title:-wash": "j",
     # Accents, upper case, other scripts
-    "cafe": "c", "café": "c", "CAFÉ": "c", "resume": "c", "résumé": "c", "naive": "c h",
-    "naïve": "c h", "sao paulo": "c", "SÃO": "c", "koln": "h", "KÖLN": "h", "привет": "h",
-    "ПРИВЕТ мир": "h", "αθηνα": "h", '"cafe guide"': "c",
+    "CAFÉ": "c", "sao paulo": "c", "SÃO": "c", "koln": "h", "ПРИВЕТ мир": "h", "αθηνα": "h",
     # Digits, apostrophes, hyphens, punctuation
-    "42": "b", "4": "", "2.5.1": "d", '"2 5 1"': "d", "1.5.2": "", "e1042": "d", "E1042": "d",
-    "don't": "a", "dont": "", "don t": "a", "o'brien": "h", "brien": "h",
-    "O\u2019Brien\u2019s": "h",
-    "e-mail": "d", "email": "d", "mail": "d", "wool, sweater!": "a", "(wool)": "a b",
-    "wool/sweater": "a", "wool & sweater": "a", "'wool'": "a b", "#wool @sweater": "a",
-    "paulo's": "c", "«wool»": "a b", "wool…": "a b", "wool😀": "a b",
+    "4": "", "2.5.1": "d", '"2 5 1"': "d", "1.5.2": "", "E1042": "d", "don't": "a", "dont": "",
+    "o'brien": "h", "O\u2019Brien\u2019s": "h", "e-mail": "d", "co-op": "h", "paulo's": "c",
+    "wool/sweater": "a", "#wool @sweater": "a", "«wool»": "a b", "wool…": "a b", "wool😀": "a b",
     # Nothing
-    "": "", "   ": "", "\t\n": "", '"': "", '""': "", '"""': "", "-": "", "*": "", ":": "",
-    "!!!": "", "😀": "",
-    "-*:\"'": "", "\0": "", '"  "': "", '"!!!"': "", '-""': "", "\ud800": "", "٪": "",
+    "": "", "\t\n": "", '"': "", '"""': "", "-": "", "*": "", ":": "", "!!!": "", "😀": "",
+    "-*:\"'": "", "\0": "", '"!!!"': "", '-""': "", "\ud800": "", "٪": "", "?": "", "%": "",
     # What other query languages take for operators is text here.
-    '") OR *': "k", "OR": "k", "NEAR(a b)": "k", "NEAR(a b, 5)": "", "a AND": "k", "col:": "k",
-    "AND OR NOT": "k", "NOT these": "k", "{title body}: wool": "", "^wool": "a b", "wool^2": "",
-    "wool + sweater": "a", "wool*sweater": "a", "wool~": "a b", "wool~1 sweater": "",
-    "+wool": "a b", "[wool TO sweater]": "", "title:[a TO z]": "", "(wool OR sweater": "",
-    "wool) sweater": "a", "wool\\": "a b", "wool\\ sweater": "a", '\\"wool\\"': "a b",
-    "wool'; DROP TABLE notes; --": "", "' wool --": "a b", "?": "", "%": "", "$1": "d", "?1": "d",
-    "wool\0sweater": "a", "\ud800wool": "a b", "wool\udfff sweater": "a", "\ufeffwool": "a b",
-    "\u200fwool\u200e": "a b", "\u200f-wool wash": "e j", "\u202ewool\u202c sweater": "a",
-    'wool "sweater': "a", '"wool sweater': "a", 'wool"sweater': "a", 'wool"the wool"': "a",
-    "wool\nsweater": "a", "wool\u00a0sweater": "a", "wool\u3000sweater": "a",
-    "wool\u200bsweater": "a",
+    '") OR *': "k", "NEAR(a b)": "k", "NEAR(a b, 5)": "", "AND OR NOT": "k",
+    "{title body}: wool": "", "^wool": "a b", "wool^2": "", "wool*sweater": "a", "wool~": "a b",
+    "+wool": "a b", "title:[a TO z]": "", "(wool OR sweater": "", "wool\\ sweater": "a",
+    '\\"wool\\"': "a b", "wool'; DROP TABLE notes; --": "", "$1": "d", "?1": "d",
+    "wool\0sweater": "a", "\ud800wool": "a b", "\ufeffwool": "a b", "\u200f-wool wash": "e j",
+    'wool"the wool"': "a", '"wool sweater': "a", "wool\u00a0sweater": "a", "wool\u200bsweater": "a",
 }  # fmt: skip
 
 ANY: dict[str, str] = {
-    "cat wool": "a b i", "cat wool -hat": "a i", "nowhere cat": "i", "nowhere": "", "-hat": "",
-    'title:wash "cold wash"': "e j", "wool -title:wool cat": "b i", "": "", "!!! cat": "i",
+    "cat wool -hat": "a i", "-hat": "", 'title:wash "cold wash"': "e j", "": "", "!!! cat": "i",
 }  # fmt: skip
 
 PREFIXES: dict[str, str] = {
-    "woo*": "a b", "WOO*": "a b", "wool*": "a b", "swea*": "a j", "e10*": "d", "swea* wo*": "a",
-    "title:wa*": "j", "wash -swea*": "e", '"wool sw*"': "", "co-o*": "h", "caf*": "c",
-    "nothin*": "",    "CAFÉ*": "c", "wo**": "a b",
+    "WOO*": "a b", "e10*": "d", "swea* wo*": "a", "title:wa*": "j", "wash -swea*": "e",
+    '"wool sw*"': "", "co-o*": "h", "CAFÉ*": "c", "nothin*": "", "wo**": "a b",
 }  # fmt: skip
 
 _STEMS = {
@@ -118,10 +92,9 @@ _STEMS = {
     "s5": "The cat jumped",
 }
 _STEM_QUERIES: dict[str, str] = {
-    "run": "s1 s2", "RUNS": "s1 s2", "running": "s1 s2", "connect": "s3", "connection": "s3",
-    "hat": "s4", "knitting": "s4", "cats": "s5", "jumping cats": "s5", "the": "s5", "is": "s1",
-    '"is run"': "s1", '"run is"': "", "run -daily": "s2", "body:connecting": "s3", "hatter": "",
-    "dog": "", "a": "",
+    "RUNS": "s1 s2", "running": "s1 s2", "connection": "s3", "knitting": "s4", "jumping cats": "s5",
+    "is": "s1", '"is run"': "s1", '"run is"': "", "run -daily": "s2", "body:connecting": "s3",
+    "hatter": "", "a": "",
 }  # fmt: skip
 
 # For each language: texts, the ids that queries find, and the words that one query marks.
@@ -180,16 +153,12 @@ _GRAMS = {
     "n9": "서울특별시 Москва",
 }
 _GRAM_QUERIES: dict[str, str] = {
-    "東京": "n1", "京都": "n1 n2", "京": "n1 n2", "日本の首都": "n1", "首都です": "n1",
-    "首都 京都": "n1",
-    "京都 -首都": "n2", "大阪": "", "東京都は京": "", "특별시": "n9", "москва": "n9",
-    "МОСК": "n9",  # noqa: RUF001
-    "believ": "n3", "BELIEV": "n3", "cat": "n3", "cat believ": "n3", "cate conc": "n3", "catt": "",
-    "ab": "n3 n5 n6", "c": "n3 n4", "b": "n3 n5 n6", "ab -tab": "n3 n5", "table": "n6",
-    "c++": "n4", "C++ c#": "n4", '"++ and"': "n4", "+ and": "n4", "#": "n4",
-    '"ble con"': "n3", '"con ble"': "", "ble con": "n3", "body:cat": "n3", "cat -c": "",
-    "x.y_z": "n6", ".y_": "n6", "%": "", "_": "n6", "a_b": "", "believ*": "n3", "ca*": "n3",
-    "": "", '""': "", "-": "", "*": "", '"': "", "abc": "", "abcd": "",
+    "京都": "n1 n2", "京": "n1 n2", "日本の首都": "n1", "首都 京都": "n1", "京都 -首都": "n2",
+    "東京都は京": "", "특별시": "n9", "МОСК": "n9",  # noqa: RUF001
+    "BELIEV": "n3", "cate conc": "n3", "catt": "", "ab": "n3 n5 n6", "c": "n3 n4",
+    "ab -tab": "n3 n5", "C++ c#": "n4", '"++ and"': "n4", "#": "n4", '"con ble"': "",
+    "body:cat": "n3", "cat -c": "", "x.y_z": "n6", "%": "", "_": "n6", "a_b": "", "believ*": "n3",
+    "": "", '""': "", "-": "", "*": "", "abcd": "",
 }  # fmt: skip
 
 # Of these a fuzzed query is made. Letters that engines fold in different ways are left out.
@@ -237,7 +206,8 @@ def noise(count: int, seed: int) -> list[str]:
 
 def _typed(clause: TextClause) -> str:
     """A clause as a user types it."""
-    text = f'"{clause.text}"' if " " in clause.text else clause.text
+    text = clause.text + "*" * clause.prefix
+    text = f'"{text}"' if " " in text else text
     return "-" * clause.excluded + (f"{clause.field}:" if clause.field else "") + text
 
 
@@ -344,18 +314,8 @@ class TextContract(ContractBase):
 
     async def test_equal_texts_come_by_id(self, store: VectorStore) -> None:
         """Also where the limit parts them, so pages have every row once."""
-        ids = [
-            "b",
-            "a",
-            "é",
-            "B",
-            "10",
-            "9",
-            "😀",
-            "\uffff",
-            "a ",
-            *(f"{n:04}" for n in range(300)),
-        ]
+        ids = ["b", "a", "é", "B", "10", "9", "😀", "\uffff", "a "]
+        ids += [f"{n:04}" for n in range(300)]
         await self._texts(store, ENGLISH, dict.fromkeys(ids, "one wool hat"))
         for limit in (1, 9, 100, 50_000):
             with case(limit):
@@ -380,22 +340,14 @@ class TextContract(ContractBase):
 
     async def test_accents_and_symbols(self, store: VectorStore) -> None:
         words = ["pêche", "PÉCHÉ", "peche", "perche", "cafe\u0301 ole", "café"]
-        texts: dict[str, Any] = {f"r{n}": (None, word) for n, word in enumerate(words)}
-        await self._texts(store, texts=texts)
-        for query in ("peche", "pêche", "PÉCHÉ"):
-            with case(query):
-                assert sorted(ids_of(await store.search_text("notes", query))) == ["r0", "r1", "r2"]
-        for query in ("cafe", "café", "cafe\u0301", "CAFE\u0301"):
-            with case(query):
-                assert sorted(ids_of(await store.search_text("notes", query))) == ["r4", "r5"]
+        await self._texts(store, texts={f"r{n}": (None, word) for n, word in enumerate(words)})
+        await self._compare(store, dict.fromkeys(("peche", "pêche", "PÉCHÉ"), "r0 r1 r2"))
+        await self._compare(store, dict.fromkeys(("cafe", "cafe\u0301", "CAFE\u0301"), "r4 r5"))
         symbols = pages({"equal": "if a=b then", "unequal": "if a\u2260b then", "nul": "be\0after"})
         await filled(store, NGRAM, symbols, name="grams")
-        for part, id in (
-            ("a=b", "equal"),
-            ("a\u2260b", "unequal"),
-            ("after", "nul"),
-            ("be", "nul"),
-        ):
+        for part, id in {
+            "a=b": "equal", "a\u2260b": "unequal", "after": "nul", "be": "nul",
+        }.items():  # fmt: skip
             with case(part):
                 assert ids_of(await store.search_text("grams", part)) == [id]
         hits = await store.search_text("grams", "after", highlight=("[", "]"))
@@ -516,17 +468,6 @@ class TextContract(ContractBase):
         assert all(
             not hit.highlights for hit in await store.search_text("notes", "wool", highlight=False)
         )
-
-    async def test_highlights_of_long_texts_are_snippets(self, store: VectorStore) -> None:
-        filler = "many other words " * 500
-        await self._texts(
-            store, ENGLISH, {"a": f"{filler} the needle is here {filler}", "b": "needles & <b>"}
-        )
-        found = {h.id: h for h in await store.search_text("notes", "needle", highlight=True)}
-        snippet = found["a"].highlights["body"]
-        assert "<mark>needle</mark>" in snippet
-        assert len(snippet) < 1_000
-        assert found["b"].highlights["body"] == "<mark>needles</mark> & <b>"
 
     async def test_highlights_of_parts_of_words(self, store: VectorStore) -> None:
         await self._texts(store, NGRAM, _GRAMS)
@@ -698,27 +639,29 @@ class TextContract(ContractBase):
     async def test_random_texts_match_the_oracle(self, store: VectorStore) -> None:
         self.need(store, "text")
         chance = random.Random(2)
-        words = [f"w{n}" for n in range(12)]
+        words = [*(f"w{n}" for n in range(9)), "café", "CAFE", "É42", "мир", "w12"]
 
-        def text() -> str | None:
+        def drawn() -> str | None:
             long = chance.randrange(8)
             return None if chance.random() < 0.2 else " ".join(chance.choices(words, k=long))
 
         rows: list[dict[str, Any]] = [
-            {"id": f"r{n:03}", "embedding": vector, "title": text(), "body": text()}
+            {"id": f"r{n:03}", "embedding": vector, "title": drawn(), "body": drawn()}
             for n, vector in enumerate(vectors(200))
         ]
         await filled(store, TEXTS, rows[:150])
         await store.insert("notes", rows[150:])
         for _ in range(40):
-            clauses = [
-                TextClause(
-                    " ".join(chance.choices(words, k=chance.randrange(1, 3))),
+            clauses = []
+            for _ in range(chance.randrange(1, 4)):
+                field, excluded = (
                     chance.choice([None, None, "title", "body"]),
-                    excluded=chance.random() < 0.3,
+                    chance.random() < 0.3,
                 )
-                for _ in range(chance.randrange(1, 4))
-            ]
+                prefix = chance.random() < 0.2
+                length = 1 if prefix else chance.randrange(1, 3)
+                text = " ".join(chance.choices(words, k=length))[: 2 if prefix else None]
+                clauses.append(TextClause(text, field, prefix=prefix, excluded=excluded))
             query = " ".join(map(_typed, clauses))
             for match in ("all", "any"):
                 with case((query, match)):

@@ -38,7 +38,7 @@ async def test_a_phrase_is_in_the_snippet_wherever_it_stands(texts: VectorStore)
 async def test_a_snippet_shows_where_text_was_cut_off(texts: VectorStore) -> None:
     bodies = {
         "first": f"wool {FILLER}", "middle": f"{FILLER} wool {FILLER}", "last": f"{FILLER} wool",
-        "nul": f"a\0wool {FILLER}",
+        "nul": f"a\0wool {FILLER}", "short": "wool & <b>",
     }  # fmt: skip
     found = await snippets(texts, "wool", bodies)
     assert (found["first"][:6], found["first"][-1]) == ("[wool]", "…")
@@ -46,6 +46,7 @@ async def test_a_snippet_shows_where_text_was_cut_off(texts: VectorStore) -> Non
     assert (found["middle"][0], found["middle"][-1]) == ("…", "…")
     assert (found["last"][0], found["last"][-6:]) == ("…", "[wool]")
     assert "[wool]" in found["nul"]
+    assert found["short"] == "[wool] & <b>"
 
 
 async def test_a_snippet_has_the_most_different_words(texts: VectorStore) -> None:

@@ -56,7 +56,7 @@ def check(store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr]
                 assert {one.id for one in found} == expected, repr(written)
 
 
-@SOME
+@settings(SOME, max_examples=25)
 @given(rows=cases.rows, exprs=st.lists(filters(SCHEMA), min_size=1, max_size=6))
 def test_each_filter_selects_the_same(
     store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr]

@@ -217,13 +217,13 @@ class Oracle:
             if name in schema.fields
         }
         payload = {
-            tuple(name.split(".")[1:] if name.startswith("payload.") else [name]): value
+            (_ref(name).path if name.startswith("payload.") else (name,)): value
             for name, value in fields.items()
             if name not in schema.fields
         }
         if payload and not schema.payload:
             raise InvalidRowError("not declared", field=next(iter(payload))[0])
-        wanted = None if ids is None else set(ids)
+        wanted = None if ids is None else {ids} if isinstance(ids, str) else set(ids)
         selected = [r for r in self._selected(there, where) if wanted is None or r.id in wanted]
         changed = [_changed(row.payload, payload, row.id) for row in selected]
         for row, new in zip(selected, changed, strict=True):
