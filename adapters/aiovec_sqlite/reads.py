@@ -72,10 +72,16 @@ def rowids_where(
     return np.sort(rowids.astype(np.int64, copy=False))  # an index has another order
 
 
-def column_list(columns: Columns) -> list[str]:
-    """Return the columns of ``r`` to read beside rowid, id and vector."""
-    names = [*columns.fields, *(["payload"] if columns.payload else [])]
-    return [f"r.{quoted(name)}" for name in names]
+@lru_cache(maxsize=256)
+def _names(fields: tuple[str, ...], *, payload: bool) -> tuple[str, ...]:
+    """Return the columns to read, for SQL: rowid, id, fields and payload."""
+    return ("_rowid", "id", *map(quoted, fields), *(["payload"] if payload else []))
+
+
+@lru_cache(maxsize=256)
+def _listed(fields: tuple[str, ...], *, payload: bool) -> str:
+    """Return the same columns of ``r`` as a list."""
+    return ", ".join(f"r.{name}" for name in _names(fields, payload=payload))
 
 
 def rows_from_sql(
@@ -85,7 +91,7 @@ def rows_from_sql(
     table: TableLayout,
     vectors: Float32Array | None,
 ) -> StoredRows:
-    """Return columns of SQLite's values, in the order of ``column_list``, as StoredRows."""
+    """Return columns of SQLite's values, in the order of ``_names``, as StoredRows."""
     if not set(map(type, ids)) <= {str}:
         raise DamageError(f"an id of {table.name!r} is not text")
     kinds = [table.schema.fields[name].kind for name in columns.fields]
@@ -103,13 +109,14 @@ def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
     return from_matrix(vectors, without_vector(vectors) if table.schema.vector_nullable else None)
 
 
-def _names(columns: Columns) -> list[str]:
+def _selected(columns: Columns) -> str:
     """Return the columns of ``r`` that a statement reads for ``_as_rows``.
 
     If bytes are counted, these are the rowids: SQLite would hold whole rows while it sorts them.
     """
-    counted = columns.meter is not None
-    return ["r._rowid"] if counted else ["r._rowid", "r.id", *column_list(columns)]
+    if columns.meter is not None:
+        return "r._rowid"
+    return _listed(columns.fields, payload=columns.payload)
 
 
 def transposed(rows: Sequence[Sequence[Any]], width: int) -> list[Sequence[Any]]:
@@ -124,19 +131,16 @@ def get(
     columns: Columns,
 ) -> StoredRows:
     table = current_table(db, handle)
-    names = _names(columns)
+    selected = _selected(columns)
     if len(ids) == 1:  # without json_each, which takes as long as reading the row
-        sql = f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE r.id = ?"
-        return _as_rows(db, ticket, table, db.execute(sql, ids).fetchall(), columns, len(names))
-    sql = (
-        f"SELECT {', '.join(names)} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
-        "ON r.id = j.value"
-    )
+        sql = f"SELECT {selected} FROM {table.rows} AS r WHERE r.id = ?"
+        return _as_rows(db, ticket, table, db.execute(sql, ids).fetchall(), columns)
+    sql = f"SELECT {selected} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r ON r.id = j.value"
     rows: list[Sequence[Any]] = []
     for start in range(0, len(ids), BLOCK):
         ticket.check()
         rows += db.execute(sql, (json.dumps(ids[start : start + BLOCK]),)).fetchall()
-    return _as_rows(db, ticket, table, rows, columns, len(names))
+    return _as_rows(db, ticket, table, rows, columns)
 
 
 def find(
@@ -151,14 +155,13 @@ def find(
 ) -> StoredRows:
     table = current_table(db, handle)
     condition, values = condition_of(where, table)
-    names = _names(columns)
     order, keys = order_to_sql(order_by)
     rows = db.execute(
-        f"SELECT {', '.join(names)} FROM {table.rows} AS r WHERE {condition} ORDER BY {order} "
+        f"SELECT {_selected(columns)} FROM {table.rows} AS r WHERE {condition} ORDER BY {order} "
         "LIMIT ? OFFSET ?",
         (*values, *keys, limit, offset),
     ).fetchall()
-    return _as_rows(db, ticket, table, rows, columns, len(names))
+    return _as_rows(db, ticket, table, rows, columns)
 
 
 def by_rowids(
@@ -174,16 +177,14 @@ def by_rowids(
 
     Callers pair the rows with distances and queries, so a missing one raises DamageError.
     """
-    names = ("_rowid", "id", *map(quoted, columns.fields))
-    if columns.payload:
-        names += ("payload",)
+    names = _names(columns.fields, payload=columns.payload)
     wanted = rowids.tolist()
     flat: list[Any] = []
     start = 0
     while start < len(wanted):
         ticket.check()
-        most = min(len(wanted) - start, _MOST_NUMBERS // len(names))
-        size = next((size for size in _TOGETHER if size <= most), 1)
+        most = min(_TOGETHER, len(wanted) - start, _MOST_NUMBERS // len(names))
+        size = 1 << max(most.bit_length() - 1, 0)  # so that there are few different statements
         some = wanted[start : start + size]
         row = db.execute(_side_by_side(table.rows, names, size), some).fetchone()
         if row is None:
@@ -216,7 +217,7 @@ def _bytes_of(values: Iterable[Any]) -> int:
 
 # Rows read in one step of a statement. SQLite joins 64 at most, and compiles statements of at least
 # so many columns.
-_TOGETHER = (32, 16, 8, 4, 2)
+_TOGETHER = 32
 _MOST_NUMBERS = 1500
 
 
@@ -256,11 +257,10 @@ def _as_rows(
     table: TableLayout,
     rows: Sequence[Sequence[Any]],
     columns: Columns,
-    width: int,
 ) -> StoredRows:
     if columns.meter is not None:
         return by_rowids(db, ticket, table, np.array(rows, np.int64).reshape(-1), columns)
-    rowids, ids, *values = transposed(rows, width)
+    rowids, ids, *values = transposed(rows, 2 + len(columns.fields) + columns.payload)
     vectors = None
     if columns.vector:
         vectors = VectorReader(db, table).read(np.array(rowids, dtype=np.int64), ticket)
@@ -317,10 +317,10 @@ class Walk:
                 f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "
                 "cannot truncate it meanwhile; read faster, or continue an export with after="
             )
-        names = ["r._rowid", "r.id", *column_list(self.columns)]
+        fields, payload = self.columns.fields, self.columns.payload
         cursor = self._db.execute(
             # An index on a filtered field would have to be sorted again for every batch.
-            f"SELECT {', '.join(names)} FROM {self.table.rows} AS r NOT INDEXED "
+            f"SELECT {_listed(fields, payload=payload)} FROM {self.table.rows} AS r NOT INDEXED "
             f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
             (self.after, *self._values, most),
         )
@@ -332,7 +332,7 @@ class Walk:
             if left <= 0:
                 break
         cursor.close()
-        self._rowids, ids, *values = transposed(rows, len(names))
+        self._rowids, ids, *values = transposed(rows, 2 + len(fields) + payload)
         if rows:
             self.after = self._rowids[-1]
         return ids, values

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -241,7 +241,7 @@ class SqliteBackend(Backend):
     async def ping(self) -> None:
         await self._read(lambda db, _: moves.check_here(db, self._target, self._run))
 
-    def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> Awaitable[_T]:
+    def _read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> Coroutine[Any, Any, _T]:
         if self._readers is None or self._closed:
             raise StoreClosedError(self._target)
         return self._readers.read(work)
@@ -403,12 +403,10 @@ class SqliteBackend(Backend):
 
     # Reading
 
-    async def get(
+    def get(
         self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
-    ) -> _T:
-        return await self._read(
-            lambda db, ticket: finish(reads.get(db, ticket, table, ids, columns))
-        )
+    ) -> Coroutine[Any, Any, _T]:
+        return self._read(lambda db, ticket: finish(reads.get(db, ticket, table, ids, columns)))
 
     async def find(
         self,
@@ -427,28 +425,30 @@ class SqliteBackend(Backend):
             )
         )
 
-    async def search(
+    def search(
         self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
-    ) -> _T:
+    ) -> Coroutine[Any, Any, _T]:
         by_bits = self._by_bits(table)
         if self._resident is not None and not any(
             file_scan.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
         ):
-            return await self._resident.search(table, queries, finish)
-        return await self._read(
+            return self._resident.search(table, queries, finish)
+        return self._read(
             lambda db, ticket: finish(file_scan.search(db, ticket, table, queries, by_bits=by_bits))
         )
 
     def _by_bits(self, table: TableHandle) -> bool:
         return self._settings.scan == "bit" and table.schema.quantized == "bit"
 
-    async def search_hybrid(
+    def search_hybrid(
         self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
-    ) -> _T:
-        return await self.search(table, [query], lambda results: finish(results[0]))
+    ) -> Coroutine[Any, Any, _T]:
+        return self.search(table, [query], lambda results: finish(results[0]))
 
-    async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
-        return await self._read(lambda db, ticket: finish(search_text(db, ticket, table, query)))
+    def search_text(
+        self, table: TableHandle, query: TextQuery, finish: FromOne[_T]
+    ) -> Coroutine[Any, Any, _T]:
+        return self._read(lambda db, ticket: finish(search_text(db, ticket, table, query)))
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._read(lambda db, _: reads.count(db, table, where))

@@ -96,10 +96,8 @@ class Batcher:
         return await in_thread(self._embedder.tokenizer)
 
     async def learn_dim(self) -> None:
-        """Embed a short text to learn the length of vectors, if the embedder does not declare
-        it."""
-        if not self.dim:
-            self.dim = len((await self.embed([_SHORT_TEXT], "document"))[0])
+        """Embed a short text to learn the length of vectors, which it does not declare."""
+        self.dim = len((await self.embed([_SHORT_TEXT], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
         """Raise ModelMismatchError or DimensionMismatchError if its vectors do not fit the

@@ -68,8 +68,9 @@ class Embedders:
         given = self._given.get(name) or settings.embedders.get(name)
         if given is None:
             return None
-        embedder = await self._batcher(name, given)
-        await embedder.learn_dim()
+        embedder = self._batchers.get(name) or await self._batcher(name, given)
+        if not embedder.dim:
+            await embedder.learn_dim()
         return embedder
 
     async def of_table(

@@ -69,7 +69,7 @@ def first_fault(values: Any, convert: Callable[[Any], object]) -> tuple[int, Exc
 
 def id_texts(ids: Any, first_row: int = 0) -> list[str]:
     """Return ids as text, from an Arrow column or a sequence of texts, whole numbers and UUIDs."""
-    if is_array(ids):
+    if type(ids) is not list and is_array(ids):
         if pa.types.is_integer(ids.type):
             ids = ids.cast(pa.utf8())
         if not pa.types.is_string(ids.type) and len(ids):
@@ -122,7 +122,7 @@ def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> An
     A sequence of Python values becomes a list of Python's types; an array from ``plain`` stays an
     array if it has the field's type.
     """
-    if is_array(values):
+    if type(values) is not list and is_array(values):
         convert = partial(_from_arrow, field)
     else:
         convert = partial(_lists if field.is_list else _plain_values, KINDS[field.kind])

@@ -102,9 +102,14 @@ async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
         )
     else:
         items = await read_all(rows)
-    if items and is_arrow(items[0]):
+    if _are_arrow(items):
         return [await in_thread(table_of, item) if _is_stream(item) else item for item in items]
     return items
+
+
+def _are_arrow(items: Sequence[Any]) -> bool:
+    """Return whether a list of rows has Arrow data."""
+    return len(items) > 0 and type(items[0]) is not dict and is_arrow(items[0])
 
 
 def _is_stream(item: Any) -> bool:
@@ -118,7 +123,7 @@ def holds_arrow(rows: Any) -> bool:
     if isinstance(rows, Mapping):
         parts = rows.values()
     elif isinstance(rows, (list, tuple)):
-        parts = rows[:1]
+        parts = [part for part in rows[:1] if type(part) is not dict]
     return any(is_arrow(part) or is_frame(part) or is_typed(part) for part in parts)
 
 
@@ -162,7 +167,7 @@ def to_batch(rows: Any, schema: Schema, *, new_ids: NewIds = "never") -> NewRows
     """
     if isinstance(rows, NewRows):
         return rows if rows.schema == schema else _from_whole(rows.table, schema)
-    if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
+    if isinstance(rows, (list, tuple)) and not _are_arrow(rows):
         return _from_mappings(rows, schema, new_ids=new_ids)
     if isinstance(rows, (list, tuple)):
         batches: list[NewRows] = []
@@ -202,13 +207,14 @@ def repeated_ids(ids: Sequence[str]) -> list[str]:
 
 def check_ids(ids: Any) -> list[str]:
     """Return the requested ids, one or several, as texts in their order."""
-    if id_text(ids) is not None:
-        ids = [ids]
-    if is_array(ids):
-        check_array(ids, "ids")
-        ids = plain(ids, "ids").to_pylist()
-    if isinstance(ids, (bytes, Mapping)) or not is_iterable(ids):
-        raise InvalidArgumentError("ids", ids, "an id or an iterable of ids")
+    if type(ids) is not list:
+        if id_text(ids) is not None:
+            ids = [ids]
+        if is_array(ids):
+            check_array(ids, "ids")
+            ids = plain(ids, "ids").to_pylist()
+        if isinstance(ids, (bytes, Mapping)) or not is_iterable(ids):
+            raise InvalidArgumentError("ids", ids, "an id or an iterable of ids")
     listed = list(ids)
     if not set(map(type, listed)) <= {str}:
         for n, value in enumerate(listed):
@@ -489,13 +495,14 @@ def _values(name: str, column: Any) -> list[Any]:
 
 def _vectors(given: Any, count: int, schema: Schema, locate: RowLocator) -> Float32Array:
     """Return the vectors of rows, with NaN for missing ones, which an embedder may make."""
-    convert = arrow_matrix if is_array(given) else matrix_of
+    in_arrow = is_array(given)
+    convert = arrow_matrix if in_arrow else matrix_of
     if not may_lack_vectors(schema):
         return convert(given, schema, locate)
     missing = np.zeros(count, dtype=bool)
     if given is None:
         missing[:] = True
-    elif is_array(given):
+    elif in_arrow:
         missing = given.is_null().to_numpy(zero_copy_only=False)
         given = given.drop_null()
     elif not isinstance(given, np.ndarray):

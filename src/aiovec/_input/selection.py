@@ -102,9 +102,10 @@ class Selection:
         return columns_of(schema, self.columns.fields, hits=False, vector=self.shows_vector)
 
     def records(self, rows: StoredRows) -> list[Record]:
+        every = range(len(rows.ids))
         return [
-            Record(id, self.vector_of(rows, i), self.fields_of(rows, i), self.vector_name)
-            for i, id in enumerate(rows.ids)
+            Record(rows.ids[i], self.vector_of(rows, i), fields, self.vector_name)
+            for i, fields in zip(every, self.fields_of_each(rows, every), strict=True)
         ]
 
 

@@ -51,11 +51,6 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
     return cast("Float32Array", matrix_of([vector], schema, nowhere)[0])
 
 
-def one_query(vector: Any, schema: Schema, made: Mapping[int, Any]) -> list[Float32Array]:
-    """Return a single query, or the vector that was ``made`` from its text."""
-    return [query_vector(made.get(0, vector), schema)]
-
-
 async def collect_vectors(vectors: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
     """Read many queries once, into a form that can be read again."""
     if isinstance(vectors, np.ndarray) and vectors.ndim:

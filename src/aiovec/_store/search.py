@@ -3,7 +3,7 @@
 ``plan_search`` makes a ``Plan`` of the arguments. ``Plan.nearest``, ``Plan.by_words`` or
 ``Plan.by_both`` asks the backend, which calls ``Plan`` again in the thread of the read: there the
 rows become hits, are ranked, boosted, grouped, diversified and cut. Only a user's function for
-``rerank`` runs afterwards, by ``results_of``.
+``rerank`` runs afterwards, by ``Answer.finish_by``.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class VectorArguments(SearchArguments, total=False):
     max_distance: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SearchOptions:
     """The arguments of a search, checked, for every query of one call."""
 
@@ -150,12 +150,11 @@ class SearchOptions:
     """The number of hits, or of groups, to rank before the steps that choose, if there are any."""
 
     def __post_init__(self) -> None:
-        put = partial(object.__setattr__, self)
         for name, usual, check in _CHECKS:
             given = getattr(self, name)
             if given is not usual:
-                put(name, check(name, given))
-        put("last", self.offset + self.limit)
+                setattr(self, name, check(name, given))
+        self.last = self.offset + self.limit
         if self.fetch_k is not None and self.fetch_k < self.last:
             expected = f"None, or at least offset + limit, {self.last}"
             raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
@@ -168,10 +167,10 @@ class SearchOptions:
             reason = "boost and rerank cannot be combined; let the function of rerank do both"
             raise InvalidArgumentError("boost", self.boost, "None with rerank", reason=reason)
         if self.boost is not None:
-            put("rerank", self.boost)
-        put("pool", self.last * POOL if self.fetch_k is None else self.fetch_k)
+            self.rerank = self.boost
+        self.pool = self.last * POOL if self.fetch_k is None else self.fetch_k
         chooses = self.diversity or self.rerank is not None
-        put("fetched", self.pool if chooses else self.last)
+        self.fetched = self.pool if chooses else self.last
 
 
 def options_of(call: str, arguments: type, **given: Any) -> SearchOptions:
@@ -288,10 +287,6 @@ class Plan:
     fusion: Fusion | None = None
     left_out: frozenset[str] = frozenset()
 
-    @property
-    def schema(self) -> Schema:
-        return self.handle.schema
-
     # To the backend
 
     @property
@@ -376,13 +371,13 @@ class Plan:
         options, hits = self.options, self._hits(found, count)
         answer = Answer(self, n, hits, found.snippets)
         if options.group_by is not None:
-            value_of = value_reader(options.group_by, self.schema)
+            value_of = value_reader(options.group_by, self.handle.schema)
             answer.groups = {hit.id: _group_of(value_of(hit.fields)) for hit in hits}
             answer.hits = _picked(hits, answer.groups, options.fetched, options.per_group)
             groups = {answer.groups[hit.id] for hit in answer.hits}
             answer.complete = len(hits) < count or len(groups) >= options.fetched
         if isinstance(options.rerank, tuple):
-            answer.hits = boosted(answer.hits, options.rerank, self.schema)
+            answer.hits = boosted(answer.hits, options.rerank, self.handle.schema)
         if not callable(options.rerank):
             answer.finish()
         return answer
@@ -393,7 +388,7 @@ class Plan:
         by_distance = found.fused is None and self.clauses is None
         scores, distances = found.measures, cast("Sequence[float | None]", found.measures)
         if by_distance:
-            scores = scores_of(self.schema.metric, found.measures)
+            scores = scores_of(self.handle.schema.metric, found.measures)
         elif found.fused is not None:
             distances = [hit.distance for hit in found.fused]
         else:
@@ -461,26 +456,18 @@ class Answer:
         else:
             hits = _picked(hits, self.groups, options.last, options.per_group, options.offset)
         if self.snippets is not None:
-            hits = _with_snippets(hits, self.snippets, plan.schema)
+            hits = _with_snippets(hits, self.snippets, plan.handle.schema)
         if plan.selection is not shown:
             hits = [_stripped(hit, plan) for hit in hits]
         names, vector = shown.columns.fields, shown.shows_vector
-        self.hits = Results(hits, columns=columns_of(plan.schema, names, hits=True, vector=vector))
+        self.hits = Results(
+            hits, columns=columns_of(plan.handle.schema, names, hits=True, vector=vector)
+        )
 
 
 def hits_in(answers: Sequence[Answer]) -> int:
     """Return the number of hits, for telemetry."""
-    return sum([len(answer.hits) for answer in answers])
-
-
-async def results_of(
-    answers: Sequence[Answer], rerank: object, slots: asyncio.Semaphore
-) -> list[Results[Hit]]:
-    """Return the hits of each answer, reranked if ``rerank`` is a user's function."""
-    if callable(rerank):
-        for answer in answers:
-            await answer.finish_by(rerank, slots)
-    return [cast("Results[Hit]", answer.hits) for answer in answers]
+    return sum(len(answer.hits) for answer in answers)
 
 
 async def plan_search(
@@ -527,6 +514,12 @@ def _plan(
 
 def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) -> Selection:
     """Return the selection with what the steps behind the search read, too."""
+    if (
+        options.rerank is None
+        and options.group_by is None
+        and not (options.highlight or options.diversity)
+    ):
+        return chosen
     boosts = options.rerank if isinstance(options.rerank, tuple) else ()
     refs = [_boost_ref(schema, read) for boost in boosts for read in boost.reads]
     if options.group_by is not None:
@@ -673,5 +666,5 @@ def _with_snippets(hits: Sequence[Hit], snippets: Snippets, schema: Schema) -> l
 
 def _stripped(hit: Hit, plan: Plan) -> Hit:
     """Return the hit without values that only the steps needed."""
-    fields = plan.shown.cut(hit.fields, plan.schema)
+    fields = plan.shown.cut(hit.fields, plan.handle.schema)
     return hit.__replace__(fields=fields, vector=hit.vector if plan.shown.shows_vector else None)

@@ -71,7 +71,6 @@ from .._input.vectors import (
     collect_vectors,
     given_matrix,
     many_queries,
-    one_query,
     query_vector,
     texts_among,
 )
@@ -134,7 +133,6 @@ from .search import (
     names_options,
     options_of,
     plan_search,
-    results_of,
     vector_like,
     weight_of_text,
 )
@@ -1067,7 +1065,11 @@ class VectorStore(Hints):
         texts, effort = texts_among(collected), weight(collected)
 
         async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
-            made = await self._vectors_of(active, handle, texts, checked.model)
+            if checked.model is not None:
+                check_model(handle, checked.model)
+            made = {}
+            if texts and handle.schema.embed is not None:
+                made = await self._vectors_of(active, handle, texts, checked.model)
             queries = await hop(effort, many_queries, collected, handle.schema, made)
             return await (await plan_search(active, handle, checked, queries)).nearest()
 
@@ -1083,7 +1085,10 @@ class VectorStore(Hints):
         """Return the hits of each query of a search; a user's function for ``rerank`` runs after
         it."""
         answers = await self._on_table(call, table, search, rows=hits_in)
-        return await results_of(answers, options.rerank, self._rerank_slots)
+        if callable(options.rerank):
+            for answer in answers:
+                await answer.finish_by(options.rerank, self._rerank_slots)
+        return [cast("Results[Hit]", answer.hits) for answer in answers]
 
     @names_options(VectorArguments)
     async def search_like(
@@ -1130,10 +1135,12 @@ class VectorStore(Hints):
     ) -> list[Float32Array]:
         """Return the vector to search for, which may be a text, or without one that of
         ``words``."""
-        text = words if vector is None else vector
-        texts = {0: text} if isinstance(text, str) else {}
-        made = await self._vectors_of(active, handle, texts, options.model)
-        return one_query(vector, handle.schema, made)
+        if options.model is not None:
+            check_model(handle, options.model)
+        text, embeds = words if vector is None else vector, handle.schema.embed is not None
+        if embeds and isinstance(text, str):
+            vector = (await self._vectors_of(active, handle, {0: text}, options.model))[0]
+        return [query_vector(vector, handle.schema)]
 
     async def _vectors_of(
         self,
@@ -1144,13 +1151,8 @@ class VectorStore(Hints):
     ) -> dict[int, Any]:
         """Return the vectors of texts to search for, by their positions.
 
-        ``model`` is the one that the caller named. Nothing is made for a table without an embedder,
-        which refuses a text like any other value.
+        ``model`` is the one that the caller named.
         """
-        if model is not None:
-            check_model(handle, model)
-        if not texts or handle.schema.embed is None:
-            return {}
         listed = await hop(len(texts), check_query_texts, texts)
         try:
             vectors = await self._embed(active, handle, listed, "query", model)

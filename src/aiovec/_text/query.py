@@ -76,8 +76,8 @@ def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> N
 
     On an ngram table, phrases have no words to count.
     """
-    if schema.analyzer == "ngram":
-        return
+    if schema.analyzer == "ngram" or len(text) < 2 * _MOST_PHRASE_WORDS:
+        return  # so few characters are not too many words
     counts = (sum(1 for _ in _WORD.finditer(clause.text)) for clause in clauses)
     total = sum(count for count in counts if count > 1)
     _check_count(text, total, _MOST_PHRASE_WORDS, "words in phrases")
