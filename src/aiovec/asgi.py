@@ -135,7 +135,6 @@ It takes a request, a web socket or the ASGI scope. Raises ConfigError if no lif
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
-_SERVER_ERROR = 500
 _INTERNAL_ERROR = 1011  # of web sockets, by RFC 6455
 
 
@@ -151,7 +150,7 @@ class ProblemResponse:
         return self
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: object, send: Send) -> None:
-        if self.status_code >= _SERVER_ERROR:
+        if self.status_code >= 500:
             await _log(self.error, self.status_code)  # a developer needs the hidden details
         body = self.problem.body()
         headers = {**self.problem.headers(), "content-length": str(len(body))}

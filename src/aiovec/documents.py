@@ -52,8 +52,6 @@ LARGEST = 64 * 2**20
 
 # Changes when the same document is cut otherwise, so that the next import cuts all anew.
 _VERSION = 1
-# Of an id. A longer one, of a long path, has a digest in the place of the source.
-_LONGEST_ID = 512
 _MARKDOWN = frozenset({".md", ".markdown", ".mdown"})
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+([^ \t].*)?\Z")
@@ -200,7 +198,7 @@ def _check_size(size: int, source: str) -> None:
 def passage_id(source: str, part: int) -> str:
     """Return the id of a passage, which stays when its text changes."""
     id = f"{source}#{part}"
-    if len(id.encode()) <= _LONGEST_ID:
+    if len(id.encode()) <= 512:
         return id
     return f"{blake2b(source.encode(), digest_size=16).hexdigest()}#{part}"
 

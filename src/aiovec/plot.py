@@ -43,13 +43,10 @@ _MAX_NUMBERS = 2_048_000
 # Most rows over which a sample is spread; in a larger table, the first ones. SQLite walks 300,000
 # rows in a second.
 _WALKED = 1_000_000
-_BATCH = 2_000
 # The colours of the most frequent values; the others share one. They are those of Okabe and Ito,
 # which colour-blind people can distinguish.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _OTHERS = "#9a9a9a"
-# Numbers and times with more distinct values are drawn on a scale of colours.
-_MOST_GROUPED = 12
 _LABEL = 120
 _LEGEND = 30
 
@@ -176,7 +173,7 @@ async def _sample(
     places = np.sort(Random(0).sample(among, min(size, len(among))))
     ids: list[str] = []
     walked = 0
-    export = store.export(table, select=[], batch_size=_BATCH)
+    export = store.export(table, select=[], batch_size=2_000)
     async with aclosing(export) as batches:
         async for batch in batches:
             if len(ids) == len(places):
@@ -259,7 +256,7 @@ def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[
 def _scaled(values: list[Any]) -> list[int | float | datetime | None]:
     """Return the values if they are numbers or times that need a scale instead of groups."""
     kinds = {type(value) for value in values if value is not None}
-    if len(set(values) - {None} if kinds <= {int, float, datetime} else ()) <= _MOST_GROUPED:
+    if len(set(values) - {None} if kinds <= {int, float, datetime} else ()) <= 12:
         return []
     return values
 

@@ -26,8 +26,6 @@ _PROBE_SECONDS, _FEWEST = 3.0, 5
 _MOST_POLLS, _POLL_SECONDS = 600, 0.1
 # Growth is counted over so many days; a table is watched if it becomes slow within so many.
 _DAYS, _SOON = 30, 365
-# Bytes of LanceDB's index for each number of a vector.
-_INDEX_BYTES = 0.6
 
 
 Facts = dict[str, Any]
@@ -199,6 +197,7 @@ def _lines(facts: Facts, lancedb_ms: float) -> dict[str, str]:
     if facts["rows_a_day"] is not None:
         lines["growth"] = f"{facts['rows_a_day']:,.0f} rows a day"
     if "rows" in facts["passed"]:
-        memory = size_text(int(_INDEX_BYTES * facts["rows"] * facts["dim"]))
+        # LanceDB's index has 0.6 bytes for each number of a vector.
+        memory = size_text(int(0.6 * facts["rows"] * facts["dim"]))
         lines["lancedb"] = f"about {lancedb_ms:g} ms, 95 % of the nearest rows, {memory} of index"
     return {**lines, "verdict": f"{facts['verdict']}: {facts['why']}"}

@@ -50,8 +50,6 @@ _SKIPPED = frozenset(
     "site-packages test tests turtledemo".split()
 )
 
-# Shortest docstring, in characters: shorter ones say less than the name ("Return self.").
-_SHORTEST = 20
 
 _KINDS = {ast.Module: "module", ast.ClassDef: "class"}
 
@@ -180,7 +178,8 @@ def _passages_of(path: Path, module: str) -> Iterator[dict[str, str]]:
     seen: set[str] = set()
     for node, name in [(tree, module), *_definitions(tree, module)]:
         text = ast.get_docstring(node)
-        if text is None or len(text) < _SHORTEST or name in seen:
+        # A shorter docstring says less than the name ("Return self.").
+        if text is None or len(text) < 20 or name in seen:
             continue
         seen.add(name)
         kind = _KINDS.get(type(node), "function")

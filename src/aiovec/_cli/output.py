@@ -22,7 +22,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # A cell of a table on a terminal. In a pipe nothing is cut.
 _WIDEST_CELL = 200
-_SECONDS_A_LINE = 5.0  # of progress where there is no terminal
 
 
 def settle_streams() -> None:
@@ -191,7 +190,7 @@ def _progress(*columns: Any) -> Iterator[Progress]:
 
 def _print_each(bar: Progress, ended: Event) -> None:
     """Print the progress of each task as a line, every few seconds."""
-    while not ended.wait(_SECONDS_A_LINE):
+    while not ended.wait(5.0):
         for task in bar.tasks:
             done = "" if task.total is None else f" of {task.total:,.0f}"
             count = f": {task.completed:,.0f}{done}" if task.completed else ""

@@ -23,23 +23,15 @@ from .._model.arrays import Float32Array
 from .._model.schema import Schema
 from ..backend.embedders import EmbedderSettings
 from ..backend.threads import hop, in_daemon_thread, in_thread
+from ..backend.weight import weight
 from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
 from .failures import Failure, failure_of
 from .local import LocalModel
 from .protocol import Embedder, Purpose, is_async, takes_kind
 
-# Seconds that a request waits for more texts while another one runs. Services take 20 ms or more
-# for a request, and 64 concurrent inserts make a few requests instead of 64.
-_GATHERING = 0.005
 # Seconds between retries: doubled each time, and reduced at random by up to half, so that clients
 # of a busy service do not retry at the same moment.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
-# Numbers of a list, numbers of an array, and characters that take as long as one Python value.
-_NUMBERS, _NUMBERS_OF_AN_ARRAY, _CHARACTERS = 16, 256, 512
-# Bytes of a cache entry besides its numbers: a key, an array, a slot of the dict.
-_OVERHEAD = 400
-_MIB = 1024 * 1024
-_SHORT_TEXT = "How long is a vector?"
 
 
 _Outcomes = dict[bytes, Float32Array | Failure]
@@ -97,7 +89,7 @@ class Batcher:
 
     async def learn_dim(self) -> None:
         """Embed a short text to learn the length of vectors, which it does not declare."""
-        self.dim = len((await self.embed([_SHORT_TEXT], "document"))[0])
+        self.dim = len((await self.embed(["How long is a vector?"], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
         """Raise ModelMismatchError or DimensionMismatchError if its vectors do not fit the
@@ -115,14 +107,13 @@ class Batcher:
 
         If cancelled, drop its texts; requests for other calls continue.
         """
-        weight = len(texts) + sum(map(len, texts)) // _CHARACTERS
-        keys, cached, missing = await hop(weight, self._look_up, texts, kind)
+        keys, cached, missing = await hop(weight(texts), self._look_up, texts, kind)
         if self._closed is not None:
             raise self._closed()
         if missing:
             cached |= await self._asked(texts, missing, kind)
-        weight = len(keys) * (1 + self.dim // _NUMBERS_OF_AN_ARRAY)
-        return await hop(weight, lambda: np.stack([cached[key] for key in keys]))
+        effort = len(keys) * (1 + self.dim // 256)  # numbers of an array are copied fast
+        return await hop(effort, lambda: np.stack([cached[key] for key in keys]))
 
     def close(self, error: Callable[[], AiovecError]) -> None:
         """End the running calls with an error; later calls raise it too."""
@@ -168,7 +159,8 @@ class Batcher:
         return keys, cached, missing
 
     def _keep(self, outcomes: _Outcomes) -> None:
-        most = self._limits.cache_mb * _MIB // (4 * self.dim + _OVERHEAD)
+        # An entry has a key, an array and a slot of the dict besides its numbers.
+        most = self._limits.cache_mb * 2**20 // (4 * self.dim + 400)
         for key, vector in outcomes.items():
             # Zero vectors are not cached: tables may refuse them, and a retry must call the
             # embedder again.
@@ -230,7 +222,9 @@ class Batcher:
             async with self._slots:
                 # A full request does not wait, nor does one if no other runs.
                 if len(texts) < self._limits.batch_size:
-                    await asyncio.sleep(_GATHERING if len(self._requests) > 1 else 0)
+                    # Services take 20 ms or more for a request, so 5 ms for more texts are few:
+                    # 64 concurrent inserts make a few requests instead of 64.
+                    await asyncio.sleep(0.005 if len(self._requests) > 1 else 0)
                 if self._gathering.get(kind) is request:
                     del self._gathering[kind]
                 if self._prepare is not None:
@@ -283,7 +277,6 @@ class Batcher:
         limits = self._limits
         prefix = limits.query_prefix if kind == "query" else limits.document_prefix
         finish = partial(_checked_matrix, count=len(texts), dim=self.dim)
-        weight = len(texts) * self.dim // _NUMBERS
         failure: Failure
         try:
             async with asyncio.timeout(seconds) as timer:
@@ -295,7 +288,7 @@ class Batcher:
                 answer = await call()  # type: ignore[misc]
                 if isinstance(answer, Iterator):  # it may compute its vectors when it is read
                     return await in_thread(finish, answer)
-                return await hop(weight, finish, answer)
+                return await hop(len(texts) * self.dim // 16, finish, answer)
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
@@ -333,8 +326,6 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
             f"it returned an array of {array.dtype} and the shape {array.shape} for {count} texts, "
             f"not a vector of {dim or 'some'} numbers for each"
         )
-    with np.errstate(
-        over="ignore"
-    ):  # too large for float32 becomes infinity, which the caller reports
+    with np.errstate(over="ignore"):  # the caller reports the infinity of a too large number
         # A copy, since the embedder may reuse its array.
         return np.array(array, dtype=np.float32, order="C")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from .._model.redaction import MASK, cleaned, without_secrets
+from .._model.redaction import cleaned, without_secrets
 from ..errors import AiovecError
 
 # Exceptions after which a retry is useless: programming errors and refused values.
@@ -14,16 +15,10 @@ _LASTING = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
     NotImplementedError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
-# Statuses of a timeout, of a conflict, or of a rate limit.
-_PASSING_STATUS = frozenset({408, 409, 425, 429})
-# Statuses of a refused body, length or value, perhaps because of a single text.
-_DIVISIBLE_STATUS = frozenset({400, 413, 422})
 _LONGEST_REASON = 300
-_LONGEST_READ = 65_536
-# Shorter secrets would hide ordinary words.
-_SHORTEST_SECRET = 6
 
 
+@dataclass(eq=False)
 class Failure(Exception):  # noqa: N818 - never leaves the package
     """A call that returned no vectors.
 
@@ -31,23 +26,13 @@ class Failure(Exception):  # noqa: N818 - never leaves the package
     says so. ``divisible``: one of the texts may be the cause.
     """
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        retryable: bool = False,
-        divisible: bool = False,
-        status: int | None = None,
-        retry_after: float | None = None,
-        cause: BaseException | None = None,
-    ) -> None:
-        self.reason = reason
-        self.retryable = retryable
-        self.divisible = divisible
-        self.status = status
-        self.retry_after = retry_after
-        self.cause = cause
-        super().__init__(reason)
+    reason: str
+    _: KW_ONLY
+    retryable: bool = False
+    divisible: bool = False
+    status: int | None = None
+    retry_after: float | None = None
+    cause: BaseException | None = None
 
 
 def failure_of(error: Exception) -> Failure:
@@ -73,8 +58,10 @@ def of_status(status: int, reason: str, headers: Any) -> Failure:
     """Return the failure for an HTTP status."""
     return Failure(
         reason,
-        retryable=status in _PASSING_STATUS or status >= 500,
-        divisible=status in _DIVISIBLE_STATUS,
+        # A timeout, a conflict, a rate limit, or a fault of the service.
+        retryable=status in (408, 409, 425, 429) or status >= 500,
+        # A refused body, length or value, perhaps because of a single text.
+        divisible=status in (400, 413, 422),
         status=status,
         retry_after=_retry_after(headers),
     )
@@ -82,11 +69,7 @@ def of_status(status: int, reason: str, headers: Any) -> Failure:
 
 def shortened(text: str, secrets: Iterable[str] = ()) -> str:
     """Return a service's text on one line, without secrets, shortened."""
-    line = " ".join(text[:_LONGEST_READ].split())
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            line = line.replace(secret, MASK)
-    line = without_secrets(line)
+    line = without_secrets(" ".join(text[:65_536].split()), secrets)
     if len(line) > _LONGEST_REASON:
         line = line[: _LONGEST_REASON - 1]
         line = (line.rpartition(" ")[0] or line) + "…"

@@ -25,15 +25,11 @@ _COMMON = frozenset(
     "was we were what when where whether which while who whose why will with within without would "
     "you your".split()
 )
-_COMMON_WEIGHT = 0.1
 
-_WORD_WEIGHT = 1.0
 # The n-grams of a word together add half its weight, so that "compressing" is near "compression".
 _GRAMS_WEIGHT = 1.5
 _GRAM_SIZES = (3, 4, 5)
 
-# Longest word, in characters: the n-grams of a very long one would be slow.
-_LONGEST_WORD = 40
 
 # Each feature is projected on this many of the dimensions, with signs: enough that two features
 # that share one dimension stay nearly orthogonal.
@@ -82,7 +78,7 @@ def _words(text: str) -> Iterable[str]:
 
 
 def _weight(word: str) -> float:
-    return _COMMON_WEIGHT if word in _COMMON else 1.0
+    return 0.1 if word in _COMMON else 1.0
 
 
 def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
@@ -93,14 +89,15 @@ def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
     number = 0
     for number, word in enumerate(words, 1):
         features = [b"w" + _encoded(word)]
-        bounded = f"<{word[:_LONGEST_WORD]}>"
+        # The n-grams of a very long word would be slow.
+        bounded = f"<{word[:40]}>"
         features += [
             b"g" + _encoded(bounded[start : start + size])
             for size in _GRAM_SIZES
             for start in range(len(bounded) - size + 1)
         ]
         digests += [blake2b(feature, digest_size=_SPREAD + 1).digest() for feature in features]
-        weights.append(_WORD_WEIGHT)
+        weights.append(1.0)
         if len(features) > 1:
             # Orthogonal directions add up by squares.
             weights += [_GRAMS_WEIGHT / math.sqrt(len(features) - 1)] * (len(features) - 1)

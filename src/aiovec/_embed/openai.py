@@ -16,6 +16,7 @@ from .._model.redaction import redacted, secrets_in
 from .._model.schema import MAX_DIM
 from ..backend.embedders import OWN_URL
 from ..backend.threads import hop, in_thread
+from ..backend.weight import weight
 from .failures import Failure, of_status, shortened
 from .protocol import Purpose
 
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from ..backend.embedders import EmbedderSettings
 
 OWN_KEY = "OPENAI_API_KEY"
-
-# Most bytes read of a response: for everything but the vectors, and for each of their numbers.
-_LARGEST, _NUMBER = 2**20, 64
-# Characters that JSON writes, and bytes that it reads, in the time of one Python value.
-_CHARACTERS, _BYTES = 64, 256
 
 
 def key_name_of(settings: EmbedderSettings) -> str:
@@ -60,7 +56,7 @@ class OpenAIEmbedder:
         if self._key_name and not os.environ.get(self._key_name):
             raise Failure(f"the environment variable {self._key_name} holds no key")
         write = partial(json.dumps, {**self._options, "input": texts})
-        request = await hop(len(texts) + sum(map(len, texts)) // _CHARACTERS, write)
+        request = await hop(weight(texts), write)
         status, headers, body = await self._post(request.encode(), len(texts))
         if status != 200:
             said = shortened(_message_of(body), self._secrets())
@@ -70,7 +66,7 @@ class OpenAIEmbedder:
             raise of_status(status, reason, headers)
         read = partial(_vectors_of, body, len(texts))
         try:
-            return await hop(len(body) // _BYTES, read)
+            return await hop(len(body) // 256, read)
         except Failure as failure:
             failure.reason = shortened(failure.reason, self._secrets())
             raise
@@ -98,7 +94,8 @@ class OpenAIEmbedder:
             async with self._session.post(
                 self._url, data=data, headers=self._headers(), allow_redirects=False
             ) as answer:
-                body, most = bytearray(), _LARGEST + count * _NUMBER * (self.dim or MAX_DIM)
+                # 64 for each number of the vectors, and 1 MiB for everything else.
+                body, most = bytearray(), 2**20 + 64 * count * (self.dim or MAX_DIM)
                 async for part in answer.content.iter_any():
                     body += part
                     if len(body) > most:

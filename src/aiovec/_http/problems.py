@@ -114,7 +114,6 @@ _PLACES = {
 }
 # Defaults by the annotation of a fact; None for other types.
 _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
-_EMBEDDER_RETRY = 5
 
 
 def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
@@ -140,7 +139,7 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     detail = _short(_without_places(detail, hidden) if answer.machine else detail)
     status, retry_after = answer.status, answer.retry_after
     if isinstance(error, errors.EmbeddingError) and error.retryable:
-        status, retry_after = 503, _EMBEDDER_RETRY
+        status, retry_after = 503, 5
     return Problem(status, answer.title, detail, cls.__name__, facts, retry_after)
 
 

@@ -76,11 +76,6 @@ def as_floats(options: object, *names: str) -> None:
         object.__setattr__(options, name, float(getattr(options, name)))
 
 
-# A row that lacks a word counts at most this much of one that has them all. Measured by
-# ``bench quality``: without this, chance words push better vectors aside.
-_PARTIAL = 0.5
-
-
 def filled(
     whole: Sequence[tuple[_K, float]], some: Sequence[tuple[_K, float]], limit: int
 ) -> list[tuple[_K, float]]:
@@ -90,7 +85,9 @@ def filled(
     """
     known = {row for row, _ in whole}
     others = [(row, score) for row, score in some if row not in known][: limit - len(whole)]
-    share = _PARTIAL
+    # A row that lacks a word counts at most half of one that has them all. Measured by
+    # ``bench quality``: without this, chance words push better vectors aside.
+    share = 0.5
     if whole and others and (best := others[0][1]) > 0:
         # The factor keeps a rounding from making two scores equal.
         share = min(share, 0.999 * whole[-1][1] / best)
@@ -107,8 +104,6 @@ class FusedHit:
     ranks: Mapping[str, Rank]
 
 
-# The share of the last row of the vector list, which is near too: a list has to end somewhere.
-_LAST = 0.2
 # The least share of a row with all words, and the most of one without.
 _HALF = 0.5
 
@@ -154,7 +149,8 @@ def _shares(
         return []
     scores = [score for _, score in rows]
     if name == "vector":
-        shares = _between(scores, _LAST, 1.0)
+        # The last row of the list is near too: a list has to end somewhere.
+        shares = _between(scores, 0.2, 1.0)
     else:
         below = _HALF if whole else 1.0
         shares = _between(scores[:whole], _HALF, 1.0) + _between(scores[whole:], 0.0, below)

@@ -11,7 +11,6 @@ from numbers import Integral
 # A UUIDv7 has 48 bits of milliseconds and 74 free ones.
 _FREE = 74
 _RANDOM = random.SystemRandom()
-_STEP = 64
 
 _lock = threading.Lock()
 _last = 0
@@ -28,7 +27,7 @@ def new_ids(count: int) -> list[str]:
     with _lock:
         drawn = (time.time_ns() // 1_000_000 << _FREE) + _RANDOM.getrandbits(_FREE - 1)
         # The clock may stop or go back.
-        first = max(drawn, _last + 1 + _RANDOM.getrandbits(_STEP))
+        first = max(drawn, _last + 1 + _RANDOM.getrandbits(64))
         _last = first + count - 1
     return [_text(number) for number in range(first, first + count)]
 

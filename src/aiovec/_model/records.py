@@ -27,7 +27,6 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Names that ``Hit.to_dict`` adds. A stored key with such a name gets one more underscore.
 _OWN = re.compile(r"_+(score|distance|ranks|highlights)\Z")
 _SHOWN_FIELDS = 6
-_SHOWN_LENGTH = 40
 # Sets the attributes of immutable rows.
 _put = object.__setattr__
 
@@ -136,7 +135,7 @@ def time_text(moment: datetime) -> str:
 
 
 def _shown(value: object) -> str:
-    return time_text(value) if isinstance(value, datetime) else shown(value, _SHOWN_LENGTH)
+    return time_text(value) if isinstance(value, datetime) else shown(value, 40)
 
 
 class Record(_Row):

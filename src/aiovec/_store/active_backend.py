@@ -56,8 +56,6 @@ REFUSALS = (
 # Minimum attempts of a call whose table was altered or whose store moved. A long call may meet this
 # for the first time when its deadline has already passed.
 _LEAST_ATTEMPTS = 20
-# Seconds that ``close`` leaves a sweep of expired rows, whose next step then ends it.
-_LAST_SWEEP = 1.0
 
 # Seconds between two looks at the mark for a migration that has begun: one indexed read, or one
 # small file. A shorter run ends before its target's driver is imported.
@@ -280,7 +278,7 @@ class Backends:
             self._looking.cancel()
         sweeps = [task for each in (self.active, *self._retired) for task in each.sweeps.values()]
         if sweeps:  # a script that soon closes its store deletes some of the rows too
-            await asyncio.wait(sweeps, timeout=_LAST_SWEEP)
+            await asyncio.wait(sweeps, timeout=1.0)
         for active in self._retired:
             active.idle.set()  # do not wait for its calls
         closing = (self.active.backend.close(), *self._retired.values())

@@ -47,10 +47,6 @@ _T = TypeVar("_T")
 _SWEEP_EVERY = 3600.0
 # Rows that a sweep deletes in one transaction, for which other writes wait.
 _SWEPT_AT_ONCE = 1_000
-# Extra rows that a search fetches to replace expired ones, plus one for every four hits.
-_MORE = 4
-# The weight of rewriting one query, for ``hop``.
-_EFFORT = 16
 
 
 class LiveRows:
@@ -112,13 +108,14 @@ class LiveRows:
         backends can reuse, and finally with one for now.
         """
         columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
-        enough = limit + _MORE + limit // 4
+        # Extra rows replace expired ones.
+        enough = limit + 4 + limit // 4
         existing = partial(self._existing, enough, columns)
         answers: dict[int, Found] = {}
         pending: Sequence[int] = range(len(queries))
         for moment in (None, self._moment.replace(second=0), self._moment):
             wider = partial(self._wider, [queries[n] for n in pending], enough, moment)
-            wide = await hop(_EFFORT * len(pending), wider)
+            wide = await hop(16 * len(pending), wider)
             kept = await self._backend.search(self._handle, wide, existing)
             answers.update((n, live) for n, (live, _) in zip(pending, kept, strict=True))
             pending = [

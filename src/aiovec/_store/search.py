@@ -67,15 +67,6 @@ from .rank import (
     unit,
 )
 
-# The weight of making one query, for ``hop``.
-_EFFORT = 4
-# Steps that pick from a pool fetch this many times the limit.
-POOL = 4
-# A search whose first rows have too few groups fetches this many times more rows.
-_MORE_FOR_GROUPS = 16
-# Characters of a filter that weigh one value: parsing text is slower than copying it.
-_CHARACTERS_A_VALUE = 2
-
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 Group = tuple[str, Any]
@@ -168,7 +159,7 @@ class SearchOptions:
             raise InvalidArgumentError("boost", self.boost, "None with rerank", reason=reason)
         if self.boost is not None:
             self.rerank = self.boost
-        self.pool = self.last * POOL if self.fetch_k is None else self.fetch_k
+        self.pool = self.last * 4 if self.fetch_k is None else self.fetch_k
         chooses = self.diversity or self.rerank is not None
         self.fetched = self.pool if chooses else self.last
 
@@ -300,7 +291,7 @@ class Plan:
         if options.group_by is None:
             return (options.fetched,)
         count = count_of("limit", options.pool * options.per_group)  # backends count in 64 bits
-        return count, count * _MORE_FOR_GROUPS
+        return count, count * 16
 
     async def nearest(self) -> list[Answer]:
         """Search for the vectors, all in one state of the table, or with groups one by one."""
@@ -310,7 +301,7 @@ class Plan:
         answers: list[Answer] = []
         for part in [every] if self.options.group_by is None else [[n] for n in every]:
             for count in self.rounds:
-                queries = await hop(_EFFORT * len(part), self._vector_queries, part, count)
+                queries = await hop(4 * len(part), self._vector_queries, part, count)
                 made = await self.live.search(queries, partial(self._answers, part, count))
                 if all(answer.complete for answer in made):
                     break
@@ -603,7 +594,8 @@ def weight_of_text(text: object, levels: int = 2) -> int:
                 break
             total += 1 + weight_of_text(item, levels - 1)
         return total
-    return len(text) // _CHARACTERS_A_VALUE if isinstance(text, str) else weight(text)
+    # Parsing a text is slower than copying it.
+    return len(text) // 2 if isinstance(text, str) else weight(text)
 
 
 def vector_like(

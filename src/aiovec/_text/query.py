@@ -38,9 +38,6 @@ _GAP = re.compile(r"\s+")
 _OPERATORS = frozenset('-*:"')
 
 
-# Longest query, in characters, that a person probably typed. In longer texts, a word before a colon
-# is text.
-_TYPED = 1_000
 # Similarity from which a word counts as a misspelt field, and the length that it must exceed: in
 # short words, one letter is too large a part.
 _NEAR, _NEAR_OF_FOUR, _FEW_LETTERS = 0.8, 0.75, 3
@@ -111,7 +108,8 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
         field, phrase, word = match["field"], match["phrase"], match["word"]
         held = phrase if word is None else word
         if field is not None and field not in fields:
-            if len(text) <= _TYPED:
+            # In a longer text, which no person typed, a word before a colon is text.
+            if len(text) <= 1_000:
                 _check_no_field(field, held, fields, schema)
             held, field = f"{field}:{held}", None
         prefix = word is not None and len(word) > 1 and word.endswith("*")

@@ -30,8 +30,6 @@ NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
 # Seconds without a write after which an unfinished file or folder counts as abandoned. A folder's
 # files are read back before it is renamed, which takes time without writes.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
-# Seconds between two tries for a locked file.
-_POLL = 0.002
 _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
 
@@ -201,7 +199,7 @@ def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int 
         if not held:
             if time.monotonic() >= until:
                 return None
-            time.sleep(_POLL)
+            time.sleep(0.002)
 
 
 def _is_at(number: int, path: Path) -> bool:

@@ -9,7 +9,6 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-_SHARE = 0.25
 _MOST = 4 * 2**30
 # Used if the system does not report its memory.
 _ASSUMED = 4 * 2**30
@@ -19,7 +18,7 @@ _GROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 def default_budget() -> int:
     """Return a quarter of the machine's memory, or of the container's, at most 4 GiB."""
-    return min(_MOST, int(_SHARE * total_memory()))
+    return min(_MOST, int(0.25 * total_memory()))
 
 
 def size_text(count: int) -> str:

@@ -129,14 +129,10 @@ class _Unusable(BackendPlugin):
         self.name, self.install = name, install
         self._error = error
 
-    def create(self, address: str, settings: Any) -> NoReturn:
+    def create(self, *_: Any, **__: Any) -> NoReturn:
         raise self._error.with_traceback(None)  # of the last time that it was raised
 
-    def locate(self, target: str, base: Path | None = None) -> NoReturn:
-        raise self._error.with_traceback(None)
-
-    def findings(self, address: str | None) -> NoReturn:
-        raise self._error.with_traceback(None)
+    locate = findings = create
 
 
 # Installed plugins
@@ -159,11 +155,11 @@ KEYS = frozenset({"backend", "dim", "server", "embedders"})
 
 def installed(group: str) -> Mapping[str, EntryPoint]:
     """Return the entry points of a group, sorted by name, as they were when first asked for."""
-    return _installed_on(tuple(sys.path), group)
+    return _installed(group, tuple(sys.path))
 
 
 @lru_cache(maxsize=8)
-def _installed_on(_path: tuple[str, ...], group: str) -> Mapping[str, EntryPoint]:
+def _installed(group: str, _path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
     return entry_points(group)
 
 
@@ -199,20 +195,16 @@ def plugin_of(name: str) -> BackendPlugin:
 
 def plugin_named(name: str) -> BackendPlugin | None:
     """Return the plugin of a backend; None if no backend has this name."""
+    path = tuple(sys.path)
+    return _plugin(name, path) if name in _OURS or name in _installed(GROUP, path) else None
+
+
+@lru_cache(maxsize=16)
+def _plugin(name: str, path: tuple[str, ...]) -> BackendPlugin:
     if name in _OURS:
-        return _ours(name)
-    return _installed(name, tuple(sys.path)) if name in installed(GROUP) else None
-
-
-@lru_cache
-def _ours(name: str) -> BackendPlugin:
-    module, _, plugin = _OURS[name].partition(":")
-    return _loaded(name, "aiovec", lambda: getattr(import_module(module), plugin))
-
-
-@lru_cache(maxsize=8)
-def _installed(name: str, _path: tuple[str, ...]) -> BackendPlugin:
-    entry_point = installed(GROUP)[name]
+        module, _, kind = _OURS[name].partition(":")
+        return _loaded(name, "aiovec", lambda: getattr(import_module(module), kind))
+    entry_point = _installed(GROUP, path)[name]
     distribution = name if entry_point.dist is None else entry_point.dist.name
     return _loaded(name, distribution, entry_point.load)
 
