@@ -4,60 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from tests.harness.cancel import STOPS, every_cancel, stopped_at
+from tests.harness.cancel import STOPS, run_and_stop, stopped_at
 from tests.harness.scripts import (
     KINDS,
     SCHEMA,
     TABLE,
-    Place,
-    begun,
+    campaign,
     row,
     scripts_of,
-    settled,
     target_in,
 )
 from tests.sqlite.support import LockHolder
 
 import aiovec
 
-EVERY = range(1, 300)
 
-
-async def campaign(
-    folder: Path, kind: str, stops: Iterable[str], delays: Sequence[float], names: Iterable[str]
+async def stop_at_every_await(
+    folder: Path,
+    kind: str,
+    stops: Sequence[str],
+    delays: Sequence[float],
+    names: Sequence[str] = (),
 ) -> None:
-    """Stop the calls of these scripts at every await, on one store."""
-    target = target_in(folder, kind)
-    met: dict[str, int] = {}
-    async with Place(target) as place:
-        model = await begun(place)
-        for name in names:
-            for how in stops:
-                try:
-                    model, met[name] = await every_cancel(
-                        place, model, scripts_of(kind)[name], STOPS[how], EVERY, delays
-                    )
-                except BaseException as exc:
-                    exc.add_note(f"{name}, stopped {how}")
-                    raise
-    assert all(met.values()), met
-    await settled(target, model)
+    target, ways = target_in(folder, kind), [*itertools.product(stops, delays)]
+    await campaign(target, names or scripts_of(kind), ways, range(1, 300), run_and_stop)
 
 
 async def test_every_call_on_sqlite(tmp_path: Path) -> None:
-    await campaign(tmp_path, "sqlite", ["again and again"], [0.0, 0.001], scripts_of("sqlite"))
+    await stop_at_every_await(tmp_path, "sqlite", ["again and again"], [0.0, 0.001])
 
 
 async def test_some_calls_on_lancedb(tmp_path: Path) -> None:
-    await campaign(tmp_path, "lancedb", ["again and again"], [0.003], ["insert", "many at once"])
+    names = ["insert", "many at once"]
+    await stop_at_every_await(tmp_path, "lancedb", ["again and again"], [0.003], names)
 
 
 @pytest.mark.slow
@@ -65,7 +53,7 @@ async def test_some_calls_on_lancedb(tmp_path: Path) -> None:
 async def test_every_call_stopped_in_every_way(tmp_path: Path, kind: str) -> None:
     stops = ["once", "by a scope"] if kind == "sqlite" else ["by a scope"]
     delays = [0.0, 0.001, 0.004] if kind == "sqlite" else [0.004]
-    await campaign(tmp_path, kind, stops, delays, scripts_of(kind))
+    await stop_at_every_await(tmp_path, kind, stops, delays)
 
 
 @pytest.mark.soak
@@ -76,7 +64,7 @@ async def test_every_call_stopped_in_every_way_for_long(tmp_path: Path, kind: st
     process, held = psutil.Process(), []
     for how in (*STOPS, *STOPS):
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        await campaign(folder, kind, [how], delays, scripts_of(kind))
+        await stop_at_every_await(folder, kind, [how], delays)
         gc.collect()
         held.append((threading.active_count(), process.num_fds(), process.memory_info().rss >> 20))
     first, last = held[len(STOPS) - 1], held[-1]

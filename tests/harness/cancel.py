@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 import anyio
-from tests.harness.scripts import Model, Place, Script, prepared, settle, state_of
+from tests.harness.scripts import Broken, Call, Place, Script
 
 
 class _Counted(Awaitable[Any]):
@@ -100,44 +100,17 @@ async def stopped_at(
     return far, returned
 
 
-async def every_cancel(
-    place: Place,
-    model: Model,
-    script: Script,
-    stop: Stop,
-    awaits: Iterable[int],
-    delays: Sequence[float],
-) -> tuple[Model, int]:
-    """Run the script again and again and stop a call at these awaits, until one run ends before.
-
-    Each await is met so many seconds after it began: at once, or while a thread works. The call is
-    done or not done when it returns, and what runs beside it is done. Gives the model of what the
-    store holds then, and how many awaits were met.
-    """
-    met = 0
-    for at in awaits:
-        reached = False
-        for delay in delays:
-            n = model.next()
-            model = await prepared(place, model, script, n)
-            calls = script.calls(n)
-            which = n % len(calls)  # the first one begins to work, those behind it wait
-            beside = [asyncio.ensure_future(call(place)) for call in calls[:which]]
-            stopping = asyncio.ensure_future(stopped_at(calls[which](place), at, stop, delay))
-            beside += [asyncio.ensure_future(call(place)) for call in calls[which + 1 :]]
-            far, returned = await stopping
-            await asyncio.gather(*beside)
-            await place.reopen()
-            acknowledged = {*range(len(calls))} - {which} | ({which} if returned else set())
-            try:
-                model = settle(model, calls, acknowledged, await state_of(place))
-                await asyncio.sleep(0.002)
-                assert await state_of(place) == model.state(), "it was changed after the call"
-            except AssertionError as exc:
-                exc.add_note(f"call {which}, stopped {delay} s after await {at}")
-                raise
-            reached |= far
-        if not reached:
-            break
-        met += 1
-    return model, met
+async def run_and_stop(
+    place: Place, script: Script, calls: list[Call], way: tuple[str, float], at: int
+) -> Broken:
+    """Make the calls at once, and stop one of them so many seconds after its ``at``-th await began:
+    at once, or while a thread works."""
+    how, delay = way
+    which = at % len(calls)  # the first one begins to work, those behind it wait
+    made = [
+        stopped_at(call(place), at, STOPS[how], delay) if n == which else call(place)
+        for n, call in enumerate(calls)
+    ]
+    outcomes = await asyncio.gather(*made)
+    far, returned = outcomes[which]
+    return far, calls, {*range(len(calls))} - (set() if returned else {which})

@@ -30,6 +30,7 @@ from tests.harness.scripts import (
     Place,
     Script,
     keyed,
+    kind_of,
     path_of,
     scripts_of,
     settle,
@@ -41,10 +42,6 @@ from tests.harness.scripts import (
 
 # Seconds after which a process that should have been killed never will be.
 _PATIENCE = 300.0
-
-
-def kind_of(target: str) -> str:
-    return "lancedb" if "://" in target else "sqlite"
 
 
 def script_named(name: str, kind: str) -> Script:

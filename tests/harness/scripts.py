@@ -7,8 +7,9 @@ is done and what must come of it. Whatever stops a call, it is done as a whole o
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ State = dict[tuple[str, ...], Any]
 def target_in(folder: Path, kind: str, name: str = "store") -> str:
     """The target of a store of this kind in the folder."""
     return str(folder / f"{name}.db") if kind == "sqlite" else f"lancedb://{folder / name}"
+
+
+def kind_of(target: str) -> str:
+    return "lancedb" if "://" in target else "sqlite"
 
 
 def path_of(target: str) -> Path:
@@ -458,3 +463,42 @@ async def keyed(key: str, call: Call, place: Place) -> Any:
     """Make the call under a key, so that it may be repeated."""
     with calling(CallContext(key=WriteKey(key, b"digest"))):
         return await call(place)
+
+
+Broken = tuple[bool, list[Call], Collection[int]]
+"""Whether a run of a script came as far as the place where it breaks, the calls that may be done,
+and which of these must be."""
+
+
+async def campaign(
+    target: str,
+    names: Collection[str],
+    ways: Sequence[Any],
+    places: Iterable[int],
+    run_and_break: Callable[[Place, Script, list[Call], Any, int], Awaitable[Broken]],
+) -> None:
+    """Run these scripts on one store, and break them in each way at each place, until a run ends
+    before the place.
+
+    Each call is done or not done when it has returned, and what runs beside it is done.
+    """
+    met: set[str] = set()
+    async with Place(target) as place:
+        model = await begun(place)
+        for name, way in itertools.product(names, ways):
+            script = scripts_of(kind_of(target))[name]
+            for at in places:
+                n = model.next()
+                model = await prepared(place, model, script, n)
+                try:
+                    far, calls, done = await run_and_break(place, script, script.calls(n), way, at)
+                    await place.reopen()
+                    model = settle(model, calls, done, await state_of(place))
+                except BaseException as exc:
+                    exc.add_note(f"{name}, broken by {way} at {at}")
+                    raise
+                if not far:
+                    break
+                met.add(name)
+    await settled(target, model)
+    assert met == {*names}, "some script was never broken"

@@ -16,24 +16,20 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.harness.scripts import (
+    Broken,
     Call,
-    Model,
     Place,
     Script,
-    begun,
+    campaign,
+    kind_of,
     path_of,
-    prepared,
     scripts_of,
-    settle,
-    settled,
-    state_of,
 )
 
 from aiovec import AiovecError, OutcomeUnknownError
@@ -94,37 +90,16 @@ class Faults:
         return int(failed)
 
 
-async def every_io_error(
-    faults: Faults, place: Place, model: Model, script: Script, places: Iterable[int], **fault: Any
-) -> tuple[Model, int]:
-    """Run the script again and again, and have the system fail at these calls in turn, until one
-    run meets no failure. Gives the model of the store then, and how many runs met one.
+async def run_and_fail(
+    faults: Faults, place: Place, script: Script, calls: list[Call], fault: dict[str, int], at: int
+) -> Broken:
+    """Have the system fail at this one of its calls. When it works again, so does the store.
 
-    A call that failed is as ``Script.exact`` says. When the system works again, so does the store.
+    A call that failed is as ``Script.exact`` says.
     """
-    met = 0
-    for skip in places:
-        n = model.next()
-        model = await prepared(place, model, script, n)
-        calls = script.calls(n)
-        faults.arm(path=str(path_of(place.target).parent), skip=skip, **fault)
-        outcomes = await asyncio.gather(*(call(place) for call in calls), return_exceptions=True)
-        failed = faults.disarm()
-        await place.reopen()
-        try:
-            begun, acknowledged = _sorted(script, calls, outcomes)
-            model = settle(model, begun, acknowledged, await state_of(place))
-        except BaseException as exc:
-            exc.add_note(f"call {skip} to the system failed, and {failed} in all: {outcomes}")
-            raise
-        if not failed:
-            break
-        met += 1
-    return model, met
-
-
-def _sorted(script: Script, calls: list[Call], outcomes: list[Any]) -> tuple[list[Call], list[int]]:
-    """The calls that may be done, and which of these are."""
+    faults.arm(path=str(path_of(place.target).parent), skip=at, **fault)
+    outcomes = await asyncio.gather(*(call(place) for call in calls), return_exceptions=True)
+    failed = faults.disarm()
     begun: list[Call] = []
     acknowledged = []
     for call, outcome in zip(calls, outcomes, strict=True):
@@ -135,39 +110,23 @@ def _sorted(script: Script, calls: list[Call], outcomes: list[Any]) -> tuple[lis
         elif script.exact and not isinstance(outcome, OutcomeUnknownError):
             continue
         begun.append(call)
-    return begun, acknowledged
+    return bool(failed), begun, acknowledged
 
 
-def run(folder: Path, target: str, **options: Any) -> dict[str, int]:
-    """Run each script in another process; how many failures it met."""
+def run(folder: Path, target: str, **options: Any) -> None:
+    """Run each script in another process, while calls to the system fail."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.harness.syscalls", target, json.dumps(options)],
         cwd=ROOT, env=environment(folder, folder / "control"),
         capture_output=True, text=True, timeout=3000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
-    met: dict[str, int] = json.loads(done.stdout)
-    return met
 
 
 async def main(target: str, options: dict[str, Any]) -> None:
-    scripts = scripts_of("lancedb" if "://" in target else "sqlite")
-    faults = Faults(Path(os.environ[VARIABLE]))
-    met: dict[str, int] = {}
-    async with Place(target) as place:
-        model = await begun(place)
-        for name in scripts:
-            for fault in options["faults"]:
-                try:
-                    model, count = await every_io_error(
-                        faults, place, model, scripts[name], range(*options["places"]), **fault
-                    )
-                except BaseException as exc:
-                    exc.add_note(f"{name} with {fault}")
-                    raise
-                met[name] = met.get(name, 0) + count
-    await settled(target, model)
-    print(json.dumps(met))  # noqa: T201 - for the process that started this one
+    names, places = scripts_of(kind_of(target)), range(*options["places"])
+    run_and_break = partial(run_and_fail, Faults(Path(os.environ[VARIABLE])))
+    await campaign(target, names, options["faults"], places, run_and_break)
 
 
 if __name__ == "__main__":

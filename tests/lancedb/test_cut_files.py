@@ -9,12 +9,12 @@ import os
 import random
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.harness import syscalls
+from tests.harness.command import run
 
 import aiovec
 from aiovec import CorruptStoreError, Field, Schema, VectorStore
@@ -123,21 +123,15 @@ def cut(folder: Path, pattern: str) -> Path:
     return found
 
 
-def doctor(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> dict[str, Any]:
+def doctor(folder: Path) -> dict[str, Any]:
     """Return what ``aiovec doctor`` finds about the table."""
-    [command] = entry_points(group="console_scripts", name="aiovec")
-    monkeypatch.setattr(sys, "argv", ["aiovec", "doctor", "-s", f"lancedb://{folder}", "--json"])
-    with pytest.raises(SystemExit):
-        command.load()()
-    findings = json.loads(capsys.readouterr().out)["findings"]
+    findings = run("doctor", "-s", f"lancedb://{folder}", "--json").json["findings"]
     [found] = [finding for finding in findings if finding["subject"] == "table notes"]
     return dict(found)
 
 
 @pytest.mark.parametrize("part", ["_deletions/*", "_indices/*/page_data.lance"])
-def test_the_doctor_finds_a_damaged_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
+def test_the_doctor_finds_a_damaged_file(tmp_path: Path, part: str) -> None:
     """Which the disk has damaged later. An earlier version can be read, or the index built anew."""
 
     async def damage() -> int:
@@ -163,17 +157,15 @@ def test_the_doctor_finds_a_damaged_file(
             await store.insert("notes", [row(300)])
 
     version = asyncio.run(damage())
-    found = doctor(tmp_path, capsys, monkeypatch)
+    found = doctor(tmp_path)
     assert not found["ok"]
     assert "damaged" in found["value"]
     assert ("revert()" if "_deletions" in part else "create it again") in found["cure"]
     asyncio.run(mend(version))
-    assert doctor(tmp_path, capsys, monkeypatch)["ok"]
+    assert doctor(tmp_path)["ok"]
 
 
-def test_an_empty_manifest_of_a_power_cut(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_manifest_of_a_power_cut(tmp_path: Path) -> None:
     async def damage() -> Path:
         await filled(tmp_path, 10)
         async with aiovec.connect(f"lancedb://{tmp_path}") as store:
@@ -192,10 +184,10 @@ def test_an_empty_manifest_of_a_power_cut(
             return await store.count("notes")
 
     manifest = asyncio.run(damage())
-    assert str(manifest) in doctor(tmp_path, capsys, monkeypatch)["cure"]
+    assert str(manifest) in doctor(tmp_path)["cure"]
     manifest.unlink()
     assert asyncio.run(count()) == 11
-    assert doctor(tmp_path, capsys, monkeypatch)["ok"]
+    assert doctor(tmp_path)["ok"]
 
 
 async def test_a_damaged_table_can_be_dropped(tmp_path: Path) -> None:

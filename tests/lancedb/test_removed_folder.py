@@ -6,54 +6,29 @@ import asyncio
 import os
 import shutil
 from asyncio import to_thread
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.contract.base import case
+from tests.contract.tables import CALLS, On
 from tests.harness.marks import begin_move
+from tests.harness.values import SMALL, small_rows
 
-import aiovec
-from aiovec import Schema, StoreReplacedError, VectorStore
+from aiovec import StoreReplacedError
 
-from .support import backend_on
+from .support import backend_on, opened
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files in their place")
 
-SCHEMA = Schema(4, fields={"year": int, "title": str})
-CALLS: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
-    "insert": lambda store: store.insert("t", rows("c")),
-    "upsert": lambda store: store.upsert("t", rows("a")),
-    "update": lambda store: store.update("t", {"year": 2}, ids="a"),
-    "delete": lambda store: store.delete("t", "a"),
-    "create_table": lambda store: store.create_table("u", SCHEMA),
-    "drop_table": lambda store: store.drop_table("t"),
-    "rename_table": lambda store: store.rename_table("t", "u"),
-    "add_field": lambda store: store.add_field("t", "more", int),
-    "drop_field": lambda store: store.drop_field("t", "year"),
-    "rename_field": lambda store: store.rename_field("t", "year", "since"),
-    "create_index": lambda store: store.create_index("t", "ivf_flat"),
-    "create_field_index": lambda store: store.create_field_index("t", "year", "btree"),
-    "optimize": lambda store: store.optimize("t"),
-    "revert": lambda store: store.revert("t", 1),
-    "get": lambda store: store.get("t", "a"),
-    "find": lambda store: store.find("t"),
-    "count": lambda store: store.count("t"),
-    "search": lambda store: store.search("t", [1, 2, 3, 4]),
-    "export": lambda store: exported(store),
-    "tables": lambda store: store.tables(),
-    "stats": lambda store: store.stats("t"),
-    "ping": lambda store: store.ping(),
+MORE: dict[str, On] = {
+    "create_table": lambda store, _: store.create_table("u", SMALL),
+    "rename_table": lambda store, table: store.rename_table(table, "u"),
+    "create_index": lambda store, table: store.create_index(table, "ivf_flat"),
+    "revert": lambda store, table: store.revert(table, 1),
+    "tables": lambda store, _: store.tables(),
+    "ping": lambda store, _: store.ping(),
 }
-
-
-def rows(*ids: str) -> list[dict[str, Any]]:
-    return [{"id": id, "embedding": [1.0, 2.0, 3.0, 4.0], "year": 1} for id in ids]
-
-
-async def exported(store: VectorStore) -> list[Any]:
-    return [batch async for batch in store.export("t")]
 
 
 def remove(folder: Path) -> None:
@@ -74,27 +49,22 @@ def left_in(folder: Path) -> list[str]:
     return sorted(map(str, folder.parent.rglob("*")))
 
 
-async def filled(folder: Path) -> VectorStore:
-    store = await aiovec.connect(f"lancedb://{folder}")
-    await store.create_table("t", SCHEMA)
-    await store.insert("t", rows("a", "b"))
-    assert await store.count("t") == 2
-    return store
-
-
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 async def test_a_call_is_refused_and_makes_nothing(
     tmp_path: Path, way: Callable[[Path], None]
 ) -> None:
     folder = tmp_path / "notes"
-    async with await filled(folder) as store, backend_on(folder) as mover:
-        calls = {**CALLS, "begin_move": lambda _: begin_move(mover, "run")}
+    async with opened(folder) as store, backend_on(folder) as mover:
+        await store.create_table("t", SMALL)
+        await store.insert("t", small_rows(2))
+        assert await store.count("t") == 2
+        calls = {**CALLS, **MORE, "begin_move": lambda *_: begin_move(mover, "run")}
         await to_thread(way, folder)
         before = await to_thread(left_in, folder)
         for name, call in calls.items():
             with case(name):
                 with pytest.raises(StoreReplacedError) as caught:
-                    await asyncio.wait_for(call(store), 60)
+                    await asyncio.wait_for(call(store, "t"), 60)
                 assert caught.value.target == str(folder)
                 assert await to_thread(left_in, folder) == before
     assert await to_thread(left_in, folder) == before
