@@ -3,7 +3,7 @@
 #   make demo    search the documentation in docs/; QUESTION="how do I …" asks another question
 #   make test    the tests; make test ARGS="-k filter" passes options to pytest
 #   make lint    ruff, mypy --strict, the import rules
-#   make soak    the long campaigns, hours in all
+#   make soak    the long campaigns, hours in all; ARGS="--minutes 30" cuts them short
 #   make docs    the documentation as a site, in site/
 #   make bench   the benchmarks; ARGS="search" runs one
 #   make format  let ruff format and mend

@@ -82,7 +82,7 @@ def ci(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Run the campaigns of kills, faults and fuzzing in full, which takes hours."""
+    """Run the campaigns of kills, faults and fuzzing; ``-- --minutes 30`` cuts them short."""
     session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("pytest", "-m", "soak", "--timeout", "3600", *session.posargs)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
@@ -38,25 +40,50 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("aiovec")
 
 TIERS = ("slow", "soak")
+_MINUTES = pytest.StashKey[float]()
 # What a skipped test or module says that needs packages which ``make test`` does not install.
 _WANTING = re.compile(r"needs (aiovec\[|llm|the wheels|the packages|psycopg)|could not import")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, help="the seed of the campaigns; without it a new one")
-    parser.addoption("--minutes", type=float, help="how long the campaigns take, in all")
+    parser.addoption("--seed", type=int, help="the first seed of each campaign; else a new one")
+    parser.addoption("--minutes", type=float, help="about how long the campaigns take, in all")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of the higher tiers, unless ``-m`` or a test's own id asks for them."""
-    if config.option.markexpr or any("::" in argument for argument in config.args):
-        return
-    higher = [item for item in items if any(item.get_closest_marker(tier) for tier in TIERS)]
-    if higher:
-        config.hook.pytest_deselected(items=higher)
-        left_out = set(higher)
+    """Leave out the tests of the higher tiers, unless ``-m`` or a test's own id asks for them, and
+    for ``--minutes`` the campaigns that cannot be cut short."""
+    left_out: set[pytest.Item] = set()
+    if not config.option.markexpr and not any("::" in argument for argument in config.args):
+        left_out = {item for item in items if any(map(item.get_closest_marker, TIERS))}
+    if config.option.minutes is not None:
+        left_out |= {item for item in items if minutes_of(item) and not _can_be_short(item)}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+def minutes_of(item: pytest.Item) -> float:
+    """Return about how many minutes a campaign takes on two cores; 0 for other tests."""
+    return float(sum(mark.kwargs.get("minutes", 0) for mark in item.iter_markers("soak")))
+
+
+def _can_be_short(item: pytest.Item) -> bool:
+    return "seeds" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[_MINUTES] = sum(map(minutes_of, session.items))
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str:
+    """Say beforehand how long the campaigns take."""
+    campaigns = sum(1 for item in items if minutes_of(item))
+    minutes = config.option.minutes or config.stash[_MINUTES]
+    about = f"{campaigns} campaigns, about {minutes:.0f} minutes; --minutes cuts them short"
+    return about if campaigns else ""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -108,12 +135,27 @@ def _no_blocking_call(blocking_calls: list[str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    """The seed of a campaign, which a failure shows: ``--seed`` runs the same one again."""
-    given: int | None = request.config.getoption("--seed")
-    seed = int.from_bytes(os.urandom(3)) if given is None else given
-    sys.stdout.write(f"the seed is {seed}: --seed {seed} runs this again\n")
-    return seed
+def seeds(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Iterator[int]]]:
+    """Count the rounds of a campaign by their seeds: up to so many, or until its part of
+    ``--minutes`` is over. A failure shows the last one, and ``--seed`` goes on with it."""
+    options = request.config.option
+    seed = int.from_bytes(os.urandom(3)) if options.seed is None else options.seed
+    seconds = math.inf
+    if options.minutes is not None:
+        part = minutes_of(request.node) / request.config.stash[_MINUTES]
+        seconds = 60 * options.minutes * part
+
+    def count(most: int) -> Iterator[int]:
+        nonlocal seed
+        began = time.monotonic()
+        for number in range(seed, seed + most):
+            seed = number
+            yield seed
+            if time.monotonic() - began > seconds:
+                return
+
+    yield count
+    sys.stdout.write(f"the seed was {seed}: --seed {seed} goes on with it\n")
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ async def test_every_call_stopped_in_every_way(tmp_path: Path, kind: str) -> Non
     await stop_at_every_await(tmp_path, kind, stops, delays)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=10)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_call_stopped_in_every_way_for_long(tmp_path: Path, kind: str) -> None:
     """They leave no thread, no open file and no memory behind. Lance's own threads come and go."""

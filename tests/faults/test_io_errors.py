@@ -37,7 +37,7 @@ def test_some_calls_to_the_system_fail_on_lancedb(tmp_path: Path) -> None:
     campaign(tmp_path, "lancedb", 60, [NO_ROOM, ONCE])
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=30)
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_call_to_the_system_fails(tmp_path: Path, kind: str) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.harness.kill import every_kill
+from tests.harness.kill import kill_again_and_again
 from tests.harness.scripts import KINDS, target_in
 from tests.harness.syscalls import CHANGES, KILL, Faults, environment
 
@@ -22,17 +22,19 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "rounds"), [("sqlite", 4), ("lancedb", 2)])
-def test_killed_processes(tmp_path: Path, kind: str, rounds: int) -> None:
-    every_kill(tmp_path, kind, rounds, seed=1)
+@pytest.mark.parametrize(("kind", "kills"), [("sqlite", 4), ("lancedb", 2)])
+def test_killed_processes(tmp_path: Path, kind: str, kills: int) -> None:
+    kill_again_and_again(tmp_path, kind, 1, kills)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=15)
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_killed_processes(tmp_path: Path, kind: str) -> None:
-    met = every_kill(tmp_path, kind, 300, seed=int.from_bytes(os.urandom(4)))
-    assert len(met) > 15, met
+def test_many_killed_processes(
+    tmp_path: Path, kind: str, seeds: Callable[[int], Iterator[int]]
+) -> None:
+    for seed in seeds(100):
+        kill_again_and_again(tmp_path, kind, seed)
 
 
 async def rows_of(target: str) -> dict[str, int]:

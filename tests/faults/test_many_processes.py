@@ -77,7 +77,7 @@ def test_processes_that_write_one_store(tmp_path: Path, kind: str) -> None:
     campaign(tmp_path, kind, *((3, 8) if kind == "sqlite" else (2, 3)))
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_processes_that_write_one_store(tmp_path: Path, kind: str) -> None:
     campaign(tmp_path, kind, 8, 200)

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -177,25 +176,14 @@ def run_and_kill(
     return journal
 
 
-def every_kill(folder: Path, kind: str, rounds: int, seed: int) -> Counter[str]:
-    """Kill the process in each round, every third time while it creates a store; otherwise each
-    round starts from what the last one left. Gives how often each script was met."""
-    chance = random.Random(seed)
-    met: Counter[str] = Counter()
-    model, target = Model(), ""
-    for turn in range(rounds):
-        new = turn % 3 == 0
-        if new:
-            (folder / str(turn)).mkdir()
-            model, target = Model(), target_in(folder / str(turn), kind)
-        try:
-            journal = run_and_kill(target, model, 1000 * (turn + 1), chance, at_once=new)
-            model = asyncio.run(left(target, journal))
-        except BaseException as exc:
-            exc.add_note(f"round {turn} of seed {seed}")
-            raise
-        met[journal.name] += 1
-    return met
+def kill_again_and_again(folder: Path, kind: str, seed: int, kills: int = 3) -> None:
+    """Kill a process while it creates a store, and then others that go on with what it left."""
+    chance, model = random.Random(seed), Model()
+    (folder / str(seed)).mkdir()
+    target = target_in(folder / str(seed), kind)
+    for turn in range(kills):
+        journal = run_and_kill(target, model, 1000 * (turn + 1), chance, at_once=not turn)
+        model = asyncio.run(left(target, journal))
 
 
 async def left(target: str, journal: Journal) -> Model:

@@ -93,7 +93,8 @@ async def test_a_pass_without_work_opens_the_table_once(tmp_path: Path) -> None:
     async with opened(tmp_path / "s") as store:
         await store.count("notes")
         with lance_calls() as calls:
-            await asyncio.sleep(2.5)  # the pass begins after a second
+            await until(lambda: calls["list_indices"])  # the pass begins after a second
+            await asyncio.sleep(0.3)
     assert (calls["schema"], calls["list_indices"], calls["list_versions"]) == (1, 1, 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -58,24 +57,6 @@ async def test_nobody_else_writes_until_the_run_is_over(tmp_path: Path, way: str
     async with aiovec.connect(config=config) as app:
         assert await app.tables() == ["mine", "notes"]
         assert await app.count("notes") == 39
-
-
-async def test_a_second_run_into_that_store_is_refused(tmp_path: Path) -> None:
-    """Two apps move to one place."""
-    configs = [await a_store(tmp_path / name, "sqlite") for name in ("one", "other")]
-    target = f"lancedb://{tmp_path / 'both.lance'}"
-
-    async def move(number: int, **more: Any) -> Any:
-        return await aiovec_migrate.run("sqlite", target, config=configs[number], **more)
-
-    await stopped_at("optimized", lambda at: move(0, _step=at))
-    with pytest.raises(MigrationError, match="the target is part of another migration"):
-        await move(1)
-    await aiovec_migrate.abort(config=configs[0])
-    await move(1)
-    with pytest.raises(MigrationError, match="notes"):
-        await move(0)
-    assert_same(await contents_at(config=configs[1]), await contents_at(target))
 
 
 @pytest.mark.slow

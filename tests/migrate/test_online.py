@@ -4,11 +4,11 @@ is lost, and no reader sees a wrong row or misses one."""
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -116,13 +116,11 @@ class Apps:
             process.communicate()
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=10)
 @pytest.mark.timeout(7200)
-async def test_rounds_under_fire(tmp_path: Path) -> None:
+async def test_rounds_under_fire(tmp_path: Path, seeds: Callable[[int], Iterator[int]]) -> None:
     """There and back again and again, while apps are killed and stopped, and the migrator dies."""
-    seed = int.from_bytes(os.urandom(3))
-    print(f"seed {seed}")  # noqa: T201 - to run a failed campaign again
-    chance = random.Random(seed)
+    chance = random.Random()
     steps: list[str] = []
 
     async def note(step: str) -> None:
@@ -148,7 +146,8 @@ async def test_rounds_under_fire(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGCONT)
 
     try:
-        for number in range(int(os.environ.get("ROUNDS", "12"))):
+        for number, seed in enumerate(seeds(12)):
+            chance.seed(seed)
             source, target = WAYS["there" if number % 2 == 0 else "back"]
             await apps.writes(2)
             hitting = asyncio.ensure_future(hits())

@@ -25,8 +25,6 @@ from .support import (
     a_store,
     contents_at,
     place_of,
-    stopped_at,
-    switched,
     write_toml,
 )
 
@@ -110,6 +108,12 @@ async def test_what_in_the_target_would_stop_a_run(tmp_path: Path) -> None:
             assert re.search(f"table 'notes': .*{expected}", await problems(source, target))
             assert await contents_at(target) == before
             assert await aiovec_migrate.status(source, target) is None
+    # An empty table is filled, and no other table comes along.
+    await a_store_of(source, second=NOTES)
+    target = await a_store_of(tmp_path / "empty.db", 0, notes=NOTES)
+    await aiovec_migrate.run(source, target, options=Options(tables=("notes",)))
+    wanted = await contents_at(source)
+    assert await contents_at(target) == {"notes": wanted["notes"]}
 
 
 async def test_stores_that_cannot_be_ends_of_a_run(
@@ -136,17 +140,6 @@ async def test_stores_that_cannot_be_ends_of_a_run(
         with pytest.raises(error, match=words):
             await aiovec_migrate.plan(*ends)
     assert await asyncio.to_thread(look_at, tmp_path) == before
-
-
-async def test_a_source_with_an_open_run_or_one_that_was_left(tmp_path: Path) -> None:
-    config = await a_store(tmp_path, "sqlite")
-    source, third = tmp_path / "notes.db", tmp_path / "third.db"
-    await stopped_at("copy:written", lambda at: switched(config, "lancedb", step=at))
-    assert "part of another migration" in await problems(source, third)
-    await switched(config, "lancedb")
-    found = await problems(source, third)
-    assert "has already moved to" in found
-    assert "notes.lance" in found
 
 
 async def test_what_would_stop_a_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

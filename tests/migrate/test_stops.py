@@ -163,13 +163,16 @@ async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:
     status = await aiovec_migrate.status(config=config)
     assert status is not None
     assert (status.state, status.is_open, status.tables) == ("open", True, {"notes": (38, 38)})
-    elsewhere = str(tmp_path / "c.db")
-    with pytest.raises(MigrationError, match=f"part of another migration, {status.run}"):
-        await aiovec_migrate.run("sqlite", elsewhere, config=config)
-    with pytest.raises(MigrationError, match=f"part of another migration, {status.run}"):
-        await aiovec_migrate.run("lancedb", "sqlite", config=config)
-    with pytest.raises(MigrationError, match="not over"):
-        await aiovec_migrate.forget("sqlite", config=config)
+    elsewhere, target = str(tmp_path / "c.db"), place_of(config, "lancedb")
+    two = await a_store(tmp_path / "two", "sqlite")
+    for call, words in (
+        (aiovec_migrate.run("sqlite", elsewhere, config=config), "part of another migration, "),
+        (aiovec_migrate.run("lancedb", "sqlite", config=config), "part of another migration, "),
+        (aiovec_migrate.run("sqlite", target, config=two), "the target is part of another"),
+        (aiovec_migrate.forget("sqlite", config=config), "not over"),
+    ):
+        with pytest.raises(MigrationError, match=words + (status.run if words[-1] == " " else "")):
+            await call
     async with aiovec.connect(config=config) as store:
         with pytest.raises(MigrationError, match=status.run):
             await store.create_table("more", aiovec.Schema(2))
@@ -177,6 +180,10 @@ async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:
     await switched(config, "lancedb")
     assert named(config) == "lancedb"
     assert not (await switched(config, "lancedb")).tables  # it is done, and nothing is left to do
+    with pytest.raises(MigrationError, match=r"has already moved to .*notes\.lance"):
+        await aiovec_migrate.run(place_of(config, "sqlite"), elsewhere)
+    with pytest.raises(MigrationError, match="notes"):
+        await aiovec_migrate.run("sqlite", target, config=two)
 
 
 async def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.lancedb.buckets import s3_server
 import aiovec
 import aiovec_migrate
 from aiovec import Embed, Field, MigrationError, Schema
-from aiovec_migrate import Event, Options
+from aiovec_migrate import Event
 
 from .support import (
     BACK_FIRST,
@@ -147,23 +147,6 @@ async def test_a_copy_is_brought_up_to_date_by_the_same_command(tmp_path: Path) 
         await store.add_field("notes", "added", Field(str))
         await aiovec_migrate.run(None, target, config=config)
     assert_same(await contents_at(config=config), await contents_at(target))
-
-
-async def test_into_a_target_that_has_tables(tmp_path: Path) -> None:
-    """Rows of another origin stop a run before it marks anything; an empty table is filled."""
-    source, target = tmp_path / "a.db", tmp_path / "b.db"
-    async with aiovec.connect(source) as store, aiovec.connect(target) as other:
-        for one in (store, other):
-            await one.create_table("notes", SMALL)
-            await one.insert("notes", rows("r", 5))
-        with pytest.raises(MigrationError, match=r"'notes'.*already has 5 rows"):
-            await aiovec_migrate.run(source, target)
-        assert await aiovec_migrate.status(source, target) is None
-        await store.create_table("second", SMALL)
-        await other.delete("notes", [f"r/{n}" for n in range(5)])
-        await aiovec_migrate.run(source, target, options=Options(tables=("notes",)))
-    assert list(await contents_at(target)) == ["notes"]
-    assert (await contents_at(target))["notes"] == (await contents_at(source))["notes"]
 
 
 @pytest.mark.slow

@@ -85,39 +85,31 @@ async def test_the_sample_file_is_flipped_in_one_line(tmp_path: Path) -> None:
         assert real.stat().st_mode & 0o777 == 0o640
 
 
-async def test_where_the_line_is_not_found_the_command_tells_what_to_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", ["no line", "no permission"])
+async def test_where_the_file_cannot_be_changed_the_command_says_what_to_write(
+    tmp_path: Path, reason: str
+) -> None:
     """Apps follow the mark all the same, those that start later too."""
-    config = tmp_path / "aiovec.toml"
-    text = "retrieval = { backend = 'sqlite', sqlite_path = 'notes.db', lancedb_url = 'n.lance' }\n"
-    await asyncio.to_thread(config.write_text, text)
+    config = await a_store(tmp_path, "sqlite")
+    if reason == "no line":
+        text = "retrieval = { backend = 'sqlite', sqlite_path = 'notes.db', lancedb_url = 'n' }\n"
+        await asyncio.to_thread(config.write_text, text)
+    else:
+        await asyncio.to_thread((tmp_path / ".aiovec.toml.new").mkdir)
+    text = await asyncio.to_thread(config.read_text)
     events: list[Event] = []
     async with aiovec.connect(config=config) as store:
-        await store.create_table("notes", Schema(2))
-        await switched(config, "lancedb", listener=events.append)
-        assert await store.tables() == ["notes"]
-        assert store.backend_name == "lancedb"
+        assert (await switched(config, "lancedb", listener=events.append)).switched
+        assert (await store.count("notes"), store.backend_name) == (38, "lancedb")
     [warning] = [event.text for event in events if event.kind == "warning"]
     assert 'write backend = "lancedb" under [retrieval]' in warning
     assert await asyncio.to_thread(config.read_text) == text
     async with aiovec.connect(config=config) as later:
-        assert await later.tables() == ["notes"]
-        assert later.backend_name == "lancedb"
-    await asyncio.to_thread(config.write_text, text.replace("'sqlite'", "'lancedb'"))
-    assert named(config) == "lancedb"
-    assert (await switched(config, "lancedb")).switched
-
-
-async def test_a_file_that_cannot_be_written_stays_and_its_line_is_told(tmp_path: Path) -> None:
-    config = await a_store(tmp_path, "sqlite")
-    before = await asyncio.to_thread(config.read_bytes)
-    in_the_way = tmp_path / ".aiovec.toml.new"
-    await asyncio.to_thread(in_the_way.mkdir)
-    events: list[Event] = []
-    assert (await switched(config, "lancedb", listener=events.append)).switched
-    [warning] = [event.text for event in events if event.kind == "warning"]
-    assert 'write backend = "lancedb" under [retrieval]' in warning
-    assert await asyncio.to_thread(config.read_bytes) == before
-    await asyncio.to_thread(in_the_way.rmdir)
+        assert (await later.count("notes"), later.backend_name) == (38, "lancedb")
+    if reason == "no line":
+        await asyncio.to_thread(config.write_text, text.replace("'sqlite'", "'lancedb'"))
+    else:
+        await asyncio.to_thread((tmp_path / ".aiovec.toml.new").rmdir)
     assert (await switched(config, "lancedb")).switched
     assert named(config) == "lancedb"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,14 +244,18 @@ async def test_same_as_brute_force(tmp_path: Path, shape: Shape) -> None:
     await same_as_brute_force(tmp_path / "a.db", shape, rounds=1, seed=7)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("number", range(100))
-async def test_same_as_brute_force_at_length(tmp_path: Path, seed: int, number: int) -> None:
-    rng = np.random.default_rng([seed, number])
-    dim = int(rng.choice([1, 2, 7, 16, 63, 64, 65, 384, 1024]))
-    count = int(rng.choice([10, 700, 6_000]))
-    shape = Shape(
-        str(rng.choice([*KINDS])), METRICS[rng.integers(3)], dim, count,
-        partition=bool(rng.random() < 0.4), in_memory=bool(count == 10 or rng.random() < 0.6),
-    )  # fmt: skip
-    await same_as_brute_force(tmp_path / "a.db", shape, rounds=4, seed=seed + number)
+@pytest.mark.soak(minutes=15)
+@pytest.mark.timeout(7200)
+async def test_same_as_brute_force_at_length(
+    tmp_path: Path, seeds: Callable[[int], Iterator[int]]
+) -> None:
+    for seed in seeds(100):
+        rng = np.random.default_rng(seed)
+        dim = int(rng.choice([1, 2, 7, 16, 63, 64, 65, 384, 1024]))
+        count = int(rng.choice([10, 700, 6_000]))
+        shape = Shape(
+            str(rng.choice([*KINDS])), METRICS[rng.integers(3)], dim, count,
+            partition=bool(rng.random() < 0.4), in_memory=bool(count == 10 or rng.random() < 0.6),
+        )  # fmt: skip
+        with case(f"{seed}: {shape}"):
+            await same_as_brute_force(tmp_path / f"{seed}.db", shape, rounds=4, seed=seed)

@@ -8,8 +8,8 @@ prints what happened in one of them.
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -27,7 +27,7 @@ WANTED = {
     *("run", "back", "abort", "killed at a step"),
 }
 # Among these every kind of event is met: some are rare.
-SEEDS = (*range(1, 7), 10, 14, 18, 21, 108, 116)
+SEEDS = (1, 2, 3, 10, 58, 74, 97, 108, 138)
 
 
 def met_by(course: Course) -> Counter[str]:
@@ -51,10 +51,8 @@ def test_seeds_that_meet_every_kind_of_event() -> None:
     assert WANTED - met.keys() == set(), met
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=10)
 @pytest.mark.timeout(7200)
-def test_10000_seeds() -> None:
-    first = int.from_bytes(os.urandom(3)) * 10_000
-    print(f"seeds from {first}")  # noqa: T201 - what was tried, should it be asked
-    for seed in range(first, first + 10_000):
+def test_10000_seeds(seeds: Callable[[int], Iterator[int]]) -> None:
+    for seed in seeds(10_000):
         Course(seed).run()
