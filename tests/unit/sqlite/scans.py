@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from tests.contract.base import case as named
+from tests.harness.hard_vectors import KINDS, Rows, hard_query, hard_rows
 
 from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.kernel import library as native
+from aiovec_sqlite.copies.scan import ScanQuery, nearest
 from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows
 
 Bools = npt.NDArray[np.bool_]
@@ -46,6 +49,17 @@ def most_values(
     return most
 
 
+def true_values(rows: Rows, query: Rows, metric: Metric) -> npt.NDArray[np.float64]:
+    """The values that the scan bounds: the larger, the nearer."""
+    exact, point = rows.astype(np.float64), query.astype(np.float64)
+    products: npt.NDArray[np.float64] = exact @ point
+    if metric == "l2":
+        products -= np.square(exact).sum(axis=1) / 2
+    elif metric == "cosine":
+        products /= np.sqrt(np.square(exact).sum(axis=1) * np.square(point).sum())
+    return products
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     segments: list[Segment]
@@ -58,6 +72,10 @@ class Case:
     def state(self) -> State:
         return State(1, tuple(self.segments))
 
+    @property
+    def queries(self) -> list[ScanQuery]:
+        return [ScanQuery(*one) for one in zip(self.points, self.wanted, self.masks, strict=True)]
+
 
 def random_case(
     rng: np.random.Generator,
@@ -67,42 +85,35 @@ def random_case(
     dim: int = 0,
     count: int = 0,
     metric: Metric | None = None,
+    kind: str = "",
 ) -> Case:
     """A scan of hard sizes: few components, odd ones, segments that begin anywhere in memory.
 
-    ``dim``, ``count`` and ``metric`` choose the components, the queries and the metric.
+    ``dim``, ``count``, ``metric`` and ``kind`` choose the components, the queries, the metric and
+    the kind of the vectors; without it some segments have one and some another.
     """
     metric = metric or METRICS[rng.integers(3)]
     dim = dim or int(
         rng.choice([1, 2, 3, 4, 5, 15, 16, 31, 33, 63, 64, 65, rng.integers(1, dims + 1)])
     )
-    sizes = rng.integers(0, rows, rng.integers(4)).tolist()
-    segments = [_segment(rng, place, size, dim, metric) for place, size in enumerate(sizes)]
+    least = 1 if kind else 0  # row and segment
+    sizes = rng.integers(least, rows, rng.integers(least, 4)).tolist()
+    kinds = [kind or str(rng.choice([*KINDS])) for _ in (None, *sizes)]
+    segments = [
+        _segment(rng, place, hard_rows(kinds[place], rng, size, dim, metric), metric)
+        for place, size in enumerate(sizes)
+    ]
     count = count or int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
-    points = _vectors(rng, count, dim)
+    near = [one.vectors[: one.count] for one in segments if one.count]
+    near = near or [hard_rows("gaussian", rng, 5, dim, metric)]
+    points = np.stack([hard_query(rng, near[n % len(near)], metric) for n in range(count)])
     masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
     wanted = [int(rng.choice([1, 1, 3, 10, 50, 1000])) for _ in range(count)]
     return Case(segments, points, wanted, masks, metric)
 
 
-def _vectors(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.float32]:
-    vectors = rng.standard_normal((count, dim)).astype(np.float32)
-    kind = rng.integers(6)
-    if kind == 0:  # near ties
-        vectors = np.float32(1) + vectors * np.float32(1e-5)
-    elif kind == 1:  # one component outshines the others, whose codes are 0
-        vectors[:, 0] = 1000
-    elif kind == 2:
-        vectors *= np.float32(10.0 ** rng.integers(-12, 12))
-        vectors[np.abs(vectors).max(axis=1) < 1e-14] = 1  # smaller ones have no codes
-    elif kind == 3:  # the largest codes alone
-        vectors = np.where(vectors > 0, np.float32(1), np.float32(-1))
-    elif kind == 4:
-        vectors[:] = vectors[:1]
-    return vectors
-
-
-def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric: Metric) -> Segment:
+def _segment(rng: np.random.Generator, place: int, vectors: Rows, metric: Metric) -> Segment:
+    count, dim = vectors.shape
     room = count + int(rng.integers(0, 9))
     segment = Segment.empty(max(room, 1), dim)
     if rng.random() < 0.5:  # not where a line of the cache begins
@@ -110,7 +121,6 @@ def _segment(rng: np.random.Generator, place: int, count: int, dim: int, metric:
         segment = replace(segment, upper=upper, lower=lower)
     ids = place * 10_000 + rng.permutation(10_000)[:count].astype(np.int64)
     if count:
-        vectors = _vectors(rng, count, dim)
         segment = segment.append(ids, encode_rows(vectors, metric))
     if count and rng.random() < 0.4:
         gone = rng.choice(ids, rng.integers(0, count + 1), replace=False)
@@ -136,6 +146,24 @@ def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
     return [rng.random(one.count) < share for one in segments]
 
 
+def check_scan(case: Case) -> None:
+    """Check what each number of threads finds, and the vectors that come with it."""
+    every = {
+        id: vector
+        for one in case.segments
+        for id, vector in zip(one.rowids[: one.count], one.vectors[: one.count], strict=True)
+    }
+    for parts in PARTS:
+        with named(f"{parts} parts"):
+            near = nearest(
+                case.state, case.queries, case.metric, vectors=True, parts=parts, unit=32
+            )
+            check_measured(case, [(one.rowids.tolist(), one.distances) for one in near])
+            for one in near:
+                assert one.vectors is not None
+                assert all(map(np.array_equal, one.vectors, [every[n] for n in one.rowids]))
+
+
 def check_measured(case: Case, found: Near) -> None:
     """Check each query's rows with their distances: the nearest, in order."""
     assert len(found) == len(case.points)
@@ -149,6 +177,12 @@ def check_measured(case: Case, found: Near) -> None:
             vectors.append(one.vectors[: one.count][there])
         every = np.concatenate(vectors) if ids else case.points[:0]
         true = distances(every, case.points[column], case.metric)
+        for one in case.segments:
+            values = true_values(one.vectors[: one.count], case.points[column], case.metric)
+            most = most_values(one, case.points[column], case.metric)
+            assert (most >= values)[one.offset[: one.count] > -np.inf].all(), (
+                "better than its bound"
+            )
         by_id = dict(zip(np.concatenate(ids).tolist() if ids else [], true, strict=True))
         assert len(set(rowids)) == len(rowids)
         assert [by_id[rowid] for rowid in rowids] == measured.tolist() == sorted(measured)

@@ -14,8 +14,7 @@ from tests.contract.base import case as named
 from tests.sqlite.support import run_code
 from tests.unit.sqlite.scans import (
     PARTS,
-    Case,
-    check_measured,
+    check_scan,
     codes_of,
     random_case,
     random_pairs,
@@ -42,21 +41,10 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return chosen
 
 
-def asked(case: Case) -> list[ScanQuery]:
-    return [ScanQuery(*one) for one in zip(case.points, case.wanted, case.masks, strict=True)]
-
-
-def check(case: Case) -> None:
-    for parts in PARTS:
-        with named(f"{parts} parts"):
-            found = nearest(case.state, asked(case), case.metric, parts=parts, unit=32)
-            check_measured(case, [(one.rowids.tolist(), one.distances) for one in found])
-
-
 def campaign(rounds: range) -> None:
     for seed in rounds:
         with named(f"seed {seed}"):
-            check(random_case(np.random.default_rng(seed)))
+            check_scan(random_case(np.random.default_rng(seed)))
 
 
 @pytest.mark.usefixtures("library")
@@ -77,15 +65,15 @@ def test_scans_of_hard_sizes() -> None:
     for dim in (1, 2, 3, 4, 5, 8, 16, 17):
         for count in (1, 2, 3, 5):
             with named((dim, count)):
-                check(random_case(rng, rows=100, dim=dim, count=count))
+                check_scan(random_case(rng, rows=100, dim=dim, count=count))
     for dim in (768, 1024, 1536, 4095, 4096):
         with named(dim):
-            check(random_case(rng, rows=70, dim=dim))
+            check_scan(random_case(rng, rows=70, dim=dim))
     for count in (1, 2, 4):  # of few queries most rows wait for their lower halves
         with named((9_000, count)):
-            check(random_case(rng, rows=9_000, dim=24 + count, count=count))
+            check_scan(random_case(rng, rows=9_000, dim=24 + count, count=count))
     case = random_case(rng)
-    check(replace(case, segments=[], masks=[None] * len(case.points)))
+    check_scan(replace(case, segments=[], masks=[None] * len(case.points)))
 
 
 @pytest.mark.usefixtures("library")
@@ -98,7 +86,7 @@ def test_few_queries_with_filters_that_few_rows_pass() -> None:
             # The first rows and the last ones of each tile.
             few = [np.isin(np.arange(one.count) % 32, (0, 1, 29, 31)) for one in case.segments]
             with named((count, rows)):
-                check(replace(case, masks=[few] * count))
+                check_scan(replace(case, masks=[few] * count))
 
 
 @pytest.mark.usefixtures("library")
@@ -112,16 +100,16 @@ def test_rows_that_come_in_the_worst_order() -> None:
     order = np.argsort(codes_of(one) @ case.points[0])
     for array in (one.upper, one.lower, one.scale, one.error, one.rowids, one.vectors):
         array[: one.count] = array[: one.count][order]
-    check(case)
+    check_scan(case)
 
 
 @pytest.mark.usefixtures("library")
 def test_a_scan_that_nobody_waits_for_ends() -> None:
     case = random_case(np.random.default_rng(4), count=2)
-    assert any(len(one.rowids) for one in nearest(case.state, asked(case), case.metric))
+    assert any(len(one.rowids) for one in nearest(case.state, case.queries, case.metric))
     for parts in PARTS:
         stop = ctypes.c_byte(1)
-        stopped = nearest(case.state, asked(case), case.metric, stop, parts=parts, unit=32)
+        stopped = nearest(case.state, case.queries, case.metric, stop, parts=parts, unit=32)
         assert [len(one.rowids) for one in stopped] == [0, 0]
 
 
