@@ -132,16 +132,6 @@ class ReadingContract(ContractBase):
         descending = await store.find("notes", descending=True, limit=3)
         assert ids_of(descending) == ["r0119", "r0118", "r0117"]
 
-    async def test_find_pages(self, notes: VectorStore) -> None:
-        ids = [f"r{n:04}" for n in range(10)]
-        pages = [ids_of(await notes.find("notes", limit=4, offset=n)) for n in (0, 4, 8, 12)]
-        assert pages == [ids[:4], ids[4:8], ids[8:], []]
-        assert ids_of(await notes.find("notes", limit=100_000)) == ids
-        assert ids_of(await notes.find("notes", limit=None)) == ids
-        assert ids_of(await notes.find("notes", "year > 3", limit=None, offset=2)) == ids[6:]
-        assert await notes.find("notes", limit=5, offset=50_000) == []
-        assert ids_of(await notes.find("notes", "year > 3", limit=2, offset=1)) == ids[5:7]
-
     async def test_find_orders_selects_and_filters_in_every_combination(
         self, store: VectorStore
     ) -> None:
@@ -155,7 +145,9 @@ class ReadingContract(ContractBase):
             ["group", "-group", "year"], ["payload.mixed", "-group"], ["-group", "-payload.mixed"],
             ["payload.absent", "-group", "live"],
         )  # fmt: skip
-        pages = itertools.cycle(((100, 0), (3, 0), (5, 4), (100, 38), (1, 99), (2, 7), (9, 1)))
+        pages = itertools.cycle(
+            ((100, 0), (3, 0), (5, 4), (100, 38), (1, 99), (2, 7), (9, 1), (5, 50_000), (10**5, 2))
+        )
         selections: itertools.cycle[list[str] | None] = itertools.cycle((
             None, [], ["id"], ["year"], ["group"], ["embedding"], ["name", "group"], ["mixed"],
             ["score", "embedding", "mixed"], ["tags", "seen", "live"], None,
@@ -178,6 +170,7 @@ class ReadingContract(ContractBase):
                     assert (record.vector is None) is ("embedding" not in (select or ()))
                     if record.vector is not None:
                         assert np.array_equal(record.vector, row.vector)  # type: ignore[arg-type]
+        assert len(await store.find("notes", limit=None, offset=3)) == 77
         kinds = {int: "number", float: "number", str: "text", bool: "truth"}
         found = await store.find("notes", order_by="payload.mixed")
         met = [kinds.get(type(record.get("mixed")), "null") for record in found]
@@ -260,33 +253,32 @@ class ReadingContract(ContractBase):
             await store.fields_info("notes")
 
     @pytest.mark.core
-    async def test_find_selects(self, store: VectorStore) -> None:
+    async def test_find_and_search_select_fields_keys_and_the_vector(
+        self, store: VectorStore
+    ) -> None:
         rows = rows_of_every_kind(6)
         await filled(store, EVERY_KIND, rows)
         row = rows[3]
+        for select, fields in (
+            ([], set()), (["id"], set()), (["year"], {"year"}),
+            (["tags", "year", "year"], {"tags", "year"}), (["embedding"], set()),
+            (["name", "embedding"], {"name"}), (["payload"], {"kind", "nested"}),
+            (["payload.kind", "payload.absent", "live"], {"kind", "live"}),
+            (["payload", "payload.kind"], {"kind", "nested"}),
+        ):  # fmt: skip
+            with case(select):
+                (record,) = await store.find("notes", F.id == row["id"], select=iter(select))
+                (hit,) = await store.search("notes", row["embedding"], limit=1, select=select)
+                for one in (record, hit):
+                    assert (one.id, {*one.fields}) == (row["id"], fields)
+                    assert all(one[name] == row[name] for name in fields)
+                    assert (one.vector is not None) == ("embedding" in select)
+                    assert one.vector is None or np.array_equal(one.vector, row["embedding"])
 
-        async def third(*select: str) -> tuple[set[str], bool]:
-            record = (await store.find("notes", select=select))[3]
-            assert record.id == row["id"]
-            for name, value in record.fields.items():
-                assert value == row[name]
-            if record.vector is not None:
-                assert np.array_equal(record.vector, row["embedding"])
-            return set(record.fields), record.vector is not None
-
-        assert await third() == (set(), False)
-        assert await third("id") == (set(), False)
-        assert await third("year") == ({"year"}, False)
-        assert await third("tags", "year", "year") == ({"tags", "year"}, False)
-        assert await third("embedding") == (set(), True)
-        assert await third("name", "embedding") == ({"name"}, True)
-        assert await third("payload") == ({"kind", "nested"}, False)
-        assert await third("payload.kind") == ({"kind"}, False)
-        assert await third("payload.kind", "payload.absent", "live") == ({"kind", "live"}, False)
-        assert await third("payload", "payload.kind") == ({"kind", "nested"}, False)
-
-    async def test_a_path_selects_what_it_means_in_filters(self, store: VectorStore) -> None:
-        """19c: with dots, ``select`` meant the flat key and a filter the nested one."""
+    async def test_a_path_means_in_a_selection_the_key_that_it_means_in_a_filter(
+        self, store: VectorStore
+    ) -> None:
+        """A dot leads to a nested key, and quotes make it a part of the name."""
         payload = {
             "a": {"b": 1, "c": {"d": None, "e": 2}}, "a.b": 3, 'say "x"': 4, "odd key": 5, "l": [1],
         }  # fmt: skip
@@ -369,15 +361,3 @@ class ReadingContract(ContractBase):
         counted.clear()
         await bounded(store.find("notes", limit=100, select=["payload.deep"]), counted.append)
         assert counted[-1] > 100 * 30 * 60  # bytes that Python's empty lists take
-
-    # Count
-
-    async def test_count(self, notes: VectorStore) -> None:
-        assert await notes.count("notes") == 10
-        assert await notes.count("notes", "year >= 4") == 6
-        assert await notes.count("notes", F.year >= 4) == 6
-        assert await notes.count("notes", "FALSE") == 0
-        assert await notes.count("notes", "TRUE") == 10
-        await notes.create_table("empty", SMALL)
-        assert await notes.count("empty") == 0
-        assert await notes.count("empty", "year > 0") == 0

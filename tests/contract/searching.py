@@ -27,8 +27,6 @@ from aiovec import Decay, F, Factor, Field, Hit, Schema, Tuning, VectorStore
 from aiovec.backend import Metric
 from aiovec.errors import (
     InvalidArgumentError,
-    InvalidNameError,
-    InvalidVectorError,
     UnsupportedError,
 )
 
@@ -106,32 +104,16 @@ class SearchingContract(ContractBase):
                 hits = await store.search(name, query, limit=5)
                 assert_same_hits(hits, oracle.search(name, query, limit=5))
 
-    async def test_vectors_out_of_range_are_refused(self, store: VectorStore) -> None:
-        """Of rows and of queries: a component beyond 1e15, or none that reaches 1e-15."""
+    async def test_the_largest_and_smallest_components_are_kept_and_found(
+        self, store: VectorStore
+    ) -> None:
         kept = [[1e15, 0.0], [-1e15, 1e-30], [1e-15, 0.0]]
         for metric in METRICS:
-            await store.create_table(metric, Schema(2, metric=metric))
             rows = [{"id": f"r{n}", "embedding": vector} for n, vector in enumerate(kept)]
-            await store.insert(metric, rows)
-            for wrong in ([2e15, 0.0], [1.0, -2e15], [1e-16, -1e-16], [0.0, 1e-300]):
-                bad = [{"id": "r0", "embedding": [1.0, 2.0]}, {"id": "x", "embedding": wrong}]
-                calls: dict[str, Awaitable[Any]] = {
-                    "insert": store.insert(metric, bad[1:]),
-                    "upsert": store.upsert(metric, bad),
-                    "arrays": store.upsert(metric, {"id": ["x"], "embedding": np.array([wrong])}),
-                    "set_vectors": store.set_vectors(metric, ["r0", "r1"], [[1.0, 2.0], wrong]),
-                    "search": store.search(metric, wrong),
-                    "search_many": store.search_many(metric, [[1.0, 2.0], wrong]),
-                }
-                for name, call in calls.items():
-                    with case((metric, wrong, name)), pytest.raises(InvalidVectorError):
-                        await call
-            found = await store.find(metric, include_vector=True)
-            assert [row.vector.tolist() for row in found if row.vector is not None] == (
-                np.asarray(kept, np.float32).tolist()
-            )
-            hits = await store.search(metric, [1e15, 1.0], limit=3)
-            assert len(hits) == 3
+            await filled(store, Schema(2, metric=metric), rows, name=metric)
+            stored = [row.vector for row in await store.find(metric, include_vector=True)]
+            assert np.array_equal(stored, np.asarray(kept, np.float32))  # type: ignore[arg-type]
+            assert len(await store.search(metric, [1e15, 1.0], limit=3)) == 3
 
     async def test_limits_beyond_4096(self, store: VectorStore) -> None:
         oracle = await self.both(store, SMALL, small_rows(4_300))
@@ -240,7 +222,7 @@ class SearchingContract(ContractBase):
 
     # What a hit carries
 
-    async def test_a_hit_tells_its_row(self, store: VectorStore) -> None:
+    async def test_a_hit_has_the_fields_of_its_row(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(5)
         await filled(store, EVERY_KIND, rows)
         (hit,) = await store.search("notes", rows[2]["embedding"], limit=1)
@@ -261,29 +243,6 @@ class SearchingContract(ContractBase):
         assert dict(hit) == {"id": "r0002", **hit.fields}
         (hit,) = await store.search("notes", rows[2]["embedding"], limit=1, include_vector=True)
         assert hit.to_dict() == {**shown, EVERY_KIND.vector: rows[2]["embedding"].tolist()}
-
-    async def test_search_selects(self, store: VectorStore) -> None:
-        rows = rows_of_every_kind(5)
-        await filled(store, EVERY_KIND, rows)
-        query = rows[1]["embedding"]
-
-        async def first(**options: Any) -> tuple[set[str], bool]:
-            hit = (await store.search("notes", query, limit=1, **options))[0]
-            if hit.vector is not None:
-                assert hit.vector.dtype == np.float32
-                assert np.array_equal(hit.vector, query)
-            return set(hit.fields), hit.vector is not None
-
-        everything = {*EVERY_KIND.fields, "kind", "nested"}
-        assert await first() == (everything, False)
-        assert await first(include_vector=True) == (everything, True)
-        assert await first(select=[]) == (set(), False)
-        assert await first(select=["year", "payload.kind"]) == ({"year", "kind"}, False)
-        assert await first(select=["embedding"]) == (set(), True)
-        assert await first(select=iter(["year"]), include_vector=True) == ({"year"}, True)
-        assert await first(select=["payload"]) == ({"kind", "nested"}, False)
-        with pytest.raises(InvalidNameError):
-            await first(select=["absent"])
 
     # Many
 

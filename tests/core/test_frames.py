@@ -44,46 +44,37 @@ async def notes(store: VectorStore) -> VectorStore:
     return store
 
 
+# Both kinds of frames have these columns, and hold the gaps in their own ways.
+COLUMNS: dict[str, list[Any]] = {
+    "name": ["x", None, "größer als zwölf Bytes"], "year": [1, None, 3], "score": [0.5, None, 1.5],
+    "live": [True, None, False], "seen": [MOMENT, None, MOMENT], "tags": [["p", "q"], None, []],
+    "extra": [1, None, 3],
+}  # fmt: skip
+
+
 def a_polars_frame() -> Any:
     return pl.DataFrame(
         {
-            "id": IDS,
+            "id": IDS, **COLUMNS,
             "embedding": pl.Series(VECTORS, dtype=pl.Array(pl.Float32, DIM)),
-            "name": ["x", None, "größer als zwölf Bytes"],
-            "year": pl.Series([1, None, 3], dtype=pl.UInt16),
-            "score": pl.Series([0.5, None, 1.5], dtype=pl.Float32),
-            "live": [True, None, False],
-            "seen": pl.Series([MOMENT, None, MOMENT], dtype=pl.Datetime("ns", "UTC")),
-            "tags": [["p", "q"], None, []],
-            "extra": [1, None, 3],
+            "year": pl.Series(COLUMNS["year"], dtype=pl.UInt16),
+            "score": pl.Series(COLUMNS["score"], dtype=pl.Float32),
+            "seen": pl.Series(COLUMNS["seen"], dtype=pl.Datetime("ns", "UTC")),
         }
-    )
+    )  # fmt: skip
 
 
 def a_pandas_frame() -> Any:
     return pd.DataFrame(
         {
-            "id": IDS,
-            "embedding": VECTORS,
-            "name": ["x", None, "größer als zwölf Bytes"],
-            "year": [1.0, np.nan, 3.0],
-            "score": [0.5, np.nan, 1.5],
-            "live": [True, None, False],
-            "seen": pd.to_datetime([MOMENT, None, MOMENT]),
-            "tags": [["p", "q"], None, []],
-            "extra": pd.array([1, None, 3], dtype="Int64"),
+            "id": IDS, "embedding": VECTORS, **COLUMNS,
+            "year": [1.0, np.nan, 3.0], "score": [0.5, np.nan, 1.5],
+            "seen": pd.to_datetime(COLUMNS["seen"]), "extra": pd.array([1, None, 3], dtype="Int64"),
         }
-    )
+    )  # fmt: skip
 
 
-EXPECTED = [
-    {"name": "x", "year": 1, "score": 0.5, "live": True, "seen": MOMENT, "tags": ["p", "q"],
-     "extra": 1},
-    {"name": None, "year": None, "score": None, "live": None, "seen": None, "tags": None,
-     "extra": None},
-    {"name": "größer als zwölf Bytes", "year": 3, "score": 1.5, "live": False, "seen": MOMENT,
-     "tags": [], "extra": 3},
-]  # fmt: skip
+EXPECTED = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*COLUMNS.values(), strict=True)]
 
 FRAMES: dict[str, Callable[[], Any]] = {
     "polars": a_polars_frame,
@@ -151,16 +142,11 @@ async def test_columns_that_do_not_fit_name_the_row(notes: VectorStore) -> None:
         (pl.DataFrame, "tags", ["a", "b", "c"], 0, "must be a list"),
         (pd.DataFrame, "year", [1.0, np.nan, 3.5], 2, "whole number"),
         (pd.DataFrame, "seen", pd.to_datetime(["2024-01-01"] * 3), 0, "no time zone"),
-        (
-            pd.DataFrame,
-            "extra",
-            pd.to_datetime(["2024-01-01"] * 3),
-            0,
-            r"^field 'extra' of row 0 \(id 'a'\): its .*df\['extra'\]\.dt\.tz_localize\('UTC'\)",
-        ),
+        (pd.DataFrame, "extra", pd.to_datetime(["2024-01-01"] * 3), 0,
+         r"^field 'extra' of row 0 \(id 'a'\): its .*df\['extra'\]\.dt\.tz_localize\('UTC'\)"),
         (pd.DataFrame, "score", [1.0, {}, 2.0], 1, "a number"),
         (pd.DataFrame, "extra", pd.period_range("2024-01", periods=3, freq="M"), None, "convert"),
-    ):
+    ):  # fmt: skip
         frame = make({"id": IDS, "embedding": VECTORS, column: values})
         with case((make, column)):
             with pytest.raises(InvalidRowError, match=words) as caught:
@@ -193,12 +179,8 @@ async def test_queries_and_ids_of_other_libraries(notes: VectorStore) -> None:
         found = await notes.search_many("t", queries, limit=1)
         assert [hits[0].id for hits in found] == IDS
     for ids in (
-        frame["id"],
-        other["id"],
-        np.array(IDS),
-        pa.array(IDS),
-        pa.array(IDS, "string_view"),
-    ):
+        frame["id"], other["id"], np.array(IDS), pa.array(IDS), pa.array(IDS, "string_view"),
+    ):  # fmt: skip
         assert [record.id for record in await notes.get("t", ids)] == IDS
 
 

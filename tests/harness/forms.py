@@ -217,6 +217,8 @@ BAD_VECTORS: dict[str, tuple[Any, type[Exception], str]] = {
     "NaN": ([1.0, NAN, 0, 0], InvalidVectorError, ""),
     "infinity": ([1.0, float("-inf"), 0, 0], InvalidVectorError, ""),
     "beyond float32": ([1e39, 0, 0, 0], InvalidVectorError, ""),
+    "beyond 1e15": ([1.0, -2e15, 0, 0], InvalidVectorError, ""),
+    "none that reaches 1e-15": ([1e-16, -1e-16, 0, 1e-300], InvalidVectorError, ""),
     "zero": ([0.0] * DIM, InvalidVectorError, ""),
     "text": ("abcd", InvalidVectorError, ""),
     "list of text": (["a"] * DIM, InvalidVectorError, ""),
