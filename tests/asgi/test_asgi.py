@@ -84,7 +84,7 @@ def fastapi_app() -> FastAPI:
     return app
 
 
-def test_fastapi() -> None:
+def test_fastapi_handlers_get_the_store() -> None:
     app = fastapi_app()
     for _ in range(2):  # it may start again
         with TestClient(app) as client:
@@ -134,7 +134,7 @@ def starlette_app(**options: Any) -> Starlette:
     return Starlette(routes=routes, **options)
 
 
-def test_starlette() -> None:
+def test_starlette_handlers_get_the_store() -> None:
     for of in (lifespan(":memory:"), own_lifespan):
         with TestClient(starlette_app(lifespan=of)) as client:
             for path in ("/tables", "/routes/tables", "/app/tables", "/scope/tables"):
@@ -144,7 +144,7 @@ def test_starlette() -> None:
         assert client.get("/tables").json() == []
 
 
-def test_a_mounted_app_with_a_store_of_its_own(tmp_path: Path) -> None:
+def test_a_mounted_app_has_its_own_store(tmp_path: Path) -> None:
     inner = Starlette(routes=[Route("/target", target_of)])
 
     @asynccontextmanager
@@ -173,7 +173,7 @@ async def test_a_second_store_of_one_app_is_refused(tmp_path: Path) -> None:
 
 # Litestar 3 wants dependencies marked with a name that older ones of Litestar 2 do not have.
 @pytest.mark.filterwarnings("ignore:.*Inferred dependency field")
-def test_litestar() -> None:
+def test_litestar_handlers_get_the_store() -> None:
     @litestar_get("/tables")
     async def tables(request: LitestarRequest[Any, Any, Any]) -> list[str]:
         return await get_store(request).tables()
@@ -201,7 +201,7 @@ def test_config_is_passed_on_and_a_store_that_cannot_open_stops_the_start(tmp_pa
         pytest.fail("it started")
 
 
-def test_without_a_lifespan() -> None:
+def test_a_request_without_the_lifespan_is_refused() -> None:
     with pytest.raises(ConfigError, match="lifespan"):
         TestClient(starlette_app()).get("/tables")
     with pytest.raises(ConfigError, match="lifespan"):
@@ -209,7 +209,7 @@ def test_without_a_lifespan() -> None:
 
 
 @pytest.mark.slow
-def test_no_framework_is_imported() -> None:
+def test_asgi_imports_no_framework() -> None:
     program = (
         "import inspect, sys, aiovec.asgi\n"
         "inspect.signature(aiovec.asgi.get_store)\n"
@@ -332,7 +332,7 @@ def test_an_answer_to_head_has_no_body() -> None:
     assert int(answer.headers["content-length"]) > 100
 
 
-def test_ones_own_handlers_go_first() -> None:
+def test_an_apps_own_error_handler_comes_first() -> None:
     async def mine(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"mine": True}, 410)
 
@@ -351,7 +351,7 @@ def test_ones_own_handlers_go_first() -> None:
         assert TestClient(app).get("/").status_code == 410
 
 
-def test_a_web_socket_is_closed_unless_it_was(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_closes_a_web_socket_that_is_open(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
     add_error_handlers(app)
 
@@ -373,6 +373,6 @@ def test_a_web_socket_is_closed_unless_it_was(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("app", [None, object(), "app", {}])
-def test_what_is_no_app_is_refused(app: object) -> None:
+def test_an_object_that_is_no_app_is_refused(app: object) -> None:
     with pytest.raises(InvalidArgumentError, match="FastAPI, Starlette or Litestar"):
         add_error_handlers(app)

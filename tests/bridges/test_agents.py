@@ -25,7 +25,7 @@ def the_command_is_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", folder, prepend=os.pathsep)
 
 
-async def test_the_openai_agents_sdk() -> None:
+async def test_the_openai_agents_sdk_remembers_and_recalls() -> None:
     mcp = pytest.importorskip("agents.mcp", reason="needs openai-agents")
     async with mcp.MCPServerStdio({"command": "aiovec", "args": ARGS}) as server:
         assert {tool.name for tool in await server.list_tools()} == TOOLS
@@ -34,7 +34,7 @@ async def test_the_openai_agents_sdk() -> None:
         assert [one["text"] for one in found.structured_content["memories"]] == ["Ana likes tea."]
 
 
-async def test_googles_adk() -> None:
+async def test_googles_adk_lists_the_tools() -> None:
     adk = pytest.importorskip("google.adk.tools.mcp_tool", reason="needs google-adk")
     from mcp import StdioServerParameters
 
@@ -44,7 +44,7 @@ async def test_googles_adk() -> None:
     await toolset.close()
 
 
-async def test_agno() -> None:
+async def test_agno_remembers_and_recalls() -> None:
     agno = pytest.importorskip("agno.tools.mcp", reason="needs agno and fastmcp")
     async with agno.MCPTools(f"aiovec {' '.join(ARGS)}") as tools:
         assert set(tools.functions) == TOOLS
@@ -52,7 +52,7 @@ async def test_agno() -> None:
         assert "Ana likes tea." in str(await tools.functions["recall"].entrypoint(query="tea"))
 
 
-async def test_microsofts_agent_framework() -> None:
+async def test_microsofts_agent_framework_remembers_and_recalls() -> None:
     framework = pytest.importorskip("agent_framework", reason="needs agent-framework-core")
     tool = framework.MCPStdioTool(name="memory", command="aiovec", args=ARGS)
     async with tool as memory:
@@ -62,7 +62,7 @@ async def test_microsofts_agent_framework() -> None:
         assert "Ana likes tea." in found.text
 
 
-def test_strands() -> None:
+def test_strands_remembers_and_recalls() -> None:
     strands = pytest.importorskip("strands.tools.mcp", reason="needs strands-agents")
     from mcp import StdioServerParameters, stdio_client
 

@@ -32,7 +32,7 @@ from aiovec.bridge import (
 )
 
 
-def test_names_of_collections_become_names_of_tables() -> None:
+def test_each_collection_name_becomes_its_own_table_name() -> None:
     assert table_name("notes-2_x") == "notes-2_x"
     odd = ["Notes", "notes ", "My.Col-2", "1st", "été", "日本", "_", "x" * 64, "x" * 63 + "y", "-"]
     made = [table_name(name) for name in odd]
@@ -81,7 +81,7 @@ async def test_metadata_of_any_type_is_stored() -> None:
 
 
 @pytest.mark.parametrize("value", [b"bytes", object(), [{"deep": len}]])
-def test_what_cannot_be_stored_is_named(value: object) -> None:
+def test_a_value_that_cannot_be_stored_is_named(value: object) -> None:
     with pytest.raises(InvalidArgumentError, match=r"metadata\.file"):
         storable({"file": value})
 
@@ -165,7 +165,7 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
+def test_filters_select_as_in_mongodb(store: sync.VectorStore) -> None:
     bridge = DocumentBridge(store, "t")
 
     async def write(table: aiovec.Table) -> None:
@@ -195,7 +195,7 @@ def test_filters_as_mongodb_writes_them(store: sync.VectorStore) -> None:
         ({"n": {"$eq": {"a": 1}}}, "n"),
     ],
 )
-def test_bad_filters_say_what_is_expected(wanted: Any, reason: str) -> None:
+def test_a_bad_filter_says_what_is_expected(wanted: Any, reason: str) -> None:
     with pytest.raises(FilterError, match=reason):
         metadata_filter(wanted)
 
@@ -217,7 +217,7 @@ def test_numbers_beyond_64_bits_are_compared_with_declared_fields(store: sync.Ve
                 assert "".join(row.id for row in found) == expected
 
 
-def test_a_filter_over_fields_of_ones_own() -> None:
+def test_a_filter_is_built_over_an_apps_own_fields() -> None:
     assert str(metadata_filter({"year": {"$gte": 3}}, lambda key: F[key])) == "year >= 3"
 
 
@@ -302,26 +302,43 @@ async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -
     await asyncio.to_thread(blocking)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "aiovec_crewai.AiovecStorage", "aiovec_haystack.AiovecDocumentStore",
-        "aiovec_langchain.AiovecByteStore", "aiovec_langchain.AiovecRecordManager",
-        "aiovec_langchain.AiovecVectorStore", "aiovec_langgraph.AiovecStore",
-        "aiovec_llamaindex.AiovecVectorStore",
-    ],
-)  # fmt: skip
-async def test_every_bridge_has_close_and_aclose(name: str, tmp_path: Path) -> None:
+# Each bridge, what it is made of, a call with and without await, its arguments and its result.
+BRIDGES: list[tuple[str, list[Any], tuple[str, str], list[Any], Any]] = [
+    ("aiovec_crewai.AiovecStorage", [], ("asearch", "search"), [[1.0, 0.0]], []),
+    (
+        "aiovec_haystack.AiovecDocumentStore",
+        [],
+        ("count_documents_async", "count_documents"),
+        [],
+        0,
+    ),
+    ("aiovec_langchain.AiovecByteStore", [], ("amget", "mget"), [["a"]], [None]),
+    ("aiovec_langchain.AiovecRecordManager", ["names"], ("alist_keys", "list_keys"), [], []),
+    ("aiovec_langchain.AiovecVectorStore", [None], ("aget_by_ids", "get_by_ids"), [["a"]], []),
+    ("aiovec_langgraph.AiovecStore", [], ("asearch", "search"), [()], []),
+    ("aiovec_llamaindex.AiovecVectorStore", [], ("aget_nodes", "get_nodes"), [["a"]], []),
+]
+
+
+@pytest.mark.parametrize(("name", "first", "calls", "arguments", "result"), BRIDGES)
+async def test_each_bridge_closes_and_serves_an_apps_own_store_with_await_alone(
+    name: str, first: list[Any], calls: tuple[str, str], arguments: list[Any], result: Any,
+    tmp_path: Path,
+) -> None:  # fmt: skip
     module, _, name = name.partition(".")
     made = getattr(pytest.importorskip(module, exc_type=ImportError), name)
-    first = [None] if (module, name) == ("aiovec_langchain", "AiovecVectorStore") else []
-    first = ["names"] if name == "AiovecRecordManager" else first
     async with made(*first, store=str(tmp_path / "x.db")) as bridge:
+        assert await getattr(bridge, calls[0])(*arguments) == result
         await bridge.aclose()
         bridge.close()
+    async with aiovec.connect(tmp_path / "app.db") as store:
+        bridge = made(*first, store=store)
+        assert await getattr(bridge, calls[0])(*arguments) == result
+        with pytest.raises(AiovecError, match=r"methods with await only.*aiovec\.sync\.connect"):
+            getattr(bridge, calls[1])(*arguments)
 
 
-async def test_a_store_of_a_loop_refuses_calls_without_await() -> None:
+async def test_a_store_of_an_event_loop_refuses_calls_without_await() -> None:
     async with aiovec.connect(":memory:") as store:
         bridge = Bridge(store, "t", lambda dim: Schema(dim=dim))
 

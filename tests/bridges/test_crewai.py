@@ -57,7 +57,7 @@ def ids(found: list[Any]) -> list[str]:
     return [(one[0] if isinstance(one, tuple) else one).id for one in found]
 
 
-def test_memories_are_found_by_vector_scope_category_and_metadata(ours: AiovecStorage) -> None:
+def test_memories_are_searched_by_vector_scope_category_and_metadata(ours: AiovecStorage) -> None:
     assert isinstance(ours, StorageBackend)
     assert ours.get_record("a") == MEMORIES[0]
     assert ours.get_record("none") is None
@@ -77,7 +77,7 @@ def test_memories_are_found_by_vector_scope_category_and_metadata(ours: AiovecSt
         ours.save([memory("e", "/", [1.0])])
 
 
-def test_scopes_and_categories(ours: AiovecStorage) -> None:
+def test_scopes_and_categories_are_listed_and_counted(ours: AiovecStorage) -> None:
     assert [ours.count(), ours.count("/"), ours.count("/crew")] == [4, 4, 2]
     assert ids(ours.list_records()) == ["a", "b", "c", "d"]
     assert ids(ours.list_records("/crew", limit=1, offset=1)) == ["c"]
@@ -92,7 +92,7 @@ def test_scopes_and_categories(ours: AiovecStorage) -> None:
     assert info.child_scopes == ["/crew/agent"]
 
 
-def test_updates_and_deletes(ours: AiovecStorage) -> None:
+def test_memories_are_updated_touched_and_deleted(ours: AiovecStorage) -> None:
     ours.update(MEMORIES[1].model_copy(update={"content": "new"}))
     ours.touch_records(["b"])
     changed = ours.get_record("b")
@@ -123,17 +123,7 @@ def test_zeros_are_stored_as_no_vector(store: sync.VectorStore) -> None:
         AiovecStorage(store, "new").save([MemoryRecord(content="no vector")])
 
 
-async def test_a_store_of_an_app(tmp_path: Path) -> None:
-    async with aiovec.connect(tmp_path / "app.db") as app:
-        ours = AiovecStorage(app)
-        await ours.asave(MEMORIES)
-        assert ids(await ours.asearch([1.0, 0.0], "/crew", limit=1)) == ["b"]
-        assert await ours.adelete(categories=["fact"]) == 2
-        with pytest.raises(aiovec.AiovecError, match="await"):
-            ours.count()
-
-
-def test_crewais_memory_uses_it(tmp_path: Path) -> None:
+def test_crewais_memory_stores_and_recalls(tmp_path: Path) -> None:
     words = ["fox", "zebra", "deploy"]
 
     def embed(texts: list[str]) -> list[list[float]]:
@@ -159,7 +149,7 @@ def test_crewais_memory_uses_it(tmp_path: Path) -> None:
         assert store.count("crewai", "scope LIKE '/team/%' AND payload.metadata.n >= 1") == 2
 
 
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_its_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for block in blocks(PAGE, "python"):

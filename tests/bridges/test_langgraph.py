@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -45,9 +47,18 @@ ITEMS: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
     (("users2",), "food", {"text": "abc"}),
     (("docs", "v1"), 'odd ["key"].', {}),
 ]
+MANY: Any = {**INDEX, "fields": ["text", "title", "tags[*]"]}
+NAMESPACES = [("users",), ("users", "ana"), ("users", "ben"), ("users", "ben", "old"), ("users2",),
+              ("docs", "v1"), ("no",)]  # fmt: skip
 FILTERS: list[dict[str, Any]] = [
     {}, {"n": 2}, {"n": {"$eq": 3.5}}, {"n": {"$ne": 2}}, {"live": True}, {"n": "4"},
     {"text": "abc", "n": None}, {"n": float("nan")}, {"n": {"$ne": float("nan")}},
+]  # fmt: skip
+WORDS = ["".join(word) for n in (1, 2, 3, 4) for word in itertools.product("abc", repeat=n)]
+LISTINGS: list[dict[str, Any]] = [
+    {}, {"prefix": ("users",)}, {"suffix": ("old",)}, {"max_depth": 1},
+    {"limit": 2, "offset": 1}, {"prefix": ("users", "*"), "max_depth": 2},
+    {"prefix": ("*", "v1")}, {"suffix": ("*", "old")},
 ]  # fmt: skip
 
 
@@ -61,52 +72,51 @@ def ours(store: sync.VectorStore) -> BaseStore:
     return filled(AiovecStore(store, index=INDEX))
 
 
-@pytest.fixture
-def theirs() -> BaseStore:
-    return filled(InMemoryStore(index=INDEX))
-
-
 def keys(items: Any) -> list[Any]:
     return [(item.namespace, item.key, item.value) for item in items]
 
 
-def test_it_answers_as_the_store_in_memory_does(ours: BaseStore, theirs: BaseStore) -> None:
-    for namespace, key, value in ITEMS:
-        item = ours.get(namespace, key)
-        assert item is not None
-        assert (item.namespace, item.key, item.value) == (namespace, key, value)
-    assert ours.get(("users",), "food") is None
-    for prefix in ((), ("users",), ("users", "ana"), ("users", "ben"), ("docs",), ("no",)):
-        for wanted in FILTERS:
-            both = [keys(one.search(prefix, filter=wanted)) for one in (ours, theirs)]
-            assert sorted(both[0], key=str) == sorted(both[1], key=str), (prefix, wanted)
-    for options in (
-        {}, {"prefix": ("users",)}, {"suffix": ("old",)}, {"max_depth": 1},
-        {"limit": 2, "offset": 1}, {"prefix": ("users", "*"), "max_depth": 2},
-        {"prefix": ("*", "v1")}, {"suffix": ("*", "old")},
-    ):  # fmt: skip
-        found = [one.list_namespaces(**options) for one in (ours, theirs)]
-        assert found[0] == found[1], options
-    assert keys(ours.search((), filter={"n": {"$gt": 1, "$lte": 3.5}, "live": {"$ne": True}})) == [
-        ITEMS[2]
-    ]
+def drawn(chance: random.Random) -> dict[str, Any]:
+    """Draw the value of an item, with up to five texts to search. LangGraph's has no equal ones."""
+    texts = chance.sample(WORDS, 5)
+    value: dict[str, Any] = {"text": texts[0], "title": texts[1], "tags": texts[2:]}
+    value |= {"n": chance.choice([1, 2, 3.5, "4", None]), "live": chance.random() < 0.5}
+    value["deep"] = {"x": [1, None, {"y": "z"}]}
+    return {name: value[name] for name in value if chance.random() < 0.7}
 
 
-def test_a_search_by_meaning(ours: BaseStore, theirs: BaseStore) -> None:
-    for query in ("a", "b", "aab"):
-        found = [one.search(("users",), query=query, limit=2) for one in (ours, theirs)]
-        assert keys(found[0]) == keys(found[1])
-        for mine, other in zip(*found, strict=True):
-            assert mine.score == pytest.approx(other.score, abs=1e-5)
-    assert keys(ours.search((), query="a", limit=1, offset=1)) == [ITEMS[1]]
-    assert keys(ours.search((), query="a", filter={"n": {"$gt": 1}}, limit=1)) == [ITEMS[1]]
-    ours.put(("users",), "silent", {"text": "aaaa"}, index=False)
-    assert "silent" not in {item.key for item in ours.search((), query="a", limit=100)}
-    ours.put(("users",), "title", {"text": "bbb", "title": ["a", "aa"]}, index=["title[*]"])
-    assert {item.key for item in ours.search(("users",), query="a", limit=2)} == {"food", "title"}
+@pytest.mark.parametrize("seed", range(3))
+def test_it_answers_as_langgraphs_own_store_in_memory(store: sync.VectorStore, seed: int) -> None:
+    chance = random.Random(seed)
+    both = ours, theirs = AiovecStore(store, index=MANY), InMemoryStore(index=MANY)
+    for number in range(40):
+        namespace, value = NAMESPACES[number % 6], drawn(chance)
+        index: Any = chance.choice([None, None, False, ["title", "deep.x[*].y"]])
+        for one in both:
+            one.put(namespace, f"k{number}", value, index=index)
+            if number % 4 == 3:
+                one.delete(namespace, f"k{number}")
+    for listing in LISTINGS:  # first, as LangGraph's lists what was only asked for, too
+        assert ours.list_namespaces(**listing) == theirs.list_namespaces(**listing), listing
+    assert ours.get(("no",), "k0") is theirs.get(("no",), "k0") is None
+    for item in theirs.search((), limit=100):
+        mine = ours.get(item.namespace, item.key)
+        assert mine is not None
+        assert (mine.namespace, mine.key, mine.value) == (item.namespace, item.key, item.value)
+    for prefix, wanted in itertools.product(NAMESPACES, FILTERS):
+        found = [keys(one.search(prefix, filter=wanted, limit=100)) for one in both]
+        assert sorted(found[0], key=str) == sorted(found[1], key=str), (prefix, wanted)
+    for prefix, query, wanted in itertools.product(NAMESPACES, ("a", "aab", "acc"), FILTERS[:4]):
+        options: Any = {"query": query, "filter": wanted, "limit": chance.randint(1, 9)}
+        options["offset"] = chance.randrange(3)
+        scores = [[item.score for item in one.search(prefix, **options)] for one in both]
+        ranked = [score for score in scores[1] if score is not None]
+        assert scores[0] == pytest.approx(ranked, abs=1e-5), (prefix, options)
+    pages = [len(ours.search((), limit=5, offset=offset)) for offset in range(0, 40, 5)]
+    assert sum(pages) == len(theirs.search((), limit=100))
 
 
-def test_writes(ours: BaseStore) -> None:
+def test_a_put_replaces_an_item_and_a_batch_reads_first(ours: BaseStore) -> None:
     before = ours.get(("users", "ana"), "food")
     ours.put(("users", "ana"), "food", {"text": "ccc"})
     after = ours.get(("users", "ana"), "food")
@@ -133,37 +143,6 @@ def test_writes(ours: BaseStore) -> None:
     assert keys(ours.search(("long" * 200,))) == [(("long" * 200,), "k" * 600, {"v": 3})]
 
 
-MANY: Any = {**INDEX, "fields": ["text", "title", "tags[*]"]}
-TEXTS: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
-    (("n",), "both", {"text": "a", "title": "bbb", "n": 1}),
-    (("n",), "tags", {"text": "aab", "tags": ["c", "ccb", "bb", "cca"], "n": 2}),
-    (("n", "deep"), "same", {"text": "abb", "title": "bba", "n": 1}),
-    (("n", "deep"), "one", {"title": "accc", "n": 2}),
-    (("n", "deep"), "none", {"n": 1}),
-]
-
-
-def test_an_item_is_ranked_by_its_best_text(store: sync.VectorStore) -> None:
-    ours, theirs = AiovecStore(store, index=MANY), InMemoryStore(index=MANY)
-    for item in TEXTS:
-        ours.put(*item)
-        theirs.put(*item)
-    for query in ("a", "b", "c", "bba", "acc"):
-        for options in ({}, {"limit": 2}, {"limit": 2, "offset": 1}, {"filter": {"n": 2}}):
-            wanted: Any = {"limit": 4, **options}
-            found = [one.search(("n",), query=query, **wanted) for one in (ours, theirs)]
-            scored = [item for item in found[1] if item.score is not None]
-            assert keys(found[0]) == keys(scored), (query, options)
-            for mine, other in zip(found[0], scored, strict=True):
-                assert mine.score == pytest.approx(other.score, abs=1e-5)
-    assert sorted(keys(ours.search(("n",))), key=str) == sorted(TEXTS, key=str)
-    assert [len(ours.search((), limit=2, offset=offset)) for offset in (0, 2, 4)] == [2, 2, 1]
-    assert ours.list_namespaces() == [("n",), ("n", "deep")]
-    tags = ours.get(("n",), "tags")
-    assert tags is not None
-    assert tags.value == TEXTS[1][2]
-
-
 @pytest.mark.parametrize(
     ("value", "index", "matches"),
     [
@@ -174,7 +153,7 @@ def test_an_item_is_ranked_by_its_best_text(store: sync.VectorStore) -> None:
         (None, None, ["other"]),
     ],
 )
-def test_texts_that_an_item_no_longer_has_are_not_found(
+def test_a_search_ignores_texts_that_an_item_no_longer_has(
     store: sync.VectorStore, value: Any, index: Any, matches: list[str]
 ) -> None:
     ours = AiovecStore(store, index=MANY)
@@ -197,7 +176,7 @@ def test_texts_that_an_item_no_longer_has_are_not_found(
     assert store.count("langgraph") == 1
 
 
-def test_errors(ours: BaseStore) -> None:
+def test_a_wrong_argument_is_refused_by_its_name(ours: BaseStore) -> None:
     with pytest.raises(InvalidNamespaceError):
         ours.batch([PutOp(("a.b",), "k", {})])
     with pytest.raises(FilterError, match="expected one of"):
@@ -219,14 +198,14 @@ def test_errors(ours: BaseStore) -> None:
             AiovecStore(index=wrong)  # type: ignore[arg-type]
 
 
-def test_dots_in_a_filter_lead_into_objects_or_are_part_of_a_key(ours: BaseStore) -> None:
+def test_a_dot_in_a_filter_leads_into_an_object_or_belongs_to_a_key(ours: BaseStore) -> None:
     ours.put(("a",), "flat", {"deep.x": 5})
     ours.put(("a",), "nested", {"deep": {"x": 5}})
     found = ours.search(("a",), filter={"deep.x": 5})
     assert sorted(item.key for item in found) == ["flat", "nested"]
 
 
-def test_a_store_that_is_only_read_refreshes_nothing(tmp_path: Path) -> None:
+def test_a_read_only_store_refreshes_no_expiry(tmp_path: Path) -> None:
     with sync.connect(tmp_path / "a.db") as store:
         AiovecStore(store, ttl={"default_ttl": 60}).put(("a",), "k", {"v": 1})
         expires = store.find("langgraph")[0]["expires_at"]
@@ -237,7 +216,7 @@ def test_a_store_that_is_only_read_refreshes_nothing(tmp_path: Path) -> None:
         assert store.find("langgraph")[0]["expires_at"] == expires
 
 
-def test_without_an_index_and_without_rows(store: sync.VectorStore) -> None:
+def test_a_store_without_an_index_ignores_the_query(store: sync.VectorStore) -> None:
     ours = AiovecStore(store)
     assert (ours.get(("a",), "b"), ours.search(()), ours.list_namespaces()) == (None, [], [])
     ours.delete(("a",), "b")
@@ -245,7 +224,7 @@ def test_without_an_index_and_without_rows(store: sync.VectorStore) -> None:
     assert len(ours.search((), query="ignored", limit=100)) == len(ITEMS)
 
 
-def test_items_expire(store: sync.VectorStore) -> None:
+def test_an_item_expires_unless_it_is_read(store: sync.VectorStore) -> None:
     short = 5 / 60
     ours = AiovecStore(store, ttl={"default_ttl": short, "refresh_on_read": True})
     ours.put(("a",), "short", {})
@@ -272,7 +251,7 @@ def test_all_texts_of_an_item_expire_together(store: sync.VectorStore) -> None:
     assert (len(times), store.count("langgraph")) == (3, 3)
 
 
-def test_a_long_list_has_a_bounded_number_of_vectors(store: sync.VectorStore) -> None:
+def test_a_long_list_gets_a_bounded_number_of_vectors(store: sync.VectorStore) -> None:
     ours = AiovecStore(store, index=MANY)
     ours.put(("n",), "k", {"tags": ["a" * n for n in range(1, 100)] + ["b" * 5_000]})
     assert store.count("langgraph") == 16
@@ -283,7 +262,7 @@ def test_a_long_list_has_a_bounded_number_of_vectors(store: sync.VectorStore) ->
     assert len(ours.search((), query="a", limit=6)) == 6
 
 
-def test_importance_and_age_rank_searches() -> None:
+def test_boosts_rank_by_importance_and_age() -> None:
     index: Any = {"dims": 2, "embed": lambda texts: [[1.0, 0.0] for _ in texts]}
     boost = [Factor("payload.value.importance", 0.5), Decay("updated_at", "7d", 0.2)]
     with AiovecStore(index=index, boost=boost) as store:
@@ -304,7 +283,7 @@ def test_a_connection_string_opens_a_store(tmp_path: Path) -> None:
         assert len(ours.search((), limit=100)) == len(ITEMS)
 
 
-async def test_puts_of_an_item_at_the_same_moment(tmp_path: Path) -> None:
+async def test_concurrent_puts_leave_one_item_with_its_own_texts(tmp_path: Path) -> None:
     values = [{"text": "a" * n, "tags": ["b", "c", "bc"][: n % 4]} for n in range(1, 13)]
     async with aiovec.connect(tmp_path / "a.db") as one, aiovec.connect(tmp_path / "a.db") as two:
         stores = [AiovecStore(store, index=MANY) for store in (one, two)]
@@ -321,7 +300,7 @@ async def test_puts_of_an_item_at_the_same_moment(tmp_path: Path) -> None:
             assert len(await stores[0].asearch(())) == 1
 
 
-def test_an_item_is_found_by_its_best_text_while_it_is_replaced(tmp_path: Path) -> None:
+def test_a_search_sees_an_item_while_it_is_replaced(tmp_path: Path) -> None:
     with AiovecStore(tmp_path / "a.db", index=MANY) as ours:
 
         def put(times: int) -> None:
@@ -338,9 +317,7 @@ def test_an_item_is_found_by_its_best_text_while_it_is_replaced(tmp_path: Path) 
             writing.result()
 
 
-async def test_a_search_ends_beside_a_writer_that_replaces_items_all_the_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_search_ends_beside_a_busy_writer(monkeypatch: pytest.MonkeyPatch) -> None:
     searches = 0
     search = aiovec.Table.search
 
@@ -360,17 +337,3 @@ async def test_a_search_ends_beside_a_writer_that_replaces_items_all_the_time(
         monkeypatch.setattr(aiovec.Table, "search", replaced)
         (item,) = await ours.asearch((), query="b")
         assert (item.key, item.score) == ("k", pytest.approx(1, abs=0.01))
-
-
-async def test_the_asynchronous_methods() -> None:
-    async with aiovec.connect(":memory:") as store:
-        ours = AiovecStore(store, index=INDEX)
-        await asyncio.gather(*(ours.aput(*item) for item in ITEMS))
-        found = await ours.asearch(("users",), query="b", limit=1)
-        assert keys(found) == [ITEMS[2]]
-        assert await ours.alist_namespaces(max_depth=1) == [("docs",), ("users",), ("users2",)]
-        await ours.adelete(("users2",), "food")
-        assert await ours.aget(("users2",), "food") is None
-        assert await ours.asweep_ttl() == 0
-        with pytest.raises(aiovec.AiovecError, match=r"aiovec\.sync\.connect"):
-            ours.get(("a",), "b")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def ids(store: Any, vector: list[float] | None = None, **options: Any) -> list[s
     return list(store.query(query).ids or [])
 
 
-def test_filters_select_as_in_the_simple_store(ours: AiovecVectorStore) -> None:
+def test_filters_select_as_in_llamaindexs_simple_store(ours: AiovecVectorStore) -> None:
     theirs = SimpleVectorStore()
     theirs.add(nodes())
     for one in FILTERS:
@@ -113,7 +112,7 @@ def test_filters_select_as_in_the_simple_store(ours: AiovecVectorStore) -> None:
     assert ids(ours, similarity_top_k=9, doc_ids=["doc-True"]) == ["a", "b"]
 
 
-def test_modes(ours: AiovecVectorStore) -> None:
+def test_each_query_mode_ranks_as_documented(ours: AiovecVectorStore) -> None:
     mode = VectorStoreQueryMode
     assert ids(ours, similarity_top_k=2) == ["a", "b"]
     assert ids(ours, query_str="zebra", mode=mode.TEXT_SEARCH) == ["c"]
@@ -140,7 +139,7 @@ def test_modes(ours: AiovecVectorStore) -> None:
             ours.query(wrong)
 
 
-def test_filters_without_a_vector_select(ours: AiovecVectorStore) -> None:
+def test_a_filter_without_a_vector_selects_nodes(ours: AiovecVectorStore) -> None:
     for query, expected in (
         (VectorStoreQuery(filters=filters(("lang", Op.EQ, "de"))), ["b"]),
         (VectorStoreQuery(doc_ids=["doc-False"], similarity_top_k=1), ["c"]),
@@ -168,7 +167,7 @@ def test_a_saved_store_names_its_target_and_its_table(tmp_path: Path) -> None:
     assert "sk-0123456789" not in f"{secret!r} {secret.to_dict()}"
 
 
-def test_a_table_is_needed_for_nodes_without_vectors(store: sync.VectorStore) -> None:
+def test_nodes_without_vectors_need_a_table_or_a_dim(store: sync.VectorStore) -> None:
     bare = TextNode(id_="bare", text="no vector")
     with pytest.raises(InvalidArgumentError, match="'new' does not exist yet"):
         AiovecVectorStore(store, "new").add([bare])
@@ -193,7 +192,7 @@ def test_nodes_come_back_whole(ours: AiovecVectorStore) -> None:
     assert ids(ours, similarity_top_k=99, filters=filters(("n", Op.EQ, 1))) == ["a"]
 
 
-def test_documents_are_told_apart_by_a_declared_field(store: sync.VectorStore) -> None:
+def test_a_declared_ref_doc_id_selects_and_deletes_documents(store: sync.VectorStore) -> None:
     schema = aiovec.Schema(2, fields={"text": str, "ref_doc_id": aiovec.Field(str, index="btree")})
     made = AiovecVectorStore(store, "declared", schema=schema)
     made.add(nodes())
@@ -203,7 +202,7 @@ def test_documents_are_told_apart_by_a_declared_field(store: sync.VectorStore) -
     assert sorted(node.node_id for node in made.get_nodes()) == ["c", "d"]
 
 
-def test_deleting(ours: AiovecVectorStore) -> None:
+def test_nodes_are_deleted_by_id_document_and_filter(ours: AiovecVectorStore) -> None:
     ours.delete("doc-True")
     assert ids(ours, similarity_top_k=9) == ["d", "c"]
     ours.delete_nodes(["c", "a"])
@@ -217,21 +216,7 @@ def test_deleting(ours: AiovecVectorStore) -> None:
     ours.delete("doc-True")
 
 
-async def test_the_asynchronous_twins() -> None:
-    async with aiovec.connect(":memory:") as store:
-        ours = AiovecVectorStore(store)
-        await asyncio.gather(*(ours.async_add([node]) for node in nodes()))
-        query = VectorStoreQuery(query_embedding=[1.0, 0.0], similarity_top_k=2)
-        assert (await ours.aquery(query)).ids == ["a", "b"]
-        assert [node.node_id for node in await ours.aget_nodes(["b"])] == ["b"]
-        await ours.adelete("doc-True")
-        await ours.adelete_nodes(["c"])
-        assert (await ours.aquery(query)).ids == ["d"]
-        await ours.aclear()
-        assert (await ours.aquery(query)).ids == []
-
-
-def test_an_index_over_it(tmp_path: Path) -> None:
+def test_a_vector_store_index_retrieves_from_it(tmp_path: Path) -> None:
     ours = AiovecVectorStore(tmp_path / "nodes.db")
     context = StorageContext.from_defaults(vector_store=ours)
     embed: Any = MockEmbedding(embed_dim=4)

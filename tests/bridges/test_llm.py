@@ -88,7 +88,7 @@ def sql(user: Path, statement: str) -> None:
         connection.execute(statement)
 
 
-def test_an_answer_is_that_of_llm(user: Path) -> None:
+def test_an_answer_equals_that_of_llm_similar(user: Path) -> None:
     embed("notes", *(f"Notes_{number}" for number in range(1500)))
     embed("notes", *(f"pages/{number}" for number in range(30)), store=False)
     run("embed", "notes", "red", "-c", "a red hat", "--store", "--metadata", '{"year": 2024}')
@@ -117,7 +117,7 @@ def test_an_answer_is_that_of_llm(user: Path) -> None:
         assert (user / "other.aiovec.db").exists()
 
 
-def test_each_answer_knows_every_change_of_llm(user: Path) -> None:
+def test_an_answer_follows_every_change_that_llm_makes(user: Path) -> None:
     embed("notes", "a", "b", "c")
     embed("other", "x", "y", model="test-5")
     assert sorted(answers("notes", "-c", "q")) == ["a", "b", "c"]
@@ -162,7 +162,7 @@ def test_each_answer_knows_every_change_of_llm(user: Path) -> None:
         assert len(answers("other", "-c", "q")) == 3
 
 
-def test_words_of_the_stored_content_rank_too(user: Path) -> None:
+def test_words_of_the_stored_content_rank_with_the_vectors(user: Path) -> None:
     embed("notes", *(f"text {number}" for number in range(200)), "wool hats", "zero")
 
     def ids(*question: str) -> list[str]:
@@ -180,7 +180,7 @@ def test_words_of_the_stored_content_rank_too(user: Path) -> None:
     assert "zero" not in ids("-c", "question", "-n", "1000")
 
 
-def test_an_error_is_a_sentence(user: Path) -> None:
+def test_each_error_is_one_sentence(user: Path) -> None:
     def error(*arguments: str) -> str:
         return run("aiovec", "similar", *arguments, status=1)
 
@@ -199,7 +199,7 @@ def test_an_error_is_a_sentence(user: Path) -> None:
     assert "embeddings.aiovec.db" in error("notes", "-c", "x")
 
 
-def test_programs_have_a_collection_with_an_index(user: Path) -> None:
+def test_a_program_searches_an_indexed_collection(user: Path) -> None:
     db = sqlite_utils.Database(user / "embeddings.db")
     notes = llm_aiovec.IndexedCollection("notes", db, model_id="test-8")
     notes.embed_multi([("a", "wool"), ("b", "hats")], store=True)
@@ -220,7 +220,7 @@ def test_a_collection_in_memory_is_searched_by_llm() -> None:
     memory.db.conn.close()
 
 
-def test_the_page_runs(user: Path) -> None:
+def test_the_code_of_its_page_runs(user: Path) -> None:
     page = "docs/how-to/llm.md"
     lines = [line for block in blocks(page, "console") for line in block.splitlines()]
     commands = [shlex.split(line.removeprefix("$ llm ")) for line in lines]

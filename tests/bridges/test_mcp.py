@@ -67,7 +67,7 @@ async def error_of(client: Client, tool: str, **arguments: Any) -> str:
     return str(result.content[0].text)  # type: ignore[union-attr]
 
 
-async def test_a_memory(tmp_path: Path) -> None:
+async def test_a_memory_is_remembered_recalled_changed_and_forgotten(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=True) as client:
         assert await call(client, "recall", query="anything") == {"memories": []}
         assert await call(client, "forget", ids=["x"]) == {"deleted": 0}
@@ -94,7 +94,7 @@ async def test_a_memory(tmp_path: Path) -> None:
         assert (await call(client, "recall", query="answers"))["memories"] == []
 
 
-async def test_memories_expire(tmp_path: Path) -> None:
+async def test_a_memory_expires_after_its_time(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=True) as client:
         for text, span in (("The meeting is at noon.", "1s"), ("Ana likes tea.", "30d")):
             await call(client, "remember", text=text, expires_in=span)
@@ -125,7 +125,7 @@ async def test_memories_expire(tmp_path: Path) -> None:
         assert (await store.find("others"))[0]["until"] > datetime.now(UTC)
 
 
-async def test_answers_cost_few_tokens(tmp_path: Path) -> None:
+async def test_a_hit_has_one_measure_of_few_digits(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=False) as client:
         for by in ("text", "vector", "hybrid"):
             (hit, *_) = (await call(client, "search", table="articles", query="red fox", by=by))[
@@ -137,7 +137,7 @@ async def test_answers_cost_few_tokens(tmp_path: Path) -> None:
             assert len(f"{hit[measure]:g}".replace(".", "").strip("0")) <= 4
 
 
-async def test_an_answer_is_bounded(tmp_path: Path) -> None:
+async def test_an_answer_is_bounded_and_names_what_it_omits(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=True) as client:
         for id in "abc":
             await call(client, "remember", text=f"tea {id} " + "x" * 90_000, id=id)
@@ -162,7 +162,7 @@ async def test_an_answer_is_bounded(tmp_path: Path) -> None:
     assert listed["omitted"].endswith("such as t4, t5")
 
 
-async def test_an_agent_may_read_some_tables_only(tmp_path: Path) -> None:
+async def test_an_agent_reads_only_the_tables_that_are_named(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=True, readable=[]) as client:
         assert (await call(client, "list"))["tables"] == []
         await call(client, "remember", text="Ana likes tea.")
@@ -179,7 +179,7 @@ async def test_an_agent_may_read_some_tables_only(tmp_path: Path) -> None:
         assert names == ["articles", "memories"]
 
 
-async def test_the_tables_are_searched_and_read(tmp_path: Path) -> None:
+async def test_tables_are_described_searched_and_listed(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=False) as client:
         (table,) = (await call(client, "list"))["tables"]
         assert (table["name"], table["rows"]) == ("articles", 3)
@@ -198,7 +198,7 @@ async def test_the_tables_are_searched_and_read(tmp_path: Path) -> None:
         assert [row["id"] for row in rows["rows"]] == ["b"]
 
 
-async def test_a_passage_says_where_it_stands(tmp_path: Path) -> None:
+async def test_a_passage_is_cited_by_file_and_line(tmp_path: Path) -> None:
     pytest.importorskip("semantic_text_splitter")
     text = "# Keys\n\n## Rotate\n\nEvery year.\n"
     async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
@@ -210,7 +210,7 @@ async def test_a_passage_says_where_it_stands(tmp_path: Path) -> None:
         assert "hash" not in hit
 
 
-async def test_without_leave_nothing_is_written(tmp_path: Path) -> None:
+async def test_an_agent_has_writing_tools_only_if_it_may_write(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=False) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert set(tools) == {"recall", "search", "get", "list"}
@@ -224,7 +224,7 @@ async def test_without_leave_nothing_is_written(tmp_path: Path) -> None:
         assert all(tool.description for tool in tools.values())
 
 
-async def test_errors_reach_the_model_with_their_text(tmp_path: Path) -> None:
+async def test_an_error_reaches_the_model_with_its_text(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=True) as client:
         search = {"table": "articles", "query": "fox"}
         assert "expected a" in await error_of(client, "search", **search, where="year >")
@@ -258,7 +258,7 @@ async def test_an_argument_that_a_tool_does_not_have_is_refused(tmp_path: Path) 
             assert tool.input_schema["additionalProperties"] is False
 
 
-async def test_a_memory_in_a_table_without_times(tmp_path: Path) -> None:
+async def test_half_life_needs_a_field_of_times(tmp_path: Path) -> None:
     async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
         await store.create_table("articles", ARTICLES)
         await store.upsert("articles", ROWS)
@@ -275,7 +275,7 @@ async def test_a_memory_in_a_table_without_times(tmp_path: Path) -> None:
             assert [one["id"] for one in found["memories"]] == ["c", "a"]
 
 
-async def test_without_an_embedder_memories_are_found_by_words(tmp_path: Path) -> None:
+async def test_memories_are_recalled_by_words_without_an_embedder(tmp_path: Path) -> None:
     async with aiovec.connect(tmp_path / "words.db") as store:
         server = create_server(store, table="notes", allow_writes=True)
         async with Client(server) as client:
@@ -291,7 +291,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-async def test_over_standard_input(tmp_path: Path) -> None:
+async def test_the_command_serves_standard_input_and_writes_only_if_allowed(tmp_path: Path) -> None:
     def server(*options: str) -> StdioServerParameters:
         arguments = ["-m", "aiovec", "mcp", "-s", "agent.db", *options]
         return StdioServerParameters(command=sys.executable, args=arguments, cwd=tmp_path)
@@ -317,7 +317,7 @@ def test_a_key_that_serve_would_refuse_is_refused(
 
 
 @pytest.mark.slow
-def test_the_example_prints_what_its_page_shows(tmp_path: Path) -> None:
+def test_the_example_prints_the_output_of_its_page(tmp_path: Path) -> None:
     example = Path(__file__).parents[2] / "examples" / "agent_memory"
     folder = tmp_path / "copy"
     shutil.copytree(example, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
@@ -329,7 +329,7 @@ def test_the_example_prints_what_its_page_shows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["", "a-key-of-some-length"])
-async def test_over_http_on_this_machine_alone(folder: Path, key: str) -> None:
+async def test_the_command_serves_http_to_its_key_and_machine_only(folder: Path, key: str) -> None:
     import httpx
 
     process = await asyncio.create_subprocess_exec(

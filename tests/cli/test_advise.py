@@ -18,7 +18,7 @@ def advised(run: Run, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def test_a_table_that_sqlite_serves_well(run: Run, store: Path) -> None:
+def test_a_small_table_should_stay_and_is_not_changed(run: Run, store: Path) -> None:
     before = store.read_bytes()
     found = advised(run, "-s", store)
     assert found["store"] == str(store)
@@ -33,7 +33,7 @@ def test_a_table_that_sqlite_serves_well(run: Run, store: Path) -> None:
     assert store.read_bytes() == before
 
 
-def test_the_verdict_by_the_thresholds(run: Run, store: Path) -> None:
+def test_thresholds_decide_the_verdict(run: Run, store: Path) -> None:
     slow, many, other = ["--p95-ms", "0"], ["--rows", "3"], ["--lancedb-ms", "0"]
     for thresholds, passed, verdict in (
         (many, ["rows"], "stay"),
@@ -49,7 +49,7 @@ def test_the_verdict_by_the_thresholds(run: Run, store: Path) -> None:
     assert "advise: move notes; start with: aiovec migrate plan" in shown
 
 
-def test_growth_by_a_field_of_times(run: Run, folder: Path) -> None:
+def test_growth_is_computed_from_a_field_of_times(run: Run, folder: Path) -> None:
     path = folder / "growing.db"
     now = datetime.now(UTC)
     ages = [timedelta(hours=1), timedelta(days=1), timedelta(days=9), timedelta(days=10)]
@@ -84,9 +84,7 @@ def test_growth_by_a_field_of_times(run: Run, folder: Path) -> None:
     assert run("advise", "-s", path, "--created-field", "absent").code == 1
 
 
-def test_times_as_text_are_utc_without_a_zone_and_refused_if_they_cannot_be_read(
-    run: Run, folder: Path
-) -> None:
+def test_text_without_a_zone_is_utc_and_other_text_is_refused(run: Run, folder: Path) -> None:
     path = folder / "texts.db"
     now = datetime.now(UTC).replace(tzinfo=None)
     ages = [timedelta(hours=1), timedelta(days=9, hours=12)]

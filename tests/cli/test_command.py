@@ -12,22 +12,23 @@ from tests.harness.cases import case
 
 import aiovec
 
-from .conftest import Run
+from .conftest import Run, contents
 
 COMMANDS = (
     "demo doctor info tables search rows get count distinct delete create drop text-index import "
     "export index optimize backup restore advise mcp migrate serve"
 ).split()
+MIGRATE = [f"migrate {name}" for name in "plan run status verify abort forget".split()]
 
 
-def test_help_and_version(run: Run) -> None:
+def test_each_command_has_help_and_the_version_is_shown(run: Run) -> None:
     listed = run("--help")
     assert sorted(
         re.findall(r"^  ([\w-]+)  ", listed.out.partition("Commands:")[2], re.MULTILINE)
     ) == sorted(COMMANDS)
-    for name in COMMANDS:
+    for name in COMMANDS + MIGRATE:
         with case(name):
-            finished = run(name, "--help")
+            finished = run(*name.split(), "--help")
             assert (finished.code, finished.err) == (0, "")
             assert f"Usage: aiovec {name}" in finished.out
             assert "<bool>" not in finished.out
@@ -64,10 +65,13 @@ search notes --like a --limit 0
 search notes words --by both
 search notes words --by vector --match any
 search notes --vector [1,0,0] --match all
+migrate unknown
+migrate run --to x.db --switch --table notes
+migrate run --to x.db --pause-limit soon
 """.strip().splitlines()
 
 
-def test_wrong_usage_ends_with_2_and_writes_nothing(run: Run, store: Path, folder: Path) -> None:
+def test_wrong_usage_exits_with_2_and_writes_nothing(run: Run, store: Path, folder: Path) -> None:
     (folder / "a.csv").write_text('id,embedding\na,"[1, 0]"\n')
     before = sorted(path.name for path in folder.iterdir())
     assert run().code == 2
@@ -102,10 +106,21 @@ CURES = {
     "search notes --vector 1,0,0": "a JSON array of numbers such as [1, 0, 0], not '1,0,0'",
     "create n --dim 3 --field year=int": "NAME:TYPE, such as year:int, not 'year=int'",
     "create n --dim 3 --field year:integer": "not 'integer'; did you mean 'int'?",
+    "search notes x --not-like a -s notes.db": "--not-like needs --like",
+    "search notes --vector [1,0,0] --boost at:soon -s notes.db": "'30m', '12h', '7d'",
+    "optimize -s notes.db --every soon": "must be a time such as 10m",
+    "index notes -s notes.db --option m": "NAME=NUMBER",
+    f"index notes -s notes.db --option m={'9' * 5000}": "NAME=NUMBER",
+    "index notes -s notes.db --option recall=1": "NAME=NUMBER",
+    "index notes -s notes.db --drop a --recall 0.5": "--drop",
+    "import parts/* -s n.db": "3 files go into one table; name the table with --table",
+    "import parts/a.parquet -s n.db --address x": "--engine",
+    "import parts/a.parquet -s n.db --engine ray --upsert": "leave out --upsert",
+    "migrate plan": "name the target store",
 }
 
 
-def test_wrong_usage_names_the_cure(run: Run, store: Path) -> None:
+def test_wrong_usage_names_the_cure(run: Run, store: Path, parts: Path) -> None:
     for line, cure in CURES.items():
         with case(line):
             finished = run(*line.split())
@@ -119,6 +134,7 @@ FAILURES = {
     "search notes --vector [0,0,0] -s notes.db": "zero",
     "search notes --vector [NaN,0,0] -s notes.db": "nan",
     "search notes --like a --like absent -s notes.db": "no row has the id 'absent'",
+    "search notes --vector [1,0,0] --boost then:7d -s notes.db": "body, payload.<key>, not 'then'",
     "search notes --like a --where lang= -s notes.db": "position",
     "search notes --like a --where absent=1 -s notes.db": "absent",
     "search notes --like a --select absent -s notes.db": "absent",
@@ -138,6 +154,7 @@ FAILURES = {
     "delete absent a -s notes.db": "absent",
     "backup other.db -s notes.db": "other.db",
     "tables -s other.db": "another application",
+    "tables -s old.db": "if it holds vectors, aiovec import",
     "tables": "-s notes.db",
     "serve": "-s notes.db",
     "restore backup.db": "-s notes.db",
@@ -147,14 +164,39 @@ FAILURES = {
     "create notes --schema {}": "--schema takes the path of a JSON file",
     "tables -s lancedb": "AIOVEC_CONFIG",
     "tables --config absent.toml": "absent.toml",
+    "export notes there.parquet -s notes.db": "--overwrite",
+    "export notes x.what -s notes.db": "--format",
+    "export notes x.parquet --where yea>1 -s notes.db": "yea",
+    "export notes absent/x.parquet -s notes.db": "no folder",
+    f"export notes {'x' * 300}.parquet -s notes.db": "too long",
+    "export notes - -s notes.db": "pass --format parquet, arrow",
+    "export notes ~nosuchuser/x.parquet -s notes.db": "~nosuchuser",
+    "import absent.parquet -s n.db": "there is no file",
+    "import old.db -s n.db": "docs (BLOBs: vec)",
+    "import old.db --dtype int4 -s n.db": "there is no dtype",
+    "import old.db --schema absent.json -s n.db": "absent.json",
+    "import old.db --format xlsx -s n.db": "there is no format 'xlsx'",
+    "import - --table t -s n.db": "pass --format parquet, arrow",
+    "import nothing/*.parquet --table t -s n.db": "no file matches",
+    "import parts/a.parquet parts/none.csv --table t -s n.db": "there is no file",
+    "import parts/a.parquet old.db --table t -s n.db": "old.db does not show its format",
+    "import notes.db -s n.db": "already an aiovec store",
+    "import parts/a.parquet --engine none -s n.db": "there is no engine 'none'",
+    "migrate plan --to lancedb": "no store is named: pass --from STORE, or name a TOML file",
+    "migrate run --to lancedb": "no store is named: pass --from STORE, or name a TOML file",
+    "migrate plan --from absent.db --to other.db": "there is no store at",
+    "migrate run --from notes.db --to n.db --table absent": "the source has no table 'absent'",
 }
 MISSING = ("missing.db", "missing/deep.db", "missing", "./sqlite", "lancedb://missing")
 
 
-def test_a_failure_ends_with_1_and_one_line(run: Run, store: Path, folder: Path) -> None:
+def test_a_failure_exits_with_1_and_one_line_and_changes_nothing(
+    run: Run, store: Path, folder: Path, old: Path, parts: Path
+) -> None:
+    (folder / "there.parquet").write_text("mine")
     with closing(sqlite3.connect(folder / "other.db")) as other:
         other.execute("CREATE TABLE theirs (x)")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     cases = FAILURES | {
         f"{command} -s {target}": "there is no store at "
         for command in ("tables", "info", "optimize", "advise")
@@ -166,10 +208,10 @@ def test_a_failure_ends_with_1_and_one_line(run: Run, store: Path, folder: Path)
             assert (finished.code, finished.out, finished.err.count("\n")) == (1, "", 1)
             assert finished.err.startswith("error: ")
             assert reason in finished.err
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
-def test_which_store(
+def test_the_store_is_chosen_by_option_environment_and_file(
     run: Run, store: Path, config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def used(*arguments: object) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from .conftest import Run
         pytest.param("lancedb", "lancedb://aiovec-demo.lance", marks=pytest.mark.soak),
     ],
 )
-def test_what_it_shows_and_what_it_says_to_try_next(run: Run, backend: str, target: str) -> None:
+def test_the_demo_shows_searches_and_working_commands(run: Run, backend: str, target: str) -> None:
     options = [] if backend == "sqlite" else ["-s", target]
     shown = run_process("demo", *options, PYTHONIOENCODING="utf-8", COLUMNS="120")
     assert shown.code == 0, shown.err
@@ -60,7 +60,7 @@ def test_what_it_shows_and_what_it_says_to_try_next(run: Run, backend: str, targ
 
 
 @pytest.mark.slow
-def test_without_lancedb_it_says_what_to_install(folder: Path) -> None:
+def test_the_demo_names_the_extra_that_is_missing(folder: Path) -> None:
     without = command_without("lancedb")
     asked = run_process("demo", "-s", "lancedb://aiovec-demo.lance", command=without)
     assert (asked.code, asked.err.count("\n")) == (1, 1)
@@ -68,7 +68,7 @@ def test_without_lancedb_it_says_what_to_install(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_not_the_demos_is_left_alone(run: Run, folder: Path) -> None:
+def test_the_demo_leaves_another_programs_data_alone(run: Run, folder: Path) -> None:
     with sync.connect("mine.db") as store:
         store.create_table("stdlib", aiovec.Schema(2))
         store.insert("stdlib", [{"id": "mine", "embedding": [1, 0]}])

@@ -18,7 +18,7 @@ from tests.harness.command import Finished, run_process
 import aiovec
 from aiovec import sync
 
-from .conftest import Run
+from .conftest import Run, contents
 
 PAGE = 16_384
 
@@ -32,15 +32,7 @@ def wrong(finished: Finished) -> dict[str, dict[str, Any]]:
     return {subject: finding for subject, finding in found(finished).items() if not finding["ok"]}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_nothing_is_wrong(run: Run, store: Path, config: Path, folder: Path) -> None:
+def test_doctor_reports_a_sound_store(run: Run, store: Path, config: Path, folder: Path) -> None:
     before = contents(folder)
     finished = run("doctor")
     assert finished.code == 0
@@ -66,9 +58,7 @@ def test_nothing_is_wrong(run: Run, store: Path, config: Path, folder: Path) -> 
     assert contents(folder) == before
 
 
-def test_a_store_that_does_not_exist_is_wrong_where_it_is_named(
-    run: Run, config: Path, folder: Path
-) -> None:
+def test_a_missing_store_is_a_finding_if_it_is_named(run: Run, config: Path, folder: Path) -> None:
     config.write_text('[retrieval]\nsqlite_path = "missing.db"\n', "utf-8")
     before = contents(folder)
     by_name = ("-s", "sqlite", "--config", config)
@@ -81,7 +71,7 @@ def test_a_store_that_does_not_exist_is_wrong_where_it_is_named(
     assert contents(folder) == before
 
 
-def test_a_store_in_use(run: Run, store: Path) -> None:
+def test_doctor_checks_a_store_in_use(run: Run, store: Path) -> None:
     with sync.connect(store) as vectors:
         vectors.delete("notes", "a")
         facts = found(run("doctor", "-s", store, "--json"))
@@ -127,7 +117,7 @@ WRONG: list[tuple[Callable[[Path], None], str, str, str]] = [
 ]
 
 
-def test_what_is_wrong_with_a_file(run: Run, store: Path, folder: Path) -> None:
+def test_doctor_names_the_fault_of_a_file_unchanged(run: Run, store: Path, folder: Path) -> None:
     for harm, subject, value, cure in WRONG:
         with case(harm.__name__):
             path = folder / f"{harm.__name__}.db"
@@ -141,7 +131,7 @@ def test_what_is_wrong_with_a_file(run: Run, store: Path, folder: Path) -> None:
     assert run("doctor", "-s", "damaged.db").out.endswith("doctor: 1 thing is wrong\n")
 
 
-def test_what_is_wrong_with_a_toml_file(run: Run, config: Path) -> None:
+def test_doctor_names_the_fault_of_a_toml_file(run: Run, config: Path) -> None:
     server = 'backend = "remote"\nremote_url = "http://127.0.0.1:1"'
     for lines, subject, value, cure in (
         ("backend = 7", "configuration", "backend", ""),
@@ -171,7 +161,7 @@ EMBEDDERS = {
 }  # fmt: skip
 
 
-def test_embedders_of_the_toml_file(
+def test_doctor_lists_each_embedder_with_what_it_lacks(
     run: Run, config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is shown with what it lacks; a key is never shown, and nothing is embedded."""
@@ -195,7 +185,7 @@ def test_embedders_of_the_toml_file(
 
 
 @pytest.mark.slow
-def test_a_pyarrow_that_cannot_be_imported(store: Path, folder: Path) -> None:
+def test_a_broken_pyarrow_is_named_with_the_cure(store: Path, folder: Path) -> None:
     """As pyarrow 26 beside NumPy 1: doctor, a command and a result say so."""
     (folder / "site/pyarrow").mkdir(parents=True)
     reason = "pyarrow requires NumPy 2.0 or newer"
@@ -213,7 +203,7 @@ def test_a_pyarrow_that_cannot_be_imported(store: Path, folder: Path) -> None:
         assert "Traceback" not in finished.err
 
 
-def test_without_sqlite_vec(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_a_missing_sqlite_vec(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sqlite_vec", None)
     finding = wrong(run("doctor", "--json"))["sqlite-vec"]
     assert finding["value"] == "the package sqlite-vec is not installed"

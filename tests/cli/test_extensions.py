@@ -46,7 +46,7 @@ def beside(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     return beside
 
 
-def test_a_command_of_another_package(folder: Path, beside: Run) -> None:
+def test_a_command_of_another_package_runs(folder: Path, beside: Run) -> None:
     install(folder / "site", "greeting", "[aiovec.commands]\ngreet = greeting:app", greeting=GOOD)
     listed = beside("--help")
     assert (listed.code, listed.err) == (0, "")
@@ -58,7 +58,7 @@ def test_a_command_of_another_package(folder: Path, beside: Run) -> None:
     assert beside("greet", "leave").code == 3
 
 
-def test_our_own_commands_cannot_be_replaced(folder: Path, beside: Run) -> None:
+def test_a_package_cannot_replace_a_builtin_command(folder: Path, beside: Run) -> None:
     entry, source = "[aiovec.commands]\ntables = wrong:app", "raise SystemExit('it was imported')"
     install(folder / "site", "wrong", entry, wrong=source)
     done = beside("tables", "-s", "absent.db")
@@ -66,7 +66,7 @@ def test_our_own_commands_cannot_be_replaced(folder: Path, beside: Run) -> None:
     assert "there is no store at" in done.err
 
 
-def test_a_broken_command_says_so_in_one_line(folder: Path, beside: Run) -> None:
+def test_a_broken_command_fails_in_one_line(folder: Path, beside: Run) -> None:
     for number, (source, reason) in enumerate(BROKEN.items()):
         with case(source):
             name, module = f"broken{number}", f"not_working{number}"

@@ -13,7 +13,7 @@ def facts_of(text: str) -> dict[str, str]:
     return dict(line.split(None, 1) for line in text.splitlines() if line)
 
 
-def test_tables(run: Run, store: Path) -> None:
+def test_tables_lists_each_table(run: Run, store: Path) -> None:
     finished = run("tables", "-s", store)
     assert (finished.code, finished.err) == (0, "")
     assert finished.lines == [
@@ -27,7 +27,7 @@ def test_tables(run: Run, store: Path) -> None:
     }
 
 
-def test_info(run: Run, store: Path, folder: Path) -> None:
+def test_info_describes_the_store_and_its_tables(run: Run, store: Path, folder: Path) -> None:
     facts = facts_of(run("info", "-s", store).out)
     assert (
         facts.items()
@@ -59,7 +59,7 @@ def test_info(run: Run, store: Path, folder: Path) -> None:
     assert facts["model"] == "aiovec-demo-hash-256"
 
 
-def test_optimize(run: Run, store: Path) -> None:
+def test_optimize_reports_each_table(run: Run, store: Path) -> None:
     assert run("info", "-s", store, "--json").json["tables"][0]["last_optimize"] is None
     finished = run("optimize", "-s", store)
     assert (finished.code, finished.err) == (0, "")
@@ -69,7 +69,9 @@ def test_optimize(run: Run, store: Path) -> None:
     assert (table["name"], table["bytes"] > 0) == ("notes", True)
 
 
-def test_backup_and_restore(run: Run, store: Path, config: Path, folder: Path) -> None:
+def test_a_backup_is_restored_and_the_replaced_store_kept(
+    run: Run, store: Path, config: Path, folder: Path
+) -> None:
     finished = run("backup", "-s", store, "copy.db")
     assert finished.code == 0
     assert finished.out.startswith(f"copied {store} to copy.db in ")

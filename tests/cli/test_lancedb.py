@@ -15,8 +15,8 @@ from tests.harness.command import COMMAND, command_without, run_process
 
 from aiovec import Schema, sync
 
-from .conftest import ROWS, SCHEMA, Run
-from .test_doctor import contents, found, wrong
+from .conftest import ROWS, SCHEMA, Run, contents
+from .test_doctor_checks_lancedb_and_writes_nothing import found, wrong
 
 MANY = 400
 
@@ -37,7 +37,7 @@ def lance(made: Path, folder: Path) -> Path:
     return Path(shutil.copytree(made, folder / "notes.lance"))
 
 
-def test_facts_and_searches(run: Run, made: Path, folder: Path) -> None:
+def test_a_lancedb_store_is_described_and_searched(run: Run, made: Path, folder: Path) -> None:
     target = f"lancedb://{made}"
     before = contents(made)
     about = run("info", "-s", target, "--json").json
@@ -54,7 +54,7 @@ def test_facts_and_searches(run: Run, made: Path, folder: Path) -> None:
     assert run("optimize", "-s", "lancedb://copy.lance").out.startswith("optimized notes in ")
 
 
-def test_doctor(run: Run, made: Path, folder: Path) -> None:
+def test_doctor_checks_lancedb_and_writes_nothing(run: Run, made: Path, folder: Path) -> None:
     before = contents(made)
     finished = run("doctor", "-s", f"lancedb://{made}", "--json")
     assert finished.code == 0
@@ -69,7 +69,7 @@ def test_doctor(run: Run, made: Path, folder: Path) -> None:
     assert "secret" not in bucket.out
 
 
-def test_what_doctor_finds_wrong(run: Run, lance: Path, folder: Path) -> None:
+def test_doctor_names_the_faults_of_a_lancedb_folder(run: Run, lance: Path, folder: Path) -> None:
     target = f"lancedb://{lance}"
     db = lancedb.connect(lance)
     table = db.open_table("notes")
@@ -86,14 +86,14 @@ def test_what_doctor_finds_wrong(run: Run, lance: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_where_lancedb_cannot_be_imported() -> None:
+def test_doctor_names_the_missing_extra_of_lancedb() -> None:
     finished = run_process("doctor", "--json", command=command_without("lancedb"))
     finding = wrong(finished)["lancedb import"]
     assert 'pip install "aiovec[lancedb]"' in finding["cure"]
 
 
 @pytest.mark.slow
-def test_indexes(run: Run, folder: Path) -> None:
+def test_an_index_is_built_replaced_and_dropped(run: Run, folder: Path) -> None:
     target = f"lancedb://{folder / 'many.lance'}"
     vectors = np.random.default_rng(0).standard_normal((MANY, 16)).astype(np.float32)
     with sync.connect(target) as store:
@@ -113,25 +113,20 @@ def test_indexes(run: Run, folder: Path) -> None:
     again = run("index", "-s", target, "notes", "--kind", "hnsw_sq", "--json").json
     (index,) = again["indexes"]
     assert (index["kind"], index["rows_indexed"]) == ("hnsw_sq", MANY)
-    for arguments, code, told in (
-        (["absent"], 1, "absent"),
-        (["notes", "--kind", "tree"], 1, "ivf_pq"),
-        (["notes", "--kind", "ivf_flat", "--option", "m=4"], 1, "num_partitions"),
-        (["notes", "--option", "m"], 2, "NAME=NUMBER"),
-        (["notes", "--option", f"m={'9' * 5000}"], 2, "NAME=NUMBER"),
-        (["notes", "--option", "recall=1"], 2, "NAME=NUMBER"),
-        (["notes", "--drop", "a", "--recall", "0.5"], 2, "--drop"),
+    for arguments, words in (
+        (["absent"], "absent"),
+        (["notes", "--kind", "tree"], "ivf_pq"),
+        (["notes", "--kind", "ivf_flat", "--option", "m=4"], "num_partitions"),
     ):
         with case(arguments):
             wrongly = run("index", "-s", target, *arguments)
-            assert wrongly.code == code
-            assert told in wrongly.err
+            assert (wrongly.code, words in wrongly.err) == (1, True)
     dropped = run("index", "-s", target, "notes", "--drop", index["name"])
     assert dropped.out.startswith(f"dropped the index {index['name']} of notes in ")
     assert run("info", "-s", target, "--json").json["tables"][0]["indexes"] == []
 
 
-def test_upkeep_as_a_process_of_its_own(run: Run, lance: Path, folder: Path) -> None:
+def test_optimize_runs_in_rounds_past_a_failing_table(run: Run, lance: Path, folder: Path) -> None:
     """``optimize``, once or in rounds, in which a table that fails ends nothing."""
     target = f"lancedb://{lance}"
     with sync.connect(target) as store:
@@ -142,7 +137,6 @@ def test_upkeep_as_a_process_of_its_own(run: Run, lance: Path, folder: Path) -> 
     with sync.connect(target) as store:
         assert store.stats("notes").details["fragments"] == 1
     assert run("optimize", "absent", "-s", target).code == 1
-    assert "must be a time such as 10m" in run("optimize", "-s", target, "--every", "soon").err
     rounds = subprocess.Popen(
         [*COMMAND, "optimize", "absent", "notes", "-s", target, "--every", "0.1s"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

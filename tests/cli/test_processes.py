@@ -106,7 +106,7 @@ def test_a_process_imports_only_what_it_needs(store: Path) -> None:
             assert done.stderr == "set()\n"
 
 
-def test_a_stream_that_is_not_unicode(store: Path) -> None:
+def test_an_ascii_stream_gets_a_replacement_character(store: Path) -> None:
     shown = run_process(
         "search", "-s", store, "notes", "--like", "a", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
     )
@@ -115,7 +115,7 @@ def test_a_stream_that_is_not_unicode(store: Path) -> None:
 
 
 @posix_only
-def test_a_terminal(store: Path, folder: Path) -> None:
+def test_a_terminal_gets_colours_and_progress(store: Path, folder: Path) -> None:
     code, written = on_a_terminal("search", "-s", str(store), "notes", "--like", "a")
     assert code == 0
     assert "\t" not in written
@@ -134,7 +134,7 @@ def beside_progress(error: str) -> list[str]:
 
 
 @posix_only
-def test_streams_that_are_full_or_left(store: Path) -> None:
+def test_a_full_stream_is_an_error_and_a_closed_one_is_not(store: Path) -> None:
     if Path("/dev/full").exists():
         code, _, error = in_a_shell("aiovec info -s notes.db --json > /dev/full")
         assert (code, error.count("\n")) == (1, 1)
@@ -159,7 +159,7 @@ def test_streams_that_are_full_or_left(store: Path) -> None:
 
 
 @posix_only
-def test_progress_is_lines_where_there_is_no_terminal(store: Path) -> None:
+def test_progress_is_lines_without_a_terminal(store: Path) -> None:
     with sync.connect(store) as vectors:
         vectors.insert("notes", [{"embedding": [1, 0, 0], "body": "x" * 100} for _ in range(3000)])
     command = [*COMMAND, "export", "-", "-s", "notes.db", "--format", "jsonl"]
@@ -172,7 +172,7 @@ def test_progress_is_lines_where_there_is_no_terminal(store: Path) -> None:
 
 
 @posix_only
-def test_out_of_one_store_and_into_another(run: Run, store: Path, folder: Path) -> None:
+def test_an_export_is_piped_into_an_import(run: Run, store: Path, folder: Path) -> None:
     assert run("export", "-s", store, "notes", "notes.csv").code == 0  # its schema lies beside it
     ended, out, error = in_a_shell(
         "aiovec export notes - -s notes.db --format jsonl --json 2> said | { cat; echo broken; } | "
@@ -190,7 +190,7 @@ def test_out_of_one_store_and_into_another(run: Run, store: Path, folder: Path) 
 
 
 @posix_only
-def test_a_strict_import_from_standard_input(folder: Path) -> None:
+def test_a_strict_import_reads_standard_input_twice(folder: Path) -> None:
     """It reads its input twice."""
     (folder / "rows.jsonl").write_bytes(ROW)
     command = "aiovec import - -s n.db --format jsonl --table t --strict"
@@ -202,7 +202,7 @@ def test_a_strict_import_from_standard_input(folder: Path) -> None:
 
 
 @posix_only
-def test_an_interrupted_migration_says_how_to_go_on(run: Run, store: Path, folder: Path) -> None:
+def test_an_interrupted_migration_says_how_to_continue(run: Run, store: Path, folder: Path) -> None:
     (folder / "my_embedder.py").write_text(
         "import asyncio\nasync def slow(texts):\n    await asyncio.sleep(3600)\n"
     )

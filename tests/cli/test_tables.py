@@ -16,7 +16,7 @@ from aiovec import sync
 from .conftest import Run
 
 
-def test_a_table_from_its_creation_to_its_end(run: Run, folder: Path) -> None:
+def test_a_table_is_created_filled_searched_and_dropped(run: Run, folder: Path) -> None:
     notes = ("-s", "notes.db")
     made = run("create", "notes", *notes, "--dim", 2, "--field", "year:int", "--field",
                "tags:list[text]", "--field", "title:text", "--text", "body")  # fmt: skip
@@ -60,7 +60,7 @@ def test_a_table_from_its_creation_to_its_end(run: Run, folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal is needed")
-def test_a_table_is_dropped_on_a_terminal_once_that_is_confirmed(run: Run, store: Path) -> None:
+def test_drop_asks_on_a_terminal(run: Run, store: Path) -> None:
     import pty
 
     for answer, code, left in (("n", 1, 4), ("y", 0, None)):
@@ -82,7 +82,7 @@ def test_a_table_is_dropped_on_a_terminal_once_that_is_confirmed(run: Run, store
             assert (vectors.count("notes") if vectors.tables() else None) == left
 
 
-def test_several_tables_want_one_named(run: Run, store: Path) -> None:
+def test_a_command_without_a_table_lists_the_tables_to_choose(run: Run, store: Path) -> None:
     with sync.connect(store) as vectors:
         vectors.create_table("memos")
     for line in ("rows", "count", "get a", "distinct id", "search --like a",

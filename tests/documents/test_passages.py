@@ -63,7 +63,7 @@ async def test_markdown_is_cut_at_headings_whose_path_is_the_title() -> None:
     assert len({row["hash"] for row in rows}) == 1
 
 
-async def test_closing_marks_and_links_are_no_part_of_a_title() -> None:
+async def test_a_title_has_no_closing_marks_and_no_links() -> None:
     for heading, title in (
         ("# a #", "a"), ("# a#", "a#"), ("##\tb ##  ", "b"), ("# a # #\t", "a #"), ("# #", "#"),
         ("# [a](b(c)) [d]( e", "a) d]( e"), ("# \xa0x", "\xa0x"), ("# ", ""),
@@ -84,7 +84,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
-async def test_a_hostile_line_is_cut_as_fast_as_another(text: str) -> None:
+async def test_a_hostile_line_is_split_in_linear_time(text: str) -> None:
     rows = await _cut(f"{text}\n\nText.\n", source="a.md")
     letters = sum(len(re.findall(r"\w", row["body"])) for row in rows)
     assert letters == len(re.findall(r"\w", text)) + 4
@@ -116,7 +116,7 @@ async def test_a_long_section_is_cut_between_sentences_within_the_size() -> None
 PAGES = sorted(Path(__file__).parents[2].glob("docs/*/*.md"))[:20]
 
 
-async def test_every_character_of_words_is_in_a_passage() -> None:
+async def test_each_letter_of_a_document_is_in_a_passage() -> None:
     for path in PAGES:
         with case(path):
             text = path.read_text("utf-8")
@@ -160,9 +160,7 @@ async def test_text_in_any_encoding_becomes_one_passage(data: bytes, body: str) 
     ],
     ids=["empty", "blank", "binary", "bytes", "broken", "encrypted", "scanned", "large"],
 )
-async def test_a_document_that_cannot_be_read_is_refused(
-    data: bytes, source: str, reason: str
-) -> None:
+async def test_an_unreadable_document_is_refused(data: bytes, source: str, reason: str) -> None:
     with pytest.raises(DocumentError, match=rf"{source}: it .*{reason}"):
         await _cut(data, source=source)
 
@@ -175,20 +173,20 @@ async def test_passages_of_a_pdf_have_its_pages() -> None:
     ]
 
 
-async def test_pdfs_are_read_by_several_tasks_at_once() -> None:
+async def test_concurrent_tasks_read_pdfs() -> None:
     each = [_cut(pdf([f"Page of {n}."]), source=f"{n}.pdf") for n in range(20)]
     bodies = [rows[0]["body"] for rows in await asyncio.gather(*each)]
     assert bodies == [f"Page of {n}." for n in range(20)]
 
 
-async def test_a_name_that_is_no_text_is_written_as_text() -> None:
+async def test_a_name_that_is_not_unicode_is_escaped() -> None:
     for name, source in (("a\udcff.md", "a\\xff.md"), ("a\ud800.md", "a\\ud800.md")):
         with case(source):
             (row,) = await _cut(b"Text.", source=name)
             assert (row["source"], row["id"]) == (source, f"{source}#1")
 
 
-async def test_arguments_out_of_range() -> None:
+async def test_an_argument_out_of_range_is_refused() -> None:
     for options in ({"size": 0}, {"overlap": 1200}, {"size": 10, "overlap": 10}, {"overlap": -1}):
         with case(options), pytest.raises(InvalidArgumentError):
             await _cut("text", source="a.md", **options)
@@ -212,7 +210,7 @@ async def test_passages_are_rows_of_a_table_with_the_schema(tmp_path: Path) -> N
         assert await store.count("notes", "modified < TIMESTAMP '2021-01-01T00:00:00Z'") == 1
 
 
-async def test_sizes_are_tokens_of_a_given_tokenizer() -> None:
+async def test_sizes_count_the_tokens_of_a_given_tokenizer() -> None:
     tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

@@ -113,7 +113,7 @@ WRONG: dict[str, Callable[[list[str]], Any]] = {
 
 
 @pytest.mark.parametrize("kind", [Plain, Awaited])
-async def test_wrong_answers_and_errors_write_nothing(
+async def test_a_wrong_answer_or_an_error_of_an_embedder_writes_nothing(
     kind: type[Plain], toml: Toml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = kind()
@@ -131,7 +131,7 @@ async def test_wrong_answers_and_errors_write_nothing(
         assert await store.insert("notes", rows(2)) == 2
 
 
-async def test_a_generator_does_its_work_in_a_thread() -> None:
+async def test_a_generator_is_read_in_a_thread() -> None:
     """Libraries of local models give generators, which compute when they are read."""
     threads = set()
 
@@ -150,7 +150,7 @@ async def test_a_generator_does_its_work_in_a_thread() -> None:
     assert threading.main_thread() not in threads
 
 
-async def test_a_plain_embedder_has_one_call_at_a_time_which_tasks_share() -> None:
+async def test_tasks_share_the_calls_of_a_plain_embedder() -> None:
     calls: list[int] = []
     running = threading.Lock()
 
@@ -191,7 +191,7 @@ async def test_a_key_in_an_exception_is_not_shown(monkeypatch: pytest.MonkeyPatc
 # Time
 
 
-async def test_one_that_hangs_is_given_up(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hanging_embedder_times_out(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
     come_back = threading.Event()
 
     def hangs(texts: list[str]) -> Any:
@@ -279,7 +279,7 @@ async def test_a_table_of_an_unknown_embedder_names_the_section_to_write(toml: T
             await store.insert("notes", rows(1))
 
 
-async def test_the_demo_is_described_anywhere(
+async def test_an_embedder_is_described_by_file_argument_or_environment(
     toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema = Schema(256, fields={"body": str}, embed=Embed("body"))
@@ -341,7 +341,7 @@ async def test_a_static_model_needs_no_service_and_no_download(tmp_path: Path) -
             assert np.linalg.norm(np.asarray(hit.vector)) == pytest.approx(1)
 
 
-async def test_a_static_model_in_a_folder(tmp_path: Path) -> None:
+async def test_a_static_model_is_loaded_from_a_folder_the_app_names(tmp_path: Path) -> None:
     model = {"kind": "local", "model": str(saved_model(tmp_path / "model"))}
     async with aiovec.connect(tmp_path / "notes.db", embedder=model) as store:
         await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
@@ -384,7 +384,7 @@ async def test_a_static_model_that_cannot_be_read_is_refused(tmp_path: Path) -> 
             await aiovec.connect(":memory:", embedder=described)
 
 
-async def test_a_static_model_without_its_tokenizer(tmp_path: Path) -> None:
+async def test_a_static_model_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
     folder = saved_model(tmp_path / "model")
     described: Any = {"kind": "local", "model": str(folder)}
     (folder / "tokenizer.json").write_text("{}")
@@ -398,7 +398,7 @@ async def test_a_static_model_without_its_tokenizer(tmp_path: Path) -> None:
         await aiovec.connect(":memory:", embedder=described)
 
 
-async def test_a_class_of_the_app_is_told_queries_from_documents(
+async def test_an_apps_embedder_gets_the_kind_of_each_text(
     toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Embedder(Plain):

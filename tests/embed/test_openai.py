@@ -63,7 +63,7 @@ def rows(count: int, start: int = 0) -> list[dict[str, object]]:
     return [{"id": f"r{n}", "body": f"text {n}"} for n in range(start, start + count)]
 
 
-async def test_rows_and_searches_go_through_the_service(service: Service, opened: Open) -> None:
+async def test_rows_and_queries_are_embedded_by_the_service(service: Service, opened: Open) -> None:
     async with opened(query_prefix="query: ", document_prefix="passage: ") as store:
         await with_table(store)
         assert (await store.schema("notes")).model == "tiny"
@@ -84,7 +84,7 @@ async def test_rows_and_searches_go_through_the_service(service: Service, opened
         assert service.connections == 1
 
 
-async def test_a_requested_dim_and_no_cache(service: Service, opened: Open) -> None:
+async def test_request_dim_is_sent_and_the_cache_can_be_off(service: Service, opened: Open) -> None:
     async with opened(request_dim=True, cache_mb=0) as store:
         await with_table(store)
         await store.insert("notes", rows(2))
@@ -96,9 +96,7 @@ async def test_a_requested_dim_and_no_cache(service: Service, opened: Open) -> N
         assert len(service.requests) == 3
 
 
-async def test_tasks_at_once_share_requests_and_large_calls_are_cut(
-    service: Service, opened: Open
-) -> None:
+async def test_tasks_share_requests_large_calls_are_split(service: Service, opened: Open) -> None:
     async with opened(batch_size=10, concurrency=3) as store:
         await with_table(store)
         service.answers.clear()
@@ -119,7 +117,7 @@ async def test_tasks_at_once_share_requests_and_large_calls_are_cut(
 
 
 @pytest.mark.slow
-async def test_passing_failures_are_retried(service: Service, opened: Open) -> None:
+async def test_a_passing_failure_is_retried(service: Service, opened: Open) -> None:
     busy = {"error": {"message": "busy"}}
     async with opened(cache_mb=0) as store:
         await with_table(store)
@@ -141,7 +139,7 @@ async def test_passing_failures_are_retried(service: Service, opened: Open) -> N
         assert service.sizes == [2, 2, 2]
 
 
-async def test_a_service_that_stays_away_is_given_up(service: Service, opened: Open) -> None:
+async def test_a_service_that_keeps_failing_is_given_up(service: Service, opened: Open) -> None:
     service.always = lambda _: Reply(
         {"error": {"message": "overloaded"}}, status=503, headers=AT_ONCE
     )
@@ -165,7 +163,7 @@ async def test_a_service_that_stays_away_is_given_up(service: Service, opened: O
         assert (caught.value.status, caught.value.retryable) == (None, True)
 
 
-async def test_lasting_failures_are_not_retried(service: Service, opened: Open) -> None:
+async def test_a_lasting_failure_is_not_retried(service: Service, opened: Open) -> None:
     elsewhere = {"Location": "http://127.0.0.1:9/"}
     root = service.url.removesuffix("/v1")
     for base, hint in {
@@ -191,7 +189,7 @@ async def test_lasting_failures_are_not_retried(service: Service, opened: Open) 
             assert len(service.requests) == 1
 
 
-async def test_the_text_that_a_service_refuses_is_found(service: Service, opened: Open) -> None:
+async def test_the_text_that_a_service_refuses_is_named(service: Service, opened: Open) -> None:
     def picky(request: Request) -> Reply:
         if any("bad" in text for text in request.texts):
             return Reply({"error": {"message": "input is too long"}}, status=400)
@@ -214,7 +212,7 @@ async def test_the_text_that_a_service_refuses_is_found(service: Service, opened
         assert await store.count("notes") == 2
 
 
-async def test_hangs_end_within_the_time_limits(service: Service, opened: Open) -> None:
+async def test_a_hanging_service_times_out(service: Service, opened: Open) -> None:
     service.plan = [lambda _: Reply({}, hang=True)]
     async with opened(timeout=0.3) as store:
         await with_table(store)
@@ -250,7 +248,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 }
 
 
-async def test_wrong_answers_write_nothing(service: Service, opened: Open) -> None:
+async def test_a_wrong_answer_of_the_service_writes_nothing(service: Service, opened: Open) -> None:
     async with opened(cache_mb=0, retries=0) as store:
         await with_table(store)
         for name, (document, words) in WRONG.items():
@@ -271,7 +269,7 @@ async def test_wrong_answers_write_nothing(service: Service, opened: Open) -> No
         assert await store.count("notes") == 0
 
 
-async def test_the_key_is_nowhere(
+async def test_the_key_is_in_no_error_and_no_log(
     service: Service, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -311,7 +309,7 @@ async def test_the_key_is_nowhere(
         assert secret not in whole
 
 
-async def test_a_key_that_is_not_set(
+async def test_an_unset_key_is_named_and_no_other_key_is_sent(
     service: Service, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MY_KEY")

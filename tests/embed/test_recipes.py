@@ -41,7 +41,7 @@ def bytes_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
-async def test_it_has_all_that_decides_the_vectors_and_no_secret(
+async def test_a_recipe_keeps_what_decides_the_vectors_and_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THEIR_KEY", "sk-0123456789abcdef")
@@ -64,7 +64,7 @@ async def test_it_has_all_that_decides_the_vectors_and_no_secret(
     assert b"0123456789abcdef" not in held
 
 
-async def test_an_embedder_that_is_given_comes_first(tmp_path: Path) -> None:
+async def test_a_given_embedder_comes_before_the_tables(tmp_path: Path) -> None:
     def ones(texts: list[str]) -> Any:
         return [[1.0, 2.0] for _ in texts]
 
@@ -82,7 +82,7 @@ async def test_an_embedder_that_is_given_comes_first(tmp_path: Path) -> None:
 # A stranger's table
 
 
-async def test_no_text_and_no_key_goes_to_a_host_that_only_the_table_names(
+async def test_a_host_that_only_the_table_names_gets_no_text_and_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
@@ -125,7 +125,7 @@ async def test_no_text_and_no_key_goes_to_a_host_that_only_the_table_names(
         assert [request.texts for request in service.requests] == [["secret words"]]
 
 
-async def test_the_service_that_a_kind_has_by_default_is_used(
+async def test_a_table_may_name_the_default_service_of_its_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -141,7 +141,7 @@ def write_what_is_not_trusted(place: Path) -> None:
     (place / "their_code.py").write_text("open('ran', 'w').close()\ndef embed(texts): ...\n")
 
 
-async def test_no_code_and_no_folder_that_only_the_table_names(
+async def test_code_or_a_folder_that_only_the_table_names_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -176,7 +176,7 @@ async def test_no_code_and_no_folder_that_only_the_table_names(
     assert loads == [("org/small", offline), ("small", offline)]
 
 
-async def test_what_is_no_recipe(tmp_path: Path) -> None:
+async def test_an_invalid_recipe_is_refused(tmp_path: Path) -> None:
     wrong: tuple[Any, ...] = (
         {}, [], "demo", {"model": "m"}, {"kind": "demo", "api_key": "sk-secret"}, {"kind": 3},
         {"kind": "openai", "base_url": ["x"]},
@@ -192,7 +192,7 @@ async def test_what_is_no_recipe(tmp_path: Path) -> None:
 # A schema without dim
 
 
-async def test_the_length_comes_from_the_embedder() -> None:
+async def test_a_schema_without_dim_gets_it_from_the_embedder() -> None:
     asked: list[list[str]] = []
 
     async def pairs(texts: list[str]) -> Any:
@@ -224,7 +224,7 @@ async def test_the_length_comes_from_the_embedder() -> None:
 # What an app gives
 
 
-async def test_embedders_are_given_in_several_ways() -> None:
+async def test_a_default_and_a_named_embedder_are_used_together() -> None:
     def plain(texts: list[str], *, kind: str = "document") -> Any:
         return [[float(len(text)), 1.0 + (kind == "query")] for text in texts]
 

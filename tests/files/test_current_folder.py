@@ -37,7 +37,7 @@ async def test_a_relative_store_stays_in_its_folder(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder that is in use")
 @pytest.mark.parametrize("kind", ["sqlite", "lancedb"])
-async def test_the_current_folder_is_removed(
+async def test_a_store_survives_the_removal_of_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     (tmp_path / "gone").mkdir()

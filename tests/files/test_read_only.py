@@ -8,10 +8,11 @@ import os
 import shutil
 import subprocess
 from asyncio import to_thread
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.files.calls import QUERY, WRITES, exported
 from tests.harness.scripts import DIM, KINDS, SCHEMA, TABLE, row, target_in
 
 import aiovec
@@ -25,8 +26,6 @@ from aiovec import (
     sync,
 )
 from aiovec.asgi import lifespan
-
-QUERY = [1.0, 2.0, 2.0, 3.0]
 
 
 async def fill(folder: Path, kind: str) -> str:
@@ -79,32 +78,10 @@ async def check_reads(store: VectorStore, copy: Path) -> None:
     assert [record.id for record in await store.find(TABLE, "year = 1")] == ["a"]
     assert {hit.id for hit in await store.search(TABLE, QUERY)} == {"a", "b"}
     assert len(await store.search_many(TABLE, [QUERY, QUERY])) == 2
-    assert sum([len(batch) async for batch in store.export(TABLE)]) == 2
+    assert sum(map(len, await exported(store))) == 2
     assert (await store.stats(TABLE)).rows == 2
     await store.create_table(TABLE, SCHEMA, exist_ok=True)
     await store.backup(copy)
-
-
-WRITES: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
-    "insert": lambda store: store.insert(TABLE, [row("c", 3)]),
-    "upsert": lambda store: store.upsert(TABLE, [row("a", 3)]),
-    "set_vectors": lambda store: store.set_vectors(TABLE, ["a"], [QUERY]),
-    "update": lambda store: store.update(TABLE, {"name": "x"}, ids="a"),
-    "delete": lambda store: store.delete(TABLE, "a"),
-    "delete_where": lambda store: store.delete(TABLE, where="year = 1"),
-    "create_table": lambda store: store.create_table("u", SCHEMA),
-    "create_table that may exist": lambda store: store.create_table("u", SCHEMA, exist_ok=True),
-    "add_field": lambda store: store.add_field(TABLE, "late", int),
-    "create_field_index": lambda store: store.create_field_index(TABLE, "year", "btree"),
-    "drop_field_index": lambda store: store.drop_field_index(TABLE, "year"),
-    "drop_field": lambda store: store.drop_field(TABLE, "year"),
-    "rename_field": lambda store: store.rename_field(TABLE, "year", "x"),
-    "rename_table": lambda store: store.rename_table(TABLE, "x"),
-    "drop_table": lambda store: store.drop_table(TABLE),
-    "optimize": lambda store: store.optimize(TABLE),
-    "create_index": lambda store: store.create_index(TABLE),
-    "revert": lambda store: store.revert(TABLE, 1),
-}
 
 
 async def check_refusals(store: VectorStore) -> None:
@@ -115,7 +92,7 @@ async def check_refusals(store: VectorStore) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_where_it_could_be_written(tmp_path: Path, kind: str) -> None:
+async def test_a_read_only_store_reads_and_writes_nothing(tmp_path: Path, kind: str) -> None:
     """Reads work, writes are refused, and the store's own files stay as they were."""
     target = await fill(tmp_path, kind)
     before = await to_thread(contents, tmp_path)
@@ -132,7 +109,7 @@ async def test_where_it_could_be_written(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_where_nothing_can_be_written(
+async def test_a_store_on_a_read_only_medium_is_read(
     tmp_path: Path, kind: str, sealed: Callable[[Path, Path], None]
 ) -> None:
     folder, medium = tmp_path / "folder", tmp_path / "medium"
@@ -159,7 +136,7 @@ LONG = {"id": "", "embedding": QUERY, "name": "x" * 20_000, "year": 0}
 
 
 @pytest.mark.parametrize("sealing", [False, True])
-async def test_long_reads_beside_a_writer(
+async def test_a_long_read_beside_a_writer_ends_or_names_keep_versions(
     tmp_path: Path, sealed: Callable[[Path, Path], None], sealing: bool
 ) -> None:
     """What is read is kept, or the error names the setting that would keep it."""
@@ -193,7 +170,7 @@ async def test_long_reads_beside_a_writer(
                 assert read == 4000
 
 
-async def test_a_wal_where_nothing_can_be_written(
+async def test_a_wal_on_a_read_only_medium_is_read_or_refused(
     tmp_path: Path, sealed: Callable[[Path, Path], None]
 ) -> None:
     """Rows that are in the WAL alone are read, or the store is refused."""
@@ -215,7 +192,7 @@ async def test_a_wal_where_nothing_can_be_written(
                 await aiovec.connect(medium / source.name, read_only=True)
 
 
-async def test_beside_a_writer(tmp_path: Path) -> None:
+async def test_a_reader_beside_a_writer_sees_each_acknowledged_write(tmp_path: Path) -> None:
     """It sees each acknowledged write, and holds none up."""
     target = await fill(tmp_path, "sqlite")
     async with aiovec.connect(target, read_only=True) as reader, aiovec.connect(target) as store:
@@ -225,7 +202,7 @@ async def test_beside_a_writer(tmp_path: Path) -> None:
             assert len(await reader.search(TABLE, QUERY, limit=100)) == n + 3
 
 
-async def test_one_who_writes_where_we_can_only_read(
+async def test_a_reader_notices_a_writer_that_it_cannot_lock_out(
     tmp_path: Path, sealed: Callable[[Path, Path], None]
 ) -> None:
     """The file is read as one that nobody changes; when somebody does, no answer is wrong."""
@@ -241,7 +218,7 @@ async def test_one_who_writes_where_we_can_only_read(
                 await reader.count(TABLE)
 
 
-async def test_a_store_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_read_only_creates_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error, and nothing is made."""
     monkeypatch.chdir(tmp_path)
     for target in ("absent.db", "absent/notes.db", "folder", "lancedb://absent"):
@@ -256,7 +233,7 @@ async def test_a_store_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Mon
     assert await to_thread(os.listdir, tmp_path) == []
 
 
-def test_without_asyncio_in_a_web_app_and_by_the_toml(tmp_path: Path) -> None:
+def test_sync_lifespan_and_toml_open_for_reading_only(tmp_path: Path) -> None:
     target = asyncio.run(fill(tmp_path, "sqlite"))
     config = tmp_path / "aiovec.toml"
     config.write_text('[retrieval]\nsqlite_path = "store.db"\n')

@@ -80,7 +80,7 @@ async def refused(path: Path, message: str) -> None:
     assert await to_thread(look_at, path) == before
 
 
-async def test_strangers(tmp_path: Path) -> None:
+async def test_a_foreign_file_is_refused_unchanged(tmp_path: Path) -> None:
     for number, (name, (make, message)) in enumerate(STRANGERS.items()):
         with case(name):
             path = tmp_path / str(number) / "notes.db"
@@ -93,7 +93,7 @@ async def test_strangers(tmp_path: Path) -> None:
                 assert await store.tables() == []
 
 
-async def test_a_newer_layout(tmp_path: Path, whole: Path) -> None:
+async def test_a_file_of_a_newer_layout_is_refused_unchanged(tmp_path: Path, whole: Path) -> None:
     for mode in ("WAL", "DELETE"):
         path = Path(await to_thread(shutil.copy, whole, tmp_path / f"{mode}.db"))
         statements = (f"PRAGMA journal_mode = {mode}", "PRAGMA user_version = 77")
@@ -101,7 +101,7 @@ async def test_a_newer_layout(tmp_path: Path, whole: Path) -> None:
         await refused(path, "layout 77.*upgrade aiovec")
 
 
-async def test_damage_at_the_beginning_or_the_end(tmp_path: Path, whole: Path) -> None:
+async def test_a_damaged_file_is_refused_unchanged(tmp_path: Path, whole: Path) -> None:
     path = tmp_path / "notes.db"
     for kept in (0.9, 0.5, 0.1):
         await to_thread(shutil.copy, whole, path)
@@ -128,7 +128,7 @@ asyncio.run(main())
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-async def test_a_backup_copied_over_a_store_beside_its_wal(tmp_path: Path) -> None:
+async def test_a_file_beside_the_wal_of_another_is_refused(tmp_path: Path) -> None:
     """By hand, after a kill: the WAL is of another file, and whose rows count nobody can tell."""
     path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
     async with aiovec.connect(path) as store:
@@ -148,7 +148,7 @@ async def test_a_backup_copied_over_a_store_beside_its_wal(tmp_path: Path) -> No
         assert await store.count(TABLE) == 1
 
 
-async def test_what_is_no_file(tmp_path: Path) -> None:
+async def test_a_folder_a_pipe_or_a_foreign_file_is_refused(tmp_path: Path) -> None:
     await to_thread((tmp_path / "file").write_text, "x")
     await to_thread((tmp_path / "folder" / "vectors.sqlite").mkdir, parents=True)
     with pytest.raises(CorruptStoreError, match=r"folder.*lancedb://"):

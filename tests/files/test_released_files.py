@@ -26,7 +26,7 @@ def test_every_released_version_has_a_file() -> None:
 
 @pytest.mark.parametrize("target", released.TARGETS)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-async def test_a_store_of_a_released_version(
+async def test_a_store_of_a_released_version_is_read_and_changed(
     file: Path, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await to_thread(shutil.unpack_archive, file, tmp_path)

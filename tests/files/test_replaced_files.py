@@ -7,12 +7,12 @@ import asyncio
 import os
 import shutil
 from asyncio import to_thread
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from tests.files.calls import READS, WRITES, exported
 from tests.harness.cases import case
 from tests.harness.scripts import SCHEMA, TABLE, path_of, row, target_in
 from tests.harness.waiting import until
@@ -71,29 +71,14 @@ WAYS: dict[str, list[Callable[[Path], None]]] = {
     "sqlite": [removed, renamed, replaced, replaced_by_nothing, in_another_folder, without_its_wal],
     "lancedb": [removed, renamed, replaced, replaced_by_nothing],
 }
-CALLS: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
-    "insert": lambda store: store.insert(TABLE, [row("c", 3)]),
-    "upsert": lambda store: store.upsert(TABLE, [row("a", 3)]),
-    "update": lambda store: store.update(TABLE, {"name": "x"}, ids="a"),
-    "delete": lambda store: store.delete(TABLE, "a"),
-    "create_table": lambda store: store.create_table("u", SCHEMA),
-    "get": lambda store: store.get(TABLE, "a"),
-    "find": lambda store: store.find(TABLE),
-    "count": lambda store: store.count(TABLE),
-    "search": lambda store: store.search(TABLE, [1, 2, 3, 4]),
-    "tables": lambda store: store.tables(),
-    "ping": lambda store: store.ping(),
-    "optimize": lambda store: store.optimize(TABLE),
-    "export": lambda store: exported(store),
+CALLS = READS | {
+    name: WRITES[name]
+    for name in ("insert", "upsert", "update", "delete", "create_table", "optimize")
 }
 
 
-async def exported(store: VectorStore) -> list[pa.RecordBatch]:
-    return [batch async for batch in store.export(TABLE)]
-
-
 @pytest.mark.parametrize("kind", WAYS)
-async def test_every_call_says_so_and_none_makes_a_file(tmp_path: Path, kind: str) -> None:
+async def test_calls_on_a_replaced_store_fail_and_create_nothing(tmp_path: Path, kind: str) -> None:
     for way in WAYS[kind]:
         folder = tmp_path / way.__name__ / "folder"
         await to_thread(folder.mkdir, parents=True)
@@ -143,7 +128,7 @@ async def test_a_reader_follows_newer_copies(tmp_path: Path, kind: str) -> None:
         await aiovec.connect(target, follow=True)
 
 
-async def test_a_link_that_leads_elsewhere(tmp_path: Path) -> None:
+async def test_a_link_that_was_switched_is_noticed(tmp_path: Path) -> None:
     """As deployments do that switch a link."""
     for name in ("one.db", "two.db"):
         await (await filled(str(tmp_path / name))).close()
@@ -188,7 +173,7 @@ async def test_writes_while_the_file_is_replaced_are_refused_or_kept(tmp_path: P
         assert set(acknowledged) <= {one.id for one in await old.find(TABLE, limit=10**6)}
 
 
-async def test_neighbours_in_one_folder_may_come_and_go(tmp_path: Path) -> None:
+async def test_another_store_in_the_folder_may_be_removed(tmp_path: Path) -> None:
     store = await filled(str(tmp_path / "notes.db"))
     await (await filled(str(tmp_path / "other.db"))).close()
     await to_thread((tmp_path / "other.db").unlink)

@@ -89,7 +89,7 @@ async def test_a_backup_is_of_one_moment(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_over_a_store_and_where_there_is_none(tmp_path: Path, kind: str) -> None:
+async def test_a_restore_replaces_a_store_or_creates_one(tmp_path: Path, kind: str) -> None:
     """The old store is kept unless ``overwrite`` is true, and no file of it stays beside."""
     target, backup = target_in(tmp_path, kind), tmp_path / "backup"
     await backed_up(target, backup)
@@ -109,7 +109,7 @@ async def test_over_a_store_and_where_there_is_none(tmp_path: Path, kind: str) -
     assert await ids_in(target) == await ids_in(new) == ["a", "b"]
 
 
-async def test_a_cursor_from_before_a_restore_passes_over_no_new_row(tmp_path: Path) -> None:
+async def test_a_cursor_from_before_a_restore_skips_no_new_row(tmp_path: Path) -> None:
     """The restored store counts on from the one that it replaces."""
     target, backup = target_in(tmp_path, "sqlite"), tmp_path / "backup.db"
     await backed_up(target, backup)
@@ -158,7 +158,7 @@ async def refused(target: str, backup: Path) -> None:
     assert await to_thread(names_in, backup.parent) == before
 
 
-async def test_while_it_is_in_use_here(tmp_path: Path) -> None:
+async def test_a_restore_is_refused_while_this_process_uses_the_store(tmp_path: Path) -> None:
     target, backup = target_in(tmp_path, "sqlite"), tmp_path / "backup.db"
     await backed_up(target, backup)
     async with aiovec.connect(target) as store:
@@ -172,7 +172,9 @@ async def test_while_it_is_in_use_here(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", HOLD)
-async def test_while_another_process_uses_it(tmp_path: Path, way: str) -> None:
+async def test_a_restore_is_refused_while_another_process_uses_the_store(
+    tmp_path: Path, way: str
+) -> None:
     target, backup = target_in(tmp_path, "sqlite"), tmp_path / "backup.db"
     await backed_up(target, backup)
     process = await to_thread(
@@ -188,7 +190,7 @@ async def test_while_another_process_uses_it(tmp_path: Path, way: str) -> None:
     assert len(await ids_in(target)) == 3
 
 
-async def test_a_folder_of_lancedb_that_is_in_use(tmp_path: Path) -> None:
+async def test_a_restore_is_refused_while_a_lancedb_version_is_read(tmp_path: Path) -> None:
     """Refused while somebody reads a version; a store that is open only notices later."""
     target, backup = target_in(tmp_path, "lancedb"), tmp_path / "backup"
     await backed_up(target, backup)
@@ -214,7 +216,7 @@ def foreign(path: Path) -> None:
         db.executescript("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
 
 
-async def test_what_is_no_backup_or_no_store(tmp_path: Path) -> None:
+async def test_a_restore_checks_the_backup_and_the_target_first(tmp_path: Path) -> None:
     """The backup is checked before anything is changed, and a mistyped target is not replaced."""
     path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
     await backed_up(str(path), backup)

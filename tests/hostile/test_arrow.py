@@ -70,7 +70,7 @@ DAMAGED: dict[str, tuple[str, Callable[[], pa.Array]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_field_is_named(tmp_path: Path, kind: str) -> None:
+async def test_damaged_arrow_is_refused_and_the_field_named(tmp_path: Path, kind: str) -> None:
     async with aiovec.connect(target_in(tmp_path, kind)) as store:
         await store.create_table("t", SCHEMA)
         good = pa.RecordBatch.from_pydict(columns(3, id=pa.array(["x", "y", "z"])))

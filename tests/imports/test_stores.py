@@ -102,7 +102,7 @@ def make_chroma() -> None:
     client.create_collection("empty")
 
 
-def test_chroma(store: Any) -> None:
+def test_chroma_collections_keep_ids_vectors_and_documents(store: Any) -> None:
     elsewhere(make_chroma, needs="chromadb")
     listed = run("import", "chroma", "--list")
     assert {tuple(line[1:]) for line in listed.lines[1:]} == {
@@ -197,7 +197,7 @@ def make_qdrant() -> None:
     client.close()
 
 
-def test_a_folder_of_qdrants_client(store: Any) -> None:
+def test_a_folder_of_qdrants_client_keeps_points_and_payloads(store: Any) -> None:
     elsewhere(make_qdrant, needs="qdrant_client")
     done = bring("q#plain")
     assert (done.code, table(done)["rows"], table(done)["metric"]) == (0, COUNT, "l2")
@@ -255,7 +255,7 @@ def make_edge(names: list[str]) -> None:
     shard.close()
 
 
-def test_a_shard_of_qdrant_edge(store: Any) -> None:
+def test_a_shard_of_qdrant_edge_keeps_its_points(store: Any) -> None:
     elsewhere(make_edge, ["text"], needs="qdrant_edge")
     done = bring("qdrant-edge:shard", "--allow-rejects")
     assert (done.code, table(done)["rows"], table(done)["missing"]) == (0, COUNT, 0)
@@ -266,7 +266,7 @@ def test_a_shard_of_qdrant_edge(store: Any) -> None:
     assert_rows(rows, [str(i) for i in range(COUNT)], UNIT, fields)  # as Qdrant keeps them
 
 
-def test_of_several_vectors_of_qdrant_edge_the_first_by_name_comes(folder: Path) -> None:
+def test_the_first_of_several_qdrant_edge_vectors_is_imported(folder: Path) -> None:
     names = list("hgfedcba")  # the shard keeps them in no order
     elsewhere(make_edge, names, needs="qdrant_edge")
     done = bring("qdrant-edge:shard", "--allow-rejects")
@@ -321,7 +321,7 @@ def make_milvus() -> None:
     client.close()
 
 
-def test_a_folder_of_milvus_lite(folder: Path, store: Any) -> None:
+def test_a_folder_of_milvus_lite_keeps_its_collections(folder: Path, store: Any) -> None:
     elsewhere(make_milvus, needs="milvus_lite pymilvus")
     done = bring("milvus:m.db#docs", "--allow-rejects", "--text", "body")
     assert done.code == 0, done.err
@@ -381,7 +381,7 @@ def save_local(count: int, factory: str = "Flat", removed: int | None = None) ->
 LOCAL = "faiss langchain_community langchain_core"
 
 
-def test_faiss_beside_a_docstore(store: Any) -> None:
+def test_a_faiss_index_keeps_the_documents_beside_it(store: Any) -> None:
     elsewhere(save_local, COUNT, needs=LOCAL)
     done = bring("faiss:saved")
     assert (done.code, table(done)["rows"], table(done)["metric"]) == (0, COUNT, "l2")
@@ -402,7 +402,7 @@ def test_faiss_beside_a_docstore(store: Any) -> None:
         ("IVF4,Flat", 3, "because some were removed from this IndexIVFFlat"),
     ],
 )
-def test_faiss_without_exact_vectors_in_their_places_is_refused(
+def test_a_faiss_index_without_exact_vectors_is_refused(
     factory: str, removed: int | None, why: str
 ) -> None:
     elsewhere(save_local, 100, factory, removed, needs=LOCAL)
@@ -411,7 +411,7 @@ def test_faiss_without_exact_vectors_in_their_places_is_refused(
     assert not Path("new.db").exists()
 
 
-def test_one_index_of_a_folder_that_is_refused_stops_no_other() -> None:
+def test_a_refused_faiss_index_stops_no_other() -> None:
     elsewhere(save_local, 10, needs=LOCAL)
     for end in ("faiss", "pkl"):
         Path(f"saved/index.{end}").rename(f"saved/good.{end}")
@@ -423,7 +423,7 @@ def test_one_index_of_a_folder_that_is_refused_stops_no_other() -> None:
     assert set(done.json["failed"]) == {"saved", "lost"}
 
 
-def test_a_docstore_runs_nothing(folder: Path) -> None:
+def test_a_docstore_runs_no_code(folder: Path) -> None:
     faiss = pytest.importorskip("faiss", reason="needs the packages of nox -s imports")
 
     class Evil:
@@ -477,7 +477,7 @@ def postgres() -> Iterator[Any]:
             server("stop", "-m", "immediate")
 
 
-def test_pgvector(postgres: Any, store: Any) -> None:
+def test_a_pgvector_table_keeps_its_columns(postgres: Any, store: Any) -> None:
     postgres.execute(
         """CREATE TABLE "My Docs" (key bigint PRIMARY KEY, embedding vector(8), body text,
         n int, half float8, live bool, at timestamptz, tags text[], meta jsonb, price numeric,
@@ -515,7 +515,7 @@ def test_pgvector(postgres: Any, store: Any) -> None:
     assert_rows(rows, [str(i) for i in range(COUNT)], VECTORS, wanted)
 
 
-def test_pgvector_without_keys_lengths_and_indexes(postgres: Any, store: Any) -> None:
+def test_a_pgvector_table_needs_no_key_length_or_index(postgres: Any, store: Any) -> None:
     postgres.execute("CREATE SCHEMA work")
     postgres.execute("CREATE TABLE work.bare (a int, b int, half halfvec, PRIMARY KEY (a, b))")
     postgres.execute("INSERT INTO work.bare VALUES (1, 2, '[0.5,1]'), (1, 3, '[2,-1.25]')")
@@ -539,7 +539,7 @@ def test_pgvector_without_keys_lengths_and_indexes(postgres: Any, store: Any) ->
     assert (done.code, "there is no pgvector table plain" in done.err) == (1, True)
 
 
-def test_a_postgresql_that_is_not_there(folder: Path) -> None:
+def test_an_unreachable_postgresql_is_named_without_its_password(folder: Path) -> None:
     pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
     done = run("import", f"postgresql://app:its-secret@/x?host={folder}#docs", "-s", "new.db")
     assert done.code == 1

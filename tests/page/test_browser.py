@@ -53,7 +53,7 @@ async def visit(page: Page, where: str) -> None:
     await page.locator("main:not([aria-busy]) h1, main:not([aria-busy]) .empty").first.wait_for()
 
 
-async def test_tables_and_rows_by_page_filter_and_order(page: Page) -> None:
+async def test_rows_are_shown_by_page_filter_and_order(page: Page) -> None:
     await visit(page, "#/")
     await expect(page.locator("main")).to_contain_text("4 tables")
     await page.get_by_role("link", name="notes", exact=True).click()
@@ -83,7 +83,7 @@ async def test_tables_and_rows_by_page_filter_and_order(page: Page) -> None:
     await expect(page.locator("main")).to_contain_text("No row matches the filter")
 
 
-async def test_a_row_and_what_is_not_there(page: Page) -> None:
+async def test_a_row_is_shown_and_a_missing_one_is_named(page: Page) -> None:
     await visit(page, "#/t/notes/row/note-07")
     await expect(page.locator("dl.fields")).to_contain_text("9007199254740993")  # beyond a double
     await page.get_by_role("link", name="More like this").click()
@@ -95,7 +95,7 @@ async def test_a_row_and_what_is_not_there(page: Page) -> None:
     await expect(page.locator("main")).to_contain_text("There is no such page")
 
 
-async def test_search_by_text_and_by_a_vector(page: Page) -> None:
+async def test_each_way_of_searching_shows_hits(page: Page) -> None:
     for by, label in (("Keywords", "Words"), ("Meaning", "Text"), ("Both", "Text")):
         await visit(page, "#/t/notes/search")
         await page.get_by_text(by, exact=True).click()
@@ -114,7 +114,7 @@ async def test_search_by_text_and_by_a_vector(page: Page) -> None:
     await expect(page.locator(".hits > li").first).to_contain_text("p2")
 
 
-async def test_the_box_for_words_its_hits_and_its_errors(page: Page) -> None:
+async def test_the_search_box_is_focused_and_shows_hits_and_errors(page: Page) -> None:
     for width, height, fold in ((1280, 800, 480), (375, 700, 560)):
         await page.set_viewport_size({"width": width, "height": height})
         await visit(page, "#/t/notes")
@@ -148,7 +148,7 @@ async def test_the_box_for_words_its_hits_and_its_errors(page: Page) -> None:
     await page.unroute("**/search_hybrid")
 
 
-async def test_the_map_and_the_details(page: Page) -> None:
+async def test_the_map_is_used_by_keyboard_and_the_details_are_shown(page: Page) -> None:
     await visit(page, "#/t/notes/map")
     await expect(page.get_by_label("Color by")).to_have_value("topic")  # it has few values
     await expect(page.locator("[data-status]")).to_have_text("60 rows")
@@ -165,7 +165,7 @@ async def test_the_map_and_the_details(page: Page) -> None:
         await expect(page.locator("main")).to_contain_text(text)
 
 
-async def test_deleting_asks_first(page: Page) -> None:
+async def test_deleting_a_row_asks_first(page: Page) -> None:
     await visit(page, "#/t/plain/row/p4")
     button, dialog = page.get_by_role("button", name="Delete row"), page.get_by_role("dialog")
     await button.focus()
@@ -187,7 +187,7 @@ async def test_deleting_asks_first(page: Page) -> None:
     assert (await page.request.post("/tables/plain/records", data=[row])).ok
 
 
-async def test_by_keyboard_alone(page: Page) -> None:
+async def test_the_page_is_usable_by_keyboard_alone(page: Page) -> None:
     await visit(page, "#/")
     await page.keyboard.press("Tab")
     await expect(page.locator(".skip")).to_be_focused()
@@ -210,7 +210,7 @@ async def test_by_keyboard_alone(page: Page) -> None:
     assert seen > 20
 
 
-async def test_each_view_has_no_finding_of_axe_and_fits_a_phone(page: Page) -> None:
+async def test_each_view_passes_axe_and_fits_a_phone(page: Page) -> None:
     axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe()
     found = []
     await visit(page, "#/")
@@ -270,7 +270,7 @@ PROBLEMS = [
 ]
 
 
-async def test_hostile_addresses_and_answers_lead_to_words(page: Page) -> None:
+async def test_hostile_addresses_and_answers_are_shown_as_text(page: Page) -> None:
     for where in ADDRESSES:
         with case(where):
             await visit(page, "#/t/empty/details")
@@ -293,7 +293,7 @@ async def test_hostile_addresses_and_answers_lead_to_words(page: Page) -> None:
         await expect(page.get_by_role("heading", level=1)).to_have_text("Tables")
 
 
-async def test_a_server_that_dies_and_comes_back(browser: Browser, serve: Serve) -> None:
+async def test_the_page_recovers_when_its_server_comes_back(browser: Browser, serve: Serve) -> None:
     served = await asyncio.to_thread(serve)
     context = await browser.new_context(base_url=served.url)
     page = await context.new_page()
@@ -311,7 +311,7 @@ async def test_a_server_that_dies_and_comes_back(browser: Browser, serve: Serve)
     await context.close()
 
 
-async def test_a_server_with_keys(browser: Browser, serve: Serve) -> None:
+async def test_the_page_keeps_a_key_for_its_session_only(browser: Browser, serve: Serve) -> None:
     reading, writing = "read-0123456789abcdef", "write-0123456789abcdef"
     env = {"AIOVEC_API_KEYS": f"read:{reading} {writing}"}
     served = await asyncio.to_thread(serve, writes=True, env=env)
@@ -339,7 +339,7 @@ async def test_a_server_with_keys(browser: Browser, serve: Serve) -> None:
     await context.close()
 
 
-async def test_a_passage_has_its_place_and_its_neighbours(
+async def test_a_passage_shows_its_place_and_its_neighbours(
     browser: Browser, serve: Serve, tmp_path: Path
 ) -> None:
     pytest.importorskip("semantic_text_splitter")

@@ -54,9 +54,7 @@ async def files(client: httpx.AsyncClient) -> dict[str, httpx.Response]:
     return found
 
 
-async def test_the_files_of_the_page_are_safe_and_of_this_server_alone(
-    client: httpx.AsyncClient,
-) -> None:
+async def test_the_files_of_the_page_load_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
     forbidden = re.compile(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|"
         r"DOMParser|\beval\(|new Function|javascript:"
@@ -80,7 +78,7 @@ async def test_the_files_of_the_page_are_safe_and_of_this_server_alone(
     assert not re.search(r"<script(?![^>]* src=)|<style| style=", page)
 
 
-async def test_files_that_a_browser_has_and_no_others(client: httpx.AsyncClient) -> None:
+async def test_an_unchanged_file_gets_304_and_an_unknown_one_404(client: httpx.AsyncClient) -> None:
     first = await client.get("/assets/main.js")
     again = await client.get("/assets/main.js", headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -90,7 +88,9 @@ async def test_files_that_a_browser_has_and_no_others(client: httpx.AsyncClient)
         assert answer.status_code in (404, 405), path
 
 
-async def test_the_overview(client: httpx.AsyncClient, store: aiovec.VectorStore) -> None:
+async def test_the_overview_describes_each_table(
+    client: httpx.AsyncClient, store: aiovec.VectorStore
+) -> None:
     answer = (await client.get("/page/overview")).json()
     assert answer == {
         "version": aiovec.__version__,
@@ -139,7 +139,7 @@ async def test_a_damaged_table_does_not_hide_the_others(store: aiovec.VectorStor
     assert notes["rows"] == 3
 
 
-async def test_writes_are_offered_where_they_are_allowed(store: aiovec.VectorStore) -> None:
+async def test_writes_are_offered_only_where_they_are_allowed(store: aiovec.VectorStore) -> None:
     await fill(store, 3)
     async with client_of(store, page_writes=False) as client:
         assert (await client.get("/page/about")).json()["writes"] is False
@@ -157,7 +157,9 @@ async def get_map(client: httpx.AsyncClient, **query: Any) -> Any:
     return json.loads(answer.content)
 
 
-async def test_the_map(client: httpx.AsyncClient, store: aiovec.VectorStore) -> None:
+async def test_the_map_shows_a_sample_of_the_rows_in_groups(
+    client: httpx.AsyncClient, store: aiovec.VectorStore
+) -> None:
     await fill(store, 0)
     made = await get_map(client, color="tags")
     assert (made["rows"], made["ids"], made["groups"]) == (0, [], [])
@@ -186,7 +188,7 @@ async def test_the_map(client: httpx.AsyncClient, store: aiovec.VectorStore) -> 
         assert next(iter(query)) in answer.json()["detail"]
 
 
-async def test_the_map_of_rows_without_a_vector(
+async def test_the_map_counts_rows_without_a_vector(
     client: httpx.AsyncClient, store: aiovec.VectorStore
 ) -> None:
     await store.create_table("notes", aiovec.Schema(2, vector_nullable=True))

@@ -57,7 +57,7 @@ def write_config(config: Path, url: str, bucket: Bucket, proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("most", [3, 100])
-async def test_the_row_count_holds(
+async def test_a_load_into_a_failing_bucket_adds_all_rows_or_none(
     cluster: Cluster, parts: Path, bucket: Bucket, tmp_path: Path, most: int
 ) -> None:
     url = bucket.new_url()
@@ -87,7 +87,7 @@ async def test_the_row_count_holds(
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before the commit", "after it"])
-async def test_a_driver_that_is_killed_within_the_commit(
+async def test_a_driver_killed_during_the_commit_adds_all_rows_or_none(
     cluster: Cluster, parts: Path, bucket: Bucket, tmp_path: Path, done: bool
 ) -> None:
     """The bucket has the new version, or has not, and the driver never hears of it."""

@@ -70,7 +70,7 @@ def data_files(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("docs.lance/data/*.lance")]
 
 
-def test_a_load_and_the_same_again(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
+def test_a_repeated_load_adds_nothing(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
     target = f"lancedb://{tmp_path / 's'}"
     load = (*LOAD, parts / "*.parquet", "-s", target)
     code, said = cluster.run(*load)
@@ -85,7 +85,7 @@ def test_a_load_and_the_same_again(cluster: Cluster, parts: Path, tmp_path: Path
         assert store.count("docs") == ALL + 1
 
 
-def test_a_corrected_file_of_equal_length(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_corrected_file_of_equal_length_is_another_load(cluster: Cluster, tmp_path: Path) -> None:
     """It is another load, which is refused while the old rows are there."""
     target, path = f"lancedb://{tmp_path / 's'}", tmp_path / "a.jsonl"
     lines = "".join(f'{{"id": "r{n}", "embedding": [1, 0], "n": {100 + n}}}\n' for n in range(5))
@@ -104,7 +104,9 @@ def test_a_corrected_file_of_equal_length(cluster: Cluster, tmp_path: Path) -> N
     assert rows == {"r0": 100, "r1": 101, "r2": 102, "q3": 103, "r4": 204}
 
 
-def test_a_second_load(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
+def test_a_second_load_adds_only_new_ids_in_one_commit(
+    cluster: Cluster, parts: Path, tmp_path: Path
+) -> None:
     """Into a table with rows and indexes, in one commit; ids that exist are refused."""
     target = f"lancedb://{tmp_path / 's'}"
     schema = aiovec.Schema(
@@ -146,7 +148,7 @@ def test_a_second_load(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
 WORDS = aiovec.Field(str, text=True)
 
 
-def test_keyword_indexes_by_workers(cluster: Cluster, tmp_path: Path) -> None:
+def test_workers_build_keyword_indexes_as_one_process(cluster: Cluster, tmp_path: Path) -> None:
     """They find what those find that LanceDB builds in one process."""
     long = "w" * 60
     texts = [f"the word{n % 7} of résumés {long if n == 5 else ''} number {n}" for n in range(4000)]
@@ -182,7 +184,7 @@ def test_keyword_indexes_by_workers(cluster: Cluster, tmp_path: Path) -> None:
         assert all(found[0][:3]), analyzer
 
 
-def test_an_index_of_segments(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
+def test_workers_build_an_index_for_upkeep(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
     target = f"lancedb://{tmp_path / 's'}"
     assert cluster.run(*LOAD, parts / "*.parquet", "-s", target)[0] == 0
     code, said = cluster.run("index", "docs", "-s", target)
@@ -209,7 +211,9 @@ def test_an_index_of_segments(cluster: Cluster, parts: Path, tmp_path: Path) -> 
         assert store.count("docs") == ALL + 1
 
 
-def test_what_is_refused_leaves_nothing(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
+def test_a_refused_load_leaves_no_rows_and_no_files(
+    cluster: Cluster, parts: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "s"
     target = f"lancedb://{folder}"
     shutil.copy(parts / "p3.parquet", tmp_path / "again.parquet")
@@ -268,7 +272,7 @@ def check_kills(cluster: Cluster, parts: Path, tmp_path: Path, who: str, rounds:
 
 
 @pytest.mark.parametrize("who", ["worker", "driver"])
-def test_kills_while_files_are_written(
+def test_a_killed_load_adds_all_rows_or_none(
     cluster: Cluster, parts: Path, tmp_path: Path, who: str
 ) -> None:
     check_kills(cluster, parts, tmp_path, who, rounds=2)
@@ -277,11 +281,13 @@ def test_kills_while_files_are_written(
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("who", ["worker", "driver"])
-def test_many_kills(cluster: Cluster, parts: Path, tmp_path: Path, who: str) -> None:
+def test_many_killed_loads_add_all_rows_or_none(
+    cluster: Cluster, parts: Path, tmp_path: Path, who: str
+) -> None:
     check_kills(cluster, parts, tmp_path, who, rounds=10)
 
 
-def test_a_load_that_was_killed_can_be_given_up(
+def test_a_killed_load_can_be_abandoned_by_dropping_the_table(
     cluster: Cluster, parts: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "s"

@@ -89,7 +89,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def test_processes_at_once_share_one_server_which_ends_behind_them(place: Place) -> None:
+def test_processes_share_one_server_that_ends_after_them(place: Place) -> None:
     place.write(idle_timeout=10.0)
     apps = [
         subprocess.Popen(
@@ -169,14 +169,14 @@ async def test_no_write_is_lost_or_doubled_when_the_server_is_killed_and_started
         assert await store.count("notes") == len(rows)
 
 
-async def test_a_server_that_cannot_start_says_why(place: Place) -> None:
+async def test_connect_says_why_the_server_cannot_start(place: Place) -> None:
     (place.config.parent / "notes.db").write_bytes(b"no database" * 1000)
     with pytest.raises(AiovecError, match=r"could not be started: .*notes\.db"):
         await aiovec.connect(config=place.config)
     await asyncio.to_thread(place.until_ended)
 
 
-async def test_nobody_else_can_open_the_folder_of_a_server(
+async def test_no_other_user_can_open_the_folder_of_a_server(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tempfile.TemporaryDirectory() as runtime:  # short, for the path of a socket has to be

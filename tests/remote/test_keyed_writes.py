@@ -168,9 +168,7 @@ ALTERATIONS: dict[str, tuple[Call, Any]] = {
 }
 
 
-async def test_an_alteration_whose_answer_is_lost_is_done_once_under_its_key(
-    proxy: Proxy, opens: Opens
-) -> None:
+async def test_an_alteration_whose_answer_is_lost_is_done_once(proxy: Proxy, opens: Opens) -> None:
     async with opens(reconnect_timeout=60.0) as store:
         for name, (call, result) in ALTERATIONS.items():
             with case(name):
@@ -183,9 +181,7 @@ async def test_an_alteration_whose_answer_is_lost_is_done_once_under_its_key(
         assert await store.tables() == ["notes"]
 
 
-async def test_a_store_that_keeps_no_keys_is_not_asked_to_write_twice(
-    server: Server, tmp_path: Path
-) -> None:
+async def test_a_store_without_keys_never_writes_twice(server: Server, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     async with Proxy(server.url("lancedb", tmp_path)) as proxy, aiovec.connect(proxy.url) as store:
         await store.create_table("notes", SMALL)

@@ -111,7 +111,7 @@ async def test_a_cancelled_or_closed_read_closes_its_connection(proxy: Proxy, op
         await reading
 
 
-async def test_an_export_continues_after_a_cut_and_fails_after_many(
+async def test_an_export_continues_after_a_cut_but_not_after_many(
     proxy: Proxy, opens: Opens
 ) -> None:
     async with opens() as store:

@@ -44,7 +44,7 @@ async def answering(*answers: bytes) -> tuple[asyncio.Server, str]:
     return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_what_is_no_server_for_us(tmp_path: Path) -> None:
+async def test_an_address_without_an_aiovec_server_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "aiovec.toml"
     away = "location: http://127.0.0.1:1/\r\n"
     quick = f'reconnect_timeout = 0.1\napi_key = "{SECRET}"\n'
@@ -81,7 +81,7 @@ GARBAGE = (
 )  # fmt: skip
 
 
-async def test_answers_of_garbage_are_errors_in_words(proxy: Proxy, opens: Opens) -> None:
+async def test_an_unreadable_answer_raises_an_aiovec_error(proxy: Proxy, opens: Opens) -> None:
     async with opens() as store:
         for answer in GARBAGE:
             with case(answer):
@@ -100,9 +100,7 @@ async def test_answers_of_garbage_are_errors_in_words(proxy: Proxy, opens: Opens
         assert await store.count("notes") == 10
 
 
-async def test_an_answer_that_is_too_long_is_refused_before_it_is_read(
-    proxy: Proxy, opens: Opens
-) -> None:
+async def test_an_answer_that_is_too_long_is_not_read(proxy: Proxy, opens: Opens) -> None:
     def longer(answer: bytes) -> bytes:
         return answer.replace(b"content-length: 0", b"content-length: %d" % (2**30 + 1))
 
@@ -151,7 +149,7 @@ async def test_an_answer_without_end_is_refused(
         assert sent < 2**26
 
 
-async def test_the_key_is_sent_and_never_shown(proxy: Proxy, opens: Opens) -> None:
+async def test_the_key_is_sent_but_never_shown(proxy: Proxy, opens: Opens) -> None:
     async with opens() as store:
         assert {one.headers["authorization"] for one in proxy.requests} == {f"Bearer {SECRET}"}
         assert SECRET not in repr(store) + store.target
@@ -164,7 +162,7 @@ async def test_the_key_is_sent_and_never_shown(proxy: Proxy, opens: Opens) -> No
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-async def test_a_certificate_of_a_private_ca(url: str, tmp_path: Path) -> None:
+async def test_a_private_certificate_is_refused_until_trusted(url: str, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     request = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate}"
     about = ["-subj", "/CN=aiovec", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -186,7 +184,7 @@ async def test_a_certificate_of_a_private_ca(url: str, tmp_path: Path) -> None:
         assert (process.returncode, json.loads(out)) == (0, {"tables": []})
 
 
-async def test_a_store_for_reading_only_asks_for_no_write(proxy: Proxy) -> None:
+async def test_a_read_only_store_sends_no_write(proxy: Proxy) -> None:
     async with aiovec.connect(proxy.url, read_only=True) as store:
         assert store.read_only
         assert await store.count("notes") == 10
@@ -197,7 +195,7 @@ async def test_a_store_for_reading_only_asks_for_no_write(proxy: Proxy) -> None:
         assert len(proxy.requests) == before
 
 
-async def test_a_table_that_exists_where_nobody_may_write(proxy: Proxy, opens: Opens) -> None:
+async def test_creating_an_existing_table_sends_no_write(proxy: Proxy, opens: Opens) -> None:
     """An app begins with it, so it asks for no write."""
     async with opens() as store:
         schema = await store.schema("notes")
@@ -214,7 +212,7 @@ ADDRESSES = (
 )  # fmt: skip
 
 
-async def test_addresses_that_are_none() -> None:
+async def test_an_invalid_address_is_refused_without_its_secret() -> None:
     for address in ADDRESSES:
         with case(address):
             with pytest.raises(ConfigError) as caught:

@@ -26,7 +26,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def test_a_migration_to_a_server_and_from_it(
+def test_a_migration_to_a_server_and_back_keeps_the_rows(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = tmp_path / "here.db", tmp_path / "there.db"
@@ -42,7 +42,9 @@ def test_a_migration_to_a_server_and_from_it(
         assert [row["id"] for row in store.find("notes")] == ["a", "b"]
 
 
-def test_the_commands(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_work_on_a_server(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which no call asks
     monkeypatch.delenv("no_proxy", raising=False)
@@ -67,7 +69,7 @@ def test_the_commands(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "does not support 'backup'" in done.err
 
 
-async def test_a_search_is_one_request(url: str) -> None:
+async def test_each_search_sends_one_request(url: str) -> None:
     async with Proxy(url) as proxy, aiovec.connect(proxy.url) as store:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", ROWS)
@@ -83,7 +85,7 @@ async def test_a_search_is_one_request(url: str) -> None:
             assert f"/tables/notes/{endpoint} " in request.line
 
 
-async def test_small_answers_are_read_without_a_thread_and_large_ones_in_one(url: str) -> None:
+async def test_small_answers_are_read_without_a_thread(url: str) -> None:
     async with aiovec.connect(url) as store:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", [{"id": str(n), "embedding": [1, n]} for n in range(9000)])
@@ -109,7 +111,7 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-async def test_a_script_that_leaves_stores_open_ends(url: str) -> None:
+async def test_a_script_that_leaves_stores_open_exits(url: str) -> None:
     command = [sys.executable, "-c", LEFT_OPEN, url]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n[]\n")

@@ -91,7 +91,7 @@ LENGTHS = (
 )  # fmt: skip
 
 
-def test_requests_that_end_in_two_places(server: Served) -> None:
+def test_a_request_with_two_ends_runs_nothing_behind_it(server: Served) -> None:
     """A proxy before this server may read the other end. So nothing behind is run as a request,
     and the connection ends."""
     behind = head(server, "DELETE", "/tables/notes?confirm=notes")
@@ -107,7 +107,7 @@ def test_requests_that_end_in_two_places(server: Served) -> None:
         assert found[:1] in ([400], [431], [422], [408], []), body[:20]
 
 
-def test_heads_without_end_and_what_is_no_request(server: Served) -> None:
+def test_an_endless_head_or_garbage_is_refused(server: Served) -> None:
     large = "x" * 1_000_000
     for data in (
         head(server, "GET", "/health", f"X: {large}"),
@@ -163,7 +163,7 @@ BODIES = (
 )  # fmt: skip
 
 
-def test_bodies(server: Served) -> None:
+def test_a_hostile_body_is_refused_with_a_short_answer(server: Served) -> None:
     for body in BODIES:
         answer = exchange(server, post(server, "/tables/notes/search", body))
         found = statuses(answer)
@@ -185,7 +185,7 @@ def test_bodies(server: Served) -> None:
     "endless", [b"0\r\n" + b"x: y\r\n" * 500_000, b"0\r\nx: " + b"y" * 3_000_000,
                 b"5;x=" + b"y" * 3_000_000]
 )  # fmt: skip
-def test_what_stands_beside_a_body_is_bounded(server: Served, endless: bytes) -> None:
+def test_trailers_and_chunk_extensions_are_bounded(server: Served, endless: bytes) -> None:
     """Trailers and extensions of chunks, also behind an answer that nobody needs a key for."""
     data = head(server, "GET", "/health", "Transfer-Encoding: chunked", key=False)
     assert statuses(exchange(server, data + endless, close=False)) in ([200], [])
@@ -193,7 +193,7 @@ def test_what_stands_beside_a_body_is_bounded(server: Served, endless: bytes) ->
     assert statuses(exchange(server, data + b"0\r\nx: y\r\n\r\n", close=False)) == [200]
 
 
-def test_a_connection_that_brings_no_request_ends(server: Served) -> None:
+def test_a_connection_without_a_request_is_closed(server: Served) -> None:
     with socket.create_connection(("127.0.0.1", server.port), START) as connection:
         connection.sendall(head(server, "GET", "/health") + b"\r\n")
         answer = b""
@@ -202,7 +202,7 @@ def test_a_connection_that_brings_no_request_ends(server: Served) -> None:
     assert statuses(answer) == [200]
 
 
-def test_what_follows_a_request_is_never_within_its_answer(server: Served) -> None:
+def test_bytes_after_a_request_never_change_its_answer(server: Served) -> None:
     """It goes on behind the answer, or not at all."""
     find = post(server, "/tables/notes/find", "{}")
     whole = exchange(server, find).partition(b"\r\n\r\n")[2].partition(b"HTTP/")[0]
@@ -215,14 +215,14 @@ def test_what_follows_a_request_is_never_within_its_answer(server: Served) -> No
     assert set(statuses(exchange(server, find * 1000, close=False))) <= {200}
 
 
-def test_nothing_of_a_client_gets_into_the_head_of_an_answer(server: Served) -> None:
+def test_no_header_of_a_request_adds_one_to_the_answer(server: Served) -> None:
     for name in ("X-Request-Id", "Idempotency-Key", "Origin", "Accept"):
         for value in ("a\tSet-Cookie: x", "%0d%0aSet-Cookie: x", "\x85Set-Cookie: x", "é" * 100):
             answer = exchange(server, head(server, "GET", "/tables", f"{name}: {value}"))
             assert b"set-cookie" not in answer.lower().split(b"\r\n\r\n")[0], (name, value)
 
 
-def test_clients_that_stall_are_cut_off_and_others_served(server: Served) -> None:
+def test_stalled_clients_are_cut_off_while_others_are_served(server: Served) -> None:
     search = post(server, "/tables/notes/search", '{"vector": [1, 0]}')
     with ExitStack() as stack:
         held = []

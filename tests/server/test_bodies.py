@@ -23,7 +23,7 @@ def vectors(count: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ones(3 * count, np.float32)), 3)
 
 
-async def test_many_rows_by_each_kind_of_body() -> None:
+async def test_each_kind_of_body_is_stored_whole_or_refused_whole() -> None:
     matrix = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32)
     rows: list[dict[str, Any]] = [
         {"id": str(n), "embedding": vector, "year": n, "body": "},{" * (n % 5)}
@@ -63,7 +63,7 @@ async def test_many_rows_by_each_kind_of_body() -> None:
             await store.drop_table("notes")
 
 
-async def test_json_has_8_mib_and_lines_have_more() -> None:
+async def test_a_json_body_above_8_mib_is_refused_and_lines_may_be_longer() -> None:
     row = json.dumps({"id": "long", "embedding": [1, 0, 0], "text": "x" * 2**20})
     rows = [row.replace("long", f"long-{n}") for n in range(9)]
     async with notes() as client:
@@ -79,7 +79,7 @@ async def test_json_has_8_mib_and_lines_have_more() -> None:
         await client.problem("POST", "/tables/notes/search", 413, content=many, headers=JSON)
 
 
-async def test_numbers_beyond_float64_are_refused() -> None:
+async def test_a_number_beyond_float64_is_refused() -> None:
     """They would become infinities, which no answer in JSON can tell."""
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
         await store.create_table("notes", aiovec.Schema(2, fields={"f": float, "lf": list[float]}))
@@ -94,7 +94,7 @@ async def test_numbers_beyond_float64_are_refused() -> None:
         assert await store.count("notes") == 0
 
 
-async def test_infinities_have_one_form() -> None:
+async def test_infinities_have_the_same_form_in_every_answer() -> None:
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
         await store.create_table("notes", aiovec.Schema(2, fields={"f": float, "lf": list[float]}))
         inf = float("inf")
@@ -115,7 +115,7 @@ async def test_infinities_have_one_form() -> None:
         assert sorted(one["value"] for one in found["values"]) == ["-Infinity", "Infinity"]
 
 
-async def test_arrow_bodies_that_would_fill_the_memory_or_are_damaged() -> None:
+async def test_an_arrow_body_that_is_damaged_or_unpacks_to_more_is_refused() -> None:
     plain = pa.table({"id": ["a"], "embedding": vectors(1)})
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array(["x" * 1000]))
     good = ipc(plain)
@@ -137,7 +137,7 @@ async def test_arrow_bodies_that_would_fill_the_memory_or_are_damaged() -> None:
         assert "UTF-8" in found["detail"]
 
 
-async def test_vectors_by_arrow() -> None:
+async def test_vectors_sent_as_arrow_are_set() -> None:
     async with notes() as client:
         path = "/tables/notes/set_vectors"
         body = ipc(pa.table({"vectors": vectors(2), "ids": ["note-0", "none"]}))
@@ -146,7 +146,7 @@ async def test_vectors_by_arrow() -> None:
         await client.problem("POST", path, 422, content=body, headers=ARROW)
 
 
-async def test_small_bodies_in_arrow_take_no_thread_of_their_own() -> None:
+async def test_a_small_arrow_body_is_read_without_a_thread() -> None:
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
         await client.ok("POST", "/tables", 201, json={"name": "notes", "schema": {"dim": 3}})
         row = pa.table({"id": ["a"], "embedding": vectors(1)})
@@ -177,7 +177,7 @@ async def lines_of(client: Client, query: str = "") -> list[Any]:
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-async def test_an_export_goes_on_from_a_cursor() -> None:
+async def test_an_export_continues_after_a_cursor() -> None:
     async with notes() as client:
         whole = await lines_of(client)
         assert [row["id"] for row in whole] == [f"note-{n}" for n in range(5)]
@@ -204,7 +204,7 @@ async def test_an_export_goes_on_from_a_cursor() -> None:
             await client.problem("GET", f"{RECORDS}?{query}", 422)
 
 
-async def test_an_export_of_nothing_has_its_columns_and_rows_without_vectors_null() -> None:
+async def test_an_export_has_its_columns_without_rows_and_null_without_a_vector() -> None:
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
         await store.create_table("notes", aiovec.Schema(2, vector_nullable=True))
         assert await lines_of(client) == []
@@ -215,7 +215,7 @@ async def test_an_export_of_nothing_has_its_columns_and_rows_without_vectors_nul
         assert [row["embedding"] for row in await lines_of(client)] == [None, [1, 2]]
 
 
-async def test_an_export_waits_for_a_slow_client_and_ends_with_one_that_goes() -> None:
+async def test_an_export_waits_for_a_slow_client_and_ends_when_it_leaves() -> None:
     batches, ended = 0, asyncio.Event()
 
     async def counted(*args: Any, **options: Any) -> AsyncIterator[pa.RecordBatch]:
@@ -245,7 +245,7 @@ async def test_an_export_waits_for_a_slow_client_and_ends_with_one_that_goes() -
         await store.insert("notes", [{"id": "after", "embedding": [1] * 8}])
 
 
-async def test_an_error_amid_an_export_breaks_it_off() -> None:
+async def test_an_error_during_an_export_cuts_the_answer_off() -> None:
     async def failing(*args: Any, **options: Any) -> AsyncIterator[pa.RecordBatch]:
         async for batch in store.export(*args, **{**options, "batch_size": 2}):
             yield batch

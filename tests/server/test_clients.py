@@ -30,7 +30,7 @@ def run(*command: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_classic_endpoints_by_the_docs_curl_commands(served: Served) -> None:
+def test_the_curl_commands_of_the_docs_work(served: Served) -> None:
     page = (ROOT / "docs/reference/http.md").read_text("utf-8")
     (script,) = (
         block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block
@@ -58,7 +58,7 @@ def test_the_classic_endpoints_by_the_docs_curl_commands(served: Served) -> None
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
-def test_the_node_client(served: Served) -> None:
+def test_the_node_client_reads_and_writes(served: Served) -> None:
     said = run("node", str(ROOT / "examples/node_client/demo.mjs"), served.url)
     assert "status: 'ok'" in said
     for line in (

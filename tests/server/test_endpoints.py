@@ -108,7 +108,7 @@ TABLES: list[Step] = [
 
 
 @pytest.mark.parametrize("steps", [CLASSIC, WRITES, READS, TABLES])
-async def test_each_endpoint_in_turn(client: Client, steps: list[Step]) -> None:
+async def test_each_endpoint_answers_as_documented(client: Client, steps: list[Step]) -> None:
     for method, path, body, status, answer in steps:
         ask = client.ok if status < 400 else client.problem
         found = await ask(method, f"/tables{path}", status, json=body)
@@ -116,7 +116,7 @@ async def test_each_endpoint_in_turn(client: Client, steps: list[Step]) -> None:
             assert found == answer, (method, path)
 
 
-async def test_the_health_and_the_hits_of_the_contract(client: Client) -> None:
+async def test_health_and_search_answer_as_older_clients_expect(client: Client) -> None:
     assert await client.ok("GET", "/health") == {
         "status": "ok", "backend": "sqlite", "version": aiovec.__version__,
     }  # fmt: skip
@@ -138,7 +138,7 @@ async def test_the_health_and_the_hits_of_the_contract(client: Client) -> None:
         await client.problem("POST", "/tables/notes/search", 422, json={"vector": VECTOR} | both)
 
 
-async def test_the_rows_of_a_list_of_tables_are_counted_at_once() -> None:
+async def test_listed_tables_are_counted_concurrently() -> None:
     async with aiovec.connect(":memory:") as store:
         names = [f"t{number}" for number in range(12)]
         for name in names:
@@ -174,7 +174,7 @@ async def test_the_rows_of_a_list_of_tables_are_counted_at_once() -> None:
             assert running == 0
 
 
-async def test_searches_of_every_kind(client: Client) -> None:
+async def test_each_kind_of_search_returns_its_hits(client: Client) -> None:
     async def hits(path: str, **body: Any) -> list[Any]:
         found = await client.ok("POST", f"/tables/notes/{path}", json=body)
         return list(found["hits"])
@@ -231,7 +231,7 @@ WRONG: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
-async def test_a_wrong_body_is_refused_in_words(client: Client) -> None:
+async def test_a_wrong_body_is_refused_with_the_cure(client: Client) -> None:
     for path, body, words in WRONG:
         method = "DELETE" if path == "records" else "POST"
         found = await client.problem(method, f"/tables/notes/{path}", 422, json=body)
@@ -239,7 +239,7 @@ async def test_a_wrong_body_is_refused_in_words(client: Client) -> None:
     assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
-async def test_an_endpoint_refuses_query_parameters_that_it_does_not_know(client: Client) -> None:
+async def test_an_unknown_query_parameter_is_refused(client: Client) -> None:
     """One may be a filter, without which the request would mean every row."""
     places = {
         "table": "notes", "id": "note-1", "field": "year", "index": "embedding_idx", "key": "k",
@@ -263,7 +263,7 @@ async def test_an_endpoint_refuses_query_parameters_that_it_does_not_know(client
     assert await client.ok("GET", "/tables") == {"tables": [{"name": "notes", "rows": 5}]}
 
 
-async def test_indexes_and_versions_of_lancedb(tmp_path: Path) -> None:
+async def test_lancedb_indexes_and_versions_are_served(tmp_path: Path) -> None:
     async with notes(f"lancedb://{tmp_path}/store") as client:
         path = "/tables/notes"
         rows = [{"id": str(n), "embedding": [1.0, n / 300, 0.5]} for n in range(300)]
@@ -284,7 +284,7 @@ async def test_indexes_and_versions_of_lancedb(tmp_path: Path) -> None:
         assert str(tmp_path) not in json.dumps(await client.ok("GET", f"{path}/stats"))
 
 
-async def test_answers_are_of_the_type_that_is_accepted(client: Client) -> None:
+async def test_an_answer_has_the_type_that_the_client_accepts(client: Client) -> None:
     body = {"vector": VECTOR, "limit": 2}
     json_type, arrow = JSON["content-type"], ARROW["content-type"]
     for accept, kind in (
@@ -303,7 +303,7 @@ async def test_answers_are_of_the_type_that_is_accepted(client: Client) -> None:
     assert found["accepted"] == [json_type, arrow]
 
 
-async def test_a_body_of_another_type_is_415_and_one_that_is_no_json_is_400(client: Client) -> None:
+async def test_a_body_of_another_type_gets_415_and_invalid_json_gets_400(client: Client) -> None:
     for headers in (
         {}, {"content-type": "text/plain"}, {"content-type": "application/json2"},
         {"content-type": "application/x-www-form-urlencoded"},
@@ -324,7 +324,7 @@ async def test_a_body_of_another_type_is_415_and_one_that_is_no_json_is_400(clie
     assert (await client.ok("POST", "/tables/notes/count", **empty))["count"] > 0
 
 
-async def test_ids_of_every_kind_in_a_path(client: Client) -> None:
+async def test_a_path_takes_every_id_that_is_encoded(client: Client) -> None:
     ids = ["a/b", "https://example.com/a?b#c", "ä ö", "%2F", "a%b", "'; DROP TABLE t; --", "a+b"]
     rows = [{"id": id, "embedding": VECTOR} for id in [*ids, ".", "..", "a", "b"]]
     await client.ok("POST", "/tables/notes/records", json=rows)
@@ -342,7 +342,7 @@ async def test_ids_of_every_kind_in_a_path(client: Client) -> None:
 
 
 @pytest.mark.parametrize("slash", ["%2F", "%2f", "%252F"])
-async def test_an_encoded_slash_leads_to_no_other_route(client: Client, slash: str) -> None:
+async def test_an_encoded_slash_reaches_no_other_route(client: Client, slash: str) -> None:
     """A proxy that keeps rules for paths and this server have to read the same path."""
     for method, path in (
         ("DELETE", "/tables|notes?confirm=notes"), ("GET", "/tables|notes"),
@@ -358,7 +358,7 @@ async def test_an_encoded_slash_leads_to_no_other_route(client: Client, slash: s
     assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
-async def test_paths_and_methods_that_do_not_exist(client: Client) -> None:
+async def test_an_unknown_path_gets_404_and_an_unknown_method_405(client: Client) -> None:
     for path in ("/none", "/docs", "/tables/", "/tables/none"):
         await client.problem("GET", path, 404)
     for name in ("NONE", "a%00b", "%20"):
@@ -377,7 +377,7 @@ async def test_paths_and_methods_that_do_not_exist(client: Client) -> None:
         assert (answer.status_code, answer.headers["allow"]) == (204, allowed)
 
 
-async def test_head_is_get_without_the_body_and_nothing_is_kept_on_its_way(client: Client) -> None:
+async def test_head_answers_as_get_without_the_body_and_nothing_is_cached(client: Client) -> None:
     for path in ("/health", "/tables", "/tables/notes", "/tables/notes/count",
                  "/tables/notes/stats", "/tables/notes/records", "/openapi.json"):  # fmt: skip
         got, head = await client.get(path), await client.head(path)
@@ -391,9 +391,7 @@ async def test_head_is_get_without_the_body_and_nothing_is_kept_on_its_way(clien
     assert (await client.get("/")).headers.get_list("cache-control") == ["no-cache"]
 
 
-async def test_names_in_the_openapi_document_are_those_of_classes_and_functions(
-    client: Client,
-) -> None:
+async def test_generated_clients_get_names_for_classes_and_functions(client: Client) -> None:
     document = await client.ok("GET", "/openapi.json")
     names = list(document["components"]["schemas"])  # what generated clients call their classes
     assert all(name.isidentifier() and not name.startswith("_") for name in names)
@@ -406,7 +404,7 @@ async def test_names_in_the_openapi_document_are_those_of_classes_and_functions(
     assert len(names) == len(set(names))
 
 
-async def test_the_router_in_an_app_of_ones_own() -> None:
+async def test_an_app_can_mount_the_router() -> None:
     async with aiovec.connect(":memory:") as store:
         app = FastAPI()
         app.mount("/open", router(store))
@@ -437,7 +435,7 @@ class _Embedder:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced")
-async def test_a_newer_copy_is_followed(tmp_path: Path) -> None:
+async def test_a_following_server_serves_a_newer_copy(tmp_path: Path) -> None:
     for name in ("old", "new"):
         async with aiovec.connect(tmp_path / f"{name}.db") as store:
             await store.create_table(name, aiovec.Schema(2))
@@ -450,7 +448,7 @@ async def test_a_newer_copy_is_followed(tmp_path: Path) -> None:
                 (tmp_path / "new.db").replace(tmp_path / "old.db")
 
 
-async def test_texts_in_the_place_of_vectors() -> None:
+async def test_texts_are_embedded_by_the_server() -> None:
     app = create_app(":memory:", embedder=_Embedder())
     async with serving(app) as client:
         schema = {"dim": 3, "fields": {"body": {"type": "text", "text": True}}}

@@ -35,7 +35,7 @@ async def client() -> AsyncIterator[Client]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_answers_of_too_many_bytes_get_413(client: Client, kind: str) -> None:
+async def test_an_answer_of_too_many_bytes_gets_413(client: Client, kind: str) -> None:
     await client.ok("DELETE", "/tables/t/records", json={"where": "TRUE"})
     for start in range(0, 60, 20):
         await client.ok("POST", "/tables/t/records", json=rows(60, 30_000)[start : start + 20])
@@ -59,7 +59,7 @@ async def test_answers_of_too_many_bytes_get_413(client: Client, kind: str) -> N
         assert answer.status_code == 200
 
 
-async def test_requests_and_answers_of_too_many_rows() -> None:
+async def test_a_request_or_an_answer_of_too_many_rows_gets_422() -> None:
     settings = ServerSettings(max_rows=50)
     async with serving(create_app(":memory:", settings=settings)) as client:
         await client.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})
@@ -91,7 +91,7 @@ async def test_requests_and_answers_of_too_many_rows() -> None:
         )
 
 
-async def test_all_answers_together_are_bounded() -> None:
+async def test_unread_answers_together_are_bounded() -> None:
     """Clients that do not read hold their answers, until no room is left for another one."""
     app = create_app(":memory:", settings=ServerSettings(max_body_mb=1))
     async with serving(app) as client:

@@ -82,9 +82,7 @@ def memory(served: Served, name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_a_body_that_holds_far_too_much_costs_the_loop_and_the_memory_little(
-    server: Served,
-) -> None:
+def test_a_body_with_far_too_many_values_is_refused_cheaply(server: Served) -> None:
     for name, (end, body) in BODIES.items():
         path = end if end == TABLES else f"{TABLES}/notes/{end}"
         Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # forgets the peak

@@ -62,9 +62,7 @@ LENGTHS: list[tuple[list[bytes], str | None, int]] = [
 ]  # fmt: skip
 
 
-async def test_a_body_that_is_too_long_is_refused_by_its_length_or_once_it_exceeds_it(
-    held: Held,
-) -> None:
+async def test_a_body_that_is_too_long_is_refused_at_once(held: Held) -> None:
     app = held.app()
     for parts, length, status in LENGTHS:
         headers = [] if length is None else [("content-length", length)]
@@ -74,7 +72,7 @@ async def test_a_body_that_is_too_long_is_refused_by_its_length_or_once_it_excee
     assert not held.begun.is_set()
 
 
-async def test_bodies_of_many_requests_have_a_bound_together(held: Held) -> None:
+async def test_unfinished_bodies_together_are_bounded(held: Held) -> None:
     app = held.app()
     large = [b" " * (MIB - 100)]
     waiting = [Connection(app, "POST", SEARCH, [*large, b""], ends=False) for _ in range(2)]
@@ -89,7 +87,7 @@ async def test_bodies_of_many_requests_have_a_bound_together(held: Held) -> None
     assert await Connection(app, "POST", SEARCH, [BODY + large[0]]).status() == 200
 
 
-async def test_calls_at_once(held: Held) -> None:
+async def test_a_call_above_max_calls_gets_429(held: Held) -> None:
     app = held.app(max_calls=1)
     first = Connection(app, "POST", SEARCH, [BODY])
     await held.begun.wait()
@@ -102,9 +100,7 @@ async def test_calls_at_once(held: Held) -> None:
     assert await Connection(app, "POST", SEARCH, [BODY]).status() == 200
 
 
-async def test_the_call_of_a_client_that_is_gone_is_cancelled_and_so_is_a_late_one(
-    held: Held,
-) -> None:
+async def test_a_call_is_cancelled_when_its_client_leaves_or_its_time_is_up(held: Held) -> None:
     app = held.app(max_calls=1)
     connection = Connection(app, "POST", SEARCH, [BODY])
     await held.begun.wait()
@@ -119,9 +115,7 @@ async def test_the_call_of_a_client_that_is_gone_is_cancelled_and_so_is_a_late_o
     assert await Connection(app, "POST", SEARCH, [BODY]).status() == 200  # its turn is free
 
 
-async def test_what_a_call_reads_after_its_client_has_gone_takes_no_room_of_later_answers(
-    held: Held,
-) -> None:
+async def test_a_read_that_outlives_its_client_takes_no_room_of_later_answers(held: Held) -> None:
     """A read whose rows others wait for continues in its thread."""
     app = held.app()
     checks: list[Any] = []
@@ -139,7 +133,7 @@ async def test_what_a_call_reads_after_its_client_has_gone_takes_no_room_of_late
         await asyncio.to_thread(checks[number], MIB)  # without an error: others wait for rows, too
 
 
-async def test_a_call_that_is_cancelled_from_outside(held: Held) -> None:
+async def test_a_call_cancelled_by_the_app_around_it_is_not_answered(held: Held) -> None:
     """The app around this one has set the deadline, and answers."""
     connection = Connection(held.app(), "POST", SEARCH, [BODY])
     await held.begun.wait()
@@ -150,7 +144,9 @@ async def test_a_call_that_is_cancelled_from_outside(held: Held) -> None:
     assert not connection.sent
 
 
-async def test_an_error_that_nobody_expected(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_error_is_logged_and_not_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def search(*_: Any, **__: Any) -> Any:
         raise RuntimeError("/srv/secret")
 
@@ -167,9 +163,7 @@ async def test_an_error_that_nobody_expected(caplog: pytest.LogCaptureFixture) -
     assert record.exc_info is not None
 
 
-async def test_the_health_asks_a_store_once_however_many_ask_and_however_long_it_hangs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_concurrent_health_checks_share_one_ping(monkeypatch: pytest.MonkeyPatch) -> None:
     pings, let, clock = 0, asyncio.Event(), time.monotonic
     failure: BaseException | None = None
 

@@ -17,7 +17,7 @@ from aiovec_server import create_app
 
 
 @pytest.mark.slow
-async def test_no_callback_of_the_server_takes_long(tmp_path: Path) -> None:
+async def test_no_callback_of_the_server_blocks_the_loop(tmp_path: Path) -> None:
     vector, ids = COLUMNS["embedding"][0].tolist(), COLUMNS["id"]
     bodies: dict[str, Any] = {
         "records": [{**row, "embedding": row["embedding"].tolist()} for row in rows()],

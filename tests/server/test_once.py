@@ -56,7 +56,7 @@ async def test_a_repeated_write_is_done_once(tmp_path: Path) -> None:
         assert await store.tables() == ["more", "notes"]
 
 
-async def test_a_store_without_keys_does_no_write_twice(
+async def test_a_store_without_keys_refuses_a_repeated_write(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("lancedb")
@@ -73,9 +73,7 @@ async def test_a_store_without_keys_does_no_write_twice(
     assert not [record for record in caplog.records if record.name == "aiovec.server"]
 
 
-async def test_after_a_write_that_found_the_store_busy_its_key_may_be_used_again(
-    tmp_path: Path,
-) -> None:
+async def test_a_key_is_free_again_after_a_busy_store_refused_its_write(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     fcntl = pytest.importorskip("fcntl")
     config = tmp_path / "aiovec.toml"
@@ -94,7 +92,7 @@ async def test_after_a_write_that_found_the_store_busy_its_key_may_be_used_again
         await client.problem("POST", RECORDS, 409, json=rows(1), headers=keyed("k"))
 
 
-async def test_a_read_takes_no_part_in_keys(tmp_path: Path) -> None:
+async def test_a_read_neither_waits_for_a_key_nor_takes_it(tmp_path: Path) -> None:
     """It waits for no write, and a write of its key is none that was requested before."""
     pytest.importorskip("lancedb")
     async with aiovec.connect(f"lancedb://{tmp_path}/a") as store:

@@ -77,7 +77,7 @@ async def answers(failures: list[BaseException]) -> list[httpx.Response]:
             return [await client.post("/tables/notes/search", json=body) for _ in failures]
 
 
-async def test_each_class_has_its_status_its_facts_and_no_place() -> None:
+async def test_each_error_has_its_status_and_facts_without_a_place() -> None:
     classes = {getattr(errors, name) for name in errors.__all__}
     assert {type(error) for _, error, _ in EVERY} == {
         one for one in classes if issubclass(one, errors.AiovecError)
@@ -97,7 +97,7 @@ async def test_each_class_has_its_status_its_facts_and_no_place() -> None:
         assert ("retry-after" in answer.headers) is (status == 503), name
 
 
-async def test_no_text_of_this_machine_names_a_place_or_a_secret() -> None:
+async def test_no_error_shows_a_path_or_a_secret_of_the_server() -> None:
     failures: list[BaseException] = []
     for text in TEXTS:
         failures += [
@@ -114,7 +114,7 @@ async def test_no_text_of_this_machine_names_a_place_or_a_secret() -> None:
     assert answer.json()["detail"] == text
 
 
-async def test_any_value_is_told_shortly() -> None:
+async def test_any_value_of_an_error_is_shown_shortly() -> None:
     values = (float("nan"), 10**5000, b"\xff", "\ud800", ["x"] * 5000)
     failures: list[BaseException] = [E.InvalidArgumentError("x", value, "y") for value in values]
     failures.append(E.DuplicateIdError("notes", ["y" * 500] * 10_000))
@@ -123,7 +123,7 @@ async def test_any_value_is_told_shortly() -> None:
         json.loads(answer.content, parse_constant=lambda name: pytest.fail(name))
 
 
-async def test_the_reference_lists_every_status() -> None:
+async def test_the_reference_lists_the_status_of_every_error() -> None:
     root = Path(__file__).parents[2]
     page = root.joinpath("docs/reference/errors.md").read_text(encoding="utf-8")
     part = page.partition("\n## Over HTTP\n")[2].partition("\n## ")[0]

@@ -61,7 +61,7 @@ READ_BY_POST = {
 
 
 @pytest.mark.usefixtures("keys")
-async def test_what_a_key_allows(store: aiovec.VectorStore) -> None:
+async def test_a_key_allows_what_its_kind_says(store: aiovec.VectorStore) -> None:
     async with client_of(store) as client:
         nobody: list[Any] = [
             {}, bearer(WRITES[:-1]), bearer(WRITES + "x"), bearer(""), bearer(WRITES.upper()),
@@ -95,7 +95,7 @@ async def test_what_a_key_allows(store: aiovec.VectorStore) -> None:
 
 
 @pytest.mark.usefixtures("keys")
-async def test_each_endpoint_needs_the_right_to_what_it_does(store: aiovec.VectorStore) -> None:
+async def test_each_endpoint_needs_the_right_key(store: aiovec.VectorStore) -> None:
     async with client_of(store) as client:
         document = (await client.get("/openapi.json", headers=bearer(READS))).json()
         paths, schemes = document["paths"], document["components"]["securitySchemes"]
@@ -116,7 +116,7 @@ async def test_each_endpoint_needs_the_right_to_what_it_does(store: aiovec.Vecto
 
 
 @pytest.mark.usefixtures("keys")
-async def test_what_anyone_may_ask(store: aiovec.VectorStore) -> None:
+async def test_the_page_and_the_health_need_no_key(store: aiovec.VectorStore) -> None:
     async with client_of(store) as client:
         page = (await client.get("/")).text
         assets = re.findall(r'(?:src|href)="/?(assets/[^"]+)"', page)
@@ -130,7 +130,7 @@ async def test_what_anyone_may_ask(store: aiovec.VectorStore) -> None:
             assert (await client.request(method, path)).status_code == 405
 
 
-async def test_without_keys_everyone_may_write_but_where_it_is_read_only(
+async def test_without_keys_only_a_read_only_server_refuses_writes(
     store: aiovec.VectorStore,
 ) -> None:
     async with client_of(store) as client:
@@ -146,9 +146,7 @@ async def test_without_keys_everyone_may_write_but_where_it_is_read_only(
 
 
 @pytest.mark.usefixtures("keys")
-async def test_a_read_only_server_says_so_only_to_who_could_write(
-    store: aiovec.VectorStore,
-) -> None:
+async def test_a_read_only_server_says_so_only_to_a_writing_key(store: aiovec.VectorStore) -> None:
     async with client_of(store, read_only=True) as client:
         for key, status in (("", 401), ("x" * 20, 401), (READS, 403), (WRITES, 422)):
             for method, path, body in WRITING:
@@ -188,7 +186,7 @@ FOREIGN = (
 )  # fmt: skip
 
 
-async def test_a_page_of_another_origin(store: aiovec.VectorStore) -> None:
+async def test_a_page_of_another_origin_is_refused(store: aiovec.VectorStore) -> None:
     async with client_of(store) as client:
         for origin in FOREIGN:
             for method, path, body in READING[:4] + WRITING:
@@ -210,7 +208,7 @@ async def test_a_page_of_another_origin(store: aiovec.VectorStore) -> None:
     assert await store.tables() == ["notes"]
 
 
-async def test_the_servers_own_page(store: aiovec.VectorStore) -> None:
+async def test_the_servers_own_page_is_served_under_each_name(store: aiovec.VectorStore) -> None:
     async with client_of(store, allowed_hosts=["vectors.example.com"]) as client:
         for host, origin in (
             ("127.0.0.1:4002", "http://127.0.0.1:4002"),
@@ -224,7 +222,7 @@ async def test_the_servers_own_page(store: aiovec.VectorStore) -> None:
 
 
 @pytest.mark.usefixtures("keys")
-async def test_cors_for_chosen_pages(store: aiovec.VectorStore) -> None:
+async def test_a_listed_origin_may_call_with_a_key(store: aiovec.VectorStore) -> None:
     mine = "https://app.example.com"
     async with client_of(store, cors_origins=[mine]) as client:
         preflight = {
@@ -248,7 +246,7 @@ async def test_cors_for_chosen_pages(store: aiovec.VectorStore) -> None:
         assert (answer.status_code, answer.headers["vary"]) == (200, "Origin")
 
 
-async def test_pages_of_all_websites_are_let_in_with_a_key_only(
+async def test_all_origins_are_allowed_only_if_keys_are_set(
     store: aiovec.VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for origins in (["*"], ["https://app.example.com", "*/"]):
@@ -268,7 +266,7 @@ async def test_pages_of_all_websites_are_let_in_with_a_key_only(
 # Keys and where they come from
 
 
-async def test_keys_of_the_environment_and_a_file(
+async def test_keys_come_from_the_environment_and_a_file(
     store: aiovec.VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "keys"
@@ -311,7 +309,7 @@ def test_keys_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 # What is seen of requests
 
 
-async def test_request_ids(store: aiovec.VectorStore) -> None:
+async def test_a_sound_request_id_is_returned_others_replaced(store: aiovec.VectorStore) -> None:
     async with client_of(store) as client:
         for given in ("abc-123_X.9", "a" * 64, "a" * 65, "", "a b", "-a", 'a"b', "<script>",
                       "%0d%0aSet-Cookie:x", "\xe4"):  # fmt: skip
@@ -340,7 +338,7 @@ def access() -> Iterator[SimpleQueue[logging.LogRecord]]:
 
 
 @pytest.mark.usefixtures("keys")
-async def test_the_log_has_a_line_for_each_request_without_a_secret(
+async def test_the_log_has_a_line_for_each_request_and_no_secret(
     store: aiovec.VectorStore, access: SimpleQueue[logging.LogRecord]
 ) -> None:
     secret = "s3cret-words"
@@ -368,7 +366,7 @@ async def test_the_log_has_a_line_for_each_request_without_a_secret(
             assert hidden not in seen
 
 
-async def test_metrics_count_requests(store: aiovec.VectorStore) -> None:
+async def test_metrics_count_requests_by_known_routes_only(store: aiovec.VectorStore) -> None:
     async with client_of(store) as client:
         for n in range(20):
             await client.get(f"/nowhere/{n}")

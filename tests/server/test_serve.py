@@ -56,7 +56,7 @@ def run_serve(
     access.setLevel(logging.NOTSET)
 
 
-def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_prints_one_line(run_serve: Run, tmp_path: Path) -> None:
     config, file = tmp_path / "other.toml", tmp_path / "damaged.db"
     config.write_text('[retrieval]\nbackend = "remote"\n[retrieval.server]\nbackend = "remote"\n')
     file.write_bytes(b"this is no database" * 100)
@@ -87,14 +87,14 @@ def test_what_cannot_be_served_is_one_line(run_serve: Run, tmp_path: Path) -> No
     assert not (tmp_path / "notes.db").exists()
 
 
-def test_a_package_that_is_missing(run_serve: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_names_the_missing_extra(run_serve: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, told = run_serve("-s", "notes.db")
     assert (code, told.count("\n")) == (1, 1)
     assert 'pip install "aiovec[server]"' in told
 
 
-def test_a_uvicorn_that_has_other_names_than_the_server_uses() -> None:
+def test_serve_refuses_a_uvicorn_that_lacks_a_name() -> None:
     script = (
         "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol\n"
         "del HttpToolsProtocol.send_400_response\n"
@@ -107,7 +107,7 @@ def test_a_uvicorn_that_has_other_names_than_the_server_uses() -> None:
     assert "HttpToolsProtocol has no send_400_response; pip install" in done.stderr
 
 
-def test_a_record_that_cannot_be_formatted_does_not_end_the_log() -> None:
+def test_the_log_continues_after_a_record_that_cannot_be_formatted() -> None:
     script = (
         "import logging\n"
         "from aiovec_server.logs import log_to_stderr\n"
@@ -122,7 +122,7 @@ def test_a_record_that_cannot_be_formatted_does_not_end_the_log() -> None:
     assert second["message"] == "after a"
 
 
-def test_the_examples_start_it_with_options_that_exist(run_serve: Run) -> None:
+def test_the_examples_use_options_that_exist(run_serve: Run) -> None:
     folder = Path(__file__).parents[2] / "examples" / "server"
     unit = (folder / "aiovec.service").read_text(encoding="utf-8")
     container = (Path(__file__).parents[2] / "Dockerfile").read_text(encoding="utf-8")
@@ -137,7 +137,7 @@ def test_the_examples_start_it_with_options_that_exist(run_serve: Run) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the commands are those of Linux")
-def test_the_commands_of_the_page_make_all_that_the_unit_reads(tmp_path: Path) -> None:
+def test_the_commands_of_the_docs_create_all_files_of_the_unit(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     unit = (root / "examples/server/aiovec.service").read_text(encoding="utf-8")
     (script,) = [block for block in blocks(DEPLOY, "sh") if "systemctl" in block]
@@ -161,7 +161,7 @@ def test_the_commands_of_the_page_make_all_that_the_unit_reads(tmp_path: Path) -
         assert server.facts["store"] == str(tmp_path / "vectors.db")
 
 
-def test_a_container_answers_to_the_name_that_the_page_gives_it(tmp_path: Path) -> None:
+def test_a_container_answers_to_the_name_in_the_docs(tmp_path: Path) -> None:
     (line,) = re.findall(r"-e (AIOVEC_RETRIEVAL__\S+)", "".join(blocks(DEPLOY, "sh")))
     name, _, value = line.partition("=")
     env = {name: value.strip("'"), "AIOVEC_API_KEYS": "read:" + "k" * 40}
@@ -194,7 +194,7 @@ def _write(server: Served, name: str, acknowledged: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_0_and_keeps_what_it_acknowledged(tmp_path: Path, kind: int) -> None:
+def test_a_signal_stops_the_server_and_loses_no_acknowledged_row(tmp_path: Path, kind: int) -> None:
     config = tmp_path / "aiovec.toml"
     config.write_text(
         '[retrieval]\nbackend = "remote"\nsqlite_path = "here.db"\n'
@@ -228,7 +228,7 @@ def test_it_ends_with_0_and_keeps_what_it_acknowledged(tmp_path: Path, kind: int
 
 
 @pytest.mark.slow
-def test_it_serves_other_machines_with_a_key_and_stops_when_nobody_calls(tmp_path: Path) -> None:
+def test_an_idle_server_stops_after_its_timeout(tmp_path: Path) -> None:
     keys = {"AIOVEC_API_KEYS": "0123456789abcdef"}
     options = ("--host", "0.0.0.0", "--idle-timeout", "0.5")
     with serving("-s", tmp_path / "notes.db", *options, env=keys) as server:
@@ -238,7 +238,7 @@ def test_it_serves_other_machines_with_a_key_and_stops_when_nobody_calls(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_call_that_does_not_end_in_time_is_answered(tmp_path: Path) -> None:
+def test_a_stopping_server_answers_a_call_that_does_not_end(tmp_path: Path) -> None:
     config = tmp_path / "aiovec.toml"
     config.write_text("[retrieval.server]\nshutdown_timeout = 1\naccess_log = false\n")
     with serving("-s", tmp_path / "notes.db", "--config", config) as server:
@@ -260,7 +260,7 @@ def test_a_call_that_does_not_end_in_time_is_answered(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_the_calls_in_progress(tmp_path: Path) -> None:
+def test_a_second_signal_ends_running_calls(tmp_path: Path) -> None:
     config = tmp_path / "aiovec.toml"
     config.write_text("[retrieval.server]\nshutdown_timeout = 3600\n")
     with serving("-s", tmp_path / "notes.db", "--config", config) as server:
@@ -283,7 +283,7 @@ def test_a_second_signal_ends_the_calls_in_progress(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_log_line_is_lost_where_stderr_does_not_block() -> None:
+def test_a_full_nonblocking_stderr_loses_no_log_line() -> None:
     """As where it is shared with Node, or with some supervisors."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

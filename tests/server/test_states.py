@@ -15,7 +15,7 @@ from aiovec_server import create_app
 T = "/tables/notes"
 
 
-async def test_a_call_for_a_state_that_has_passed_does_nothing() -> None:
+async def test_a_call_for_an_older_state_of_a_table_gets_412() -> None:
     async with notes() as client:
         state = (await client.get(T)).headers["etag"]
         same = {"if-match": state}
@@ -42,7 +42,7 @@ async def test_a_call_for_a_state_that_has_passed_does_nothing() -> None:
         await client.problem("GET", f"{T}/count", 404, headers=new)
 
 
-async def test_columns_that_do_not_fit_the_call() -> None:
+async def test_arrow_columns_that_do_not_fit_the_call_are_refused() -> None:
     ids = pa.array(["note-3", "none", "note-1"])
     async with notes() as client:
         for columns, body in (
@@ -54,7 +54,7 @@ async def test_columns_that_do_not_fit_the_call() -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_a_write_is_cancelled_by_its_key(begun: bool) -> None:
+async def test_a_delete_of_its_key_cancels_a_write_also_before_it_comes(begun: bool) -> None:
     came, ended = asyncio.Event(), asyncio.Event()
 
     async def insert(*args: Any, **options: Any) -> int:
@@ -88,7 +88,7 @@ async def test_a_write_is_cancelled_by_its_key(begun: bool) -> None:
             await client.problem("DELETE", "/writes/%01", 422)
 
 
-async def test_what_the_store_is_able_to_do() -> None:
+async def test_the_store_endpoint_lists_its_abilities() -> None:
     async with notes() as client:
         found = await client.ok("GET", "/store")
         assert (found["backend"], found["version"]) == ("sqlite", aiovec.__version__)

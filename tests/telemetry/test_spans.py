@@ -82,7 +82,7 @@ def place(store: VectorStore) -> dict[str, str]:
     return {"db.system.name": "sqlite", "db.namespace": store.target}
 
 
-def test_every_attribute_is_listed() -> None:
+def test_the_docs_list_every_attribute() -> None:
     page = (ROOT / "docs/how-to/telemetry.md").read_text(encoding="utf-8")
     part = page.partition("\n## Spans\n")[2].partition("\n## ")[0]
     known = {f"db.{fact}" for fact in ("system.name", "namespace", "operation.name")}
@@ -125,7 +125,7 @@ async def test_each_call_makes_its_span_and_is_timed(
                 assert [point.sum for point in points] == [] if rows is None else [rows + filled]
 
 
-async def test_a_failure_tells_its_class_alone(
+async def test_a_failed_call_records_only_the_class_of_its_error(
     notes: VectorStore, spans: Spans, measured: Metrics
 ) -> None:
     calls: list[tuple[Call, type[Exception]]] = [
@@ -215,9 +215,7 @@ class Letters:
         return [[1.0 + len(text), 1.0] for text in texts]
 
 
-async def test_embedding_has_a_span_and_metrics(
-    tmp_path: Path, spans: Spans, measured: Metrics
-) -> None:
+async def test_embedding_gets_a_span(tmp_path: Path, spans: Spans, measured: Metrics) -> None:
     letters = Letters()
     async with aiovec.connect(tmp_path / "n.db", embedders={"letters": letters}) as store:
         schema = Schema(2, fields={"body": str}, embed=Embed("body", using="letters"))
@@ -264,7 +262,9 @@ async def test_embedding_has_a_span_and_metrics(
 # What is never told
 
 
-async def test_nothing_of_a_user_is_told(tmp_path: Path, spans: Spans, measured: Metrics) -> None:
+async def test_no_span_and_no_metric_holds_a_users_data(
+    tmp_path: Path, spans: Spans, measured: Metrics
+) -> None:
     """Rows, ids, vectors, filters, models: in no span and in no metric, whatever fails."""
     number = 73571357.0
     path = tmp_path / "store.db"

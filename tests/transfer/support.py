@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,26 @@ def assert_one_error(finished: Finished) -> None:
 
 
 def rejected(path: Path) -> dict[Any, tuple[str | None, str]]:
-    """Return where each reject of a file stood, its id and the reason."""
-    found = {}
+    """Return the id and the reason of each reject of a file by its place."""
+    rejects = {}
     for line in path.with_name(f"{path.name}.rejects.jsonl").read_text("utf-8").splitlines():
         entry = json.loads(line)
         assert entry.pop("table") == "notes"
         id, reason = entry.pop("id"), entry.pop("reason")
         (place,) = entry.values()
-        found[place] = (id, reason)
-    return found
+        rejects[place] = (id, reason)
+    return rejects
+
+
+def assert_rejects(path: Path, expected: Mapping[Any, tuple[str | None, str] | str]) -> None:
+    """Check the place of each reject and how its reason begins, or its id and its reason."""
+    rejects = rejected(path)
+    assert rejects.keys() == expected.keys()
+    for place, wanted in expected.items():
+        if isinstance(wanted, str):
+            assert rejects[place][1].startswith(wanted), place
+        else:
+            assert rejects[place] == wanted
 
 
 def made(store: Path | str, schema: Schema, rows: Any = (), table: str = "notes") -> None:

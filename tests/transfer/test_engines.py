@@ -12,6 +12,7 @@ from tests.harness.packages import install
 from .support import jsonl, numbered, rows_of
 
 ENGINE = """
+import pickle
 from aiovec.backend.engine import Engine, Loaded
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import in_thread
@@ -26,6 +27,7 @@ class Own(Engine):
         if run in runs:
             return Loaded(0, 1)
         count = 0
+        read = pickle.loads(pickle.dumps(read))  # as for a worker on another machine
         for source in sources:
             for rows in await in_thread(lambda: list(read(source, table.schema))):
                 await backend.upsert(table, NewRows(table.schema, rows))
@@ -43,19 +45,35 @@ def _engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(install(folder / "site", "own", entry, adding_engine=ENGINE))
 
 
-def test_a_corrected_file_of_equal_length_is_loaded(folder: Path, store: Path) -> None:
+LOAD = ("import", "a.*", "b.*", "--table", "notes", "--engine", "own", "-s")
+
+
+def test_an_engine_gets_the_checked_rows_of_all_files(folder: Path, store: Path) -> None:
+    jsonl(folder / "a.jsonl", [*numbered("a"), {"id": "bad", "embedding": [1]}])
+    (folder / "b.csv").write_text('id,embedding\nb,"[1,0]"\nc,"[0,1]"\n')
+    done = run(*LOAD, store)
+    assert (done.code, "a.jsonl, line 2: the vector has 1 dim" in done.err) == (1, True)
+    jsonl(folder / "a.jsonl", numbered("a"))
+    done = run(*LOAD, store)
+    assert (done.code, done.out.split(" into ")[0]) == (
+        0,
+        "imported 3 rows from 2 files (jsonl, csv)",
+    )
+    assert sorted(rows_of(store)) == ["a", "b", "c"]
+
+
+def test_a_corrected_file_of_equal_length_is_loaded_again(folder: Path, store: Path) -> None:
     first, other = (jsonl(folder / f"{name}.jsonl", numbered(name)) for name in "ab")
-    load = ("import", "*.jsonl", "-s", store, "--table", "notes", "--engine", "own")
-    done = run(*load)
+    done = run(*LOAD, store)
     assert (done.code, done.out.split(" from ")[0]) == (0, "imported 2 rows"), done.err
-    done = run(*load)
+    done = run(*LOAD, store)
     assert (done.code, done.out.split(" from ")[0]) == (0, "imported 0 rows"), done.err
     assert "notes: skipped 2 files" in done.err
     assert f"(size, time of change): {first}, {other}" in done.err
-    assert run(*load, "--json").json["tables"][0]["skipped"] == [str(first), str(other)]
+    assert run(*LOAD, store, "--json").json["tables"][0]["skipped"] == [str(first), str(other)]
     size = os.path.getsize(first)
     jsonl(first, numbered("c"))
     assert os.path.getsize(first) == size
-    done = run(*load)
+    done = run(*LOAD, store)
     assert (done.code, done.out.split(" from ")[0], done.err) == (0, "imported 2 rows", "")
     assert sorted(rows_of(store)) == ["a", "b", "c"]

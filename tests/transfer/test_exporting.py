@@ -56,7 +56,7 @@ def test_an_export_that_fails_leaves_no_file(store: Path, out: Path) -> None:
     assert contents(out) == dict.fromkeys(mine, "mine")
 
 
-def test_an_export_replaces_only_when_told(store: Path, out: Path) -> None:
+def test_an_export_replaces_a_file_only_with_overwrite(store: Path, out: Path) -> None:
     made(store, Schema(2, fields={"year": int}))
     path = out / "notes.jsonl"
     path.write_text("mine")
@@ -72,7 +72,7 @@ def test_an_export_replaces_only_when_told(store: Path, out: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
-def test_what_an_export_replaces_is_read_by_nobody_else(store: Path, out: Path) -> None:
+def test_a_replaced_file_keeps_its_permissions(store: Path, out: Path) -> None:
     made(store, Schema(2), [{"id": "a", "embedding": [1, 2]}])
     for mode in (0o600, 0o640):
         path = out / f"{mode:o}.parquet"
@@ -82,7 +82,7 @@ def test_what_an_export_replaces_is_read_by_nobody_else(store: Path, out: Path) 
         assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-def test_each_file_has_its_own_schema(store: Path, out: Path) -> None:
+def test_each_exported_file_has_its_own_schema(store: Path, out: Path) -> None:
     """Else the rows of one table would be imported with the model and the metric of the other."""
     for table, suffix in (("notes", "jsonl"), ("others", "csv")):
         made(store, Schema(2, model=table), [{"id": table, "embedding": [1, 2]}], table)

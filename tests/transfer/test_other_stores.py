@@ -19,7 +19,7 @@ from tests.harness.packages import install
 
 from aiovec import Record, Schema
 
-from .support import bring, jsonl, made, rejected, rows_of, schema_of
+from .support import assert_rejects, bring, jsonl, made, rows_of, schema_of
 
 lancedb = pytest.importorskip("lancedb")
 
@@ -39,7 +39,7 @@ def in_order(rows: dict[str, Record]) -> list[Record]:
     return sorted(rows.values(), key=lambda row: row["n"])
 
 
-def test_each_row_of_a_lancedb_folder(folder: Path, store: Path) -> None:
+def test_a_lancedb_folder_keeps_rows_vectors_and_types(folder: Path, store: Path) -> None:
     at = datetime(2024, 2, 29, 12, tzinfo=UTC)
     other = folder / "other"
     table = lance(
@@ -85,33 +85,26 @@ def test_each_row_of_a_lancedb_folder(folder: Path, store: Path) -> None:
     assert (titles["dim"], titles["rows"]) == (2, COUNT)
 
 
-def test_ids_of_a_lancedb_folder(folder: Path, store: Path) -> None:
-    """One that comes twice is a reject, and rows without ids get new ones."""
+def test_an_id_that_comes_twice_in_a_lancedb_folder_is_rejected(folder: Path, store: Path) -> None:
     other = folder / "other"
     lance(other, {"id": ["a", "b", "a"], "vector": vectors(VECTORS[:3]), "n": [0, 1, 2]})
     assert bring(other, store, code=1)["rows"] == 2
-    assert rejected(folder / "other") == {3: ("a", "the id came before in the same source")}
+    assert_rejects(other, {3: ("a", "the id came before in the same source")})
     assert {id: row["n"] for id, row in rows_of(store).items()} == {"a": 0, "b": 1}
-    new = folder / "new.db"
-    assert bring(other, new, "--id-column", "none")["rows"] == 3
-    assert [(row["n"], row["id_"]) for row in in_order(rows_of(new))] == [
-        (0, "a"), (1, "b"), (2, "a"),
-    ]  # fmt: skip
-    lance(folder / "bare", {"vector": vectors(VECTORS), "n": list(range(COUNT))})
-    done = bring(folder / "bare", folder / "bare.db")
-    assert (done["rows"], done["metric"]) == (COUNT, "l2")
-    assert done["notes"] == ["no index names the metric; the table gets l2"]
-    done = bring(folder / "bare", folder / "dot.db", "--metric", "dot")
-    assert (done["metric"], done["notes"]) == ("dot", [])
-    rows = rows_of(folder / "bare.db")
-    assert len(rows) == COUNT
-    for row, vector in zip(in_order(rows), VECTORS, strict=True):
-        np.testing.assert_array_equal(row.vector, vector)
-    assert [row.id for row in in_order(rows)] == sorted(rows)
-    assert bring(folder / "bare", folder / "n.db", "--id-column", "n")["rows"] == COUNT
 
 
-def test_a_lancedb_folder_with_several_tables(folder: Path, store: Path) -> None:
+def test_a_lancedb_folder_without_an_index_has_the_metric_that_is_given(folder: Path) -> None:
+    other = lance(folder / "bare", {"vector": vectors(VECTORS[:9]), "n": list(range(9))})
+    for options, metric, notes in (
+        ((), "l2", ["no index names the metric; the table gets l2"]), (("dot",), "dot", []),
+    ):  # fmt: skip
+        given = ("--metric", *options) if options else ()
+        done = bring(folder / "bare", folder / f"{metric}.db", *given)
+        assert (done["rows"], done["metric"], done["notes"]) == (9, metric, notes)
+    assert other.count_rows() == 9
+
+
+def test_each_table_of_a_lancedb_folder_is_imported_or_named(folder: Path, store: Path) -> None:
     other = folder / "other"
     lance(other, {"vector": vectors(VECTORS[:2])}, "One")
     lance(other, {"vector": vectors(VECTORS[:3])}, "two")
@@ -154,7 +147,7 @@ ODD_COLUMNS: dict[str, tuple[Any, pa.DataType | None, Any]] = {
 
 
 @pytest.mark.parametrize("kind", ["lancedb", "parquet"])
-def test_a_column_that_cannot_come_stops_no_other(folder: Path, store: Path, kind: str) -> None:
+def test_a_column_that_cannot_be_imported_is_named(folder: Path, store: Path, kind: str) -> None:
     columns = {
         name: pa.array([value] * 2, made_as) for name, (value, made_as, _) in ODD_COLUMNS.items()
     }
@@ -176,7 +169,7 @@ def test_a_column_that_cannot_come_stops_no_other(folder: Path, store: Path, kin
     assert set(schema_of(store).fields) == {"Year"}
 
 
-def test_a_table_that_cannot_come_stops_no_other(folder: Path, store: Path) -> None:
+def test_a_table_that_cannot_be_imported_is_named(folder: Path, store: Path) -> None:
     other = folder / "other"
     for name in ("bad", "good", "lost"):
         lance(other, {"vector": vectors(VECTORS[:2]), "n": [0, 1]}, name)
@@ -204,7 +197,7 @@ BROKEN = {
 }
 
 
-def test_a_broken_source_stops_nothing_else(
+def test_a_broken_importer_stops_no_other(
     folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(folder / "site")
@@ -229,7 +222,7 @@ def test_a_broken_source_stops_nothing_else(
     assert (refused.code, "No module named 'no_such_module_at_all'" in refused.err) == (1, True)
 
 
-def test_places_that_are_no_source(
+def test_a_place_without_a_source_is_refused(
     folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(f"lancedb://{folder}/ours", Schema(2), [{"id": "a", "embedding": [1, 2]}])
@@ -252,22 +245,26 @@ def test_places_that_are_no_source(
     assert not store.exists()
 
 
-def test_files_without_ids(folder: Path, store: Path) -> None:
-    """Rows get new ids in their order; a column that is named "id" stays."""
-    path = folder / "notes.parquet"
+@pytest.mark.parametrize("kind", ["lancedb", "parquet", "jsonl", "csv"])
+def test_rows_without_ids_get_new_ones_in_their_order(folder: Path, store: Path, kind: str) -> None:
     columns = {"n": list(range(COUNT)), "emb": vectors(VECTORS), "id": ["same"] * COUNT}
-    pq.write_table(pa.table(columns), path)
+    path, table = folder / f"notes.{kind}", pa.table(columns)
+    if kind == "lancedb":
+        path = folder / "notes"
+        lance(path, columns)
+    elif kind == "parquet":
+        pq.write_table(table, path)
+    elif kind == "jsonl":
+        jsonl(path, table.to_pylist())
+    else:
+        lines = [f'{row["n"]},"{row["emb"]}",same' for row in table.to_pylist()]
+        path.write_text("\n".join(["n,emb,id", *lines]))
     assert bring(path, store, "--id-column", "none")["rows"] == COUNT
     rows = rows_of(store)
     assert [row.id for row in in_order(rows)] == sorted(rows)
     for row, vector in zip(in_order(rows), VECTORS, strict=True):
         np.testing.assert_array_equal(row.vector, vector)
-        assert row["_id"] == "same"
-    lines = jsonl(folder / "notes.jsonl", [{"embedding": [1, n], "n": n} for n in range(5)])
-    assert bring(lines, folder / "lines.db", "--id-column", "none")["rows"] == 5
-    assert [row["n"] for row in in_order(rows_of(folder / "lines.db"))] == list(range(5))
-    (folder / "notes.csv").write_text('n,embedding\n0,"[1, 0]"\n1,"[0]"\n2,"[1, 2]"\n')
-    done = bring(folder / "notes.csv", folder / "csv.db", "--id-column", "none", code=1)
-    assert (done["rows"], done["rejected"]) == (2, 1)
-    refused = run("import", path, "-s", folder / "x.db", "--id-column", "key")
-    assert (refused.code, "pass --id-column none for new ids" in refused.err) == (1, True)
+        assert row["id_" if kind == "lancedb" else "_id"] == "same"
+    if kind == "parquet":
+        refused = run("import", path, "-s", folder / "x.db", "--id-column", "key")
+        assert (refused.code, "pass --id-column none for new ids" in refused.err) == (1, True)

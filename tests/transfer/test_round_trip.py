@@ -51,7 +51,7 @@ def there_and_back(
             assert repr(sorted(one.fields.items())) == repr(sorted(other.fields.items()))
 
 
-def test_rows_of_every_kind_come_back(folder: Path) -> None:
+def test_exported_rows_of_every_kind_are_imported_unchanged(folder: Path) -> None:
     there_and_back(EVERY_KIND, rows_of_every_kind(50), folder)
     there_and_back(EVERY_KIND, [], folder)
     nullable = Schema(4, vector_nullable=True, fields={"year": int})
@@ -62,12 +62,12 @@ def test_rows_of_every_kind_come_back(folder: Path) -> None:
     there_and_back(nullable, rows, folder, suffixes=(".parquet", ".jsonl", ".csv"))
 
 
-def test_every_kind_on_lancedb(folder: Path) -> None:
+def test_rows_of_every_kind_come_back_on_lancedb(folder: Path) -> None:
     target = f"lancedb://{folder / 'lance'}"
     there_and_back(EVERY_KIND, rows_of_every_kind(20), folder, target, (".arrow",))
 
 
-def test_hostile_ids_and_hard_numbers_come_back_to_the_bit(folder: Path) -> None:
+def test_hostile_ids_and_hard_numbers_are_imported_to_the_bit(folder: Path) -> None:
     bits = np.random.default_rng(5).integers(0, 2**32, (len(HOSTILE_IDS), 4), dtype=np.uint32)
     vectors = bits.view(np.float32)
     # Components that every store takes, whatever their sign and their last bits are.
@@ -85,13 +85,13 @@ def test_hostile_ids_and_hard_numbers_come_back_to_the_bit(folder: Path) -> None
 @pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_rows_come_back_as_they_were(folder: Path, data: st.DataObject) -> None:
+def test_any_exported_rows_are_imported_unchanged(folder: Path, data: st.DataObject) -> None:
     schema = data.draw(schemas())
     rows = data.draw(st.lists(good_rows(schema), max_size=6))
     there_and_back(schema, rows, folder, suffixes=[data.draw(st.sampled_from(SUFFIXES))])
 
 
-def test_a_part_of_a_table(folder: Path, store: Path) -> None:
+def test_an_exported_part_of_a_table_keeps_its_schema(folder: Path, store: Path) -> None:
     fields = {"year": int, "seen": datetime, "body": str}
     schema = Schema(2, model="m", fields=fields, embed=Embed("body"))
     rows = [
@@ -112,7 +112,7 @@ def test_a_part_of_a_table(folder: Path, store: Path) -> None:
         ]
 
 
-def test_what_is_written_as_text(folder: Path, store: Path) -> None:
+def test_lines_and_cells_are_written_as_documented(folder: Path, store: Path) -> None:
     fields = {"n": int, "f": float, "b": bool, "s": str, "l": list[int], "seen": datetime}
     schema = Schema(2, fields=fields)
     full = {
