@@ -30,8 +30,8 @@ async def test_the_openai_agents_sdk_remembers_and_recalls() -> None:
     async with mcp.MCPServerStdio({"command": "aiovec", "args": ARGS}) as server:
         assert {tool.name for tool in await server.list_tools()} == TOOLS
         await server.call_tool("remember", {"text": "Ana likes tea."})
-        found = await server.call_tool("recall", {"query": "tea"})
-        assert [one["text"] for one in found.structured_content["memories"]] == ["Ana likes tea."]
+        result = await server.call_tool("recall", {"query": "tea"})
+        assert [one["text"] for one in result.structured_content["memories"]] == ["Ana likes tea."]
 
 
 async def test_googles_adk_lists_the_tools() -> None:
@@ -58,8 +58,8 @@ async def test_microsofts_agent_framework_remembers_and_recalls() -> None:
     async with tool as memory:
         assert {one.name for one in memory.functions} == TOOLS
         await memory.call_tool("remember", text="Ana likes tea.")
-        (found,) = await memory.call_tool("recall", query="tea")
-        assert "Ana likes tea." in found.text
+        (result,) = await memory.call_tool("recall", query="tea")
+        assert "Ana likes tea." in result.text
 
 
 def test_strands_remembers_and_recalls() -> None:
@@ -70,5 +70,5 @@ def test_strands_remembers_and_recalls() -> None:
     with strands.MCPClient(lambda: stdio_client(server)) as client:
         assert {tool.tool_name for tool in client.list_tools_sync()} == TOOLS
         client.call_tool_sync("1", "remember", {"text": "Ana likes tea."})
-        found = client.call_tool_sync("2", "recall", {"query": "tea"})
-        assert "Ana likes tea." in found["content"][0]["text"]
+        result = client.call_tool_sync("2", "recall", {"query": "tea"})
+        assert "Ana likes tea." in result["content"][0]["text"]

@@ -76,8 +76,8 @@ async def test_metadata_of_any_type_is_stored() -> None:
         await store.create_table("t", Schema(dim=1))
         rows = [{"id": n, "embedding": [1], "m": storable(one)} for n, (one, _) in enumerate(KEPT)]
         await store.insert("t", rows)
-        found = await store.get("t", range(len(KEPT)))
-        assert [row["m"] for row in found] == [expected for _, expected in KEPT]
+        matches = await store.get("t", range(len(KEPT)))
+        assert [row["m"] for row in matches] == [expected for _, expected in KEPT]
 
 
 @pytest.mark.parametrize("value", [b"bytes", object(), [{"deep": len}]])
@@ -175,8 +175,8 @@ def test_filters_select_as_in_mongodb(store: sync.VectorStore) -> None:
     bridge.run(write)
     for wanted, expected in FILTERS:
         with case(wanted):
-            found = store.find("t", bridge.where(wanted))
-            assert "".join(row.id for row in found) == expected
+            matches = store.find("t", bridge.where(wanted))
+            assert "".join(row.id for row in matches) == expected
     back = {row.id: bridge.metadata(row) for row in store.find("t")}
     assert back == {**ROWS, "b": {**ROWS["b"], "at": "2024-01-01T00:00:00"}}
 
@@ -213,8 +213,8 @@ def test_numbers_beyond_64_bits_are_compared_with_declared_fields(store: sync.Ve
             ({"$lt": 2**63}, "0" if name == "f" else "01"),
         ):  # fmt: skip
             with case((name, wanted)):
-                found = store.find("t", metadata_filter({name: wanted}, lambda key: F[key]))
-                assert "".join(row.id for row in found) == expected
+                matches = store.find("t", metadata_filter({name: wanted}, lambda key: F[key]))
+                assert "".join(row.id for row in matches) == expected
 
 
 def test_a_filter_is_built_over_an_apps_own_fields() -> None:

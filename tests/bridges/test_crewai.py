@@ -53,18 +53,18 @@ def ours(store: sync.VectorStore) -> AiovecStorage:
     return storage
 
 
-def ids(found: list[Any]) -> list[str]:
-    return [(one[0] if isinstance(one, tuple) else one).id for one in found]
+def ids(items: list[Any]) -> list[str]:
+    return [(one[0] if isinstance(one, tuple) else one).id for one in items]
 
 
 def test_memories_are_searched_by_vector_scope_category_and_metadata(ours: AiovecStorage) -> None:
     assert isinstance(ours, StorageBackend)
     assert ours.get_record("a") == MEMORIES[0]
     assert ours.get_record("none") is None
-    found = ours.search([1.0, 0.0])
-    assert ids(found) == ["a", "b", "c", "d"]
-    assert [found[0][1], found[3][1]] == [1.0, 0.0]
-    assert found[0][0].embedding == [1.0, 0.0]
+    matches = ours.search([1.0, 0.0])
+    assert ids(matches) == ["a", "b", "c", "d"]
+    assert [matches[0][1], matches[3][1]] == [1.0, 0.0]
+    assert matches[0][0].embedding == [1.0, 0.0]
     assert ids(ours.search([1.0, 0.0], min_score=0.5)) == ["a", "b"]
     assert ids(ours.search([1.0, 0.0], scope_prefix="crew/")) == ["b", "c"]
     assert ids(ours.search([1.0, 0.0], categories=["x", "y"])) == ["a"]
@@ -116,9 +116,9 @@ def test_zeros_are_stored_as_no_vector(store: sync.VectorStore) -> None:
     ours = AiovecStorage(store, zero_as_none=True)
     ours.save([memory("zeros", "/", [0.0, 0.0]), MEMORIES[0]])
     assert ids(ours.search([1.0, 0.0])) == ["a"]
-    found = ours.get_record("zeros")
-    assert found is not None
-    assert found.embedding is None
+    stored = ours.get_record("zeros")
+    assert stored is not None
+    assert stored.embedding is None
     with pytest.raises(aiovec.AiovecError, match="does not exist yet"):
         AiovecStorage(store, "new").save([MemoryRecord(content="no vector")])
 

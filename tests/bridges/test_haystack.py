@@ -118,8 +118,8 @@ def ours(store: sync.VectorStore) -> AiovecDocumentStore:
     return made
 
 
-def ids(found: dict[str, list[Document]]) -> list[str]:
-    return [document.id for document in found["documents"]]
+def ids(result: dict[str, list[Document]]) -> list[str]:
+    return [document.id for document in result["documents"]]
 
 
 def test_documents_come_back_whole(ours: AiovecDocumentStore) -> None:
@@ -190,10 +190,10 @@ def test_a_pipeline_is_saved_and_loaded(tmp_path: Path) -> None:
     pipeline.add_component("near", AiovecEmbeddingRetriever(store, top_k=3, filters=ENGLISH))
     pipeline.add_component("both", AiovecHybridRetriever(store, alpha=0.25))
     loaded = Pipeline.loads(pipeline.dumps(), allowed_modules=["aiovec_haystack"])
-    found = loaded.run({"near": {"query_embedding": [2.0, 0.0]},
+    results = loaded.run({"near": {"query_embedding": [2.0, 0.0]},
                         "both": {"query": "fox", "query_embedding": [2.0, 0.0]}})  # fmt: skip
-    assert ids(found["near"]) == ids(found["both"]) == ["a"]
-    assert found["near"]["documents"][0].score == 2.0
+    assert ids(results["near"]) == ids(results["both"]) == ["a"]
+    assert results["near"]["documents"][0].score == 2.0
     for name in ("near", "both"):
         loaded.get_component(name).document_store.close()
 

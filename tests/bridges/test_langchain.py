@@ -210,10 +210,10 @@ def test_mem0_stores_searches_and_deletes(store: sync.VectorStore) -> None:
     made = AiovecVectorStore(Letters(), store, "mem0")
     memory = {"data": "likes tea", "user_id": "ana"}
     made.add_embeddings(embeddings=[[1, 0, 0], [0, 1, 0]], metadatas=[memory, {}], ids=["1", "2"])
-    found = made.similarity_search_with_score_by_vector(
+    matches = made.similarity_search_with_score_by_vector(
         embedding=[1, 0, 0], k=5, filter={"user_id": "ana"}
     )
-    assert [(one.id, one.metadata, score) for one, score in found] == [("1", memory, 1.0)]
+    assert [(one.id, one.metadata, score) for one, score in matches] == [("1", memory, 1.0)]
     assert made._collection.get(where={"user_id": "ana"}, limit=None) == {
         "ids": ["1"], "documents": ["likes tea"], "metadatas": [memory],
     }  # fmt: skip

@@ -104,8 +104,8 @@ def test_it_answers_as_langgraphs_own_store_in_memory(store: sync.VectorStore, s
         assert mine is not None
         assert (mine.namespace, mine.key, mine.value) == (item.namespace, item.key, item.value)
     for prefix, wanted in itertools.product(NAMESPACES, FILTERS):
-        found = [keys(one.search(prefix, filter=wanted, limit=100)) for one in both]
-        assert sorted(found[0], key=str) == sorted(found[1], key=str), (prefix, wanted)
+        answers = [keys(one.search(prefix, filter=wanted, limit=100)) for one in both]
+        assert sorted(answers[0], key=str) == sorted(answers[1], key=str), (prefix, wanted)
     for prefix, query, wanted in itertools.product(NAMESPACES, ("a", "aab", "acc"), FILTERS[:4]):
         options: Any = {"query": query, "filter": wanted, "limit": chance.randint(1, 9)}
         options["offset"] = chance.randrange(3)
@@ -201,8 +201,8 @@ def test_a_wrong_argument_is_refused_by_its_name(ours: BaseStore) -> None:
 def test_a_dot_in_a_filter_leads_into_an_object_or_belongs_to_a_key(ours: BaseStore) -> None:
     ours.put(("a",), "flat", {"deep.x": 5})
     ours.put(("a",), "nested", {"deep": {"x": 5}})
-    found = ours.search(("a",), filter={"deep.x": 5})
-    assert sorted(item.key for item in found) == ["flat", "nested"]
+    matches = ours.search(("a",), filter={"deep.x": 5})
+    assert sorted(item.key for item in matches) == ["flat", "nested"]
 
 
 def test_a_read_only_store_refreshes_no_expiry(tmp_path: Path) -> None:

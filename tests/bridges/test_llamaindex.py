@@ -93,13 +93,13 @@ def test_filters_select_as_in_llamaindexs_simple_store(ours: AiovecVectorStore) 
     theirs.add(nodes())
     for one in FILTERS:
         with case(one):
-            found = [ids(each, similarity_top_k=9, filters=filters(one)) for each in (ours, theirs)]
-            assert found[0] == found[1]
+            both = [ids(each, similarity_top_k=9, filters=filters(one)) for each in (ours, theirs)]
+            assert both[0] == both[1]
     for condition in ("and", "or", "not"):
         with case(condition):
             some = filters(("n", Op.GT, 1), ("lang", Op.EQ, "de"), condition=condition)
-            found = [ids(each, similarity_top_k=9, filters=some) for each in (ours, theirs)]
-            assert found[0] == found[1]
+            both = [ids(each, similarity_top_k=9, filters=some) for each in (ours, theirs)]
+            assert both[0] == both[1]
     ours.add([TextNode(id_="e", embedding=[0.0, 1.0], metadata={"in": {"deep": "x"}})])
     assert ids(ours, similarity_top_k=9, filters=filters(("in.deep", Op.EQ, "x"))) == ["e"]
     ours.delete_nodes(["e"])
@@ -184,9 +184,9 @@ def test_nodes_come_back_whole(ours: AiovecVectorStore) -> None:
     ]
     ours.add(more)
     ours.add(more[2:])
-    found = {node.node_id: node for node in ours.get_nodes()}
+    stored = {node.node_id: node for node in ours.get_nodes()}
     for node in [*nodes(), *more]:
-        back = found[node.node_id]
+        back = stored[node.node_id]
         assert type(back) is type(node)
         assert back.model_dump() == node.model_dump()
     assert ids(ours, similarity_top_k=99, filters=filters(("n", Op.EQ, 1))) == ["a"]
@@ -224,6 +224,6 @@ def test_a_vector_store_index_retrieves_from_it(tmp_path: Path) -> None:
     VectorStoreIndex(plain, storage_context=context, embed_model=embed)
     index = VectorStoreIndex.from_vector_store(ours, embed_model=embed)
     options: dict[str, Any] = {"vector_store_query_mode": "text_search", "sparse_top_k": 1}
-    (found,) = index.as_retriever(**options).retrieve("zebra")
-    assert found.node.get_content() == "green zebra"
+    (match,) = index.as_retriever(**options).retrieve("zebra")
+    assert match.node.get_content() == "green zebra"
     ours.close()

@@ -78,8 +78,8 @@ async def test_a_memory_is_remembered_recalled_changed_and_forgotten(tmp_path: P
         for query in ("which service failed", "4711"):
             (memory, *_) = (await call(client, "recall", query=query))["memories"]
             assert (memory["text"], memory["user"]) == ("Order service 4711 failed.", "ben")
-        found = await call(client, "recall", query="4711", where="payload.user = 'ana'")
-        assert [one["id"] for one in found["memories"]] == [first["id"]]
+        result = await call(client, "recall", query="4711", where="payload.user = 'ana'")
+        assert [one["id"] for one in result["memories"]] == [first["id"]]
         await call(client, "remember", text="Ana prefers long answers.", id=first["id"])
         (changed,) = (await call(client, "get", table="memories", ids=[first["id"]]))["rows"]
         assert (changed["text"], changed.get("user")) == ("Ana prefers long answers.", None)
@@ -190,8 +190,8 @@ async def test_tables_are_described_searched_and_listed(tmp_path: Path) -> None:
             )
             assert [hit["id"] for hit in hits["hits"]] == ["b"]
         options = {"where": "payload.kind = 'fable'", "select": ["year"]}
-        found = await call(client, "search", table="articles", query="fox", **options)
-        assert [(hit["id"], hit["year"], "title" in hit) for hit in found["hits"]] == [
+        result = await call(client, "search", table="articles", query="fox", **options)
+        assert [(hit["id"], hit["year"], "title" in hit) for hit in result["hits"]] == [
             ("c", 2026, False)
         ]
         rows = await call(client, "list", table="articles", order_by="-year", offset=1, limit=1)
@@ -271,8 +271,8 @@ async def test_half_life_needs_a_field_of_times(tmp_path: Path) -> None:
         await store.update("articles", {"at": now - timedelta(days=9)}, ids=["a"])
         await store.update("articles", {"at": now}, ids=["c"])
         async with Client(create_server(store, table="articles")) as client:
-            found = await call(client, "recall", query="fox", half_life="1h", limit=2)
-            assert [one["id"] for one in found["memories"]] == ["c", "a"]
+            result = await call(client, "recall", query="fox", half_life="1h", limit=2)
+            assert [one["id"] for one in result["memories"]] == ["c", "a"]
 
 
 async def test_memories_are_recalled_by_words_without_an_embedder(tmp_path: Path) -> None:
@@ -280,8 +280,8 @@ async def test_memories_are_recalled_by_words_without_an_embedder(tmp_path: Path
         server = create_server(store, table="notes", allow_writes=True)
         async with Client(server) as client:
             await call(client, "remember", text="Ana prefers short answers.")
-            found = await call(client, "recall", query="which answers does Ana like?")
-            assert [one["text"] for one in found["memories"]] == ["Ana prefers short answers."]
+            result = await call(client, "recall", query="which answers does Ana like?")
+            assert [one["text"] for one in result["memories"]] == ["Ana prefers short answers."]
 
 
 @pytest.fixture
@@ -300,8 +300,8 @@ async def test_the_command_serves_standard_input_and_writes_only_if_allowed(tmp_
         assert client.server_info.name == "aiovec"
         await call(client, "remember", text="Ana prefers short answers.")
     async with Client(server()) as client:
-        (found,) = (await call(client, "recall", query="short answers"))["memories"]
-        assert found["text"] == "Ana prefers short answers."
+        (memory,) = (await call(client, "recall", query="short answers"))["memories"]
+        assert memory["text"] == "Ana prefers short answers."
         assert {tool.name for tool in (await client.list_tools()).tools}.isdisjoint({"remember"})
 
 
@@ -340,10 +340,10 @@ async def test_the_command_serves_http_to_its_key_and_machine_only(folder: Path,
     try:
         assert process.stderr is not None
         line = b""
-        while not (found := re.search(rb"http://127\.0\.0\.1:\d+/mcp", line)):
+        while not (address := re.search(rb"http://127\.0\.0\.1:\d+/mcp", line)):
             line += await process.stderr.read(1024)
             assert not process.stderr.at_eof(), line
-        url = found[0].decode()
+        url = address[0].decode()
         bearer = {"Authorization": f"Bearer {key}"} if key else {}
         async with httpx.AsyncClient(headers=bearer) as http:
             async with Client(streamable_http_client(url, http_client=http)) as client:

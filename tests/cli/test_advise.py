@@ -14,16 +14,16 @@ from .conftest import Run
 def advised(run: Run, *arguments: object) -> dict[str, Any]:
     finished = run("advise", *arguments, "--json")
     assert (finished.code, finished.err) == (0, "")
-    found: dict[str, Any] = finished.json
-    return found
+    advice: dict[str, Any] = finished.json
+    return advice
 
 
 def test_a_small_table_should_stay_and_is_not_changed(run: Run, store: Path) -> None:
     before = store.read_bytes()
-    found = advised(run, "-s", store)
-    assert found["store"] == str(store)
-    assert found["thresholds"] == {"rows": 100_000, "p95_ms": 200, "rows_a_day": 500}
-    (table,) = found["tables"]
+    advice = advised(run, "-s", store)
+    assert advice["store"] == str(store)
+    assert advice["thresholds"] == {"rows": 100_000, "p95_ms": 200, "rows_a_day": 500}
+    (table,) = advice["tables"]
     assert (table["table"], table["rows"], table["dim"]) == ("notes", 4, 3)
     assert table["p95_ms"] > 0
     assert (table["verdict"], table["passed"], table["rows_a_day"]) == ("stay", [], None)
@@ -69,11 +69,11 @@ def test_growth_is_computed_from_a_field_of_times(run: Run, folder: Path) -> Non
     for field in ("seen", "text"):
         by = ("--created-field", field, "--rows-a-day", "0.1")
         tables = advised(run, "-s", path, *by)["tables"]
-        found = {table["table"]: table for table in tables}
-        assert 0.39 < found["young"]["rows_a_day"] < 0.41
-        assert (found["young"]["passed"], found["young"]["verdict"]) == (["rows_a_day"], "stay")
-        assert 0.13 < found["old"]["rows_a_day"] < 0.14
-        assert found["empty"]["rows_a_day"] is found["empty"]["p95_ms"] is None
+        advice = {table["table"]: table for table in tables}
+        assert 0.39 < advice["young"]["rows_a_day"] < 0.41
+        assert (advice["young"]["passed"], advice["young"]["verdict"]) == (["rows_a_day"], "stay")
+        assert 0.13 < advice["old"]["rows_a_day"] < 0.14
+        assert advice["empty"]["rows_a_day"] is advice["empty"]["p95_ms"] is None
         # A day on which it is slow is told unless the machine is so busy that it is slow now.
         soon = (*by, "--rows", "1", "--p95-ms", "10", "--lancedb-ms", "0")
         (young,) = advised(run, "-s", path, "young", *soon)["tables"]

@@ -30,13 +30,13 @@ def test_the_demo_shows_searches_and_working_commands(run: Run, backend: str, ta
     assert shown.code == 0, shown.err
     text = shown.out
     assert not re.search(r"[\x1b\r━]", text)
-    found = re.findall(r"^(\S.*)\n  [\d.]+  (\S+)$", text, re.MULTILINE)
-    best = dict(found)
+    results = re.findall(r"^(\S.*)\n  [\d.]+  (\S+)$", text, re.MULTILINE)
+    best = dict(results)
     assert best['Vectors: "compress a file with gzip"'].startswith("gzip.")
     assert best['Vectors: "temporary directory that is removed afterwards"'].startswith("tempfile.")
     assert best['Vectors: "wait until several tasks are done"'].startswith("asyncio.")
     assert best['Keywords: "RFC 2822" -header'].startswith("email.")
-    kinds = [title.split(":")[0].split(",")[0] for title, _ in found]
+    kinds = [title.split(":")[0].split(",")[0] for title, _ in results]
     assert kinds == ["Vectors"] * 3 + ["Filter", "Keywords", "Hybrid"]
     with sync.connect(target) as store:
         assert store.backend_name == backend
@@ -62,9 +62,9 @@ def test_the_demo_shows_searches_and_working_commands(run: Run, backend: str, ta
 @pytest.mark.slow
 def test_the_demo_names_the_extra_that_is_missing(folder: Path) -> None:
     without = command_without("lancedb")
-    asked = run_process("demo", "-s", "lancedb://aiovec-demo.lance", command=without)
-    assert (asked.code, asked.err.count("\n")) == (1, 1)
-    assert 'pip install "aiovec[lancedb]"' in asked.err
+    finished = run_process("demo", "-s", "lancedb://aiovec-demo.lance", command=without)
+    assert (finished.code, finished.err.count("\n")) == (1, 1)
+    assert 'pip install "aiovec[lancedb]"' in finished.err
     assert list(folder.iterdir()) == []
 
 

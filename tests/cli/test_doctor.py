@@ -23,13 +23,15 @@ from .conftest import Run, contents
 PAGE = 16_384
 
 
-def found(finished: Finished) -> dict[str, dict[str, Any]]:
+def findings(finished: Finished) -> dict[str, dict[str, Any]]:
     return {finding["subject"]: finding for finding in finished.json["findings"]}
 
 
 def wrong(finished: Finished) -> dict[str, dict[str, Any]]:
     assert finished.code == 1
-    return {subject: finding for subject, finding in found(finished).items() if not finding["ok"]}
+    return {
+        subject: finding for subject, finding in findings(finished).items() if not finding["ok"]
+    }
 
 
 def test_doctor_reports_a_sound_store(run: Run, store: Path, config: Path, folder: Path) -> None:
@@ -41,7 +43,7 @@ def test_doctor_reports_a_sound_store(run: Run, store: Path, config: Path, folde
     assert last == "doctor: nothing is wrong"
     finished = run("doctor", "-s", store, "--json")
     assert (finished.code, finished.json["ok"]) == (0, True)
-    facts = found(finished)
+    facts = findings(finished)
     assert facts["aiovec"]["value"] == aiovec.__version__
     assert {
         "python",
@@ -54,7 +56,7 @@ def test_doctor_reports_a_sound_store(run: Run, store: Path, config: Path, folde
     } <= set(facts)
     assert facts["integrity"]["value"] == "sound"
     assert facts["table notes"]["value"] == "4 rows"
-    assert found(run("doctor", "--config", config, "--json"))["table notes"]["ok"]
+    assert findings(run("doctor", "--config", config, "--json"))["table notes"]["ok"]
     assert contents(folder) == before
 
 
@@ -74,7 +76,7 @@ def test_a_missing_store_is_a_finding_if_it_is_named(run: Run, config: Path, fol
 def test_doctor_checks_a_store_in_use(run: Run, store: Path) -> None:
     with sync.connect(store) as vectors:
         vectors.delete("notes", "a")
-        facts = found(run("doctor", "-s", store, "--json"))
+        facts = findings(run("doctor", "-s", store, "--json"))
         assert facts["table notes"]["value"] == "3 rows"
         assert facts["integrity"]["ok"]
         assert vectors.count("notes") == 3
@@ -174,7 +176,7 @@ def test_doctor_lists_each_embedder_with_what_it_lacks(
         for name, (lines, _, _) in EMBEDDERS.items():
             file.write(f"\n[retrieval.embedders.{name}]\n{lines}\n")
     finished = run("doctor", "--config", config, "--json")
-    facts = found(finished)
+    facts = findings(finished)
     for name, (_, ok, said) in EMBEDDERS.items():
         with case(name):
             fact = facts[f"embedder {name}"]

@@ -42,10 +42,10 @@ def test_info_describes_the_store_and_its_tables(run: Run, store: Path, folder: 
             "embedder": "none",
         }.items()
     )
-    found = run("info", "-s", store, "notes", "--json").json
-    assert found["target"] == str(store)
-    assert "backup" in found["abilities"]
-    (table,) = found["tables"]
+    about = run("info", "-s", store, "notes", "--json").json
+    assert about["target"] == str(store)
+    assert "backup" in about["abilities"]
+    (table,) = about["tables"]
     assert (table["name"], table["rows"]) == ("notes", len(ROWS))
     assert table["schema"] == SCHEMA.to_dict()
     assert table["bytes"] > 0

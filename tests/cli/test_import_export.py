@@ -52,9 +52,9 @@ def test_a_rejected_row_makes_the_exit_code_1(run: Run, folder: Path) -> None:
     assert table["reasons"] == {
         "the vector has 3 dimensions, not 2": 3, "the vector has 4 dimensions, not 2": 2,
     }  # fmt: skip
-    told = run("import", path, "-s", "other.db", "--upsert")
-    assert "imported 10 rows" in told.out
-    assert "rows: rejected 3 rows: the vector has 3 dimensions, not 2" in told.err
+    plain = run("import", path, "-s", "other.db", "--upsert")
+    assert "imported 10 rows" in plain.out
+    assert "rows: rejected 3 rows: the vector has 3 dimensions, not 2" in plain.err
     assert len((folder / "rows.jsonl.rejects.jsonl").read_text().splitlines()) == 5
     assert run("import", written(path, *good), "-s", "x.db", "--upsert", "--json").json["complete"]
     assert not (folder / "rows.jsonl.rejects.jsonl").exists()  # it told of rows that are there now

@@ -16,7 +16,7 @@ from tests.harness.command import COMMAND, command_without, run_process
 from aiovec import Schema, sync
 
 from .conftest import ROWS, SCHEMA, Run, contents
-from .test_doctor_checks_lancedb_and_writes_nothing import found, wrong
+from .test_doctor import findings, wrong
 
 MANY = 400
 
@@ -58,7 +58,7 @@ def test_doctor_checks_lancedb_and_writes_nothing(run: Run, made: Path, folder: 
     before = contents(made)
     finished = run("doctor", "-s", f"lancedb://{made}", "--json")
     assert finished.code == 0
-    facts = found(finished)
+    facts = findings(finished)
     assert facts["lancedb"]["value"] == lancedb.__version__
     assert facts["lancedb import"]["value"] == "succeeds"
     assert facts["table notes"]["value"] == "4 rows"

@@ -38,9 +38,9 @@ def test_a_plan_reports_tables_and_problems_and_writes_nothing(
     assert (finished.code, finished.err) == (0, "")
     assert "table   notes: 4 rows" in finished.out
     assert finished.out.endswith("ready to run\n")
-    found = run("migrate", "plan", "--config", toml, "--to", "lancedb", "--json").json
-    assert (found["ok"], found["target"].endswith("(lancedb)")) == (True, True)
-    assert [table["name"] for table in found["tables"]] == ["notes"]
+    plan = run("migrate", "plan", "--config", toml, "--to", "lancedb", "--json").json
+    assert (plan["ok"], plan["target"].endswith("(lancedb)")) == (True, True)
+    assert [table["name"] for table in plan["tables"]] == ["notes"]
     stopped = run("migrate", "plan", "--from", store, "--to", store)
     assert stopped.code == 1
     assert "problem the source and the target are the same store" in stopped.out
@@ -70,8 +70,8 @@ def test_a_migration_switches_the_toml_file_and_back(run: Run, toml: Path, store
     moved = run("tables", "-s", store)
     assert moved.code == 1
     assert "has moved to" in moved.err
-    told = run("migrate", "status", *here, "--json").json["migration"]
-    assert (told["state"], told["open"]) == ("moved", False)
+    migration = run("migrate", "status", *here, "--json").json["migration"]
+    assert (migration["state"], migration["open"]) == ("moved", False)
     assert "other direction" in run("migrate", "status", *here).out
     write(toml, "since", "then")
     newer = run("migrate", "verify", *here)

@@ -28,14 +28,14 @@ def test_a_search_takes_a_vector_or_a_row(run: Run, store: Path, config: Path) -
     assert ids(run, "notes", "-s", "sqlite", "--config", config, "--like", "a", "--limit", 1) == [
         "b"
     ]
-    found = run("search", *notes, "--vector", "[1,0,0]", "--limit", 1, "--json").json
-    assert found["hits"] == [
+    result = run("search", *notes, "--vector", "[1,0,0]", "--limit", 1, "--json").json
+    assert result["hits"] == [
         {
             "id": "a", "_score": pytest.approx(1), "_distance": pytest.approx(0, abs=1e-6),
             "lang": "en", "year": 2020, "body": "first",
         }
     ]  # fmt: skip
-    assert found["seconds"] > 0
+    assert result["seconds"] > 0
 
 
 def test_a_search_shows_chosen_fields_in_one_line_each(run: Run, store: Path) -> None:
@@ -142,9 +142,9 @@ def test_rows_and_distinct_filter_sort_and_limit(run: Run, folder: Path) -> None
     docs = ("docs", "-s", path)
     shown = run("rows", *docs, "--order-by=-year", "--limit", 2, "--select", "year,tags")
     assert shown.lines == [["id", "year", "tags"], ["9", "9", "[]"], ["8", "8", '["a", "b"]']]
-    found = run("rows", "-s", path, "docs", "--where", "year >= 7", "--json").json["rows"]
-    assert [row["id"] for row in found] == ["7", "8", "9"]
-    assert found[1]["k"] == {"z": 0}
+    matches = run("rows", "-s", path, "docs", "--where", "year >= 7", "--json").json["rows"]
+    assert [row["id"] for row in matches] == ["7", "8", "9"]
+    assert matches[1]["k"] == {"z": 0}
     assert run("rows", "-s", path, "bare").lines == [["id"]]
     assert run("rows", "-s", path, "bare", "--json").json == {"rows": []}
     assert run("distinct", "-s", path, "docs", "payload.k.z").lines == [

@@ -72,10 +72,10 @@ def test_drop_asks_on_a_terminal(run: Run, store: Path) -> None:
             ) as process,
         ):
             os.close(terminal)
-            asked = b""
-            while b"[y/N]:" not in asked:
-                asked += keyboard.read(100)
-            assert b"Drop notes with 4 rows?" in asked
+            prompt = b""
+            while b"[y/N]:" not in prompt:
+                prompt += keyboard.read(100)
+            assert b"Drop notes with 4 rows?" in prompt
             keyboard.write(f"{answer}\n".encode())
             assert process.wait(60) == code, answer
         with sync.connect(store) as vectors:

@@ -88,7 +88,7 @@ async def test_a_host_that_only_the_table_names_gets_no_text_and_no_key(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
     monkeypatch.setenv("THEIR_KEY", "sk-0123456789abcdef")
     async with Service() as service:
-        for number, (keys, told) in enumerate(
+        for number, (keys, reason) in enumerate(
             (
                 ({"base_url": service.url}, service.url),
                 ({"base_url": service.url, "api_key_env": "OPENAI_API_KEY"}, service.url),
@@ -111,7 +111,7 @@ async def test_a_host_that_only_the_table_names_gets_no_text_and_no_key(
                 ):
                     with case(keys), pytest.raises(EmbeddingError) as caught:
                         await call
-                    for words in (told, "embedder=", "[retrieval.embedders.default]"):
+                    for words in (reason, "embedder=", "[retrieval.embedders.default]"):
                         assert words in str(caught.value), keys
                     assert "0123456789abcdef" not in str(caught.value)
                 assert await store.count("notes") == 2
@@ -149,7 +149,7 @@ async def test_code_or_a_folder_that_only_the_table_names_is_not_loaded(
     for name in ("fastembed", "sentence_transformers"):
         monkeypatch.setitem(sys.modules, name, stand_in(log, DIM))
     write_what_is_not_trusted(tmp_path)
-    for number, (kind, model, told) in enumerate(
+    for number, (kind, model, reason) in enumerate(
         (
             ("their_code:embed", "m", "their_code:embed"),
             ("os:getcwd", "m", "no code is run"),
@@ -164,8 +164,8 @@ async def test_code_or_a_folder_that_only_the_table_names_is_not_loaded(
         path = tmp_path / f"{number}.db"
         await a_table(path, {"kind": kind}, model=model)
         async with aiovec.connect(path) as store:
-            if told:
-                with case(kind), pytest.raises(EmbeddingError, match=told):
+            if reason:
+                with case(kind), pytest.raises(EmbeddingError, match=reason):
                     await store.search("notes", "words")
             else:
                 assert await store.search("notes", "words")
@@ -193,21 +193,21 @@ async def test_an_invalid_recipe_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_schema_without_dim_gets_it_from_the_embedder() -> None:
-    asked: list[list[str]] = []
+    calls: list[list[str]] = []
 
     async def pairs(texts: list[str]) -> Any:
-        asked.append(list(texts))
+        calls.append(list(texts))
         return [[float(len(text)), 1.0] for text in texts]
 
     schema = Schema(fields=FIELDS, embed=Embed("body"))
     assert Schema.from_json(schema.to_json()) == schema
     async with aiovec.connect(":memory:", embedder=aiovec.embedder(pairs, model="m")) as store:
-        assert asked == []
+        assert calls == []
         for _ in range(2):
             await store.create_table("notes", schema, exist_ok=True)
         await store.insert("notes", ROWS)
-        found = await store.schema("notes")
-        assert (found.dim, found.model, len(asked)) == (2, "m", 2)  # once for the length
+        stored = await store.schema("notes")
+        assert (stored.dim, stored.model, len(calls)) == (2, "m", 2)  # once for the length
     async with aiovec.connect(":memory:") as store:
         with pytest.raises(EmbeddingError, match=r"the length of its vectors.*Schema\(dim"):
             await store.create_table("notes", schema)

@@ -118,8 +118,8 @@ async def test_a_reader_follows_newer_copies(tmp_path: Path, kind: str) -> None:
                     with pytest.raises(StoreReplacedError):
                         await reader.count(TABLE)  # nothing is there for now
                 await to_thread(os.replace, tmp_path / "next", served)
-                found = await asyncio.gather(*(reader.count(TABLE) for _ in range(5)))
-                assert found == [count] * 5
+                counts = await asyncio.gather(*(reader.count(TABLE) for _ in range(5)))
+                assert counts == [count] * 5
                 assert len(await reader.search(TABLE, [1, 2, 3, 4])) == count
                 assert sum(batch.num_rows for batch in await exported(reader)) == count
             with pytest.raises(UnsupportedError):

@@ -77,7 +77,7 @@ async def test_a_backup_is_of_one_moment(tmp_path: Path, kind: str) -> None:
         copy = str(tmp_path / f"copy{n}") if kind == "sqlite" else f"lancedb://{tmp_path}/copy{n}"
         async with aiovec.connect(copy) as saved:
             one, two = [
-                {found.id for found in await saved.find(table, limit=10**6)}
+                {record.id for record in await saved.find(table, limit=10**6)}
                 for table in ("one", "two")
             ]
         assert two <= one
@@ -115,12 +115,12 @@ async def test_a_cursor_from_before_a_restore_skips_no_new_row(tmp_path: Path) -
     await backed_up(target, backup)
 
     async def read(after: bytes | None) -> tuple[list[str], bytes | None]:
-        found: list[str] = []
+        ids: list[str] = []
         async with aiovec.connect(target) as store:
             async for batch in store.export(TABLE, after=after):
-                found += batch.column("id").to_pylist()
+                ids += batch.column("id").to_pylist()
                 after = batch.schema.metadata[b"aiovec.cursor"]
-        return found, after
+        return ids, after
 
     async with aiovec.connect(target) as store:
         await store.insert(TABLE, [row(f"gone{n}", n) for n in range(50)])
@@ -128,8 +128,8 @@ async def test_a_cursor_from_before_a_restore_skips_no_new_row(tmp_path: Path) -
     await aiovec.restore(backup, target)
     async with aiovec.connect(target) as store:
         await store.insert(TABLE, [row(f"new{n}", n) for n in range(20)])
-    found, _ = await read(cursor)
-    assert set(found) >= {f"new{n}" for n in range(20)}
+    ids, _ = await read(cursor)
+    assert set(ids) >= {f"new{n}" for n in range(20)}
 
 
 HOLD = {

@@ -87,8 +87,8 @@ async def test_damaged_arrow_is_refused_and_the_field_named(tmp_path: Path, kind
         name = damaged_text([0, 2, 3], b"\xe9\xffz", valid=b"\x02")
         assert await store.insert("t", pa.RecordBatch.from_pydict(columns(2, name=name))) == 2
         assert [record["name"] for record in await store.find("t")] == [None, "z"]
-        async for found in store.export("t"):
-            found.validate(full=True)
+        async for exported in store.export("t"):
+            exported.validate(full=True)
 
 
 BOMBS: dict[str, Callable[[], pa.Array]] = {

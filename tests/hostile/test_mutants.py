@@ -81,9 +81,9 @@ def mutant(chance: random.Random) -> pa.RecordBatch:
     with ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     memory = np.frombuffer(bytearray(sink.getvalue()), dtype=np.uint8)
-    found = ipc.open_stream(pa.py_buffer(memory)).read_next_batch()
+    loaded = ipc.open_stream(pa.py_buffer(memory)).read_next_batch()
     buffers = [
-        buffer for column in found.columns for buffer in column.buffers() if buffer and buffer.size
+        buffer for column in loaded.columns for buffer in column.buffers() if buffer and buffer.size
     ]
     base = memory.__array_interface__["data"][0]
     for _ in range(chance.choice([1, 1, 2, 3])):
@@ -92,7 +92,7 @@ def mutant(chance: random.Random) -> pa.RecordBatch:
         part = bytearray(memory[start : start + max(buffer.size, 16)].tobytes())
         changed(part, chance)
         memory[start : start + buffer.size] = np.frombuffer(part, np.uint8)[: buffer.size]
-    return found
+    return loaded
 
 
 async def write(store: aiovec.VectorStore, batch: pa.RecordBatch) -> str:
@@ -104,9 +104,9 @@ async def write(store: aiovec.VectorStore, batch: pa.RecordBatch) -> str:
         return "refused"
     batch.validate(full=True)
     wanted = batch.to_pylist()
-    found = await store.get("t", [row["id"] for row in wanted])
-    assert count == len(wanted) == len(found)
-    for row, record in zip(wanted, found, strict=True):
+    records = await store.get("t", [row["id"] for row in wanted])
+    assert count == len(wanted) == len(records)
+    for row, record in zip(wanted, records, strict=True):
         assert record.vector is not None
         assert record.vector.tolist() == row["embedding"]
         assert [record[name] for name in ("name", "year", "tags")] == [

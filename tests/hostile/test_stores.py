@@ -67,7 +67,7 @@ def damage(whole: Path, chance: random.Random) -> str:
 
 async def try_all(target: str) -> str:
     """Return whether something was told; an error that is not ours is raised."""
-    told = "answered"
+    outcome = "answered"
     try:
         async with aiovec.connect(target) as store:
             for name, call in CALLS.items():
@@ -75,13 +75,13 @@ async def try_all(target: str) -> str:
                     async with asyncio.timeout(120):
                         await call(store)
                 except AiovecError:
-                    told = "error"
+                    outcome = "error"
                 except BaseException as exc:
                     exc.add_note(name)
                     raise
     except AiovecError:
         return "refused"
-    return told
+    return outcome
 
 
 @pytest.mark.soak

@@ -71,8 +71,8 @@ def assert_rows(
     assert sorted(rows) == sorted(ids)
     for id, vector, wanted in zip(ids, vectors, fields, strict=True):
         assert rows[id].vector == pytest.approx(vector, rel=1e-6)
-        found = {name: value for name, value in rows[id].fields.items() if value is not None}
-        assert found == {name: value for name, value in wanted.items() if value is not None}
+        values = {name: value for name, value in rows[id].fields.items() if value is not None}
+        assert values == {name: value for name, value in wanted.items() if value is not None}
 
 
 # Chroma
@@ -328,12 +328,12 @@ def test_a_folder_of_milvus_lite_keeps_its_collections(folder: Path, store: Any)
     facts = table(done)
     assert (facts["rows"], facts["missing"], facts["metric"]) == (COUNT, 0, "dot")
     assert facts["omitted"] == ["the vectors words (sparse_float_vector)"]
-    made, found = store("docs")
+    made, records = store("docs")
     assert {name: field.kind for name, field in made.fields.items()} == {
         "body": "text",
         "marks": "list[int]",
     }
-    assert_rows(found, [f"p{i}" for i in range(COUNT)], VECTORS, MILVUS_FIELDS)
+    assert_rows(records, [f"p{i}" for i in range(COUNT)], VECTORS, MILVUS_FIELDS)
     done = bring("m.db", "--upsert", "--allow-rejects")
     rows = {one["name"]: one["rows"] for one in done.json["tables"]}
     assert (done.code, rows) == (0, {"docs": COUNT, "quick": 2, "bare": 1})
@@ -448,8 +448,8 @@ def test_a_docstore_runs_no_code(folder: Path) -> None:
 def postgres() -> Iterator[Any]:
     """A connection to a server of its own, which runs for these tests."""
     psycopg = pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    control = shutil.which("pg_ctl") or (str(found[-1]) if found else None)
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    control = shutil.which("pg_ctl") or (str(programs[-1]) if programs else None)
     if control is None:
         pytest.skip("needs the programs of PostgreSQL's server")
     # The server refuses to run for root.
@@ -500,9 +500,9 @@ def test_a_pgvector_table_keeps_its_columns(postgres: Any, store: Any) -> None:
     facts = table(done)
     assert (done.code, facts["rows"], facts["rejected"]) == (0, COUNT, 1)
     assert "its-secret" not in done.out + done.err
-    told = done.out + done.err
+    output = done.out + done.err
     for one in ("the column raw (bytea)", "the vectors small", "the vectors few (sparse)"):
-        assert one in told
+        assert one in output
     schema, rows = store("docs")
     assert (schema.metric, schema.dim) == ("cosine", DIM)
     assert {"body", "n", "half", "live", "at", "tags"} == set(schema.fields)
@@ -530,8 +530,8 @@ def test_a_pgvector_table_needs_no_key_length_or_index(postgres: Any, store: Any
     assert (done.code, table(done)["rows"]) == (0, 2)
     assert "no index names the metric" in done.out + done.err
     schema, rows = store("bare")
-    found = sorted((r.fields["a"], r.fields["b"], *r.vector.tolist()) for r in rows.values())
-    assert (schema.metric, found) == ("l2", [(1, 2, 0.5, 1.0), (1, 3, 2.0, -1.25)])
+    stored = sorted((r.fields["a"], r.fields["b"], *r.vector.tolist()) for r in rows.values())
+    assert (schema.metric, stored) == ("l2", [(1, 2, 0.5, 1.0), (1, 3, 2.0, -1.25)])
     done = bring(f"{url}#work.bare", "--table", "by_b", "--id-column", "b")
     assert done.code == 0, done.err
     assert set(store("by_b")[1]) == {"2", "3"}

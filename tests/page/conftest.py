@@ -65,8 +65,8 @@ def chromium_of(playwright: Playwright) -> str | None:
     """Return the path of the Chromium on this machine, or else of the one that Playwright
     installed; None if there is neither."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    found = [*map(shutil.which, names), playwright.chromium.executable_path]
-    return next((path for path in found if path and Path(path).exists()), None)
+    paths = [*map(shutil.which, names), playwright.chromium.executable_path]
+    return next((path for path in paths if path and Path(path).exists()), None)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -105,10 +105,10 @@ async def test_each_way_of_searching_shows_hits(page: Page) -> None:
         await expect(page.locator(".hits > li").first).to_contain_text("topic sea")
     await visit(page, "#/t/plain/search")
     await page.get_by_text("Vector", exact=True).click()
-    for numbers, told in (("[1, 2]", "has 2 numbers"), ("1, x, 2", "\u201cx\u201d")):
+    for numbers, message in (("[1, 2]", "has 2 numbers"), ("1, x, 2", "\u201cx\u201d")):
         await page.get_by_label("Numbers").fill(numbers)
         await page.get_by_role("button", name="Search", exact=True).click()
-        await expect(page.get_by_role("alert")).to_contain_text(told)
+        await expect(page.get_by_role("alert")).to_contain_text(message)
     await page.get_by_label("Numbers").fill("2 4\n1e0")
     await page.get_by_role("button", name="Search", exact=True).click()
     await expect(page.locator(".hits > li").first).to_contain_text("p2")
@@ -212,7 +212,7 @@ async def test_the_page_is_usable_by_keyboard_alone(page: Page) -> None:
 
 async def test_each_view_passes_axe_and_fits_a_phone(page: Page) -> None:
     axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe()
-    found = []
+    findings = []
     await visit(page, "#/")
     await page.evaluate(axe.axe_script)
     for name, where in VIEWS.items():
@@ -222,8 +222,10 @@ async def test_each_view_passes_axe_and_fits_a_phone(page: Page) -> None:
             await page.emulate_media(color_scheme=scheme)
             # Which elements there are is the same in both: colours alone are looked at again.
             rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
-            told = await page.evaluate(AXE, {**rules, "resultTypes": ["violations"]})
-            found += [(name, scheme, one["id"], one["nodes"][0]["html"][:200]) for one in told]
+            violations = await page.evaluate(AXE, {**rules, "resultTypes": ["violations"]})
+            findings += [
+                (name, scheme, one["id"], one["nodes"][0]["html"][:200]) for one in violations
+            ]
         for width, size in ((375, "100%"), (640, "200%")):
             with case((name, width)):
                 await page.set_viewport_size({"width": width, "height": 700})
@@ -231,7 +233,7 @@ async def test_each_view_passes_axe_and_fits_a_phone(page: Page) -> None:
                 await page.evaluate(f"{style}.setProperty('font-size', '{size}')")
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width
                 await page.evaluate(f"{style}.removeProperty('font-size')")
-    assert not found, json.dumps(found, indent=1)
+    assert not findings, json.dumps(findings, indent=1)
 
 
 async def test_hostile_rows_are_text(page: Page) -> None:

@@ -43,15 +43,15 @@ async def fill(store: aiovec.VectorStore, rows: int) -> None:
 
 async def files(client: httpx.AsyncClient) -> dict[str, httpx.Response]:
     """Return the page and each file that it or another one names."""
-    found: dict[str, httpx.Response] = {}
+    responses: dict[str, httpx.Response] = {}
     waiting = ["/"]
     while waiting:
         path = waiting.pop()
-        found[path] = answer = await client.get(path)
+        responses[path] = answer = await client.get(path)
         assert answer.status_code == 200, path
         names = re.findall(r"""["'](?:/?assets|\.)/([\w.-]+)["']""", answer.text)
-        waiting += [one for one in {f"/assets/{name}" for name in names} if one not in found]
-    return found
+        waiting += [one for one in {f"/assets/{name}" for name in names} if one not in responses]
+    return responses
 
 
 async def test_the_files_of_the_page_load_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
@@ -59,9 +59,9 @@ async def test_the_files_of_the_page_load_nothing_from_elsewhere(client: httpx.A
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|"
         r"DOMParser|\beval\(|new Function|javascript:"
     )
-    found = await files(client)
-    assert len(found) > 5
-    for path, answer in found.items():
+    responses = await files(client)
+    assert len(responses) > 5
+    for path, answer in responses.items():
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert answer.headers["cache-control"] == "no-cache"
@@ -74,7 +74,7 @@ async def test_the_files_of_the_page_load_nothing_from_elsewhere(client: httpx.A
         assert not forbidden.search(answer.text), path
         hosts = set(re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", answer.text))
         assert hosts <= {"http://www.w3.org"}, path  # the name of SVG, which nobody fetches
-    page = found["/"].text
+    page = responses["/"].text
     assert not re.search(r"<script(?![^>]* src=)|<style| style=", page)
 
 

@@ -75,13 +75,13 @@ class Cluster:
 
     def workers(self) -> list[psutil.Process]:
         """Return the processes that write a source."""
-        found = []
+        processes = []
         for node in self._nodes:
             for process in psutil.Process(node.pid).children(recursive=True):
                 with suppressed_end():
                     if process.cmdline()[:1] == ["ray::write_source"]:
-                        found.append(process)
-        return found
+                        processes.append(process)
+        return processes
 
     def close(self) -> None:
         """End the nodes, and what they started, by their ids."""

@@ -157,7 +157,7 @@ def test_workers_build_keyword_indexes_as_one_process(cluster: Cluster, tmp_path
         ("the of 100", {}), ("word1 3999", {"match": "any"}),
     ]  # fmt: skip
     for analyzer in ("plain", "english", "ngram"):
-        found = []
+        answers = []
         for by in ("ray", "here"):
             target = f"lancedb://{tmp_path / f'{analyzer}-{by}'}"
             with sync.connect(target) as store:
@@ -176,12 +176,12 @@ def test_workers_build_keyword_indexes_as_one_process(cluster: Cluster, tmp_path
             with sync.connect(target) as store:
                 (index,) = [one for one in store.indexes("docs") if one.kind == "text"]
                 assert index.rows_unindexed == 0
-                found.append([
+                answers.append([
                     sorted(hit.id for hit in store.search_text("docs", text, limit=5000, **options))
                     for text, options in questions
                 ])  # fmt: skip
-        assert found[0] == found[1], analyzer
-        assert all(found[0][:3]), analyzer
+        assert answers[0] == answers[1], analyzer
+        assert all(answers[0][:3]), analyzer
 
 
 def test_workers_build_an_index_for_upkeep(cluster: Cluster, parts: Path, tmp_path: Path) -> None:
@@ -192,11 +192,11 @@ def test_workers_build_an_index_for_upkeep(cluster: Cluster, parts: Path, tmp_pa
     assert "ivf_rq on embedding (20,000 rows, recall 0.9" in said
     questions = np.random.default_rng(9).normal(size=(20, DIM))
     with sync.connect(target) as store:
-        found = [{hit.id for hit in hits} for hits in store.search_many("docs", questions)]
+        approximate = [{hit.id for hit in hits} for hits in store.search_many("docs", questions)]
         exact = [
             {hit.id for hit in hits} for hits in store.search_many("docs", questions, exact=True)
         ]
-        shared = sum(len(one & other) for one, other in zip(found, exact, strict=True))
+        shared = sum(len(one & other) for one, other in zip(approximate, exact, strict=True))
         assert shared / 200 > 0.8
         vector = [50.0, *[0.0] * (DIM - 1)]
         store.insert("docs", [{"id": "new", "embedding": vector}])

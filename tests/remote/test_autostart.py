@@ -45,15 +45,15 @@ class Place:
 
     def servers(self) -> list[int]:
         """Return the processes whose command line names the TOML file, but for apps."""
-        found = []
+        pids = []
         for folder in Path("/proc").iterdir():
             try:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
             if str(self.config).encode() in words and APP.encode() not in words:
-                found.append(int(folder.name))
-        return found
+                pids.append(int(folder.name))
+        return pids
 
     def server(self) -> int:
         (pid,) = self.servers()

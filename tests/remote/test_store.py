@@ -29,16 +29,16 @@ ROWS: list[dict[str, Any]] = [
 def test_a_migration_to_a_server_and_back_keeps_the_rows(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = tmp_path / "here.db", tmp_path / "there.db"
-    with aiovec.sync.connect(there), aiovec.sync.connect(here) as store:
+    here, target_place = tmp_path / "here.db", tmp_path / "there.db"
+    with aiovec.sync.connect(target_place), aiovec.sync.connect(here) as store:
         store.create_table("notes", SCHEMA)
         store.insert("notes", ROWS)
-    for number, (source, target) in enumerate(itertools.pairwise((here, url, there))):
+    for number, (source, target) in enumerate(itertools.pairwise((here, url, target_place))):
         (tmp_path / str(number)).mkdir()
         monkeypatch.chdir(tmp_path / str(number))
         done = run("migrate", "run", "--from", source, "--to", target)
         assert done.code == 0, done.err
-    with aiovec.sync.connect(there) as store:
+    with aiovec.sync.connect(target_place) as store:
         assert [row["id"] for row in store.find("notes")] == ["a", "b"]
 
 
@@ -50,7 +50,7 @@ def test_commands_work_on_a_server(
     monkeypatch.delenv("no_proxy", raising=False)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (tmp_path / "schema.json").write_text(SCHEMA.to_json())
-    for words, told in (
+    for words, shown in (
         (("import", "rows.jsonl", "-s", url, "--table", "notes", "--schema", "schema.json"), ""),
         (("tables", "-s", url), "notes"),
         (("rows", "-s", url, "notes"), "some words"),
@@ -63,7 +63,7 @@ def test_commands_work_on_a_server(
     ):
         done = run(*words)
         assert done.code == 0, (words, done.err)
-        assert told in done.out, words
+        assert shown in done.out, words
     done = run("backup", "-s", url, "copy.db")
     assert done.code == 1
     assert "does not support 'backup'" in done.err

@@ -62,10 +62,10 @@ class Client(httpx.AsyncClient):
         answer = await self.request(method, path, **options)
         assert answer.status_code == status, (method, path, answer.status_code, answer.text[:1000])
         assert answer.headers["content-type"] == "application/problem+json"
-        found = answer.json()
-        assert found["status"] == status
-        assert found["detail"]
-        return found
+        document = answer.json()
+        assert document["status"] == status
+        assert document["detail"]
+        return document
 
     async def raw(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request whose path goes as it is, which httpx would tidy."""

@@ -98,13 +98,13 @@ def test_a_request_with_two_ends_runs_nothing_behind_it(server: Served) -> None:
     for line in LENGTHS:
         begin = head(server, "POST", "/tables/notes/search", "Content-Type: application/json", line)
         for body in (b"0\r\n\r\n", b"5\r\n{}   \r\n0\r\n\r\n"):
-            found = statuses(exchange(server, begin + body + behind, close=False))
-            assert found in ([400], [501], []), (line, body)  # or cut off without an answer
+            codes = statuses(exchange(server, begin + body + behind, close=False))
+            assert codes in ([400], [501], []), (line, body)  # or cut off without an answer
     begin = head(server, "POST", "/tables/notes/search", "Content-Type: application/json",
                  "Transfer-Encoding: chunked")  # fmt: skip
     for body in (b"-1\r\n\r\n", b"FFFFFFFFFFFFFFFFFF\r\nx", b"0x2\r\n{}\r\n0\r\n\r\n", b"zz\r\n"):
-        found = statuses(exchange(server, begin + body + behind, close=False))
-        assert found[:1] in ([400], [431], [422], [408], []), body[:20]
+        codes = statuses(exchange(server, begin + body + behind, close=False))
+        assert codes[:1] in ([400], [431], [422], [408], []), body[:20]
 
 
 def test_an_endless_head_or_garbage_is_refused(server: Served) -> None:
@@ -122,12 +122,12 @@ def test_an_endless_head_or_garbage_is_refused(server: Served) -> None:
         b"GET /\x00 HTTP/1.1\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ):
-        found = statuses(exchange(server, data, close=False))
-        assert found in ([400], []), data[:30]
+        codes = statuses(exchange(server, data, close=False))
+        assert codes in ([400], []), data[:30]
     upgrade = ["Connection: Upgrade, close", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]  # fmt: skip
-    found = statuses(exchange(server, head(server, "GET", "/tables", *upgrade), close=False))
-    assert 101 not in found
+    codes = statuses(exchange(server, head(server, "GET", "/tables", *upgrade), close=False))
+    assert 101 not in codes
 
 
 # Of paths, what a server reads otherwise than an app in the tests' own process; and traversals.
@@ -166,13 +166,13 @@ BODIES = (
 def test_a_hostile_body_is_refused_with_a_short_answer(server: Served) -> None:
     for body in BODIES:
         answer = exchange(server, post(server, "/tables/notes/search", body))
-        found = statuses(answer)
-        assert found[0] in (400, 413, 422), body[:50]
-        assert found[1:] == [200]
+        codes = statuses(answer)
+        assert codes[0] in (400, 413, 422), body[:50]
+        assert codes[1:] == [200]
         assert len(answer) < 20_000
         assert b"Traceback" not in answer
-    asked = ["Content-Length: 3000000", "Expect: 100-continue"]
-    data = head(server, "POST", "/tables/notes/records", *asked)
+    expecting = ["Content-Length: 3000000", "Expect: 100-continue"]
+    data = head(server, "POST", "/tables/notes/records", *expecting)
     assert statuses(exchange(server, data, close=False)) == [413]
     # Without a key, an endless body is not read for long.
     lines = ["Transfer-Encoding: chunked"]
@@ -208,8 +208,8 @@ def test_bytes_after_a_request_never_change_its_answer(server: Served) -> None:
     whole = exchange(server, find).partition(b"\r\n\r\n")[2].partition(b"HTTP/")[0]
     assert b"a/b" in whole
     for behind in (b"garbage\r\n\r\n", head(server, "GET", "/health", "X: " + "x" * 65536)):
-        found = exchange(server, find + behind, close=False)
-        assert found == b"" or (statuses(found) == [200] and found.endswith(whole))
+        answer = exchange(server, find + behind, close=False)
+        assert answer == b"" or (statuses(answer) == [200] and answer.endswith(whole))
     many = exchange(server, find * 16, close=False)
     assert statuses(many) == [200] * 16
     assert set(statuses(exchange(server, find * 1000, close=False))) <= {200}

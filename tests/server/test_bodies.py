@@ -48,13 +48,13 @@ async def test_each_kind_of_body_is_stored_whole_or_refused_whole() -> None:
             await store.create_table("notes", aiovec.Schema(16, fields={"year": int}))
             # Most of the rows are good, and none is kept.
             body = encode([*rows, bad])
-            found = await client.problem("POST", RECORDS, 422, content=body, headers=headers)
-            facts = found["facts"]
+            document = await client.problem("POST", RECORDS, 422, content=body, headers=headers)
+            facts = document["facts"]
             assert (facts["row"], facts["id"], facts["field"]) == (500, "x", "year")
             assert await store.count("notes") == 0
             body = encode(rows)
-            found = await client.ok("POST", RECORDS, content=body, headers=headers)
-            assert found == {"count": 500}
+            document = await client.ok("POST", RECORDS, content=body, headers=headers)
+            assert document == {"count": 500}
             await client.problem("POST", RECORDS, 409, content=body, headers=headers)
             (row,) = await store.get("notes", ["123"])
             assert (row["year"], row["body"]) == (123, "},{" * 3)
@@ -67,11 +67,11 @@ async def test_a_json_body_above_8_mib_is_refused_and_lines_may_be_longer() -> N
     row = json.dumps({"id": "long", "embedding": [1, 0, 0], "text": "x" * 2**20})
     rows = [row.replace("long", f"long-{n}") for n in range(9)]
     async with notes() as client:
-        found = await client.problem(
+        document = await client.problem(
             "POST", RECORDS, 413, content=f"[{','.join(rows)}]", headers=JSON
         )
-        assert LINES["content-type"] in found["detail"]
-        assert ARROW["content-type"] in found["detail"]
+        assert LINES["content-type"] in document["detail"]
+        assert ARROW["content-type"] in document["detail"]
         assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
         lines = "\n".join(rows)
         assert await client.ok("POST", RECORDS, content=lines, headers=LINES) == {"count": 9}
@@ -106,13 +106,13 @@ async def test_infinities_have_the_same_form_in_every_answer() -> None:
             ("get", {"ids": ["a", "b"]}, "records"), ("find", {}, "records"),
             ("search", {"vector": [1, 0]}, "hits"),
         ):  # fmt: skip
-            found = await client.ok("POST", f"/tables/notes/{path}", json=body)
-            assert [(row["f"], row["lf"]) for row in found[name]] == wanted, path
+            document = await client.ok("POST", f"/tables/notes/{path}", json=body)
+            assert [(row["f"], row["lf"]) for row in document[name]] == wanted, path
         assert [(row["f"], row["lf"]) for row in await lines_of(client)] == wanted
-        found = await client.ok("POST", "/tables/notes/bounds", json={"field": "f"})
-        assert found == {"min": "-Infinity", "max": "Infinity"}
-        found = await client.ok("POST", "/tables/notes/distinct", json={"field": "f"})
-        assert sorted(one["value"] for one in found["values"]) == ["-Infinity", "Infinity"]
+        document = await client.ok("POST", "/tables/notes/bounds", json={"field": "f"})
+        assert document == {"min": "-Infinity", "max": "Infinity"}
+        document = await client.ok("POST", "/tables/notes/distinct", json={"field": "f"})
+        assert sorted(one["value"] for one in document["values"]) == ["-Infinity", "Infinity"]
 
 
 async def test_an_arrow_body_that_is_damaged_or_unpacks_to_more_is_refused() -> None:
@@ -133,8 +133,8 @@ async def test_an_arrow_body_that_is_damaged_or_unpacks_to_more_is_refused() -> 
         offsets = pa.py_buffer(np.array([0, 2], np.int32))
         text = pa.Array.from_buffers(pa.utf8(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")])
         body = ipc(pa.table({"id": ["b"], "embedding": vectors(1), "body": text}))
-        found = await client.problem("POST", RECORDS, 422, content=body, headers=ARROW)
-        assert "UTF-8" in found["detail"]
+        document = await client.problem("POST", RECORDS, 422, content=body, headers=ARROW)
+        assert "UTF-8" in document["detail"]
 
 
 async def test_vectors_sent_as_arrow_are_set() -> None:

@@ -40,11 +40,11 @@ def test_the_curl_commands_of_the_docs_work(served: Served) -> None:
     answers = [
         json.loads(line) for line in run("sh", "-e", "-c", script).splitlines() if line.strip()
     ]
-    made, written, found, count, *records, deleted = answers
+    made, written, search, count, *records, deleted = answers
     assert (made["name"], made["rows"]) == ("notes", 0)
     assert written == {"count": 2}
-    assert [hit["id"] for hit in found["hits"]] == ["walk", "a/b"]
-    assert set(found["hits"][0]) == {"id", "_score", "_distance", "year", "body"}
+    assert [hit["id"] for hit in search["hits"]] == ["walk", "a/b"]
+    assert set(search["hits"][0]) == {"id", "_score", "_distance", "year", "body"}
     assert count == {"count": 1}
     records.sort(key=lambda record: str(record["id"]))
     assert [record["id"] for record in records] == ["a/b", "walk"]

@@ -111,9 +111,9 @@ TABLES: list[Step] = [
 async def test_each_endpoint_answers_as_documented(client: Client, steps: list[Step]) -> None:
     for method, path, body, status, answer in steps:
         ask = client.ok if status < 400 else client.problem
-        found = await ask(method, f"/tables{path}", status, json=body)
+        document = await ask(method, f"/tables{path}", status, json=body)
         if answer is not None:
-            assert found == answer, (method, path)
+            assert document == answer, (method, path)
 
 
 async def test_health_and_search_answer_as_older_clients_expect(client: Client) -> None:
@@ -121,11 +121,11 @@ async def test_health_and_search_answer_as_older_clients_expect(client: Client) 
         "status": "ok", "backend": "sqlite", "version": aiovec.__version__,
     }  # fmt: skip
     body = {"vector": VECTOR, "limit": 2, "where": "year > 2020"}
-    found = await client.ok("POST", "/tables/notes/search", json=body)
-    assert list(found) == ["hits"]
-    assert [hit["id"] for hit in found["hits"]] == ["note-1", "note-2"]
+    document = await client.ok("POST", "/tables/notes/search", json=body)
+    assert list(document) == ["hits"]
+    assert [hit["id"] for hit in document["hits"]] == ["note-1", "note-2"]
     fields = {name: value for name, value in ROWS[1].items() if name not in ("id", "embedding")}
-    flat = found["hits"][0]
+    flat = document["hits"][0]
     assert list(flat)[:3] == ["id", "_score", "_distance"]
     assert flat == {**fields, **{name: flat[name] for name in ("id", "_score", "_distance")}}
     # Older clients name their arguments so, and read the hit's fields below it.
@@ -176,8 +176,8 @@ async def test_listed_tables_are_counted_concurrently() -> None:
 
 async def test_each_kind_of_search_returns_its_hits(client: Client) -> None:
     async def hits(path: str, **body: Any) -> list[Any]:
-        found = await client.ok("POST", f"/tables/notes/{path}", json=body)
-        return list(found["hits"])
+        document = await client.ok("POST", f"/tables/notes/{path}", json=body)
+        return list(document["hits"])
 
     (hit,) = await hits("search", vector=VECTOR, limit=1, includeVector=True, select=["year"])
     assert hit == {
@@ -234,8 +234,8 @@ WRONG: list[tuple[str, Any, str]] = [
 async def test_a_wrong_body_is_refused_with_the_cure(client: Client) -> None:
     for path, body, words in WRONG:
         method = "DELETE" if path == "records" else "POST"
-        found = await client.problem(method, f"/tables/notes/{path}", 422, json=body)
-        assert words in f"^{found['detail']}$", (path, body)
+        document = await client.problem(method, f"/tables/notes/{path}", 422, json=body)
+        assert words in f"^{document['detail']}$", (path, body)
     assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
@@ -255,11 +255,11 @@ async def test_an_unknown_query_parameter_is_refused(client: Client) -> None:
                 continue
             contents = operation.get("requestBody", {}).get("content", {})
             body = contents.get("application/json", {}).get("example")
-            found = await client.problem(
+            document = await client.problem(
                 method.upper(), path.format(**places), 422,
                 params={**query, "where": "year = 2020"}, json=body,
             )  # fmt: skip
-            assert found["facts"]["value"] == "where", (method, path)
+            assert document["facts"]["value"] == "where", (method, path)
     assert await client.ok("GET", "/tables") == {"tables": [{"name": "notes", "rows": 5}]}
 
 
@@ -299,8 +299,8 @@ async def test_an_answer_has_the_type_that_the_client_accepts(client: Client) ->
             assert table.column("id").to_pylist() == ["note-0", "note-1"]
             assert table.column("_distance").type == pa.float64()
     headers = {"accept": "text/html"}
-    found = await client.problem("POST", "/tables/notes/search", 406, json=body, headers=headers)
-    assert found["accepted"] == [json_type, arrow]
+    document = await client.problem("POST", "/tables/notes/search", 406, json=body, headers=headers)
+    assert document["accepted"] == [json_type, arrow]
 
 
 async def test_a_body_of_another_type_gets_415_and_invalid_json_gets_400(client: Client) -> None:
@@ -310,10 +310,10 @@ async def test_a_body_of_another_type_gets_415_and_invalid_json_gets_400(client:
         {"content-type": "application/json; charset=latin-1"}, {**JSON, "content-encoding": "gzip"},
     ):  # fmt: skip
         for method, path in (("POST", "search"), ("DELETE", "records")):
-            found = await client.problem(
+            document = await client.problem(
                 method, f"/tables/notes/{path}", 415, content=b"{}", headers=headers
             )
-            assert "application/json" in json.dumps(found), headers
+            assert "application/json" in json.dumps(document), headers
     for text in (
         b" ", b"{", b"[" * 100_000, b'{"vector": [NaN, 1, 2]}', b"\xff", b'{"vector": "\xff"}',
         b'{"text": "\\ud800"}', b"\xef\xbb\xbf{}", b"{} {}", b'{"a": 1' + b"0" * 9999,
@@ -410,8 +410,8 @@ async def test_an_app_can_mount_the_router() -> None:
         app.mount("/open", router(store))
         async with serving(app) as client:
             assert (await client.ok("GET", "/open/health"))["status"] == "ok"
-            found = await client.problem("GET", "/open/tables/none/count", 404)
-            assert found["error"] == "TableNotFoundError"
+            document = await client.problem("GET", "/open/tables/none/count", 404)
+            assert document["error"] == "TableNotFoundError"
         await store.ping()  # it is the app's own, and stays open
     app = FastAPI(lifespan=lifespan(":memory:"))
     app.mount("/vectors", router())
@@ -442,8 +442,8 @@ async def test_a_following_server_serves_a_newer_copy(tmp_path: Path) -> None:
     app = create_app(tmp_path / "old.db", read_only=True, follow=True)
     async with serving(app) as client:
         for name in ("old", "new"):
-            found = await client.ok("GET", "/tables")
-            assert [table["name"] for table in found["tables"]] == [name]
+            document = await client.ok("GET", "/tables")
+            assert [table["name"] for table in document["tables"]] == [name]
             if name == "old":
                 (tmp_path / "new.db").replace(tmp_path / "old.db")
 
@@ -457,8 +457,8 @@ async def test_texts_are_embedded_by_the_server() -> None:
         assert made["schema"]["model"] == "letters"
         records = [{"id": letter, "body": letter * 9} for letter in "abc"]
         await client.ok("POST", "/tables/t/records", json=records)
-        found = await client.ok("POST", "/tables/t/search", json={"text": "bbbb", "limit": 1})
-        assert found["hits"][0]["id"] == "b"
+        document = await client.ok("POST", "/tables/t/search", json={"text": "bbbb", "limit": 1})
+        assert document["hits"][0]["id"] == "b"
         body = {"texts": ["aaa", "ccc"], "limit": 1}
         many = await client.ok("POST", "/tables/t/search_many", json=body)
         assert [r["hits"][0]["id"] for r in many["results"]] == ["a", "c"]

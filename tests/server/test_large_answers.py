@@ -49,8 +49,8 @@ async def test_an_answer_of_too_many_bytes_gets_413(client: Client, kind: str) -
         ("search_many", {"vectors": [VECTOR] * 2, "limit": 30}),
         ("distinct", {"field": "body"}),
     ):
-        found = await client.problem("POST", f"/tables/t/{path}", 413, json=body, headers=headers)
-        assert found["detail"] == (
+        refused = await client.problem("POST", f"/tables/t/{path}", 413, json=body, headers=headers)
+        assert refused["detail"] == (
             "the rows or values read for the answer take more than 1 MiB, the most on this server; "
             "ask for fewer rows at once, fewer of their fields, or a smaller offset or fetchK"
         )
@@ -73,12 +73,12 @@ async def test_a_request_or_an_answer_of_too_many_rows_gets_422() -> None:
             ("search", grouped), ("search", newer),
         ):  # fmt: skip
             await client.problem("POST", f"/tables/t/{path}", 422, json=body)
-        found = await client.problem("POST", "/tables/t/distinct", 422, json={"field": "n"})
-        assert found["detail"] == (
+        refused = await client.problem("POST", "/tables/t/distinct", 422, json={"field": "n"})
+        assert refused["detail"] == (
             "The answer has more than 50 values, the limit of this server. Ask for fewer."
         )
-        found = await client.problem("POST", "/tables/t/find", 422, json={"limit": 100})
-        assert found["detail"] == (
+        refused = await client.problem("POST", "/tables/t/find", 422, json={"limit": 100})
+        assert refused["detail"] == (
             "The answer has more than 50 rows, the limit of this server. Ask for fewer, or export "
             "them."
         )
@@ -101,9 +101,9 @@ async def test_unread_answers_together_are_bounded() -> None:
         for _ in range(4):
             waiting.append(Connection(app, "POST", "/tables/t/find", [b"{}"], slow=True))
             await waiting[-1].begun.wait()
-        found = await client.post("/tables/t/find", json={})
-        assert (found.status_code, found.headers["retry-after"]) == (503, "1")
-        assert "other requests" in found.json()["detail"]
+        refused = await client.post("/tables/t/find", json={})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "other requests" in refused.json()["detail"]
         for one in waiting:
             for _ in range(100):  # parts of an answer
                 one.reads.release()

@@ -42,10 +42,10 @@ async def test_a_repeated_write_is_done_once(tmp_path: Path) -> None:
             path = f"{RECORDS}/r0002"
             assert await client.ok("DELETE", path, headers=keyed("d")) == {"deleted": 1}
             await store.upsert("notes", rows(2))
-        found = await asyncio.gather(
+        document = await asyncio.gather(
             *(client.ok("POST", RECORDS, json=rows(7), headers=keyed("m")) for _ in range(10))
         )
-        assert found == [{"count": 1}] * 10
+        assert document == [{"count": 1}] * 10
         assert await store.count("notes") == 2
         table = {"name": "more", "schema": SMALL.to_dict()}
         for _ in range(2):
@@ -66,9 +66,9 @@ async def test_a_store_without_keys_refuses_a_repeated_write(
         body = rows(1, 2)
         assert await client.ok("POST", RECORDS, json=body, headers=keyed("k")) == {"count": 2}
         await store.delete("notes", ["r0001"])
-        found = await client.problem("POST", RECORDS, 409, json=body, headers=keyed("k"))
-        assert found["error"] == "OutcomeUnknownError"
-        assert "requested before" in found["detail"]
+        document = await client.problem("POST", RECORDS, 409, json=body, headers=keyed("k"))
+        assert document["error"] == "OutcomeUnknownError"
+        assert "requested before" in document["detail"]
         assert await store.count("notes") == 1
     assert not [record for record in caplog.records if record.name == "aiovec.server"]
 
@@ -112,8 +112,8 @@ async def test_a_read_neither_waits_for_a_key_nor_takes_it(tmp_path: Path) -> No
             write = asyncio.ensure_future(client.ok("POST", RECORDS, json=body, headers=keyed("k")))
             await begun.wait()
             for method, options in (("GET", {}), ("POST", {"json": {}})):
-                found = await client.ok(method, count, headers=keyed("k"), **options)
-                assert found == {"count": 0}
+                document = await client.ok(method, count, headers=keyed("k"), **options)
+                assert document == {"count": 0}
             let.set()
             assert await write == {"count": 1}
 
@@ -124,14 +124,14 @@ async def test_keys_that_cannot_be() -> None:
         await client.ok("POST", RECORDS, json=rows(1), headers=keyed("~" * 200))
         for path, body in ((RECORDS, rows(2)), (f"{RECORDS}?mode=upsert", rows(1))):
             # The same key with another request.
-            found = await client.problem("POST", path, 422, json=body, headers=keyed("~" * 200))
-            assert "another write" in found["detail"]
+            document = await client.problem("POST", path, 422, json=body, headers=keyed("~" * 200))
+            assert "another write" in document["detail"]
         path, other = f"{RECORDS}/r0001", keyed("~" * 200)
         await client.problem("DELETE", path, 422, headers=other)
         for key in ("", "k" * 201, "a b", "ä", "a\tb"):
             headers: Any = [("Idempotency-Key", key.encode())]
-            found = await client.problem("POST", RECORDS, 422, json=rows(2), headers=headers)
-            assert "visible ASCII" in found["detail"]
+            document = await client.problem("POST", RECORDS, 422, json=rows(2), headers=headers)
+            assert "visible ASCII" in document["detail"]
         twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
         await client.problem("DELETE", path, 422, headers=twice)
         answer = await client.get("/tables/notes/count", headers=keyed("~" * 200))

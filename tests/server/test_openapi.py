@@ -62,10 +62,10 @@ def test_no_request_gets_a_server_error(examples: int) -> None:
             case.validate_response(client.request(**request), checks=checked)
 
         tried = 0
-        for found in schema.get_all_operations():
+        for each in schema.get_all_operations():
             for mode in schemathesis.GenerationMode:
                 try:
-                    check(found.ok(), mode)
+                    check(each.ok(), mode)
                     tried += 1
                 except hypothesis.errors.Unsatisfiable:
                     assert mode is schemathesis.GenerationMode.NEGATIVE  # nothing can be wrong

@@ -82,8 +82,8 @@ async def test_each_error_has_its_status_and_facts_without_a_place() -> None:
     assert {type(error) for _, error, _ in EVERY} == {
         one for one in classes if issubclass(one, errors.AiovecError)
     }
-    found = await answers([error for _, error, _ in EVERY])
-    for (status, error, kept), answer in zip(EVERY, found, strict=True):
+    received = await answers([error for _, error, _ in EVERY])
+    for (status, error, kept), answer in zip(EVERY, received, strict=True):
         name, document = type(error).__name__, answer.json()
         assert answer.headers["content-type"] == "application/problem+json"
         assert (answer.status_code, document["status"], document["error"]) == (status, status, name)

@@ -316,9 +316,9 @@ async def test_a_sound_request_id_is_returned_others_replaced(store: aiovec.Vect
             headers = [(b"x-request-id", given.encode("latin-1"))]
             for path in ("/health", "/nowhere"):
                 answer = await client.get(path, headers=headers)
-                (found,) = answer.headers.get_list("x-request-id")
-                assert (found == given) is (given in ("abc-123_X.9", "a" * 64)), given
-                assert re.fullmatch("[A-Za-z0-9._-]{1,64}", found)
+                (returned,) = answer.headers.get_list("x-request-id")
+                assert (returned == given) is (given in ("abc-123_X.9", "a" * 64)), given
+                assert re.fullmatch("[A-Za-z0-9._-]{1,64}", returned)
 
 
 @pytest.fixture
@@ -354,11 +354,11 @@ async def test_the_log_has_a_line_for_each_request_and_no_secret(
         await client.get("/tables", headers=bearer(secret * 3))
         metrics = (await client.get("/metrics", headers=bearer(READS))).text
     records = [access.get_nowait() for _ in range(access.qsize())]
-    told: list[Any] = [vars(record)["facts"] for record in records]
-    text = json.dumps(told) + "\n".join(record.getMessage() for record in records)
+    lines: list[Any] = [vars(record)["facts"] for record in records]
+    text = json.dumps(lines) + "\n".join(record.getMessage() for record in records)
     assert "GET /tables/{table}/count: status 200" in text
-    assert [line["status"] for line in told] == [200, 200, 404, 405, 401, 200]
-    assert [line["route"] for line in told[:2]] == [
+    assert [line["status"] for line in lines] == [200, 200, 404, 405, 401, 200]
+    assert [line["route"] for line in lines[:2]] == [
         "/tables/{table}/count", "/tables/{table}/records/{id:path}",
     ]  # fmt: skip
     for seen in (text, metrics):

@@ -74,24 +74,24 @@ def test_a_server_that_cannot_start_prints_one_line(run_serve: Run, tmp_path: Pa
             (["--config", config], 1, "served by another server already"),
             (["-s", "notes.db", "--config", open_to_all], 1, "no API key protects it"),
         ):
-            ended, told = run_serve(*arguments)
-            assert ended == code, told
-            assert words in told
-            assert told.count("\n") == 1, told
+            ended, output = run_serve(*arguments)
+            assert ended == code, output
+            assert words in output
+            assert output.count("\n") == 1, output
     for host in ("0.0.0.0", "::"):  # other machines need a key
-        ended, told = run_serve("-s", "notes.db", "--port", "0", "--host", host)
+        ended, output = run_serve("-s", "notes.db", "--port", "0", "--host", host)
         assert ended == 2
-        assert "AIOVEC_API_KEYS" in told
-    ended, told = run_serve("-s", "notes.db", "--port", "0", "--follow")
-    assert (ended, "--read-only" in told) == (2, True)
+        assert "AIOVEC_API_KEYS" in output
+    ended, output = run_serve("-s", "notes.db", "--port", "0", "--follow")
+    assert (ended, "--read-only" in output) == (2, True)
     assert not (tmp_path / "notes.db").exists()
 
 
 def test_serve_names_the_missing_extra(run_serve: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    code, told = run_serve("-s", "notes.db")
-    assert (code, told.count("\n")) == (1, 1)
-    assert 'pip install "aiovec[server]"' in told
+    code, output = run_serve("-s", "notes.db")
+    assert (code, output.count("\n")) == (1, 1)
+    assert 'pip install "aiovec[server]"' in output
 
 
 def test_serve_refuses_a_uvicorn_that_lacks_a_name() -> None:
@@ -131,8 +131,8 @@ def test_the_examples_use_options_that_exist(run_serve: Run) -> None:
     for words in (line.split(), json.loads(entry)):
         assert words[0].endswith("aiovec")
         assert words[1] == "serve"
-        code, told = run_serve(*words[2:], "--host", "no-such-host.invalid")
-        assert "no such option" not in told.lower()
+        code, output = run_serve(*words[2:], "--host", "no-such-host.invalid")
+        assert "no such option" not in output.lower()
         assert code == 1
 
 
@@ -299,5 +299,5 @@ def test_a_full_nonblocking_stderr_loses_no_log_line() -> None:
                 client.get("/none", headers={"x-request-id": f"r{n}" + "x" * 50})
         process.terminate()  # the pipe has long been full
         lines = errors.read().splitlines()
-    found = [json.loads(line)["request"] for line in lines]
-    assert found == [f"r{n}" + "x" * 50 for n in range(300)]
+    requests = [json.loads(line)["request"] for line in lines]
+    assert requests == [f"r{n}" + "x" * 50 for n in range(300)]

@@ -90,8 +90,8 @@ async def test_a_delete_of_its_key_cancels_a_write_also_before_it_comes(begun: b
 
 async def test_the_store_endpoint_lists_its_abilities() -> None:
     async with notes() as client:
-        found = await client.ok("GET", "/store")
-        assert (found["backend"], found["version"]) == ("sqlite", aiovec.__version__)
-        assert {"text", "quantized"} <= set(found["abilities"]) <= {
+        about = await client.ok("GET", "/store")
+        assert (about["backend"], about["version"]) == ("sqlite", aiovec.__version__)
+        assert {"text", "quantized"} <= set(about["abilities"]) <= {
             "text", "quantized", "power-loss",
         }  # fmt: skip

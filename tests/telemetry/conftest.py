@@ -74,9 +74,9 @@ def _sdk() -> Iterator[None]:
 
 @pytest.fixture
 def spans(_sdk: None) -> Spans:
-    found = Spans()
-    found.forget()
-    return found
+    exported = Spans()
+    exported.forget()
+    return exported
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ async def test_each_call_makes_its_span_and_is_timed(
                     assert trace.get_current_span() is caller
                 (span,) = spans.ours()
                 expected: dict[str, Any] = {**place(store), "db.operation.name": name}
-                found = dict(expected)
+                labels = dict(expected)
                 if rows is not None:
                     expected["aiovec.rows"] = rows
                 if name not in ("tables", "backup"):
@@ -118,10 +118,10 @@ async def test_each_call_makes_its_span_and_is_timed(
                 assert span.kind is SpanKind.CLIENT
                 assert span.parent == caller.get_span_context()
                 assert not span.events
-                (duration,) = measured.points("db.client.operation.duration", **found)
+                (duration,) = measured.points("db.client.operation.duration", **labels)
                 assert duration.count == 1 + (name == "insert")
                 filled = len(ROWS) if name == "insert" else 0  # by the test itself
-                points = measured.points("aiovec.rows", **found)
+                points = measured.points("aiovec.rows", **labels)
                 assert [point.sum for point in points] == [] if rows is None else [rows + filled]
 
 
@@ -298,9 +298,9 @@ async def test_no_span_and_no_metric_holds_a_users_data(
         ):
             with pytest.raises(aiovec.AiovecError):
                 await failing
-        told = [span.to_json() for span in spans.all()]
-        told += [metric.to_json() for metric in measured.all()]
+        texts = [span.to_json() for span in spans.all()]
+        texts += [metric.to_json() for metric in measured.all()]
     assert len(spans.ours()) >= 12
-    for text in told:
+    for text in texts:
         assert "SECRET" not in text
         assert "73571357" not in text

@@ -64,8 +64,8 @@ def test_an_older_collection_keeps_ids_payloads_and_model(db: Any, path: Path, s
     assert (rows["a"]["text"], rows["a"]["n"], rows.keys()) == ("t", 3, {"a", "b"})
     with Collections(store) as opened:
         opened.ensure_collection("notes", 4, model="nomic")
-        (found,) = opened.search("notes", VECTORS[1], limit=1, model="nomic")
-    assert (found["id"], found["payload"]) == ("a", payload)
+        (hit,) = opened.search("notes", VECTORS[1], limit=1, model="nomic")
+    assert (hit["id"], hit["payload"]) == ("a", payload)
 
 
 def test_named_keys_of_a_payload_become_fields(db: Any, path: Path, store: Path) -> None:
@@ -85,8 +85,8 @@ def test_named_keys_of_a_payload_become_fields(db: Any, path: Path, store: Path)
     rows = rows_of(store)
     assert dict(rows["p1"].fields) == {"page": "a dog", "year": None, "mixed": 1}
     for key in ("mixed", "absent"):
-        told = refused(path, store, "--index", key, table="new")
-        assert f"--index {key}: " in told
+        error = refused(path, store, "--index", key, table="new")
+        assert f"--index {key}: " in error
 
 
 LLM = """

@@ -197,9 +197,9 @@ def test_a_pipe_and_a_file_of_a_wild_time_are_named_with_the_reason(
     stat = Path.stat
 
     def wild(path: Path, **options: Any) -> os.stat_result:  # some file systems keep such a time
-        found = stat(path, **options)
+        status = stat(path, **options)
         late = path.name == "late.md"
-        return os.stat_result([*found[:8], 999_999_999_999, found[9]]) if late else found
+        return os.stat_result([*status[:8], 999_999_999_999, status[9]]) if late else status
 
     monkeypatch.setattr(Path, "stat", wild)
     facts = imported(store, notes, code=1)

@@ -140,16 +140,16 @@ def test_cells_get_the_types_of_the_schema(folder: Path, store: Path) -> None:
         b'4,"[1,1]","",inf,1e400,,,,,\r\n'
     )
     assert bring(path, store, code=1)["rejected"] == 1  # "inf" is no int, and 1e400 no float
-    found = {id: dict(row.fields) for id, row in rows_of(store).items()}
-    assert found["1"] == {
+    stored = {id: dict(row.fields) for id, row in rows_of(store).items()}
+    assert stored["1"] == {
         "title": "plain", "year": 2020, "score": 1.5, "open": True, "tags": ["a", "b"],
         "seen": datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC), "extra": "007", "k": [1],
     }  # fmt: skip
-    assert found["2"]["title"] == 'a "quote",\r\nand more'
-    assert (found["2"]["year"], found["2"]["score"], found["2"]["open"]) == (-7, -1000.0, False)
-    assert (found["2"]["tags"], found["2"]["extra"]) == ([], "")
-    assert set(found["3"].values()) == {None}
-    assert set(found) == {"1", "2", "3"}
+    assert stored["2"]["title"] == 'a "quote",\r\nand more'
+    assert (stored["2"]["year"], stored["2"]["score"], stored["2"]["open"]) == (-7, -1000.0, False)
+    assert (stored["2"]["tags"], stored["2"]["extra"]) == ([], "")
+    assert set(stored["3"].values()) == {None}
+    assert set(stored) == {"1", "2", "3"}
 
 
 def test_a_payload_key_that_is_also_a_column_is_rejected(folder: Path, store: Path) -> None:
@@ -279,16 +279,16 @@ def test_strict_creates_no_table_whose_embedder_gives_the_length(folder: Path, s
 def test_a_file_without_a_good_row_creates_no_store(folder: Path, store: Path) -> None:
     (folder / "schema.json").write_text('{"dim": 3}')
     path = jsonl(folder / "notes.jsonl", numbered("a", "b"))
-    told = refused(path, store, "--schema", "schema.json")
-    assert "not one of 2 rows could be imported; the first: the vector" in told
+    error = refused(path, store, "--schema", "schema.json")
+    assert "not one of 2 rows could be imported; the first: the vector" in error
     assert set(rejected(path)) == {1, 2}
     assert not store.exists()
     good = jsonl(folder / "notes.jsonl", numbered("a", "b"))
     assert bring(good, store)["rows"] == 2
     assert not (folder / "notes.jsonl.rejects.jsonl").exists()
-    told = refused(good, store)
-    assert f"not one of 2 rows could be imported; the first: {EXISTS}" in told
-    assert "--upsert replaces the rows that exist" in told
+    error = refused(good, store)
+    assert f"not one of 2 rows could be imported; the first: {EXISTS}" in error
+    assert "--upsert replaces the rows that exist" in error
 
 
 # The table it goes to
@@ -328,9 +328,9 @@ def test_options_name_the_columns_and_the_metric_of_a_new_table(folder: Path, st
     fields = {"embedding": list[int], "year": int}
     assert schema_of(store) == Schema(2, metric="l2", model="m", vector="vec", fields=fields)
     assert rows_of(store)["u1"].fields == {"_id": "own", "embedding": [9, 9], "year": 3}
-    found = rejected(path)  # no other key is taken for a named one
-    assert found.pop(2) == (None, "field 'id': every row needs an id")
-    ((id, reason),) = found.values()
+    rejects = rejected(path)  # no other key is taken for a named one
+    assert rejects.pop(2) == (None, "field 'id': every row needs an id")
+    ((id, reason),) = rejects.values()
     assert id == "u3"
     assert reason.startswith("the vector is missing (key 'vec')")
     assert "no vector was found" in refused(path, store, "--vector-column", "none", table="no")
@@ -413,9 +413,9 @@ def test_texts_without_vectors_are_embedded_during_the_import(folder: Path, stor
     for options in ((), ("--embedder", "demo")):
         assert "make them of a text with --embed FIELD" in refused(path, store, *options)
     for field in ("n", "absent"):
-        told = refused(path, store, "--embedder", "demo", "--embed", field)
-        assert f"--embed {field}: name a text field" in told
-        assert "body" in told
+        error = refused(path, store, "--embedder", "demo", "--embed", field)
+        assert f"--embed {field}: name a text field" in error
+        assert "body" in error
     assert not store.exists()
     embedded = ("--embedder", "demo", "--embed", "body", "--text", "body")
     done = bring(path, store, *embedded, code=1)
@@ -426,11 +426,11 @@ def test_texts_without_vectors_are_embedded_during_the_import(folder: Path, stor
         (hit,) = opened.search("notes", "open sockets", limit=1)
         assert (hit.id, hit["n"]) == ("a", 1)
         opened.create_table("bare", Schema(2, fields={"body": str}, vector_nullable=True))
-    told = refused(path, store, "--embed", "body", table="bare")
-    assert "the table 'bare' exists, and --text, --index and --embed are for new tables" in told
+    error = refused(path, store, "--embed", "body", table="bare")
+    assert "the table 'bare' exists, and --text, --index and --embed are for new tables" in error
     for option in ("--text", "--index"):
-        told = refused(path, store, "--embed", "body", option, "absent", table="new")
-        assert f"{option} absent: there is no such field; the fields: n, body" in told
+        error = refused(path, store, "--embed", "body", option, "absent", table="new")
+        assert f"{option} absent: there is no such field; the fields: n, body" in error
 
 
 # Files that cannot be read
