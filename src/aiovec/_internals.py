@@ -41,7 +41,8 @@ class StoreInternals:
 
     async def completed(self, table: str, schema: Schema) -> Schema:
         """Return the schema of a new table with the dimension and model of its embedder."""
-        return await self._store._completed(table, schema)
+        settings = self._store._backends.active.settings
+        return await self._store._embedders.completed(table, schema, settings)
 
     async def tokenizer(self, schema: Schema) -> Any:
         """Return the tokenizer of a table's model if that cuts long texts off; None otherwise."""

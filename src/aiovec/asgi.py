@@ -165,10 +165,6 @@ class ProblemResponse:
         await send({"type": "http.response.body", "body": b"" if head else body})
 
 
-def _response(_: object, error: Exception) -> ProblemResponse:
-    return ProblemResponse(error)
-
-
 async def _response_later(connection: Any, error: Exception) -> ProblemResponse | None:
     if connection.scope["type"] != "websocket":
         return ProblemResponse(error)
@@ -202,7 +198,7 @@ def add_error_handlers(app: object) -> None:
     handlers = getattr(app, "exception_handlers", None)
     if not isinstance(handlers, MutableMapping):
         raise InvalidArgumentError("app", app, "an app of FastAPI, Starlette or Litestar")
-    handlers.setdefault(AiovecError, _response)
+    handlers.setdefault(AiovecError, lambda _, error: ProblemResponse(error))
 
 
 __all__ = ["add_error_handlers", "get_store", "lifespan"]

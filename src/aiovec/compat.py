@@ -151,7 +151,8 @@ class VectorStore:
         hits = self._store.search(collection, query_vector, limit=limit, where=where, model=model)
         points = []
         for hit in hits:
-            payload = {_as_given(key): value for key, value in hit.fields.items()}
+            fields = hit.fields.items()
+            payload = {key[1:] if _STORED.match(key) else key: value for key, value in fields}
             points.append({"id": hit.id, "score": hit.score, "payload": payload})
         return points
 
@@ -177,10 +178,6 @@ def _row(id: object, vector: object, payload: object, number: int | None = None)
 
 def _as_stored(key: Any) -> Any:
     return f"_{key}" if isinstance(key, str) and _TAKEN.match(key) else key
-
-
-def _as_given(key: str) -> str:
-    return key[1:] if _STORED.match(key) else key
 
 
 def _where(filter_: VectorFilter, schema: Schema) -> Expr:

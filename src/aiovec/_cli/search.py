@@ -166,7 +166,9 @@ def _show_hits(hits: Sequence[Hit], seconds: float, json: bool, words: str, *, w
     names = [name for name in dict.fromkeys(name for row in flat for name in row)
              if name not in ("id", "_score", "_distance", "_ranks")]  # fmt: skip
     # A merged score says how a hit compares with the others, and the distance how near it is.
-    measures = {"score": _score} | ({"distance": _distance} if any(map(_is_merged, flat)) else {})
+    measures = {"score": _score} | (
+        {"distance": _distance} if any("_ranks" in row for row in flat) else {}
+    )
     cells = [[*(show(row) for show in measures.values()), row["id"],
               *(cell(row.get(name)) for name in names)] for row in flat]  # fmt: skip
     facts = {"hits": flat, "seconds": round(seconds, 6)}
@@ -307,10 +309,6 @@ def _score(row: dict[str, Any]) -> str:
     score: float = row["_score"]
     is_small = row.get("_distance") is None and 0 < score < 0.001
     return f"{score:.2g}" if is_small else f"{score:.4f}"
-
-
-def _is_merged(row: dict[str, Any]) -> bool:
-    return "_ranks" in row
 
 
 def _distance(row: dict[str, Any]) -> str:

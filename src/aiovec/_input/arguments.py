@@ -88,12 +88,9 @@ def check_tuning(tuning: Tuning, dim: int) -> None:
     measure, oversample = tuning.measure, tuning.oversample
     if not (measure is None or isinstance(measure, bool)):
         raise InvalidArgumentError("tuning.measure", measure, "True or False")
-    if oversample is not None and not (_is_number(oversample) and 1 <= oversample < math.inf):
+    is_number = isinstance(oversample, (int, float)) and not isinstance(oversample, bool)
+    if oversample is not None and not (is_number and 1 <= oversample < math.inf):
         raise InvalidArgumentError("tuning.oversample", oversample, "a number of at least 1")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_model(handle: TableHandle, model: str | None) -> None:

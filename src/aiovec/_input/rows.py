@@ -181,15 +181,6 @@ def to_batch(rows: Any, schema: Schema, *, new_ids: NewIds = "never") -> NewRows
     return _from_whole(rows, schema, new_ids=new_ids)
 
 
-def _from_whole(
-    rows: Any, schema: Schema, first_row: int = 0, *, new_ids: NewIds = "never"
-) -> NewRows:
-    """Check rows that came as columns: a frame, a mapping, or Arrow data."""
-    columns = columns_of_whole(rows)
-    stored = "payload" in columns and is_arrow(rows) and not is_frame(rows)
-    return _from_columns(columns, schema, first_row, new_ids=new_ids, stored_payload=stored)
-
-
 def one_of_each_id(batch: NewRows, *, last: bool) -> NewRows:
     """Return one row of each id: the last one, or the first."""
     ids = batch.ids
@@ -405,15 +396,11 @@ def _with_other_name(
     return error
 
 
-def _from_columns(
-    given: Mapping[str, Any],
-    schema: Schema,
-    first_row: int = 0,
-    *,
-    new_ids: NewIds = "never",
-    stored_payload: bool = False,
+def _from_whole(
+    rows: Any, schema: Schema, first_row: int = 0, *, new_ids: NewIds = "never"
 ) -> NewRows:
-    """With ``stored_payload``, the column "payload" has JSON texts."""
+    """Check rows that came as columns: a frame, a mapping, or Arrow data."""
+    given = columns_of_whole(rows)
     # An embedder makes missing vectors.
     needed = ["id"] if new_ids == "never" else []
     for name in needed if may_lack_vectors(schema) else [*needed, schema.vector]:
@@ -438,7 +425,7 @@ def _from_columns(
     vectors = columns.pop(schema.vector, None)
     fields = {name: columns.pop(name, None) for name in schema.fields}
     extra: list[Any] = [None] * len(ids)
-    if stored_payload:
+    if "payload" in columns and is_arrow(rows) and not is_frame(rows):  # JSON texts
         extra = payloads_of(columns.pop("payload"), schema, locate)
     if columns:
         values = zip(*(_values(*column) for column in columns.items()), strict=True)

@@ -57,10 +57,6 @@ def scores_of(metric: Metric, distances: Sequence[float]) -> list[float]:
     return [-distance for distance in distances]
 
 
-def _euclidean(rows: Float64Array, points: Float64Array) -> Float64Array:
-    return cast("Float64Array", np.sqrt(_squares(rows - points)))
-
-
 def _dot(rows: Float64Array, points: Float64Array) -> Float64Array:
     # The product of two float32 is exact in float64, a sum of products is not, and would order
     # nearly equal rows wrongly. So each product is split: the upper parts are multiples of one
@@ -128,7 +124,7 @@ def _squares(rows: Float64Array) -> Float64Array:
 
 _MEASURES: dict[Metric, Callable[[Float64Array, Float64Array], Float64Array]] = {
     "cosine": _cosine,
-    "l2": _euclidean,
+    "l2": lambda rows, points: np.sqrt(_squares(rows - points)),
     "dot": _dot,
 }
 

@@ -93,7 +93,7 @@ def _secrets_of_url(text: str) -> set[str]:
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     """Return a message without secrets: known ones, secrets of the environment, and the parts of
     URLs and headers that hold one."""
-    values = {*known, *_in_environment()}
+    values = {*known, *(value for name, value in os.environ.items() if names_secret(name))}
     for secret in sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(secret, MASK)
     scheme = "any"
@@ -111,10 +111,6 @@ def _without_pairs(text: str) -> str:
             parts += [text[copied : value.end(1)], MASK]
             copied = at = value.end()
     return "".join([*parts, text[copied:]])
-
-
-def _in_environment() -> Iterable[str]:
-    return (value for name, value in os.environ.items() if names_secret(name))
 
 
 def cleaned(error: BaseException, known: Iterable[str] = ()) -> None:

@@ -303,7 +303,7 @@ class Plan:
             for count in self.rounds:
                 queries = await hop(4 * len(part), self._vector_queries, part, count)
                 made = await self.live.search(queries, partial(self._answers, part, count))
-                if all(answer.complete for answer in made):
+                if self.options.group_by is None or all(answer.complete for answer in made):
                     break
             answers += made
         return answers
@@ -437,6 +437,7 @@ class Answer:
     def finish(self) -> None:
         """Diversify the hits as requested, and cut them to what is shown."""
         plan, options, hits, shown = self.plan, self.plan.options, self.hits, self.plan.shown
+        schema = plan.handle.schema
         if options.diversity:
             # After reranking, use those scores instead of vector distances.
             near = options.rerank is None and plan.clauses is None
@@ -447,13 +448,19 @@ class Answer:
         else:
             hits = _picked(hits, self.groups, options.last, options.per_group, options.offset)
         if self.snippets is not None:
-            hits = _with_snippets(hits, self.snippets, plan.handle.schema)
-        if plan.selection is not shown:
-            hits = [_stripped(hit, plan) for hit in hits]
+            texts = text_fields(schema)
+            of_hits = [{name: hit.fields.get(name) for name in texts} for hit in hits]
+            made = self.snippets([hit.id for hit in hits], of_hits)
+            hits = [hit.__replace__(highlights=one) for hit, one in zip(hits, made, strict=True)]
         names, vector = shown.columns.fields, shown.shows_vector
-        self.hits = Results(
-            hits, columns=columns_of(plan.handle.schema, names, hits=True, vector=vector)
-        )
+        if plan.selection is not shown:  # without values that only the steps needed
+            hits = [
+                hit.__replace__(
+                    fields=shown.cut(hit.fields, schema), vector=hit.vector if vector else None
+                )
+                for hit in hits
+            ]
+        self.hits = Results(hits, columns=columns_of(schema, names, hits=True, vector=vector))
 
 
 def hits_in(answers: Sequence[Answer]) -> int:
@@ -646,17 +653,3 @@ def _picked(
             sizes[group] += 1
             chosen.append(hit)
     return chosen
-
-
-def _with_snippets(hits: Sequence[Hit], snippets: Snippets, schema: Schema) -> list[Hit]:
-    """Return the hits with a snippet of each text that the query matches."""
-    names = text_fields(schema)
-    texts = [{name: hit.fields.get(name) for name in names} for hit in hits]
-    made = snippets([hit.id for hit in hits], texts)
-    return [hit.__replace__(highlights=each) for hit, each in zip(hits, made, strict=True)]
-
-
-def _stripped(hit: Hit, plan: Plan) -> Hit:
-    """Return the hit without values that only the steps needed."""
-    fields = plan.shown.cut(hit.fields, plan.handle.schema)
-    return hit.__replace__(fields=fields, vector=hit.vector if plan.shown.shows_vector else None)

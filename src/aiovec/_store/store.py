@@ -259,10 +259,6 @@ class VectorStore(Hints):
         """True if the store was opened for reading only."""
         return self._backends.active.backend.read_only
 
-    async def _completed(self, table: str, schema: Schema) -> Schema:
-        """Return the schema of a new table with the dimension and model of its embedder."""
-        return await self._embedders.completed(table, schema, self._backends.active.settings)
-
     def _check_writable(self, call: str) -> None:
         if self._backends.active.backend.read_only:
             raise UnsupportedError(
@@ -343,7 +339,7 @@ class VectorStore(Hints):
         async def create(active: ActiveBackend) -> Schema | None:
             backend = active.backend
             wanted = schema or Schema.context_vectors(active.settings.dim)
-            wanted = await self._completed(table, wanted)
+            wanted = await self._embedders.completed(table, wanted, active.settings)
             if not (exist_ok and table in await backend.tables()):
                 self._check_writable("create_table")
                 if wanted.quantized and not backend.supports("quantized"):
@@ -374,7 +370,7 @@ class VectorStore(Hints):
             if holds_arrow(held):
                 await arrow_ready()
             schema = await hop(weight(held), inferred, held, options)
-            schema = await self._completed(table, schema)
+            schema = await self._embedders.completed(table, schema, active.settings)
             writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
             batch = await writing.checked_batch(active, TableHandle(table, schema, None))
             await to_its_end(fill(active.backend, schema, batch))
@@ -1460,7 +1456,8 @@ class VectorStore(Hints):
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """Read a user's ids once, and return them as ``check`` does."""
         listed = await collect_ids(ids)
-        return await hop(weight(listed), check, listed)
+        effort = len(listed) if isinstance(listed, (list, tuple)) else weight(listed)
+        return await hop(effort, check, listed)
 
     async def _bind(self, active: ActiveBackend, handle: TableHandle, where: Where) -> Expr | None:
         """Return the bound filter of a read."""

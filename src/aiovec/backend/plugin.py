@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -201,19 +201,18 @@ def plugin_named(name: str) -> BackendPlugin | None:
 
 @lru_cache(maxsize=16)
 def _plugin(name: str, path: tuple[str, ...]) -> BackendPlugin:
-    if name in _OURS:
-        module, _, kind = _OURS[name].partition(":")
-        return _loaded(name, "aiovec", lambda: getattr(import_module(module), kind))
-    entry_point = _installed(GROUP, path)[name]
-    distribution = name if entry_point.dist is None else entry_point.dist.name
-    return _loaded(name, distribution, entry_point.load)
-
-
-def _loaded(name: str, distribution: str, load: Callable[[], Any]) -> BackendPlugin:
+    entry_point = None if name in _OURS else _installed(GROUP, path)[name]
+    distribution = "aiovec"
+    if entry_point is not None:
+        distribution = name if entry_point.dist is None else entry_point.dist.name
     try:
         if name in KEYS:
             raise ValueError(f"retrieval.{name} is a key of every TOML file")
-        kind = load()
+        if entry_point is None:
+            module, _, name_of_kind = _OURS[name].partition(":")
+            kind = getattr(import_module(module), name_of_kind)
+        else:
+            kind = entry_point.load()
         if not (isinstance(kind, type) and issubclass(kind, BackendPlugin) and kind.name == name):
             raise TypeError(f"it is not a subclass of BackendPlugin with the name {name!r}")
         plugin: BackendPlugin = kind()
