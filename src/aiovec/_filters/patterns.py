@@ -19,7 +19,7 @@ from . import text as words
 ANY_TEXT, ANY_CHARACTER = "\ud825", "\ud85f"
 """The wildcards of a marked pattern; every other character in it is literal."""
 
-_MARKS = {ord("%"): ANY_TEXT, ord("_"): ANY_CHARACTER}
+_WILDCARDS = {ord("%"): ANY_TEXT, ord("_"): ANY_CHARACTER}
 _SPECIAL = re.compile(r"[%_\\]")
 
 
@@ -42,7 +42,7 @@ def marked(pattern: str, escape: str | None = None) -> str:
     rest = iter(pattern)
     for character in rest:
         if character != escape:
-            parts.append(_MARKS.get(ord(character), character))
+            parts.append(_WILDCARDS.get(ord(character), character))
             continue
         literal = next(rest, None)
         if literal is None:

@@ -79,8 +79,8 @@ class OneForEach(tuple[Where, ...]):
     __slots__ = ()
 
 
-Marks = tuple[str, str]
-_MARKS = ("<mark>", "</mark>")
+Highlight = tuple[str, str]
+_HIGHLIGHT = ("<mark>", "</mark>")
 
 
 class SearchArguments(TypedDict, total=False):
@@ -127,7 +127,7 @@ class SearchOptions:
     fetch_k: int | None = None
     offset: int = 0
     match: Literal["all", "any", "best"] = "best"
-    highlight: bool | Marks = False
+    highlight: bool | Highlight = False
     min_score: float | None = None
     max_distance: float | None = None
     group_by: str | None = None
@@ -202,19 +202,19 @@ def _check_tuning_type(argument: str, given: object) -> Tuning:
     return given
 
 
-def _check_marks(argument: str, given: Any) -> bool | Marks:
+def _check_highlight(argument: str, given: Any) -> bool | Highlight:
     if isinstance(given, bool):
         return given
     if not (
         isinstance(given, tuple)
         and len(given) == 2
-        and all(isinstance(mark, str) for mark in given)
+        and all(isinstance(text, str) for text in given)
     ):
         raise InvalidArgumentError(
             argument, given, "True, False, or a tuple of the texts before and after a word"
         )
-    for mark in given:
-        check_words(argument, mark)
+    for text in given:
+        check_words(argument, text)
     return given
 
 
@@ -238,7 +238,7 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("rerank", None, check_rerank),
     ("boost", None, check_boost),
     ("fetch_k", None, count_of),
-    ("highlight", False, _check_marks),
+    ("highlight", False, _check_highlight),
     ("min_score", None, check_bound),
     ("max_distance", None, check_bound),
 )
@@ -346,10 +346,10 @@ class Plan:
         ]
 
     def _text_query(self, count: int) -> TextQuery:
-        marks = self.options.highlight
+        highlight = self.options.highlight
         return TextQuery(
             self.clauses or (), count, self.filters[0], self.selection.columns.metered(count),
-            self.options.match, _MARKS if marks is True else marks or None,
+            self.options.match, _HIGHLIGHT if highlight is True else highlight or None,
         )  # fmt: skip
 
     # From the backend to the hits, in the thread of the read

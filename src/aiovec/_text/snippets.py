@@ -30,7 +30,7 @@ def word_snippets(
     texts: Sequence[Texts],
     clauses: Sequence[TextClause],
     tokens_of: Callable[[str], Sequence[str]],
-    marks: tuple[str, str],
+    highlight: tuple[str, str],
 ) -> list[dict[str, str]]:
     """Return each row's snippets, in which words with the tokens of the query are marked.
 
@@ -56,21 +56,21 @@ def word_snippets(
                 if start >= 0 and all(words[start + i][2] == stem for i, stem in enumerate(before)):
                     yield words[start][0], words[end][1], n
 
-    return snippets(texts, clauses, matches, marks)
+    return snippets(texts, clauses, matches, highlight)
 
 
 def _stems(words: Sequence[str], tokens_of: Callable[[str], Sequence[str]]) -> dict[str, str]:
     """Return the tokens of each word, joined; all in one call, which may take milliseconds."""
-    mark = "0" * 12  # a token between two words, since a word may have none or several
+    divider = "0" * 12  # a token between two words, since a word may have none or several
     tokens: Sequence[str] = ()
     while words:
-        tokens = tokens_of(f" {mark} ".join(words))
-        if tokens.count(mark) == len(words) - 1:
+        tokens = tokens_of(f" {divider} ".join(words))
+        if tokens.count(divider) == len(words) - 1:
             break
-        mark += "0"  # a word is the mark
+        divider += "0"  # a word is the divider
     stems: list[list[str]] = [[]]
     for token in tokens:
-        if token == mark:
+        if token == divider:
             stems.append([])
         else:
             stems[-1].append(token)
@@ -78,7 +78,10 @@ def _stems(words: Sequence[str], tokens_of: Callable[[str], Sequence[str]]) -> d
 
 
 def snippets(
-    texts: Sequence[Texts], clauses: Sequence[TextClause], matches: Matches, marks: tuple[str, str]
+    texts: Sequence[Texts],
+    clauses: Sequence[TextClause],
+    matches: Matches,
+    highlight: tuple[str, str],
 ) -> list[dict[str, str]]:
     """Return each row's snippets: of each text, the part with the most different clauses."""
     wanted = [clause for clause in clauses if not clause.excluded]
@@ -88,7 +91,7 @@ def snippets(
         for name, text in row.items():
             of_field = [clause for clause in wanted if clause.field in (None, name)]
             if text and (places := sorted(matches(of_field, text))):
-                made[-1][name] = _around(text, places, _densest(places), marks)
+                made[-1][name] = _around(text, places, _densest(places), highlight)
     return made
 
 
@@ -114,7 +117,7 @@ def _around(
     text: str,
     matches: Sequence[Match],
     first: Match,
-    marks: tuple[str, str],
+    highlight: tuple[str, str],
 ) -> str:
     """Return the part of a text around a match, with all matches in it marked."""
     begin, behind, _ = first
@@ -135,7 +138,7 @@ def _around(
         if last <= at or last > end:
             continue
         start = max(start, at)
-        parts += [text[at:start], marks[0], text[start:last], marks[1]]
+        parts += [text[at:start], highlight[0], text[start:last], highlight[1]]
         at = last
     parts += [text[at:end], SNIPPET_GAP if end < len(text) else ""]
     return "".join(parts)

@@ -104,10 +104,10 @@ class WriteCall:
         self._result = self._error = None
 
 
-_Call = TypeVar("_Call", bound=WriteCall)
+_Write = TypeVar("_Write", bound=WriteCall)
 
 
-class Committer(ABC, Generic[_Call]):
+class Committer(ABC, Generic[_Write]):
     """The adapter's side of a ``GroupCommit``."""
 
     target: str
@@ -125,7 +125,7 @@ class Committer(ABC, Generic[_Call]):
         """
 
     @abstractmethod
-    async def commit(self, group: list[_Call]) -> MoveMark | None:
+    async def commit(self, group: list[_Write]) -> MoveMark | None:
         """Do the group's work under the lock; return a migration's pause if that forbids it.
 
         Call ``begin`` and then ``succeed`` or ``fail`` of each call; calls that have not ended when
@@ -134,7 +134,7 @@ class Committer(ABC, Generic[_Call]):
         """
 
     @abstractmethod
-    def joins(self, group: list[_Call], call: _Call, size: int) -> bool:
+    def joins(self, group: list[_Write], call: _Write, size: int) -> bool:
         """Return whether the call may join the group, whose size would then be ``size``."""
 
     def translated(self, error: Exception) -> Exception:
@@ -155,7 +155,7 @@ class Committer(ABC, Generic[_Call]):
         """End, for all writers, a pause that lasts longer than its limit."""
 
 
-class GroupCommit(Generic[_Call]):
+class GroupCommit(Generic[_Write]):
     """Commits calls in order of arrival, and calls that may share a commit together.
 
     - A caller hears of success after the commit.
@@ -166,18 +166,18 @@ class GroupCommit(Generic[_Call]):
       outcome is final, however often it is cancelled: it was done completely or not at all.
     """
 
-    def __init__(self, committer: Committer[_Call], gate: Gate) -> None:
+    def __init__(self, committer: Committer[_Write], gate: Gate) -> None:
         self._committer = committer
         self._gate = gate
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[_Write] = deque()
         self._line = Line()
         # The calls of the running commit.
-        self._group: list[_Call] = []
+        self._group: list[_Write] = []
         self._running: asyncio.Task[None] | None = None
         # The number of calls that the last commit answered.
         self._answered = 0
 
-    async def run(self, call: _Call, deadline: Deadline) -> Any:
+    async def run(self, call: _Write, deadline: Deadline) -> Any:
         """Commit the call's work, and return its result."""
         call.deadline = deadline
         self._waiting.append(call)
@@ -257,7 +257,7 @@ class GroupCommit(Generic[_Call]):
         finally:
             await release()
 
-    def _settle(self, group: list[_Call]) -> None:
+    def _settle(self, group: list[_Write]) -> None:
         """Give the calls that have ended their outcome; the others wait again, ahead of later
         ones."""
         left = []
@@ -270,7 +270,7 @@ class GroupCommit(Generic[_Call]):
         self._answered = len(group) - len(left)
         self._group = []
 
-    def _next_group(self) -> list[_Call]:
+    def _next_group(self) -> list[_Write]:
         group = [self._waiting.popleft()]
         size = group[0].size
         while self._waiting and len(group) < _LARGEST_GROUP:
@@ -293,7 +293,7 @@ class GroupCommit(Generic[_Call]):
                 self._waiting.append(call)
         return bool(self._waiting)
 
-    def _fail_all(self, calls: Iterable[_Call], error: Exception) -> None:
+    def _fail_all(self, calls: Iterable[_Write], error: Exception) -> None:
         """End calls with an error; each gets its own copy."""
         translated = self._committer.translated(error)
         for call in calls:

@@ -71,7 +71,7 @@ class Portal:
                 "a coroutine that the store awaits cannot wait for the store; await the "
                 "asynchronous store there, or give the store a plain function"
             )
-        begun = _Call(call)
+        begun = _LoopCall(call)
         self._check()
         try:
             self._soon(begun.start)
@@ -89,7 +89,7 @@ class Portal:
         """
         if threading.current_thread() is self._thread:
             return await call()
-        begun = _Call(call)
+        begun = _LoopCall(call)
         self._check()
         self._soon(begun.start)
         ended = asyncio.wrap_future(begun.result)
@@ -110,7 +110,7 @@ class Portal:
         StoreClosedError if the loop no longer runs.
         """
         self._check()
-        self._soon(_Call(call).start)
+        self._soon(_LoopCall(call).start)
 
     def _check(self) -> None:
         """Raise StoreClosedError if the loop no longer runs."""
@@ -128,11 +128,11 @@ class Portal:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so every call is over
             self._loop.call_soon_threadsafe(work)
 
-    def _wait(self, call: _Call[Any]) -> None:
+    def _wait(self, call: _LoopCall[Any]) -> None:
         while not call.ended and not self._over:
             call.bell.acquire(timeout=_TICK)
 
-    def _result(self, call: _Call[_T]) -> _T:
+    def _result(self, call: _LoopCall[_T]) -> _T:
         try:
             return call.result.result(0)
         except (asyncio.CancelledError, TimeoutError):
@@ -141,7 +141,7 @@ class Portal:
             raise
 
 
-class _Call(Generic[_T]):
+class _LoopCall(Generic[_T]):
     """One call on a portal's loop, where its methods run.
 
     An interrupt may arrive at any line of the waiting thread, also while it schedules the call, so
