@@ -9,30 +9,34 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import statistics
+import time
 import venv
 from pathlib import Path
 
 import numpy as np
 
-from .data import TOLERANCE, Data, Float32Array, load
-from .measure import RESULTS, Options, Result, clean_environment, number
+from .data import PICKS, TOLERANCE, Data, Float32Array, load
+from .measure import RESULTS, Options, Result, medians, number, output
 from .peers import LIMIT, OURS, PEERS, Peer
 
-_ROOT = Path(__file__).parents[1]
-_ROWS, _CLIENTS, _MOST = 20_000, 64, 10  # ``pick < 10`` selects one row of a hundred
+_ROWS, _CLIENTS = 20_000, 64
 _ROUNDS, _SECONDS, _ASKED = 3, 4.0, 200
 
 
 async def run(options: Options) -> list[Result]:
     data = load(options.rows(_ROWS), options.data)
-    saved = options.folder / "rows.npz"
+    saved, start = options.folder / "rows.npz", options.folder / "few.npz"
     queries = data.queries[: options.rounds(_ASKED)]
     close = queries @ data.vectors.T
-    few = np.flatnonzero(data.picks < _MOST)
+    most = max(PICKS // 100, 2 * LIMIT * PICKS // len(data))  # one row of a hundred, or 20 rows
+    few = np.flatnonzero(data.picks < most)
     np.savez(
         saved, vectors=data.vectors, queries=queries, picks=data.picks, texts=np.array(data.texts),
         least=_least(close), least_of_few=_least(close[:, few]),
+    )  # fmt: skip
+    np.savez(
+        start, vectors=data.vectors[:LIMIT], queries=queries, picks=data.picks[:LIMIT],
+        texts=np.array(data.texts[:LIMIT]),
     )  # fmt: skip
     told: dict[str, list[dict[str, float]]] = {}
     notes = [f"{data}, {_CLIENTS} clients together, {_ROUNDS} rounds in turn (medians)"]
@@ -42,21 +46,27 @@ async def run(options: Options) -> list[Result]:
             try:
                 environments[name] = await _environment(peer, options)
             except RuntimeError as error:
-                notes.append(f"skipped: {name}: {error}")
+                notes.append(f"skipped: {name}: {_last_line(error)}")
     for turn in range(options.rounds(_ROUNDS)):
         for name, folder in environments.items():
+            command = (_python(folder), "-m", "bench.peers", name)
             asked = {
-                "data": str(saved), "folder": str(options.folder / f"{turn}-{len(told)}-{name}"),
-                "most": _MOST, "clients": _CLIENTS, "seconds": options.seconds(_SECONDS),
+                "data": str(start), "folder": str(options.folder / f"{turn}-few-{name}"),
+                "most": most, "clients": _CLIENTS, "seconds": options.seconds(_SECONDS),
             }  # fmt: skip
             try:
-                out = await _said(_python(folder), "-m", "bench.peers", name, json.dumps(asked))
-                figures = json.loads(out.splitlines()[-1]) | {"installed (MB)": _size(folder)}
-                told.setdefault(name, []).append(figures)
+                began = time.perf_counter()
+                await output(*command, json.dumps(asked))
+                figures = {"10 rows by a new process (ms)": 1000 * (time.perf_counter() - began)}
+                asked |= {"data": str(saved), "folder": str(options.folder / f"{turn}-{name}")}
+                figures |= json.loads((await output(*command, json.dumps(asked))).splitlines()[-1])
+                told.setdefault(name, []).append(figures | {"installed (MB)": _size(folder)})
             except RuntimeError as error:
-                notes.append(f"failed: {name}: {error}")
+                if name == OURS:
+                    raise
+                notes.append(f"failed: {name}: {_last_line(error)}")
     measured = {
-        name: {key: statistics.median(one[key] for one in found) for key in found[0]}
+        name: medians({key: [one[key] for one in found] for key in found[0]})
         for name, found in told.items()
     }
     _written(measured, data)
@@ -84,7 +94,7 @@ async def _environment(peer: Peer, options: Options) -> Path:
     folder = (options.cache or options.folder) / "environments" / name
     if not (folder / "complete").exists() or name == OURS:
         await asyncio.to_thread(venv.create, folder, with_pip=True, clear=True)
-        await _said(_python(folder), "-m", "pip", "install", "--quiet", "numpy", *peer.packages)
+        await output(_python(folder), "-m", "pip", "install", "--quiet", "numpy", *peer.packages)
         (folder / "complete").touch()
     return folder
 
@@ -98,15 +108,8 @@ def _size(folder: Path) -> float:
     return sum(file.stat().st_size for file in files if "pip" not in file.parts) / 1e6
 
 
-async def _said(*command: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=_ROOT, env={**clean_environment(), "ANONYMIZED_TELEMETRY": "False"},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(err.decode().strip().rpartition("\n")[2] or str(process.returncode))
-    return out.decode()
+def _last_line(error: RuntimeError) -> str:
+    return str(error).strip().rpartition("\n")[2]
 
 
 def _written(measured: dict[str, dict[str, float]], data: Data) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +97,12 @@ class Data:
             "text": self.texts[number],
         }
 
+    def mixed(self, count: int, share: float = 0.6, seed: int = 7) -> Float32Array:
+        """Return points between two vectors each."""
+        one, two = np.random.default_rng(seed).integers(len(self), size=(2, count))
+        points: Float32Array = share * self.vectors[one] + (1 - share) * self.vectors[two]
+        return points
+
     def words(self, count: int) -> list[str]:
         """Return words of the texts, as somebody would search for."""
         random = np.random.default_rng(3)
@@ -109,12 +114,6 @@ class Data:
         return found
 
     # Truth
-
-    @cached_property
-    def _least_scores(self) -> npt.NDArray[np.float64]:
-        """The score that a row needs to be among the nearest, for each query."""
-        truth = self.nearest(range(len(self.queries)), np.arange(len(self)))
-        return np.array([self._scores(query, rows)[-1] for query, rows in enumerate(truth)])
 
     def nearest(self, queries: Iterable[int], allowed: Int64Array) -> list[Int64Array]:
         """Return the nearest of the allowed rows for each of these queries, best first."""
@@ -129,22 +128,18 @@ class Data:
                 found.append(best[order][:LIMIT])
         return found
 
-    def recall(self, answers: Iterable[tuple[int, Sequence[int]]]) -> float:
-        """Return the share of the nearest rows in answers: query numbers with row numbers."""
+    def recall(
+        self, answers: Iterable[tuple[int, Sequence[int]]], allowed: Int64Array | None = None
+    ) -> float:
+        """Return the share of the nearest allowed rows in answers: query numbers with rows."""
+        rows = np.arange(len(self)) if allowed is None else allowed
+        queries, answered = zip(*answers, strict=True)
         shares = []
-        for query, rows in answers:
-            different = np.unique(np.asarray(rows, dtype=np.int64))
-            enough = self._scores(query, different) >= self._least_scores[query] - TOLERANCE
-            shares.append(min(1.0, np.count_nonzero(enough) / min(LIMIT, len(self))))
+        for query, found, truth in zip(queries, answered, self.nearest(queries, rows), strict=True):
+            least = self._scores(query, truth)[-1] - TOLERANCE
+            enough = self._scores(query, np.intersect1d(found, rows).astype(np.int64)) >= least
+            shares.append(min(1.0, np.count_nonzero(enough) / len(truth)))
         return float(np.mean(shares))
-
-    def is_nearest(self, query: int, rows: Sequence[int], allowed: Int64Array) -> bool:
-        """Return whether the rows are the nearest of the allowed ones."""
-        (truth,) = self.nearest([query], allowed)
-        if len(rows) != len(truth):
-            return False
-        found = np.sort(self._scores(query, np.asarray(rows)))
-        return bool(np.all(found >= np.sort(self._scores(query, truth)) - TOLERANCE))
 
     def _scores(self, query: int, rows: Int64Array) -> npt.NDArray[np.float64]:
         scores: npt.NDArray[np.float64] = self.vectors[rows].astype(np.float64) @ self.queries[
@@ -167,11 +162,11 @@ def load(rows: int, folder: str | None = None, dim: int = DIM) -> Data:
     if not place:
         return generate(rows, dim)
     real = _read(Path(place))
-    one, two = np.random.default_rng(7).integers(len(real), size=(2, max(0, rows - len(real))))
-    mixes = 0.6 * real.vectors[one] + 0.4 * real.vectors[two]
-    texts = [*real.texts[:rows], *(real.texts[row] for row in one)]
-    origin = real.origin + (" and mixes of two" if len(one) else "")
-    return Data(origin, np.concatenate([real.vectors[:rows], mixes]), texts, real.queries)
+    more = max(0, rows - len(real))
+    vectors = np.concatenate([real.vectors[:rows], real.mixed(more)])
+    texts = [*real.texts[:rows], *(real.texts[row % len(real)] for row in range(more))]
+    origin = real.origin + (" and mixes of two" if more else "")
+    return Data(origin, vectors, texts, real.queries)
 
 
 def _read(folder: Path) -> Data:

@@ -149,22 +149,39 @@ def _single(data: Data) -> list[Any]:
     return [data.batch([number]) for number in range(min(len(data), 2_000))]
 
 
-def _changes(store: VectorStore, data: Data, batches: list[Any]) -> tuple[Call, Call]:
-    """Return an upsert of one row, and upserts, updates and deletes in turn."""
+def _id(turn: int, data: Data) -> str:
+    return row_id(turn * 37 % len(data))
 
-    async def upsert(turn: int) -> None:
-        await store.upsert(TABLE, batches[turn % len(batches)])
 
-    async def write(turn: int) -> None:
-        id = row_id(turn * 37 % len(data))
-        if turn % 3 == 0:
-            await upsert(turn)
-        elif turn % 3 == 1:
-            await store.update(TABLE, {"pick": turn % 1000}, ids=id)
-        else:
-            await store.delete(TABLE, id)
+def _changes(store: VectorStore, data: Data, batches: list[Any]) -> list[Call]:
+    """Return an upsert, an update and a delete of one row."""
+    return [
+        lambda turn: store.upsert(TABLE, batches[turn % len(batches)]),
+        lambda turn: store.update(TABLE, {"pick": turn % 1000}, ids=_id(turn, data)),
+        lambda turn: store.delete(TABLE, _id(turn, data)),
+    ]
 
-    return upsert, write
+
+def _bare_changes(table: Any, data: Data, batches: list[Any]) -> list[Call]:
+    """Return the same by lancedb, whose calls of one process conflict if they run at once."""
+    lock = asyncio.Lock()
+
+    def alone(call: Call) -> Call:
+        async def change(turn: int) -> None:
+            async with lock:
+                await call(turn)
+
+        return change
+
+    return [
+        alone(lambda turn: upsert_lance(table, batches[turn % len(batches)])),
+        alone(lambda turn: table.update({"pick": turn % 1000}, where=f"id = '{_id(turn, data)}'")),
+        alone(lambda turn: table.delete(f"id = '{_id(turn, data)}'")),
+    ]
+
+
+def _in_turn(calls: list[Call]) -> Call:
+    return lambda turn: calls[turn % len(calls)](turn)
 
 
 async def _bucket(data: Data, options: Options) -> Result:
@@ -178,10 +195,10 @@ async def _bucket(data: Data, options: Options) -> Result:
         )
         async with aiovec.connect(bucket.new_url(), config=config) as store:
             await fill(store, data)
-            upsert, write = _changes(store, data, _single(data))
+            calls = _changes(store, data, _single(data))
             few = range(options.rounds(_IN_BUCKET))
-            one = await shared(upsert, few[: len(few) // 8 or 1], 1)
-            many = await shared(write, few, CLIENTS)
+            one = await shared(calls[0], few[: len(few) // 8 or 1], 1)
+            many = await shared(_in_turn(calls), few, CLIENTS)
     return Result(
         "lancedb, a bucket",
         f"upserts, updates and deletes of one row of {data}, S3 on loopback",
@@ -190,10 +207,7 @@ async def _bucket(data: Data, options: Options) -> Result:
 
 
 async def _writes(data: Data, options: Options) -> Result:
-    """Measure single-row writes of a filled table by one task and by 64, and mixed with searches.
-
-    lancedb's calls of one process conflict if they run at once, so its tasks share a lock.
-    """
+    """Measure single-row writes of a filled table, alone and mixed with searches."""
     count, seconds = options.rounds(_WRITES), options.seconds(_CROWD_SECONDS)
     measured: dict[str, float] = {}
     async with (
@@ -202,41 +216,22 @@ async def _writes(data: Data, options: Options) -> Result:
     ):
         await fill(store, data)
         table = await fill_lance(connection, data)
-        lock = asyncio.Lock()
         batches = _single(data)
-        upsert, write = _changes(store, data, batches)
-
-        async def bare_upsert(turn: int) -> None:
-            async with lock:
-                await upsert_lance(table, batches[turn % len(batches)])
-
-        async def bare_write(turn: int) -> None:
-            id = row_id(turn * 37 % len(data))
-            if turn % 3 == 0:
-                await bare_upsert(turn)
-                return
-            async with lock:
-                if turn % 3 == 1:
-                    await table.update({"pick": turn % 1000}, where=f"id = '{id}'")
-                else:
-                    await table.delete(f"id = '{id}'")
-
-        asks = {"aiovec": by_aiovec(store, data), "lancedb": by_lance(table, data)}
-
-        def mixed(ask: Call, change: Call) -> Call:
-            return lambda turn: change(turn) if turn % 5 == 0 else ask(turn)
-
-        for name, alone, change in (
-            ("aiovec", upsert, write), ("lancedb", bare_upsert, bare_write)
-        ):  # fmt: skip
+        ways = {
+            "aiovec": (_changes(store, data, batches), by_aiovec(store, data)),
+            "lancedb": (_bare_changes(table, data, batches), by_lance(table, data)),
+        }
+        for name, (calls, ask) in ways.items():
             one = range(options.rounds(_ALONE))
-            measured[f"{name}, upserts by one task"] = await shared(alone, one, 1)
+            measured[f"{name}, upserts by one task"] = await shared(calls[0], one, 1)
             few = range(count if name == "aiovec" else max(1, count // 5))
             measured[f"{name}, mixed writes by {CLIENTS} tasks"] = await shared(
-                change, few, CLIENTS
+                _in_turn(calls), few, CLIENTS
             )
-            call = mixed(asks[name], alone)
-            measured[f"{name}, 80 % searches, {CLIENTS} tasks"] = await rate(call, CLIENTS, seconds)
+            mixed = _in_turn([calls[0], ask, ask, ask, ask])
+            measured[f"{name}, 80 % searches, {CLIENTS} tasks"] = await rate(
+                mixed, CLIENTS, seconds
+            )
     names = [name.removeprefix("aiovec, ") for name in measured if name.startswith("aiovec")]
     return Result(
         "lancedb, single-row writes",

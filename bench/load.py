@@ -8,7 +8,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -25,11 +25,9 @@ from .stores import fill
 _TASKS = (64, 500, 5000)
 _SECONDS, _ROWS = 60.0, 20_000
 _TARGETS = {"SQLite": "load-{}.db", "LanceDB": "load-{}.lance"}
-_OF_A_HUNDRED = {
-    "search": 40, "filtered": 15, "get": 10, "find": 5, "count": 2,
-    "upsert": 12, "update": 6, "insert": 6, "delete": 4,
-}  # fmt: skip
 _MIB = 2**20
+
+Call = Callable[[], Awaitable[object]]
 
 
 async def run(options: Options) -> list[Result]:
@@ -57,59 +55,49 @@ async def run(options: Options) -> list[Result]:
     return results
 
 
-def _call(
-    store: VectorStore, data: Data, task: int, chance: random.Random
-) -> tuple[str, Awaitable[object]]:
-    """Choose a call at random."""
+def _calls(store: VectorStore, data: Data, task: int, chance: random.Random) -> dict[str, Call]:
+    """Return calls of each kind, by its name and its share of a hundred."""
     query, row = data.queries[chance.randrange(len(data.queries))], chance.randrange(len(data))
-    (kind,) = chance.choices(list(_OF_A_HUNDRED), list(_OF_A_HUNDRED.values()))
-    call: Awaitable[object]
-    match kind:
-        case "search":
-            call = store.search(TABLE, query)
-        case "filtered":
-            call = store.search(TABLE, query, where=F.pick < 10 * (row % 90 + 1))
-        case "get":
-            call = store.get(TABLE, [row_id(chance.randrange(len(data))) for _ in range(10)])
-        case "find":
-            call = store.find(TABLE, F.place.between(row, row + 20), limit=20)
-        case "count":
-            call = store.count(TABLE, F.pick < row % 1000)
-        case "upsert":
-            call = store.upsert(TABLE, [data.row(row)])
-        case "update":
-            call = store.update(TABLE, {"pick": row % 1000}, ids=row_id(row))
-        case "insert":
-            call = store.upsert(TABLE, [{**data.row(row), "id": f"task-{task}"}])
-        case _:
-            call = store.delete(TABLE, f"task-{task}")
-    return kind, call
+    some = [row_id(number) for number in chance.choices(range(len(data)), k=10)]
+    new = {**data.row(row), "id": f"task-{task}"}
+    return {
+        "40 search": lambda: store.search(TABLE, query),
+        "15 filtered": lambda: store.search(TABLE, query, where=F.pick < 10 * (row % 90 + 1)),
+        "10 get": lambda: store.get(TABLE, some),
+        "5 find": lambda: store.find(TABLE, F.place.between(row, row + 20), limit=20),
+        "2 count": lambda: store.count(TABLE, F.pick < row % 1000),
+        "12 upsert": lambda: store.upsert(TABLE, [data.row(row)]),
+        "6 update": lambda: store.update(TABLE, {"pick": row % 1000}, ids=row_id(row)),
+        "6 insert": lambda: store.upsert(TABLE, [new]),
+        "4 delete": lambda: store.delete(TABLE, f"task-{task}"),
+    }
 
 
 async def _work(store: VectorStore, data: Data, tasks: int, seconds: float) -> dict[str, Any]:
     chance, until = random.Random(tasks), time.perf_counter() + seconds
-    calls = refused = 0
+    done = refused = 0
     slowest = (0.0, "")
 
     async def task(number: int) -> None:
-        nonlocal calls, refused, slowest
+        nonlocal done, refused, slowest
         # Not all in the same moment.
         await asyncio.sleep(chance.random() * seconds / 4)
         while time.perf_counter() < until:
-            kind, call = _call(store, data, number, chance)
+            calls = _calls(store, data, number, chance)
+            (kind,) = chance.choices(list(calls), [int(kind.split()[0]) for kind in calls])
             began = time.perf_counter()
             try:
-                await call
+                await calls[kind]()
             except StoreBusyError:
                 refused += 1
-            calls += 1
-            slowest = max(slowest, (time.perf_counter() - began, kind))
+            done += 1
+            slowest = max(slowest, (time.perf_counter() - began, kind.split()[1]))
 
     began = time.perf_counter()
     async with lags() as late:
         await asyncio.gather(*map(task, range(tasks)))
     return {
-        "rate": calls / (time.perf_counter() - began), "refused": refused, "slowest": slowest,
+        "rate": done / (time.perf_counter() - began), "refused": refused, "slowest": slowest,
         "late": late,
     }  # fmt: skip
 

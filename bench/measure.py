@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("faiss-cpu", "qdrant-edge-py", "zvec", "tantivy", "chromadb")
+_PACKAGES = "aiovec pysqlite3 sqlite-vec numpy pyarrow lancedb faiss-cpu tantivy".split()
 
 Way = Callable[[], Awaitable[float]]
 """Does the work once and returns its figure."""
@@ -206,23 +206,28 @@ async def beside(work: Awaitable[object]) -> AsyncIterator[asyncio.Future[object
 
 
 async def fresh(module: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a module of the benchmarks in a process of its own; both sides speak JSON.
-
-    The process gets no settings of aiovec from the environment.
-    """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"bench.{module}", json.dumps(asked), env=clean_environment(),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"bench.{module} ended with {process.returncode}:\n{err.decode()}")
+    """Run a module of the benchmarks in a process of its own; both sides speak JSON."""
+    out = await output(sys.executable, "-m", f"bench.{module}", json.dumps(asked))
     found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
 
 
+async def output(*command: str) -> str:
+    """Run a command and return what it writes to standard output."""
+    process = await asyncio.create_subprocess_exec(
+        *command, env=clean_environment(),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{command[:3]} ended with {process.returncode}:\n{err.decode()}")
+    return out.decode()
+
+
 def clean_environment() -> dict[str, str]:
-    return {name: text for name, text in os.environ.items() if not name.startswith("AIOVEC_")}
+    """Return the environment without settings of aiovec, and without a peer's telemetry."""
+    own = {name: text for name, text in os.environ.items() if not name.startswith("AIOVEC_")}
+    return own | {"ANONYMIZED_TELEMETRY": "False"}
 
 
 def machine() -> dict[str, str]:
@@ -234,7 +239,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "sqlite3": sqlite3.sqlite_version,
     }
-    for package in ("aiovec", "pysqlite3", "sqlite-vec", "numpy", "pyarrow", "lancedb", *PEERS):
+    for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             facts[package] = version(package)
     return facts

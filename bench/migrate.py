@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import sys
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import pyarrow as pa
 
 import aiovec
@@ -23,7 +23,6 @@ from .measure import Options, Result, fresh, interleaved, medians, ratios
 from .stores import fill
 
 _ROWS, _DIM, _ROUNDS = 100_000, 768, 3
-_MIB = 2**20
 
 
 async def run(options: Options) -> list[Result]:
@@ -110,23 +109,14 @@ async def _timed(asked: dict[str, Any]) -> dict[str, float]:
         elif event.kind == "table":
             phases[event.phase] = time.perf_counter() - began
 
-    most, process = 0, psutil.Process()
-
-    async def watch() -> None:
-        nonlocal most
-        while True:
-            most = max(most, process.memory_info().rss)
-            await asyncio.sleep(0.02)
-
-    watching = asyncio.ensure_future(watch())
     started = time.perf_counter()
     if asked["how"] == "loop":
         await _loop(asked["source"], asked["target"])
     else:
         await aiovec_migrate.run(asked["source"], asked["target"], listener=listen)
     seconds = time.perf_counter() - started
-    watching.cancel()
-    return {"seconds": seconds, "memory": most / _MIB, **phases}
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "memory": most, **phases}
 
 
 if __name__ == "__main__":

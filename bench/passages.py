@@ -14,7 +14,7 @@ import aiovec
 from aiovec import Hit, documents
 
 from .measure import Options, Result
-from .quality import pages_and_questions
+from .quality import on_pages
 
 _DOCS = Path(__file__).parents[1]
 _SIZES = (200, 400, 800, 1200, 2000, 4000, 100_000)
@@ -52,7 +52,7 @@ async def _measured(model: str, kind: str, size: int, overlap: int) -> dict[str,
         name = page if kind == "at headings" else f"{page}.txt"
         passages = documents.passages(text, source=name, size=size, overlap=overlap)
         rows += [{**row, "source": page} async for row in passages]
-    questions = {**pages_and_questions("pages"), **pages_and_questions("sentences")}
+    questions = {**on_pages("pages").questions, **on_pages("sentences").questions}
     found = {"page": 0, "section": 0}
     async with aiovec.connect(":memory:", embedder=model) as store:
         await store.create_table("t", documents.SCHEMA)

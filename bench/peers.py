@@ -14,10 +14,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .measure import block_of, lags, rate
 
 LIMIT = 10
 _BATCH = 1000
@@ -288,7 +291,10 @@ PEERS = {
 
 
 async def measure(name: str, asked: dict[str, Any]) -> dict[str, float]:
-    """Fill the store, search it in each way, and return the figures."""
+    """Fill the store, search it in each way, and return the figures.
+
+    If it is not told what the nearest rows must reach, it searches once.
+    """
     given = np.load(asked["data"])
     rows = Rows(given["vectors"], given["picks"].tolist(), given["texts"].tolist())
     queries, seconds = given["queries"], asked["seconds"]
@@ -297,6 +303,13 @@ async def measure(name: str, asked: dict[str, Any]) -> dict[str, float]:
     began = time.perf_counter()
     async with PEERS[name].opened(folder, rows) as search:
         filled = time.perf_counter() - began
+        if "least" not in given:
+            await search(queries[0], None)
+            return {}
+
+        async def ask(turn: int, most: int | None = None) -> list[int]:
+            return await search(queries[turn % len(queries)], most)
+
         shares = {}
         for kind, most, least in (
             ("recall", None, given["least"]),
@@ -308,57 +321,26 @@ async def measure(name: str, asked: dict[str, Any]) -> dict[str, float]:
                 near += np.count_nonzero(rows.vectors[found] @ query >= worst)
             shares[kind] = float(near) / LIMIT / len(queries)
         stall = min([await _stall(search, queries) for _ in range(3)])
-        one = await _one(search, queries, None, seconds)
-        few = await _one(search, queries, asked["most"], seconds)
-        many = await _together(search, queries, asked["clients"], seconds)
+        one, few = [
+            await block_of(partial(ask, most=most), len(queries), seconds)()
+            for most in (None, asked["most"])
+        ]
+        many = await rate(ask, asked["clients"], seconds)
     return {
         "opened and filled (s)": filled, **shares, "longest stall (ms)": stall,
-        "one search (ms)": one,
-        "one search under a filter (ms)": few, "searches/s together": many,
+        "one search (ms)": one, "one search under a filter (ms)": few,
+        "searches/s together": many,
     }  # fmt: skip
-
-
-async def _one(search: Search, queries: Any, most: int | None, seconds: float) -> float:
-    took: list[float] = []
-    until = time.perf_counter() + seconds
-    while not took or time.perf_counter() < until:
-        began = time.perf_counter()
-        await search(queries[len(took) % len(queries)], most)
-        took.append(1000 * (time.perf_counter() - began))
-    return float(np.median(took))
-
-
-async def _together(search: Search, queries: Any, clients: int, seconds: float) -> float:
-    done, began = 0, time.perf_counter()
-
-    async def client(turn: int) -> None:
-        nonlocal done
-        while time.perf_counter() < began + seconds:
-            await search(queries[turn % len(queries)], None)
-            turn += clients
-            done += 1
-
-    await asyncio.gather(*map(client, range(clients)))
-    return done / (time.perf_counter() - began)
 
 
 async def _stall(search: Search, queries: Any) -> float:
     """Return by how many ms a timer of the event loop is late at most while tasks search."""
-    late = [0.0]
-
-    async def look() -> None:
-        while True:
-            began = time.perf_counter()
-            await asyncio.sleep(_TICK)
-            late.append(time.perf_counter() - began - _TICK)
-
-    looking = asyncio.create_task(look())
-    await asyncio.sleep(10 * _TICK)
-    late.clear()
-    await asyncio.gather(*(search(query, None) for query in queries[:_AT_ONCE]))
-    await asyncio.sleep(2 * _TICK)  # the last stall is seen behind it
-    looking.cancel()
-    return 1000 * max(late)
+    async with lags(_TICK) as late:
+        await asyncio.sleep(10 * _TICK)
+        late.clear()
+        await asyncio.gather(*(search(query, None) for query in queries[:_AT_ONCE]))
+        await asyncio.sleep(2 * _TICK)  # the last stall is seen behind it
+        return max(late)
 
 
 if __name__ == "__main__":

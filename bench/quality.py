@@ -37,8 +37,6 @@ _WAYS = {
     "keywords, best": lambda store, words: store.search_text("t", words),
     "vector": lambda store, words: store.search("t", words),
     "hybrid": lambda store, words: store.search_hybrid("t", words),
-    "hybrid, all": lambda store, words: store.search_hybrid("t", words, match="all"),
-    "hybrid, any": lambda store, words: store.search_hybrid("t", words, match="any"),
     "hybrid, Weighted(.7, .3)": lambda store, words: store.search_hybrid(
         "t", words, fusion=Weighted(vector=0.7, text=0.3)
     ),
@@ -97,8 +95,8 @@ def _sets(folder: str | None) -> Iterator[tuple[str, Labelled]]:
             for question in asked:
                 questions.setdefault(question, set()).add(id)
         yield name, Labelled({id: text for id, text, _ in blocks}, questions)
-    yield "pages", _pages("pages")
-    yield "sentences", _pages("sentences")
+    yield "pages", on_pages("pages")
+    yield "sentences", on_pages("sentences")
     place = folder or os.environ.get(FOLDER_VARIABLE)
     if place:
         yield from _dictionary(Path(place))
@@ -118,7 +116,7 @@ def _blocks(name: str) -> Iterator[tuple[str, str, list[str]]]:
             text = f"{text} {line}".strip()
 
 
-def _pages(name: str) -> Labelled:
+def on_pages(name: str) -> Labelled:
     """Return the sections of the users' documentation, with a set's questions of newcomers."""
     passages = {}
     for path in sorted(_PAGES.glob("[!i]*/*.md")):  # without internals
@@ -133,11 +131,6 @@ def _pages(name: str) -> Labelled:
         for question in asked:
             questions.setdefault(question, set()).add(place)
     return Labelled(passages, questions)
-
-
-def pages_and_questions(name: str) -> dict[str, set[str]]:
-    """Return a set's questions about the documentation, with the sections that answer each."""
-    return dict(_pages(name).questions)
 
 
 def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:

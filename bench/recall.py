@@ -9,7 +9,7 @@ import numpy as np
 import aiovec
 from aiovec import VectorStore
 
-from .data import LIMIT, ROWS, TABLE, TOLERANCE, Data, Float32Array, Int64Array, load, row_number
+from .data import LIMIT, PICKS, ROWS, TABLE, Data, Float32Array, load, row_number
 from .measure import Options, Result
 from .stores import fill
 
@@ -46,13 +46,7 @@ def _shapes(data: Data, options: Options) -> Iterator[tuple[str, Data]]:
     ways = chance.standard_normal(few.shape, dtype=np.float32)
     ways /= np.linalg.norm(ways, axis=1, keepdims=True)
     yield "near copies", _with(data, few + _APART * ways, held)
-
-    def mixed(count: int) -> Float32Array:
-        one, two = chance.integers(len(data), size=(2, count))
-        found: Float32Array = 0.6 * data.vectors[one] + 0.4 * data.vectors[two]
-        return found
-
-    yield "a mix", _with(data, mixed(len(data)), mixed(size))
+    yield "a mix", _with(data, data.mixed(len(data)), data.mixed(size, seed=8))
 
 
 def _with(data: Data, vectors: Float32Array, queries: Float32Array) -> Data:
@@ -63,31 +57,23 @@ async def _told_and_true(name: str, data: Data, kind: str, options: Options) -> 
     config = options.folder / "recall.toml"
     config.write_text('[retrieval.lancedb]\nindex = "none"\n')
     target = f"lancedb://{options.folder / f'{name}-{kind}'}"
-    asked = data.queries[:_ASKED]
-    others = data.queries[_ASKED : _ASKED + max(20, options.rounds(_OTHERS))]
+    others = range(_ASKED, _ASKED + max(20, options.rounds(_OTHERS)))
     measured: dict[str, float] = {}
-    everything = np.arange(len(data))
     async with aiovec.connect(target, config=config) as store:
         await fill(store, data)
         await store.create_index(TABLE, kind)
         # By another store: what is searched for in this one is what it measures with.
         async with aiovec.connect(target, read_only=True) as reader:
-            measured["made questions, told"] = await _told(store)
-            measured["made questions, true"] = await _true(reader, data, others, everything)
-            await store.search_many(TABLE, asked, limit=LIMIT, select=[])
-            await store.optimize(TABLE)
-            measured["its own, told"] = await _told(store)
-            measured["its own, true"] = await _true(reader, data, others, everything)
+            for whose in ("made questions", "its own"):
+                measured[f"{whose}, told"] = (await store.stats(TABLE)).details["recall"]
+                measured[f"{whose}, true"] = await _true(reader, data, others)
+                await store.search_many(TABLE, data.queries[:_ASKED], limit=LIMIT, select=[])
+                await store.optimize(TABLE)
             for share in (10, 1):
-                where = f"pick < {share * 10}"
-                selected = everything[data.picks < share * 10]
-                measured[f"its own, true under a filter of {share} %"] = await _true(
-                    reader, data, others, selected, where
-                )
+                found = await _true(reader, data, others, share * 10)
+                measured[f"its own, true under a filter of {share} %"] = found
             data = await _replaced(store, data)
-            measured["its own, true with 30 % replaced"] = await _true(
-                reader, data, others, everything
-            )
+            measured["its own, true with 30 % replaced"] = await _true(reader, data, others)
         effort = (await store.stats(TABLE)).details["effort"]
     differences = {
         f"{whose}, told - true": measured[f"{whose}, told"] - measured[f"{whose}, true"]
@@ -104,11 +90,9 @@ async def _told_and_true(name: str, data: Data, kind: str, options: Options) -> 
 
 async def _replaced(store: VectorStore, data: Data) -> Data:
     """Give some rows vectors of their own kind: points between two others."""
-    chance = np.random.default_rng(9)
-    rows = chance.permutation(len(data))[: int(_REPLACED * len(data))]
+    rows = np.random.default_rng(9).permutation(len(data))[: int(_REPLACED * len(data))]
     vectors = data.vectors.copy()
-    one, two = chance.integers(len(data), size=(2, len(rows)))
-    vectors[rows] = 0.8 * data.vectors[one] + 0.2 * data.vectors[two]
+    vectors[rows] = data.mixed(len(rows), 0.8, seed=9)
     data = _with(data, vectors, data.queries)
     for part in np.array_split(rows, max(1, len(rows) // 10_000)):
         await store.upsert(TABLE, data.batch(part))
@@ -116,20 +100,12 @@ async def _replaced(store: VectorStore, data: Data) -> Data:
     return data
 
 
-async def _told(store: VectorStore) -> float:
-    return float((await store.stats(TABLE)).details["recall"])
-
-
-async def _true(
-    store: VectorStore, data: Data, questions: Float32Array, allowed: Int64Array,
-    where: str | None = None,
-) -> float:  # fmt: skip
-    found = await store.search_many(TABLE, questions, limit=LIMIT, where=where, select=[])
-    shares = []
-    for question, hits in zip(questions, found, strict=True):
-        close = data.vectors @ question
-        most = min(LIMIT, len(allowed))
-        least = np.partition(close[allowed], -most)[-most] - TOLERANCE
-        rows = [row_number(hit.id) for hit in hits]
-        shares.append(min(1.0, np.count_nonzero(close[rows] >= least) / most))
-    return float(np.mean(shares))
+async def _true(store: VectorStore, data: Data, questions: range, picks: int = PICKS) -> float:
+    """Return the recall of questions among the rows whose ``pick`` is below a bound."""
+    found = await store.search_many(
+        TABLE, data.queries[questions.start : questions.stop], limit=LIMIT, select=[],
+        where=None if picks == PICKS else f"pick < {picks}",
+    )  # fmt: skip
+    answers = [[row_number(hit.id) for hit in hits] for hits in found]
+    allowed = np.flatnonzero(data.picks < picks)
+    return data.recall(zip(questions, answers, strict=True), allowed)

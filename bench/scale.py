@@ -27,7 +27,7 @@ from tests.ray.cluster import Cluster, missing
 import aiovec
 
 from .data import TABLE, Data, load
-from .measure import Options, Result, fresh
+from .measure import Options, Result, fresh, rate
 
 _ROWS, _FILES = 1_000_000, 16
 _WORKERS, _READERS = (1, 2), (1, 2, 4)
@@ -87,7 +87,8 @@ async def _place(
                 if code:
                     raise RuntimeError(said)
                 what = f"{step[0]}, {workers} workers"
-                measured[f"{what} (s)"] = _facts(said)["seconds"]
+                facts, _ = json.JSONDecoder().raw_decode(said, said.index("{"))
+                measured[f"{what} (s)"] = facts["seconds"]
                 measured |= counts.figures(what)
             await asyncio.to_thread(cluster.close)
         queries = options.folder / "queries.npy"
@@ -99,22 +100,14 @@ async def _place(
                 "queries": str(queries),
             }  # fmt: skip
             found = await asyncio.gather(*(fresh("scale", asked) for _ in range(readers)))
-            searches = sum(one["searches"] for one in found)
+            searches, cpu = (sum(one[key] for one in found) for key in ("searches", "cpu"))
             what = f"{readers} readers"
-            measured[f"{what} (searches/s)"] = sum(one["searches"] / one["took"] for one in found)
-            cpu = sum(one["cpu"] for one in found)
+            measured[f"{what} (searches/s)"] = sum(one["rate"] for one in found)
             measured[f"{what}, cpu of a search (ms)"] = 1e3 * cpu / searches
             measured |= counts.figures(what, searches)
     await asyncio.to_thread(shutil.rmtree, options.folder / "ray", True)
     compared = f"{data} in {_FILES} files, loaded, then compacted and indexed, then read"
     return Result(f"scale, {name}", compared, "", {key: v for key, v in measured.items() if v})
-
-
-def _facts(said: str) -> dict[str, Any]:
-    """Return the JSON among what a command said."""
-    found, _ = json.JSONDecoder().raw_decode(said, said.index("{"))
-    facts: dict[str, Any] = found
-    return facts
 
 
 class Counts(Counter[str]):
@@ -125,12 +118,12 @@ class Counts(Counter[str]):
         self._delay = delay
 
     def watch(self, proxy: Proxy) -> None:
-        proxy.requests = _Forgotten()
 
         async def meddle(
             request: Request, ask: Callable[[], Awaitable[bytes]], client: asyncio.StreamWriter
         ) -> bool:
             proxy.arm(meddle)  # for the next one
+            proxy.requests.clear()
             await asyncio.sleep(self._delay)
             answer = await ask()
             self["requests"] += 1
@@ -141,13 +134,8 @@ class Counts(Counter[str]):
 
         proxy.arm(meddle)
 
-    def figures(self, what: str, each: int = 1) -> dict[str, float]:
+    def figures(self, what: str, each: float = 1) -> dict[str, float]:
         return {f"{what}, {name}": count / each for name, count in sorted(self.items())}
-
-
-class _Forgotten(list[Request]):
-    def append(self, request: Request) -> None:
-        """Keep nothing."""
 
 
 async def _read(asked: dict[str, Any]) -> dict[str, float]:
@@ -156,17 +144,14 @@ async def _read(asked: dict[str, Any]) -> dict[str, float]:
     async with store as reader:
         queries = await asyncio.to_thread(np.load, asked["queries"])
         await reader.search(TABLE, queries[0])
-        searches, began, used = 0, time.perf_counter(), time.process_time()
-
-        async def task(number: int) -> None:
-            nonlocal searches
-            while time.perf_counter() < began + asked["seconds"]:
-                await reader.search(TABLE, queries[(number + searches) % len(queries)])
-                searches += 1
-
-        await asyncio.gather(*map(task, range(_TASKS)))
-        took = time.perf_counter() - began
-        return {"searches": searches, "took": took, "cpu": time.process_time() - used}
+        began, used = time.perf_counter(), time.process_time()
+        found = await rate(
+            lambda turn: reader.search(TABLE, queries[turn % len(queries)]),
+            _TASKS,
+            asked["seconds"],
+        )
+        took, cpu = time.perf_counter() - began, time.process_time() - used
+        return {"rate": found, "searches": found * took, "cpu": cpu}
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Searches, upserts and exports over HTTP, beside the store in the process, and Chroma's server."""
+"""Searches, upserts and exports over HTTP, beside the store in the process.
+
+``python -m bench.server JSON`` are the clients, in a process of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import http.client
 import itertools
 import json
-import shutil
-import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import numpy as np
 import psutil
 import pyarrow as pa
 
@@ -26,7 +29,6 @@ import aiovec
 from aiovec import VectorStore
 
 from .data import LIMIT, ROWS, TABLE, Data, load, row_number
-from .http_clients import request, save
 from .measure import (
     Options,
     Result,
@@ -43,12 +45,11 @@ from .stores import by_aiovec, exporting, fill, until_loaded
 CLIENTS = 64
 INSIDE, REMOTE = f"in the process, {CLIENTS} tasks", f"remote backend, {CLIENTS} tasks"
 HTTP = f"POST /search, JSON, {CLIENTS} clients"
-CHROMA = f"Chroma, {CLIENTS} clients"
 
 _ROUNDS, _SECONDS = 3, 5.0
+_KEPT = 200  # answers of a run that are compared with the truth
+_TIMED = 10_000  # the last answers, of whose times the median and the 99th percentile are shown
 _NUMBERS = itertools.count()
-_ARROW, _JSON = "application/vnd.apache.arrow.stream", "application/json"
-_COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
 
 
 async def run(options: Options) -> list[Result]:
@@ -61,29 +62,19 @@ async def run(options: Options) -> list[Result]:
         remote = await stack.enter_async_context(aiovec.connect(f"http://127.0.0.1:{ours.port}"))
         for one in (store, remote):
             await until_loaded(one, data.queries[0])
-        command = shutil.which("chroma") if not options.alone else None
-        chroma = None
-        if command:
-            chroma = await stack.enter_async_context(_chroma(command, options.folder, data))
         return [
-            await _searches(store, remote, ours, chroma, data, options),
-            await _upserts(store, ours, chroma, data, options),
-            await _export(store, remote, ours.port, data, options),
+            await _searches(store, remote, ours, data, options),
+            await _upserts(store, ours, data, options),
+            await _export(store, remote, ours, data, options),
         ]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs, and the paths of its searches and upserts."""
+    """A server that runs."""
 
-    process: subprocess.Popen[bytes]
+    process: psutil.Popen
     port: int
-    search: str
-    upsert: str
-
-    def memory(self) -> str:
-        mib = psutil.Process(self.process.pid).memory_info().rss / 2**20
-        return f"{mib:.0f} MiB"
 
 
 class _Clients:
@@ -97,15 +88,15 @@ class _Clients:
         self, name: str, server: Server, path: str, bodies: Sequence[object], count: int = CLIENTS
     ) -> Way:
         """Return a way: the rate at which so many clients are answered."""
-        requests = [request("POST", path, _JSON, json.dumps(body).encode()) for body in bodies]
-        file = save(self._options.folder / f"{next(_NUMBERS)}.requests", requests)
+        file = self._options.folder / f"{next(_NUMBERS)}.requests"
+        file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
         asked = {
-            "requests": str(file), "port": server.port, "clients": count,
-            "seconds": self._options.seconds(_SECONDS),
+            "bodies": str(file), "clients": count, "seconds": self._options.seconds(_SECONDS),
+            "url": f"http://127.0.0.1:{server.port}/tables/{TABLE}/{path}",
         }  # fmt: skip
 
         async def measure() -> float:
-            self.told[name] = await fresh("http_clients", asked)
+            self.told[name] = await fresh("server", asked)
             return float(self.told[name]["rate"])
 
         return measure
@@ -116,9 +107,8 @@ class _Clients:
 
 
 async def _searches(
-    store: VectorStore, remote: VectorStore, ours: Server, chroma: Server | None, data: Data,
-    options: Options,
-) -> Result:  # fmt: skip
+    store: VectorStore, remote: VectorStore, ours: Server, data: Data, options: Options
+) -> Result:
     seconds = options.seconds(_SECONDS)
     clients = _Clients(options)
     bodies = [{"vector": query.tolist(), "limit": LIMIT} for query in data.queries]
@@ -126,45 +116,29 @@ async def _searches(
         name: partial(rate, by_aiovec(one, data), CLIENTS, seconds)
         for name, one in {INSIDE: store, REMOTE: remote}.items()
     }
-    ways[HTTP] = clients.way(HTTP, ours, ours.search, bodies)
+    ways[HTTP] = clients.way(HTTP, ours, "search", bodies)
     one_client = "POST /search, JSON, 1 client"
-    ways[one_client] = clients.way(one_client, ours, ours.search, bodies, 1)
-    notes = []
-    if chroma is not None:
-        include = ["documents", "metadatas", "distances"]
-        bodies = [
-            {"query_embeddings": [query.tolist()], "n_results": LIMIT, "include": include}
-            for query in data.queries
-        ]
-        ways[CHROMA] = clients.way(CHROMA, chroma, chroma.search, bodies)
-    else:
-        notes.append("skipped: Chroma: there is no command chroma (pip install chromadb)")
+    ways[one_client] = clients.way(one_client, ours, "search", bodies, 1)
     found = await interleaved(ways, options.rounds(_ROUNDS))
-    recall = {}
-    for name, told in clients.told.items():
-        rows_of = _chroma_ids if name == CHROMA else _ids
-        recall[name] = data.recall(
-            [
-                (int(query), rows_of(json.loads(base64.b64decode(body))))
-                for query, body in told["answers"].items()
-            ]
-        )
-        notes.append(f"{clients.times(name)}, recall {recall[name]:.4f}")
-    servers = {"aiovec": ours, "Chroma": chroma}
-    notes += [f"memory of {name}: {one.memory()}" for name, one in servers.items() if one]
+    answers = clients.told[HTTP]["answers"]
+    recall = data.recall(
+        [
+            (int(query), [row_number(hit["id"]) for hit in json.loads(body)["hits"]])
+            for query, body in answers.items()
+        ]
+    )
     return Result(
         "server, searches",
         f"the 10 nearest of {data} with their fields, aiovec serve on SQLite, clients in a "
         f"process of their own (median of {seconds:g} s each)",
-        "searches/s", medians(found),
-        ratios(found, HTTP, INSIDE, CHROMA) | ratios(found, REMOTE, INSIDE), notes,
-        [f"recall over HTTP {recall[HTTP]:.4f}"] if recall[HTTP] < 1 else [],
+        "searches/s", medians(found), ratios(found, HTTP, INSIDE) | ratios(found, REMOTE, INSIDE),
+        [*map(clients.times, clients.told),
+         f"memory of the server: {ours.process.memory_info().rss / 2**20:.0f} MiB"],
+        [f"recall over HTTP {recall:.4f}"] if recall < 1 else [],
     )  # fmt: skip
 
 
-async def _upserts(
-    store: VectorStore, ours: Server, chroma: Server | None, data: Data, options: Options
-) -> Result:
+async def _upserts(store: VectorStore, ours: Server, data: Data, options: Options) -> Result:
     """Measure upserts of one row a request, each durable when it is answered."""
     numbers = range(min(len(data), 2_000))
     rows = [{**data.row(number), "embedding": data.vectors[number].tolist()} for number in numbers]
@@ -177,34 +151,24 @@ async def _upserts(
     http = f"POST /records, JSON, {CLIENTS} clients"
     ways: dict[str, Way] = {
         INSIDE: partial(rate, inside, CLIENTS, options.seconds(_SECONDS)),
-        http: clients.way(http, ours, ours.upsert, [[row] for row in rows]),
+        http: clients.way(http, ours, "records?mode=upsert", [[row] for row in rows]),
     }
-    if chroma is not None:
-        bodies = [_chroma_rows([row]) for row in rows]
-        ways[CHROMA] = clients.way(CHROMA, chroma, chroma.upsert, bodies)
     found = await interleaved(ways, options.rounds(_ROUNDS))
     return Result(
         "server, upserts",
         f"one row of {data} a request (median of {options.seconds(_SECONDS):g} s each)",
-        "upserts/s", medians(found), ratios(found, http, INSIDE, CHROMA),
-        [clients.times(name) for name in clients.told],
+        "upserts/s", medians(found), ratios(found, http, INSIDE), [clients.times(http)],
     )  # fmt: skip
 
 
-def _ids(answer: Any) -> list[int]:
-    return [row_number(hit["id"]) for hit in answer["hits"]]
-
-
-def _chroma_ids(answer: Any) -> list[int]:
-    return [row_number(id) for id in answer["ids"][0]]
-
-
 async def _export(
-    store: VectorStore, remote: VectorStore, port: int, data: Data, options: Options
+    store: VectorStore, remote: VectorStore, ours: Server, data: Data, options: Options
 ) -> Result:
+    accept = {"Accept": "application/vnd.apache.arrow.stream"}
+
     def over_http() -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("GET", f"/tables/{TABLE}/records", headers={"Accept": _ARROW})
+        connection = http.client.HTTPConnection("127.0.0.1", ours.port)
+        connection.request("GET", f"/tables/{TABLE}/records", headers=accept)
         answer = connection.getresponse()
         assert answer.status == 200, answer.read(500)
         count = sum(int(batch.num_rows) for batch in pa.ipc.open_stream(answer))
@@ -230,78 +194,51 @@ async def _export(
 
 
 @asynccontextmanager
-async def _running(
-    command: list[str], stdout: int = subprocess.DEVNULL
-) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def _serving(path: Path) -> AsyncIterator[Server]:
+    """Run ``aiovec serve`` with its defaults on a free port."""
+    command = [sys.executable, "-m", "aiovec", "serve", "-s", str(path), "--port", "0", "--json"]
     process = await asyncio.to_thread(
-        subprocess.Popen, command, stdout=stdout, stderr=subprocess.DEVNULL,
-        env={**clean_environment(), "ANONYMIZED_TELEMETRY": "False"},
+        psutil.Popen, command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=clean_environment(),
     )  # fmt: skip
     try:
-        yield process
+        assert process.stdout is not None
+        line = await asyncio.to_thread(process.stdout.readline)
+        if not line:
+            raise RuntimeError("aiovec serve did not start")
+        yield Server(process, int(json.loads(line)["url"].rpartition(":")[2]))
     finally:
         process.terminate()
         await asyncio.to_thread(process.communicate)
 
 
-@asynccontextmanager
-async def _serving(path: Path) -> AsyncIterator[Server]:
-    """Run ``aiovec serve`` with its defaults on a free port."""
-    command = [sys.executable, "-m", "aiovec", "serve", "-s", str(path), "--port", "0", "--json"]
-    async with _running(command, subprocess.PIPE) as process:
-        assert process.stdout is not None
-        line = await asyncio.to_thread(process.stdout.readline)
-        if not line:
-            raise RuntimeError("aiovec serve did not start")
-        port = int(json.loads(line)["url"].rpartition(":")[2])
-        table = f"/tables/{TABLE}"
-        yield Server(process, port, f"{table}/search", f"{table}/records?mode=upsert")
+# The process of the clients
 
 
-@asynccontextmanager
-async def _chroma(command: str, folder: Path, data: Data) -> AsyncIterator[Server]:
-    """Run Chroma with the same rows."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = int(one.getsockname()[1])
-    place = ["--path", str(folder / "chroma"), "--host", "127.0.0.1", "--port", str(port)]
-    async with _running([command, "run", *place]) as process:
-        path = f"{_COLLECTIONS}/{await asyncio.to_thread(_fill_chroma, port, data)}"
-        yield Server(process, port, f"{path}/query", f"{path}/upsert")
+async def _asked(asked: dict[str, Any]) -> dict[str, Any]:
+    """Send the bodies of a file in turn, each client again as soon as it is answered."""
+    bodies = (await asyncio.to_thread(Path(asked["bodies"]).read_bytes)).splitlines()
+    took: deque[float] = deque(maxlen=_TIMED)
+    answers: dict[int, str] = {}
+    async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
+
+        async def ask(turn: int) -> None:
+            number = turn % len(bodies)
+            began = time.perf_counter()
+            async with session.post(asked["url"], data=bodies[number]) as answer:
+                text = await answer.text()
+            took.append(1000 * (time.perf_counter() - began))
+            if answer.status >= 300:
+                raise RuntimeError(f"the answer is {answer.status}: {text[:500]}")
+            if len(answers) < _KEPT:
+                answers[number] = text
+
+        await rate(ask, asked["clients"], asked["seconds"] / 5)  # warm up
+        took.clear()
+        answered = await rate(ask, asked["clients"], asked["seconds"])
+    p50, p99 = np.percentile(took, (50, 99))
+    return {"rate": answered, "p50": p50, "p99": p99, "answers": answers}
 
 
-def _chroma_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "ids": [row["id"] for row in rows],
-        "embeddings": [row["embedding"] for row in rows],
-        "documents": [row["text"] for row in rows],
-        "metadatas": [{"pick": row["pick"], "place": row["place"]} for row in rows],
-    }
-
-
-def _fill_chroma(port: int, data: Data) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    until = time.monotonic() + 60
-
-    def call(path: str, body: object) -> Any:
-        connection.request("POST", path, json.dumps(body).encode(), {"Content-Type": _JSON})
-        answer = connection.getresponse()
-        text = answer.read()
-        if answer.status >= 300:
-            raise RuntimeError(f"Chroma answers {path} with {answer.status}: {text[:300]!r}")
-        return json.loads(text)
-
-    while True:
-        try:
-            made = call(
-                _COLLECTIONS, {"name": TABLE, "configuration": {"hnsw": {"space": "cosine"}}}
-            )
-            break
-        except OSError:
-            connection.close()
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
-    for batch in data.batches(1_000):
-        call(f"{_COLLECTIONS}/{made['id']}/add", _chroma_rows(batch.to_pylist()))
-    connection.close()
-    return str(made["id"])
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(_asked(json.loads(sys.argv[1])))))

@@ -6,7 +6,6 @@ follow it.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,20 +17,15 @@ from aiovec import VectorStore
 
 from .data import TABLE, Data, load, row_id
 from .measure import Options, Result, block_of, fresh, interleaved, medians, rate, ratio, shared
-from .search import CLIENTS, HELD, recall_of
+from .search import CLIENTS, held_together, recall_of
 from .stores import by_aiovec, fill, until_loaded
 
 _ROWS = 1_000_000
 _ROUNDS, _SECONDS, _CROWD_SECONDS, _WRITES = 12, 0.2, 10.0, 1_000
-_PROCESSES = 4
 
 
 async def run(options: Options) -> list[Result]:
     data = load(options.rows(_ROWS), options.data, options.dim)
-    return [await _both(data, options)]
-
-
-async def _both(data: Data, options: Options) -> Result:
     measured: dict[str, float] = {}
     notes, found, size = [], {}, 4 * len(data) * data.dim
     for backend in ("sqlite", "lancedb"):
@@ -41,13 +35,11 @@ async def _both(data: Data, options: Options) -> Result:
         async with aiovec.connect(target) as store:
             await fill(store, data)
             filled = time.perf_counter() - began
-            if backend == "sqlite":
-                await until_loaded(store, data.queries[0])
+            await until_loaded(store, data.queries[0])
         ready = time.perf_counter() - began
         told = await _fresh(target, data, options)
         async with aiovec.connect(target) as store:
-            if backend == "sqlite":
-                await until_loaded(store, data.queries[0])
+            await until_loaded(store, data.queries[0])
             ask = by_aiovec(store, data)
             block = block_of(ask, len(data.queries), options.seconds(_SECONDS))
             found[backend] = (await interleaved({backend: block}, options.rounds(_ROUNDS)))[backend]
@@ -62,14 +54,16 @@ async def _both(data: Data, options: Options) -> Result:
             f"{backend}: {CLIENTS} clients (searches/s)": searches,
             f"{backend}: upserts by {CLIENTS} tasks (rows/s)": writes,
             f"{backend}: memory of one process (MiB)": told["one"],
-            f"{backend}: memory of {_PROCESSES} processes (MiB)": told["four"],
+            f"{backend}: memory of four processes (MiB)": told["four"],
             f"{backend}: files, by the bytes of the vectors": _bytes(options.folder, name) / size,
         }
         notes.append(f"recall: {backend} {recall:.4f}")
-    return Result(
-        "sizes", f"both backends with {data}, 10 nearest", "ms", measured,
-        {"one search, sqlite / lancedb": ratio(found, "sqlite", "lancedb")}, notes,
-    )  # fmt: skip
+    return [
+        Result(
+            "sizes", f"both backends with {data}, 10 nearest", "ms", measured,
+            {"one search, sqlite / lancedb": ratio(found, "sqlite", "lancedb")}, notes,
+        )
+    ]  # fmt: skip
 
 
 def _bytes(folder: Path, name: str) -> int:
@@ -85,12 +79,10 @@ async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:
     # A scan file is written behind the first search.
     await fresh("search", {**asked, "keep": True})
     firsts = [await fresh("search", asked) for _ in range(options.rounds(3))]
-    holding = (fresh("search", {**asked, "hold": HELD}) for _ in range(_PROCESSES))
-    four = await asyncio.gather(*holding)
     return {
         "first": float(np.median([one["first"] for one in firsts])),
         "one": float(np.median([one["share"] for one in firsts])),
-        "four": sum(one["share"] for one in four),
+        "four": await held_together(target, queries),
     }
 
 

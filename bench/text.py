@@ -13,7 +13,7 @@ from aiovec import VectorStore
 
 from .data import COLUMNS, LIMIT, ROWS, TABLE, Data, load, row_number
 from .measure import Ask, Options, Result, block_of, interleaved, medians, ratios
-from .stores import by_aiovec, connect, fill, fill_lance, lance
+from .stores import by_aiovec, connect, fill, fill_by_hand, fill_lance, lance
 
 AIOVEC, HYBRID, VECTOR = "aiovec, keywords", "aiovec, hybrid", "aiovec, vector"
 ON_LANCE = "aiovec on LanceDB, keywords"
@@ -39,15 +39,12 @@ async def run(options: Options) -> list[Result]:
                 asking[TANTIVY] = _by_tantivy(options.folder / "tantivy", data, words)
             except ImportError:
                 notes.append("skipped: tantivy: it is not installed")
-            try:
-                connection = await stack.enter_async_context(lance(options.folder / "bare"))
-                asking[LANCEDB] = await _by_lancedb(connection, data, words)
-                place = f"lancedb://{options.folder / 'ours'}"
-                other = await stack.enter_async_context(aiovec.connect(place))
-                await fill(other, data, text=True)
-                asking[ON_LANCE] = _by_words(other, words)
-            except ImportError:
-                notes.append("skipped: LanceDB: lancedb is not installed")
+            connection = await stack.enter_async_context(lance(options.folder / "bare"))
+            asking[LANCEDB] = await _by_lancedb(connection, data, words)
+            place = f"lancedb://{options.folder / 'ours'}"
+            other = await stack.enter_async_context(aiovec.connect(place))
+            await fill(other, data, text=True)
+            asking[ON_LANCE] = _by_words(other, words)
         seconds = options.seconds(_SECONDS)
         found = await interleaved(
             {name: block_of(ask, _WORDS, seconds) for name, ask in asking.items()},
@@ -84,24 +81,14 @@ def _by_both(store: VectorStore, words: list[str], data: Data) -> Ask:
 
 
 def _fill_fts5(path: Path, data: Data) -> sqlite3.Connection:
+    fill_by_hand(path, data)
     db = connect(path)
-    db.execute(
-        "CREATE TABLE rows (rowid INTEGER PRIMARY KEY, id TEXT UNIQUE, pick INTEGER, "
-        "place INTEGER, text TEXT)"
-    )
     db.execute(
         "CREATE VIRTUAL TABLE words USING fts5(text, content=rows, content_rowid=rowid, "
         "tokenize='unicode61 remove_diacritics 2')"
     )
-    db.execute("BEGIN IMMEDIATE")
-    for batch in data.batches():
-        db.executemany(
-            "INSERT INTO rows (id, pick, place, text) VALUES (?, ?, ?, ?)",
-            zip(*(batch.column(name).to_pylist() for name in COLUMNS), strict=True),
-        )
-    db.execute("INSERT INTO words (words) VALUES ('rebuild')")
-    db.execute("COMMIT")
-    db.execute("INSERT INTO words (words) VALUES ('optimize')")
+    for command in ("rebuild", "optimize"):
+        db.execute("INSERT INTO words (words) VALUES (?)", (command,))
     return db
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import aiosqlite
@@ -23,9 +23,9 @@ from .measure import (
     Options,
     Result,
     Way,
-    clean_environment,
     interleaved,
     medians,
+    output,
     ratios,
     shared,
 )
@@ -93,17 +93,16 @@ async def _single(options: Options) -> Result:
         return measure
 
     async def by_hand(folder: Path) -> float:
-        db = connect(folder / "b.db")
-        create(db, data.dim)
-        began = time.perf_counter()
-        for number in alone:
-            db.execute("BEGIN IMMEDIATE")
-            db.execute(INSERT_ROW, (number, *(rows[number][name] for name in COLUMNS)))
-            db.execute(INSERT_VECTOR, (number, data.vectors[number].tobytes()))
-            db.execute("COMMIT")
-        took = time.perf_counter() - began
-        db.close()
-        return len(alone) / took
+        with closing(connect(folder / "b.db")) as db:
+            create(db, data.dim)
+
+            async def write(number: int) -> None:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute(INSERT_ROW, (number, *(rows[number][name] for name in COLUMNS)))
+                db.execute(INSERT_VECTOR, (number, data.vectors[number].tobytes()))
+                db.execute("COMMIT")
+
+            return await shared(write, alone, 1)
 
     async def with_a_lock(folder: Path) -> float:
         """One connection for all tasks and a commit for each row, as an async app does it."""
@@ -157,25 +156,22 @@ def _flush_seconds(folder: Path) -> float:
 async def _bulk(options: Options) -> Result:
     data = generate(options.rows(_BULK), _DIM)
     batches = list(data.batches(_BATCH))
+    numbers, each = range(len(batches)), len(data) / len(batches)
 
     async def ours(folder: Path) -> float:
         async with aiovec.connect(folder / "a.db") as store:
             await store.create_table(TABLE, data.schema())
-            began = time.perf_counter()
-            for batch in batches:
-                await store.insert(TABLE, batch)
-            return len(data) / (time.perf_counter() - began)
+            return each * await shared(lambda n: store.insert(TABLE, batches[n]), numbers, 1)
 
     async def by_hand(folder: Path) -> float:
-        db = connect(folder / "b.db")
-        create(db, data.dim)
-        first = itertools.count(step=_BATCH)
-        began = time.perf_counter()
-        for batch, start in zip(batches, first, strict=False):
-            insert(db, range(start, start + batch.num_rows), batch)
-        took = time.perf_counter() - began
-        db.close()
-        return len(data) / took
+        with closing(connect(folder / "b.db")) as db:
+            create(db, data.dim)
+
+            async def write(number: int) -> None:
+                batch, first = batches[number], number * _BATCH
+                insert(db, range(first, first + batch.num_rows), batch)
+
+            return each * await shared(write, numbers, 1)
 
     found = await interleaved(
         {"aiovec": in_folder(options, ours), "SQLite by hand": in_folder(options, by_hand)},
@@ -224,13 +220,7 @@ async def _imported_by_hand(data: Data, file: Path, folder: Path) -> float:
 async def _run(*arguments: str) -> float:
     """Run Python with these arguments and return the seconds."""
     began = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, env=clean_environment(),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{arguments[:3]} ended with {process.returncode}:\n{out.decode()}")
+    await output(sys.executable, *arguments)
     return time.perf_counter() - began
 
 
