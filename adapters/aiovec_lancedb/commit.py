@@ -158,7 +158,20 @@ class TableCommitter(Committer[OperationCall]):
         return None
 
     async def _do(self, group: list[OperationCall]) -> None:
-        outcomes = await self._outcomes([call.work for call in group])
+        """Do the operations of calls in one commit, or else one by one, and end the calls."""
+        outcomes: list[Any]
+        try:
+            outcomes = await self._done([call.work for call in group])
+        except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
+            # No retry one by one: either nothing was done and all calls are queued again, or rows
+            # of the first try may exist.
+            outcomes = [copy_of_error(exc) for _ in group]
+        except Exception as exc:  # noqa: BLE001 - the callers get it
+            if len(group) > 1:  # together they failed; separately some may succeed
+                for call in group:
+                    await self._do([call])
+                return
+            outcomes = [exc]
         for call, outcome in zip(group, outcomes, strict=True):
             call.end(outcome)
 
@@ -176,22 +189,6 @@ class TableCommitter(Committer[OperationCall]):
         """
         if self._session.exclusive or self._mark is not None:
             self._mark = self._session.mark.look()
-
-    async def _outcomes(self, works: list[WriteOperation]) -> list[Any]:
-        try:
-            return await self._done(works)
-        except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
-            # No retry one by one: either nothing was done and all calls are queued again, or rows
-            # of the first try may exist.
-            return [copy_of_error(exc) for _ in works]
-        except Exception as exc:  # noqa: BLE001 - the callers get it
-            if len(works) == 1:
-                return [exc]
-        # Together they failed; separately some may succeed.
-        outcomes = []
-        for work in works:
-            outcomes += await self._outcomes([work])
-        return outcomes
 
     async def _done(self, works: list[WriteOperation]) -> list[Any]:
         """Do operations in one commit unless the mark refuses them; return the result or error of
