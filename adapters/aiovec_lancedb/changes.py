@@ -14,7 +14,7 @@ all else; so if any version in between has a different numbering, the numbering 
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from aiovec.backend import one_array
 from aiovec.backend.contract import Changes, StaleTableError
-from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.threads import hop, in_thread, together
 from aiovec.backend.weight import weight
 from aiovec.errors import ChangesPrunedError, CorruptStoreError, UnsupportedError
 
@@ -129,10 +129,10 @@ async def _check_history(session: Session, table: Opened, at: _Position, end: _P
 
     if 0 < at.base < end.base:
         between = range(at.base, end.base)
-        looks = [look(between[n::_MANIFESTS]) for n in range(min(_MANIFESTS, len(between)))]
-        for done in await asyncio.gather(*looks, return_exceptions=True):
-            if done is not None:
-                raise done
+        looks = [
+            partial(look, between[n::_MANIFESTS]) for n in range(min(_MANIFESTS, len(between)))
+        ]
+        await together(looks)
 
 
 async def _version(session: Session, table: Opened, number: int) -> tuple[Any, pa.Schema]:

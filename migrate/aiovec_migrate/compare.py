@@ -11,11 +11,11 @@ are compared again after the changes since have been applied.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ import pyarrow as pa
 from aiovec.backend import Schema, UInt64Array
 from aiovec.backend.contract import Columns, StoredRows
 from aiovec.backend.rows import NewRows
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import in_thread, together
 from aiovec.errors import MigrationError
 
 from .hashes import Hasher, Hashes, among, unlike
@@ -132,11 +132,9 @@ class Comparison:
         passes = 1 + max(rows) // self._limits.compared_rows
         parts: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
         for part in range(passes):
-            (rows[0], source_hashes), (rows[1], target_hashes) = await both(
-                *(
-                    self._hashes(each, part, passes, progress)
-                    for each in (self._source, self._target)
-                )
+            hashes = partial(self._hashes, part=part, passes=passes, progress=progress)
+            (rows[0], source_hashes), (rows[1], target_hashes) = await together(
+                partial(hashes, table) for table in (self._source, self._target)
             )
             parts.append(await in_thread(unlike, source_hashes, target_hashes))
         kinds = (np.sort(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
@@ -307,8 +305,8 @@ class Comparison:
         differing: list[str] = []
         for start in range(0, len(ids), self._size):
             block = ids[start : start + self._size]
-            source_rows, target_rows = await both(
-                self._looked_up(self._source, block), self._looked_up(self._target, block)
+            source_rows, target_rows = await together(
+                partial(self._looked_up, table, block) for table in (self._source, self._target)
             )
             differing += [id for id in block if source_rows.get(id) != target_rows.get(id)]
         return differing
@@ -341,20 +339,6 @@ class Comparison:
             return dict(zip(rows.ids, hashes.rows.tolist(), strict=True))
 
         return await table.do(lambda handle: table.backend.get(handle, ids, columns, hashed))
-
-
-async def both(
-    first_call: Coroutine[Any, Any, _T], second_call: Coroutine[Any, Any, _S]
-) -> tuple[_T, _S]:
-    """Return the results of two concurrent calls; if one fails, the other is stopped first."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            first = tasks.create_task(first_call)
-            second = tasks.create_task(second_call)
-    except BaseExceptionGroup as group:
-        error = group.exceptions[0]
-        raise error from error.__cause__
-    return first.result(), second.result()
 
 
 def _as_arrow(schema: Schema, rows: StoredRows) -> pa.Table:

@@ -8,8 +8,8 @@ from contextlib import aclosing
 import pyarrow as pa
 
 from aiovec.backend.rows import NewRows
+from aiovec.backend.threads import together
 
-from .compare import both
 from .tables import OpenTable, everything, row_bytes
 from .work import Work
 
@@ -57,4 +57,4 @@ async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
             await work.step("copy:written")
             report(rows.num_rows)
 
-    await both(read(), write())
+    await together([read, write])

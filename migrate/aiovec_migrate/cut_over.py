@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
+from aiovec.backend.threads import together
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 
 from .marks import pause_writers, resume_writers, set_moved
@@ -120,20 +122,12 @@ class Cutover:
 
     async def _last_changes(self) -> None:
         """Apply and compare the changes made before the pause, in several tables at a time."""
-        room = asyncio.Semaphore(_AT_ONCE)
 
         async def last(table: TableMove) -> None:
-            async with room:
-                if wrong := await table.last_changes():
-                    raise CalledOffError(wrong)
+            if wrong := await table.last_changes():
+                raise CalledOffError(wrong)
 
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for table in self._tables:
-                    tasks.create_task(last(table))
-        except BaseExceptionGroup as group:
-            error = group.exceptions[0]
-            raise error from error.__cause__
+        await together([partial(last, table) for table in self._tables], _AT_ONCE)
         await self._work.step("cut-over:checked")
 
     async def _set_moved(self, generation: int) -> bool:

@@ -1,4 +1,4 @@
-"""Measure the recall of searches with an index, at rising efforts until it is high enough.
+"""Measure the recall of searches with an index, and the effort for a recall that is high enough.
 
 The recall is a share by distance: a hit counts if it is no further from the question than the last
 of the true nearest rows, so of rows that share a vector any will do.
@@ -13,7 +13,6 @@ recall of real texts is equal or slightly higher (measured with ``python -m benc
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_matrix
-from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.threads import hop, in_thread, together
 
 from ..memory import SCAN_BATCH
 from ..session import Opened
@@ -34,8 +33,6 @@ from .kinds import Kind
 # the other row in a point beyond a row and in a point between two.
 _MADE_OF, _SAMPLE = 64, 4096
 _BEYOND, _BETWEEN = -1 / 3, 0.3
-# An effort with a lower recall is measured with only a part of the questions.
-_FEW, _PARTS = 0.8, 4
 _STEP = 1.5
 _LEAST_EF, _WIDEST_EF = 26.0, 1500
 _MORE_REFINES = (3, 10)
@@ -66,48 +63,49 @@ async def measure(
     table: Opened, kind: Kind, partitions: int, questions: Questions, target: float
 ) -> Measured | None:
     """Return the least effort that finds the share ``target`` of the nearest rows, even with the
-    error of the measurement subtracted, or else the one that finds most.
+    error of the measurement subtracted, or else the greatest effort.
 
-    None for a table without vectors.
+    More effort finds more, so the efforts are halved until one is left. None for a table without
+    vectors.
     """
-    points, groups = questions.vectors, questions.groups
-    least, counts, itself = await _nearest(table, questions)
-    if not counts.any():
+    nearest = await _nearest(table, questions)
+    if not nearest.counts.any():
         return None
-    few = groups * math.ceil(len(points) / groups / _PARTS)
-    best: Measured | None = None
-    # By row id. Each effort's hits are mostly those of the effort before, and in a bucket reading a
-    # vector is a request.
-    vectors: dict[int, Float32Array] = {}
-    for effort in _efforts(kind, partitions):
-        shares: list[float] = []
-        most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
-        recall, error = 1.0, 0.0
-        while len(shares) < len(points) and recall >= _FEW:
-            hits: list[list[int]] = []
-            asking = range(len(shares), len(points) if shares else few)
-            for start in range(0, len(asking), _AT_ONCE):
-                hits += await asyncio.gather(
-                    *(
-                        _hits(table, points[n], most + int(itself[n]), effort)
-                        for n in asking[start : start + _AT_ONCE]
-                    )
-                )
-            await _read(table, sorted(set().union(*hits) - vectors.keys()), vectors)
-            for n, rows in zip(asking, hits, strict=True):
-                near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
-                close = _closeness(near, points[n][None, :], table.schema.metric)
-                count = int((close >= least[n]).sum()) - itself[n]
-                shares.append(min(max(0.0, count / max(1, counts[n])), 1.0))
-            of_groups = np.reshape(shares, (-1, groups))
-            worst = of_groups[:, of_groups.mean(axis=0).argmin()]
-            recall, error = float(worst.mean()), float(worst.std()) / math.sqrt(len(worst))
-        reached = recall - error >= target
-        if best is None or reached or recall > best.recall:
-            best = Measured(effort, round(recall, 4))
-        if reached:
-            break
-    return best
+    efforts = list(_efforts(kind, partitions))
+    measured: dict[int, tuple[float, float]] = {}
+    low, high = 0, len(efforts) - 1
+    while low < high or high not in measured:
+        middle = (low + high) // 2
+        measured[middle] = await _recall(table, kind, efforts[middle], questions, nearest)
+        recall, error = measured[middle]
+        if recall - error >= target:
+            high = middle
+        else:
+            low = min(middle + 1, high)
+    return Measured(efforts[high], round(measured[high][0], 4))
+
+
+async def _recall(
+    table: Opened, kind: Kind, effort: Effort, questions: Questions, nearest: _Nearest
+) -> tuple[float, float]:
+    """Return the recall of searches with this effort, and its error: of the group of questions
+    with the lowest."""
+    vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
+    most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
+
+    async def share(n: int) -> float:
+        """Return the share of a question's nearest rows that a search finds."""
+        query = table.lance.query().nearest_to(points[n]).column(vector).distance_type(metric)
+        query = with_effort(query, effort).select([vector, "_distance"])
+        hits = await table.session.fetch(query.limit(most + int(nearest.itself[n])))
+        close = _closeness(to_matrix(hits.column(vector)), points[n][None, :], metric)
+        count = int((close >= nearest.least[n]).sum()) - nearest.itself[n]
+        return float(min(max(0.0, count / max(1, nearest.counts[n])), 1.0))
+
+    shares = await together([partial(share, n) for n in range(len(points))], _AT_ONCE)
+    of_groups = np.reshape(shares, (-1, questions.groups))
+    worst = of_groups[:, of_groups.mean(axis=0).argmin()]
+    return float(worst.mean()), float(worst.std()) / math.sqrt(len(worst))
 
 
 def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
@@ -126,24 +124,6 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
     if not kind.whole:
         for times in _MORE_REFINES:
             yield Effort(nprobes=EVERY_PARTITION, refine=(kind.refine or 1) * times)
-
-
-async def _hits(table: Opened, question: Float32Array, most: int, effort: Effort) -> list[int]:
-    """Return the row ids that a search with this effort finds."""
-    query = table.lance.query().nearest_to(question).column(table.schema.vector)
-    query = with_effort(query, effort).distance_type(table.schema.metric)
-    hits = await table.session.fetch(query.select(["_rowid", "_distance"]).limit(most))
-    rows: list[int] = hits.column("_rowid").to_pylist()
-    return rows
-
-
-async def _read(table: Opened, rows: list[int], vectors: dict[int, Float32Array]) -> None:
-    """Add the vectors of these rows."""
-    if rows:
-        query = table.lance.take_row_ids(rows).select(["_rowid", table.schema.vector])
-        taken = await table.session.run(query.to_arrow())
-        read = to_matrix(taken.column(table.schema.vector))
-        vectors.update(zip(taken.column("_rowid").to_pylist(), read, strict=True))
 
 
 async def made(table: Opened) -> Questions:
@@ -179,11 +159,17 @@ def _units(vectors: Float64Array) -> Float64Array:
     return cast("Float64Array", vectors / np.maximum(lengths, 1e-30))
 
 
-async def _nearest(
-    table: Opened, questions: Questions
-) -> tuple[Float64Array, Int64Array, Int64Array]:
-    """Return for each question the closeness of the furthest hit that counts, the number of hits,
-    and 1 if the question's own row comes in addition. Reads the table once, in constant memory."""
+class _Nearest(NamedTuple):
+    """For each question: the closeness of the furthest hit that counts, the number of hits, and 1
+    if the question's own row comes in addition."""
+
+    least: Float64Array
+    counts: Int64Array
+    itself: Int64Array
+
+
+async def _nearest(table: Opened, questions: Questions) -> _Nearest:
+    """Find the nearest rows of each question. Reads the table once, in constant memory."""
     vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
     nearest = np.full((len(points), 1), -np.inf, dtype=np.float32)
     longest = 0.0
@@ -210,7 +196,7 @@ async def _nearest(
     # By the dot product, a row may be far from itself.
     itself = (is_row & (squares >= nearest[:, :MEASURED_HITS][:, -1] - ties)).astype(np.int64)
     counts = np.minimum(MEASURED_HITS, np.isfinite(nearest).sum(axis=1) - itself)
-    return nearest[numbers, counts + itself - 1] - ties, counts, itself
+    return _Nearest(nearest[numbers, counts + itself - 1] - ties, counts, itself)
 
 
 def _closeness(rows: Float32Array, questions: Float32Array, metric: Metric) -> Float32Array:

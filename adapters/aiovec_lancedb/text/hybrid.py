@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from aiovec.backend import FusedHit
 from aiovec.backend.contract import Columns, Found, HybridQuery, TableHandle
 from aiovec.backend.hybrid import columns_of, found, fused
 from aiovec.backend.limits import current_deadline
-from aiovec.backend.threads import hop
+from aiovec.backend.threads import hop, together
 from aiovec.backend.weight import weight
 
 from ..reads import get
@@ -31,12 +30,18 @@ async def search_hybrid(
     """Return the best rows of both searches."""
     ids_only, whole = replace(query, columns=Columns(())), query.exact
     texts = partial(bytes_of_texts, reader, query.text)
+    deadline = current_deadline(None)
+
+    async def half(search: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
+        with deadline.shared():
+            return await search(*arguments, **options)
+
     while True:
         async with search.reading(handle, [query], whole=whole, beside=texts) as table:
-            near, (matching, having) = await _both(
-                search.nearest(table, ids_only, whole=whole),
-                ranked(table, query.text, Columns(())),
-            )
+            near, (matching, having) = await together([
+                partial(half, search.nearest, table, ids_only, whole=whole),
+                partial(half, ranked, table, query.text, Columns(())),
+            ])  # fmt: skip
             if near is not None:
                 return await _fused(table, query, near, matching, having)
         whole = True
@@ -57,24 +62,3 @@ async def _fused(
     rows = await get(table, [hit.id for hit in hits], columns_of(query, hits))
     snippets = snippets_of(table.schema, query.text)
     return await hop(weight(rows), found, query, metric, hits, rows, snippets)
-
-
-async def _both(
-    near: Coroutine[Any, Any, Found | None], matching: Coroutine[Any, Any, tuple[pa.Table, int]]
-) -> tuple[Found | None, tuple[pa.Table, int]]:
-    """Run both searches concurrently. If both fail, the first error has a note on the other."""
-    deadline = current_deadline(None)
-
-    async def part(work: Coroutine[Any, Any, Any]) -> Any:
-        with deadline.shared():
-            return await work
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            by_vector, by_words = tasks.create_task(part(near)), tasks.create_task(part(matching))
-    except BaseExceptionGroup as failed:
-        error, *others = failed.exceptions
-        for other in others:
-            error.add_note(f"The other half of the hybrid search failed too: {other!r}")
-        raise error from error.__cause__
-    return by_vector.result(), by_words.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
 from aiovec._internals import StoreInternals
 from aiovec.backend.context import CallContext, calling
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import in_thread, together
 
 from .. import models
 from ..bodies import camel_case, dump
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 _FIELD = "/tables/{table}/fields/{field}"
 # Tables that one request reads at once: each may open files of a bucket.
-_AT_ONCE = 4
+TABLES_AT_ONCE = 4
 
 
 @endpoint("GET", "/health", models.Health, open=True)
@@ -89,26 +89,8 @@ async def list_tables(call: Call, options: dict[str, Any]) -> Any:
         except TableNotFoundError:  # dropped after the tables were listed
             return None
 
-    return {"tables": [table for table in await of_each(names, counted) if table is not None]}
-
-
-async def of_each(names: Sequence[str], read: Callable[[str], Awaitable[_T]]) -> list[_T]:
-    """Return what ``read`` returns for each name, in their order.
-
-    The first error ends the calls that are left, and is raised.
-    """
-    places = asyncio.Semaphore(_AT_ONCE)
-
-    async def in_turn(name: str) -> _T:
-        async with places:
-            return await read(name)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(in_turn(name)) for name in names]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+    tables = await together([partial(counted, name) for name in names], TABLES_AT_ONCE)
+    return {"tables": [table for table in tables if table is not None]}
 
 
 @endpoint(

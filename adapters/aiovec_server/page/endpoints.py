@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -16,13 +17,14 @@ import aiovec
 from aiovec import VectorStore
 from aiovec._http.problems import problem_of
 from aiovec._internals import StoreInternals
+from aiovec.backend.threads import together
 from aiovec.errors import AiovecError
 from aiovec.plot import MAX_ROWS, label_field, map_points
 
 from ..bodies import camel_case
 from ..call import Call
 from ..endpoints.declaring import Endpoint
-from ..endpoints.tables import of_each
+from ..endpoints.tables import TABLES_AT_ONCE
 from ..models import Model
 
 _PER_OVERVIEW = 25
@@ -62,7 +64,8 @@ def data_endpoints(*, page_writes: bool) -> list[Endpoint]:
             except AiovecError as error:  # one damaged table does not hide the others
                 return {"name": name, "detail": problem_of(error).detail}
 
-        tables = await of_each(names[start : start + _PER_OVERVIEW], facts)
+        shown = names[start : start + _PER_OVERVIEW]
+        tables = await together([partial(facts, name) for name in shown], TABLES_AT_ONCE)
         return {**await about(call, {}), "tables": tables, "total": len(names)}
 
     async def table(call: Call, options: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Work in threads, background tasks, and waiting for work that cannot be stopped.
+"""Work in threads, concurrent and background tasks, and waiting for work that cannot be stopped.
 
 An app's calls into threads share a pool of asyncio or anyio. If all of these are slow, a store must
 not wait for them, so it has threads of its own.
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
@@ -314,3 +314,29 @@ async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
             task.exception()  # marks the exception as retrieved
         raise cancelled
     return task.result()
+
+
+async def together(
+    calls: Iterable[Callable[[], Awaitable[_T]]], at_once: int | None = None
+) -> list[_T]:
+    """Return the results of concurrent calls, ``at_once`` of them at a time.
+
+    The first error ends the other calls, and is raised, with a note on each of them that failed
+    too.
+    """
+    calls = list(calls)
+    places = asyncio.Semaphore(at_once or max(1, len(calls)))
+
+    async def in_turn(call: Callable[[], Awaitable[_T]]) -> _T:
+        async with places:
+            return await call()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(in_turn(call)) for call in calls]
+    except BaseExceptionGroup as failed:
+        error, *others = failed.exceptions
+        for other in others:
+            error.add_note(f"At the same time, another part failed: {other!r}")
+        raise error from error.__cause__
+    return [task.result() for task in tasks]
