@@ -56,9 +56,10 @@ def files(root: Path) -> dict[Path, str]:
         _TOP + len(layers) * (_BAR + _GAP), second + len(packages["contract"]) * _LINE + 2 * _GAP
     )
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" role="img" '
+        f'viewBox="-12 0 {_WIDTH + 24} {height + 4}">\n'
         f"<title>The packages of aiovec and what they import</title>\n<style>{_STYLE}</style>\n"
-        '<rect class="ground" width="100%" height="100%"/>'
+        '<rect class="ground" x="-12" width="100%" height="100%" rx="8"/>'
     )
     return {root / "docs" / "assets" / "house.svg": "\n".join([head, *drawn, "</svg>", ""])}
 

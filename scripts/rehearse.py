@@ -1,8 +1,9 @@
 """Rehearse a release: build everything from a clean clone, and use it as a user would.
 
 ``python scripts/rehearse.py`` takes what is committed. It installs each wheel alone into a new
-environment, runs the README's first program, ``aiovec doctor``, ``aiovec demo`` and a program for
-each framework, and checks the links of the README on the registry's page and of the site.
+environment, runs the README's first program, ``aiovec doctor``, ``aiovec demo``, an import of the
+documentation and a program for each framework, and checks the links of the README on the registry's
+page and of the site.
 """
 
 from __future__ import annotations
@@ -62,6 +63,15 @@ notes.embed_multi([("a", "an event loop"), ("b", "a vector store in one file")])
 assert entry.id == "a", entry
 """,
 }
+# Opens a store and creates a table with the model's length; nothing is downloaded.
+FASTEMBED = """
+import fastembed
+import aiovec.sync
+from aiovec import Embed, Schema
+with aiovec.sync.connect(":memory:", embedder="fastembed") as store:
+    schema = store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
+    assert schema.dim == 384, schema
+"""
 # Nothing of the caller's environment leads a new Python to other modules or settings.
 CLEAN = {
     name: value
@@ -118,7 +128,7 @@ def main() -> None:
             check_readme(wheel, clone)
             distribution = wheel.name.partition("-")[0]
             work = folder / distribution
-            extra = "" if distribution in BRIDGES else "[local]"  # as the README installs it
+            extra = "" if distribution in BRIDGES else "[local]"  # as the README installs it first
             commands = environment(work, "--find-links", dist, f"{wheel}{extra}")
             if distribution in BRIDGES:
                 run(commands / "python", "-c", BRIDGES[distribution], cwd=work)
@@ -130,6 +140,12 @@ def main() -> None:
             run(commands / "python", "-W", "error", "-c", program[1], cwd=work)
             run(commands / "aiovec", "doctor", cwd=work)
             run(commands / "aiovec", "demo", cwd=work)
+            more = ("--find-links", dist, f"{wheel}[documents,fastembed]")
+            run(commands / "python", "-m", "pip", "install", "-q", *more, cwd=work)
+            stored = ("import", clone / "docs", "--embedder", "local", "-s", "docs.db")
+            run(commands / "aiovec", *stored, cwd=work)
+            run(commands / "aiovec", "search", "keep tenants apart", "-s", "docs.db", cwd=work)
+            run(commands / "python", "-c", FASTEMBED, cwd=work)
         print("rehearse: the site", flush=True)
         run("make", "docs", f"PYTHON={sys.executable}", cwd=clone)
         run(sys.executable, clone / "scripts" / "links.py", "site", cwd=clone)

@@ -37,6 +37,13 @@ def test_every_link_leads_somewhere() -> None:
             assert not anchor or anchor in anchors(target), (page, link)
 
 
+def test_every_code_block_has_one_word_for_its_language() -> None:
+    """With a second one, the site shows the block and what follows it as running text."""
+    for page in PAGES:
+        for words in re.findall(r"^ *```(.+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert re.fullmatch(r"[\w-]+", words), (page, words)
+
+
 def test_the_labels_of_the_benchmark_are_sections_that_exist() -> None:
     """``python -m bench quality`` looks for sections of these pages."""
     for labels in ("pages", "sentences"):

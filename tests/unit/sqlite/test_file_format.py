@@ -20,7 +20,7 @@ import aiovec
 from aiovec import Field, Schema
 
 PAGE = (ROOT / "docs/internals/file-format.md").read_text(encoding="utf-8")
-BLOCKS: dict[str, str] = dict(re.findall(r"^```sql (\w+)\n(.*?)^```$", PAGE, re.M | re.S))
+BLOCKS: dict[str, str] = dict(re.findall(r"^<!-- (\w+) -->\n```sql\n(.*?)^```$", PAGE, re.M | re.S))
 START = datetime(2024, 1, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 SCHEMA = Schema(
     8,
