@@ -50,26 +50,26 @@ def test_the_environment_comes_before_the_file(toml: Toml, monkeypatch: pytest.M
         '[retrieval]\nbackend = "sqlite"\ndim = 384\n'
         "[retrieval.sqlite]\nreaders = 2\nkeep_deletes = 64\nbusy_timeout = 5\n"
     )
-    found = retrieval(file)
-    assert (found.backend, found.dim) == ("sqlite", 384)
-    assert (found.sqlite.busy_timeout, found.sqlite.durability) == (5.0, "full")
+    loaded = retrieval(file)
+    assert (loaded.backend, loaded.dim) == ("sqlite", 384)
+    assert (loaded.sqlite.busy_timeout, loaded.sqlite.durability) == (5.0, "full")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__BACKEND", "lancedb")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE", '{"readers": 3, "write_queue": 8}')
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE__READERS", "5")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__DIM", "")  # empty counts as unset
-    found = retrieval(file)
-    assert (found.backend, found.dim) == ("lancedb", 384)
-    sqlite = found.sqlite
+    loaded = retrieval(file)
+    assert (loaded.backend, loaded.dim) == ("lancedb", 384)
+    sqlite = loaded.sqlite
     assert (sqlite.readers, sqlite.write_queue, sqlite.keep_deletes) == (5, 8, 64)
     assert retrieval(None).sqlite.readers == 5
     monkeypatch.setenv("aiovec_retrieval__server__allowed_hosts", '["a", "b"]')
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__STORAGE_OPTIONS__REGION", "x")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB__STORAGE_OPTIONS__ACCOUNT_KEY", '{"a": 1}')
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE_PATH", "[1]")
-    found = retrieval(None)
-    assert found.server.allowed_hosts == ["a", "b"]
-    assert found.lancedb.storage_options == {"region": "x", "account_key": '{"a": 1}'}
-    assert found.sqlite_path == "[1]"
+    loaded = retrieval(None)
+    assert loaded.server.allowed_hosts == ["a", "b"]
+    assert loaded.lancedb.storage_options == {"region": "x", "account_key": '{"a": 1}'}
+    assert loaded.sqlite_path == "[1]"
     assert retrieval(toml(b"\xef\xbb\xbf[retrieval]\ndim = 5\n")).dim == 5  # a byte order mark
     keys = toml("[retrieval.server]\napi_keys_file = 'keys'\n")
     assert retrieval(keys).server.api_keys_file == str(keys.parent / "keys")
@@ -159,7 +159,7 @@ def test_a_key_whose_default_has_no_type_of_toml_is_refused_where_it_is_declared
         type("NoTypeSettings", (BackendSettings,), {"__annotations__": {"x": str}, "x": None})
 
 
-def test_what_is_not_toml(toml: Toml, tmp_path: Path) -> None:
+def test_a_file_that_is_no_toml_is_refused_with_its_line(toml: Toml, tmp_path: Path) -> None:
     for text, words in NOT_TOML:
         with case(words):
             file = toml(text)
@@ -197,14 +197,14 @@ def test_faults_of_the_environment_name_the_variable(
                 assert accepted in str(error.accepted)
 
 
-def test_sections_of_other_backends(
+def test_a_section_of_another_backend_has_its_own_keys(
     toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = toml('[retrieval]\nbackend = "toy"\n[retrieval.toy]\nurl = "toy://x"\nsize = {a = 1}')
     assert "toy" in str(fault(file))
     install(monkeypatch, tmp_path / "site", toy="ToyPlugin")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__TOY__COLOUR", "red")
-    found = retrieval(file)
-    assert found.backend == "toy"
-    assert vars(found.toy) == {"url": "toy://x", "size": {"a": 1}, "colour": "red"}
+    loaded = retrieval(file)
+    assert loaded.backend == "toy"
+    assert vars(loaded.toy) == {"url": "toy://x", "size": {"a": 1}, "colour": "red"}
     assert fault(toml("[retrieval]\ntoy = 3")).key == "retrieval.toy"

@@ -171,7 +171,7 @@ async def test_a_backend_that_is_missing_or_unusable_is_named(
     assert (caught.value.backend, caught.value.extra) == ("remote", "aiovec[remote]")
 
 
-async def test_a_backend_installed_meanwhile_is_found(
+async def test_a_backend_installed_while_the_process_runs_is_opened(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As a notebook does it, into a folder that was searched before."""

@@ -126,7 +126,9 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def test_wrong_toml_files(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_about_a_toml_file_shows_no_secret(
+    config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for before, after in WRONG:
         with case(after):
             assert before in TOML
@@ -141,7 +143,9 @@ def test_wrong_toml_files(config: Path, caplog: pytest.LogCaptureFixture) -> Non
     check(*all_of(fails(config=config)))  # the error of the decoder holds the whole file
 
 
-def test_wrong_environments(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_about_the_environment_shows_no_secret(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in ENVIRONMENT:
         with case((name, value)), monkeypatch.context() as patched:
             patched.setenv(name, value)
@@ -176,7 +180,7 @@ def test_a_place_that_cannot_be_reached(config: Path, caplog: pytest.LogCaptureF
             check(*all_of(fails(config=config)), caplog.text)
 
 
-def test_what_settings_and_openings_show(config: Path) -> None:
+def test_settings_and_openings_show_no_secret(config: Path) -> None:
     retrieval: Any = load_settings(config)
     for one in (
         retrieval, retrieval.lancedb, aiovec.connect(config=config),

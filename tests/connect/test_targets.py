@@ -161,7 +161,7 @@ async def test_a_folder_of_lancedb_is_no_sqlite_store(tmp_path: Path) -> None:
         assert (caught.value.accepted or "").startswith("lancedb://")
 
 
-async def test_a_sqlite_store_beside_folders_of_that_name(tmp_path: Path) -> None:
+async def test_a_sqlite_file_with_the_name_of_a_lancedb_folder_opens(tmp_path: Path) -> None:
     """A file under such a name, and any other folder, are opened as ever."""
     await filled(tmp_path / "old.db")
     await to_thread((tmp_path / "old.db").rename, tmp_path / "old.lance")

@@ -53,7 +53,9 @@ class AlteringContract(ContractBase):
     """``add_field``, ``drop_field``, ``rename_field`` and indexes over fields."""
 
     @pytest.mark.core
-    async def test_added_fields(self, notes: VectorStore) -> None:
+    async def test_an_added_field_is_null_and_can_be_written_and_filtered(
+        self, notes: VectorStore
+    ) -> None:
         query = vectors(1)[0]
         fields = dict(SMALL.fields)
         for kind, (field, value, condition) in ADDED.items():
@@ -123,8 +125,8 @@ class AlteringContract(ContractBase):
         new = {"id": "new", "embedding": vectors(1)[0], "c": 1.5, "b": "in the payload"}
         await store.insert("notes", [new])
         await store.optimize("notes")
-        found = await store.get("notes", [*(row["id"] for row in rows), "new"])
-        assert_same_rows(found, [*kept, new], await store.schema("notes"))
+        matches = await store.get("notes", [*(row["id"] for row in rows), "new"])
+        assert_same_rows(matches, [*kept, new], await store.schema("notes"))
         assert len(await store.search("notes", vectors(1)[0], where="c = 0.5", limit=30)) == 20
         await store.add_field("notes", "a", Field(int, index="btree"))
         assert [r["a"] for r in await store.find("notes", limit=3)] == [None] * 3
@@ -169,35 +171,39 @@ class AlteringContract(ContractBase):
         ]
         await store.insert("notes", rows)
 
-        async def found(query: str, table: str = "notes") -> int:
+        async def matches(query: str, table: str = "notes") -> int:
             return len(await store.search_text(table, query, limit=50, match="all"))
 
-        assert (await found("apple"), await found("pear")) == (30, 30)
+        assert (await matches("apple"), await matches("pear")) == (30, 30)
         await store.rename_field("notes", "a", "fruit")
-        assert (await found("apple"), await found("fruit:apple 7"), await found("pear")) == (
+        assert (await matches("apple"), await matches("fruit:apple 7"), await matches("pear")) == (
             30, 1, 30,
         )  # fmt: skip
         await store.update("notes", {"fruit": "cherry"}, ids="r0")
-        assert (await found("cherry"), await found("apple")) == (1, 29)
+        assert (await matches("cherry"), await matches("apple")) == (1, 29)
         await store.rename_field("notes", "c", "a")
         await store.create_field_index("notes", "a", "text")
-        assert (await found("plum"), await found("a:plum 3"), await found("fruit:plum")) == (
+        assert (await matches("plum"), await matches("a:plum 3"), await matches("fruit:plum")) == (
             30, 1, 0,
         )  # fmt: skip
         await store.drop_field("notes", "fruit")
-        assert (await found("cherry"), await found("pear"), await found("plum")) == (0, 30, 30)
+        assert (await matches("cherry"), await matches("pear"), await matches("plum")) == (
+            0,
+            30,
+            30,
+        )
         await store.insert("notes", [{"id": "new", "embedding": vectors(1)[0], "b": "pear"}])
         await store.optimize("notes")
-        assert await found("pear") == 31
+        assert await matches("pear") == 31
         if self.renames_tables:
             await store.rename_table("notes", "other")
-            assert (await found("pear", "other"), await found("plum", "other")) == (31, 30)
+            assert (await matches("pear", "other"), await matches("plum", "other")) == (31, 30)
             await store.create_table("notes", Schema(DIM, fields={"b": text}))
             await store.insert("notes", [{"id": "x", "embedding": vectors(1)[0], "b": "pear"}])
-            assert (await found("pear"), await found("pear", "other")) == (1, 31)
+            assert (await matches("pear"), await matches("pear", "other")) == (1, 31)
             await store.delete("other", "new")
             await store.drop_table("notes")
-            assert await found("pear", "other") == 30
+            assert await matches("pear", "other") == 30
 
     @pytest.mark.arrow
     async def test_an_export_goes_on_while_a_field_is_dropped(self, store: VectorStore) -> None:
@@ -347,7 +353,7 @@ class AlteringContract(ContractBase):
             await one.create_table("notes", SMALL)
             assert await one.insert("notes", small_rows(2)) == 2
 
-            async def found(name: str) -> int:
+            async def matches(name: str) -> int:
                 return len(await idle.find("notes", f"{name} IS NULL"))
 
             async def selected(name: str) -> int:
@@ -360,7 +366,7 @@ class AlteringContract(ContractBase):
                 batches = idle.export("notes", where=f"{name} IS NULL")
                 return sum([batch.num_rows async for batch in batches])
 
-            for n, rows in enumerate((found, selected, nearest, exported)):
+            for n, rows in enumerate((matches, selected, nearest, exported)):
                 assert await idle.count("notes") == 2
                 await one.add_field("notes", f"added{n}", Field(int))
                 assert await rows(f"added{n}") == 2

@@ -44,13 +44,13 @@ class ContractBase(ABC):
     """The tier of the tests that are marked ``core``, and of all others; None is the default."""
 
     deviations: ClassVar[Mapping[str, str]] = {}
-    """Where the backend knowingly differs: a test's name or an ability, and the reason."""
+    """Known differences of the backend: a test's name or an ability, and the reason."""
 
     keys: ClassVar[Mapping[str, Any]] = {}
     """The keys of the backend's own section of the TOML file."""
 
     forgetful: ClassVar[Mapping[str, Any]] = {}
-    """Keys with which the change feed forgets deletions soon, where it can be told to."""
+    """Keys with which the change feed forgets deletions soon, if the backend has such keys."""
 
     persistent: ClassVar[bool] = True
     """True if a store that is opened again finds what was written before."""
@@ -137,7 +137,7 @@ def _refuse_hidden_tests(cls: type) -> None:
     owners: dict[str, type] = {}
     for part in cls.__mro__:
         if not part.__module__.startswith("tests.contract."):
-            continue  # whoever runs the suite may replace a test
+            continue  # a backend's own class may replace a test
         for name in vars(part):
             if name.startswith("test_") and owners.setdefault(name, part) is not part:
                 raise TypeError(f"{name} of {part.__name__} is hidden by {owners[name].__name__}")

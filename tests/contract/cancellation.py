@@ -31,18 +31,20 @@ class CancellationContract(ContractBase):
                 with case(f"{name}, await {at}"):
                     far, done = await stopped_at(write("notes", rows), at, stop)
                     values[:] = -1.0
-                    found = await store.find(
+                    matches = await store.find(
                         "notes", f"year = {number}", select=["embedding"], limit=2 * count
                     )
-                    assert len(found) in ({count} if done else {0, count})
-                    written = {tuple(row.vector) for row in found if row.vector is not None}
+                    assert len(matches) in ({count} if done else {0, count})
+                    written = {tuple(row.vector) for row in matches if row.vector is not None}
                     assert written <= {(float(number),) * DIM}
-                total += len(found)
+                total += len(matches)
                 if not far:
                     break
         assert await store.count("notes") == total
 
-    async def test_one_of_many_cancelled(self, store: VectorStore) -> None:
+    async def test_a_cancelled_insert_leaves_the_others_of_its_group(
+        self, store: VectorStore
+    ) -> None:
         """Calls that wait together: cancelling some leaves the others as they were."""
         await store.create_table("notes", SMALL)
         for turn in range(6):
@@ -58,13 +60,13 @@ class CancellationContract(ContractBase):
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             for n, (start, outcome) in enumerate(zip(starts, outcomes, strict=True)):
                 ids = [f"r{start + i:04}" for i in range(4)]
-                found = ids_of(await store.get("notes", ids))
+                matches = ids_of(await store.get("notes", ids))
                 if outcome == 4:
-                    assert found == ids
+                    assert matches == ids
                 else:
                     assert n % 3 == 0, outcome
                     assert isinstance(outcome, asyncio.CancelledError)
-                    assert found in ([], ids)
+                    assert matches in ([], ids)
 
     @pytest.mark.arrow
     async def test_a_cancelled_export_frees_its_snapshot(self, store: VectorStore) -> None:

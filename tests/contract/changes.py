@@ -108,7 +108,7 @@ class ChangesContract(ContractBase):
                 assert later.rows == await _content(store, "notes")
 
     @pytest.mark.arrow
-    async def test_a_store_tells_its_changes(self, notes: VectorStore) -> None:
+    async def test_a_store_pages_through_its_changes(self, notes: VectorStore) -> None:
         self.need(notes, "changes")
         rows, number = {}, 0
         for step in range(3):
@@ -128,7 +128,7 @@ class ChangesContract(ContractBase):
 
     @pytest.mark.parametrize("limit", [1, 3, 1_000])
     @pytest.mark.arrow
-    async def test_pages_of_every_size(self, tmp_path: Path, limit: int) -> None:
+    async def test_pages_of_every_size_lead_to_the_table(self, tmp_path: Path, limit: int) -> None:
         async with self.feed(tmp_path) as (store, backend):
             chance = random.Random(limit)
             often = Follower(backend, "notes")
@@ -150,8 +150,10 @@ class ChangesContract(ContractBase):
 
     @pytest.mark.parametrize("limit", [1, 40])
     @pytest.mark.arrow
-    async def test_a_page_has_about_so_many_changes(self, tmp_path: Path, limit: int) -> None:
-        """Also of deletes, each of which is told once."""
+    async def test_a_page_has_at_most_twice_the_changes_of_its_limit(
+        self, tmp_path: Path, limit: int
+    ) -> None:
+        """Also of deletes, each of which comes once."""
         async with self.feed(tmp_path) as (store, backend):
             await store.insert("notes", small_rows(200))
             follower = Follower(backend, "notes")
@@ -159,20 +161,20 @@ class ChangesContract(ContractBase):
             await store.delete("notes", [f"r{n:04}" for n in range(100)])
             await store.upsert("notes", small_rows(50, start=180))
             handle = await backend.open_table("notes")
-            told: list[str] = []
+            changed: list[str] = []
             number, complete = follower.number, False
             while not complete:
                 page = await backend.changes(handle, number, limit=limit)
                 ids = [*page.deleted, *page.upserted.column("id").to_pylist()]
                 assert len(ids) <= 2 * limit
-                told += ids
+                changed += ids
                 number, complete = page.number, page.complete
-            assert sorted(told) == [f"r{n:04}" for n in (*range(100), *range(180, 230))]
+            assert sorted(changed) == [f"r{n:04}" for n in (*range(100), *range(180, 230))]
             await follower.follow(limit)
             assert follower.rows == await _content(store, "notes")
 
     @pytest.mark.arrow
-    async def test_a_field_that_is_added_between_two_pages(self, tmp_path: Path) -> None:
+    async def test_a_field_added_between_two_pages_loses_no_row(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             await store.insert("notes", small_rows(9))
             page = await backend.changes(await backend.open_table("notes"), 0, limit=4)
@@ -187,7 +189,7 @@ class ChangesContract(ContractBase):
             assert follower.rows.keys() == (await _content(store, "notes")).keys()
 
     @pytest.mark.arrow
-    async def test_following_while_others_write(self, tmp_path: Path) -> None:
+    async def test_a_follower_beside_writers_ends_with_their_rows(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             follower = Follower(backend, "notes")
 
@@ -207,7 +209,7 @@ class ChangesContract(ContractBase):
             assert follower.rows == await _content(store, "notes")
 
     @pytest.mark.arrow
-    async def test_changes_that_are_not_kept_are_told(self, tmp_path: Path) -> None:
+    async def test_changes_that_are_no_longer_kept_raise_an_error(self, tmp_path: Path) -> None:
         if not self.forgetful:
             pytest.skip("this backend keeps changes as long as it likes")
         async with self.feed(tmp_path, **self.forgetful) as (store, backend):
@@ -230,13 +232,13 @@ class ChangesContract(ContractBase):
             await store.delete("notes", "r0299")
             await fresh.follow(3)
             assert fresh.rows == await _content(store, "notes")
-            # Whoever begins only now reads the rows from below the floor in pages, too.
+            # A follower that starts only now reads the rows from below the floor in pages, too.
             late = Follower(backend, "notes")
             await late.follow(3)
             assert late.rows == fresh.rows
 
     @pytest.mark.arrow
-    async def test_the_numbers_of_another_table_are_told(self, tmp_path: Path) -> None:
+    async def test_change_numbers_of_another_table_are_refused(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             await store.insert("notes", small_rows(5))
             follower = Follower(backend, "notes")
@@ -268,7 +270,7 @@ class ChangesContract(ContractBase):
                 await begins_anew()
 
     @pytest.mark.arrow
-    async def test_the_numbers_before_a_restore_are_told(self, tmp_path: Path) -> None:
+    async def test_change_numbers_from_before_a_restore_are_refused(self, tmp_path: Path) -> None:
         async with self.feed(tmp_path) as (store, backend):
             self.need(store, "restore")
             await store.insert("notes", small_rows(10))

@@ -93,11 +93,11 @@ class ChangingContract(ContractBase):
             assert hit.id == row["id"]
             assert hit.distance == pytest.approx(0, abs=1e-4)
             where = f"name = '{row['name']}'" if schema is not EVERY_KIND else None
-            found = await store.search("notes", row["embedding"], limit=1, where=where)
-            assert ids_of(found) == [row["id"]]
+            matches = await store.search("notes", row["embedding"], limit=1, where=where)
+            assert ids_of(matches) == [row["id"]]
         assert await store.count("notes") == 40
 
-    async def test_updates_beside_set_vectors(self, store: VectorStore) -> None:
+    async def test_update_and_set_vectors_at_once_lose_nothing(self, store: VectorStore) -> None:
         """Fields and vectors are changed by different callers; neither loses the other's."""
         await filled(store, SMALL, small_rows(10))
         ids = [f"r{n:04}" for n in range(10)]
@@ -106,11 +106,11 @@ class ChangingContract(ContractBase):
             calls = [store.set_vectors("notes", [id], [new[n]]) for n, id in enumerate(ids)]
             calls += [store.update("notes", {"name": f"u{turn}"}, ids=[id]) for id in ids]
             assert await asyncio.gather(*calls) == [1] * 20
-            found = await store.get("notes", ids)
-            assert {record["name"] for record in found} == {f"u{turn}"}
+            matches = await store.get("notes", ids)
+            assert {record["name"] for record in matches} == {f"u{turn}"}
             assert all(
                 np.array_equal(record.vector, vector)  # type: ignore[arg-type]  # it has one
-                for record, vector in zip(found, new, strict=True)
+                for record, vector in zip(matches, new, strict=True)
             )
 
     async def test_exists_and_get_take_ids_and_a_selection(self, notes: VectorStore) -> None:
@@ -154,10 +154,10 @@ class ChangingContract(ContractBase):
                 counts = await asyncio.gather(*(call for _, call in calls))
                 wanted = {str(row["id"]) for rows, _ in calls for row in rows}
                 assert sum(counts) == len(wanted) == await one.count("notes")
-                found = await one.find("notes", limit=1_000)
-                assert {record.id for record in found} == wanted
+                matches = await one.find("notes", limit=1_000)
+                assert {record.id for record in matches} == wanted
                 # Each call added as many rows as it says, and no part of a row is another's.
-                added = Counter(record["year"] for record in found)
+                added = Counter(record["year"] for record in matches)
                 assert [added[n] for n in range(60)] == counts
                 for record in await one.get("notes", sorted(wanted)):
                     assert record.vector is not None
@@ -171,7 +171,9 @@ class ChangingContract(ContractBase):
         "kind", [pytest.param("cosine", marks=pytest.mark.core), "parted", "bits"]
     )
     @pytest.mark.arrow
-    async def test_rows_without_a_vector(self, store: VectorStore, kind: str) -> None:
+    async def test_rows_without_a_vector_are_stored_and_never_hits(
+        self, store: VectorStore, kind: str
+    ) -> None:
         schema = NULLABLE[kind]
         self._need_kind(store, schema)
         rows = _rows(schema, 60)
@@ -196,11 +198,13 @@ class ChangingContract(ContractBase):
             assert hits[0].id == with_vector[0]["id"] or kind == "dot"
             some = await store.search("notes", query, limit=3, exact=exact, include_vector=True)
             assert ids_of(some) == ids_of(hits[:3])
-            found = await store.search("notes", query, limit=100, where="year < 10", exact=exact)
-            assert {hit.id for hit in found} == {r["id"] for r in with_vector if r["year"] < 10}
+            matches = await store.search("notes", query, limit=100, where="year < 10", exact=exact)
+            assert {hit.id for hit in matches} == {r["id"] for r in with_vector if r["year"] < 10}
             ids = [row["id"] for row in with_vector if row["name"] == "n0"]
-            found = await store.search("notes", query, limit=100, where="name = 'n0'", exact=exact)
-            assert {hit.id for hit in found} == set(ids)
+            matches = await store.search(
+                "notes", query, limit=100, where="name = 'n0'", exact=exact
+            )
+            assert {hit.id for hit in matches} == set(ids)
         many = await store.search_many("notes", [query, query], limit=100)
         assert [len(hits) for hits in many] == [len(with_vector)] * 2
         assert await store.search("notes", query, where=F.id.in_(without)) == []
@@ -210,9 +214,9 @@ class ChangingContract(ContractBase):
         new = vectors(60, dim=schema.dim, seed=77)
         assert await store.set_vectors("notes", without[:5], new[:5]) == 5
         for id, vector in zip(without[:5], new[:5], strict=True):
-            found = await store.search("notes", vector, limit=1, where=F.id == id)
-            assert ids_of(found) == [id]
-            assert found[0]["year"] == int(id[1:])
+            matches = await store.search("notes", vector, limit=1, where=F.id == id)
+            assert ids_of(matches) == [id]
+            assert matches[0]["year"] == int(id[1:])
         gone = [row["id"] for row in with_vector[:5]]
         names = {row.id: row["name"] for row in await store.get("notes", [*gone, without[6]])}
         await store.upsert("notes", [{"id": id, "name": names[id], "year": 1} for id in gone])
@@ -229,7 +233,7 @@ class ChangingContract(ContractBase):
         left = await store.search("notes", query, limit=100)
         assert len(left) == await store.count("notes") == 60 - len({*gone, *without})
 
-    async def test_a_table_of_no_vectors_at_all(self, store: VectorStore) -> None:
+    async def test_a_table_without_any_vector_has_no_hits(self, store: VectorStore) -> None:
         for kind, schema in NULLABLE.items():
             if schema.quantized is not None and not store.supports("quantized"):
                 continue
@@ -246,7 +250,7 @@ class ChangingContract(ContractBase):
             await store.set_vectors(name, ["3"], [query])
             assert ids_of(await store.search(name, query)) == ["3"]
 
-    async def test_many_rows_of_which_few_have_vectors(self, store: VectorStore) -> None:
+    async def test_few_vectors_among_many_rows_are_found(self, store: VectorStore) -> None:
         given = vectors(1_000, seed=1)
         rows = [
             {"id": f"r{n:04}", "year": n, "embedding": given[n].tolist() if n % 10 == 0 else None}
@@ -264,8 +268,8 @@ class ChangingContract(ContractBase):
                 assert len(hits) == 100
                 assert hits[0].id == "r0400"
             await store.set_vectors("notes", ["r0001"], [given[990]])
-            found = await store.search("notes", given[990], limit=2)
-            assert set(ids_of(found)) == {"r0001", "r0990"}
+            matches = await store.search("notes", given[990], limit=2)
+            assert set(ids_of(matches)) == {"r0001", "r0990"}
 
     # Texts
 

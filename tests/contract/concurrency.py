@@ -80,8 +80,8 @@ class ConcurrencyContract(ContractBase):
 
         await asyncio.gather(*map(write, range(30)))
         expected = [10 * n + i for n in range(0, 30, 3) for i in range(3)]
-        found = await store.find("notes", "year < 9000", limit=1_000)
-        assert [record["year"] for record in found] == expected
+        matches = await store.find("notes", "year < 9000", limit=1_000)
+        assert [record["year"] for record in matches] == expected
 
     @pytest.mark.core
     @pytest.mark.arrow

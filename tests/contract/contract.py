@@ -61,7 +61,7 @@ class BackendContract(
     skipped but what an absent ability makes meaningless.
     """
 
-    def test_deviations_name_what_there_is(self) -> None:
+    def test_deviations_name_existing_tests_and_abilities(self) -> None:
         known = {*ABILITIES, *(name for name in dir(self) if name.startswith("test_"))}
         assert not set(self.deviations) - known
         assert all(reason.strip() for reason in self.deviations.values())

@@ -91,8 +91,8 @@ async def swept(store: VectorStore, schema: Schema, rows: Any) -> None:
     await store.insert("notes", rows)
 
 
-async def _number(found: Awaitable[Any]) -> int:
-    return len(await found)
+async def _number(matches: Awaitable[Any]) -> int:
+    return len(await matches)
 
 
 async def _outcome(call: Awaitable[Any]) -> Any:
@@ -101,7 +101,7 @@ async def _outcome(call: Awaitable[Any]) -> Any:
         return await call
     except AiovecError as exc:
         if isinstance(exc, InvalidRowError):
-            assert "acme" not in str(exc)  # noqa: PT017 - nobody is told of others' partitions
+            assert "acme" not in str(exc)  # noqa: PT017 - the partitions of others stay hidden
         return type(exc)
 
 
@@ -220,7 +220,7 @@ class ExpiringContract(ContractBase):
                         assert not seen
             await asyncio.sleep(0.02)
 
-    async def test_expired_rows_that_lie_nearest(self, store: VectorStore) -> None:
+    async def test_expired_rows_take_no_place_among_the_nearest(self, store: VectorStore) -> None:
         schema = Schema(DIM, metric="l2", fields={"until": SCHEMA.fields["until"], "even": bool})
         rows = [
             {"id": f"r{n}", "embedding": [n, 0, 0, 0], "even": n % 2 == 0, "until": TIMES[n >= 40]}
@@ -242,9 +242,9 @@ class ExpiringContract(ContractBase):
         assert dict(hit) == {"id": "r40", "even": True}
         assert list(hit.vector) == [40, 0, 0, 0]
         # Of rows equally far away behind expired ones, those with the least ids.
-        alike = [{"embedding": [0, 100, 0, 0], "until": TIMES[1]} for _ in range(60)]
+        equal = [{"embedding": [0, 100, 0, 0], "until": TIMES[1]} for _ in range(60)]
         gone = [{"embedding": [0, 99, 0, n / 100], "until": TIMES[0]} for n in range(6)]
-        more = [*alike, *gone, {"embedding": [0, 98, 0, 0], "until": None}]
+        more = [*equal, *gone, {"embedding": [0, 98, 0, 0], "until": None}]
         more = [{"id": f"s{n:02}", **one} for n, one in enumerate(more)]
         await store.insert("notes", more[::-1])
         hits = await store.search("notes", [0, 98, 0, 0], limit=3)

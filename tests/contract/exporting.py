@@ -44,7 +44,7 @@ class ExportingContract(ContractBase):
 
     @pytest.mark.core
     @pytest.mark.arrow
-    async def test_every_row_and_every_value(self, store: VectorStore) -> None:
+    async def test_an_export_has_every_row_and_value(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(50)
         await filled(store, EVERY_KIND, rows)
         batches = await _batches(store)
@@ -80,7 +80,7 @@ class ExportingContract(ContractBase):
             assert Schema.from_arrow(batch.schema) == schema
 
     @pytest.mark.arrow
-    async def test_batch_sizes(self, notes: VectorStore) -> None:
+    async def test_batches_have_the_requested_size(self, notes: VectorStore) -> None:
         for size in (1, 7, 10, 11, 2**40):
             with case(size):
                 batches = await _batches(notes, batch_size=size)
@@ -88,7 +88,9 @@ class ExportingContract(ContractBase):
                 assert len(batches) == -(-10 // size)
 
     @pytest.mark.arrow
-    async def test_a_constant_column(self, store: VectorStore) -> None:
+    async def test_a_column_of_equal_values_or_nulls_is_exported_in_full(
+        self, store: VectorStore
+    ) -> None:
         """Values that are all the same, or all null, come out in full."""
         schema = Schema(DIM, fields={"name": str, "year": int, "tags": list[str]})
         rows: list[dict[str, Any]] = [
@@ -106,7 +108,7 @@ class ExportingContract(ContractBase):
         assert (_matrix(table.column("embedding")) == 1).all()
 
     @pytest.mark.arrow
-    async def test_where_and_select(self, notes: VectorStore) -> None:
+    async def test_an_export_takes_a_filter_and_a_selection(self, notes: VectorStore) -> None:
         assert sorted(_ids(await _batches(notes, where="year >= 7", batch_size=2))) == [
             "r0007", "r0008", "r0009",
         ]  # fmt: skip

@@ -72,7 +72,7 @@ _ROWS: list[dict[str, Any]] = [
     },
 ]  # fmt: skip
 
-# Each filter as text, the same with F or None where there is no such form, and the ids it selects.
+# Each filter as text, the same with F or None if it has no such form, and the ids it selects.
 # ``tests/filters/test_agreement.py`` draws many more for both backends.
 CASES: list[tuple[str, Any, str]] = [
     # Comparisons, and nulls that match neither a condition nor its opposite
@@ -216,8 +216,8 @@ class FilteringContract(ContractBase):
                     case 2:
                         marked = await store.update("notes", {"mark": number}, where=text)
                         assert marked == len(wanted)
-                        found = await store.find("notes", F["payload.mark"] == number)
-                        assert ids_of(found) == wanted
+                        matches = await store.find("notes", F["payload.mark"] == number)
+                        assert ids_of(matches) == wanted
                     case 3 if number % 3 == 0:
                         assert await store.delete("notes", where=text) == len(wanted)
                         left = sorted({row["id"] for row in _ROWS} - set(wanted))
@@ -226,7 +226,9 @@ class FilteringContract(ContractBase):
                     case _:
                         assert await store.count("notes", text) == len(wanted)
 
-    async def test_lists_mappings_and_closed_texts(self, store: VectorStore) -> None:
+    async def test_a_filter_may_be_a_list_a_mapping_or_a_closed_text(
+        self, store: VectorStore
+    ) -> None:
         await self._filled(store)
         cases: list[tuple[Any, str]] = [
             ([F.year >= 2021, "live = FALSE OR live IS NULL", None], "b c ü"),
@@ -261,7 +263,9 @@ class FilteringContract(ContractBase):
         assert await store.delete("notes", where={"part": "p"}) == 2
         assert await store.update("notes", {"year": 1}, where=[{"part": "q"}, F.year > 0]) == 1
 
-    async def test_rows_with_and_without_a_vector(self, store: VectorStore) -> None:
+    async def test_a_filter_selects_rows_with_and_without_a_vector(
+        self, store: VectorStore
+    ) -> None:
         schema = Schema(DIM, vector="v", vector_nullable=True, fields={"year": int})
         rows = [{"id": f"r{n}", "v": [1.0] * DIM if n % 3 else None, "year": n} for n in range(9)]
         await filled(store, schema, rows)
@@ -319,20 +323,20 @@ class FilteringContract(ContractBase):
 
     async def test_ilike_folds_letter_by_letter(self, store: VectorStore) -> None:
         """By simple case folding, which no language and no neighbour changes."""
-        alike = (
+        folded = (
             "aA", "kK\u212a", "sS\u017f", "\u03c3\u03c2\u03a3", "\u00df\u1e9e",
             "\u01c4\u01c5\u01c6",
             "\u00b5\u03bc\u039c", "\u1fb3\u1fbc", "\u10d0\u1c90", "\U00010400\U00010428",
             "\u0390", "\u1fd3", "\ufb05", "\ufb06", "iI", "\u0130", "\u0131", "\u0149", "\ufb01",
             "日", "1", "%",
         )  # fmt: skip
-        letters = [letter for group in alike for letter in group]
+        letters = [letter for group in folded for letter in group]
         rows = [
             {"id": f"{n:02}", "embedding": [1.0] * DIM, "name": f"x{letter}\n", "p": {"k": letter}}
             for n, letter in enumerate(letters)
         ]
         await filled(store, Schema(DIM, fields={"name": str}), rows)
-        for group in alike:
+        for group in folded:
             wanted = [f"{letters.index(letter):02}" for letter in group]
             for letter in group:
                 for where in (

@@ -95,7 +95,9 @@ class LifeContract(ContractBase):
 
     # Abilities
 
-    async def test_missing_abilities_are_told(self, notes: VectorStore, tmp_path: Path) -> None:
+    async def test_calls_of_a_missing_ability_are_refused_by_name(
+        self, notes: VectorStore, tmp_path: Path
+    ) -> None:
         query = vectors(1)[0]
         calls: dict[str, list[Callable[[], Awaitable[Any]]]] = {
             "text": [
@@ -127,7 +129,7 @@ class LifeContract(ContractBase):
     # Upkeep
 
     @pytest.mark.core
-    async def test_stats(self, notes: VectorStore) -> None:
+    async def test_stats_count_rows_and_bytes(self, notes: VectorStore) -> None:
         stats = await notes.stats("notes")
         assert isinstance(stats, TableStats)
         assert (stats.table, stats.backend, stats.rows) == ("notes", notes.backend_name, 10)
@@ -173,7 +175,9 @@ class LifeContract(ContractBase):
         assert await store.count("notes") == 120
 
     @pytest.mark.core
-    async def test_backup_is_a_store(self, notes: VectorStore, tmp_path: Path) -> None:
+    async def test_a_backup_opens_as_a_store_with_the_rows_of_its_moment(
+        self, notes: VectorStore, tmp_path: Path
+    ) -> None:
         self.need(notes, "backup")
         target = tmp_path / "copy.db"
         expected = await notes.find("notes", select=["embedding", "name", "year", "payload"])
@@ -182,8 +186,8 @@ class LifeContract(ContractBase):
             await notes.backup(target)
         await notes.delete("notes", where="TRUE")
         async with aiovec.connect(f"{notes.backend_name}://{target}") as copy:
-            found = await copy.find("notes", select=["embedding", "name", "year", "payload"])
-            assert found == expected
+            matches = await copy.find("notes", select=["embedding", "name", "year", "payload"])
+            assert matches == expected
             (hit,) = await copy.search("notes", small_rows(10)[3]["embedding"], limit=1)
             assert hit.id == "r0003"
             assert ids_of(await notes.find("notes")) == []

@@ -59,7 +59,7 @@ def run_machine(
 ) -> None:
     """Run the state machine over stores that ``connect`` opens in folders under ``path``.
 
-    A failure is told as the shortest run of calls that shows it.
+    A failure is reported as the shortest sequence of calls that shows it.
     """
 
     class Machine(StoreMachine):
@@ -257,10 +257,10 @@ class StoreMachine(RuleBasedStateMachine):
     def get(self, data: st.DataObject) -> None:
         table, _ = self._drawn_table(data)
         ids = data.draw(_ids(), label="ids")
-        found, expected = self._both(
+        records, expected = self._both(
             self._store.get(table, ids), lambda: self._oracle.get(table, ids)
         )
-        assert_same_records(found, expected)
+        assert_same_records(records, expected)
         there, known = self._both(
             self._store.exists(table, ids), lambda: self._oracle.exists(table, ids)
         )
@@ -286,11 +286,11 @@ class StoreMachine(RuleBasedStateMachine):
         options: dict[str, Any] = {
             "order_by": order_by, "descending": descending, "limit": limit, "offset": offset,
         }  # fmt: skip
-        found, expected = self._both(
+        records, expected = self._both(
             self._store.find(table, where, **options),
             lambda: self._oracle.find(table, tree, **options),
         )
-        assert_same_records(found, expected, vectors=False)
+        assert_same_records(records, expected, vectors=False)
 
     @rule(data=st.data())
     @precondition(lambda self: self._oracle.tables())
@@ -371,8 +371,8 @@ class StoreMachine(RuleBasedStateMachine):
             for table in self._oracle.tables():
                 rows = self._oracle.rows(table)
                 assert self._run(self._store.schema(table)) == self._oracle.schema(table)
-                found = self._run(self._store.get(table, list(rows)))
-                assert_same_records(found, list(rows.values()))
+                records = self._run(self._store.get(table, list(rows)))
+                assert_same_records(records, list(rows.values()))
                 assert self._run(self._store.count(table)) == len(rows)
         finally:
             self._run(self._store.close())
@@ -468,10 +468,10 @@ def assert_same_outcome(outcome: Any, expected: Any) -> None:
 
 
 def assert_same_records(
-    found: Sequence[Record], expected: Sequence[OracleRow], *, vectors: bool = True
+    records: Sequence[Record], expected: Sequence[OracleRow], *, vectors: bool = True
 ) -> None:
-    assert [record.id for record in found] == [row.id for row in expected]
-    for record, row in zip(found, expected, strict=True):
+    assert [record.id for record in records] == [row.id for row in expected]
+    for record, row in zip(records, expected, strict=True):
         assert_same_fields(record.fields, row.flat(), f"row {row.id!r:.30}")
         assert (record.vector is not None) == (vectors and row.vector is not None)
         if record.vector is not None and row.vector is not None:

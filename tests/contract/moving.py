@@ -67,14 +67,14 @@ class MovingContract(ContractBase):
             yield backend
 
     @pytest.mark.core
-    async def test_a_mark_is_there_from_begin_to_end(self, moves: Any) -> None:
+    async def test_a_mark_is_kept_from_begin_to_end(self, moves: Any) -> None:
         assert await moves.move_record() == MoveRecord()
         await begin_move(moves, "r1")
         await begin_move(moves, "r1", PLACE)
         mark = await moves.move_mark()
         assert (mark.run, mark.state, mark.generation) == ("r1", "open", 0)
-        told = (mark.moved_to, mark.backend, mark.config, mark.target, mark.source)
-        assert told == ("lancedb:///x", "lancedb", "/c.toml", "/x", "/a")
+        places = (mark.moved_to, mark.backend, mark.config, mark.target, mark.source)
+        assert places == ("lancedb:///x", "lancedb", "/c.toml", "/x", "/a")
         await end_move(moves, "r1")
         assert await moves.move_mark() is None
         await end_move(moves, "r1")
@@ -180,7 +180,7 @@ class MovingContract(ContractBase):
         assert not await resume_writers(moves, "r1")
 
     @pytest.mark.arrow
-    async def test_a_pause_that_lasts_too_long_is_ended_by_who_waits(
+    async def test_a_pause_that_lasts_too_long_is_ended_by_a_waiting_writer(
         self, one_row: VectorStore, moves: Any
     ) -> None:
         await begin_move(moves, "r1")
@@ -228,7 +228,7 @@ class MovingContract(ContractBase):
         # The run itself goes on, and can bring rows back.
         await write(moves, ["z"])
         await moves.arrive("r1", 6)
-        assert [found.id for found in await one_row.find("notes")] == ["a", "z"]
+        assert [matches.id for matches in await one_row.find("notes")] == ["a", "z"]
         assert len(await one_row.search("notes", [1, 1, 1, 1])) == 2
         assert await moves.move_record() == MoveRecord(None, 6)
 
@@ -283,7 +283,7 @@ class MovingContract(ContractBase):
         assert await moves.move_record() == MoveRecord(None, 1)
 
     @pytest.mark.arrow
-    async def test_a_later_run_leads_back_into_a_store_that_an_earlier_one_left_for_its_source(
+    async def test_a_later_run_leads_back_into_a_store_that_an_earlier_run_left(
         self, one_row: VectorStore, moves: Any, tmp_path: Path
     ) -> None:
         await begin_move(moves, "r1", PLACE)

@@ -43,7 +43,9 @@ class NamesContract(ContractBase):
     """SQL keywords and an engine's own words are names like others."""
 
     @pytest.mark.arrow
-    async def test_fields_named_like_words_of_sql(self, store: VectorStore) -> None:
+    async def test_fields_named_like_words_of_sql_are_stored_and_filtered(
+        self, store: VectorStore
+    ) -> None:
         schema = Schema(DIM, fields=dict.fromkeys(HOSTILE_NAMES, int))
         rows = [
             {
@@ -62,8 +64,10 @@ class NamesContract(ContractBase):
                 text = f'"{name}" = {200 + place}'
                 hits = await store.search("notes", vectors(1)[0], where=text, select=[name])
                 assert [(hit.id, hit[name]) for hit in hits] == [("r2", 200 + place)]
-                found = await store.find("notes", order_by=name, descending=True, select=[name])
-                assert [record[name] for record in found] == [n * 100 + place for n in (3, 2, 1, 0)]
+                matches = await store.find("notes", order_by=name, descending=True, select=[name])
+                assert [record[name] for record in matches] == [
+                    n * 100 + place for n in (3, 2, 1, 0)
+                ]
         changed = dict.fromkeys(HOSTILE_NAMES, -1)
         where = reduce(operator.and_, (F[name] >= 300 for name in HOSTILE_NAMES))
         assert await store.update("notes", changed, where=where) == 1
@@ -72,7 +76,9 @@ class NamesContract(ContractBase):
         async for batch in store.export("notes"):
             assert batch.schema.names == schema.to_arrow().names
 
-    async def test_such_fields_in_every_condition(self, store: VectorStore) -> None:
+    async def test_each_condition_on_a_reserved_name_means_the_field(
+        self, store: VectorStore
+    ) -> None:
         """A condition on each means the field, not what the engine calls by that name."""
         for number, (declared, values, conditions) in enumerate(_BY_KIND.values()):
             table = f"t{number}"
@@ -100,8 +106,10 @@ class NamesContract(ContractBase):
                                 assert ids_of(await store.find(table, meant(field))) == wanted
                         raise AssertionError(f"all at once select other rows than {wanted}")
 
-    async def test_deleting_by_such_a_list(self, store: VectorStore) -> None:
-        """A5: NOT CONTAINS deletes the rows without the item, and no other."""
+    async def test_a_filter_on_a_list_named_like_a_column_deletes_its_rows_alone(
+        self, store: VectorStore
+    ) -> None:
+        """NOT CONTAINS deletes the rows without the item, and no other."""
         names = ("oid", "rowid", "json", "root", "id_", "value")
         schema = Schema(DIM, fields=dict.fromkeys(names, list[str]))
         for name in names:
@@ -120,7 +128,9 @@ class NamesContract(ContractBase):
             assert await store.delete(f"notes_{name}", where=f"NOT {name} CONTAINS 'a'") == 2
             assert ids_of(await store.find(f"notes_{name}")) == ["r0", "r3"], name
 
-    async def test_such_fields_with_options(self, store: VectorStore) -> None:
+    async def test_reserved_names_may_have_indexes_partitions_and_texts(
+        self, store: VectorStore
+    ) -> None:
         names = ("select", "rowid", "distance", "order", "k", "rank", "table", "Index")
         options = (
             Field(str, index="btree"), Field(str, partition=True), Field(str, text=True),
@@ -139,13 +149,13 @@ class NamesContract(ContractBase):
         for name in declared:
             where = F[name] == f"{name} 1"
             assert ids_of(await store.search("notes", vectors(1)[0], where=where)) == ["r1"]
-            found = await store.find("notes", F[name].startswith(name))
-            assert ids_of(found) == ["r0", "r1", "r2"]
+            matches = await store.find("notes", F[name].startswith(name))
+            assert ids_of(matches) == ["r0", "r1", "r2"]
             assert await store.update("notes", {name: "new"}, where=where) == 1
         assert await store.delete("notes", where=F.rank == "new") == 1
 
     @pytest.mark.arrow
-    async def test_a_vector_may_be_named_so(self, store: VectorStore) -> None:
+    async def test_a_vector_may_have_a_name_of_the_engines(self, store: VectorStore) -> None:
         for number, name in enumerate(("vector", "distance", "rowid", "order", "E", "vec_bit")):
             table = f"t{number}"
             schema = Schema(DIM, vector=name, fields={"name": str})

@@ -83,11 +83,11 @@ def _keyed(name: str, digest: bytes = b"1") -> AbstractContextManager[None]:
 
 async def _content(store: VectorStore) -> dict[str, Any]:
     """All schemas and rows."""
-    found: dict[str, Any] = {}
+    matches: dict[str, Any] = {}
     for name in await store.tables():
         rows = await store.find(name, limit=100, include_vector=True)
-        found[name] = (await store.schema(name)).to_json(), [row.to_dict() for row in rows]
-    return found
+        matches[name] = (await store.schema(name)).to_json(), [row.to_dict() for row in rows]
+    return matches
 
 
 class OnceContract(ContractBase):
@@ -139,7 +139,7 @@ class OnceContract(ContractBase):
                 assert await notes.insert("notes", small_rows(1)) == 1
         assert await notes.count("notes") == 10
 
-    async def test_writes_at_once_under_keys(self, notes: VectorStore) -> None:
+    async def test_writes_at_once_under_keys_are_each_done_once(self, notes: VectorStore) -> None:
         """Some share a commit, and some of those a key."""
         self.need(notes, "once")
 
@@ -169,7 +169,7 @@ class OnceContract(ContractBase):
                 await store.delete("notes", ["r0001"])
                 assert await store.count("notes") == 4
 
-    async def test_one_of_two_stores_does_it(self, tmp_path: Path) -> None:
+    async def test_of_two_stores_with_a_key_one_writes(self, tmp_path: Path) -> None:
         self.need_persistence()
         async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
             self.need(one, "once")

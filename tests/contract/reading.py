@@ -80,7 +80,7 @@ READS: dict[str, Callable[[VectorStore], Awaitable[Any]]] = {
 
 
 async def _values_in(store: VectorStore) -> Oracle:
-    """Fill the table ``notes``, and an oracle alike."""
+    """Fill the table ``notes``, and an oracle with the same rows."""
     chance = random.Random(3)
     shuffled = {name: chance.sample(values, len(values)) for name, values in VALUES.items()}
     rows: list[dict[str, Any]] = []
@@ -102,13 +102,13 @@ class ReadingContract(ContractBase):
     """``get``, ``find`` and ``count``."""
 
     @pytest.mark.core
-    async def test_get_gives_the_order_asked(self, store: VectorStore) -> None:
+    async def test_get_returns_rows_in_the_requested_order(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(20)
         await filled(store, EVERY_KIND, rows)
         order = [7, 3, 19, 0]
         ids = [rows[n]["id"] for n in order]
-        found = await store.get("notes", [ids[0], "absent", *ids[1:], "", "x" * 600, "a\0"])
-        assert_same_rows(found, [rows[n] for n in order], EVERY_KIND)
+        records = await store.get("notes", [ids[0], "absent", *ids[1:], "", "x" * 600, "a\0"])
+        assert_same_rows(records, [rows[n] for n in order], EVERY_KIND)
         assert_same_rows(await store.get("notes", "r0003"), [rows[3]], EVERY_KIND)
         assert ids_of(await store.get("notes", iter(["r0001", "r0002", "r0001"]))) == [
             "r0001", "r0002", "r0001",
@@ -122,13 +122,13 @@ class ReadingContract(ContractBase):
     async def test_find_is_by_id_and_without_vectors(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(120)
         await filled(store, EVERY_KIND, rows[::-1])
-        found = await store.find("notes")
-        assert ids_of(found) == [row["id"] for row in rows[:100]]
-        assert all(record.vector is None for record in found)
-        assert [dict(record.fields) for record in found] == [
+        records = await store.find("notes")
+        assert ids_of(records) == [row["id"] for row in rows[:100]]
+        assert all(record.vector is None for record in records)
+        assert [dict(record.fields) for record in records] == [
             flat(row, EVERY_KIND) for row in rows[:100]
         ]
-        assert "embedding" not in found[0].to_dict()
+        assert "embedding" not in records[0].to_dict()
         descending = await store.find("notes", descending=True, limit=3)
         assert ids_of(descending) == ["r0119", "r0118", "r0117"]
 
@@ -158,11 +158,11 @@ class ReadingContract(ContractBase):
                 "order_by": order, "descending": turned, "limit": limit, "offset": offset,
             }  # fmt: skip
             names = select and [f"payload.{n}" if n == "mixed" else n for n in select]
-            found = await store.find("notes", where, select=names, **options)
+            records = await store.find("notes", where, select=names, **options)
             expected = oracle.find("notes", where, **options)
             with case((where, select, options)):
-                assert ids_of(found) == [row.id for row in expected]
-                for record, row in zip(found, expected, strict=True):
+                assert ids_of(records) == [row.id for row in expected]
+                for record, row in zip(records, expected, strict=True):
                     fields = row.flat()
                     if select is not None:
                         fields = {name: fields[name] for name in select if name in fields}
@@ -172,8 +172,8 @@ class ReadingContract(ContractBase):
                         assert np.array_equal(record.vector, row.vector)  # type: ignore[arg-type]
         assert len(await store.find("notes", limit=None, offset=3)) == 77
         kinds = {int: "number", float: "number", str: "text", bool: "truth"}
-        found = await store.find("notes", order_by="payload.mixed")
-        met = [kinds.get(type(record.get("mixed")), "null") for record in found]
+        records = await store.find("notes", order_by="payload.mixed")
+        met = [kinds.get(type(record.get("mixed")), "null") for record in records]
         assert [kind for kind, _ in itertools.groupby(met)] == ["number", "text", "truth", "null"]
 
     @pytest.mark.core
@@ -190,10 +190,10 @@ class ReadingContract(ContractBase):
             for where in WHERES:
                 with case((name, where)):
                     for limit in (None, 1, 3, 1_000):
-                        found = await store.distinct("notes", name, where, limit)
+                        records = await store.distinct("notes", name, where, limit)
                         wanted = oracle.distinct("notes", name, where, limit)
-                        assert list(found.values()) == list(wanted.values())
-                        assert typed(found) == typed(wanted)
+                        assert list(records.values()) == list(wanted.values())
+                        assert typed(records) == typed(wanted)
                     if name != "tags":
                         assert await store.bounds("empty", name) is None
                         ends = await store.bounds("notes", name, where)
@@ -221,13 +221,15 @@ class ReadingContract(ContractBase):
         ]  # fmt: skip
         for name in ("payload.tags", 'payload.in."o.p"'):
             for limit in (None, 3):
-                found = await store.distinct("notes", name, limit=limit)
-                assert list(found.items()) == expected[:limit]
-                assert [type(value) for value in found] == [type(v) for v, _ in expected[:limit]]
-        found = await store.distinct("notes", "payload.tags", "id <= 'r01'")
-        assert dict(found) == {"b": 2, "a": 1, "é\0": 1, True: 1}
+                records = await store.distinct("notes", name, limit=limit)
+                assert list(records.items()) == expected[:limit]
+                assert [type(value) for value in records] == [type(v) for v, _ in expected[:limit]]
+        records = await store.distinct("notes", "payload.tags", "id <= 'r01'")
+        assert dict(records) == {"b": 2, "a": 1, "é\0": 1, True: 1}
 
-    async def test_types_of_fields_and_payload_keys(self, store: VectorStore) -> None:
+    async def test_fields_info_counts_types_of_fields_and_payload_keys(
+        self, store: VectorStore
+    ) -> None:
         rows: list[dict[str, Any]] = [
             {"id": "a", "embedding": [1.0] * DIM, "year": 1, "k": 1, "o.p": None},
             {"id": "b", "embedding": [1.0] * DIM, "k": "x", "o.p": {"q": 1}, "live": True},

@@ -29,13 +29,13 @@ class RowsContract(ContractBase):
     """``rows``."""
 
     @pytest.mark.core
-    async def test_rows_are_those_of_get(self, store: VectorStore) -> None:
+    async def test_rows_has_the_rows_of_get(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(50)
         await filled(store, EVERY_KIND, rows)
         every = {row.id: row for row in await _all(store, include_vector=True)}
         assert_same_rows(Results([every[row["id"]] for row in rows]), rows, EVERY_KIND)
 
-    async def test_rows_by_filter_with_chosen_fields(self, notes: VectorStore) -> None:
+    async def test_rows_takes_a_filter_and_a_selection(self, notes: VectorStore) -> None:
         rows = await _all(notes, where="year >= 7", select=["year"])
         assert sorted((row.id, dict(row)) for row in rows) == [
             (f"r{n:04}", {"id": f"r{n:04}", "year": n}) for n in (7, 8, 9)
@@ -62,7 +62,7 @@ class RowsContract(ContractBase):
             seen.append((row.id, row["year"]))
         assert sorted(seen) == [(row["id"], row["year"]) for row in rows]
 
-    async def test_expired_rows_are_not_among_them(self, store: VectorStore) -> None:
+    async def test_rows_leaves_expired_rows_out(self, store: VectorStore) -> None:
         await store.create_table(
             "notes", Schema(DIM, fields={"until": Field(datetime, expires=True)})
         )

@@ -79,7 +79,7 @@ class SearchingContract(ContractBase):
                 assert_same_hit_fields(hits, expected)
 
     @pytest.mark.core
-    async def test_scores_and_distances_as_defined(self, store: VectorStore) -> None:
+    async def test_scores_and_distances_are_as_defined(self, store: VectorStore) -> None:
         for metric, points in POINTS.items():
             rows = [{"id": id, "embedding": vector} for id, (vector, _, _) in points.items()]
             await filled(store, Schema(2, metric=metric), rows[::-1], name=metric)
@@ -90,7 +90,9 @@ class SearchingContract(ContractBase):
             assert [hit.score for hit in hits] == pytest.approx(scores, abs=1e-6)
             assert all(type(hit.distance) is float and type(hit.score) is float for hit in hits)
 
-    async def test_dimensions_and_magnitudes(self, store: VectorStore) -> None:
+    async def test_distances_are_right_for_all_dimensions_and_magnitudes(
+        self, store: VectorStore
+    ) -> None:
         for number, (metric, dim, size) in enumerate(
             [(metric, dim, 1.0) for metric in METRICS for dim in (1, 2, 7, 1536, 8192)]
             + [(metric, DIM, size) for metric in METRICS for size in (1e-12, 1e-3, 1e3, 1e12)]
@@ -125,7 +127,7 @@ class SearchingContract(ContractBase):
             assert_same_hits(hits, oracle.search("notes", query, limit=limit, where=where))
 
     @pytest.mark.core
-    async def test_equal_ones_come_by_id(self, store: VectorStore) -> None:
+    async def test_equally_near_rows_come_by_id(self, store: VectorStore) -> None:
         vector = [3.0, 1.0, 4.0, 1.5]
         ids = ["b", "a", "é", "B", "10", "9", "😀", "\uffff", "a "]
         rows = [{"id": id, "embedding": vector} for id in ids]
@@ -142,7 +144,7 @@ class SearchingContract(ContractBase):
                     hits = await store.search(metric, query, limit=limit)
                     assert_same_hits(hits, oracle.search(metric, query, limit=limit))
 
-    async def test_searching_an_empty_table(self, store: VectorStore) -> None:
+    async def test_a_search_of_an_empty_table_has_no_hits(self, store: VectorStore) -> None:
         await store.create_table("notes", SMALL)
         assert await store.search("notes", vectors(1)[0]) == []
         assert await store.search_many("notes", vectors(3)) == [[], [], []]
@@ -316,17 +318,17 @@ class SearchingContract(ContractBase):
                 assert ids_of(hits) == [id for id in ids_of(every) if id in best]
 
     @pytest.mark.parametrize("metric", METRICS)
-    async def test_like_several_rows_and_unlike_others(
+    async def test_search_like_takes_several_rows_and_rows_to_avoid(
         self, store: VectorStore, metric: Metric
     ) -> None:
         rows = small_rows(40)
         await filled(store, Schema(DIM, metric=metric), rows)
 
         def mean(*places: int) -> Any:
-            found = np.array([rows[place]["embedding"] for place in places], dtype=np.float64)
+            matches = np.array([rows[place]["embedding"] for place in places], dtype=np.float64)
             if metric == "cosine":
-                found /= np.linalg.norm(found, axis=1, keepdims=True)
-            return found.mean(axis=0)
+                matches /= np.linalg.norm(matches, axis=1, keepdims=True)
+            return matches.mean(axis=0)
 
         cases: list[tuple[list[int], list[int], Any]] = [
             ([1], [], rows[1]["embedding"]),
@@ -418,7 +420,7 @@ class SearchingContract(ContractBase):
         with pytest.raises(InvalidArgumentError):
             await store.search("notes", query, boost=Decay("at", "7d"), rerank=lambda hits: hits)
 
-    async def test_importance_and_rows_that_do_not_age(self, store: VectorStore) -> None:
+    async def test_importance_boosts_and_pinned_rows_do_not_age(self, store: VectorStore) -> None:
         fields = {"at": datetime, "worth": float, "keep": bool}
         await store.create_table("memories", Schema(2, metric="l2", fields=fields))
         new, old = datetime.now(UTC), datetime.now(UTC) - timedelta(days=3650)
@@ -476,7 +478,7 @@ class SearchingContract(ContractBase):
 
     # Options
 
-    async def test_exact_and_tuning_are_taken(self, notes: VectorStore) -> None:
+    async def test_exact_and_tuning_change_no_answer_here(self, notes: VectorStore) -> None:
         query = vectors(1)[0]
         plain = ids_of(await notes.search("notes", query, limit=5))
         tuning = Tuning(nprobes=50, ef=200, refine=4, measure=False)
@@ -509,7 +511,9 @@ class SearchingContract(ContractBase):
             hits = await store.search("notes", query, limit=10, exact=True)
             assert_same_hits(hits, oracle.search("notes", query, limit=10))
 
-    async def test_near_duplicates_are_told_apart(self, store: VectorStore) -> None:
+    async def test_near_duplicates_are_ranked_by_their_true_distances(
+        self, store: VectorStore
+    ) -> None:
         """Float32 ranks them at random; who did not ask for an approximation gets the nearest."""
         rng = np.random.default_rng(3)
         base = rng.normal(size=8).astype(np.float32)

@@ -130,13 +130,15 @@ class TablesContract(ContractBase):
                 for name, schema in able.items():
                     assert await store.schema(name) == schema, name
 
-    async def test_without_a_schema_it_is_context_vectors(self, tmp_path: Path) -> None:
+    async def test_a_table_without_a_schema_has_context_vectors(self, tmp_path: Path) -> None:
         async with self.connect(tmp_path, dim=5) as store:
             await store.create_table("notes")
             assert await store.schema("notes") == Schema.context_vectors(5)
 
     @pytest.mark.core
-    async def test_a_table_that_exists(self, notes: VectorStore) -> None:
+    async def test_creating_a_table_that_exists_needs_the_same_schema(
+        self, notes: VectorStore
+    ) -> None:
         with pytest.raises(TableExistsError) as caught:
             await notes.create_table("notes", SMALL)
         assert caught.value.table == "notes"
@@ -171,13 +173,15 @@ class TablesContract(ContractBase):
         with pytest.raises(TableNotFoundError):
             await notes.count("notes")
 
-    async def test_dropping_a_missing_table(self, store: VectorStore) -> None:
+    async def test_dropping_a_missing_table_is_an_error_unless_allowed(
+        self, store: VectorStore
+    ) -> None:
         with pytest.raises(TableNotFoundError):
             await store.drop_table("notes")
         await store.drop_table("notes", missing_ok=True)
 
     @pytest.mark.core
-    async def test_a_table_made_anew_is_empty_and_may_differ(self, notes: VectorStore) -> None:
+    async def test_a_table_created_again_is_empty_and_may_differ(self, notes: VectorStore) -> None:
         await notes.drop_table("notes")
         other = Schema(3, metric="l2", fields={"name": int})
         await notes.create_table("notes", other)
@@ -191,7 +195,7 @@ class TablesContract(ContractBase):
 
     @pytest.mark.core
     @pytest.mark.arrow
-    async def test_every_method_tells_a_missing_table(self, store: VectorStore) -> None:
+    async def test_every_method_names_a_missing_table(self, store: VectorStore) -> None:
         await store.create_table("there", SMALL)
         for name, call in CALLS.items():
             with case(name):
@@ -200,7 +204,7 @@ class TablesContract(ContractBase):
                 assert caught.value.table == "notes"
                 assert caught.value.tables == ["there"]
 
-    async def test_table_names_that_are_allowed(self, store: VectorStore) -> None:
+    async def test_allowed_table_names_can_be_created_and_dropped(self, store: VectorStore) -> None:
         for number, name in enumerate(NAMES_ALLOWED):
             await store.create_table(name, SMALL)
             await store.insert(name, small_rows(number + 1))

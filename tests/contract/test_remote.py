@@ -19,7 +19,7 @@ def server() -> Iterator[Server]:
 
 
 NOT_OVER_HTTP = {
-    "test_numbers_without_end": "an update goes as JSON, which has no infinities",
+    "test_infinities_are_stored": "an update goes as JSON, which has no infinities",
     "test_a_read_of_many_rows_ends_when_their_bytes_are_too_many": "the server bounds its answers",
     "test_numbers_beyond_all_rows": "a server answers a bounded number of rows, and says so",
 }

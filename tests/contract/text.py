@@ -237,23 +237,25 @@ class TextContract(ContractBase):
     # The query language
 
     @pytest.mark.core
-    async def test_queries(self, store: VectorStore) -> None:
+    async def test_queries_match_their_rows(self, store: VectorStore) -> None:
         await self._texts(store)
         await self._compare(store, QUERIES)
         await self._compare(store, ANY, match="any")
 
-    async def test_prefixes(self, store: VectorStore) -> None:
+    async def test_a_star_finds_words_by_their_beginning(self, store: VectorStore) -> None:
         await self._texts(store)
         await self._compare(store, PREFIXES)
 
-    async def test_stems_of_english(self, store: VectorStore) -> None:
+    async def test_an_english_table_matches_by_stem(self, store: VectorStore) -> None:
         await self._texts(store, ENGLISH, _STEMS)
         await self._compare(store, _STEM_QUERIES)
         hits = await store.search_text("notes", "run dog", match="any")
         assert sorted(ids_of(hits)) == ["s1", "s2"]
 
     @pytest.mark.parametrize("language", _LANGUAGES)
-    async def test_stems_of_languages(self, store: VectorStore, language: Any) -> None:
+    async def test_a_table_of_each_language_matches_by_stem(
+        self, store: VectorStore, language: Any
+    ) -> None:
         """However the rows are written, and whichever letters the stems have."""
         pytest.importorskip("Stemmer")
         self.need(store, "text")
@@ -292,7 +294,7 @@ class TextContract(ContractBase):
         (hit,) = await store.search_text("notes", f"{others} alt", match="any", highlight=True)
         assert hit.highlights["body"].startswith("<mark>wort0</mark> <mark>wort1</mark>")
 
-    async def test_parts_of_words(self, store: VectorStore) -> None:
+    async def test_an_ngram_table_finds_parts_of_words(self, store: VectorStore) -> None:
         """Texts that are written without spaces, parts of words, one and two letters."""
         await self._texts(store, NGRAM, _GRAMS)
         await self._compare(store, _GRAM_QUERIES)
@@ -338,7 +340,7 @@ class TextContract(ContractBase):
                 assert [hit.id for page in pages for hit in page] == whole
                 assert all(hit["body"] and hit.highlights for page in pages for hit in page)
 
-    async def test_accents_and_symbols(self, store: VectorStore) -> None:
+    async def test_accents_are_folded_and_symbols_are_kept(self, store: VectorStore) -> None:
         words = ["pêche", "PÉCHÉ", "peche", "perche", "cafe\u0301 ole", "café"]
         await self._texts(store, texts={f"r{n}": (None, word) for n, word in enumerate(words)})
         await self._compare(store, dict.fromkeys(("peche", "pêche", "PÉCHÉ"), "r0 r1 r2"))
@@ -442,7 +444,7 @@ class TextContract(ContractBase):
             await store.search_text("notes", query, match="most")  # type: ignore[arg-type]
 
     @pytest.mark.core
-    async def test_highlights(self, store: VectorStore) -> None:
+    async def test_highlights_mark_the_words_of_the_query(self, store: VectorStore) -> None:
         await self._texts(store)
         (hit,) = await store.search_text("notes", '"wash the" sweater', match="all", highlight=True)
         assert set(hit.highlights) == {"body"}
@@ -450,11 +452,11 @@ class TextContract(ContractBase):
         assert "<mark>sweater</mark>" in snippet
         assert snippet.startswith(("<mark>Wash the</mark>", "<mark>Wash</mark> <mark>the</mark>"))
         assert hit.to_dict()["_highlights"] == {"body": snippet}
-        found = {h.id: h for h in await store.search_text("notes", "wool", highlight=("[", "]"))}
-        assert found["a"].highlights["title"] == "[Wool] care"
-        assert "[wool]" in found["a"].highlights["body"]
-        assert set(found["b"].highlights) == {"body"}
-        assert "[WOOL]" in found["b"].highlights["body"]
+        matches = {h.id: h for h in await store.search_text("notes", "wool", highlight=("[", "]"))}
+        assert matches["a"].highlights["title"] == "[Wool] care"
+        assert "[wool]" in matches["a"].highlights["body"]
+        assert set(matches["b"].highlights) == {"body"}
+        assert "[WOOL]" in matches["b"].highlights["body"]
         (hit,) = await store.search_text(
             "notes", "cafe barista", match="all", highlight=("", "\x01")
         )
@@ -469,7 +471,7 @@ class TextContract(ContractBase):
             not hit.highlights for hit in await store.search_text("notes", "wool", highlight=False)
         )
 
-    async def test_highlights_of_parts_of_words(self, store: VectorStore) -> None:
+    async def test_highlights_mark_parts_of_words(self, store: VectorStore) -> None:
         await self._texts(store, NGRAM, _GRAMS)
         for query, id, marked in (
             ("believ", "n3", "<mark>believ</mark>"), ("日本の", "n1", "<mark>日本の</mark>"),
@@ -547,39 +549,39 @@ class TextContract(ContractBase):
     async def test_a_keyword_search_sees_every_write(self, store: VectorStore) -> None:
         await self._texts(store)
 
-        async def found(query: str, **options: Any) -> list[str]:
+        async def matches(query: str, **options: Any) -> list[str]:
             return sorted(ids_of(await store.search_text("notes", query, **options)))
 
         vector = [1.0] * DIM
-        assert await found("fresh") == []
+        assert await matches("fresh") == []
         await store.insert("notes", [{"id": "x", "embedding": vector, "body": "fresh snow"}])
-        assert await found("fresh") == ["x"]
+        assert await matches("fresh") == ["x"]
         await store.upsert("notes", [{"id": "x", "embedding": vector, "body": "old snow"}])
-        assert await found("fresh") == []
-        assert await found('"old snow"') == ["x"]
+        assert await matches("fresh") == []
+        assert await matches('"old snow"') == ["x"]
         await store.update("notes", {"title": "Fresh air"}, ids="x")
-        assert await found("fresh") == ["x"]
-        assert await found("fresh snow") == ["x"]
-        assert await found("title:fresh") == ["x"]
+        assert await matches("fresh") == ["x"]
+        assert await matches("fresh snow") == ["x"]
+        assert await matches("title:fresh") == ["x"]
         await store.update("notes", {"year": 1}, ids="x")
-        assert await found("fresh", where="year = 1") == ["x"]
+        assert await matches("fresh", where="year = 1") == ["x"]
         await store.update("notes", {"body": None}, ids="x")
-        assert await found("snow") == []
-        assert await found("fresh") == ["x"]
+        assert await matches("snow") == []
+        assert await matches("fresh") == ["x"]
         await store.update("notes", {"body": "wool for all"}, where="TRUE")
-        assert await found('"wool for all"', limit=100) == sorted([*_PAGES, "x"])
-        assert await found("sweater") == []
+        assert await matches('"wool for all"', limit=100) == sorted([*_PAGES, "x"])
+        assert await matches("sweater") == []
         await store.delete("notes", "x")
-        assert await found("fresh") == []
+        assert await matches("fresh") == []
         await store.delete("notes", where="id < 'e'")
-        assert await found("wool", limit=100) == sorted(id for id in _PAGES if id >= "e")
+        assert await matches("wool", limit=100) == sorted(id for id in _PAGES if id >= "e")
         await store.optimize("notes")
-        assert await found("wool", limit=100) == sorted(id for id in _PAGES if id >= "e")
+        assert await matches("wool", limit=100) == sorted(id for id in _PAGES if id >= "e")
         await store.insert("notes", [{"id": "y", "embedding": vector, "body": "later wool"}])
-        assert await found("later") == ["y"]
-        assert await found("wool later", match="all") == ["y"]
+        assert await matches("later") == ["y"]
+        assert await matches("wool later", match="all") == ["y"]
         await store.delete("notes", where="TRUE")
-        assert await found("wool") == []
+        assert await matches("wool") == []
 
     @pytest.mark.core
     async def test_a_hybrid_search_sees_one_state(self, store: VectorStore) -> None:
@@ -616,7 +618,7 @@ class TextContract(ContractBase):
             over = True
             await asyncio.gather(*readers)
 
-    async def test_keyword_search_of_an_empty_table(self, store: VectorStore) -> None:
+    async def test_a_keyword_search_of_an_empty_table_has_no_hits(self, store: VectorStore) -> None:
         self.need(store, "text")
         await store.create_table("notes", TEXTS)
         for query in ("wool", '"a b"', "wool -hat", "", "title:x"):
@@ -707,8 +709,8 @@ class TextContract(ContractBase):
         texts["many"] = "cat " * 100_000
         await filled(store, ENGLISH, pages(texts), name="words")
         await filled(store, NGRAM, pages(texts), name="grams")
-        found = await store.search_text("grams", "=" * 10_000)
-        assert ids_of(found) == ["long"]
+        matches = await store.search_text("grams", "=" * 10_000)
+        assert ids_of(matches) == ["long"]
         part = f"ete {'A' * 10_000} {'=' * 19_000}"
         (hit,) = await store.search_text("grams", f'"{part}"', highlight=True)
         assert (hit.id, list(hit.highlights)) == ("long", ["body"])
@@ -721,7 +723,9 @@ class TextContract(ContractBase):
             assert len(hit.highlights["body"]) < 1_000
 
     @pytest.mark.core
-    async def test_keyword_searches_beside_writers(self, store: VectorStore) -> None:
+    async def test_keyword_searches_beside_writers_see_whole_calls(
+        self, store: VectorStore
+    ) -> None:
         """Each search sees whole calls: all rows of one, or none."""
         self.need(store, "text")
         await store.create_table("notes", ENGLISH)

@@ -140,7 +140,7 @@ class WritingContract(ContractBase):
 
     @pytest.mark.core
     @pytest.mark.arrow
-    async def test_rows_alone_and_rows_of_a_table_are_written_alike(
+    async def test_single_rows_and_tables_written_at_once_are_all_stored(
         self, store: VectorStore
     ) -> None:
         """Few rows reach a backend as Python values, a table as Arrow; both may share a commit."""
@@ -275,7 +275,7 @@ class WritingContract(ContractBase):
         assert [key for key in record.fields if key in payload] == list(payload)
         assert list(record.fields["a"]) == ["d", "c"]
 
-    async def test_numbers_without_end(self, store: VectorStore) -> None:
+    async def test_infinities_are_stored(self, store: VectorStore) -> None:
         schema = Schema(DIM, fields={"x": float, "many": list[float]})
         await filled(store, schema, [{"id": "a", "embedding": GOOD}])
         for number in (float("inf"), float("-inf")):

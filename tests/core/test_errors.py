@@ -58,7 +58,7 @@ def _classes() -> list[type[errors.AiovecError]]:
     ]
 
 
-def test_every_class_is_tried_here() -> None:
+def test_every_error_class_is_listed_here() -> None:
     assert set(EVERY) == set(_classes())
 
 
@@ -114,7 +114,7 @@ def test_errors_about_values_are_value_errors() -> None:
         assert issubclass(cls, ValueError)
 
 
-async def test_a_name_that_is_taken_tells_what_to_do() -> None:
+async def test_an_error_about_a_taken_name_says_what_to_do() -> None:
     async with aiovec.connect(":memory:") as store:
         for name in ("a", "b"):
             await store.create_table(name, aiovec.Schema(2))

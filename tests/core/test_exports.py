@@ -27,7 +27,7 @@ def test_the_public_names_are_those_recorded() -> None:
     assert lines == sorted(lines)
     modules = {module.name for module in pkgutil.iter_modules(aiovec.__path__)}
     assert {name for name in modules if not name.startswith("_")} == set(PUBLIC) - {"aiovec"}
-    found = []
+    exported = []
     for module in PUBLIC:
         loaded = aiovec if module == "aiovec" else importlib.import_module(f"aiovec.{module}")
         names = getattr(loaded, "__all__", None) or [
@@ -35,9 +35,9 @@ def test_the_public_names_are_those_recorded() -> None:
             for name, value in vars(loaded).items()
             if not name.startswith("_") and name != "annotations" and not ismodule(value)
         ]
-        found += [f"{module}.{name}" for name in names]
+        exported += [f"{module}.{name}" for name in names]
         assert all(hasattr(loaded, name) for name in names), module
-    assert sorted(found) == lines, f"record the public names in {RECORDED.name}"
+    assert sorted(exported) == lines, f"record the public names in {RECORDED.name}"
     assert set(aiovec.__all__) <= set(dir(aiovec))
     assert set(aiovec.errors.__all__) <= set(aiovec.__all__)
 

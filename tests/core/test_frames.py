@@ -121,7 +121,7 @@ async def stored(store: VectorStore) -> list[dict[str, Any]]:
     return [dict(record.fields) for record in records]
 
 
-async def test_frames_of_every_dtype(notes: VectorStore) -> None:
+async def test_frames_of_every_dtype_store_the_same_rows(notes: VectorStore) -> None:
     """Polars' lists and categoricals, pandas' gaps: each frame stores the same rows."""
     for name, make in FRAMES.items():
         with case(name):
@@ -155,7 +155,7 @@ async def test_columns_that_do_not_fit_name_the_row(notes: VectorStore) -> None:
             assert row is None or caught.value.row == row
 
 
-async def test_times_as_text(notes: VectorStore) -> None:
+async def test_columns_of_times_as_text_are_read(notes: VectorStore) -> None:
     """A frame read from CSV or JSON has them so; each row may, and so may each column."""
     texts = ["2024-05-06T07:08:09Z", None, "2024-05-06t09:08:09+02:00"]
     for make in (pl.DataFrame, pd.DataFrame, pa.table):
@@ -167,7 +167,7 @@ async def test_times_as_text(notes: VectorStore) -> None:
             await notes.insert("t", bad)
 
 
-async def test_queries_and_ids_of_other_libraries(notes: VectorStore) -> None:
+async def test_columns_of_frames_are_queries_and_ids(notes: VectorStore) -> None:
     await notes.insert("t", a_polars_frame())
     frame, other = a_polars_frame(), a_pandas_frame()
     for query in (
@@ -176,8 +176,8 @@ async def test_queries_and_ids_of_other_libraries(notes: VectorStore) -> None:
     ):  # fmt: skip
         assert (await notes.search("t", query, limit=1))[0].id == "b"
     for queries in (frame["embedding"], other["embedding"], frame["embedding"].to_arrow()):
-        found = await notes.search_many("t", queries, limit=1)
-        assert [hits[0].id for hits in found] == IDS
+        results = await notes.search_many("t", queries, limit=1)
+        assert [hits[0].id for hits in results] == IDS
     for ids in (
         frame["id"], other["id"], np.array(IDS), pa.array(IDS), pa.array(IDS, "string_view"),
     ):  # fmt: skip

@@ -15,7 +15,7 @@ from aiovec.backend.threads import in_thread
 
 
 class Room:
-    """Calls that come through a gate and stay until they are told to leave."""
+    """Calls that come through a gate and stay until they may leave."""
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
@@ -40,7 +40,7 @@ class Room:
         await sleep(0)
 
 
-async def test_a_gate_lets_in_so_many_calls_in_their_order() -> None:
+async def test_a_gate_admits_calls_in_order_up_to_its_limit() -> None:
     """A call that is cancelled, while it waits or as it is let in, takes no place."""
     room = Room(Gate("full", calls=2, max_waiting=2))
     for name in "abcde":
@@ -95,7 +95,7 @@ async def test_a_pause_extends_a_deadline_once() -> None:
     assert before < 1 < deadline.left() < 61
 
 
-async def test_a_gate_that_closes_ends_those_who_wait() -> None:
+async def test_a_gate_that_closes_ends_the_waiting_calls() -> None:
     room = Room(Gate("full", calls=1))
     for name in "abc":
         await room.enter(name)

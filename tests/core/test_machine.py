@@ -50,7 +50,9 @@ GROUPS: tuple[tuple[str, str, dict[str, str], int | None, int], ...] = (
 )  # fmt: skip
 
 
-def test_limits_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_cores_keep_to_the_limits_of_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
     monkeypatch.setattr(memory, "_GROUPS", tmp_path)
     monkeypatch.setattr(memory, "_OWN", tmp_path / "own")

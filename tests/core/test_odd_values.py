@@ -116,7 +116,7 @@ async def test_numbers_of_numpy_make_scores_that_json_takes(store: VectorStore) 
             assert len(hits) == 3
 
 
-async def test_long_texts_and_a_bad_one_among_them(store: VectorStore) -> None:
+async def test_a_bad_text_among_long_ones_is_named(store: VectorStore) -> None:
     long = "wörter " * 60_000
     texts = [None, "", *(f"{long}{n}" for n in range(9)), None, "last"]
     rows: dict[str, Any] = {

@@ -41,7 +41,7 @@ async def filled(store: aiovec.VectorStore) -> None:
     await store.insert("t", [*rows, {"id": "none", "body": "no vector", "kind": "_odd"}])
 
 
-async def test_rows_that_are_alike_lie_close_together() -> None:
+async def test_similar_rows_lie_close_together_on_the_map() -> None:
     async with aiovec.connect(":memory:") as store:
         await filled(store)
         points = await plot.map_points(store, "t")
@@ -89,7 +89,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of matplotlib and what it imports
-def test_a_figure_of_either_face() -> None:
+def test_a_map_is_drawn_by_both_faces() -> None:
     pytest.importorskip("matplotlib")
 
     async def awaited() -> Any:

@@ -52,7 +52,7 @@ def test_records_compare_by_value() -> None:
 
 
 @pytest.mark.parametrize("row", [Record("a", None, {"year": 1}), Hit("a", 0.5, 0.5, {"year": 1})])
-def test_both_are_mappings_of_the_id_and_the_fields(row: Record | Hit) -> None:
+def test_records_and_hits_are_mappings_of_the_id_and_the_fields(row: Record | Hit) -> None:
     assert isinstance(row, Mapping)
     assert ("year" in row, "id" in row, "absent" in row, 0 in row) == (True, True, False, False)
     assert (list(row), len(row)) == (["id", "year"], 2)
@@ -99,7 +99,7 @@ def test_copies_and_pickles_are_equal(row: Record | Hit) -> None:
         assert hash(copied) == hash(row)
 
 
-def test_they_are_shown_short() -> None:
+def test_records_and_hits_have_a_short_repr() -> None:
     fields = {f"f{n}": "x" * 500 for n in range(30)}
     for row in (Record("a", VECTOR, fields), Hit("a", 1 / 3, 2 / 3, fields, VECTOR)):
         assert len(repr(row)) < 500
@@ -108,7 +108,7 @@ def test_they_are_shown_short() -> None:
     assert repr(Record("a", VECTOR, {"x": None})) == "Record('a', x=None, embedding=<3 numbers>)"
 
 
-def test_neither_can_be_changed() -> None:
+def test_records_and_hits_cannot_be_changed() -> None:
     for thing in (Record("a"), Hit("a", 1.0, 0.0)):
         with pytest.raises(AttributeError):
             thing.id = "b"  # type: ignore[misc]

@@ -69,25 +69,25 @@ async def answers(store: VectorStore) -> list[Results[Any]]:
 
 
 def test_every_answer_is_results() -> None:
-    for found in asked(answers):
-        assert type(found) is Results
-        assert isinstance(found, list)
-        for part in (found[:2], found[::-1], found.copy(), copy.copy(found)):
+    for results in asked(answers):
+        assert type(results) is Results
+        assert isinstance(results, list)
+        for part in (results[:2], results[::-1], results.copy(), copy.copy(results)):
             assert type(part) is Results
-        assert found[0] is found[:1][0]
-        again = pickle.loads(pickle.dumps(found))
-        assert (type(again), again) == (Results, found)
-        assert again.to_arrow() == found.to_arrow()
+        assert results[0] is results[:1][0]
+        again = pickle.loads(pickle.dumps(results))
+        assert (type(again), again) == (Results, results)
+        assert again.to_arrow() == results.to_arrow()
 
 
 @pytest.mark.slow
 def test_tables_have_the_values_of_the_rows() -> None:
     pytest.importorskip("pandas")
     polars_lib = pytest.importorskip("polars")
-    for found in asked(answers):
-        rows = {row["id"]: row.to_dict() for row in found}
-        arrow = found.to_arrow()
-        pandas, polars = found.to_pandas(), found.to_polars()
+    for results in asked(answers):
+        rows = {row["id"]: row.to_dict() for row in results}
+        arrow = results.to_arrow()
+        pandas, polars = results.to_pandas(), results.to_polars()
         assert list(pandas.columns) == polars.columns == arrow.column_names
         assert arrow.column("id").to_pylist() == list(rows)
         assert polars["id"].to_list() == list(pandas["id"]) == list(rows)
@@ -100,9 +100,9 @@ def test_tables_have_the_values_of_the_rows() -> None:
         assert [int(year) for year in pandas["year"] if year is not None] == [
             row["year"] for row in rows.values() if row.get("year") is not None
         ]
-        if isinstance(found[0], Hit):
+        if isinstance(results[0], Hit):
             assert arrow.column_names[:3] == ["id", "_score", "_distance"]
-            assert arrow.column("_score").to_pylist() == [hit.score for hit in found]
+            assert arrow.column("_score").to_pylist() == [hit.score for hit in results]
             assert "stored" in arrow.column("__score").to_pylist()
         mixed = dict(zip(rows, arrow.column("mixed").to_pylist(), strict=True))
         assert mixed["b"] == "7"
@@ -123,7 +123,7 @@ KINDS: list[tuple[list[Any], Any]] = [
 def test_values_of_a_payload_key_stay_what_they_are() -> None:
     """Arrow would take True for 1.0 after a float, and give objects each other's keys."""
 
-    async def found(store: VectorStore) -> list[Results[Any]]:
+    async def columns_of(store: VectorStore) -> list[Results[Any]]:
         every = []
         for values, _ in KINDS:
             rows = [{"id": f"{n}", "embedding": [1, n], "p": p} for n, p in enumerate(values)]
@@ -131,7 +131,7 @@ def test_values_of_a_payload_key_stay_what_they_are() -> None:
             every.append(await store.find("t", "id < 'a'", order_by="id", select=["payload.p"]))
         return every
 
-    for (values, kind), results in zip(KINDS, asked(found), strict=True):
+    for (values, kind), results in zip(KINDS, asked(columns_of), strict=True):
         column = results.to_arrow().column("p")
         if column.type == pa.utf8():
             assert [json.loads(text) for text in column.to_pylist()] == values
@@ -161,10 +161,10 @@ def test_no_rows_give_the_columns_that_were_asked_for() -> None:
         ["id", "_score", "_distance", "live"], ["id", *fields], [],
     ]  # fmt: skip
     empty = [*asked(empty_answers), Results[Record]()]
-    for found, expected in zip(empty, names, strict=True):
-        assert found == []
-        assert found.to_arrow().column_names == expected
-        assert "0 rows" in found._repr_html_()
+    for results, expected in zip(empty, names, strict=True):
+        assert results == []
+        assert results.to_arrow().column_names == expected
+        assert "0 rows" in results._repr_html_()
     assert empty[3].to_arrow().schema.field("seen").type == pa.timestamp("us", tz="UTC")
 
 

@@ -83,7 +83,7 @@ def test_the_json_form_is_the_documented_one() -> None:
     assert read.to_dict()["fields"] == fields
 
 
-def test_bad_json_is_refused() -> None:
+def test_json_that_is_no_schema_is_refused() -> None:
     wrong: Any
     for wrong in (
         "[" * 100_000, '{"a":' * 100_000, b"\xff", "[" + "1" * 5_000 + "]",
@@ -172,18 +172,18 @@ def test_a_schema_cannot_be_changed() -> None:
             schema.with_field(taken, Field(int))
 
 
-def test_differences_name_each_one() -> None:
+def test_differences_name_each_option_and_field() -> None:
     one = Schema(3, fields={"a": str, "b": int})
     other = Schema(4, metric="l2", model="m", fields={"b": float, "c": str}, payload=False)
-    found = one.differences(other)
+    listed = one.differences(other)
     for word in ("dim", "metric", "model", "payload", "'a'", "'b'", "'c'"):
-        assert any(word in difference for difference in found), word
+        assert any(word in difference for difference in listed), word
     assert one.differences(Schema(3, fields={"b": int, "a": str})) == [
         "the fields are in another order"
     ]
 
 
-def test_context_vectors() -> None:
+def test_context_vectors_have_the_documented_fields() -> None:
     schema = Schema.context_vectors()
     assert schema.to_arrow().names == [
         "id", "embedding", "source_id", "source_type", "text_chunk", "created_at", "tags",

@@ -40,16 +40,16 @@ async def test_a_snippet_shows_where_text_was_cut_off(texts: VectorStore) -> Non
         "first": f"wool {FILLER}", "middle": f"{FILLER} wool {FILLER}", "last": f"{FILLER} wool",
         "nul": f"a\0wool {FILLER}", "short": "wool & <b>",
     }  # fmt: skip
-    found = await snippets(texts, "wool", bodies)
-    assert (found["first"][:6], found["first"][-1]) == ("[wool]", "…")
-    assert 20 < len(found["first"].split()) < 40
-    assert (found["middle"][0], found["middle"][-1]) == ("…", "…")
-    assert (found["last"][0], found["last"][-6:]) == ("…", "[wool]")
-    assert "[wool]" in found["nul"]
-    assert found["short"] == "[wool] & <b>"
+    shown = await snippets(texts, "wool", bodies)
+    assert (shown["first"][:6], shown["first"][-1]) == ("[wool]", "…")
+    assert 20 < len(shown["first"].split()) < 40
+    assert (shown["middle"][0], shown["middle"][-1]) == ("…", "…")
+    assert (shown["last"][0], shown["last"][-6:]) == ("…", "[wool]")
+    assert "[wool]" in shown["nul"]
+    assert shown["short"] == "[wool] & <b>"
 
 
 async def test_a_snippet_has_the_most_different_words(texts: VectorStore) -> None:
     body = f"{'wool ' * 2_000}{FILLER} wool hat {FILLER}"
-    (found,) = (await snippets(texts, "wool hat", {"a": body})).values()
-    assert "[wool] [hat]" in found
+    (shown,) = (await snippets(texts, "wool hat", {"a": body})).values()
+    assert "[wool] [hat]" in shown

@@ -155,7 +155,7 @@ def _run(script: str, *arguments: object) -> str:
     return finished.stdout
 
 
-def test_every_other_call_answers_the_same(tmp_path: Path) -> None:
+def test_without_pyarrow_every_other_call_answers_the_same(tmp_path: Path) -> None:
     answers = []
     for kind in ("with", "without"):
         folder = tmp_path / kind
@@ -165,7 +165,7 @@ def test_every_other_call_answers_the_same(tmp_path: Path) -> None:
     assert answers[0].endswith("imported False\n")
 
 
-def test_a_call_that_needs_it_says_what_to_install(tmp_path: Path) -> None:
+def test_a_call_that_needs_pyarrow_says_what_to_install(tmp_path: Path) -> None:
     pytest.importorskip("pandas")
     pytest.importorskip("polars")
     _run(NEEDS_ARROW, tmp_path / "store.db")
@@ -181,7 +181,7 @@ def test_a_call_that_needs_it_says_what_to_install(tmp_path: Path) -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else value,
 )
-def test_a_command_that_needs_it_says_what_to_install(
+def test_a_command_that_needs_an_extra_says_what_to_install(
     extra: str, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

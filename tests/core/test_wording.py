@@ -1,4 +1,4 @@
-"""What messages say: the value, the rule, and what to do, for mistakes that users make."""
+"""Messages about mistakes of users: the value, the rule, and what to do."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.versions("docs"), aiovec.UnsupportedError, r"backup\(\)"
 
 
-async def test_a_name_among_many(store: Any) -> None:
+async def test_an_error_about_one_of_many_names_stays_short(store: Any) -> None:
     """Its message names the one that was meant and not all the others."""
     fields = {f"{'abcdefghij'[n % 10]}_name_{n:04}": str for n in range(1_900)}
     fields |= {"title": aiovec.Field(str, text=True), "titles": str}
@@ -145,13 +145,13 @@ async def test_a_name_among_many(store: Any) -> None:
                 assert " more" in str(caught.value)
 
 
-async def test_calls(store: Any) -> None:
+async def test_a_mistake_in_a_call_says_what_to_write(store: Any) -> None:
     for call, kind, says in mistakes(store):
         with case(says), pytest.raises(kind, match=says):
             await call()
 
 
-def test_conditions_and_schemas() -> None:
+def test_a_mistake_in_a_condition_or_schema_says_what_to_write() -> None:
     wrong: Any = F.year
     names: Any = F
     several: Any = ["a", "b"]
@@ -176,7 +176,7 @@ def test_conditions_and_schemas() -> None:
             make()
 
 
-async def test_a_filter_in_the_place_of_ids(store: Any) -> None:
+async def test_a_filter_in_the_place_of_ids_is_refused_with_the_cure(store: Any) -> None:
     for text in ("year > 2000", "year>2000", "title IS NULL", "NOT year = 2001"):
         with pytest.raises(aiovec.InvalidArgumentError, match="pass a filter as where="):
             await store.delete("docs", text)
@@ -187,7 +187,7 @@ async def test_a_filter_in_the_place_of_ids(store: Any) -> None:
         assert await store.delete("docs", id) == (id == "1")
 
 
-async def test_another_embedder_than_the_tables(tmp_path: Path) -> None:
+async def test_another_embedder_than_the_tables_is_refused_with_the_cure(tmp_path: Path) -> None:
     async def two_letters(texts: list[str]) -> list[list[float]]:
         return [[1.0, 2.0] for _ in texts]
 
@@ -218,7 +218,7 @@ async def _waited(call: Callable[[], Any]) -> None:
         await returned
 
 
-async def test_names_of_other_libraries(store: Any) -> None:
+async def test_a_name_of_another_library_is_refused_with_ours(store: Any) -> None:
     docs, vector, row = store.table("docs"), [1.0, 0.0], {"id": "x", "embedding": [1.0, 0.0]}
     hits: Any = await store.search("docs", vector)
     calls: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
@@ -254,7 +254,7 @@ async def test_names_of_other_libraries(store: Any) -> None:
     assert dict(hits[0]) == {"id": "0", "year": 2000, "title": None, "at": None}
 
 
-def test_names_of_other_libraries_without_async(tmp_path: Path) -> None:
+def test_a_name_of_another_library_is_refused_without_async_too(tmp_path: Path) -> None:
     with sync.connect(tmp_path / "a.db") as opened:
         store: Any = opened
         for call, kind, says in (
@@ -267,7 +267,7 @@ def test_names_of_other_libraries_without_async(tmp_path: Path) -> None:
                 call()
 
 
-async def test_a_row_is_no_object(store: Any) -> None:
+async def test_an_attribute_of_a_row_is_refused_with_the_cure(store: Any) -> None:
     (hit,) = await store.search("docs", [1.0, 0.0], limit=1)
     (row,) = await store.get("docs", "0")
     for one in (hit, row):
@@ -277,7 +277,7 @@ async def test_a_row_is_no_object(store: Any) -> None:
         assert not hasattr(one, "__array__")
 
 
-async def test_a_forgotten_await() -> None:
+async def test_a_forgotten_await_is_named() -> None:
     unopened: Any = aiovec.connect(":memory:")
     with pytest.raises(AttributeError, match=r"await aiovec\.connect"):
         unopened.search("docs", [1.0])
@@ -287,7 +287,7 @@ async def test_a_forgotten_await() -> None:
     await (await unopened).close()
 
 
-async def test_reach_and_rights(tmp_path: Path) -> None:
+async def test_a_store_out_of_reach_or_without_rights_is_named(tmp_path: Path) -> None:
     with pytest.raises(aiovec.StoreUnreachableError, match="aiovec serve") as lost:
         await aiovec.connect("http://127.0.0.1:9")
     assert lost.value.target == "http://127.0.0.1:9"

@@ -49,8 +49,8 @@ def app(example: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def flip(example: Path, backend: str) -> None:
     """Change the line that says the backend, and nothing else."""
     toml = example / "aiovec.toml"
-    text, found = re.subn(r'(?m)^backend = "\w+"', f'backend = "{backend}"', toml.read_text())
-    assert found == 1
+    text, matches = re.subn(r'(?m)^backend = "\w+"', f'backend = "{backend}"', toml.read_text())
+    assert matches == 1
     toml.write_text(text)
 
 
@@ -59,7 +59,7 @@ def flip(example: Path, backend: str) -> None:
     ("line", "variable", "store"),
     [("sqlite", None, "notes.db"), ("sqlite", "lancedb", "notes.lance")],
 )
-def test_its_own_tests_hold(
+def test_the_tests_of_the_example_pass_on_each_backend(
     example: Path, tmp_path: Path, line: str, variable: str | None, store: str
 ) -> None:
     """By the line in its TOML file, or by the variable alone."""
@@ -92,7 +92,7 @@ def test_the_line_of_the_toml_file_counts_at_the_next_start(example: Path, app: 
         assert hit["text"] == "a note in sqlite"
 
 
-def test_its_page_shows_what_it_answers(example: Path, app: Any) -> None:
+def test_the_page_of_the_example_shows_its_answers(example: Path, app: Any) -> None:
     shown = 0
     page = (example / "README.md").read_text(encoding="utf-8")
     with TestClient(app) as client:

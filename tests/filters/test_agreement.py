@@ -52,8 +52,8 @@ def check(store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr]
         for where in (expr, ~expr):
             expected = set(oracle.rows("t", where))
             for written in (where, str(where)):
-                found = store.find("t", written, limit=100, select=[])
-                assert {one.id for one in found} == expected, repr(written)
+                records = store.find("t", written, limit=100, select=[])
+                assert {one.id for one in records} == expected, repr(written)
 
 
 @settings(SOME, max_examples=25)
@@ -90,7 +90,7 @@ ALPHABET = "ab\0\né日😀*[e\ufffd\ufffe\uffff"
     long=st.booleans(),
 )
 @example(texts=["b\0"], pattern="%b___%", long=False)  # the part is longer than the text
-def test_like_against_a_plain_matcher(
+def test_like_matches_as_a_plain_matcher_does(
     store: sync.VectorStore, texts: list[str], pattern: str, long: bool
 ) -> None:
     if long:  # longer than what GLOB gets
@@ -106,13 +106,13 @@ def test_no_pattern_takes_for_ever(store: sync.VectorStore) -> None:
     """A pattern of 3 KB held the interpreter for seconds on a text of 200 KB."""
     store.delete("t", where="TRUE")
     store.insert("t", [{"id": "a", "embedding": [1] * SCHEMA.dim, "body": "a" * 200_000}])
-    for pattern, found in (
+    for pattern, records in (
         ("%" + "a" * 900 + "b%", 0), ("%" + "a" * 900 + "b", 0), ("%" + "a_" * 450 + "b%", 0),
         ("%" + "a_" * 450 + "%", 1), ("%a_b" * 240 + "%", 0), ("%a_a%" * 180 + "b", 0),
         ("%" + ("a" * 20 + "_") * 45 + "b%", 0), ("%_" * 480, 1), ("a" + "%a" * 480 + "_b", 0),
     ):  # fmt: skip
         with case(pattern):
-            assert store.count("t", F.body.like(pattern)) == found
+            assert store.count("t", F.body.like(pattern)) == records
 
 
 # Numbers
@@ -137,12 +137,12 @@ def test_ints_and_floats_compare_exactly(store: sync.VectorStore) -> None:
             for op, holds in EXACT.items():
                 with case((name, op, literal)):
                     where = f"{name} {op} {literal!r}"
-                    found = store.find("n", where, limit=100, select=[])
+                    records = store.find("n", where, limit=100, select=[])
                     wanted = {id for id, value in valued.items() if holds(value, literal)}
-                    assert {one.id for one in found} == wanted
-            found = store.find("n", F[name].in_([literal, 7]), limit=100, select=[])
+                    assert {one.id for one in records} == wanted
+            records = store.find("n", F[name].in_([literal, 7]), limit=100, select=[])
             wanted = {id for id, value in valued.items() if value == literal}
-            assert {one.id for one in found} == wanted, (name, literal)
+            assert {one.id for one in records} == wanted, (name, literal)
 
 
 # Large filters
@@ -161,7 +161,7 @@ def test_filters_as_deep_as_can_be(store: sync.VectorStore) -> None:
     check(store, [row(0, year=100, x={'q"': [1]}), row(1, year=5), row(2)], [expr])
 
 
-def test_payload_keys_of_any_text(store: sync.VectorStore) -> None:
+def test_payload_keys_may_be_any_text(store: sync.VectorStore) -> None:
     keys = ['q"k', "back\\slash", "\0k", "a\0b", "\n", "é", "😀", "", "$.a", "a.b", "'", "%", "k"]
     rows = [row(n, **{key: "v", "a": {key: n}}) for n, key in enumerate(keys)]
     exprs = [F.payload[key] == "v" for key in keys]
@@ -169,5 +169,5 @@ def test_payload_keys_of_any_text(store: sync.VectorStore) -> None:
     check(store, rows, exprs)
     for n, key in enumerate(keys):
         with case(key):
-            found = store.find("t", F.payload["a"][key] == n, select=[])
-            assert [one.id for one in found] == [str(n)]
+            records = store.find("t", F.payload["a"][key] == n, select=[])
+            assert [one.id for one in records] == [str(n)]

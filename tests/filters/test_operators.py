@@ -22,7 +22,7 @@ from aiovec.backend import Compare, Const, Expr, Ref
 from .cases import SCHEMA
 
 
-def test_the_ways_to_name_a_field() -> None:
+def test_a_field_is_named_by_attribute_or_key() -> None:
     assert (F.year == 1) == (F["year"] == 1) == Compare(Ref("year"), "=", 1)
     assert F["payload.a.b"].is_null() == F.payload["a"]["b"].is_null()
     assert F.payload["a.b"].is_null() != F["payload.a.b"].is_null()
@@ -51,7 +51,7 @@ def test_filters_can_be_pickled_hashed_and_compared(expr: Expr) -> None:
         assert hash(other) == hash(expr)
 
 
-def test_what_makes_two_filters_equal() -> None:
+def test_filters_are_equal_by_type_and_structure() -> None:
     literals = {F.x == 1, F.x == 1.0, F.x == True, F.x == "1"}  # noqa: E712
     assert len(literals) == 4
     assert F.x.in_([1, 2]) != F.x.in_([1, 2.0])

@@ -191,7 +191,7 @@ NO_FILTERS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def test_bad_filters_are_told() -> None:
+def test_bad_filters_are_refused_at_their_fault() -> None:
     for text in (*BAD, *WHERE_AN_ESCAPE_IS_WRONG):
         with case(text):
             with pytest.raises(FilterError) as caught:
@@ -235,7 +235,7 @@ async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
         ({"n": {}}, "write text such as"),
     ],
 )
-def test_a_filter_as_mongodb_writes_it_is_told_how_to_write_one(where: Any, cure: str) -> None:
+def test_a_filter_in_the_syntax_of_mongodb_is_refused_with_the_cure(where: Any, cure: str) -> None:
     with pytest.raises(FilterError, match=cure):
         bind(where, SCHEMA)
     with pytest.raises(FilterError, match=cure):
@@ -308,7 +308,7 @@ def test_a_huge_text_is_a_filter_error() -> None:
 
 
 @pytest.mark.slow
-def test_thousands_of_terms_one_by_one() -> None:
+def test_thousands_of_terms_can_be_joined_one_by_one() -> None:
     expr: Expr = F.year == 0
     for number in range(1, 3_000):
         expr = expr | (F.year == number)

@@ -1,5 +1,5 @@
-"""What a row may be: rows, vectors, ids and values in every form that users hold them in, each with
-what it comes back as, and those that are refused."""
+"""Rows, vectors, ids and values in every form that users hold them in, each with the value that
+comes back, and those that are refused."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ async def test_a_records_vector_is_the_callers(notes: VectorStore) -> None:
     assert np.array_equal(again.vector, before)
 
 
-async def test_names_that_differ_in_case_only_where_they_may(store: VectorStore) -> None:
+async def test_fields_may_not_differ_by_case_alone(store: VectorStore) -> None:
     with pytest.raises(InvalidNameError):
         Schema(DIM, fields={"year": int, "Year": int})
     schema = Schema(DIM, fields={"Year": int})

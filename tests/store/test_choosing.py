@@ -74,20 +74,20 @@ def _value(row: Mapping[str, Any], key: str) -> Any:
 def grouped(
     hits: Sequence[Hit], rows: Mapping[str, Any], key: str, limit: int, per_group: int
 ) -> list[str]:
-    """Return the ids of the best hits of the best groups, of all hits there are."""
+    """Return the ids of the best hits of the best groups, from all hits."""
     sizes: dict[Any, int] = {}
-    found = []
+    matches = []
     for hit in hits:
         value = _value(rows[hit.id], key)
         if value not in sizes and len(sizes) == limit:
             continue
         sizes[value] = sizes.get(value, 0) + 1
         if sizes[value] <= per_group:
-            found.append(hit.id)
-    return found
+            matches.append(hit.id)
+    return matches
 
 
-async def test_bounds_of_score_and_distance(store: VectorStore) -> None:
+async def test_searches_keep_to_bounds_of_score_and_distance(store: VectorStore) -> None:
     for metric in METRICS:
         await filled(store, Schema(DIM, metric=metric), _plain(200), name=metric)
         query = vectors(1, seed=4)[0]
@@ -122,19 +122,21 @@ async def test_bounds_come_before_the_steps_that_choose(notes: VectorStore) -> N
         offered[:] = hits
         return [-5.0] * len(hits)
 
-    found = await notes.search("notes", query, min_score=pool[4].score, rerank=keep)
+    matches = await notes.search("notes", query, min_score=pool[4].score, rerank=keep)
     assert ids_of(offered) == ids_of(pool)[:5]
-    assert [hit.score for hit in found] == [-5.0] * 5
+    assert [hit.score for hit in matches] == [-5.0] * 5
     diverse = await notes.search("notes", query, min_score=pool[4].score, diversity=0.9)
     assert {*ids_of(diverse)} == {*ids_of(pool[:5])}
 
 
-async def test_bounds_of_keyword_and_hybrid_searches(store: VectorStore) -> None:
+async def test_keyword_and_hybrid_searches_keep_to_bounds_of_score_and_distance(
+    store: VectorStore,
+) -> None:
     await filled(store, CHUNKS, _chunks(60))
     pool = await store.search_text("notes", "wool", limit=60)
     least = pool[20].score
-    found = await store.search_text("notes", "wool", limit=60, min_score=least)
-    assert ids_of(found) == [hit.id for hit in pool if hit.score >= least]
+    matches = await store.search_text("notes", "wool", limit=60, min_score=least)
+    assert ids_of(matches) == [hit.id for hit in pool if hit.score >= least]
     assert await store.search_text("notes", "wool", min_score=1e9) == []
     query = [1.0] * DIM
     fused = await store.search_hybrid("notes", "wool", query, limit=60)
@@ -148,7 +150,7 @@ async def test_bounds_of_keyword_and_hybrid_searches(store: VectorStore) -> None
     assert {hit.id for hit in within if "text" in hit.ranks} == {*ids_of(pool)}
 
 
-async def test_a_filter_for_each_query(store: VectorStore) -> None:
+async def test_search_many_takes_a_filter_for_each_query(store: VectorStore) -> None:
     await filled(store, CHUNKS, _chunks(300, texts=False))
     wheres: list[Any] = [
         None, "page < 3", F.live, "page < 3", (F.doc == "d1") | F.doc.is_null(), "FALSE",
@@ -173,7 +175,7 @@ async def test_a_filter_for_each_query(store: VectorStore) -> None:
             await store.search_many("notes", queries[:2], where=[None, wrong])
 
 
-async def test_rows_like_a_row(store: VectorStore) -> None:
+async def test_search_like_finds_the_rows_near_a_row(store: VectorStore) -> None:
     for metric in METRICS:
         schema = Schema(DIM, metric=metric, fields={"year": int})
         rows = small_rows(60)
@@ -208,20 +210,20 @@ async def test_rows_like_a_row(store: VectorStore) -> None:
             assert len(varied) == 5
 
 
-async def test_a_row_of_many_that_are_the_same(store: VectorStore) -> None:
+async def test_search_like_leaves_the_row_out_among_many_equal_ones(store: VectorStore) -> None:
     """It is left out also where far more rows than the limit are as near to it as itself."""
     rows = [{"id": f"r{n:03}", "embedding": [1.0, 2.0, 3.0, 4.0]} for n in range(300)]
     await filled(store, Schema(DIM), rows)
     for id in ("r000", "r150", "r299"):
         for limit in (1, 5, 299, 300):
-            found = ids_of(await store.search_like("notes", id, limit=limit))
-            assert id not in found
-            assert len(set(found)) == min(limit, 299)
+            matches = ids_of(await store.search_like("notes", id, limit=limit))
+            assert id not in matches
+            assert len(set(matches)) == min(limit, 299)
     await store.delete("notes", where="id != 'r007'")
     assert await store.search_like("notes", "r007") == []
 
 
-async def test_groups(store: VectorStore) -> None:
+async def test_a_grouped_search_has_the_best_rows_of_the_best_groups(store: VectorStore) -> None:
     rows = {row["id"]: row for row in _chunks(300, texts=False)}
     await filled(store, CHUNKS, list(rows.values()))
     query = vectors(1, seed=24)[0]
@@ -271,7 +273,7 @@ async def test_groups_behind_many_rows_of_another_are_not_looked_for(store: Vect
                 assert {hit["doc"] for hit in every} == {"big", "small0", "small1", "small2"}
 
 
-async def test_groups_of_near_duplicates(store: VectorStore) -> None:
+async def test_near_duplicates_are_grouped_by_their_distances(store: VectorStore) -> None:
     """Their scores are equal, their distances are not."""
     nearest_last = [1e-8, 1e-9, 0.0]
     query = [1.0, 0]
@@ -293,7 +295,7 @@ async def test_groups_of_near_duplicates(store: VectorStore) -> None:
                 assert ids_of(hits) == ids_of(plain)[: 2 * per_group]
 
 
-async def test_groups_of_keyword_and_hybrid_searches(store: VectorStore) -> None:
+async def test_keyword_and_hybrid_searches_can_be_grouped(store: VectorStore) -> None:
     rows = {row["id"]: row for row in _chunks(300)}
     await filled(store, CHUNKS, list(rows.values()))
     every = await store.search_text("notes", "wool", limit=300)
@@ -330,14 +332,14 @@ async def test_groups_are_reranked(store: VectorStore) -> None:
         return hits[::-1]
 
     query = vectors(1, seed=27)[0]
-    found = await store.search(
+    matches = await store.search(
         "notes", query, limit=4, group_by="doc", rerank=last_first, select=["page"]
     )
     every = await store.search("notes", query, limit=300)
     assert ids_of(offered) == grouped(every, rows, "doc", 16, 1)
     assert all("body" in hit.fields for hit in offered)
-    assert ids_of(found) == ids_of(offered[::-1])[:4]
-    assert {frozenset(hit.fields) for hit in found} == {frozenset({"page"})}
+    assert ids_of(matches) == ids_of(offered[::-1])[:4]
+    assert {frozenset(hit.fields) for hit in matches} == {frozenset({"page"})}
 
 
 def _plain(count: int) -> list[dict[str, Any]]:
@@ -424,8 +426,8 @@ async def test_a_function_that_reranks_answers_with_the_hits_or_scores(notes: Ve
     }
     for name, rerank in right.items():
         with case(name):
-            found = await notes.search("notes", query, limit=5, rerank=rerank)
-            assert ids_of(found) == ids_of(plain)[:5]
+            matches = await notes.search("notes", query, limit=5, rerank=rerank)
+            assert ids_of(matches) == ids_of(plain)[:5]
 
 
 async def test_slow_reranking_holds_no_other_call(notes: VectorStore) -> None:
@@ -450,5 +452,5 @@ async def test_slow_reranking_holds_no_other_call(notes: VectorStore) -> None:
                     await call(notes, "notes")
     finally:
         over.set()
-        found = await asyncio.gather(*waiting)
-    assert [len(hits) for hits in found] == [10] * 8
+        matches = await asyncio.gather(*waiting)
+    assert [len(hits) for hits in matches] == [10] * 8

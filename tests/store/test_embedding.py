@@ -77,9 +77,9 @@ async def test_rows_without_a_vector_get_that_of_their_text(tmp_path: Path) -> N
         ]
         assert await store.insert("notes", rows) == 3
         assert await store.upsert("notes", {"id": ["d"], "body": ["abba"]}) == 1
-        found = await store.get("notes", ["a", "b", "c", "d"])
+        records = await store.get("notes", ["a", "b", "c", "d"])
         wanted = [letters.vector("abba"), given, letters.vector("ééé"), letters.vector("abba")]
-        for record, vector in zip(found, wanted, strict=True):
+        for record, vector in zip(records, wanted, strict=True):
             assert record.vector is not None
             assert np.asarray(record.vector).tolist() == pytest.approx(vector)
         assert [kind for kind, _ in letters.calls] == ["document"]  # the last came from memory
@@ -101,8 +101,8 @@ async def test_arrow_rows_may_lack_vectors(tmp_path: Path) -> None:
         assert await store.insert("notes", without.slice(0, 0)) == 0
         assert await store.insert("notes", without.to_batches()) == 2
 
-        found = await store.get("notes", ["a", "b", "c", "d", "e"])
-        for record, text in zip(found, ("ab", None, "cd", "ef", "gh"), strict=True):
+        records = await store.get("notes", ["a", "b", "c", "d", "e"])
+        for record, text in zip(records, ("ab", None, "cd", "ef", "gh"), strict=True):
             vector = [1.0] * DIM if text is None else letters.vector(text)
             assert np.asarray(record.vector).tolist() == pytest.approx(vector)
 
@@ -313,10 +313,10 @@ async def test_rows_without_a_text_may_stay_without_a_vector(tmp_path: Path) -> 
             {"id": "d", "embedding": [2.0] * DIM},
         ]  # fmt: skip
         await store.insert("notes", given)
-        found = {record.id: record.vector for record in await store.get("notes", list("abcdz"))}
-        assert found["b"] is found["c"] is found["z"] is None
-        assert np.asarray(found["a"]).tolist() == pytest.approx(letters.vector("one"))
-        assert np.asarray(found["d"]).tolist() == [2.0] * DIM
+        records = {record.id: record.vector for record in await store.get("notes", list("abcdz"))}
+        assert records["b"] is records["c"] is records["z"] is None
+        assert np.asarray(records["a"]).tolist() == pytest.approx(letters.vector("one"))
+        assert np.asarray(records["d"]).tolist() == [2.0] * DIM
         assert {hit.id for hit in await store.search("notes", "one")} == {"a", "d"}
 
 
@@ -333,9 +333,9 @@ async def test_an_update_that_takes_the_text_takes_the_vector(tmp_path: Path) ->
         change: dict[str, Any] = {"body": None, "payload.a": 1}
         assert await store.update("notes", change, where="id = 'r2'") == 1
         assert len(letters.calls) == asked
-        found = await store.get("notes", [f"r{n}" for n in range(6)])
-        assert [record.vector is None for record in found] == [True] * 3 + [False] * 3
-        assert [record["body"] for record in found][:4] == [None, "", None, "text 3"]
+        records = await store.get("notes", [f"r{n}" for n in range(6)])
+        assert [record.vector is None for record in records] == [True] * 3 + [False] * 3
+        assert [record["body"] for record in records][:4] == [None, "", None, "text 3"]
         hits = await store.search("notes", "text", exact=True)
         assert {hit.id for hit in hits} == {"r3", "r4", "r5"}
         assert await store.update("notes", {"body": "again"}, ids=["r0", "r2", "r3"]) == 3

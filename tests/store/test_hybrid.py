@@ -125,7 +125,7 @@ async def test_the_first_of_both_lists_has_the_score_1(store: VectorStore) -> No
             assert ids_of(best) == ["r07"]
 
 
-async def test_a_fused_hit_tells_where_it_came_from(store: VectorStore) -> None:
+async def test_a_fused_hit_has_its_rank_and_score_in_each_list(store: VectorStore) -> None:
     rows = {row["id"]: row for row in await _hybrid(store)}
     lists = await _lists(store, "wool", 40)
     distances = {hit.id: hit.distance for hit in await store.search("notes", QUERY, limit=60)}
@@ -155,7 +155,7 @@ async def test_a_fused_hit_tells_where_it_came_from(store: VectorStore) -> None:
     assert len(kinds) > 1
 
 
-async def test_all_words_of_a_hybrid_search(store: VectorStore) -> None:
+async def test_a_hybrid_search_can_require_all_words(store: VectorStore) -> None:
     await _hybrid(store)
     every = ids_of(await store.search_text("notes", "wool hat", limit=100, match="all"))
     one = ids_of(await store.search_text("notes", "wool hat", limit=100, match="any"))

@@ -421,10 +421,10 @@ async def test_values_of_every_form_come_back_as_one(store: VectorStore) -> None
         for value, kept in pairs if name == "key" else ():
             if not isinstance(kept, (list, dict)):
                 with case(("a filter", value)):
-                    alike = sum(same_value(kept, other) for other in expected)
+                    same = sum(same_value(kept, other) for other in expected)
                     key = F.payload[name]
-                    assert await store.count("notes", key == value) == alike
-                    assert await store.count("notes", key.in_([value])) == alike
+                    assert await store.count("notes", key == value) == same
+                    assert await store.count("notes", key.in_([value])) == same
         await store.delete("notes", where="TRUE")
     await store.insert("notes", [{"id": "a", "embedding": GOOD, "key": forms.MOMENT}])
     for later in (timedelta(microseconds=1), timedelta(seconds=0.5), timedelta(days=400)):

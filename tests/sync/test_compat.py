@@ -44,7 +44,7 @@ def ids(store: VectorStore, filter_: VectorFilter | None) -> list[str]:
     return [hit["id"] for hit in store.search("notes", [1, 0, 0], limit=100, filter_=filter_)]
 
 
-def test_points_there_and_back(store: VectorStore) -> None:
+def test_points_come_back_with_payload_and_score(store: VectorStore) -> None:
     store.upsert("notes", id="a", vector=[1, 0, 0], payload={"kind": "x", "n": 1})
     points = (
         {"id": "b", "vector": [0, 1, 0], "payload": {"kind": "y"}},
@@ -66,7 +66,7 @@ def test_points_there_and_back(store: VectorStore) -> None:
     assert [hit["id"] for hit in hits] == ["0", "1", "c", "2", "3"]
 
 
-def test_collections_and_models(store: VectorStore) -> None:
+def test_a_collection_keeps_its_length_and_model(store: VectorStore) -> None:
     assert store.count("nosuch") == 0
     for call in (
         lambda: store.search("nosuch", [1, 0, 0]),
@@ -100,7 +100,7 @@ def test_collections_and_models(store: VectorStore) -> None:
     assert store.count("named") == 2
 
 
-def test_beside_the_other_faces(tmp_path: Path) -> None:
+def test_collections_are_tables_of_the_other_faces(tmp_path: Path) -> None:
     with connect(tmp_path / "points.db") as other:
         other.create_table("ours", Schema(3, vector="vector", fields={"kind": str, "year": int}))
         other.create_table("theirs", Schema(3, vector="embedding"))
@@ -133,7 +133,7 @@ NO_POINTS: list[Any] = [
 ]
 
 
-def test_what_is_no_point(store: VectorStore) -> None:
+def test_points_with_wrong_keys_or_vectors_are_refused(store: VectorStore) -> None:
     good = {"id": "good", "vector": [1, 0, 0]}
     whole: list[Any] = [5, None, np.array(5), good]
     for points in (*([good, *points] for points in NO_POINTS), *whole):
@@ -175,7 +175,7 @@ def test_payloads_come_back_as_they_went_in(payload: dict[str, Any], store: Vect
     assert repr(hit["payload"]) == repr(payload), "types, and the order of the keys"
 
 
-def test_filters_on_keys_that_are_names_of_ours(store: VectorStore) -> None:
+def test_keys_with_reserved_names_are_stored_and_filtered(store: VectorStore) -> None:
     for key in RESERVED:
         with case(key):
             for n, payload in enumerate(({key: "x", "other": "x"}, {key: "y", "other": "x"}, {})):
@@ -206,7 +206,7 @@ CONDITIONS: list[tuple[dict[str, Any], set[str]]] = [
 ]
 
 
-def test_conditions(store: VectorStore) -> None:
+def test_conditions_select_points_by_their_payload(store: VectorStore) -> None:
     points = [{"id": id, "vector": [1, 0, 0], "payload": some} for id, some in POINTS.items()]
     store.upsert_batch("notes", points)
     for conditions, expected in CONDITIONS:
@@ -218,7 +218,7 @@ def test_conditions(store: VectorStore) -> None:
     assert [hit["id"] for hit in hits] == ["n195", "n196", "n197"]
 
 
-def test_names_and_forms_of_filters(store: VectorStore) -> None:
+def test_wrong_filters_of_collections_are_refused(store: VectorStore) -> None:
     assert Filter is VectorFilter
     assert VectorFilter().must == ()
     assert FieldCondition("a", 1) == FieldCondition(key="a", value=1)

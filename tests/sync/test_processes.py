@@ -71,5 +71,5 @@ store.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_after_a_fork(tmp_path: Path) -> None:
+def test_a_forked_child_gets_an_error_and_can_open_a_store(tmp_path: Path) -> None:
     assert run(FORKS, tmp_path / "notes.db", tmp_path / "other.db") == (0, "", "")

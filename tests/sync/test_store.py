@@ -52,7 +52,7 @@ def test_the_faces_have_the_same_methods() -> None:
     assert shown["tuning"].default is None  # each option is named, with its default
 
 
-def test_writing_and_reading(store: sync.VectorStore) -> None:
+def test_every_method_works_without_await(store: sync.VectorStore) -> None:
     assert (store.tables(), store.schema("notes")) == (["notes"], SMALL)
     rows = small_rows(4)
     assert store.insert("notes", rows[:3]) == 3
@@ -112,7 +112,7 @@ def test_export_is_a_plain_iterator(store: sync.VectorStore) -> None:
 
 
 class Lazy:
-    """What is read when it is iterated, such as the query set of a web framework."""
+    """Items that are read during iteration, such as the query set of a web framework."""
 
     def __init__(self, items: Any) -> None:
         self._items = items
@@ -133,7 +133,7 @@ def test_iterables_are_read_in_the_callers_thread(store: sync.VectorStore) -> No
     assert store.delete("copy", (f"r{n:04}" for n in range(2))) == 2
 
 
-def test_from_many_threads(store: sync.VectorStore) -> None:
+def test_many_threads_share_a_store(store: sync.VectorStore) -> None:
     def work(worker: int) -> int:
         for n in range(10):
             store.insert("notes", small_rows(1, start=worker * 100 + n))
@@ -145,7 +145,9 @@ def test_from_many_threads(store: sync.VectorStore) -> None:
     assert store.count("notes") == 80
 
 
-async def test_inside_a_running_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_inside_a_running_event_loop_is_refused_but_in_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "notes.db"
     for notebook in ("ipykernel", "marimo"):
         monkeypatch.delitem(sys.modules, notebook, raising=False)
@@ -161,7 +163,7 @@ async def test_inside_a_running_event_loop(tmp_path: Path, monkeypatch: pytest.M
         assert store.insert("notes", small_rows(2)) == 2
 
 
-def test_what_a_function_that_the_store_calls_may_do(store: sync.VectorStore) -> None:
+def test_a_rerank_that_calls_the_store_or_exits_is_an_error(store: sync.VectorStore) -> None:
     store.insert("notes", small_rows(3))
 
     async def waits_for_the_store(hits: Any) -> Any:
@@ -201,7 +203,7 @@ def test_an_interrupt_cancels_the_call(store: sync.VectorStore) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no interval timer")
 # An interrupt within the callback of a weak reference, which cannot raise it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_interrupts_at_any_moment(store: sync.VectorStore) -> None:
+def test_an_interrupt_at_any_moment_hangs_no_call(store: sync.VectorStore) -> None:
     """Wherever they arrive, also while a call is begun: no call hangs, and the store stays open."""
 
     class Interrupt(BaseException):
@@ -231,7 +233,7 @@ def test_interrupts_at_any_moment(store: sync.VectorStore) -> None:
 # Closing
 
 
-def test_a_closed_store(tmp_path: Path) -> None:
+def test_every_call_on_a_closed_store_says_so(tmp_path: Path) -> None:
     store = sync.connect(tmp_path / "notes.db")
     store.create_table("notes", SMALL)
     batches = store.export("notes")
@@ -281,7 +283,7 @@ async def test_a_cancelled_call_of_aio_has_ended(store: sync.VectorStore) -> Non
             over.set()
 
     call = asyncio.ensure_future(sync.aio(store, slow))
-    await asyncio.to_thread(began.wait)  # the caller's loop goes on meanwhile
+    await asyncio.to_thread(began.wait)  # while the caller's loop goes on
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

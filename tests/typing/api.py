@@ -80,7 +80,7 @@ class Entry(TypedDict):
 
 
 class Tensor:
-    """What PyTorch and others offer."""
+    """The interface of tensors of PyTorch and others."""
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
         return np.array([0.5, 0.5], dtype=np.float32)
@@ -162,8 +162,10 @@ async def every_call(target: str, copy: Path) -> None:
         assert_type(await store.count("notes", [closed, {"year": [1, 2]}, "year = 1"]), int)
         assert_type(await store.count("notes", {"lang": None}), int)
         assert_type(await store.get("notes", ["a", "b"]), Results[Record])
-        found = await store.find("notes", "year > 2000", order_by="year", descending=True, limit=2)
-        assert_type(found, Results[Record])
+        matches = await store.find(
+            "notes", "year > 2000", order_by="year", descending=True, limit=2
+        )
+        assert_type(matches, Results[Record])
         hits = await store.search(
             "notes", [1.0, 0.0], limit=5, where=where, select=["year"], model="small",
             include_vector=True, exact=True, tuning=aiovec.Tuning(ef=10), diversity=0.5,

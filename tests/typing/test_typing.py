@@ -28,7 +28,7 @@ def test_pyright_accepts_every_call_and_refuses_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize("target", ["{}/notes.db", "lancedb://{}/notes"])
-async def test_every_call_runs(target: str, tmp_path: Path) -> None:
+async def test_every_typed_call_runs(target: str, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     await api.every_call(target.format(tmp_path), tmp_path / "copy")
     await asyncio.to_thread(api.without_async, tmp_path / "blocking.db")

@@ -42,7 +42,7 @@ def test_texts_that_share_words_are_near() -> None:
 
 @pytest.mark.slow
 def test_the_model_of_this_name_keeps_its_vectors() -> None:
-    # Stored vectors carry the model's name. Whoever changes the model changes the name, and this.
+    # Stored vectors carry the model's name: another model needs another name, and new figures.
     assert EMBEDDER.model == "aiovec-demo-hash-256"
     vector = EMBEDDER(["compress a file with gzip"])[0]
     largest = np.argsort(-np.abs(vector), kind="stable")[:3]
@@ -67,7 +67,7 @@ def test_the_passages_are_the_docstrings_of_the_standard_library() -> None:
     passages = {passage["id"]: passage for passage in stdlib_passages()}
     assert not {"antigravity", "this", "turtle"} & (set(sys.modules) - before)  # nothing runs
     assert 3_000 < len(passages) < 20_000
-    found = passages["json.decoder.JSONDecoder.decode"]
-    assert (found["module"], found["kind"]) == ("json.decoder", "function")
-    assert found["text"].partition("\n")[2] == inspect.getdoc(json.decoder.JSONDecoder.decode)
+    result = passages["json.decoder.JSONDecoder.decode"]
+    assert (result["module"], result["kind"]) == ("json.decoder", "function")
+    assert result["text"].partition("\n")[2] == inspect.getdoc(json.decoder.JSONDecoder.decode)
     assert not any(part.startswith("_") for name in passages for part in name.split("."))

@@ -40,7 +40,7 @@ def test_nothing_that_users_write_stands_in_the_sql() -> None:
     assert sql.count("?") == len(parameters)
 
 
-def test_an_index_serves() -> None:
+def test_each_filter_on_an_indexed_field_uses_its_index() -> None:
     columns = "".join(f', "{name}"' for name in SCHEMA.fields)
     with closing(sqlite3.connect(":memory:")) as connection:
         register(connection)

@@ -53,7 +53,7 @@ REQUESTS = [
 ]  # fmt: skip
 
 
-def test_texts_without_a_type() -> None:
+def test_an_error_without_a_type_is_recognized_by_its_text() -> None:
     for kind, text, says in SAYS:
         with case(text):
             error: Any = translate(RuntimeError(f"lance error: {text}"), "here")
@@ -63,7 +63,7 @@ def test_texts_without_a_type() -> None:
             assert kind is not AiovecError or type(error) is AiovecError
 
 
-def test_failed_requests() -> None:
+def test_a_failed_request_says_its_cause() -> None:
     for text, says in REQUESTS:
         with case(text):
             given = RuntimeError(f"Generic S3 error: RetryError(RetryErrorImpl {{ {text} }})")
@@ -90,7 +90,7 @@ def test_no_message_shows_a_secret() -> None:
         assert "hush" not in f"{caught.value} {caught.value.__cause__!r}", text
 
 
-def test_a_panic() -> None:
+def test_a_panic_becomes_an_error() -> None:
     class PanicException(BaseException):
         """As pyo3 makes it: no Exception, and of no module that can be imported."""
 

@@ -1,4 +1,4 @@
-"""What docs/internals/lancedb.md says of the columns and metadata of a table."""
+"""The columns and metadata of a table, as docs/internals/lancedb.md describes them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SCHEMA = Schema(8, metric="dot", fields={"year": int, "tags": list[str], "Order"
 
 async def lance_schema(folder: Path) -> Any:
     database = await lancedb.connect_async(folder)
-    found = await (await database.open_table("notes")).schema()
+    arrow_schema = await (await database.open_table("notes")).schema()
     database.close()  # type: ignore[no-untyped-call]
-    return found
+    return arrow_schema
 
 
-async def test_columns_and_metadata(tmp_path: Path) -> None:
+async def test_a_table_has_the_documented_columns_and_metadata(tmp_path: Path) -> None:
     late = Field(str, index="btree")
     async with aiovec.connect(f"lancedb://{tmp_path}") as store:
         await store.create_table("notes", SCHEMA)

@@ -1,4 +1,4 @@
-"""Which versions of a table upkeep leaves."""
+"""The versions of a table that upkeep keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOW = START + timedelta(seconds=1000)
 KEPT = Retention(timedelta(seconds=500), 3, timedelta(seconds=5))
 
 
-def test_which_versions_are_kept() -> None:
+def test_versions_that_are_old_many_or_pinned_are_kept_or_removed() -> None:
     """By the second at which each was made, and the number of the oldest that is read."""
     cases: list[tuple[list[float], int | None, int | None]] = [
         ([100], None, None),  # the newest is never removed
@@ -32,5 +32,5 @@ def test_which_versions_are_kept() -> None:
                 Version(number, START + timedelta(seconds=second))
                 for number, second in enumerate(created)
             ]
-            found = KEPT.first_kept(versions, NOW, pinned)
-            assert found == (None if first is None else versions[first])
+            oldest = KEPT.first_kept(versions, NOW, pinned)
+            assert oldest == (None if first is None else versions[first])

@@ -23,7 +23,7 @@ async def _kind(store: VectorStore) -> str | None:
     return infos[0].kind if infos and infos[0].recall is not None else None
 
 
-async def _told(store: VectorStore) -> list[Any]:
+async def _measures(store: VectorStore) -> list[Any]:
     details = (await store.stats("notes")).details
     return [details.get(name) for name in ("effort", "recall", "recall_by", "recall_target")]
 
@@ -69,26 +69,26 @@ async def test_searches_keep_the_measured_codes_until_a_graph_is_built(
     async with opened(tmp_path / "s", index_from=500) as store:
         await filled(store, 600)
         await until(lambda: _kind(store))
-        codes = await _told(store)
+        codes = await _measures(store)
         await asyncio.sleep(1.1)
         with monkeypatch.context() as patch:
             patch.setattr(lancedb.AsyncTable, "create_index", create_index)
             graph = asyncio.ensure_future(store.create_index("notes", "auto", recall=0.99))
             await building.wait()
-            assert await _told(store) == codes
+            assert await _measures(store) == codes
             if end == "killed":
                 graph.cancel()
             go_on.set()
             with pytest.raises((AiovecError, asyncio.CancelledError)):
                 await graph
-        assert await _told(store) == codes
+        assert await _measures(store) == codes
     async with opened(tmp_path / "s", index_from=500) as store:
-        assert await _told(store) == codes
+        assert await _measures(store) == codes
         await store.optimize("notes")
         versions = await store.versions("notes")
         await store.optimize("notes")
         assert await store.versions("notes") == versions
-        assert await _told(store) == codes
+        assert await _measures(store) == codes
         for turn in range(5):
             await store.search_many("notes", QUESTIONS + turn)
 
@@ -98,7 +98,7 @@ async def test_searches_keep_the_measured_codes_until_a_graph_is_built(
         await until(has_graph)
 
 
-async def test_a_rebuild_of_a_grown_table_that_failed_is_begun_again(
+async def test_a_failed_rebuild_of_a_grown_table_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def create_index(*_: Any, **__: Any) -> None:
@@ -130,7 +130,7 @@ async def test_an_index_that_another_program_built_is_measured_once(tmp_path: Pa
         table = await (await lancedb.connect_async(tmp_path / "s")).open_table("notes")
         await table.create_index("embedding", config=lancedb.index.IvfFlat())
         await store.optimize("notes")
-        told, versions = await _told(store), await store.versions("notes")
-        assert told[2] == "192 made questions"
+        measures, versions = await _measures(store), await store.versions("notes")
+        assert measures[2] == "192 made questions"
         await store.optimize("notes")
-        assert (await _told(store), await store.versions("notes")) == (told, versions)
+        assert (await _measures(store), await store.versions("notes")) == (measures, versions)

@@ -54,8 +54,8 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
         yield Pair(*stores, tables)
 
 
-async def test_random_edits_against_a_plain_comparison(pair: Pair) -> None:
-    """What is found is what dictionaries say, with much memory and with little."""
+async def test_a_comparison_names_what_a_plain_one_does(pair: Pair) -> None:
+    """A comparison of dictionaries is the truth, with much memory and with little."""
     drawn = random.Random(3)
     mine = {row["id"]: row for row in small_rows(200)}
     theirs = dict(mine)
@@ -70,15 +70,17 @@ async def test_random_edits_against_a_plain_comparison(pair: Pair) -> None:
             for id in gone:
                 del rows[id]
             rows.update((row["id"], row) for row in written)
-        unlike = {id for id in mine.keys() & theirs.keys() if told(mine[id]) != told(theirs[id])}
+        unlike = {
+            id for id in mine.keys() & theirs.keys() if values_of(mine[id]) != values_of(theirs[id])
+        }
         expected = (mine.keys() - theirs.keys(), theirs.keys() - mine.keys(), unlike)
         for limits in (MUCH, TIGHT):
-            found = await pair.compared(most=1_000, limits=limits)
-            named = (found.missing_ids, found.extra_ids, found.different_ids)
+            difference = await pair.compared(most=1_000, limits=limits)
+            named = (difference.missing_ids, difference.extra_ids, difference.different_ids)
             assert tuple(map(set, named)) == expected
-            assert found.total == len(found.ids)
+            assert difference.total == len(difference.ids)
         few = await pair.compared(most=2, limits=TIGHT)
-        assert few.total == found.total
+        assert few.total == difference.total
         assert len(few.missing_ids) == 2
         asked = await (await pair.comparison()).unlike_among([*mine, *theirs, "nowhere"])
         assert set(asked) == set().union(*expected)
@@ -87,7 +89,7 @@ async def test_random_edits_against_a_plain_comparison(pair: Pair) -> None:
     assert (await pair.compared()).total == 0
 
 
-def told(row: dict[str, Any]) -> tuple[Any, ...]:
+def values_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return (*np.asarray(row["embedding"]).tolist(), row["name"], row["year"])
 
 
@@ -96,16 +98,18 @@ async def unchanged(rows: pa.Table) -> pa.Table:
 
 
 @pytest.mark.parametrize("differing", [3, 900])
-async def test_few_rows_are_looked_up_and_many_are_read_anew(pair: Pair, differing: int) -> None:
+async def test_few_differing_rows_are_looked_up_and_many_are_copied_again(
+    pair: Pair, differing: int
+) -> None:
     await pair.source.insert("notes", small_rows(1_000))
     await pair.target.insert("notes", small_rows(1_000 - differing, start=differing))
     comparison = await pair.comparison()
     await comparison.bring_over(await comparison.unlike(), unchanged)
-    found = await pair.compared()
-    assert (found.total, found.target_rows) == (0, 1_000)
+    difference = await pair.compared()
+    assert (difference.total, difference.target_rows) == (0, 1_000)
 
 
-async def test_a_table_that_is_altered_meanwhile_and_a_comparison_that_is_cancelled(
+async def test_a_comparison_that_is_cancelled_or_altered_leaves_both_stores_usable(
     pair: Pair,
 ) -> None:
     """Each ends it, and leaves both stores usable."""

@@ -52,7 +52,7 @@ def payload_hash(text: str | None) -> int:
 # What is equal
 
 
-def test_where_a_row_lies_does_not_count() -> None:
+def test_the_place_of_a_row_does_not_change_its_hash() -> None:
     """In one batch or in parts, whole or a slice, in one chunk or in many."""
     rows = rows_of_every_kind(101)
     whole = rows_of(rows, EVERY_KIND).combine_chunks()
@@ -71,7 +71,7 @@ def test_where_a_row_lies_does_not_count() -> None:
     assert np.array_equal(shuffled.rows, expected.rows[order])
 
 
-def test_how_text_is_kept_does_not_count() -> None:
+def test_the_arrow_type_of_text_does_not_change_a_hash() -> None:
     table = rows_of(rows_of_every_kind(30), EVERY_KIND)
     expected = Hasher(EVERY_KIND).rows(table).rows
     kinds: list[tuple[str, pa.DataType]] = [
@@ -89,7 +89,7 @@ def test_how_text_is_kept_does_not_count() -> None:
         assert np.array_equal(Hasher(EVERY_KIND).rows(changed).rows, expected), kind
 
 
-def test_what_lies_below_a_null_does_not_count() -> None:
+def test_a_value_below_a_null_does_not_change_a_hash() -> None:
     number = pa.array([1, 5], pa.int64()).buffers()[1]
     valid = pa.array([False, True]).buffers()[1]
     items, offsets = pa.array(["a", "b", "c"]), pa.array([0, 2, 3], pa.int32())
@@ -121,13 +121,13 @@ EQUAL: list[tuple[str, str | None]] = [
 ]  # fmt: skip
 
 
-def test_one_json_value_in_two_forms() -> None:
+def test_two_forms_of_a_json_value_have_one_hash() -> None:
     for one, other in EQUAL:
         with case((one, other)):
             assert payload_hash(one) == payload_hash(other)
 
 
-def test_different_json_values() -> None:
+def test_different_json_values_have_different_hashes() -> None:
     texts = [
         None,
         '{"a":null}', '{"a":0}', '{"a":0.0}', '{"a":-0.0}', '{"a":false}', '{"a":"0"}', '{"a":""}',
@@ -146,7 +146,7 @@ def test_different_json_values() -> None:
 # What differs
 
 
-def test_without_the_vector_all_else_still_counts() -> None:
+def test_a_hash_without_the_vector_covers_all_else() -> None:
     rows = rows_of_every_kind(4)
     table = rows_of(rows, EVERY_KIND)
     moved = rows_of([{**each, "embedding": [1, 2, 3, 4]} for each in rows], EVERY_KIND)
@@ -159,8 +159,8 @@ def test_without_the_vector_all_else_still_counts() -> None:
     assert not (hasher.rows(changed).rows == expected).any()
 
 
-def test_values_that_all_differ() -> None:
-    """Values that look alike, and texts across all widths to which they are padded."""
+def test_rows_that_look_alike_have_different_hashes() -> None:
+    """Values that are easily confused, and texts across all widths to which they are padded."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     schema = Schema(
         1, fields={"n": int, "f": float, "on": bool, "at": datetime, "m": int, "a": str, "b": str}
@@ -190,7 +190,7 @@ FEW_LETTERS = Schema(1, fields={"a": str, "tags": list[str], "b": str}, payload=
 
 @FEW
 @given(st.sets(st.tuples(few, st.none() | items, few), min_size=1))
-def test_texts_of_few_letters(made: set[tuple[Any, ...]]) -> None:
+def test_rows_with_texts_of_few_letters_have_different_hashes(made: set[tuple[Any, ...]]) -> None:
     """Nulls and empty values, and texts that moved to the next column or item."""
     rows = [row(a=a, tags=tags, b=b) for a, tags, b in made]
     assert len(set(hashes(FEW_LETTERS, rows).tolist())) == len(rows)
@@ -198,7 +198,7 @@ def test_texts_of_few_letters(made: set[tuple[Any, ...]]) -> None:
 
 @FEW
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_flipped_bits_of_a_vector(dim: int, seed: int) -> None:
+def test_each_flipped_bit_of_a_vector_changes_the_hash(dim: int, seed: int) -> None:
     """One bit at each place, and the signs of any two numbers, of which all differ."""
     rng = np.random.default_rng(seed)
     bits = rng.standard_normal(dim).astype(np.float32).view(np.uint32)
@@ -211,8 +211,8 @@ def test_flipped_bits_of_a_vector(dim: int, seed: int) -> None:
     flat = pa.array(variants.reshape(-1).view(np.float32))
     vectors = pa.FixedSizeListArray.from_arrays(flat, dim)
     table = pa.table({"id": ["x"] * len(variants), "embedding": vectors})
-    found = Hasher(Schema(dim, payload=False)).rows(table).rows
-    assert len(set(found.tolist())) == len(variants)
+    hashed = Hasher(Schema(dim, payload=False)).rows(table).rows
+    assert len(set(hashed.tolist())) == len(variants)
 
 
 @FEW
@@ -223,8 +223,8 @@ def test_rows_are_the_same_exactly_where_their_hashes_are(data: st.DataObject) -
     one = data.draw(drawn.good_rows(schema))
     other = data.draw(st.one_of(drawn.good_rows(schema), st.just(dict(reversed(one.items())))))
     tables = [rows_of([each], schema) for each in (one, other)]
-    found = [int(Hasher(schema).rows(table).rows[0]) for table in tables]
-    assert (found[0] == found[1]) == (_plain(tables[0]) == _plain(tables[1]))
+    hashed = [int(Hasher(schema).rows(table).rows[0]) for table in tables]
+    assert (hashed[0] == hashed[1]) == (_plain(tables[0]) == _plain(tables[1]))
 
 
 def _plain(table: pa.Table) -> dict[str, Any]:

@@ -31,14 +31,14 @@ SEEDS = (1, 2, 3, 10, 58, 74, 97, 108, 138)
 
 
 def met_by(course: Course) -> Counter[str]:
-    """What a seed has met: a simulation that never kills finds nothing."""
+    """Return the kinds of events that a seed met; a simulation without kills shows nothing."""
     scenario = course.scenario
     met = Counter([f"{scenario.source}-{scenario.target}", *scenario.commands])
-    told = [line.split(maxsplit=2)[2] for line in course.world.trace]
-    for before, after in itertools.pairwise(told):
+    events = [line.split(maxsplit=2)[2] for line in course.world.trace]
+    for before, after in itertools.pairwise(events):
         met["killed at a step"] += "is killed" in after and before.startswith("step")
     for kind in _HAPPENS:
-        met[kind] += sum(kind in text for text in told)
+        met[kind] += sum(kind in text for text in events)
     return met
 
 

@@ -164,10 +164,10 @@ def check_scan(case: Case) -> None:
                 assert all(map(np.array_equal, one.vectors, [every[n] for n in one.rowids]))
 
 
-def check_measured(case: Case, found: Near) -> None:
+def check_measured(case: Case, results: Near) -> None:
     """Check each query's rows with their distances: the nearest, in order."""
-    assert len(found) == len(case.points)
-    for column, (rowids, measured) in enumerate(found):
+    assert len(results) == len(case.points)
+    for column, (rowids, measured) in enumerate(results):
         mask, ids, vectors = case.masks[column], [], []
         for number, one in enumerate(case.segments):
             there = one.offset[: one.count] > -np.inf
@@ -212,10 +212,10 @@ def packed(case: Case, kind: int, threads: int) -> bytes:
     return b"".join(parts)
 
 
-def unpacked(found: bytes, cases: list[Case]) -> tuple[int, list[Near]]:
-    """What the driver wrote: the kinds of its processor; for each case each query's nearest rows
+def unpacked(results: bytes, cases: list[Case]) -> tuple[int, list[Near]]:
+    """Read the driver's output: the kinds of its processor; for each case each query's nearest rows
     with their distances."""
-    numbers = np.frombuffer(found, dtype="<i8")
+    numbers = np.frombuffer(results, dtype="<i8")
     place, answers = 1, []
 
     def taken(count: int) -> npt.NDArray[np.int64]:

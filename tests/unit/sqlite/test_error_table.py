@@ -48,7 +48,7 @@ SAYS: list[tuple[type[AiovecError], str, str]] = [
 ]
 
 
-def test_every_class_and_code(tmp_path: Path) -> None:
+def test_each_class_and_code_of_the_driver_becomes_its_error(tmp_path: Path) -> None:
     target = str(tmp_path / "a.db")
     driver = load_driver()
     classes = [each for each in vars(driver).values() if isinstance(each, type)]
@@ -69,15 +69,17 @@ def test_every_class_and_code(tmp_path: Path) -> None:
                     assert caught.value.__cause__ is error
 
 
-def test_texts_without_a_code(tmp_path: Path) -> None:
+def test_an_error_without_a_code_is_recognized_by_its_text(tmp_path: Path) -> None:
     for kind, text, says in SAYS:
         with case(text):
-            told = translate(load_driver().OperationalError(text), str(tmp_path / "a.db"))
-            assert type(told) is kind
-            assert says in str(told)
+            translated_error = translate(
+                load_driver().OperationalError(text), str(tmp_path / "a.db")
+            )
+            assert type(translated_error) is kind
+            assert says in str(translated_error)
 
 
-def test_a_protected_file(tmp_path: Path) -> None:
+def test_an_error_about_a_protected_file_is_one_of_permission(tmp_path: Path) -> None:
     error: Any = load_driver().OperationalError("attempt to write a readonly database")
     path = tmp_path / "a.db"
     path.touch(0o444)
@@ -93,7 +95,7 @@ def _writes(path: Path) -> bool:
     return True  # as the superuser does
 
 
-def test_stored_values_alone_are_damaged() -> None:
+def test_only_unreadable_stored_values_mean_damage() -> None:
     unreadable = UnicodeDecodeError("utf-8", b"\xee", 0, 1, "invalid")
     for error in (DamageError("a chunk is cut"), TextDamageError("notes", "its entry"), unreadable):
         with pytest.raises(CorruptStoreError, match="damaged"), translated("a.db"):
@@ -110,7 +112,7 @@ def test_stored_values_alone_are_damaged() -> None:
 
 def test_errors_of_the_operating_system() -> None:
     for number, name in sorted(errno.errorcode.items()):
-        if number in (errno.EPIPE, errno.ESHUTDOWN):  # whoever reads has seen enough
+        if number in (errno.EPIPE, errno.ESHUTDOWN):  # a reader that has seen enough
             continue
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         with case(name):

@@ -71,7 +71,7 @@ def run(path: Path, block: str, **values: Any) -> list[tuple[Any, ...]]:
 
 
 def ask(path: Path, question: Callable[[Any], Any]) -> Any:
-    """What aiovec itself says."""
+    """Return aiovec's own answer."""
 
     async def go() -> Any:
         async with aiovec.connect(path) as store:
@@ -87,7 +87,7 @@ def test_every_block_of_the_page_has_a_test() -> None:
         assert f'path, "{block}"' in source or f'BLOCKS["{block}"]' in source, block
 
 
-def test_file(path: Path) -> None:
+def test_the_page_reads_the_file_header(path: Path) -> None:
     assert run(path, "file") == [(int.from_bytes(b"aiov"), 1)]
     with sql(path) as db:
         pragmas = {
@@ -99,22 +99,24 @@ def test_file(path: Path) -> None:
     }  # fmt: skip
 
 
-def test_tables(path: Path) -> None:
+def test_the_page_lists_the_tables(path: Path) -> None:
     assert run(path, "tables") == [("notes", 8, "cosine", "a-model"), ("other", 4, "dot", None)]
     with sql(path) as db:
         texts = dict(db.execute("SELECT name, schema FROM aiovec_tables").fetchall())
     assert Schema.from_json(texts["notes"]) == SCHEMA
 
 
-def test_text_index(path: Path) -> None:
+def test_the_page_searches_the_text_index(path: Path) -> None:
     ((fts, *rest),) = run(path, "text")
     assert rest == ['["title"]', "plain", 1]
     with sql(path) as db:
-        found = db.execute(BLOCKS["keywords"].format(fts=fts), {"words": '"13" OR "17"'}).fetchall()
-    assert [id for (id,) in found] == ["n13", "n17"]
+        matches = db.execute(
+            BLOCKS["keywords"].format(fts=fts), {"words": '"13" OR "17"'}
+        ).fetchall()
+    assert [id for (id,) in matches] == ["n13", "n17"]
 
 
-def test_columns(path: Path) -> None:
+def test_columns_and_stored_values_are_as_on_the_page(path: Path) -> None:
     with sql(path) as db:
         columns = db.execute(
             "SELECT name, type, \"notnull\" FROM pragma_table_info('notes.rows')"
@@ -141,7 +143,7 @@ def test_columns(path: Path) -> None:
     assert list(keys.values()) == ["", "=acme", "==odd"]
 
 
-def test_rows(path: Path) -> None:
+def test_the_page_reads_rows(path: Path) -> None:
     records = ask(path, lambda store: store.find("notes", limit=100))
     assert run(path, "rows") == [
         (
@@ -153,7 +155,7 @@ def test_rows(path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_conditions(path: Path) -> None:
+def test_the_page_filters_lists_datetimes_and_payloads(path: Path) -> None:
     # Read as BLOCKS["lists"], BLOCKS["datetimes"] and BLOCKS["payload"].
     for block, where in {
         "lists": "tags CONTAINS 'even'",
@@ -161,12 +163,12 @@ def test_conditions(path: Path) -> None:
         "payload": "payload.kind = 'memo'",
     }.items():
         with case(block):
-            found = ask(path, lambda store, where=where: store.find("notes", where, limit=100))
-            assert 0 < len(found) < 38
-            assert run(path, block) == [(record.id,) for record in found]
+            matches = ask(path, lambda store, where=where: store.find("notes", where, limit=100))
+            assert 0 < len(matches) < 38
+            assert run(path, block) == [(record.id,) for record in matches]
 
 
-def test_vector(path: Path) -> None:
+def test_the_page_reads_a_vector(path: Path) -> None:
     [(id, text)] = run(path, "vector")
     [record] = ask(path, lambda store: store.get("notes", id))
     assert np.allclose(json.loads(text), record.vector, atol=1e-5)
@@ -179,7 +181,7 @@ def test_vector(path: Path) -> None:
     assert blob == record.vector.astype("<f4").tobytes()
 
 
-def test_nearest(path: Path) -> None:
+def test_the_page_finds_the_nearest(path: Path) -> None:
     # Read as BLOCKS["knn"], BLOCKS["filtered"] and BLOCKS["partition"].
     for block, where in {
         "knn": None,
@@ -189,11 +191,11 @@ def test_nearest(path: Path) -> None:
         with case(block):
             hits = ask(path, lambda s, where=where: s.search("notes", QUERY, limit=5, where=where))
             for query in (QUERY.astype("<f4").tobytes(), json.dumps(QUERY.tolist())):
-                found = run(path, block, query=query)
-                assert [row[0] for row in found] == [hit.id for hit in hits]
-                assert len(found) == 5
+                matches = run(path, block, query=query)
+                assert [row[0] for row in matches] == [hit.id for hit in hits]
+                assert len(matches) == 5
                 distances = [hit.distance for hit in hits]
-                assert np.allclose([row[1] for row in found], distances, atol=1e-5)
+                assert np.allclose([row[1] for row in matches], distances, atol=1e-5)
 
 
 def feed(path: Path, since: int) -> Any:
@@ -208,7 +210,7 @@ def feed(path: Path, since: int) -> Any:
     return asyncio.run(go())
 
 
-def test_changes(path: Path) -> None:
+def test_the_page_follows_changes(path: Path) -> None:
     ids: set[str] = set()
     for _, change, id in run(path, "changes", since=0):
         (ids.add if change == "upserted" else ids.discard)(id)
@@ -223,7 +225,7 @@ def test_changes(path: Path) -> None:
     assert run(path, "floor") == [(floor,)]
 
 
-def test_deleting_by_sql(path: Path, tmp_path: Path) -> None:
+def test_a_row_deleted_by_sql_is_a_change_and_can_come_back(path: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(path, tmp_path))
     _, _, newest = feed(copy, 0)
     with sql(copy) as db:

@@ -27,7 +27,7 @@ def in_the_whole(needle: str, text: str) -> list[tuple[int, int]]:
 @example("ab", "a" + "\u0301" * 20 + "b", 3)
 @example("a", "a" + "\u0301" * 20 + "a", 3)
 @example("aab", "aaaab", 2)
-def test_a_text_in_pieces(needle: str, text: str, piece: int) -> None:
+def test_a_text_in_pieces_has_the_matches_of_the_whole(needle: str, text: str, piece: int) -> None:
     if not folded(needle):
         return
     whole = in_the_whole(needle, text)

@@ -29,11 +29,11 @@ from aiovec_sqlite.copies.segments import State, appended, encode_rows
 @pytest.fixture(params=KINDS)
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.delenv(native.VARIABLE, raising=False)
-    found = native.load()
-    if found is None:
+    loaded = native.load()
+    if loaded is None:
         pytest.skip(f"no native scan: {native.why_not()}")
-    if request.param not in found.kinds:
-        pytest.skip(f"this processor has no {request.param}, only {', '.join(found.kinds)}")
+    if request.param not in loaded.kinds:
+        pytest.skip(f"this processor has no {request.param}, only {', '.join(loaded.kinds)}")
     monkeypatch.setenv(native.VARIABLE, request.param)
     chosen = native.load()
     assert chosen is not None
@@ -48,19 +48,19 @@ def campaign(rounds: range) -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_random_scans() -> None:
+def test_random_scans_find_the_nearest() -> None:
     campaign(range(60))
 
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("library")
-def test_random_scans_at_length() -> None:
+def test_many_random_scans_find_the_nearest() -> None:
     campaign(range(1_000, 101_000))
 
 
 @pytest.mark.usefixtures("library")
-def test_scans_of_hard_sizes() -> None:
-    """What is less than a vector of the processor, and far more than its registers."""
+def test_scans_of_hard_sizes_find_the_nearest() -> None:
+    """From less than one register of the processor to far more than all of them."""
     rng = np.random.default_rng(1)
     for dim in (1, 2, 3, 4, 5, 8, 16, 17):
         for count in (1, 2, 3, 5):
@@ -77,7 +77,7 @@ def test_scans_of_hard_sizes() -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_few_queries_with_filters_that_few_rows_pass() -> None:
+def test_few_queries_whose_filters_pass_few_rows_find_them() -> None:
     """Rows are multiplied one by one then, and no product may lie where another query's does."""
     rng = np.random.default_rng(2)
     for count in (2, 3, 4):
@@ -90,7 +90,7 @@ def test_few_queries_with_filters_that_few_rows_pass() -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_rows_that_come_in_the_worst_order() -> None:
+def test_rows_in_the_worst_order_are_scanned_right() -> None:
     """Each row is better than all before it, so that each is kept for a while."""
     rng = np.random.default_rng(0)
     case = random_case(rng, metric="dot")
@@ -153,12 +153,12 @@ def test_more_equal_rows_than_there_is_room_for() -> None:
     state = State(1, tuple(appended([], np.arange(1000), coded, full=300)))
     for count in (1, 6):
         queries = [ScanQuery(rows[0], 3)] * count
-        found = [
+        scanned = [
             one
             for parts in PARTS
             for one in nearest(state, queries, "l2", vectors=True, parts=parts, unit=32)
         ]
-        for one in found:
+        for one in scanned:
             assert sorted(one.rowids.tolist()) == list(range(1000))
             assert not one.distances.any()
             assert one.vectors is not None
@@ -170,8 +170,8 @@ def measured_pairs(rounds: range) -> None:
         pytest.skip(f"no native scan: {native.why_not()}")
     for seed in rounds:
         case = random_pairs(np.random.default_rng(seed))
-        found = measure(case.vectors, case.rows, case.points, case.which, case.metric)
-        assert np.array_equal(found, case.by_numpy(), equal_nan=True), f"seed {seed}"
+        scanned = measure(case.vectors, case.rows, case.points, case.which, case.metric)
+        assert np.array_equal(scanned, case.by_numpy(), equal_nan=True), f"seed {seed}"
 
 
 def test_distances_are_numpys_to_the_last_bit() -> None:
@@ -180,11 +180,11 @@ def test_distances_are_numpys_to_the_last_bit() -> None:
 
 
 @pytest.mark.soak
-def test_distances_at_length() -> None:
+def test_many_distances_are_numpys_to_the_last_bit() -> None:
     measured_pairs(range(1_000, 101_000))
 
 
-def test_a_library_that_is_damaged_or_missing(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_library_is_not_loaded(tmp_path: Path) -> None:
     """A file that is cut short would end the process that loads it."""
     if not native.LIBRARY.exists():
         pytest.skip(native.why_not())

@@ -58,8 +58,8 @@ async def output_of(command: list[str], given: bytes) -> tuple[int | None, bytes
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    found, said = await process.communicate(given)
-    return process.returncode, found, said
+    output, said = await process.communicate(given)
+    return process.returncode, output, said
 
 
 async def check(command: list[str], kind: str, seeds: range) -> None:
@@ -69,18 +69,18 @@ async def check(command: list[str], kind: str, seeds: range) -> None:
         lambda: [random_case(np.random.default_rng(seed)) for seed in seeds]
     )
     end = (-1).to_bytes(8, "little", signed=True)
-    code, found, said = await output_of(command, end)
+    code, output, said = await output_of(command, end)
     assert code == 0, said.decode()
-    if not int.from_bytes(found, "little") >> KINDS[kind] & 1:
+    if not int.from_bytes(output, "little") >> KINDS[kind] & 1:
         pytest.skip(f"the processor has no {kind}")
     given = b"".join(
         packed(case, KINDS[kind], PARTS[seed % len(PARTS)])
         for seed, case in zip(seeds, cases, strict=True)
     )
     given += end
-    code, found, said = await output_of(command, given)
+    code, output, said = await output_of(command, given)
     assert code == 0, said.decode()
-    _, answers = unpacked(found, cases)
+    _, answers = unpacked(output, cases)
     for seed, case, near in zip(seeds, cases, answers, strict=True):
         try:
             check_measured(case, near)
@@ -92,28 +92,28 @@ async def check(command: list[str], kind: str, seeds: range) -> None:
 async def check_distances(command: list[str], seeds: range) -> None:
     cases = [random_pairs(np.random.default_rng(seed)) for seed in seeds]
     given = b"".join(case.packed() for case in cases) + (-1).to_bytes(8, "little", signed=True)
-    code, found, said = await output_of(command, given)
+    code, output, said = await output_of(command, given)
     assert code == 0, said.decode()
-    measured = np.frombuffer(found[8:], dtype="<f8")  # behind the kinds of the processor
+    measured = np.frombuffer(output[8:], dtype="<f8")  # behind the kinds of the processor
     wanted = np.concatenate([case.by_numpy() for case in cases])
     assert np.array_equal(measured, wanted, equal_nan=True)
 
 
 @pytest.mark.soak
-async def test_distances_under_sanitizers(sanitized: Path) -> None:
+async def test_distances_under_sanitizers_are_numpys(sanitized: Path) -> None:
     for start in range(0, 20_000, 1_000):
         await check_distances([str(sanitized)], range(start, start + 1_000))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-async def test_under_sanitizers(sanitized: Path, kind: str) -> None:
+async def test_scans_under_sanitizers_find_the_nearest(sanitized: Path, kind: str) -> None:
     for start in range(0, 20_000, 1_000):
         await check([str(sanitized)], kind, range(start, start + 1_000))
 
 
 @pytest.mark.soak
-async def test_on_an_emulated_processor(emulated: list[str]) -> None:
+async def test_scans_are_right_on_an_emulated_processor(emulated: list[str]) -> None:
     """Instructions that this machine lacks are tried where Debian's emulator is installed."""
     await check_distances(emulated, range(60))
     for kind in ("portable", "neon"):

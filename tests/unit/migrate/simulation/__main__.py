@@ -16,7 +16,7 @@ for seed in range(first, last + 1):
     course = Course(seed)
     try:
         course.run()
-    except Exception as error:  # noqa: BLE001 - all of them are told
+    except Exception as error:  # noqa: BLE001 - each is printed
         failed += 1
         sys.stdout.write(f"seed {seed}: {type(error).__name__}: {str(error)[:300]}\n")
     if first == last:

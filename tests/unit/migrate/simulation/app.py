@@ -253,19 +253,19 @@ class Worker:
         async def get(backend: ModelBackend, handle: TableHandle) -> Any:
             return await backend.get(handle, ids, EVERYTHING, lambda rows: rows)
 
-        found = await follower.on(table, get)
-        told = {id: n for n, id in enumerate(found.ids)}
+        present = await follower.on(table, get)
+        placed = {id: n for n, id in enumerate(present.ids)}
         there = self.rows[table]
-        assert told.keys() == there.keys(), (
+        assert placed.keys() == there.keys(), (
             f"{self.name} reads in {follower.name} what it did not write, or misses what it wrote: "
-            f"{sorted(told.keys() ^ there.keys())}"
+            f"{sorted(placed.keys() ^ there.keys())}"
         )
-        for id, n in told.items():
+        for id, n in placed.items():
             read = {
                 "id": id,
-                "embedding": found.vectors[n].tolist(),
-                "version": found.fields["version"][n],
-                "text": found.fields["text"][n],
-                "payload": found.payloads[n],
+                "embedding": present.vectors[n].tolist(),
+                "version": present.fields["version"][n],
+                "text": present.fields["text"][n],
+                "payload": present.payloads[n],
             }
             assert comparable(read) == comparable(there[id]), f"{self.name} reads {read}"

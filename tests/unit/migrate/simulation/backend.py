@@ -60,7 +60,7 @@ _Unused: Any = type("_Unused", (Backend,), dict.fromkeys(Backend.__abstractmetho
 
 
 class ModelBackend(_Unused):
-    """What both kinds have in common, the mark among it."""
+    """The parts of both kinds, such as the mark."""
 
     def __init__(self, disk: Disk, world: World, *, faulty: bool = False) -> None:
         self.disk = disk
@@ -69,7 +69,7 @@ class ModelBackend(_Unused):
         self.run: str | None = None
         """The run that this object acts for."""
         self.waited = 0.0
-        """How long one pause has held its last write at most."""
+        """Seconds that the longest pause has held the last write."""
 
     @property
     def target(self) -> str:
@@ -126,7 +126,7 @@ class ModelBackend(_Unused):
             raise mark.moved_error(self.target)
 
     def may_write(self, *, schema: bool) -> bool:
-        """Whether a write may be committed now; False where it has to wait."""
+        """Return whether a write may be committed now; False if it has to wait."""
         self._check_moved()
         mark = self.held_by()
         if mark is None:

@@ -49,7 +49,7 @@ class SimulationError(AssertionError):
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a seed is about."""
+    """The scenario of a seed."""
 
     source: str
     target: str
@@ -60,13 +60,13 @@ class Scenario:
     calls: int
     """After how many calls a worker of the app comes to rest."""
     stalls: int
-    """How many calls of the app stand still for a long time."""
+    """Number of calls of the app that stall."""
     kills: int
     faults: int
     fault_rate: float
     commands: tuple[str, ...]
     hurry: float
-    """How long the user waits before he begins a failed command again."""
+    """Seconds that the user waits before a failed command is started again."""
     written_at_once: int
     """The rows that make one write of a copy."""
 

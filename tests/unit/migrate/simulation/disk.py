@@ -1,4 +1,4 @@
-"""What a model store has on its disk: tables, the mark of a migration, and locks.
+"""The disk of a model store: tables, the mark of a migration, and locks.
 
 Backends of many processes look at one ``Disk``. Each of its methods is one step that nothing
 interrupts, as a commit is.
@@ -59,7 +59,7 @@ class ModelTable:
 
 
 def place_of(id: str) -> int:
-    """Where a row stands in an export: anywhere, and always at the same place."""
+    """Return the place of a row in exports: any, and always the same."""
     return zlib.crc32(id.encode())
 
 

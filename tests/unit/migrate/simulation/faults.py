@@ -1,4 +1,4 @@
-"""What goes wrong: stores that refuse, break off, lose an answer or hang for a while.
+"""Faults: stores that refuse, break off, lose an answer or hang for a while.
 
 Only the migrator meets it, and only so many times, so that a run that is begun again and again
 has to end.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .backend import ModelBackend
     from .world import World
 
-# What finds no room where there is none.
+# Calls that fail on a full disk.
 _WRITES = frozenset({"insert", "upsert", "add", "create_table", "create_index"})
 
 

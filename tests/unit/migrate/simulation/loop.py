@@ -25,7 +25,7 @@ class Process:
         self.alive = True
         self.buried = False
         self.left: list[asyncio.Handle] = []
-        """What would have run next when it was killed."""
+        """The callbacks that would have run next when it was killed."""
         self.turns = 0
         self.doom: int | None = None
         """After so many turns it is killed."""
@@ -63,7 +63,7 @@ class DeadlockError(Exception):
 
 class SimulatedLoop(asyncio.BaseEventLoop):
     # It takes over how asyncio's own base loop picks what runs next, which has been the same
-    # private method in every version of Python that there is.
+    # private method in every version of Python.
     _ready: Any
     _scheduled: list[asyncio.TimerHandle]
 

@@ -31,11 +31,11 @@ class World:
         self.faults = Faults(self, self.chance, 0, 0.0)
         self.disks = {name: Disk(name, kind) for name, kind in kinds.items()}
         self.holder: Process | None = None
-        """Who holds the lock beside the source."""
+        """The process that holds the lock beside the source."""
         self.named = next(iter(kinds))
-        """What the TOML names."""
+        """The backend that the TOML names."""
         self.stalls = 0
-        """How many calls of the app may still stand still for a long time."""
+        """Number of calls of the app that may still stall."""
         self.trace: list[str] = []
 
     def tell(self, text: str) -> None:
