@@ -59,7 +59,6 @@ def test_a_benchmark_compares_and_finds_no_wrong_answer(subject: str, tmp_path: 
     results = written["results"]
     assert results
     for result in results:
-        assert all(value > 0 for value in result["measured"].values()), result
         assert result["compared"] in out
     if subject in COMPARED:
         assert COMPARED[subject] in {name for result in results for name in result["ratios"]}

@@ -131,6 +131,7 @@ class ExpiringContract(ContractBase):
         if store.supports("text"):
             assert sorted(ids_of(await store.search_text("notes", "wool"))) == LIVE
             assert sorted(ids_of(await store.search_hybrid("notes", "wool", query))) == LIVE
+        assert sorted([record.id async for record in store.rows("notes")]) == LIVE
         batches = [batch async for batch in store.export("notes")]
         assert sorted(id for batch in batches for id in batch["id"].to_pylist()) == LIVE
         assert await store.update("notes", {"year": 9}, ids=["r0", "r1"]) == 1

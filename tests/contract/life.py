@@ -81,18 +81,6 @@ class LifeContract(ContractBase):
             async for _ in export:
                 pass
 
-    async def test_a_store_opens_again(self, tmp_path: Path) -> None:
-        self.need_persistence()
-        rows = small_rows(10)
-        for n, row in enumerate(rows):
-            async with self.connect(tmp_path) as store:
-                await store.create_table("notes", SMALL, exist_ok=True)
-                assert await store.insert("notes", [row]) == 1
-                assert await store.count("notes") == n + 1
-        async with self.connect(tmp_path) as store:
-            assert await store.tables() == ["notes"]
-            assert_same_rows(await store.get("notes", [r["id"] for r in rows]), rows, SMALL)
-
     # Abilities
 
     async def test_calls_of_a_missing_ability_are_refused_by_name(

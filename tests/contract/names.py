@@ -106,28 +106,6 @@ class NamesContract(ContractBase):
                                 assert ids_of(await store.find(table, meant(field))) == wanted
                         raise AssertionError(f"all at once select other rows than {wanted}")
 
-    async def test_a_filter_on_a_list_named_like_a_column_deletes_its_rows_alone(
-        self, store: VectorStore
-    ) -> None:
-        """NOT CONTAINS deletes the rows without the item, and no other."""
-        names = ("oid", "rowid", "json", "root", "id_", "value")
-        schema = Schema(DIM, fields=dict.fromkeys(names, list[str]))
-        for name in names:
-            rows = [
-                {"id": f"r{n}", "embedding": vector, name: tags}
-                for n, (vector, tags) in enumerate(
-                    zip(vectors(4), (["a"], ["b"], [], None), strict=True)
-                )
-            ]
-            await store.create_table(f"notes_{name}", schema)
-            await store.insert(f"notes_{name}", rows)
-            query = vectors(1)[0]
-            hits = await store.search(f"notes_{name}", query, where=F[name].contains("a"))
-            assert ids_of(hits) == ["r0"], name
-            assert await store.update(f"notes_{name}", {"n": 1}, where=F[name].contains("b")) == 1
-            assert await store.delete(f"notes_{name}", where=f"NOT {name} CONTAINS 'a'") == 2
-            assert ids_of(await store.find(f"notes_{name}")) == ["r0", "r3"], name
-
     async def test_reserved_names_may_have_indexes_partitions_and_texts(
         self, store: VectorStore
     ) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from tests.contract.base import ContractBase, filled
 from tests.harness.values import (
-    DIM,
     EVERY_KIND,
     SMALL,
     assert_same_rows,
@@ -17,7 +15,7 @@ from tests.harness.values import (
     small_rows,
 )
 
-from aiovec import Field, Record, Results, Schema, VectorStore
+from aiovec import Record, Results, VectorStore
 from aiovec.errors import FilterError, InvalidNameError, TableNotFoundError
 
 
@@ -61,20 +59,6 @@ class RowsContract(ContractBase):
                 await store.delete("notes", ["r2499"])
             seen.append((row.id, row["year"]))
         assert sorted(seen) == [(row["id"], row["year"]) for row in rows]
-
-    async def test_rows_leaves_expired_rows_out(self, store: VectorStore) -> None:
-        await store.create_table(
-            "notes", Schema(DIM, fields={"until": Field(datetime, expires=True)})
-        )
-        past = datetime.now(UTC) - timedelta(days=1)
-        await store.insert(
-            "notes",
-            [
-                {"id": "gone", "embedding": [1.0] * DIM, "until": past},
-                {"id": "stays", "embedding": [1.0] * DIM},
-            ],
-        )
-        assert [row.id for row in await _all(store)] == ["stays"]
 
     async def test_readers_that_stop_early_leave_the_store_free(self, notes: VectorStore) -> None:
         for _ in range(10):  # more than may be open at once

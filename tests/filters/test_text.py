@@ -157,29 +157,22 @@ def test_an_error_points_at_the_fault_and_names_what_fits() -> None:
 
 # Beside those above, each wrong in a way of its own.
 BAD = (
-    "", "   ", "year", "year =", "= 1", "year = 1 AND", "AND year = 1", "year = 1)",
-    "(year = 1", "year = 'x'", "year = TRUE", "name = 1", "live = 1", "live > TRUE", "live = 'x'",
+    "   ", "= 1", "year = 1 AND", "year = TRUE", "name = 1", "live > TRUE", "live = 'x'",
     "seen = '2024-01-01T00:00:00Z'", "seen > 5", "year = TIMESTAMP '2024-01-01T00:00:00Z'",
-    "seen > TIMESTAMP '2024-01-01T00:00:00'", "seen > TIMESTAMP 'x'", "tags = 'x'",
-    "tags CONTAINS 1", "name CONTAINS 'x'", "year LIKE '1%'", "year STARTSWITH '1'",
-    "embedding = 1", "embedding IS EMPTY", "absent = 1", "Year = 1", "year = NULL",
-    "year IN (1, NULL)", "year IN 1", "year BETWEEN 1", "name = \"x\"", "name = 'x", "year = 1;",
-    "year = 1 -- x", "year = 9223372036854775808", "year = 1e999", "year = nan", "payload = 1",
-    "payload.x CONTAINS NULL", "payload. = 1", "id > 1", "id = 1.5", "id = TRUE", "year IS 1",
-    "year LIKE", "1 = 1", "'a' = 'a'", "year = year", "year + 1 = 2", "NOT", "year = 1 OR OR live",
-    "name.x = 1", "name LIKE 5", "\0", "year = 1\0", "SELECT 1", "year = ?", "year = :x",
-    "1; DROP TABLE notes", "name = 'a' OR '1'='1", "tags = [", "tags = ['a'", "tags = ['a',]",
-    "tags = [1]", "tags = [NULL]", "tags > ['a']", "name = ['a']", "tags IN (['a'])",
-    "name IS EMPTY",
-    "payload.x = [[1]]", "['a'] = tags",
+    "seen > TIMESTAMP '2024-01-01T00:00:00'", "seen > TIMESTAMP 'x'", "year STARTSWITH '1'",
+    "embedding IS EMPTY", "year BETWEEN 1", "year = 1;", "year = 1 -- x", "year = nan",
+    "payload.x CONTAINS NULL", "id > 1", "id = 1.5", "id = TRUE", "year LIKE", "'a' = 'a'",
+    "year = year", "year + 1 = 2", "name.x = 1", "\0", "year = 1\0", "SELECT 1", "year = ?",
+    "year = :x", "1; DROP TABLE notes", "name = 'a' OR '1'='1", "tags = [", "tags = ['a'",
+    "tags = ['a',]", "tags = [1]", "tags = [NULL]", "tags > ['a']", "name = ['a']",
+    "tags IN (['a'])", "name IS EMPTY", "payload.x = [[1]]", "['a'] = tags",
     "year IS TRUE", "name IS NOT FALSE", "tags IS TRUE", "(live) IS", "(live) IS NULL",
     "(live) IS NOT", "(live) IS NOT EMPTY", "(live) IS TRUE FALSE", "year = 1 IS TRUE",
-    "name LIKE 'a' ESCAPE", "name LIKE 'a' ESCAPE ''", "name LIKE 'a' ESCAPE '!!'",
-    "name LIKE 'a!' ESCAPE '!'", "name LIKE 'a!!!' ESCAPE '!'", "name LIKE 'a' ESCAPE 5",
-    "name STARTSWITH 'a' ESCAPE '!'", "year ILIKE '1%'", "name ILIKE 5", "name CONTAINS_TEXT 5",
-    "tags CONTAINS_TEXT 'x'", "year CONTAINS_TEXT '1'", "name NOT IS TRUE",
-    "nums CONTAINS '1'", "nums = ['a']", "weights CONTAINS TRUE", "nums = 1", "nums = [TRUE]",
-    "weights = [1e999]", "nums CONTAINS_TEXT '1'", "weights IS TRUE",
+    "name LIKE 'a' ESCAPE", "name LIKE 'a' ESCAPE ''", "name LIKE 'a!' ESCAPE '!'",
+    "name LIKE 'a!!!' ESCAPE '!'", "name LIKE 'a' ESCAPE 5", "name STARTSWITH 'a' ESCAPE '!'",
+    "year ILIKE '1%'", "name ILIKE 5", "name CONTAINS_TEXT 5", "tags CONTAINS_TEXT 'x'",
+    "year CONTAINS_TEXT '1'", "name NOT IS TRUE", "nums CONTAINS '1'", "nums = ['a']",
+    "weights CONTAINS TRUE", "nums = 1", "nums = [TRUE]", "weights = [1e999]", "weights IS TRUE",
 )  # fmt: skip
 WHERE_AN_ESCAPE_IS_WRONG = {
     "name LIKE 'a' ESCAPE '!!'": 21, "live IS NULL OR name LIKE 'a!' ESCAPE '!'": 26,
@@ -334,20 +327,13 @@ MOST = 1024 * 1024
 CONDITIONS: list[Callable[[str], Any]] = [
     lambda text: F.name == text,
     lambda text: F.name.in_(["a", text]),
-    lambda text: F.name.contains_text(text),
-    lambda text: F.name.startswith(text),
     lambda text: F.name.like(text),
-    lambda text: F.tags.contains(text),
     lambda text: F.tags == [text],
-    lambda text: F["payload.x"] != text,
-    lambda text: f"name = '{text}'",
-    lambda text: f"name IN ('a', '{text}')",
-    lambda text: f"name CONTAINS_TEXT '{text}'",
-    lambda text: f"name STARTSWITH '{text}'",
-    lambda text: f"name LIKE '{text}'",
-    lambda text: f"tags CONTAINS '{text}'",
-    lambda text: f"payload.x = '{text}'",
-]
+    *(lambda text, condition=condition: condition.format(text) for condition in (  # type: ignore[misc]
+        "name = '{}'", "name IN ('a', '{}')", "name CONTAINS_TEXT '{}'", "name STARTSWITH '{}'",
+        "name LIKE '{}'", "tags CONTAINS '{}'", "payload.x = '{}'",
+    )),
+]  # fmt: skip
 
 
 def test_a_text_of_more_than_a_million_characters_is_refused() -> None:
