@@ -1,4 +1,4 @@
-"""The store in web apps: real frameworks, a real store in memory, HTTP and web sockets."""
+"""The store in real web frameworks, over HTTP and web sockets."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_mounted_app_has_its_own_store(tmp_path: Path) -> None:
 
 
 async def test_a_second_store_of_one_app_is_refused(tmp_path: Path) -> None:
-    """Its handlers would all get the last one."""
+    """Otherwise all handlers would get the last one."""
     first, second = lifespan(tmp_path / "a.db"), lifespan(tmp_path / "b.db")
     app = FastAPI()
     async with first(app):

@@ -1,4 +1,4 @@
-"""Stores for the bridges: one backend after the other, open for code with and without await."""
+"""A store for the bridges on each backend, for code with and without ``await``."""
 
 from __future__ import annotations
 

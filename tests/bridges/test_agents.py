@@ -1,4 +1,4 @@
-"""Frameworks of agents that speak the Model Context Protocol, each with its own client.
+"""Agent frameworks that speak the Model Context Protocol, each with its own client.
 
 One at a time is installed, as `nox -s agents` does: they want different versions of each other's
 packages. The lines are those of docs/how-to/agent-memory.md.

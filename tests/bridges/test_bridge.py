@@ -1,4 +1,4 @@
-"""``aiovec.bridge``: what all bridges share."""
+"""``aiovec.bridge``, the base of all bridges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bridge to Haystack passes Haystack's own suites; the retrievers find what the store does."""
+"""The bridge to Haystack: Haystack's own suites, and the retrievers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bridge to LangChain: LangChain's own suites, and what they leave out."""
+"""The bridge to LangChain: LangChain's own suites, and the methods that they leave out."""
 
 from __future__ import annotations
 

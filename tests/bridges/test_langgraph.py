@@ -1,4 +1,4 @@
-"""The bridge to LangGraph: long-term memory, beside LangGraph's own store in memory."""
+"""The bridge to LangGraph, compared with LangGraph's own store in memory."""
 
 from __future__ import annotations
 

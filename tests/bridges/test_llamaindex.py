@@ -1,4 +1,4 @@
-"""The bridge to LlamaIndex, which publishes no suite: its simple store is the measure."""
+"""The bridge to LlamaIndex, compared with its ``SimpleVectorStore``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``llm aiovec similar`` answers as ``llm similar`` does, whatever happened to the collection."""
+"""``llm aiovec similar`` answers as ``llm similar`` does after any change of the collection."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def run(*arguments: str, status: int = 0, stdin: str | None = None) -> str:
 
 
 def embed(collection: str, *rows: str, model: str = "test-8", store: bool = True) -> None:
-    """Embed texts whose ids they are."""
+    """Embed texts that are also their ids."""
     entries = json.dumps([{"id": row, "text": row} for row in rows])
     options = ["--store"] * store
     run("embed-multi", collection, "-", "-m", model, *options, stdin=entries)
 
 
 def answers(*question: str) -> list[str]:
-    """Return the ids of an answer, which must be that of ``llm similar``."""
+    """Return the ids of an answer that equals that of ``llm similar``."""
     theirs, ours = run("similar", *question), run("aiovec", "similar", *question)
     assert ours == theirs
     return [json.loads(line)["id"] for line in ours.splitlines()]

@@ -1,4 +1,4 @@
-"""``aiovec mcp``: the official client drives it, over standard input and over HTTP."""
+"""``aiovec mcp``, called by the official client in process, over standard input and HTTP."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROWS = [
 async def client_of(
     folder: Path, *, writes: bool, readable: list[str] | None = None
 ) -> AsyncIterator[Client]:
-    """Yield a client in the process of the server, on a store with a table of articles."""
+    """Yield a client in the server's process, on a store with a table of articles."""
     async with aiovec.connect(folder / "agent.db", embedder="demo") as store:
         await store.create_table("articles", ARTICLES, exist_ok=True)
         await store.upsert("articles", ROWS)
@@ -245,7 +245,7 @@ async def test_an_error_reaches_the_model_with_its_text(tmp_path: Path) -> None:
 
 
 async def test_an_argument_that_a_tool_does_not_have_is_refused(tmp_path: Path) -> None:
-    """A filter of another name would find, and delete, everybody's rows."""
+    """A misspelt filter would return, or delete, everybody's rows."""
     async with client_of(tmp_path, writes=True) as client:
         for id, user in (("m1", "ana"), ("m2", "ben")):
             await call(client, "remember", text="A text.", id=id, facts={"user": user})

@@ -1,4 +1,4 @@
-"""Shared by the tests of the command: a folder, a store in it, and a TOML file that names it."""
+"""A folder, a store in it, a TOML file that names the store, and files to import."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run() -> Run:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder without a TOML file, and an environment that names none."""
+    """Change to an empty folder, in an environment that names no TOML file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
@@ -56,7 +56,7 @@ def store(folder: Path) -> Path:
 
 @pytest.fixture
 def config(folder: Path, store: Path) -> Path:
-    """A TOML file, elsewhere, whose sqlite store is ``store``."""
+    """A TOML file in another folder, whose sqlite store is ``store``."""
     path = folder / "elsewhere" / "my.toml"
     path.parent.mkdir()
     path.write_text('[retrieval]\nbackend = "sqlite"\nsqlite_path = "../notes.db"\n', "utf-8")
@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def old(folder: Path) -> Path:
-    """A database of another program: a vec0 table, and BLOBs."""
+    """A database of another program with a vec0 table and BLOBs."""
     path = folder / "old.db"
     db = connect(path)
     db.execute(

@@ -1,4 +1,4 @@
-"""The command itself: help, version, wrong usage, and which store it uses."""
+"""The command: help, version, wrong usage, failures, and the choice of the store."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_wrong_usage_exits_with_2_and_writes_nothing(run: Run, store: Path, fold
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-# What was written, and the cure that the error names.
+# A command line, and the cure that its error names.
 CURES = {
     "tables n.db": "write -s n.db",
     "serve n.db": "write -s n.db",

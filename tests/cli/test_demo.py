@@ -1,4 +1,4 @@
-"""aiovec demo: the first thing that a newcomer sees."""
+"""aiovec demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that other packages bring: found, listed with their help, and harmless when broken."""
+"""Commands of other packages: listed, run, and harmless when broken."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BROKEN = {
 
 @pytest.fixture
 def beside(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command where what is in ``site`` can be imported."""
+    """Run the command with the modules of ``site`` importable."""
     monkeypatch.syspath_prepend(folder / "site")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")

@@ -1,4 +1,4 @@
-"""aiovec import and aiovec export, as a user types them. Formats and rows are in tests/transfer."""
+"""aiovec import and export as a user types them; tests/transfer has formats and rows."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_a_rejected_row_makes_the_exit_code_1(run: Run, folder: Path) -> None:
     assert "rows: rejected 3 rows: the vector has 3 dimensions, not 2" in plain.err
     assert len((folder / "rows.jsonl.rejects.jsonl").read_text().splitlines()) == 5
     assert run("import", written(path, *good), "-s", "x.db", "--upsert", "--json").json["complete"]
-    assert not (folder / "rows.jsonl.rejects.jsonl").exists()  # it told of rows that are there now
+    assert not (folder / "rows.jsonl.rejects.jsonl").exists()  # its rows are imported now
 
 
 def test_the_database_of_another_program_is_copied_on_request_and_never_changed(
     run: Run, old: Path, folder: Path
 ) -> None:
-    """docs/how-to/from-sqlite-vec.md, whose commands are run, shows what is said of it."""
+    """The rest is shown by docs/how-to/from-sqlite-vec.md, whose commands are run."""
     before = old.read_bytes()
     finished = run("import", f"{old}#items", "-s", "new.db")
     advice = "--backup COPY copies it first"

@@ -1,4 +1,4 @@
-"""The command on a LanceDB store: what it shows, finds wrong, and its indexes."""
+"""The command on a LanceDB store: facts, findings, indexes and upkeep."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANY = 400
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of LanceDB with the table ``notes``, which nobody changes."""
+    """A folder of LanceDB with the table ``notes``; tests must not change it."""
     path = tmp_path_factory.mktemp("lance") / "notes.lance"
     with sync.connect(f"lancedb://{path}") as store:
         store.create_table("notes", SCHEMA)
@@ -127,7 +127,7 @@ def test_an_index_is_built_replaced_and_dropped(run: Run, folder: Path) -> None:
 
 
 def test_optimize_runs_in_rounds_past_a_failing_table(run: Run, lance: Path, folder: Path) -> None:
-    """``optimize``, once or in rounds, in which a table that fails ends nothing."""
+    """Once without ``--every``, and then in rounds."""
     target = f"lancedb://{lance}"
     with sync.connect(target) as store:
         for n in range(8):

@@ -1,4 +1,4 @@
-"""aiovec migrate, as a user types it. What a migration does is in tests/migrate."""
+"""aiovec migrate as a user types it; tests/migrate has the migrations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rows_of(target: str | Path) -> list[Any]:
 
 @pytest.fixture
 def toml(folder: Path, store: Path) -> Path:
-    """A TOML file whose sqlite store has a table, and whose lancedb store is not there yet."""
+    """A TOML file whose sqlite store has a table and whose lancedb store does not exist yet."""
     path = folder / "my.toml"
     path.write_text(
         '# mine\n[retrieval]\nbackend = "sqlite"  # now\n'

@@ -1,4 +1,4 @@
-"""The command as a process: its streams, terminals, pipes, signals, and what it imports."""
+"""The command as a process: streams, terminals, pipes, signals and imports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROW = b'{"id": "a", "embedding": [1, 0]}\n'
 
 
 def on_a_terminal(*arguments: str, command: Sequence[str] = COMMAND) -> tuple[int, str]:
-    """Run the command on a terminal of its own; its exit code and all that it wrote there."""
+    """Run the command on a new terminal; return its exit code and its output."""
     import pty
 
     main, other = pty.openpty()
@@ -56,7 +56,7 @@ def on_a_terminal(*arguments: str, command: Sequence[str] = COMMAND) -> tuple[in
 
 
 def in_a_shell(line: str) -> tuple[int, str, str]:
-    """Run a line of a shell in which ``aiovec`` is the command."""
+    """Run a shell line in which ``aiovec`` is the command."""
     line = re.sub(r"\baiovec\b", shlex.join(COMMAND), line)
     done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
@@ -129,7 +129,7 @@ def test_a_terminal_gets_colours_and_progress(store: Path, folder: Path) -> None
 
 
 def beside_progress(error: str) -> list[str]:
-    """Return the lines of an error output but for those of an export that takes long."""
+    """Return the lines of an error output without those of a slow export's progress."""
     return [line for line in error.splitlines() if not line.startswith("exporting")]
 
 
@@ -220,7 +220,7 @@ def test_an_interrupted_migration_says_how_to_continue(run: Run, store: Path, fo
         assert process.stderr is not None
         while not (line := process.stderr.readline()).startswith("copying"):
             assert line, "it ended before it copied"
-        # Another terminal is told of it, and the source goes on to serve.
+        # Another terminal sees the migration, and the source continues to serve.
         assert "next    continue with the command" in run("migrate", "status", *places).out
         assert run("migrate", "run", *places).code == 1
         assert run("tables", "-s", store).code == 0

@@ -55,7 +55,7 @@ def test_a_search_shows_chosen_fields_in_one_line_each(run: Run, store: Path) ->
 
 @pytest.fixture
 def texts(folder: Path) -> Path:
-    """A TOML file with an embedder, and its store with texts of which one has no vector."""
+    """A TOML file with an embedder, whose store has texts, one without a vector."""
     path = folder / "texts.toml"
     path.write_text(
         '[retrieval]\nsqlite_path = "texts.db"\n[retrieval.embedders.default]\nkind = "demo"\n'

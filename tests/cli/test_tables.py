@@ -1,4 +1,4 @@
-"""Commands that change tables, and those that need no TABLE where there is only one."""
+"""Commands that change tables, and commands without TABLE in a store with one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents that tests write: PDFs, and a folder of notes."""
+"""PDFs that tests write."""
 
 from __future__ import annotations
 

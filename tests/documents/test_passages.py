@@ -1,4 +1,4 @@
-"""``aiovec.documents``: where a document is cut, and what its rows say."""
+"""``aiovec.documents``: the cuts of a document, and the fields of its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server on loopback that speaks OpenAI's protocol for embeddings, and misbehaves as told."""
+"""A server on loopback that speaks OpenAI's protocol for embeddings, and fails on request."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ DIM = 8
 
 
 def vector_of(text: str, dim: int = DIM) -> list[float]:
-    """The vector that the service makes of a text."""
+    """Return the service's vector of a text."""
     return [1.0 + sum(ord(c) for c in text[n::dim]) % 97 for n in range(dim)]
 
 
 class Request:
-    """A request that came in: the headers in lower case, and the document."""
+    """A received request: its headers in lower case, and its document."""
 
     def __init__(self, head: str, body: bytes) -> None:
         first, *lines = head.split("\r\n")
@@ -54,7 +54,7 @@ class Reply:
 
 
 def answer(request: Request, dim: int = DIM) -> Reply:
-    """The right answer, last text first: the index says which is which."""
+    """Return the right answer, in reverse order, as the index of each vector says."""
 
     data = [
         {"object": "embedding", "index": n, "embedding": vector_of(text, dim)}
@@ -64,7 +64,7 @@ def answer(request: Request, dim: int = DIM) -> Reply:
 
 
 class Service:
-    """``plan`` are replies for the next requests, made of each; then the right answer follows."""
+    """Answers with the next reply of ``plan``, and rightly when that is empty."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []

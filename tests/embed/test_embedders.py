@@ -1,4 +1,4 @@
-"""Embedders of an app: how they are described, and what happens when they misbehave."""
+"""An app's embedders: their descriptions, calls and failures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Plain:
 
 
 class Awaited(Plain):
-    """The same, awaited."""
+    """An awaited embedder of two dimensions."""
 
     async def __call__(self, texts: list[str]) -> Any:  # type: ignore[override]
         return self.answer(texts)
@@ -81,14 +81,14 @@ async def opened(embedder: Any) -> VectorStore:
 
 
 def imported(toml: Toml, monkeypatch: pytest.MonkeyPatch, embedder: Any, keys: str) -> Path:
-    """A TOML file that names an embedder by its module, as an app's own, with these keys."""
+    """Write a TOML file that names an app's embedder by its module, with these keys."""
     module = types.ModuleType("their_embedder")
     module.embed = embedder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "their_embedder", module)
     return toml(f'kind = "their_embedder:embed"\n{keys}\n')
 
 
-# What they answer
+# Answers
 
 
 def raises(error: type[BaseException]) -> Callable[[list[str]], Any]:
@@ -132,7 +132,7 @@ async def test_a_wrong_answer_or_an_error_of_an_embedder_writes_nothing(
 
 
 async def test_a_generator_is_read_in_a_thread() -> None:
-    """Libraries of local models give generators, which compute when they are read."""
+    """Libraries of local models return generators, which compute while they are read."""
     threads = set()
 
     def lazily(texts: list[str]) -> Iterator[list[float]]:
@@ -295,7 +295,7 @@ async def test_an_embedder_is_described_by_file_argument_or_environment(
 
     await used(":memory:", config=toml('kind = "demo"'))
     described: Any = {"default": {"kind": "demo", "batch_size": 8}}
-    # What an app describes comes before the file.
+    # An app's own description comes before that of the file.
     config = toml('kind = "openai"\nmodel = "none"\ndim = 2\nbase_url = "http://127.0.0.1:9"')
     await used(tmp_path / "notes.db", embedders=described, config=config)
 
@@ -309,7 +309,7 @@ async def test_an_embedder_is_described_by_file_argument_or_environment(
 
 
 def saved_model(folder: Path, name: str = "embeddings", **tensor: Any) -> Path:
-    """A folder as model2vec saves it: three words and their vectors of two numbers."""
+    """Write a folder as model2vec does, with three words and their vectors of two numbers."""
     tokenizers = pytest.importorskip("tokenizers")
     folder.mkdir()
     words = tokenizers.models.WordLevel({"[UNK]": 0, "cat": 1, "dog": 2}, unk_token="[UNK]")

@@ -1,4 +1,4 @@
-"""What a table keeps of its embedder, and what a stranger's table may not make a process do."""
+"""The recipe of an embedder that a table keeps, and the limits of a stranger's recipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROWS = [{"id": "zip", "body": "reading zip files"}, {"id": "net", "body": "openi
 
 
 async def a_table(target: Path, recipe: Any, *, model: str = "m", dim: int = DIM) -> None:
-    """Write a table that describes its embedder so, as a stranger may."""
+    """Create a table with this recipe of its embedder, as a stranger may."""
     schema = Schema(dim, model=model, fields=FIELDS, embed=Embed("body", recipe=recipe))
     async with aiovec.connect(target) as store:
         await store.create_table("notes", schema)
@@ -221,7 +221,7 @@ async def test_a_schema_without_dim_gets_it_from_the_embedder() -> None:
             await store.create_table("notes", schema)
 
 
-# What an app gives
+# Embedders of an app
 
 
 async def test_a_default_and_a_named_embedder_are_used_together() -> None:

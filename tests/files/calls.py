@@ -1,4 +1,4 @@
-"""Calls of a store with the table of ``tests.harness.scripts``, by their names."""
+"""Reads and writes of the table of ``tests.harness.scripts``, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The current folder changes under an open store, or is removed: a store stays where it is."""
+"""A store stays where it is when the current folder changes or is removed."""
 
 from __future__ import annotations
 

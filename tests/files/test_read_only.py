@@ -1,4 +1,4 @@
-"""Stores that are opened for reading only, also where nothing can be written."""
+"""Read-only stores, also on read-only media."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from aiovec.asgi import lifespan
 
 
 async def fill(folder: Path, kind: str) -> str:
-    """A store of two rows that is closed."""
+    """Create and close a store with two rows; return its target."""
     target = target_in(folder, kind)
     async with aiovec.connect(target) as store:
         await store.create_table(TABLE, SCHEMA)
@@ -39,7 +39,7 @@ async def fill(folder: Path, kind: str) -> str:
 
 @pytest.fixture
 def sealed() -> Iterator[Callable[[Path, Path], None]]:
-    """Makes a folder seen at a place where not even root can write, until the test ends."""
+    """Return a function that mounts a folder where not even root can write."""
     mounted: list[Path] = []
 
     def seal(folder: Path, place: Path) -> None:
@@ -67,7 +67,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 async def check_reads(store: VectorStore, copy: Path) -> None:
-    """Every reading call, and a copy of the store."""
+    """Make every reading call, and back the store up."""
     assert store.read_only
     assert store.supports("read-only")
     await store.ping()
@@ -93,7 +93,7 @@ async def check_refusals(store: VectorStore) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_read_only_store_reads_and_writes_nothing(tmp_path: Path, kind: str) -> None:
-    """Reads work, writes are refused, and the store's own files stay as they were."""
+    """Its files stay as they were."""
     target = await fill(tmp_path, kind)
     before = await to_thread(contents, tmp_path)
     async with aiovec.connect(target, read_only=True) as store:
@@ -101,7 +101,7 @@ async def test_a_read_only_store_reads_and_writes_nothing(tmp_path: Path, kind: 
         await check_refusals(store)
     after = await to_thread(contents, tmp_path)
     assert {name: after.get(name) for name in before} == before
-    # What SQLite itself needs to read while others may write.
+    # SQLite needs these to read while others may write.
     others = {name for name in after.keys() - before.keys() if not name.startswith("copy")}
     assert others <= {"store.db-shm", "store.db-wal"}
     async with aiovec.connect(target) as store:
@@ -139,7 +139,7 @@ LONG = {"id": "", "embedding": QUERY, "name": "x" * 20_000, "year": 0}
 async def test_a_long_read_beside_a_writer_ends_or_names_keep_versions(
     tmp_path: Path, sealed: Callable[[Path, Path], None], sealing: bool
 ) -> None:
-    """What is read is kept, or the error names the setting that would keep it."""
+    """The version that is read is kept, or the error names the setting that would keep it."""
     folder = tmp_path / "folder"
     await to_thread(folder.mkdir)
     target = place = target_in(folder, "lancedb")
@@ -173,7 +173,7 @@ async def test_a_long_read_beside_a_writer_ends_or_names_keep_versions(
 async def test_a_wal_on_a_read_only_medium_is_read_or_refused(
     tmp_path: Path, sealed: Callable[[Path, Path], None]
 ) -> None:
-    """Rows that are in the WAL alone are read, or the store is refused."""
+    """Also if some rows are in the WAL alone."""
     source = Path(await fill(tmp_path, "sqlite"))
     for ends in (("", "-wal", "-shm"), ("", "-wal")):
         folder = tmp_path / f"{len(ends)} files"
@@ -193,7 +193,7 @@ async def test_a_wal_on_a_read_only_medium_is_read_or_refused(
 
 
 async def test_a_reader_beside_a_writer_sees_each_acknowledged_write(tmp_path: Path) -> None:
-    """It sees each acknowledged write, and holds none up."""
+    """It blocks no write."""
     target = await fill(tmp_path, "sqlite")
     async with aiovec.connect(target, read_only=True) as reader, aiovec.connect(target) as store:
         for n in range(10):
@@ -205,7 +205,7 @@ async def test_a_reader_beside_a_writer_sees_each_acknowledged_write(tmp_path: P
 async def test_a_reader_notices_a_writer_that_it_cannot_lock_out(
     tmp_path: Path, sealed: Callable[[Path, Path], None]
 ) -> None:
-    """The file is read as one that nobody changes; when somebody does, no answer is wrong."""
+    """The file was opened as one that nobody changes; no answer may be wrong."""
     folder, medium = tmp_path / "folder", tmp_path / "medium"
     await to_thread(folder.mkdir)
     target = await fill(folder, "sqlite")
@@ -219,7 +219,7 @@ async def test_a_reader_notices_a_writer_that_it_cannot_lock_out(
 
 
 async def test_read_only_creates_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error, and nothing is made."""
+    """The error names the target."""
     monkeypatch.chdir(tmp_path)
     for target in ("absent.db", "absent/notes.db", "folder", "lancedb://absent"):
         with pytest.raises(ConfigError, match="there is no store at"):

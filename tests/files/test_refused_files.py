@@ -1,4 +1,4 @@
-"""Files that are not stores, or no longer: a clear error, and not one byte of them is changed."""
+"""Foreign, newer and damaged files get a clear error, and no byte of them changes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that was closed, to be copied."""
+    """The file of a closed store, to be copied."""
     path = tmp_path_factory.mktemp("whole") / "notes.db"
 
     async def make() -> None:
@@ -63,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def look_at(path: Path) -> dict[str, tuple[str, int]]:
-    """The files in the same folder, and when they were written."""
+    """Return the hash and the time of each file in the folder."""
     return {
         one.name: (hashlib.sha256(one.read_bytes()).hexdigest(), one.stat().st_mtime_ns)
         for one in path.parent.iterdir()
@@ -129,7 +129,7 @@ asyncio.run(main())
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 async def test_a_file_beside_the_wal_of_another_is_refused(tmp_path: Path) -> None:
-    """By hand, after a kill: the WAL is of another file, and whose rows count nobody can tell."""
+    """As after a kill and a backup copied by hand: nobody can say which rows count."""
     path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
     async with aiovec.connect(path) as store:
         await store.create_table(TABLE, SCHEMA)

@@ -1,4 +1,4 @@
-"""Stores that released versions wrote: this version opens, searches, changes and checks them."""
+"""Stores of released versions can be opened, searched, changed and checked."""
 
 from __future__ import annotations
 

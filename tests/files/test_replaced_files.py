@@ -47,7 +47,7 @@ def renamed(path: Path) -> None:
 
 
 def replaced(path: Path) -> None:
-    """By a copy."""
+    """Replace the store by a copy of it."""
     renamed(path)
     elsewhere = path.with_name("elsewhere")
     (shutil.copytree if elsewhere.is_dir() else shutil.copy)(elsewhere, path)
@@ -129,7 +129,7 @@ async def test_a_reader_follows_newer_copies(tmp_path: Path, kind: str) -> None:
 
 
 async def test_a_link_that_was_switched_is_noticed(tmp_path: Path) -> None:
-    """As deployments do that switch a link."""
+    """As deployments do."""
     for name in ("one.db", "two.db"):
         await (await filled(str(tmp_path / name))).close()
     link = tmp_path / "notes.db"
@@ -143,7 +143,7 @@ async def test_a_link_that_was_switched_is_noticed(tmp_path: Path) -> None:
 
 
 async def test_writes_while_the_file_is_replaced_are_refused_or_kept(tmp_path: Path) -> None:
-    """Whatever was acknowledged is in the file that the name led to at that time."""
+    """Each acknowledged write is in the file that had the name at that time."""
     path = tmp_path / "notes.db"
     await (await filled(str(path))).close()
     await to_thread(shutil.copy, path, tmp_path / "other.db")

@@ -30,7 +30,7 @@ from aiovec import (
 
 
 async def backed_up(target: str, backup: Path) -> None:
-    """A store of a and b with a backup of it, and c written since; closed."""
+    """Create a store with the rows a and b, back it up, add c, and close it."""
     async with aiovec.connect(target) as store:
         await store.create_table(TABLE, SCHEMA)
         await store.insert(TABLE, [row("a", 1), row("b", 2)])
@@ -49,7 +49,7 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_backup_is_of_one_moment(tmp_path: Path, kind: str) -> None:
-    """Of each writer it holds what was written to one table and, at most, not yet to the other."""
+    """It may lack only the last row that a writer was adding to both tables."""
     async with aiovec.connect(target_in(tmp_path, kind)) as store:
         await store.create_table("one", SCHEMA)
         await store.create_table("two", SCHEMA)
@@ -90,7 +90,7 @@ async def test_a_backup_is_of_one_moment(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_restore_replaces_a_store_or_creates_one(tmp_path: Path, kind: str) -> None:
-    """The old store is kept unless ``overwrite`` is true, and no file of it stays beside."""
+    """The old store is kept, unless ``overwrite`` is true."""
     target, backup = target_in(tmp_path, kind), tmp_path / "backup"
     await backed_up(target, backup)
     kept = await aiovec.restore(backup, target)
@@ -110,7 +110,7 @@ async def test_a_restore_replaces_a_store_or_creates_one(tmp_path: Path, kind: s
 
 
 async def test_a_cursor_from_before_a_restore_skips_no_new_row(tmp_path: Path) -> None:
-    """The restored store counts on from the one that it replaces."""
+    """The restored store continues the numbers of the replaced one."""
     target, backup = target_in(tmp_path, "sqlite"), tmp_path / "backup.db"
     await backed_up(target, backup)
 
@@ -150,7 +150,7 @@ print("ready", flush=True); sys.stdin.read()
 
 
 async def refused(target: str, backup: Path) -> None:
-    """Somebody uses the store, and everything is as it was."""
+    """Check that the restore is refused and changes nothing."""
     before = await to_thread(names_in, backup.parent)
     for overwrite in (False, True):
         with pytest.raises(StoreBusyError, match="in use"):
@@ -191,7 +191,7 @@ async def test_a_restore_is_refused_while_another_process_uses_the_store(
 
 
 async def test_a_restore_is_refused_while_a_lancedb_version_is_read(tmp_path: Path) -> None:
-    """Refused while somebody reads a version; a store that is open only notices later."""
+    """A store that is merely open notices the restore at its next call."""
     target, backup = target_in(tmp_path, "lancedb"), tmp_path / "backup"
     await backed_up(target, backup)
     async with aiovec.connect(target) as store:
@@ -217,7 +217,7 @@ def foreign(path: Path) -> None:
 
 
 async def test_a_restore_checks_the_backup_and_the_target_first(tmp_path: Path) -> None:
-    """The backup is checked before anything is changed, and a mistyped target is not replaced."""
+    """So a mistyped target is not replaced."""
     path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
     await backed_up(str(path), backup)
     torn = Path(await to_thread(shutil.copy, backup, tmp_path / "torn.db"))
@@ -272,7 +272,7 @@ async def test_a_restore_that_fails_leaves_the_store_as_it_was(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions, and links need some")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nobody_else_reads_a_backup_or_what_was_restored(tmp_path: Path, kind: str) -> None:
-    """As the umask says, and of a file its own permissions. A link leads to the restored store."""
+    """The umask and the file's own permissions hold; a link leads to the restored store."""
     target, backup = target_in(tmp_path, kind), tmp_path / "backup"
     private = 0o600 if kind == "sqlite" else 0o700
     umask = os.umask(0o077)

@@ -1,4 +1,4 @@
-"""Arrow data that is damaged, or made to do damage, is refused and never ends the process."""
+"""Damaged or malicious Arrow data is refused and never ends the process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = Schema(2, fields={"name": str, "tags": list[str], "year": int})
 
 
 def damaged_text(offsets: list[int], data: bytes, valid: bytes | None = None) -> pa.Array:
-    """Text of any offsets: they are changed behind Arrow's back, as a file may hold them."""
+    """Return text with any offsets, valid or not, as a file may hold them."""
     memory = np.zeros(len(offsets), np.int32)
     memory[-1] = len(data)
     array = pa.Array.from_buffers(
@@ -31,7 +31,7 @@ def damaged_text(offsets: list[int], data: bytes, valid: bytes | None = None) ->
 
 
 def latin(rows: int, bad: int) -> pa.Array:
-    """Text of which one row is not UTF-8."""
+    """Return texts, one of which is not UTF-8."""
     data = b"".join(b"caf\xe9" if row == bad else b"cafe" for row in range(rows))
     return damaged_text(list(range(0, 4 * rows + 4, 4)), data)
 
@@ -115,7 +115,7 @@ async def test_few_bytes_that_unpack_to_gigabytes_are_refused(tmp_path: Path) ->
                     with pytest.raises(InvalidRowError) as caught:
                         await store.insert("t", rows)
                     assert caught.value.field == name
-        endless = pa.Array.from_buffers(pa.null(), 2**40, [None])  # of which Arrow keeps no byte
+        endless = pa.Array.from_buffers(pa.null(), 2**40, [None])  # Arrow keeps no byte of it
         for wrong in (
             pa.table({"id": endless, "embedding": endless}), {"id": endless, "embedding": endless},
             {"id": ["a"], "embedding": [[1.0, 2.0]], "name": endless},

@@ -1,4 +1,4 @@
-"""Arrow bodies that were damaged: a server refuses them, stays alive and shows none of it."""
+"""A server refuses damaged Arrow bodies, stays alive and shows nothing of its memory."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class Sender(HTTPConnection):
 
 
 def messages(table: pa.Table) -> list[bytearray]:
-    """Return the messages of a stream, which ends with the last one."""
+    """Return the messages of a stream and its end."""
     batches = table.combine_chunks().to_batches()
     parts = [table.schema.serialize(), *(batch.serialize() for batch in batches)]
     return [*(bytearray(part) for part in parts), bytearray(b"\xff\xff\xff\xff\0\0\0\0")]
 
 
 def misled(column: pa.Array, name: str, offsets: list[int]) -> bytes:
-    """A stream of a column of two texts of three bytes, whose offsets point elsewhere."""
+    """Return a stream with two texts of three bytes, whose offsets point elsewhere."""
     stream = b"".join(messages(pa.table({name: column})))
     good = np.array([0, 3, 6], np.int32).tobytes()
     assert stream.count(good) == 1
@@ -75,7 +75,7 @@ def misled(column: pa.Array, name: str, offsets: list[int]) -> bytes:
 
 
 def unknown_first(name: str) -> bytes:
-    """A stream whose first message says that it is of a kind which Arrow does not know."""
+    """Return a stream whose first message is of a kind that Arrow does not know."""
     schema, *rest = messages(pa.table({name: ["row-1", "row-2"]}))
     (length,) = struct.unpack_from("<I", schema, 4)
     metadata = schema[8 : 8 + length]
@@ -105,7 +105,7 @@ def test_an_invalid_body_is_neither_read_nor_shown(server: Served) -> None:
         for body, status in bad:
             for method, path in (*ENDPOINTS, ("POST", "records")):
                 assert sender.send_body(method, path, body)[0] == status, path
-        # Of good data for an argument that is no column, the type is told, and nothing of it.
+        # The error for a column instead of a plain argument names its type and shows no value.
         body = b"".join(messages(pa.table({"limit": ["abc"], "vectors": [[1.0, 0, 0, 0]]})))
         status, answer = sender.send_body("POST", "search_many", body)
         assert status == 422
@@ -125,7 +125,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def request(chance: random.Random) -> tuple[str, str, pa.Table]:
-    """A good request, with columns in layouts chosen at random."""
+    """Return a good request, its columns in random layouts."""
     if chance.random() < 0.3:
         mode = chance.choice(["mode=upsert", "onConflict=skip", "onConflict=replace"])
         return "POST", f"records?{mode}", pa.table(columns(ROWS, chance))
@@ -143,7 +143,7 @@ def request(chance: random.Random) -> tuple[str, str, pa.Table]:
 
 
 def damaged(parts: list[bytearray], chance: random.Random) -> bytes:
-    """Change the metadata of messages, or the buffers behind them; or leave something out."""
+    """Change the metadata or the buffers of messages, or drop a part."""
     for _ in range(chance.choice([1, 1, 2, 3])):
         part = chance.choice(parts[:-1])
         end = 8 + struct.unpack_from("<I", part, 4)[0]

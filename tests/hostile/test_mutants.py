@@ -1,4 +1,4 @@
-"""Arrow batches whose buffers were changed at random are refused, or stored as Arrow reads them."""
+"""Arrow batches with randomly changed buffers are refused, or stored as Arrow reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = ["", "short", "longer than the twelve bytes of a view", "größer", None
 
 
 def as_text(values: list[Any], chance: random.Random) -> pa.Array:
-    """Text in one of the layouts that Arrow has for it."""
+    """Return text in a random layout of Arrow."""
     plain = pa.array(values, pa.utf8())
     layouts = [
         lambda: plain, lambda: plain, lambda: pa.array(values, pa.large_utf8()),
@@ -31,7 +31,7 @@ def as_text(values: list[Any], chance: random.Random) -> pa.Array:
 
 
 def columns(rows: int, chance: random.Random) -> dict[str, pa.Array]:
-    """Good columns for ``SCHEMA``, each in a layout chosen at random."""
+    """Return good columns for ``SCHEMA``, each in a random layout."""
     maybe = [None if chance.random() < 0.3 else n for n in range(rows)]
     tags = [None if n is None else ["a", "a tag longer than a view"][: n % 3] for n in maybe]
     lists = [pa.list_(pa.utf8()), pa.large_list(pa.utf8()), pa.list_view(pa.utf8())]
@@ -75,7 +75,7 @@ def changed(part: bytearray, chance: random.Random) -> None:
 
 
 def mutant(chance: random.Random) -> pa.RecordBatch:
-    """A batch whose buffers were changed after Arrow had read it."""
+    """Return a batch whose buffers were changed after Arrow had read it."""
     sink = io.BytesIO()
     batch = sample(chance)
     with ipc.new_stream(sink, batch.schema) as writer:

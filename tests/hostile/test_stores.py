@@ -1,4 +1,4 @@
-"""Damaged stores: every call ends in an answer or an error of aiovec, and soon."""
+"""Each call on a damaged store soon ends in an answer or an ``AiovecError``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def validated(store: VectorStore) -> None:
 
 
 async def make(target: str) -> None:
-    """A store that has been written to in several calls."""
+    """Create a store in several calls."""
     async with aiovec.connect(target) as store:
         await store.create_table(TABLE, SCHEMA)
         for start in (0, 50, 100):
@@ -45,7 +45,7 @@ async def make(target: str) -> None:
 
 
 def damage(whole: Path, chance: random.Random) -> str:
-    """Change bits, cut, or overwrite a part of a file of the store."""
+    """Flip bits of a file of the store, cut it, or overwrite a part; return what was done."""
     files = [whole] if whole.is_file() else sorted(f for f in whole.rglob("*") if f.is_file())
     file = chance.choice([one for one in files if one.stat().st_size])
     data = bytearray(file.read_bytes())
@@ -66,7 +66,7 @@ def damage(whole: Path, chance: random.Random) -> str:
 
 
 async def try_all(target: str) -> str:
-    """Return whether something was told; an error that is not ours is raised."""
+    """Return ``answered``, ``error`` or ``refused``; raise any error that is not aiovec's."""
     outcome = "answered"
     try:
         async with aiovec.connect(target) as store:

@@ -1,4 +1,4 @@
-"""`aiovec import` of stores that other libraries wrote: each row comes as its library has it.
+"""`aiovec import` of other libraries' stores: each row comes as its library returns it.
 
 Each store is made in another process, as a user's is: what a library keeps in memory is not there.
 """
@@ -118,7 +118,7 @@ def test_chroma_collections_keep_ids_vectors_and_documents(store: Any) -> None:
         for m, text in zip(METADATA, TEXTS, strict=True)
     ]
     assert_rows(rows, IDS, VECTORS, wanted)
-    done = bring("chroma")  # all of them; the empty one is told
+    done = bring("chroma")  # all of them; the empty one is named
     assert {one["name"]: one["rows"] for one in done.json["tables"]}["bare"] == 1
     assert "left out, without dense vectors: empty" in done.err
     refused = bring("chroma:chroma#empty")
@@ -446,7 +446,7 @@ def test_a_docstore_runs_no_code(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Any]:
-    """A connection to a server of its own, which runs for these tests."""
+    """Yield a connection to a PostgreSQL server that runs for these tests."""
     psycopg = pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     control = shutil.which("pg_ctl") or (str(programs[-1]) if programs else None)

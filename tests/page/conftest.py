@@ -1,4 +1,4 @@
-"""A browser and servers for the tests of the page, each started once."""
+"""A browser and servers, each started once for all tests of the page."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def served(browser: Browser, serve: Serve) -> Served:
-    """The server that most tests look at. It allows the page to write."""
+    """The server of most tests, which lets the page write."""
     return await asyncio.to_thread(serve, writes=True)
 
 
 class Watch:
-    """What went on in a page that must not: errors, other hosts, breaches of the policy."""
+    """Collects what must not happen in a page: errors, other hosts, breaches of the policy."""
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
@@ -129,7 +129,7 @@ async def context(browser: Browser, served: Served) -> AsyncIterator[BrowserCont
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(context: BrowserContext, served: Served) -> AsyncIterator[Page]:
-    """A new page at the server. Nothing may go on in it that must not, and nothing stays of it."""
+    """Yield a new page; at its end fail if a script ran, an error came or something was kept."""
     made = await context.new_page()
     watch = Watch(served.url)
     await watch.attach(made)

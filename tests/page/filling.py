@@ -1,4 +1,4 @@
-"""The tables that the browser's tests look at."""
+"""The tables of the browser's tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOPICS = {
 
 
 async def fill(place: Path) -> None:
-    """Make a store with the tables."""
+    """Create a store with the tables."""
     async with aiovec.connect(place, embedders=EMBEDDERS) as store:
         await _fill(store)
 

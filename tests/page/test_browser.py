@@ -220,7 +220,7 @@ async def test_each_view_passes_axe_and_fits_a_phone(page: Page) -> None:
         await visit(page, where)
         for scheme in SCHEMES:
             await page.emulate_media(color_scheme=scheme)
-            # Which elements there are is the same in both: colours alone are looked at again.
+            # Both schemes have the same elements, so only the colours are checked again.
             rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
             violations = await page.evaluate(AXE, {**rules, "resultTypes": ["violations"]})
             findings += [
@@ -306,7 +306,7 @@ async def test_the_page_recovers_when_its_server_comes_back(browser: Browser, se
     await asyncio.to_thread(served.stop, signal.SIGKILL)
     await page.get_by_role("link", name="Next").click()
     await expect(page.locator("#offline")).to_have_text(re.compile("does not answer"))
-    await expect(page.locator("tbody tr")).to_have_count(25)  # what was there stays
+    await expect(page.locator("tbody tr")).to_have_count(25)  # the rows stay
     place = Path(served.facts["store"])
     await asyncio.to_thread(serve, place, "--port", str(served.port))
     await expect(page.locator("[data-status]")).to_have_text("Rows 26\u201350 of 60")

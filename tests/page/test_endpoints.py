@@ -1,4 +1,4 @@
-"""The page's files as they are sent, and the endpoints under ``/page``."""
+"""The page's files, and the endpoints under ``/page``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def fill(store: aiovec.VectorStore, rows: int) -> None:
 
 
 async def files(client: httpx.AsyncClient) -> dict[str, httpx.Response]:
-    """Return the page and each file that it or another one names."""
+    """Return the page and each file that it names, directly or not."""
     responses: dict[str, httpx.Response] = {}
     waiting = ["/"]
     while waiting:

@@ -1,4 +1,4 @@
-"""A cluster of Ray on this machine, with a token of its own."""
+"""A cluster of Ray on this machine, with its own token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def missing() -> list[str]:
 
 
 class Cluster:
-    """Nodes with one processor each, which nobody can use without the token.
+    """Nodes with one processor each, usable only with the token.
 
     The folder's path must be short, for it holds sockets.
     """
@@ -84,7 +84,7 @@ class Cluster:
         return processes
 
     def close(self) -> None:
-        """End the nodes, and what they started, by their ids."""
+        """End the nodes and their children by their ids."""
         mine = [psutil.Process(node.pid) for node in self._nodes if node.poll() is None]
         below = [process for one in mine for process in one.children(recursive=True)]
         for node in reversed(self._nodes):
@@ -106,7 +106,7 @@ class Cluster:
         )  # fmt: skip
 
     def run(self, *arguments: Any, patience: float = 250, **others: Any) -> tuple[int, str]:
-        """Return the exit code of a command with the engine, and what it said."""
+        """Run a command with the engine; return its exit code and its output."""
         process = self.start_command(*arguments, **others)
         out, err = process.communicate(timeout=patience)
         return process.returncode, out + err

@@ -1,4 +1,4 @@
-"""Loads into a bucket that refuses files, or whose driver is killed: the row count holds."""
+"""Loads into a bucket that refuses files, and loads whose driver is killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REFUSED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 
 
 class Faults:
-    """Refuses every second write of a data file, until so many were refused."""
+    """Refuses writes of data files, up to a number of them."""
 
     def __init__(self, proxy: Proxy, most: int) -> None:
         self._proxy = proxy
@@ -90,7 +90,7 @@ async def test_a_load_into_a_failing_bucket_adds_all_rows_or_none(
 async def test_a_driver_killed_during_the_commit_adds_all_rows_or_none(
     cluster: Cluster, parts: Path, bucket: Bucket, tmp_path: Path, done: bool
 ) -> None:
-    """The bucket has the new version, or has not, and the driver never hears of it."""
+    """Whether or not the bucket has the new version, the driver never hears of it."""
     url = bucket.new_url()
     config = tmp_path / "aiovec.toml"
     load = ("import", "--table", "docs", parts / "*.parquet", "--config", config)

@@ -58,7 +58,7 @@ def bucket() -> Iterator[Bucket]:
 
 
 def check_all(target: str) -> None:
-    """Check that each of the rows is there once."""
+    """Check that each row exists once."""
     with sync.connect(target) as store:
         batches = list(store.export("docs", select=["n"]))
         ids = [id for batch in batches for id in batch.column("id").to_pylist()]
@@ -86,7 +86,7 @@ def test_a_repeated_load_adds_nothing(cluster: Cluster, parts: Path, tmp_path: P
 
 
 def test_a_corrected_file_of_equal_length_is_another_load(cluster: Cluster, tmp_path: Path) -> None:
-    """It is another load, which is refused while the old rows are there."""
+    """It is refused while the old rows exist."""
     target, path = f"lancedb://{tmp_path / 's'}", tmp_path / "a.jsonl"
     lines = "".join(f'{{"id": "r{n}", "embedding": [1, 0], "n": {100 + n}}}\n' for n in range(5))
     path.write_text(lines)
@@ -107,7 +107,7 @@ def test_a_corrected_file_of_equal_length_is_another_load(cluster: Cluster, tmp_
 def test_a_second_load_adds_only_new_ids_in_one_commit(
     cluster: Cluster, parts: Path, tmp_path: Path
 ) -> None:
-    """Into a table with rows and indexes, in one commit; ids that exist are refused."""
+    """Existing ids are refused; the table has rows and indexes."""
     target = f"lancedb://{tmp_path / 's'}"
     schema = aiovec.Schema(
         DIM, fields={"n": aiovec.Field(int, index="btree"), "note": aiovec.Field(str, text=True)}
@@ -149,7 +149,7 @@ WORDS = aiovec.Field(str, text=True)
 
 
 def test_workers_build_keyword_indexes_as_one_process(cluster: Cluster, tmp_path: Path) -> None:
-    """They find what those find that LanceDB builds in one process."""
+    """Their searches return the rows that LanceDB's own index returns."""
     long = "w" * 60
     texts = [f"the word{n % 7} of résumés {long if n == 5 else ''} number {n}" for n in range(4000)]
     questions: list[tuple[str, dict[str, object]]] = [
@@ -236,7 +236,7 @@ def test_a_refused_load_leaves_no_rows_and_no_files(
 
 
 def kill_amid(cluster: Cluster, folder: Path, load: tuple[object, ...], who: str, at: int) -> str:
-    """Kill the driver or a worker once so many files lie there; return what the driver said."""
+    """Kill the driver or a worker once this many files exist; return the driver's output."""
     driver = cluster.start_command(*load)
     while len(data_files(folder)) < at and driver.poll() is None:
         time.sleep(0.001)
@@ -266,7 +266,7 @@ def check_kills(cluster: Cluster, parts: Path, tmp_path: Path, who: str, rounds:
         code, said = cluster.run(*load)
         assert code == 0, said
         check_all(target)
-        # What the killed ones had written has gone: the files are those of one load.
+        # The files of the killed loads are gone: these are those of one load.
         assert len(data_files(folder)) == FILES, (who, number)
         shutil.rmtree(folder)
 

@@ -1,4 +1,4 @@
-"""Answers that no aiovec server gave, or not for this request."""
+"""Made-up answers, which no aiovec server gave to the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server in a thread, with a fresh store for each test, and a proxy before it."""
+"""A server in a thread, a new store for each test, and a proxy in front of the server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def url(server: Server, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 async def proxy(url: str) -> AsyncIterator[Proxy]:
-    """A proxy before a server with the table "notes" of ten rows."""
+    """Yield a proxy in front of a server whose table ``notes`` has ten rows."""
     async with aiovec.connect(url) as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(10))

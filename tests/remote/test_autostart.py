@@ -1,4 +1,4 @@
-"""A server that the remote backend starts, shares between processes, restarts and leaves to end."""
+"""A server that the remote backend starts, shares, restarts and lets end when idle."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Place:
         self.config.write_text(head + "\n".join(lines))
 
     def servers(self) -> list[int]:
-        """Return the processes whose command line names the TOML file, but for apps."""
+        """Return the ids of the servers, by the TOML file in their command lines."""
         pids = []
         for folder in Path("/proc").iterdir():
             try:
@@ -129,7 +129,7 @@ async def test_no_write_is_lost_or_doubled_when_the_server_is_killed_and_started
     calls, over = 0, False
 
     async def write(store: aiovec.VectorStore, writer: int) -> None:
-        """Insert, replace and delete rows of one writer, whose content is then known."""
+        """Insert, replace and delete rows, and note what the table must hold."""
         nonlocal calls
         for n in itertools.count():
             if over:

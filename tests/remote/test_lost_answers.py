@@ -64,7 +64,7 @@ async def test_a_silent_server_is_asked_once_only(proxy: Proxy, opens: Opens) ->
 
 
 async def test_an_answer_that_drips_ends_at_the_timeout(proxy: Proxy, opens: Opens) -> None:
-    """Each byte comes long before idle_timeout."""
+    """Although each byte comes within ``idle_timeout``."""
     whole = http(b'{"count": 10}' + b" " * 100_000)
 
     def dripping(begin: int) -> Meddling:

@@ -1,4 +1,4 @@
-"""Servers that are none, that lie, or that refuse; addresses, and keys."""
+"""Other programs, hostile answers, refused keys and certificates, and invalid addresses."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def test_a_read_only_store_sends_no_write(proxy: Proxy) -> None:
 
 
 async def test_creating_an_existing_table_sends_no_write(proxy: Proxy, opens: Opens) -> None:
-    """An app begins with it, so it asks for no write."""
+    """Apps call it at their start, also with a key for reading only."""
     async with opens() as store:
         schema = await store.schema("notes")
         before = len(proxy.requests)

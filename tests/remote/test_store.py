@@ -1,4 +1,4 @@
-"""A store over HTTP as an app and a command line use it."""
+"""A store over HTTP in apps and commands."""
 
 from __future__ import annotations
 
@@ -115,4 +115,4 @@ async def test_a_script_that_leaves_stores_open_exits(url: str) -> None:
     command = [sys.executable, "-c", LEFT_OPEN, url]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n[]\n")
-    assert "Traceback" not in done.stderr  # that sessions were not closed may be told
+    assert "Traceback" not in done.stderr  # a warning of unclosed sessions is fine

@@ -51,7 +51,7 @@ def ipc(table: pa.Table, **options: Any) -> bytes:
 
 
 class Client(httpx.AsyncClient):
-    """A client whose answers say what they are when a test fails."""
+    """A client whose failures show the request and the answer."""
 
     async def ok(self, method: str, path: str, status: int = 200, **options: Any) -> Any:
         answer = await self.request(method, path, **options)
@@ -68,7 +68,7 @@ class Client(httpx.AsyncClient):
         return document
 
     async def raw(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request whose path goes as it is, which httpx would tidy."""
+        """Send a request with this very path, which httpx would normalise."""
         url = httpx.URL(scheme="http", host="localhost", port=4002, raw_path=path.encode())
         return await self.request(method, url, **options)
 
@@ -85,7 +85,7 @@ async def serving(app: Any) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def notes(target: str = ":memory:", **settings: Any) -> AsyncIterator[Client]:
-    """A client of an app whose store has the table "notes" with five rows."""
+    """Yield a client of an app whose store has the table ``notes`` with five rows."""
     chosen = ServerSettings(**{"access_log": False, **settings})
     async with serving(create_app(target, settings=chosen)) as client:
         await client.ok("POST", "/tables", 201, json={"name": "notes", "schema": SCHEMA})
@@ -97,14 +97,14 @@ BASE = "http://127.0.0.1:4002"
 
 
 def client_of(store: Any, **settings: Any) -> httpx.AsyncClient:
-    """A client of an app whose store is open already."""
+    """Return a client of an app with an open store."""
     chosen = ServerSettings(**{"access_log": False, **settings})
     transport = httpx.ASGITransport(create_app(store=store, settings=chosen))
     return httpx.AsyncClient(transport=transport, base_url=BASE)
 
 
 class Wrapped:
-    """A store of which a test changes some calls."""
+    """A store with some calls replaced by the test."""
 
     def __init__(self, store: aiovec.VectorStore, **calls: Any) -> None:
         self._store = store
@@ -115,7 +115,7 @@ class Wrapped:
 
 
 class Connection:
-    """One request as an ASGI server gives it to the app, of a client as slow as a test wants.
+    """One request as an ASGI server passes it to the app, from a client as slow as a test wants.
 
     The client reads the head of its answer at once, and a part of its body each time that
     ``reads`` is released; from the start as many as it likes, unless it is ``slow``.
@@ -165,7 +165,7 @@ class Connection:
         self.begun.set()
 
     async def status(self) -> int:
-        """Return the status when the app has ended the request; 0 if it was not answered."""
+        """Wait for the app to end the request; return its status, or 0 without an answer."""
         await self.task
         return int(self.sent[0]["status"]) if self.sent else 0
 

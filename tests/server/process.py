@@ -1,4 +1,4 @@
-"""A server in a process of its own."""
+"""A server in another process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START = 60  # seconds; a second on an idle machine
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment without settings of aiovec."""
+    """Return the environment without aiovec's own variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIOVEC_")}
     return {**kept, **(extra or {})}
 
@@ -34,7 +34,7 @@ class Served:
     def call(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> Any:
-        """Return the JSON that a request is answered with."""
+        """Send a request and return the JSON of its answer."""
         request = urllib.request.Request(
             self.url + path,
             method=method,
@@ -53,7 +53,7 @@ class Served:
 
 @contextmanager
 def serving(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """Start ``aiovec serve`` at a free port; it is killed at the end if it still runs."""
+    """Start ``aiovec serve`` on a free port, and kill it at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "aiovec_server", "--port", "0", "--json", *map(str, arguments)],
         stdout=subprocess.PIPE,

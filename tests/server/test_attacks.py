@@ -1,4 +1,4 @@
-"""Attacks on a running server, over bare sockets. After each, it serves as before."""
+"""Attacks on a running server over raw sockets; after each the server works as before."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def post(served: Served, path: str, body: str | bytes, *lines: str) -> bytes:
 
 
 def exchange(served: Served, data: bytes, *, close: bool = True) -> bytes:
-    """Send what may be a request, and one of the health behind it; read until the server closes."""
+    """Send the bytes, then a request for the health, and read until the server closes."""
     received = b""
     with socket.create_connection(("127.0.0.1", served.port), START) as connection:
         with suppress(ConnectionError):
@@ -186,7 +186,7 @@ def test_a_hostile_body_is_refused_with_a_short_answer(server: Served) -> None:
                 b"5;x=" + b"y" * 3_000_000]
 )  # fmt: skip
 def test_trailers_and_chunk_extensions_are_bounded(server: Served, endless: bytes) -> None:
-    """Trailers and extensions of chunks, also behind an answer that nobody needs a key for."""
+    """Without a key, too."""
     data = head(server, "GET", "/health", "Transfer-Encoding: chunked", key=False)
     assert statuses(exchange(server, data + endless, close=False)) in ([200], [])
     data = head(server, "GET", "/health", "Transfer-Encoding: chunked", "Connection: close")
@@ -203,7 +203,7 @@ def test_a_connection_without_a_request_is_closed(server: Served) -> None:
 
 
 def test_bytes_after_a_request_never_change_its_answer(server: Served) -> None:
-    """It goes on behind the answer, or not at all."""
+    """Their own answers follow, or the connection ends."""
     find = post(server, "/tables/notes/find", "{}")
     whole = exchange(server, find).partition(b"\r\n\r\n")[2].partition(b"HTTP/")[0]
     assert b"a/b" in whole

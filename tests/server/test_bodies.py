@@ -1,4 +1,4 @@
-"""Bodies of rows as JSON, as lines and as Arrow; and exports of many rows."""
+"""Request bodies with rows as JSON, lines and Arrow, and exports of many rows."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_a_json_body_above_8_mib_is_refused_and_lines_may_be_longer() -> N
 
 
 async def test_a_number_beyond_float64_is_refused() -> None:
-    """They would become infinities, which no answer in JSON can tell."""
+    """It would become an infinity, which JSON has no number for."""
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
         await store.create_table("notes", aiovec.Schema(2, fields={"f": float, "lf": list[float]}))
         for name, number in (("f", "1e400"), ("f", "-1e999"), ("lf", "[0.5, 1e400]")):

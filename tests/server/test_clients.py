@@ -1,4 +1,4 @@
-"""The endpoints driven by other programs: curl, by the commands of the docs, and Node.js."""
+"""The endpoints called by curl, with the commands of the docs, and by Node.js."""
 
 from __future__ import annotations
 

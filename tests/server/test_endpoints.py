@@ -1,4 +1,4 @@
-"""The REST endpoints: what they take and what they answer."""
+"""The REST endpoints: their arguments, answers and errors."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ async def test_a_wrong_body_is_refused_with_the_cure(client: Client) -> None:
 
 
 async def test_an_unknown_query_parameter_is_refused(client: Client) -> None:
-    """One may be a filter, without which the request would mean every row."""
+    """It may be a misspelt filter, without which the request would cover every row."""
     places = {
         "table": "notes", "id": "note-1", "field": "year", "index": "embedding_idx", "key": "k",
     }  # fmt: skip
@@ -343,7 +343,7 @@ async def test_a_path_takes_every_id_that_is_encoded(client: Client) -> None:
 
 @pytest.mark.parametrize("slash", ["%2F", "%2f", "%252F"])
 async def test_an_encoded_slash_reaches_no_other_route(client: Client, slash: str) -> None:
-    """A proxy that keeps rules for paths and this server have to read the same path."""
+    """A proxy with rules for paths has to see the path that this server sees."""
     for method, path in (
         ("DELETE", "/tables|notes?confirm=notes"), ("GET", "/tables|notes"),
         ("POST", "/tables/notes|count"), ("DELETE", "/tables/notes|records/note-1"),
@@ -425,7 +425,7 @@ async def test_an_app_can_mount_the_router() -> None:
 
 
 class _Embedder:
-    """Makes a vector of a text's letters."""
+    """Embeds a text as the counts of its letters."""
 
     model: str = "letters"
     dim: int = 3

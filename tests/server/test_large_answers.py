@@ -1,4 +1,4 @@
-"""Answers are bounded while they are made: a request of a few bytes cannot fill the memory."""
+"""Answers are bounded while they are built: a small request cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows(count: int, size: int) -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    """A server of answers up to a mebibyte, with a hundred rows of 200 bytes."""
+    """Yield a client of a server with a 1 MiB limit and a hundred rows of 200 bytes."""
     async with serving(create_app(":memory:", settings=ServerSettings(max_body_mb=1))) as made:
         await made.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})
         await made.ok("POST", "/tables/t/records", json=rows(100, 200))
@@ -92,7 +92,7 @@ async def test_a_request_or_an_answer_of_too_many_rows_gets_422() -> None:
 
 
 async def test_unread_answers_together_are_bounded() -> None:
-    """Clients that do not read hold their answers, until no room is left for another one."""
+    """Slow clients hold their answers until a new one gets 503."""
     app = create_app(":memory:", settings=ServerSettings(max_body_mb=1))
     async with serving(app) as client:
         await client.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})

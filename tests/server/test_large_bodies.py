@@ -1,4 +1,4 @@
-"""Bodies of a few MiB that hold far more than a call may: refused without work and memory."""
+"""Bodies of a few MiB with far more values than a call may have are refused cheaply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of requests, and calls whose clients are gone."""
+"""Limits of requests, and calls whose clients have left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 class Held:
-    """Searches that end when they are let."""
+    """Searches that wait until the test lets them end."""
 
     def __init__(self, store: aiovec.VectorStore) -> None:
         self.store: Any = Wrapped(store, search=self._search)
@@ -116,7 +116,7 @@ async def test_a_call_is_cancelled_when_its_client_leaves_or_its_time_is_up(held
 
 
 async def test_a_read_that_outlives_its_client_takes_no_room_of_later_answers(held: Held) -> None:
-    """A read whose rows others wait for continues in its thread."""
+    """A read that other calls share continues in its thread."""
     app = held.app()
     checks: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""Requests with ``Idempotency-Key``: repeated, they are done once and get the same answer."""
+"""Requests with ``Idempotency-Key``: a repeated one is done once and gets the same answer."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_a_key_is_free_again_after_a_busy_store_refused_its_write(tmp_path
 
 
 async def test_a_read_neither_waits_for_a_key_nor_takes_it(tmp_path: Path) -> None:
-    """It waits for no write, and a write of its key is none that was requested before."""
+    """A write under the same key is then no repetition."""
     pytest.importorskip("lancedb")
     async with aiovec.connect(f"lancedb://{tmp_path}/a") as store:
         await store.create_table("notes", SMALL)

@@ -1,4 +1,4 @@
-"""Requests made from the OpenAPI document, right ones and wrong ones: none is a server's error."""
+"""Valid and invalid requests generated from the OpenAPI document: none gets a 5xx."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ URL = "http://localhost:4002"
 
 
 def begin(client: TestClient) -> None:
-    """Let the table be there, with rows."""
+    """Restore the table and its rows."""
     if client.get("/tables/notes/count").json() == {"count": len(ROWS)}:
         return
     for table in client.get("/tables").json()["tables"]:

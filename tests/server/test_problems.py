@@ -1,4 +1,4 @@
-"""Every error as HTTP tells it: its status, its class and its facts; no place and no secret."""
+"""Each error over HTTP: its status, class and facts, without paths and secrets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiovec_server import create_app
 
 E = errors
 
-# What a driver may say, which the answer must not.
+# Texts of drivers that an answer must not show.
 TEXTS = (
     "cannot open /srv/hidden/notes.db", "'/srv/hidden dir/notes.db' is locked",
     "at s3://user:pass@hidden/x?sig=abcdefgh", "at lancedb:///srv/hidden",
@@ -29,7 +29,7 @@ TEXTS = (
 
 
 async def answers(failures: list[BaseException]) -> list[httpx.Response]:
-    """Return what a search is answered with that fails so, each in turn."""
+    """Return the answers to searches that fail with these errors, one after the other."""
     waiting = list(failures)
 
     async def search(*_: Any, **__: Any) -> Any:

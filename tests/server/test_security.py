@@ -1,4 +1,4 @@
-"""API keys, rights, Host and Origin, CORS: who may ask what; and what is seen of requests."""
+"""API keys, rights, Host, Origin and CORS; and what logs and metrics show of requests."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def test_keys_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             create_app(":memory:", settings=ServerSettings(api_keys_file=str(file)))
 
 
-# What is seen of requests
+# Logs and metrics of requests
 
 
 async def test_a_sound_request_id_is_returned_others_replaced(store: aiovec.VectorStore) -> None:
@@ -323,7 +323,7 @@ async def test_a_sound_request_id_is_returned_others_replaced(store: aiovec.Vect
 
 @pytest.fixture
 def access() -> Iterator[SimpleQueue[logging.LogRecord]]:
-    """What an app's own logging gets of each request. The server's app leaves that as it is."""
+    """Yield the records that an app's own logging gets; the server leaves its handlers alone."""
     logger, records = logging.getLogger("aiovec.access"), SimpleQueue[logging.LogRecord]()
     handler = QueueHandler(records)
     logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""``aiovec serve``: how it starts, what it refuses, how it ends."""
+"""``aiovec serve``: start, refusals, shutdown and log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Run = Callable[..., tuple[int, str]]
 def run_serve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
-    """Run an ``aiovec serve`` that is refused, in this process; return its code and its words."""
+    """Run an ``aiovec serve`` that fails, in this process; return its exit code and its error."""
     monkeypatch.chdir(tmp_path)
     for name in ("AIOVEC_CONFIG", "AIOVEC_API_KEYS"):
         monkeypatch.delenv(name, raising=False)
@@ -178,7 +178,7 @@ def test_a_container_answers_to_the_name_in_the_docs(tmp_path: Path) -> None:
 
 
 def _write(server: Served, name: str, acknowledged: list[str]) -> None:
-    """Write rows until the server is gone. Each call is answered, or was never begun."""
+    """Write rows until the server has gone; each call is answered or was never begun."""
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=START)) as connection:
         for n in range(1_000_000):
             body = json.dumps([{"id": f"{name}{n}", "embedding": [1.0, 2.0, n]}])
@@ -284,7 +284,7 @@ def test_a_second_signal_ends_running_calls(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_nonblocking_stderr_loses_no_log_line() -> None:
-    """As where it is shared with Node, or with some supervisors."""
+    """Node and some supervisors share such a pipe."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     command = [sys.executable, "-m", "aiovec_server", "-s", ":memory:", "--port", "0", "--json"]

@@ -1,4 +1,4 @@
-"""What the remote backend and other careful clients use: states of tables, Arrow bodies, writes."""
+"""States of tables (ETag, If-Match), Arrow columns and cancelled writes, for careful clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real SDK with exporters in memory, set up after aiovec was loaded, as an app may do it."""
+"""The real SDK with exporters in memory, set up after the import of aiovec, as in an app."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-# Of which there can be one in a process.
+# A process can have one of each.
 _EXPORTER = InMemorySpanExporter()
 _READER = InMemoryMetricReader()
 
 
 class Spans:
-    """The spans that were exported since the test began, in the order in which they ended."""
+    """The spans exported since the test began, in the order of their ends."""
 
     def all(self) -> list[ReadableSpan]:
         return list(_EXPORTER.get_finished_spans())
@@ -36,10 +36,10 @@ class Spans:
 
 
 class Metrics:
-    """The values of the instruments: sums since the first test, so ask for one store's."""
+    """The values of the instruments, summed since the first test: select one store's."""
 
     def points(self, name: str, **attributes: object) -> list[Any]:
-        """The points of a metric that have at least these attributes, with ``__`` for a dot."""
+        """Return the points of a metric with at least these attributes; ``__`` stands for a dot."""
         wanted = {key.replace("__", "."): value for key, value in attributes.items()}
         return [
             point

@@ -1,4 +1,4 @@
-"""Without OpenTelemetry everything works; with it, the example of the page shows what it says."""
+"""Calls without OpenTelemetry, and the example of the docs with it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(code: str, *arguments: object, cwd: Path) -> str:
 
 
 def test_an_app_sets_telemetry_up_after_it_opened_a_store(tmp_path: Path) -> None:
-    """Before, nothing of it is imported."""
+    """Until then, nothing of it is imported."""
     assert run(TOUR, tmp_path / "notes.db", cwd=tmp_path) == "count notes\n"
 
 

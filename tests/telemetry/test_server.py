@@ -1,4 +1,4 @@
-"""Spans of the store's calls in a server: children of the caller's."""
+"""In a server, the spans of the store's calls are children of the caller's."""
 
 from __future__ import annotations
 

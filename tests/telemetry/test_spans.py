@@ -1,4 +1,4 @@
-"""Spans and metrics: one of each for a call, and nothing that is a user's."""
+"""One span and one measurement for each call, without a user's data."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_calls_without_await_are_children_of_their_caller(tmp_path: Path, spans:
 async def test_an_export_lasts_as_long_as_its_iteration(
     notes: VectorStore, spans: Spans, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where it is left early."""
+    """Also if it is left early."""
     with HERE.start_as_current_span("caller") as caller:
         batches = notes.export("notes", batch_size=2)
         for _ in range(3):
@@ -199,7 +199,7 @@ async def test_an_export_lasts_as_long_as_its_iteration(
 
 
 class Letters:
-    """Counts letters; waits for ever where the text says so, and refuses another one."""
+    """Embeds the length of a text; hangs on the text ``wait`` and fails on ``bad``."""
 
     model, dim = "a-model", 2
 
@@ -259,13 +259,13 @@ async def test_embedding_gets_a_span(tmp_path: Path, spans: Spans, measured: Met
             assert span.status.status_code is StatusCode.UNSET
 
 
-# What is never told
+# Data of users
 
 
 async def test_no_span_and_no_metric_holds_a_users_data(
     tmp_path: Path, spans: Spans, measured: Metrics
 ) -> None:
-    """Rows, ids, vectors, filters, models: in no span and in no metric, whatever fails."""
+    """No row, id, vector, filter or model, whatever fails."""
     number = 73571357.0
     path = tmp_path / "store.db"
     async with aiovec.connect(path) as store:

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder without a TOML file."""
+    """Change to an empty folder without a TOML file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
     return tmp_path
@@ -15,5 +15,5 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> Path:
-    """A place for a store."""
+    """The path of a store that does not exist yet."""
     return folder / "store.db"

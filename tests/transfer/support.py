@@ -1,4 +1,4 @@
-"""Imports and exports by the commands, and what they leave."""
+"""Run imports and exports, and read the rows and rejects that they leave."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def numbered(*ids: str) -> list[Row]:
 
 
 def bring(path: Path, store: Path, *options: object, table: str = "notes", code: int = 0) -> Any:
-    """Import the one table of a file; the facts about it."""
+    """Import the one table of a file, and return the facts about it."""
     finished = run("import", path, "-s", store, "--table", table, "--json", *options)
     assert finished.code == code, finished.err
     (facts,) = finished.json["tables"]
@@ -33,7 +33,7 @@ def bring(path: Path, store: Path, *options: object, table: str = "notes", code:
 
 
 def refused(path: Path, store: Path, *options: object, table: str = "notes") -> str:
-    """Import a file of which nothing is taken; why."""
+    """Import a file that is refused, and return the error."""
     finished = run("import", path, "-s", store, "--table", table, *options)
     assert_one_error(finished)
     return finished.err

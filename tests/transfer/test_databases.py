@@ -1,4 +1,4 @@
-"""SQLite databases that other programs wrote, built as their users build them, and still open."""
+"""SQLite databases of other programs, which still have them open."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def path(folder: Path) -> Path:
 
 @pytest.fixture
 def db(path: Path) -> Iterator[Any]:
-    """A connection as the other program has it."""
+    """Yield the other program's connection."""
     with closing(connect(path)) as connection:
         yield connection
 
@@ -41,7 +41,7 @@ def table(path: Path, name: str) -> Path:
 
 
 def collection(db: Any, points: dict[str, str | None]) -> None:
-    """Make the tables of the older face, with the collection ``notes``."""
+    """Create the tables of the older layout, with the collection ``notes``."""
     db.executescript(
         """CREATE TABLE _collection_meta (name TEXT PRIMARY KEY, dim INT, model TEXT);
         INSERT INTO _collection_meta VALUES ('notes', 4, 'nomic');
@@ -69,7 +69,7 @@ def test_an_older_collection_keeps_ids_payloads_and_model(db: Any, path: Path, s
 
 
 def test_named_keys_of_a_payload_become_fields(db: Any, path: Path, store: Path) -> None:
-    """Those that the user names for keyword search or an index, as other stores have no columns."""
+    """By ``--text`` and ``--index``, as collections have no columns."""
     points: list[dict[str, Any]] = [
         {"page": "the cat sat", "year": 2001, "mixed": "x"},
         {"page": "a dog", "year": None, "mixed": 1},
@@ -177,7 +177,7 @@ def test_a_vec0_table_is_imported_without_bad_vectors(db: Any, path: Path, store
 
 
 def test_the_other_vectors_of_a_vec0_table_are_named(db: Any, path: Path, store: Path) -> None:
-    """The first that can come does, the others are named."""
+    """The first that can be imported is."""
     db.execute("CREATE VIRTUAL TABLE small USING vec0(e int8[4], b bit[8], +vector TEXT)")
     row = (b"\x01\xff\x7f\x80", b"\x01", "v")
     db.execute("INSERT INTO small (e, b, vector) VALUES (vec_int8(?), vec_bit(?), ?)", row)

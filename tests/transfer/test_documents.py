@@ -1,4 +1,4 @@
-"""``aiovec import`` of documents: their rows, a second import, and what is left out."""
+"""``aiovec import`` of documents: their rows, repeated imports, and rejected files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refused(store: Path, *arguments: object) -> Finished:
 
 
 def sources(store: Path | str, table: str = "documents") -> dict[str, int]:
-    """Return the documents of a store with the numbers of their passages."""
+    """Return the number of passages of each document."""
     with sync.connect(store) as opened:
         return {str(name): count for name, count in opened.distinct(table, "source").items()}
 

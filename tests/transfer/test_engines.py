@@ -1,4 +1,4 @@
-"""Loads by the workers of an engine, here by one that adds the rows itself. tests/ray has Ray."""
+"""Loads by an engine, here one that adds the rows itself; tests/ray has Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exported file appears when it is complete, and replaces only what it was told to."""
+"""An exported file appears when it is complete, and replaces others only on request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def out(folder: Path) -> Path:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Let this process write no longer file, as on a full disk."""
+    """Limit the size of files that this process writes, as a full disk does."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -83,7 +83,7 @@ def test_a_replaced_file_keeps_its_permissions(store: Path, out: Path) -> None:
 
 
 def test_each_exported_file_has_its_own_schema(store: Path, out: Path) -> None:
-    """Else the rows of one table would be imported with the model and the metric of the other."""
+    """Otherwise the rows of one table could be imported with the model of the other."""
     for table, suffix in (("notes", "jsonl"), ("others", "csv")):
         made(store, Schema(2, model=table), [{"id": table, "embedding": [1, 2]}], table)
         assert run("export", "-s", store, table, out / f"m.{suffix}").code == 0

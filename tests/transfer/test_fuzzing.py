@@ -1,4 +1,4 @@
-"""Whatever bytes a file holds, an import of it ends in rows, rejects or one clear error."""
+"""An import of any bytes ends in rows, rejects or one clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be taken is taken, the rest is told with its place; strict is all or nothing."""
+"""Good rows are imported, others rejected with their place; ``--strict`` is all or nothing."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def in_csv(path: Path) -> None:
 
 
 BAD_ROWS: dict[str, tuple[Callable[[Path], Any], list[Any], int, tuple[str, ...], str]] = {
-    # What writes the file, its rows, the place of the first, options, and the ids that come.
+    # The writer of the file, its rows, the place of the first, options, and the good ids.
     "notes.jsonl": (lambda path: jsonl(path, [row for row, _ in LINES]), LINES, 1, (), "7 a deep"),
     "notes.parquet": (in_parquet, COLUMNS, 0, (), "a i"),
     "notes.csv": (in_csv, CELLS, 2, ("--schema", "schema.json"), "a c"),
@@ -153,7 +153,7 @@ def test_cells_get_the_types_of_the_schema(folder: Path, store: Path) -> None:
 
 
 def test_a_payload_key_that_is_also_a_column_is_rejected(folder: Path, store: Path) -> None:
-    """Neither value is lost without a word; a declared field wins, as everywhere."""
+    """Neither value is lost silently; a declared field wins, as everywhere."""
     made(store, Schema(2, fields={"year": int}))
     path = folder / "notes.csv"
     path.write_text(

@@ -1,4 +1,4 @@
-"""Folders of other stores, and rows without ids. tests/imports has the stores by their clients."""
+"""Folders of LanceDB, broken importers and rows without ids; tests/imports has other stores."""
 
 from __future__ import annotations
 

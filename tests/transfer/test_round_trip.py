@@ -1,4 +1,4 @@
-"""What is exported is imported again as it was: rows, vectors to the bit, schema."""
+"""Exported rows, vectors and schemas are imported unchanged, to the bit."""
 
 from __future__ import annotations
 
