@@ -363,12 +363,12 @@ def test_an_error_closes_a_web_socket_that_is_open(caplog: pytest.LogCaptureFixt
         raise StoreFullError("/srv/x.db", "full")
 
     client = TestClient(app)
-    with client.websocket_connect("/0") as one, pytest.raises(WebSocketDisconnect) as caught:
-        one.receive_text()
+    with client.websocket_connect("/0") as opened, pytest.raises(WebSocketDisconnect) as caught:
+        opened.receive_text()
     assert (caught.value.code, caught.value.reason) == (1011, "The store is full")
     caplog.clear()
-    with client.websocket_connect("/1") as one:
-        assert one.receive()["code"] == 1000
+    with client.websocket_connect("/1") as opened:
+        assert opened.receive()["code"] == 1000
     assert "StoreFullError: status 1011" in caplog.text
 
 

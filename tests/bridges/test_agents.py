@@ -31,7 +31,9 @@ async def test_the_openai_agents_sdk_remembers_and_recalls() -> None:
         assert {tool.name for tool in await server.list_tools()} == TOOLS
         await server.call_tool("remember", {"text": "Ana likes tea."})
         result = await server.call_tool("recall", {"query": "tea"})
-        assert [one["text"] for one in result.structured_content["memories"]] == ["Ana likes tea."]
+        assert [memory["text"] for memory in result.structured_content["memories"]] == [
+            "Ana likes tea."
+        ]
 
 
 async def test_googles_adk_lists_the_tools() -> None:
@@ -56,7 +58,7 @@ async def test_microsofts_agent_framework_remembers_and_recalls() -> None:
     framework = pytest.importorskip("agent_framework", reason="needs agent-framework-core")
     tool = framework.MCPStdioTool(name="memory", command="aiovec", args=ARGS)
     async with tool as memory:
-        assert {one.name for one in memory.functions} == TOOLS
+        assert {function.name for function in memory.functions} == TOOLS
         await memory.call_tool("remember", text="Ana likes tea.")
         (result,) = await memory.call_tool("recall", query="tea")
         assert "Ana likes tea." in result.text

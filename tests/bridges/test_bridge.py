@@ -74,7 +74,9 @@ KEPT: list[tuple[Any, Any]] = [
 async def test_metadata_of_any_type_is_stored() -> None:
     async with aiovec.connect(":memory:") as store:
         await store.create_table("t", Schema(dim=1))
-        rows = [{"id": n, "embedding": [1], "m": storable(one)} for n, (one, _) in enumerate(KEPT)]
+        rows = [
+            {"id": n, "embedding": [1], "m": storable(value)} for n, (value, _) in enumerate(KEPT)
+        ]
         await store.insert("t", rows)
         matches = await store.get("t", range(len(KEPT)))
         assert [row["m"] for row in matches] == [expected for _, expected in KEPT]

@@ -54,7 +54,7 @@ def ours(store: sync.VectorStore) -> AiovecStorage:
 
 
 def ids(items: list[Any]) -> list[str]:
-    return [(one[0] if isinstance(one, tuple) else one).id for one in items]
+    return [(each[0] if isinstance(each, tuple) else each).id for each in items]
 
 
 def test_memories_are_searched_by_vector_scope_category_and_metadata(ours: AiovecStorage) -> None:

@@ -83,7 +83,7 @@ class TestSync(
 
 
 class TestAsync(
-    _Equal, *(one for name, one in vars(asynchronous).items() if name.endswith("AsyncTest"))
+    _Equal, *(suite for name, suite in vars(asynchronous).items() if name.endswith("AsyncTest"))
 ):  # type: ignore[misc]  # fmt: skip
     async def test_write_documents_async(self, document_store: AiovecDocumentStore) -> None:
         document = Document(content="one")
@@ -208,7 +208,7 @@ async def test_an_apps_own_store_and_schema_are_used(tmp_path: Path) -> None:
         assert again == 4
         assert await store.filter_documents_async(ENGLISH) == [DOCUMENTS[0], DOCUMENTS[2]]
         info = await store.get_metadata_fields_info_async()
-        assert {name: one["type"] for name, one in info.items()} == {
+        assert {name: facts["type"] for name, facts in info.items()} == {
             "lang": "keyword", "id": "keyword", "n": "keyword", "tags": "keyword",
             "n.o": "int"}  # fmt: skip
         with pytest.raises(InvalidArgumentError):

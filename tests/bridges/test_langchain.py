@@ -10,7 +10,7 @@ pytest.importorskip("langchain_tests", reason="needs aiovec[langchain] and langc
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
-from langchain_core.indexing import aindex, index
+from langchain_core.indexing import index
 from langchain_tests.integration_tests import BaseStoreAsyncTests, BaseStoreSyncTests
 from langchain_tests.integration_tests.indexer import (
     AsyncDocumentIndexTestSuite,
@@ -99,10 +99,10 @@ def letters(store: sync.VectorStore) -> AiovecVectorStore:
 
 def test_metadata_comes_back_as_it_went_in(letters: AiovecVectorStore) -> None:
     documents = letters.get_by_ids(["a", "ab", "b", "c"])
-    assert [one.metadata for one in documents] == [
+    assert [document.metadata for document in documents] == [
         {"n": 1, "id": "x"}, {"n": 2, "text": "y"}, {"n": 3, "in": {"deep": 1}}, {},
     ]  # fmt: skip
-    assert [one.page_content for one in documents] == ["aaa", "aab", "bbb", "ccc zebra"]
+    assert [document.page_content for document in documents] == ["aaa", "aab", "bbb", "ccc zebra"]
 
 
 def test_a_wrong_call_says_what_to_do(letters: AiovecVectorStore) -> None:
@@ -145,7 +145,10 @@ def test_an_apps_schema_with_fields_is_used(store: sync.VectorStore) -> None:
     made.add_texts(["aaa", "bbb"], [{"n": 1, "v": "w"}, {"m": 2}], ids=["a", "b"])
     assert store.schema("typed").fields["n"].index == "btree"
     assert ids_of(made.similarity_search("b", filter={"n": {"$gt": 0}, "v": "w"})) == ["a"]
-    assert [one.metadata for one in made.get_by_ids(["a", "b"])] == [{"n": 1, "v": "w"}, {"m": 2}]
+    assert [document.metadata for document in made.get_by_ids(["a", "b"])] == [
+        {"n": 1, "v": "w"},
+        {"m": 2},
+    ]
     assert made.similarity_search_with_relevance_scores("bbb", 1)[0][1] == 1
 
 
@@ -159,19 +162,10 @@ def test_the_indexing_api_skips_existing_documents(store: sync.VectorStore) -> N
     assert (done["num_added"], done["num_deleted"]) == (2, 0)
     done = index(second, records, made, cleanup="full", **options)
     assert (done["num_added"], done["num_skipped"], done["num_deleted"]) == (1, 1, 1)
-    assert sorted(one.page_content for one in made.similarity_search("a")) == ["aaa", "bcb"]
-
-
-async def test_the_awaited_indexing_api_skips_existing_documents(store: sync.VectorStore) -> None:
-    made, records = AiovecVectorStore(Letters(), store), AiovecRecordManager("letters", store)
-    await records.acreate_schema()
-    documents = [Document("aaa", metadata={"source": "1"})]
-    for added in (1, 0):
-        done = await aindex(
-            documents, records, made, cleanup="incremental",
-            source_id_key="source", key_encoder="sha256",
-        )  # fmt: skip
-        assert done["num_added"] == added
+    assert sorted(document.page_content for document in made.similarity_search("a")) == [
+        "aaa",
+        "bcb",
+    ]
 
 
 def test_the_record_manager_lists_keys_by_time_and_group(store: sync.VectorStore) -> None:
@@ -213,7 +207,9 @@ def test_mem0_stores_searches_and_deletes(store: sync.VectorStore) -> None:
     matches = made.similarity_search_with_score_by_vector(
         embedding=[1, 0, 0], k=5, filter={"user_id": "ana"}
     )
-    assert [(one.id, one.metadata, score) for one, score in matches] == [("1", memory, 1.0)]
+    assert [(document.id, document.metadata, score) for document, score in matches] == [
+        ("1", memory, 1.0)
+    ]
     assert made._collection.get(where={"user_id": "ana"}, limit=None) == {
         "ids": ["1"], "documents": ["likes tea"], "metadatas": [memory],
     }  # fmt: skip

@@ -92,10 +92,10 @@ def test_it_answers_as_langgraphs_own_store_in_memory(store: sync.VectorStore, s
     for number in range(40):
         namespace, value = NAMESPACES[number % 6], drawn(chance)
         index: Any = chance.choice([None, None, False, ["title", "deep.x[*].y"]])
-        for one in both:
-            one.put(namespace, f"k{number}", value, index=index)
+        for each in both:
+            each.put(namespace, f"k{number}", value, index=index)
             if number % 4 == 3:
-                one.delete(namespace, f"k{number}")
+                each.delete(namespace, f"k{number}")
     for listing in LISTINGS:  # first, as LangGraph's lists what was only asked for, too
         assert ours.list_namespaces(**listing) == theirs.list_namespaces(**listing), listing
     assert ours.get(("no",), "k0") is theirs.get(("no",), "k0") is None
@@ -104,12 +104,12 @@ def test_it_answers_as_langgraphs_own_store_in_memory(store: sync.VectorStore, s
         assert mine is not None
         assert (mine.namespace, mine.key, mine.value) == (item.namespace, item.key, item.value)
     for prefix, wanted in itertools.product(NAMESPACES, FILTERS):
-        answers = [keys(one.search(prefix, filter=wanted, limit=100)) for one in both]
+        answers = [keys(each.search(prefix, filter=wanted, limit=100)) for each in both]
         assert sorted(answers[0], key=str) == sorted(answers[1], key=str), (prefix, wanted)
     for prefix, query, wanted in itertools.product(NAMESPACES, ("a", "aab", "acc"), FILTERS[:4]):
         options: Any = {"query": query, "filter": wanted, "limit": chance.randint(1, 9)}
         options["offset"] = chance.randrange(3)
-        scores = [[item.score for item in one.search(prefix, **options)] for one in both]
+        scores = [[item.score for item in each.search(prefix, **options)] for each in both]
         ranked = [score for score in scores[1] if score is not None]
         assert scores[0] == pytest.approx(ranked, abs=1e-5), (prefix, options)
     pages = [len(ours.search((), limit=5, offset=offset)) for offset in range(0, 40, 5)]
@@ -285,8 +285,8 @@ def test_a_connection_string_opens_a_store(tmp_path: Path) -> None:
 
 async def test_concurrent_puts_leave_one_item_with_its_own_texts(tmp_path: Path) -> None:
     values = [{"text": "a" * n, "tags": ["b", "c", "bc"][: n % 4]} for n in range(1, 13)]
-    async with aiovec.connect(tmp_path / "a.db") as one, aiovec.connect(tmp_path / "a.db") as two:
-        stores = [AiovecStore(store, index=MANY) for store in (one, two)]
+    async with aiovec.connect(tmp_path / "a.db") as first, aiovec.connect(tmp_path / "a.db") as two:
+        stores = [AiovecStore(store, index=MANY) for store in (first, two)]
         await stores[0].aput(("n",), "k", values[0])
         for _ in range(5):
             puts = [stores[n % 2].aput(("n",), "k", value) for n, value in enumerate(values)]

@@ -69,9 +69,9 @@ def nodes() -> list[BaseNode]:
 
 def filters(*wanted: Any, condition: str = "and") -> MetadataFilters:
     made = [
-        one if isinstance(one, MetadataFilters)
-        else MetadataFilter(key=one[0], operator=one[1], value=one[2])
-        for one in wanted
+        part if isinstance(part, MetadataFilters)
+        else MetadataFilter(key=part[0], operator=part[1], value=part[2])
+        for part in wanted
     ]  # fmt: skip
     return MetadataFilters(filters=made, condition=FilterCondition(condition))
 
@@ -91,9 +91,11 @@ def ids(store: Any, vector: list[float] | None = None, **options: Any) -> list[s
 def test_filters_select_as_in_llamaindexs_simple_store(ours: AiovecVectorStore) -> None:
     theirs = SimpleVectorStore()
     theirs.add(nodes())
-    for one in FILTERS:
-        with case(one):
-            both = [ids(each, similarity_top_k=9, filters=filters(one)) for each in (ours, theirs)]
+    for wanted in FILTERS:
+        with case(wanted):
+            both = [
+                ids(each, similarity_top_k=9, filters=filters(wanted)) for each in (ours, theirs)
+            ]
             assert both[0] == both[1]
     for condition in ("and", "or", "not"):
         with case(condition):

@@ -79,7 +79,7 @@ async def test_a_memory_is_remembered_recalled_changed_and_forgotten(tmp_path: P
             (memory, *_) = (await call(client, "recall", query=query))["memories"]
             assert (memory["text"], memory["user"]) == ("Order service 4711 failed.", "ben")
         result = await call(client, "recall", query="4711", where="payload.user = 'ana'")
-        assert [one["id"] for one in result["memories"]] == [first["id"]]
+        assert [each["id"] for each in result["memories"]] == [first["id"]]
         await call(client, "remember", text="Ana prefers long answers.", id=first["id"])
         (changed,) = (await call(client, "get", table="memories", ids=[first["id"]]))["rows"]
         assert (changed["text"], changed.get("user")) == ("Ana prefers long answers.", None)
@@ -272,7 +272,7 @@ async def test_half_life_needs_a_field_of_times(tmp_path: Path) -> None:
         await store.update("articles", {"at": now}, ids=["c"])
         async with Client(create_server(store, table="articles")) as client:
             result = await call(client, "recall", query="fox", half_life="1h", limit=2)
-            assert [one["id"] for one in result["memories"]] == ["c", "a"]
+            assert [memory["id"] for memory in result["memories"]] == ["c", "a"]
 
 
 async def test_memories_are_recalled_by_words_without_an_embedder(tmp_path: Path) -> None:
@@ -281,7 +281,9 @@ async def test_memories_are_recalled_by_words_without_an_embedder(tmp_path: Path
         async with Client(server) as client:
             await call(client, "remember", text="Ana prefers short answers.")
             result = await call(client, "recall", query="which answers does Ana like?")
-            assert [one["text"] for one in result["memories"]] == ["Ana prefers short answers."]
+            assert [memory["text"] for memory in result["memories"]] == [
+                "Ana prefers short answers."
+            ]
 
 
 @pytest.fixture

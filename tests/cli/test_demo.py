@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.command import command_without, run_process
+from tests.transfer.support import error_of
 
 import aiovec
 from aiovec import sync
@@ -72,9 +73,7 @@ def test_the_demo_leaves_another_programs_data_alone(run: Run, folder: Path) -> 
     with sync.connect("mine.db") as store:
         store.create_table("stdlib", aiovec.Schema(2))
         store.insert("stdlib", [{"id": "mine", "embedding": [1, 0]}])
-    finished = run("demo", "-s", "mine.db")
-    assert finished.code == 1
-    assert "is not the demo's; name another --store" in finished.err
+    assert "is not the demo's; name another --store" in error_of("demo", "-s", "mine.db")
     assert run("tables", "-s", "mine.db").lines[1][:2] == ["stdlib", "1"]
     (folder / "text.txt").write_text("no database, but long enough to hold a header " * 10)
     finished = run("demo", "-s", "text.txt")

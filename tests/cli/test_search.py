@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.transfer.support import error_of
 
 from aiovec import Embed, Field, Schema, sync
 
@@ -119,9 +120,9 @@ def test_a_search_by_meaning_names_the_missing_embedder(run: Run, texts: Path) -
         store.create_table("docs", schema)
         store.insert("docs", [{"id": "wool", "body": "cold water", "embedding": [1, 2]}])
     for options in (["cold water"], ["cold water", "--by", "hybrid"], ["cold", "--by", "vector"]):
-        finished = run("search", "docs", *options, "-s", "other.db")
-        assert finished.code == 1
-        assert "pass --embedder KIND or --config FILE, or search with --by text" in finished.err
+        assert "pass --embedder KIND or --config FILE, or search with --by text" in error_of(
+            "search", "docs", *options, "-s", "other.db"
+        )
     assert ids(run, "docs", "cold water", "--by", "text", "-s", "other.db") == ["wool"]
 
 

@@ -298,6 +298,13 @@ async def test_an_embedder_is_described_by_file_argument_or_environment(
     # An app's own description comes before that of the file.
     config = toml('kind = "openai"\nmodel = "none"\ndim = 2\nbase_url = "http://127.0.0.1:9"')
     await used(tmp_path / "notes.db", embedders=described, config=config)
+    async with aiovec.connect(":memory:", embedder="demo", embedders={"mine": Plain()}) as store:
+        for using, dim in (("default", 256), ("mine", 2)):
+            embed = Embed("body", using=using)
+            await store.create_table(using, Schema(fields={"body": str}, embed=embed))
+            await store.insert(using, rows(2))
+            assert len(await store.search(using, "text 1")) == 2
+            assert (await store.schema(using)).dim == dim
 
     def search() -> list[str]:
         with sync.connect(tmp_path / "notes.db", embedders=described) as plain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -22,7 +21,6 @@ from aiovec import (
     InvalidArgumentError,
     InvalidVectorError,
     Schema,
-    sync,
 )
 
 FIELDS: dict[str, Any] = {"body": Field(str, text=True)}
@@ -222,29 +220,6 @@ async def test_a_schema_without_dim_gets_it_from_the_embedder() -> None:
 
 
 # Embedders of an app
-
-
-async def test_a_default_and_a_named_embedder_are_used_together() -> None:
-    def plain(texts: list[str], *, kind: str = "document") -> Any:
-        return [[float(len(text)), 1.0 + (kind == "query")] for text in texts]
-
-    schema = Schema(2, fields=FIELDS, embed=Embed("body", using="mine"))
-    mine = aiovec.embedder(plain, model="mine", dim=2)
-    async with aiovec.connect(":memory:", embedder="demo", embedders={"mine": mine}) as store:
-        await store.create_table("two", schema)
-        await store.create_table("demo", Schema(fields=FIELDS, embed=Embed("body")))
-        for table in ("two", "demo"):
-            await store.insert(table, ROWS)
-            assert len(await store.search(table, "zip")) == 2
-        assert (await store.schema("two")).model == "mine"
-
-    def searched() -> list[str]:
-        with sync.connect(":memory:", embedder={"kind": "demo"}) as store:
-            store.create_table("notes", Schema(fields=FIELDS, embed=Embed("body")))
-            store.insert("notes", ROWS)
-            return [hit.id for hit in store.search("notes", "sockets", limit=1)]
-
-    assert await asyncio.to_thread(searched) == ["net"]
 
 
 async def test_a_table_without_an_embedder_says_what_to_do() -> None:

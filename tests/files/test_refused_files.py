@@ -65,8 +65,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def look_at(path: Path) -> dict[str, tuple[str, int]]:
     """Return the hash and the time of each file in the folder."""
     return {
-        one.name: (hashlib.sha256(one.read_bytes()).hexdigest(), one.stat().st_mtime_ns)
-        for one in path.parent.iterdir()
+        file.name: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
+        for file in path.parent.iterdir()
     }
 
 
@@ -173,6 +173,6 @@ async def test_an_empty_file_and_a_link_are_opened(tmp_path: Path) -> None:
     if os.name == "nt":
         return
     await to_thread((tmp_path / "link.db").symlink_to, path)
-    async with aiovec.connect(tmp_path / "link.db") as one, aiovec.connect(path) as other:
-        await one.insert(TABLE, [row("a", 1)])
+    async with aiovec.connect(tmp_path / "link.db") as linked, aiovec.connect(path) as other:
+        await linked.insert(TABLE, [row("a", 1)])
         assert await other.count(TABLE) == 1

@@ -170,7 +170,7 @@ async def test_writes_while_the_file_is_replaced_are_refused_or_kept(tmp_path: P
         await to_thread(os.replace, tmp_path / "other.db", path)
     await store.close()
     async with aiovec.connect(tmp_path / "old.db") as old:
-        assert set(acknowledged) <= {one.id for one in await old.find(TABLE, limit=10**6)}
+        assert set(acknowledged) <= {record.id for record in await old.find(TABLE, limit=10**6)}
 
 
 async def test_another_store_in_the_folder_may_be_removed(tmp_path: Path) -> None:

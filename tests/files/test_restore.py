@@ -76,14 +76,14 @@ async def test_a_backup_is_of_one_moment(tmp_path: Path, kind: str) -> None:
     for n in range(2):
         copy = str(tmp_path / f"copy{n}") if kind == "sqlite" else f"lancedb://{tmp_path}/copy{n}"
         async with aiovec.connect(copy) as saved:
-            one, two = [
+            first, second = [
                 {record.id for record in await saved.find(table, limit=10**6)}
                 for table in ("one", "two")
             ]
-        assert two <= one
-        assert len(one - two) <= 3
+        assert second <= first
+        assert len(first - second) <= 3
         for writer in range(3):
-            rows = [id for id in one if id.startswith(f"{writer}-")]
+            rows = [id for id in first if id.startswith(f"{writer}-")]
             assert len(rows) >= 3
             assert sorted(rows) == sorted(f"{writer}-{n}" for n in range(len(rows)))
 

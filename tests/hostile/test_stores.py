@@ -47,7 +47,7 @@ async def make(target: str) -> None:
 def damage(whole: Path, chance: random.Random) -> str:
     """Flip bits of a file of the store, cut it, or overwrite a part; return what was done."""
     files = [whole] if whole.is_file() else sorted(f for f in whole.rglob("*") if f.is_file())
-    file = chance.choice([one for one in files if one.stat().st_size])
+    file = chance.choice([path for path in files if path.stat().st_size])
     data = bytearray(file.read_bytes())
     place = chance.randrange(len(data))
     kind = chance.choice(["bits", "cut", "zeros", "garbage"])

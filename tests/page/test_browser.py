@@ -224,7 +224,7 @@ async def test_each_view_passes_axe_and_fits_a_phone(page: Page) -> None:
             rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
             violations = await page.evaluate(AXE, {**rules, "resultTypes": ["violations"]})
             findings += [
-                (name, scheme, one["id"], one["nodes"][0]["html"][:200]) for one in violations
+                (name, scheme, each["id"], each["nodes"][0]["html"][:200]) for each in violations
             ]
         for width, size in ((375, "100%"), (640, "200%")):
             with case((name, width)):

@@ -86,7 +86,7 @@ class Cluster:
     def close(self) -> None:
         """End the nodes and their children by their ids."""
         mine = [psutil.Process(node.pid) for node in self._nodes if node.poll() is None]
-        below = [process for one in mine for process in one.children(recursive=True)]
+        below = [process for parent in mine for process in parent.children(recursive=True)]
         for node in reversed(self._nodes):
             node.terminate()
         _, left = psutil.wait_procs([*mine, *below], timeout=30)

@@ -100,7 +100,7 @@ async def test_a_driver_killed_during_the_commit_adds_all_rows_or_none(
         async def kill(
             request: Request, ask: Callable[[], Awaitable[bytes]], client: asyncio.StreamWriter
         ) -> bool:
-            written = any(_DATA.match(one.line) for one in proxy.requests)
+            written = any(_DATA.match(sent.line) for sent in proxy.requests)
             if not (written and _COMMIT.match(request.line)):
                 proxy.arm(kill)
                 client.write(await ask())

@@ -174,7 +174,7 @@ def test_workers_build_keyword_indexes_as_one_process(cluster: Cluster, tmp_path
                 code, said = cluster.run("index", "docs", "-s", target, "--kind", "ivf_flat")
                 assert code == 0, said
             with sync.connect(target) as store:
-                (index,) = [one for one in store.indexes("docs") if one.kind == "text"]
+                (index,) = [near for near in store.indexes("docs") if near.kind == "text"]
                 assert index.rows_unindexed == 0
                 answers.append([
                     sorted(hit.id for hit in store.search_text("docs", text, limit=5000, **options))
@@ -196,7 +196,7 @@ def test_workers_build_an_index_for_upkeep(cluster: Cluster, parts: Path, tmp_pa
         exact = [
             {hit.id for hit in hits} for hits in store.search_many("docs", questions, exact=True)
         ]
-        shared = sum(len(one & other) for one, other in zip(approximate, exact, strict=True))
+        shared = sum(len(near & other) for near, other in zip(approximate, exact, strict=True))
         assert shared / 200 > 0.8
         vector = [50.0, *[0.0] * (DIM - 1)]
         store.insert("docs", [{"id": "new", "embedding": vector}])

@@ -151,7 +151,9 @@ async def test_an_answer_without_end_is_refused(
 
 async def test_the_key_is_sent_but_never_shown(proxy: Proxy, opens: Opens) -> None:
     async with opens() as store:
-        assert {one.headers["authorization"] for one in proxy.requests} == {f"Bearer {SECRET}"}
+        assert {request.headers["authorization"] for request in proxy.requests} == {
+            f"Bearer {SECRET}"
+        }
         assert SECRET not in repr(store) + store.target
     for key in ("k3y\r\nX-Other: 1", "k3y\0", "a k3y", "k3y\u00e9"):
         with pytest.raises(ConfigError, match="API key") as caught:
@@ -201,7 +203,7 @@ async def test_creating_an_existing_table_sends_no_write(proxy: Proxy, opens: Op
         schema = await store.schema("notes")
         before = len(proxy.requests)
         await store.create_table("notes", schema, exist_ok=True)
-        assert {one.line.split()[0] for one in proxy.requests[before:]} == {"GET"}
+        assert {request.line.split()[0] for request in proxy.requests[before:]} == {"GET"}
 
 
 ADDRESSES = (

@@ -227,18 +227,20 @@ def test_stalled_clients_are_cut_off_while_others_are_served(server: Served) -> 
     with ExitStack() as stack:
         held = []
         for number in range(120):
-            one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), START))
-            one.sendall((b"", b"GET / HTTP/1.1\r\nX: ", search[:-5])[number % 3])
-            held.append(one)
+            client = stack.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), START)
+            )
+            client.sendall((b"", b"GET / HTTP/1.1\r\nX: ", search[:-5])[number % 3])
+            held.append(client)
         for _ in range(1000):  # at first the stalled bodies have all turns, and 429 is right
             if statuses(exchange(server, search))[0] == 200:
                 break
         else:
             pytest.fail("nobody else was served")
-        for number, one in enumerate(held):
+        for number, client in enumerate(held):
             if number % 3:  # an idle connection is kept until its time or a request comes
                 received = b""
                 with suppress(ConnectionError):
-                    while part := one.recv(65536):
+                    while part := client.recv(65536):
                         received += part
                 assert b" 200 " not in received

@@ -270,7 +270,7 @@ async def test_lancedb_indexes_and_versions_are_served(tmp_path: Path) -> None:
         await client.ok("POST", f"{path}/records", json=rows)
         index = {"kind": "ivf_flat", "numPartitions": 2}
         made = (await client.ok("POST", f"{path}/indexes", 201, json=index))["indexes"]
-        (index,) = (one for one in made if one["column"] == "embedding")
+        (index,) = (each for each in made if each["column"] == "embedding")
         assert index["rowsIndexed"] == 305
         await client.problem("POST", f"{path}/indexes", 422, json={"kind": "none"})
         await client.ok("DELETE", f"{path}/indexes/{index['name']}", 204)

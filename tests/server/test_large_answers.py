@@ -104,14 +104,15 @@ async def test_unread_answers_together_are_bounded() -> None:
         refused = await client.post("/tables/t/find", json={})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert "other requests" in refused.json()["detail"]
-        for one in waiting:
+        for connection in waiting:
             for _ in range(100):  # parts of an answer
-                one.reads.release()
-            assert await one.status() == 200
+                connection.reads.release()
+            assert await connection.status() == 200
         assert len((await client.ok("POST", "/tables/t/find", json={}))["records"]) == 30
 
 
 # Lance gives rows in groups of its own.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "count", "most"), [("{}/a.db", 40, 34), ("lancedb://{}", 80, 60)]
 )

@@ -76,13 +76,13 @@ async def test_unfinished_bodies_together_are_bounded(held: Held) -> None:
     app = held.app()
     large = [b" " * (MIB - 100)]
     waiting = [Connection(app, "POST", SEARCH, [*large, b""], ends=False) for _ in range(2)]
-    await until(lambda: not any(one._parts for one in waiting))
+    await until(lambda: not any(connection._parts for connection in waiting))
     refused = Connection(app, "POST", SEARCH, large)
     assert await refused.status() == 503
     assert refused.headers["retry-after"] == "1"
-    for one in waiting:
-        one.gone.set()
-        assert await one.status() == 0
+    for connection in waiting:
+        connection.gone.set()
+        assert await connection.status() == 0
     held.let.set()
     assert await Connection(app, "POST", SEARCH, [BODY + large[0]]).status() == 200
 

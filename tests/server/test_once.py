@@ -56,23 +56,6 @@ async def test_a_repeated_write_is_done_once(tmp_path: Path) -> None:
         assert await store.tables() == ["more", "notes"]
 
 
-async def test_a_store_without_keys_refuses_a_repeated_write(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    pytest.importorskip("lancedb")
-    target = f"lancedb://{tmp_path}/a"
-    async with aiovec.connect(target) as store, serving(create_app(store=store)) as client:
-        await store.create_table("notes", SMALL)
-        body = rows(1, 2)
-        assert await client.ok("POST", RECORDS, json=body, headers=keyed("k")) == {"count": 2}
-        await store.delete("notes", ["r0001"])
-        document = await client.problem("POST", RECORDS, 409, json=body, headers=keyed("k"))
-        assert document["error"] == "OutcomeUnknownError"
-        assert "requested before" in document["detail"]
-        assert await store.count("notes") == 1
-    assert not [record for record in caplog.records if record.name == "aiovec.server"]
-
-
 async def test_a_key_is_free_again_after_a_busy_store_refused_its_write(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     fcntl = pytest.importorskip("fcntl")

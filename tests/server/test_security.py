@@ -331,7 +331,7 @@ def access() -> Iterator[SimpleQueue[logging.LogRecord]]:
     logger.propagate = False
     yield records
     assert logger.level == logging.INFO
-    assert not any("aiovec" in type(one).__module__ for one in logger.handlers)
+    assert not any("aiovec" in type(each).__module__ for each in logger.handlers)
     logger.removeHandler(handler)
     logger.setLevel(logging.NOTSET)
     logger.propagate = True

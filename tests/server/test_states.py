@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import pyarrow as pa
-import pytest
-from tests.server.apps import ARROW, VECTOR, Connection, Wrapped, ipc, notes, serving
-
-import aiovec
-from aiovec_server import create_app
+from tests.server.apps import ARROW, VECTOR, ipc, notes
 
 T = "/tables/notes"
 
@@ -53,45 +46,10 @@ async def test_arrow_columns_that_do_not_fit_the_call_are_refused() -> None:
             await client.problem("POST", f"{T}/get", 422, content=ipc(table), headers=ARROW)
 
 
-@pytest.mark.parametrize("begun", [True, False])
-async def test_a_delete_of_its_key_cancels_a_write_also_before_it_comes(begun: bool) -> None:
-    came, ended = asyncio.Event(), asyncio.Event()
-
-    async def insert(*args: Any, **options: Any) -> int:
-        came.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0.05)
-            ended.set()
-        return 1
-
-    async with aiovec.connect(":memory:") as store:
-        await store.create_table("notes", aiovec.Schema(2))
-        app = create_app(store=Wrapped(store, insert=insert))  # type: ignore[arg-type]
-        async with serving(app) as client:
-            row = b'[{"id": "a", "embedding": [1, 0]}]'
-            headers = [("idempotency-key", "k")]
-
-            def writing() -> Connection:
-                return Connection(app, "POST", f"{T}/records", [row], headers=headers)
-
-            if begun:
-                write = writing()
-                await came.wait()
-            await client.ok("DELETE", "/writes/k", 204)
-            assert ended.is_set() is begun
-            if not begun:
-                write = writing()
-            assert await write.status() == 409
-            assert came.is_set() is begun
-            await client.problem("DELETE", "/writes/%01", 422)
-
-
-async def test_the_store_endpoint_lists_its_abilities() -> None:
+async def test_a_write_is_cancelled_by_its_key_before_it_comes() -> None:
     async with notes() as client:
-        about = await client.ok("GET", "/store")
-        assert (about["backend"], about["version"]) == ("sqlite", aiovec.__version__)
-        assert {"text", "quantized"} <= set(about["abilities"]) <= {
-            "text", "quantized", "power-loss",
-        }  # fmt: skip
+        await client.ok("DELETE", "/writes/k", 204)
+        row, key = [{"id": "a", "embedding": VECTOR}], {"idempotency-key": "k"}
+        await client.problem("POST", f"{T}/records", 409, json=row, headers=key)
+        assert await client.ok("GET", f"{T}/count") == {"count": 5}
+        await client.problem("DELETE", "/writes/%01", 422)

@@ -32,6 +32,14 @@ def bring(path: Path, store: Path, *options: object, table: str = "notes", code:
     return facts
 
 
+def error_of(*arguments: object) -> str:
+    """Run a command that fails with the code 1, and return its error."""
+    finished = run(*arguments)
+    assert finished.code == 1, (finished.out, finished.err)
+    assert "Traceback" not in finished.err
+    return finished.err
+
+
 def refused(path: Path, store: Path, *options: object, table: str = "notes") -> str:
     """Import a file that is refused, and return the error."""
     finished = run("import", path, "-s", store, "--table", table, *options)

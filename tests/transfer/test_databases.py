@@ -114,7 +114,7 @@ def test_each_collection_of_llm_becomes_a_table(db: Any, path: Path, store: Path
     db.executemany(insert, stored)
     done = run("import", path, "-s", store, "--json")
     assert done.code == 1
-    names = [(one["name"], one["rows"], one["rejected"]) for one in done.json["tables"]]
+    names = [(each["name"], each["rows"], each["rejected"]) for each in done.json["tables"]]
     assert names == [("my-notes", 2, 1), ("other", 1, 0)]
     content = {"content": Field(str, text=True)}
     assert schema_of(store, "my-notes") == Schema(4, model="mini", fields=content)

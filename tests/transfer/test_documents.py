@@ -16,10 +16,11 @@ from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from tests.documents.files import pdf
+from tests.embed.models import stand_in
 from tests.harness.command import Finished, run
+from tests.transfer.support import error_of
 
 from aiovec import Embed, F, Field, Schema, VectorStore, connect, documents, sync
 
@@ -144,14 +145,14 @@ def test_readers_never_see_two_versions_of_a_document(folder: Path, store: Path)
 
 
 def test_delete_removes_only_documents_below_its_base(folder: Path, store: Path) -> None:
-    one, two = written(folder / "one"), written(folder / "two")
-    imported(store, one, "--base", "https://one.example/")
+    first, two = written(folder / "one"), written(folder / "two")
+    imported(store, first, "--base", "https://one.example/")
     imported(store, two)
     (two / "guide.md").unlink()
     assert counts(imported(store, two, "--delete"))["deleted"] == 1
     assert len(sources(store)) == 5
-    (one / "guide.md").unlink()
-    imported(store, one, "--base", "https://one.example/", "--delete")
+    (first / "guide.md").unlink()
+    imported(store, first, "--base", "https://one.example/", "--delete")
     assert set(sources(store)) == {
         "https://one.example/sub/keys.rst", "https://one.example/sub/plain.txt",
         "sub/keys.rst", "sub/plain.txt",
@@ -402,18 +403,14 @@ def test_fastembed_has_a_default_model_and_counts_its_tokens(
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     words.enable_truncation(3)  # as fastembed does
 
-    class Model:
-        def __init__(self, model_name: str, **_: Any) -> None:
-            assert model_name == "BAAI/bge-small-en-v1.5"
-            self.model = SimpleNamespace(tokenizer=words)
-
-        def passage_embed(self, texts: list[str], **_: Any) -> Any:
-            return np.ones((len(texts), 384), dtype=np.float32)
-
-    monkeypatch.setitem(sys.modules, "fastembed", SimpleNamespace(TextEmbedding=Model))
+    log: list[Any] = []
+    fastembed = stand_in(log, 384)
+    fastembed.TextEmbedding.model = SimpleNamespace(tokenizer=words)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fastembed", fastembed)
     notes = written(folder / "notes", {"a.txt": "word " * 600})
     assert counts(imported(store, notes, embedder="fastembed")) == {"new": 1, "passages": 3}
     assert counts(imported(store, notes, embedder="fastembed")) == {"unchanged": 1}
+    assert {entry[1] for entry in log if entry[0] == "load"} == {"BAAI/bge-small-en-v1.5"}
     lengths = [len(row["body"].split()) for row in passages(store).values()]
     assert lengths == [256, 256, 88]
     with sync.connect(store) as opened:
@@ -452,9 +449,7 @@ def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) 
         done = refused(store, *arguments)
         assert words in " ".join(done.err.replace("│", " ").split()), done.err
         assert "Traceback" not in done.err
-    done = run("import", notes, "-s", store)
-    assert done.code == 1
-    assert "--embedder" in done.err
+    assert "--embedder" in error_of("import", notes, "-s", store)
 
 
 def test_documents_are_imported_without_pyarrow(folder: Path, store: Path) -> None:

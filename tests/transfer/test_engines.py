@@ -9,7 +9,7 @@ import pytest
 from tests.harness.command import run
 from tests.harness.packages import install
 
-from .support import jsonl, numbered, rows_of
+from .support import error_of, jsonl, numbered, rows_of
 
 ENGINE = """
 import pickle
@@ -51,14 +51,10 @@ LOAD = ("import", "a.*", "b.*", "--table", "notes", "--engine", "own", "-s")
 def test_an_engine_gets_the_checked_rows_of_all_files(folder: Path, store: Path) -> None:
     jsonl(folder / "a.jsonl", [*numbered("a"), {"id": "bad", "embedding": [1]}])
     (folder / "b.csv").write_text('id,embedding\nb,"[1,0]"\nc,"[0,1]"\n')
-    done = run(*LOAD, store)
-    assert (done.code, "a.jsonl, line 2: the vector has 1 dim" in done.err) == (1, True)
+    assert "a.jsonl, line 2: the vector has 1 dim" in error_of(*LOAD, store)
     jsonl(folder / "a.jsonl", numbered("a"))
     done = run(*LOAD, store)
-    assert (done.code, done.out.split(" into ")[0]) == (
-        0,
-        "imported 3 rows from 2 files (jsonl, csv)",
-    )
+    assert done.out.startswith("imported 3 rows from 2 files "), done.err
     assert sorted(rows_of(store)) == ["a", "b", "c"]
 
 

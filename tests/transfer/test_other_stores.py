@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from tests.harness.packages import install
 
 from aiovec import Record, Schema
 
-from .support import assert_rejects, bring, jsonl, made, rows_of, schema_of
+from .support import assert_rejects, bring, error_of, jsonl, made, rows_of, schema_of
 
 lancedb = pytest.importorskip("lancedb")
 
@@ -121,8 +122,7 @@ def test_each_table_of_a_lancedb_folder_is_imported_or_named(folder: Path, store
         ("three", "there are: One, numbers, two"),
         ("numbers", "numbers has no dense vectors; it has: none"),
     ):
-        refused = run("import", f"lancedb:{other}#{name}", "-s", folder / "none.db")
-        assert (refused.code, why in refused.err) == (1, True), refused.err
+        assert why in error_of("import", f"lancedb:{other}#{name}", "-s", folder / "none.db")
     assert not (folder / "none.db").exists()
 
 
@@ -178,15 +178,16 @@ def test_a_table_that_cannot_be_imported_is_named(folder: Path, store: Path) -> 
     shutil.rmtree(other / "lost.lance" / "data")
     done = run("import", other, "-s", store, "--json", "--allow-rejects")
     assert done.code == 1
-    assert [(one["name"], one["rows"]) for one in done.json["tables"]] == [("good", 2), ("lost", 0)]
+    assert [(facts["name"], facts["rows"]) for facts in done.json["tables"]] == [
+        ("good", 2),
+        ("lost", 0),
+    ]
     assert set(done.json["failed"]) == {"bad", "lost"}
     assert "lost: cannot be imported: " in run("import", other, "-s", folder / "b.db").err
-    refused = run("import", f"{other}#lost", "-s", folder / "none.db")
-    assert (refused.code, "cannot be read" in refused.err) == (1, True)
+    assert "cannot be read" in error_of("import", f"{other}#lost", "-s", folder / "none.db")
     shutil.rmtree(other / "good.lance")
-    refused = run("import", other, "-s", folder / "none.db")
-    assert (refused.code, "no table can be imported: lost: " in refused.err) == (1, True)
-    assert "; bad: " in refused.err
+    error = error_of("import", other, "-s", folder / "none.db")
+    assert re.search("no table can be imported: lost: .*; bad: ", error)
     assert not (folder / "none.db").exists()
 
 
@@ -218,8 +219,9 @@ def test_a_broken_importer_stops_no_other(
         assert refused.code == 1
         for name in BROKEN:
             assert f"the source 'a-{name}' ({name}_source:Kind) is unusable" in refused.err
-    refused = run("import", "a-gone:here", "-s", folder / "d.db")
-    assert (refused.code, "No module named 'no_such_module_at_all'" in refused.err) == (1, True)
+    assert "No module named 'no_such_module_at_all'" in error_of(
+        "import", "a-gone:here", "-s", folder / "d.db"
+    )
 
 
 def test_a_place_without_a_source_is_refused(
@@ -239,8 +241,7 @@ def test_a_place_without_a_source_is_refused(
         "pinecone:docs": "there is no file",
     }.items():
         with case(source):
-            refused = run("import", source, "-s", store)
-            assert (refused.code, why in refused.err) == (1, True), refused.err
+            assert why in error_of("import", source, "-s", store)
     assert list((folder / "empty").iterdir()) == []
     assert not store.exists()
 
@@ -266,5 +267,6 @@ def test_rows_without_ids_get_new_ones_in_their_order(folder: Path, store: Path,
         np.testing.assert_array_equal(row.vector, vector)
         assert row["id_" if kind == "lancedb" else "_id"] == "same"
     if kind == "parquet":
-        refused = run("import", path, "-s", folder / "x.db", "--id-column", "key")
-        assert (refused.code, "pass --id-column none for new ids" in refused.err) == (1, True)
+        assert "pass --id-column none for new ids" in error_of(
+            "import", path, "-s", folder / "x.db", "--id-column", "key"
+        )

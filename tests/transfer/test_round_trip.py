@@ -41,14 +41,14 @@ def there_and_back(
         assert schema_of(store, table) == schema, suffix
         after = rows_of(store, table)
         assert before == after, suffix
-        for id, one in before.items():
+        for id, row in before.items():
             other = after[id]
-            if one.vector is None or other.vector is None:
-                assert one.vector is other.vector
+            if row.vector is None or other.vector is None:
+                assert row.vector is other.vector
             else:
-                assert one.vector.tobytes() == other.vector.tobytes()
+                assert row.vector.tobytes() == other.vector.tobytes()
             # Equality takes 1 for 1.0 and for True.
-            assert repr(sorted(one.fields.items())) == repr(sorted(other.fields.items()))
+            assert repr(sorted(row.fields.items())) == repr(sorted(other.fields.items()))
 
 
 def test_exported_rows_of_every_kind_are_imported_unchanged(folder: Path) -> None:
