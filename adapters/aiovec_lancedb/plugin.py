@@ -24,7 +24,6 @@ class LancedbPlugin(BackendPlugin):
     name = "lancedb"
     schemes = ("memory", "s3", "gs", "az", "db")
     install = "aiovec[lancedb]"
-    address_key = "lancedb_url"
     address_field = not_empty(
         "aiovec.lance",
         description="Where the LanceDB backend stores: a folder, or s3://, gs://, az://, db:// or "

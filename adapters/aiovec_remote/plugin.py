@@ -27,7 +27,6 @@ class RemotePlugin(BackendPlugin):
     schemes = ("http", "https", SCHEME)
     install = "aiovec[remote]"
     settings = RemoteSettings
-    address_key = "remote_url"
     address_field = key(
         "http://127.0.0.1:4002",
         pattern=r"^https?://\S.*",

@@ -200,11 +200,11 @@ def test_faults_of_the_environment_name_the_variable(
 def test_a_section_of_another_backend_has_its_own_keys(
     toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = toml('[retrieval]\nbackend = "toy"\n[retrieval.toy]\nurl = "toy://x"\nsize = {a = 1}')
+    file = toml('[retrieval]\nbackend = "toy"\n[retrieval.toy]\nsize = {a = 1}')
     assert "toy" in str(fault(file))
     install(monkeypatch, tmp_path / "site", toy="ToyPlugin")
     monkeypatch.setenv("AIOVEC_RETRIEVAL__TOY__COLOUR", "red")
     loaded = retrieval(file)
     assert loaded.backend == "toy"
-    assert vars(loaded.toy) == {"url": "toy://x", "size": {"a": 1}, "colour": "red"}
+    assert vars(loaded.toy) == {"size": {"a": 1}, "colour": "red"}
     assert fault(toml("[retrieval]\ntoy = 3")).key == "retrieval.toy"

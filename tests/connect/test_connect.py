@@ -126,7 +126,7 @@ async def test_a_target_takes_the_settings_of_the_file_and_the_environment(
 ) -> None:
     config = tmp_path / "aiovec.toml"
     config.write_text(
-        '[retrieval]\nbackend = "toy"\ndim = 5\n[retrieval.toy]\nurl = "toy://y"\nsize = 3'
+        '[retrieval]\nbackend = "toy"\ndim = 5\ntoy_url = "toy://y"\n[retrieval.toy]\nsize = 3'
     )
     async with connect(config=config) as store:
         assert (store.target, made[-1].settings.size) == ("toy://y", 3)

@@ -15,10 +15,8 @@ from aiovec import StoreMovedError
 CONFIG = """
 [retrieval]
 backend = "left"
-[retrieval.left]
-url = "left://old"
-[retrieval.found]
-url = "{url}"
+left_url = "left://old"
+found_url = "{url}"
 """
 
 

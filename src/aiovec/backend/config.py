@@ -20,7 +20,7 @@ from .embedders import EmbedderSettings
 from .paths import local_path
 from .plugin import BackendPlugin, backends
 from .server import ServerSettings
-from .settings import DELIMITER, ENVIRONMENT, AnySettings, Key, Section, checked, key
+from .settings import DELIMITER, ENVIRONMENT, Key, Section, checked, key
 
 # Parts of variable names, in lower case, since their case does not matter.
 _PREFIX, _ROOT, _LIKE_ROOT = "aiovec_", "aiovec_retrieval", "aiovec_retr"
@@ -72,14 +72,9 @@ def retrieval_settings() -> type[RetrievalSettings]:
 def _retrieval_settings(plugins: tuple[BackendPlugin, ...]) -> type[RetrievalSettings]:
     names = [plugin.name for plugin in plugins]
     backend = key("sqlite", choices=names, accepted=f"one of {', '.join(names)}")
-    keys: dict[str, Any] = {"backend": backend}
-    for plugin in plugins:
-        if plugin.address_key:
-            keys[plugin.address_key] = plugin.address_field
-    for plugin in plugins:
-        if plugin.settings is not AnySettings or not plugin.address_key:  # else no section
-            keys[plugin.name] = plugin.settings()
-    return RetrievalSettings.extended(**keys)
+    addresses = {plugin.address_key: plugin.address_field for plugin in plugins}
+    sections = {plugin.name: plugin.settings() for plugin in plugins}
+    return RetrievalSettings.extended(backend=backend, **addresses, **sections)
 
 
 def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:

@@ -183,7 +183,7 @@ def _configured(
     text = plugin.address_in(settings, file)
     meant = _plugin_of(text) or plugin
     key = plugin.address_key
-    if key and meant.name not in {plugin.name, *plugin.delegates}:
+    if meant.name not in {plugin.name, *plugin.delegates}:
         of_paths = plugin.name == OF_PATHS
         accepted = "a path" if of_paths else f"an address of the {plugin.name} backend"
         raise ConfigError(

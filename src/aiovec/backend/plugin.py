@@ -56,17 +56,20 @@ class BackendPlugin(ABC):
     install: str = ""
     """The requirement for ``pip install`` that brings it. Default: the name of its distribution."""
 
-    address_key: ClassVar[str] = ""
-    """The key in ``[retrieval]`` with its address. Default: ``url`` in its own section."""
-
-    address_field: ClassVar[Any] = None
-    """The default, description and bounds of that key, as ``settings.key`` returns them."""
+    address_field: ClassVar[Any] = ""
+    """The default of the key in ``[retrieval]`` with its address, or its description and bounds
+    too, as ``settings.key`` returns them."""
 
     delegates: ClassVar[frozenset[str]] = frozenset()
     """Backends whose URLs ``address_key`` also accepts; such a URL opens that backend."""
 
     memory: ClassVar[str] = ":memory:"
     """The prefix, in lower case, of the address of a store in memory."""
+
+    @property
+    def address_key(self) -> str:
+        """The name of that key. An attribute of the class replaces it."""
+        return f"{self.name}_url"
 
     @property
     def settings(self) -> type[BackendSettings]:
@@ -98,9 +101,7 @@ class BackendPlugin(ABC):
 
     def address_in(self, settings: Any, file: Path) -> str:
         """Return the target that a TOML ``file`` sets; ``settings`` is its ``[retrieval]``."""
-        if self.address_key:
-            return str(getattr(settings, self.address_key))
-        return str(getattr(getattr(settings, self.name, None), "url", ""))
+        return str(getattr(settings, self.address_key))
 
     def exists(self, path: Path) -> bool:
         """Return whether a store may exist at a path, so that opening it creates nothing."""
