@@ -561,7 +561,7 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
 def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
     """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
     if not isinstance(where, OneForEach):
-        return [bind(where, schema)] * count
+        return [None if where is None else bind(where, schema)] * count
     if len(where) != count:
         raise InvalidArgumentError(
             "where", list(where),

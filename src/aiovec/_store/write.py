@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class RowsToWrite:
     on_conflict: OnConflict
     checked: bool
     embed: Embeds
-    _embedded: dict[Schema, NewRows] = field(default_factory=dict)
+    _embedded: tuple[Schema, NewRows] | None = None
     """Kept so that a repeated attempt does not call the embedder again."""
 
     async def write(self, active: ActiveBackend, handle: TableHandle) -> int:
@@ -116,8 +116,8 @@ class RowsToWrite:
         schema = handle.schema
         skips = self.on_conflict == "skip"
         # The existing rows may have changed since an earlier attempt.
-        if not skips and schema in self._embedded:
-            return self._embedded[schema]
+        if not skips and self._embedded is not None and self._embedded[0] == schema:
+            return self._embedded[1]
         rows, missing = await self._checked_rows(active.backend, handle)
         if missing is not None and missing.texts and skips:
             existing = await live.ids(missing.ids)
@@ -130,7 +130,7 @@ class RowsToWrite:
                 numbered = self.on_conflict == "fail"
                 raise of_row(exc, missing, numbered=numbered) from exc.__cause__
             rows = await hop(len(rows), filled, rows, missing, vectors)
-        self._embedded[schema] = rows
+        self._embedded = schema, rows
         return rows
 
 

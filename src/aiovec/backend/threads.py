@@ -55,7 +55,10 @@ class _Threads:
     """
 
     def __init__(self) -> None:
-        """Begin without threads; also in a forked process, in which they do not run."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin without threads, as in a forked process, in which they do not run."""
         self._jobs: deque[Callable[[], object]] = deque()
         # Each thread has a bell, a lock that is released to wake it. The thread that became idle
         # last is woken first, so that those that are not needed end.
@@ -122,7 +125,7 @@ begin_in_thread = _threads.begin
 # crash.
 atexit.register(lambda: _threads.wait(10.0))
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.__init__)  # type: ignore[misc]
+    os.register_at_fork(after_in_child=_threads.forget)
 
 
 def _in_daemon_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
