@@ -19,7 +19,7 @@ from .errors import copying_to, failures, is_busy, translated
 from .layout import (
     APPLICATION_ID,
     check_contents,
-    check_header_to_read,
+    check_header,
     faults_of,
     newest_change,
     read_header,
@@ -89,7 +89,7 @@ def restore(
             "this is a folder, and a backup of SQLite is a file; restore one of LanceDB to an "
             "address such as lancedb://PATH",
         )
-    if not check_header_to_read(backup):
+    if not check_header(backup, to_read=True):
         raise CorruptStoreError(str(backup), "this is not a backup: it is empty")
     make_folder_of(target)
     remove_abandoned(target.parent, f".{target.name}.", ".partial")

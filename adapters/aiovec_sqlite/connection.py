@@ -504,27 +504,21 @@ class TooLargeForGroupError(Exception):
     """Raised by work that needs its own commit. Never reaches a user."""
 
 
-class ChangeCounter:
-    """The newest change number, read and written once for each commit."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 class Transaction:
-    """Passed to a write's work: the connection, change numbers, and a check of its caller."""
+    """Passed to a write's work: the connection, change numbers, and a check of its caller.
 
-    __slots__ = ("_alone", "_call", "_change", "db")
+    Calls of one commit share it. ``call`` is the one whose work runs, if it runs by itself, and
+    ``alone`` is true if it has the commit to itself.
+    """
 
-    def __init__(
-        self, db: sqlite3.Connection, change: ChangeCounter, call: WriteCall | None, *, alone: bool
-    ) -> None:
+    __slots__ = ("alone", "call", "db", "newest")
+
+    def __init__(self, db: sqlite3.Connection, newest: int, *, alone: bool) -> None:
         self.db = db
-        self._change = change
-        self._call = call
-        self._alone = alone
+        # The newest change number taken so far.
+        self.newest = newest
+        self.alone = alone
+        self.call: WriteCall | None = None
 
     def expect(self, rows: int) -> None:
         """Announce the number of rows before the first: many rows get their own commit.
@@ -532,21 +526,16 @@ class Transaction:
         In a savepoint, SQLite searches all pages that the savepoint has saved for each further row
         of vec0, so 20,000 rows take ten times as long as without one.
         """
-        if rows > _MOST_ROWS_IN_SAVEPOINT and not self._alone:
+        if rows > _MOST_ROWS_IN_SAVEPOINT and not self.alone:
             raise TooLargeForGroupError
 
     def check(self) -> None:
         """Raise CancelledWorkError, and so roll back, if the caller has gone."""
-        if self._call is not None and self._call.gone:
+        if self.call is not None and self.call.gone:
             raise CancelledWorkError
-
-    @property
-    def newest(self) -> int:
-        """The newest change number taken so far."""
-        return self._change.number
 
     def take(self, count: int = 1) -> int:
         """Reserve change numbers; return the first. They rise and are never used again."""
-        first = self._change.number + 1
-        self._change.number += count
+        first = self.newest + 1
+        self.newest += count
         return first

@@ -16,7 +16,7 @@ from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableEr
 from . import text_index
 from .copies.kernel.library import load, why_not
 from .copies.scanfile import ScanFiles
-from .driver import connect, load_driver, load_extension
+from .driver import connect, has_fts5, load_driver, load_extension
 from .errors import translated
 from .layout import check_header, faults_of, read_table
 from .tables import table_names
@@ -55,8 +55,15 @@ def _driver() -> Iterator[Finding]:
         else:
             (version,) = db.execute("SELECT vec_version()").fetchone()
             yield Finding("sqlite-vec", version)
-        yield _scan()
-        yield _fts5(db)
+    yield _scan()
+    yield (
+        Finding("keyword search", "works")
+        if has_fts5()
+        else Finding(
+            "keyword search", "FTS5 is missing", ok=False,
+            cure="install a SQLite with FTS5: pip install pysqlite3",
+        )
+    )  # fmt: skip
 
 
 def _name_of(driver: Any) -> str:
@@ -79,19 +86,6 @@ def _scan() -> Finding:
         f"in the file, which takes longer: {why_not()}",
         cure="install aiovec where there is a wheel for the machine, or a C compiler",
     )
-
-
-def _fts5(db: sqlite3.Connection) -> Finding:
-    try:
-        db.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(body)")
-    except load_driver().Error:
-        return Finding(
-            "keyword search",
-            "FTS5 is missing",
-            ok=False,
-            cure="install a SQLite with FTS5: pip install pysqlite3",
-        )
-    return Finding("keyword search", "works")
 
 
 def _file(path: Path, usable: bool) -> Iterator[Finding]:

@@ -294,35 +294,26 @@ def partition_value(value: object) -> str:
     return "" if value is None else f"={value}"
 
 
-def check_header(path: Path) -> bool:
+def check_header(path: Path, *, to_read: bool = False) -> bool:
     """Return whether there is a store to open; False if it is missing, or half created.
 
-    A file of another application is not touched at all.
+    A file of another application is not touched at all. A reader cannot complete what another
+    process has begun: AiovecError if nobody does.
     """
     # SQLite keeps its further files beside the file itself, not beside a link to it.
     path = path.resolve()
     for look in range(_LOOKS):
+        if look:
+            time.sleep(_BETWEEN_LOOKS)
         try:
-            return _look_at(path)
+            if _look_at(path):
+                return True
+            if not (to_read and _holds_something(path, "-journal")):
+                return False
         except CorruptStoreError:
             # Another process may be creating the store, or cutting free pages off its end.
             if look == _LOOKS - 1:
                 raise
-            time.sleep(_BETWEEN_LOOKS)
-    return True  # never reached
-
-
-def check_header_to_read(path: Path) -> bool:
-    """Check the header for a reader, which cannot complete what another process has begun.
-
-    AiovecError if nobody completes it.
-    """
-    for _ in range(_LOOKS):
-        if check_header(path):
-            return True
-        if not _holds_something(path.resolve(), "-journal"):
-            return False
-        time.sleep(_BETWEEN_LOOKS)
     raise AiovecError(
         f"{path} is being created or put into use by another process, or one was killed while it "
         "did; open it once for writing, which completes it"

@@ -28,7 +28,6 @@ from .errors import (
 )
 from .layout import (
     check_header,
-    check_header_to_read,
     create_store,
     has_wal,
     newest_change,
@@ -203,8 +202,7 @@ def open_read_only(
 
 def check_store_to_read(path: Path) -> None:
     """Raise ConfigError if there is no store, CorruptStoreError if it is not an aiovec store."""
-    exists = check_header_to_read(path)
-    if not exists:
+    if not check_header(path, to_read=True):
         raise ConfigError(
             f"there is no store at {path}, and read_only=True creates none",
             key="target",

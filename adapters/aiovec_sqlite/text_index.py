@@ -160,17 +160,11 @@ def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
         return ready[-1]
     if indexes:
         raise being_built(table.name, indexes[-1])
-    fields = wanted_fields(table.schema)
-    if not fields:
-        raise UnsupportedError(
-            "text", "sqlite", f"the table {table.name!r} has no field with text=True"
-        )
     raise UnsupportedError(
         "text",
         "sqlite",
         f"the table {table.name!r} has no text index yet, because an older version created the "
-        f"table; build it with optimize({table.name!r}) or create_field_index({table.name!r}, "
-        f"{fields[0]!r}, 'text')",
+        f"table; build it with optimize({table.name!r})",
     )
 
 
@@ -202,7 +196,6 @@ def check_can_index(schema: Schema) -> None:
 
 def create_empty(tx: Transaction, table: TableLayout) -> None:
     """Make the index of a table without rows."""
-    check_can_index(table.schema)
     if wanted_fields(table.schema):
         _create(tx, table)
 
@@ -220,21 +213,21 @@ def advance(tx: Transaction, name: str) -> bool:
     wanted = wanted_fields(table.schema)
     if not wanted:
         for index in indexes:
-            drop(tx, index)
+            _drop(tx.db, index.generation, index.fts)
         return False
     check_can_index(table.schema)
     fitting = [index for index in indexes if set(index.fields) == set(wanted)]
     if not fitting:
         for index in indexes:
             if not index.ready:
-                drop(tx, index)
+                _drop(tx.db, index.generation, index.fts)
         return not _create(tx, table).ready
     index = fitting[-1]
     if not index.ready and not _index_some(tx, table, index):
         return True
     for other in indexes:
         if other != index:
-            drop(tx, other)
+            _drop(tx.db, other.generation, other.fts)
     return False
 
 
@@ -355,12 +348,8 @@ def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
     return True
 
 
-def drop(tx: Transaction, index: TextIndex) -> None:
-    """Remove an index."""
-    _drop(tx.db, index.generation, index.fts)
-
-
 def _drop(db: sqlite3.Connection, generation: int, fts: str) -> None:
+    """Remove an index."""
     for name in ("insert", "delete", "update"):
         db.execute(f"DROP TRIGGER IF EXISTS {quoted(f'{fts}.{name}')}")
     try:
@@ -394,7 +383,7 @@ def drop_with(tx: Transaction, name: str, field: str) -> None:
     """Remove the indexes over a dropped field; ``advance`` builds them for the other fields."""
     for index in indexes_of(tx.db, name):
         if field in index.fields:
-            drop(tx, index)
+            _drop(tx.db, index.generation, index.fts)
 
 
 def rename_field(tx: Transaction, name: str, old: str, new: str) -> None:

@@ -37,9 +37,10 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
     optimized, created = db.execute(
         "SELECT optimized, created FROM aiovec_tables WHERE name = ?", (table.name,)
     ).fetchone()
-    (page_size,) = db.execute("PRAGMA page_size").fetchone()
-    (pages,) = db.execute("PRAGMA page_count").fetchone()
-    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    page_size, pages, free = (
+        db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_size", "page_count", "freelist_count")
+    )
     vector_bytes = slots * _bytes_of_slot(table)
     text_bytes, text_details = text_index.details_of(db, table)
     return TableStats(

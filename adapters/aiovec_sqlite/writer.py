@@ -27,7 +27,6 @@ from aiovec.errors import (
 
 from .connection import (
     CancelledWorkError,
-    ChangeCounter,
     Connection,
     ConnectionClosedError,
     TooLargeForGroupError,
@@ -229,7 +228,7 @@ class Writer(Committer[_Call]):
         if not _begin(db):
             return
         try:
-            tx = Transaction(db, ChangeCounter(0), None, alone=True)
+            tx = Transaction(db, 0, alone=True)
             change(tx, self.target, lambda record: record.end_pause(pause.pause), anew=False)
             db.execute("COMMIT")
         except BaseException:
@@ -268,13 +267,13 @@ class Writer(Committer[_Call]):
                     call.fail(mark.refusal(self.target))
                 return None
             number = change_number(state.get("change"))
-            change = ChangeCounter(number)
+            tx = Transaction(db, number, alone=alone)
             for calls in _runs(group):
-                if len(calls) > 1 and self._apply(db, change, calls, alone=False) is None:
+                if len(calls) > 1 and self._apply(tx, calls) is None:
                     applied += calls
                     continue
                 for call in calls:
-                    error = self._apply(db, change, [call], alone=alone)
+                    error = self._apply(tx, [call])
                     if error is None:
                         applied.append(call)
                     elif isinstance(error, TooLargeForGroupError):
@@ -287,10 +286,8 @@ class Writer(Committer[_Call]):
             if not applied:
                 _roll_back(db)
                 return None
-            if change.number != number:
-                db.execute(
-                    "UPDATE aiovec_state SET value = ? WHERE key = 'change'", (change.number,)
-                )
+            if tx.newest != number:
+                db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (tx.newest,))
             committing = True
             db.execute("COMMIT")
             committing = False
@@ -327,30 +324,28 @@ class Writer(Committer[_Call]):
         except AiovecError as exc:
             raise OutcomeUnknownError(self.target, str(exc.__cause__ or exc)) from exc
 
-    def _apply(
-        self, db: sqlite3.Connection, change: ChangeCounter, calls: list[_Call], *, alone: bool
-    ) -> Exception | None:
-        """Do calls in one savepoint; ``alone`` in the transaction itself.
+    def _apply(self, tx: Transaction, calls: list[_Call]) -> Exception | None:
+        """Do calls in one savepoint, or the only one of the group in the transaction itself.
 
         If it fails, several calls can be tried again, one by one.
         """
         begun = [call for call in calls if call.begin_in_thread()]
         error: Exception | None = None if begun == calls else CancelledWorkError()
         if error is None:
-            if not alone:
-                db.execute("SAVEPOINT calls")
+            if not tx.alone:
+                tx.db.execute("SAVEPOINT calls")
             try:
-                _once(db, change, calls, alone=alone)
+                _once(tx, calls)
             except Exception as exc:
                 error = exc
-                if alone:
-                    _roll_back(db)
-                elif db.in_transaction:
-                    db.execute("ROLLBACK TO calls")
+                if tx.alone:
+                    _roll_back(tx.db)
+                elif tx.db.in_transaction:
+                    tx.db.execute("ROLLBACK TO calls")
                 else:
                     raise _RolledBackError from exc
-            if not alone:
-                db.execute("RELEASE calls")
+            if not tx.alone:
+                tx.db.execute("RELEASE calls")
         if error is not None and len(calls) > 1:
             for call in begun:
                 call.wait_again()
@@ -365,26 +360,26 @@ class Writer(Committer[_Call]):
         return translated
 
 
-def _once(
-    db: sqlite3.Connection, change: ChangeCounter, calls: list[_Call], *, alone: bool
-) -> None:
+def _once(tx: Transaction, calls: list[_Call]) -> None:
     """Do the work of one call or of several joined ones, unless a key shows that it was done."""
     keys = [call.key for call in calls if call.key is not None]
-    kept = next(filter(None, (find_key(db, key) for key in keys)), None)
+    kept = next(filter(None, (find_key(tx.db, key) for key in keys)), None)
     if kept is not None:
         if len(calls) > 1:
             raise CancelledWorkError  # each is tried separately
         calls[0].result = kept[0].outcome
         return
     if len(calls) > 1:
+        tx.call = None
         first, *others = (cast("RowsWrite", call.work) for call in calls)
-        results = first.joined(others)(Transaction(db, change, None, alone=False))
+        results = first.joined(others)(tx)
     else:
-        results = [calls[0].work(Transaction(db, change, calls[0], alone=alone))]
+        tx.call = calls[0]
+        results = [calls[0].work(tx)]
     for call, result in zip(calls, results, strict=True):
         call.result = result
         if call.key is not None:
-            _keep_key(db, call.key, result, call.text_of)
+            _keep_key(tx.db, call.key, result, call.text_of)
 
 
 def _runs(group: list[_Call]) -> Iterator[list[_Call]]:

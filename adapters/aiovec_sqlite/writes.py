@@ -22,7 +22,7 @@ from aiovec.errors import AiovecError, DuplicateIdError
 
 from .connection import Transaction
 from .driver import load_driver
-from .errors import DamageError
+from .errors import DamageError, decodes
 from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
 from .reads import condition_of
@@ -264,6 +264,16 @@ def _change_vectors(
         sql = f"UPDATE {table.vec} SET vector = ? WHERE rowid = ?"
         tx.db.executemany(sql, zip(list(vectors), rowids, strict=True))
         return
+    _put_anew(tx, table, rowids, vectors, partitions)
+
+
+def _put_anew(
+    tx: Transaction,
+    table: TableLayout,
+    rowids: Sequence[int],
+    vectors: Float32Array,
+    partitions: Sequence[Sequence[str]],
+) -> None:
     sql = f"DELETE FROM {table.vec} WHERE rowid = ?"
     tx.db.executemany(sql, ((rowid,) for rowid in rowids))
     tx.db.executemany(_vector_insert(table), _vector_rows(table, rowids, vectors, partitions))
@@ -457,26 +467,20 @@ def _patched(
         raise DamageError(f"a payload of {table.name!r} is not a JSON object") from exc
 
 
+@decodes
 def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> None:
-    """Move vectors in vec0 to the partitions of their rows' present keys."""
-    names = "".join(f", r.{quoted(name)}" for name in table.partitions)
-    listed = json.dumps(list(rowids))
+    """Move vectors in vec0 to newer chunks, in the partitions of their rows' present keys."""
     check_places(tx.db, table)
     rows = tx.db.execute(
-        f"SELECT v.rowid, v.vector{names} FROM json_each(?) AS j "
+        f"SELECT v.rowid, v.vector FROM json_each(?) AS j "
         f"CROSS JOIN {table.vec} AS v ON v.rowid = j.value "
         f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value",
-        (listed,),
+        (json.dumps(list(rowids)),),
     ).fetchall()
-    quantized = table.schema.quantized is not None
-    tx.db.executemany(f"DELETE FROM {table.vec} WHERE rowid = ?", ((row[0],) for row in rows))
-    tx.db.executemany(
-        _vector_insert(table),
-        (
-            (rowid, *((blob, blob) if quantized else (blob,)), *map(partition_value, keys))
-            for rowid, blob, *keys in rows
-        ),
-    )
+    rowids = [row[0] for row in rows]
+    joined = np.frombuffer(b"".join([row[1] for row in rows]), np.float32)
+    vectors = joined.reshape(len(rows), table.schema.dim)
+    _put_anew(tx, table, rowids, vectors, _stored_partitions(tx, table, rowids))
 
 
 def delete(
@@ -500,16 +504,12 @@ def delete(
             f"SELECT ?, ?, id, _rowid FROM {table.rows} WHERE _rowid = ?",
             ((table.name, first + start + i, rowid) for i, rowid in enumerate(block)),
         )
-        each = [(rowid,) for rowid in block]
-        if wanted_fields(table.schema):
-            rowids_of_block = "SELECT value FROM json_each(?)"
-            tx.db.execute(
-                f"DELETE FROM {table.rows} WHERE _rowid IN ({rowids_of_block})",
-                (json.dumps(block),),
-            )
-        else:
-            tx.db.executemany(f"DELETE FROM {table.rows} WHERE _rowid = ?", each)
-        tx.db.executemany(f"DELETE FROM {table.vec} WHERE rowid = ?", each)
+        tx.db.execute(
+            f"DELETE FROM {table.rows} WHERE _rowid IN (SELECT value FROM json_each(?))",
+            (json.dumps(block),),
+        )
+        sql = f"DELETE FROM {table.vec} WHERE rowid = ?"
+        tx.db.executemany(sql, ((rowid,) for rowid in block))
     every = max(_PRUNE_EVERY, keep_deletes // _PRUNE_SHARE)
     if first // every != (first + len(rowids)) // every:
         prune_deletes(tx, table.name, keep_deletes)

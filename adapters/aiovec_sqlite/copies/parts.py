@@ -9,50 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from aiovec.backend.memory import usable_cores
 from aiovec.backend.threads import begin_in_thread
 from aiovec.errors import AiovecError
-
-
-class _Parts:
-    """One piece of work in parts; no part begins once the asking thread is done with its own."""
-
-    def __init__(self, part: Callable[[], object], free: threading.Semaphore) -> None:
-        self._part = part
-        self._free = free
-        self._lock = threading.Lock()
-        self._running = 0
-        self._done = False
-        self._last_ended = threading.Event()
-
-    def run(self, helpers: int) -> None:
-        for _ in range(helpers):
-            if not self._free.acquire(blocking=False):
-                break
-            try:
-                begin_in_thread(self._help)
-            except AiovecError:  # the system allows no more threads
-                self._free.release()
-                break
-        self._part()
-        with self._lock:
-            self._done = True
-            if not self._running:
-                return
-        self._last_ended.wait()
-
-    def _help(self) -> None:
-        with self._lock:
-            begins = not self._done
-            self._running += begins
-        if begins:
-            self._part()
-            with self._lock:
-                self._running -= 1
-                if self._done and not self._running:
-                    self._last_ended.set()
-        self._free.release()
 
 
 def in_parts(part: Callable[[], object], parts: int) -> None:
@@ -60,7 +21,25 @@ def in_parts(part: Callable[[], object], parts: int) -> None:
 
     At most ``parts`` calls are made. Returns when all of them have ended.
     """
-    _Parts(part, _free_cores()).run(parts - 1)
+    free, turns = _free_cores(), list[threading.Lock]()
+    while len(turns) < parts - 1 and free.acquire(blocking=False):
+        turn = threading.Lock()
+        try:
+            begin_in_thread(partial(_help, part, turn, free))
+        except AiovecError:  # the system allows no more threads
+            free.release()
+            break
+        turns.append(turn)
+    part()
+    for turn in turns:
+        turn.acquire()  # waits for a helper that has begun; the others find it taken
+
+
+def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Semaphore) -> None:
+    if turn.acquire(blocking=False):
+        part()
+        turn.release()
+    free.release()
 
 
 # The cores that no helper keeps busy, beside the one of the asking thread.

@@ -73,15 +73,69 @@ def nearest(
     and rows are missing. ``parts`` is the most threads that share the scan, each of which takes
     ``unit`` rows at a time; 0 stands for numbers that pay.
     """
-    room = sum(2 * min(target.wanted, state.rows) + 16 for target in targets)
-    search = Search(state, targets, metric, stop, vectors=vectors)
-    ends, rowids, far, kept = search.run(room, parts or _parts(state, len(targets)), unit)
+    native = library()
+    points = np.ascontiguousarray(stacked([target.vector for target in targets]), np.float32)
+    count, dim = points.shape
+    wanted = [max(1, min(target.wanted, state.rows)) for target in targets]
+    arguments = (
+        KINDS[native.kind], state.records, len(state.segments), _places(state, targets),
+        address(points), (ctypes.c_int64 * count)(*wanted), count, dim, METRICS[metric],
+        state.longest, None if stop is None else ctypes.byref(stop),
+    )  # fmt: skip
+
+    def results(
+        call: Callable[..., int],
+    ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
+        """Return the end of each query's rows, the rows, their distances, and their vectors.
+
+        The call is repeated if many rows are equal and there is too little room for them.
+        """
+        room = sum(2 * rows + 16 for rows in wanted)
+        while True:
+            output = np.empty(count + 2 * room, dtype=np.int64)
+            kept = np.empty((room, dim), dtype=np.float32) if vectors else None
+            place = address(output)
+            rows = place + 8 * count
+            total = call(
+                room, place, rows, rows + 8 * room, None if kept is None else address(kept)
+            )
+            if total < 0:
+                raise MemoryError(_NO_MEMORY)
+            if total <= room:
+                rowids, far = output[count:].reshape(2, room)
+                return output[:count].tolist(), rowids, far.view(np.float64), kept
+            room = total
+
+    parts = parts or _parts(state, count)
+    if parts == 1:
+        ends, rowids, far, kept = results(partial(native.functions["search"], *arguments))
+    else:
+        search = native.functions["begin"](*arguments, parts, unit or _UNIT // dim)
+        if search is None:
+            raise MemoryError(_NO_MEMORY)
+        try:
+            in_parts(partial(native.functions["part"], search), parts)
+            ends, rowids, far, kept = results(partial(native.functions["end"], search))
+        finally:
+            native.functions["free"](search)
     if state.is_mapped and np.isnan(far[: ends[-1]]).any():
         raise SpoiledFileError
     places = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     return [
         Nearest(rowids[part], far[part], None if kept is None else kept[part]) for part in places
     ]
+
+
+def _places(state: State, targets: Sequence[ScanQuery]) -> ctypes.Array[ctypes.c_void_p] | None:
+    """Return the addresses of the queries' masks, for each segment in turn; None without any."""
+    if all(target.masks is None for target in targets):
+        return None
+    places = [
+        None if target.masks is None else address(target.masks[number])
+        for number in range(len(state.segments))
+        for target in targets
+    ]
+    return (ctypes.c_void_p * len(places))(*places)
 
 
 # A scan is shared by one thread for so many codes and queries: below this, waking another one takes
@@ -95,77 +149,6 @@ def _parts(state: State, queries: int) -> int:
     """Return the number of threads for a scan."""
     wanted = state.codes * max(1, queries // _AS_ONE) // _OF_A_PART
     return max(1, min(usable_cores(), wanted))
-
-
-class Search:
-    """The arguments of one search, and room for its results."""
-
-    def __init__(
-        self,
-        state: State,
-        targets: Sequence[ScanQuery],
-        metric: Metric,
-        stop: ctypes.c_byte | None,
-        *,
-        vectors: bool,
-    ) -> None:
-        self._library = library()
-        self._points = np.ascontiguousarray(
-            stacked([target.vector for target in targets]), np.float32
-        )
-        count, self._dim = self._points.shape
-        masks = None
-        if any(target.masks is not None for target in targets):
-            places = [
-                None if target.masks is None else address(target.masks[number])
-                for number in range(len(state.segments))
-                for target in targets
-            ]
-            masks = (ctypes.c_void_p * len(places))(*places)
-        self._count, self._vectors = count, vectors
-        wanted = [max(1, min(target.wanted, state.rows)) for target in targets]
-        self._arguments = (
-            KINDS[self._library.kind], state.records, len(state.segments), masks,
-            address(self._points), (ctypes.c_int64 * count)(*wanted), count,
-            self._dim, METRICS[metric], state.longest,
-            None if stop is None else ctypes.byref(stop),
-        )  # fmt: skip
-
-    def run(
-        self, room: int, parts: int, unit: int
-    ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
-        """Return the end of each query's rows, the rows, their distances, and their vectors."""
-        if parts == 1:
-            return self._results(room, partial(self._library.search, *self._arguments))
-        search = self._library.begin(*self._arguments, parts, unit or _UNIT // self._dim)
-        if search is None:
-            raise MemoryError(_NO_MEMORY)
-        try:
-            in_parts(partial(self._library.part, search), parts)
-            return self._results(room, partial(self._library.end, search))
-        finally:
-            self._library.free(search)
-
-    def _results(
-        self, room: int, call: Callable[..., int]
-    ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
-        """Return the results of a call, which is repeated if many rows are equal and there is too
-        little room for them."""
-        while True:
-            output = np.empty(self._count + 2 * room, dtype=np.int64)
-            kept = np.empty((room, self._dim), dtype=np.float32) if self._vectors else None
-            place = address(output)
-            rows = place + 8 * self._count
-            total = call(
-                room, place, rows, rows + 8 * room, None if kept is None else address(kept)
-            )
-            if total < 0:
-                raise MemoryError(_NO_MEMORY)
-            if total <= room:
-                ends = output[: self._count].tolist()
-                rowids, far = output[self._count :].reshape(2, room)
-                return ends, rowids, far.view(np.float64), kept
-            room = total
 
 
 _NO_MEMORY = "no memory for a scan"

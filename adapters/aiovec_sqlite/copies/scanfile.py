@@ -17,9 +17,9 @@ import sqlite3
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -334,10 +334,11 @@ class ScanFiles:
     def waits(self) -> bool:
         """Return whether another process is writing a file, and goes on with it."""
         written = set()
-        for path in self._locked(lambda _: None)[1]:
-            with suppress(OSError):
-                status = path.stat()
-                written.add((path.name, status.st_size, status.st_mtime_ns))
+        with self._locked() as (_, busy):
+            for path in busy:
+                with suppress(OSError):
+                    status = path.stat()
+                    written.add((path.name, status.st_size, status.st_mtime_ns))
         if written != self._written:
             self._written, self._written_since = written, time.monotonic()
         return bool(written) and time.monotonic() < self._written_since + self._patience
@@ -348,19 +349,17 @@ class ScanFiles:
         A file whose lock is free was given up, or the store has its token: so the tokens are read
         after taking the lock.
         """
-
-        def remove(paths: list[Path]) -> None:
+        with self._locked() as (free, _):
             sql = "SELECT key, value FROM aiovec_state WHERE key LIKE 'scan:%'"
             known = {str(value)[:32] for _, value in db.execute(sql).fetchall()}
-            for path in paths:
+            for path in free:
                 if path.name[-32:] not in known:
                     with suppress(OSError):  # Windows keeps a mapped file
                         path.unlink()
 
-        self._locked(remove)
-
-    def _locked(self, act: Callable[[list[Path]], None]) -> tuple[list[Path], list[Path]]:
-        """Call ``act`` with the files that nobody is writing; return these, and the others."""
+    @contextmanager
+    def _locked(self) -> Iterator[tuple[list[Path], list[Path]]]:
+        """Hold the locks of the files that nobody is writing; yield these, and the others."""
         free: list[Path] = []
         written: list[Path] = []
         begin = len(self._store.name)
@@ -375,5 +374,4 @@ class ScanFiles:
                         file = held.enter_context(open(path, "r+b", opener=_regular))
                         if file.read(len(_MAGIC)) in (_MAGIC, b""):  # not another program's
                             (free if try_lock(file.fileno()) else written).append(path)
-            act(free)
-        return free, written
+            yield free, written

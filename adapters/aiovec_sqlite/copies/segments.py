@@ -112,7 +112,9 @@ def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
     codes = np.ascontiguousarray(codes)
     count, half = len(codes), codes.shape[1] // 2
     upper, lower = (np.empty((count, half), dtype=np.int8) for _ in range(2))
-    squares = library().halve(address(codes), count, half, address(upper), address(lower))
+    squares = library().functions["halve"](
+        address(codes), count, half, address(upper), address(lower)
+    )
     return upper, lower, squares**0.5 / 2
 
 

@@ -257,9 +257,9 @@ def _leaf(expr: Expr, elsewhere: Elsewhere, negate: bool) -> _Part:
         case IsNull(ref):
             return _is_null(ref, elsewhere, negate)
         case Like(ref):
-            return _guarded(ref, [(_IS_TEXT, _negated(_like(expr), negate))])
+            return _guarded(ref, _IS_TEXT, _negated(_like(expr), negate))
         case StartsWith(ref, prefix):
-            return _guarded(ref, [(_IS_TEXT, _negated(_range(ref, prefix), negate))])
+            return _guarded(ref, _IS_TEXT, _negated(_range(ref, prefix), negate))
         case Contains(ref, value):
             return _contains(ref, value, "NOT EXISTS" if negate else "EXISTS")
         case EqualsList(ref, values):
@@ -268,13 +268,13 @@ def _leaf(expr: Expr, elsewhere: Elsewhere, negate: bool) -> _Part:
 
 
 def _compare(ref: Ref, op: str, value: Value) -> _Part:
-    return _guarded(ref, [(_is_like(value), _Part(f"{_value(ref)} {op} {_ONE}", [stored(value)]))])
+    return _guarded(ref, _is_like(value), _Part(f"{_value(ref)} {op} {_ONE}", [stored(value)]))
 
 
 def _in(ref: Ref, word: str, values: tuple[Value, ...]) -> _Part:
     # Their literals have one type on payload keys too: see ``bind``.
     group = [stored(value) for value in values]
-    return _guarded(ref, [(_is_like(values[0]), _one_of(_value(ref), word, group))])
+    return _guarded(ref, _is_like(values[0]), _one_of(_value(ref), word, group))
 
 
 def _one_of(value: str, word: str, group: list[Any]) -> _Part:
@@ -345,7 +345,7 @@ def _contains(ref: Ref, value: Value, word: str) -> _Part:
     if ref.path:
         items = f"json_each({_value(ref)}) AS item WHERE item.type {_is_like(value)} AND"
         body = _Part(f"{word} (SELECT 1 FROM {items} item.value = {_ONE})", [stored(value)])
-        return _guarded(ref, [("= 'array'", body)])
+        return _guarded(ref, "= 'array'", body)
     column = _value(ref)
     return _Part(
         f"CASE WHEN {column} IS NOT NULL THEN {word} "
@@ -361,17 +361,16 @@ def _equals_list(ref: Ref, values: tuple[Value, ...], negate: bool) -> _Part:
     else:
         equal = f"json_array_length({value}) = {len(values)} AND {_EQUALS_LIST}({value}, {_ONE})"
         body = _Part(f"NOT ({equal})" if negate else f"({equal})", [json.dumps(values)])
-    return _guarded(ref, [("= 'array'", body)])
+    return _guarded(ref, "= 'array'", body)
 
 
-def _guarded(ref: Ref, cases: Sequence[tuple[str, _Part]]) -> _Part:
-    """Return the case for a payload value's type, NULL for other types; a column has one case."""
+def _guarded(ref: Ref, types: str, body: _Part) -> _Part:
+    """Return the condition for a column, or for a payload value of these types; else NULL."""
     if not ref.path:
-        return cases[0][1]
+        return body
     at = Location(ref.path)
-    whens = " ".join(f"WHEN {at.type} {types} THEN {body.sql}" for types, body in cases)
-    bound = [parameter for _, body in cases for parameter in body.parameters]
-    return _Part(at.select(f"CASE {whens} END", _ONE), [*bound, *ref.path])
+    sql = f"CASE WHEN {at.type} {types} THEN {body.sql} END"
+    return _Part(at.select(sql, _ONE), [*body.parameters, *ref.path])
 
 
 def _negated(part: _Part, negate: bool) -> _Part:

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import logging
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, distances
+from aiovec.backend import Float32Array, Float64Array, Metric, distances
 
 from .build import DIGEST, LIBRARY
 
@@ -46,22 +47,39 @@ class SegmentRecord(ctypes.Structure):
     )  # fmt: skip
 
 
+_NUMBER, _PLACE = ctypes.c_int64, ctypes.c_void_p
+_ASKED = (
+    _NUMBER, _PLACE, _NUMBER, _PLACE, _PLACE, _PLACE, _NUMBER, _NUMBER, _NUMBER, ctypes.c_double,
+    _PLACE,
+)  # fmt: skip
+_ANSWERED = _NUMBER, _PLACE, _PLACE, _PLACE, _PLACE
+# The result and the arguments of each function.
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "version": (_NUMBER,),
+    "kinds": (_NUMBER,),
+    "search": (_NUMBER, *_ASKED, *_ANSWERED),
+    "begin": (_PLACE, *_ASKED, _NUMBER, _NUMBER),
+    "part": (None, _PLACE),
+    "end": (_NUMBER, _PLACE, *_ANSWERED),
+    "free": (None, _PLACE),
+    "halve": (_NUMBER, _PLACE, _NUMBER, _NUMBER, _PLACE, _PLACE),
+    "distances": (_NUMBER, *[_PLACE] * 4, _NUMBER, _NUMBER, _NUMBER, _PLACE),
+}
+
+
 class UnusableError(Exception):
     """There is no usable library, for the reason in the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The functions of a loaded library, and the kind of scan to use."""
+    """The functions of a loaded library by their names in C, and the kind of scan to use.
 
-    search: ctypes._NamedFuncPointer
-    """A whole search in one call; ``begin``, ``part``, ``end`` and ``free`` are its steps."""
-    begin: ctypes._NamedFuncPointer
-    part: ctypes._NamedFuncPointer
-    end: ctypes._NamedFuncPointer
-    free: ctypes._NamedFuncPointer
-    halve: ctypes._NamedFuncPointer
-    distances: ctypes._NamedFuncPointer
+    ``search`` is a whole search in one call; ``begin``, ``part``, ``end`` and ``free`` are its
+    steps.
+    """
+
+    functions: Mapping[str, Callable[..., Any]]
     kinds: tuple[str, ...]
     kind: str
 
@@ -117,38 +135,21 @@ def opened(wanted: str, library: Path, digest: Path) -> Library:
     if hashlib.sha256(content).hexdigest() != expected:
         raise UnusableError(f"{library.name} is damaged; install the package again")
     try:
-        functions = ctypes.CDLL(str(library))
-        version, kinds = functions.aiovec_scan_version, functions.aiovec_scan_kinds
-        version.restype = kinds.restype = ctypes.c_int64
-        search, begin = functions.aiovec_scan_search, functions.aiovec_scan_begin
-        part, end = functions.aiovec_scan_part, functions.aiovec_scan_end
-        free = functions.aiovec_scan_free
-        halve, distances = functions.aiovec_scan_halve, functions.aiovec_scan_distances
+        native = ctypes.CDLL(str(library))
+        functions = {name: getattr(native, f"aiovec_scan_{name}") for name in _SIGNATURES}
     except (OSError, AttributeError) as exc:
         raise UnusableError(f"{library.name} cannot be loaded: {exc}") from exc
-    if version() != _VERSION:
+    for name, (result, *arguments) in _SIGNATURES.items():
+        functions[name].restype, functions[name].argtypes = result, arguments
+    if functions["version"]() != _VERSION:
         raise UnusableError(f"{library.name} is of another version; install the package again")
-    number, place = ctypes.c_int64, ctypes.c_void_p
-    asked: list[Any] = [
-        number, place, number, place, place, place, number, number, number, ctypes.c_double, place,
-    ]  # fmt: skip
-    answered: list[Any] = [number, place, place, place, place]
-    search.argtypes, search.restype = [*asked, *answered], number
-    begin.argtypes, begin.restype = [*asked, number, number], place
-    part.argtypes, part.restype = [place], None
-    end.argtypes, end.restype = [place, *answered], number
-    free.argtypes, free.restype = [place], None
-    halve.argtypes = [place, number, number, place, place]
-    halve.restype = number
-    distances.argtypes = [place, place, place, place, number, number, number, place]
-    distances.restype = number
-    available = tuple(name for name, bit in KINDS.items() if kinds() >> bit & 1)
+    kinds = functions["kinds"]()
+    available = tuple(name for name, bit in KINDS.items() if kinds >> bit & 1)
     if wanted and wanted not in available:
         raise UnusableError(
             f"{VARIABLE}={wanted} is not a scan of this processor; it has {', '.join(available)}"
         )
-    kind = wanted or available[-1]
-    return Library(search, begin, part, end, free, halve, distances, available, kind)
+    return Library(functions, available, wanted or available[-1])
 
 
 def address(array: npt.NDArray[np.generic]) -> int:
@@ -158,31 +159,18 @@ def address(array: npt.NDArray[np.generic]) -> int:
 
 
 def measured(rows: Float32Array, point: Float32Array, metric: Metric) -> Float64Array:
-    """Return the distances of rows to a point, the same with the library and without."""
-    if load() is None:
+    """Return the distances of rows to a point, the same to the last bit with and without the
+    library."""
+    if (native := load()) is None:
         return distances(rows, point, metric)
-    count = len(rows)
-    return measure(rows, np.arange(count), point[None], np.zeros(count, np.int64), metric)
-
-
-def measure(
-    vectors: Float32Array,
-    rows: Int64Array,
-    points: Float32Array,
-    which: Int64Array,
-    metric: Metric,
-) -> Float64Array:
-    """Return the true distances of pairs: rows of the vectors, and the point of each row.
-
-    They equal those of ``distances`` to the last bit, and all come from one call.
-    """
-    vectors, points = (np.ascontiguousarray(array, np.float32) for array in (vectors, points))
-    rows, which = (np.ascontiguousarray(array, np.int64) for array in (rows, which))
-    measured = np.empty(len(rows), dtype=np.float64)
-    done = library().distances(
-        address(vectors), address(rows), address(points), address(which), len(rows),
-        vectors.shape[1], METRICS[metric], address(measured),
+    rows, point = (np.ascontiguousarray(array, np.float32) for array in (rows, point))
+    count, dim = rows.shape
+    numbers, point_of = np.arange(count), np.zeros(count, np.int64)
+    far = np.empty(count, dtype=np.float64)
+    done = native.functions["distances"](
+        address(rows), address(numbers), address(point), address(point_of), count, dim,
+        METRICS[metric], address(far),
     )  # fmt: skip
     if done < 0:
         raise MemoryError("no memory for distances")
-    return measured
+    return far
