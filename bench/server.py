@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import itertools
 import json
 import subprocess
 import sys
@@ -49,7 +48,6 @@ HTTP = f"POST /search, JSON, {CLIENTS} clients"
 _ROUNDS, _SECONDS = 3, 5.0
 _KEPT = 200  # answers of a run that are compared with the truth
 _TIMED = 10_000  # the last answers, of whose times the median and the 99th percentile are shown
-_NUMBERS = itertools.count()
 
 
 async def run(options: Options) -> list[Result]:
@@ -88,7 +86,7 @@ class _Clients:
         self, name: str, server: Server, path: str, bodies: Sequence[object], count: int = CLIENTS
     ) -> Way:
         """Return a way: the rate at which so many clients are answered."""
-        file = self._options.folder / f"{next(_NUMBERS)}.requests"
+        file = self._options.folder / name.replace("/", "-")
         file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
         asked = {
             "bodies": str(file), "clients": count, "seconds": self._options.seconds(_SECONDS),

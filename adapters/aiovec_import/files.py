@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of
-from aiovec.backend import Field, Schema, may_lack_vectors
+from aiovec.backend import Field, Schema, may_lack_vectors, without_secrets
 from aiovec.errors import AiovecError, ConfigError
 
 from .sources import ForeignTable, Hints, Reader, legal_table_name, legal_vector
@@ -39,22 +39,22 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)
 
 
 @contextmanager
-def reading(path: Path | str) -> Iterator[None]:
+def reading(
+    path: Path | str, cure: str = ". Write the file again, or in another format"
+) -> Iterator[None]:
     """Turn any exception of a reader into a ConfigError that names the file."""
     try:
         yield
     except AiovecError:
         raise
     except Exception as exc:
-        text = " ".join(str(exc).split())[:300].rstrip(".")
+        text = without_secrets(" ".join(str(exc).split()))[:300].rstrip(".")
         if isinstance(exc, RecursionError):
             text = "a value in it is nested too deeply"
         elif isinstance(exc, OSError) and exc.strerror:
             text = exc.strerror
         raise ConfigError(
-            f"{path} cannot be read: {text or type(exc).__name__}. Write the file again, or in "
-            "another format",
-            file=str(path),
+            f"{path} cannot be read: {text or type(exc).__name__}{cure}", file=str(path)
         ) from exc
 
 

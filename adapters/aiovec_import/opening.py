@@ -101,6 +101,15 @@ class Opener:
                 raise ConfigError(f"there is no file {path}")
             return self._file(path, form, existing, path.open("rb"), schema_file(path))
 
+    def chunks(self, path: str, schema: Schema, size: int) -> Iterator[tuple[ForeignTable, Chunk]]:
+        """Yield the rows of one of several files, whose places name the file."""
+        with closing(self.open_file(path, lambda: schema)) as file, reading(path):
+            (table,) = file.tables()
+            begin = f"{path}, {file.place}"
+            for chunk in file.read(table, schema, size):
+                rejects = [replace(entry, row=f"{begin} {entry.row}") for entry in chunk.rejects]
+                yield table, Chunk(chunk.rows, [f"{begin} {n}" for n in chunk.places], rejects)
+
     def _store(self, kind: type[Source], place: str, table: str, name: str) -> Source:
         with reading(name):
             reader = kind(place, replace(self.hints, table=table or None))
@@ -159,19 +168,13 @@ class Files(Reader):
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         for path in self._paths:
-            with closing(self._opener.open_file(path, lambda: schema)) as file, reading(path):
-                (file_table,) = file.tables()
+            for file_table, chunk in self._opener.chunks(path, schema, size):
                 if more := [entry for entry in file_table.omitted if entry not in table.omitted]:
                     raise ConfigError(
                         f"{path}: {', '.join(more)} cannot be imported, and the first file has no "
                         "such column; import this file by itself"
                     )
-                begin = f"{path}, {file.place}"
-                for chunk in file.read(file_table, schema, size):
-                    rejects = [
-                        replace(entry, row=f"{begin} {entry.row}") for entry in chunk.rejects
-                    ]
-                    yield Chunk(chunk.rows, [f"{begin} {n}" for n in chunk.places], rejects)
+                yield chunk
 
     def close(self) -> None:
         """Each file is closed where it was read."""

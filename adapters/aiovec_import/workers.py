@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from functools import partial
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from aiovec.backend.paths import is_url
 from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidRowError
 
-from .files import reading, rows_at_once
+from .files import rows_at_once
 from .loading import Load, create, find_table
 from .opening import Opener
 from .sifting import sift
@@ -60,11 +59,8 @@ def _absolute(files: Mapping[str, str]) -> dict[str, str]:
 
 def _checked_rows(opener: Opener, source: str, schema: Schema) -> Iterator[pa.Table]:
     """Yield the rows of one file, checked for the schema; InvalidRowError for the first bad one."""
-    with closing(opener.open_file(source, lambda: schema)) as file, reading(source):
-        (table,) = file.tables()
-        for chunk in file.read(table, schema, rows_at_once(schema)):
-            sifted = sift(chunk, schema, last_counts=False, new_ids=table.new_ids)
-            for bad in sifted.rejects:
-                place = f"{source}, {file.place} {bad.row}"
-                raise InvalidRowError(f"{place}: {bad.reason}", id=bad.id)
-            yield sifted.rows
+    for table, chunk in opener.chunks(source, schema, rows_at_once(schema)):
+        sifted = sift(chunk, schema, last_counts=False, new_ids=table.new_ids)
+        for bad in sifted.rejects:
+            raise InvalidRowError(f"{bad.row}: {bad.reason}", id=bad.id)
+        yield sifted.rows

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from aiovec._input.infer import field_of_kinds, fields_of, kinds_in
-from aiovec.backend import Field, Metric, Schema, without_secrets
+from aiovec.backend import Field, Metric, Schema
 from aiovec.bridge import storable
 from aiovec.errors import AiovecError, ConfigError
 
+from ..files import reading
 from ..sources import (
     Chunk,
     ForeignTable,
@@ -108,7 +108,7 @@ class CollectionSource(Source):
                 raise ConfigError(f"there is no {self.layout} at {path}", file=str(path))
             place = str(path)
             self.remark = f"{path} is read by its own library, which may change it: import a copy"
-        with _failing_clearly():
+        with reading("the store", ""):
             self.open(place)
 
     @abstractmethod
@@ -133,7 +133,7 @@ class CollectionSource(Source):
         """Let go of the store."""
 
     def tables(self) -> list[ForeignTable]:
-        with _failing_clearly():
+        with reading("the store", ""):
             names = list(self.names())
         wanted = [
             name for name in names if self._hints.table in (None, name, legal_table_name(name))
@@ -143,7 +143,7 @@ class CollectionSource(Source):
         self.failed = {}
         for name in wanted:
             try:
-                with _failing_clearly():
+                with reading("the store", ""):
                     collection = self.collection(name)
                 if self._chosen(collection) is None:
                     skipped.append(name)
@@ -215,7 +215,7 @@ class CollectionSource(Source):
         texts = [*new.text, *([] if new.embed is None else [new.embed])]
         keys = {name: Field(str) for name in texts if name not in columns}
         if indexed := set(new.index) - columns.keys() - keys.keys():
-            with _failing_clearly():
+            with reading("the store", ""):
                 page = next(self.points(collection, vector, _FIRST_POINTS), ())
                 first = [point for point in page if isinstance(point, Point)]
             for name in indexed:
@@ -234,7 +234,7 @@ class CollectionSource(Source):
         collection, vector = table.part
         pages = self.points(collection, vector, size)
         while True:
-            with _failing_clearly():
+            with reading("the store", ""):
                 points = next(pages, None)
             if points is None:
                 return
@@ -281,15 +281,3 @@ def client(module: str, package: str) -> Any:
         return import_module(module)
     except ImportError as exc:
         raise ConfigError(f"this import needs another package: pip install {package}") from exc
-
-
-@contextmanager
-def _failing_clearly() -> Iterator[None]:
-    """Turn any exception of a client into a ConfigError with its text."""
-    try:
-        yield
-    except AiovecError:
-        raise
-    except Exception as exc:
-        text = without_secrets(" ".join(str(exc).split())) or type(exc).__name__
-        raise ConfigError(f"the store cannot be read: {text:.500}") from exc
