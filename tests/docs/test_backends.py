@@ -33,24 +33,24 @@ def _rows_of(title: str, backends: Sequence[str]) -> dict[str, list[str]]:
         for line in section.splitlines()
         if line.startswith("|")
     ]
-    head, _, *found = cells
+    head, _, *result = cells
     assert [cell.strip("` ") for cell in head[1:]] == [*backends]
-    return {row[0].strip("| "): row[1:] for row in found}
+    return {row[0].strip("| "): row[1:] for row in result}
 
 
 async def test_the_table_tells_what_each_backend_can(tmp_path: Path) -> None:
-    for told, target in zip(
+    for message, target in zip(
         rows()["abilities"], (str(tmp_path / "a.db"), f"lancedb://{tmp_path}/b"), strict=False
     ):
         async with aiovec.connect(target) as store:
             able = {ability for ability in ABILITIES if store.supports(ability)}
-        assert set(re.findall(r"`([\w-]+)`", told)) == able, target
+        assert set(re.findall(r"`([\w-]+)`", message)) == able, target
 
 
 async def test_keys_as_deep_as_the_table_says(tmp_path: Path) -> None:
-    (told,) = [cells for what, cells in rows().items() if what.startswith("names in a payload key")]
+    (depths,) = [cells for what, cells in rows().items() if what.startswith("names in a payload")]
     targets = (str(tmp_path / "a.db"), f"lancedb://{tmp_path}/b")
-    for target, cell in zip(targets, told, strict=False):
+    for target, cell in zip(targets, depths, strict=False):
         deepest = int(cell.split(";")[0])
         async with aiovec.connect(target) as store:
             await store.create_table("notes", aiovec.Schema(2))
@@ -62,7 +62,7 @@ async def test_keys_as_deep_as_the_table_says(tmp_path: Path) -> None:
 
 
 def test_the_table_of_the_remote_backend_is_complete() -> None:
-    able, missing = (set(re.findall(r"`([\w-]+)`", told)) for told in (
+    able, missing = (set(re.findall(r"`([\w-]+)`", cell)) for cell in (
         remote_rows()["abilities"][0], remote_rows()["missing abilities"][0]
     ))  # fmt: skip
     assert able | missing == set(ABILITIES)

@@ -22,8 +22,8 @@ PAGE = "docs/how-to/move-to-lancedb.md"
 
 async def follows(app: aiovec.VectorStore, backend: str) -> bool:
     """Use the app's store; whether it uses this backend by now."""
-    (found,) = await app.get("context_vectors", ["chunk-7"])
-    assert found["text_chunk"] == "Part 7."
+    (record,) = await app.get("context_vectors", ["chunk-7"])
+    assert record["text_chunk"] == "Part 7."
     return app.backend_name == backend
 
 
@@ -61,6 +61,6 @@ def test_every_command_of_the_page_takes_the_options_it_is_given() -> None:
     assert len(listed) > 5
     for arguments in listed:
         command = arguments[: 2 if arguments[0] == "migrate" else 1]
-        told = run(*command, "--help").out
+        usage = run(*command, "--help").out
         for option in (word for word in arguments if word.startswith("--")):
-            assert re.search(rf"{option}\b", told), (command, option)
+            assert re.search(rf"{option}\b", usage), (command, option)

@@ -53,9 +53,9 @@ def user_pages() -> list[str]:
 
 
 def run_pages() -> list[str]:
-    found = set(user_pages())
-    assert found > OWN_TEST | NEEDS_MORE
-    return ["README.md", *(f"docs/{page}" for page in sorted(found - OWN_TEST - NEEDS_MORE))]
+    pages = set(user_pages())
+    assert pages > OWN_TEST | NEEDS_MORE
+    return ["README.md", *(f"docs/{page}" for page in sorted(pages - OWN_TEST - NEEDS_MORE))]
 
 
 @pytest.fixture(autouse=True)

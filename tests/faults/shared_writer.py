@@ -69,8 +69,8 @@ class Process:
 
     async def look_at_neighbour(self) -> None:
         """What another process was told to be done is found by a search that starts now."""
-        told = await asyncio.to_thread(self.neighbour.read_bytes)
-        ids = told[: told.rfind(b"\n") + 1].decode().split()
+        lines = await asyncio.to_thread(self.neighbour.read_bytes)
+        ids = lines[: lines.rfind(b"\n") + 1].decode().split()
         if ids:
             where = f"id = '{ids[-1]}'"
             hits = await self.store.search(TABLE, [1.0, 2.0, 2.0, 3.0], where=where)

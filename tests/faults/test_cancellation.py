@@ -39,18 +39,18 @@ async def stop_at_every_await(
     await campaign(target, names or scripts_of(kind), ways, range(1, 300), run_and_stop)
 
 
-async def test_every_call_on_sqlite(tmp_path: Path) -> None:
+async def test_a_call_stopped_at_any_await_is_done_or_not_on_sqlite(tmp_path: Path) -> None:
     await stop_at_every_await(tmp_path, "sqlite", ["again and again"], [0.0, 0.001])
 
 
-async def test_some_calls_on_lancedb(tmp_path: Path) -> None:
+async def test_a_call_stopped_at_any_await_is_done_or_not_on_lancedb(tmp_path: Path) -> None:
     names = ["insert", "many at once"]
     await stop_at_every_await(tmp_path, "lancedb", ["again and again"], [0.003], names)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_call_stopped_in_every_way(tmp_path: Path, kind: str) -> None:
+async def test_every_call_stopped_in_every_way_is_done_or_not(tmp_path: Path, kind: str) -> None:
     stops = ["once", "by a scope"] if kind == "sqlite" else ["by a scope"]
     delays = [0.0, 0.001, 0.004] if kind == "sqlite" else [0.004]
     await stop_at_every_await(tmp_path, kind, stops, delays)
@@ -58,7 +58,9 @@ async def test_every_call_stopped_in_every_way(tmp_path: Path, kind: str) -> Non
 
 @pytest.mark.soak(minutes=10)
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_call_stopped_in_every_way_for_long(tmp_path: Path, kind: str) -> None:
+async def test_stopped_calls_leave_no_thread_file_or_memory_behind(
+    tmp_path: Path, kind: str
+) -> None:
     """They leave no thread, no open file and no memory behind. Lance's own threads come and go."""
     delays = [0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016]
     process, held = psutil.Process(), []

@@ -80,6 +80,6 @@ async def test_a_forked_child_gets_an_error(tmp_path: Path, target: str) -> None
     status, came, count = json.loads(await run_code(FORK, target.format(tmp_path)))
     assert status == 0, f"the child did not end: {came}"
     assert set(came) == {"search", "insert", "get", "export", "tables", "optimize", "open"}
-    for call, told in came.items():
-        assert "fork" in told, f"{call}: {told}"
+    for call, message in came.items():
+        assert "fork" in message, f"{call}: {message}"
     assert count == 1

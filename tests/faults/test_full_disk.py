@@ -34,16 +34,18 @@ def text_of(id: str, megabytes: int) -> str:
 
 
 async def check_kept(store: VectorStore, kept: set[str]) -> None:
-    found = [id async for batch in store.export(TABLE) for id in batch.column("id").to_pylist()]
-    assert len(found) == len(set(found))
-    assert set(found) == kept
+    ids = [id async for batch in store.export(TABLE) for id in batch.column("id").to_pylist()]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == kept
     hits = await store.search(TABLE, [1.0] * DIM, limit=len(kept) + 1, exact=True)
     assert {hit.id for hit in hits} == kept
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_disk_that_becomes_full(small_disk: Path, kind: str) -> None:
+async def test_a_full_disk_gives_an_error_and_loses_no_acknowledged_row(
+    small_disk: Path, kind: str
+) -> None:
     target = target_in(small_disk, kind)
     filler = small_disk / "filler"
     kept: set[str] = set()
@@ -145,7 +147,9 @@ async def test_rows_of_old_versions_make_room_on_a_full_disk(small_disk: Path) -
 
 
 @pytest.mark.slow
-async def test_an_import_tells_what_it_kept(small_disk: Path, tmp_path: Path) -> None:
+async def test_an_import_onto_a_full_disk_says_how_many_rows_it_kept(
+    small_disk: Path, tmp_path: Path
+) -> None:
     rows = 30_000
     file = tmp_path / "rows.jsonl"
 
@@ -163,5 +167,5 @@ async def test_an_import_tells_what_it_kept(small_disk: Path, tmp_path: Path) ->
     count = int(kept.replace(",", ""))
     assert 0 < count < rows
     async with aiovec.connect(target) as store:
-        found = [id async for batch in store.export("t") for id in batch.column("id").to_pylist()]
-    assert sorted(found) == sorted(f"r{n}" for n in range(count))
+        ids = [id async for batch in store.export("t") for id in batch.column("id").to_pylist()]
+    assert sorted(ids) == sorted(f"r{n}" for n in range(count))

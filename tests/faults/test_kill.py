@@ -23,14 +23,16 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "kills"), [("sqlite", 4), ("lancedb", 2)])
-def test_killed_processes(tmp_path: Path, kind: str, kills: int) -> None:
+def test_a_killed_process_leaves_each_call_done_or_not(
+    tmp_path: Path, kind: str, kills: int
+) -> None:
     kill_again_and_again(tmp_path, kind, 1, kills)
 
 
 @pytest.mark.soak(minutes=15)
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_killed_processes(
+def test_many_killed_processes_leave_each_call_done_or_not(
     tmp_path: Path, kind: str, seeds: Callable[[int], Iterator[int]]
 ) -> None:
     for seed in seeds(100):
@@ -40,9 +42,9 @@ def test_many_killed_processes(
 async def rows_of(target: str) -> dict[str, int]:
     async with aiovec.connect(target) as store:
         tables = await store.tables()
-        found = await store.find("t", limit=10_000) if tables else []
-        assert len(found) == (await store.count("t") if tables else 0)
-        return {one.id: one["n"] for one in found}
+        records = await store.find("t", limit=10_000) if tables else []
+        assert len(records) == (await store.count("t") if tables else 0)
+        return {one.id: one["n"] for one in records}
 
 
 @pytest.mark.slow

@@ -36,8 +36,8 @@ def run_together(module: list[str], several: list[list[str]]) -> list[str]:
 
 def campaign(folder: Path, kind: str, processes: int, rounds: int) -> None:
     target = target_in(folder, kind)
-    told = folder / "told"
-    told.mkdir()
+    done = folder / "done"
+    done.mkdir()
 
     async def create() -> None:
         fields: dict[str, Any] = {"name": str, "year": int}
@@ -47,7 +47,7 @@ def campaign(folder: Path, kind: str, processes: int, rounds: int) -> None:
             await store.insert(TABLE, [row(id, 0) for id in SHARED])
 
     asyncio.run(create())
-    arguments = [[target, str(told), str(n), str(processes), str(rounds)] for n in range(processes)]
+    arguments = [[target, str(done), str(n), str(processes), str(rounds)] for n in range(processes)]
     printed = run_together(["-m", "tests.faults.shared_writer"], arguments)
     asyncio.run(check(target, [json.loads(output) for output in printed]))
 
@@ -59,12 +59,12 @@ async def check(target: str, results: list[dict[str, Any]]) -> None:
                 wanted = result["counts"][record.id]
                 assert (record[f"c{n}"] or 0) == wanted, f"{record.id} lost an update of {n}"
                 assert record.fields.get("key", {}).get(str(n), 0) == wanted
-        found = [id async for batch in store.export(TABLE) for id in batch["id"].to_pylist()]
-        assert len(found) == len(set(found)), "an id stands twice"
+        ids = [id async for batch in store.export(TABLE) for id in batch["id"].to_pylist()]
+        assert len(ids) == len(set(ids)), "an id stands twice"
         own = {id: version for result in results for id, version in result["rows"].items()}
         winners = [id for result in results for id in result["won"]]
         assert len(winners) == len(set(winners)), "two processes inserted one id"
-        assert set(found) == {*SHARED, *own, *winners}
+        assert set(ids) == {*SHARED, *own, *winners}
         for record in await store.get(TABLE, list(own)):
             assert record["year"] == own[record.id]
             assert record.vector is not None

@@ -78,7 +78,7 @@ atexit.register(bye)
 """
 
 
-def test_a_store_is_of_use_as_the_process_ends(tmp_path: Path) -> None:
+def test_a_store_can_be_used_while_the_process_exits(tmp_path: Path) -> None:
     said, complaints = run(AT_EXIT, str(tmp_path / "notes.db"))
     assert said == "3 3\n"
     assert "ResourceWarning" not in complaints

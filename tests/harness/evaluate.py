@@ -45,7 +45,7 @@ _Row = TypeVar("_Row")
 
 def truth(expr: Expr, values: Values) -> bool | None:
     """Return whether a row matches: true, false, or None where the filter is neither."""
-    found: object
+    given: object
     match expr:
         case Const(value):
             return value
@@ -60,27 +60,27 @@ def truth(expr: Expr, values: Values) -> bool | None:
         case IsNull(ref):
             return values(ref) is None
         case Compare(ref, op, literal):
-            found = values(ref)
-            return _OPERATORS[op](found, literal) if _comparable(found, literal) else None
+            given = values(ref)
+            return _OPERATORS[op](given, literal) if _comparable(given, literal) else None
         case In(ref, literals):
-            found = values(ref)
-            return _not(_all(_not(_equal(found, literal)) for literal in literals))
+            given = values(ref)
+            return _not(_all(_not(_equal(given, literal)) for literal in literals))
         case Like(ref, pattern, ignore_case):
-            found = values(ref)
-            return _like(found, pattern, ignore_case) if isinstance(found, str) else None
+            given = values(ref)
+            return _like(given, pattern, ignore_case) if isinstance(given, str) else None
         case StartsWith(ref, prefix):
-            found = values(ref)
-            return found.startswith(prefix) if isinstance(found, str) else None
+            given = values(ref)
+            return given.startswith(prefix) if isinstance(given, str) else None
         case Contains(ref, literal):
-            found = values(ref)
-            if not isinstance(found, list):
+            given = values(ref)
+            if not isinstance(given, list):
                 return None
-            return any(_equal(item, literal) for item in found)
+            return any(_equal(item, literal) for item in given)
         case EqualsList(ref, literals):
-            found = values(ref)
-            if not isinstance(found, list):
+            given = values(ref)
+            if not isinstance(given, list):
                 return None
-            return len(found) == len(literals) and all(map(_equal, found, literals))
+            return len(given) == len(literals) and all(map(_equal, given, literals))
     raise TypeError(f"{expr!r} is not a condition")
 
 
@@ -111,8 +111,8 @@ def counted(
     """Return the values and their counts as ``Backend.value_counts`` gives them."""
     counts: dict[tuple[int, Any], tuple[Any, int]] = {}
     for row in rows:
-        found = value(row, ref)
-        items = found if isinstance(found, list) else [found]
+        given = value(row, ref)
+        items = given if isinstance(given, list) else [given]
         for key, item in {_sort_key(item): item for item in items}.items():
             if key is not None:
                 before, count = counts.get(key, (item, 0))
@@ -125,7 +125,7 @@ def ends_of(
     rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
 ) -> tuple[Value, Value] | None:
     """Return the first and the last value as ``Backend.bounds`` gives them."""
-    keyed = [(_sort_key(found), found) for found in (value(row, ref) for row in rows)]
+    keyed = [(_sort_key(given), given) for given in (value(row, ref) for row in rows)]
     valued: list[Any] = [pair for pair in keyed if pair[0] is not None]
     if not valued:
         return None
@@ -148,10 +148,10 @@ def _not(value: bool | None) -> bool | None:
 
 
 def _all(truths: Iterable[bool | None]) -> bool | None:
-    found = set(truths)
-    if False in found:
+    given = set(truths)
+    if False in given:
         return False
-    return None if None in found else True
+    return None if None in given else True
 
 
 def _comparable(value: object, literal: object) -> bool:

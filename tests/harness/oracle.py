@@ -246,10 +246,10 @@ class Oracle:
             raise InvalidArgumentError("vectors", len(vectors), expected)
         given = zip(ids, vectors, strict=True)
         new = {id: _vector(v, there.schema, n, id) for n, (id, v) in enumerate(given)}
-        found = [there.rows[id] for id in new if id in there.rows]
-        for row in found:
+        result = [there.rows[id] for id in new if id in there.rows]
+        for row in result:
             row.vector = new[row.id]
-        return len(found)
+        return len(result)
 
     def delete(
         self, table: str, ids: str | Iterable[str] | None = None, *, where: Expr | None = None

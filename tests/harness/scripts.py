@@ -78,8 +78,8 @@ class Model(Oracle):
         return self._number
 
     def state(self) -> State:
-        found: State = {("backup",): True} if self.saved is not None else {}
-        return found | flat(self.held)
+        result: State = {("backup",): True} if self.saved is not None else {}
+        return result | flat(self.held)
 
     def create_field_index(self, table: str, name: str, kind: Any) -> None:
         field = Field(str, text=True) if kind == "text" else Field(int, index=kind)
@@ -111,14 +111,14 @@ class Model(Oracle):
 
 def flat(tables: dict[str, OracleTable]) -> State:
     """Tables by name, and rows by table and id; a null is no value."""
-    found: State = {}
+    result: State = {}
     for name, table in tables.items():
-        found[name,] = dict(table.schema.fields)
+        result[name,] = dict(table.schema.fields)
         for id, one in table.rows.items():
             plain = {field: value for field, value in one.flat().items() if value is not None}
             assert one.vector is not None
-            found[name, id] = plain | {"embedding": one.vector.tolist()}
-    return found
+            result[name, id] = plain | {"embedding": one.vector.tolist()}
+    return result
 
 
 class Place:
@@ -192,23 +192,23 @@ def _removed(path: Path) -> None:
 
 async def tables_in(store: VectorStore) -> dict[str, OracleTable]:
     """Everything that a store holds."""
-    found = {}
+    result = {}
     for table in await store.tables():
         schema = await store.schema(table)
         rows = await store.find(table, limit=100_000, include_vector=True)
-        found[table] = OracleTable(
+        result[table] = OracleTable(
             schema, {one.id: checked_row(one.to_dict(), schema, n) for n, one in enumerate(rows)}
         )
-    return found
+    return result
 
 
 async def state_of(place: Place) -> State:
     """Return what the place holds now."""
     assert place.store is not None
-    found: State = {}
+    result: State = {}
     if await asyncio.to_thread(place.saved.exists):
-        found["backup",] = True
-    return found | flat(await tables_in(place.store))
+        result["backup",] = True
+    return result | flat(await tables_in(place.store))
 
 
 @dataclass(frozen=True)
@@ -263,8 +263,8 @@ def _marked_for_deletion(model: Model, n: int) -> list[Call]:
 
 def _without_index(field: str, kind: str) -> Callable[[Model, int], list[Call]]:
     def first(model: Model, n: int) -> list[Call]:
-        found = model.held[TABLE].schema.fields[field]
-        there = found.text if kind == "text" else found.index == kind
+        result = model.held[TABLE].schema.fields[field]
+        there = result.text if kind == "text" else result.index == kind
         return [lambda s: s.drop_field_index(TABLE, field, kind)] if there else []
 
     return first
@@ -366,7 +366,7 @@ def scripts_of(kind: str) -> dict[str, Script]:
 
 
 def settle(
-    model: Model, calls: Sequence[Call], acknowledged: Collection[int], found: State
+    model: Model, calls: Sequence[Call], acknowledged: Collection[int], actual: State
 ) -> Model:
     """The model after those of the calls that are done; each is as a whole or not at all.
 
@@ -380,21 +380,21 @@ def settle(
         changed = [
             key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key)
         ]
-        done = all(found.get(key) == wanted.get(key) for key in changed)
+        done = all(actual.get(key) == wanted.get(key) for key in changed)
         assert done or number not in acknowledged, (
-            f"call {number} is lost: {differences(found, wanted)}"
+            f"call {number} is lost: {differences(actual, wanted)}"
         )
         if done:
             model = after
-    assert found == model.state(), differences(found, model.state())
+    assert actual == model.state(), differences(actual, model.state())
     return model
 
 
-def differences(found: State, wanted: State) -> str:
+def differences(actual: State, wanted: State) -> str:
     """The first few, for the message of a failure."""
-    keys = [key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)]
-    told = [f"{key}: {found.get(key)} instead of {wanted.get(key)}" for key in sorted(keys)[:5]]
-    return f"{len(keys)} differ: {'; '.join(told)}"
+    keys = [key for key in actual.keys() | wanted.keys() if actual.get(key) != wanted.get(key)]
+    lines = [f"{key}: {actual.get(key)} instead of {wanted.get(key)}" for key in sorted(keys)[:5]]
+    return f"{len(keys)} differ: {'; '.join(lines)}"
 
 
 async def settled(
@@ -406,8 +406,8 @@ async def settled(
         await check_usable(place)
     if model.saved is not None:
         async with aiovec.connect(_as_target(place), read_only=True) as saved:
-            found = flat(await tables_in(saved))
-        assert found == flat(model.saved), differences(found, flat(model.saved))
+            result = flat(await tables_in(saved))
+        assert result == flat(model.saved), differences(result, flat(model.saved))
     return model
 
 
@@ -430,8 +430,8 @@ async def check_usable(place: Place) -> None:
         assert {hit.id for hit in hits} == set(exported), table
         if (await store.schema(table)).fields["name"].text and exported:
             await store.optimize(table)  # which goes on with a build that was stopped
-            told = await store.search_text(table, "note", limit=len(exported) + 1)
-            assert {hit.id for hit in told} == set(exported), f"the keywords of {table}"
+            words = await store.search_text(table, "note", limit=len(exported) + 1)
+            assert {hit.id for hit in words} == set(exported), f"the keywords of {table}"
         assert await store.upsert(table, [row("probe", 7)]) == 1
         (hit,) = await store.search(table, query, limit=3, where="id = 'probe'")
         assert hit.id == "probe"

@@ -106,8 +106,8 @@ def python_rows(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def ids_of(found: Iterable[Record | Hit]) -> list[str]:
-    return [item.id for item in found]
+def ids_of(matches: Iterable[Record | Hit]) -> list[str]:
+    return [item.id for item in matches]
 
 
 def flat(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
@@ -143,11 +143,11 @@ def assert_same_fields(
 
 
 def assert_same_rows(
-    found: Sequence[Record], expected: Sequence[Mapping[str, Any]], schema: Schema
+    matches: Sequence[Record], expected: Sequence[Mapping[str, Any]], schema: Schema
 ) -> None:
     """The same rows in the same order, with the same vectors and fields."""
-    assert ids_of(found) == [row["id"] for row in expected]
-    for record, row in zip(found, expected, strict=True):
+    assert ids_of(matches) == [row["id"] for row in expected]
+    for record, row in zip(matches, expected, strict=True):
         assert_same_fields(record.fields, flat(row, schema), f"row {record.id!r}")
         vector = np.asarray(row[schema.vector], dtype=np.float32)
         assert record.vector is not None, f"row {record.id!r} came without its vector"

@@ -11,9 +11,9 @@ async def until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Return once the condition, which may be awaited, holds; fail when it does not in time."""
     async with asyncio.timeout(seconds):
         while True:
-            found = condition()
-            if isawaitable(found):
-                found = await found
-            if found:
+            result = condition()
+            if isawaitable(result):
+                result = await result
+            if result:
                 return
             await asyncio.sleep(0.01)

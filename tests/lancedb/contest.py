@@ -79,12 +79,12 @@ def told_by_two(target: str, rounds: int, environment: Mapping[str, str]) -> lis
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    told = []
+    reported = []
     for writer in writers:
         output, complaints = writer.communicate(timeout=600)
         assert not writer.returncode, complaints[-3000:]
-        told.append(output)
-    return told
+        reported.append(output)
+    return reported
 
 
 if __name__ == "__main__":

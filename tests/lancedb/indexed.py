@@ -43,12 +43,13 @@ async def filled(store: VectorStore, count: int = ROWS) -> None:
     await store.insert("notes", rows(0, count))
 
 
-async def found_share(store: VectorStore, limit: int = 10, **options: Any) -> float:
-    """Return what part of the true nearest the searches for all questions find."""
-    exact = await store.search_many("notes", QUESTIONS, limit=limit, select=[], exact=True)
-    found = await store.search_many("notes", QUESTIONS, limit=limit, select=[], **options)
-    shares = [
-        len({hit.id for hit in best} & {hit.id for hit in hits}) / limit
-        for best, hits in zip(exact, found, strict=True)
-    ]
+async def true_recall(store: VectorStore, questions: Any = QUESTIONS, **options: Any) -> float:
+    """Return what part of the true nearest the searches for all questions find: of rows that are
+    as far as the last of them, any."""
+    exact = await store.search_many("notes", questions, select=[], exact=True)
+    hits = await store.search_many("notes", questions, select=[], **options)
+    shares = []
+    for best, near in zip(exact, hits, strict=True):
+        last = (best[-1].distance or 0.0) + 1e-6
+        shares.append(sum(1 for hit in near if (hit.distance or 0.0) <= last) / len(best))
     return float(np.mean(shares))

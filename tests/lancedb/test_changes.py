@@ -29,7 +29,7 @@ async def ids_of(backend: Any, since: int) -> tuple[list[str], list[str]]:
     return sorted(page.upserted.column("id").to_pylist()), sorted(page.deleted)
 
 
-async def test_a_return_to_an_earlier_version_ends_the_numbers(tmp_path: Path) -> None:
+async def test_revert_ends_the_change_numbers(tmp_path: Path) -> None:
     """What it changed back has no number, so nobody may go on behind an older one."""
     async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as backend:
         await store.create_table("notes", SMALL)
@@ -70,7 +70,9 @@ asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.ENOSPC, syscalls.KILL])
-async def test_a_return_that_is_cut_short_at_any_step(tmp_path: Path, error: int) -> None:
+async def test_a_revert_that_fails_at_any_step_says_so_and_misleads_no_follower(
+    tmp_path: Path, error: int
+) -> None:
     """The caller is told what is so, and a follower has the table's rows or begins anew."""
     environment = syscalls.environment(tmp_path, tmp_path / "control")
     outcomes = []

@@ -108,26 +108,26 @@ def test_no_commit_is_acknowledged_whose_file_was_cut_short(tmp_path: Path) -> N
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    for name, failed, came, found in told:
+    output = [json.loads(line) for line in done.stdout.splitlines()]
+    for name, failed, came, result in output:
         assert (came != "done") == bool(failed), (name, came)
-        assert not failed or found == [MANY, 100, 2, ["r7"]], (name, came)
-    assert {name for name, failed, *_ in told if failed} == {name for name, *_ in told}
-    assert sum(bool(failed) for _, failed, *_ in told) > 15
+        assert not failed or result == [MANY, 100, 2, ["r7"]], (name, came)
+    assert {name for name, failed, *_ in output if failed} == {name for name, *_ in output}
+    assert sum(bool(failed) for _, failed, *_ in output) > 15
 
 
 def cut(folder: Path, pattern: str) -> Path:
     """Cut the newest of these files of the table short, as a full disk does."""
-    found = max((folder / "notes.lance").glob(pattern), key=lambda path: path.stat().st_mtime_ns)
-    os.truncate(found, found.stat().st_size // 2)
-    return found
+    file = max((folder / "notes.lance").glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+    os.truncate(file, file.stat().st_size // 2)
+    return file
 
 
 def doctor(folder: Path) -> dict[str, Any]:
     """Return what ``aiovec doctor`` finds about the table."""
     findings = run("doctor", "-s", f"lancedb://{folder}", "--json").json["findings"]
-    [found] = [finding for finding in findings if finding["subject"] == "table notes"]
-    return dict(found)
+    [result] = [finding for finding in findings if finding["subject"] == "table notes"]
+    return dict(result)
 
 
 @pytest.mark.parametrize("part", ["_deletions/*", "_indices/*/page_data.lance"])
@@ -157,15 +157,15 @@ def test_the_doctor_finds_a_damaged_file(tmp_path: Path, part: str) -> None:
             await store.insert("notes", [row(300)])
 
     version = asyncio.run(damage())
-    found = doctor(tmp_path)
-    assert not found["ok"]
-    assert "damaged" in found["value"]
-    assert ("revert()" if "_deletions" in part else "create it again") in found["cure"]
+    result = doctor(tmp_path)
+    assert not result["ok"]
+    assert "damaged" in result["value"]
+    assert ("revert()" if "_deletions" in part else "create it again") in result["cure"]
     asyncio.run(mend(version))
     assert doctor(tmp_path)["ok"]
 
 
-def test_an_empty_manifest_of_a_power_cut(tmp_path: Path) -> None:
+def test_an_empty_manifest_is_reported_with_its_cure(tmp_path: Path) -> None:
     async def damage() -> Path:
         await filled(tmp_path, 10)
         async with aiovec.connect(f"lancedb://{tmp_path}") as store:
@@ -200,7 +200,7 @@ async def test_a_damaged_table_can_be_dropped(tmp_path: Path) -> None:
         assert await store.tables() == []
 
 
-async def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+async def test_old_partial_files_are_removed_and_young_ones_stay(tmp_path: Path) -> None:
     """But not what another one may just be writing."""
     await filled(tmp_path, 10)
     old, young = (tmp_path / "notes.lance/data" / f"{name}.lance#1" for name in ("old", "young"))

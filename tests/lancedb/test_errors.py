@@ -67,7 +67,7 @@ def crash(file: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_damaged_files(tmp_path: Path) -> None:
+async def test_a_damaged_file_is_an_error_for_every_call(tmp_path: Path) -> None:
     await filled(tmp_path / "sound")
     for part, harms in (
         ("data/*", (cut, garble, Path.unlink)),
@@ -93,7 +93,7 @@ async def test_damaged_files(tmp_path: Path) -> None:
                         assert ".rs:" not in str(error)
 
 
-async def test_tables_of_others(tmp_path: Path) -> None:
+async def test_a_table_of_another_program_is_listed_and_refused(tmp_path: Path) -> None:
     database = await lancedb.connect_async(tmp_path / "s")
     await database.create_table("foreign", pa.table({"a": [1, 2]}))
     await database.create_table("No.Name-of-ours", pa.table({"a": [1, 2]}))
@@ -122,7 +122,7 @@ async def test_a_table_that_is_just_being_created(tmp_path: Path) -> None:
             await store.count("notes")
 
 
-async def test_a_table_that_vanishes(tmp_path: Path) -> None:
+async def test_calls_to_a_removed_table_say_that_it_does_not_exist(tmp_path: Path) -> None:
     await filled(tmp_path / "s")
     async with opened(tmp_path / "s") as store:
         assert await store.count("notes") == 300
@@ -146,12 +146,12 @@ async def test_a_table_dropped_by_another_store_while_it_is_read(tmp_path: Path)
             drop = asyncio.ensure_future(store.drop_table("notes"))
             for outcome in await asyncio.gather(*calls, return_exceptions=True):
                 if isinstance(outcome, BaseException):
-                    told = (TableNotFoundError, DuplicateIdError)
-                    assert isinstance(outcome, told), f"turn {turn}: {outcome!r}"
+                    allowed = (TableNotFoundError, DuplicateIdError)
+                    assert isinstance(outcome, allowed), f"turn {turn}: {outcome!r}"
             await drop
 
 
-async def test_what_drops_leave_is_removed_and_nothing_else(tmp_path: Path) -> None:
+async def test_remains_of_dropped_tables_are_removed_and_nothing_else(tmp_path: Path) -> None:
     place = tmp_path / "s"
     await filled(place)
     left = place / f".notes.{'0123456789abcdef' * 2}.dropped"
@@ -213,7 +213,7 @@ async def test_a_write_gives_up_after_busy_timeout(tmp_path: Path) -> None:
         assert await store.insert("notes", small_rows(1, start=900)) == 1
 
 
-async def test_a_mark_of_a_migration_that_cannot_be_read(tmp_path: Path) -> None:
+async def test_an_unreadable_mark_of_a_migration_is_reported(tmp_path: Path) -> None:
     await filled(tmp_path / "s", 10)
     async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as moving:
         await begin_move(moving, "run")

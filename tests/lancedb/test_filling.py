@@ -73,7 +73,9 @@ async def test_nobody_else_writes_until_the_commit(
     assert len((await backend.changes(handle, 0)).upserted) == 21
 
 
-async def test_a_second_load(backend: Any, other: VectorStore, tmp_path: Path) -> None:
+async def test_a_second_load_starts_is_killed_and_continues_as_the_first(
+    backend: Any, other: VectorStore, tmp_path: Path
+) -> None:
     """Into a table with rows: it begins, is killed and goes on as the first one."""
     handle = await backend.open_table("notes")
     await other.insert("notes", small_rows(5, start=100))
@@ -109,7 +111,7 @@ async def test_a_second_load(backend: Any, other: VectorStore, tmp_path: Path) -
     assert await other.count("notes") == 46
 
 
-async def test_a_load_that_ended_amid_goes_on_or_is_dropped(
+async def test_a_killed_load_continues_or_is_dropped(
     backend: Any, other: VectorStore, tmp_path: Path
 ) -> None:
     handle = await backend.open_table("notes")
@@ -132,9 +134,7 @@ async def test_a_load_that_ended_amid_goes_on_or_is_dropped(
     await other.drop_table("notes")
 
 
-async def test_a_load_is_given_up_by_a_return(
-    backend: Any, other: VectorStore, tmp_path: Path
-) -> None:
+async def test_revert_gives_up_a_load(backend: Any, other: VectorStore, tmp_path: Path) -> None:
     """To the version before it: what is left of it cannot commit any more."""
     handle = await backend.open_table("notes")
     await other.insert("notes", small_rows(3, start=100))
@@ -149,7 +149,7 @@ async def test_a_load_is_given_up_by_a_return(
     assert await other.count("notes") == 4
 
 
-async def test_a_return_to_a_moment_of_the_load(
+async def test_revert_to_a_version_of_a_load_restores_that_version(
     backend: Any, other: VectorStore, tmp_path: Path
 ) -> None:
     handle = await backend.open_table("notes")

@@ -8,7 +8,7 @@ from pathlib import Path
 from aiovec import Schema, connect
 
 
-async def test_upkeep_passes_over_what_is_no_pin(tmp_path: Path) -> None:
+async def test_upkeep_ignores_foreign_files_among_the_pins(tmp_path: Path) -> None:
     pins = tmp_path / "notes" / ".aiovec" / "readers" / "notes"
     folder, file = pins / "folder", pins / ".DS_Store"
     await to_thread(folder.mkdir, parents=True)

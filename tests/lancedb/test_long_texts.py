@@ -21,11 +21,11 @@ LONG: dict[str, dict[str, Any]] = {
 
 
 async def check(store: VectorStore, long: dict[str, Any]) -> None:
-    found = await store.find("notes", limit=NULLS + 1)
-    assert len(found) == NULLS + 1
-    found_long = [row for row in found if row["id"] == "long"]
+    records = await store.find("notes", limit=NULLS + 1)
+    assert len(records) == NULLS + 1
+    found_long = [row for row in records if row["id"] == "long"]
     assert [{name: row.get(name) for name in long} for row in found_long] == [long]
-    others = (row for row in found if row["id"] != "long")
+    others = (row for row in records if row["id"] != "long")
     assert all(row.get(name) is None for row in others for name in ("text", "tags", "note"))
 
 

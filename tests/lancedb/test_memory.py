@@ -89,13 +89,13 @@ async def test_a_small_budget_holds_up_nobody(tmp_path: Path) -> None:
             seen = 0
             async for batch in store.export("t", batch_size=4000):
                 seen += len(batch)
-                found, records, got, updated, _ = await asyncio.gather(
+                matches, records, got, updated, _ = await asyncio.gather(
                     store.search_many("t", np.ones((3, 64)), limit=2, exact=True),
                     store.find("t", limit=9000),
                     store.get("t", [f"r{n:06}" for n in range(5000)]),
                     store.update("t", {"n": seen}, where="id < 'r000300'"),
                     store.optimize("t"),
                 )
-                assert [len(hits) for hits in found] == [2, 2, 2]
+                assert [len(hits) for hits in matches] == [2, 2, 2]
                 assert (len(records), len(got), updated) == (9000, 5000, 300)
             assert seen == 10_000

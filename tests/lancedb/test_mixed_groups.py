@@ -140,8 +140,8 @@ async def test_each_call_has_the_result_of_its_turn(tmp_path: Path, place: str, 
                 expected = [
                     _told(row.id, row.vector, row.flat()) for row in oracle.rows("notes").values()
                 ]
-                found = await store.find("notes", limit=1000, include_vector=True)
-                assert [_told(row.id, row.vector, row) for row in found] == sorted(
+                records = await store.find("notes", limit=1000, include_vector=True)
+                assert [_told(row.id, row.vector, row) for row in records] == sorted(
                     expected, key=lambda row: row["id"]
                 )
 

@@ -43,7 +43,9 @@ async def test_a_store_in_memory_is_private_and_leaves_nothing() -> None:
         assert await again.tables() == []
 
 
-async def test_places_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_impossible_places_are_refused_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LANCEDB_API_KEY", raising=False)
     (tmp_path / "file").write_text("x")
     for place in (f"lancedb://{tmp_path / 'file'}", "s3://", "az://container/path", "db://notes"):

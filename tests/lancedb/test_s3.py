@@ -9,7 +9,7 @@ import re
 import socket
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,45 @@ def bucket() -> Iterator[Bucket]:
         yield server
 
 
+@pytest.fixture
+def environment(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let other processes reach the bucket."""
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+# A process that makes a table, and inserts a row of this number, or drops the table, as each line
+# says.
+OTHER = """
+import asyncio, sys
+import aiovec
+from tests.harness.values import SMALL, small_rows
+
+async def main():
+    print("ready", flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        target, table, number = line.split()
+        async with aiovec.connect(target) as store:
+            if number == "drop":
+                await store.drop_table(table)
+            else:
+                await store.create_table(table, SMALL, exist_ok=True)
+            if number.isdecimal():
+                await store.insert(table, small_rows(1, start=int(number)))
+        print("done", flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def tell(process: asyncio.subprocess.Process, *words: object) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
+    assert await process.stdout.readline() == b"done\n"
+
+
 async def test_an_index_a_version_and_a_backup(bucket: Bucket, tmp_path: Path) -> None:
     """The contract suite has all other calls of a store in a bucket."""
     async with opened(bucket.new_url(), storage_options=bucket.options, index="none") as store:
@@ -61,8 +100,8 @@ async def test_an_index_a_version_and_a_backup(bucket: Bucket, tmp_path: Path) -
         assert [info.kind for info in await copy.indexes("notes")] == ["ivf_flat"]
 
 
-async def test_where_options_come_from(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_storage_options_come_from_the_toml_or_the_environment(
+    bucket: Bucket, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     config = tmp_path / "aiovec.toml"
     text = f'[retrieval]\nbackend = "lancedb"\nlancedb_url = "{bucket.new_url()}"\n'
@@ -71,8 +110,7 @@ async def test_where_options_come_from(
     async with aiovec.connect(config=config) as store:
         await store.create_table("notes", SMALL)
     config.write_text(text)
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
+    request.getfixturevalue("environment")
     async with aiovec.connect(config=config) as store:
         assert await store.tables() == ["notes"]
 
@@ -155,30 +193,11 @@ async def test_a_feed_reads_the_history_several_versions_at_a_time(bucket: Bucke
             assert 4 < most <= 16
 
 
-OVERTAKE = """
-import asyncio, sys
-import aiovec
-from tests.harness.values import SMALL, small_rows
-
-async def main():
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        async with aiovec.connect(line.strip()) as store:
-            await store.create_table("notes", SMALL, exist_ok=True)
-            await store.insert("notes", small_rows(2))
-        print("done", flush=True)
-
-print("ready", flush=True)
-asyncio.run(main())
-"""
-
-
-async def test_a_table_that_another_process_creates_meanwhile(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+async def test_a_creation_overtaken_at_any_request_keeps_the_faster_ones_rows(
+    bucket: Bucket, environment: pytest.MonkeyPatch
 ) -> None:
     """Whatever of one creation comes first: the rows of who was faster stay."""
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
-    other = await start_code(OVERTAKE)
+    other = await start_code(OTHER)
     async with Proxy(bucket.endpoint) as proxy:
         options = {**bucket.options, "aws_endpoint": proxy.url}
 
@@ -189,13 +208,9 @@ async def test_a_table_that_another_process_creates_meanwhile(
         for step in itertools.count():
             url = bucket.new_url()
 
-            async def overtaking(_: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
-                assert other.stdin is not None
-                assert other.stdout is not None
-                other.stdin.write(f"{url}\n".encode())  # noqa: B023 - it is called in this turn
-                assert await other.stdout.readline() == b"done\n"
-                client.write(await ask())
-                return True
+            async def overtaking(*request: Any, url: str = url) -> bool:
+                await tell(other, url, "notes", 0)
+                return await passing(*request)
 
             async with opened(url, storage_options=options) as store:
                 proxy.arm(*[passing] * step, overtaking)
@@ -205,60 +220,41 @@ async def test_a_table_that_another_process_creates_meanwhile(
                 if not overtaken:
                     assert step > 3, "a creation takes hardly a request"
                     break
-                assert await store.count("notes") == 2, f"overtaken at request {step}"
-                assert await store.insert("notes", small_rows(1, start=2)) == 1
+                assert await store.count("notes") == 1, f"overtaken at request {step}"
+                assert await store.insert("notes", small_rows(1, start=1)) == 1
                 with pytest.raises(TableExistsError):
                     await store.create_table("notes", SMALL)
-                assert await ids_in(store) == ["r0000", "r0001", "r0002"]
-    other.kill()
-    await other.communicate()
-
-
-CREATE = """
-import asyncio, sys
-import aiovec
-from tests.harness.values import SMALL
-
-async def main(url):
-    async with aiovec.connect(url) as store:
-        print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
-        await store.create_table("notes", SMALL, exist_ok=True)
-
-asyncio.run(main(sys.argv[1]))
-"""
+                assert await ids_in(store) == ["r0000", "r0001"]
+    await other.communicate(b"")
 
 
 @pytest.mark.parametrize("written", [False, True])
-async def test_a_creation_that_was_killed(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, written: bool
+async def test_a_creation_killed_at_any_write_leaves_a_table_or_a_free_name(
+    bucket: Bucket, environment: pytest.MonkeyPatch, written: bool
 ) -> None:
     """At each of its writes, before or behind it: the name is free, or it is that of a table."""
     for at in itertools.count():
         url = bucket.new_url()
         async with Proxy(bucket.endpoint) as proxy:
-            for name, value in {**bucket.environment, "AWS_ENDPOINT": proxy.url}.items():
-                monkeypatch.setenv(name, value)
-            process = await start_code(CREATE, url)
-            killed = asyncio.Event()
+            environment.setenv("AWS_ENDPOINT", proxy.url)
+            process = await start_code(OTHER)
             writes = itertools.count()
 
-            async def meddle(request: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
-                if request.line.startswith("PUT") and next(writes) == at:  # noqa: B023
+            async def meddle(
+                request: Any, ask: Any, client: asyncio.StreamWriter,
+                process: Any = process, writes: Any = writes, at: int = at,
+            ) -> bool:  # fmt: skip
+                if request.line.startswith("PUT") and next(writes) == at:
                     if written:
                         await ask()
-                    process.kill()  # noqa: B023
-                    killed.set()  # noqa: B023
+                    process.kill()
                     return False
                 client.write(await ask())
                 return True
 
             proxy.arm(*[meddle] * 1000)
-            assert process.stdin is not None
-            process.stdin.write(b"go\n")
-            await process.stdin.drain()
-            await process.wait()
-        if not killed.is_set():
+            await process.communicate(f"{url} notes none\n".encode())
+        if process.returncode == 0:
             assert at
             break
         async with opened(url, storage_options=bucket.options) as store:
@@ -271,50 +267,24 @@ async def test_a_creation_that_was_killed(
             assert await store.insert("notes", small_rows(2)) == 2
 
 
-RACE = """
-import asyncio, sys
-import aiovec
-from tests.harness.values import SMALL, small_rows
-
-async def main(target, me):
-    async with aiovec.connect(target) as store:
-        print("ready", flush=True)
-        for _ in range(4):
-            name = (await asyncio.to_thread(sys.stdin.readline)).strip()
-            await store.create_table(name, SMALL, exist_ok=True)
-            await store.insert(name, small_rows(1, start=me))
-            print("done", flush=True)
-
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
-"""
-
-
 @pytest.mark.parametrize("place", ["folder", "bucket"])
 async def test_processes_that_create_a_table_at_once(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    bucket: Bucket, tmp_path: Path, environment: pytest.MonkeyPatch, place: str
 ) -> None:
     """Each row that one of them inserts behind it is kept."""
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
     target = bucket.new_url() if place == "bucket" else f"lancedb://{tmp_path / 'store'}"
-    racers = await asyncio.gather(*(start_code(RACE, target, str(n)) for n in range(4)))
+    racers = await asyncio.gather(*(start_code(OTHER) for _ in range(4)))
     for turn in range(4):
-        for racer in racers:
-            assert racer.stdin is not None
-            racer.stdin.write(f"t{turn}\n".encode())
-        for racer in racers:
-            assert racer.stdout is not None
-            assert await racer.stdout.readline() == b"done\n"
+        told = (tell(racer, target, f"t{turn}", n) for n, racer in enumerate(racers))
+        await asyncio.gather(*told)
     for racer in racers:
-        with suppress(ProcessLookupError):  # it has ended by itself
-            racer.kill()
-        await racer.communicate()
+        await racer.communicate(b"")
     async with aiovec.connect(target) as store:
         for turn in range(4):
             assert await ids_in(store, f"t{turn}") == [f"r000{n}" for n in range(4)]
 
 
-async def test_what_a_killed_creation_of_lancedb_left(bucket: Bucket) -> None:
+async def test_a_transaction_of_a_killed_creation_is_no_table(bucket: Bucket) -> None:
     """It writes a transaction first, which is no table."""
     url = bucket.new_url()
     async with opened(url, storage_options=bucket.options) as store:
@@ -346,9 +316,9 @@ async def test_two_processes_with_calls_of_every_kind(bucket: Bucket) -> None:
     said = await asyncio.to_thread(contest.told_by_two, url, rounds, bucket.environment)
     won: list[list[str]] = list(map(json.loads, said))
     async with opened(url, storage_options=bucket.options) as store:
-        found = await store.find("notes", limit=1000)
-        rows = {record.id: record for record in found}
-        assert len(found) == len(rows)
+        records = await store.find("notes", limit=1000)
+        rows = {record.id: record for record in records}
+        assert len(records) == len(rows)
         for task in range(contest.TASKS):
             shared = rows.pop(f"shared{task}")
             assert (shared["one"], shared["two"]) == (rounds - 1, rounds - 1)
@@ -363,7 +333,7 @@ async def test_two_processes_with_calls_of_every_kind(bucket: Bucket) -> None:
         assert len(await store.versions("notes")) - before < calls / 2
 
 
-async def test_overlapping_inserts(bucket: Bucket) -> None:
+async def test_of_overlapping_inserts_one_is_kept_whole(bucket: Bucket) -> None:
     """Of two that share an id one is kept as a whole, and nothing of the other."""
     url, options = bucket.new_url(), bucket.options
     async with (
@@ -380,59 +350,41 @@ async def test_overlapping_inserts(bucket: Bucket) -> None:
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(outcome) for outcome in outcomes].count(DuplicateIdError) == 1, outcomes
             kept += both[outcomes.index(3)]
-        found = {row["id"]: row["name"] for row in await two.find("notes", limit=100)}
-        assert found == {row["id"]: row["name"] for row in kept}
+        records = {row["id"]: row["name"] for row in await two.find("notes", limit=100)}
+        assert records == {row["id"]: row["name"] for row in kept}
         assert len(await ids_in(one)) == len(kept)
 
 
-DROP = """
-import asyncio, sys
-import aiovec
-
-async def main(url):
-    async with aiovec.connect(url) as store:
-        print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
-        await store.drop_table("notes")
-
-asyncio.run(main(sys.argv[1]))
-"""
-
-
 async def test_a_write_to_a_table_that_another_process_drops(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, environment: pytest.MonkeyPatch
 ) -> None:
     """Its files are missing then, and yet nothing is damaged."""
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
     url = bucket.new_url()
     async with Proxy(bucket.endpoint) as proxy:
         options = {**bucket.options, "aws_endpoint": proxy.url}
         async with opened(url, storage_options=options, upkeep="elsewhere") as store:
             await store.create_table("notes", SMALL)
             await store.insert("notes", small_rows(3))
-            other = await start_code(DROP, url)
+            other = await start_code(OTHER)
 
             async def dropping(request: Any, ask: Any, client: asyncio.StreamWriter) -> bool:
                 if request.line.startswith("GET") and "/data/" in request.line:
                     proxy.disarm()
-                    await other.communicate(b"go\n")
+                    await tell(other, url, "notes", "drop")
                 client.write(await ask())
                 return True
 
             proxy.arm(*[dropping] * 100)
             with pytest.raises(TableNotFoundError):
                 await store.insert("notes", small_rows(2, start=5))
-            assert other.returncode == 0, "the insert read no rows"
+            assert not proxy.armed, "the insert read no rows"
+            await other.communicate(b"")
 
 
 @pytest.mark.parametrize("left", [False, True])
-async def test_a_write_that_a_pause_overtakes(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, left: bool
-) -> None:
+@pytest.mark.usefixtures("environment")
+async def test_a_write_that_a_pause_overtakes(bucket: Bucket, left: bool) -> None:
     """It is acknowledged where the pause ends, and where the store is left it is not."""
-    for name, value in bucket.environment.items():
-        monkeypatch.setenv(name, value)
     url = bucket.new_url()
     acknowledged: list[str] = []
     over = asyncio.Event()
@@ -464,9 +416,9 @@ async def test_a_write_that_a_pause_overtakes(
             over.set()
             assert await resume_writers(mover, "r1")
         await asyncio.gather(*writers)
-        there = copied if left else set(await ids_in(store))
+        existing = copied if left else set(await ids_in(store))
         assert acknowledged
-        assert set(acknowledged) <= there
+        assert set(acknowledged) <= existing
 
 
 # A server that fails
@@ -509,7 +461,7 @@ async def told(options: dict[str, str], url: str = f"s3://{BUCKET}/store") -> st
     return str(caught.value)
 
 
-async def test_a_store_that_cannot_be_reached(bucket: Bucket) -> None:
+async def test_an_unreachable_store_is_explained_without_secrets(bucket: Bucket) -> None:
     once: dict[str, Any] = {**bucket.options, "timeout": "0.5s", "client_max_retries": "0"}
     with case("no bucket"):
         assert "bucket does not exist" in await told(bucket.options, "s3://another-bucket/store")

@@ -33,10 +33,10 @@ async def check(
     await store.insert("notes", {"id": ids, "embedding": vectors})
     hits = await store.search("notes", query, limit=limit, **options)
     await store.drop_table("notes")
-    numbers, found = [int(hit.id) for hit in hits], [hit.distance for hit in hits]
+    numbers, result = [int(hit.id) for hit in hits], [hit.distance for hit in hits]
     measured = distances(vectors, query, metric)
-    assert found == sorted(measured)[:limit]
-    assert found == measured[numbers].tolist()
+    assert result == sorted(measured)[:limit]
+    assert result == measured[numbers].tolist()
     assert len(set(numbers)) == limit
 
 
@@ -53,7 +53,7 @@ async def test_distances_are_those_of_float64(store: VectorStore) -> None:
             await check(store, "dot", vectors * scaled, query * scaled, 10)
 
 
-async def test_near_equals_and_equals(store: VectorStore) -> None:
+async def test_near_equal_and_equal_rows_are_ordered_exactly(store: VectorStore) -> None:
     """Rows that differ in the last bits of float32: more than one list of candidates can hold."""
     base = matrix(1)[0]
     vectors = np.repeat(base[None, :], 3_000, axis=0)
@@ -89,9 +89,9 @@ async def test_exact_searches_share_a_scan(store: VectorStore) -> None:
             await store.insert("notes", {"id": numbers, "embedding": vectors, "n": numbers})
             await store.search("notes", queries[0])  # which asks what holds for the version
             with lance_calls() as calls:
-                found = await store.search_many("notes", queries, where=wheres, exact=True)
+                matches = await store.search_many("notes", queries, where=wheres, exact=True)
             assert calls["to_batches"] == 3
-            for query, where, hits in zip(queries, wheres, found, strict=True):
+            for query, where, hits in zip(queries, wheres, matches, strict=True):
                 assert hits == await store.search("notes", query, where=where, exact=True)
             await store.drop_table("notes")
 
@@ -118,11 +118,11 @@ async def test_all_searches_of_a_call_see_one_version(tmp_path: Path) -> None:
         try:
             for _ in range(25):
                 # The second one's filter selects only rows of the other partition.
-                found = await store.search_many(
+                matches = await store.search_many(
                     "notes", [[0, 0], [0, 0]], where=["n = 0", "n = 1"], tuning=Tuning(nprobes=1)
                 )
-                assert [len(hits) for hits in found] == [10, 10]
-                assert len({hit["year"] for hits in found for hit in hits}) == 1
+                assert [len(hits) for hits in matches] == [10, 10]
+                assert len({hit["year"] for hits in matches for hit in hits}) == 1
         finally:
             over = True
             await writing
@@ -155,6 +155,6 @@ async def test_zeros_are_equal_whatever_their_sign(store: VectorStore) -> None:
     await store.update("notes", {"score": -0.0}, ids="c")
     await store.update("notes", {"score": -0.0, "key": 1}, ids="a")
     for descending, wanted in ((False, "eabcfd"), (True, "fabced")):
-        found = await store.find("notes", order_by="score", descending=descending)
-        assert "".join(record.id for record in found) == wanted
+        records = await store.find("notes", order_by="score", descending=descending)
+        assert "".join(record.id for record in records) == wanted
     assert await store.count("notes", "score = 0") == 3

@@ -29,7 +29,7 @@ def row(id: str, title: str | None, body: str | None, year: int = 0) -> dict[str
     return {"id": id, "embedding": [1.0, 2.0], "title": title, "body": body, "year": year}
 
 
-async def found(store: VectorStore, query: str, **options: Any) -> list[str]:
+async def matching(store: VectorStore, query: str, **options: Any) -> list[str]:
     hits = await store.search_text("notes", query, limit=100_000, select=[], **options)
     return sorted(hit.id for hit in hits)
 
@@ -69,7 +69,7 @@ async def check(
         match = "any" if chance.random() < 0.4 else "all"
         with case((query, match)):
             wanted = matching_ids(rows, schema, clauses, match == "any")
-            assert await found(store, query, match=match) == sorted(wanted)
+            assert await matching(store, query, match=match) == sorted(wanted)
             every = await store.search_text("notes", query, match=match, limit=100_000)
             best = await store.search_text("notes", query, match=match, limit=3)
             assert [hit.score for hit in best] == pytest.approx([hit.score for hit in every[:3]])
@@ -110,7 +110,7 @@ async def test_each_state_of_the_index_finds_the_same(store: VectorStore) -> Non
                 [one for one in rows.values() if one["year"] < 2], TEXTS, [TextClause("wool")]
             )
         )
-        assert await found(store, "wool", where="year < 2") == selected
+        assert await matching(store, "wool", where="year < 2") == selected
 
 
 async def test_parts_of_words_in_every_state(store: VectorStore) -> None:
@@ -131,7 +131,7 @@ async def test_parts_of_words_in_every_state(store: VectorStore) -> None:
         for match in ("all", "any"):
             with case((n, query, match)):
                 wanted = matching_ids(rows, GRAMS, clauses, match == "any")
-                assert await found(store, query, match=match) == sorted(wanted)
+                assert await matching(store, query, match=match) == sorted(wanted)
 
 
 async def test_a_table_whose_text_index_is_missing(tmp_path: Path) -> None:
@@ -145,10 +145,10 @@ async def test_a_table_whose_text_index_is_missing(tmp_path: Path) -> None:
             await table.drop_index(index.name)
     async with opened(tmp_path / "s") as store:
         with pytest.raises(UnsupportedError, match="optimize"):
-            await found(store, "wool")
+            await matching(store, "wool")
         await store.optimize("notes")
-        assert await found(store, "wool") == ["a", "b"]
-        assert await found(store, '"the cats"') == ["a"]
+        assert await matching(store, "wool") == ["a", "b"]
+        assert await matching(store, '"the cats"') == ["a"]
         assert set(await text_indexes(store)) == {"title", "body"}
 
 
@@ -163,7 +163,7 @@ async def test_a_text_index_beside_another(store: VectorStore) -> None:
     await store.drop_field_index("notes", "body", "btree")
     await store.optimize("notes")
     assert [info.kind for info in await store.indexes("notes")] == ["text"]
-    assert await found(store, "hat") == ["a"]
+    assert await matching(store, "hat") == ["a"]
 
 
 async def test_long_words_and_queries_of_many_words(store: VectorStore) -> None:
@@ -175,13 +175,13 @@ async def test_long_words_and_queries_of_many_words(store: VectorStore) -> None:
     ]  # fmt: skip
     await store.insert("notes", rows)
     for _ in range(2):
-        assert await found(store, long) == ["a"]
-        assert await found(store, f"wool -{long}") == ["b"]
-        assert await found(store, long[1:]) == []
-        assert await found(store, " ".join(words)) == ["all"]
-        assert await found(store, " ".join(words), match="any") == ["all"]
+        assert await matching(store, long) == ["a"]
+        assert await matching(store, f"wool -{long}") == ["b"]
+        assert await matching(store, long[1:]) == []
+        assert await matching(store, " ".join(words)) == ["all"]
+        assert await matching(store, " ".join(words), match="any") == ["all"]
         excluding = " ".join(f"-{word}" for word in words)
-        assert await found(store, f"wool {excluding}") == ["b"]
+        assert await matching(store, f"wool {excluding}") == ["b"]
         await store.optimize("notes")
     (hit,) = await store.search_text("notes", " ".join(words), match="any", highlight=True)
     assert hit.highlights["title"].startswith("<mark>w0</mark> <mark>w1</mark>")
@@ -200,9 +200,9 @@ async def test_beginnings_of_words_in_every_state(store: VectorStore) -> None:
             ("title:jum*", "cd"), ("jum* -wool*", "cd"), ("absent*", ""), ("jum* absent*", ""),
         ):  # fmt: skip
             with case(query):
-                assert "".join(await found(store, query, match="all")) == ids
-        assert await found(store, "jum* absent*", match="any") == ["a", "b", "c", "d"]
-        assert await found(store, "jum*", where="year = 1") == ["b"]
+                assert "".join(await matching(store, query, match="all")) == ids
+        assert await matching(store, "jum* absent*", match="any") == ["a", "b", "c", "d"]
+        assert await matching(store, "jum*", where="year = 1") == ["b"]
         await store.optimize("notes")
     (hit,) = await store.search_text("notes", "woolen*", highlight=True)
     assert hit.highlights == {"body": "JUMPING <mark>woolens</mark>"}
@@ -217,7 +217,7 @@ async def test_beginnings_of_any_length(store: VectorStore) -> None:
         (f"{'-'.join(parts[1:])}*", "b"), (f"{'é' * 40_000}*", ""),
     ]:  # fmt: skip
         with case(query[:9]):
-            assert await found(store, query) == list(ids)
+            assert await matching(store, query) == list(ids)
 
 
 async def test_letters_that_lance_folds(store: VectorStore) -> None:
@@ -235,7 +235,7 @@ async def test_letters_that_lance_folds(store: VectorStore) -> None:
         ("ab", ["signs"]), ("istanbul", []), ("İstanbul", ["cases"]), ("οδος", []),
         ("τέλος", ["cases"]),
     ):  # fmt: skip
-        assert await found(store, query) == ids, query
+        assert await matching(store, query) == ids, query
     grams = {"nul": "foo\0bar", "long": "\u017fize 5\u00b5m", "parts": "ọ\u0301jọ"}
     await store.create_table("grams", GRAMS)
     rows = [{"id": id, "embedding": [1.0, 2.0], "body": text} for id, text in grams.items()]
@@ -253,7 +253,7 @@ async def test_searches_beside_upserts_and_compactions(store: VectorStore) -> No
     await store.create_table("notes", TEXTS)
     ids = sorted(f"r{n}" for n in range(40))
     await store.insert("notes", [row(id, "wool", "turn0") for id in ids])
-    over = False
+    over, every_turn = False, " ".join(f"turn{n}" for n in range(16))
 
     async def tidy() -> None:
         while not over:
@@ -261,9 +261,9 @@ async def test_searches_beside_upserts_and_compactions(store: VectorStore) -> No
 
     async def read() -> None:
         while not over:
-            assert await found(store, "wool") == ids
-            assert await found(store, " ".join(f"turn{n}" for n in range(16)), match="any") == ids
-            assert len(await found(store, "turn3")) in (0, 40)
+            assert await matching(store, "wool") == ids
+            assert await matching(store, every_turn, match="any") == ids
+            assert len(await matching(store, "turn3")) in (0, 40)
 
     tasks = [asyncio.ensure_future(work()) for work in (tidy, read, read)]
     try:
@@ -272,11 +272,11 @@ async def test_searches_beside_upserts_and_compactions(store: VectorStore) -> No
     finally:
         over = True
         await asyncio.gather(*tasks)
-    assert await found(store, "turn14") == []
-    assert await found(store, "turn15") == ids
+    assert await matching(store, "turn14") == []
+    assert await matching(store, "turn15") == ids
 
 
-async def test_an_answer_that_is_not_full_reads_few_rows(
+async def test_a_keyword_search_with_few_matches_reads_few_rows(
     store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only where deleted rows took places is the table looked at."""

@@ -77,8 +77,8 @@ async def test_calls_by_id_with_an_index_over_ids(tmp_path: Path) -> None:
             await store.insert("notes", small_rows(201, start=LARGE - 1))
         assert len(caught.value.ids) == 101
         old, new = f"r{LARGE - 5}", f"r{LARGE + 5}"
-        found = await store.get("notes", [new, "absent", old])
-        assert [(record.id, record["year"]) for record in found] == [
+        records = await store.get("notes", [new, "absent", old])
+        assert [(record.id, record["year"]) for record in records] == [
             (new, LARGE + 5), (old, LARGE - 5),
         ]  # fmt: skip
         assert await store.delete("notes", [old, new, "absent"]) == 2

@@ -99,7 +99,7 @@ async def test_a_pass_without_work_opens_the_table_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_who_opens_a_table_next_tidies_it(tmp_path: Path) -> None:
+async def test_the_next_store_that_opens_a_table_compacts_it(tmp_path: Path) -> None:
     """Also a store that only reads; it makes the vector index that is due, too."""
     for part in range(0, ROWS, 100):
         async with opened(tmp_path / "s", index_from=1500) as store:
@@ -119,7 +119,7 @@ async def test_who_opens_a_table_next_tidies_it(tmp_path: Path) -> None:
         assert await store.count("notes") == ROWS
 
 
-async def test_what_an_export_reads_is_kept(tmp_path: Path) -> None:
+async def test_a_version_stays_while_an_export_reads_it(tmp_path: Path) -> None:
     """While it lasts and not longer, whether it comes to its end or is left."""
     async with opened(tmp_path / "s", keep_versions="0 seconds", max_versions=1) as store:
         await store.create_table("notes", SMALL)
@@ -152,7 +152,7 @@ async def test_what_an_export_reads_is_kept(tmp_path: Path) -> None:
     "dies",
     [pytest.param(False, marks=pytest.mark.soak), pytest.param(True, marks=pytest.mark.slow)],
 )
-async def test_what_an_export_of_another_process_reads(tmp_path: Path, dies: bool) -> None:
+async def test_a_version_stays_while_another_process_reads_it(tmp_path: Path, dies: bool) -> None:
     """It is kept while that process reads it, and no longer: not when it was killed either."""
     async with opened(tmp_path / "s", keep_versions="0 seconds", max_versions=1) as store:
         await store.create_table("notes", SMALL)
@@ -166,8 +166,8 @@ async def test_what_an_export_of_another_process_reads(tmp_path: Path, dies: boo
             process.kill()
             await process.wait()
         else:
-            told, _ = await process.communicate(b"\n")
-            assert told.split() == [b"100"]
+            output, _ = await process.communicate(b"\n")
+            assert output.split() == [b"100"]
 
         async def few() -> bool:
             await store.optimize("notes")
@@ -176,7 +176,7 @@ async def test_what_an_export_of_another_process_reads(tmp_path: Path, dies: boo
         await until(few)
 
 
-async def test_no_call_fails_for_it(tmp_path: Path) -> None:
+async def test_no_call_fails_because_of_a_compaction(tmp_path: Path) -> None:
     """Writes and reads of two stores while a third compacts without a pause."""
     fields = {**SMALL.fields, "owner": Field(str, index="bitmap"), "tags": list[str]}
     async with (
@@ -222,8 +222,8 @@ async def test_no_call_fails_for_it(tmp_path: Path) -> None:
         wanted = {f"r{n:04}": n for n in range(200)}
         for kept in written:
             wanted |= kept
-        found = await two.find("notes", limit=10_000)
-        assert {record.id: record["year"] for record in found} == wanted
+        records = await two.find("notes", limit=10_000)
+        assert {record.id: record["year"] for record in records} == wanted
 
 
 @pytest.mark.slow
@@ -241,7 +241,7 @@ async def test_a_table_is_dropped_while_it_is_tidied(tmp_path: Path) -> None:
         assert await store.count("notes") == 0
 
 
-async def test_upkeep_that_is_elsewhere(tmp_path: Path) -> None:
+async def test_a_store_whose_upkeep_is_elsewhere_does_none_by_itself(tmp_path: Path) -> None:
     """A store that leaves it to others does only what it is asked for."""
     async with opened(tmp_path / "s", upkeep="elsewhere", index_from=256) as store:
         await store.create_table("notes", SMALL)

@@ -79,11 +79,11 @@ class App:
 
     async def begin(self) -> None:
         """Find all as it was left, whichever store that is in by now."""
-        found = {one.id: one["year"] for one in await self.store.get(TABLE, self.ids)}
+        records = {one.id: one["year"] for one in await self.store.get(TABLE, self.ids)}
         for id, seen in self.log.known.items():
             if not id.endswith(OWN):
-                assert found.get(id, -1) in [max(v, -1) or -1 for v in seen], f"{id}: {found}"
-        self.now = found
+                assert records.get(id, -1) in [max(v, -1) or -1 for v in seen], f"{id}: {records}"
+        self.now = records
 
     async def run(self) -> None:
         await self.begin()
@@ -123,11 +123,11 @@ class App:
         count = await self.store.count(TABLE, f"name = '{self.name}'")
         assert count == len(self.now), f"{self.name} counts {count}, not {len(self.now)}"
 
-    def check(self, found: list[Record], ids: list[str]) -> None:
+    def check(self, actual: list[Record], ids: list[str]) -> None:
         """Check that rows are read as they were written last."""
         wanted = {id: self.now[id] for id in ids if id in self.now}
-        assert {one.id: one["year"] for one in found} == wanted
-        for one in found:
+        assert {one.id: one["year"] for one in actual} == wanted
+        for one in actual:
             assert np.array_equal(one.vector, values(one.id, one["year"])["embedding"])
 
     async def make_or_drop(self) -> None:
@@ -159,9 +159,9 @@ async def problems(store: VectorStore, logs: list[Log]) -> list[str]:
         log.read()
         for id, seen in log.known.items():
             if id.endswith(OWN):
-                found = id.replace("/", "_") in tables
-                if found not in [version > 0 for version in seen]:
-                    wrong.append(f"{id}: {found}, not {seen}")
+                result = id.replace("/", "_") in tables
+                if result not in [version > 0 for version in seen]:
+                    wrong.append(f"{id}: {result}, not {seen}")
                 continue
             one = there.pop(id, None)
             if one is None:

@@ -100,7 +100,7 @@ async def switched(config: Path, target: str, **more: Any) -> Report:
 
 async def contents(store: VectorStore) -> Contents:
     """All that is in a store, vectors bit by bit and payloads as JSON values."""
-    found: Contents = {}
+    result: Contents = {}
     for table in await store.tables():
         schema = await store.schema(table)
         there: dict[str, dict[str, Any]] = {}
@@ -108,17 +108,17 @@ async def contents(store: VectorStore) -> Contents:
             for one in await asyncio.to_thread(_comparable, batch, schema.vector):
                 assert one["id"] not in there, f"{one['id']} stands twice in {table}"
                 there[one["id"]] = one
-        found[table] = (schema.to_json(), there)
-    return found
+        result[table] = (schema.to_json(), there)
+    return result
 
 
 def _comparable(batch: pa.RecordBatch, vector: str) -> list[dict[str, Any]]:
-    found = python_rows(batch)
-    for one, value in zip(found, batch.column(vector), strict=True):
+    result = python_rows(batch)
+    for one, value in zip(result, batch.column(vector), strict=True):
         one[vector] = value.values.to_numpy().tobytes() if value.is_valid else None
         if one.get("payload") is not None:
             one["payload"] = json.dumps(json.loads(one["payload"]), sort_keys=True)
-    return found
+    return result
 
 
 async def contents_at(target: Path | str | None = None, *, config: Path | None = None) -> Contents:
@@ -126,11 +126,11 @@ async def contents_at(target: Path | str | None = None, *, config: Path | None =
         return await contents(store)
 
 
-def assert_same(wanted: Contents, found: Contents) -> None:
+def assert_same(wanted: Contents, actual: Contents) -> None:
     """Fail with the ids that differ."""
-    assert sorted(wanted) == sorted(found)
+    assert sorted(wanted) == sorted(actual)
     for table in wanted:
-        (schema, mine), (other_schema, theirs) = wanted[table], found[table]
+        (schema, mine), (other_schema, theirs) = wanted[table], actual[table]
         assert schema == other_schema
         wrong = [id for id in mine | theirs if repr(mine.get(id)) != repr(theirs.get(id))]
         assert not wrong, f"{table}: {[(mine.get(id), theirs.get(id)) for id in wrong[:3]]}"
@@ -174,8 +174,8 @@ class Scene:
 
         def move() -> None:
             (self.folder / "aside").mkdir()
-            for found in self.folder.glob(FILES[backend] + "*"):
-                shutil.move(found, self.folder / "aside" / found.name)
+            for path in self.folder.glob(FILES[backend] + "*"):
+                shutil.move(path, self.folder / "aside" / path.name)
 
         await asyncio.to_thread(move)
 
@@ -183,10 +183,10 @@ class Scene:
         """Move it back, over what took its place."""
 
         def move() -> None:
-            for found in self.folder.glob(FILES[self.lost] + "*"):
-                shutil.rmtree(found) if found.is_dir() else found.unlink()
-            for found in (self.folder / "aside").iterdir():
-                shutil.move(found, self.folder / found.name)
+            for path in self.folder.glob(FILES[self.lost] + "*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in (self.folder / "aside").iterdir():
+                shutil.move(path, self.folder / path.name)
 
         await asyncio.to_thread(move)
 
@@ -257,5 +257,5 @@ async def cancelled_at(step: str, begin: Begin) -> None:
 
 def victim(config: Path, target: str, step: str) -> subprocess.Popen[bytes]:
     """A migrator in a process of its own, which kills itself at the step, as by ``kill -9``."""
-    told = json.dumps([str(config), target, step])
-    return subprocess.Popen([sys.executable, "-m", "tests.migrate.victim", told])
+    stored = json.dumps([str(config), target, step])
+    return subprocess.Popen([sys.executable, "-m", "tests.migrate.victim", stored])

@@ -220,7 +220,7 @@ EDITS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.slow
-async def test_a_toml_that_was_edited_meanwhile_leads_nobody_away(tmp_path: Path) -> None:
+async def test_a_toml_edited_during_a_run_misleads_no_app(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
     before = await asyncio.to_thread(config.read_text)
     for name, edit in EDITS.items():

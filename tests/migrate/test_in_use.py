@@ -28,8 +28,8 @@ async def test_the_store_in_use_is_never_written_over(tmp_path: Path) -> None:
     report = await aiovec_migrate.verify(config=config)
     assert (report.in_use, report.equal) == (True, False)
     [table] = report.tables
-    found = table.difference
-    assert (found.missing, found.extra, found.different) == (1, 1, 2)
+    result = table.difference
+    assert (result.missing, result.extra, result.different) == (1, 1, 2)
     with pytest.raises(MigrationError, match="in use"):
         await aiovec_migrate.verify(config=config, repair=True)
     # The other way round the copy is behind, which a run brings up to date.

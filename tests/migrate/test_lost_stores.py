@@ -172,7 +172,7 @@ async def test_a_command_leads_out_where_a_store_was_lost(
 
 
 @pytest.mark.slow
-async def test_a_damaged_source_is_told_and_a_run_can_be_aborted(tmp_path: Path) -> None:
+async def test_a_damaged_source_is_reported_and_the_run_can_be_aborted(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "back")
     config = await a_store(tmp_path, "lancedb", "notes", "others")
     data, kept = tmp_path / "notes.lance" / "others.lance" / "data", tmp_path / "kept"

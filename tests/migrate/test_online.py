@@ -35,7 +35,7 @@ PATIENT = replace(SWITCH, attempts=30)
 
 
 @THERE_FIRST
-async def test_an_app_goes_on(tmp_path: Path, way: str) -> None:
+async def test_an_app_reads_and_writes_through_a_migration(tmp_path: Path, way: str) -> None:
     """Two stores with a worker each."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
@@ -118,7 +118,9 @@ class Apps:
 
 @pytest.mark.soak(minutes=10)
 @pytest.mark.timeout(7200)
-async def test_rounds_under_fire(tmp_path: Path, seeds: Callable[[int], Iterator[int]]) -> None:
+async def test_apps_and_migrators_that_are_killed_lose_and_double_nothing(
+    tmp_path: Path, seeds: Callable[[int], Iterator[int]]
+) -> None:
     """There and back again and again, while apps are killed and stopped, and the migrator dies."""
     chance = random.Random()
     steps: list[str] = []

@@ -74,26 +74,26 @@ async def problems(*ends: Any, **options: Any) -> str:
 
 
 @BACK_FIRST
-async def test_a_plan_tells_all_and_writes_nothing(tmp_path: Path, way: str) -> None:
+async def test_a_plan_lists_all_tables_and_writes_nothing(tmp_path: Path, way: str) -> None:
     source, target = WAYS[way]
     config = await a_store(tmp_path, source, "notes", "others")
     for there in (False, True):
         if there:
             await a_store_of(place_of(config, target), 0, stays=NOTES)
         before = await asyncio.to_thread(look_at, tmp_path)
-        found = await aiovec_migrate.plan(None, target, config=config)
+        plan = await aiovec_migrate.plan(None, target, config=config)
         assert await asyncio.to_thread(look_at, tmp_path) == before
-        assert found.ok, found.problems
-        assert (source in found.source, target in found.target) == (True, True)
-        assert [(table.name, table.rows) for table in found.tables] == [
+        assert plan.ok, plan.problems
+        assert (source in plan.source, target in plan.target) == (True, True)
+        assert [(table.name, table.rows) for table in plan.tables] == [
             ("notes", 38), ("others", 38),
         ]  # fmt: skip
-        assert "table   notes: 38 rows" in "\n".join(found.lines())
-        assert found.others == (["stays"] if there else [])
-        assert found.to_dict()["tables"][0]["name"] == "notes"
+        assert "table   notes: 38 rows" in "\n".join(plan.lines())
+        assert plan.others == (["stays"] if there else [])
+        assert plan.to_dict()["tables"][0]["name"] == "notes"
 
 
-async def test_what_in_the_target_would_stop_a_run(tmp_path: Path) -> None:
+async def test_a_target_that_a_run_cannot_fill_is_refused_unchanged(tmp_path: Path) -> None:
     source = await a_store_of(tmp_path / "a.db", notes=NOTES)
     cases = [
         (Schema(9, model="m1", fields=FIELDS), 0, "dim is"),
@@ -142,7 +142,9 @@ async def test_stores_that_cannot_be_ends_of_a_run(
     assert await asyncio.to_thread(look_at, tmp_path) == before
 
 
-async def test_what_would_stop_a_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_switch_that_would_mislead_apps_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(MigrationError, match="all tables"):
         Options(tables=("notes",), switch=True)
     config = await a_store(tmp_path, "sqlite")
@@ -164,8 +166,8 @@ async def test_what_would_stop_a_switch(tmp_path: Path, monkeypatch: pytest.Monk
     # What only a variable of this process says leads no app that starts without it.
     variable = "AIOVEC_RETRIEVAL__LANCEDB_URL"
     monkeypatch.setenv(variable, f"{tmp_path}/another.lance")
-    found = await problems(None, "lancedb", config=config, options=SWITCH)
-    assert f"{variable} sets the backend 'lancedb' to" in found
+    problem = await problems(None, "lancedb", config=config, options=SWITCH)
+    assert f"{variable} sets the backend 'lancedb' to" in problem
     assert await problems(None, "lancedb", config=config) == ""
     monkeypatch.delenv(variable)
     # Nobody's tables come along.

@@ -70,8 +70,8 @@ async def use(config: Path, backend: str) -> dict[str, Any]:
 async def vectors(config: Path) -> dict[str, Any]:
     """The vectors of the store in use by their ids."""
     async with aiovec.connect(config=config) as store:
-        found = await store.find("notes", limit=200, include_vector=True)
-    return {one.id: None if one.vector is None else one.vector.tolist() for one in found}
+        records = await store.find("notes", limit=200, include_vector=True)
+    return {one.id: None if one.vector is None else one.vector.tolist() for one in records}
 
 
 @pytest.mark.parametrize("way", ["there", pytest.param("back", marks=pytest.mark.slow)])
@@ -103,10 +103,10 @@ def test_every_vector_is_computed_anew(run: Run, tmp_path: Path, way: str) -> No
         0,
         True,
     )
-    found = asyncio.run(use(config, target))
+    result = asyncio.run(use(config, target))
     code, out, _ = run("verify", "--config", config)
     assert (code, "is in use and has newer writes" in out) == (0, True)
-    assert found == {
+    assert result == {
         **wanted, "neither": None, "since": pytest.approx(embedder.vector("written since")),
     }  # fmt: skip
     # Back by the old model: only what was written since is computed.

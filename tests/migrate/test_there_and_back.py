@@ -72,7 +72,9 @@ async def fill_all(target: Path | str) -> None:
 
 
 @pytest.mark.parametrize("route", ["ab", pytest.param("bacd", marks=pytest.mark.slow)])
-async def test_there_and_back_again_to_the_bit(tmp_path: Path, route: str) -> None:
+async def test_every_value_survives_a_move_there_and_back_to_the_bit(
+    tmp_path: Path, route: str
+) -> None:
     """With every kind of value and of table; in full also between stores of one kind."""
     places = [str(tmp_path / "first.db")]
     places += [f"lancedb://{tmp_path}/{n}" if n in "ac" else f"{tmp_path}/{n}.db" for n in route]
@@ -87,7 +89,7 @@ async def test_there_and_back_again_to_the_bit(tmp_path: Path, route: str) -> No
 
 
 @BACK_FIRST
-async def test_what_is_written_meanwhile_arrives(tmp_path: Path, way: str) -> None:
+async def test_rows_written_during_a_run_arrive(tmp_path: Path, way: str) -> None:
     """At every step up to the comparison; behind the run the source can be altered again."""
     kind = WAYS[way][0]
     config = await a_store(tmp_path, kind)
@@ -112,7 +114,7 @@ async def test_what_is_written_meanwhile_arrives(tmp_path: Path, way: str) -> No
         await store.create_table("more", SMALL)
 
 
-async def test_the_events_tell_each_phase_and_how_far_it_is(tmp_path: Path) -> None:
+async def test_events_name_each_phase_and_its_progress(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
     events: list[Event] = []
     report = await aiovec_migrate.run(None, "lancedb", config=config, listener=events.append)
@@ -138,8 +140,8 @@ async def test_a_copy_is_brought_up_to_date_by_the_same_command(tmp_path: Path) 
         assert "3 rows only in the target would be removed" in "\n".join(plan.lines())
         events: list[Event] = []
         report = await aiovec_migrate.run(None, target, config=config, listener=events.append)
-        told = [event.text for event in events if event.phase == "comparing" and event.text]
-        assert told == ["6 rows differed, 3 of them only in the target and removed"]
+        message = [event.text for event in events if event.phase == "comparing" and event.text]
+        assert message == ["6 rows differed, 3 of them only in the target and removed"]
         assert [table.removed for table in report.tables] == [3, 0]
         assert "3 rows only in the target were removed" in "\n".join(report.lines())
         assert_same(await contents_at(config=config), await contents_at(target))

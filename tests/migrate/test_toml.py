@@ -72,11 +72,11 @@ async def test_the_sample_file_is_flipped_in_one_line(tmp_path: Path) -> None:
     real.touch(0o640)
     if os.name != "nt":
         link.symlink_to(real.name)
-    found = tomllib.loads(sample.decode())["retrieval"]
-    assert found["backend"] == "sqlite"
+    settings = tomllib.loads(sample.decode())["retrieval"]
+    assert settings["backend"] == "sqlite"
     here = sample
     for key, name in (("sqlite_path", "notes.db"), ("lancedb_url", "notes.lance")):
-        here = here.replace(f'\n{key} = "{found[key]}"'.encode(), f'\n{key} = "{name}"'.encode())
+        here = here.replace(f'\n{key} = "{settings[key]}"'.encode(), f'\n{key} = "{name}"'.encode())
     there, back = await there_and_back(link, here)
     assert there == here.replace(b'\nbackend = "sqlite"', b'\nbackend = "lancedb"', 1)
     assert back == here

@@ -64,11 +64,11 @@ async def test_every_kind_of_difference_is_named(tmp_path: Path, names: tuple[st
     assert not report.equal
     empty, notes = report.tables
     assert empty.equal
-    found = notes.difference
-    assert (found.source_rows, found.target_rows) == (60, 60)
-    assert sorted(found.missing_ids) == missing
-    assert sorted(found.extra_ids) == ["new", "r", "zz"]
-    assert sorted(found.different_ids) == [f"r{n:04}" for n in different]
+    result = notes.difference
+    assert (result.source_rows, result.target_rows) == (60, 60)
+    assert sorted(result.missing_ids) == missing
+    assert sorted(result.extra_ids) == ["new", "r", "zz"]
+    assert sorted(result.different_ids) == [f"r{n:04}" for n in different]
     assert "3 missing, 3 only in the target, 11 different" in report.lines()[1]
     # Nothing says that these rows come from the source.
     with pytest.raises(MigrationError, match="already has 60 rows"):
@@ -100,20 +100,25 @@ async def test_tables_of_another_shape(tmp_path: Path) -> None:
         },
     )
     report = await aiovec_migrate.verify(*ends)
-    found = {table.table: table for table in report.tables}
+    tables = {table.table: table for table in report.tables}
     line = "table   model: the vectors are of two models and were not compared"
     assert line in report.lines()
-    assert "two models" in found["model"].problem
-    assert found["field"].equal
-    assert found["here"].problem == "the table does not exist in the target"
-    assert found["there"].problem == "the table does not exist in the source"
-    assert "another schema" in found["notes"].problem
-    assert [name for name in found if not found[name].equal] == ["here", "model", "notes", "there"]
+    assert "two models" in tables["model"].problem
+    assert tables["field"].equal
+    assert tables["here"].problem == "the table does not exist in the target"
+    assert tables["there"].problem == "the table does not exist in the source"
+    assert "another schema" in tables["notes"].problem
+    assert [name for name in tables if not tables[name].equal] == [
+        "here",
+        "model",
+        "notes",
+        "there",
+    ]
     (only,) = (await aiovec_migrate.verify(*ends, tables=("absent",))).tables
     assert only.problem == "the table does not exist in the source"
 
 
-async def test_a_row_that_stands_twice_is_a_difference(tmp_path: Path) -> None:
+async def test_verify_counts_a_doubled_row_as_different(tmp_path: Path) -> None:
     """As another program may leave it."""
     config = await a_store(tmp_path, "sqlite")
     await aiovec_migrate.run(None, "lancedb", config=config)

@@ -76,10 +76,10 @@ class State:
     def problems(self, record: aiovec.Record, owner: str | None) -> list[str]:
         """Where a record is not what it must be."""
         wanted = self.fields(record.id, owner)
-        told = {k: v for k, v in record.fields.items() if v is not None or k in wanted}
+        stored = {k: v for k, v in record.fields.items() if v is not None or k in wanted}
         wrong = []
-        if told != wanted:
-            wrong.append(f"{record.id}: {told} instead of {wanted}")
+        if stored != wanted:
+            wrong.append(f"{record.id}: {stored} instead of {wanted}")
         if record.vector.tobytes() != vector(record.id, self.vector_version).tobytes():
             wrong.append(f"{record.id}: other vector bits")
         return wrong
@@ -180,11 +180,11 @@ def _check_table(db: sqlite3.Connection, name: str, schema: Schema, change: int)
     keys = "".join(f", p{i}" for i in range(1, len(parts) + 1))
     bits = ", vector_bit, vec_quantize_binary(vector)" if schema.quantized else ""
     vectors = db.execute(f'SELECT rowid, vector{keys}{bits} FROM "{name}.vec"').fetchall()
-    told = {row[0]: row for row in vectors}
-    assert len(told) == len(vectors), "a rowid twice in the vec0 table"
-    assert set(told) == {row[0] for row in ordinary}, "the two tables have other rows"
+    stored = {row[0]: row for row in vectors}
+    assert len(stored) == len(vectors), "a rowid twice in the vec0 table"
+    assert set(stored) == {row[0] for row in ordinary}, "the two tables have other rows"
     for rowid, _, *values in ordinary:
-        _, blob, *rest = told[rowid]
+        _, blob, *rest = stored[rowid]
         assert len(blob) == 4 * schema.dim
         assert rest[: len(parts)] == ["" if v is None else f"={v}" for v in values]
         if schema.quantized:
@@ -192,9 +192,9 @@ def _check_table(db: sqlite3.Connection, name: str, schema: Schema, change: int)
         # And the row as it is found by its rowid, which is another way through vec0.
     looked_up = db.execute(
         f'SELECT count(*) FROM json_each(?) AS j CROSS JOIN "{name}.vec" AS v ON v.rowid = j.value',
-        (json.dumps(list(told)),),
+        (json.dumps(list(stored)),),
     ).fetchone()
-    assert looked_up == (len(told),)
+    assert looked_up == (len(stored),)
     numbers = [row[1] for row in ordinary]
     numbers += [
         seq for (seq,) in db.execute("SELECT seq FROM aiovec_deleted WHERE name = ?", (name,))

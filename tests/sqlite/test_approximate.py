@@ -32,7 +32,7 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, 
         await store.create_table("t", schema)
         numbers = list(range(ROWS))
         await store.insert("t", {"id": [f"{n}" for n in numbers], "embedding": rows, "n": numbers})
-        found = wanted = 0
+        result = wanted = 0
         for turn in range(2):  # from the file, and once it is in memory
             for number in range(turn, 200, 10):
                 where = "n < 1500" if number % 20 else None
@@ -45,9 +45,9 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, 
                     assert hit.distance == pytest.approx(
                         1 - units[hit["n"]] @ units[number], abs=1e-6
                     )
-                found += len({hit.id for hit in hits} & {hit.id for hit in true})
+                result += len({hit.id for hit in hits} & {hit.id for hit in true})
                 wanted += 10
-        assert found >= 0.9 * wanted
+        assert result >= 0.9 * wanted
         every = Tuning(oversample=1e308, dims=None if tuning is None else tuning.dims)
         hits = await store.search("t", rows[0], tuning=every, limit=100)
         assert hits == await store.search("t", rows[0], exact=True, limit=100)

@@ -171,7 +171,7 @@ async def compare(twin: Twin, store: VectorStore, disk: VectorStore) -> None:
     query = twin.query()
     asked = [(where, limit) for where in WHERES for limit in (10, 300)]
     asked += [(None, 1), (None, 4_100), ("owner = 'b'", 4_100), (None, 20_000)]
-    found = await asyncio.gather(
+    matches = await asyncio.gather(
         *(
             store.search(
                 "t", query, limit=limit, where=where, select=["n", "owner"] if limit < 300 else []
@@ -182,7 +182,7 @@ async def compare(twin: Twin, store: VectorStore, disk: VectorStore) -> None:
     together = [query, *(twin.query() for _ in range(3))]
     many = await store.search_many("t", together, limit=5, select=[])
     truth = Truth(twin, query)
-    for (where, limit), hits in zip(asked, found, strict=True):
+    for (where, limit), hits in zip(asked, matches, strict=True):
         with case((where, limit)):
             truth.check(hits, where, limit)
     for one, hits in zip(together, many, strict=True):

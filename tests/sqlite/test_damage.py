@@ -43,18 +43,20 @@ def remove(path: Path, table: str, number: int) -> None:
 
 
 @pytest.mark.parametrize(("table", "scan"), [("rows", "auto"), ("vec", "disk")])
-async def test_a_row_of_which_a_half_is_gone(tmp_path: Path, table: str, scan: str) -> None:
+async def test_a_row_with_one_half_gone_is_never_mistaken_for_another(
+    tmp_path: Path, table: str, scan: str
+) -> None:
     """No search tells another row, or another's distance; one that would find it tells damage."""
     path = tmp_path / "a.db"
     await filled(path)
-    told = 0
+    refused = 0
 
     async def check(store: VectorStore, number: int, limit: int, where: str | None) -> None:
-        nonlocal told
+        nonlocal refused
         try:
             hits = await store.search("t", VECTORS[number], limit=limit, where=where)
         except CorruptStoreError as exc:
-            told += 1
+            refused += 1
             assert "'t'" in exc.reason  # noqa: PT017 - either outcome is right
             return
         for hit in hits:
@@ -71,7 +73,7 @@ async def test_a_row_of_which_a_half_is_gone(tmp_path: Path, table: str, scan: s
         for limit in (1, 7, ROWS):
             for where in (None, "tenant = 'a'", "tenant = 'b'"):
                 await asyncio.gather(*(check(store, n, limit, where) for n in (4, 5, 6)))
-        assert told
+        assert refused
         reads: dict[str, Callable[[VectorStore], Awaitable[object]]] = {
             "get": lambda store: store.get("t", ["r0004", "r0005"]),
             "find": lambda store: store.find("t", "n < 9", select=["embedding"]),

@@ -75,9 +75,9 @@ def test_distances_are_true(seed: int, dim: int, size: float, kind: str, metric:
     assert np.asarray(alone).tobytes() == measured.tobytes()
     with localcontext(prec=100):
         point = whole(query)
-        for row, found in zip(rows, measured.tolist(), strict=True):
+        for row, distance in zip(rows, measured.tolist(), strict=True):
             exact = whole(row)
             true = true_distance(exact, point, metric)
-            assert abs(Decimal(found) - true) <= allowed(true, exact, point, metric)
+            assert abs(Decimal(distance) - true) <= allowed(true, exact, point, metric)
             if exact == point and metric != "dot":
-                assert found == 0
+                assert distance == 0

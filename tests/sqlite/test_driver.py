@@ -37,8 +37,8 @@ asyncio.run(main())
 def outcome(code: str, tmp_path: Path) -> dict[str, object]:
     done = run_code(code, str(tmp_path / "notes.db"))
     assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
+    result: dict[str, object] = json.loads(done.stdout)
+    return result
 
 
 def test_neither_driver_can_load_extensions(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ MARKS = (
 )
 
 
-async def test_a_mark_that_cannot_be_read_is_told_and_can_be_removed(tmp_path: Path) -> None:
+async def test_an_unreadable_mark_is_reported_and_can_be_removed(tmp_path: Path) -> None:
     """A malformed pause let writers wait for ever."""
     path = tmp_path / "a.db"
     async with aiovec.connect(path) as store, backend_on(path) as moves:

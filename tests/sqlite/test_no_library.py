@@ -33,8 +33,8 @@ def test_searches_without_the_library(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.splitlines() == ["['5']", "['6']", "0"], done.stderr
     assert done.stderr.count("searches are answered from the file") == 1
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "aiovec", "doctor"],
         env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert "in the file, which takes longer" in found.stdout, found.stdout
+    assert "in the file, which takes longer" in result.stdout, result.stdout

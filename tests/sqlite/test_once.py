@@ -98,7 +98,7 @@ async def test_the_outcome_of_a_write_before_a_switch_is_not_known(
         assert await store.insert("notes", [row("a")]) == 1
 
 
-async def test_damaged_keys_are_told(store: VectorStore, path: Path) -> None:
+async def test_a_write_with_damaged_keys_is_an_error(store: VectorStore, path: Path) -> None:
     with keyed("k"):
         await store.insert("notes", [row("a")])
     with sql(path) as db:

@@ -69,10 +69,10 @@ async def test_nothing_that_users_write_becomes_sql(tmp_path: Path) -> None:
         ]
         await store.insert("select", rows)
         for n, text in enumerate(HOSTILE_TEXTS):
-            found = await store.find("select", (F.order == text) & (F.rowid == text))
-            assert [record.id for record in found] == [f"r{n}"], repr(text)
-            found = await store.find("select", F.payload[f"k{text}"] == n)
-            assert [record.id for record in found] == [f"r{n}"], repr(text)
+            records = await store.find("select", (F.order == text) & (F.rowid == text))
+            assert [record.id for record in records] == [f"r{n}"], repr(text)
+            records = await store.find("select", F.payload[f"k{text}"] == n)
+            assert [record.id for record in records] == [f"r{n}"], repr(text)
             assert await store.update("select", {"vec0": text}, where=F.order == text) == 1
             assert await store.count("select", F.vec0.in_([text])) == 1
             assert len(await store.search("select", [1, 0, 0, 0], where=F.order.like(text))) > 0

@@ -71,8 +71,8 @@ async def kept(store: VectorStore, folder: Path, count: int = 1) -> None:
 
 def _counted(folder: Path) -> int:
     with sql(folder / NAME) as db:
-        found = db.execute("SELECT value FROM aiovec_state WHERE key LIKE 'scan:%'").fetchall()
-    names = {str(value)[:32] for (value,) in found}
+        result = db.execute("SELECT value FROM aiovec_state WHERE key LIKE 'scan:%'").fetchall()
+    names = {str(value)[:32] for (value,) in result}
     files = {file.name[-32:] for file in scan_files(folder)} - {FOREIGN}
     return len(files) if names == files else -1
 
@@ -141,7 +141,7 @@ async def test_a_process_searches_in_memory_with_its_first_call(folder: Path) ->
         assert (await searched(store))["searches"]["searches"] == 4
 
 
-async def test_a_new_one_is_written_when_an_eighth_has_changed(folder: Path) -> None:
+async def test_a_scan_file_is_replaced_when_an_eighth_of_the_rows_has_changed(folder: Path) -> None:
     before = scan_files(folder)
     async with opened(folder / NAME) as store, opened(folder / NAME) as other:
         await ready(other, TABLE)
@@ -176,7 +176,7 @@ async def test_private_memory_alone_is_bounded(folder: Path) -> None:
         await until(is_new)
 
 
-async def test_it_goes_with_its_table(folder: Path) -> None:
+async def test_a_scan_file_is_removed_with_its_table(folder: Path) -> None:
     async with opened(folder / NAME) as store:
         await create(store, "others", seed=5)
         await kept(store, folder, 2)
@@ -351,7 +351,9 @@ ATTACKS = (
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-async def test_it_is_never_believed_wrongly(folder: Path, attack: Attack) -> None:
+async def test_a_scan_file_that_is_not_the_tables_is_never_used(
+    folder: Path, attack: Attack
+) -> None:
     await attack.act(folder)
     async with opened(folder / NAME) as store:
         await store.search(TABLE, [1.0] * DIM, limit=1)
@@ -379,7 +381,7 @@ async def test_a_store_is_copied_and_moved_with_its_file(folder: Path) -> None:
         assert (await searched(store))["searched"] == "in memory"
 
 
-async def test_through_a_link_it_is_the_same(folder: Path) -> None:
+async def test_a_store_opened_by_a_link_uses_the_same_scan_file(folder: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub/link.db").symlink_to(folder / NAME)
     async with opened(folder / "sub/link.db") as store:
@@ -388,7 +390,7 @@ async def test_through_a_link_it_is_the_same(folder: Path) -> None:
     assert [file.name for file in (folder / "sub").iterdir()] == ["link.db"]
 
 
-async def test_read_only_stores_use_it_and_write_none(folder: Path) -> None:
+async def test_read_only_stores_use_a_scan_file_and_write_none(folder: Path) -> None:
     for has_file in (True, False):
         async with aiovec.connect(folder / NAME, read_only=True) as store:
             await store.search(TABLE, [1.0] * DIM, limit=1)
@@ -400,7 +402,7 @@ async def test_read_only_stores_use_it_and_write_none(folder: Path) -> None:
             file.unlink()
 
 
-async def test_a_backup_has_none_and_it_may_be_deleted_while_it_is_used(folder: Path) -> None:
+async def test_a_backup_has_no_scan_file_and_a_deleted_one_is_written_again(folder: Path) -> None:
     (folder / "sub").mkdir()
     async with opened(folder / NAME) as store:
         await ready(store, TABLE)
@@ -413,7 +415,9 @@ async def test_a_backup_has_none_and_it_may_be_deleted_while_it_is_used(folder: 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
-async def test_it_has_the_stores_permissions_and_leaves_foreign_files(tmp_path: Path) -> None:
+async def test_a_scan_file_has_the_stores_permissions_and_foreign_files_stay(
+    tmp_path: Path,
+) -> None:
     foreign = tmp_path / f"{NAME}-scan-{FOREIGN}"
     foreign.write_bytes(b"another program's")
     async with opened(tmp_path / NAME) as store:
@@ -447,8 +451,8 @@ async def test_searches_that_wait_for_a_load_are_answered_by_the_file(folder: Pa
     async with opened(folder / NAME, busy_timeout=4) as store:
         with written_elsewhere(folder):
             queries = vectors_of(24, 3)
-            found = await asyncio.gather(*(store.search(TABLE, one, limit=3) for one in queries))
-            assert all(len(hits) == 3 for hits in found)
+            matches = await asyncio.gather(*(store.search(TABLE, one, limit=3) for one in queries))
+            assert all(len(hits) == 3 for hits in matches)
             details = await searched(store)
             assert details["searched"] == "from the file"
         await check(store)
@@ -463,8 +467,8 @@ async def test_close_fails_the_searches_that_wait_for_a_load(folder: Path) -> No
         waiting = [asyncio.create_task(store.search(TABLE, [1.0] * DIM)) for _ in range(8)]
         await asyncio.sleep(0)
         await store.close()
-        found = await asyncio.gather(*waiting, return_exceptions=True)
-    assert all(isinstance(one, StoreClosedError) for one in found)
+        result = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(one, StoreClosedError) for one in result)
 
 
 async def test_searches_do_not_wait_for_a_writer_that_has_stopped(folder: Path) -> None:
@@ -502,7 +506,7 @@ async def test_a_table_that_shrank_leaves_its_file(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
-async def test_a_pipe_in_its_place_is_left_alone(folder: Path) -> None:
+async def test_a_pipe_in_place_of_the_scan_file_stays(folder: Path) -> None:
     (file,) = scan_files(folder)
     file.unlink()
     os.mkfifo(file)
@@ -533,7 +537,7 @@ def _zeroed(file: Any, size: int) -> None:
     file.write(bytes(length))
 
 
-async def test_what_a_failed_flush_leaves_in_memory_is_not_searched(
+async def test_a_mapping_whose_flush_failed_is_not_searched(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system drops pages that it could not write, so the mapping may lose rows."""
@@ -585,8 +589,8 @@ async def test_rows_that_are_read_again_after_a_damage_are_counted_again(folder:
         counted.clear()
         async with opened(folder / NAME) as store:
             with calling(CallContext(check_bytes=counted.append)):
-                found = await store.search_many(TABLE, queries, limit=1)
-            assert [hits[0].id for hits in found] == [f"r0-{n}" for n in (*range(40), 1_000)]
+                matches = await store.search_many(TABLE, queries, limit=1)
+            assert [hits[0].id for hits in matches] == [f"r0-{n}" for n in (*range(40), 1_000)]
         return max(counted)
 
     whole = await total()
@@ -594,7 +598,7 @@ async def test_rows_that_are_read_again_after_a_damage_are_counted_again(folder:
     assert await total() == whole
 
 
-async def test_one_is_written_again_some_time_after_a_full_disk(
+async def test_a_scan_file_is_written_again_some_time_after_a_full_disk(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource = pytest.importorskip("resource")
@@ -624,7 +628,7 @@ async def test_a_table_is_private_where_the_disk_has_no_room_for_its_file(
     assert not scan_files(folder)
 
 
-def test_doctor_reads_all_of_it(folder: Path) -> None:
+def test_doctor_finds_a_damaged_byte_in_any_part_of_a_scan_file(folder: Path) -> None:
     (file,) = scan_files(folder)
     sound = run("doctor", "-s", folder / NAME)
     assert sound.code == 0, sound.out
@@ -658,7 +662,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 
 
-async def test_processes_write_it_at_once(folder: Path) -> None:
+async def test_processes_write_one_scan_file_at_the_same_time(folder: Path) -> None:
     for file in scan_files(folder):
         file.unlink()
     some = [python("-c", WRITER, str(folder / NAME), TABLE, str(DIM)) for _ in range(4)]
@@ -669,7 +673,7 @@ async def test_processes_write_it_at_once(folder: Path) -> None:
         await kept(store, folder)
 
 
-async def test_what_a_process_left_that_ended_while_it_wrote_goes_at_the_first_search(
+async def test_the_first_search_removes_a_partial_scan_file(
     folder: Path,
 ) -> None:
     (file,) = scan_files(folder)
@@ -681,7 +685,9 @@ async def test_what_a_process_left_that_ended_while_it_wrote_goes_at_the_first_s
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-async def test_whoever_is_killed_while_writing_it_leaves_nothing_behind(folder: Path) -> None:
+async def test_a_process_killed_while_it_writes_a_scan_file_leaves_nothing_behind(
+    folder: Path,
+) -> None:
     for file in scan_files(folder):
         file.unlink()
     store = await open_store(folder / NAME, scan="disk")  # so that the WAL stays

@@ -28,8 +28,8 @@ async def test_many_first_searches_wait_for_the_table_to_be_loaded(tmp_path: Pat
     wanted = [str(row) for row in range(QUERIES)]
 
     async with opened(path) as store:
-        found = await store.search_many("notes", vectors[:QUERIES], limit=1)
-        assert [hits[0].id for hits in found] == wanted
+        matches = await store.search_many("notes", vectors[:QUERIES], limit=1)
+        assert [hits[0].id for hits in matches] == wanted
         assert (await store.stats("notes")).details["searches"]["searches"] == QUERIES
 
     async with opened(path) as store:
@@ -52,8 +52,8 @@ async def test_few_groups_take_few_searches_however_many_rows(tmp_path: Path) ->
         await ready(store, "notes")
 
         async def answered() -> int:
-            found: int = (await store.stats("notes")).details["searches"]["searches"]
-            return found
+            result: int = (await store.stats("notes")).details["searches"]["searches"]
+            return result
 
         before = await answered()
         hits = await store.search("notes", vectors[0], group_by="kind", per_group=2, limit=10)

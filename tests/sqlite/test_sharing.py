@@ -75,8 +75,8 @@ async def test_beyond_busy_timeout_a_call_fails_and_does_nothing_later(tmp_path:
                 for outcome in outcomes:
                     assert isinstance(outcome, StoreBusyError), outcome
                     assert outcome.waited >= seconds
-                told = " ".join(map(str, outcomes))
-                assert ("too many writes" if queue == 1 else "another process") in told
+                message = " ".join(map(str, outcomes))
+                assert ("too many writes" if queue == 1 else "another process") in message
         assert await patient.count("notes") == 0
         assert await patient.insert("notes", [row(1)]) == 1
 
@@ -106,9 +106,9 @@ async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
                 before = set(deleted)
                 number = int(rng.choice(list(there)))
                 hits = await store.search("notes", [float(number), 1, 2, 3], limit=5)
-                found = {hit["n"] for hit in hits}
-                assert number in found or number not in there
-                assert not found & before
+                result = {hit["n"] for hit in hits}
+                assert number in result or number not in there
+                assert not result & before
                 many = await store.search("notes", [0.0] * 4, limit=10_000, where="n < 2500")
                 assert {hit["n"] for hit in many} >= {n for n in there if n < 2_500}
                 searches += 1
@@ -195,8 +195,8 @@ async def test_each_write_of_another_process_is_seen_by_the_next_search(tmp_path
             await store.insert("notes", [row(number)])
             other.stdin.write(f"{number}\n")
             other.stdin.flush()
-            told = await asyncio.to_thread(other.stdout.readline)
-            assert told == f"r{number} 0.0\n"
+            output = await asyncio.to_thread(other.stdout.readline)
+            assert output == f"r{number} 0.0\n"
             hits = await store.search("notes", [float(number + 1), 1, 2, 3], limit=2)
             assert (hits[0].id, hits[0].distance) == (f"r{number + 1}", 0)
             assert hits[1].id != f"r{number}"

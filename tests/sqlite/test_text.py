@@ -40,7 +40,7 @@ def columns(count: int, first: int = 0) -> dict[str, Any]:
     }
 
 
-async def found(store: VectorStore, query: str, table: str = "notes", **more: Any) -> list[str]:
+async def matching(store: VectorStore, query: str, table: str = "notes", **more: Any) -> list[str]:
     hits = await store.search_text(table, query, limit=100_000, select=[], **more)
     return sorted(hit.id for hit in hits)
 
@@ -73,25 +73,25 @@ async def test_every_kind_of_write_keeps_the_index(tmp_path: Path) -> None:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", columns(800))
         await store.upsert("notes", columns(600, 400))
-        assert len(await found(store, "wool")) == 1_000
+        assert len(await matching(store, "wool")) == 1_000
         same = columns(300)
         same["body"] = [None if n % 3 == 0 else f"silk {n}" for n in range(300)]
         await store.upsert("notes", same)
-        assert len(await found(store, "silk")) == 200
-        assert len(await found(store, "wool")) == 700
+        assert len(await matching(store, "silk")) == 200
+        assert len(await matching(store, "wool")) == 700
         await store.update("notes", {"body": "linen"}, where="n < 400")
-        assert len(await found(store, "linen")) == 400
+        assert len(await matching(store, "linen")) == 400
         await store.delete("notes", where="id < 'r000150'")
-        assert len(await found(store, "linen")) == 250
+        assert len(await matching(store, "linen")) == 250
         await store.optimize("notes")
         await store.backup(tmp_path / "copy.db")
     assert check_index(path) == check_index(tmp_path / "copy.db") == 850
     with sql(path) as db:
         db.execute("VACUUM")
     async with aiovec.connect(path) as store:
-        assert len(await found(store, "linen")) == 250
+        assert len(await matching(store, "linen")) == 250
         await store.delete("notes", where="TRUE")
-        assert await found(store, "linen OR wool", match="any") == []
+        assert await matching(store, "linen OR wool", match="any") == []
     assert check_index(path) == 0
 
 
@@ -121,9 +121,9 @@ async def test_other_programs_keep_the_index(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert check_index(path) == 2
         async with aiovec.connect(path) as store:
-            assert await found(store, "linen") == ["a"]
-            assert await found(store, "wool") == ["c"]
-            assert await found(store, "silk hemp", match="any") == []
+            assert await matching(store, "linen") == ["a"]
+            assert await matching(store, "wool") == ["c"]
+            assert await matching(store, "silk hemp", match="any") == []
 
 
 async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
@@ -136,18 +136,18 @@ async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", rows(texts))
         for query in ("x2", "na", "a", "fix", "ab", "ss", "o", "ᲗᲑᲘᲚ"):
-            assert await found(store, query) == [], query
+            assert await matching(store, query) == [], query
         for query in ("x²", "nª", "ﬁx", "\uff41\uff42", "ß"):
-            assert await found(store, query) == ["signs"], query
+            assert await matching(store, query) == ["signs"], query
         for query in ("istanbul", "İSTANBUL", "οδος", "οδοσ"):
-            assert await found(store, query) == ["cases"], query
-        assert await found(store, "თბილ") == ["young"]
-        assert await found(store, "ojo") == ["parts"]
+            assert await matching(store, query) == ["cases"], query
+        assert await matching(store, "თბილ") == ["young"]
+        assert await matching(store, "ojo") == ["parts"]
         await store.create_table("more", Schema(DIM, fields=SCHEMA.fields, analyzer="ngram"))
         texts = {"nul": "foo\0bar", "long": "\u017fize 5\u00b5m", "parts": "ọ\u0301jọ"}
         await store.insert("more", rows(texts))
         for query, id in (("foobar", "nul"), ("size", "long"), ("5μm", "long"), ("ojo", "parts")):
-            assert await found(store, query, "more") == [id], query
+            assert await matching(store, query, "more") == [id], query
 
 
 # Building
@@ -170,10 +170,10 @@ async def test_an_index_is_built_beside_writers(tmp_path: Path) -> None:
         await building
         rows_there = await store.find("notes", limit=100_000, select=["body"])
         expected = {row.id: row["body"] for row in rows_there}
-        assert await found(store, "wool") == sorted(expected)
+        assert await matching(store, "wool") == sorted(expected)
         for n in (1, turn // 2, turn):
             wanted = sorted(id for id, body in expected.items() if f"turn{n}" in body.split())
-            assert await found(store, f"turn{n}") == wanted
+            assert await matching(store, f"turn{n}") == wanted
     assert check_index(path) == len(expected)
 
 
@@ -185,7 +185,7 @@ async def test_text_is_turned_on_and_off_beside_readers(tmp_path: Path) -> None:
         async def turn() -> None:
             for _ in range(3):
                 await other.create_field_index("notes", "body", "text")
-                assert len(await found(other, "wool")) == 600
+                assert len(await matching(other, "wool")) == 600
                 await other.drop_field_index("notes", "body")
 
         turning = asyncio.ensure_future(turn())
@@ -200,13 +200,13 @@ async def test_text_is_turned_on_and_off_beside_readers(tmp_path: Path) -> None:
         await store.create_field_index("notes", "body", "text")
         adding = asyncio.ensure_future(store.add_field("notes", "title", Field(str, text=True)))
         while not adding.done():
-            assert len(await found(store, "wool")) == 600
+            assert len(await matching(store, "wool")) == 600
         await adding
         await store.update("notes", {"title": "Headline"}, where="n < 100")
-        assert len(await found(store, "title:headline wool", match="all")) == 100
+        assert len(await matching(store, "title:headline wool", match="all")) == 100
         await store.drop_field_index("notes", "body", "text")
-        assert await found(store, "wool") == []
-        assert len(await found(store, "headline")) == 100
+        assert await matching(store, "wool") == []
+        assert len(await matching(store, "headline")) == 100
         await store.drop_field_index("notes", "title")
     with sql(path) as db:
         left = db.execute("SELECT name FROM sqlite_master WHERE name LIKE '%.text%'").fetchall()
@@ -257,8 +257,8 @@ async def test_a_killed_build_goes_on(tmp_path: Path) -> None:
         await store.delete("notes", where=f"n = 20 OR n = {count - 20}")
         await store.insert("notes", columns(5, count))
         await store.optimize("notes")
-        assert len(await found(store, "silk")) == 20
-        assert len(await found(store, "wool")) == count - 22 + 5
+        assert len(await matching(store, "silk")) == 20
+        assert len(await matching(store, "wool")) == count - 22 + 5
     assert check_index(path) == count + 3
 
 
@@ -271,12 +271,12 @@ async def test_a_migration_begins_while_an_index_is_built(tmp_path: Path) -> Non
             assert not building.done()
         await begin_move(mover, "r1")
         await building
-        assert len(await found(store, "wool")) == 3_000
+        assert len(await matching(store, "wool")) == 3_000
         with pytest.raises(aiovec.MigrationError):
             await store.drop_field_index("notes", "body")
         await store.insert("notes", columns(5, 3_000))
         await store.optimize("notes")
-        assert len(await found(store, "wool")) == 3_005
+        assert len(await matching(store, "wool")) == 3_005
         await end_move(mover, "r1")
         await store.drop_field_index("notes", "body")
 
@@ -294,7 +294,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-async def test_damage_is_told_and_mended(tmp_path: Path, damage: str) -> None:
+async def test_a_damaged_text_index_is_reported_and_can_be_rebuilt(
+    tmp_path: Path, damage: str
+) -> None:
     path = tmp_path / "s.db"
     await filled(path, 200)
     with sql(path) as db:
@@ -317,9 +319,9 @@ async def test_damage_is_told_and_mended(tmp_path: Path, damage: str) -> None:
             await store.search_text("notes", "wool")
         await store.drop_field_index("notes", "body")
         await store.create_field_index("notes", "body", "text")
-        assert len(await found(store, "wool")) == await store.count("notes")
+        assert len(await matching(store, "wool")) == await store.count("notes")
         await store.insert("notes", columns(5, 900))
-        assert len(await found(store, "wool")) == await store.count("notes")
+        assert len(await matching(store, "wool")) == await store.count("notes")
     check_index(tmp_path / "back.db")
 
 
@@ -331,7 +333,7 @@ async def test_invalid_text_in_the_file(tmp_path: Path) -> None:
     async with aiovec.connect(path) as store:
         with pytest.raises(CorruptStoreError):
             await store.search_text("notes", "wool*")
-        assert await found(store, "silk") == []
+        assert await matching(store, "silk") == []
 
 
 _WITHOUT_STEMMER = """
@@ -382,7 +384,7 @@ async def test_a_language_without_its_package(tmp_path: Path) -> None:
     ended = run_code(_WITHOUT_STEMMER, str(path))
     assert (ended.returncode, ended.stderr) == (0, "")
     async with aiovec.connect(path) as store:
-        assert await found(store, "katze") == ["a"]
+        assert await matching(store, "katze") == ["a"]
         await store.backup(tmp_path / "copy.db")
     async with aiovec.connect(tmp_path / "copy.db") as store:
-        assert await found(store, "katze") == ["a"]
+        assert await matching(store, "katze") == ["a"]
