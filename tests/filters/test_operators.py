@@ -27,6 +27,8 @@ def test_a_field_is_named_by_attribute_or_key() -> None:
     assert F["payload.a.b"].is_null() == F.payload["a"]["b"].is_null()
     assert F.payload["a.b"].is_null() != F["payload.a.b"].is_null()
     assert (repr(F), repr(F.year), str(F["payload.a b"])) == ("F", "<field year>", 'payload."a b"')
+    assert repr(F.year == 1) == "<filter year = 1>"
+    assert len(repr(F.name == "x" * 10_000)) < 2_000
     for thing in (F, F.tags):
         with pytest.raises(TypeError, match="not iterable"):
             iter(thing)  # type: ignore[call-overload]  # which mypy knows too
@@ -74,11 +76,16 @@ class Level(IntEnum):
     LOW = 1
 
 
+class Moment(datetime):
+    """A class of its own, as pandas has one."""
+
+
 LITERALS: list[tuple[Any, Any]] = [
     (np.int64(5), 5), (np.float32(0.5), 0.5), (np.float64(2.0), 2.0), (np.bool_(True), True),
     (np.str_("a"), "a"), (Color.RED, "red"), (Level.LOW, 1),
     (datetime(2024, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))),
      datetime(2024, 1, 1, tzinfo=UTC)),
+    (Moment(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)),
 ]  # fmt: skip
 
 
@@ -122,6 +129,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (lambda: F.year >= 2024 & UNTYPED.x, "put each comparison in parentheses"),
     (lambda: (F.x == 1) & True, "not a condition"),
     (lambda: (F.x == 1) & "y = 2", "aiovec.where"),
+    (lambda: "y = 2" | (F.x == 1), "aiovec.where"),
     (lambda: where("x = 1) OR (y = 2"), "the end"),
     (lambda: where(""), "empty"),
     (lambda: where(5), "a filter must be text"),

@@ -102,6 +102,7 @@ FAULTS = [
     ('"lang = 1', 0, "does not end", 'closing "'),
     ("lang = 'é😀' § 1", 12, "'§'", "an operator"),
     ("year = 12ab", 9, "ends in a letter", "a space"),
+    ("year IN (12a)", 11, "ends in a letter", "a space"),
     ("year = 9223372036854775808", 7, "64 bits", "a number"),
     ("year = 1e999", 7, "finite", "a number"),
     ("seen > TIMESTAMP '2024-01-31'", 7, "not a timestamp", "TIMESTAMP"),

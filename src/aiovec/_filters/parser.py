@@ -376,10 +376,10 @@ class _Parser:
         """Move on if ``symbol`` is next, and return its token."""
         return self._advance() if self.next.kind == "symbol" and self.next.text == symbol else None
 
-    def _need(self, symbol: str, expected: str = "") -> None:
+    def _need(self, symbol: str, expected: str) -> None:
         """Move on if ``symbol`` is next, else raise FilterError."""
         if not self._take(symbol):
-            self._fail(expected or f"'{symbol}'")
+            self._fail(expected)
 
     def _take_word(self, word: str) -> bool:
         """Move on if the keyword ``word`` is next, and return whether it was."""
