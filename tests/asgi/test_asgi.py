@@ -297,11 +297,7 @@ def test_each_framework_answers_with_problems(
         "filter": (
             422,
             "FilterError",
-            {
-                "text": "yeer = 1",
-                "position": 0,
-                "expected": "one of id, year, payload.<key>",
-            },
+            {"text": "yeer = 1", "position": 0, "expected": "one of id, year, payload.<key>"},
         ),
         "row": (422, "InvalidRowError", None),
         "twice": (409, "DuplicateIdError", {"table": "notes", "ids": ["1"], "within_call": False}),

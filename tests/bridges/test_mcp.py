@@ -28,10 +28,7 @@ import aiovec
 from aiovec import Embed, Field, Schema, documents
 from aiovec_mcp import create_server
 
-ARTICLES = Schema(
-    fields={"title": Field(str, text=True), "year": int},
-    embed=Embed("title"),
-)
+ARTICLES = Schema(fields={"title": Field(str, text=True), "year": int}, embed=Embed("title"))
 ROWS = [
     {"id": "a", "title": "A red fox ran north.", "year": 2024},
     {"id": "b", "title": "Blocking an event loop.", "year": 2025},

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from aiohttp import web
 
 DIM = 8
 
@@ -15,17 +17,13 @@ def vector_of(text: str, dim: int = DIM) -> list[float]:
     return [1.0 + sum(ord(c) for c in text[n::dim]) % 97 for n in range(dim)]
 
 
+@dataclass
 class Request:
-    """A received request: its headers in lower case, and its document."""
+    """A received request."""
 
-    def __init__(self, head: str, body: bytes) -> None:
-        first, *lines = head.split("\r\n")
-        self.path = first.split(" ")[1]
-        self.headers = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(":") for line in lines if line)
-        }
-        self.document: dict[str, Any] = json.loads(body)
+    path: str
+    headers: Mapping[str, str]
+    document: dict[str, Any]
 
     @property
     def texts(self) -> list[str]:
@@ -33,29 +31,36 @@ class Request:
         return texts
 
 
+@dataclass
 class Reply:
     """An answer. ``cut`` closes the connection after so many bytes of the body."""
 
-    def __init__(
-        self,
-        document: Any = None,
-        *,
-        status: int = 200,
-        headers: dict[str, str] | None = None,
-        raw: bytes | None = None,
-        cut: int | None = None,
-        hang: bool = False,
-    ) -> None:
-        self.status = status
-        self.headers = headers or {}
-        self.body = raw if raw is not None else json.dumps(document).encode()
-        self.cut = cut
-        self.hang = hang
+    document: Any = None
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    raw: bytes | None = None
+    cut: int | None = None
+    hang: bool = False
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        if self.hang:
+            await asyncio.sleep(3600)
+        whole = web.json_response(self.document, status=self.status, headers=self.headers)
+        if self.raw is not None:
+            whole.body = self.raw
+        if self.cut is None:
+            return whole
+        assert isinstance(whole.body, bytes)
+        part = web.StreamResponse(headers={"Content-Length": str(len(whole.body))})
+        await part.prepare(request)
+        await part.write(whole.body[: self.cut])
+        assert request.transport is not None
+        request.transport.close()
+        return part
 
 
 def answer(request: Request, dim: int = DIM) -> Reply:
     """Return the right answer, in reverse order, as the index of each vector says."""
-
     data = [
         {"object": "embedding", "index": n, "embedding": vector_of(text, dim)}
         for n, text in enumerate(request.texts)
@@ -66,90 +71,45 @@ def answer(request: Request, dim: int = DIM) -> Reply:
 class Service:
     """Answers with the next reply of ``plan``, and rightly when that is empty."""
 
+    url: str
+
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.plan: list[Callable[[Request], Reply]] = []
         self.always: Callable[[Request], Reply] = answer
         self.answers = asyncio.Event()
         self.answers.set()
-        self.keeps_alive = True
-        self.at_once = 0
-        self.most_at_once = 0
-        self.connections = 0
+        self.at_once = self.most_at_once = 0
+        self.connections: set[Any] = set()
         self.came = asyncio.Semaphore(0)
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[Any] | None] = set()
-
-    @property
-    def url(self) -> str:
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
     @property
     def sizes(self) -> list[int]:
         return [len(request.texts) for request in self.requests]
 
     async def __aenter__(self) -> Service:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**24)
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/{path:.*}", self._serve)
+        options = {"handler_cancellation": True, "shutdown_timeout": 0.1}
+        self._runner = web.AppRunner(app, access_log=None, **options)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in list(self._writers):
-            writer.close()
-        for task in list(self._tasks):
-            if task is not None:
-                task.cancel()
-        await asyncio.sleep(0)
+        await self._runner.cleanup()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self._writers.add(writer)
-        self._tasks.add(asyncio.current_task())
+    async def _serve(self, received: web.Request) -> web.StreamResponse:
+        request = Request(received.path, received.headers, await received.json())
+        self.connections.add(received.transport)
+        self.requests.append(request)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.came.release()
         try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(
-                    int(line.partition(":")[2])
-                    for line in head.split("\r\n")
-                    if line.lower().startswith("content-length:")
-                )
-                request = Request(head, await reader.readexactly(length))
-                self.requests.append(request)
-                self.at_once += 1
-                self.most_at_once = max(self.most_at_once, self.at_once)
-                self.came.release()
-                try:
-                    await self.answers.wait()
-                    reply = (self.plan.pop(0) if self.plan else self.always)(request)
-                    if reply.hang:
-                        await asyncio.sleep(3600)
-                finally:
-                    self.at_once -= 1
-                if not await self._send(writer, reply):
-                    return
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
+            await self.answers.wait()
+            reply = (self.plan.pop(0) if self.plan else self.always)(request)
+            return await reply.send(received)
         finally:
-            self._writers.discard(writer)
-            self._tasks.discard(asyncio.current_task())
-            writer.close()
-
-    async def _send(self, writer: asyncio.StreamWriter, reply: Reply) -> bool:
-        headers = {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(reply.body)),
-            "Connection": "keep-alive" if self.keeps_alive else "close",
-            **reply.headers,
-        }
-        lines = [f"HTTP/1.1 {reply.status} Status", *(f"{k}: {v}" for k, v in headers.items())]
-        head = "\r\n".join(lines).encode() + b"\r\n\r\n"
-        if reply.cut is not None:
-            writer.write(head + reply.body[: reply.cut])
-            await writer.drain()
-            return False
-        writer.write(head + reply.body)
-        await writer.drain()
-        return self.keeps_alive
+            self.at_once -= 1

@@ -22,14 +22,7 @@ from tests.contract.base import case, toml_value
 from tests.embed.models import stand_in
 
 import aiovec
-from aiovec import (
-    ConfigError,
-    Embed,
-    EmbeddingError,
-    Schema,
-    VectorStore,
-    sync,
-)
+from aiovec import ConfigError, Embed, EmbeddingError, Schema, VectorStore, sync
 
 SCHEMA = Schema(2, fields={"body": str}, embed=Embed("body"))
 

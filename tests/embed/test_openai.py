@@ -81,7 +81,7 @@ async def test_rows_and_queries_are_embedded_by_the_service(service: Service, op
         assert "dimensions" not in documents.document
         await store.search("notes", "text 1")  # from memory
         assert len(service.requests) == 2
-        assert service.connections == 1
+        assert len(service.connections) == 1
     async with opened(request_dim=True, cache_mb=0) as store:
         await with_table(store)
         for _ in range(2):

@@ -14,14 +14,7 @@ from tests.embed.models import stand_in
 from tests.embed.service import DIM, Service
 
 import aiovec
-from aiovec import (
-    Embed,
-    EmbeddingError,
-    Field,
-    InvalidArgumentError,
-    InvalidVectorError,
-    Schema,
-)
+from aiovec import Embed, EmbeddingError, Field, InvalidArgumentError, InvalidVectorError, Schema
 
 FIELDS: dict[str, Any] = {"body": Field(str, text=True)}
 ROWS = [{"id": "zip", "body": "reading zip files"}, {"id": "net", "body": "opening a socket"}]
@@ -114,7 +107,7 @@ async def test_a_host_that_only_the_table_names_gets_no_text_and_no_key(
                     assert "0123456789abcdef" not in str(caught.value)
                 assert await store.count("notes") == 2
                 assert len(await store.search_text("notes", "socket")) == 1
-        assert service.connections == 0
+        assert not service.connections
         # The same service, once the app names it.
         described = {"kind": "openai", "model": "m", "dim": DIM, "base_url": service.url}
         async with aiovec.connect(tmp_path / "0.db", embedder=described) as store:

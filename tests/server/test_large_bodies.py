@@ -11,10 +11,7 @@ import pytest
 from tests.harness.cases import case
 from tests.server.process import Served, serving
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 MIB = 2**20
 LOOP_SECONDS = 0.25

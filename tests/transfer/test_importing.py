@@ -53,10 +53,7 @@ LINES: list[tuple[Row | str, str]] = [
     ({"id": "deep", "embedding": [1, 1], "inf": float("inf")}, ""),
     ({"id": "", "embedding": [1, 1]}, "field 'id': an id must be text of 1 to 512 bytes without"),
     ({"id": "text", "embedding": "[1, 1]"}, "the vector is str, not a sequence of numbers"),
-    (
-        '{"id": "bad", "embedding": [1, 1], "t": "\\ud800"}',
-        "field 't': the text is not valid",
-    ),
+    ('{"id": "bad", "embedding": [1, 1], "t": "\\ud800"}', "field 't': the text is not valid"),
     ('{"id": "twice", "embedding": [1, 1], "id": "twice"}', "the key 'id' occurs twice in an"),
     ('{"id": "x", "embedding": [1, 1], "m": {"x": 1, "x": 2}}', "the key 'x' occurs twice in an"),
     ('{"id": "large", "embedding": [1, 1], "m": 1e400}', "the number 1e400 is beyond"),
@@ -67,10 +64,7 @@ COLUMNS: list[tuple[tuple[Any, Any, float], str]] = [
     ((None, [1, 1], 1), "field 'id': every row needs an id"),
     (("d", [1], 1), "the vector has 1 dimensions, not 2"),
     (("e", [1, None], 1), "the vector"),
-    (
-        ("f", [float("inf"), 1], 1),
-        "the vector has inf in it; its numbers must be finite and at",
-    ),
+    (("f", [float("inf"), 1], 1), "the vector has inf in it; its numbers must be finite and at"),
     (("g", [0, 0], 1), "the vector is zero, so it has no cosine"),
     (("h", [2, 2], float("nan")), "field 'score': NaN cannot be stored; use None"),
     (("i", [3, 3], 1), ""),
@@ -249,10 +243,7 @@ def test_strict_imports_nothing_if_a_row_is_bad(folder: Path, store: Path) -> No
     assert set(rejected(path)) == {3, 4}
     made(store, Schema(2), numbered("a"))
     before = rows_of(store)
-    bad: list[list[Row | str]] = [
-        [*numbered("x", "y"), "broken"],
-        [*numbered("x", "a", "y")],
-    ]
+    bad: list[list[Row | str]] = [[*numbered("x", "y"), "broken"], [*numbered("x", "a", "y")]]
     for rows in bad:
         assert "1 row cannot be imported, so none was" in refused(
             jsonl(path, rows), store, "--strict"

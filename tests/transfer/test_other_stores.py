@@ -191,11 +191,7 @@ def test_a_table_that_cannot_be_imported_is_named(folder: Path, store: Path) -> 
     assert not (folder / "none.db").exists()
 
 
-BROKEN = {
-    "gone": "import no_such_module_at_all",
-    "none": "Kind = 3",
-    "half": "def (",
-}
+BROKEN = {"gone": "import no_such_module_at_all", "none": "Kind = 3", "half": "def ("}
 
 
 def test_a_broken_importer_stops_no_other(
