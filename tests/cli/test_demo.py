@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tests.harness.command import command_without, run_process
+from tests.harness.command import run_process
 from tests.transfer.support import error_of
 
 import aiovec
@@ -58,15 +58,6 @@ def test_the_demo_shows_searches_and_working_commands(run: Run, backend: str, ta
         finished = run(*shlex.split(command_line))
         assert finished.code == 0, command_line
         assert len(finished.out.splitlines()) > 1, command_line
-
-
-@pytest.mark.slow
-def test_the_demo_names_the_extra_that_is_missing(folder: Path) -> None:
-    without = command_without("lancedb")
-    finished = run_process("demo", "-s", "lancedb://aiovec-demo.lance", command=without)
-    assert (finished.code, finished.err.count("\n")) == (1, 1)
-    assert 'pip install "aiovec[lancedb]"' in finished.err
-    assert list(folder.iterdir()) == []
 
 
 def test_the_demo_leaves_another_programs_data_alone(run: Run, folder: Path) -> None:

@@ -203,10 +203,3 @@ def test_a_broken_pyarrow_is_named_with_the_cure(store: Path, folder: Path) -> N
         assert reason in finished.err
         assert cure in finished.err
         assert "Traceback" not in finished.err
-
-
-def test_doctor_names_a_missing_sqlite_vec(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sqlite_vec", None)
-    finding = wrong(run("doctor", "--json"))["sqlite-vec"]
-    assert finding["value"] == "the package sqlite-vec is not installed"
-    assert "pip install sqlite-vec" in finding["cure"]

@@ -11,7 +11,7 @@ import lancedb
 import numpy as np
 import pytest
 from tests.harness.cases import case
-from tests.harness.command import COMMAND, command_without, run_process
+from tests.harness.command import COMMAND
 from tests.transfer.support import error_of
 
 from aiovec import Schema, sync
@@ -84,13 +84,6 @@ def test_doctor_names_the_faults_of_a_lancedb_folder(run: Run, lance: Path, fold
     assert finding["cure"].endswith("or restore the folder from a backup")
     (folder / "file").write_text("no folder")
     assert "is a file" in wrong(run("doctor", "-s", "lancedb://file", "--json"))["store"]["value"]
-
-
-@pytest.mark.slow
-def test_doctor_names_the_missing_extra_of_lancedb() -> None:
-    finished = run_process("doctor", "--json", command=command_without("lancedb"))
-    finding = wrong(finished)["lancedb import"]
-    assert 'pip install "aiovec[lancedb]"' in finding["cure"]
 
 
 @pytest.mark.slow

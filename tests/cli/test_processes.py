@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.cases import case
-from tests.harness.command import COMMAND, run_process
+from tests.harness.command import COMMAND, command_without, run_process
 
 import aiovec
 from aiovec import sync
@@ -102,6 +102,26 @@ def test_a_process_imports_only_what_it_needs(store: Path) -> None:
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert done.stderr == "set()\n"
+
+
+# A package that is not installed, a command that needs it, and the cure.
+MISSING = [
+    ("lancedb", "demo -s lancedb://demo.lance", 'pip install "aiovec[lancedb]"'),
+    ("lancedb", "doctor", 'pip install "aiovec[lancedb]"'),
+    ("ray", "import parts/* --table t -s lancedb://n --engine ray", 'pip install "aiovec[ray]"'),
+    ("sqlite_vec", "doctor", "pip install sqlite-vec"),
+    ("uvicorn", "serve -s new.db", 'pip install "aiovec[server]"'),
+]
+
+
+def test_a_missing_package_is_named_with_its_cure(parts: Path, folder: Path) -> None:
+    for package, line, cure in MISSING:
+        with case((package, line)):
+            finished = run_process(*line.split(), command=command_without(package))
+            assert finished.code == 1
+            assert cure in finished.out + finished.err
+            assert "Traceback" not in finished.err
+    assert list(folder.iterdir()) == [parts]
 
 
 def test_an_ascii_stream_gets_a_replacement_character(store: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import contents
 from tests.files.calls import QUERY, WRITES, exported
 from tests.harness.scripts import DIM, KINDS, SCHEMA, TABLE, row, target_in
 
@@ -56,14 +56,6 @@ def sealed() -> Iterator[Callable[[Path, Path], None]]:
     yield seal
     for place in mounted:
         subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 async def check_reads(store: VectorStore, copy: Path) -> None:

@@ -87,13 +87,6 @@ def test_a_server_that_cannot_start_prints_one_line(run_serve: Run, tmp_path: Pa
     assert not (tmp_path / "notes.db").exists()
 
 
-def test_serve_names_the_missing_extra(run_serve: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    code, output = run_serve("-s", "notes.db")
-    assert (code, output.count("\n")) == (1, 1)
-    assert 'pip install "aiovec[server]"' in output
-
-
 def test_serve_refuses_a_uvicorn_that_lacks_a_name() -> None:
     script = (
         "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol\n"
