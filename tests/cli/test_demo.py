@@ -22,7 +22,7 @@ from .conftest import Run
     ("backend", "target"),
     [
         ("sqlite", "aiovec-demo.db"),
-        pytest.param("lancedb", "lancedb://aiovec-demo.lance", marks=pytest.mark.soak),
+        pytest.param("lancedb", "lancedb://aiovec-demo.lance", marks=pytest.mark.soak(minutes=1)),
     ],
 )
 def test_the_demo_shows_searches_and_working_commands(run: Run, backend: str, target: str) -> None:

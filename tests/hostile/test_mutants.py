@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -116,16 +117,14 @@ async def write(store: aiovec.VectorStore, batch: pa.RecordBatch) -> str:
     return "stored"
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=2)
 @pytest.mark.timeout(3600)
-async def test_ten_thousand_mutants_are_refused_or_stored_as_arrow_reads_them() -> None:
+async def test_ten_thousand_mutants_are_refused_or_stored_as_arrow_reads_them(
+    seeds: Callable[[int], Iterator[int]],
+) -> None:
     outcomes: Counter[str] = Counter()
     async with aiovec.connect(":memory:") as store:
         await store.create_table("t", SCHEMA)
-        for number in range(10_000):
-            try:
-                outcomes[await write(store, mutant(random.Random(number)))] += 1
-            except BaseException as exc:
-                exc.add_note(f"mutant {number}")
-                raise
-    assert set(outcomes) == {"stored", "refused"}
+        for seed in seeds(10_000):
+            outcomes[await write(store, mutant(random.Random(seed)))] += 1
+    assert len(outcomes) == 2 or outcomes.total() < 100  # a short one may meet one kind only

@@ -278,7 +278,7 @@ def test_a_killed_load_adds_all_rows_or_none(
     check_kills(cluster, parts, tmp_path, who, rounds=2)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=30)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("who", ["worker", "driver"])
 def test_many_killed_loads_add_all_rows_or_none(

@@ -119,7 +119,7 @@ def test_processes_share_one_server_that_ends_after_them(place: Place) -> None:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kills", [1, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [1, pytest.param(60, marks=pytest.mark.soak(minutes=10))])
 async def test_no_write_is_lost_or_doubled_when_the_server_is_killed_and_started_again(
     place: Place, monkeypatch: pytest.MonkeyPatch, kills: int
 ) -> None:

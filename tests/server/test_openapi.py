@@ -28,7 +28,7 @@ def begin(client: TestClient) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("examples", [1, pytest.param(30, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [1, pytest.param(30, marks=pytest.mark.soak(minutes=15))])
 def test_no_request_gets_a_server_error(examples: int) -> None:
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi import checks
