@@ -23,11 +23,11 @@ import pyarrow as pa
 
 from aiovec.backend import one_array
 from aiovec.backend.contract import Changes, StaleTableError
+from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop, in_thread, together
-from aiovec.backend.weight import weight
 from aiovec.errors import ChangesPrunedError, CorruptStoreError, UnsupportedError
 
-from .layout import NUMBERING, incarnation_in, new_numbering, numbering_in, token_of
+from .layout import NUMBERING, epoch_of, incarnation_in, new_numbering, numbering_in
 from .session import Opened, Session
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ async def _page(
     new = table.lance
     if at.target < end.base:
         new, arrow = await _version(session, table, at.target)
-        if token_of(arrow) != token_of(table.arrow):  # its fields were different
+        if epoch_of(arrow) != epoch_of(table.arrow):  # its fields were different
             raise ChangesPrunedError(end.number)
     keys = await plans.ahead(session, table, new, at, limit)
     base = at.base
@@ -267,7 +267,7 @@ async def _taken(session: Session, lance: Any, keys: _Keys, layout: pa.Schema) -
     for start in range(0, len(rows), _BLOCK):
         query = lance.take_row_ids(rows[start : start + _BLOCK]).select(layout.names)
         taken = await session.run(query.to_arrow())
-        parts.append(await hop(weight(taken), _in_layout, taken, layout))
+        parts.append(await hop(cost_of(taken), _in_layout, taken, layout))
     return pa.concat_tables(parts)
 
 

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from aiovec.backend import Expr, one_array
 from aiovec.backend.contract import LARGEST_BATCH, Columns, TableHandle
+from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import renewed
 from aiovec.backend.threads import hop
-from aiovec.backend.weight import weight
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
 from .layout import column_names, incarnation_in, numbering_in
@@ -153,7 +153,7 @@ class Export:
             arrays = [one_array(ready.column(field.name)) for field in schema]
             return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-        first = await hop(0 if len(batches) == 1 else weight(ready), batch)
+        first = await hop(0 if len(batches) == 1 else cost_of(ready), batch)
         return first, joined.slice(ready.num_rows).to_batches()
 
 

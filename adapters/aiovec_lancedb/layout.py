@@ -116,8 +116,8 @@ def load_in(arrow: pa.Schema) -> LoadNote | None:
     return None if noted is None else LoadNote(*json.loads(noted))
 
 
-def token_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Return a token that changes with the table's incarnation and fields. Used in each call."""
+def epoch_of(arrow: pa.Schema) -> tuple[Any, ...]:
+    """Return an epoch, which changes with the table's incarnation and fields. Used in each call."""
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
     return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
@@ -149,12 +149,12 @@ def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned:
 
 def incarnation_of(handle: TableHandle) -> Hashable:
     """Return a value that stays the same until the table is dropped, whatever fields it gets."""
-    token = handle.token
-    return token[0] if isinstance(token, tuple) else token
+    epoch = handle.epoch
+    return epoch[0] if isinstance(epoch, tuple) else epoch
 
 
 def handle_of(name: str, arrow: pa.Schema, target: str) -> TableHandle:
-    return TableHandle(name, _schema_of(name, arrow, target), token_of(arrow))
+    return TableHandle(name, _schema_of(name, arrow, target), epoch_of(arrow))
 
 
 def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:

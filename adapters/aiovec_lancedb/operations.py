@@ -33,10 +33,10 @@ from aiovec.backend import (
     without_vector,
 )
 from aiovec.backend.contract import Columns, TableHandle
+from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import copy_of_error
 from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import hop, in_thread
-from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -139,7 +139,7 @@ class RowsOperation(WriteOperation):
         return self.kind != "change" or len(self.named) == 1
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
-        if not isinstance(other, RowsOperation) or self.handle.token != other.handle.token:
+        if not isinstance(other, RowsOperation) or self.handle.epoch != other.handle.epoch:
             return False
         return exclusive or (self.repeatable and other.repeatable)
 
@@ -158,7 +158,7 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
     operations on rows that they have written get a ConflictError.
     """
     rows_named = sum(len(operation.named) for operation in group)
-    effort = rows_named * _COLUMNS_A_ROW
+    cost = rows_named * _COLUMNS_A_ROW
     changed, looked_up, unknown = await hop(rows_named, _to_look_up, table, group)
     columns = _all(table.schema)
     existing = await existing_rows(table, looked_up)
@@ -177,13 +177,13 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
                 outcomes.append(exc)
         return rows, outcomes
 
-    rows, outcomes = await hop(effort, apply)
+    rows, outcomes = await hop(cost, apply)
 
     async def write(ids: Collection[str], condition: str | None, **options: bool) -> None:
         def new() -> pa.Table:
             return stored_form(rows.to_write(ids).table, table.schema)
 
-        await _write(table, await hop(effort, new), condition, **options)
+        await _write(table, await hop(cost, new), condition, **options)
 
     async def put(ids: Collection[str]) -> None:
         moves = any(operation.kind == "move" for operation in group)
@@ -191,7 +191,7 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
             merge = rows.replaces or (unknown and await table.rows() > 0)
             await write(ids, None, merge=merge)
         else:
-            await write(ids, await hop(effort, _replaced, rows, ids, moves))
+            await write(ids, await hop(cost, _replaced, rows, ids, moves))
 
     async def change(ids: Collection[str]) -> None:
         await write(ids, _unchanged(rows, old), inserts=False)
@@ -374,10 +374,10 @@ async def existing_rows(table: Opened, ids: Sequence[str]) -> dict[str, Row]:
         wanted = await hop(len(ids), pa.array, ids, pa.utf8())
         within = await hop(len(ids), lambda: id_range_to_sql(min(ids), max(ids)))
         async for batch in await table.session.batches(query, _BATCH, within):
-            await hop(weight(batch), add, batch, wanted)
+            await hop(cost_of(batch), add, batch, wanted)
     else:
         rows = await rows_by_id(table, ids, Columns(tuple(columns)))
-        await hop(weight(rows), add, rows)
+        await hop(cost_of(rows), add, rows)
     return rows_of_ids
 
 
@@ -488,8 +488,8 @@ class _Update:
         condition = await selection(self.ids, self.where)
         if self.payload:
             return await self._merge(table, condition)
-        effort = weight(dict(self.values), self.vector)
-        values = await hop(effort, self._assigned, table.schema)
+        cost = cost_of(dict(self.values), self.vector)
+        values = await hop(cost, self._assigned, table.schema)
         result = await table.session.run(table.lance.update(updates_sql=values, where=condition))
         return int(result.rows_updated)
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 from aiovec.backend import Expr, payload_texts, python_values, to_matrix
 from aiovec.backend.context import FEW_ROWS, Meter, values_in
 from aiovec.backend.contract import Columns, Order, StoredRows
+from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
-from aiovec.backend.weight import weight
 
 from .driver import ColumnOrdering
 from .layout import PAYLOAD, column_names
@@ -32,7 +32,7 @@ _BLOCK, _BLOCK_BYTES = 10_000, 8 * 2**20
 MOST = 2**31 - 1
 # For ``hop``: a literal, especially of the payload, takes as long to turn into SQL as this many
 # values of a record.
-_EFFORT = 16
+_COST = 16
 
 
 def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
@@ -48,7 +48,7 @@ async def condition_of(where: Expr | None) -> str | None:
     """Return a filter as Lance's SQL. With many literals this takes a while."""
     if where is None:
         return None
-    return await hop(_EFFORT * where.literals, partial(to_sql, where))
+    return await hop(_COST * where.literals, partial(to_sql, where))
 
 
 async def rows_by_id(
@@ -70,7 +70,7 @@ async def rows_by_id(
         blocks.append(await table.session.fetch(query, len(block), condition))
         start += size
         if columns.meter is not None:
-            nbytes += await hop(weight(blocks[-1]), _count, blocks[-1], columns, columns.meter)
+            nbytes += await hop(cost_of(blocks[-1]), _count, blocks[-1], columns, columns.meter)
             size = max(FEW_ROWS, min(8 * size, _BLOCK, _BLOCK_BYTES * start // max(1, nbytes)))
     return pa.concat_tables(blocks)
 
@@ -99,7 +99,7 @@ async def get(
             taken = matches.take(pa.array([place[id] for id in ids if id in place], pa.int64()))
         return rows_of(taken, columns, table.schema.vector)
 
-    return await hop(weight(matches), rows)
+    return await hop(cost_of(matches), rows)
 
 
 async def find(
@@ -134,7 +134,7 @@ async def find(
     if later:
         ids = await hop(rows.num_rows, rows.column("id").to_pylist)
         return await get(table, ids, columns, ordered=True)
-    return await hop(weight(rows), lambda: rows_of(rows, columns, table.schema.vector))
+    return await hop(cost_of(rows), lambda: rows_of(rows, columns, table.schema.vector))
 
 
 async def count(table: Opened, where: Expr | None) -> int:

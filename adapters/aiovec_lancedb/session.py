@@ -46,12 +46,12 @@ from aiovec.errors import (
 from .driver import first_process, lancedb, without_blobs
 from .errors import NoSuchTableError, Translated
 from .layout import (
+    epoch_of,
     handle_of,
     incarnation_in,
     incarnation_of,
     is_moving,
     load_in,
-    token_of,
 )
 from .locks.lease import UpkeepLease
 from .locks.local import FOLDER, ONE_TRY, TableLock
@@ -113,7 +113,7 @@ class Opened:
 
     @property
     def handle(self) -> TableHandle:
-        return TableHandle(self.name, self.schema, token_of(self.arrow))
+        return TableHandle(self.name, self.schema, epoch_of(self.arrow))
 
     async def version(self) -> int:
         """Return the number of the version."""
@@ -518,7 +518,7 @@ class Session:
         table, arrow = await self.open_any(handle.name, reads=reads)
         if not placed:  # it may belong to another folder, or to an older copy
             await self.check_place()
-        if token_of(arrow) != handle.token:
+        if epoch_of(arrow) != handle.epoch:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
                 raise StaleTableError(handle.name)
             handle = handle_of(handle.name, arrow, self.target)

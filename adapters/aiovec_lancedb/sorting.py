@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend.contract import Order
+from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
-from aiovec.backend.weight import weight
 
 from .sql.values import PayloadValue, name
 
 # Further rows held before a sort: fewer sorts, for some megabytes more.
 _MOST_WAITING = 65_536
 # For ``hop``: the work of sorting a row by one key, in values.
-_EFFORT_A_KEY = 8
+_COST_A_KEY = 8
 
 # Types of JSON values in their order.
 NUMBER_KIND, TEXT_KIND, BOOL_KIND = 0, 1, 2
@@ -51,17 +51,17 @@ async def sorted_ids(
     kept: list[pa.Table] = []
     rows = 0
     async for batch in batches:
-        effort = batch.num_rows * _EFFORT_A_KEY * len(order_by) + weight(batch)
-        kept.append(await hop(effort, partial(_sortable, batch, order_by)))
+        cost = batch.num_rows * _COST_A_KEY * len(order_by) + cost_of(batch)
+        kept.append(await hop(cost, partial(_sortable, batch, order_by)))
         rows += batch.num_rows
         if rows > most + _MOST_WAITING:
-            effort = sum(map(weight, kept))
-            kept = [await hop(effort, partial(_first, kept, order_by, most))]
+            cost = sum(map(cost_of, kept))
+            kept = [await hop(cost, partial(_first, kept, order_by, most))]
             rows = kept[0].num_rows
     if not kept:
         return []
-    effort = sum(map(weight, kept))
-    first = await hop(effort, partial(_first, kept, order_by, most))
+    cost = sum(map(cost_of, kept))
+    first = await hop(cost, partial(_first, kept, order_by, most))
     wanted: list[str] = first.column("id").slice(min(offset, rows)).to_pylist()
     return wanted
 

@@ -40,11 +40,11 @@ from aiovec.backend.contract import (
     TextQuery,
     VectorQuery,
 )
+from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Gate, Slot, current_deadline, export_gate, read_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
-from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -299,7 +299,7 @@ class LancedbBackend(Backend):
         return int(await self._commit(table.name, work))
 
     async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
-        await self._write(table.name, await hop(weight(rows), operations.add, table, rows))
+        await self._write(table.name, await hop(cost_of(rows), operations.add, table, rows))
         self._tables[table.name].loading()
 
     async def update(
@@ -345,7 +345,7 @@ class LancedbBackend(Backend):
         reading = self._tables[table.name].reading(table, len(ids), columns)
         async with self._turn(self._reads), reading as opened:
             rows = await reads.get(opened, ids, columns)
-        return await hop(weight(rows), finish, rows)
+        return await hop(cost_of(rows), finish, rows)
 
     async def find(
         self,
@@ -361,7 +361,7 @@ class LancedbBackend(Backend):
         reading = self._tables[table.name].reading(table, limit + offset, columns)
         async with self._turn(self._reads), reading as opened:
             rows = await reads.find(opened, where, order_by, limit, offset, columns)
-        return await hop(weight(rows), finish, rows)
+        return await hop(cost_of(rows), finish, rows)
 
     async def search(
         self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
@@ -371,7 +371,7 @@ class LancedbBackend(Backend):
         search = VectorSearch(tended)
         async with self._turn(self._searches):
             results = await search.search(table, queries)
-        return await hop(weight(*results), finish, results)
+        return await hop(cost_of(*results), finish, results)
 
     async def search_hybrid(
         self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
@@ -381,12 +381,12 @@ class LancedbBackend(Backend):
         search = VectorSearch(tended)
         async with self._turn(self._searches):
             found = await search_hybrid(tended, search, table, query)
-        return await hop(weight(found), finish, found)
+        return await hop(cost_of(found), finish, found)
 
     async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
         async with self._turn(self._reads):
             found = await search_text(self._tables[table.name], table, query)
-        return await hop(weight(found), finish, found)
+        return await hop(cost_of(found), finish, found)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:

@@ -84,10 +84,10 @@ class Table:
         self.session = session
         self.pins = pins
         self._commits = GroupCommit(TableCommitter(session, name, self._make_room), gate)
-        # The newest version for a handle with this token. It is current while the newest manifest
+        # The newest version for a handle with this epoch. It is current while the newest manifest
         # is this one and, without a look, until ``_fresh_until``.
         self._newest: Opened | None = None
-        self._token: object = None
+        self._epoch: object = None
         self._manifest: ManifestIdentity | None = None
         self._fresh_until = 0.0
         # Counts the writes of this store, which every later read has to see.
@@ -104,10 +104,10 @@ class Table:
         """Return the newest version, which is the kept one if that is still current."""
         self.session.check()
         now, writes = time.monotonic(), self._writes
-        same = self._token == handle.token
+        same = self._epoch == handle.epoch
         fresh = same and now < self._fresh_until
         manifest = self._manifest if fresh else await self._look_at_disk()
-        table = self._newest if self._token == handle.token else None
+        table = self._newest if self._epoch == handle.epoch else None
         if table is None or not (fresh or (manifest is not None and self._manifest == manifest)):
             opened = await self.session.opened(handle, reads=True)
             version = await opened.version()
@@ -118,7 +118,7 @@ class Table:
         if not fresh:
             # The look came before the opening. If the manifest belonged to another version, or to
             # another table of this name, the next look will differ.
-            self._newest, self._token, self._manifest = table, handle.token, manifest
+            self._newest, self._epoch, self._manifest = table, handle.epoch, manifest
             freshness = self.session.settings.read_freshness
             self._fresh_until = now + freshness if self._writes == writes else 0.0
         return table
@@ -170,7 +170,7 @@ class Table:
                 yield table
         except CorruptStoreError:
             # The table may be gone, or upkeep may have removed the version.
-            self._newest = self._token = None
+            self._newest = self._epoch = None
             await self.session.check_not_dropped(handle)
             present = await self.session.opened(handle)
             if await present.version() == await table.version():

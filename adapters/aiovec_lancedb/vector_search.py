@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from aiovec.backend import Float64Array, Metric, distances, nearest_first, to_matrix
 from aiovec.backend.contract import Columns, Found, TableHandle, Tuning, VectorQuery
+from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
-from aiovec.backend.weight import weight
 from aiovec.errors import UnsupportedError
 
 from .index.effort import MOST_CANDIDATES, named_effort, with_effort
@@ -169,7 +169,7 @@ class VectorSearch:
             near = None if measure else _lance_distances(candidates, metric, by_codes=by_codes)
             return _found(table, query, candidates, near)
 
-        return await hop(weight(candidates), found)
+        return await hop(cost_of(candidates), found)
 
     async def _check_scan(self, table: Opened, query: VectorQuery, reason: str) -> None:
         """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
@@ -225,14 +225,14 @@ class VectorSearch:
 
         answers = []
         for query, (found, reach) in zip(
-            queries, await hop(weight(candidates), ranked), strict=True
+            queries, await hop(cost_of(candidates), ranked), strict=True
         ):
             if reach is not None:
                 near = _lance_query(table, [query], most, exact=True)
                 near = near.distance_range(upper_bound=reach)
                 ties = await self._session.fetch(near, most, condition)
                 if len(ties) < most:
-                    found = await hop(weight(ties), _found, table, query, ties)
+                    found = await hop(cost_of(ties), _found, table, query, ties)
                 else:
                     found = await self._by_scan(table, query)
             answers.append(found)
@@ -245,8 +245,8 @@ class VectorSearch:
         condition = _with_vector(table, await condition_of(query.where))
         best: list[tuple[float, str]] = []
         async for batch in await self._session.batches(scan, SCAN_BATCH, condition):
-            effort = weight(batch) + len(best)
-            best = await hop(effort, partial(_nearer, best, batch, table, query))
+            cost = cost_of(batch) + len(best)
+            best = await hop(cost, partial(_nearer, best, batch, table, query))
         measures = {id: measure for measure, id in best}
         rows = await get(table, list(measures), query.columns)
         return Found(rows, [measures[id] for id in rows.ids])
@@ -266,7 +266,7 @@ async def _completed(table: Opened, columns: Columns, results: Sequence[Found]) 
             for found in results
         ]
 
-    return await hop(weight(rows), completed)
+    return await hop(cost_of(rows), completed)
 
 
 def _with_vector(table: Opened, condition: str | None) -> str | None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic.alias_generators import to_camel, to_snake
 
 from aiovec import REMOVE
-from aiovec._http.ipc import weight_of_body
+from aiovec._http.ipc import cost_of_body
 from aiovec.backend import (
     Expr,
     Field,
@@ -47,10 +47,10 @@ from aiovec.backend.contract import (
     VectorQuery,
     stored_rows,
 )
+from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Slot, current_deadline, write_gate
 from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import arrow_ready, hop
-from aiovec.backend.weight import weight
 
 from .client import Client, Request
 from .codec import WireError, exported_batch, found_rows, fused_rows, values_read
@@ -209,7 +209,7 @@ class RemoteBackend(Backend):
     ) -> _T:
         body, ids_table = _selection(table.schema, columns), _ids_table(ids)
         rows = await self._on(table, "/get", _rows(table, columns), body=body, rows=ids_table)
-        return await hop(weight(rows), finish, rows)
+        return await hop(cost_of(rows), finish, rows)
 
     async def find(
         self,
@@ -230,7 +230,7 @@ class RemoteBackend(Backend):
             **_selection(table.schema, columns),
         }  # fmt: skip
         rows = await self._on(table, "/find", _rows(table, columns), body=body)
-        return await hop(weight(rows), finish, rows)
+        return await hop(cost_of(rows), finish, rows)
 
     async def search(
         self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
@@ -247,7 +247,7 @@ class RemoteBackend(Backend):
         read = _found("_distance", table, first.columns, len(queries))
         rows = pa.Table.from_arrays([from_matrix(matrix)], ["vectors"])
         results = await self._on(table, "/search_many", read, body=body, rows=rows)
-        return await hop(weight(*results), finish, results)
+        return await hop(cost_of(*results), finish, results)
 
     async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
         body = {
@@ -256,7 +256,7 @@ class RemoteBackend(Backend):
         }  # fmt: skip
         read = _found("_score", table, query.columns)
         (found,) = await self._on(table, "/search_text", read, body=body)
-        return await hop(weight(found), finish, found)
+        return await hop(cost_of(found), finish, found)
 
     async def search_hybrid(
         self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
@@ -270,7 +270,7 @@ class RemoteBackend(Backend):
         }  # fmt: skip
         read = partial(fused_rows, table.schema, query.columns)
         found = await self._on(table, "/search_hybrid", read, body=body)
-        return await hop(weight(found), finish, found)
+        return await hop(cost_of(found), finish, found)
 
     async def export(
         self,
@@ -287,12 +287,12 @@ class RemoteBackend(Backend):
             "batchSize": batch_size,
         }  # fmt: skip
         path = f"/tables/{table.name}/export"
-        request = Request("POST", path, body=body, state=str(table.token))
+        request = Request("POST", path, body=body, state=str(table.epoch))
         batches = self._client.stream(request)
         async with aclosing(batches):
             async for head, data in batches:
                 try:
-                    yield await hop(weight_of_body(data), exported_batch, head, data)
+                    yield await hop(cost_of_body(data), exported_batch, head, data)
                 except WireError as exc:
                     raise self._client.unreadable(exc) from exc
 
@@ -379,7 +379,7 @@ class RemoteBackend(Backend):
     ) -> _T:  # fmt: skip
         """Call something of a table in the state that its handle says."""
         path = f"/tables/{table.name}{path}"
-        return await self._ask(Request(method, path, state=str(table.token), **options), read)
+        return await self._ask(Request(method, path, state=str(table.epoch), **options), read)
 
     async def _alter(self, table: TableHandle, method: str, path: str, **options: Any) -> None:
         """Make a change of a table that takes long."""

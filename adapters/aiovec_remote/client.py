@@ -19,12 +19,12 @@ from urllib.parse import urlencode
 import aiohttp
 import pyarrow as pa
 
-from aiovec._http.ipc import ARROW, weight_of_body
+from aiovec._http.ipc import ARROW, cost_of_body
 from aiovec.backend import redacted
 from aiovec.backend.contract import StaleTableError
+from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Gate, current_deadline
 from aiovec.backend.threads import hop, to_its_end
-from aiovec.backend.weight import weight
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -240,7 +240,7 @@ class _Call:
     async def encode(self) -> None:
         """Make the headers and the body."""
         request = self.request
-        long = weight(request.body, request.rows)
+        long = cost_of(request.body, request.rows)
         kind, self.body = await hop(long, encode, request.body, request.rows)
         if kind:
             self.headers["Content-Type"] = kind
@@ -284,7 +284,7 @@ class _Call:
             return read(None if response.status == 204 else decode(response.content_type, data))
 
         try:
-            value = await hop(weight_of_body(data), made)
+            value = await hop(cost_of_body(data), made)
         except _UNREADABLE as exc:
             raise self._client.unreadable(exc, writes=writes) from exc
         return value, response.headers.get("ETag", "").strip('"')

@@ -20,8 +20,8 @@ from starlette.responses import Response, StreamingResponse
 from aiovec import Hit, Record, Results
 from aiovec._http.ipc import ARROW
 from aiovec.backend import from_matrix, without_vector
+from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import arrow_ready, hop
-from aiovec.backend.weight import weight
 
 from .bounds import BOUNDS, bounded, check_answered
 from .call import JSON, OF_ROWS, Call
@@ -46,7 +46,7 @@ async def values_response(value: object) -> Response:
         BOUNDS.get().check_bytes(len(body))
         return body
 
-    return Response(await hop(weight(value), text), media_type=JSON)
+    return Response(await hop(cost_of(value), text), media_type=JSON)
 
 
 def camel_case(value: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ async def rows_response(
     else:
         older = call.uses_older_names and name == "hits"
         make = partial(_json_parts, name.encode(), answers, of_many, older)
-    return _in_parts(await hop(weight(answers), make), kind)
+    return _in_parts(await hop(cost_of(answers), make), kind)
 
 
 async def found_response(

@@ -18,7 +18,7 @@ import pydantic_core
 from starlette.requests import Request
 
 from aiovec import VectorStore
-from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, read_rows, weight_of_body
+from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, cost_of_body, read_rows
 from aiovec.backend.threads import arrow_ready, hop
 from aiovec.errors import InvalidArgumentError
 
@@ -134,19 +134,19 @@ class Call:
             self.uses_older_names = not given.keys().isdisjoint(OLDER_NAMES.values())
             return model.read(given, "the body")
 
-        return await hop(weight_of_body(data), read)
+        return await hop(cost_of_body(data), read)
 
     async def rows(self, kinds: Sequence[str]) -> Any:
         """Return the rows of the body, as ``insert`` takes them."""
         kind = self._body_type(kinds)
         if kind == ARROW:
             data = await self._arrow()
-            return await hop(weight_of_body(data), _load_table, data)
+            return await hop(cost_of_body(data), _load_table, data)
         if kind == JSON_LINES:
             data = await self._read()
-            return await hop(weight_of_body(data), _loaded_lines, data)
+            return await hop(cost_of_body(data), _loaded_lines, data)
         data = await self._read(LONGEST_JSON)
-        rows = await hop(weight_of_body(data), _load, data, "the body")
+        rows = await hop(cost_of_body(data), _load, data, "the body")
         if type(rows) is not list:
             raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
         check_rows(len(rows))

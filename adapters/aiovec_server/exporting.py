@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from aiovec import Schema
 from aiovec._http.ipc import CURSOR
 from aiovec.backend import payload_texts, python_values, to_matrix, without_vector
+from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import arrow_ready, hop
-from aiovec.backend.weight import weight
 from aiovec.errors import InvalidArgumentError
 
 from .bodies import dump
@@ -82,7 +82,7 @@ async def lines_stream(batches: Batches, *, cursors: bool) -> Parts:
             step = max(1, min([_ROWS_AT_ONCE, *(_NUMBERS_AT_ONCE // size for size in sizes)]))
             for start in range(0, batch.num_rows, step):
                 part = batch.slice(start, step)
-                yield await hop(weight(part), _lines, part)
+                yield await hop(cost_of(part), _lines, part)
             if cursors:
                 yield dump({"cursor": cursor_text(batch)}) + b"\n"
 
@@ -102,7 +102,7 @@ async def arrow_stream(batches: Batches, schema: Schema, select: list[str] | Non
             cursor = metadata.pop(CURSOR)  # without it, all batches have one schema
             batch = batch.replace_schema_metadata(metadata or None)
             writer = writer or pa.ipc.new_stream(sink, batch.schema)
-            yield await hop(weight(batch), written, batch, cursor)
+            yield await hop(cost_of(batch), written, batch, cursor)
     writer = writer or pa.ipc.new_stream(sink, _columns_of(schema, select))
     writer.close()
     yield _taken(sink)

@@ -498,7 +498,7 @@ def floor_of(db: sqlite3.Connection, table: TableLayout) -> int:
 def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
     """Return the table in this snapshot, or raise StaleTableError."""
     table = read_table(db, handle.name)
-    if table is None or table.epoch != handle.token:
+    if table is None or table.epoch != handle.epoch:
         raise StaleTableError(handle.name)
     return table
 

@@ -111,7 +111,7 @@ class Matching:
     def positive(self) -> list[_Wanted]:
         return [clause for clause in self.wanted if not clause.excluded]
 
-    def effort(self, rows: pa.Table | pa.RecordBatch) -> int:
+    def cost(self, rows: pa.Table | pa.RecordBatch) -> int:
         """Return the work of searching the rows for each clause, in values to copy."""
         return int(rows.nbytes // BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
 
@@ -137,8 +137,8 @@ class Matching:
 
 async def search(table: Opened, query: TextQuery, where: str | None, *, any: bool) -> pa.Table:
     """Return the ids and scores of rows that match all clauses or any, the best among them."""
-    effort = sum(len(clause.text) for clause in query.clauses)
-    matching = await hop(effort, Matching.of, table.schema, query, any)
+    cost = sum(len(clause.text) for clause in query.clauses)
+    matching = await hop(cost, Matching.of, table.schema, query, any)
     if not matching.positive:
         return ranking([], [])
     selecting = _selecting(table.schema, query, any=any)
@@ -147,8 +147,8 @@ async def search(table: Opened, query: TextQuery, where: str | None, *, any: boo
     columns = Columns(tuple(matching.fields))
     requested = min(query.limit + _MORE, ALL)
     while True:
-        rows = await ask(table, selecting, columns, where, requested, effort)
-        matches = await hop(matching.effort(rows), matching.matching, rows)
+        rows = await ask(table, selecting, columns, where, requested, cost)
+        matches = await hop(matching.cost(rows), matching.matching, rows)
         if rows.num_rows < requested or matches.num_rows >= query.limit:
             return ranking(matches.column("id"), matches.column(SCORE))
         requested = min(requested * _TIMES, ALL)
@@ -204,5 +204,5 @@ async def _by_scan(
 
     reading = table.lance.query().select(["id", *matching.fields])
     async for batch in await table.session.batches(reading, _SCAN_BATCH, where):
-        best = await hop(matching.effort(batch), take, batch)
+        best = await hop(matching.cost(batch), take, batch)
     return best

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from aiovec.backend import FusedHit
 from aiovec.backend.contract import Columns, Found, HybridQuery, TableHandle
+from aiovec.backend.cost import cost_of
 from aiovec.backend.hybrid import columns_of, found, fused
 from aiovec.backend.limits import current_deadline
 from aiovec.backend.threads import hop, together
-from aiovec.backend.weight import weight
 
 from ..reads import get
 from ..session import Opened
@@ -61,4 +61,4 @@ async def _fused(
     hits = await hop(len(near.measures) + matching.num_rows, fuse)
     rows = await get(table, [hit.id for hit in hits], columns_of(query, hits))
     snippets = snippets_of(table.schema, query.text)
-    return await hop(weight(rows), found, query, metric, hits, rows, snippets)
+    return await hop(cost_of(rows), found, query, metric, hits, rows, snippets)

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from aiovec.backend import TextClause, filled
 from aiovec.backend.contract import Columns, Found, TableHandle, TextQuery
+from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
-from aiovec.backend.weight import weight
 from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
@@ -28,7 +28,7 @@ from .highlight import snippets_of
 from .query import SCORE, ask, fields_of, first, query_of, ranking, text_fields
 
 # For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
-_EFFORT = 32
+_COST = 32
 # A search whose limit parts rows with equal scores ranks this many times more, up to so many rows:
 # 100,000 took 0.6 s.
 _MORE, _MOST_EQUAL = 64, 10_000
@@ -54,7 +54,7 @@ async def search_text(reader: Table, handle: TableHandle, query: TextQuery) -> F
         if columns.meter is not None:
             rows = await _with_columns(table, rows, columns)
     found = partial(_found, table, query, rows)
-    return await hop(weight(rows), found)
+    return await hop(cost_of(rows), found)
 
 
 async def bytes_of_texts(reader: Table, query: TextQuery, table: Opened) -> int:
@@ -95,7 +95,7 @@ async def ranked(table: Opened, query: TextQuery, columns: Columns) -> tuple[pa.
         scores = pa.array([score for _, score in order], pa.float64())
         return taken.set_column(taken.schema.get_field_index(SCORE), SCORE, scores)
 
-    return await hop(weight(whole, some), both), whole.num_rows
+    return await hop(cost_of(whole, some), both), whole.num_rows
 
 
 def pairs(rows: pa.Table) -> list[tuple[str, float]]:
@@ -117,11 +117,11 @@ async def _matching(
         best = await grams.search(table, query, where, any=any)
         best = await hop(best.num_rows, first, best, query.limit)
         return await _with_columns(table, best, columns)
-    effort = _EFFORT * (len(query.clauses) + sum(map(len, words.values())))
-    built = await hop(effort, partial(query_of, table.schema, query, words, any=any))
+    cost = _COST * (len(query.clauses) + sum(map(len, words.values())))
+    built = await hop(cost, partial(query_of, table.schema, query, words, any=any))
     if built is None:
         return await _with_columns(table, ranking([], []), columns)
-    ranks = partial(ask, table, built, where=where, effort=effort)
+    ranks = partial(ask, table, built, where=where, cost=cost)
     rows = await ranks(columns, limit=query.limit + 1)
     if rows.num_rows > query.limit:
         return await _cut(table, query, ranks, rows, columns)
@@ -207,7 +207,7 @@ async def _count_words(
     condition = matches if where is None else f"({where}) AND {matches}"
     reading = table.lance.query().select({"value": name(field)})
     async for batch in await table.session.batches(reading, SCAN_BATCH, condition):
-        await hop(weight(batch), partial(look, batch))
+        await hop(cost_of(batch), partial(look, batch))
 
     def share_out() -> None:
         for word, count in words.items():

@@ -188,9 +188,9 @@ async def ask(
     columns: Columns,
     where: str | None,
     limit: int,
-    effort: int,
+    cost: int,
 ) -> pa.Table:
-    """Return the best rows that match, with their score. ``effort`` is that of the query, for
+    """Return the best rows that match, with their score. ``cost`` is that of the query, for
     ``hop``.
 
     Indexes keep deleted rows even after a compaction, and these take places among the best, even
@@ -206,7 +206,7 @@ async def ask(
 
     async def fetch(names: Sequence[str], limit: int, where: str | None) -> pa.Table:
         # A query of a thousand words takes a while to become JSON.
-        built = await hop(effort, build, names, limit)
+        built = await hop(cost, build, names, limit)
         return await table.session.fetch(built, where=where)
 
     names = column_names(table.schema, columns)

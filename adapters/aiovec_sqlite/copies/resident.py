@@ -84,7 +84,7 @@ def _restart(queries: Sequence[VectorQuery]) -> None:
             query.columns.meter.restart()
 
 
-class _Call:
+class _Caller:
     """The queries of one caller, which may have gone, and what makes its result of their rows."""
 
     __slots__ = ("batch", "deadline", "finish", "future", "queries", "size", "task")
@@ -98,7 +98,7 @@ class _Call:
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # The calls that are answered together, and their task, which ends if nobody waits for it.
-        self.batch: Sequence[_Call] | None = None
+        self.batch: Sequence[_Caller] | None = None
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -151,7 +151,7 @@ class _Resident:
         # The state at the last check of the memory.
         self.kept: State | None = None
         self.searched_at = time.monotonic()
-        self.waiting: deque[_Call] = deque()
+        self.waiting: deque[_Caller] = deque()
         # The newest batch under way, and the calls of the last one that ended.
         self.batch: _Batch | None = None
         self.last_calls = 1
@@ -183,9 +183,9 @@ class _Resident:
         """The number of waiting queries."""
         return sum(call.size for call in self.waiting)
 
-    def take(self, share: int) -> list[_Call]:
+    def take(self, share: int) -> list[_Caller]:
         """Return the calls that waited longest, with at least ``share`` queries if there are."""
-        calls: list[_Call] = []
+        calls: list[_Caller] = []
         queries = 0
         while self.waiting and queries < share:
             call = self.waiting.popleft()
@@ -264,7 +264,7 @@ class ResidentSearch:
         """Return what is known of the table, as the one that was searched last."""
         name = table.name
         resident = self._tables.pop(name, None)
-        if resident is not None and resident.table.token != table.token:
+        if resident is not None and resident.table.epoch != table.epoch:
             self._unload(resident)
             resident = None
         if resident is None:
@@ -513,7 +513,7 @@ class ResidentSearch:
         """
         if self._closed:
             raise StoreClosedError(self._target)
-        call = _Call(queries, finish, current_deadline(self._busy_timeout))
+        call = _Caller(queries, finish, current_deadline(self._busy_timeout))
         self._line.check_room(call.deadline, _BUSY)
         resident.waiting.append(call)
         self._waiting[resident] = None
@@ -558,7 +558,7 @@ class ResidentSearch:
             # Callers with answers ask again first, so they join the waiting ones.
             asyncio.get_running_loop().call_soon(self._begin_batches)
 
-    async def _answer(self, resident: _Resident, calls: Sequence[_Call], batch: _Batch) -> None:
+    async def _answer(self, resident: _Resident, calls: Sequence[_Caller], batch: _Batch) -> None:
         try:
             async with self._readers.reader() as read:
                 if calls := [call for call in calls if not call.future.done()]:
@@ -579,7 +579,7 @@ class ResidentSearch:
         self,
         read: Read,
         resident: _Resident,
-        calls: Sequence[_Call],
+        calls: Sequence[_Caller],
         batch: _Batch,
         *,
         again: bool = False,
@@ -708,5 +708,5 @@ class ResidentSearch:
                 lambda db, _: dict(db.execute("SELECT name, epoch FROM aiovec_tables").fetchall())
             )
             for name, resident in list(self._tables.items()):
-                if epochs.get(name) != resident.table.token:
+                if epochs.get(name) != resident.table.epoch:
                     self._drop(resident)

@@ -21,9 +21,9 @@ import numpy as np
 
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
+from ..backend.cost import cost_of
 from ..backend.embedders import EmbedderSettings
 from ..backend.threads import hop, in_daemon_thread, in_thread
-from ..backend.weight import weight
 from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
 from .failures import Failure, failure_of
 from .local import LocalModel
@@ -107,13 +107,13 @@ class Batcher:
 
         If cancelled, drop its texts; requests for other calls continue.
         """
-        keys, cached, missing = await hop(weight(texts), self._look_up, texts, kind)
+        keys, cached, missing = await hop(cost_of(texts), self._look_up, texts, kind)
         if self._closed is not None:
             raise self._closed()
         if missing:
             cached |= await self._asked(texts, missing, kind)
-        effort = len(keys) * (1 + self.dim // 256)  # numbers of an array are copied fast
-        return await hop(effort, lambda: np.stack([cached[key] for key in keys]))
+        cost = len(keys) * (1 + self.dim // 256)  # numbers of an array are copied fast
+        return await hop(cost, lambda: np.stack([cached[key] for key in keys]))
 
     def close(self, error: Callable[[], AiovecError]) -> None:
         """End the running calls with an error; later calls raise it too."""

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from .._model.redaction import redacted, secrets_in
 from .._model.schema import MAX_DIM
+from ..backend.cost import cost_of
 from ..backend.embedders import OWN_URL
 from ..backend.threads import hop, in_thread
-from ..backend.weight import weight
 from .failures import Failure, of_status, shortened
 from .protocol import Purpose
 
@@ -56,7 +56,7 @@ class OpenAIEmbedder:
         if self._key_name and not os.environ.get(self._key_name):
             raise Failure(f"the environment variable {self._key_name} holds no key")
         write = partial(json.dumps, {**self._options, "input": texts})
-        request = await hop(weight(texts), write)
+        request = await hop(cost_of(texts), write)
         status, headers, body = await self._post(request.encode(), len(texts))
         if status != 200:
             said = shortened(_message_of(body), self._secrets())

@@ -39,15 +39,15 @@ _HEADER, _BODY_LENGTH, _COMPRESSION = 2, 3, 3
 _BYTES, _LIST = 32, 2
 
 
-def weight_of_body(data: bytes | bytearray | memoryview) -> int:
-    """Return about how many values a body in JSON or Arrow has, as the weight for ``hop``.
+def cost_of_body(data: bytes | bytearray | memoryview) -> int:
+    """Return about how many values a body in JSON or Arrow has, as the cost for ``hop``.
 
     A malicious body may take longer: up to 10 ms for a light one.
     """
-    if (weight := len(data) // _BYTES) > INLINE_LIMIT:
-        return weight
+    if (cost := len(data) // _BYTES) > INLINE_LIMIT:
+        return cost
     text = bytes(data)
-    return weight + _LIST * (text.count(b"[") + text.count(b"{"))
+    return cost + _LIST * (text.count(b"[") + text.count(b"{"))
 
 
 class DamagedStreamError(Exception):

@@ -109,14 +109,14 @@ class ActiveBackend:
 
         Called when a check against the handle's schema failed, before the backend was called.
         """
-        if (await self.backend.open_table(handle.name)).token != handle.token:
+        if (await self.backend.open_table(handle.name)).epoch != handle.epoch:
             raise StaleTableError(handle.name)
 
     def state_of(self, handle: TableHandle) -> str:
         """Return the name of the handle's table state, the same in every process."""
         known = self._states.get(handle.name)
         if known is None or known[0] is not handle:
-            text = f"{handle.name}\0{handle.schema.to_json()}\0{handle.token!r}"
+            text = f"{handle.name}\0{handle.schema.to_json()}\0{handle.epoch!r}"
             digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
             known = self._states[handle.name] = (handle, digest.hexdigest())
         return known[1]

@@ -35,9 +35,9 @@ from ..backend.contract import (
     TableHandle,
     VectorQuery,
 )
+from ..backend.cost import cost_of
 from ..backend.limits import renewed
 from ..backend.threads import hop
-from ..backend.weight import weight
 from ..errors import AiovecError
 from .active_backend import ActiveBackend
 
@@ -126,7 +126,7 @@ class LiveRows:
             if not pending:
                 break
         every = [answers[n] for n in range(len(queries))]
-        return await hop(weight(*every), finish, every)
+        return await hop(cost_of(*every), finish, every)
 
     def _wider(
         self, queries: Sequence[VectorQuery], limit: int, moment: datetime | None
@@ -192,7 +192,7 @@ class LiveRows:
             rows = page.upserted.filter(pc.invert(expired)) if gone else page.upserted
             return replace(page, upserted=rows, deleted=[*page.deleted, *gone])
 
-        return await hop(weight(page.upserted), divided)
+        return await hop(cost_of(page.upserted), divided)
 
     def _expired_in(self, rows: pa.RecordBatch | pa.Table) -> pa.Array | pa.ChunkedArray:
         at = rows.column(self.field)

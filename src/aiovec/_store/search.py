@@ -45,8 +45,8 @@ from ..backend.contract import (
     Tuning,
     VectorQuery,
 )
+from ..backend.cost import cost_of
 from ..backend.threads import INLINE_LIMIT, hop, in_thread
-from ..backend.weight import weight
 from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
 from .active_backend import ActiveBackend
 from .expiry import LiveRows
@@ -480,8 +480,8 @@ async def plan_search(
 
     A long filter or query is checked in a thread.
     """
-    effort = weight_of_text(options.where) + weight_of_text(words)
-    return await hop(effort, _plan, active.backend, handle, options, vectors, words, more)
+    cost = cost_of_text(options.where) + cost_of_text(words)
+    return await hop(cost, _plan, active.backend, handle, options, vectors, words, more)
 
 
 def _plan(
@@ -586,8 +586,8 @@ def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextCla
     return clauses
 
 
-def weight_of_text(text: object, levels: int = 2) -> int:
-    """Return the weight of a filter, or of the words of a search.
+def cost_of_text(text: object, levels: int = 2) -> int:
+    """Return the cost of a filter, or of the words of a search.
 
     A list of filters, each a list, has two levels. Counting stops beyond ``INLINE_LIMIT``, since a
     list may contain itself.
@@ -599,10 +599,10 @@ def weight_of_text(text: object, levels: int = 2) -> int:
         for item in text:
             if total > INLINE_LIMIT:
                 break
-            total += 1 + weight_of_text(item, levels - 1)
+            total += 1 + cost_of_text(item, levels - 1)
         return total
     # Parsing a text is slower than copying it.
-    return len(text) // 2 if isinstance(text, str) else weight(text)
+    return len(text) // 2 if isinstance(text, str) else cost_of(text)
 
 
 def vector_like(

@@ -104,11 +104,11 @@ from ..backend.contract import (
     TableHandle,
     TableStats,
 )
+from ..backend.cost import cost_of
 from ..backend.limits import Deadline, current_deadline
 from ..backend.place import Place, new_path_of
 from ..backend.rows import NewRows
 from ..backend.threads import FORKED, arrow_ready, hop, in_thread, to_its_end
-from ..backend.weight import weight
 from ..errors import (
     AiovecError,
     EmbeddingError,
@@ -129,12 +129,12 @@ from .search import (
     SearchArguments,
     SearchOptions,
     VectorArguments,
+    cost_of_text,
     hits_in,
     names_options,
     options_of,
     plan_search,
     vector_like,
-    weight_of_text,
 )
 from .write import RowsToWrite, kept_of, vector_of_update
 
@@ -369,7 +369,7 @@ class VectorStore(Hints):
                 raise TableExistsError(table)
             if holds_arrow(held):
                 await arrow_ready()
-            schema = await hop(weight(held), inferred, held, options)
+            schema = await hop(cost_of(held), inferred, held, options)
             schema = await self._embedders.completed(table, schema, active.settings)
             writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
             batch = await writing.checked_batch(active, TableHandle(table, schema, None))
@@ -636,10 +636,10 @@ class VectorStore(Hints):
         if isinstance(fields, Mapping):
             fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
-        effort = weight(fields, *fields) if isinstance(fields, dict) else 0
+        cost = cost_of(fields, *fields) if isinstance(fields, dict) else 0
 
         async def update(active: ActiveBackend, handle: TableHandle) -> int:
-            values, payload = await hop(effort, check_patch, fields, handle.schema)
+            values, payload = await hop(cost, check_patch, fields, handle.schema)
             condition = await self._narrowed(wanted, where, handle.schema)
             if wanted is not None and not wanted:
                 return 0
@@ -672,14 +672,14 @@ class VectorStore(Hints):
         listed = await collect_ids(ids)
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
         held = await collect_vectors(vectors, self._read_in_thread)
-        effort = weight(listed, held)
+        cost = cost_of(listed, held)
 
         async def write(active: ActiveBackend, handle: TableHandle) -> int:
             check_model(handle, model)
             schema, backend = handle.schema, active.backend
             live, existing = LiveRows(backend, handle), None
             if live.field is not None:  # not behind the gate: a read may wait for memory
-                existing = await live.ids(await hop(effort, distinct_ids, listed))
+                existing = await live.ids(await hop(cost, distinct_ids, listed))
 
             def checked() -> tuple[list[str], Float32Array]:
                 wanted, matrix = check_new_vectors(listed, held, schema)
@@ -689,7 +689,7 @@ class VectorStore(Hints):
                 return [wanted[place] for place in places], matrix[places]
 
             async with backend.writing(len(held) * 4 * schema.dim):
-                wanted, matrix = await hop(effort, checked)
+                wanted, matrix = await hop(cost, checked)
                 return await backend.set_vectors(handle, wanted, matrix) if wanted else 0
 
         return await self._on_table("set_vectors", table, write, rows=int)
@@ -901,7 +901,7 @@ class VectorStore(Hints):
             schema, every = handle.schema, names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
             # Expired rows are not removed by the filter, since a cursor belongs to its filter.
-            condition = await hop(weight_of_text(where), bind, where, schema)
+            condition = await hop(cost_of_text(where), bind, where, schema)
             live = LiveRows(active.backend, handle)
             batches = active.backend.export(
                 handle, where=condition, columns=live.columns(chosen.columns), after=after,
@@ -1058,7 +1058,7 @@ class VectorStore(Hints):
             where = OneForEach(where)
         checked = options_of("search_many", VectorArguments, limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
-        texts, effort = texts_among(collected), weight(collected)
+        texts, cost = texts_among(collected), cost_of(collected)
 
         async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
             if checked.model is not None:
@@ -1066,7 +1066,7 @@ class VectorStore(Hints):
             made = {}
             if texts and handle.schema.embed is not None:
                 made = await self._vectors_of(active, handle, texts, checked.model)
-            queries = await hop(effort, many_queries, collected, handle.schema, made)
+            queries = await hop(cost, many_queries, collected, handle.schema, made)
             return await (await plan_search(active, handle, checked, queries)).nearest()
 
         return ResultsList(await self._hits("search_many", table, checked, search))
@@ -1320,7 +1320,7 @@ class VectorStore(Hints):
             return None
         active.backend.check_able("questions")
         return await hop(
-            weight(given), given_matrix, given, handle.schema, lambda row: {"row": row}
+            cost_of(given), given_matrix, given, handle.schema, lambda row: {"row": row}
         )
 
     async def indexes(self, table: str) -> list[IndexInfo]:
@@ -1456,16 +1456,16 @@ class VectorStore(Hints):
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """Read a user's ids once, and return them as ``check`` does."""
         listed = await collect_ids(ids)
-        effort = len(listed) if isinstance(listed, (list, tuple)) else weight(listed)
-        return await hop(effort, check, listed)
+        cost = len(listed) if isinstance(listed, (list, tuple)) else cost_of(listed)
+        return await hop(cost, check, listed)
 
     async def _bind(self, active: ActiveBackend, handle: TableHandle, where: Where) -> Expr | None:
         """Return the bound filter of a read."""
-        return await hop(weight_of_text(where), LiveRows(active.backend, handle).bind, where)
+        return await hop(cost_of_text(where), LiveRows(active.backend, handle).bind, where)
 
     async def _narrowed(self, ids: list[str] | None, where: Where, schema: Schema) -> Expr | None:
         """Return the bound filter of a write. A write without ids needs a filter."""
-        condition = await hop(weight_of_text(where), bind, where, schema)
+        condition = await hop(cost_of_text(where), bind, where, schema)
         if ids is None and condition is None:
             reason = "pass ids or where; to select every row, pass where='TRUE'"
             raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
@@ -1478,8 +1478,8 @@ async def _existing(
     """Yield the batches of an export without expired rows, each with its cursor."""
     async with aclosing(export) as batches:
         async for batch, cursor in batches:
-            effort = 0 if live.field is None else weight(batch)
-            batch = await hop(effort, live.kept_of, batch, columns)
+            cost = 0 if live.field is None else cost_of(batch)
+            batch = await hop(cost, live.kept_of, batch, columns)
             if batch.num_rows:
                 metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                 yield batch.replace_schema_metadata(metadata)

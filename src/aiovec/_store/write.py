@@ -18,9 +18,9 @@ from .._model.arrays import Float32Array
 from .._model.schema import Schema
 from ..backend.context import Kept, WriteKey, call_context
 from ..backend.contract import Backend, TableHandle
+from ..backend.cost import cost_of
 from ..backend.rows import NewRows
 from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
-from ..backend.weight import weight
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .active_backend import ActiveBackend
 from .expiry import LiveRows, sweep_now_and_then
@@ -92,9 +92,9 @@ class RowsToWrite:
         """Return the checked rows, and if the table embeds texts, those without a vector."""
         if holds_arrow(self.rows):
             await arrow_ready()
-        effort = weight(self.rows, handle.schema)
-        as_table = effort > INLINE_LIMIT and backend.many_as_table
-        return await hop(effort, self._check, handle, as_table)
+        cost = cost_of(self.rows, handle.schema)
+        as_table = cost > INLINE_LIMIT and backend.many_as_table
+        return await hop(cost, self._check, handle, as_table)
 
     def _check(self, handle: TableHandle, as_table: bool) -> tuple[NewRows, Lacking | None]:
         batch = to_batch(self.rows, handle.schema, new_ids="if absent")

@@ -80,13 +80,13 @@ class StaleTableError(Exception):
 class TableHandle:
     """A table as it was when it was opened.
 
-    ``token`` identifies that state for the backend. A method that gets a handle with an outdated
-    token raises StaleTableError and does nothing.
+    ``epoch`` identifies that state for the backend. A method that gets a handle with an outdated
+    epoch raises StaleTableError and does nothing.
     """
 
     name: str
     schema: Schema
-    token: Hashable
+    epoch: Hashable
 
 
 @dataclass(frozen=True, slots=True)

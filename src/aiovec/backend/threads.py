@@ -225,9 +225,9 @@ async def in_thread(
         return done.result()
 
 
-async def hop(weight: int, work: Callable[..., _T], *args: object) -> _T:
+async def hop(cost: int, work: Callable[..., _T], *args: object) -> _T:
     """Do the work here if it touches few values, otherwise in a thread."""
-    return work(*args) if weight <= INLINE_LIMIT else await in_thread(work, *args)
+    return work(*args) if cost <= INLINE_LIMIT else await in_thread(work, *args)
 
 
 async def arrow_ready() -> None:

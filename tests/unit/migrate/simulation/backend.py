@@ -188,7 +188,7 @@ class ModelBackend(_Unused):
         if name not in self.disk.tables:
             raise TableNotFoundError(name, sorted(self.disk.tables))
         table = self.disk.tables[name]
-        return TableHandle(name, table.schema, table.token)
+        return TableHandle(name, table.schema, table.epoch)
 
     async def create_table(self, name: str, schema: Schema) -> None:
         def act() -> None:
@@ -346,7 +346,7 @@ class ModelBackend(_Unused):
 
     def _of(self, table: TableHandle) -> ModelTable:
         there = self.disk.tables.get(table.name)
-        if there is None or there.token is not table.token:
+        if there is None or there.epoch is not table.epoch:
             raise StaleTableError
         return there
 

@@ -27,7 +27,7 @@ pa.array(())  # the first one looks for pandas, which must not happen on a guard
 @dataclass
 class ModelTable:
     schema: Schema
-    token: object
+    epoch: object
     rows: dict[str, Row] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
     """The newest change of each row."""
@@ -83,7 +83,7 @@ class Disk:
         if left and not (before.mark and before.mark.left):
             # No handle is good any more.
             for table in self.tables.values():
-                table.token = object()
+                table.epoch = object()
         return before, self.record
 
     def killed(self, process: Process) -> None:

@@ -19,7 +19,7 @@ from .rows import StoredRows
 from .threads import INLINE_LIMIT, arrow_is_ready
 
 # Numbers of an array, and bytes of text or of Arrow buffers, that take as long as one value; and
-# the values that a column weighs, however few its rows are.
+# the values that a column costs, however few its rows are.
 _NUMBERS, _BYTES, _COLUMN = 16, 128, 40
 # Longer lists are sampled, every 17th item; a prime step avoids aliasing with periodic data.
 _FEW, _STEP = 64, 17
@@ -27,11 +27,11 @@ _SINGLE = frozenset((int, float, bool, type(None)))
 _NUMERIC = frozenset((int, float))
 
 
-def weight(*things: Any) -> int:
+def cost_of(*things: Any) -> int:
     """Return about how many Python values these objects hold together.
 
     Counting stops beyond ``INLINE_LIMIT``. An object of an unknown class may hold anything, so it
-    weighs more than that.
+    costs more than that.
     """
     total = 0
     waiting = list(things)
