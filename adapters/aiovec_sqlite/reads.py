@@ -79,7 +79,7 @@ def _names(fields: tuple[str, ...], *, payload: bool) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
-def _of_r(fields: tuple[str, ...], *, payload: bool) -> str:
+def _selection(fields: tuple[str, ...], *, payload: bool) -> str:
     """Return the same columns of ``r`` as a list."""
     return ", ".join(f"r.{name}" for name in _names(fields, payload=payload))
 
@@ -116,7 +116,7 @@ def _selected(columns: Columns) -> str:
     """
     if columns.meter is not None:
         return "r._rowid"
-    return _of_r(columns.fields, payload=columns.payload)
+    return _selection(columns.fields, payload=columns.payload)
 
 
 def transposed(rows: Sequence[Sequence[Any]], width: int) -> list[Sequence[Any]]:
@@ -320,7 +320,7 @@ class Walk:
         fields, payload = self.columns.fields, self.columns.payload
         cursor = self._db.execute(
             # An index on a filtered field would have to be sorted again for every batch.
-            f"SELECT {_of_r(fields, payload=payload)} FROM {self.table.rows} AS r NOT INDEXED "
+            f"SELECT {_selection(fields, payload=payload)} FROM {self.table.rows} AS r NOT INDEXED "
             f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
             (self.after, *self._values, most),
         )

@@ -451,7 +451,7 @@ class Answer:
             texts = text_fields(schema)
             of_hits = [{name: hit.fields.get(name) for name in texts} for hit in hits]
             made = self.snippets([hit.id for hit in hits], of_hits)
-            hits = [hit.__replace__(highlights=one) for hit, one in zip(hits, made, strict=True)]
+            hits = [hit.__replace__(highlights=each) for hit, each in zip(hits, made, strict=True)]
         names, vector = shown.columns.fields, shown.shows_vector
         if plan.selection is not shown:  # without values that only the steps needed
             hits = [
