@@ -79,7 +79,7 @@ def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
         size = os.fstat(log.fileno()).st_size
         process = subprocess.Popen(
             # -P: a module in the current folder must not take the place of ours.
-            [sys.executable, "-P", "-m", "aiovec_server", "--config", str(folder.config),
+            [sys.executable, "-P", "-m", "aiovec", "serve", "--config", str(folder.config),
              "--shared"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             # Ctrl+C in the terminal of the app, or the end of the app, must not stop the server.

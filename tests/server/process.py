@@ -55,7 +55,7 @@ class Served:
 def serving(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Start ``aiovec serve`` on a free port, and kill it at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "aiovec_server", "--port", "0", "--json", *map(str, arguments)],
+        [sys.executable, "-m", "aiovec", "serve", "--port", "0", "--json", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
