@@ -32,7 +32,7 @@ from .places import (
     unopened,
     unwritable,
 )
-from .planning import Plan, other_vectors
+from .planning import Plan, count_removed, other_vectors
 from .tables import OpenTable
 from .toml import TomlFile
 from .work import Step, no_step, run_of
@@ -52,7 +52,8 @@ async def plan(
         if await in_thread(ends.source.same_as, ends.target):
             return Plan(str(ends.source), str(ends.target), problems=[ends.are_same])
         migration = await ends.migration(options, embedder, from_field)
-        result = await migration.plan()
+        result = await migration.look()
+        await count_removed(migration.work, result)
         await in_thread(_look_at_disk, ends.target, result)
         return result
 

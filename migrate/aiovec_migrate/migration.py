@@ -30,7 +30,7 @@ from .limits import Limits
 from .marks import begin_move, end_move, fill, reenter, resume_writers
 from .moving import TableMove
 from .places import OpenPlace
-from .planning import Plan, count_removed, drops_others, look
+from .planning import Plan, drops_others, look
 from .tables import OpenTable
 from .toml import TomlFile
 from .work import Step, Work, no_step
@@ -132,12 +132,6 @@ class Migration:
         options, limits = options or Options(), limits or Limits()
         self.work = Work(source, target, options, limits, listener, step, transform)
         self._toml = toml
-
-    async def plan(self) -> Plan:
-        """Return the plan of ``look``, with the rows that would be removed counted."""
-        plan = await self.look()
-        await count_removed(self.work, plan)
-        return plan
 
     async def look(self) -> Plan:
         """Return what a run would do and any problems that would stop it."""
