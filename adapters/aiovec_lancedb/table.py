@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiovec.backend.commit import GroupCommit
 from aiovec.backend.contract import Columns, StaleTableError, TableHandle
@@ -47,13 +47,9 @@ _TOO_YOUNG = 100_000_000
 _NAME = re.compile(r"[0-9]{20}\.manifest\Z")
 
 
-class ManifestIdentity(NamedTuple):
-    """Tells a manifest from one of the same name in a table that was dropped and recreated."""
-
-    name: str
-    file: int
-    size: int
-    changed: tuple[int, int]
+ManifestIdentity = tuple[str, int, int, int, int]
+"""Tells a manifest from one of the same name in a table that was dropped and recreated: by its
+name, inode, size and times."""
 
 
 def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
@@ -71,7 +67,7 @@ def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
         return None
     if time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) < _TOO_YOUNG:
         return None
-    return ManifestIdentity(name, seen.st_ino, seen.st_size, (seen.st_mtime_ns, seen.st_ctime_ns))
+    return name, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 
 class Table:

@@ -101,13 +101,13 @@ class RayEngine(Engine):
         self, backend: Backend, table: TableHandle, kind: str, options: Mapping[str, Any]
     ) -> None:
         store = _lancedb(backend)
-        with making(indexes.RayMaker(store, self._cluster.workers)):
+        with making(indexes.RayMaker(store, self._cluster.workers).make):
             await self._prepare(store, table)
             await store.create_index(table, kind, wait=True, options=options)
 
     async def optimize(self, backend: Backend, table: TableHandle) -> None:
         store = _lancedb(backend)
-        with making(indexes.RayMaker(store, self._cluster.workers)):
+        with making(indexes.RayMaker(store, self._cluster.workers).make):
             await self._prepare(store, table)
             await store.optimize(table)
 

@@ -8,13 +8,13 @@ build. A cancelled build leaves the table as it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -41,16 +41,12 @@ SETTLED = timedelta(minutes=10)
 """The time without a commit after which a large table is worth a graph."""
 
 
-class IndexMaker(Protocol):
-    """Builds indexes in place of LanceDB."""
-
-    async def make(self, table: str, column: str, config: Any, name: str) -> bool:
-        """Build an index from a configuration of lancedb; return False to leave it to LanceDB."""
-        ...
-
+IndexMaker = Callable[[str, str, Any, str], Awaitable[bool]]
+"""Builds an index of a table, over a column, from a configuration of lancedb and with a name; it
+returns False to leave that to LanceDB."""
 
 MAKER: ContextVar[IndexMaker | None] = ContextVar("aiovec_maker", default=None)
-"""The engine that builds the indexes in this task."""
+"""Builds the indexes in this task in place of LanceDB, by an engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,25 +205,23 @@ class IndexedTable(Table):
         """Build the index over the ids, for calls by id; return the table with it."""
         return await self._build(table, "id", indexing.BTree(), "building the index of the ids")
 
-    async def build_field_index(self, table: Opened, name: str, config: Any) -> Opened:
-        """Build one index over a field; return the table with it."""
-        return await self._build(table, name, config, f"indexing {name}")
-
-    async def build_lacking(self, table: Opened) -> Opened:
-        """Build the indexes that fields want and do not have; return the table with them."""
+    async def build_lacking(self, table: Opened, *, whole: bool = False) -> Opened:
+        """Build the indexes that fields want and do not have, or with ``whole`` do not have of all
+        rows; return the table with them."""
         fields, analyzer = table.schema.fields, table.schema.analyzer
-        for name, config in lacking(await table.indexes(), fields, analyzer):
-            table = await self.build_field_index(table, name, config)
+        for name, config in lacking(await table.indexes(), fields, analyzer, whole=whole):
+            table = await self._build(table, name, config, f"indexing {name}")
         return table
 
     async def _build(self, table: Opened, column: str, config: Any, what: str) -> Opened:
+        """Build one index; return the table with it."""
         maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
             table = await self.reopened(table.handle)
             name = index_name(await table.indexes(), column, config)
             try:
                 with self._tell(what), self.session.guarded:
-                    made = maker is not None and await maker.make(
+                    made = maker is not None and await maker(
                         self.name, column, config, name or f"{column}_idx"
                     )
                     if not made:

@@ -77,11 +77,14 @@ async def index_fields(
 
 
 def lacking(
-    indexes: Iterable[Any], fields: Mapping[str, Field], analyzer: str
+    indexes: Iterable[Any], fields: Mapping[str, Field], analyzer: str, *, whole: bool = False
 ) -> list[tuple[str, Any]]:
-    """Return the indexes to make for fields that lack one."""
+    """Return the indexes to make for fields that lack one, or with ``whole`` one of all rows."""
     existing = {
-        (column, serves_text(index.index_type)) for index in indexes for column in index.columns
+        (column, serves_text(index.index_type))
+        for index in indexes
+        for column in index.columns
+        if not (whole and index.num_unindexed_rows)
     }
     return [
         (name, config)

@@ -48,7 +48,6 @@ from ..errors import is_read_only
 from ..index import kinds
 from ..index.build import SETTLED, IndexedTable, drop
 from ..index.effort import MADE, MOST_QUESTIONS
-from ..index.fields import configs_of
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..layout import tuned_in
 from ..manifests import Manifests
@@ -403,13 +402,10 @@ class TendedTable(IndexedTable):
                 await compact()
             self.has_changed()
             table = await self.reopened(handle)
-            schema, rows = table.schema, await table.rows()
-            left = await unindexed_rows(table)
-            if rows >= _IDS_FROM and left.get("id", rows):
-                await self.build_id_index(table)
-            for name, made in schema.fields.items():
-                for config in configs_of(made, schema.analyzer) if left.get(name, rows) else ():
-                    await self.build_field_index(table, name, config)
+            rows = await table.rows()
+            if rows >= _IDS_FROM and (await unindexed_rows(table)).get("id", rows):
+                table = await self.build_id_index(table)
+            await self.build_lacking(table, whole=True)
 
         await self._do(handle, act)
 
