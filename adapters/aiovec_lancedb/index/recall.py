@@ -93,16 +93,25 @@ async def _recall(
     vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
     most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
 
-    async def share(n: int) -> float:
-        """Return the share of a question's nearest rows that a search finds."""
+    async def found(n: int) -> list[int]:
+        """Return the row ids of what a search for a question finds."""
         query = table.lance.query().nearest_to(points[n]).column(vector).distance_type(metric)
-        query = with_effort(query, effort).select([vector, "_distance"])
+        query = with_effort(query, effort).select(["_rowid", "_distance"])
         hits = await table.session.fetch(query.limit(most + int(nearest.itself[n])))
-        close = _closeness(to_matrix(hits.column(vector)), points[n][None, :], metric)
-        count = int((close >= nearest.least[n]).sum()) - nearest.itself[n]
-        return float(min(max(0.0, count / max(1, nearest.counts[n])), 1.0))
+        rows: list[int] = hits.column("_rowid").to_pylist()
+        return rows
 
-    shares = await together([partial(share, n) for n in range(len(points))], _AT_ONCE)
+    hits = await together([partial(found, n) for n in range(len(points))], _AT_ONCE)
+    # All at once: a search that reads them takes three times as long.
+    query = table.lance.take_row_ids(sorted(set().union(*hits))).select(["_rowid", vector])
+    taken = await table.session.run(query.to_arrow())
+    vectors = dict(zip(taken["_rowid"].to_pylist(), to_matrix(taken[vector]), strict=True))
+    shares = []
+    for n, rows in enumerate(hits):
+        near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
+        close = _closeness(near, points[n][None, :], metric)
+        count = int((close >= nearest.least[n]).sum()) - nearest.itself[n]
+        shares.append(min(max(0.0, count / max(1, nearest.counts[n])), 1.0))
     of_groups = np.reshape(shares, (-1, questions.groups))
     worst = of_groups[:, of_groups.mean(axis=0).argmin()]
     return float(worst.mean()), float(worst.std()) / math.sqrt(len(worst))
