@@ -1,0 +1,27 @@
+"""The workflow that publishes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_campaign_is_in_one_job_of_the_release() -> None:
+    workflow = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
+    matrix = workflow.split("        part:\n")[1].split("    runs-on:")[0]
+    *parts, rest = re.split(r"^ +- ", matrix, flags=re.MULTILINE)[1:]
+    named = [Path(ROOT, path) for part in parts for path in part.split()]
+    assert [path for path in named if not path.exists()] == []
+    left = {Path(ROOT, path) for path in re.findall(r"--ignore (\S+)", rest)}
+    marked = [
+        file
+        for file in (ROOT / "tests").glob("*/**/*.py")
+        if "mark.soak" in file.read_text("utf-8")
+    ]
+    assert marked
+    for file in marked:
+        jobs = sum(file.is_relative_to(path) for path in named)
+        jobs += not any(file.is_relative_to(path) for path in left)
+        assert jobs == 1, file
