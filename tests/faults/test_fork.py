@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
 
 import pytest
-from tests.lancedb.support import run_code
+from tests.harness.processes import run_python
 
 # Prints how the child ended, what each call in it came to, and the parent's rows. A child that
 # hangs is ended by the alarm.
@@ -77,7 +78,9 @@ print(json.dumps([status, json.loads(came or "{}"), count]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("target", ["{}/s.db", "lancedb://{}/s"], ids=["sqlite", "lancedb"])
 async def test_a_forked_child_gets_an_error(tmp_path: Path, target: str) -> None:
-    status, came, count = json.loads(await run_code(FORK, target.format(tmp_path)))
+    done = await asyncio.to_thread(run_python, "-c", FORK, target.format(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    status, came, count = json.loads(done.stdout)
     assert status == 0, f"the child did not end: {came}"
     assert set(came) == {"search", "insert", "get", "export", "tables", "optimize", "open"}
     for call, message in came.items():

@@ -5,29 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.faults.shared_writer import SHARED
+from tests.harness.processes import python
 from tests.harness.scripts import DIM, KINDS, TABLE, row, target_in
 
 import aiovec
 from aiovec import Schema
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def run_together(module: list[str], several: list[list[str]]) -> list[str]:
     """Run the processes at once; what each of them printed."""
     processes = [
-        subprocess.Popen(
-            [sys.executable, *module, *arguments],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
+        python(*module, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for arguments in several
-    ]  # fmt: skip
+    ]
     ended = [process.communicate(timeout=600) for process in processes]
     for process, (_, complaints) in zip(processes, ended, strict=True):
         assert process.returncode == 0, complaints[-3000:]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.processes import run_python
 from tests.harness.scripts import KINDS, target_in
 
 import aiovec
@@ -39,10 +38,7 @@ asyncio.run(main())
 
 def run(code: str, *arguments: str) -> tuple[str, str]:
     """What the code printed and what it complained of, when its process has ended."""
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", COMMON + code, *arguments],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_python("-X", "dev", "-c", COMMON + code, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 

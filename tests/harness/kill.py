@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness import syscalls
+from tests.harness.processes import ROOT
 from tests.harness.scripts import (
     BEGIN,
     KEPT,
@@ -157,7 +158,7 @@ def run_and_kill(
         kill()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.harness.kill", target, str(seed), str(number)],
-        cwd=syscalls.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
     watch = threading.Timer(_PATIENCE, process.terminate)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.processes import output_of
 from tests.harness.scripts import (
     Broken,
     Call,
@@ -34,7 +35,6 @@ from tests.harness.scripts import (
 
 from aiovec import AiovecError, OutcomeUnknownError
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("shim.c")
 VARIABLE = "AIOVEC_FAULTS"
 
@@ -115,12 +115,8 @@ async def run_and_fail(
 
 def run(folder: Path, target: str, **options: Any) -> None:
     """Run each script in another process, while calls to the system fail."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.harness.syscalls", target, json.dumps(options)],
-        cwd=ROOT, env=environment(folder, folder / "control"),
-        capture_output=True, text=True, timeout=3000,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
+    command = ("-m", "tests.harness.syscalls", target, json.dumps(options))
+    output_of(*command, env=environment(folder, folder / "control"), timeout=3000)
 
 
 async def main(target: str, options: dict[str, Any]) -> None:

@@ -10,12 +10,11 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import obstore
 from obstore.store import S3Store
+from tests.harness.processes import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "notes-bucket"
 SECRET = "S3cr3t/Access+Key"
 KEY_ID = "AKIDEXAMPLE00000001"

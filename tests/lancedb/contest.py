@@ -14,9 +14,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-import aiovec
+from tests.harness.processes import python
 
-from .support import ROOT
+import aiovec
 
 TASKS = 6
 
@@ -65,9 +65,9 @@ async def write(target: str, me: str, rounds: int) -> list[str]:
 def told_by_two(target: str, rounds: int, environment: Mapping[str, str]) -> list[str]:
     """Run a module in two processes, which begin at once; return what each says at its end."""
     writers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.lancedb.contest", target, name, str(rounds)],
-            cwd=ROOT, text=True, env={**os.environ, **environment},
+        python(
+            "-m", "tests.lancedb.contest", target, name, str(rounds),
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for name in ("one", "two")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
 import sys
 import tempfile
 from asyncio import to_thread
@@ -19,8 +17,6 @@ from tests.contract.base import toml_value
 import aiovec
 from aiovec import VectorStore
 from aiovec.backend.place import find_place
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @asynccontextmanager
@@ -67,30 +63,6 @@ async def details(store: VectorStore, name: str) -> Any:
 async def listed(folder: Path) -> list[str]:
     """Return the names of what lies in a folder."""
     return await to_thread(lambda: sorted(path.name for path in folder.iterdir()))
-
-
-async def run_code(code: str, *arguments: str) -> str:
-    """Run Python code in a process of its own, and return what it printed.
-
-    Lance's logs would be among its complaints, of which there must be none.
-    """
-    done = await to_thread(
-        subprocess.run, [sys.executable, "-c", code, *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-async def start_code(code: str, *arguments: str) -> asyncio.subprocess.Process:
-    """Start Python code in a process of its own, and return once it has printed a line."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *arguments, cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert await process.stdout.readline(), "the process ended before its first line"
-    return process
 
 
 @contextmanager

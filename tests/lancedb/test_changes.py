@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,13 @@ import pytest
 from tests.contract.changes import Follower
 from tests.harness import syscalls
 from tests.harness.marks import begin_move, end_move
+from tests.harness.processes import run_python
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
 from aiovec.errors import ChangesPrunedError
 
-from .support import ROOT, backend_on, lance_calls, opened
+from .support import backend_on, lance_calls, opened
 
 
 async def ids_of(backend: Any, since: int) -> tuple[list[str], list[str]]:
@@ -88,10 +87,8 @@ async def test_a_revert_that_fails_at_any_step_says_so_and_misleads_no_follower(
             await follower.follow()
             before = follower.rows
         done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", REVERT, str(folder), str(version), str(skip), str(error)],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            run_python, "-c", REVERT, folder, version, skip, error, env=environment
+        )
         async with opened(folder) as store, backend_on(folder) as backend:
             later = Follower(backend, "notes")
             later.rows, later.number = dict(before), follower.number

@@ -7,19 +7,17 @@ import asyncio
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.harness import syscalls
 from tests.harness.command import run
+from tests.harness.processes import output_of
 
 import aiovec
 from aiovec import CorruptStoreError, Field, Schema, VectorStore
 
-ROOT = Path(__file__).resolve().parents[2]
 # More than 5,000 deleted rows of one file are a bitmap, fewer a list.
 MANY = 6_000
 
@@ -102,13 +100,9 @@ async def answers(store: VectorStore) -> list[Any]:
 
 @pytest.mark.slow
 def test_no_commit_is_acknowledged_whose_file_was_cut_short(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CALLS, str(tmp_path / "store")],
-        cwd=ROOT, env=syscalls.environment(tmp_path, tmp_path / "control"),
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    output = [json.loads(line) for line in done.stdout.splitlines()]
+    environment = syscalls.environment(tmp_path, tmp_path / "control")
+    printed = output_of("-c", CALLS, tmp_path / "store", env=environment)
+    output = [json.loads(line) for line in printed.splitlines()]
     for name, failed, came, result in output:
         assert (came != "done") == bool(failed), (name, came)
         assert not failed or result == [MANY, 100, 2, ["r7"]], (name, came)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.harness.processes import run_python
 
 from aiovec import Schema
 
-from .support import opened, run_code
+from .support import opened
 
 pytestmark = pytest.mark.slow
 MIB = 2**20
@@ -72,8 +73,10 @@ async def filled(path: Path, rows: int, dim: int) -> np.ndarray:
 async def test_searches_and_exports_at_once_stay_under_their_memory(tmp_path: Path) -> None:
     dim, searches = 512, 30
     vectors = await filled(tmp_path / "s", 12_000, dim)
-    arguments = (str(tmp_path / "s"), str(dim), str(searches))
-    grown, ids = json.loads(await run_code(MEASURE, *arguments, "192 MiB"))
+    arguments = (tmp_path / "s", dim, searches, "192 MiB")
+    done = await asyncio.to_thread(run_python, "-c", MEASURE, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")  # Lance logs nothing
+    grown, ids = json.loads(done.stdout)
     queries = np.random.default_rng(1).standard_normal((searches, dim), dtype=np.float32)
     cosines = (queries @ vectors.T) / np.linalg.norm(vectors, axis=1)
     assert ids == [f"r{best:06}" for best in cosines.argmax(axis=1)]

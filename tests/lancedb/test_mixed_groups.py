@@ -7,8 +7,6 @@ import asyncio
 import inspect
 import json
 import random
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
@@ -20,11 +18,12 @@ import pytest
 from tests.contract.base import case
 from tests.harness import syscalls
 from tests.harness.oracle import Oracle
+from tests.harness.processes import output_of
 
 from aiovec import DuplicateIdError, Field, InvalidRowError, Schema, VectorStore
 
 from .buckets import s3_server
-from .support import ROOT, opened
+from .support import opened
 
 SCHEMA = Schema(
     4,
@@ -243,12 +242,8 @@ asyncio.run(main(sys.argv[1]))
 
 @pytest.mark.slow
 def test_where_the_joined_commit_fails_each_call_is_done_by_itself(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FAILING, f"lancedb://{tmp_path / 'store'}"],
-        cwd=ROOT, env=syscalls.environment(tmp_path, tmp_path / "control"),
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    failed, came, years = json.loads(done.stdout)
+    environment = syscalls.environment(tmp_path, tmp_path / "control")
+    printed = output_of("-c", FAILING, f"lancedb://{tmp_path / 'store'}", env=environment)
+    failed, came, years = json.loads(printed)
     assert failed == 1
     _check_all_done(came, years)

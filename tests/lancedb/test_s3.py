@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from tests.contract.base import case
 from tests.harness.marks import begin_move, pause_writers, resume_writers, set_moved
+from tests.harness.processes import start_code
 from tests.harness.proxy import Proxy
 from tests.harness.values import SMALL, small_rows
 
@@ -33,7 +34,7 @@ from aiovec import (
 
 from . import contest
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
-from .support import backend_on, ids_in, opened, start_code
+from .support import backend_on, ids_in, opened
 
 pytestmark = pytest.mark.slow
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.harness.processes import start_code
 from tests.harness.values import SMALL, small_rows
 from tests.harness.waiting import until
 
@@ -18,7 +19,7 @@ from aiovec import AiovecError, Field, StoreBusyError, VectorStore
 
 from .buckets import Bucket, s3_server
 from .indexed import ROWS, filled, rows
-from .support import details, ids_in, lance_calls, opened, start_code
+from .support import details, ids_in, lance_calls, opened
 
 # Exports a table in a process of its own: prints a line when it has the first batch, and the number
 # of rows when it was told to go on.

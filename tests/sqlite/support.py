@@ -9,8 +9,7 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,13 @@ from unittest import mock
 
 import numpy as np
 from tests.harness import vec0
+from tests.harness.processes import python
 from tests.harness.waiting import until
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend.plugin import plugin_of
 
-ROOT = Path(__file__).resolve().parents[2]
 DIM = 16
 
 FIELDS: dict[str, Any] = {
@@ -205,26 +204,6 @@ def _check_table(db: sqlite3.Connection, name: str, schema: Schema, change: int)
 
 
 # Other processes
-
-
-def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """Another Python of the same environment, with the repository's root as its folder."""
-    return subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, text=True, encoding="utf-8", **options
-    )
-
-
-def run_code(code: str, *arguments: str, env: Mapping[str, str] | None = None) -> Any:
-    """Run code in another Python to its end: code, output, errors."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-    )
 
 
 HOLD_LOCK = """

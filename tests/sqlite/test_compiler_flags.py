@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.processes import output_of
 
 KERNEL = Path(__file__).resolve().parents[2] / "adapters/aiovec_sqlite/copies/kernel"
 # In the place of the scan: a sum that fast arithmetic simplifies, and a product that it fuses.
@@ -25,12 +24,8 @@ __attribute__((visibility("default"))) double fused(double a, double b) { return
 def test_the_arithmetic_is_exact(tmp_path: Path, flags: str) -> None:
     shutil.copy(KERNEL / "build.py", tmp_path)
     (tmp_path / "scan.c").write_text(ARITHMETIC)
-    built = subprocess.run(
-        [sys.executable, str(tmp_path / "build.py")],
-        env={**os.environ, "CFLAGS": flags}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
-    library = ctypes.CDLL(built.stdout.strip())
+    built = output_of(tmp_path / "build.py", env={"CFLAGS": flags})
+    library = ctypes.CDLL(built.strip())
     for function in (library.sum, library.fused):
         function.argtypes, function.restype = [ctypes.c_double] * 2, ctypes.c_double
     assert library.sum(1e16, 1.0) == 0.0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import case
+from tests.harness.processes import output_of
 from tests.sqlite.support import open_store, opened, ready, sql, whole_table
 
 import aiovec
@@ -135,14 +134,10 @@ async def test_a_table_in_which_vec0_finds_no_row(tmp_path: Path) -> None:
         await store.close()
         with sql(path) as db:
             db.execute(damage)
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", CALLS, *map(str, paths)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
+    printed = await asyncio.to_thread(output_of, "-c", CALLS, *paths)
+    for line in printed.splitlines():
         assert re.match(r"\w+ told: .*the file is damaged", line), line
-    assert done.stdout.count("\n") == 7 * len(DAMAGES)
+    assert printed.count("\n") == 7 * len(DAMAGES)
 
 
 async def test_a_damaged_payload_fails_the_searches_that_read_it(tmp_path: Path) -> None:

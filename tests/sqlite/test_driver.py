@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.sqlite.support import run_code
+from tests.harness.processes import output_of
 
 pytestmark = pytest.mark.slow  # each starts a Python of its own
 
@@ -35,31 +35,29 @@ asyncio.run(main())
 
 
 def outcome(code: str, tmp_path: Path) -> dict[str, object]:
-    done = run_code(code, str(tmp_path / "notes.db"))
-    assert done.returncode == 0, done.stderr
-    result: dict[str, object] = json.loads(done.stdout)
+    result: dict[str, object] = json.loads(output_of("-c", code, tmp_path / "notes.db"))
     return result
 
 
 def test_neither_driver_can_load_extensions(tmp_path: Path) -> None:
     blocked = ["pysqlite3", "pysqlite3.dbapi2"]
-    told = outcome(WITHOUT.format(blocked=blocked, plain=True), tmp_path)
-    assert told["error"] == "ExtensionUnavailableError"
-    assert "without loadable extensions" in str(told["text"])
+    came = outcome(WITHOUT.format(blocked=blocked, plain=True), tmp_path)
+    assert came["error"] == "ExtensionUnavailableError"
+    assert "without loadable extensions" in str(came["text"])
     assert "pip install pysqlite3" in str(
-        told["cure"]
-    ) or "use a Python that loads extensions" in str(told["cure"])
+        came["cure"]
+    ) or "use a Python that loads extensions" in str(came["cure"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_sqlite_vec_is_missing(tmp_path: Path) -> None:
-    told = outcome(WITHOUT.format(blocked=["sqlite_vec"], plain=False), tmp_path)
-    assert told["error"] == "ExtensionUnavailableError"
-    assert "pip install sqlite-vec" in str(told["cure"])
+    came = outcome(WITHOUT.format(blocked=["sqlite_vec"], plain=False), tmp_path)
+    assert came["error"] == "ExtensionUnavailableError"
+    assert "pip install sqlite-vec" in str(came["cure"])
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) == 0  # nothing was begun
 
 
 def test_pythons_own_sqlite3_serves_where_it_can(tmp_path: Path) -> None:
     blocked = ["pysqlite3", "pysqlite3.dbapi2"]
-    told = outcome(WITHOUT.format(blocked=blocked, plain=False), tmp_path)
-    assert told in ({"count": 1}, {**told, "error": "ExtensionUnavailableError"})
+    came = outcome(WITHOUT.format(blocked=blocked, plain=False), tmp_path)
+    assert came in ({"count": 1}, {**came, "error": "ExtensionUnavailableError"})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.command import run_process
+from tests.harness.processes import run_python
 
 WITHOUT = """
 import sys
@@ -26,15 +25,8 @@ with aiovec.sync.connect(sys.argv[1]) as store:
 
 @pytest.mark.slow
 def test_searches_without_the_library(tmp_path: Path) -> None:
-    environment = {**os.environ, "AIOVEC_SCAN": "off"}
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, str(tmp_path / "notes.db")],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    off = {"AIOVEC_SCAN": "off"}
+    done = run_python("-c", WITHOUT, tmp_path / "notes.db", env=off)
     assert done.stdout.splitlines() == ["['5']", "['6']", "0"], done.stderr
     assert done.stderr.count("searches are answered from the file") == 1
-    result = subprocess.run(
-        [sys.executable, "-m", "aiovec", "doctor"],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert "in the file, which takes longer" in result.stdout, result.stdout
+    assert "in the file, which takes longer" in run_process("doctor", **off).out

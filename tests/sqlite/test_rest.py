@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.sqlite.support import run_code
+from tests.harness.processes import run_python
 
 WAITING = """
 import asyncio, os, sys, threading
@@ -48,5 +48,5 @@ asyncio.run(main())
 @pytest.mark.skipif(sys.platform != "linux", reason="counts its files in /proc")
 def test_waiting_stores_keep_no_threads_and_four_files_each(tmp_path: Path) -> None:
     """An export that waits goes on in its snapshot."""
-    done = run_code(WAITING, str(tmp_path))
+    done = run_python("-c", WAITING, tmp_path)
     assert done.stdout == "30\n", done.stderr

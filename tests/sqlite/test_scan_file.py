@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 from tests.contract.base import case
 from tests.harness.command import run
+from tests.harness.processes import python
 from tests.harness.waiting import until
-from tests.sqlite.support import memory_for_copies, open_store, opened, python, ready, sql
+from tests.sqlite.support import memory_for_copies, open_store, opened, ready, sql
 
 import aiovec
 from aiovec import Schema, VectorStore

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.processes import python
 from tests.harness.waiting import until
 from tests.sqlite.support import (
     LockHolder,
@@ -17,7 +18,6 @@ from tests.sqlite.support import (
     memory_for_copies,
     open_store,
     opened,
-    python,
 )
 
 import aiovec

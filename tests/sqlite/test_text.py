@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.harness.marks import begin_move, end_move
-from tests.sqlite.support import backend_on, python, run_code, sql
+from tests.harness.processes import python, run_python
+from tests.sqlite.support import backend_on, sql
 
 import aiovec
 from aiovec import Field, Schema, VectorStore
@@ -381,7 +382,7 @@ async def test_a_language_without_its_package(tmp_path: Path) -> None:
     async with aiovec.connect(path) as store:
         await store.create_table("notes", schema)
         await store.insert("notes", rows({"a": "Katzen"}))
-    ended = run_code(_WITHOUT_STEMMER, str(path))
+    ended = run_python("-c", _WITHOUT_STEMMER, path)
     assert (ended.returncode, ended.stderr) == (0, "")
     async with aiovec.connect(path) as store:
         assert await matching(store, "katze") == ["a"]

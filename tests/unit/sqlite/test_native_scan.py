@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.contract.base import case as named
-from tests.sqlite.support import run_code
+from tests.harness.processes import run_python
 from tests.unit.sqlite.scans import (
     PARTS,
     check_scan,
@@ -142,7 +142,7 @@ assert found() == wanted
 def test_a_forked_child_scans_with_threads_of_its_own() -> None:
     if native.load() is None:
         pytest.skip(f"no native scan: {native.why_not()}")
-    done = run_code(FORKED)
+    done = run_python("-c", FORKED)
     assert done.returncode == 0, done.stderr
 
 
