@@ -15,7 +15,7 @@ from tests.contract.test_sqlite import TestSqliteMemory as SqliteMemory
 KINDS = (SqliteFile, SqliteMemory, LancedbFolder, LancedbMemory)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=15)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_many_courses(kind: type[ContractBase], tmp_path: Path) -> None:

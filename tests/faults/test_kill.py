@@ -8,10 +8,10 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import Seeds
 from tests.harness.kill import kill_again_and_again
 from tests.harness.scripts import KINDS, target_in
 from tests.harness.syscalls import CHANGES, KILL, Faults, environment
@@ -33,7 +33,7 @@ def test_a_killed_process_leaves_each_call_done_or_not(
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_killed_processes_leave_each_call_done_or_not(
-    tmp_path: Path, kind: str, seeds: Callable[[int], Iterator[int]]
+    tmp_path: Path, kind: str, seeds: Seeds
 ) -> None:
     for seed in seeds(100):
         kill_again_and_again(tmp_path, kind, seed)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import hypothesis
 import pytest
+
+Seeds = Callable[[int], Iterator[int]]
+"""The fixture ``seeds``: counts up to so many rounds of a campaign by their seeds."""
 
 # The failures of the test that runs.
 _failures: list[BaseException] | None = None

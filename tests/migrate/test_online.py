@@ -8,12 +8,12 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import Seeds
 
 import aiovec
 import aiovec_migrate
@@ -119,7 +119,7 @@ class Apps:
 @pytest.mark.soak(minutes=10)
 @pytest.mark.timeout(7200)
 async def test_apps_and_migrators_that_are_killed_lose_and_double_nothing(
-    tmp_path: Path, seeds: Callable[[int], Iterator[int]]
+    tmp_path: Path, seeds: Seeds
 ) -> None:
     """There and back again and again, while apps are killed and stopped, and the migrator dies."""
     chance = random.Random()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import case
+from tests.harness.cases import Seeds
 from tests.harness.hard_vectors import KINDS, Random, hard_query, hard_rows
 from tests.sqlite.support import memory_for_copies, opened, ready
 
@@ -246,9 +247,7 @@ async def test_same_as_brute_force(tmp_path: Path, shape: Shape) -> None:
 
 @pytest.mark.soak(minutes=15)
 @pytest.mark.timeout(7200)
-async def test_same_as_brute_force_at_length(
-    tmp_path: Path, seeds: Callable[[int], Iterator[int]]
-) -> None:
+async def test_same_as_brute_force_at_length(tmp_path: Path, seeds: Seeds) -> None:
     for seed in seeds(100):
         rng = np.random.default_rng(seed)
         dim = int(rng.choice([1, 2, 7, 16, 63, 64, 65, 384, 1024]))

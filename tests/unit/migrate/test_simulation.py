@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
 
 import pytest
+from tests.harness.cases import Seeds
 
 from .simulation.course import Course
 
@@ -53,6 +53,6 @@ def test_seeds_that_meet_every_kind_of_event() -> None:
 
 @pytest.mark.soak(minutes=10)
 @pytest.mark.timeout(7200)
-def test_10000_seeds(seeds: Callable[[int], Iterator[int]]) -> None:
+def test_10000_seeds(seeds: Seeds) -> None:
     for seed in seeds(10_000):
         Course(seed).run()

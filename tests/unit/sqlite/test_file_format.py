@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.contract.base import case
-from tests.sqlite.support import ROOT, backend_on, rows_of, sql
+from tests.harness.processes import ROOT
+from tests.sqlite.support import backend_on, rows_of, sql
 
 import aiovec
 from aiovec import Field, Schema

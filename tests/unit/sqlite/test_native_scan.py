@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.contract.base import case as named
+from tests.harness.cases import Seeds
 from tests.harness.processes import run_python
 from tests.unit.sqlite.scans import (
     PARTS,
@@ -41,7 +43,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return chosen
 
 
-def campaign(rounds: range) -> None:
+def campaign(rounds: Iterable[int]) -> None:
     for seed in rounds:
         with named(f"seed {seed}"):
             check_scan(random_case(np.random.default_rng(seed)))
@@ -52,10 +54,10 @@ def test_random_scans_find_the_nearest() -> None:
     campaign(range(60))
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=15)
 @pytest.mark.usefixtures("library")
-def test_many_random_scans_find_the_nearest() -> None:
-    campaign(range(1_000, 101_000))
+def test_many_random_scans_find_the_nearest(seeds: Seeds) -> None:
+    campaign(seeds(100_000))
 
 
 @pytest.mark.usefixtures("library")
@@ -165,7 +167,7 @@ def test_more_equal_rows_than_there_is_room_for() -> None:
             assert (one.vectors == 1).all()
 
 
-def measured_pairs(rounds: range) -> None:
+def measured_pairs(rounds: Iterable[int]) -> None:
     if native.load() is None:
         pytest.skip(f"no native scan: {native.why_not()}")
     for seed in rounds:
@@ -182,9 +184,9 @@ def test_distances_are_numpys_to_the_last_bit() -> None:
     measured_pairs(range(300))
 
 
-@pytest.mark.soak
-def test_many_distances_are_numpys_to_the_last_bit() -> None:
-    measured_pairs(range(1_000, 101_000))
+@pytest.mark.soak(minutes=5)
+def test_many_distances_are_numpys_to_the_last_bit(seeds: Seeds) -> None:
+    measured_pairs(seeds(100_000))
 
 
 def test_a_damaged_or_missing_library_is_not_loaded(tmp_path: Path) -> None:

@@ -99,20 +99,20 @@ async def check_distances(command: list[str], seeds: range) -> None:
     assert np.array_equal(measured, wanted, equal_nan=True)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=2)
 async def test_distances_under_sanitizers_are_numpys(sanitized: Path) -> None:
     for start in range(0, 20_000, 1_000):
         await check_distances([str(sanitized)], range(start, start + 1_000))
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=3)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_scans_under_sanitizers_find_the_nearest(sanitized: Path, kind: str) -> None:
     for start in range(0, 20_000, 1_000):
         await check([str(sanitized)], kind, range(start, start + 1_000))
 
 
-@pytest.mark.soak
+@pytest.mark.soak(minutes=5)
 async def test_scans_are_right_on_an_emulated_processor(emulated: list[str]) -> None:
     """Instructions that this machine lacks are tried where Debian's emulator is installed."""
     await check_distances(emulated, range(60))
