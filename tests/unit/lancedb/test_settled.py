@@ -10,7 +10,7 @@ from typing import Any
 import lancedb
 import pytest
 from tests.harness.waiting import until
-from tests.lancedb.indexed import QUESTIONS, filled, found_share, rows
+from tests.lancedb.indexed import QUESTIONS, filled, rows, true_recall
 from tests.lancedb.support import opened
 
 from aiovec import AiovecError, VectorStore
@@ -51,7 +51,7 @@ async def test_a_large_table_gets_codes_at_once_and_a_graph_when_it_is_searched_
         for turn in range(5):
             await store.search_many("notes", QUESTIONS + turn)
         await until(lambda: has("hnsw_sq"))
-        assert await found_share(store) >= 0.9
+        assert await true_recall(store) >= 0.9
 
 
 @pytest.mark.parametrize("end", ["failed", "killed"])
