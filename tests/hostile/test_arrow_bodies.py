@@ -7,7 +7,7 @@ import random
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.harness.cases import Seeds
 from tests.hostile.test_mutants import as_text, changed, columns, vectors
 from tests.server.process import START, Served, serving
 
@@ -182,7 +183,5 @@ def test_a_damaged_body_is_refused_and_the_server_stays(server: Served) -> None:
 
 @pytest.mark.soak(minutes=30)
 @pytest.mark.timeout(7200)
-def test_a_million_damaged_bodies_are_refused(
-    server: Served, seeds: Callable[[int], Iterator[int]]
-) -> None:
+def test_a_million_damaged_bodies_are_refused(server: Served, seeds: Seeds) -> None:
     fuzz(server, seeds(1_000_000))

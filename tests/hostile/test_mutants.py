@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pytest
+from tests.harness.cases import Seeds
 
 import aiovec
 
@@ -120,7 +120,7 @@ async def write(store: aiovec.VectorStore, batch: pa.RecordBatch) -> str:
 @pytest.mark.soak(minutes=2)
 @pytest.mark.timeout(3600)
 async def test_ten_thousand_mutants_are_refused_or_stored_as_arrow_reads_them(
-    seeds: Callable[[int], Iterator[int]],
+    seeds: Seeds,
 ) -> None:
     outcomes: Counter[str] = Counter()
     async with aiovec.connect(":memory:") as store:

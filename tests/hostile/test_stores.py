@@ -7,11 +7,11 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.files.calls import QUERY, READS, WRITES, Calls, exported
+from tests.harness.cases import Seeds
 from tests.harness.scripts import DIM, KINDS, TABLE, path_of, row, target_in
 
 import aiovec
@@ -87,9 +87,7 @@ async def try_all(target: str) -> str:
 @pytest.mark.soak(minutes=15)
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_store_gives_answers_or_errors(
-    tmp_path: Path, kind: str, seeds: Callable[[int], Iterator[int]]
-) -> None:
+def test_a_damaged_store_gives_answers_or_errors(tmp_path: Path, kind: str, seeds: Seeds) -> None:
     target = target_in(tmp_path, kind)
     asyncio.run(make(target))
     whole = path_of(target)

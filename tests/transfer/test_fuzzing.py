@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.cases import Seeds
 from tests.harness.command import run
 from tests.harness.values import EVERY_KIND, rows_of_every_kind
 from tests.harness.vec0 import connect
@@ -59,9 +59,7 @@ def mutated(sound: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.soak(minutes=10)
 @pytest.mark.timeout(3600)
-def test_a_mutated_file_ends_in_rows_rejects_or_one_error(
-    folder: Path, seeds: Callable[[int], Iterator[int]]
-) -> None:
+def test_a_mutated_file_ends_in_rows_rejects_or_one_error(folder: Path, seeds: Seeds) -> None:
     files = sound_files(folder)
     outcomes: Counter[int] = Counter()
     for seed in seeds(2_000):
