@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,20 @@ class ConcurrencyContract(ContractBase):
                 (record,) = await store.get("notes", "r0000")
                 assert len(record.fields) == 2 + 20
                 assert len(await store.search("notes", vectors(1)[0], limit=500)) == 120
+
+    @pytest.mark.core
+    async def test_a_lone_write_on_a_machine_that_stands_still(self, tmp_path: Path) -> None:
+        """It waits for no other call, so it does not fail for time, however slow the machine is."""
+        if self.backend == "remote":
+            pytest.skip("the timeout is that of the server's store")
+        async with self.connect(tmp_path, keys={"busy_timeout": 0}) as store:
+            await store.create_table("notes", SMALL)
+            for rounds in (1, 3, 6):
+                write = asyncio.ensure_future(store.insert("notes", small_rows(1, start=rounds)))
+                for _ in range(rounds):
+                    await asyncio.sleep(0)
+                until = time.monotonic() + 0.4  # a timeout of 0 s lets calls wait for 0.25 s
+                while time.monotonic() < until:
+                    pass  # this holds up the event loop, and everything that waits for it
+                await write
+            assert await store.count("notes") == 3

@@ -172,6 +172,9 @@ CASES: list[tuple[str, Any, str]] = [
     ('payload."say ""hi""" = 7', F.payload['say "hi"'] == 7, "E"),
     # AND, OR, NOT
     ("year = 2020 OR year = 2021 AND live", (F.year == 2020) | (F.year == 2021) & F.live, "a"),
+    ("(year = 2020 OR year = 2021) AND NOT live",
+     ((F.year == 2020) | (F.year == 2021)) & ~F.live, "b"),
+    ("year != 2020 AND year != 2021", (F.year != 2020) & (F.year != 2021), "c E ü"),
     ("NOT (live AND year = 2020)", ~(F.live & (F.year == 2020)), "b c E ü"),
     ("live OR NOT live", F.live | ~F.live, "a b d E"),
 ]  # fmt: skip

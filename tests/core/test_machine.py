@@ -14,39 +14,20 @@ GIB = 2**30
 GROUPS: tuple[tuple[str, str, dict[str, str], int | None, int], ...] = (
     ("none", "0::/", {}, None, 64),
     ("a container", "0::/", {"memory.max": f"{GIB}\n", "cpu.max": "250000 100000"}, GIB, 2),
-    (
-        "a service of systemd",
-        "0::/system.slice/app.service",
-        {
-            "system.slice/memory.max": "max",
-            "system.slice/app.service/memory.max": str(GIB),
-            "system.slice/app.service/cpu.max": "max 100000",
-        },
-        GIB,
-        64,
-    ),
-    (
-        "a slice with less than its service",
-        "0::/a.slice/b.service",
-        {
-            "a.slice/memory.max": str(GIB), "a.slice/b.service/memory.max": str(2 * GIB),
-            "a.slice/cpu.max": "50000 100000", "a.slice/b.service/cpu.max": "400000 100000",
-        },
-        GIB,
-        1,
-    ),
-    (
-        "the first version",
-        "5:memory:/a/b\n4:cpu,cpuacct:/c",
-        {
-            "memory/a/memory.limit_in_bytes": str(GIB),
-            "memory/a/b/memory.limit_in_bytes": "9223372036854771712",
-            "cpu/c/cpu.cfs_quota_us": "300000", "cpu/c/cpu.cfs_period_us": "100000",
-            "cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000",
-        },
-        GIB,
-        3,
-    ),
+    ("a service of systemd", "0::/system.slice/app.service", {
+        "system.slice/memory.max": "max", "system.slice/app.service/memory.max": str(GIB),
+        "system.slice/app.service/cpu.max": "max 100000",
+    }, GIB, 64),
+    ("a slice with less than its service", "0::/a.slice/b.service", {
+        "a.slice/memory.max": str(GIB), "a.slice/b.service/memory.max": str(2 * GIB),
+        "a.slice/cpu.max": "50000 100000", "a.slice/b.service/cpu.max": "400000 100000",
+    }, GIB, 1),
+    ("the first version", "5:memory:/a/b\n4:cpu,cpuacct:/c", {
+        "memory/a/memory.limit_in_bytes": str(GIB),
+        "memory/a/b/memory.limit_in_bytes": "9223372036854771712",
+        "cpu/c/cpu.cfs_quota_us": "300000", "cpu/c/cpu.cfs_period_us": "100000",
+        "cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000",
+    }, GIB, 3),
 )  # fmt: skip
 
 
