@@ -15,11 +15,11 @@ from aiovec.backend.marks import MoveMark
 
 
 class Slow(WriteCall):
-    """A write whose commit waits for ``go_on``."""
+    """A write whose commit waits for ``go_on`` once it has begun, or before."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, begins: bool = True) -> None:
         super().__init__()
-        self.go_on = asyncio.Event()
+        self.begins, self.go_on = begins, asyncio.Event()
 
 
 class Failing(Committer[WriteCall]):
@@ -43,10 +43,15 @@ class Failing(Committer[WriteCall]):
     async def commit(self, group: list[WriteCall]) -> MoveMark | None:
         if self.pause is not None:
             return self.pause
-        assert group[0].begin()
-        if isinstance(group[0], Slow):
-            await group[0].go_on.wait()
-        group[0].succeed("done")
+        (call, *_) = group
+        if isinstance(call, Slow) and not call.begins:
+            self.polls += 1
+            await call.go_on.wait()
+        if not call.begin():
+            return None
+        if isinstance(call, Slow):
+            await call.go_on.wait()
+        call.succeed("done")
         raise StoreUnreachableError("toy://", "no commit")
 
     def joins(self, group: list[WriteCall], call: WriteCall, size: int) -> bool:
@@ -111,3 +116,17 @@ async def test_a_cancelled_write_returns_once_its_outcome_is_final() -> None:
     assert call.ended
     await commits.finish()
     assert not behind.ended
+
+
+async def test_a_write_that_is_cancelled_before_its_group_begins_it_is_never_done() -> None:
+    committer = Failing()
+    commits = GroupCommit(committer, Gate("full"))
+    call = Slow(begins=False)
+    running = asyncio.ensure_future(commits.run(call, Deadline(60)))
+    await until(lambda: committer.polls)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    call.go_on.set()
+    await commits.finish()
+    assert not call.ended
