@@ -38,7 +38,7 @@ from aiovec import (
 from aiovec.asgi import add_error_handlers, get_store, lifespan
 
 with warnings.catch_warnings():
-    # It announces the successor of httpx, which is not what is tested here.
+    # It warns of the successor of httpx.
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 

@@ -265,7 +265,7 @@ async def test_one_store_serves_both_faces(store: sync.VectorStore) -> None:
     assert await bridge.aio(count) == -1
     await bridge.aio(write, "c")
     assert await bridge.aio(count) == 1
-    bridge.close()  # which is not the bridge's store
+    bridge.close()  # this leaves the app's store open
     assert await bridge.aio(count) == 1
 
 
@@ -298,7 +298,7 @@ async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -
     await asyncio.to_thread(blocking)
 
 
-# Each bridge, what it is made of, a call with and without await, its arguments and its result.
+# A bridge, its first arguments, a call with and without await, its arguments and its result.
 BRIDGES: list[tuple[str, list[Any], tuple[str, str], list[Any], Any]] = [
     ("aiovec_crewai.AiovecStorage", [], ("asearch", "search"), [[1.0, 0.0]], []),
     (

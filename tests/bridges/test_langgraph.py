@@ -96,7 +96,7 @@ def test_it_answers_as_langgraphs_own_store_in_memory(store: sync.VectorStore, s
             each.put(namespace, f"k{number}", value, index=index)
             if number % 4 == 3:
                 each.delete(namespace, f"k{number}")
-    for listing in LISTINGS:  # first, as LangGraph's lists what was only asked for, too
+    for listing in LISTINGS:  # first, as LangGraph's also lists searched namespaces
         assert ours.list_namespaces(**listing) == theirs.list_namespaces(**listing), listing
     assert ours.get(("no",), "k0") is theirs.get(("no",), "k0") is None
     for item in theirs.search((), limit=100):
@@ -170,7 +170,7 @@ def test_a_search_ignores_texts_that_an_item_no_longer_has(
         assert ours.search((), query="a", limit=1)[0].key == "other"
         everything = {item.key: item.value for item in ours.search(())}
         assert everything.get("k") == value
-        # Of two puts at the same moment, the one with more texts may leave rows behind.
+        # Of two concurrent puts, the one with more texts may leave rows behind.
         store.upsert("langgraph", [row for row in left if "place" in row])
     ours.delete(("n",), "k")
     assert store.count("langgraph") == 1

@@ -128,7 +128,7 @@ async def test_a_hit_has_one_measure_of_few_digits(tmp_path: Path) -> None:
             (hit, *_) = (await call(client, "search", table="articles", query="red fox", by=by))[
                 "hits"
             ]
-            # Only a distance can be judged alone.
+            # A score means nothing without the others.
             measure = "_score" if by == "text" else "_distance"
             assert set(hit) == {"id", measure, "title", "year"}
             assert len(f"{hit[measure]:g}".replace(".", "").strip("0")) <= 4

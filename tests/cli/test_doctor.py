@@ -67,7 +67,7 @@ def test_a_missing_store_is_a_finding_if_it_is_named(run: Run, config: Path, fol
     for named in (("-s", "missing.db"), ("-s", "lancedb://missing"), by_name):
         finding = wrong(run("doctor", *named, "--json"))["store"]
         assert finding["value"].startswith("there is no store at ")
-    unchecked = run("doctor", "--config", config)  # an app may not have made it yet
+    unchecked = run("doctor", "--config", config)  # an app may not have created it yet
     assert (unchecked.code, "missing.db: does not exist yet" in unchecked.out) == (0, True)
     assert unchecked.out.endswith("doctor: nothing is wrong; the store was not checked\n")
     assert contents(folder) == before

@@ -77,7 +77,7 @@ def test_a_backup_is_restored_and_the_replaced_store_kept(
     assert finished.out.startswith(f"copied {store} to copy.db in ")
     assert run("tables", "-s", "copy.db").lines == run("tables", "-s", store).lines
     assert run("backup", "again.db", "--config", config, "--json").json["store"] == str(store)
-    again = run("backup", "-s", store, "copy.db")  # never onto what exists
+    again = run("backup", "-s", store, "copy.db")  # never over an existing file
     assert (again.code, again.err.count("\n")) == (1, 1)
     with sync.connect(store) as vectors:
         vectors.delete("notes", "a")

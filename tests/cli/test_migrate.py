@@ -62,7 +62,7 @@ def test_a_migration_switches_the_toml_file_and_back(run: Run, toml: Path, store
     assert finished.code == 0, finished.err
     assert "table   notes: 4 rows, equal" in finished.out
     assert "switched: apps use" in finished.out
-    assert "verifying" in finished.err.splitlines()  # plain lines, for nobody looks
+    assert "verifying" in finished.err.splitlines()  # plain lines without a terminal
     assert "copying notes done: 4 rows" in finished.err
     assert "\x1b" not in finished.out + finished.err
     assert tomllib.loads(toml.read_text())["retrieval"]["backend"] == "lancedb"

@@ -43,7 +43,7 @@ def on_a_terminal(*arguments: str, command: Sequence[str] = COMMAND) -> tuple[in
         while True:
             try:
                 part = os.read(main, 65_536)
-            except OSError:  # Linux says so when the other side is closed
+            except OSError:  # Linux raises it when the other side is closed
                 break
             if not part:
                 break
@@ -138,12 +138,12 @@ def test_a_terminal_gets_colours_and_progress(store: Path, folder: Path) -> None
     assert code == 0
     assert "\t" not in written
     assert re.search(r"\x1b\[1m *score", written)
-    assert "\x1b[31mred" not in written  # what a row holds does not colour the terminal
+    assert "\x1b[31mred" not in written  # text of a row does not colour the terminal
     assert "3 hits in " in written
     (folder / "rows.jsonl").write_bytes(ROW)
     code, written = on_a_terminal("import", "rows.jsonl", "-s", "new.db")
     assert code == 0
-    assert "\x1b[?25l" in written  # the bar of the progress hides the cursor
+    assert "\x1b[?25l" in written  # the progress bar hides the cursor
 
 
 def beside_progress(error: str) -> list[str]:
@@ -191,15 +191,15 @@ def test_progress_is_lines_without_a_terminal(store: Path) -> None:
 
 @posix_only
 def test_an_export_is_piped_into_an_import(run: Run, store: Path, folder: Path) -> None:
-    assert run("export", "-s", store, "notes", "notes.csv").code == 0  # its schema lies beside it
+    assert run("export", "-s", store, "notes", "notes.csv").code == 0  # with its schema beside it
     ended, out, error = in_a_shell(
         "aiovec export notes - -s notes.db --format jsonl --json 2> said | { cat; echo broken; } | "
         "aiovec import - -s new.db --format jsonl --table notes --json "
         "--schema notes.csv.schema.json"
     )
     assert ended == 1, error
-    said = (folder / "said").read_text("utf-8")  # of the export, whose standard output are the rows
-    assert json.loads(said[said.index("{") :])["rows"] == 4  # behind its progress, if it takes long
+    said = (folder / "said").read_text("utf-8")  # of the export, whose standard output is the rows
+    assert json.loads(said[said.index("{") :])["rows"] == 4  # after its progress, if it is slow
     (table,) = json.loads(out)["tables"]
     assert (table["name"], table["rows"], table["rejected"]) == ("notes", 4, 1)
     assert run("rows", "-s", "new.db", "notes").lines == run("rows", "-s", store, "notes").lines

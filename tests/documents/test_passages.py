@@ -73,7 +73,7 @@ async def test_a_title_has_no_closing_marks_and_no_links() -> None:
             assert (row["title"] or "") == title
 
 
-# Each takes minutes, and the first two hold up the event loop, if time grows with its square.
+# In quadratic time each takes minutes, and the first two block the event loop.
 LONG = {
     "spaces": "# a" + " " * 10**6 + "x",
     "links": "# " + "](" * 10**6,

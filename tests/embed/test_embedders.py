@@ -202,7 +202,7 @@ async def test_a_hanging_embedder_times_out(toml: Toml, monkeypatch: pytest.Monk
         assert await store.count("notes") == 0
 
 
-# How they are described
+# Descriptions
 
 
 KINDS = "must be 'openai', 'local', 'fastembed', "
@@ -359,7 +359,7 @@ async def test_a_static_model_is_loaded_from_a_folder_the_app_names(tmp_path: Pa
 
 
 UNREADABLE: list[tuple[dict[str, Any], dict[str, Any], bytes | None, str]] = [
-    # The keys of the description, what the file says of its tensor, its bytes, and the error.
+    # Keys of the description, the file's claims about its tensor, its bytes, and the error.
     ({"dim": 3}, {}, None, "dim is 3, but the model .* has 2"),
     ({}, {"name": "weights"}, None, "has no tensor 'embeddings'"),
     ({}, {"shape": [3, 2000]}, None, "no static model can be read"),

@@ -142,8 +142,8 @@ async def test_a_service_that_keeps_failing_is_given_up(service: Service, opened
             await store.insert("notes", rows(3))
         assert (caught.value.status, caught.value.retryable) == (503, True)
         assert (caught.value.row, caught.value.id) == (0, "r0")
-        assert service.sizes == [3, 3, 3]  # the fault of none of the texts: not divided
-        # To wait longer than the call may take has no use.
+        assert service.sizes == [3, 3, 3]  # no text is at fault, so the request is not divided
+        # Waiting longer than the call may take is useless.
         service.always = lambda _: Reply({}, status=429, headers={"Retry-After": "3600"})
         with pytest.raises(EmbeddingError, match="429") as caught:
             await store.insert("notes", rows(1))
@@ -254,7 +254,7 @@ async def test_a_wrong_answer_of_the_service_writes_nothing(service: Service, op
             service.always = lambda _, r=raw: Reply(raw=r)
             with case(raw), pytest.raises(EmbeddingError):
                 await store.insert("notes", rows(1))
-        for status in (200, 500):  # that is not read to its end
+        for status in (200, 500):  # not read to the end
             service.always = lambda _, s=status: Reply(raw=b" " * 2**22, status=s)
             with case(status), pytest.raises(EmbeddingError, match="more than 1,0") as caught:
                 await store.insert("notes", rows(1))
@@ -311,7 +311,7 @@ async def test_an_unset_key_is_named_and_no_other_key_is_sent(
         with pytest.raises(EmbeddingError, match="MY_KEY holds no key"):
             await store.insert("notes", rows(1))
         assert not service.requests
-    # A service of one's own gets no key that is meant for another.
+    # An app's own service gets no key that is meant for another.
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     async with opened(api_key_env="") as store:
         await with_table(store)

@@ -87,7 +87,7 @@ async def test_a_foreign_file_is_refused_unchanged(tmp_path: Path) -> None:
             await to_thread(path.parent.mkdir)
             await to_thread(make, path)
             await refused(path, message)
-            # No connection stays behind, so that it can be moved away.
+            # No connection is left open, so the file can be moved.
             await to_thread(path.rename, path.with_name("kept"))
             async with aiovec.connect(path) as store:
                 assert await store.tables() == []
@@ -161,7 +161,7 @@ async def test_a_folder_a_pipe_or_a_foreign_file_is_refused(tmp_path: Path) -> N
         await aiovec.connect(f"lancedb://{tmp_path}/file")
     if hasattr(os, "mkfifo"):
         await to_thread(os.mkfifo, tmp_path / "notes.db")
-        with pytest.raises(CorruptStoreError, match="not a file"):  # nobody waits for its writer
+        with pytest.raises(CorruptStoreError, match="not a file"):  # without waiting for its writer
             await aiovec.connect(tmp_path / "notes.db")
 
 

@@ -28,8 +28,8 @@ async def filled(target: str) -> VectorStore:
     await store.create_table(TABLE, SCHEMA)
     await store.insert(TABLE, [row("a", 1), row("b", 2)])
     assert len(await store.search(TABLE, [1, 2, 3, 4])) == 2
-    # The search has the table loaded, on a connection of its own. SQLite makes the WAL if that is
-    # removed just between the connection's look at the files and its first read.
+    # The search loads the table on its own connection. SQLite would create the WAL again if it is
+    # removed just between that connection's check of the files and its first read.
     await until(partial(is_loaded, store))
     return store
 
@@ -93,7 +93,7 @@ async def test_calls_on_a_replaced_store_fail_and_create_nothing(tmp_path: Path,
                         await asyncio.wait_for(call(store), 120)
                     assert caught.value.target == str(path_of(target)), (way, name)
             assert await to_thread(os.listdir, folder) == before, way
-            if kind == "sqlite":  # what was acknowledged can still be had
+            if kind == "sqlite":  # acknowledged rows can still be saved
                 await store.backup(tmp_path / f"{way.__name__}.db")
         finally:
             await store.close()

@@ -246,7 +246,7 @@ async def test_a_restore_checks_the_backup_and_the_target_first(tmp_path: Path) 
     assert await to_thread(names_in, tmp_path) == before
     assert await ids_in(path) == ["a", "b", "c"]
     await aiovec.restore(backup, text, overwrite=True)
-    await to_thread(tear, path)  # that is what backups are for
+    await to_thread(tear, path)  # a damaged store may be replaced
     await aiovec.restore(backup, path)
     assert await ids_in(text) == await ids_in(path) == ["a", "b"]
 

@@ -86,7 +86,7 @@ def unknown_first(name: str) -> bytes:
     schema[8 + table + kind] = 0x7F
     (header,) = struct.unpack_from("<H", metadata, vtable + 4 + 4)
     place = 8 + table + header
-    schema[place] = 0x9D  # its header begins elsewhere, which Arrow did not look at either
+    schema[place] = 0x9D  # its header begins elsewhere, which Arrow did not check either
     return b"".join([schema, *rest])
 
 
@@ -114,7 +114,7 @@ def test_an_invalid_body_is_neither_read_nor_shown(server: Served) -> None:
         assert b"abc" not in answer
 
 
-# Each with what it takes as columns.
+# Endpoints that take columns.
 ENDPOINTS = (
     ("POST", "get"), ("POST", "exists"), ("POST", "update"), ("DELETE", "records"),
     ("POST", "set_vectors"), ("POST", "search_many"), ("POST", "search_like"),

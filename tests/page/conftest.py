@@ -111,7 +111,7 @@ class Watch:
             self.errors.append(f"request: {url}")
 
     def _console(self, text: str) -> None:
-        # A browser tells of every answer that is no success; those are the tests' own matter.
+        # A browser logs each failed answer; those are checked by the tests themselves.
         if not text.startswith("Failed to load resource"):
             self.errors.append(f"console: {text}")
 

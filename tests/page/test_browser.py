@@ -195,7 +195,7 @@ async def test_the_page_is_usable_by_keyboard_alone(page: Page) -> None:
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
     await visit(page, "#/t/notes/rows")
     seen = 0
-    for _ in range(40):  # what has the focus shows it
+    for _ in range(40):  # each focused element shows a focus ring
         await page.keyboard.press("Tab")
         outline = await page.evaluate(
             "(() => { const one = document.activeElement, style = getComputedStyle(one);"
@@ -242,7 +242,7 @@ async def test_hostile_rows_are_text(page: Page) -> None:
     text = await page.locator("table").inner_text()
     assert SCRIPT in text
     assert "safeU+202Egnp.exe" in text
-    assert len(text) < 40_000  # of the long text only its beginning
+    assert len(text) < 40_000  # long texts are shortened
     for id in HOSTILE_IDS:
         await visit(page, "#/t/hostile/rows")
         row = page.locator(f'tbody th a[href="#/t/hostile/row/{quote(id, safe=chr(39) + "!*()")}"]')

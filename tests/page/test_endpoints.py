@@ -169,7 +169,7 @@ async def test_the_map_shows_a_sample_of_the_rows_in_groups(
     assert (made["rows"], made["total"]) == (150, 1_500)
     assert made["color"] == "tags"  # the first field of a few values
     assert (await get_map(client, rows=150, color="-"))["color"] is None
-    numbers = {int(id[1:]) for id in made["ids"]}  # a sample that is spread over the table
+    numbers = {int(id[1:]) for id in made["ids"]}  # the sample is spread over the table
     assert len(numbers) == 150
     assert min(numbers) < 150
     assert max(numbers) > 1_350

@@ -36,7 +36,7 @@ class Faults:
     async def meddle(
         self, request: Request, ask: Callable[[], Awaitable[bytes]], client: asyncio.StreamWriter
     ) -> bool:
-        self._proxy.arm(self.meddle)  # for the next request, whatever this one is
+        self._proxy.arm(self.meddle)  # for the next request
         if _DATA.match(request.line):
             self._seen += 1
             if self.refused < self._most and self._seen > 4:

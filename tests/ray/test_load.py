@@ -201,7 +201,7 @@ def test_workers_build_an_index_for_upkeep(cluster: Cluster, parts: Path, tmp_pa
         vector = [50.0, *[0.0] * (DIM - 1)]
         store.insert("docs", [{"id": "new", "embedding": vector}])
         assert store.search("docs", vector, limit=1)[0].id == "new"
-        store.optimize("docs")  # the upkeep of this process tends the index
+        store.optimize("docs")  # this process's upkeep maintains the index
         (index,) = store.indexes("docs")
         assert (index.kind, index.rows_unindexed) == ("ivf_rq", 0)
         assert store.stats("docs").details["unindexed_ids"] == 0

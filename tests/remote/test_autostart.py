@@ -72,7 +72,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         monkeypatch.delenv(name)
     made = Place(tmp_path)
     yield made
-    for pid in made.servers():  # it ends by itself, too
+    for pid in made.servers():  # they would also end by themselves
         os.kill(pid, signal.SIGKILL)
 
 
@@ -103,11 +103,11 @@ def test_processes_share_one_server_that_ends_after_them(place: Place) -> None:
             assert app.stdout is not None
             assert app.stdout.readline() == "done\n", app.communicate()[1]
         deadline = time.monotonic() + START
-        while len(place.servers()) > 1:  # those that were started too many end at once
+        while len(place.servers()) > 1:  # surplus servers end at once
             assert time.monotonic() < deadline
             time.sleep(0.05)
         place.server()
-        apps[0].kill()  # which leaves no server behind, either
+        apps[0].kill()  # this leaves no server behind, either
         assert all(app.communicate()[1] == "" and not app.returncode for app in apps[1:])
     finally:
         for app in apps:
@@ -179,7 +179,7 @@ async def test_connect_says_why_the_server_cannot_start(place: Place) -> None:
 async def test_no_other_user_can_open_the_folder_of_a_server(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tempfile.TemporaryDirectory() as runtime:  # short, for the path of a socket has to be
+    with tempfile.TemporaryDirectory() as runtime:  # short, as the path of a socket must be
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         async with aiovec.connect(config=place.config) as store:
             assert await store.tables() == []

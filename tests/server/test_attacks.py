@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (folder / "aiovec.toml").write_text(SETTINGS)
     (folder / "keys").write_text(KEY)
     with serving("--config", folder / "aiovec.toml") as served:
-        # Nobody reads its log, which must hold nothing up.
+        # Nobody reads its log; this must not block it.
         call(served, "POST", "/tables", {"name": "notes"})
         call(served, "POST", "/tables/notes/records", [{"id": "a/b", "embedding": [1, 0]}])
         yield served
@@ -99,7 +99,7 @@ def test_a_request_with_two_ends_runs_nothing_behind_it(server: Served) -> None:
         begin = head(server, "POST", "/tables/notes/search", "Content-Type: application/json", line)
         for body in (b"0\r\n\r\n", b"5\r\n{}   \r\n0\r\n\r\n"):
             codes = statuses(exchange(server, begin + body + behind, close=False))
-            assert codes in ([400], [501], []), (line, body)  # or cut off without an answer
+            assert codes in ([400], [501], []), (line, body)  # or closed without an answer
     begin = head(server, "POST", "/tables/notes/search", "Content-Type: application/json",
                  "Transfer-Encoding: chunked")  # fmt: skip
     for body in (b"-1\r\n\r\n", b"FFFFFFFFFFFFFFFFFF\r\nx", b"0x2\r\n{}\r\n0\r\n\r\n", b"zz\r\n"):
@@ -130,7 +130,7 @@ def test_an_endless_head_or_garbage_is_refused(server: Served) -> None:
     assert 101 not in codes
 
 
-# Of paths, what a server reads otherwise than an app in the tests' own process; and traversals.
+# Paths that a real server parses before the app sees them, and traversals.
 DELETED = (
     "/tables/notes/records/../../notes?confirm=notes", "/health/../tables/notes?confirm=notes",
     "/tables/notes%00?confirm=notes%00", "/tables/notes?confirm=notes&confirm=other",
@@ -232,7 +232,7 @@ def test_stalled_clients_are_cut_off_while_others_are_served(server: Served) -> 
             )
             client.sendall((b"", b"GET / HTTP/1.1\r\nX: ", search[:-5])[number % 3])
             held.append(client)
-        for _ in range(1000):  # at first the stalled bodies have all turns, and 429 is right
+        for _ in range(1000):  # the stalled bodies hold all turns at first, so 429 is right
             if statuses(exchange(server, search))[0] == 200:
                 break
         else:

@@ -46,7 +46,7 @@ async def test_each_kind_of_body_is_stored_whole_or_refused_whole() -> None:
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
         for encode, headers in kinds:
             await store.create_table("notes", aiovec.Schema(16, fields={"year": int}))
-            # Most of the rows are good, and none is kept.
+            # Although most rows are good, none is kept.
             body = encode([*rows, bad])
             document = await client.problem("POST", RECORDS, 422, content=body, headers=headers)
             facts = document["facts"]
@@ -124,7 +124,7 @@ async def test_an_arrow_body_that_is_damaged_or_unpacks_to_more_is_refused() -> 
         ipc(plain.append_column("d", pa.array(["x"]).dictionary_encode())),
         ipc(plain.append_column("r", runs)),
         b"ARROW1", good[:-30], b"\xff\xff\xff\xff" * 9, good[8:], good.replace(b"id", b"\xffd"),
-        good + good, good + b"x",  # what is behind the end would be lost
+        good + good, good + b"x",  # the bytes after the end would be lost
     ]  # fmt: skip
     async with notes() as client:
         for number, body in enumerate(bad):
@@ -166,7 +166,7 @@ async def test_a_small_arrow_body_is_read_without_a_thread() -> None:
             with counted_handovers() as handed:
                 await call()
             counts.append(len(handed))
-        assert counts[2] == counts[3]  # behind what the first call of a kind prepares
+        assert counts[2] == counts[3]  # after the preparations of each kind's first call
 
 
 async def lines_of(client: Client, query: str = "") -> list[Any]:
@@ -234,7 +234,7 @@ async def test_an_export_waits_for_a_slow_client_and_ends_when_it_leaves() -> No
         for _ in range(4):
             connection.reads.release()
         await until(lambda: len(connection.body) == 4)
-        await asyncio.sleep(0.2)  # in which it could run ahead
+        await asyncio.sleep(0.2)  # time to run ahead
         assert batches < 12
         connection.gone.set()
         await ended.wait()

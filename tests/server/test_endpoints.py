@@ -26,7 +26,7 @@ async def client() -> AsyncIterator[Client]:
         yield made
 
 
-# Method, path below /tables, body, status, answer; an answer of None is not looked at.
+# Method, path below /tables, body, status, answer; None stands for any answer.
 Step = tuple[str, str, Any, int, Any]
 WIDE = aiovec.Schema.context_vectors().to_dict()
 NEW = [{"id": "note-0", "embedding": [0, 1, 0], "new": 1}]
@@ -128,7 +128,7 @@ async def test_health_and_search_answer_as_older_clients_expect(client: Client) 
     flat = document["hits"][0]
     assert list(flat)[:3] == ["id", "_score", "_distance"]
     assert flat == {**fields, **{name: flat[name] for name in ("id", "_score", "_distance")}}
-    # Older clients name their arguments so, and read the hit's fields below it.
+    # Older clients use these arguments and read a hit's fields from ``fields``.
     older = {"vector": VECTOR, "topK": 2, "filter": "year > 2020"}
     hit = (await client.ok("POST", "/tables/notes/search", json=older))["hits"][0]
     measures = {"score": flat["_score"], "distance": flat["_distance"]}
@@ -154,7 +154,7 @@ async def test_listed_tables_are_counted_concurrently() -> None:
             if running > 1:
                 pair.set()
             try:
-                async with asyncio.timeout(30):  # counted one by one, the second never comes
+                async with asyncio.timeout(30):  # if counted one by one, the second never comes
                     await pair.wait()
                 if name == "t3":
                     raise failure
@@ -412,7 +412,7 @@ async def test_an_app_can_mount_the_router() -> None:
             assert (await client.ok("GET", "/open/health"))["status"] == "ok"
             document = await client.problem("GET", "/open/tables/none/count", 404)
             assert document["error"] == "TableNotFoundError"
-        await store.ping()  # it is the app's own, and stays open
+        await store.ping()  # the app's own store stays open
     app = FastAPI(lifespan=lifespan(":memory:"))
     app.mount("/vectors", router())
     async with serving(app) as client:

@@ -111,7 +111,7 @@ async def test_unread_answers_together_are_bounded() -> None:
         assert len((await client.ok("POST", "/tables/t/find", json={}))["records"]) == 30
 
 
-# Lance gives rows in groups of its own.
+# Lance returns rows in its own groups.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "count", "most"), [("{}/a.db", 40, 34), ("lancedb://{}", 80, 60)]

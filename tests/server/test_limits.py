@@ -92,8 +92,8 @@ async def test_a_call_above_max_calls_gets_429(held: Held) -> None:
     first = Connection(app, "POST", SEARCH, [BODY])
     await held.begun.wait()
     refused = Connection(app, "POST", SEARCH, [BODY])
-    assert await Connection(app, "GET", "/health").status() == 200  # it answers all the same
-    assert await refused.status() == 429  # it had no turn in time
+    assert await Connection(app, "GET", "/health").status() == 200  # it needs no turn
+    assert await refused.status() == 429  # no turn came in time
     assert refused.headers["retry-after"] == "1"
     held.let.set()
     assert await first.status() == 200
@@ -130,7 +130,7 @@ async def test_a_read_that_outlives_its_client_takes_no_room_of_later_answers(he
         await until(lambda number=number: len(checks) > number)
         connection.gone.set()
         assert await connection.status() == 0
-        await asyncio.to_thread(checks[number], MIB)  # without an error: others wait for rows, too
+        await asyncio.to_thread(checks[number], MIB)  # no error, as other calls may share the read
 
 
 async def test_a_call_cancelled_by_the_app_around_it_is_not_answered(held: Held) -> None:
@@ -182,7 +182,7 @@ async def test_concurrent_health_checks_share_one_ping(monkeypatch: pytest.Monke
                 monkeypatch.setattr(time, "monotonic", lambda later=later: clock() + later)
                 waiting += [asyncio.ensure_future(client.get("/health")) for _ in range(10)]
                 await asyncio.sleep(0.01)
-            waiting.pop(0).cancel()  # the others go on waiting for the ping
+            waiting.pop(0).cancel()  # the others still wait for the ping
             assert pings == 1
             let.set()
             assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}

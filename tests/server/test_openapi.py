@@ -43,7 +43,7 @@ def test_no_request_gets_a_server_error(examples: int) -> None:
         for methods in document["paths"].values():
             for operation in methods.values():
                 for parameter in operation.get("parameters", ()):
-                    if parameter["name"] == "table":  # else hardly a request would find one
+                    if parameter["name"] == "table":  # else hardly any request would name one
                         parameter["schema"] = {"type": "string", "enum": ["notes", "none"]}
         schema = schemathesis.openapi.from_dict(document)
 

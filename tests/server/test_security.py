@@ -53,7 +53,7 @@ WRITING: list[tuple[str, str, Any]] = [
     ("POST", "/tables/notes/records", [{"id": "b", "embedding": [1, 0]}]),
     ("DELETE", "/tables/notes/records/a", None), ("DELETE", "/tables/notes?confirm=notes", None),
 ]  # fmt: skip
-# Of the paths that the OpenAPI document lists, those that only read; each other one writes.
+# The endpoints of the OpenAPI document that read by POST; all other POSTs write.
 READ_BY_POST = {
     "get", "find", "exists", "export", "fields_info", "distinct", "bounds", "count", "search",
     "search_many", "search_text", "search_hybrid", "search_like",
@@ -85,7 +85,7 @@ async def test_a_key_allows_what_its_kind_says(store: aiovec.VectorStore) -> Non
         for method, path, body in READING:
             for headers in (
                 bearer(READS), {"x-api-key": WRITES}, {"Authorization": "bEARER " + READS},
-                {"x-api-key": READS, "authorization": "Basic dTpw"},  # that of a proxy in front
+                {"x-api-key": READS, "authorization": "Basic dTpw"},  # a proxy's credentials
             ):  # fmt: skip
                 answer = await client.request(method, path, json=body, headers=headers)
                 assert answer.status_code == 200, (method, path, answer.text)
@@ -157,7 +157,7 @@ async def test_a_read_only_server_says_so_only_to_a_writing_key(store: aiovec.Ve
 
 OWN_HOSTS = {"allowed_hosts": ["Vectors.example.com", "[fd00::1]"]}
 HOSTS: list[tuple[dict[str, Any], int, list[str]]] = [
-    # Settings, a status, and the hosts that get it.
+    # Settings, a status, and the hosts answered with it.
     ({}, 200, ["127.0.0.1:4002", "127.0.0.1", "LocalHost.", "[::1]:4002"]),
     ({}, 421, ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:4002",
                "evil.example#127.0.0.1", "127.0.0.1@evil.example", "192.168.1.5:4002"]),
@@ -239,7 +239,7 @@ async def test_a_listed_origin_may_call_with_a_key(store: aiovec.VectorStore) ->
         answer = await client.options("/tables", headers=foreign)
         assert "access-control-allow-origin" not in answer.headers
         refused = await client.get("/tables", headers={"origin": mine})
-        assert refused.status_code == 401  # and the page may read why
+        assert refused.status_code == 401  # the page may read the reason
         assert refused.headers["access-control-allow-origin"] == mine
         headers = {"origin": mine, "x-api-key": READS, "sec-fetch-site": "cross-site"}
         answer = await client.get("/tables", headers=headers)
@@ -263,7 +263,7 @@ async def test_all_origins_are_allowed_only_if_keys_are_set(
             assert answer.headers["access-control-allow-origin"] == "*"
 
 
-# Keys and where they come from
+# The sources of keys
 
 
 async def test_keys_come_from_the_environment_and_a_file(

@@ -185,7 +185,7 @@ def test_a_signal_stops_the_server_and_loses_no_acknowledged_row(tmp_path: Path,
         assert (server.facts["store"], server.facts["backend"]) == (str(file), "sqlite")
         assert server.url.startswith("http://localhost:")
         server.call("POST", "/tables", {"name": "notes", "schema": SCHEMA})
-        # A client that keeps its connection does not hold the server.
+        # An idle connection does not keep the server from stopping.
         idle = http.client.HTTPConnection("127.0.0.1", server.port)
         idle.request("GET", "/tables/notes/count")
         assert idle.getresponse().read() == b'{"count":0}'
@@ -201,7 +201,7 @@ def test_a_signal_stops_the_server_and_loses_no_acknowledged_row(tmp_path: Path,
         idle.close()
         assert server.process.stderr is not None
         assert "Traceback" not in server.process.stderr.read()
-    assert not Path(f"{file}-wal").exists()  # it was closed, not cut off
+    assert not Path(f"{file}-wal").exists()  # the store was closed in order
     with aiovec.sync.connect(file) as store:
         assert store.count("notes") == len(acknowledged)
         assert len(store.get("notes", acknowledged)) == len(acknowledged)

@@ -42,7 +42,7 @@ async def test_the_stores_call_is_a_child_of_the_callers_span(
     assert store.parent is not None
     assert f"{store.parent.span_id:016x}" == PARENT
     assert f"{store.context.trace_id:032x}" == TRACE
-    assert spans.all() == spans.ours()  # FastAPI's own, which name paths, are off
+    assert spans.all() == spans.ours()  # FastAPI's own spans, which name paths, are off
 
 
 async def test_an_invalid_traceparent_is_ignored(client: httpx.AsyncClient, spans: Spans) -> None:

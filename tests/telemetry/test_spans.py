@@ -48,7 +48,7 @@ async def exported(store: VectorStore, **options: Any) -> list[Any]:
     return [batch async for batch in store.export("notes", batch_size=2, **options)]
 
 
-# The call, and the number of its rows. Those of the store alone have no table.
+# A call, and the number of its rows or None.
 CALLS: dict[str, tuple[Call, int | None]] = {
     "tables": (lambda s: s.tables(), None),
     "backup": (lambda s: s.backup("SECRET-path.db"), None),

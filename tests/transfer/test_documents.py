@@ -140,7 +140,7 @@ def test_readers_never_see_two_versions_of_a_document(folder: Path, store: Path)
             imported(store, written(notes, {"a.md": "".join(sections)}))
         ended.set()
         reading.result()
-    with sync.connect(store) as opened:  # and nothing is left of the earlier ones
+    with sync.connect(store) as opened:  # nothing of the earlier versions is left
         assert opened.stats("documents").rows == 5
 
 
@@ -159,7 +159,7 @@ def test_delete_removes_only_documents_below_its_base(folder: Path, store: Path)
     }  # fmt: skip
 
 
-# Names, and two of the faults that tests/documents has all of.
+# Hostile names, and two of the faults; tests/documents has all faults.
 HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "日本語/Ünï 'x' \"y\" #1.md": ("# 見出し\n\n本文。\n", ""),
     "-s.md": ("# Option\n\nText.\n", ""),

@@ -34,7 +34,7 @@ from .support import (
 
 EXISTS = "the id already exists in the table"
 
-# Rejects: each row, and how the reason begins for which it is rejected.
+# Rows, and the beginning of the reason for which each is rejected; "" for a good row.
 
 LINES: list[tuple[Row | str, str]] = [
     ({"id": "a", "embedding": [1, 0]}, ""),
@@ -185,7 +185,7 @@ def test_a_line_that_is_too_long_stops_the_import(folder: Path, store: Path) -> 
         file.write('{"id": "long", "text": "' + "x" * 2**24 + '"}\n')
     error = refused(path, store)
     assert "line 10003 is longer than 16,777,216 bytes" in error
-    made(store, Schema(2))  # so that no types are looked for first
+    made(store, Schema(2))  # so that no types are inferred first
     error = refused(path, store)
     assert "line 10003 is longer than 16,777,216 bytes" in error
     assert "kept before that: 10,000 rows of 'notes'" in error
@@ -218,7 +218,7 @@ def test_two_processes_import_each_row_of_a_new_table_once(folder: Path, store: 
         finished = run_process(
             "import", path, "-s", store, "--table", "notes", "--json", "--allow-rejects"
         )
-        # One that has no row left to import is an error.
+        # An import without a row left is an error.
         assert finished.code == 0 or f"the first: {EXISTS}" in finished.err, finished.err
         return finished.json["tables"][0] if finished.code == 0 else {"created": False, "rows": 0}
 
@@ -319,7 +319,7 @@ def test_options_name_the_columns_and_the_metric_of_a_new_table(folder: Path, st
     fields = {"embedding": list[int], "year": int}
     assert schema_of(store) == Schema(2, metric="l2", model="m", vector="vec", fields=fields)
     assert rows_of(store)["u1"].fields == {"_id": "own", "embedding": [9, 9], "year": 3}
-    rejects = rejected(path)  # no other key is taken for a named one
+    rejects = rejected(path)  # another key does not replace a named one
     assert rejects.pop(2) == (None, "field 'id': every row needs an id")
     ((id, reason),) = rejects.values()
     assert id == "u3"
@@ -345,11 +345,11 @@ def test_an_ambiguous_vector_column_has_to_be_named(
         {"id": "a", "scores": [1.0, 2.0, 3.0]},
         {"id": "b", "scores": [4.0, 5.0, 6.0], "embedding": [1.0, 2.0]},
     ]
-    if written is as_jsonl:  # its usual name wins over a list in lines before it
+    if written is as_jsonl:  # the usual name wins over lists in earlier lines
         done = bring(written(folder / "usual", usual), store, code=1, table="notes")
         assert (done["rows"], done["rejected"], done["dim"]) == (1, 1, 2)
     for rows in (
-        [{"id": "a", "left": [1.0, 2.0], "right": [3.0, 4.0]}],  # any of them may be it
+        [{"id": "a", "left": [1.0, 2.0], "right": [3.0, 4.0]}],  # either may be the vector
         [{"id": "a", "embedding": "[0.1 0.2]", "left": [52.5, 13.4]}],  # it cannot be read
     ):
         path = written(folder / "lists", rows)
@@ -484,7 +484,7 @@ def test_quotes_within_unquoted_cells_are_text(folder: Path, store: Path) -> Non
         assert bring(path, store, *options, table=table)["rows"] == 3
         texts = {id: row["t"] for id, row in rows_of(store, table).items()}
         assert texts == {"1": '19" monitor', "2": "plain", "3": "two\nlines"}
-    # A quote that begins a cell swallows what follows, whatever quotes stand before it.
+    # A quote that begins a cell swallows the rest, whatever quotes stand before it.
     for end in ('4,"[1,0]","open\n5,,x\n', '4,"[1,0],open\n5,[1,0]\n', '4,"[1,0]","'):
         path.write_text("id,embedding,t\n" + "\n".join([*lines, end]))
         assert "a quote is opened and never closed" in refused(path, store, table="open")

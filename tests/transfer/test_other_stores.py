@@ -126,7 +126,7 @@ def test_each_table_of_a_lancedb_folder_is_imported_or_named(folder: Path, store
     assert not (folder / "none.db").exists()
 
 
-# A column by its type, and the value of it that arrives, or the word for what is left out.
+# A column's value and type, and its value in the table, or the word for its omission.
 _DAY = datetime(2024, 2, 29, tzinfo=UTC).replace(tzinfo=None)
 ODD_COLUMNS: dict[str, tuple[Any, pa.DataType | None, Any]] = {
     "length": (timedelta(1), pa.duration("s"), "durations"),

@@ -70,7 +70,7 @@ def test_rows_of_every_kind_come_back_on_lancedb(folder: Path) -> None:
 def test_hostile_ids_and_hard_numbers_are_imported_to_the_bit(folder: Path) -> None:
     bits = np.random.default_rng(5).integers(0, 2**32, (len(HOSTILE_IDS), 4), dtype=np.uint32)
     vectors = bits.view(np.float32)
-    # Components that every store takes, whatever their sign and their last bits are.
+    # Keep only components that every store takes.
     vectors[~(np.abs(vectors) < 1e15)] = -0.0
     vectors[:, 0] = 1 / 3
     vectors[0] = np.array([-0.0, 1e-45, 1e15, 0.1], dtype=np.float32)
