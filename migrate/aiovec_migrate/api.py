@@ -35,7 +35,7 @@ from .places import (
 from .planning import Plan, count_removed, other_vectors
 from .tables import OpenTable
 from .toml import TomlFile
-from .work import Step, no_step, run_of
+from .work import Step, Work, no_step, run_of
 
 
 async def plan(
@@ -209,8 +209,8 @@ async def abort(
         if pair is None:
             raise MigrationError("no migration is open: neither store has a mark of one")
         async with migrator_lock(pair.source, pair.target):
-            migration = Migration(pair.source, pair.target, listener=listener)
-            return await migration.abort(pair.mark.run)
+            work = Work(pair.source, pair.target, listener=listener)
+            return await Migration(work).abort(pair.mark.run)
 
 
 async def forget(store: PathText, *, config: PathText | None = None) -> list[str]:
@@ -261,10 +261,8 @@ class _Ends:
         transform = await self.transform(embedder, from_field)
         source = await _existing(self.stack, self.source)
         target = await open_place(self.stack, self.target, make=False)
-        toml = None if self.file is None else TomlFile(self.file)
-        return Migration(
-            source, target, options, toml=toml, transform=transform, listener=listener, step=step
-        )
+        work = Work(source, target, options or Options(), Limits(), listener, step, transform)
+        return Migration(work, None if self.file is None else TomlFile(self.file))
 
     async def transform(self, embedder: str, field: str) -> Reembedding | None:
         """Return what makes new vectors, if an embedder is named."""

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,9 +28,6 @@ from aiovec.errors import MigrationError
 from .hashes import Hasher, Hashes, among, unlike
 from .limits import Limits
 from .tables import OpenTable, everything, row_bytes
-
-_T = TypeVar("_T")
-_S = TypeVar("_S")
 
 Progress = Callable[[int], None]
 """Called with the number of rows just read, on either side."""
@@ -89,6 +85,7 @@ class Unlike:
     different: UInt64Array
 
 
+@dataclass(slots=True, eq=False)
 class Comparison:
     """One table in two stores, for any number of comparisons.
 
@@ -96,25 +93,18 @@ class Comparison:
     schemas can be compared. Every method may raise StaleTableError.
     """
 
-    def __init__(
-        self,
-        source: OpenTable,
-        target: OpenTable,
-        limits: Limits,
-        *,
-        vector: bool = True,
-        size: int = _MOST_IDS,
-        ids_alone: bool = False,
-    ) -> None:
-        self._source = source
-        self._target = target
-        self._limits = limits
-        self._vector = vector
-        self._size = size
-        self._ids_alone = ids_alone
+    source: OpenTable
+    target: OpenTable
+    limits: Limits
+    vector: bool = True
+    size: int = _MOST_IDS
+    ids_alone: bool = False
+    _hasher: Hasher = field(init=False)
+
+    def __post_init__(self) -> None:
         # Both hash the source's fields; the rest of the schemas does not count.
-        schema = Schema(1, payload=False) if ids_alone else source.schema
-        self._hasher = Hasher(schema, vector=vector)
+        schema = Schema(1, payload=False) if self.ids_alone else self.source.schema
+        self._hasher = Hasher(schema, vector=self.vector)
 
     @classmethod
     async def of(
@@ -128,13 +118,13 @@ class Comparison:
 
     async def unlike(self, progress: Progress = lambda rows: None) -> Unlike:
         """Compare every row of both tables."""
-        rows = [await table.count() for table in (self._source, self._target)]
-        passes = 1 + max(rows) // self._limits.compared_rows
+        rows = [await table.count() for table in (self.source, self.target)]
+        passes = 1 + max(rows) // self.limits.compared_rows
         parts: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
         for part in range(passes):
             hashes = partial(self._hashes, part=part, passes=passes, progress=progress)
             (rows[0], source_hashes), (rows[1], target_hashes) = await together(
-                partial(hashes, table) for table in (self._source, self._target)
+                partial(hashes, table) for table in (self.source, self.target)
             )
             parts.append(await in_thread(unlike, source_hashes, target_hashes))
         kinds = (np.sort(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
@@ -159,8 +149,8 @@ class Comparison:
 
         hashing: asyncio.Task[None] | None = None
         try:
-            columns = everything(table.schema, vector=self._vector)
-            every = self._export(table, Columns(()) if self._ids_alone else columns)
+            columns = everything(table.schema, vector=self.vector)
+            every = self._export(table, Columns(()) if self.ids_alone else columns)
             async with aclosing(every) as batches:
                 async for batch in batches:
                     if hashing is not None:
@@ -182,7 +172,7 @@ class Comparison:
         self, table: OpenTable, columns: Columns, size: int = 0
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         rows = table.backend.export(
-            table.handle, where=None, columns=columns, after=None, batch_size=size or self._size
+            table.handle, where=None, columns=columns, after=None, batch_size=size or self.size
         )
         async with aclosing(rows) as batches:
             async for batch, _ in batches:
@@ -219,9 +209,9 @@ class Comparison:
             len(unlike.missing),
             len(unlike.extra),
             len(unlike.different),
-            await first(self._source, unlike.missing),
-            await first(self._target, unlike.extra),
-            await first(self._source, unlike.different),
+            await first(self.source, unlike.missing),
+            await first(self.target, unlike.extra),
+            await first(self.source, unlike.different),
         )
 
     async def bring_over(self, unlike: Unlike, change: Change) -> None:
@@ -230,7 +220,7 @@ class Comparison:
         If the backend can, missing rows are added without another look, because nobody else writes
         there; so after an error the tables have to be compared again.
         """
-        target, backend = self._target, self._target.backend
+        target, backend = self.target, self.target.backend
         async with aclosing(self._ids_of(target, unlike.extra)) as parts:
             async for ids in parts:
                 await backend.delete(target.handle, ids=ids, where=None)
@@ -256,16 +246,16 @@ class Comparison:
         """Return the source's rows whose ids have these hashes, in parts with at least a row."""
         if len(wanted) <= max(_LOOKED_UP, _MANY * rows):
             return self._single(wanted)
-        limits = self._limits
-        most = (limits.bulk_rows, limits.bulk_bytes) if bulk else (self._size, _BATCH_BYTES)
+        limits = self.limits
+        most = (limits.bulk_rows, limits.bulk_bytes) if bulk else (self.size, _BATCH_BYTES)
         return self._filtered(wanted, *most)
 
     async def _single(self, wanted: UInt64Array) -> AsyncGenerator[pa.Table, None]:
-        source = self._source
+        source = self.source
         async with aclosing(self._ids_of(source, wanted)) as parts:
             async for ids in parts:
-                for start in range(0, len(ids), min(_LOOKED_UP, self._size)):
-                    block = ids[start : start + min(_LOOKED_UP, self._size)]
+                for start in range(0, len(ids), min(_LOOKED_UP, self.size)):
+                    block = ids[start : start + min(_LOOKED_UP, self.size)]
                     rows = await source.backend.get(
                         source.handle, block, everything(source.schema),
                         partial(_as_arrow, source.schema),
@@ -276,7 +266,7 @@ class Comparison:
     async def _filtered(
         self, wanted: UInt64Array, most_rows: int, most_bytes: int
     ) -> AsyncGenerator[pa.Table, None]:
-        layout = self._source.schema.to_arrow()
+        layout = self.source.schema.to_arrow()
 
         def chosen(batch: pa.RecordBatch) -> pa.Table:
             rows = pa.Table.from_batches([batch]).cast(layout)
@@ -284,7 +274,7 @@ class Comparison:
 
         waiting: list[pa.Table] = []
         count = bytes_ = 0
-        everywhere = self._export(self._source, everything(self._source.schema))
+        everywhere = self._export(self.source, everything(self.source.schema))
         async with aclosing(everywhere) as batches:
             async for batch in batches:
                 rows = await in_thread(chosen, batch)
@@ -303,10 +293,10 @@ class Comparison:
     async def unlike_among(self, ids: Sequence[str]) -> list[str]:
         """Return the ids whose rows differ now, or exist on one side only."""
         differing: list[str] = []
-        for start in range(0, len(ids), self._size):
-            block = ids[start : start + self._size]
+        for start in range(0, len(ids), self.size):
+            block = ids[start : start + self.size]
             source_rows, target_rows = await together(
-                partial(self._looked_up, table, block) for table in (self._source, self._target)
+                partial(self._looked_up, table, block) for table in (self.source, self.target)
             )
             differing += [id for id in block if source_rows.get(id) != target_rows.get(id)]
         return differing
@@ -322,9 +312,9 @@ class Comparison:
             ids = upserted.column("id").to_pylist()
             wanted.update(zip(ids, hashes.rows.tolist(), strict=True))
         every, differing = list(wanted), []
-        for start in range(0, len(every), self._size):
-            block = every[start : start + self._size]
-            stored = await self._looked_up(self._target, block)
+        for start in range(0, len(every), self.size):
+            block = every[start : start + self.size]
+            stored = await self._looked_up(self.target, block)
             differing += [id for id in block if stored.get(id) != wanted[id]]
         return differing
 

@@ -24,16 +24,12 @@ from aiovec.errors import AiovecError, MigrationError
 
 from .compare import Difference
 from .cut_over import Cutover, complete
-from .embedding import Reembedding
-from .events import Listener, Options, unheard
-from .limits import Limits
 from .marks import begin_move, end_move, fill, reenter, resume_writers
 from .moving import TableMove
-from .places import OpenPlace
 from .planning import Plan, drops_others, look
 from .tables import OpenTable
 from .toml import TomlFile
-from .work import Step, Work, no_step
+from .work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,31 +107,19 @@ class Report:
         return lines
 
 
+@dataclass(slots=True, eq=False)
 class Migration:
     """One migration between two open stores, whose lock the caller holds.
 
     ``toml`` is needed only for a switch.
     """
 
-    def __init__(
-        self,
-        source: OpenPlace,
-        target: OpenPlace,
-        options: Options | None = None,
-        *,
-        toml: TomlFile | None = None,
-        transform: Reembedding | None = None,
-        listener: Listener = unheard,
-        step: Step = no_step,
-        limits: Limits | None = None,
-    ) -> None:
-        options, limits = options or Options(), limits or Limits()
-        self.work = Work(source, target, options, limits, listener, step, transform)
-        self._toml = toml
+    work: Work
+    toml: TomlFile | None = None
 
     async def look(self) -> Plan:
         """Return what a run would do and any problems that would stop it."""
-        work, toml = self.work, self._toml
+        work, toml = self.work, self.toml
         plan = await look(work)
         if plan.has_moved:
             return plan
@@ -159,7 +143,7 @@ class Migration:
         plan.check()
         if plan.has_moved:
             work.source.backend.act_for(work.run)
-            await complete(work, self._toml)
+            await complete(work, self.toml)
             return self._report([], switched=True)
         record = await self._mark(plan)
         tables = await self._tables(record)
@@ -176,8 +160,8 @@ class Migration:
         reports = [
             TableReport(table.name, await table.verify(), removed=table.removed) for table in tables
         ]
-        if work.options.switch and self._toml is not None:
-            cut_over = Cutover(work, self._toml, tables)
+        if work.options.switch and self.toml is not None:
+            cut_over = Cutover(work, self.toml, tables)
             await cut_over.turn()
             return replace(self._report(reports, switched=True), pause=cut_over.pause)
         await self._release()
@@ -200,12 +184,12 @@ class Migration:
                 await self._fill(plan, before)
             await work.step("target:marked")
         if source.keeps_marks:
-            switches = work.options.switch and self._toml is not None
+            switches = work.options.switch and self.toml is not None
             mark = MoveMark(
                 work.run,
                 moved_to=target.backend.address,
                 backend=target.configured if switches else "",
-                config=self._toml.path if switches and self._toml is not None else "",
+                config=self.toml.path if switches and self.toml is not None else "",
                 target=target.backend.target,
                 source=source.backend.address,
                 target_marked=target.keeps_marks,

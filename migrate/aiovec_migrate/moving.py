@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiovec.backend.contract import Changes, StaleTableError
@@ -30,6 +31,7 @@ _SETTLE_ROUNDS, _REST = 50, 0.05
 _REST_ROUNDS, _LONG_REST = 20, 0.5
 
 
+@dataclass(slots=True, eq=False)
 class TableMove:
     """A table in the source and in the target.
 
@@ -37,16 +39,15 @@ class TableMove:
     rows differed at the last look. ``removed`` counts the rows that only the target had.
     """
 
-    def __init__(self, work: Work, source: OpenTable, target: OpenTable) -> None:
-        self.work = work
-        self.source = source
-        self.target = target
-        self.verified = False
-        self.suspects: set[str] = set()
-        self.removed = 0
-        self._number = 0  # all changes up to this one are in the target
-        self._page = 0
-        self._made: Comparison | None = None
+    work: Work
+    source: OpenTable
+    target: OpenTable
+    verified: bool = False
+    suspects: set[str] = field(default_factory=set)
+    removed: int = 0
+    _number: int = 0  # all changes up to this one are in the target
+    _page: int = 0
+    _made: Comparison | None = None
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from aiovec.backend import Schema
@@ -17,12 +18,12 @@ MOST_TIMES = 20
 _ROW_BYTES = 512
 
 
+@dataclass(slots=True, eq=False)
 class OpenTable:
     """A table of one store."""
 
-    def __init__(self, backend: Backend, handle: TableHandle) -> None:
-        self.backend = backend
-        self.handle = handle
+    backend: Backend
+    handle: TableHandle
 
     @classmethod
     async def open(cls, backend: Backend, name: str) -> OpenTable:

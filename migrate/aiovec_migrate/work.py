@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from aiovec.backend import Schema
 
 from .embedding import Reembedding
-from .events import Event, Kind, Listener, Options, Phase
+from .events import Event, Kind, Listener, Options, Phase, unheard
 from .limits import Limits
 from .places import OpenPlace
 
@@ -36,10 +36,10 @@ class Work:
 
     source: OpenPlace
     target: OpenPlace
-    options: Options
-    limits: Limits
-    listener: Listener
-    step: Step
+    options: Options = field(default_factory=Options)
+    limits: Limits = field(default_factory=Limits)
+    listener: Listener = unheard
+    step: Step = no_step
     transform: Reembedding | None = None
     phase: Phase = "marking"
 

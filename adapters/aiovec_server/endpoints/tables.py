@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
@@ -21,8 +21,6 @@ from ..call import JSON, Call
 from ..once import key_name
 from ..problems import RequestError
 from .declaring import endpoint
-
-_T = TypeVar("_T")
 
 _FIELD = "/tables/{table}/fields/{field}"
 # Tables that one request reads at once: each may open files of a bucket.

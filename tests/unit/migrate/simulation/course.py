@@ -17,6 +17,7 @@ from aiovec_migrate import Event, Options
 from aiovec_migrate.limits import Limits
 from aiovec_migrate.migration import Migration
 from aiovec_migrate.places import OpenPlace
+from aiovec_migrate.work import Work
 
 from .app import SCHEMA, Worker, as_table, comparable, make_row
 from .backend import LOOKS, ModelBackend
@@ -250,16 +251,15 @@ class Course:
             async with world.locked():
                 await source.open()
                 await target.open()
-                migration = Migration(
+                run = Work(
                     OpenPlace(source, names[0]),
                     OpenPlace(target, names[1]),
                     self.scenario.options,
-                    toml=ModelToml(world),
-                    listener=listen,
-                    step=step,
-                    limits=self.limits,
+                    self.limits,
+                    listen,
+                    step,
                 )
-                await work(migration)
+                await work(Migration(run, ModelToml(world)))
                 await source.close()
                 await target.close()
         except AiovecError as error:
