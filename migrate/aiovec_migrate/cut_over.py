@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from aiovec.backend.threads import together
@@ -39,18 +40,18 @@ class CalledOffError(Exception):
 _PERMANENT = (ConfigError, MigrationError)
 
 
+@dataclass(slots=True, eq=False)
 class Cutover:
     """The cut-over of one run. ``pause`` is the longest time that writers waited, in seconds."""
 
-    def __init__(self, work: Work, toml: TomlFile, tables: Sequence[TableMove]) -> None:
-        self._work = work
-        self._toml = toml
-        self._tables = tables
-        self.pause = 0.0
+    work: Work
+    toml: TomlFile
+    tables: Sequence[TableMove]
+    pause: float = 0.0
 
     async def turn(self) -> None:
         """Switch all apps to the target. MigrationError after several attempts without effect."""
-        work = self._work
+        work = self.work
         work.enter("switching")
         rest, reason = _FIRST_REST, ""
         for attempt in range(work.options.attempts):
@@ -64,7 +65,7 @@ class Cutover:
                 reason = str(exc)
             else:
                 await work.step("cut-over:moved")
-                await complete(work, self._toml)
+                await complete(work, self.toml)
                 return
         raise MigrationError(
             f"could not switch after {work.options.attempts} attempts: {reason}. Apps still use "
@@ -72,8 +73,8 @@ class Cutover:
         )
 
     async def _move(self) -> None:
-        work, source = self._work, self._work.source.backend
-        for table in self._tables:
+        work, source = self.work, self.work.source.backend
+        for table in self.tables:
             if table.verified:
                 await table.settle()
             else:
@@ -85,7 +86,7 @@ class Cutover:
         try:
             # Before anybody waits, and again as the last check: the file may be edited at any
             # time, and from the mark on apps follow it.
-            await self._toml.check(work.source, work.target)
+            await self.toml.check(work.source, work.target)
             async with asyncio.timeout(limit * _SHARE):
                 await pause_writers(source, work.run, limit)
                 await work.step("cut-over:paused")
@@ -94,7 +95,7 @@ class Cutover:
                 mark = records[1].mark
                 if work.target.keeps_marks and (mark is None or mark.run != work.run):
                     raise MigrationError(f"the mark of this run in {work.target} was removed")
-                await self._toml.check(work.source, work.target)
+                await self.toml.check(work.source, work.target)
             if now() - began > limit * _SHARE:
                 raise TimeoutError
         except BaseException as exc:
@@ -118,7 +119,7 @@ class Cutover:
     async def _release(self) -> None:
         """Let the writers go on. If this fails, they end the pause themselves at its limit."""
         with suppress(AiovecError):
-            await asyncio.shield(resume_writers(self._work.source.backend, self._work.run))
+            await asyncio.shield(resume_writers(self.work.source.backend, self.work.run))
 
     async def _last_changes(self) -> None:
         """Apply and compare the changes made before the pause, in several tables at a time."""
@@ -127,11 +128,11 @@ class Cutover:
             if wrong := await table.last_changes():
                 raise CalledOffError(wrong)
 
-        await together([partial(last, table) for table in self._tables], _AT_ONCE)
-        await self._work.step("cut-over:checked")
+        await together([partial(last, table) for table in self.tables], _AT_ONCE)
+        await self.work.step("cut-over:checked")
 
     async def _set_moved(self, generation: int) -> bool:
-        run, source = self._work.run, self._work.source
+        run, source = self.work.run, self.work.source
         try:
             return await set_moved(source.backend, run, generation)
         except AiovecError as exc:
