@@ -42,8 +42,9 @@ def _strip_marks(path: Path) -> None:
 
 def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
     """Write the present state to a new file, which is either complete or not there."""
+    taken = InvalidArgumentError("path", str(path), "a path that does not exist yet")
     if os.path.lexists(path):
-        raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
+        raise taken
     check_free_name(str(path))
     if not path.parent.is_dir():
         raise InvalidArgumentError("path", str(path), "a file in a folder that exists")
@@ -61,9 +62,7 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
             try:
                 rename_new(partial, path)
             except FileExistsError:
-                raise InvalidArgumentError(
-                    "path", str(path), "a path that does not exist yet"
-                ) from None
+                raise taken from None
             flush_folder(path.parent)
     finally:
         with suppress(OSError):

@@ -36,10 +36,15 @@ def table_names(db: sqlite3.Connection) -> list[str]:
 
 
 def open_table(db: sqlite3.Connection, name: str) -> TableHandle:
+    table = _existing(db, name)
+    return TableHandle(name, table.schema, table.epoch)
+
+
+def _existing(db: sqlite3.Connection, name: str) -> TableLayout:
     table = read_table(db, name)
     if table is None:
         raise TableNotFoundError(name, table_names(db))
-    return TableHandle(name, table.schema, table.epoch)
+    return table
 
 
 def create_table(
@@ -138,9 +143,7 @@ def rename_field(
 
 def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None:
     """Change only the entry: the table keeps its names in the file."""
-    table = read_table(tx.db, old)
-    if table is None:
-        raise TableNotFoundError(old, table_names(tx.db))
+    table = _existing(tx.db, old)
     if read_table(tx.db, new) is not None:
         raise TableExistsError(new)
     check_free(tx)
@@ -164,9 +167,7 @@ def _alter(tx: Transaction, table: TableLayout, schema: Schema) -> None:
 
 
 def drop_table(tx: Transaction, name: str, check_free: Check) -> None:
-    table = read_table(tx.db, name)
-    if table is None:
-        raise TableNotFoundError(name, table_names(tx.db))
+    table = _existing(tx.db, name)
     check_free(tx)
     text.drop_all(tx, name)
     tx.db.execute(f"DROP TABLE {table.vec}")

@@ -406,14 +406,9 @@ def update(
         tx.check()
         numbers = range(start, start + len(block))
         start += len(block)
-        if payload:
-            texts = _patched(tx, table, payload, block)
-            changes: Iterable[tuple[Any, ...]] = (
-                (*bound, *change) for change in zip(texts, numbers, block, strict=True)
-            )
-        else:
-            changes = ((*bound, *change) for change in zip(numbers, block, strict=True))
-        tx.db.executemany(sql, changes)
+        texts = [_patched(tx, table, payload, block)] if payload else []
+        changes = zip(*texts, numbers, block, strict=True)
+        tx.db.executemany(sql, ((*bound, *change) for change in changes))
         if vector is not None:
             vectors = np.broadcast_to(vector, (len(block), len(vector)))
             _change_vectors(tx, table, block, vectors, _stored_partitions(tx, table, block))
