@@ -105,16 +105,20 @@ async def _recall(
     # All at once: a search that reads them takes three times as long.
     query = table.lance.take_row_ids(sorted(set().union(*hits))).select(["_rowid", vector])
     taken = await table.session.run(query.to_arrow())
-    vectors = dict(zip(taken["_rowid"].to_pylist(), to_matrix(taken[vector]), strict=True))
-    shares = []
-    for n, rows in enumerate(hits):
-        near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
-        close = _closeness(near, points[n][None, :], metric)
-        count = int((close >= nearest.least[n]).sum()) - nearest.itself[n]
-        shares.append(min(max(0.0, count / max(1, nearest.counts[n])), 1.0))
-    of_groups = np.reshape(shares, (-1, questions.groups))
-    worst = of_groups[:, of_groups.mean(axis=0).argmin()]
-    return float(worst.mean()), float(worst.std()) / math.sqrt(len(worst))
+
+    def of_worst_group() -> tuple[float, float]:
+        vectors = dict(zip(taken["_rowid"].to_pylist(), to_matrix(taken[vector]), strict=True))
+        shares = []
+        for n, rows in enumerate(hits):
+            near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))
+            close = _closeness(near, points[n][None, :], metric)
+            count = int((close >= nearest.least[n]).sum()) - nearest.itself[n]
+            shares.append(min(max(0.0, count / max(1, nearest.counts[n])), 1.0))
+        of_groups = np.reshape(shares, (-1, questions.groups))
+        worst = of_groups[:, of_groups.mean(axis=0).argmin()]
+        return float(worst.mean()), float(worst.std()) / math.sqrt(len(worst))
+
+    return await in_thread(of_worst_group)
 
 
 def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
