@@ -106,7 +106,8 @@ async def run_and_stop(
     """Make the calls at once, and stop one of them so many seconds after its ``at``-th await began:
     at once, or while a thread works."""
     how, delay = way
-    which = at % len(calls)  # the first one begins to work, those behind it wait
+    # The first one begins to work, those behind it wait: another one for each await and each delay.
+    which = (at + round(1000 * delay)) % len(calls)
     made = [
         stopped_at(call(place), at, STOPS[how], delay) if n == which else call(place)
         for n, call in enumerate(calls)
