@@ -106,38 +106,38 @@ class Oracle:
     # Tables
 
     def create_table(self, table: str, schema: Schema, *, exist_ok: bool = False) -> Schema:
-        there = self.held.get(table)
-        if there is None:
-            there = self.held[table] = OracleTable(schema)
+        held = self.held.get(table)
+        if held is None:
+            held = self.held[table] = OracleTable(schema)
         elif not exist_ok:
             raise TableExistsError(table)
-        elif there.schema != schema:
-            if Schema.from_json({**schema.to_dict(), "model": there.schema.model}) == there.schema:
-                raise ModelMismatchError(table, there.schema.model, schema.model)
+        elif held.schema != schema:
+            if Schema.from_json({**schema.to_dict(), "model": held.schema.model}) == held.schema:
+                raise ModelMismatchError(table, held.schema.model, schema.model)
             raise SchemaMismatchError(table, ["another schema"])
-        return there.schema
+        return held.schema
 
     def add_field(self, table: str, name: str, field: Field) -> None:
-        there = self._table(table)
-        taken = {"id", "payload", there.schema.vector.lower(), *map(str.lower, there.schema.fields)}
+        held = self._table(table)
+        taken = {"id", "payload", held.schema.vector.lower(), *map(str.lower, held.schema.fields)}
         if name.lower() in taken:
             raise InvalidNameError(name, "field", "it is taken")
-        there.schema = there.schema.with_field(name, field)
-        for row in there.rows.values():
+        held.schema = held.schema.with_field(name, field)
+        for row in held.rows.values():
             row.fields[name] = None
 
     def drop_field(self, table: str, field: str) -> None:
-        there = self._table(table)
-        self._check_field(there, field)
-        there.schema = there.schema.without_field(field)
-        for row in there.rows.values():
+        held = self._table(table)
+        self._check_field(held, field)
+        held.schema = held.schema.without_field(field)
+        for row in held.rows.values():
             del row.fields[field]
 
     def rename_field(self, table: str, old: str, new: str) -> None:
-        there = self._table(table)
-        self._check_field(there, old)
-        there.schema = there.schema.with_renamed_field(old, new)
-        for row in there.rows.values():
+        held = self._table(table)
+        self._check_field(held, old)
+        held.schema = held.schema.with_renamed_field(old, new)
+        for row in held.rows.values():
             row.fields[new] = row.fields.pop(old)
 
     def rename_table(self, old: str, new: str) -> None:
@@ -166,35 +166,35 @@ class Oracle:
     ) -> int:
         if on_conflict == "replace":
             return self.upsert(table, rows, model=model)
-        there = self._table(table)
+        held = self._table(table)
         added = self._checked(table, rows, model)
         if on_conflict == "skip":
-            new = {row.id: row for row in reversed(added) if row.id not in there.rows}
-            there.rows |= new
+            new = {row.id: row for row in reversed(added) if row.id not in held.rows}
+            held.rows |= new
             return len(new)
         ids = [row.id for row in added]
         if len(set(ids)) != len(ids):
             repeated = sorted({id for id in ids if ids.count(id) > 1})
             raise DuplicateIdError(table, repeated, within_call=True)
-        if known := [id for id in ids if id in there.rows]:
+        if known := [id for id in ids if id in held.rows]:
             raise DuplicateIdError(table, known)
-        there.rows |= {row.id: row for row in added}
+        held.rows |= {row.id: row for row in added}
         return len(added)
 
     def upsert(
         self, table: str, rows: Sequence[Mapping[str, Any]], *, model: str | None = None
     ) -> int:
-        there = self._table(table)
+        held = self._table(table)
         added: dict[str, OracleRow] = {}
         for row in self._checked(table, rows, model):
             added.pop(row.id, None)
             added[row.id] = row
         for id, row in added.items():
-            now = there.rows.get(id, row).fields
-            for name, declared in there.schema.fields.items():
+            now = held.rows.get(id, row).fields
+            for name, declared in held.schema.fields.items():
                 if declared.partition and now[name] != row.fields[name]:
                     raise InvalidRowError("in another partition", id=id, field=name)
-        there.rows |= added
+        held.rows |= added
         return len(added)
 
     def update(
@@ -209,8 +209,8 @@ class Oracle:
             raise InvalidArgumentError(
                 "ids or where", None, "given; to update every row pass where='TRUE'"
             )
-        there = self._table(table)
-        schema = there.schema
+        held = self._table(table)
+        schema = held.schema
         values = {
             name: _value(name, schema.fields[name], value, None, None)
             for name, value in fields.items()
@@ -224,7 +224,7 @@ class Oracle:
         if payload and not schema.payload:
             raise InvalidRowError("not declared", field=next(iter(payload))[0])
         wanted = None if ids is None else {ids} if isinstance(ids, str) else set(ids)
-        selected = [r for r in self._selected(there, where) if wanted is None or r.id in wanted]
+        selected = [r for r in self._selected(held, where) if wanted is None or r.id in wanted]
         changed = [_changed(row.payload, payload, row.id) for row in selected]
         for row, new in zip(selected, changed, strict=True):
             row.fields |= values
@@ -239,14 +239,14 @@ class Oracle:
         *,
         model: str | None = None,
     ) -> int:
-        there = self._table(table)
-        _check_model(table, there.schema, model)
+        held = self._table(table)
+        _check_model(table, held.schema, model)
         if len(ids) != len(vectors):
             expected = f"a sequence of {len(ids)} vectors, one for each id"
             raise InvalidArgumentError("vectors", len(vectors), expected)
         given = zip(ids, vectors, strict=True)
-        new = {id: _vector(v, there.schema, n, id) for n, (id, v) in enumerate(given)}
-        result = [there.rows[id] for id in new if id in there.rows]
+        new = {id: _vector(v, held.schema, n, id) for n, (id, v) in enumerate(given)}
+        result = [held.rows[id] for id in new if id in held.rows]
         for row in result:
             row.vector = new[row.id]
         return len(result)
@@ -254,13 +254,13 @@ class Oracle:
     def delete(
         self, table: str, ids: str | Iterable[str] | None = None, *, where: Expr | None = None
     ) -> int:
-        there = self._table(table)
-        selected = self._selected(there, where)
+        held = self._table(table)
+        selected = self._selected(held, where)
         if ids is not None:
             wanted = {ids} if isinstance(ids, str) else set(ids)
             selected = [row for row in selected if row.id in wanted]
         for row in selected:
-            del there.rows[row.id]
+            del held.rows[row.id]
         return len(selected)
 
     # Reading
@@ -269,9 +269,9 @@ class Oracle:
         return set(ids) & self._table(table).rows.keys()
 
     def get(self, table: str, ids: str | Iterable[str]) -> list[OracleRow]:
-        there = self._table(table)
+        held = self._table(table)
         wanted = [ids] if isinstance(ids, str) else list(ids)
-        return [there.rows[id] for id in wanted if id in there.rows]
+        return [held.rows[id] for id in wanted if id in held.rows]
 
     def find(
         self,
@@ -296,11 +296,11 @@ class Oracle:
         where: Where = None,
         model: str | None = None,
     ) -> OracleHits:
-        there = self._table(table)
-        _check_model(table, there.schema, model)
-        query = _vector(vector, there.schema, None, None).astype(np.float64)
-        rows = [row for row in self._selected(there, where) if row.vector is not None]
-        hits = [_hit(there.schema.metric, query, row) for row in rows]
+        held = self._table(table)
+        _check_model(table, held.schema, model)
+        query = _vector(vector, held.schema, None, None).astype(np.float64)
+        rows = [row for row in self._selected(held, where) if row.vector is not None]
+        hits = [_hit(held.schema.metric, query, row) for row in rows]
         hits.sort(key=lambda hit: (hit.distance, hit.row.id))
         return OracleHits(hits, limit)
 
@@ -420,14 +420,14 @@ def _changed(
     """A payload with keys set or removed, at any depth."""
     new = dict(payload)
     for (key, *deeper), value in changes.items():
-        there = new.get(key)
+        held = new.get(key)
         if deeper and value is REMOVE:
-            if isinstance(there, dict):
-                new[key] = _changed(there, {tuple(deeper): value}, id)
+            if isinstance(held, dict):
+                new[key] = _changed(held, {tuple(deeper): value}, id)
         elif deeper:
-            if not isinstance(there, dict | None):
+            if not isinstance(held, dict | None):
                 raise InvalidRowError("no object", id=id, field=".".join(["payload", key, *deeper]))
-            new[key] = _changed(there or {}, {tuple(deeper): value}, id)
+            new[key] = _changed(held or {}, {tuple(deeper): value}, id)
         elif value is REMOVE:
             new.pop(key, None)
         else:

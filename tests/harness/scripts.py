@@ -245,9 +245,9 @@ def _field(wanted: str | None) -> Callable[[Model, int], list[Call]]:
     """Have this field and none of the others that come and go."""
 
     def first(model: Model, n: int) -> list[Call]:
-        there = {"late", "later"} & model.held[TABLE].schema.fields.keys()
-        calls: list[Call] = [lambda s, f=f: s.drop_field(TABLE, f) for f in there - {wanted}]
-        if wanted and wanted not in there:
+        existing = {"late", "later"} & model.held[TABLE].schema.fields.keys()
+        calls: list[Call] = [lambda s, f=f: s.drop_field(TABLE, f) for f in existing - {wanted}]
+        if wanted and wanted not in existing:
             calls.append(lambda s: s.add_field(TABLE, wanted, Field(int, index="btree")))
             calls.append(lambda s: s.update(TABLE, {wanted: n}, ids=KEPT))
         return calls
@@ -264,8 +264,8 @@ def _marked_for_deletion(model: Model, n: int) -> list[Call]:
 def _without_index(field: str, kind: str) -> Callable[[Model, int], list[Call]]:
     def first(model: Model, n: int) -> list[Call]:
         result = model.held[TABLE].schema.fields[field]
-        there = result.text if kind == "text" else result.index == kind
-        return [lambda s: s.drop_field_index(TABLE, field, kind)] if there else []
+        existing = result.text if kind == "text" else result.index == kind
+        return [lambda s: s.drop_field_index(TABLE, field, kind)] if existing else []
 
     return first
 
