@@ -471,6 +471,39 @@ class TextContract(ContractBase):
             not hit.highlights for hit in await store.search_text("notes", "wool", highlight=False)
         )
 
+    @pytest.mark.core
+    async def test_a_snippet_of_a_long_text_shows_the_best_part_and_where_it_is_cut(
+        self, store: VectorStore
+    ) -> None:
+        """A phrase wherever it stands, and the part with the most different words."""
+        self.need(store, "text")
+        await store.create_table("notes", TEXTS)
+        filler = "some other words " * 1_000
+        spread = {f"{n}": f"{'x' * n} red wool hats {filler}" for n in range(0, 2_200, 71)}
+        texts = {
+            "first": f"yarn {filler}", "middle": f"{filler} yarn {filler}",
+            "last": f"{filler} yarn", "nul": f"a\0yarn {filler}", "short": "yarn & <b>",
+        }  # fmt: skip
+        many = {"many": f"{'loom ' * 2_000}{filler} loom hat {filler}"}
+        await store.insert("notes", pages(spread | texts | many))
+
+        async def snippets(query: str) -> dict[str, str]:
+            hits = await store.search_text("notes", query, highlight=("[", "]"), limit=100)
+            return {hit.id: hit.highlights["body"] for hit in hits}
+
+        shown = await snippets('"red wool hats"')
+        assert shown.keys() == spread.keys()
+        assert all("[red wool hats]" in snippet for snippet in shown.values())
+        shown = await snippets("yarn")
+        assert shown.keys() == texts.keys()
+        assert (shown["first"][:6], shown["first"][-1]) == ("[yarn]", "…")
+        assert 20 < len(shown["first"].split()) < 40
+        assert (shown["middle"][0], shown["middle"][-1]) == ("…", "…")
+        assert (shown["last"][0], shown["last"][-6:]) == ("…", "[yarn]")
+        assert "[yarn]" in shown["nul"]
+        assert shown["short"] == "[yarn] & <b>"
+        assert "[loom] [hat]" in (await snippets("loom hat"))["many"]
+
     async def test_highlights_mark_parts_of_words(self, store: VectorStore) -> None:
         await self._texts(store, NGRAM, _GRAMS)
         for query, id, marked in (
