@@ -356,15 +356,18 @@ async def test_a_scan_file_that_is_not_the_tables_is_never_used(
     folder: Path, attack: Attack
 ) -> None:
     await attack.act(folder)
+    before = set(scan_files(folder))
     async with opened(folder / NAME) as store:
         await store.search(TABLE, [1.0] * DIM, limit=1)
-        with case("the first search"):
-            in_memory = (await searched(store))["searched"] == "in memory"
-            assert in_memory is attack.counts
+        if attack.counts:
+            assert (await searched(store))["searched"] == "in memory"
         for name in await store.tables():
             await check(store, name)
             await ready(store, name)
             await check(store, name)
+        await kept(store, folder, len(await store.tables()))
+        assert (before <= set(scan_files(folder))) is attack.counts
+        assert before.isdisjoint(scan_files(folder)) is not attack.counts
 
 
 async def test_a_store_is_copied_and_moved_with_its_file(folder: Path) -> None:
