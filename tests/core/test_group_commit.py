@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from tests.harness.waiting import until
 
-from aiovec import StoreUnreachableError
+from aiovec import StoreBusyError, StoreUnreachableError
 from aiovec.backend.commit import Committer, GroupCommit, WriteCall
 from aiovec.backend.limits import Deadline, Gate
 from aiovec.backend.marks import MoveMark
@@ -130,3 +130,17 @@ async def test_a_write_that_is_cancelled_before_its_group_begins_it_is_never_don
     call.go_on.set()
     await commits.finish()
     assert not call.ended
+
+
+async def test_a_write_that_waits_for_another_gives_up_at_its_deadline() -> None:
+    """The one that has begun does not, and the other is never done."""
+    commits = GroupCommit(Failing(), Gate("full"))
+    call, behind = Slow(), WriteCall()
+    running = asyncio.ensure_future(commits.run(call, Deadline(0)))
+    await until(lambda: call.has_begun)
+    with pytest.raises(StoreBusyError, match="other writes of this process take too long"):
+        await commits.run(behind, Deadline(0))
+    assert not behind.begin()
+    call.go_on.set()
+    assert await running == "done"
+    await commits.finish()
