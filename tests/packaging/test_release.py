@@ -29,7 +29,9 @@ def test_every_campaign_is_in_one_job_of_the_release() -> None:
 
 def test_what_the_emulator_skips_are_names_of_tests() -> None:
     script = (ROOT / "scripts/try-arm64").read_text("utf-8")
-    (skipped,) = re.findall(r'^skipped="(.+)"', script, re.MULTILINE)
+    lines = re.findall(r'^skipped="(.+)"', script, re.MULTILINE)
+    skipped = {part for line in lines for part in line.split(" or ")} - {"$skipped"}
+    assert skipped
     files = [
         *(ROOT / "tests/contract").glob("*.py"),
         ROOT / "tests/unit/sqlite/test_native_scan.py",
@@ -37,4 +39,4 @@ def test_what_the_emulator_skips_are_names_of_tests() -> None:
     tests = " ".join(
         name for file in files for name in re.findall(r"def (test_\w+)", file.read_text("utf-8"))
     )
-    assert [part for part in skipped.split(" or ") if part not in tests] == []
+    assert [part for part in sorted(skipped) if part not in tests] == []
