@@ -45,6 +45,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Toy]:
     return toy.created
 
 
+@pytest.mark.slow  # the process waits ten seconds for the opening when it ends
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_an_opening_that_hangs_holds_up_neither_its_caller_nor_the_process(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "aiovec.toml")  # a read of it waits as one on a dead network share does
