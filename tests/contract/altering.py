@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -300,7 +301,12 @@ class AlteringContract(ContractBase):
     async def test_calls_are_let_through_by_those_who_alter_without_a_pause(
         self, store: VectorStore
     ) -> None:
+        """Also a call that takes longer than the pause between two alterations."""
         await store.create_table("notes", Schema(DIM, fields={"year": int}))
+        many = [
+            {"id": f"m{n}", "embedding": vector, "year": -1}
+            for n, vector in enumerate(vectors(3000))
+        ]
         ended = asyncio.Event()
 
         async def alter(name: str) -> None:
@@ -310,6 +316,8 @@ class AlteringContract(ContractBase):
 
         altering = [asyncio.ensure_future(alter(f"field{n}")) for n in range(2)]
         try:
+            assert await store.insert("notes", many) == 3000
+            assert await store.delete("notes", where="year = -1") == 3000
             for n in range(10):
                 row = {"id": f"r{n}", "embedding": vectors(1)[0], "year": n}
                 assert await store.insert("notes", [row]) == 1
@@ -342,6 +350,19 @@ class AlteringContract(ContractBase):
             await one.create_table("notes", Schema(2))
             assert await two.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1
             assert ids_of(await one.search("notes", [1, 2])) == ["x"]
+
+    @pytest.mark.arrow
+    async def test_an_export_that_began_anew_holds_up_no_alteration(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
+            await one.create_table("notes", SMALL)
+            assert await two.insert("notes", small_rows(2)) == 2
+            await one.add_field("notes", "added", Field(str))
+            async with aclosing(two.export("notes", batch_size=1)) as batches:
+                assert (await anext(batches)).num_rows == 1
+                async with asyncio.timeout(20):  # busy_timeout is longer
+                    await two.add_field("notes", "more", Field(str))
+                assert [batch.num_rows async for batch in batches] == [1]
 
     @pytest.mark.arrow
     async def test_a_store_that_was_idle_refuses_nothing_by_an_earlier_schema(

@@ -141,6 +141,9 @@ class Backends:
         # The replaced backends, until their last calls have ended.
         self._retired: dict[ActiveBackend, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
+        # Calls that were overtaken by an alteration or a move and have not ended.
+        self._overtaken = 0
+        self._none_overtaken = asyncio.Event()
         self._next_look = self._first_look()
         self._closed = False
 
@@ -189,7 +192,11 @@ class Backends:
         """Prepare the next attempt of a call, whose attempts so far have ``failed``.
 
         Raises the error, or one that says why, if no attempt can succeed or it was the ``last``.
+        The call says ``got_through`` when it needs no further one.
         """
+        if failed == 1:
+            self._overtaken += 1
+            self._none_overtaken.clear()
         last = last or (failed >= _LEAST_ATTEMPTS and deadline.left() <= 0)
         if isinstance(error, StaleTableError):
             active.forget_all()
@@ -199,6 +206,20 @@ class Backends:
                 raise deadline.error(reason) from error
         elif last or not await self._follow(active, error):
             raise error
+
+    def got_through(self) -> None:
+        self._overtaken -= 1
+        if not self._overtaken:
+            self._none_overtaken.set()
+
+    async def let_through(self, deadline: Deadline) -> None:
+        """Have an alteration wait for the calls that others have overtaken, until its deadline.
+
+        Otherwise a call that takes longer than the pause between two alterations never succeeds.
+        """
+        if self._overtaken:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._none_overtaken.wait(), max(0, deadline.left()))
 
     async def _follow(
         self, left: ActiveBackend, error: StoreMovedError | StoreReplacedError
