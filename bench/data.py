@@ -97,9 +97,14 @@ class Data:
             "text": self.texts[number],
         }
 
+    def pairs(self, count: int, seed: int = 7) -> Int64Array:
+        """Return two rows for each point that ``mixed`` makes; the first has the larger share."""
+        rows: Int64Array = np.random.default_rng(seed).integers(len(self), size=(2, count))
+        return rows
+
     def mixed(self, count: int, share: float = 0.6, seed: int = 7) -> Float32Array:
         """Return points between two vectors each."""
-        one, two = np.random.default_rng(seed).integers(len(self), size=(2, count))
+        one, two = self.pairs(count, seed)
         points: Float32Array = share * self.vectors[one] + (1 - share) * self.vectors[two]
         return points
 
@@ -164,7 +169,7 @@ def load(rows: int, folder: str | None = None, dim: int = DIM) -> Data:
     real = _read(Path(place))
     more = max(0, rows - len(real))
     vectors = np.concatenate([real.vectors[:rows], real.mixed(more)])
-    texts = [*real.texts[:rows], *(real.texts[row % len(real)] for row in range(more))]
+    texts = [*real.texts[:rows], *(real.texts[row] for row in real.pairs(more)[0])]
     origin = real.origin + (" and mixes of two" if more else "")
     return Data(origin, vectors, texts, real.queries)
 

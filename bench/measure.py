@@ -205,6 +205,15 @@ async def beside(work: Awaitable[object]) -> AsyncIterator[asyncio.Future[object
             await task
 
 
+def most_memory() -> float:
+    """Return the most memory of this process in MiB, without what its parent had.
+
+    ``ru_maxrss`` begins with the parent's.
+    """
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 async def fresh(module: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Run a module of the benchmarks in a process of its own; both sides speak JSON."""
     out = await output(sys.executable, "-m", f"bench.{module}", json.dumps(asked))

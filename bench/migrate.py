@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import shutil
 import sys
 import time
@@ -19,7 +18,7 @@ import aiovec
 import aiovec_migrate
 
 from .data import TABLE, generate
-from .measure import Options, Result, fresh, interleaved, medians, ratios
+from .measure import Options, Result, fresh, interleaved, medians, most_memory, ratios
 from .stores import fill
 
 _ROWS, _DIM, _ROUNDS = 100_000, 768, 3
@@ -115,8 +114,7 @@ async def _timed(asked: dict[str, Any]) -> dict[str, float]:
     else:
         await aiovec_migrate.run(asked["source"], asked["target"], listener=listen)
     seconds = time.perf_counter() - started
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "memory": most, **phases}
+    return {"seconds": seconds, "memory": most_memory(), **phases}
 
 
 if __name__ == "__main__":

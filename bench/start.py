@@ -37,7 +37,7 @@ asyncio.run(main())
 """
 # What such a process imports of other packages: the part of its start that is not ours.
 _PACKAGES_OF_A_SEARCH = "import aiosqlite, asyncio, numpy"
-_MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+_MEMORY = "print(int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) / 1024)"
 
 
 async def run(options: Options) -> list[Result]:

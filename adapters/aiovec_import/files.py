@@ -39,23 +39,22 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)
 
 
 @contextmanager
-def reading(
-    path: Path | str, cure: str = ". Write the file again, or in another format"
-) -> Iterator[None]:
-    """Turn any exception of a reader into a ConfigError that names the file."""
+def reading(path: Path | str | None) -> Iterator[None]:
+    """Turn any exception of a reader into a ConfigError that names the file; None is a store."""
     try:
         yield
     except AiovecError:
         raise
     except Exception as exc:
-        text = without_secrets(" ".join(str(exc).split()))[:300].rstrip(".")
+        text = without_secrets(" ".join(str(exc).split()))[:300].rstrip(".") or type(exc).__name__
+        if path is None:  # the error of a client, which knows what it could not do
+            raise ConfigError(f"the store cannot be read: {text}") from exc
         if isinstance(exc, RecursionError):
             text = "a value in it is nested too deeply"
         elif isinstance(exc, OSError) and exc.strerror:
             text = exc.strerror
-        raise ConfigError(
-            f"{path} cannot be read: {text or type(exc).__name__}{cure}", file=str(path)
-        ) from exc
+        cure = "Write the file again, or in another format"
+        raise ConfigError(f"{path} cannot be read: {text}. {cure}", file=str(path)) from exc
 
 
 def field_of_texts(kinds: set[str]) -> Field | None:

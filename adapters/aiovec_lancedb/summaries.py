@@ -45,7 +45,7 @@ async def value_counts(
 
     column = PayloadValue(ref.path).as_items if ref.path else name(ref.name)
     async for batch in await _batches(table, column, where):
-        await hop(_effort(batch), add, batch.column("value"))
+        await hop(_cost(batch), add, batch.column("value"))
 
     def most_frequent() -> list[tuple[Value, int]]:
         pairs = [(-count, key) for key, count in counts.items()]
@@ -66,11 +66,11 @@ async def bounds(table: Opened, ref: Ref, where: Expr | None) -> tuple[Value, Va
 
     column = PayloadValue(ref.path).as_scalar if ref.path else name(ref.name)
     async for batch in await _batches(table, column, where):
-        ends = await hop(_effort(batch), widen, batch.column("value"))
+        ends = await hop(_cost(batch), widen, batch.column("value"))
     return (ends[0][1], ends[1][1]) if ends else None
 
 
-def _effort(batch: pa.RecordBatch) -> int:
+def _cost(batch: pa.RecordBatch) -> int:
     """Return the work of processing the values, in short values."""
     return int(batch.num_rows + batch.get_total_buffer_size() // BYTES_A_VALUE)
 

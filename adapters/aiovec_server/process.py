@@ -1,7 +1,4 @@
-"""The process of a server: where it listens, uvicorn's server, and its end.
-
-It uses names of uvicorn that are not documented, so pyproject.toml pins uvicorn's minor version.
-"""
+"""The process of a server: where it listens, uvicorn's server, and its end."""
 
 from __future__ import annotations
 
@@ -18,10 +15,11 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from aiovec.backend.server import ServerSettings
-from aiovec.errors import ConfigError
+from aiovec.errors import AiovecError, ConfigError
 
 from .observing import STOPPING
 
@@ -35,6 +33,22 @@ _TOO_LARGE = (
 )
 _BACKLOG = 1024
 _CANCELLING = 5.0  # seconds that cancelled calls get to release what they hold
+
+# Names that uvicorn does not document: methods, and attributes that its constructors set.
+_OF_UVICORN = (
+    (uvicorn.Server, ("on_tick", "server_state", "force_exit")),
+    (ServerState, ("connections", "tasks", "total_requests")),
+    (RequestResponseCycle, ("response_complete",)),
+    (HttpToolsProtocol, ("connection_made", "data_received", "on_message_begin", "on_url",
+                         "on_headers_complete", "on_body", "send_400_response", "loop",
+                         "transport", "headers", "cycle", "server_state")),
+)  # fmt: skip
+for _class, _names in _OF_UVICORN:
+    if _lacking := {*_names} - {*dir(_class), *_class.__init__.__code__.co_names}:
+        raise AiovecError(
+            f"aiovec serve cannot use uvicorn {uvicorn.__version__}, whose {_class.__name__} has "
+            f'no {", ".join(_lacking)}; pip install "aiovec[server]" brings one that it can use'
+        )
 
 # uvicorn warns of each request that it cannot parse, so any client could fill the log.
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

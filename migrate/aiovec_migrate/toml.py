@@ -83,7 +83,7 @@ class TomlFile:
         address = place.create().target
         if address == target.backend.target:
             return
-        keys = {"", f"__{plugin_of(name).address_key or f'{name}__url'}".upper()}
+        keys = {"", f"__{plugin_of(name).address_key}".upper()}
         keys = {f"AIOVEC_RETRIEVAL{key}" for key in keys}
         variables = [name for name in sorted(os.environ) if name.upper() in keys]
         raise MigrationError(

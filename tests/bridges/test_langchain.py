@@ -18,7 +18,7 @@ from langchain_tests.integration_tests.indexer import (
 )
 from langchain_tests.integration_tests.vectorstores import VectorStoreIntegrationTests
 
-from aiovec import F, Field, FilterError, InvalidArgumentError, Schema, sync
+from aiovec import F, Field, FilterError, InvalidArgumentError, Schema, connect, sync
 from aiovec_langchain import (
     AiovecByteStore,
     AiovecDocumentIndex,
@@ -198,6 +198,13 @@ async def test_the_record_manager_uses_an_apps_own_clock(store: sync.VectorStore
     await records.aupdate(["a"])
     assert await records.aget_time() == 7
     assert await records.alist_keys(before=8) == ["a"]
+
+
+async def test_a_store_of_the_apps_own_loop_is_made_of_texts_and_searched() -> None:
+    async with connect(":memory:") as store:
+        made = await AiovecVectorStore.afrom_texts(["aaa", "bbb"], Letters(), store=store)
+        (document,) = await made.amax_marginal_relevance_search("b", 1, lambda_mult=0.1)
+        assert document.page_content == "bbb"
 
 
 def test_mem0_stores_searches_and_deletes(store: sync.VectorStore) -> None:

@@ -13,6 +13,7 @@ from tests.contract.base import case
 
 from aiovec import ConfigError
 from aiovec.backend.config import load_settings
+from aiovec.backend.place import find_place
 from aiovec.backend.settings import BackendSettings
 
 Toml = Callable[[str | bytes], Path]
@@ -208,3 +209,22 @@ def test_a_section_of_another_backend_has_its_own_keys(
     assert loaded.backend == "toy"
     assert vars(loaded.toy) == {"size": {"a": 1}, "colour": "red"}
     assert fault(toml("[retrieval]\ntoy = 3")).key == "retrieval.toy"
+
+
+def test_an_installed_backend_named_as_a_key_harms_no_file(
+    toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = dict.fromkeys(("backend", "server", "lancedb_url"), "ToyPlugin")
+    install(monkeypatch, tmp_path / "site", **names)
+    file = toml('[retrieval]\nlancedb_url = "x"\n[retrieval.server]\nport = 80')
+    loaded = retrieval(file)
+    assert (loaded.backend, loaded.lancedb_url, loaded.server.port) == ("sqlite", "x", 80)
+
+
+def test_a_backend_without_its_address_is_refused(
+    toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path / "site", toy="ToyPlugin")
+    file = toml('[retrieval]\nbackend = "toy"\n[retrieval.toy]\nurl = "toy://prod"')
+    with pytest.raises(ConfigError, match="toy_url is missing: it says where the toy store is"):
+        find_place(config=file)

@@ -87,6 +87,19 @@ def test_a_server_that_cannot_start_prints_one_line(run_serve: Run, tmp_path: Pa
     assert not (tmp_path / "notes.db").exists()
 
 
+def test_serve_refuses_a_uvicorn_that_lacks_a_name() -> None:
+    script = (
+        "from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol\n"
+        "del HttpToolsProtocol.send_400_response\n"
+        "from aiovec_server.command import app\n"
+        "app(['-s', ':memory:', '--port', '0'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: aiovec serve cannot use uvicorn ")
+    assert "HttpToolsProtocol has no send_400_response; pip install" in done.stderr
+
+
 def test_the_log_continues_after_a_record_that_cannot_be_formatted() -> None:
     script = (
         "import logging\n"

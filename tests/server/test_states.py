@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 from tests.server.apps import ARROW, VECTOR, ipc, notes
 
+import aiovec
+
 T = "/tables/notes"
 
 
@@ -53,3 +55,11 @@ async def test_a_write_is_cancelled_by_its_key_before_it_comes() -> None:
         await client.problem("POST", f"{T}/records", 409, json=row, headers=key)
         assert await client.ok("GET", f"{T}/count") == {"count": 5}
         await client.problem("DELETE", "/writes/%01", 422)
+
+
+async def test_the_store_says_its_backend_version_and_abilities() -> None:
+    async with notes() as client:
+        store = await client.ok("GET", "/store")
+        assert (store["backend"], store["version"]) == ("sqlite", aiovec.__version__)
+        abilities = set(store["abilities"])
+        assert {"text", "quantized"} <= abilities <= {"text", "quantized", "power-loss"}

@@ -220,6 +220,24 @@ def test_a_broken_importer_stops_no_other(
     )
 
 
+def test_a_client_that_cannot_open_a_store_says_what_it_missed(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+from aiovec_import.stores.common import CollectionSource
+class Kind(CollectionSource):
+    layout, names, collection, points = "torn store", None, None, None
+    recognise = classmethod(lambda kind, path: True)
+    def open(self, place):
+        raise FileNotFoundError(2, "No such file", "segments/7/vectors.bin")
+"""
+    install(folder / "site", "torn", "[aiovec.sources]\ntorn = torn:Kind", torn=code)
+    monkeypatch.syspath_prepend(folder / "site")
+    error = error_of("import", "torn:here", "-s", store)
+    assert "the store cannot be read" in error
+    assert "segments/7/vectors.bin" in error
+
+
 def test_a_place_without_a_source_is_refused(
     folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,7 +108,7 @@ class CollectionSource(Source):
                 raise ConfigError(f"there is no {self.layout} at {path}", file=str(path))
             place = str(path)
             self.remark = f"{path} is read by its own library, which may change it: import a copy"
-        with reading("the store", ""):
+        with reading(None):
             self.open(place)
 
     @abstractmethod
@@ -133,7 +133,7 @@ class CollectionSource(Source):
         """Let go of the store."""
 
     def tables(self) -> list[ForeignTable]:
-        with reading("the store", ""):
+        with reading(None):
             names = list(self.names())
         wanted = [
             name for name in names if self._hints.table in (None, name, legal_table_name(name))
@@ -143,7 +143,7 @@ class CollectionSource(Source):
         self.failed = {}
         for name in wanted:
             try:
-                with reading("the store", ""):
+                with reading(None):
                     collection = self.collection(name)
                 if self._chosen(collection) is None:
                     skipped.append(name)
@@ -215,7 +215,7 @@ class CollectionSource(Source):
         texts = [*new.text, *([] if new.embed is None else [new.embed])]
         keys = {name: Field(str) for name in texts if name not in columns}
         if indexed := set(new.index) - columns.keys() - keys.keys():
-            with reading("the store", ""):
+            with reading(None):
                 page = next(self.points(collection, vector, _FIRST_POINTS), ())
                 first = [point for point in page if isinstance(point, Point)]
             for name in indexed:
@@ -234,7 +234,7 @@ class CollectionSource(Source):
         collection, vector = table.part
         pages = self.points(collection, vector, size)
         while True:
-            with reading("the store", ""):
+            with reading(None):
                 points = next(pages, None)
             if points is None:
                 return

@@ -18,7 +18,7 @@ from .._model.schema import EMBEDDER_NAME, MAX_DIM
 from ..errors import ConfigError
 from .embedders import EmbedderSettings
 from .paths import local_path
-from .plugin import BackendPlugin, backends
+from .plugin import KEYS, BackendPlugin, backends
 from .server import ServerSettings
 from .settings import DELIMITER, ENVIRONMENT, Key, Section, checked, key
 
@@ -73,8 +73,8 @@ def _retrieval_settings(plugins: tuple[BackendPlugin, ...]) -> type[RetrievalSet
     names = [plugin.name for plugin in plugins]
     backend = key("sqlite", choices=names, accepted=f"one of {', '.join(names)}")
     addresses = {plugin.address_key: plugin.address_field for plugin in plugins}
-    sections = {plugin.name: plugin.settings() for plugin in plugins}
-    return RetrievalSettings.extended(backend=backend, **addresses, **sections)
+    sections = {plugin.name: plugin.settings() for plugin in plugins if plugin.name not in KEYS}
+    return RetrievalSettings.extended(**{**sections, **addresses, "backend": backend})
 
 
 def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:

@@ -180,9 +180,14 @@ def _configured(
 ) -> tuple[BackendPlugin, str]:
     """Return the backend and address of a section of the TOML file, which may name another
     backend's URL."""
-    text = plugin.address_in(settings, file)
-    meant = _plugin_of(text) or plugin
     key = plugin.address_key
+    text = plugin.address_in(settings, file)
+    if not text:
+        raise ConfigError(
+            f"{file}: retrieval.{key} is missing: it says where the {plugin.name} store is",
+            file=str(file), key=f"retrieval.{key}", accepted=f"an address of {plugin.name}",
+        )  # fmt: skip
+    meant = _plugin_of(text) or plugin
     if meant.name not in {plugin.name, *plugin.delegates}:
         of_paths = plugin.name == OF_PATHS
         accepted = "a path" if of_paths else f"an address of the {plugin.name} backend"
