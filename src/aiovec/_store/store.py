@@ -1474,8 +1474,7 @@ class VectorStore(Hints):
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """Read a user's ids once, and return them as ``check`` does."""
         listed = await collect_ids(ids)
-        cost = len(listed) if isinstance(listed, (list, tuple)) else cost_of(listed)
-        return await hop(cost, check, listed)
+        return await hop(cost_of(listed), check, listed)
 
     async def _bind(self, active: ActiveBackend, handle: TableHandle, where: Where) -> Expr | None:
         """Return the bound filter of a read."""
