@@ -73,8 +73,9 @@ def _retrieval_settings(plugins: tuple[BackendPlugin, ...]) -> type[RetrievalSet
     names = [plugin.name for plugin in plugins]
     backend = key("sqlite", choices=names, accepted=f"one of {', '.join(names)}")
     addresses = {plugin.address_key: plugin.address_field for plugin in plugins}
-    sections = {plugin.name: plugin.settings() for plugin in plugins if plugin.name not in KEYS}
-    return RetrievalSettings.extended(**{**sections, **addresses, "backend": backend})
+    taken = {*KEYS, *addresses}  # a section of such a name is nobody's
+    sections = {plugin.name: plugin.settings() for plugin in plugins if plugin.name not in taken}
+    return RetrievalSettings.extended(backend=backend, **addresses, **sections)
 
 
 def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:
