@@ -144,7 +144,7 @@ class ProblemResponse:
     def __init__(self, error: Exception) -> None:
         self.error = error
         self.problem = problem_of(error)
-        self.status_code = self.problem.status
+        self.status_code: int = self.problem.status
 
     def to_asgi_response(self, *_: object, **__: object) -> ProblemResponse:
         return self

@@ -168,18 +168,18 @@ class AiovecError(Exception):
     ``_message`` makes the message of them.
     """
 
-    http: ClassVar = HttpAnswer(500, "The store failed")
+    http: ClassVar[HttpAnswer] = HttpAnswer(500, "The store failed")
     _text: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        if get_annotations(cls):
+        if any(not kind.startswith("ClassVar") for kind in get_annotations(cls).values()):
             dataclass(eq=False, repr=False)(cls)
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
 
     def __post_init__(self) -> None:
-        self.args = (self._message(),)
+        self.args: tuple[Any, ...] = (self._message(),)
 
     def _message(self) -> str:
         return self._text.format_map(vars(self))
@@ -195,7 +195,9 @@ class ConfigError(AiovecError):
     ``file`` and ``key`` name the setting, ``accepted`` describes its valid values.
     """
 
-    http = HttpAnswer(500, "The server is not set up for this", private=("file",))
+    http: ClassVar[HttpAnswer] = HttpAnswer(
+        500, "The server is not set up for this", private=("file",)
+    )
 
     message: InitVar[str]
     _: KW_ONLY
@@ -204,14 +206,14 @@ class ConfigError(AiovecError):
     accepted: str | None = None
 
     def __post_init__(self, message: str) -> None:
-        self.args = (message,)
+        self.args: tuple[Any, ...] = (message,)
 
 
 class BackendNotInstalledError(AiovecError):
     """The backend is known, but its packages are not installed; ``extra`` names the extra to
     install."""
 
-    http = HttpAnswer(500, "The backend is not installed")
+    http: ClassVar[HttpAnswer] = HttpAnswer(500, "The backend is not installed")
 
     backend: str
     extra: str
@@ -222,7 +224,7 @@ class BackendNotInstalledError(AiovecError):
 class ExtensionUnavailableError(AiovecError):
     """No SQLite driver here can load the sqlite-vec extension; ``cure`` says what to install."""
 
-    http = HttpAnswer(500, "SQLite lacks an extension")
+    http: ClassVar[HttpAnswer] = HttpAnswer(500, "SQLite lacks an extension")
 
     reason: str
     cure: str
@@ -236,7 +238,7 @@ class InvalidArgumentError(AiovecError, ValueError):
     ``reason`` replaces the message if ``expected`` does not fit after "must be".
     """
 
-    http = HttpAnswer(422, "Invalid argument", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid argument", machine=False)
 
     argument: str
     value: object
@@ -246,13 +248,13 @@ class InvalidArgumentError(AiovecError, ValueError):
 
     def __post_init__(self, reason: str | None) -> None:
         must_be = f"{self.argument} must be {self.expected}, not {shown(self.value)}"
-        self.args = (reason or must_be,)
+        self.args: tuple[Any, ...] = (reason or must_be,)
 
 
 class InvalidNameError(AiovecError, ValueError):
     """A name that is not allowed: ``name``, the ``kind`` of thing it names, and the ``rule``."""
 
-    http = HttpAnswer(422, "Invalid name", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid name", machine=False)
 
     name: object
     kind: str
@@ -265,7 +267,7 @@ class InvalidNameError(AiovecError, ValueError):
 class TableNotFoundError(AiovecError, LookupError):
     """There is no such ``table``; ``tables`` are the existing ones."""
 
-    http = HttpAnswer(404, "No such table", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(404, "No such table", machine=False)
 
     table: str
     tables: Sequence[str] = ()
@@ -279,7 +281,7 @@ class TableNotFoundError(AiovecError, LookupError):
 class TableExistsError(AiovecError):
     """The ``table`` already exists."""
 
-    http = HttpAnswer(409, "The table exists", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(409, "The table exists", machine=False)
 
     table: str
 
@@ -292,7 +294,7 @@ class TableExistsError(AiovecError):
 class SchemaMismatchError(AiovecError):
     """The ``table`` exists with another schema; ``differences`` lists each difference."""
 
-    http = HttpAnswer(409, "The table has another schema", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(409, "The table has another schema", machine=False)
 
     table: str
     differences: Sequence[str]
@@ -308,7 +310,9 @@ class ModelMismatchError(AiovecError, ValueError):
     ``embedder`` and ``own`` are the kinds of the embedder that was offered, and of the table's.
     """
 
-    http = HttpAnswer(409, "The table has another embedding model", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(
+        409, "The table has another embedding model", machine=False
+    )
 
     table: str
     expected: str | None
@@ -327,7 +331,7 @@ class ModelMismatchError(AiovecError, ValueError):
             f"{self.given!r}; vectors of two models cannot be compared: {leave_out}change the "
             "table's model as docs/how-to/change-model.md shows"
         )
-        self.args = (text,)
+        self.args: tuple[Any, ...] = (text,)
 
 
 class DimensionMismatchError(AiovecError, ValueError):
@@ -336,7 +340,7 @@ class DimensionMismatchError(AiovecError, ValueError):
     ``embedder`` is the embedder that makes such vectors, if no caller has passed one.
     """
 
-    http = HttpAnswer(422, "The vector has another length", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(422, "The vector has another length", machine=False)
 
     expected: int
     given: int
@@ -355,13 +359,13 @@ class DimensionMismatchError(AiovecError, ValueError):
                 f"the embedder {embedder!r} makes vectors of {self.given} numbers; the table's "
                 f"have {self.expected}: leave dim out of a new table's schema"
             )
-        self.args = (text,)
+        self.args: tuple[Any, ...] = (text,)
 
 
 class InvalidVectorError(AiovecError, ValueError):
     """An invalid or missing vector: ``reason``, ``row`` and ``id``."""
 
-    http = HttpAnswer(422, "Invalid vector", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid vector", machine=False)
 
     reason: str
     _: KW_ONLY
@@ -375,7 +379,7 @@ class InvalidVectorError(AiovecError, ValueError):
 class InvalidRowError(AiovecError, ValueError):
     """A value that does not fit the schema: ``row``, ``id``, ``field`` and ``reason``."""
 
-    http = HttpAnswer(422, "Invalid row", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid row", machine=False)
 
     reason: str
     _: KW_ONLY
@@ -393,7 +397,7 @@ class InvalidRowError(AiovecError, ValueError):
 class DocumentError(AiovecError, ValueError):
     """A document that cannot be read, or has no text: its ``source``, and the ``reason``."""
 
-    http = HttpAnswer(422, "Unreadable document", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(422, "Unreadable document", machine=False)
 
     source: str
     reason: str
@@ -409,7 +413,7 @@ class EmbeddingError(AiovecError):
     ``table`` is set if the store has no embedder for it; then ``cure`` says how to pass one.
     """
 
-    http = HttpAnswer(502, "The embedder gave no vector")
+    http: ClassVar[HttpAnswer] = HttpAnswer(502, "The embedder gave no vector")
 
     embedder: str
     reason: str
@@ -437,7 +441,7 @@ class EmbeddingError(AiovecError):
 class DuplicateIdError(AiovecError, ValueError):
     """``ids`` that exist in ``table`` already or, with ``within_call``, occur twice in the call."""
 
-    http = HttpAnswer(409, "The id exists", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(409, "The id exists", machine=False)
 
     table: str
     ids: Sequence[str]
@@ -460,7 +464,7 @@ class FilterError(AiovecError, ValueError):
     describes the valid input there.
     """
 
-    http = HttpAnswer(422, "Invalid filter", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid filter", machine=False)
 
     message: InitVar[str]
     _: KW_ONLY
@@ -476,14 +480,14 @@ class FilterError(AiovecError, ValueError):
             start, end = max(0, position - 30), position + 30
             excerpt = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
             message += f" (at position {position}: {excerpt!r})"
-        self.args = (message,)
+        self.args: tuple[Any, ...] = (message,)
 
 
 class UnsupportedError(AiovecError):
     """The ``backend``, or a ``table`` of it, does not have this ``ability``."""
 
     # Not 501, which means that the server does not know such requests: another store supports it.
-    http = HttpAnswer(422, "The backend does not support this")
+    http: ClassVar[HttpAnswer] = HttpAnswer(422, "The backend does not support this")
 
     ability: str
     backend: str
@@ -500,7 +504,9 @@ class UnsupportedError(AiovecError):
 class StoreClosedError(AiovecError):
     """The store at ``target`` is closed; ``reason`` says why if the app did not close it."""
 
-    http = HttpAnswer(503, "The store is closed", private=_TARGET, retry_after=5)
+    http: ClassVar[HttpAnswer] = HttpAnswer(
+        503, "The store is closed", private=_TARGET, retry_after=5
+    )
 
     target: str
     reason: str | None = None
@@ -518,7 +524,7 @@ class StoreBusyError(AiovecError):
     With ``in_part``, the earlier steps of a call such as ``optimize`` are saved.
     """
 
-    http = HttpAnswer(503, "The store is busy", retry_after=1)
+    http: ClassVar[HttpAnswer] = HttpAnswer(503, "The store is busy", retry_after=1)
 
     reason: str
     waited: float
@@ -536,7 +542,7 @@ class StoreFullError(AiovecError):
     With ``in_part``, the earlier steps of a call such as ``optimize`` are saved.
     """
 
-    http = HttpAnswer(507, "The store is full", private=_TARGET)
+    http: ClassVar[HttpAnswer] = HttpAnswer(507, "The store is full", private=_TARGET)
 
     target: str
     reason: str
@@ -554,7 +560,9 @@ class StoreFullError(AiovecError):
 class StoreUnreachableError(AiovecError):
     """The server or the bucket at ``target`` does not answer; ``reason`` says what failed."""
 
-    http = HttpAnswer(503, "The store does not answer", private=_TARGET, retry_after=5)
+    http: ClassVar[HttpAnswer] = HttpAnswer(
+        503, "The store does not answer", private=_TARGET, retry_after=5
+    )
 
     target: str
     reason: str
@@ -565,7 +573,9 @@ class StoreUnreachableError(AiovecError):
 class StorePermissionError(AiovecError):
     """This process, or its key, lacks a permission on the store at ``target``."""
 
-    http = HttpAnswer(500, "The server may not use its store", private=_TARGET)
+    http: ClassVar[HttpAnswer] = HttpAnswer(
+        500, "The server may not use its store", private=_TARGET
+    )
 
     target: str
     reason: str
@@ -582,7 +592,7 @@ class OutcomeUnknownError(AiovecError):
     """
 
     # Not 503: a client that retries automatically could do the write twice.
-    http = HttpAnswer(500, "The outcome is not known", private=_TARGET)
+    http: ClassVar[HttpAnswer] = HttpAnswer(500, "The outcome is not known", private=_TARGET)
 
     target: str
     reason: str
@@ -601,7 +611,7 @@ class StoreMovedError(AiovecError):
     direction.
     """
 
-    http = HttpAnswer(
+    http: ClassVar[HttpAnswer] = HttpAnswer(
         503, "The store has moved", private=("target", "moved_to", "config"), retry_after=2
     )
 
@@ -626,7 +636,9 @@ class StoreReplacedError(AiovecError):
     again to use the new one.
     """
 
-    http = HttpAnswer(503, "The store was replaced", private=_TARGET, retry_after=10)
+    http: ClassVar[HttpAnswer] = HttpAnswer(
+        503, "The store was replaced", private=_TARGET, retry_after=10
+    )
 
     target: str
     reason: str
@@ -640,7 +652,7 @@ class StoreReplacedError(AiovecError):
 class ChangesPrunedError(AiovecError):
     """The changes up to number ``floor`` are no longer kept."""
 
-    http = HttpAnswer(410, "The changes are no longer kept", machine=False)
+    http: ClassVar[HttpAnswer] = HttpAnswer(410, "The changes are no longer kept", machine=False)
 
     floor: int
 
@@ -653,7 +665,7 @@ class ChangesPrunedError(AiovecError):
 class CorruptStoreError(AiovecError):
     """The data at ``target`` is damaged, or is not a store that this version reads."""
 
-    http = HttpAnswer(500, "The store is damaged", private=_TARGET)
+    http: ClassVar[HttpAnswer] = HttpAnswer(500, "The store is damaged", private=_TARGET)
 
     target: str
     reason: str
@@ -664,7 +676,7 @@ class CorruptStoreError(AiovecError):
 class MigrationError(AiovecError):
     """A migration that cannot start, continue or be trusted."""
 
-    http = HttpAnswer(409, "The migration cannot do this")
+    http: ClassVar[HttpAnswer] = HttpAnswer(409, "The migration cannot do this")
 
 
 __all__ = [

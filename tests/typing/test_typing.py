@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +28,22 @@ def test_pyright_accepts_every_call_and_refuses_what_is_wrong() -> None:
         command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_public_types_are_stated_and_not_inferred(tmp_path: Path) -> None:
+    """Type checkers infer differently. Pyright looks at packages that pip has installed only."""
+    pytest.importorskip("basedpyright", reason="it comes with the extra dev")
+    for folder in ("src", "adapters"):
+        shutil.copytree(HERE.parents[1] / folder, tmp_path / "site", dirs_exist_ok=True)
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable]
+    command += ["--verifytypes", "aiovec", "--ignoreexternal", "--outputjson"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "empty", env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    facts = json.loads(done.stdout)["typeCompleteness"]
+    assert facts["completenessScore"] >= 0.95, done.stdout
 
 
 @pytest.mark.parametrize("target", ["{}/notes.db", "lancedb://{}/notes"])

@@ -20,7 +20,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial, update_wrapper
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, Unpack, cast
 
 from .._embed.protocol import Purpose
 from .._embed.registry import Embedders
@@ -1531,47 +1531,47 @@ class Table(Hints):
     __slots__ = ("name", "store")
 
     def __init__(self, store: VectorStore, name: str) -> None:
-        self.store = store
-        self.name = name
+        self.store: VectorStore = store
+        self.name: str = name
 
     def __repr__(self) -> str:
         return f"<Table {self.name} of {self.store!r}>"
 
-    create = _bound(VectorStore.create_table)
-    drop = _bound(VectorStore.drop_table)
-    schema = _bound(VectorStore.schema)
-    add_field = _bound(VectorStore.add_field)
-    create_field_index = _bound(VectorStore.create_field_index)
-    drop_field_index = _bound(VectorStore.drop_field_index)
-    drop_field = _bound(VectorStore.drop_field)
-    rename_field = _bound(VectorStore.rename_field)
-    insert = _bound(VectorStore.insert)
-    upsert = _bound(VectorStore.upsert)
-    update = _bound(VectorStore.update)
-    set_vectors = _bound(VectorStore.set_vectors)
-    delete = _bound(VectorStore.delete)
-    exists = _bound(VectorStore.exists)
-    get = _bound(VectorStore.get)
-    find = _bound(VectorStore.find)
-    count = _bound(VectorStore.count)
-    distinct = _bound(VectorStore.distinct)
-    fields_info = _bound(VectorStore.fields_info)
-    bounds = _bound(VectorStore.bounds)
-    rows = _bound(VectorStore.rows)
-    export = _bound(VectorStore.export)
-    search = _bound(VectorStore.search)
-    search_many = _bound(VectorStore.search_many)
-    search_like = _bound(VectorStore.search_like)
-    search_text = _bound(VectorStore.search_text)
-    search_hybrid = _bound(VectorStore.search_hybrid)
-    stats = _bound(VectorStore.stats)
-    optimize = _bound(VectorStore.optimize)
-    create_index = _bound(VectorStore.create_index)
-    indexes = _bound(VectorStore.indexes)
-    drop_index = _bound(VectorStore.drop_index)
-    versions = _bound(VectorStore.versions)
-    changes = _bound(VectorStore.changes)
-    revert = _bound(VectorStore.revert)
+    create: Final = _bound(VectorStore.create_table)
+    drop: Final = _bound(VectorStore.drop_table)
+    schema: Final = _bound(VectorStore.schema)
+    add_field: Final = _bound(VectorStore.add_field)
+    create_field_index: Final = _bound(VectorStore.create_field_index)
+    drop_field_index: Final = _bound(VectorStore.drop_field_index)
+    drop_field: Final = _bound(VectorStore.drop_field)
+    rename_field: Final = _bound(VectorStore.rename_field)
+    insert: Final = _bound(VectorStore.insert)
+    upsert: Final = _bound(VectorStore.upsert)
+    update: Final = _bound(VectorStore.update)
+    set_vectors: Final = _bound(VectorStore.set_vectors)
+    delete: Final = _bound(VectorStore.delete)
+    exists: Final = _bound(VectorStore.exists)
+    get: Final = _bound(VectorStore.get)
+    find: Final = _bound(VectorStore.find)
+    count: Final = _bound(VectorStore.count)
+    distinct: Final = _bound(VectorStore.distinct)
+    fields_info: Final = _bound(VectorStore.fields_info)
+    bounds: Final = _bound(VectorStore.bounds)
+    rows: Final = _bound(VectorStore.rows)
+    export: Final = _bound(VectorStore.export)
+    search: Final = _bound(VectorStore.search)
+    search_many: Final = _bound(VectorStore.search_many)
+    search_like: Final = _bound(VectorStore.search_like)
+    search_text: Final = _bound(VectorStore.search_text)
+    search_hybrid: Final = _bound(VectorStore.search_hybrid)
+    stats: Final = _bound(VectorStore.stats)
+    optimize: Final = _bound(VectorStore.optimize)
+    create_index: Final = _bound(VectorStore.create_index)
+    indexes: Final = _bound(VectorStore.indexes)
+    drop_index: Final = _bound(VectorStore.drop_index)
+    versions: Final = _bound(VectorStore.versions)
+    changes: Final = _bound(VectorStore.changes)
+    revert: Final = _bound(VectorStore.revert)
 
 
 hints_methods(VectorStore)

@@ -37,14 +37,14 @@ class WriteCall:
 
     def __init__(self, size: int = 1) -> None:
         loop = asyncio.get_running_loop()
-        self.size = size
+        self.size: int = size
         # Set to the caller's result or error.
         self.future: asyncio.Future[Any] = loop.create_future()
         # Done when the outcome is final.
         self.settled: asyncio.Future[None] = loop.create_future()
         # Nobody waits for the outcome any more.
-        self.gone = False
-        self.ended = False
+        self.gone: bool = False
+        self.ended: bool = False
         self._result: Any = None
         self._error: BaseException | None = None
         # Whichever side pops this entry wins: the committer starts the work, or the caller leaves.

@@ -80,7 +80,7 @@ class Meter:
         """Count from 0 on, because the rows will be read again."""
         self._nbytes = 0
         # True if this meter ended a read that several callers share.
-        self.refused = False
+        self.refused: bool = False
 
     def add(self, nbytes: int, values: int = 0) -> None:
         """Count bytes that were read.

@@ -41,13 +41,13 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         """Start a deadline this many seconds from now; None is no limit."""
-        self.seconds = math.inf if seconds is None else seconds
+        self.seconds: float = math.inf if seconds is None else seconds
         self.renew()
 
     def renew(self) -> None:
         """Start again from now, for the next step of a long call."""
-        self.began = time.monotonic()
-        self.until = self.began + max(self.seconds, _LEAST)
+        self.began: float = time.monotonic()
+        self.until: float = self.began + max(self.seconds, _LEAST)
         self._extended = False
 
     def left(self) -> float:
@@ -256,9 +256,9 @@ class Slot:
 
     def __init__(self, gate: Gate, deadline: Deadline, size: int) -> None:
         self._gate = gate
-        self.deadline = deadline
-        self.size = size
-        self.is_held = False
+        self.deadline: Deadline = deadline
+        self.size: int = size
+        self.is_held: bool = False
 
     async def take(self) -> Self:
         """Wait for the slot."""

@@ -63,8 +63,8 @@ class NewRows:
 
     def __init__(self, schema: Schema, rows: StoredRows | pa.Table) -> None:
         """``rows`` have all columns of the schema, with a row of NaN for a missing vector."""
-        self.schema = schema
-        self.columns = rows if isinstance(rows, StoredRows) else None
+        self.schema: Schema = schema
+        self.columns: StoredRows | None = rows if isinstance(rows, StoredRows) else None
         self._table = None if isinstance(rows, StoredRows) else rows
 
     def __len__(self) -> int:

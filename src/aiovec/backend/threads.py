@@ -246,7 +246,7 @@ def _convert() -> None:
     arrow_is_ready.set()
 
 
-arrow_is_ready = threading.Event()
+arrow_is_ready: threading.Event = threading.Event()
 """Set once ``arrow_ready`` has been awaited in this process."""
 
 
