@@ -93,7 +93,8 @@ async def test_a_write_looks_at_a_pause_now_and_then() -> None:
     began = asyncio.get_running_loop().time()
     assert await GroupCommit(committer, Gate("full")).run(WriteCall(), Deadline(60)) == "done"
     assert committer.polls == 3
-    assert asyncio.get_running_loop().time() - began >= 2 * committer.pause_poll
+    took = asyncio.get_running_loop().time() - began  # by a clock of whole milliseconds
+    assert took >= 1.9 * committer.pause_poll
 
 
 async def test_a_cancelled_write_returns_once_its_outcome_is_final() -> None:

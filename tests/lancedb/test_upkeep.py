@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import contextlib
 import json
 import time
@@ -76,7 +77,12 @@ async def test_single_rows_leave_few_files_by_themselves(tmp_path: Path) -> None
         await store.insert("notes", small_rows(1000, start=1000))
         await insert_singly(store, 200)
 
+        looks = itertools.count()
+
         async def small() -> bool:
+            await asyncio.sleep(0.2)
+            if next(looks) % 50 == 49:  # upkeep looks again after a write
+                await store.upsert("notes", small_rows(1))
             files, versions = await details(store, "fragments"), await details(store, "versions")
             return bool(files <= 20 and versions < 60)
 
