@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import contextlib
 import json
 import time
@@ -70,19 +69,14 @@ async def test_optimize_leaves_one_file_and_the_versions_to_keep(tmp_path: Path)
         assert [v["version"] for v in await store.versions("notes")][: len(kept)] == kept
 
 
-@pytest.mark.slow
+@pytest.mark.soak(minutes=1)  # upkeep looks when it is due, once not within two minutes
 async def test_single_rows_leave_few_files_by_themselves(tmp_path: Path) -> None:
     async with opened(tmp_path / "s", max_versions=20) as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(1000, start=1000))
         await insert_singly(store, 200)
 
-        looks = itertools.count()
-
         async def small() -> bool:
-            await asyncio.sleep(0.2)
-            if next(looks) % 50 == 49:  # upkeep looks again after a write
-                await store.upsert("notes", small_rows(1))
             files, versions = await details(store, "fragments"), await details(store, "versions")
             return bool(files <= 20 and versions < 60)
 
