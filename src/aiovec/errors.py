@@ -172,7 +172,7 @@ class AiovecError(Exception):
     _text: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        if any(not kind.startswith("ClassVar") for kind in get_annotations(cls).values()):
+        if any("ClassVar" not in str(kind) for kind in get_annotations(cls).values()):
             dataclass(eq=False, repr=False)(cls)
 
     def __init__(self, message: str) -> None:

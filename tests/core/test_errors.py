@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import re
+from typing import Any
 
 import pytest
 from tests.harness.cases import case
@@ -63,6 +64,19 @@ def test_an_error_carries_its_facts_and_pickles() -> None:
     assert (error.embedder, error.model, error.row, error.id, error.status) == (
         "default", "m", 7, "x", 429,
     )  # fmt: skip
+
+
+def test_an_error_of_another_package_has_facts_of_its_own() -> None:
+    """Also in a module whose annotations are classes and not texts."""
+    source = """
+class FullError(errors.AiovecError):
+    _text = "{left} bytes are left"
+    left: int
+"""
+    names = {"errors": errors, "__name__": __name__}
+    exec(compile(source, "another.py", "exec", dont_inherit=True), names)
+    error: Any = names["FullError"](3)  # type: ignore[operator]
+    assert (str(error), error.left) == ("3 bytes are left", 3)
 
 
 def test_messages_stay_short() -> None:
