@@ -141,9 +141,9 @@ class Backends:
         # The replaced backends, until their last calls have ended.
         self._retired: dict[ActiveBackend, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
-        # Calls that were overtaken by an alteration or a move and have not ended.
-        self._overtaken = 0
-        self._none_overtaken = asyncio.Event()
+        # Attempts of calls that an alteration or a move has overtaken.
+        self._retries = 0
+        self._no_retry = asyncio.Event()
         self._next_look = self._first_look()
         self._closed = False
 
@@ -180,7 +180,7 @@ class Backends:
                 if self.active is active:
                     self._next_look = math.inf
 
-    async def prepare_retry(
+    async def begin_retry(
         self,
         active: ActiveBackend,
         error: StaleTableError | StoreMovedError | StoreReplacedError,
@@ -189,14 +189,11 @@ class Backends:
         *,
         last: bool = False,
     ) -> None:
-        """Prepare the next attempt of a call, whose attempts so far have ``failed``.
+        """Begin the next attempt of a call, whose attempts so far have ``failed``.
 
         Raises the error, or one that says why, if no attempt can succeed or it was the ``last``.
-        The call says ``got_through`` when it needs no further one.
+        Otherwise the attempt has to ``end_retry``.
         """
-        if failed == 1:
-            self._overtaken += 1
-            self._none_overtaken.clear()
         last = last or (failed >= _LEAST_ATTEMPTS and deadline.left() <= 0)
         if isinstance(error, StaleTableError):
             active.forget_all()
@@ -206,20 +203,22 @@ class Backends:
                 raise deadline.error(reason) from error
         elif last or not await self._follow(active, error):
             raise error
+        self._retries += 1
+        self._no_retry.clear()
 
-    def got_through(self) -> None:
-        self._overtaken -= 1
-        if not self._overtaken:
-            self._none_overtaken.set()
+    def end_retry(self) -> None:
+        self._retries -= 1
+        if not self._retries:
+            self._no_retry.set()
 
     async def let_through(self, deadline: Deadline) -> None:
         """Have an alteration wait for the calls that others have overtaken, until its deadline.
 
         Otherwise a call that takes longer than the pause between two alterations never succeeds.
         """
-        if self._overtaken:
+        while self._retries and (left := deadline.left()) > 0:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._none_overtaken.wait(), max(0, deadline.left()))
+                await asyncio.wait_for(self._no_retry.wait(), left)
 
     async def _follow(
         self, left: ActiveBackend, error: StoreMovedError | StoreReplacedError

@@ -958,41 +958,39 @@ class VectorStore(Hints):
         self._enter()
         backends, failed, done = self._backends, 0, 0
         deadline = current_deadline(backends.active.backend.busy_timeout)
-        try:
-            with span(call, table, backends.active.place, current=False) as reported:
-                while True:
-                    active = backends.active
-                    active.enter()
+        with span(call, table, backends.active.place, current=False) as reported:
+            while True:
+                active = backends.active
+                active.enter()
+                try:
+                    handle = await active.open_table(table)
                     try:
-                        handle = await active.open_table(table)
-                        try:
-                            parts = await begin(active, handle)
-                        except REFUSALS:
-                            await active.check_current(handle)
-                            raise
-                        self._exports.add(parts)
-                        async with aclosing(parts):
-                            async for part in parts:
-                                if failed:  # alterations must not wait for the caller
-                                    backends.got_through()
-                                    failed = 0
-                                done += rows(part)
-                                yield part
-                        if self._closed:  # closing has ended the export
-                            raise StoreClosedError(self.target)
-                        return
-                    except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
-                        error = exc
-                    finally:
-                        active.leave()
-                        if reported is not None:
-                            reported.rows = done
-                    # After the first row, another attempt would repeat rows.
-                    failed += 1
-                    await backends.prepare_retry(active, error, failed, deadline, last=done > 0)
-        finally:
-            if failed:
-                backends.got_through()
+                        parts = await begin(active, handle)
+                    except REFUSALS:
+                        await active.check_current(handle)
+                        raise
+                    self._exports.add(parts)
+                    async with aclosing(parts):
+                        async for part in parts:
+                            if failed:  # alterations must not wait for the caller
+                                backends.end_retry()
+                                failed = 0
+                            done += rows(part)
+                            yield part
+                    if self._closed:  # closing has ended the export
+                        raise StoreClosedError(self.target)
+                    return
+                except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
+                    error = exc
+                finally:
+                    active.leave()
+                    if failed:
+                        backends.end_retry()
+                    if reported is not None:
+                        reported.rows = done
+                # After the first row, another attempt would repeat rows.
+                failed += 1
+                await backends.begin_retry(active, error, failed, deadline, last=done > 0)
 
     # Searching
 
@@ -1421,43 +1419,41 @@ class VectorStore(Hints):
         key = write_key() if call in _ONCE else None
         backends, failed = self._backends, 0
         active = backends.active
-        try:
-            with (
-                Deadline(active.backend.busy_timeout) as deadline,
-                span(call, table, active.place) as reported,
-            ):
-                backends.look_ahead()
-                if call in _ALTERS:
-                    await backends.let_through(deadline)
-                while True:
-                    active, handle = backends.active, None
-                    active.enter()
+        with (
+            Deadline(active.backend.busy_timeout) as deadline,
+            span(call, table, active.place) as reported,
+        ):
+            backends.look_ahead()
+            if call in _ALTERS:
+                await backends.let_through(deadline)
+            while True:
+                active, handle = backends.active, None
+                active.enter()
+                try:
                     try:
-                        try:
-                            if key is not None and (kept := await kept_of(key, active.backend)):
-                                result = cast("_T", kept.outcome)
-                            elif on_handle and table is not None:
-                                handle = await active.open_table(table)
-                                result = await act(active, handle)
-                            else:
-                                result = await act(active)
-                        except REFUSALS:
-                            if handle is not None:
-                                await active.check_current(handle)
-                            raise
-                        if reported is not None:
-                            reported.place = active.place  # it may have followed a migration
-                            reported.rows = None if rows is None else rows(result)
-                        return result
-                    except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
-                        error = exc
-                    finally:
-                        active.leave()
-                    failed += 1
-                    await backends.prepare_retry(active, error, failed, deadline)
-        finally:
-            if failed:
-                backends.got_through()
+                        if key is not None and (kept := await kept_of(key, active.backend)):
+                            result = cast("_T", kept.outcome)
+                        elif on_handle and table is not None:
+                            handle = await active.open_table(table)
+                            result = await act(active, handle)
+                        else:
+                            result = await act(active)
+                    except REFUSALS:
+                        if handle is not None:
+                            await active.check_current(handle)
+                        raise
+                    if reported is not None:
+                        reported.place = active.place  # it may have followed a migration
+                        reported.rows = None if rows is None else rows(result)
+                    return result
+                except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
+                    error = exc
+                finally:
+                    active.leave()
+                    if failed:
+                        backends.end_retry()
+                failed += 1
+                await backends.begin_retry(active, error, failed, deadline)
 
     def _on_table(
         self,
