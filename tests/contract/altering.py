@@ -329,6 +329,24 @@ class AlteringContract(ContractBase):
         assert dict((await store.schema("notes")).fields) == {"year": Field(int)}
 
     @pytest.mark.core
+    async def test_a_cancelled_call_that_was_overtaken_holds_up_no_alteration(
+        self, tmp_path: Path
+    ) -> None:
+        self.need_persistence()
+        many = [{"id": f"m{n}", "embedding": vector} for n, vector in enumerate(vectors(3000))]
+        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
+            await one.create_table("notes", Schema(DIM))
+            for n, wait in enumerate((0.01, 0.03, 0.1)):
+                await two.count("notes")  # knows the table as it is now
+                await one.add_field("notes", f"field{n}", Field(str))
+                writing = asyncio.ensure_future(two.upsert("notes", many))
+                await asyncio.sleep(wait)
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+                async with asyncio.timeout(20):  # busy_timeout is longer
+                    await two.drop_field("notes", f"field{n}")
+
+    @pytest.mark.core
     async def test_another_store_sees_altered_tables(self, tmp_path: Path) -> None:
         self.need_persistence()
         async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
