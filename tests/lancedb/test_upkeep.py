@@ -69,20 +69,28 @@ async def test_optimize_leaves_one_file_and_the_versions_to_keep(tmp_path: Path)
         assert [v["version"] for v in await store.versions("notes")][: len(kept)] == kept
 
 
-@pytest.mark.soak(minutes=1)  # upkeep looks when it is due, once not within two minutes
-async def test_single_rows_leave_few_files_by_themselves(tmp_path: Path) -> None:
+@pytest.mark.soak(minutes=1)
+async def test_single_rows_leave_few_files_and_then_upkeep_rests(tmp_path: Path) -> None:
+    """Of versions made within a moment it removes none or all, and does not try again for ever."""
     async with opened(tmp_path / "s", max_versions=20) as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(1000, start=1000))
         await insert_singly(store, 200)
+        with lance_calls() as calls:
+            await until(lambda: calls["list_versions"])  # a removal reads them
 
-        async def small() -> bool:
-            files, versions = await details(store, "fragments"), await details(store, "versions")
-            return bool(files <= 20 and versions < 60)
+            async def few() -> bool:
+                return bool(
+                    await details(store, "fragments") <= 20
+                    and await details(store, "versions") <= 150
+                )
 
-        await until(small)
-        numbers = [*range(200), *range(1000, 2000)]
-        assert await ids_in(store) == [f"r{n:04}" for n in numbers]
+            await until(few)
+            await asyncio.sleep(7)  # a look at the versions that were still too new
+            removals = calls["list_versions"]
+            await asyncio.sleep(14)
+            assert calls["list_versions"] == removals
+        assert await ids_in(store) == [f"r{n:04}" for n in [*range(200), *range(1000, 2000)]]
 
 
 async def test_a_pass_without_work_opens_the_table_once(tmp_path: Path) -> None:

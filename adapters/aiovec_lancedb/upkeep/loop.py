@@ -22,6 +22,7 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Mapping,
+    Sequence,
 )
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ from ..layout import tuned_in
 from ..manifests import Manifests
 from ..memory import scan_bytes
 from ..retention import Pins, retention_of
-from ..session import Opened, Session
+from ..session import Opened, Session, Version
 from ..tables import alter_field
 
 LOG = logging.getLogger("aiovec.lancedb")
@@ -62,6 +63,7 @@ LOG = logging.getLogger("aiovec.lancedb")
 _FULL_FILE = 1_048_576
 # An age for calls that must remove no version; nothing is as old as this.
 _NEVER = timedelta(days=36_500)
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # An age for calls that must leave only the newest version. With 0, Lance logs a warning.
 _AT_ONCE = timedelta(milliseconds=1)
 # Timeouts in seconds of the attempts to remove versions. In object storage, each removed file takes
@@ -121,6 +123,8 @@ class _State:
     seen: bool = False
     failure: str | None = None
     optimized: datetime | None = None
+    # The time of the oldest version that the last removal kept. A removal may leave some before it.
+    kept_from: datetime = _LONG_AGO
     # Rows of the table when an index could not be built: more of them are worth another attempt.
     failed_rows: int = 0
 
@@ -256,12 +260,19 @@ class TendedTable(IndexedTable):
             return False
         versions = await self.session.listed_versions(table)
         first = await self.pins.first_kept(self.name, versions)
-        if first is not None and versions.index(first) > _VERSIONS_OVER:
+        if first is not None and self._are_many(versions[: versions.index(first)]):
             return True
-        if len(versions) > self.pins.retention.most + _VERSIONS_OVER:
+        if self._are_many(versions[: -self.pins.retention.most]):
             self._look_behind_grace()
         uncovered = max((await unindexed_rows(table)).values(), default=0)
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
+
+    def _are_many(self, versions: Sequence[Version]) -> bool:
+        """Return whether so many versions can go that it is worth a removal.
+
+        Those that the last one left do not count: another would leave them too.
+        """
+        return sum(v.created > self.state.kept_from for v in versions) > _VERSIONS_OVER
 
     def _look_behind_grace(self) -> None:
         """Look again once nobody can be reading the versions that are still too new to remove."""
@@ -323,6 +334,7 @@ class TendedTable(IndexedTable):
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await optimize(age)
+                self.state.kept_from = first.created
                 return
 
     # Indexes
