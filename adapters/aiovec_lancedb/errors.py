@@ -95,6 +95,11 @@ _BEHIND_REQUESTS: Sequence[tuple[str, _Make]] = (
      lambda target, message: ConfigError(
          f"{target}: {message}", accepted="a folder, or a URL")),
     (_REFUSED, StorePermissionError),
+    # A file of a build, not of the table.
+    (r"not found: \S*[/\\]ivf_\d+\.lance",
+     lambda target, _: AiovecError(
+         f"{target}: Lance cannot add the new rows to the table's indexes as long as none of them "
+         "has a vector; they are searched without the indexes until one has")),
     ((r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
      r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
      r"|does not have sufficient data|correct footer|invalid range .* for object of size"

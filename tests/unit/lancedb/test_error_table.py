@@ -33,6 +33,7 @@ SAYS: list[tuple[type[AiovecError], str, str]] = [
     (ConfigError, "Could not parse bucket from url", "parse bucket"),
     (CorruptStoreError, "Invalid magic number in the footer", "damaged or missing"),
     (CorruptStoreError, "Object at x/data/1.lance not found: data/1.lance", "damaged or missing"),
+    (AiovecError, "Not found: /tmp/.tmpQJ0fX3/ivf_0.lance", "none of them has a vector"),
     (StorePermissionError, "Permission denied (os error 13)", "no permission for here"),
     (AiovecError, "something new", "LanceDB failed on here: something new"),
 ]
