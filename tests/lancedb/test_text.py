@@ -77,8 +77,7 @@ async def check(
                 every = await store.search_text("notes", query, limit=100_000, **options)
                 best = await store.search_text("notes", query, limit=3, **options)
                 scores = [hit.score for hit in every[:3]]
-                if not any(one.prefix for one in clauses):
-                    assert [hit.score for hit in best] == pytest.approx(scores)
+                assert [hit.score for hit in best] == pytest.approx(scores)
 
 
 @pytest.mark.parametrize(
@@ -91,36 +90,42 @@ async def check(
     ids=["words", "parts of words", "words in more states"],
 )
 async def test_each_state_of_the_index_finds_the_same(
-    store: VectorStore, schema: Schema, words: list[str], between: str, turns: int
+    tmp_path: Path, schema: Schema, words: list[str], between: str, turns: int
 ) -> None:
-    """Rows that came, changed and went before and behind compactions."""
+    """Rows that came, changed and went before and behind compactions.
+
+    Upkeep between two searches would change the scores: it takes removed rows out of the counts.
+    """
     chance = random.Random(0)
     rows: dict[str, dict[str, Any]] = {}
-    await store.create_table("notes", schema)
+    async with opened(tmp_path / "s", upkeep="elsewhere") as store:
+        await store.create_table("notes", schema)
 
-    def drawn_row(id: str, year: int) -> dict[str, Any]:
-        texts = (between.join(chance.choices(words, k=chance.choice([0, 1, 3, 12]))) for _ in "ab")
-        return row(id, *(None if chance.random() < 0.1 else text for text in texts), year)
+        def drawn_row(id: str, year: int) -> dict[str, Any]:
+            texts = (
+                between.join(chance.choices(words, k=chance.choice([0, 1, 3, 12]))) for _ in "ab"
+            )
+            return row(id, *(None if chance.random() < 0.1 else text for text in texts), year)
 
-    for turn in range(turns):
-        new = [drawn_row(f"r{turn}-{n}", turn) for n in range(60)]
-        await store.insert("notes", new)
-        rows |= {one["id"]: one for one in new}
-        await check(store, schema, list(rows.values()), chance, words)
-        if turn % 2:
-            await store.optimize("notes")
-        changed = [drawn_row(id, turn) for id in chance.sample(sorted(rows), 20)]
-        await store.upsert("notes", changed)
-        rows |= {one["id"]: one for one in changed}
-        await store.update("notes", {"body": "wool the hat"}, where=f"year = {turn - 1}")
-        for one in rows.values():
-            if one["year"] == turn - 1:
-                one["body"] = "wool the hat"
-        gone = chance.sample(sorted(rows), 10)
-        await store.delete("notes", gone)
-        for id in gone:
-            del rows[id]
-        await check(store, schema, list(rows.values()), chance, words)
+        for turn in range(turns):
+            new = [drawn_row(f"r{turn}-{n}", turn) for n in range(60)]
+            await store.insert("notes", new)
+            rows |= {one["id"]: one for one in new}
+            await check(store, schema, list(rows.values()), chance, words)
+            if turn % 2:
+                await store.optimize("notes")
+            changed = [drawn_row(id, turn) for id in chance.sample(sorted(rows), 20)]
+            await store.upsert("notes", changed)
+            rows |= {one["id"]: one for one in changed}
+            await store.update("notes", {"body": "wool the hat"}, where=f"year = {turn - 1}")
+            for one in rows.values():
+                if one["year"] == turn - 1:
+                    one["body"] = "wool the hat"
+            gone = chance.sample(sorted(rows), 10)
+            await store.delete("notes", gone)
+            for id in gone:
+                del rows[id]
+            await check(store, schema, list(rows.values()), chance, words)
 
 
 async def test_a_table_whose_text_index_is_missing(tmp_path: Path) -> None:
