@@ -64,7 +64,7 @@ def test_a_rejected_row_makes_the_exit_code_1(run: Run, folder: Path) -> None:
 def test_the_database_of_another_program_is_copied_on_request_and_never_changed(
     run: Run, old: Path, folder: Path
 ) -> None:
-    """The rest is shown by docs/how-to/from-sqlite-vec.md, whose commands are run."""
+    """The rest is shown by docs/how-to/from-other-stores.md, whose commands are run."""
     before = old.read_bytes()
     finished = run("import", f"{old}#items", "-s", "new.db")
     advice = "--backup COPY copies it first"

@@ -25,7 +25,7 @@ OWN_TEST = {
     "explanation/side-by-side.md",
     "how-to/build-on-it.md",
     "how-to/crewai.md",  # CrewAI prints panels
-    "how-to/from-sqlite-vec.md",
+    "how-to/from-other-stores.md",
     "how-to/llm.md",
     "how-to/move-to-lancedb.md",
     "how-to/telemetry.md",
@@ -34,12 +34,12 @@ NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
 LIBRARIES = {
     "docs/reference/documents.md": "semantic_text_splitter",
     "docs/tutorial/search-your-files.md": "python_multipart semantic_text_splitter wordllama",
-    "docs/how-to/files-and-frames.md": "matplotlib pandas",
+    "docs/how-to/files-and-frames.md": "pandas",
     "docs/how-to/haystack.md": "haystack",
     "docs/how-to/langchain.md": "langchain_core",
     "docs/how-to/langgraph.md": "langgraph",
     "docs/how-to/llamaindex.md": "llama_index.core",
-    "docs/how-to/pydantic-ai.md": "pydantic_ai",
+    "docs/how-to/agent-memory.md": "pydantic_ai wordllama",
     "docs/reference/plot.md": "matplotlib",
 }
 

@@ -17,19 +17,30 @@ from tests.harness.vec0 import connect
 
 from .blocks import ROOT, blocks, run_code
 
-PAGE = "docs/how-to/from-sqlite-vec.md"
+PAGE = "docs/how-to/from-other-stores.md"
 UNIT = [row.tobytes() for row in np.eye(4, dtype=np.float32)]
+TABLES = """
+CREATE TABLE _collection_meta (name TEXT PRIMARY KEY, dim INTEGER, model TEXT);
+CREATE VIRTUAL TABLE vec_notes USING vec0(embedding float[4] distance_metric=cosine);
+CREATE TABLE payload_notes (rowid INTEGER PRIMARY KEY, orig_id TEXT, payload_json TEXT);
+CREATE VIRTUAL TABLE items USING vec0(
+    item_id INTEGER PRIMARY KEY,
+    embedding FLOAT[4] distance_metric=cosine,
+    tenant TEXT PARTITION KEY,
+    +body TEXT
+);
+CREATE TABLE docs (id INTEGER PRIMARY KEY, title TEXT, year INTEGER, embedding BLOB);
+"""
 
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the page's databases, with a few rows of which one in two tables is bad."""
+    """A folder with the page's databases: a collection, a vec0 table and BLOBs. Two rows are bad."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
-    collection, items, docs, view = blocks(PAGE, "sql")
+    (view,) = blocks(PAGE, "sql")
     db = connect(tmp_path / "old.db")
-    for block in (collection, items, docs):
-        db.executescript(block)
+    db.executescript(TABLES)
     db.execute("INSERT INTO _collection_meta VALUES ('notes', 4, 'nomic')")
     for rowid, id in enumerate("abc", 1):
         vector = UNIT[rowid] if id != "c" else bytes(16)
