@@ -35,7 +35,7 @@ CREATE TABLE docs (id INTEGER PRIMARY KEY, title TEXT, year INTEGER, embedding B
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the page's databases: a collection, a vec0 table and BLOBs. Two rows are bad."""
+    """A folder with the databases of the page, in which two rows are bad."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
     (view,) = blocks(PAGE, "sql")
