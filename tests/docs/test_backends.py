@@ -74,9 +74,9 @@ async def test_the_lines_of_the_switch(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AIOVEC_RETRIEVAL__BACKEND", raising=False)
-    lines = blocks("docs/reference/backends.md", "toml")[0]
-    assert lines.count('"lancedb"') == 1
-    (tmp_path / "aiovec.toml").write_text(lines.replace('"lancedb"', f'"{backend}"'))
+    lines = blocks("docs/reference/configuration.md", "toml")[0]
+    assert lines.count('"sqlite"') == 1
+    (tmp_path / "aiovec.toml").write_text(lines.replace('"sqlite"', f'"{backend}"'))
     async with aiovec.connect(config=tmp_path / "aiovec.toml") as store:
         assert store.backend_name == backend
         assert (tmp_path / "data") == Path(store.target).parent

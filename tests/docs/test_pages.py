@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
+from starlette.testclient import TestClient
 
 import aiovec
 import aiovec.sync
@@ -22,13 +23,11 @@ from aiovec_server import create_app
 from .blocks import ROOT, blocks, commands, run_page
 
 OWN_TEST = {
-    "explanation/side-by-side.md",
     "how-to/build-on-it.md",
     "how-to/crewai.md",  # CrewAI prints panels
     "how-to/from-other-stores.md",
     "how-to/llm.md",
     "how-to/move-to-lancedb.md",
-    "how-to/telemetry.md",
 }
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
 LIBRARIES = {
@@ -71,6 +70,20 @@ def test_every_block_runs_and_prints_what_the_page_shows(page: str, folder: Path
     for library in LIBRARIES.get(page, "").split():
         pytest.importorskip(library)
     run_page(page, folder)
+
+
+def test_the_app_of_the_tutorial_takes_uploads(folder: Path) -> None:
+    page = "docs/tutorial/search-your-files.md"
+    for library in LIBRARIES[page].split():
+        pytest.importorskip(library)
+    names = run_page(page, folder)
+    with TestClient(names["app"]) as client:
+        sent = client.post("/documents", files={"file": ("keys.md", names["page"].read_bytes())})
+        assert sent.json() == {"passages": 2}
+        (hit,) = client.get("/search", params={"q": "revoke a key"}).json()
+        assert (hit["source"], hit["start"], hit["title"]) == ("keys.md", 5, "Keys > Rotation")
+        refused = client.post("/documents", files={"file": ("a.pdf", b"no PDF")})
+        assert (refused.status_code, refused.json()["error"]) == (422, "DocumentError")
 
 
 async def test_the_first_program_is_short_and_its_file_is_searched_by_text(folder: Path) -> None:

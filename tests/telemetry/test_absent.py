@@ -1,4 +1,4 @@
-"""Calls without OpenTelemetry, and the example of the docs with it."""
+"""Calls without OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.docs.blocks import blocks
 
 pytestmark = pytest.mark.slow
 
@@ -59,10 +58,3 @@ def run(code: str, *arguments: object, cwd: Path) -> str:
 def test_an_app_sets_telemetry_up_after_it_opened_a_store(tmp_path: Path) -> None:
     """Until then, nothing of it is imported."""
     assert run(TOUR, tmp_path / "notes.db", cwd=tmp_path) == "count notes\n"
-
-
-def test_the_example_of_the_page_shows_spans_and_metrics(tmp_path: Path) -> None:
-    (example,) = blocks("docs/how-to/telemetry.md", "python")
-    shown = run(example, cwd=tmp_path)
-    assert '"name": "search notes"' in shown
-    assert '"name": "db.client.operation.duration"' in shown
