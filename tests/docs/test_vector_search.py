@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tests.harness.command import run
 from tests.harness.vec0 import connect
 
-from .blocks import ROOT, blocks, run_code
+import aiovec.sync
+from aiovec.compat import VectorStore
+
+from .blocks import ROOT, blocks
 
 PAGE = "docs/how-to/from-other-stores.md"
 UNIT = [row.tobytes() for row in np.eye(4, dtype=np.float32)]
@@ -89,11 +90,13 @@ def test_every_command_says_what_the_page_shows(old: Path) -> None:
     (rejects,) = blocks(PAGE, "json")
     written = (old / "old.db.rejects.jsonl").read_text("utf-8").splitlines()
     assert list(map(json.loads, written)) == list(map(json.loads, rejects.splitlines()))
-    names: dict[str, Any] = {}
-    for code in blocks(PAGE, "python"):
-        asyncio.run(run_code(code, names, PAGE))
-    assert names["bodies"] == [("0", "b0"), ("2", "b2")]
-    assert [(point["id"], point["payload"]) for point in names["points"]] == [("a", {"text": "t"})]
+    with aiovec.sync.connect("new.db") as store:
+        hits = store.search("items", [1, 0, 0, 0], where="tenant = 'a'", model="small")
+        assert [(hit.id, hit["body"]) for hit in hits] == [("0", "b0"), ("2", "b2")]
+    with VectorStore("new.db") as points:
+        points.ensure_collection("notes", 4, model="nomic")
+        (point,) = points.search("notes", [1, 0, 0, 0], limit=1)
+        assert (point["id"], point["payload"]) == ("a", {"text": "t"})
 
 
 def test_the_pages_on_imports_name_every_option() -> None:

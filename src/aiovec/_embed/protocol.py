@@ -19,8 +19,9 @@ class Embedder(Protocol):
 
     An asynchronous embedder is awaited on the event loop; a plain one runs in a thread, one call at
     a time. A call gets at most 64 texts, or ``batch_size`` if it has this attribute. If it has a
-    parameter ``kind``, that is ``"document"`` or ``"query"``. Exceptions other than TypeError,
-    ValueError and similar ones count as temporary, and the call is retried.
+    parameter ``kind``, that is ``"document"`` or ``"query"``. An error is retried, unless it is an
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
+    NotImplementedError, SyntaxError, TypeError or ValueError.
     """
 
     @property
