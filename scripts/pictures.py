@@ -1,4 +1,4 @@
-"""Draw the pictures of the front page from the tables of ``docs/internals/benchmarks.md``.
+"""Draw the pictures of the front page from the tables of the two pages of benchmarks.
 
 ``python scripts/pictures.py``, run in the repository, writes them to ``docs/assets``; a test
 compares them with what it writes. Beneath the bars stand the command, the day and the machine, as
@@ -46,7 +46,7 @@ PICTURES = (
     Picture(
         "stalls",
         "Longest stall of the event loop while 20 tasks search",
-        "`python -m bench against",
+        "Beside nine other stores",
         "longest stall, ms",
         lambda row: f"{row['longest stall, ms']} ms",
     ),
@@ -70,13 +70,14 @@ PICTURES = (
 
 def files(root: Path) -> dict[Path, str]:
     """Return the text of each picture, by its path below ``root``."""
-    page = (root / "docs/internals/benchmarks.md").read_text(encoding="utf-8")
+    pages = ("docs/internals/benchmarks.md", "docs/explanation/benchmarks.md")
+    page = "\n".join((root / page).read_text(encoding="utf-8") for page in pages)
     return {root / f"docs/assets/{one.name}.svg": _drawn(one, page) for one in PICTURES}
 
 
 def _drawn(picture: Picture, page: str) -> str:
-    section = re.split(rf"^### {re.escape(picture.section)}", page, flags=re.MULTILINE)[1]
-    section = section.split("\n### ")[0]
+    section = re.split(rf"^##+ {re.escape(picture.section)}", page, flags=re.MULTILINE)[1]
+    section = re.split(r"\n##+ ", section)[0]
     (about,) = re.findall(r"\(([^()]* 20\d\d,[^()]*)\)", section)
     rows = _table(section)
     most = max(_number(row[picture.length]) for row in rows)
