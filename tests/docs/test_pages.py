@@ -42,6 +42,17 @@ LIBRARIES = {
     "docs/reference/plot.md": "matplotlib",
 }
 
+EXISTING = {
+    "docs/how-to/backup.md": ("notes.db", Schema(2), {"id": "1", "embedding": [1, 0]}),
+    "docs/how-to/change-model.md": (
+        "old.db",
+        Schema(2, model="older", fields={"body": str}),
+        {"id": "1", "embedding": [1, 0], "body": "A text"},
+    ),
+    "docs/how-to/upgrade.md": ("notes.db", Schema(2), {"id": "1", "embedding": [1, 0]}),
+}
+"""The file, schema and row of the table ``docs`` that a page begins with."""
+
 
 def user_pages() -> list[str]:
     docs = ROOT / "docs"
@@ -69,6 +80,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_block_runs_and_prints_what_the_page_shows(page: str, folder: Path) -> None:
     for library in LIBRARIES.get(page, "").split():
         pytest.importorskip(library)
+    if page in EXISTING:
+        path, schema, row = EXISTING[page]
+        with aiovec.sync.connect(path) as store:
+            store.create_table("docs", schema)
+            store.insert("docs", [row])
     run_page(page, folder)
 
 
