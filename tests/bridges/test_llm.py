@@ -221,7 +221,7 @@ def test_a_collection_in_memory_is_searched_by_llm() -> None:
 
 
 def test_the_code_of_its_page_runs(user: Path) -> None:
-    page = "docs/how-to/llm.md"
+    page = "distributions/llm-aiovec/README.md"
     lines = [line for block in blocks(page, "console") for line in block.splitlines()]
     commands = [shlex.split(line.removeprefix("$ llm ")) for line in lines]
     assert commands[0] == ["install", "llm-aiovec"]

@@ -26,7 +26,6 @@ OWN_TEST = {
     "how-to/build-on-it.md",
     "how-to/crewai.md",  # CrewAI prints panels
     "how-to/from-other-stores.md",
-    "how-to/llm.md",
     "how-to/move-to-lancedb.md",
 }
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
