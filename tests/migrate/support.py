@@ -221,8 +221,10 @@ class At:
         self.step = step
         self.work = work
         self.met = False
+        self.last = ""
 
     async def __call__(self, step: str) -> None:
+        self.last = step
         if step == self.step and not self.met:
             self.met = True
             await self.work()

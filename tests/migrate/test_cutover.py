@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import lancedb
 import pytest
 from tests.harness.cases import case
 
@@ -72,9 +73,12 @@ async def test_writers_wait_and_are_led_to_the_new_store(
                 assert not any(task.done() for task in waiting)
                 assert await app.count("notes") == 40  # readers do not wait
 
+        now = asyncio.get_running_loop().time
+        began = now()
         report = await switched(config, target, step=write)
         assert report.switched
         assert report.equal
+        assert 0.1 <= report.pause < now() - began
         assert await waiting[0] == 3
         with pytest.raises(StoreMovedError):
             await waiting[1]
@@ -124,6 +128,13 @@ async def test_a_reader_follows_though_the_migrator_died_behind_the_mark(
         await stopped_at("cut-over:moved", lambda at: switched(config, target, step=at))
         assert await reader.count("notes") == 38
         assert reader.backend_name == target
+    stores, other = (place_of(config, source), place_of(config, target)), tmp_path / "other.toml"
+    await asyncio.to_thread(shutil.copy, config, other)
+    for more in ({}, {"config": other}):
+        with pytest.raises(
+            MigrationError, match=f"still names the old store; add --config {config}"
+        ):
+            await aiovec_migrate.run(*stores, **more)
     # It was decided, so it is completed also where the run is not asked for a switch.
     await aiovec_migrate.run(None, target, config=config)
     assert named(config) == target
@@ -167,6 +178,27 @@ async def test_a_pause_that_lasts_too_long_is_called_off(tmp_path: Path) -> None
         await moving
         assert await store.count("notes") == len(wanted["notes"][1]) + 3
         assert store.backend_name == "lancedb"
+
+
+@pytest.mark.slow
+async def test_no_app_is_switched_to_a_target_that_lost_a_row_in_the_pause(tmp_path: Path) -> None:
+    config = await a_store(tmp_path, "sqlite")
+    wanted = await contents_at(config=config)
+
+    async def lose() -> None:
+        db = await lancedb.connect_async(tmp_path / "notes.lance")
+        await (await db.open_table("notes")).delete("id = 'r/3'")
+
+    events: list[str] = []
+    with pytest.raises(MigrationError, match="differ between the stores without having been .*r/3"):
+        await switched(
+            config, "lancedb", step=At("cut-over:paused", lose),
+            listener=lambda event: events.append(event.text),
+        )  # fmt: skip
+    assert [text for text in events if "38 rows in the source and 37 in the target" in text]
+    assert named(config) == "sqlite"
+    await switched(config, "lancedb")
+    assert_same(wanted, await contents_at(config=config))
 
 
 @pytest.mark.slow
@@ -225,12 +257,16 @@ async def test_a_toml_edited_during_a_run_misleads_no_app(tmp_path: Path) -> Non
     before = await asyncio.to_thread(config.read_text)
     for name, edit in EDITS.items():
         with case(name):
-            for step in ("cut-over:ready", "cut-over:paused"):
-                at = At(step, lambda edit=edit: asyncio.to_thread(edit, config))
+            for step, last in (("ready", "ready"), ("paused", "checked")):
+                at = At(f"cut-over:{step}", lambda edit=edit: asyncio.to_thread(edit, config))
                 with pytest.raises(AiovecError, match=r"(?s)cannot switch: .*Apps still use"):
                     await switched(config, "lancedb", step=at, listener=_no_warning)
                 assert at.met
+                assert at.last == f"cut-over:{last}"  # at the first look no writer waits yet
                 await asyncio.to_thread(config.write_text, before)
+                status = await aiovec_migrate.status(config=config)
+                assert status is not None
+                assert status.state == "open"
             async with aiovec.connect(tmp_path / "notes.db") as old:
                 await old.upsert("notes", rows("since", 3))
             assert not (tmp_path / "other.lance").exists()
@@ -270,6 +306,12 @@ async def test_a_store_whose_mark_was_forgotten_is_not_switched_to(tmp_path: Pat
     async with aiovec.connect(config=config) as app:
         assert app.backend_name == named(config) == "lancedb"
         await app.insert("notes", rows("since", 3))
+    config = await a_store(tmp_path / "two", "sqlite")
+    forget = At("cut-over:moved", lambda: aiovec_migrate.forget("sqlite", config=config))
+    with pytest.raises(MigrationError, match=r"mark of .* does not say that its apps were"):
+        await switched(config, "lancedb", step=forget)
+    async with aiovec.connect(config=config) as app:
+        assert (await app.count("notes"), app.backend_name) == (38, "sqlite")
 
 
 WAITING = """

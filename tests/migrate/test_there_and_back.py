@@ -117,9 +117,9 @@ async def test_rows_written_during_a_run_arrive(tmp_path: Path, way: str) -> Non
 async def test_events_name_each_phase_and_its_progress(tmp_path: Path) -> None:
     config = await a_store(tmp_path, "sqlite")
     events: list[Event] = []
-    report = await aiovec_migrate.run(None, "lancedb", config=config, listener=events.append)
+    report = await switched(config, "lancedb", listener=events.append)
     phases = [event.phase for event in events if event.kind == "phase"]
-    assert phases == ["marking", "copying", "optimizing", "verifying"]
+    assert phases == ["marking", "copying", "optimizing", "verifying", "switching"]
     copied = [e for e in events if e.kind == "progress" and e.phase == "copying"]
     assert [(event.rows, event.total) for event in copied] == [(38, 38)]
     assert [table.difference.source_rows for table in report.tables] == [38]

@@ -44,6 +44,10 @@ STEPS = {
 """At or behind which a migrator is killed."""
 
 
+# Behind these a command that fails says which store apps use.
+_PAUSE = [f"cut-over:{name}" for name in ("ready", "paused", "checked")]
+
+
 class SimulationError(AssertionError):
     """Something that was promised did not hold."""
 
@@ -233,8 +237,14 @@ class Course:
         names = [self.used, "new" if self.used == "old" else "old"]
         source, target = (self.store(name) for name in names)
 
+        last = ""
+
         async def step(name: str) -> None:
+            nonlocal last
+            last = name
             world.tell(f"step {name}")
+            if name.startswith("cut-over:"):
+                world.faults.rate = max(world.faults.rate, 0.1)
             if name == doom and process.doom is None and self.chance.random() < 0.5:
                 # Here, or within what comes next.
                 most = self.chance.choice([0, 5, 60])
@@ -244,6 +254,9 @@ class Course:
                     await self.loop.create_future()  # for ever
 
         def listen(event: Event) -> None:
+            nonlocal last
+            if event.kind == "warning":  # called off
+                last = ""
             if event.kind != "progress":
                 world.tell(f"event {event.to_dict()}")
 
@@ -264,6 +277,11 @@ class Course:
                 await target.close()
         except AiovecError as error:
             world.tell(f"fails: {type(error).__name__}: {error}")
+            stay, mark = "Apps still use" in str(error), source.disk.mark
+            if stay and mark is not None and mark.left:
+                raise SimulationError(f"apps were switched, but: {error}") from error
+            if last in _PAUSE and not stay and "did not confirm" not in str(error):
+                raise SimulationError(f"nobody knows which store apps use: {error}") from error
             return False
         return True
 

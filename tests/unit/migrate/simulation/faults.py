@@ -24,11 +24,11 @@ class Faults:
     def __init__(self, world: World, chance: random.Random, budget: int, rate: float) -> None:
         self._world = world
         self._chance = chance
-        self._rate = rate
+        self.rate = rate
         self.left = budget
 
     def _happens(self) -> bool:
-        if self.left <= 0 or self._chance.random() >= self._rate:
+        if self.left <= 0 or self._chance.random() >= self.rate:
             return False
         self.left -= 1
         return True
