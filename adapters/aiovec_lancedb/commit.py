@@ -211,10 +211,13 @@ class TableCommitter(Committer[OperationCall]):
 
     async def _on_newest(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
         if first.handle is None:
+            await self._heed(first)
             return await first.do(None, others)
         # The place was checked under the lock, and is checked again behind the commit.
         table = await self._session.opened(first.handle, altered=first.altered, placed=True)
-        await self._heed(first, table)
+        if not first.fills:
+            table.check_not_filled()
+        await self._heed(first)
         try:
             return await first.do(table, others)
         except CorruptStoreError:
@@ -225,14 +228,12 @@ class TableCommitter(Committer[OperationCall]):
                 raise
         return await self._on_newest(first, others)
 
-    async def _heed(self, work: WriteOperation, table: Opened) -> None:
-        """Raise an error if a load, or in a bucket a mark, refuses the work.
+    async def _heed(self, work: WriteOperation) -> None:
+        """Raise an error if, in a bucket, a mark refuses the work.
 
         Either the mark was set before the version was opened, or the check after the commit sees
         it.
         """
-        if not work.fills:
-            table.check_not_filled()
         if self._session.exclusive:
             return
         mark = self._mark = await in_thread(self._session.mark.look)
@@ -251,8 +252,6 @@ class TableCommitter(Committer[OperationCall]):
         """
         deadline, look = None, self._session.mark.look
         while (mark := await in_thread(look)) is not None and mark.state == PAUSED:
-            if work.changes_schema:
-                break
             deadline = deadline or Deadline(mark.limit)
             if deadline.left() <= 0:
                 await in_thread(self._session.mark.end_pause, mark)

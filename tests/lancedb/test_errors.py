@@ -8,7 +8,7 @@ import shutil
 import sys
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,17 @@ from aiovec import (
     AiovecError,
     CorruptStoreError,
     DuplicateIdError,
+    Field,
     FilterError,
+    MigrationError,
+    OutcomeUnknownError,
     StoreBusyError,
     TableExistsError,
     TableNotFoundError,
     VectorStore,
 )
 
+from .buckets import s3_server
 from .support import backend_on, opened
 
 
@@ -224,3 +228,59 @@ async def test_an_unreadable_mark_of_a_migration_is_reported(tmp_path: Path) -> 
                 await store.insert("notes", small_rows(1, start=900))
         await forget_move(moving)
         await store.insert("notes", small_rows(1, start=900))
+
+
+@pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.slow)])
+async def test_a_table_made_while_a_migration_begins_may_not_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    create = lancedb.AsyncConnection.create_table
+    with s3_server() if place == "bucket" else nullcontext() as bucket:
+        target = tmp_path / "s" if bucket is None else bucket.new_url()
+        for name, value in ({} if bucket is None else bucket.environment).items():
+            monkeypatch.setenv(name, value)
+        async with opened(target) as store, backend_on(target) as mover:
+
+            async def overtaken(*args: Any, **kwargs: Any) -> Any:
+                await begin_move(mover, "r1")
+                return await create(*args, **kwargs)
+
+            monkeypatch.setattr(lancedb.AsyncConnection, "create_table", overtaken)
+            with pytest.raises(OutcomeUnknownError, match="run r1 of a migration"):
+                await store.create_table("notes", SMALL)
+            for change in (
+                lambda other: other.drop_table("notes"),
+                lambda other: other.add_field("notes", "extra", Field(int)),
+            ):
+                async with opened(target) as other:
+                    with pytest.raises(MigrationError, match="run r1"):
+                        await change(other)
+            assert await store.schema("notes") == SMALL
+
+
+async def test_a_write_that_other_commits_overtake_is_repeated_until_its_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And at least five times."""
+    await filled(tmp_path / "s", 10)
+    delete, conflicts = lancedb.AsyncTable.delete, 0
+
+    async def overtaken(*args: Any) -> Any:
+        nonlocal conflicts
+        conflicts -= 1
+        if conflicts >= 0:
+            await asyncio.sleep(0.1)
+            raise RuntimeError("lance error: Commit conflict for version 7")
+        return await delete(*args)
+
+    monkeypatch.setattr(lancedb.AsyncTable, "delete", overtaken)
+    for timeout, conflicts, done in ((0.0, 4, True), (0.0, 5, False), (60.0, 7, True)):
+        async with opened(tmp_path / "s", busy_timeout=timeout) as store:
+            with case((timeout, conflicts)):
+                if done:
+                    assert await store.delete("notes", "r0001") == 1
+                    await store.insert("notes", small_rows(1, start=1))
+                else:
+                    with pytest.raises(StoreBusyError, match="other writers changed"):
+                        await store.delete("notes", "r0001")
+                    assert conflicts == 0
