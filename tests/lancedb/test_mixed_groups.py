@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import pyarrow as pa
 import pytest
 from tests.contract.base import case
@@ -20,7 +21,14 @@ from tests.harness import syscalls
 from tests.harness.oracle import Oracle
 from tests.harness.processes import output_of
 
-from aiovec import DuplicateIdError, Field, InvalidRowError, Schema, VectorStore
+from aiovec import (
+    DuplicateIdError,
+    Field,
+    InvalidRowError,
+    OutcomeUnknownError,
+    Schema,
+    VectorStore,
+)
 
 from .buckets import s3_server
 from .support import opened
@@ -247,3 +255,21 @@ def test_where_the_joined_commit_fails_each_call_is_done_by_itself(tmp_path: Pat
     failed, came, years = json.loads(printed)
     assert failed == 1
     _check_all_done(came, years)
+
+
+async def test_calls_whose_joined_commit_may_have_happened_are_not_done_again(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An insert done again would say that its id exists already."""
+    await store.create_table("notes", Schema(4, fields={"year": int}))
+    add = lancedb.AsyncTable.add
+
+    async def unanswered(*args: Any) -> None:
+        await add(*args)
+        raise RuntimeError("lance error: commit result for version 7 is unknown")
+
+    monkeypatch.setattr(lancedb.AsyncTable, "add", unanswered)
+    inserts = [store.insert("notes", [_year(n, 0)]) for n in range(8)]
+    outcomes = await asyncio.gather(*inserts, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknownError] * 8
+    assert await years_in(store) == {f"r{n}": 0 for n in range(8)}
