@@ -254,8 +254,10 @@ async def test_nobody_knows_if_a_migration_copies_a_table_made_while_it_begins(
                 return await create(connection, name, **options)
 
             monkeypatch.setattr(lancedb.AsyncConnection, "create_table", overtaken)
-            with pytest.raises(OutcomeUnknownError, match="could not be read behind the commit"):
+            unreadable = "could not be read behind the commit"
+            with pytest.raises(OutcomeUnknownError, match=unreadable) as caught:
                 await store.create_table("first", SMALL)
+            assert caught.value.target == store.target
             await forget_move(mover)
             with pytest.raises(OutcomeUnknownError, match="run r1 of a migration"):
                 await store.create_table("notes", SMALL)

@@ -102,11 +102,12 @@ async def test_writes_whose_folder_is_put_away_at_their_commit_are_not_acknowled
             inserts = [store.insert("t", [row]) for row in small_rows(4, start=start)]
             outcomes = await asyncio.gather(*inserts, return_exceptions=True)
             monkeypatch.setattr(os, "stat", stat)
-            unknown = [str(one) for one in outcomes if isinstance(one, OutcomeUnknownError)]
+            unknown = [one for one in outcomes if isinstance(one, OutcomeUnknownError)]
             if way is restored:
                 assert [type(outcome) for outcome in outcomes] == [StoreReplacedError] * 4
             else:  # of one that did not join, nothing was done
                 assert unknown
-                assert "its folder could not be checked" in unknown[0]
+                assert unknown[0].target == str(folder)
+                assert "its folder could not be checked" in str(unknown[0])
     async with opened(folder) as other:
         assert await other.count("t") == 0

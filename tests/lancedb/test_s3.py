@@ -138,7 +138,8 @@ async def test_facts_take_no_request_for_each_version(bucket: Bucket) -> None:
     """A table may have a hundred versions, whose manifests nobody needs to read for that."""
     async with Proxy(bucket.endpoint) as proxy:
         settings = {"storage_options": {**bucket.options, "aws_endpoint": proxy.url}}
-        async with opened(bucket.new_url(), **settings, upkeep="elsewhere") as store:
+        settings |= {"upkeep": "elsewhere", "max_versions": 1}
+        async with opened(bucket.new_url(), **settings) as store:
             await store.create_table("notes", SMALL)
             for row in small_rows(40):
                 await store.insert("notes", [row])
@@ -146,7 +147,8 @@ async def test_facts_take_no_request_for_each_version(bucket: Bucket) -> None:
             before = len(proxy.requests)
             assert (await store.stats("notes")).details["versions"] == 41
             assert len(proxy.requests) - before < 20
-            assert len(await store.versions("notes")) == 41
+            await store.optimize("notes")  # another process may be reading the versions
+            assert len(await store.versions("notes")) > 41
 
 
 async def test_a_list_of_tables_asks_once_about_each(bucket: Bucket) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.harness.cancel import STOPS, stopped_at
 from tests.harness.marks import fill
 from tests.harness.processes import start_code
 from tests.harness.values import SMALL, small_rows
@@ -20,7 +21,7 @@ from aiovec import AiovecError, Field, StoreBusyError, VectorStore
 
 from .buckets import Bucket, s3_server
 from .indexed import ROWS, filled, rows
-from .support import backend_on, details, ids_in, lance_calls, opened
+from .support import backend_on, details, ids_in, lance_calls, listed, opened
 
 # Exports a table in a process of its own: prints a line when it has the first batch, and the number
 # of rows when it was told to go on.
@@ -131,7 +132,7 @@ async def test_the_next_store_that_opens_a_table_compacts_it(tmp_path: Path) -> 
 
 
 async def test_a_version_stays_while_an_export_reads_it(tmp_path: Path) -> None:
-    """While it lasts and not longer, whether it comes to its end or is left."""
+    """While it lasts and not longer, whether it comes to its end, is left or is cancelled."""
     async with opened(tmp_path / "s", keep_versions="0 seconds", max_versions=1) as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(100))
@@ -139,9 +140,8 @@ async def test_a_version_stays_while_an_export_reads_it(tmp_path: Path) -> None:
         seen = len(await anext(export))
         async with contextlib.aclosing(store.export("notes", batch_size=10)) as left:  # type: ignore[type-var]
             await anext(left)
-        cancelled = asyncio.ensure_future(ids_in(store))
-        await asyncio.sleep(0)
-        cancelled.cancel()
+        for at in range(1, 20):
+            await stopped_at(ids_in(store), at, STOPS["once"])
         for n in range(5):
             await store.delete("notes", [f"r{n:04}"])
             await store.insert("notes", small_rows(3, start=500 + 3 * n))
@@ -157,6 +157,7 @@ async def test_a_version_stays_while_an_export_reads_it(tmp_path: Path) -> None:
 
         await until(few)
         assert await store.count("notes") == 110
+        assert await listed(tmp_path / "s" / ".aiovec" / "readers" / "notes") == []
 
 
 @pytest.mark.parametrize(
