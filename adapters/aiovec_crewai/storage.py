@@ -16,11 +16,12 @@ from aiovec.bridge import (
     Closable,
     StoreOrTarget,
     any_of,
+    blocking,
+    in_store,
     keys_below,
     metadata_filter,
     relevance,
     storable,
-    twins,
     without_zeros,
 )
 
@@ -71,7 +72,8 @@ class AiovecStorage(Closable):
         """Replace the memory with the same id."""
         self.save([record])
 
-    async def _save(self, table: Table, records: list[MemoryRecord]) -> None:
+    @in_store
+    async def asave(self, records: list[MemoryRecord]) -> None:
         """Save memories. A memory replaces an earlier one with the same id."""
         if not records:
             return
@@ -80,20 +82,21 @@ class AiovecStorage(Closable):
             rows = [{**row, "embedding": without_zeros(row["embedding"])} for row in rows]
         dim = next((len(record.embedding) for record in records if record.embedding), None)
         try:
-            await self._bridge.writing(table, dim, lambda: table.upsert(rows))
+            await self._bridge.write(dim, lambda table: table.upsert(rows))
         except DimensionMismatchError as exc:
             raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
 
-    save, asave = twins(_save)
+    @blocking(asave)
+    def save(self) -> Any:
+        """As ``asave``."""
 
     def touch_records(self, record_ids: list[str]) -> None:
         """Set the time of the last access of these memories to now."""
         now = {"last_accessed": datetime.now(UTC)}
         self._read(lambda table: table.update(now, ids=record_ids), 0)
 
-    async def _delete(
+    async def adelete(
         self,
-        table: Table,
         scope_prefix: str | None = None,
         categories: list[str] | None = None,
         record_ids: list[str] | None = None,
@@ -106,9 +109,11 @@ class AiovecStorage(Closable):
         """
         record_ids = [] if categories == [] else record_ids
         where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
-        return await self._bridge.reading(lambda: table.delete(where=where or "TRUE"), 0)
+        return await self._bridge.read(lambda table: table.delete(where=where or "TRUE"), 0)
 
-    delete, adelete = twins(_delete)
+    @blocking(adelete)
+    def delete(self) -> Any:
+        """As ``adelete``."""
 
     def reset(self, scope_prefix: str | None = None) -> None:
         """Delete the memories of a scope.
@@ -118,13 +123,13 @@ class AiovecStorage(Closable):
         if _path(scope_prefix):
             self.delete(scope_prefix)
         else:
-            self._bridge.run(self._bridge.drop)
+            self._bridge.run(lambda _: self._bridge.drop())
 
     # Reads
 
-    async def _search(
+    @in_store
+    async def asearch(
         self,
-        table: Table,
         query_embedding: list[float],
         scope_prefix: str | None = None,
         categories: list[str] | None = None,
@@ -140,8 +145,8 @@ class AiovecStorage(Closable):
             return []
         where = _where(scope_prefix, categories, metadata_filter)
         try:
-            hits: Sequence[Hit] = await self._bridge.reading(
-                lambda: table.search(
+            hits: Sequence[Hit] = await self._bridge.read(
+                lambda table: table.search(
                     query_embedding, limit=limit, where=where, include_vector=True
                 ),
                 (),
@@ -151,7 +156,9 @@ class AiovecStorage(Closable):
         scored = [(_record(hit), relevance(hit.score, self._metric)) for hit in hits]
         return [(record, score) for record, score in scored if score >= min_score]
 
-    search, asearch = twins(_search)
+    @blocking(asearch)
+    def search(self) -> Any:
+        """As ``asearch``."""
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return the memory with this id, or None."""
@@ -215,7 +222,7 @@ class AiovecStorage(Closable):
 
     def _read(self, call: Callable[[Table], Awaitable[_R]], missing: _M) -> _R | _M:
         """Return the result of a call, or ``missing`` if the table does not exist yet."""
-        return self._bridge.run(lambda table: self._bridge.reading(lambda: call(table), missing))
+        return self._bridge.run(lambda _: self._bridge.read(call, missing))
 
 
 def _where(

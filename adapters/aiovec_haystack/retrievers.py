@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Self
+from typing import Any, Self
 
 from haystack import component, default_from_dict, default_to_dict
 from haystack.dataclasses import Document
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 
 from aiovec import Hit, Table, Weighted
-from aiovec.bridge import DocumentBridge, twins
+from aiovec.bridge import DocumentBridge, blocking
 
 from .store import AiovecDocumentStore
 
-_P = ParamSpec("_P")
 _Filters = dict[str, Any] | None
 _Documents = dict[str, list[Document]]
-
-
-def _runs(
-    method: Callable[Concatenate[Any, Table, _P], Awaitable[_Documents]],
-) -> tuple[
-    Callable[Concatenate[Any, _P], _Documents],
-    Callable[Concatenate[Any, _P], Coroutine[Any, Any, _Documents]],
-]:
-    """Return a coroutine method as the methods ``run`` and ``run_async`` of a component."""
-    run, run_async = twins(method)
-    run.__name__, run_async.__name__ = "run", "run_async"  # the decorator takes no other
-    decorated = component.output_types(documents=list[Document])
-    return decorated(run), decorated(run_async)
+_gives_documents = component.output_types(documents=list[Document])
 
 
 class _Retriever:
@@ -56,7 +43,7 @@ class _Retriever:
         self.document_store = document_store
         self.filters = filters
         self.top_k = top_k
-        self.filter_policy = FilterPolicy.from_str(str(filter_policy))
+        self.filter_policy: FilterPolicy = FilterPolicy.from_str(str(filter_policy))
         self.return_embedding = return_embedding
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +72,7 @@ class _Retriever:
         store = self.document_store
         where = store._where(apply_filter_policy(self.filter_policy, self.filters, filters))
         options = {"limit": limit, "where": where, "include_vector": self.return_embedding}
-        hits = await self._bridge.reading(lambda: search(**options), ())
+        hits = await self._bridge.read(partial(search, **options), ())
         return {"documents": [replace(store._document(hit), score=hit.score) for hit in hits]}
 
 
@@ -93,35 +80,41 @@ class _Retriever:
 class AiovecEmbeddingRetriever(_Retriever):
     """Retrieve the documents whose vectors are nearest."""
 
-    async def _run(
+    @_gives_documents
+    async def run_async(
         self,
-        table: Table,
         query_embedding: list[float],
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with the score of the store's metric, best first."""
-        return await self._documents(partial(table.search, query_embedding), filters, top_k)
+        return await self._documents(partial(Table.search, vector=query_embedding), filters, top_k)
 
-    run, run_async = _runs(_run)
+    @_gives_documents
+    @blocking(run_async)
+    def run(self) -> Any:
+        """As ``run_async``."""
 
 
 @component
 class AiovecKeywordRetriever(_Retriever):
     """Retrieve the documents with any word of a query, ranked by BM25."""
 
-    async def _run(
+    @_gives_documents
+    async def run_async(
         self,
-        table: Table,
         query: str,
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with their BM25 score, best first."""
-        search = partial(table.search_text, query, match="any")
+        search = partial(Table.search_text, query=query, match="any")
         return await self._documents(search, filters, top_k)
 
-    run, run_async = _runs(_run)
+    @_gives_documents
+    @blocking(run_async)
+    def run(self) -> Any:
+        """As ``run_async``."""
 
 
 @component
@@ -139,9 +132,9 @@ class AiovecHybridRetriever(_Retriever):
         _Retriever.__init__(self, document_store, **options)  # @component makes another class
         self.alpha = alpha
 
-    async def _run(
+    @_gives_documents
+    async def run_async(
         self,
-        table: Table,
         query: str,
         query_embedding: list[float],
         filters: dict[str, Any] | None = None,
@@ -149,7 +142,12 @@ class AiovecHybridRetriever(_Retriever):
     ) -> dict[str, list[Document]]:
         """Return documents with a score from 0 to 1, best first."""
         fusion = Weighted(vector=self.alpha, text=1 - self.alpha)
-        search = partial(table.search_hybrid, query, query_embedding, match="any", fusion=fusion)
+        search = partial(
+            Table.search_hybrid, query=query, vector=query_embedding, match="any", fusion=fusion
+        )
         return await self._documents(search, filters, top_k)
 
-    run, run_async = _runs(_run)
+    @_gives_documents
+    @blocking(run_async)
+    def run(self) -> Any:
+        """As ``run_async``."""

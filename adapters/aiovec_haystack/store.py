@@ -14,7 +14,7 @@ from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 
 from aiovec import Counts, DuplicateIdError, F, Hit, InvalidArgumentError, Record, Table
-from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, storable, twins
+from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, blocking, in_store, storable
 
 from .filters import condition
 
@@ -63,32 +63,39 @@ class AiovecDocumentStore(Closable):
 
     # Documents
 
-    async def _count(self, table: Table) -> int:
+    async def count_documents_async(self) -> int:
         """Return the number of documents."""
-        return await self._bridge.reading(table.count, 0)
+        return await self._bridge.read(Table.count, 0)
 
-    count_documents, count_documents_async = twins(_count)
+    @blocking(count_documents_async)
+    def count_documents(self) -> Any:
+        """As ``count_documents_async``."""
 
-    async def _count_by(self, table: Table, filters: _Filters) -> int:
+    async def count_documents_by_filter_async(self, filters: _Filters) -> int:
         """Return the number of documents that match the filters."""
         where = self._where(filters)
-        return await self._bridge.reading(lambda: table.count(where), 0)
+        return await self._bridge.read(lambda table: table.count(where), 0)
 
-    count_documents_by_filter, count_documents_by_filter_async = twins(_count_by)
+    @blocking(count_documents_by_filter_async)
+    def count_documents_by_filter(self) -> Any:
+        """As ``count_documents_by_filter_async``."""
 
-    async def _filter(self, table: Table, filters: _Filters | None = None) -> list[Document]:
+    @in_store
+    async def filter_documents_async(self, filters: _Filters | None = None) -> list[Document]:
         """Return the documents that match the filters, by default all, by their ids."""
         where = self._where(filters)
-        rows = await self._bridge.reading(
-            lambda: table.find(where, limit=None, include_vector=True), ()
+        rows = await self._bridge.read(
+            lambda table: table.find(where, limit=None, include_vector=True), ()
         )
         return list(map(self._document, rows))
 
-    filter_documents, filter_documents_async = twins(_filter)
+    @blocking(filter_documents_async)
+    def filter_documents(self) -> Any:
+        """As ``filter_documents_async``."""
 
-    async def _write(
+    @in_store
+    async def write_documents_async(
         self,
-        table: Table,
         documents: list[Document],
         policy: DuplicatePolicy = DuplicatePolicy.NONE,
     ) -> int:
@@ -103,56 +110,66 @@ class AiovecDocumentStore(Closable):
         rows = list(map(self._row, documents))
         dim = next((len(d.embedding) for d in documents if d.embedding), None)
 
-        async def write() -> int:
+        async def write(table: Table) -> int:
             if policy == DuplicatePolicy.OVERWRITE:
                 return await table.upsert(rows)
             skip = policy == DuplicatePolicy.SKIP
             return await table.insert(rows, on_conflict="skip" if skip else "fail")
 
         try:
-            return await self._bridge.writing(table, dim, write)
+            return await self._bridge.write(dim, write)
         except DuplicateIdError as exc:
             raise DuplicateDocumentError(str(exc)) from exc
 
-    write_documents, write_documents_async = twins(_write)
+    @blocking(write_documents_async)
+    def write_documents(self) -> Any:
+        """As ``write_documents_async``."""
 
-    async def _delete(self, table: Table, document_ids: list[str]) -> None:
+    async def delete_documents_async(self, document_ids: list[str]) -> None:
         """Delete the documents with these ids. Ids that do not exist are no error."""
-        await self._bridge.reading(lambda: table.delete(document_ids), 0)
+        await self._bridge.read(lambda table: table.delete(document_ids), 0)
 
-    delete_documents, delete_documents_async = twins(_delete)
+    @blocking(delete_documents_async)
+    def delete_documents(self) -> Any:
+        """As ``delete_documents_async``."""
 
-    async def _delete_all(self, table: Table, recreate_index: bool = False) -> None:
+    async def delete_all_documents_async(self, recreate_index: bool = False) -> None:
         """Delete all documents; with ``recreate_index``, drop the table until the next write."""
         if recreate_index:
-            await self._bridge.drop(table)
+            await self._bridge.drop()
         else:
-            await self._bridge.reading(lambda: table.delete(where="TRUE"), 0)
+            await self._bridge.read(lambda table: table.delete(where="TRUE"), 0)
 
-    delete_all_documents, delete_all_documents_async = twins(_delete_all)
+    @blocking(delete_all_documents_async)
+    def delete_all_documents(self) -> Any:
+        """As ``delete_all_documents_async``."""
 
-    async def _delete_by(self, table: Table, filters: _Filters) -> int:
+    async def delete_by_filter_async(self, filters: _Filters) -> int:
         """Delete the documents that match the filters, and return how many there were."""
         where = condition(filters, self._fields)
-        return await self._bridge.reading(lambda: table.delete(where=where), 0)
+        return await self._bridge.read(lambda table: table.delete(where=where), 0)
 
-    delete_by_filter, delete_by_filter_async = twins(_delete_by)
+    @blocking(delete_by_filter_async)
+    def delete_by_filter(self) -> Any:
+        """As ``delete_by_filter_async``."""
 
-    async def _update_by(self, table: Table, filters: _Filters, meta: dict[str, Any]) -> int:
+    async def update_by_filter_async(self, filters: _Filters, meta: dict[str, Any]) -> int:
         """Set these keys of the metadata of matching documents, and return how many matched."""
         where = condition(filters, self._fields)
         columns = self._bridge.row("", "", None, {})
         row = self._bridge.row("", "", None, meta)
         values = {name: value for name, value in row.items() if name not in columns}
-        return await self._bridge.reading(lambda: table.update(values, where=where), 0)
+        return await self._bridge.read(lambda table: table.update(values, where=where), 0)
 
-    update_by_filter, update_by_filter_async = twins(_update_by)
+    @blocking(update_by_filter_async)
+    def update_by_filter(self) -> Any:
+        """As ``update_by_filter_async``."""
 
     # Metadata
 
-    async def _fields_info(self, table: Table) -> dict[str, dict[str, str]]:
+    async def get_metadata_fields_info_async(self) -> dict[str, dict[str, str]]:
         """Return the keys of the metadata with the type of their values."""
-        counts = await self._bridge.reading(table.fields_info, dict[str, dict[str, int]]())
+        counts = await self._bridge.read(Table.fields_info, dict[str, dict[str, int]]())
         kinds: dict[str, Any] = {}
         for name, types in counts.items():
             key = name.removeprefix("payload.")
@@ -163,29 +180,35 @@ class AiovecDocumentStore(Closable):
                 kinds[key] = {"type": _TYPES.get(most, "keyword")}
         return self._bridge.metadata(Record(id="", vector=None, fields=kinds))
 
-    get_metadata_fields_info, get_metadata_fields_info_async = twins(_fields_info)
+    @blocking(get_metadata_fields_info_async)
+    def get_metadata_fields_info(self) -> Any:
+        """As ``get_metadata_fields_info_async``."""
 
-    async def _min_max(self, table: Table, metadata_field: str) -> dict[str, Any]:
+    async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
         """Return the minimum and the maximum of a key, as "min" and "max"."""
         for field in map(str, self._bridge.fields(metadata_field.removeprefix("meta."))):
-            bounds = await self._bridge.reading(partial(table.bounds, field), None)
+            bounds = await self._bridge.read(partial(Table.bounds, field=field), None)
             if bounds is not None:
                 return {"min": bounds[0], "max": bounds[1]}
         return {"min": None, "max": None}
 
-    get_metadata_field_min_max, get_metadata_field_min_max_async = twins(_min_max)
+    @blocking(get_metadata_field_min_max_async)
+    def get_metadata_field_min_max(self) -> Any:
+        """As ``get_metadata_field_min_max_async``."""
 
-    async def _count_unique(
-        self, table: Table, filters: _Filters, metadata_fields: list[str]
+    async def count_unique_metadata_by_filter_async(
+        self, filters: _Filters, metadata_fields: list[str]
     ) -> dict[str, int]:
         """Return for each key how many different values it has in matching documents."""
-        return {name: len(await self._unique(table, name, filters)) for name in metadata_fields}
+        return {name: len(await self._unique(name, filters)) for name in metadata_fields}
 
-    count_unique_metadata_by_filter, count_unique_metadata_by_filter_async = twins(_count_unique)
+    @blocking(count_unique_metadata_by_filter_async)
+    def count_unique_metadata_by_filter(self) -> Any:
+        """As ``count_unique_metadata_by_filter_async``."""
 
-    async def _unique_values(
+    @in_store
+    async def get_metadata_field_unique_values_async(
         self,
-        table: Table,
         metadata_field: str,
         search_term: str | None = None,
         from_: int = 0,
@@ -198,17 +221,21 @@ class AiovecDocumentStore(Closable):
         values whose text contains it count, in any case.
         """
         part = (search_term or "").casefold()
-        unique = await self._unique(table, metadata_field, filters)
+        unique = await self._unique(metadata_field, filters)
         matches = [value for value in unique if part in str(value).casefold()]
         matches.sort(key=lambda value: (isinstance(value, str), value))
         return matches[from_ : from_ + size], len(matches)
 
-    get_metadata_field_unique_values, get_metadata_field_unique_values_async = twins(_unique_values)
+    @blocking(get_metadata_field_unique_values_async)
+    def get_metadata_field_unique_values(self) -> Any:
+        """As ``get_metadata_field_unique_values_async``."""
 
-    async def _unique(self, table: Table, name: str, filters: _Filters | None) -> Counts:
+    async def _unique(self, name: str, filters: _Filters | None) -> Counts:
         where = self._where(filters)
         counts = [
-            await self._bridge.reading(partial(table.distinct, str(field), where), Counts())
+            await self._bridge.read(
+                partial(Table.distinct, field=str(field), where=where), Counts()
+            )
             for field in self._bridge.fields(name.removeprefix("meta."))
         ]
         return Counts(chain.from_iterable(values.items() for values in counts))

@@ -8,8 +8,8 @@ from typing import Any
 
 from langchain_core.stores import ByteStore
 
-from aiovec import F, Field, Table
-from aiovec.bridge import Bridge, Closable, StoreOrTarget, table_without_vectors, twins
+from aiovec import F, Field
+from aiovec.bridge import Bridge, Closable, StoreOrTarget, blocking, in_store, table_without_vectors
 
 _PAGE = 1000
 
@@ -30,45 +30,57 @@ class AiovecByteStore(Closable, ByteStore):
         schema = table_without_vectors({"value": Field(str, nullable=False)})
         self._bridge = Bridge(store, table, lambda dim: schema, **options)
 
-    async def _get(self, table: Table, keys: Sequence[str]) -> list[bytes | None]:
+    @in_store
+    async def amget(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values of these keys, None for a missing key."""
-        rows = await self._bridge.reading(lambda: table.get(keys, include_vector=False), ())
+        rows = await self._bridge.read(lambda table: table.get(keys, include_vector=False), ())
         values = {row.id: base64.b64decode(row["value"]) for row in rows}
         return [values.get(key) for key in keys]
 
-    mget, amget = twins(_get)
+    @blocking(amget)
+    def mget(self) -> Any:
+        """As ``amget``."""
 
-    async def _set(self, table: Table, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
+    @in_store
+    async def amset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
         """Set the values of keys."""
         rows = [
             {"id": key, "value": base64.b64encode(value).decode()} for key, value in key_value_pairs
         ]
-        await self._bridge.writing(table, 1, lambda: table.upsert(rows))
+        await self._bridge.write(1, lambda table: table.upsert(rows))
 
-    mset, amset = twins(_set)
+    @blocking(amset)
+    def mset(self) -> Any:
+        """As ``amset``."""
 
-    async def _delete(self, table: Table, keys: Sequence[str]) -> None:
+    async def amdelete(self, keys: Sequence[str]) -> None:
         """Delete keys. A missing key is no error."""
-        await self._bridge.reading(lambda: table.delete(keys), 0)
+        await self._bridge.read(lambda table: table.delete(keys), 0)
 
-    mdelete, amdelete = twins(_delete)
+    @blocking(amdelete)
+    def mdelete(self) -> Any:
+        """As ``amdelete``."""
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yield the keys that begin with ``prefix``, by default all, in order."""
         after = ""
-        while page := self._bridge.run(self._page, prefix, after):
+        while page := self._page(prefix, after):
             yield from page
             after = page[-1]
 
     async def ayield_keys(self, *, prefix: str | None = None) -> AsyncIterator[str]:
         """As ``yield_keys``."""
         after = ""
-        while page := await self._bridge.aio(self._page, prefix, after):
+        while page := await self._apage(prefix, after):
             for key in page:
                 yield key
             after = page[-1]
 
-    async def _page(self, table: Table, prefix: str | None, after: str) -> list[str]:
+    async def _apage(self, prefix: str | None, after: str) -> list[str]:
         where = [F.id > after, F.id.startswith(prefix or "")]
-        rows = await self._bridge.reading(lambda: table.find(where, select=[], limit=_PAGE), ())
+        rows = await self._bridge.read(lambda table: table.find(where, select=[], limit=_PAGE), ())
         return [row.id for row in rows]
+
+    @blocking(_apage)
+    def _page(self) -> Any:
+        """As ``_apage``."""

@@ -13,9 +13,9 @@ from aiovec.bridge import (
     Bridge,
     Closable,
     StoreOrTarget,
+    blocking,
     table_name,
     table_without_vectors,
-    twins,
 )
 
 
@@ -33,11 +33,13 @@ class AiovecRecordManager(Closable, RecordManager):
             store, table_name(f"records-{namespace}"), lambda dim: schema, **options
         )
 
-    async def _create(self, table: Table) -> None:
+    async def acreate_schema(self) -> None:
         """Create the table, if it does not exist."""
-        await self._bridge.writing(table, 1, table.schema)
+        await self._bridge.write(1, Table.schema)
 
-    create_schema, acreate_schema = twins(_create)
+    @blocking(acreate_schema)
+    def create_schema(self) -> Any:
+        """As ``acreate_schema``."""
 
     def get_time(self) -> float:
         """Return the time in seconds."""
@@ -47,9 +49,8 @@ class AiovecRecordManager(Closable, RecordManager):
         """As ``get_time``."""
         return self.get_time()
 
-    async def _update(
+    async def aupdate(
         self,
-        table: Table,
         keys: Sequence[str],
         *,
         group_ids: Sequence[str | None] | None = None,
@@ -66,20 +67,23 @@ class AiovecRecordManager(Closable, RecordManager):
             {"id": key, "group_id": group, "updated_at": now}
             for key, group in zip(keys, groups, strict=True)
         ]
-        await self._bridge.writing(table, 1, lambda: table.upsert(rows))
+        await self._bridge.write(1, lambda table: table.upsert(rows))
 
-    update, aupdate = twins(_update)
+    @blocking(aupdate)
+    def update(self) -> Any:
+        """As ``aupdate``."""
 
-    async def _exists(self, table: Table, keys: Sequence[str]) -> list[bool]:
+    async def aexists(self, keys: Sequence[str]) -> list[bool]:
         """Return for each key whether it is recorded."""
-        existing = await self._bridge.reading(lambda: table.exists(keys), ())
+        existing = await self._bridge.read(lambda table: table.exists(keys), ())
         return [key in existing for key in keys]
 
-    exists, aexists = twins(_exists)
+    @blocking(aexists)
+    def exists(self) -> Any:
+        """As ``aexists``."""
 
-    async def _list(
+    async def alist_keys(
         self,
-        table: Table,
         *,
         before: float | None = None,
         after: float | None = None,
@@ -94,15 +98,19 @@ class AiovecRecordManager(Closable, RecordManager):
             where.append(F.updated_at > after)
         if group_ids:
             where.append(F.group_id.in_(group_ids))
-        rows = await self._bridge.reading(
-            lambda: table.find(where, select=[], limit=limit or None), ()
+        rows = await self._bridge.read(
+            lambda table: table.find(where, select=[], limit=limit or None), ()
         )
         return [row.id for row in rows]
 
-    list_keys, alist_keys = twins(_list)
+    @blocking(alist_keys)
+    def list_keys(self) -> Any:
+        """As ``alist_keys``."""
 
-    async def _delete(self, table: Table, keys: Sequence[str]) -> None:
+    async def adelete_keys(self, keys: Sequence[str]) -> None:
         """Delete the records of these keys."""
-        await self._bridge.reading(lambda: table.delete(keys), 0)
+        await self._bridge.read(lambda table: table.delete(keys), 0)
 
-    delete_keys, adelete_keys = twins(_delete)
+    @blocking(adelete_keys)
+    def delete_keys(self) -> Any:
+        """As ``adelete_keys``."""

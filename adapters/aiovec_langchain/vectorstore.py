@@ -11,10 +11,9 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from aiovec import Hit, InvalidArgumentError, Record, Table, Where, new_id
-from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, relevance, twins
+from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, blocking, in_store, relevance
 
 Filter = Mapping[str, Any] | Where
-Scored = list[tuple[Document, float]]
 
 
 class AiovecVectorStore(Closable, VectorStore):
@@ -84,6 +83,7 @@ class AiovecVectorStore(Closable, VectorStore):
         *,
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
+        **unknown: Any,
     ) -> list[str]:
         """Add texts, or replace those of the same ids, and return the ids.
 
@@ -91,7 +91,7 @@ class AiovecVectorStore(Closable, VectorStore):
         """
         listed = list(texts)
         vectors = self._embedding.embed_documents(listed) if listed else []
-        return self._bridge.run(self._write, vectors, listed, metadatas, ids)
+        return self.add_embeddings(vectors, metadatas, ids, listed, **unknown)
 
     async def aadd_texts(
         self,
@@ -100,15 +100,16 @@ class AiovecVectorStore(Closable, VectorStore):
         *,
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
+        **unknown: Any,
     ) -> list[str]:
         """As ``add_texts``."""
         listed = list(texts)
         vectors = await self._embedding.aembed_documents(listed) if listed else []
-        return await self._bridge.aio(self._write, vectors, listed, metadatas, ids)
+        return await self.aadd_embeddings(vectors, metadatas, ids, listed, **unknown)
 
-    async def _add_embeddings(
+    @in_store
+    async def aadd_embeddings(
         self,
-        table: Table,
         embeddings: Sequence[Sequence[float]],
         metadatas: list[dict[str, Any]] | None = None,
         ids: Sequence[str | None] | None = None,
@@ -120,32 +121,22 @@ class AiovecVectorStore(Closable, VectorStore):
         """
         of_rows = metadatas or [{}] * len(embeddings)
         listed = [str(row.get("data", "")) for row in of_rows] if texts is None else list(texts)
-        return await self._write(table, embeddings, listed, metadatas, ids)
-
-    add_embeddings, aadd_embeddings = twins(_add_embeddings)
-
-    async def _write(
-        self,
-        table: Table,
-        vectors: Sequence[Sequence[float]],
-        texts: Sequence[str],
-        metadatas: Sequence[Mapping[str, Any]] | None,
-        ids: Sequence[str | None] | None,
-    ) -> list[str]:
-        for name, given in {"vectors": vectors, "metadatas": metadatas, "ids": ids}.items():
-            if given is not None and len(given) != len(texts):
-                raise InvalidArgumentError(name, len(given), f"as many as texts, {len(texts)}")
-        if not texts:
+        for name, given in {"vectors": embeddings, "metadatas": metadatas, "ids": ids}.items():
+            if given is not None and len(given) != len(listed):
+                raise InvalidArgumentError(name, len(given), f"as many as texts, {len(listed)}")
+        if not listed:
             return []
-        written = [id or new_id() for id in ids or [None] * len(texts)]
-        of_rows = metadatas or [{}] * len(texts)
-        rows = list(map(self._bridge.row, written, texts, vectors, of_rows))
-        dim = len(vectors[0])
-        await self._bridge.writing(table, dim, lambda: table.upsert(rows))
+        written = [id or new_id() for id in ids or [None] * len(listed)]
+        rows = list(map(self._bridge.row, written, listed, embeddings, of_rows))
+        await self._bridge.write(len(embeddings[0]), lambda table: table.upsert(rows))
         return written
 
-    async def _delete(
-        self, table: Table, ids: Sequence[str] | None = None, *, filter: Filter = None
+    @blocking(aadd_embeddings)
+    def add_embeddings(self) -> Any:
+        """As ``aadd_embeddings``."""
+
+    async def adelete(
+        self, ids: Sequence[str] | None = None, *, filter: Filter = None, **unknown: Any
     ) -> bool | None:
         """Delete the documents with these ids, or all that match a filter. Pass one of both.
 
@@ -157,25 +148,32 @@ class AiovecVectorStore(Closable, VectorStore):
                 "ids", ids, "ids, or a filter; delete_collection() deletes everything"
             )
         where = self._bridge.where(filter)
-        await self._bridge.reading(lambda: table.delete(ids, where=where), 0)
+        await self._bridge.read(lambda table: table.delete(ids, where=where, **unknown), 0)
         return True
 
-    delete, adelete = twins(_delete)
+    @blocking(adelete)
+    def delete(self) -> Any:
+        """As ``adelete``."""
 
-    async def _drop(self, table: Table) -> None:
+    async def adelete_collection(self) -> None:
         """Delete everything. The next write creates the table again."""
-        await self._bridge.drop(table)
+        await self._bridge.drop()
 
-    delete_collection, adelete_collection = twins(_drop)
+    @blocking(adelete_collection)
+    def delete_collection(self) -> Any:
+        """As ``adelete_collection``."""
 
     # Reading
 
-    async def _get(self, table: Table, ids: Sequence[str], /) -> list[Document]:
+    @in_store
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents with these ids."""
-        rows = await self._bridge.reading(lambda: table.get(ids, include_vector=False), ())
+        rows = await self._bridge.read(lambda table: table.get(ids, include_vector=False), ())
         return list(map(self._document, rows))
 
-    get_by_ids, aget_by_ids = twins(_get)
+    @blocking(aget_by_ids)
+    def get_by_ids(self) -> Any:
+        """As ``aget_by_ids``."""
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` documents nearest to a text."""
@@ -185,23 +183,30 @@ class AiovecVectorStore(Closable, VectorStore):
         """As ``similarity_search``."""
         return _without_scores(await self.asimilarity_search_with_score(query, k, **kwargs))
 
-    def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
         """Return the ``k`` documents nearest to a text, each with its score."""
         vector = self._embedding.embed_query(query)
-        return self._bridge.run(self._search, vector, k, query=query, **kwargs)
+        return self.similarity_search_with_score_by_vector(vector, k, query=query, **kwargs)
 
-    async def asimilarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
         """As ``similarity_search_with_score``."""
         vector = await self._embedding.aembed_query(query)
-        return await self._bridge.aio(self._search, vector, k, query=query, **kwargs)
+        return await self.asimilarity_search_with_score_by_vector(vector, k, query=query, **kwargs)
 
-    async def _nearest(
-        self, table: Table, /, embedding: list[float], k: int = 4, **kwargs: Any
+    async def asimilarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
     ) -> list[Document]:
         """Return the ``k`` documents nearest to a vector."""
-        return _without_scores(await self._search(table, embedding, k, **kwargs))
+        scored = await self.asimilarity_search_with_score_by_vector(embedding, k, **kwargs)
+        return _without_scores(scored)
 
-    similarity_search_by_vector, asimilarity_search_by_vector = twins(_nearest)
+    @blocking(asimilarity_search_by_vector)
+    def similarity_search_by_vector(self) -> Any:
+        """As ``asimilarity_search_by_vector``."""
 
     def max_marginal_relevance_search(
         self,
@@ -225,10 +230,8 @@ class AiovecVectorStore(Closable, VectorStore):
         """As ``max_marginal_relevance_search``."""
         return await self.asimilarity_search(query, k, **_varied(k, fetch_k, lambda_mult), **kwargs)
 
-    async def _mmr(
+    async def amax_marginal_relevance_search_by_vector(
         self,
-        table: Table,
-        /,
         embedding: list[float],
         k: int = 4,
         fetch_k: int = 20,
@@ -237,14 +240,15 @@ class AiovecVectorStore(Closable, VectorStore):
     ) -> list[Document]:
         """As ``max_marginal_relevance_search``, by a vector."""
         options = _varied(k, fetch_k, lambda_mult)
-        return await self._nearest(table, embedding, k, **options, **kwargs)
+        return await self.asimilarity_search_by_vector(embedding, k, **options, **kwargs)
 
-    max_marginal_relevance_search_by_vector, amax_marginal_relevance_search_by_vector = twins(_mmr)
+    @blocking(amax_marginal_relevance_search_by_vector)
+    def max_marginal_relevance_search_by_vector(self) -> Any:
+        """As ``amax_marginal_relevance_search_by_vector``."""
 
-    async def _search(
+    @in_store
+    async def asimilarity_search_with_score_by_vector(
         self,
-        table: Table,
-        /,
         embedding: Sequence[float],
         k: int = 4,
         *,
@@ -252,18 +256,18 @@ class AiovecVectorStore(Closable, VectorStore):
         query: str | None = None,
         hybrid: bool = False,
         **options: Any,
-    ) -> Scored:
+    ) -> list[tuple[Document, float]]:
         """Return the ``k`` documents nearest to a vector, each with its score."""
         if hybrid and query is None:
             raise InvalidArgumentError("hybrid", hybrid, "False in a search by a vector alone")
-        search = partial(table.search_hybrid, query) if hybrid else table.search  # type: ignore[arg-type]
-        where = self._bridge.where(filter)
-        hits = await self._bridge.reading(
-            lambda: search(embedding, limit=k, where=where, **options), ()
-        )
+        search = partial(Table.search_hybrid, query=query or "") if hybrid else Table.search
+        options.update(vector=embedding, limit=k, where=self._bridge.where(filter))
+        hits = await self._bridge.read(partial(search, **options), ())
         return [(self._document(hit), hit.score) for hit in hits]
 
-    similarity_search_with_score_by_vector, asimilarity_search_with_score_by_vector = twins(_search)
+    @blocking(asimilarity_search_with_score_by_vector)
+    def similarity_search_with_score_by_vector(self) -> Any:
+        """As ``asimilarity_search_with_score_by_vector``."""
 
     def _document(self, row: Record | Hit) -> Document:
         text = row.fields.get(self._bridge.text)
@@ -286,19 +290,15 @@ class _Collection:
     def __init__(self, bridge: DocumentBridge) -> None:
         self._bridge = bridge
 
-    async def _get(
-        self, table: Table, where: Filter = None, limit: int | None = None
-    ) -> dict[str, list[Any]]:
+    def get(self, where: Filter = None, limit: int | None = None) -> dict[str, list[Any]]:
         """Return the documents that match a filter."""
-        matching = self._bridge.where(where)
-        rows = await self._bridge.reading(lambda: table.find(matching, limit=limit), ())
+        find = partial(Table.find, where=self._bridge.where(where), limit=limit)
+        rows = self._bridge.run(lambda _: self._bridge.read(find, ()))
         return {
             "ids": [row.id for row in rows],
             "documents": [row.fields.get(self._bridge.text) for row in rows],
             "metadatas": list(map(self._bridge.metadata, rows)),
         }
-
-    get, _ = twins(_get)
 
 
 def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:
@@ -306,5 +306,5 @@ def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:
     return {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
 
 
-def _without_scores(scored: Scored) -> list[Document]:
+def _without_scores(scored: list[tuple[Document, float]]) -> list[Document]:
     return [document for document, _ in scored]

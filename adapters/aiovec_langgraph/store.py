@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Self
 
+from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
     BaseStore,
     GetOp,
@@ -43,10 +44,10 @@ from aiovec.bridge import (
     Bridge,
     Closable,
     StoreOrTarget,
+    blocking,
     keys_below,
     metadata_filter,
     storable,
-    twins,
 )
 
 # Longest id of aiovec, in bytes.
@@ -105,7 +106,9 @@ class AiovecStore(Closable, BaseStore):
             )
         self.ttl_config = ttl
         self.index_config = index
-        self.embeddings = None if index is None else ensure_embeddings(index.get("embed"))
+        self.embeddings: Embeddings | None = (
+            None if index is None else ensure_embeddings(index.get("embed"))
+        )
         self._boost = boost
         self._paths = ["$"] if index is None else index.get("fields") or ["$"]
         dim = 1 if index is None else index["dims"]
@@ -117,11 +120,13 @@ class AiovecStore(Closable, BaseStore):
         """Return a store for a target. ``with`` or ``async with`` closes it."""
         return cls(conn_string, **options)
 
-    async def _create(self, table: Table) -> None:
+    async def asetup(self) -> None:
         """Create the table, if it does not exist. The first write does so too."""
-        await self._bridge.writing(table, 1, table.schema)
+        await self._bridge.write(1, Table.schema)
 
-    setup, asetup = twins(_create)
+    @blocking(asetup)
+    def setup(self) -> Any:
+        """As ``asetup``."""
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run the reads, then the writes. Of several writes of a key, the last counts."""
@@ -130,7 +135,7 @@ class AiovecStore(Closable, BaseStore):
             plan.of_queries = {text: self.embeddings.embed_query(text) for text in plan.queries}
             made = self.embeddings.embed_documents(plan.texts) if plan.texts else []
             plan.of_texts = dict(zip(plan.texts, made, strict=True))
-        return self._bridge.run(self._execute, plan)
+        return self._bridge.run(lambda table: self._execute(table, plan))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """As ``batch``."""
@@ -140,23 +145,25 @@ class AiovecStore(Closable, BaseStore):
                 plan.of_queries[text] = await self.embeddings.aembed_query(text)
             made = await self.embeddings.aembed_documents(plan.texts) if plan.texts else []
             plan.of_texts = dict(zip(plan.texts, made, strict=True))
-        return await self._bridge.aio(self._execute, plan)
+        return await self._bridge.aio(lambda table: self._execute(table, plan))
 
-    async def _sweep(self, table: Table) -> int:
+    async def asweep_ttl(self) -> int:
         """Delete expired items, and return the number of their rows. It optimizes the table too.
 
         An item has one row, or one for each text with a vector.
         """
 
-        async def sweep() -> int:
+        async def sweep(table: Table) -> int:
             expired = int((await table.stats()).details.get("expired_rows", 0))
             if expired:
                 await table.optimize()
             return expired
 
-        return await self._bridge.reading(sweep, 0)
+        return await self._bridge.read(sweep, 0)
 
-    sweep_ttl, asweep_ttl = twins(_sweep)
+    @blocking(asweep_ttl)
+    def sweep_ttl(self) -> Any:
+        """As ``asweep_ttl``."""
 
     # Inside
 
@@ -190,7 +197,7 @@ class AiovecStore(Closable, BaseStore):
 
     async def _execute(self, table: Table, plan: _Plan) -> list[Result]:
         ids = [_id_of(op.namespace, op.key) for op in plan.ops if isinstance(op, GetOp)]
-        items = {row.id: row for row in await self._rows(table, [*ids, *plan.puts])}
+        items = {row.id: row for row in await self._rows([*ids, *plan.puts])}
         results: list[Result] = []
         read: list[Record | Hit] = []
         for op in plan.ops:
@@ -200,11 +207,11 @@ class AiovecStore(Closable, BaseStore):
                     rows: Sequence[Record | Hit] = [] if item is None else [item]
                     results.append(None if item is None else _item_of(item))
                 case SearchOp():
-                    rows = await self._search(table, op, plan.of_queries.get(op.query or ""))
+                    rows = await self._search(op, plan.of_queries.get(op.query or ""))
                     results.append(list(map(_search_item_of, rows)))
                 case ListNamespacesOp():
                     rows = ()
-                    results.append(await self._namespaces(table, op))
+                    results.append(await self._namespaces(op))
                 case _:
                     rows = ()
                     results.append(None)
@@ -214,12 +221,10 @@ class AiovecStore(Closable, BaseStore):
         await self._write(table, plan, items)
         return results
 
-    async def _rows(self, table: Table, ids: Sequence[str]) -> list[Record]:
-        return await self._bridge.reading(lambda: table.get(ids, include_vector=False), [])
+    async def _rows(self, ids: Sequence[str]) -> list[Record]:
+        return await self._bridge.read(lambda table: table.get(ids, include_vector=False), [])
 
-    async def _search(
-        self, table: Table, op: SearchOp, vector: Sequence[float] | None
-    ) -> Sequence[Record | Hit]:
+    async def _search(self, op: SearchOp, vector: Sequence[float] | None) -> Sequence[Record | Hit]:
         if op.limit < 1:
             return ()
         prefix = "".join(f"{label}." for label in op.namespace_prefix)
@@ -227,14 +232,14 @@ class AiovecStore(Closable, BaseStore):
         if op.filter:
             where.append(metadata_filter(op.filter, partial(keys_below, F.payload["value"])))
         if vector is not None:
-            hits: list[Hit] = await self._bridge.reading(
-                lambda: self._nearest(table, vector, where, op.offset + op.limit), []
+            hits: list[Hit] = await self._bridge.read(
+                lambda table: self._nearest(table, vector, where, op.offset + op.limit), []
             )
             return hits[op.offset :]
         where.append(F.payload["place"].is_null())
         latest = ["-updated_at", "id"]
-        return await self._bridge.reading(
-            lambda: table.find(where, order_by=latest, limit=op.limit, offset=op.offset), ()
+        return await self._bridge.read(
+            lambda table: table.find(where, order_by=latest, limit=op.limit, offset=op.offset), ()
         )
 
     async def _nearest(
@@ -271,8 +276,8 @@ class AiovecStore(Closable, BaseStore):
                 return list(best.values())[:wanted]
             count *= 4
 
-    async def _namespaces(self, table: Table, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-        counts = await self._bridge.reading(lambda: table.distinct("namespace"), Counts())
+    async def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+        counts = await self._bridge.read(lambda table: table.distinct("namespace"), Counts())
         spaces = [tuple(str(name).split(".")[:-1]) for name in counts]
         matches = {
             space[: op.max_depth]
@@ -320,11 +325,11 @@ class AiovecStore(Closable, BaseStore):
                 stale += _ids_of(existing[id])[max(len(texts), 1) :]
                 times.add(existing[id]["updated_at"])
         if rows:
-            await self._bridge.writing(table, 1, lambda: table.upsert(rows))
+            await self._bridge.write(1, lambda table: table.upsert(rows))
         if stale:  # and only as it was read: another put may have written new rows with these ids
             await table.delete(stale, where=F.updated_at.in_(times))
         if deleted:
-            await self._bridge.reading(lambda: table.delete(deleted), 0)
+            await self._bridge.read(lambda table: table.delete(deleted), 0)
 
 
 class _Plan:

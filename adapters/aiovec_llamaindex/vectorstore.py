@@ -19,15 +19,16 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-from aiovec import F, Hit, InvalidArgumentError, Record, Table, Weighted
+from aiovec import F, Hit, InvalidArgumentError, Record, Weighted
 from aiovec.bridge import (
     Closable,
     DocumentBridge,
     StoreOrTarget,
     all_of,
     any_of,
+    blocking,
     comparison,
-    twins,
+    in_store,
 )
 
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
@@ -60,12 +61,8 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         **options: Any,
     ) -> None:
         documents = DocumentBridge(store, table, vector_nullable=True, **options)
-        super().__init__(
-            stores_text=stores_text,
-            is_embedding_query=is_embedding_query,
-            store=documents.target,
-            table=table,
-        )
+        own: dict[str, Any] = {"store": documents.target, "table": table}
+        super().__init__(stores_text=stores_text, is_embedding_query=is_embedding_query, **own)
         self._bridge = documents
 
     @classmethod
@@ -78,7 +75,8 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         """The bridge to the table, for calls of aiovec itself."""
         return self._bridge
 
-    async def _add(self, table: Table, /, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
+    @in_store
+    async def async_add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
         """Add nodes, or replace those of the same ids, and return the ids."""
         if not nodes:
             return []
@@ -92,22 +90,24 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
             for node in nodes
         ]
         dim = next((len(node.embedding) for node in nodes if node.embedding is not None), None)
-        await self._bridge.writing(table, dim, lambda: table.upsert(rows))
+        await self._bridge.write(dim, lambda table: table.upsert(rows))
         return [node.node_id for node in nodes]
 
-    add, async_add = twins(_add)
+    @blocking(async_add)
+    def add(self) -> Any:
+        """As ``async_add``."""
 
-    async def _delete(self, table: Table, /, ref_doc_id: str, **_: Any) -> None:
+    async def adelete(self, ref_doc_id: str, **_: Any) -> None:
         """Delete the nodes of a document."""
         where = self._bridge.field("ref_doc_id") == ref_doc_id
-        await self._bridge.reading(lambda: table.delete(where=where), 0)
+        await self._bridge.read(lambda table: table.delete(where=where), 0)
 
-    delete, adelete = twins(_delete)
+    @blocking(adelete)
+    def delete(self) -> Any:
+        """As ``adelete``."""
 
-    async def _delete_nodes(
+    async def adelete_nodes(
         self,
-        table: Table,
-        /,
         node_ids: list[str] | None = None,
         filters: MetadataFilters | None = None,
         **_: Any,
@@ -116,36 +116,40 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         where = self._narrowed(node_ids, filters)
         if where is None:
             raise InvalidArgumentError("node_ids", None, "ids, or filters; clear() deletes all")
-        await self._bridge.reading(lambda: table.delete(where=where), 0)
+        await self._bridge.read(lambda table: table.delete(where=where), 0)
 
-    delete_nodes, adelete_nodes = twins(_delete_nodes)
+    @blocking(adelete_nodes)
+    def delete_nodes(self) -> Any:
+        """As ``adelete_nodes``."""
 
-    async def _clear(self, table: Table) -> None:
+    async def aclear(self) -> None:
         """Delete everything. The next write creates the table again."""
-        await self._bridge.drop(table)
+        await self._bridge.drop()
 
-    clear, aclear = twins(_clear)
+    @blocking(aclear)
+    def clear(self) -> Any:
+        """As ``aclear``."""
 
-    async def _get(
+    @in_store
+    async def aget_nodes(
         self,
-        table: Table,
-        /,
         node_ids: list[str] | None = None,
         filters: MetadataFilters | None = None,
     ) -> list[BaseNode]:
         """Return the nodes with these ids that match the filters."""
         where = self._narrowed(node_ids, filters)
-        rows = await self._bridge.reading(
-            lambda: table.find(where, limit=None, include_vector=True), ()
+        rows = await self._bridge.read(
+            lambda table: table.find(where, limit=None, include_vector=True), ()
         )
         return list(map(self._node, rows))
 
-    get_nodes, aget_nodes = twins(_get)
+    @blocking(aget_nodes)
+    def get_nodes(self) -> Any:
+        """As ``aget_nodes``."""
 
-    async def _query(
+    @in_store
+    async def aquery(
         self,
-        table: Table,
-        /,
         query: VectorStoreQuery,
         *,
         mmr_threshold: float | None = None,
@@ -163,14 +167,14 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         if query.query_str is None and mode in (*_WORDS, *_BOTH):
             raise InvalidArgumentError("query_str", None, f"a text in the mode {mode.value!r}")
         if vector is None and where is not None and mode in _NEAREST:
-            rows = await self._bridge.reading(lambda: table.find(where, limit=limit), ())
+            rows = await self._bridge.read(lambda table: table.find(where, limit=limit), ())
             return VectorStoreQueryResult(
                 nodes=list(map(self._node, rows)), ids=[row.id for row in rows]
             )
         if mode in _WORDS:
             options["limit"] = query.sparse_top_k or limit
-            hits = await self._bridge.reading(
-                lambda: table.search_text(words, match="any", **options), ()
+            hits = await self._bridge.read(
+                lambda table: table.search_text(words, match="any", **options), ()
             )
         elif vector is None:
             raise InvalidArgumentError(
@@ -180,14 +184,14 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
             options["limit"] = query.hybrid_top_k or limit
             if query.alpha is not None:
                 options["fusion"] = Weighted(vector=query.alpha, text=1 - query.alpha)
-            hits = await self._bridge.reading(
-                lambda: table.search_hybrid(words, vector, **options), ()
+            hits = await self._bridge.read(
+                lambda table: table.search_hybrid(words, vector, **options), ()
             )
         elif mode in _NEAREST:
             if mode == VectorStoreQueryMode.MMR:
                 near = query.mmr_threshold if mmr_threshold is None else mmr_threshold
                 options["diversity"] = 0.5 if near is None else 1 - near
-            hits = await self._bridge.reading(lambda: table.search(vector, **options), ())
+            hits = await self._bridge.read(lambda table: table.search(vector, **options), ())
         else:
             names = ", ".join(known.value for known in (*_NEAREST, *_WORDS, *_BOTH))
             raise InvalidArgumentError("mode", mode.value, f"one of {names}")
@@ -197,7 +201,9 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
             ids=[hit.id for hit in hits],
         )
 
-    query, aquery = twins(_query)
+    @blocking(aquery)
+    def query(self) -> Any:
+        """As ``aquery``."""
 
     def _node(self, row: Record | Hit) -> BaseNode:
         text = row.fields.get(self._bridge.text)
@@ -231,7 +237,8 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         return all_of(parts)
 
     def _condition(self, wanted: MetadataFilter) -> Any:
-        fields, value = self._bridge.fields(wanted.key), wanted.value
+        fields = self._bridge.fields(wanted.key)
+        value: Any = wanted.value
         match wanted.operator:
             case FilterOperator.ANY:
                 return any_of([comparison(fields, "$contains", item) for item in value])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import partial, wraps
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from . import sync
@@ -44,18 +43,19 @@ __all__ = [
     "Closable",
     "DocumentBridge",
     "StoreOrTarget",
+    "blocking",
+    "in_store",
     "metadata_filter",
     "relevance",
     "storable",
     "table_name",
     "table_without_vectors",
-    "twins",
 ]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _M = TypeVar("_M")
-_O = TypeVar("_O", bound="_OverBridge")
+_F = TypeVar("_F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 StoreOrTarget: TypeAlias = VectorStore | sync.VectorStore | PathText
 
@@ -95,12 +95,7 @@ class Bridge:
             return redacted(os.fspath(self._target))
         return "" if self._store is None else self._store.target
 
-    def run(
-        self,
-        call: Callable[Concatenate[Table, _P], Awaitable[_R]],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> _R:
+    def run(self, call: Callable[[Table], Awaitable[_R]]) -> _R:
         """Return the result of ``call`` with the table, and block until it is done."""
         store = self._opened()
         if isinstance(store, VectorStore):
@@ -108,49 +103,52 @@ class Bridge:
                 "a store of aiovec.connect() serves methods with await only; give the bridge a "
                 "store of aiovec.sync.connect(), or a target such as 'notes.db'"
             )
-        return wait_for(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
+        return wait_for(store, lambda inner: call(inner.table(self.table)))
 
-    async def aio(
-        self,
-        call: Callable[Concatenate[Table, _P], Awaitable[_R]],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> _R:
-        """Await the result of ``call`` with the table."""
+    async def aio(self, call: Callable[[Table], Awaitable[_R]]) -> _R:
+        """Await the result of ``call`` with the table, which runs where the store does.
+
+        Calls within it stay in the same thread.
+        """
         opened = self._store is not None
         store = self._opened() if opened else await asyncio.to_thread(self._opened)
         if isinstance(store, VectorStore):
-            return await call(store.table(self.table), *args, **kwargs)
-        return await sync.aio(store, lambda inner: call(inner.table(self.table), *args, **kwargs))
+            return await call(store.table(self.table))
+        return await sync.aio(store, lambda inner: call(inner.table(self.table)))
 
-    async def writing(self, table: Table, dim: int | None, act: Callable[[], Awaitable[_R]]) -> _R:
-        """Await a write; if the table is missing, create it and write again.
+    async def write(self, dim: int | None, act: Callable[[Table], Awaitable[_R]]) -> _R:
+        """Await a write to the table; if the table is missing, create it and write again.
 
         ``dim`` is the length of the vectors, or None or 0 if no row has a vector.
         """
-        try:
-            return await act()
-        except TableNotFoundError:
-            length = self.dim or dim
-            if not length:
-                words = (
-                    f"no row has a vector, and the table {self.table!r} does not exist yet: write "
-                    "a row with a vector first, or give the bridge the length of the vectors"
-                )
-                raise InvalidArgumentError("dim", dim, "a length", reason=words) from None
-            await table.create(self._schema(length), exist_ok=True)
-            return await act()
 
-    async def reading(self, act: Callable[[], Awaitable[_R]], missing: _M) -> _R | _M:
+        async def attempt(table: Table) -> _R:
+            try:
+                return await act(table)
+            except TableNotFoundError:
+                length = self.dim or dim
+                if not length:
+                    words = (
+                        f"no row has a vector, and the table {self.table!r} does not exist yet: "
+                        "write a row with a vector first, or give the bridge the length of the "
+                        "vectors"
+                    )
+                    raise InvalidArgumentError("dim", dim, "a length", reason=words) from None
+                await table.create(self._schema(length), exist_ok=True)
+                return await act(table)
+
+        return await self.aio(attempt)
+
+    async def read(self, act: Callable[[Table], Awaitable[_R]], missing: _M) -> _R | _M:
         """Await a read, or a delete; return ``missing`` if there is no table yet."""
         try:
-            return await act()
+            return await self.aio(act)
         except TableNotFoundError:
             return missing
 
-    async def drop(self, table: Table) -> None:
+    async def drop(self) -> None:
         """Drop the table. The next write creates it again."""
-        await table.drop(missing_ok=True)
+        await self.aio(lambda table: table.drop(missing_ok=True))
 
     def close(self) -> None:
         """Close the store if the bridge opened it. The next call opens it again."""
@@ -197,34 +195,46 @@ class _OverBridge(Protocol):
     def _bridge(self) -> Bridge: ...
 
 
-def twins(
-    method: Callable[Concatenate[_O, Table, _P], Awaitable[_R]],
-) -> tuple[
-    Callable[Concatenate[_O, _P], _R], Callable[Concatenate[_O, _P], Coroutine[Any, Any, _R]]
-]:
-    """Return a coroutine method as two methods: one that blocks until it is done, one to await.
+def in_store(method: _F) -> _F:
+    """Run a coroutine method of a class over a bridge where its store runs.
 
-    The method takes the table of ``self._bridge``, and the twins take its other arguments::
-
-        async def _count(self, table: Table) -> int: ...
-
-        count, acount = twins(_count)
+    That is the caller's event loop for a store of ``aiovec.connect``, and else a thread of the
+    store. Decorate methods that convert many rows, so that they do not hold up the caller's loop,
+    and methods that call the bridge several times.
     """
 
     @wraps(method)
-    def blocking(self: _O, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return self._bridge.run(partial(method, self), *args, **kwargs)
+    async def call(self: _OverBridge, /, *args: Any, **kwargs: Any) -> Any:
+        return await self._bridge.aio(lambda _: method(self, *args, **kwargs))
 
-    @wraps(method)
-    async def awaited(self: _O, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return await self._bridge.aio(partial(method, self), *args, **kwargs)
+    return cast("_F", call)
 
-    # Frameworks read signatures. Without this, they would see the table of ``method``.
-    whole = inspect.signature(method)
-    first, _, *others = whole.parameters.values()
-    for twin in (blocking, awaited):
-        vars(twin)["__signature__"] = whole.replace(parameters=[first, *others])
-    return blocking, awaited
+
+def blocking(
+    method: Callable[_P, Awaitable[_R]],
+) -> Callable[[Callable[..., object]], Callable[_P, _R]]:
+    """Make the decorated method of a class over a bridge block until a coroutine method is done.
+
+    The body of the decorated method is not used, nor are its arguments: it has the arguments, the
+    result and the docstring of the coroutine method, and its own name::
+
+        async def acount(self, where: Where = None) -> int: ...
+
+        @blocking(acount)
+        def count(self) -> Any:
+            '''As ``acount``.'''
+    """
+
+    def decorate(named: Callable[..., object]) -> Callable[_P, _R]:
+        @wraps(method)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            bridge = cast("_OverBridge", args[0])._bridge
+            return bridge.run(lambda _: method(*args, **kwargs))
+
+        call.__name__, call.__qualname__ = named.__name__, named.__qualname__
+        return call
+
+    return decorate
 
 
 class DocumentBridge(Bridge):

@@ -8,6 +8,7 @@ import inspect
 import itertools
 import math
 import re
+import threading
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -26,11 +27,12 @@ from aiovec.bridge import (
     Bridge,
     Closable,
     DocumentBridge,
+    blocking,
+    in_store,
     metadata_filter,
     relevance,
     storable,
     table_name,
-    twins,
 )
 
 
@@ -158,11 +160,8 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
 def test_filters_select_as_in_mongodb(store: sync.VectorStore) -> None:
     bridge = DocumentBridge(store, "t")
 
-    async def write(table: aiovec.Table) -> None:
-        rows = [bridge.row(id, None, [1, 0], metadata) for id, metadata in ROWS.items()]
-        await bridge.writing(table, 2, lambda: table.insert(rows))
-
-    bridge.run(write)
+    rows = [bridge.row(id, None, [1, 0], metadata) for id, metadata in ROWS.items()]
+    bridge.run(lambda _: bridge.write(2, lambda table: table.insert(rows)))
     for wanted, expected in FILTERS:
         with case(wanted):
             matches = store.find("t", bridge.where(wanted))
@@ -225,63 +224,73 @@ def test_relevance_keeps_the_order_and_ends_at_0_and_1() -> None:
     assert (products[0], products[2], products[-1]) == (0, 0.5, 1)
 
 
-async def test_twins_have_the_signature_without_the_table(store: sync.VectorStore) -> None:
-    class Counted:
-        def __init__(self) -> None:
-            self._bridge = Bridge(store, "counted", lambda dim: Schema(dim=dim))
+class Counted(Closable):
+    def __init__(self, store: Any) -> None:
+        self._bridge = Bridge(store, "counted", lambda dim: Schema(dim=dim))
 
-        async def _count(self, table: aiovec.Table, /, plus: int = 1, *, times: int = 1) -> int:
-            """Return the number of rows."""
-            return (await self._bridge.reading(table.count, 0) + plus) * times
+    async def acount(self, plus: int = 1, *, times: int = 1) -> int:
+        """Return the number of rows."""
+        return (await self._bridge.read(aiovec.Table.count, 0) + plus) * times
 
-        count, acount = twins(_count)
+    @blocking(acount)
+    def count(self) -> Any:
+        """As ``acount``."""
 
-    counted = Counted()
+    @in_store
+    async def awrite(self) -> str:
+        """Add a row, and return the name of the thread that did it."""
+        await self._bridge.write(1, lambda table: table.insert([{"embedding": [1.0]}]))
+        await self.acount()
+        return threading.current_thread().name
+
+    @blocking(awrite)
+    def write(self) -> Any:
+        """As ``awrite``."""
+
+
+async def test_a_blocking_method_looks_like_its_coroutine_method(store: sync.VectorStore) -> None:
+    counted = Counted(store)
     assert await counted.acount(2, times=3) == 6
-    assert await asyncio.to_thread(counted.count) == 1
-    for twin in (Counted.count, Counted.acount):
-        assert list(inspect.signature(twin).parameters) == ["self", "plus", "times"]
-        assert twin.__doc__ == "Return the number of rows."
+    assert await asyncio.to_thread(counted.count, times=2) == 2
+    for method in (Counted.count, Counted.acount):
+        assert list(inspect.signature(method).parameters) == ["self", "plus", "times"]
+        assert method.__doc__ == "Return the number of rows."
+    assert (Counted.count.__name__, Counted.count.__qualname__) == ("count", "Counted.count")
+    assert not inspect.iscoroutinefunction(Counted.count)
     assert inspect.iscoroutinefunction(Counted.acount)
+    assert inspect.iscoroutinefunction(Counted.awrite)
     with pytest.raises(TypeError, match="other"):
-        await counted.acount(other=1)  # type: ignore[call-arg]
+        await asyncio.to_thread(counted.count, other=1)  # type: ignore[call-arg]
+
+
+async def test_a_method_runs_in_the_thread_of_the_store_that_it_awaits(tmp_path: Path) -> None:
+    """Also if it calls another such method."""
+    mine = threading.current_thread().name
+    async with Counted(tmp_path / "x.db") as counted:
+        assert await counted.awrite() == await asyncio.to_thread(counted.write) != mine
+        assert await counted.acount(0) == 2
+    async with aiovec.connect(tmp_path / "x.db") as store:
+        assert await Counted(store).awrite() == mine
+        with pytest.raises(AiovecError, match="methods with await only"):
+            Counted(store).count()
 
 
 async def test_one_store_serves_both_faces(store: sync.VectorStore) -> None:
-    bridge = Bridge(store, "t", lambda dim: Schema(dim=dim))
-
-    async def count(table: aiovec.Table) -> int:
-        return await bridge.reading(table.count, -1)
-
-    async def write(table: aiovec.Table, id: str) -> int:
-        rows = [{"id": id, "embedding": [1, 2, 3]}]
-        return await bridge.writing(table, 3, lambda: table.insert(rows))
-
-    assert await bridge.aio(count) == -1
-    await asyncio.gather(*(bridge.aio(write, f"a{n}") for n in range(8)))
-    await asyncio.to_thread(bridge.run, write, "b")
-    assert await bridge.aio(count) == await asyncio.to_thread(bridge.run, count) == 9
-    await bridge.aio(bridge.drop)
-    assert await bridge.aio(count) == -1
-    await bridge.aio(write, "c")
-    assert await bridge.aio(count) == 1
-    bridge.close()  # this leaves the app's store open
-    assert await bridge.aio(count) == 1
+    counted = Counted(store)
+    assert await counted.acount() == 1
+    await asyncio.gather(*(counted.awrite() for _ in range(8)))
+    await asyncio.to_thread(counted.write)
+    assert await counted.acount(0) == await asyncio.to_thread(counted.count, 0) == 9
+    await counted._bridge.drop()
+    assert await counted.acount(0) == 0
+    await counted.awrite()
+    counted.close()  # this leaves the app's store open
+    assert await counted.acount(0) == 1
 
 
 async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -> None:
-    class Counted(Closable):
-        def __init__(self) -> None:
-            self._bridge = Bridge(tmp_path / "x.db", "t", lambda dim: Schema(dim=dim))
-
-        async def _write(self, table: aiovec.Table) -> None:
-            rows = [{"embedding": [1.0]}]
-            await self._bridge.writing(table, 1, lambda: table.insert(rows))
-
-        write, awrite = twins(_write)
-
     log = tmp_path / "x.db-wal"
-    async with Counted() as counted:
+    async with Counted(tmp_path / "x.db") as counted:
         for close in (counted.aclose, partial(asyncio.to_thread, counted.close), counted.aclose):
             await asyncio.gather(*(counted.awrite() for _ in range(8)))
             assert log.exists()
@@ -290,12 +299,12 @@ async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -
         await counted.awrite()
     assert not log.exists()
 
-    def blocking() -> None:
-        with Counted() as counted:
+    def without_await() -> None:
+        with Counted(tmp_path / "x.db") as counted:
             counted.write()
         assert not log.exists()
 
-    await asyncio.to_thread(blocking)
+    await asyncio.to_thread(without_await)
 
 
 # A bridge, its first arguments, a call with and without await, its arguments and its result.
@@ -332,18 +341,6 @@ async def test_each_bridge_closes_and_serves_an_apps_own_store_with_await_alone(
         assert await getattr(bridge, calls[0])(*arguments) == result
         with pytest.raises(AiovecError, match=r"methods with await only.*aiovec\.sync\.connect"):
             getattr(bridge, calls[1])(*arguments)
-
-
-async def test_a_store_of_an_event_loop_refuses_calls_without_await() -> None:
-    async with aiovec.connect(":memory:") as store:
-        bridge = Bridge(store, "t", lambda dim: Schema(dim=dim))
-
-        async def count(table: aiovec.Table) -> int:
-            return await bridge.reading(table.count, 0)
-
-        assert await bridge.aio(count) == 0
-        with pytest.raises(AiovecError, match="serves methods with await only"):
-            bridge.run(count)
 
 
 @pytest.mark.parametrize(
