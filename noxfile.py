@@ -96,8 +96,12 @@ def light(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def bridges(session: nox.Session) -> None:
-    """Run the tests of the bridges to other frameworks, with these frameworks."""
+    """Check the types of the bridges and run their tests, with their frameworks."""
     session.install("--no-compile", "-e", ".", "--group", "bridges")
+    packages = "haystack langchain langgraph llamaindex mcp".split()
+    folders = [f"adapters/aiovec_{name}" for name in packages]
+    cache = Path(session.create_tmp(), "mypy")  # the cache of `lint` lacks the frameworks
+    session.run("mypy", "--strict", f"--cache-dir={cache}", *folders)
     session.run(
         "pytest",
         "-m",

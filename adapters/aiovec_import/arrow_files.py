@@ -30,13 +30,13 @@ class ArrowFile(FileReader):
     def _begin(self) -> None:
         opened = self._open()
         if self.form == "parquet":
-            self.rows = opened.metadata.num_rows
+            self.rows: int | None = opened.metadata.num_rows
             self._columns = opened.schema_arrow
         else:
             self._columns = opened.schema
         names = self._columns.names
         self.check_names(names)
-        self.omitted = tuple(
+        self.omitted: tuple[str, ...] = tuple(
             f"the column {column.name} ({word})" for column in self._columns
             if (word := unstorable(column.type))
         )  # fmt: skip

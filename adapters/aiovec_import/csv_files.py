@@ -50,7 +50,7 @@ class CsvFile(FileReader):
         del self._pass, self._first
         kinds = self._kinds(self.new_names(self._names, self.schema), self.schema)
         if more := [name for name, kind in zip(self._names, kinds, strict=True) if kind is None]:
-            self.notes = (
+            self.notes: tuple[str, ...] = (
                 f"kept in the payload, as text: {', '.join(more)}; fields of a --schema have types",
             )
 

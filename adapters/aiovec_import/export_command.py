@@ -41,7 +41,7 @@ FileFormat = Annotated[
     ),
 ]
 
-app = command_app("export")
+app: typer.Typer = command_app("export")
 
 
 @app.command()

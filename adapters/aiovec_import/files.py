@@ -113,7 +113,8 @@ class FileReader(Reader):
         self, path: Path, form: str, file: IO[bytes], hints: Hints, given: Schema | None,
         existing: Schema | None,
     ) -> None:  # fmt: skip
-        self.name, self.form = str(path), form
+        self.name: str = str(path)
+        self.form: str = form
         self._path, self._file, self._hints = path, file, hints
         self._given, self._existing = given, existing
         # The column of the ids; None if the rows get new ones.

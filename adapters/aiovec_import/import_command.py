@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 _REASONS_SHOWN = _NAMES_SHOWN = 10
 
-app = command_app("import")
+app: typer.Typer = command_app("import")
 
 
 @app.command()

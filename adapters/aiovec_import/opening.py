@@ -154,14 +154,14 @@ class Files(Reader):
 
     def __init__(self, paths: Sequence[str], opener: Opener, existing: Existing) -> None:
         self._paths, self._opener = paths, opener
-        self.name = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+        self.name: str = paths[0] if len(paths) == 1 else f"{len(paths)} files"
         for path in paths:  # before a row of the first is imported
             format_of(Path(path), opener.form)
             if not (is_url(path) or os.path.isfile(os.path.expanduser(path))):
                 raise ConfigError(f"there is no file {path}")
         with closing(opener.open_file(paths[0], existing)) as first:
             (self._table,) = first.tables()
-            self.form = first.form
+            self.form: str = first.form
 
     def tables(self) -> list[ForeignTable]:
         return [replace(self._table, origin=self.name, rows=None)]

@@ -47,7 +47,7 @@ class RejectsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.count = 0
+        self.count: int = 0
         self._file: IO[str] | None = None
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:

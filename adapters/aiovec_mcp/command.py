@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "AIOVEC_MCP_KEY"
 
-app = command_app("mcp")
+app: typer.Typer = command_app("mcp")
 
 
 @app.command()

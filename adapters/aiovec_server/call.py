@@ -57,11 +57,11 @@ class Call:
     __slots__ = ("request", "store", "uses_older_names", "writes")
 
     def __init__(self, request: Request, store: VectorStore, writes: WriteKeys) -> None:
-        self.request = request
-        self.store = store
-        self.writes = writes
+        self.request: Request = request
+        self.store: VectorStore = store
+        self.writes: WriteKeys = writes
         """The writes under keys that are under way."""
-        self.uses_older_names = False
+        self.uses_older_names: bool = False
         """The body names its arguments as older clients do."""
 
     @property

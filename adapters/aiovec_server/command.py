@@ -68,7 +68,7 @@ Shared = Annotated[
     typer.Option("--shared", hidden=True),
 ]
 
-app = command_app("serve")
+app: typer.Typer = command_app("serve")
 
 
 @app.command()

@@ -43,9 +43,9 @@ class Limits:
         self._timeout = settings.timeout
         self._turns = asyncio.Semaphore(settings.max_calls)
         self._max_rows = settings.max_rows
-        self.max_body = settings.max_body_mb * _MIB
-        self.stall = settings.receive_timeout
-        self.bodies = Room(_BODIES * self.max_body)
+        self.max_body: int = settings.max_body_mb * _MIB
+        self.stall: float = settings.receive_timeout
+        self.bodies: Room = Room(_BODIES * self.max_body)
         self._answers = Room(_ANSWERS * self.max_body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

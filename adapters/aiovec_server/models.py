@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import (
@@ -40,7 +40,7 @@ class Model(BaseModel):
     A field has the name of the store's argument that it becomes.
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", strict=True, alias_generator=to_camel, arbitrary_types_allowed=True,
         allow_inf_nan=True,
     )  # fmt: skip
@@ -398,13 +398,13 @@ class SearchLike(_Near):
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     id: str
 
 
 class NewRecord(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     id: Annotated[Any, WithJsonSchema(_AN_ID)] = None
 

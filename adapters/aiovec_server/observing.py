@@ -68,7 +68,7 @@ class Metrics:
         about = "Time from the head of a request to the end of its answer."
         name = "request_duration_seconds"
         self._times = made(Histogram, name, about, "method", "route", buckets=_BUCKETS)
-        self.running = made(Gauge, "requests_in_progress", "Requests in progress.")
+        self.running: Gauge = made(Gauge, "requests_in_progress", "Requests in progress.")
         self._received = made(Counter, "received_bytes", "Bytes of requests' bodies.")
         self._sent = made(Counter, "sent_bytes", "Bytes of answers' bodies.")
 

@@ -72,7 +72,7 @@ Events = Annotated[
     bool, typer.Option("--json", help="Print events as JSON, one per line; the last is the result.")
 ]
 
-app = command_app(
+app: typer.Typer = command_app(
     "migrate",
     help="Move tables to another store while apps keep reading and writing.",
     epilog=(

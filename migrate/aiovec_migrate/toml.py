@@ -33,7 +33,7 @@ class TomlFile:
     """A TOML file, read and written in a thread."""
 
     def __init__(self, file: Path) -> None:
-        self.path = str(file)
+        self.path: str = str(file)
         """Its absolute path."""
         self._file = file
 

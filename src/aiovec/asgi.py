@@ -22,7 +22,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from functools import partial
 from typing import Any, Protocol
 
-from ._http.problems import problem_of
+from ._http.problems import Problem, problem_of
 from ._model.hints import hints_arguments, taking_arguments_of
 from ._store.connect import connect
 from ._store.store import VectorStore  # at run time too: Litestar resolves the annotations
@@ -126,7 +126,7 @@ def _in_state(state: Any) -> Any:
     return getattr(state, KEY, None)
 
 
-get_store = _GetStore()
+get_store: _GetStore = _GetStore()
 """The store that the app's ``lifespan`` opened: ``get_store(request)``, ``Depends(get_store)``.
 
 It takes a request, a web socket or the ASGI scope. Raises ConfigError if no lifespan ran.
@@ -143,7 +143,7 @@ class ProblemResponse:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-        self.problem = problem_of(error)
+        self.problem: Problem = problem_of(error)
         self.status_code: int = self.problem.status
 
     def to_asgi_response(self, *_: object, **__: object) -> ProblemResponse:

@@ -76,7 +76,7 @@ class Bridge:
         schema: Callable[[int], Schema],
         **options: Any,
     ) -> None:
-        self.table = table_name(table)
+        self.table: str = table_name(table)
         self.dim: int | None = None
         self._schema = schema
         self._options = options
@@ -270,7 +270,7 @@ class DocumentBridge(Bridge):
             )
 
         super().__init__(store, table, new, **options)
-        self.dim = dim if schema is None else schema.dim
+        self.dim: int | None = dim if schema is None else schema.dim
         self._zero_as_none = zero_as_none
         self.metric = metric if schema is None else schema.metric
         self.text = text

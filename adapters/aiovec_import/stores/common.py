@@ -107,7 +107,9 @@ class CollectionSource(Source):
             if not self.recognise(path):
                 raise ConfigError(f"there is no {self.layout} at {path}", file=str(path))
             place = str(path)
-            self.remark = f"{path} is read by its own library, which may change it: import a copy"
+            self.remark: str = (
+                f"{path} is read by its own library, which may change it: import a copy"
+            )
         with reading(None):
             self.open(place)
 
@@ -140,7 +142,7 @@ class CollectionSource(Source):
         ]
         tables: list[ForeignTable] = []
         skipped: list[str] = []
-        self.failed = {}
+        self.failed: dict[str, str] = {}
         for name in wanted:
             try:
                 with reading(None):

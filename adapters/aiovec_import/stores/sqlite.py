@@ -132,7 +132,7 @@ class SqliteSource(CollectionSource):
                 f"{path} is already an aiovec store; copy tables with aiovec migrate, or aiovec "
                 "export and then aiovec import"
             )
-        self.remark = (
+        self.remark: str = (
             f"{path} is opened read-only and is not changed; --backup COPY copies it first"
         )
         with _reading(path):

@@ -118,7 +118,7 @@ class _Threads:
 _threads = _Threads()
 
 
-begin_in_thread = _threads.begin
+begin_in_thread: Callable[[Callable[[], object]], None] = _threads.begin
 """Run a job in a daemon thread; nobody hears of its end."""
 
 # At exit, wait for abandoned work: native code that runs in a thread while the interpreter ends may
