@@ -87,7 +87,8 @@ class AiovecVectorStore(Closable, VectorStore):
     ) -> list[str]:
         """Add texts, or replace those of the same ids, and return the ids.
 
-        ``batch_size``, which LangChain's indexing passes, changes nothing: it is one write.
+        ``batch_size``, which LangChain's indexing passes, changes nothing: it is one write. Other
+        arguments raise TypeError.
         """
         listed = list(texts)
         vectors = self._embedding.embed_documents(listed) if listed else []

@@ -115,9 +115,9 @@ def test_a_wrong_call_says_what_to_do(letters: AiovecVectorStore) -> None:
     with pytest.raises(InvalidArgumentError, match=r"metadata\.file"):
         letters.add_texts(["x"], [{"file": object()}])
     with pytest.raises(TypeError, match="metadata"):
-        letters.add_texts(["x"], metadata=[{}])  # type: ignore[call-arg]
+        letters.add_texts(["x"], metadata=[{}])
     with pytest.raises(TypeError, match="filters"):
-        letters.delete(["a"], filters={"n": 1})  # type: ignore[call-arg]
+        letters.delete(["a"], filters={"n": 1})
     assert len(letters.similarity_search("a", 10)) == 4
 
 
