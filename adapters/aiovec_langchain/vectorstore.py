@@ -262,8 +262,9 @@ class AiovecVectorStore(Closable, VectorStore):
         if hybrid and query is None:
             raise InvalidArgumentError("hybrid", hybrid, "False in a search by a vector alone")
         search = partial(Table.search_hybrid, query=query or "") if hybrid else Table.search
-        options.update(vector=embedding, limit=k, where=self._bridge.where(filter))
-        hits = await self._bridge.read(partial(search, **options), ())
+        where = self._bridge.where(filter)
+        nearest = partial(search, vector=embedding, limit=k, where=where, **options)
+        hits = await self._bridge.read(nearest, ())
         return [(self._document(hit), hit.score) for hit in hits]
 
     @blocking(asimilarity_search_with_score_by_vector)
