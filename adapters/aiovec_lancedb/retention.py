@@ -20,7 +20,6 @@ from aiovec.backend.files import lock_file, unlock_file
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import AiovecError
 
-from .errors import READ_ONLY, translate
 from .session import Session, Version
 
 if TYPE_CHECKING:
@@ -89,12 +88,10 @@ class Pin:
     def _take(self) -> None:
         if self._path is None:
             return
-        try:
+        # Reading needs no right to write and no room; but then no writer sees the pin, and a read
+        # whose version is removed says so.
+        with suppress(OSError):
             self._lock = lock_file(self._path, patience=_PATIENCE)
-        except OSError as exc:
-            # Reading needs no right to write; but then no writer sees the pin.
-            if exc.errno not in READ_ONLY:
-                raise translate(exc, str(self._path)) from exc
 
     def _give_back(self) -> None:
         lock, self._lock = self._lock, None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.harness.cancel import STOPS, stopped_at
 from tests.harness.marks import fill
@@ -17,7 +18,7 @@ from tests.harness.processes import start_code
 from tests.harness.values import SMALL, small_rows
 from tests.harness.waiting import until
 
-from aiovec import AiovecError, Field, StoreBusyError, VectorStore
+from aiovec import AiovecError, Field, Schema, StoreBusyError, VectorStore
 
 from .buckets import Bucket, s3_server
 from .indexed import ROWS, filled, rows
@@ -295,3 +296,26 @@ async def test_one_process_at_a_time_looks_after_a_table_in_a_bucket(tmp_path: P
             await store.optimize("notes")
             await lease(bucket, url, owner=7)
             await store.optimize("notes")
+
+
+@pytest.mark.slow
+async def test_a_large_table_is_compacted_beside_its_writers(tmp_path: Path) -> None:
+    """One of more than 64 MiB. No write is lost, and none fails."""
+    count, dim = 2200, 8192
+    async with opened(tmp_path / "s", index="none", upkeep="elsewhere") as store:
+        await store.create_table("notes", Schema(dim, fields={"year": int}))
+        ids = [f"r{n:04}" for n in range(count)]
+        await store.insert("notes", {"id": ids, "embedding": np.ones((count, dim), np.float32)})
+        for n in range(20):
+            await store.update("notes", {"year": n}, ids=ids[n])
+        optimizing = asyncio.ensure_future(store.optimize("notes"))
+        written = 20
+        while not optimizing.done():
+            assert await store.update("notes", {"year": written}, ids=ids[written]) == 1
+            written += 1
+        await optimizing
+        assert written > 20
+        years = {record.id: record["year"] for record in await store.find("notes", limit=count)}
+        assert years == {id: n if n < written else None for n, id in enumerate(ids)}
+        await store.optimize("notes")
+        assert await details(store, "fragments") == 1
