@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
+from tests.docs.blocks import blocks
 from tests.harness.cases import case
 
 from . import api
@@ -78,6 +80,20 @@ def test_the_types_of_the_bridges_are_stated_also_without_the_frameworks(site: P
         with case(name):
             known = {at: is_ for at, is_ in stated.items() if at.startswith(f"parts.{name}.")}
             assert sum(known.values()) >= 0.85 * len(known) > 0, known
+
+
+def test_the_programs_of_the_readme_pass_mypy_strict(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="it comes with the extra dev")
+    program, own_vectors = blocks("README.md", "python")
+    (tmp_path / "program.py").write_text(program, "utf-8")
+    (tmp_path / "own.py").write_text(
+        "async def f() -> None:\n" + indent(own_vectors, "    "), "utf-8"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "program.py", "own.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("target", ["{}/notes.db", "lancedb://{}/notes"])
