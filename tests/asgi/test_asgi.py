@@ -227,22 +227,22 @@ def test_asgi_imports_no_framework() -> None:
 SCHEMA = Schema(2, fields={"year": int})
 
 
-async def run(request: Any, what: str) -> Any:
+async def run(request: Any, kind: str) -> Any:
     """One call of a store for each status."""
     store = get_store(request)
-    if what == "busy":
+    if kind == "busy":
         raise StoreBusyError("another process writes to /srv/x.db", 1.5)
-    if what == "full":
+    if kind == "full":
         raise StoreFullError("/srv/x.db", "the disk is full")
-    if what == "other":
+    if kind == "other":
         raise RuntimeError("/srv/x.db")
     await store.create_table("notes", SCHEMA, exist_ok=True)
-    if what == "missing":
+    if kind == "missing":
         return await store.count("absent")
-    if what == "filter":
+    if kind == "filter":
         return await store.count("notes", (aiovec.F.id == "1") & aiovec.where("yeer = 1"))
     row = {"id": "1", "embedding": [1, 0], "year": 1}
-    if what == "row":
+    if kind == "row":
         row["year"] = "late"
     return [await store.insert("notes", [row]) for _ in range(2)]
 
@@ -252,9 +252,9 @@ def failing_fastapi() -> FastAPI:
     add_error_handlers(app)
     routes = APIRouter()
 
-    @routes.get("/{what}")
-    async def get(request: Request, what: str) -> Any:
-        return await run(request, what)
+    @routes.get("/{kind}")
+    async def get(request: Request, kind: str) -> Any:
+        return await run(request, kind)
 
     app.include_router(routes)
     return app
@@ -262,19 +262,19 @@ def failing_fastapi() -> FastAPI:
 
 def failing_starlette() -> Starlette:
     async def get(request: Request) -> JSONResponse:
-        return JSONResponse(await run(request, request.path_params["what"]))
+        return JSONResponse(await run(request, request.path_params["kind"]))
 
     app = Starlette(
-        routes=[Mount("/", routes=[Route("/{what}", get)])], lifespan=lifespan(":memory:")
+        routes=[Mount("/", routes=[Route("/{kind}", get)])], lifespan=lifespan(":memory:")
     )
     add_error_handlers(app)
     return app
 
 
 def failing_litestar() -> Litestar:
-    @litestar_get("/{what:str}")
+    @litestar_get("/{kind:str}")
     async def get(request: LitestarRequest[Any, Any, Any]) -> Any:
-        return await run(request, request.path_params["what"])
+        return await run(request, request.path_params["kind"])
 
     app = Litestar([get], lifespan=[lifespan(":memory:")], logging_config=None)
     add_error_handlers(app)
@@ -305,9 +305,9 @@ def test_each_framework_answers_with_problems(
         "full": (507, "StoreFullError", {"reason": "the disk is full", "in_part": False}),
     }
     with client_of(make) as client:
-        for what, (status, name, facts) in wanted.items():
+        for path, (status, name, facts) in wanted.items():
             caplog.clear()
-            answer = client.get(f"/{what}")
+            answer = client.get(f"/{path}")
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/problem+json"
             document = answer.json()
@@ -329,16 +329,16 @@ def test_an_answer_to_head_has_no_body() -> None:
 
 
 def test_an_apps_own_error_handler_comes_first() -> None:
-    async def mine(request: Request, error: Exception) -> JSONResponse:
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"mine": True}, 410)
 
     for before in (True, False):
         app = FastAPI()
         if before:
-            app.add_exception_handler(TableNotFoundError, mine)
+            app.add_exception_handler(TableNotFoundError, on_error)
         add_error_handlers(app)
         if not before:
-            app.add_exception_handler(TableNotFoundError, mine)
+            app.add_exception_handler(TableNotFoundError, on_error)
 
         @app.get("/")
         async def get() -> None:

@@ -219,17 +219,17 @@ def test_the_store_is_chosen_by_option_environment_and_file(
         about = run("info", *arguments, "--json").json
         return about["backend"], about["target"]
 
-    ours = ("sqlite", str(store))
-    assert used("-s", "notes.db") == used("--store=notes.db") == ours
-    assert used("--config", config) == ours
-    assert used("-s", "notes.db", "--config", config) == ours
+    expected = ("sqlite", str(store))
+    assert used("-s", "notes.db") == used("--store=notes.db") == expected
+    assert used("--config", config) == expected
+    assert used("-s", "notes.db", "--config", config) == expected
     monkeypatch.setenv("AIOVEC_CONFIG", str(config))
-    assert used() == used("-s", "sqlite") == ours
+    assert used() == used("-s", "sqlite") == expected
     monkeypatch.delenv("AIOVEC_CONFIG")
     # A backend's name is a store of the TOML file, whichever backend that selects.
     remote = '[retrieval]\nbackend = "remote"\nremote_url = "http://127.0.0.1:1"\n'
     config.write_text(f'{remote}sqlite_path = "../notes.db"\n', "utf-8")
-    assert used("-s", "sqlite", "--config", config) == ours
+    assert used("-s", "sqlite", "--config", config) == expected
     assert "no answer from http://127.0.0.1:1" in error_of("info", "--config", config)
     (folder / "aiovec.toml").write_text('[retrieval]\nsqlite_path = "notes.db"\n', "utf-8")
-    assert used() == used("-s", "sqlite") == ours
+    assert used() == used("-s", "sqlite") == expected

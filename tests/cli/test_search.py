@@ -151,8 +151,8 @@ def test_rows_and_distinct_filter_sort_and_limit(run: Run, folder: Path) -> None
     assert run("distinct", "-s", path, "docs", "payload.k.z").lines == [
         ["rows", "payload.k.z"], ["5", "0"], ["5", "1"],
     ]  # fmt: skip
-    some = run(
+    selected = run(
         "distinct", "-s", path, "docs", "tags", "--where", "year < 9", "--limit", 1, "--json"
     )
-    assert some.json == {"values": [{"value": "a", "rows": 6}]}
+    assert selected.json == {"values": [{"value": "a", "rows": 6}]}
     assert "\x1b" not in run("distinct", "-s", path, "docs", "body").out

@@ -64,9 +64,9 @@ def test_drop_asks_on_a_terminal(run: Run, store: Path) -> None:
     import pty
 
     for answer, code, left in (("n", 1, 4), ("y", 0, None)):
-        ours, terminal = pty.openpty()
+        controller, terminal = pty.openpty()
         with (
-            os.fdopen(ours, "r+b", buffering=0) as keyboard,
+            os.fdopen(controller, "r+b", buffering=0) as keyboard,
             subprocess.Popen(
                 [*COMMAND, "drop", "notes", "-s", store], stdin=terminal, stderr=terminal
             ) as process,

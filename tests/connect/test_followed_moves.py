@@ -72,7 +72,7 @@ async def test_calls_at_once_open_the_new_store_once(
         config.write_text(CONFIG.format(url="found://new"))
         calls = await asyncio.gather(*(store.tables() for _ in range(5)))
         assert calls == [["toy://new"]] * 5
-    lives = [(one.target, one.done) for one in created]
+    lives = [(backend.target, backend.done) for backend in created]
     assert lives == [
         (target, ["open", "close"]) for target in ("left://old", "toy://broken", "toy://new")
     ]

@@ -100,12 +100,12 @@ def all_of(error: BaseException) -> Iterator[str]:
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
-        one = waiting.pop()
-        if one is None or one in seen:
+        current = waiting.pop()
+        if current is None or current in seen:
             continue
-        seen.append(one)
-        yield from (str(one), repr(one), repr(one.args), repr(vars(one)))
-        waiting += [one.__cause__, one.__context__]
+        seen.append(current)
+        yield from (str(current), repr(current), repr(current.args), repr(vars(current)))
+        waiting += [current.__cause__, current.__context__]
 
 
 def check(*shown: str) -> None:
@@ -182,9 +182,9 @@ def test_a_place_that_cannot_be_reached(config: Path, caplog: pytest.LogCaptureF
 
 def test_settings_and_openings_show_no_secret(config: Path) -> None:
     retrieval: Any = load_settings(config)
-    for one in (
+    for shown in (
         retrieval, retrieval.lancedb, aiovec.connect(config=config),
         aiovec.connect(TARGETS[0]),
     ):  # fmt: skip
-        check(repr(one), str(one), f"{[one]}")
+        check(repr(shown), str(shown), f"{[shown]}")
     assert retrieval.lancedb.storage_options["own"] == "hushOwn"

@@ -92,7 +92,7 @@ class AlteringContract(ContractBase):
         (record,) = await notes.get("notes", "r0001")
         assert record["added"] == "payload"
 
-    async def test_of_adders_at_once_one_wins(self, notes: VectorStore) -> None:
+    async def test_one_of_concurrent_adders_wins(self, notes: VectorStore) -> None:
         tries = (notes.add_field("notes", "added", Field(str)) for _ in range(5))
         outcomes = await asyncio.gather(*tries, return_exceptions=True)
         assert sorted(type(o).__name__ for o in outcomes) == ["InvalidNameError"] * 4 + ["NoneType"]
@@ -334,56 +334,56 @@ class AlteringContract(ContractBase):
     ) -> None:
         self.need_persistence()
         many = [{"id": f"m{n}", "embedding": vector} for n, vector in enumerate(vectors(3000))]
-        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
-            await one.create_table("notes", Schema(DIM))
+        async with self.connect(tmp_path) as first, self.connect(tmp_path) as second:
+            await first.create_table("notes", Schema(DIM))
             for n, wait in enumerate((0.01, 0.03, 0.1)):
-                await two.count("notes")  # knows the table as it is now
-                await one.add_field("notes", f"field{n}", Field(str))
-                writing = asyncio.ensure_future(two.upsert("notes", many))
+                await second.count("notes")  # knows the table as it is now
+                await first.add_field("notes", f"field{n}", Field(str))
+                writing = asyncio.ensure_future(second.upsert("notes", many))
                 await asyncio.sleep(wait)
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)
                 async with asyncio.timeout(20):  # busy_timeout is longer
-                    await two.drop_field("notes", f"field{n}")
+                    await second.drop_field("notes", f"field{n}")
 
     @pytest.mark.core
     async def test_another_store_sees_altered_tables(self, tmp_path: Path) -> None:
         self.need_persistence()
-        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
-            await one.create_table("notes", SMALL)
-            assert await two.insert("notes", small_rows(2)) == 2
-            await one.add_field("notes", "added", Field(str))
-            assert await two.update("notes", {"added": "x"}, ids="r0000") == 1
-            assert await one.count("notes", "added = 'x'") == 1
-            assert (await two.schema("notes")).fields["added"] == Field(str)
-            await one.create_field_index("notes", "added", "btree")
-            text = two.supports("text")
+        async with self.connect(tmp_path) as first, self.connect(tmp_path) as second:
+            await first.create_table("notes", SMALL)
+            assert await second.insert("notes", small_rows(2)) == 2
+            await first.add_field("notes", "added", Field(str))
+            assert await second.update("notes", {"added": "x"}, ids="r0000") == 1
+            assert await first.count("notes", "added = 'x'") == 1
+            assert (await second.schema("notes")).fields["added"] == Field(str)
+            await first.create_field_index("notes", "added", "btree")
+            text = second.supports("text")
             if text:  # its first call behind the change, which must not take the other index away
-                await two.create_field_index("notes", "added", "text")
-            assert await two.count("notes", "added = 'x'") == 1
+                await second.create_field_index("notes", "added", "text")
+            assert await second.count("notes", "added = 'x'") == 1
             field = Field(str, index="btree", text=text)
-            assert (await two.schema("notes")).fields["added"] == field
-            await two.drop_field_index("notes", "added")
-            assert await one.update("notes", {"added": "y"}, ids="r0001") == 1
-            assert (await one.schema("notes")).fields["added"] == Field(str)
-            await one.drop_table("notes")
+            assert (await second.schema("notes")).fields["added"] == field
+            await second.drop_field_index("notes", "added")
+            assert await first.update("notes", {"added": "y"}, ids="r0001") == 1
+            assert (await first.schema("notes")).fields["added"] == Field(str)
+            await first.drop_table("notes")
             with pytest.raises(TableNotFoundError):
-                await two.count("notes")
-            await one.create_table("notes", Schema(2))
-            assert await two.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1
-            assert ids_of(await one.search("notes", [1, 2])) == ["x"]
+                await second.count("notes")
+            await first.create_table("notes", Schema(2))
+            assert await second.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1
+            assert ids_of(await first.search("notes", [1, 2])) == ["x"]
 
     @pytest.mark.arrow
     async def test_an_export_that_began_anew_holds_up_no_alteration(self, tmp_path: Path) -> None:
         self.need_persistence()
-        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
-            await one.create_table("notes", SMALL)
-            assert await two.insert("notes", small_rows(2)) == 2
-            await one.add_field("notes", "added", Field(str))
-            async with aclosing(two.export("notes", batch_size=1)) as batches:
+        async with self.connect(tmp_path) as first, self.connect(tmp_path) as second:
+            await first.create_table("notes", SMALL)
+            assert await second.insert("notes", small_rows(2)) == 2
+            await first.add_field("notes", "added", Field(str))
+            async with aclosing(second.export("notes", batch_size=1)) as batches:
                 assert (await anext(batches)).num_rows == 1
                 async with asyncio.timeout(20):  # busy_timeout is longer
-                    await two.add_field("notes", "more", Field(str))
+                    await second.add_field("notes", "more", Field(str))
                 assert [batch.num_rows async for batch in batches] == [1]
 
     @pytest.mark.arrow
@@ -392,9 +392,9 @@ class AlteringContract(ContractBase):
     ) -> None:
         """Each read is the first call behind the change, so no write tells the store of it."""
         self.need_persistence()
-        async with self.connect(tmp_path) as one, self.connect(tmp_path) as idle:
-            await one.create_table("notes", SMALL)
-            assert await one.insert("notes", small_rows(2)) == 2
+        async with self.connect(tmp_path) as store, self.connect(tmp_path) as idle:
+            await store.create_table("notes", SMALL)
+            assert await store.insert("notes", small_rows(2)) == 2
 
             async def matches(name: str) -> int:
                 return len(await idle.find("notes", f"{name} IS NULL"))
@@ -411,11 +411,11 @@ class AlteringContract(ContractBase):
 
             for n, rows in enumerate((matches, selected, nearest, exported)):
                 assert await idle.count("notes") == 2
-                await one.add_field("notes", f"added{n}", Field(int))
+                await store.add_field("notes", f"added{n}", Field(int))
                 assert await rows(f"added{n}") == 2
-            await one.drop_field("notes", "added0")
+            await store.drop_field("notes", "added0")
             with pytest.raises(FilterError, match="added0"):
                 await idle.find("notes", "added0 IS NULL")
-            if one.supports("text"):
-                await one.create_field_index("notes", "name", "text")
+            if store.supports("text"):
+                await store.create_field_index("notes", "name", "text")
                 assert await idle.search_text("notes", "nosuchword") == []

@@ -57,10 +57,10 @@ class Letters:
     """Embeds texts by their letters."""
 
     model, dim = "letters", DIM
-    asked = 0
+    calls = 0
 
     async def __call__(self, texts: list[str]) -> list[list[float]]:
-        self.asked += 1
+        self.calls += 1
         if "refused" in texts:
             raise ValueError("this text is refused")
         return [[1.0 + text.count(letter) for letter in "abcd"] for text in texts]
@@ -137,9 +137,9 @@ class ChangingContract(ContractBase):
     @pytest.mark.core
     async def test_inserts_at_once_add_each_id_once(self, tmp_path: Path) -> None:
         """Of two stores, where the backend keeps what it has; their counts add up."""
-        async with self.connect(tmp_path) as one:
-            await one.create_table("notes", SMALL)
-            two = await self.connect(tmp_path) if self.persistent else one
+        async with self.connect(tmp_path) as first:
+            await first.create_table("notes", SMALL)
+            second = await self.connect(tmp_path) if self.persistent else first
             try:
                 chance = np.random.default_rng(3)
                 calls = []
@@ -149,23 +149,23 @@ class ChangingContract(ContractBase):
                         {"id": f"x{id}", "embedding": [1.0, float(id), n, 0], "year": n}
                         for id in ids
                     ]
-                    store = two if n % 2 else one
+                    store = second if n % 2 else first
                     calls.append((rows, store.insert("notes", rows, on_conflict="skip")))
                 counts = await asyncio.gather(*(call for _, call in calls))
                 wanted = {str(row["id"]) for rows, _ in calls for row in rows}
-                assert sum(counts) == len(wanted) == await one.count("notes")
-                matches = await one.find("notes", limit=1_000)
+                assert sum(counts) == len(wanted) == await first.count("notes")
+                matches = await first.find("notes", limit=1_000)
                 assert {record.id for record in matches} == wanted
                 # Each call added as many rows as it says, and no part of a row is another's.
                 added = Counter(record["year"] for record in matches)
                 assert [added[n] for n in range(60)] == counts
-                for record in await one.get("notes", sorted(wanted)):
+                for record in await first.get("notes", sorted(wanted)):
                     assert record.vector is not None
                     assert record.vector[2] == record["year"]
-                assert len(await one.search("notes", [1.0, 1, 1, 1], limit=1_000)) == len(wanted)
+                assert len(await first.search("notes", [1.0, 1, 1, 1], limit=1_000)) == len(wanted)
             finally:
-                if two is not one:
-                    await two.close()
+                if second is not first:
+                    await second.close()
 
     @pytest.mark.parametrize(
         "kind", [pytest.param("cosine", marks=pytest.mark.core), "parted", "bits"]
@@ -196,8 +196,8 @@ class ChangingContract(ContractBase):
             assert {hit.id for hit in hits} == {row["id"] for row in with_vector}
             assert all(hit.distance is not None and hit.distance == hit.distance for hit in hits)
             assert hits[0].id == with_vector[0]["id"] or kind == "dot"
-            some = await store.search("notes", query, limit=3, exact=exact, include_vector=True)
-            assert ids_of(some) == ids_of(hits[:3])
+            nearest = await store.search("notes", query, limit=3, exact=exact, include_vector=True)
+            assert ids_of(nearest) == ids_of(hits[:3])
             matches = await store.search("notes", query, limit=100, where="year < 10", exact=exact)
             assert {hit.id for hit in matches} == {r["id"] for r in with_vector if r["year"] < 10}
             ids = [row["id"] for row in with_vector if row["name"] == "n0"]
@@ -287,21 +287,21 @@ class ChangingContract(ContractBase):
                 with pytest.raises((EmbeddingError, InvalidRowError)):
                     await store.update("notes", {"body": text, "year": 77}, where="TRUE")
             assert await store.count("notes", "year = 77") == 0
-            asked = letters.asked
+            calls = letters.calls
             assert await store.update("notes", {"year": 8}, where="TRUE") == 6
-            assert letters.asked == asked
+            assert letters.calls == calls
             for record in await store.get("notes", [f"r{n}" for n in range(6)]):
                 assert record.vector is not None
                 assert [record.vector.tolist()] == await letters([record["body"]])
             (hit,) = await store.search("notes", "cc", limit=1)
             assert (hit.id, hit["body"]) == ("r0", "cc")
-            asked = letters.asked
+            calls = letters.calls
             axis = [1.0] + [0.0] * (DIM - 1)  # the app has made the vector, so no embedder does
             assert await store.update("notes", {"body": "own"}, ids="r1", vector=axis) == 1
             (record,) = await store.get("notes", "r1")
             assert record.vector is not None
             assert (record["body"], record.vector.tolist()) == ("own", axis)
-            assert letters.asked == asked
+            assert letters.calls == calls
             with pytest.raises(DimensionMismatchError):
                 await store.update("notes", {"body": "short"}, ids="r1", vector=axis[1:])
 

@@ -121,21 +121,21 @@ class ConcurrencyContract(ContractBase):
     @pytest.mark.core
     async def test_two_stores_write_one_table(self, tmp_path: Path) -> None:
         self.need_persistence()
-        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
-            await one.create_table("notes", SMALL)
+        async with self.connect(tmp_path) as first, self.connect(tmp_path) as second:
+            await first.create_table("notes", SMALL)
             await asyncio.gather(
                 *(
-                    (one if n % 2 else two).insert("notes", small_rows(3, start=3 * n))
+                    (first if n % 2 else second).insert("notes", small_rows(3, start=3 * n))
                     for n in range(40)
                 )
             )
             await asyncio.gather(
                 *(
-                    (one if n % 2 else two).update("notes", {f"k{n}": n}, ids="r0000")
+                    (first if n % 2 else second).update("notes", {f"k{n}": n}, ids="r0000")
                     for n in range(20)
                 )
             )
-            for store in (one, two):
+            for store in (first, second):
                 assert await store.count("notes") == 120
                 (record,) = await store.get("notes", "r0000")
                 assert len(record.fields) == 2 + 20

@@ -246,7 +246,7 @@ class ExpiringContract(ContractBase):
         equal = [{"embedding": [0, 100, 0, 0], "until": TIMES[1]} for _ in range(60)]
         gone = [{"embedding": [0, 99, 0, n / 100], "until": TIMES[0]} for n in range(6)]
         more = [*equal, *gone, {"embedding": [0, 98, 0, 0], "until": None}]
-        more = [{"id": f"s{n:02}", **one} for n, one in enumerate(more)]
+        more = [{"id": f"s{n:02}", **row} for n, row in enumerate(more)]
         await store.insert("notes", more[::-1])
         hits = await store.search("notes", [0, 98, 0, 0], limit=3)
         assert ids_of(hits) == ["s66", "s00", "s01"]

@@ -55,10 +55,10 @@ class LifeContract(ContractBase):
             outcomes = await asyncio.gather(*writes, return_exceptions=True)
             async with self.connect(path) as store:
                 for n, outcome in enumerate(outcomes):
-                    there = await store.count("notes", f"year >= {10 * n} AND year < {10 * n + 5}")
+                    count = await store.count("notes", f"year >= {10 * n} AND year < {10 * n + 5}")
                     if outcome != 5:
                         assert isinstance(outcome, StoreClosedError), outcome
-                    assert there == (5 if outcome == 5 else 0)
+                    assert count == (5 if outcome == 5 else 0)
 
     @pytest.mark.core
     @pytest.mark.arrow

@@ -98,8 +98,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), exist_ok=st.booleans(), model=st.sampled_from((None, "m", "other")))
     @precondition(lambda self: self._oracle.tables())
     def create_table_again(self, data: st.DataObject, exist_ok: bool, model: str | None) -> None:
-        table, there = self._drawn_table(data)
-        schema = Schema.from_json({**there.to_dict(), "model": model})
+        table, existing = self._drawn_table(data)
+        schema = Schema.from_json({**existing.to_dict(), "model": model})
         self.create_table(table, schema, exist_ok)
 
     @rule(data=st.data(), field=draws.fields(added=True))
@@ -261,10 +261,10 @@ class StoreMachine(RuleBasedStateMachine):
             self._store.get(table, ids), lambda: self._oracle.get(table, ids)
         )
         assert_same_records(records, expected)
-        there, known = self._both(
+        existing, known = self._both(
             self._store.exists(table, ids), lambda: self._oracle.exists(table, ids)
         )
-        assert there == known
+        assert existing == known
 
     @rule(
         data=st.data(),
@@ -419,7 +419,7 @@ class StoreMachine(RuleBasedStateMachine):
             max_size=3,
             unique_by=lambda name: name.split(".")[-2:][0],
         )
-        return names.flatmap(lambda some: st.fixed_dictionaries({n: fields[n] for n in some}))
+        return names.flatmap(lambda drawn: st.fixed_dictionaries({n: fields[n] for n in drawn}))
 
     @staticmethod
     def _in_some_form(data: st.DataObject, rows: list[dict[str, Any]], schema: Schema) -> Any:

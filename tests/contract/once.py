@@ -169,16 +169,16 @@ class OnceContract(ContractBase):
                 await store.delete("notes", ["r0001"])
                 assert await store.count("notes") == 4
 
-    async def test_of_two_stores_with_a_key_one_writes(self, tmp_path: Path) -> None:
+    async def test_one_of_two_stores_with_the_same_key_writes(self, tmp_path: Path) -> None:
         self.need_persistence()
-        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
-            self.need(one, "once")
-            await one.create_table("notes", SMALL)
+        async with self.connect(tmp_path) as first, self.connect(tmp_path) as second:
+            self.need(first, "once")
+            await first.create_table("notes", SMALL)
 
             async def insert(store: VectorStore, number: int) -> int:
                 with _keyed(f"k{number}"):
                     return await store.insert("notes", small_rows(1, start=number))
 
-            calls = [insert(store, number) for number in range(20) for store in (one, two)]
+            calls = [insert(store, number) for number in range(20) for store in (first, second)]
             assert await asyncio.gather(*calls) == [1] * 40
-            assert await one.count("notes") == 20
+            assert await first.count("notes") == 20

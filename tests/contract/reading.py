@@ -85,7 +85,7 @@ async def _values_in(store: VectorStore) -> Oracle:
     shuffled = {name: chance.sample(values, len(values)) for name, values in VALUES.items()}
     rows: list[dict[str, Any]] = []
     for place in range(40):
-        values = {name: some[place] for name, some in shuffled.items() if place < len(some)}
+        values = {name: column[place] for name, column in shuffled.items() if place < len(column)}
         deep = {"0": {"a.b": values.get("mixed")}}
         row = {"embedding": [1.0 + place, 1.0, 0.0, 2.0], **values, "deep": deep}
         # The later id first, so that only sorting by the id can order equals.
@@ -199,9 +199,9 @@ class ReadingContract(ContractBase):
                         ends = await store.bounds("notes", name, where)
                         assert typed(ends or ()) == typed(oracle.bounds("notes", name, where) or ())
         assert await store.distinct("notes", "tags") == {"b": 4, "a": 4, "\0": 2, "x": 2, "😀": 2}
-        both = await store.distinct("notes", "payload.mixed")
-        assert (both[0], both[False], both[1], both[True]) == (4, 2, 4, 2)
-        for value, count in both.items():
+        counts = await store.distinct("notes", "payload.mixed")
+        assert (counts[0], counts[False], counts[1], counts[True]) == (4, 2, 4, 2)
+        for value, count in counts.items():
             assert await store.count("notes", F.payload["mixed"] == value) == count
 
     async def test_items_of_lists_in_a_payload_are_counted_once_a_row(
@@ -271,11 +271,11 @@ class ReadingContract(ContractBase):
             with case(select):
                 (record,) = await store.find("notes", F.id == row["id"], select=iter(select))
                 (hit,) = await store.search("notes", row["embedding"], limit=1, select=select)
-                for one in (record, hit):
-                    assert (one.id, {*one.fields}) == (row["id"], fields)
-                    assert all(one[name] == row[name] for name in fields)
-                    assert (one.vector is not None) == ("embedding" in select)
-                    assert one.vector is None or np.array_equal(one.vector, row["embedding"])
+                for result in (record, hit):
+                    assert (result.id, {*result.fields}) == (row["id"], fields)
+                    assert all(result[name] == row[name] for name in fields)
+                    assert (result.vector is not None) == ("embedding" in select)
+                    assert result.vector is None or np.array_equal(result.vector, row["embedding"])
 
     async def test_a_path_means_in_a_selection_the_key_that_it_means_in_a_filter(
         self, store: VectorStore

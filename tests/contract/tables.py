@@ -158,7 +158,7 @@ class TablesContract(ContractBase):
         assert await notes.count("notes") == 10
 
     @pytest.mark.core
-    async def test_of_creators_at_once_one_wins(self, store: VectorStore) -> None:
+    async def test_one_of_concurrent_creators_wins(self, store: VectorStore) -> None:
         tries = (store.create_table("notes", SMALL) for _ in range(8))
         outcomes = await asyncio.gather(*tries, return_exceptions=True)
         assert sorted(type(o).__name__ for o in outcomes) == ["Schema"] + ["TableExistsError"] * 7
@@ -257,26 +257,26 @@ class TablesContract(ContractBase):
         self.need_persistence()
         if not self.renames_tables:
             pytest.skip("no table can be renamed here")
-        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
+        async with self.connect(tmp_path) as first, self.connect(tmp_path) as second:
             for name, count in (("a", 3), ("b", 5)):
-                await one.create_table(name, SMALL)
-                await one.insert(name, small_rows(count))
-                assert await two.count(name) == count
+                await first.create_table(name, SMALL)
+                await first.insert(name, small_rows(count))
+                assert await second.count(name) == count
             for _ in range(3):  # each name has been that of the other table
-                await one.rename_table("a", "c")
-                assert await two.count("c") == 3
-                await two.rename_table("b", "a")
-                assert (await one.count("a"), len(await one.find("a"))) == (5, 5)
-                await one.rename_table("a", "b")
-                await two.rename_table("c", "a")
-                hits = await one.search("a", vectors(1)[0], limit=9)
-                assert (len(hits), await two.count("b")) == (3, 5)
-            tries = (store.rename_table("a", "new") for store in (one, two, one, two))
+                await first.rename_table("a", "c")
+                assert await second.count("c") == 3
+                await second.rename_table("b", "a")
+                assert (await first.count("a"), len(await first.find("a"))) == (5, 5)
+                await first.rename_table("a", "b")
+                await second.rename_table("c", "a")
+                hits = await first.search("a", vectors(1)[0], limit=9)
+                assert (len(hits), await second.count("b")) == (3, 5)
+            tries = (store.rename_table("a", "new") for store in (first, second, first, second))
             outcomes = await asyncio.gather(*tries, return_exceptions=True)
             assert sorted(type(o).__name__ for o in outcomes) == [
                 "NoneType", *["TableNotFoundError"] * 3,
             ]  # fmt: skip
-            swaps = (one.rename_table("new", "b"), two.rename_table("b", "new"))
+            swaps = (first.rename_table("new", "b"), second.rename_table("b", "new"))
             errors = await asyncio.gather(*swaps, return_exceptions=True)
             assert [type(error) for error in errors] == [TableExistsError] * 2
         async with self.connect(tmp_path) as store:

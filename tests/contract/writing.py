@@ -174,16 +174,16 @@ class WritingContract(ContractBase):
     @pytest.mark.core
     async def test_another_store_sees_a_write_when_it_returned(self, tmp_path: Path) -> None:
         self.need_persistence()
-        async with self.connect(tmp_path) as one, self.connect(tmp_path) as two:
-            await one.create_table("notes", SMALL)
+        async with self.connect(tmp_path) as first, self.connect(tmp_path) as second:
+            await first.create_table("notes", SMALL)
             for number, row in enumerate(small_rows(10)):
-                await (one if number % 2 else two).insert("notes", [row])
-                reader = two if number % 2 else one
+                await (first if number % 2 else second).insert("notes", [row])
+                reader = second if number % 2 else first
                 assert await reader.count("notes") == number + 1
                 hits = await reader.search("notes", row["embedding"], limit=1)
                 assert ids_of(hits) == [row["id"]]
-            await one.delete("notes", "r0000")
-            assert await two.get("notes", "r0000") == []
+            await first.delete("notes", "r0000")
+            assert await second.get("notes", "r0000") == []
 
     @pytest.mark.core
     async def test_each_write_changes_its_rows_alone(self, store: VectorStore) -> None:
@@ -324,9 +324,9 @@ class WritingContract(ContractBase):
                 with pytest.raises(InvalidRowError) as caught:
                     await store.upsert("notes", many)
                 assert (caught.value.id, caught.value.field) == (id, field)
-                theirs, ours = values
-                assert ours in str(caught.value)
-                assert theirs not in str(caught.value)
+                existing, given = values
+                assert given in str(caught.value)
+                assert existing not in str(caught.value)
         assert_same_rows(await store.get("notes", ["a", "b", "c"]), rows, schema)
         assert await store.count("notes") == 3
         # In groups: those of many tasks that share a commit.

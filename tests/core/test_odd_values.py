@@ -31,10 +31,10 @@ LOOPY.append(LOOPY)
 
 
 class Foreign:
-    asked = 0
+    calls = 0
 
     def __repr__(self) -> str:
-        Foreign.asked += 1
+        Foreign.calls += 1
         return "its own words"
 
 
@@ -63,7 +63,7 @@ async def test_values_without_a_text_are_refused_like_others(store: VectorStore)
         row = {"id": "b", "embedding": [1, 0], "year": value, "extra": {"a": [value]}}
         with case(name), pytest.raises(AiovecError):
             await store.insert("notes", [row])
-    assert not Foreign.asked
+    assert not Foreign.calls
     for value, words in (
         (np.float32(1.5), f"not {np.float32(1.5)!r}"), (np.arange(3), "not <ndarray of length 3>"),
         (pa.array(["a"]), "not <StringArray of length 1>"), ([pa.scalar("a")], "<StringScalar>"),

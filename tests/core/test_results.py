@@ -44,7 +44,7 @@ ROWS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def asked(questions: Callable[[VectorStore], Awaitable[list[Results[Any]]]]) -> list[Results[Any]]:
+def fetch(questions: Callable[[VectorStore], Awaitable[list[Results[Any]]]]) -> list[Results[Any]]:
     """Return the answers of a store with the rows; what converts them belongs on no event loop."""
 
     async def ask() -> list[Results[Any]]:
@@ -69,7 +69,7 @@ async def answers(store: VectorStore) -> list[Results[Any]]:
 
 
 def test_every_answer_is_results() -> None:
-    for results in asked(answers):
+    for results in fetch(answers):
         assert type(results) is Results
         assert isinstance(results, list)
         for part in (results[:2], results[::-1], results.copy(), copy.copy(results)):
@@ -84,7 +84,7 @@ def test_every_answer_is_results() -> None:
 def test_tables_have_the_values_of_the_rows() -> None:
     pytest.importorskip("pandas")
     polars_lib = pytest.importorskip("polars")
-    for results in asked(answers):
+    for results in fetch(answers):
         rows = {row["id"]: row.to_dict() for row in results}
         arrow = results.to_arrow()
         pandas, polars = results.to_pandas(), results.to_polars()
@@ -131,7 +131,7 @@ def test_values_of_a_payload_key_stay_what_they_are() -> None:
             every.append(await store.find("t", "id < 'a'", order_by="id", select=["payload.p"]))
         return every
 
-    for (values, kind), results in zip(KINDS, asked(columns_of), strict=True):
+    for (values, kind), results in zip(KINDS, fetch(columns_of), strict=True):
         column = results.to_arrow().column("p")
         if column.type == pa.utf8():
             assert [json.loads(text) for text in column.to_pylist()] == values
@@ -160,7 +160,7 @@ def test_no_rows_give_the_columns_that_were_asked_for() -> None:
         ["id", "embedding", *fields], ["id", "embedding", "year"], ["id", *fields], ["id", "seen"],
         ["id", "_score", "_distance", "live"], ["id", *fields], [],
     ]  # fmt: skip
-    empty = [*asked(empty_answers), Results[Record]()]
+    empty = [*fetch(empty_answers), Results[Record]()]
     for results, expected in zip(empty, names, strict=True):
         assert results == []
         assert results.to_arrow().column_names == expected
@@ -230,16 +230,16 @@ def test_the_results_of_several_queries_are_one_table() -> None:
                 await store.search_many("t", queries, where=["year > 0", "FALSE"]),
             )
 
-    both, one = asyncio.run(ask())
-    assert [len(results) for results in both] == [2, 2]
-    table = both.to_arrow()
+    answers, filtered = asyncio.run(ask())
+    assert [len(results) for results in answers] == [2, 2]
+    table = answers.to_arrow()
     assert table.column("_query").to_pylist() == [0, 0, 1, 1]
-    assert table.column("id").to_pylist() == [hit.id for results in both for hit in results]
+    assert table.column("id").to_pylist() == [hit.id for results in answers for hit in results]
     assert table.column("_score").type == pa.float64()
-    assert one.to_arrow().column("_query").to_pylist() == [0]
+    assert filtered.to_arrow().column("_query").to_pylist() == [0]
     assert aiovec.ResultsList().to_arrow().column_names == ["_query"]
     pytest.importorskip("pandas")
-    assert list(both.to_pandas().groupby("_query").size()) == [2, 2]
+    assert list(answers.to_pandas().groupby("_query").size()) == [2, 2]
 
 
 class Answer(pydantic.BaseModel):

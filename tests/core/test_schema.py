@@ -173,12 +173,12 @@ def test_a_schema_cannot_be_changed() -> None:
 
 
 def test_differences_name_each_option_and_field() -> None:
-    one = Schema(3, fields={"a": str, "b": int})
+    schema = Schema(3, fields={"a": str, "b": int})
     other = Schema(4, metric="l2", model="m", fields={"b": float, "c": str}, payload=False)
-    listed = one.differences(other)
+    listed = schema.differences(other)
     for word in ("dim", "metric", "model", "payload", "'a'", "'b'", "'c'"):
         assert any(word in difference for difference in listed), word
-    assert one.differences(Schema(3, fields={"b": int, "a": str})) == [
+    assert schema.differences(Schema(3, fields={"b": int, "a": str})) == [
         "the fields are in another order"
     ]
 

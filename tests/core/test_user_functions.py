@@ -20,14 +20,14 @@ class Row(dict[str, Any]):
     get = keys = __iter__ = __getitem__ = items  # type: ignore[assignment]
 
 
-def nothing_left(_: object) -> Any:
+def raise_stop_iteration(_: object) -> Any:
     return next(iter([]))
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda store: store.search("notes", [1, 2, 3, 4], rerank=nothing_left),
+        lambda store: store.search("notes", [1, 2, 3, 4], rerank=raise_stop_iteration),
         lambda store: store.upsert("notes", [Row(id="b", embedding=[1, 2, 3, 4])] * 5000),
     ],
 )

@@ -270,11 +270,11 @@ def test_a_name_of_another_library_is_refused_without_async_too(tmp_path: Path) 
 async def test_an_attribute_of_a_row_is_refused_with_the_cure(store: Any) -> None:
     (hit,) = await store.search("docs", [1.0, 0.0], limit=1)
     (row,) = await store.get("docs", "0")
-    for one in (hit, row):
+    for result in (hit, row):
         for name, cure in (("title", r"write row\['title'\]"), ("payload", "fields are its items")):
             with pytest.raises(AttributeError, match=f"no attribute '{name}'; {cure}"):
-                getattr(one, name)
-        assert not hasattr(one, "__array__")
+                getattr(result, name)
+        assert not hasattr(result, "__array__")
 
 
 async def test_a_forgotten_await_is_named() -> None:
@@ -317,8 +317,8 @@ def test_an_error_of_a_caller_shows_no_frames_of_ours(tmp_path: Path) -> None:
             opened.find("docs", 'year = "x"')
         errors.append(caught.value)
     for error in errors:
-        ours = [name for name in frames(error) if name != __file__]
-        assert len(ours) <= 1
+        product_frames = [name for name in frames(error) if name != __file__]
+        assert len(product_frames) <= 1
 
 
 async def test_a_row_shows_its_times(store: Any) -> None:

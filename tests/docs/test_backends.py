@@ -48,7 +48,7 @@ async def test_the_table_tells_what_each_backend_can(tmp_path: Path) -> None:
 
 
 async def test_keys_as_deep_as_the_table_says(tmp_path: Path) -> None:
-    (depths,) = [cells for what, cells in rows().items() if what.startswith("names in a payload")]
+    (depths,) = [cells for limit, cells in rows().items() if limit.startswith("names in a payload")]
     targets = (str(tmp_path / "a.db"), f"lancedb://{tmp_path}/b")
     for target, cell in zip(targets, depths, strict=False):
         deepest = int(cell.split(";")[0])

@@ -114,8 +114,8 @@ async def test_the_first_program_is_short_and_its_file_is_searched_by_text(folde
         client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4002")
         facts = (await client.get("/page/tables/notes")).json()
         assert facts["can"]["meaning"]
-        asked = {"text": "blocking an async loop", "topK": 1}
-        (hit,) = (await client.post("/tables/notes/search", json=asked)).json()["hits"]
+        body = {"text": "blocking an async loop", "topK": 1}
+        (hit,) = (await client.post("/tables/notes/search", json=body)).json()["hits"]
         assert hit["id"] == "loop"
 
 

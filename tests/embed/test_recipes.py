@@ -127,7 +127,7 @@ async def test_a_table_may_name_the_default_service_of_its_kind(
                 await store.search("notes", "words")
 
 
-def write_what_is_not_trusted(place: Path) -> None:
+def write_untrusted_code(place: Path) -> None:
     (place / "mine").mkdir()
     (place / "their_code.py").write_text("open('ran', 'w').close()\ndef embed(texts): ...\n")
 
@@ -139,7 +139,7 @@ async def test_code_or_a_folder_that_only_the_table_names_is_not_loaded(
     log: list[Any] = []
     for name in ("fastembed", "sentence_transformers"):
         monkeypatch.setitem(sys.modules, name, stand_in(log, DIM))
-    write_what_is_not_trusted(tmp_path)
+    write_untrusted_code(tmp_path)
     for number, (kind, model, reason) in enumerate(
         (
             ("their_code:embed", "m", "their_code:embed"),

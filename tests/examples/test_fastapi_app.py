@@ -72,10 +72,10 @@ def test_the_tests_of_the_example_pass_on_each_backend(
         cwd=example, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    there = len(re.findall(r"(?m)^def test_", (example / "test_app.py").read_text()))
+    written = len(re.findall(r"(?m)^def test_", (example / "test_app.py").read_text()))
     passed = re.match(r"(\d+) passed", done.stdout.splitlines()[-1])
     assert passed is not None
-    assert int(passed[1]) >= there > 0
+    assert int(passed[1]) >= written > 0
     assert {path.name for path in (tmp_path / "stores").rglob("notes.*")} >= {store}
 
 

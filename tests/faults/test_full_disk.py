@@ -93,9 +93,9 @@ async def test_a_full_disk_gives_an_error_and_loses_no_acknowledged_row(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_room_for_a_store_or_a_copy(small_disk: Path, tmp_path: Path, kind: str) -> None:
     """The error names the place that is full, and nothing is left there."""
-    here, there = target_in(tmp_path, kind), target_in(small_disk, kind)
+    source, target = target_in(tmp_path, kind), target_in(small_disk, kind)
     filler = small_disk / "filler"
-    async with aiovec.connect(here) as store:
+    async with aiovec.connect(source) as store:
         await store.create_table(TABLE, SCHEMA)
         await store.insert(TABLE, [row(f"r{n}", n) for n in range(100)])
         saved = tmp_path / "saved"
@@ -105,15 +105,15 @@ async def test_no_room_for_a_store_or_a_copy(small_disk: Path, tmp_path: Path, k
             await store.backup(small_disk / "copy")
         assert caught.value.target.startswith(str(small_disk / "copy"))
         with pytest.raises(StoreFullError) as caught:
-            await aiovec.restore(saved, there)
-        assert caught.value.target == str(path_of(there))
+            await aiovec.restore(saved, target)
+        assert caught.value.target == str(path_of(target))
         assert await to_thread(os.listdir, small_disk) == ["filler"]
         await store.insert(TABLE, [row("more", 1)])
     with pytest.raises(StoreFullError):
-        async with aiovec.connect(there) as store:
+        async with aiovec.connect(target) as store:
             await store.create_table(TABLE, SCHEMA)
     await to_thread(filler.unlink)
-    async with aiovec.connect(there) as store:
+    async with aiovec.connect(target) as store:
         await store.create_table(TABLE, SCHEMA, exist_ok=True)
         await store.insert(TABLE, [row("a", 1)])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.cases import Seeds
-from tests.harness.kill import kill_again_and_again
+from tests.harness.kill import kill_repeatedly
 from tests.harness.scripts import KINDS, target_in
 from tests.harness.syscalls import CHANGES, KILL, Faults, environment
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows 
 def test_a_killed_process_leaves_each_call_done_or_not(
     tmp_path: Path, kind: str, kills: int
 ) -> None:
-    kill_again_and_again(tmp_path, kind, 1, kills)
+    kill_repeatedly(tmp_path, kind, 1, kills)
 
 
 @pytest.mark.soak(minutes=15)
@@ -36,7 +36,7 @@ def test_many_killed_processes_leave_each_call_done_or_not(
     tmp_path: Path, kind: str, seeds: Seeds
 ) -> None:
     for seed in seeds(100):
-        kill_again_and_again(tmp_path, kind, seed)
+        kill_repeatedly(tmp_path, kind, seed)
 
 
 async def rows_of(target: str) -> dict[str, int]:
@@ -44,7 +44,7 @@ async def rows_of(target: str) -> dict[str, int]:
         tables = await store.tables()
         records = await store.find("t", limit=10_000) if tables else []
         assert len(records) == (await store.count("t") if tables else 0)
-        return {one.id: one["n"] for one in records}
+        return {record.id: record["n"] for record in records}
 
 
 @pytest.mark.slow

@@ -91,4 +91,4 @@ async def test_rows_survive_another_library_beside_us(tmp_path: Path) -> None:
         await asyncio.gather(*(store.search(TABLE, [1.0] * DIM) for _ in range(20)))
     await store.close()
     async with aiovec.connect(path) as again:
-        assert {one.id for one in await again.find(TABLE, limit=1000)} == set(ids)
+        assert {record.id for record in await again.find(TABLE, limit=1000)} == set(ids)

@@ -53,7 +53,7 @@ def check(store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr]
             expected = set(oracle.rows("t", where))
             for written in (where, str(where)):
                 records = store.find("t", written, limit=100, select=[])
-                assert {one.id for one in records} == expected, repr(written)
+                assert {record.id for record in records} == expected, repr(written)
 
 
 @settings(SOME, max_examples=25)
@@ -98,7 +98,7 @@ def test_like_matches_as_a_plain_matcher_does(
     rows = [row(n, body=text, a=text) for n, text in enumerate(texts)]
     check(store, rows, [F.body.like(pattern), F.payload["a"].like(pattern)])
     wanted = {str(n) for n, text in enumerate(texts) if matches(text, pattern)}
-    assert {one.id for one in store.find("t", F.body.like(pattern), select=[])} == wanted
+    assert {record.id for record in store.find("t", F.body.like(pattern), select=[])} == wanted
 
 
 @pytest.mark.slow
@@ -139,10 +139,10 @@ def test_ints_and_floats_compare_exactly(store: sync.VectorStore) -> None:
                     where = f"{name} {op} {literal!r}"
                     records = store.find("n", where, limit=100, select=[])
                     wanted = {id for id, value in valued.items() if holds(value, literal)}
-                    assert {one.id for one in records} == wanted
+                    assert {record.id for record in records} == wanted
             records = store.find("n", F[name].in_([literal, 7]), limit=100, select=[])
             wanted = {id for id, value in valued.items() if value == literal}
-            assert {one.id for one in records} == wanted, (name, literal)
+            assert {record.id for record in records} == wanted, (name, literal)
 
 
 # Large filters
@@ -170,4 +170,4 @@ def test_payload_keys_may_be_any_text(store: sync.VectorStore) -> None:
     for n, key in enumerate(keys):
         with case(key):
             records = store.find("t", F.payload["a"][key] == n, select=[])
-            assert [one.id for one in records] == [str(n)]
+            assert [record.id for record in records] == [str(n)]

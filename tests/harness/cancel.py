@@ -47,12 +47,12 @@ def _once(task: asyncio.Task[Any], _: anyio.CancelScope) -> None:
     task.cancel()
 
 
-def _again_and_again(task: asyncio.Task[Any], scope: anyio.CancelScope, times: int = 4) -> None:
+def _cancel_repeatedly(task: asyncio.Task[Any], scope: anyio.CancelScope, times: int = 4) -> None:
     """Cancel the task in each of some rounds of the loop: a caller who has lost patience."""
     if times and not task.done():
         task.cancel()
         loop = asyncio.get_running_loop()
-        loop.call_soon(_again_and_again, task, scope, times - 1)
+        loop.call_soon(_cancel_repeatedly, task, scope, times - 1)
 
 
 def _by_scope(_: asyncio.Task[Any], scope: anyio.CancelScope) -> None:
@@ -61,7 +61,7 @@ def _by_scope(_: asyncio.Task[Any], scope: anyio.CancelScope) -> None:
 
 
 STOPS: dict[str, Stop] = {
-    "once": _once, "again and again": _again_and_again, "by a scope": _by_scope,
+    "once": _once, "again and again": _cancel_repeatedly, "by a scope": _by_scope,
 }  # fmt: skip
 
 

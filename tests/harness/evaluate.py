@@ -156,11 +156,11 @@ def _all(truths: Iterable[bool | None]) -> bool | None:
 
 def _comparable(value: object, literal: object) -> bool:
     """Return whether a value can be compared with a literal; ints and floats can."""
-    one, other = (
+    kinds, literal_kinds = (
         (int, float) if isinstance(of, (int, float)) and not isinstance(of, bool) else (type(of),)
         for of in (value, literal)
     )
-    return one == other
+    return kinds == literal_kinds
 
 
 def _equal(value: object, literal: object) -> bool | None:

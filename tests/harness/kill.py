@@ -73,18 +73,18 @@ async def main(target: str, seed: int, number: int) -> None:
             say("script", name, n)
             first = script.first(model, n)
             for place_of, call in enumerate(first):
-                await told(place, place_of, call, None)
+                await run_call(place, place_of, call, None)
                 await place.reopen()
             calls = enumerate(script.calls(n), len(first))
             key = f"key {n}" if script.once and kind == "sqlite" else None
-            await asyncio.gather(*(told(place, at, call, key) for at, call in calls))
+            await asyncio.gather(*(run_call(place, at, call, key) for at, call in calls))
             await place.reopen()
             assert place.store is not None
             model.held = await tables_in(place.store)
             model.saved = {} if await asyncio.to_thread(place.saved.exists) else None
 
 
-async def told(place: Place, number: int, call: Call, key: str | None) -> None:
+async def run_call(place: Place, number: int, call: Call, key: str | None) -> None:
     say("begin", number)
     await (call(place) if key is None else keyed(key, call, place))
     say("done", number)
@@ -107,24 +107,24 @@ class Journal:
         self._begun: list[int] = []
         self._done: set[int] = set()
 
-    def hear(self, kind: str, what: Any, number: int = 0) -> None:
+    def hear(self, kind: str, value: Any, number: int = 0) -> None:
         self.heard += 1
         if kind == "script":
             assert len(self._begun) == len(self._calls) == len(self._done)
             for call in self._calls[self._first :]:
                 call(self.model)
-            script = script_named(what, self._kind)
+            script = script_named(value, self._kind)
             first, calls = script.first(self.model, number), script.calls(number)
-            self.name, self._calls, self._first = what, [*first, *calls], len(first)
+            self.name, self._calls, self._first = value, [*first, *calls], len(first)
             self._begun, self._done = [], set()
             keyed = script.once and self._kind == "sqlite"
             self.key = (f"key {number}", calls[0]) if keyed else None
         elif kind == "begin":
-            self._begun.append(what)
+            self._begun.append(value)
         else:
-            self._done.add(what)
-            if what < self._first:  # one after the other, and on the same rows
-                self._calls[what](self.model)
+            self._done.add(value)
+            if value < self._first:  # one after the other, and on the same rows
+                self._calls[value](self.model)
 
     def open(self) -> tuple[list[Call], list[int]]:
         """The calls of the last script that had begun and are not in the model yet, and which of
@@ -177,7 +177,7 @@ def run_and_kill(
     return journal
 
 
-def kill_again_and_again(folder: Path, kind: str, seed: int, kills: int = 3) -> None:
+def kill_repeatedly(folder: Path, kind: str, seed: int, kills: int = 3) -> None:
     """Kill a process while it creates a store, and then others that go on with what it left."""
     chance, model = random.Random(seed), Model()
     (folder / str(seed)).mkdir()

@@ -483,7 +483,7 @@ def _value(name: str, field: Field, value: Any, row: int | None, id: str | None)
         return value.astimezone(UTC)
     if field.is_list:
         item = Field(field.item_kind, nullable=False)
-        return [_value(name, item, one, row, id) for one in value]
+        return [_value(name, item, each, row, id) for each in value]
     return value
 
 

@@ -137,9 +137,9 @@ class Proxy:
                         writer.write(await _answer(behind[0], request))
                         await writer.drain()
         finally:
-            for one in (writer, behind[1] if behind else None):
-                if one is not None:
-                    one.close()
+            for stream in (writer, behind[1] if behind else None):
+                if stream is not None:
+                    stream.close()
 
     async def _meddle(
         self, request: Request, behind: Streams, reader: asyncio.StreamReader,
@@ -171,7 +171,7 @@ class Proxy:
 async def _request(reader: asyncio.StreamReader) -> Request:
     head = await reader.readuntil(b"\r\n\r\n")
     line, *rest = head.decode("latin-1").strip().split("\r\n")
-    pairs = (one.partition(": ") for one in rest)
+    pairs = (header.partition(": ") for header in rest)
     headers = {name.lower(): value for name, _, value in pairs}
     return Request(line, headers, head + await _body(reader, head))
 

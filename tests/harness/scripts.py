@@ -114,10 +114,10 @@ def flat(tables: dict[str, OracleTable]) -> State:
     result: State = {}
     for name, table in tables.items():
         result[name,] = dict(table.schema.fields)
-        for id, one in table.rows.items():
-            plain = {field: value for field, value in one.flat().items() if value is not None}
-            assert one.vector is not None
-            result[name, id] = plain | {"embedding": one.vector.tolist()}
+        for id, row in table.rows.items():
+            plain = {field: value for field, value in row.flat().items() if value is not None}
+            assert row.vector is not None
+            result[name, id] = plain | {"embedding": row.vector.tolist()}
     return result
 
 
@@ -197,7 +197,7 @@ async def tables_in(store: VectorStore) -> dict[str, OracleTable]:
         schema = await store.schema(table)
         rows = await store.find(table, limit=100_000, include_vector=True)
         result[table] = OracleTable(
-            schema, {one.id: checked_row(one.to_dict(), schema, n) for n, one in enumerate(rows)}
+            schema, {row.id: checked_row(row.to_dict(), schema, n) for n, row in enumerate(rows)}
         )
     return result
 

@@ -130,15 +130,15 @@ def same_value(one: Any, other: Any) -> bool:
 
 
 def assert_same_fields(
-    given: Mapping[str, Any], expected: Mapping[str, Any], what: str = "row"
+    given: Mapping[str, Any], expected: Mapping[str, Any], label: str = "row"
 ) -> None:
     """Fail with the first field that differs, told short."""
     absent, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
-    assert not absent, f"{what}: absent {sorted(absent)}"
-    assert not extra, f"{what}: too many {sorted(extra)}"
+    assert not absent, f"{label}: absent {sorted(absent)}"
+    assert not extra, f"{label}: too many {sorted(extra)}"
     for name, value in expected.items():
         assert same_value(given[name], value), (
-            f"{what}: field {name!r} is {given[name]!r:.200}, not {value!r:.200}"
+            f"{label}: field {name!r} is {given[name]!r:.200}, not {value!r:.200}"
         )
 
 

@@ -62,7 +62,7 @@ async def write(target: str, me: str, rounds: int) -> list[str]:
     return won
 
 
-def told_by_two(target: str, rounds: int, environment: Mapping[str, str]) -> list[str]:
+def outputs_of_two(target: str, rounds: int, environment: Mapping[str, str]) -> list[str]:
     """Run a module in two processes, which begin at once; return what each says at its end."""
     writers = [
         python(
@@ -88,5 +88,5 @@ def told_by_two(target: str, rounds: int, environment: Mapping[str, str]) -> lis
 
 
 if __name__ == "__main__":
-    told = asyncio.run(write(sys.argv[1], sys.argv[2], int(sys.argv[3])))
-    sys.stdout.write(json.dumps(told) + "\n")
+    won = asyncio.run(write(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    sys.stdout.write(json.dumps(won) + "\n")

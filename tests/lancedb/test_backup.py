@@ -25,9 +25,9 @@ async def indexed(store: VectorStore) -> None:
     """Make a table with rows of several commits, deleted ones, and indexes of three kinds."""
     await store.create_table("notes", TEXTS)
     for first in (0, 500):
-        some = rows(first, first + 500)
-        bodies = [f"some words of {number}" for number in some["number"]]
-        await store.insert("notes", {**some, "body": bodies})
+        columns = rows(first, first + 500)
+        bodies = [f"some words of {number}" for number in columns["number"]]
+        await store.insert("notes", {**columns, "body": bodies})
     await store.create_field_index("notes", "number", "btree")
     await store.create_index("notes", "hnsw_sq", recall=0.97)
     await store.optimize("notes")
@@ -40,7 +40,7 @@ async def facts(store: VectorStore) -> object:
     infos = [(info.name, info.kind, info.recall) for info in await store.indexes("notes")]
     words = [hit.id for hit in await store.search_text("notes", "words 700")]
     late = [hit.id for hit in await store.search_text("notes", "late")]
-    near = [[hit.id for hit in await store.search("notes", one)] for one in QUESTIONS[:5]]
+    near = [[hit.id for hit in await store.search("notes", question)] for question in QUESTIONS[:5]]
     target = (await store.stats("notes")).details["recall_target"]
     return infos, words, late, near, target, await store.count("notes", "number < 200")
 
@@ -128,9 +128,9 @@ async def test_a_cancelled_backup_is_whole_or_leaves_nothing(tmp_path: Path) -> 
                     await asyncio.sleep(0)
                     task.cancel()
                 await asyncio.wait({task})
-                there = await listed(tmp_path)
-                assert there in (["s"], ["copy", "s"])
-                if "copy" in there:
+                names = await listed(tmp_path)
+                assert names in (["s"], ["copy", "s"])
+                if "copy" in names:
                     break
         else:
             await store.backup(tmp_path / "copy")
@@ -158,7 +158,7 @@ async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "x"
 
 
-async def test_tables_that_are_renamed_or_dropped_meanwhile(tmp_path: Path) -> None:
+async def test_a_backup_survives_tables_that_are_renamed_or_dropped(tmp_path: Path) -> None:
     async with opened(tmp_path / "s") as store:
         for name in ("a", "b", "c"):
             await store.create_table(name, SMALL)

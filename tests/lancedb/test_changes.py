@@ -104,8 +104,8 @@ async def test_a_revert_that_fails_at_any_step_says_so_and_misleads_no_follower(
                 await store.upsert("notes", small_rows(1, start=7))
         outcomes.append((done.returncode, reverted))
         if done.stdout:
-            what, failed = done.stdout.split()
-            assert reverted == (what == "done"), (skip, done)
+            outcome, failed = done.stdout.split()
+            assert reverted == (outcome == "done"), (skip, done)
             if failed == "0":
                 break
     assert len(outcomes) > 2

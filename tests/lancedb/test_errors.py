@@ -159,8 +159,8 @@ async def test_remains_of_dropped_tables_are_removed_and_nothing_else(tmp_path: 
     place = tmp_path / "s"
     await filled(place)
     left = place / f".notes.{'0123456789abcdef' * 2}.dropped"
-    mine = [place / ".photos.dropped", place / f".Photos.{'0' * 32}.dropped", place / "0.dropped"]
-    for folder in (left, *mine, tmp_path / "elsewhere"):
+    others = [place / ".photos.dropped", place / f".Photos.{'0' * 32}.dropped", place / "0.dropped"]
+    for folder in (left, *others, tmp_path / "elsewhere"):
         folder.mkdir()
         (folder / "file").write_text("x")
     if os.name != "nt":  # links need a privilege there
@@ -170,7 +170,7 @@ async def test_remains_of_dropped_tables_are_removed_and_nothing_else(tmp_path: 
         assert await store.tables() == ["notes"]
         assert await store.count("notes") == 300
     assert not left.exists()
-    for folder in (*mine, tmp_path / "elsewhere"):
+    for folder in (*others, tmp_path / "elsewhere"):
         assert (folder / "file").read_text() == "x"
 
 

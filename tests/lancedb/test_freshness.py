@@ -72,7 +72,7 @@ async def test_a_table_of_the_same_name_and_version_is_another(
         await reader.count("notes")
 
 
-async def test_with_read_freshness_a_store_misses_only_what_others_wrote(tmp_path: Path) -> None:
+async def test_read_freshness_hides_only_writes_of_other_stores(tmp_path: Path) -> None:
     async with (
         opened(tmp_path / "s", read_freshness=3600.0) as reader,
         opened(tmp_path / "s") as other,

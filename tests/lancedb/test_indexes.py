@@ -147,8 +147,8 @@ async def test_a_recall_asked_for_a_table_holds_in_other_stores(tmp_path: Path) 
         await store.create_index("notes", "ivf_flat", recall=0.6, num_partitions=40)
         assert await true_recall(store) >= 0.6
         for name in ("effort", "recall"):
-            theirs = (await other.stats("notes")).details[name]
-            assert theirs == (await store.stats("notes")).details[name]
+            seen = (await other.stats("notes")).details[name]
+            assert seen == (await store.stats("notes")).details[name]
         await other.insert("notes", rows(ROWS, ROWS + 1))
     async with opened(tmp_path / "s") as later:
         assert (await later.stats("notes")).details["recall_target"] == 0.6
@@ -567,8 +567,8 @@ async def test_a_search_of_all_vectors_is_bounded(tmp_path: Path) -> None:
         with pytest.raises(UnsupportedError, match=r"no usable .* 256,000 bytes.*optimize\(\)"):
             await bound.search("notes", question)
         await free.create_index("notes", "ivf_flat")
-        found = [hit.id for hit in await bound.search("notes", question)]
-        assert found == [hit.id for hit in await free.search("notes", question)]
+        nearest = [hit.id for hit in await bound.search("notes", question)]
+        assert nearest == [hit.id for hit in await free.search("notes", question)]
         for reason, options in by_scan.items():
             with case(reason):
                 assert len(await free.search("notes", question, **options)) >= 10

@@ -64,8 +64,8 @@ Call = Callable[[Any], Any]
 
 def _call(rng: random.Random, ids: list[str]) -> Call:
     """A call on some rows."""
-    some = rng.sample(ids, rng.choice([1, 1, 1, 1, 2, 5]))
-    rows = [_row(rng, id) for id in some]
+    chosen = rng.sample(ids, rng.choice([1, 1, 1, 1, 2, 5]))
+    rows = [_row(rng, id) for id in chosen]
     match rng.randrange(9):
         case 0:
             return lambda s: s.insert("notes", rows)
@@ -74,7 +74,7 @@ def _call(rng: random.Random, ids: list[str]) -> Call:
         case 2 | 3:
             return lambda s: s.upsert("notes", rows)
         case 4:
-            return lambda s: s.delete("notes", some)
+            return lambda s: s.delete("notes", chosen)
         case 5:
             row = _row(rng, "-")
             values = {n: row[n] for n in rng.sample(["year", "score", "name", "tags", "on"], 2)}
@@ -83,12 +83,12 @@ def _call(rng: random.Random, ids: list[str]) -> Call:
         case 7:  # which only goes where "own" is an object or not there
             values = {"payload.own.deep": 7}
         case _:
-            vectors = [[float(rng.randrange(9)) for _ in range(4)] for _ in some]
-            return lambda s: s.set_vectors("notes", some, vectors)
-    return lambda s: s.update("notes", values, ids=some)
+            vectors = [[float(rng.randrange(9)) for _ in range(4)] for _ in chosen]
+            return lambda s: s.set_vectors("notes", chosen, vectors)
+    return lambda s: s.update("notes", values, ids=chosen)
 
 
-def _told(id: str, vector: Any, fields: Mapping[str, Any]) -> Row:
+def _compared(id: str, vector: Any, fields: Mapping[str, Any]) -> Row:
     """A row as it is compared: without what is null."""
     row = {**fields, "id": id, "embedding": None if vector is None else list(vector)}
     return {name: value for name, value in row.items() if value is not None}
@@ -145,10 +145,11 @@ async def test_each_call_has_the_result_of_its_turn(tmp_path: Path, place: str, 
             with case(number):
                 assert outcomes == [await _outcome(call, oracle) for call in calls]
                 expected = [
-                    _told(row.id, row.vector, row.flat()) for row in oracle.rows("notes").values()
+                    _compared(row.id, row.vector, row.flat())
+                    for row in oracle.rows("notes").values()
                 ]
                 records = await store.find("notes", limit=1000, include_vector=True)
-                assert [_told(row.id, row.vector, row) for row in records] == sorted(
+                assert [_compared(row.id, row.vector, row) for row in records] == sorted(
                     expected, key=lambda row: row["id"]
                 )
 
@@ -210,7 +211,7 @@ async def amid_a_failure(store: VectorStore, fail: Callable[[], object]) -> list
         calls.append(store.update("notes", {"year": 2}, ids=[f"r{n + 1}"]))
         calls.append(store.insert("notes", [_year(n + 200, 3)]))
         calls.append(store.delete("notes", [f"r{n + 2}"]))
-    return [str(one) for one in await asyncio.gather(*calls, return_exceptions=True)]
+    return [str(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
 
 
 async def years_in(store: VectorStore) -> dict[str, int]:
@@ -249,7 +250,7 @@ asyncio.run(main(sys.argv[1]))
 
 
 @pytest.mark.slow
-def test_where_the_joined_commit_fails_each_call_is_done_by_itself(tmp_path: Path) -> None:
+def test_after_a_failed_joined_commit_each_call_is_done_by_itself(tmp_path: Path) -> None:
     environment = syscalls.environment(tmp_path, tmp_path / "control")
     printed = output_of("-c", FAILING, f"lancedb://{tmp_path / 'store'}", env=environment)
     failed, came, years = json.loads(printed)

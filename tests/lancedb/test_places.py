@@ -31,14 +31,14 @@ async def test_folders_with_odd_names(tmp_path: Path) -> None:
 
 
 async def test_a_store_in_memory_is_private_and_leaves_nothing() -> None:
-    async with aiovec.connect("memory://") as one, aiovec.connect("memory://") as two:
-        await one.create_table("notes", SMALL)
-        await one.insert("notes", small_rows(3))
-        assert await two.tables() == []
-        await two.create_table("notes", SMALL)
-        assert await asyncio.gather(one.count("notes"), two.count("notes")) == [3, 0]
-        assert one.target == "memory://"
-        assert not one.supports("moves")  # no other process could be told
+    async with aiovec.connect("memory://") as first, aiovec.connect("memory://") as second:
+        await first.create_table("notes", SMALL)
+        await first.insert("notes", small_rows(3))
+        assert await second.tables() == []
+        await second.create_table("notes", SMALL)
+        assert await asyncio.gather(first.count("notes"), second.count("notes")) == [3, 0]
+        assert first.target == "memory://"
+        assert not first.supports("moves")  # no other process could be told
     async with aiovec.connect("memory://") as again:
         assert await again.tables() == []
 
@@ -65,8 +65,8 @@ async def test_two_names_of_one_folder(tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     except OSError:
         pytest.skip("links cannot be made here")
-    async with opened(tmp_path / "real") as one, opened(tmp_path / "link") as two:
-        await one.create_table("notes", SMALL)
-        calls = [(one if n % 2 else two).upsert("notes", small_rows(3)) for n in range(20)]
+    async with opened(tmp_path / "real") as first, opened(tmp_path / "link") as second:
+        await first.create_table("notes", SMALL)
+        calls = [(first if n % 2 else second).upsert("notes", small_rows(3)) for n in range(20)]
         await asyncio.gather(*calls)
-        assert await ids_in(one) == [row["id"] for row in small_rows(3)]
+        assert await ids_in(first) == [row["id"] for row in small_rows(3)]

@@ -130,7 +130,7 @@ async def test_an_index_is_measured_with_few_requests(bucket: Bucket) -> None:
             await store.create_index("notes", "ivf_flat")
             [info] = await store.indexes("notes")
             assert info.recall is not None
-            read = [one for one in proxy.requests[before:] if "/data/" in one.line]
+            read = [request for request in proxy.requests[before:] if "/data/" in request.line]
             assert len(read) < 300
 
 
@@ -278,8 +278,8 @@ async def test_processes_that_create_a_table_at_once(
     target = bucket.new_url() if place == "bucket" else f"lancedb://{tmp_path / 'store'}"
     racers = await asyncio.gather(*(start_code(OTHER) for _ in range(4)))
     for turn in range(4):
-        told = (tell(racer, target, f"t{turn}", n) for n, racer in enumerate(racers))
-        await asyncio.gather(*told)
+        replies = (tell(racer, target, f"t{turn}", n) for n, racer in enumerate(racers))
+        await asyncio.gather(*replies)
     for racer in racers:
         await racer.communicate(b"")
     async with aiovec.connect(target) as store:
@@ -316,7 +316,7 @@ async def test_two_processes_with_calls_of_every_kind(bucket: Bucket) -> None:
             ids = [f"shared{task}", *(f"g{task}-{n}" for n in range(rounds))]
             await store.insert("notes", list(map(contest.row, ids)))
         before = len(await store.versions("notes"))
-    said = await asyncio.to_thread(contest.told_by_two, url, rounds, bucket.environment)
+    said = await asyncio.to_thread(contest.outputs_of_two, url, rounds, bucket.environment)
     won: list[list[str]] = list(map(json.loads, said))
     async with opened(url, storage_options=bucket.options) as store:
         records = await store.find("notes", limit=1000)
@@ -340,22 +340,20 @@ async def test_of_overlapping_inserts_one_is_kept_whole(bucket: Bucket) -> None:
     """Of two that share an id one is kept as a whole, and nothing of the other."""
     url, options = bucket.new_url(), bucket.options
     async with (
-        opened(url, storage_options=options) as one,
-        opened(url, storage_options=options) as two,
+        opened(url, storage_options=options) as first,
+        opened(url, storage_options=options) as second,
     ):
-        await one.create_table("notes", SMALL)
+        await first.create_table("notes", SMALL)
         kept = []
         for n in range(6):
-            both = [small_rows(3, start=10 * n + shift, name=f"{shift}") for shift in (0, 2)]
-            calls = [
-                store.insert("notes", rows) for store, rows in zip((one, two), both, strict=True)
-            ]
+            batches = [small_rows(3, start=10 * n + shift, name=f"{shift}") for shift in (0, 2)]
+            calls = [first.insert("notes", batches[0]), second.insert("notes", batches[1])]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(outcome) for outcome in outcomes].count(DuplicateIdError) == 1, outcomes
-            kept += both[outcomes.index(3)]
-        records = {row["id"]: row["name"] for row in await two.find("notes", limit=100)}
+            kept += batches[outcomes.index(3)]
+        records = {row["id"]: row["name"] for row in await second.find("notes", limit=100)}
         assert records == {row["id"]: row["name"] for row in kept}
-        assert len(await ids_in(one)) == len(kept)
+        assert len(await ids_in(first)) == len(kept)
 
 
 async def test_a_write_to_a_table_that_another_process_drops(
@@ -455,8 +453,8 @@ def nobody_listens() -> str:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-async def told(options: dict[str, str], url: str = f"s3://{BUCKET}/store") -> str:
-    """Return what is said where a store cannot be opened. Nothing of it is a secret."""
+async def refusal(options: dict[str, str], url: str = f"s3://{BUCKET}/store") -> str:
+    """Return the error of a store that cannot be opened. It shows no secret."""
     with pytest.raises(AiovecError) as caught:
         async with asyncio.timeout(120), opened(url, storage_options=options):
             pass
@@ -474,11 +472,11 @@ async def told(options: dict[str, str], url: str = f"s3://{BUCKET}/store") -> st
 async def test_an_unreachable_store_is_explained_without_secrets(bucket: Bucket) -> None:
     once: dict[str, Any] = {**bucket.options, "timeout": "0.5s", "client_max_retries": "0"}
     with case("no bucket"):
-        assert "bucket does not exist" in await told(bucket.options, "s3://another-bucket/store")
+        assert "bucket does not exist" in await refusal(bucket.options, "s3://another-bucket/store")
     with case("no http"):
-        assert "allow_http" in await told({**bucket.options, "allow_http": "false"})
+        assert "allow_http" in await refusal({**bucket.options, "allow_http": "false"})
     with case("nobody listens"):
-        assert "cannot be reached" in await told({**once, "aws_endpoint": nobody_listens()})
+        assert "cannot be reached" in await refusal({**once, "aws_endpoint": nobody_listens()})
     for status, says in (
         (403, r"rejects these credentials.*HTTP 403"),
         (404, r"does not know this address.*HTTP 404"),
@@ -487,9 +485,9 @@ async def test_an_unreachable_store_is_explained_without_secrets(bucket: Bucket)
     ):
         with case(status):
             async with failing(bucket, status) as endpoint:
-                assert re.search(says, await told({**once, "aws_endpoint": endpoint}))
+                assert re.search(says, await refusal({**once, "aws_endpoint": endpoint}))
     with s3_server(open_to_all=False) as strict:
-        assert "rejects these credentials" in await told(strict.options)
+        assert "rejects these credentials" in await refusal(strict.options)
 
 
 async def test_a_bucket_without_credentials(
@@ -504,6 +502,6 @@ async def test_a_bucket_without_credentials(
     says = "no credentials; set storage_options, or the variables of this object storage"
     async with failing(bucket, 403) as metadata:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata)
-        assert says in await told(options)
+        assert says in await refusal(options)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert says in await told(options)
+    assert says in await refusal(options)

@@ -53,10 +53,10 @@ def drawn(chance: random.Random, words: list[str], schema: Schema) -> tuple[str,
         text = text[: chance.randrange(1, 4)] if prefix else text
         clauses.append(TextClause(text, field, prefix=prefix, excluded=chance.random() < 0.3))
     typed = (
-        "-" * one.excluded
-        + (f"{one.field}:" if one.field else "")
-        + (f"{one.text}*" if one.prefix else f'"{one.text}"')
-        for one in clauses
+        "-" * clause.excluded
+        + (f"{clause.field}:" if clause.field else "")
+        + (f"{clause.text}*" if clause.prefix else f'"{clause.text}"')
+        for clause in clauses
     )
     return " ".join(typed), clauses
 
@@ -66,13 +66,13 @@ async def check(
     words: list[str],
 ) -> None:  # fmt: skip
     """Some queries find what the model finds, and the best of it comes first."""
-    for where, some in (("", rows), ("year < 1", [one for one in rows if one["year"] < 1])):
+    for where, selected in (("", rows), ("year < 1", [row for row in rows if row["year"] < 1])):
         for _ in range(5):
             query, clauses = drawn(chance, words, schema)
             match = "any" if chance.random() < 0.4 else "all"
             options = {"match": match, "where": where or None}
             with case((query, options)):
-                wanted = matching_ids(some, schema, clauses, match == "any")
+                wanted = matching_ids(selected, schema, clauses, match == "any")
                 assert await matching(store, query, **options) == sorted(wanted)
                 every = await store.search_text("notes", query, limit=100_000, **options)
                 best = await store.search_text("notes", query, limit=3, **options)
@@ -110,17 +110,17 @@ async def test_each_state_of_the_index_finds_the_same(
         for turn in range(turns):
             new = [drawn_row(f"r{turn}-{n}", turn) for n in range(60)]
             await store.insert("notes", new)
-            rows |= {one["id"]: one for one in new}
+            rows |= {row["id"]: row for row in new}
             await check(store, schema, list(rows.values()), chance, words)
             if turn % 2:
                 await store.optimize("notes")
             changed = [drawn_row(id, turn) for id in chance.sample(sorted(rows), 20)]
             await store.upsert("notes", changed)
-            rows |= {one["id"]: one for one in changed}
+            rows |= {row["id"]: row for row in changed}
             await store.update("notes", {"body": "wool the hat"}, where=f"year = {turn - 1}")
-            for one in rows.values():
-                if one["year"] == turn - 1:
-                    one["body"] = "wool the hat"
+            for each in rows.values():
+                if each["year"] == turn - 1:
+                    each["body"] = "wool the hat"
             gone = chance.sample(sorted(rows), 10)
             await store.delete("notes", gone)
             for id in gone:

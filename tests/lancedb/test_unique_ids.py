@@ -31,17 +31,17 @@ async def filled(folder: Path, count: int) -> AsyncIterator[VectorStore]:
         yield store
 
 
-async def written_at_once(one: VectorStore, two: VectorStore, there: int) -> None:
+async def written_at_once(first: VectorStore, second: VectorStore, number: int) -> None:
     """Both stores insert and upsert the same ids, new ones and some of those ``there``."""
-    known = f"r{there:04}"
+    known = f"r{number:04}"
     vector = [1.0, 2.0, 3.0, 4.0]
 
     def given(*ids: str) -> list[dict[str, object]]:
         return [{"id": id, "embedding": vector} for id in ids]
 
-    calls = [store.insert("notes", given(f"i{there}")) for store in (one, two)]
-    calls += [store.upsert("notes", given(f"u{there}", known)) for store in (one, two)]
-    calls += [store.insert("notes", given(f"x{there}", known)) for store in (one, two)]
+    calls = [store.insert("notes", given(f"i{number}")) for store in (first, second)]
+    calls += [store.upsert("notes", given(f"u{number}", known)) for store in (first, second)]
+    calls += [store.insert("notes", given(f"x{number}", known)) for store in (first, second)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert outcomes[:2].count(1) == 1, outcomes
     assert [type(outcome) for outcome in outcomes].count(DuplicateIdError) == 3, outcomes
@@ -53,19 +53,19 @@ async def written_at_once(one: VectorStore, two: VectorStore, there: int) -> Non
 async def test_two_stores_while_a_third_tidies(tmp_path: Path, count: int) -> None:
     """Without an index over the ids, and with one, while it is brought up to date."""
     async with (
-        filled(tmp_path / "s", count) as one,
-        opened(tmp_path / "s", index="none") as two,
+        filled(tmp_path / "s", count) as first,
+        opened(tmp_path / "s", index="none") as second,
         opened(tmp_path / "s", index="none") as third,
     ):
         for n in range(8):
             with case(n):
                 tidying = asyncio.ensure_future(third.optimize("notes"))
-                await written_at_once(one, two, n)
+                await written_at_once(first, second, n)
                 await tidying
-        ids = await ids_in(one)
+        ids = await ids_in(first)
         assert len(ids) == len(set(ids)) == count + 2 * 8
-        await one.optimize("notes")
-        assert await ids_in(two) == ids
+        await first.optimize("notes")
+        assert await ids_in(second) == ids
 
 
 async def test_calls_by_id_with_an_index_over_ids(tmp_path: Path) -> None:

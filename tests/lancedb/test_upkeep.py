@@ -193,12 +193,12 @@ async def test_no_call_fails_because_of_a_compaction(tmp_path: Path) -> None:
     """Writes and reads of two stores while a third compacts without a pause."""
     fields = {**SMALL.fields, "owner": Field(str, index="bitmap"), "tags": list[str]}
     async with (
-        opened(tmp_path / "s", max_versions=5) as one,
-        opened(tmp_path / "s", max_versions=5) as two,
+        opened(tmp_path / "s", max_versions=5) as first,
+        opened(tmp_path / "s", max_versions=5) as second,
         opened(tmp_path / "s", max_versions=5) as third,
     ):
-        await one.create_table("notes", replace(SMALL, fields=fields))
-        await one.insert("notes", small_rows(200, owner="o", tags=["t"]))
+        await first.create_table("notes", replace(SMALL, fields=fields))
+        await first.insert("notes", small_rows(200, owner="o", tags=["t"]))
         over = False
 
         async def write(store: VectorStore, start: int) -> dict[str, int]:
@@ -226,16 +226,16 @@ async def test_no_call_fails_because_of_a_compaction(tmp_path: Path) -> None:
             while not over:
                 await third.optimize("notes")
 
-        others = [asyncio.ensure_future(work) for work in (read(one), read(two), tidy())]
+        others = [asyncio.ensure_future(work) for work in (read(first), read(second), tidy())]
         try:
-            written = await asyncio.gather(write(one, 1000), write(two, 2000), write(one, 3000))
+            done = await asyncio.gather(write(first, 1000), write(second, 2000), write(first, 3000))
         finally:
             over = True
             await asyncio.gather(*others)
         wanted = {f"r{n:04}": n for n in range(200)}
-        for kept in written:
+        for kept in done:
             wanted |= kept
-        records = await two.find("notes", limit=10_000)
+        records = await second.find("notes", limit=10_000)
         assert {record.id: record["year"] for record in records} == wanted
 
 

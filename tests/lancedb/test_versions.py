@@ -52,9 +52,9 @@ async def test_a_version_before_a_field_was_added(store: VectorStore, tmp_path: 
         await store.update("notes", {"late": "x"}, where="TRUE")
         assert await other.count("notes", "late = 'x'") == 5
         await store.revert("notes", version)
-        for one in (store, other):
-            assert await one.schema("notes") == SMALL
-            assert await one.count("notes", "year >= 0") == 5
+        for each in (store, other):
+            assert await each.schema("notes") == SMALL
+            assert await each.count("notes", "year >= 0") == 5
 
 
 @pytest.mark.parametrize("part", ["data", "_indices", "_deletions"])

@@ -79,7 +79,7 @@ class App:
 
     async def begin(self) -> None:
         """Find all as it was left, whichever store that is in by now."""
-        records = {one.id: one["year"] for one in await self.store.get(TABLE, self.ids)}
+        records = {record.id: record["year"] for record in await self.store.get(TABLE, self.ids)}
         for id, seen in self.log.known.items():
             if not id.endswith(OWN):
                 assert records.get(id, -1) in [max(v, -1) or -1 for v in seen], f"{id}: {records}"
@@ -126,9 +126,9 @@ class App:
     def check(self, actual: list[Record], ids: list[str]) -> None:
         """Check that rows are read as they were written last."""
         wanted = {id: self.now[id] for id in ids if id in self.now}
-        assert {one.id: one["year"] for one in actual} == wanted
-        for one in actual:
-            assert np.array_equal(one.vector, values(one.id, one["year"])["embedding"])
+        assert {record.id: record["year"] for record in actual} == wanted
+        for record in actual:
+            assert np.array_equal(record.vector, values(record.id, record["year"])["embedding"])
 
     async def make_or_drop(self) -> None:
         """A table of its own; refused while a migration is open."""
@@ -154,7 +154,7 @@ async def problems(store: VectorStore, logs: list[Log]) -> list[str]:
     """Where a store is not what the logs of apps that have ended say."""
     wrong = []
     tables = set(await store.tables())
-    there = {one.id: one for one in await store.find(TABLE, limit=10_000, include_vector=True)}
+    rows = {row.id: row for row in await store.find(TABLE, limit=10_000, include_vector=True)}
     for log in logs:
         log.read()
         for id, seen in log.known.items():
@@ -163,27 +163,27 @@ async def problems(store: VectorStore, logs: list[Log]) -> list[str]:
                 if result not in [version > 0 for version in seen]:
                     wrong.append(f"{id}: {result}, not {seen}")
                 continue
-            one = there.pop(id, None)
-            if one is None:
+            row = rows.pop(id, None)
+            if row is None:
                 if max(map(int, [v <= 0 for v in seen])) == 0:
                     wrong.append(f"{id} is missing, not {seen}")
-            elif one["year"] not in seen:
-                wrong.append(f"{id} is {one['year']}, not {seen}")
-            elif not np.array_equal(one.vector, values(id, one["year"])["embedding"]):
+            elif row["year"] not in seen:
+                wrong.append(f"{id} is {row['year']}, not {seen}")
+            elif not np.array_equal(row.vector, values(id, row["year"])["embedding"]):
                 wrong.append(f"{id} has other bits")
     own = tuple(f"{log.file.stem}/" for log in logs)
-    return wrong + [f"{id} is nobody's" for id in there if id.startswith(own)]
+    return wrong + [f"{id} is nobody's" for id in rows if id.startswith(own)]
 
 
 async def main(config: str, folder: str, name: str, rest: str) -> None:
     async with connect(config=config) as store:
         app = App(store, Path(folder), name, float(rest))
 
-        def until_the_input_ends() -> None:
+        def wait_for_end_of_input() -> None:
             sys.stdin.read()
             app.over = True
 
-        threading.Thread(target=until_the_input_ends, daemon=True).start()
+        threading.Thread(target=wait_for_end_of_input, daemon=True).start()
         await app.run()
 
 

@@ -103,21 +103,21 @@ async def contents(store: VectorStore) -> Contents:
     result: Contents = {}
     for table in await store.tables():
         schema = await store.schema(table)
-        there: dict[str, dict[str, Any]] = {}
+        rows: dict[str, dict[str, Any]] = {}
         async for batch in store.export(table):
-            for one in await asyncio.to_thread(_comparable, batch, schema.vector):
-                assert one["id"] not in there, f"{one['id']} stands twice in {table}"
-                there[one["id"]] = one
-        result[table] = (schema.to_json(), there)
+            for row in await asyncio.to_thread(_comparable, batch, schema.vector):
+                assert row["id"] not in rows, f"{row['id']} stands twice in {table}"
+                rows[row["id"]] = row
+        result[table] = (schema.to_json(), rows)
     return result
 
 
 def _comparable(batch: pa.RecordBatch, vector: str) -> list[dict[str, Any]]:
     result = python_rows(batch)
-    for one, value in zip(result, batch.column(vector), strict=True):
-        one[vector] = value.values.to_numpy().tobytes() if value.is_valid else None
-        if one.get("payload") is not None:
-            one["payload"] = json.dumps(json.loads(one["payload"]), sort_keys=True)
+    for row, value in zip(result, batch.column(vector), strict=True):
+        row[vector] = value.values.to_numpy().tobytes() if value.is_valid else None
+        if row.get("payload") is not None:
+            row["payload"] = json.dumps(json.loads(row["payload"]), sort_keys=True)
     return result
 
 
@@ -130,10 +130,10 @@ def assert_same(wanted: Contents, actual: Contents) -> None:
     """Fail with the ids that differ."""
     assert sorted(wanted) == sorted(actual)
     for table in wanted:
-        (schema, mine), (other_schema, theirs) = wanted[table], actual[table]
+        (schema, expected), (other_schema, present) = wanted[table], actual[table]
         assert schema == other_schema
-        wrong = [id for id in mine | theirs if repr(mine.get(id)) != repr(theirs.get(id))]
-        assert not wrong, f"{table}: {[(mine.get(id), theirs.get(id)) for id in wrong[:3]]}"
+        wrong = [id for id in expected | present if repr(expected.get(id)) != repr(present.get(id))]
+        assert not wrong, f"{table}: {[(expected.get(id), present.get(id)) for id in wrong[:3]]}"
 
 
 class Scene:

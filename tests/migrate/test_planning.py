@@ -77,8 +77,8 @@ async def problems(*ends: Any, **options: Any) -> str:
 async def test_a_plan_lists_all_tables_and_writes_nothing(tmp_path: Path, way: str) -> None:
     source, target = WAYS[way]
     config = await a_store(tmp_path, source, "notes", "others")
-    for there in (False, True):
-        if there:
+    for exists in (False, True):
+        if exists:
             await a_store_of(place_of(config, target), 0, stays=NOTES)
         before = await asyncio.to_thread(look_at, tmp_path)
         plan = await aiovec_migrate.plan(None, target, config=config)
@@ -89,7 +89,7 @@ async def test_a_plan_lists_all_tables_and_writes_nothing(tmp_path: Path, way: s
             ("notes", 38), ("others", 38),
         ]  # fmt: skip
         assert "table   notes: 38 rows" in "\n".join(plan.lines())
-        assert plan.others == (["stays"] if there else [])
+        assert plan.others == (["stays"] if exists else [])
         assert plan.to_dict()["tables"][0]["name"] == "notes"
 
 

@@ -71,7 +71,7 @@ async def vectors(config: Path) -> dict[str, Any]:
     """The vectors of the store in use by their ids."""
     async with aiovec.connect(config=config) as store:
         records = await store.find("notes", limit=200, include_vector=True)
-    return {one.id: None if one.vector is None else one.vector.tolist() for one in records}
+    return {row.id: None if row.vector is None else row.vector.tolist() for row in records}
 
 
 @pytest.mark.parametrize("way", ["there", pytest.param("back", marks=pytest.mark.slow)])
@@ -178,14 +178,14 @@ def test_a_table_still_describes_its_embedder_after_a_move(run: Run, tmp_path: P
             await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
             await store.insert("notes", [{"id": t, "body": t} for t in ("zip files", "sockets")])
 
-    async def found() -> tuple[str, str]:
+    async def search() -> tuple[str, str]:
         async with aiovec.connect(config=config) as store:
             (hit,) = await store.search("notes", "open a socket", limit=1)
             return store.backend_name, hit.id
 
     asyncio.run(written())
     assert run("run", "--config", config, "--to", "lancedb", "--switch")[0] == 0
-    assert asyncio.run(found()) == ("lancedb", "sockets")
+    assert asyncio.run(search()) == ("lancedb", "sockets")
 
 
 @pytest.mark.slow

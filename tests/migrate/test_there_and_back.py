@@ -65,10 +65,10 @@ TABLES: dict[str, tuple[Schema, list[dict[str, Any]]]] = {
 
 async def fill_all(target: Path | str) -> None:
     async with aiovec.connect(target) as store:
-        for table, (schema, some) in TABLES.items():
+        for table, (schema, rows) in TABLES.items():
             await store.create_table(table, schema)
-            if some:
-                await store.insert(table, some)
+            if rows:
+                await store.insert(table, rows)
 
 
 @pytest.mark.parametrize("route", ["ab", pytest.param("bacd", marks=pytest.mark.slow)])
@@ -217,10 +217,10 @@ async def test_the_way_back_drops_no_table_of_another_program(tmp_path: Path) ->
     config = await a_store(tmp_path, "lancedb")
     await switched(config, "sqlite")
     db = await lancedb.connect_async(tmp_path / "notes.lance")
-    theirs = await db.create_table("theirs", pa.table({"x": [1, 2, 3]}))
+    foreign = await db.create_table("theirs", pa.table({"x": [1, 2, 3]}))
     with pytest.raises(MigrationError, match="'theirs' cannot be used"):
         await switched(config, "lancedb")
-    assert await theirs.count_rows() == 3
+    assert await foreign.count_rows() == 3
     assert named(config) == "sqlite"
     await db.drop_table("theirs")
     await switched(config, "lancedb")

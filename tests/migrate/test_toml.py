@@ -31,13 +31,13 @@ async def there_and_back(config: Path, text: bytes) -> tuple[bytes, bytes]:
         assert not config.with_name(place).exists()
     async with aiovec.connect(config=config) as store:
         await store.create_table("notes", Schema(2))
-        [source] = [one for one, _ in WAYS.values() if one == store.backend_name]
+        [source] = [name for name, _ in WAYS.values() if name == store.backend_name]
     target = "lancedb" if source == "sqlite" else "sqlite"
     await switched(config, target)
-    there = await asyncio.to_thread(config.read_bytes)
-    assert tomllib.loads(there.decode("utf-8-sig"))["retrieval"]["backend"] == target
+    after_switch = await asyncio.to_thread(config.read_bytes)
+    assert tomllib.loads(after_switch.decode("utf-8-sig"))["retrieval"]["backend"] == target
     await switched(config, source)
-    return there, await asyncio.to_thread(config.read_bytes)
+    return after_switch, await asyncio.to_thread(config.read_bytes)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ async def test_one_line_is_replaced(tmp_path: Path, before: str, after: tuple[st
     places = PLACES.replace("\n", "\r\n") if "\r" in before else PLACES
     at = before.index("[retrieval.") if "[retrieval." in before else len(before)
     text = before[:at] + places + before[at:]
-    there, back = await there_and_back(config, text.encode())
-    assert there == text.replace(*after, 1).encode()
+    after_switch, after_return = await there_and_back(config, text.encode())
+    assert after_switch == text.replace(*after, 1).encode()
     # A line that was missing names the old backend now.
-    assert back in (text.encode(), there.replace(b'"lancedb"', b'"sqlite"'))
+    assert after_return in (text.encode(), after_switch.replace(b'"lancedb"', b'"sqlite"'))
 
 
 @pytest.mark.slow
@@ -74,19 +74,19 @@ async def test_the_sample_file_is_flipped_in_one_line(tmp_path: Path) -> None:
         link.symlink_to(real.name)
     settings = tomllib.loads(sample.decode())["retrieval"]
     assert settings["backend"] == "sqlite"
-    here = sample
+    text = sample
     for key, name in (("sqlite_path", "notes.db"), ("lancedb_url", "notes.lance")):
-        here = here.replace(f'\n{key} = "{settings[key]}"'.encode(), f'\n{key} = "{name}"'.encode())
-    there, back = await there_and_back(link, here)
-    assert there == here.replace(b'\nbackend = "sqlite"', b'\nbackend = "lancedb"', 1)
-    assert back == here
+        text = text.replace(f'\n{key} = "{settings[key]}"'.encode(), f'\n{key} = "{name}"'.encode())
+    after_switch, after_return = await there_and_back(link, text)
+    assert after_switch == text.replace(b'\nbackend = "sqlite"', b'\nbackend = "lancedb"', 1)
+    assert after_return == text
     if os.name != "nt":
         assert link.is_symlink()
         assert real.stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("reason", ["no line", "no permission"])
-async def test_where_the_file_cannot_be_changed_the_command_says_what_to_write(
+async def test_the_command_says_what_to_write_if_it_cannot_change_the_file(
     tmp_path: Path, reason: str
 ) -> None:
     """Apps follow the mark all the same, those that start later too."""

@@ -20,9 +20,9 @@ PAIRS = [("a.db", "b.lance"), ("a.lance", "b.db")]
 Tables = dict[str, tuple[Schema, list[dict[str, Any]]]]
 
 
-async def a_pair(folder: Path, names: tuple[str, str], mine: Tables, theirs: Tables) -> list[str]:
+async def a_pair(folder: Path, names: tuple[str, str], source: Tables, target: Tables) -> list[str]:
     ends = []
-    for name, tables in zip(names, (mine, theirs), strict=True):
+    for name, tables in zip(names, (source, target), strict=True):
         place = f"lancedb://{folder / name}" if "lance" in name else str(folder / name)
         ends.append(place)
         async with aiovec.connect(place) as store:
@@ -35,29 +35,29 @@ async def a_pair(folder: Path, names: tuple[str, str], mine: Tables, theirs: Tab
 
 @pytest.mark.parametrize("names", [PAIRS[0], pytest.param(PAIRS[1], marks=pytest.mark.slow)])
 async def test_every_kind_of_difference_is_named(tmp_path: Path, names: tuple[str, str]) -> None:
-    mine = rows_of_every_kind(60)
-    vector = np.array(mine[1]["embedding"])
+    source = rows_of_every_kind(60)
+    vector = np.array(source[1]["embedding"])
     vector.view(np.uint32)[2] ^= 1  # the lowest bit
     different: dict[int, dict[str, Any]] = {
         1: {"embedding": vector},
         2: {"name": ""},
-        4: {"year": (mine[4]["year"] or 0) + 1},
-        5: {"score": np.nextafter(mine[5]["score"] or 0.0, 9.0).item()},
+        4: {"year": (source[4]["year"] or 0) + 1},
+        5: {"score": np.nextafter(source[5]["score"] or 0.0, 9.0).item()},
         6: {"seen": None},
-        7: {"live": not mine[7]["live"]},
-        8: {"tags": list(reversed(mine[8]["tags"] or ["p", "q"]))},
-        9: {"nested": {**mine[9]["nested"], "number": 9.0}},
+        7: {"live": not source[7]["live"]},
+        8: {"tags": list(reversed(source[8]["tags"] or ["p", "q"]))},
+        9: {"nested": {**source[9]["nested"], "number": 9.0}},
         10: {"late": None},
         # Two rows that are swapped have the same values in all.
-        12: {**mine[13], "id": mine[12]["id"]},
-        13: {**mine[12], "id": mine[13]["id"]},
+        12: {**source[13], "id": source[12]["id"]},
+        13: {**source[12], "id": source[13]["id"]},
     }
     # In another order, without three and with three of its own.
-    theirs = [{**row, **different.get(n, {})} for n, row in enumerate(mine[:57])][::-1]
-    theirs += [{**mine[0], "id": id} for id in ("new", "r", "zz")]
-    missing = [row["id"] for row in mine[57:]]
+    target = [{**row, **different.get(n, {})} for n, row in enumerate(source[:57])][::-1]
+    target += [{**source[0], "id": id} for id in ("new", "r", "zz")]
+    missing = [row["id"] for row in source[57:]]
     tables: list[Tables] = [
-        {"notes": (EVERY_KIND, rows), "empty": (SMALL, [])} for rows in (mine, theirs)
+        {"notes": (EVERY_KIND, rows), "empty": (SMALL, [])} for rows in (source, target)
     ]
     ends = await a_pair(tmp_path, names, *tables)
     report = await aiovec_migrate.verify(*ends)
@@ -126,4 +126,4 @@ async def test_verify_counts_a_doubled_row_as_different(tmp_path: Path) -> None:
     table = await db.open_table("notes")
     await table.add((await table.to_arrow()).slice(7, 1))
     report = await aiovec_migrate.verify("sqlite", "lancedb", config=config)
-    assert [one.difference.different for one in report.tables] == [1]
+    assert [table.difference.different for table in report.tables] == [1]

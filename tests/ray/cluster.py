@@ -85,11 +85,11 @@ class Cluster:
 
     def close(self) -> None:
         """End the nodes and their children by their ids."""
-        mine = [psutil.Process(node.pid) for node in self._nodes if node.poll() is None]
-        below = [process for parent in mine for process in parent.children(recursive=True)]
+        nodes = [psutil.Process(node.pid) for node in self._nodes if node.poll() is None]
+        below = [process for parent in nodes for process in parent.children(recursive=True)]
         for node in reversed(self._nodes):
             node.terminate()
-        _, left = psutil.wait_procs([*mine, *below], timeout=30)
+        _, left = psutil.wait_procs([*nodes, *below], timeout=30)
         for process in left:
             process.kill()
         for node in self._nodes:

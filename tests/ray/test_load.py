@@ -235,12 +235,12 @@ def test_a_refused_load_leaves_no_rows_and_no_files(
     assert (code, "tables of LanceDB" in said) == (1, True)
 
 
-def kill_amid(cluster: Cluster, folder: Path, load: tuple[object, ...], who: str, at: int) -> str:
+def kill_amid(cluster: Cluster, folder: Path, load: tuple[object, ...], role: str, at: int) -> str:
     """Kill the driver or a worker once this many files exist; return the driver's output."""
     driver = cluster.start_command(*load)
     while len(data_files(folder)) < at and driver.poll() is None:
         time.sleep(0.001)
-    if who == "driver":
+    if role == "driver":
         driver.kill()
     else:
         for worker in cluster.workers()[:1]:
@@ -250,41 +250,41 @@ def kill_amid(cluster: Cluster, folder: Path, load: tuple[object, ...], who: str
     return out + err
 
 
-def check_kills(cluster: Cluster, parts: Path, tmp_path: Path, who: str, rounds: int) -> None:
+def check_kills(cluster: Cluster, parts: Path, tmp_path: Path, role: str, rounds: int) -> None:
     chance = random.Random(rounds)
     for number in range(rounds):
         folder = tmp_path / f"s{number}"
         target = f"lancedb://{folder}"
         load = (*LOAD, parts / "*.parquet", "-s", target)
-        said = kill_amid(cluster, folder, load, who, chance.randrange(1, FILES + 1))
+        said = kill_amid(cluster, folder, load, role, chance.randrange(1, FILES + 1))
         with sync.connect(target) as store:
             rows = store.count("docs")
             assert rows in (0, ALL), (said, rows)
-            if who == "driver" and not rows:
+            if role == "driver" and not rows:
                 with pytest.raises(StoreBusyError, match="run the same command again"):
                     store.insert("docs", [{"id": "x", "embedding": [1.0] * DIM}])
         code, said = cluster.run(*load)
         assert code == 0, said
         check_all(target)
         # The files of the killed loads are gone: these are those of one load.
-        assert len(data_files(folder)) == FILES, (who, number)
+        assert len(data_files(folder)) == FILES, (role, number)
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("who", ["worker", "driver"])
+@pytest.mark.parametrize("role", ["worker", "driver"])
 def test_a_killed_load_adds_all_rows_or_none(
-    cluster: Cluster, parts: Path, tmp_path: Path, who: str
+    cluster: Cluster, parts: Path, tmp_path: Path, role: str
 ) -> None:
-    check_kills(cluster, parts, tmp_path, who, rounds=2)
+    check_kills(cluster, parts, tmp_path, role, rounds=2)
 
 
 @pytest.mark.soak(minutes=30)
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("who", ["worker", "driver"])
+@pytest.mark.parametrize("role", ["worker", "driver"])
 def test_many_killed_loads_add_all_rows_or_none(
-    cluster: Cluster, parts: Path, tmp_path: Path, who: str
+    cluster: Cluster, parts: Path, tmp_path: Path, role: str
 ) -> None:
-    check_kills(cluster, parts, tmp_path, who, rounds=10)
+    check_kills(cluster, parts, tmp_path, role, rounds=10)
 
 
 def test_a_killed_load_can_be_abandoned_by_dropping_the_table(

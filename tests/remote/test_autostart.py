@@ -193,15 +193,15 @@ def test_a_folder_that_another_user_may_change_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tempfile.TemporaryDirectory() as runtime:
-        ours = Path(runtime, f"aiovec-{os.geteuid()}")
+        folder = Path(runtime, f"aiovec-{os.geteuid()}")
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        ours.mkdir(mode=0o755)
+        folder.mkdir(mode=0o755)
         with pytest.raises(ConfigError, match="another user"):
             aiovec.sync.connect(config=place.config)
-        ours.rmdir()
+        folder.rmdir()
         elsewhere = Path(runtime, "elsewhere")
         elsewhere.mkdir(mode=0o700)
-        ours.symlink_to(elsewhere)
+        folder.symlink_to(elsewhere)
         with pytest.raises(ConfigError, match="another user"):
             aiovec.sync.connect(config=place.config)
         assert list(elsewhere.iterdir()) == []

@@ -41,19 +41,19 @@ def drawn(chance: random.Random, rows: Rows) -> tuple[Call, int, Rows]:
     year, second = chance.randrange(2000, 2100), float(chance.randrange(9))
     old = chance.sample(sorted(rows), 2)
     new = [f"n{chance.getrandbits(40)}" for _ in range(2)]
-    both, vector = [*old, *new], [1.0, second, 0.0, 0.0]
-    made = [{"id": id, "embedding": vector, "year": year} for id in both]
+    ids, vector = [*old, *new], [1.0, second, 0.0, 0.0]
+    made = [{"id": id, "embedding": vector, "year": year} for id in ids]
     added = dict.fromkeys(new, (year, second))
     left = {id: row for id, row in rows.items() if id not in old}
     writes: list[tuple[Call, int, Rows]] = [
         (lambda s: s.insert("notes", made[2:]), 2, rows | added),
         (lambda s: s.insert("notes", made, on_conflict="skip"), 2, rows | added),
-        (lambda s: s.upsert("notes", made), 4, rows | dict.fromkeys(both, (year, second))),
-        (lambda s: s.update("notes", {"year": year}, ids=both), 2,
+        (lambda s: s.upsert("notes", made), 4, rows | dict.fromkeys(ids, (year, second))),
+        (lambda s: s.update("notes", {"year": year}, ids=ids), 2,
          rows | {id: (year, rows[id][1]) for id in old}),
-        (lambda s: s.set_vectors("notes", both, [vector] * 4), 2,
+        (lambda s: s.set_vectors("notes", ids, [vector] * 4), 2,
          rows | {id: (rows[id][0], second) for id in old}),
-        (lambda s: s.delete("notes", both), 2, left),
+        (lambda s: s.delete("notes", ids), 2, left),
         (lambda s: s.delete("notes", where=f"id = '{old[0]}'"), 1, left | {old[1]: rows[old[1]]}),
     ]  # fmt: skip
     return chance.choice(writes)

@@ -180,9 +180,9 @@ async def test_an_export_continues_after_a_cursor() -> None:
         whole = await lines_of(client)
         assert [row["id"] for row in whole] == [f"note-{n}" for n in range(5)]
         assert (whole[1]["at"], whole[1]["kind"]) == ("2024-01-02T00:00:00Z", "x")
-        some = await lines_of(client, "?batchSize=2&cursors=true&select=year")
-        assert [set(line) for line in some if "id" in line] == [{"id", "year"}] * 5
-        (first, *_) = (line["cursor"] for line in some if "cursor" in line)
+        lines = await lines_of(client, "?batchSize=2&cursors=true&select=year")
+        assert [set(line) for line in lines if "id" in line] == [{"id", "year"}] * 5
+        (first, *_) = (line["cursor"] for line in lines if "cursor" in line)
         rest = await lines_of(client, f"?after={first}&batchSize=2")
         assert [row["id"] for row in rest] == ["note-2", "note-3", "note-4"]
         filtered = await lines_of(client, "?where=year%20%3E%202022&select=embedding,payload")

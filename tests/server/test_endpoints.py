@@ -134,8 +134,8 @@ async def test_health_and_search_answer_as_older_clients_expect(client: Client) 
     measures = {"score": flat["_score"], "distance": flat["_distance"]}
     assert hit == {**flat, **measures, "fields": fields}
     assert await client.ok("GET", "/tables/notes/count?filter=year%20>%202020") == {"count": 4}
-    for both in ({"limit": 1, "topK": 2}, {"where": "TRUE", "filter": "TRUE"}):
-        await client.problem("POST", "/tables/notes/search", 422, json={"vector": VECTOR} | both)
+    for names in ({"limit": 1, "topK": 2}, {"where": "TRUE", "filter": "TRUE"}):
+        await client.problem("POST", "/tables/notes/search", 422, json={"vector": VECTOR} | names)
 
 
 async def test_listed_tables_are_counted_concurrently() -> None:

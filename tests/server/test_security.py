@@ -223,25 +223,25 @@ async def test_the_servers_own_page_is_served_under_each_name(store: aiovec.Vect
 
 @pytest.mark.usefixtures("keys")
 async def test_a_listed_origin_may_call_with_a_key(store: aiovec.VectorStore) -> None:
-    mine = "https://app.example.com"
-    async with client_of(store, cors_origins=[mine]) as client:
+    origin = "https://app.example.com"
+    async with client_of(store, cors_origins=[origin]) as client:
         preflight = {
-            "origin": mine,
+            "origin": origin,
             "access-control-request-method": "POST",
             "access-control-request-headers": "x-api-key, content-type",
         }
         answer = await client.options("/tables/notes/search", headers=preflight)
         assert answer.is_success
-        assert answer.headers["access-control-allow-origin"] == mine
+        assert answer.headers["access-control-allow-origin"] == origin
         assert "x-api-key" in answer.headers["access-control-allow-headers"].lower()
         assert "access-control-allow-credentials" not in answer.headers
         foreign = {**preflight, "origin": "https://app.example.com.evil.example"}
         answer = await client.options("/tables", headers=foreign)
         assert "access-control-allow-origin" not in answer.headers
-        refused = await client.get("/tables", headers={"origin": mine})
+        refused = await client.get("/tables", headers={"origin": origin})
         assert refused.status_code == 401  # the page may read the reason
-        assert refused.headers["access-control-allow-origin"] == mine
-        headers = {"origin": mine, "x-api-key": READS, "sec-fetch-site": "cross-site"}
+        assert refused.headers["access-control-allow-origin"] == origin
+        headers = {"origin": origin, "x-api-key": READS, "sec-fetch-site": "cross-site"}
         answer = await client.get("/tables", headers=headers)
         assert (answer.status_code, answer.headers["vary"]) == (200, "Origin")
 

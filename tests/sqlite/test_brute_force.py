@@ -83,8 +83,8 @@ class Twin:
         rows = []
         for id, vector in zip(ids, vectors, strict=True):
             owner = (None, "a", "b", "c")[int(rng.integers(0, 4))]
-            if (there := self.rows.get(f"r{id:05}")) is not None:
-                owner = there["owner"]  # an upsert moves no row to another partition
+            if (existing := self.rows.get(f"r{id:05}")) is not None:
+                owner = existing["owner"]  # an upsert moves no row to another partition
             row = {
                 "id": f"r{id:05}", "embedding": vector if rng.random() > 0.02 else None,
                 "n": int(rng.integers(0, 2_000)),
@@ -112,10 +112,10 @@ class Twin:
         for row in self.rows.values():
             if row["n"] < 200:
                 row["owner"] = "b"
-        some = [str(id) for id in self.rng.choice(sorted(self.rows), 20, replace=False)]
-        new = self.shape.vectors(self.rng, len(some))
-        await self.store.set_vectors("t", some, new)
-        for id, vector in zip(some, new, strict=True):
+        chosen = [str(id) for id in self.rng.choice(sorted(self.rows), 20, replace=False)]
+        new = self.shape.vectors(self.rng, len(chosen))
+        await self.store.set_vectors("t", chosen, new)
+        for id, vector in zip(chosen, new, strict=True):
             self.rows[id] = {**self.rows[id], "embedding": vector}
         await self.store.delete("t", where="n >= 1990")
         self.rows = {id: row for id, row in self.rows.items() if row["n"] < 1990}
@@ -129,10 +129,10 @@ class Truth:
     """The distances of all rows that are there now."""
 
     def __init__(self, twin: Twin, query: Any) -> None:
-        there = [row for row in twin.rows.values() if row["embedding"] is not None]
-        self._rows = {row["id"]: row for row in there}
+        present = [row for row in twin.rows.values() if row["embedding"] is not None]
+        self._rows = {row["id"]: row for row in present}
         point = query.astype(np.float64)
-        rows = np.array([row["embedding"] for row in there], np.float64)
+        rows = np.array([row["embedding"] for row in present], np.float64)
         distances, sizes = _distances(rows, point, twin.shape.metric)
         self._distances = dict(zip(self._rows, distances.tolist(), strict=True))
         self._sizes = dict(zip(self._rows, sizes.tolist(), strict=True))
@@ -170,27 +170,27 @@ def _distances(rows: Matrix, point: Matrix, metric: Metric) -> tuple[Matrix, Mat
 async def compare(twin: Twin, store: VectorStore, disk: VectorStore) -> None:
     """Ask for many things at once, and for some in one call; and once from the disk."""
     query = twin.query()
-    asked = [(where, limit) for where in WHERES for limit in (10, 300)]
-    asked += [(None, 1), (None, 4_100), ("owner = 'b'", 4_100), (None, 20_000)]
+    searches = [(where, limit) for where in WHERES for limit in (10, 300)]
+    searches += [(None, 1), (None, 4_100), ("owner = 'b'", 4_100), (None, 20_000)]
     matches = await asyncio.gather(
         *(
             store.search(
                 "t", query, limit=limit, where=where, select=["n", "owner"] if limit < 300 else []
             )
-            for where, limit in asked
+            for where, limit in searches
         )
     )
     together = [query, *(twin.query() for _ in range(3))]
     many = await store.search_many("t", together, limit=5, select=[])
     truth = Truth(twin, query)
-    for (where, limit), hits in zip(asked, matches, strict=True):
+    for (where, limit), hits in zip(searches, matches, strict=True):
         with case((where, limit)):
             truth.check(hits, where, limit)
-    for one, hits in zip(together, many, strict=True):
-        Truth(twin, one).check(hits, None, 5)
+    for point, hits in zip(together, many, strict=True):
+        Truth(twin, point).check(hits, None, 5)
     near = [
-        [(hit.distance, hit.id) for hit in await one.search("t", query, limit=60)]
-        for one in (store, disk)
+        [(hit.distance, hit.id) for hit in await each.search("t", query, limit=60)]
+        for each in (store, disk)
     ]
     last = near[0][-1][0]  # of rows as far as the last one any may come
     assert [hit for hit in near[0] if hit[0] != last] == [hit for hit in near[1] if hit[0] != last]

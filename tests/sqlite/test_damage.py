@@ -61,8 +61,8 @@ async def test_a_row_with_one_half_gone_is_never_mistaken_for_another(
         for hit in hits:
             assert hit.id == f"r{hit['n']:04}"
             assert where is None or hit["tenant"] == where[-2]
-            one, other = VECTORS[hit["n"]].astype(float), VECTORS[number].astype(float)
-            wanted = 1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+            vector, query = VECTORS[hit["n"]].astype(float), VECTORS[number].astype(float)
+            wanted = 1 - vector @ query / np.linalg.norm(vector) / np.linalg.norm(query)
             assert hit.distance == pytest.approx(wanted, abs=1e-6)
 
     async with opened(path, scan=scan) as store:

@@ -152,7 +152,7 @@ async def test_a_scan_file_is_replaced_when_an_eighth_of_the_rows_has_changed(fo
             await check(store)
             await check(other)
             size = (ROWS + ROWS // 4) * (5 * DIM + 20)
-            sizes = [(await searched(one))["scan_file"] for one in (store, other)]
+            sizes = [(await searched(each))["scan_file"] for each in (store, other)]
             return sizes == [size, size]
 
         await until(is_new, seconds=60)
@@ -303,9 +303,9 @@ async def _of_another_table(folder: Path) -> None:
         tokens = db.execute(
             "SELECT key, value FROM aiovec_state WHERE key GLOB 'scan:*'"
         ).fetchall()
-        (one, first), (other, second) = tokens
-        db.execute("UPDATE aiovec_state SET value = ? WHERE key = ?", (second, one))
-        db.execute("UPDATE aiovec_state SET value = ? WHERE key = ?", (first, other))
+        (key, first), (other_key, second) = tokens
+        db.execute("UPDATE aiovec_state SET value = ? WHERE key = ?", (second, key))
+        db.execute("UPDATE aiovec_state SET value = ? WHERE key = ?", (first, other_key))
         db.commit()
 
 
@@ -429,7 +429,7 @@ async def test_a_scan_file_has_the_stores_permissions_and_foreign_files_stay(
         await create(store)
 
         await kept(store, tmp_path)
-    (file,) = (one for one in scan_files(tmp_path) if one != foreign)
+    (file,) = (file for file in scan_files(tmp_path) if file != foreign)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     os.chmod(tmp_path / NAME, 0o600)
     async with opened(tmp_path / NAME) as store:
@@ -454,8 +454,8 @@ async def test_searches_that_wait_for_a_load_are_answered_by_the_file(folder: Pa
     scan_files(folder)[0].unlink()
     async with opened(folder / NAME, busy_timeout=4) as store:
         with written_elsewhere(folder):
-            queries = vectors_of(24, 3)
-            matches = await asyncio.gather(*(store.search(TABLE, one, limit=3) for one in queries))
+            calls = (store.search(TABLE, query, limit=3) for query in vectors_of(24, 3))
+            matches = await asyncio.gather(*calls)
             assert all(len(hits) == 3 for hits in matches)
             details = await searched(store)
             assert details["searched"] == "from the file"
@@ -472,7 +472,7 @@ async def test_close_fails_the_searches_that_wait_for_a_load(folder: Path) -> No
         await asyncio.sleep(0)
         await store.close()
         result = await asyncio.gather(*waiting, return_exceptions=True)
-    assert all(isinstance(one, StoreClosedError) for one in result)
+    assert all(isinstance(outcome, StoreClosedError) for outcome in result)
 
 
 async def test_searches_do_not_wait_for_a_writer_that_has_stopped(folder: Path) -> None:
@@ -669,9 +669,9 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 async def test_processes_write_one_scan_file_at_the_same_time(folder: Path) -> None:
     for file in scan_files(folder):
         file.unlink()
-    some = [python("-c", WRITER, str(folder / NAME), TABLE, str(DIM)) for _ in range(4)]
-    for one in some:
-        assert await asyncio.to_thread(one.wait, 120) == 0
+    writers = [python("-c", WRITER, str(folder / NAME), TABLE, str(DIM)) for _ in range(4)]
+    for writer in writers:
+        assert await asyncio.to_thread(writer.wait, 120) == 0
     async with opened(folder / NAME) as store:
         await check(store)
         await kept(store, folder)

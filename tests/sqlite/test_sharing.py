@@ -86,7 +86,7 @@ async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
     async with aiovec.connect(tmp_path / "notes.db") as store:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", [row(n) for n in range(2_500)])
-        there = set(range(2_500))  # acknowledged, and not being deleted
+        kept = set(range(2_500))  # acknowledged, and not being deleted
         deleted: set[int] = set()  # acknowledged
         rng = np.random.default_rng(2)
         over = False
@@ -94,9 +94,9 @@ async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
         async def write(first: int) -> None:
             for n in range(first, first + 200, 10):
                 await store.insert("notes", [row(n + i) for i in range(10)])
-                there.update(range(n, n + 10))
+                kept.update(range(n, n + 10))
                 gone = n - first
-                there.difference_update(range(gone, gone + 5))
+                kept.difference_update(range(gone, gone + 5))
                 await store.delete("notes", [f"r{gone + i}" for i in range(5)])
                 deleted.update(range(gone, gone + 5))
 
@@ -104,13 +104,13 @@ async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
             searches = 0
             while not over:
                 before = set(deleted)
-                number = int(rng.choice(list(there)))
+                number = int(rng.choice(list(kept)))
                 hits = await store.search("notes", [float(number), 1, 2, 3], limit=5)
                 result = {hit["n"] for hit in hits}
-                assert number in result or number not in there
+                assert number in result or number not in kept
                 assert not result & before
                 many = await store.search("notes", [0.0] * 4, limit=10_000, where="n < 2500")
-                assert {hit["n"] for hit in many} >= {n for n in there if n < 2_500}
+                assert {hit["n"] for hit in many} >= {n for n in kept if n < 2_500}
                 searches += 1
             return searches
 
@@ -164,7 +164,7 @@ async def test_searches_that_share_a_scan_have_their_own_vectors(tmp_path: Path)
         await store.insert("notes", columns)
         await until(lambda: in_memory(store))
         wide = {"limit": 40_000, "max_distance": 0.0, "include_vector": True}
-        first, second, few, one = await asyncio.gather(
+        first, second, few, nearest = await asyncio.gather(
             *(store.search("notes", vectors[n]) for n in (3, 5)),
             counted(store.search_many("notes", [vectors[0], vectors[1] + 0.5], **wide)),
             counted(store.search("notes", vectors[2], limit=5, include_vector=True)),
@@ -172,7 +172,7 @@ async def test_searches_that_share_a_scan_have_their_own_vectors(tmp_path: Path)
     assert first[0].id == "3"
     assert second[0].id == "5"
     assert [hit.id for hits in few for hit in hits] == ["0"]
-    for hit in (few[0][0], *one):
+    for hit in (few[0][0], *nearest):
         assert np.array_equal(hit.vector, vectors[int(hit.id)])
 
 

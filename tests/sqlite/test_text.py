@@ -234,10 +234,10 @@ async def test_a_killed_build_goes_on(tmp_path: Path) -> None:
         with sql(path) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name='aiovec_text'").fetchone():
                 return None
-            found: tuple[int | None, int] | None = db.execute(
+            progress: tuple[int | None, int] | None = db.execute(
                 "SELECT done, upto FROM aiovec_text"
             ).fetchone()
-            return found
+            return progress
 
     def kill_in_the_middle() -> None:
         while (now := state()) is None or now[0] == 0:

@@ -75,9 +75,9 @@ async def test_a_backup_needs_no_lock_and_replaces_nothing(tmp_path: Path) -> No
         await store.insert("notes", rows("a", 30))
         async with LockHolder(path):
             await store.backup(tmp_path / "copy.db")
-        for there in (tmp_path / "there", path, tmp_path):
+        for taken in (tmp_path / "there", path, tmp_path):
             with pytest.raises(InvalidArgumentError, match="exist"):
-                await store.backup(there)
+                await store.backup(taken)
     async with opened(":memory:") as store:
         await store.create_table("notes", SCHEMAS["plain"])
         await store.insert("notes", rows("a", 30))

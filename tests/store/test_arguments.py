@@ -271,9 +271,9 @@ async def test_each_argument_refuses_what_it_cannot_be(store: VectorStore) -> No
 
 
 async def test_arguments_take_the_most_and_the_numbers_of_numpy(notes: VectorStore) -> None:
-    one: Any = np.int64(1)
+    integer: Any = np.int64(1)
     number: Any = np.float32(-2)
-    assert len(await notes.find("notes", limit=one, offset=one)) == 1
+    assert len(await notes.find("notes", limit=integer, offset=integer)) == 1
     assert len(await notes.search("notes", QUERY, min_score=number)) == 10
     assert len(await notes.find("notes", order_by=[DEEP, "-id"])) == 10
     assert len(await notes.find("notes", order_by=[f"payload.k{n}" for n in range(32)])) == 10

@@ -316,8 +316,8 @@ async def test_keyword_and_hybrid_searches_can_be_grouped(store: VectorStore) ->
                 assert all(hit.fields == {} for hit in hits)
                 hybrid = await store.search_hybrid("notes", "wool", query, **options)
                 groups = [_value(rows[hit.id], key) for hit in hybrid]
-                there = {_value(row, key) for row in rows.values()}
-                assert len(set(groups)) == min(limit, len(there))
+                values = {_value(row, key) for row in rows.values()}
+                assert len(set(groups)) == min(limit, len(values))
                 assert max(map(groups.count, groups)) <= per_group
                 assert all(hit.ranks for hit in hybrid)
 

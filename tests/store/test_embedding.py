@@ -68,14 +68,14 @@ def opened(path: Path, embedder: Any) -> Any:
 async def test_rows_without_a_vector_get_that_of_their_text(tmp_path: Path) -> None:
     letters = Letters()
     ones = [1.0] * DIM
-    some = pa.array([None, ones, None], pa.list_(pa.float32(), DIM))
+    mixed = pa.array([None, ones, None], pa.list_(pa.float32(), DIM))
     without = pa.table({"id": ["d", "e"], "body": ["ef", "gh"]})
     given: dict[str, tuple[Any, dict[str, str | None]]] = {
         "mappings": ([{"id": "a", "body": "abba"}, {"id": "b", "embedding": ones},
                       {"id": "c", "body": "ééé", "embedding": None}],
                      {"a": "abba", "b": None, "c": "ééé"}),
         "columns": ({"id": ["d"], "body": ["abba"]}, {"d": "abba"}),
-        "Arrow": (pa.table({"id": ["a", "b", "c"], "embedding": some, "body": ["ab", None, "cd"]}),
+        "Arrow": (pa.table({"id": ["a", "b", "c"], "embedding": mixed, "body": ["ab", None, "cd"]}),
                   {"a": "ab", "b": None, "c": "cd"}),
         "batches": (without.to_batches(), {"d": "ef", "e": "gh"}),
         "nothing": (without.slice(0, 0), {}),
@@ -91,9 +91,9 @@ async def test_rows_without_a_vector_get_that_of_their_text(tmp_path: Path) -> N
                     vector = ones if text is None else letters.vector(text)
                     assert np.asarray(record.vector).tolist() == pytest.approx(vector)
                 await store.delete("notes", where="TRUE")
-        asked = [text for kind, texts in letters.calls for text in (kind, *texts)]
-        assert asked.count("abba") == 1  # the second time it came from memory
-        assert "query" not in asked
+        embedded = [text for kind, texts in letters.calls for text in (kind, *texts)]
+        assert embedded.count("abba") == 1  # the second time it came from memory
+        assert "query" not in embedded
 
 
 async def test_a_text_stands_for_a_vector_in_searches(tmp_path: Path) -> None:
@@ -170,21 +170,21 @@ async def test_rows_that_are_skipped_are_not_embedded(tmp_path: Path) -> None:
         await store.create_table("notes", EMBEDDED)
         await store.insert("notes", [{"id": f"r{n}", "body": f"old {n}"} for n in range(0, 9, 2)])
         letters.refused = {"new 4"}  # of a row that is there
-        asked = len(letters.calls)
+        before = len(letters.calls)
         rows: list[dict[str, Any]] = [{"id": f"r{n}", "body": f"new {n}"} for n in range(9)]
         rows[5]["embedding"] = [2.0] * DIM
         rows.append({"id": "r7", "body": "a second r7"})
         assert await store.insert("notes", rows, on_conflict="skip") == 4
-        texts = [text for _, texts in letters.calls[asked:] for text in texts]
+        texts = [text for _, texts in letters.calls[before:] for text in texts]
         assert texts == ["new 1", "new 3", "new 7"]
         for record in await store.get("notes", [f"r{n}" for n in range(9)]):
             text = f"{'new' if int(record.id[1]) % 2 else 'old'} {record.id[1]}"
             vector = [2.0] * DIM if record.id == "r5" else letters.vector(text)
             assert record["body"] == text
             assert np.asarray(record.vector).tolist() == pytest.approx(vector)
-        asked = len(letters.calls)
+        before = len(letters.calls)
         assert await store.insert("notes", rows, on_conflict="skip") == 0
-        assert len(letters.calls) == asked
+        assert len(letters.calls) == before
 
 
 async def test_one_bad_text_fails_its_own_call_alone(tmp_path: Path) -> None:
@@ -316,12 +316,12 @@ async def test_an_update_that_takes_the_text_takes_the_vector(tmp_path: Path) ->
                         embed=Embed("body"), vector_nullable=True)  # fmt: skip
         await store.create_table("notes", schema)
         await store.insert("notes", [{"id": f"r{n}", "body": f"text {n}"} for n in range(6)])
-        asked = len(letters.calls)
+        before = len(letters.calls)
         assert await store.update("notes", {"body": None}, ids=["r0", "none"]) == 1
         assert await store.update("notes", {"body": "", "year": 3}, ids=["r1"]) == 1
         change: dict[str, Any] = {"body": None, "payload.a": 1}
         assert await store.update("notes", change, where="id = 'r2'") == 1
-        assert len(letters.calls) == asked
+        assert len(letters.calls) == before
         records = await store.get("notes", [f"r{n}" for n in range(6)])
         assert [record.vector is None for record in records] == [True] * 3 + [False] * 3
         assert [record["body"] for record in records][:4] == [None, "", None, "text 3"]

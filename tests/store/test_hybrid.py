@@ -134,15 +134,15 @@ async def test_a_fused_hit_has_its_rank_and_score_in_each_list(store: VectorStor
     for hit in hits:
         row = rows[hit.id]
         places = {
-            name: (ids_of(there).index(hit.id), there)
-            for name, there in lists.items()
-            if hit.id in ids_of(there)
+            name: (ids_of(matches).index(hit.id), matches)
+            for name, matches in lists.items()
+            if hit.id in ids_of(matches)
         }
         kinds.add(tuple(places))
         assert hit.ranks.keys() == places.keys()
-        for name, (place, there) in places.items():
+        for name, (place, matches) in places.items():
             assert hit.ranks[name] == place + 1
-            assert hit.ranks[name].score == pytest.approx(there[place].score, abs=1e-6)
+            assert hit.ranks[name].score == pytest.approx(matches[place].score, abs=1e-6)
         shown = hit.to_dict()
         assert shown["_ranks"] == {
             name: {"rank": place + 1, "score": hit.ranks[name].score}
@@ -157,11 +157,11 @@ async def test_a_fused_hit_has_its_rank_and_score_in_each_list(store: VectorStor
 
 async def test_a_hybrid_search_can_require_all_words(store: VectorStore) -> None:
     await _hybrid(store)
-    every = ids_of(await store.search_text("notes", "wool hat", limit=100, match="all"))
-    one = ids_of(await store.search_text("notes", "wool hat", limit=100, match="any"))
-    assert len(every) < len(one)
+    all_words = ids_of(await store.search_text("notes", "wool hat", limit=100, match="all"))
+    any_word = ids_of(await store.search_text("notes", "wool hat", limit=100, match="any"))
+    assert len(all_words) < len(any_word)
     cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
-        ({}, one), ({"match": "any"}, one), ({"match": "all"}, every),
+        ({}, any_word), ({"match": "any"}, any_word), ({"match": "all"}, all_words),
     )  # fmt: skip
     for options, expected in cases:
         hits = await store.search_hybrid("notes", "wool hat", QUERY, limit=100, **options)

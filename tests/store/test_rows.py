@@ -273,9 +273,9 @@ async def test_a_nullable_vector_may_be_null_or_absent_in_every_form(store: Vect
     for name, rows in given.items():
         with case(name):
             assert await store.upsert("notes", rows) == 2
-            one, two = await store.get("notes", ["a", "b"])
-            assert one.vector is not None
-            assert (one.vector.tolist(), two.vector) == (GOOD, None)
+            given_row, null_row = await store.get("notes", ["a", "b"])
+            assert given_row.vector is not None
+            assert (given_row.vector.tolist(), null_row.vector) == (GOOD, None)
     for rows in ({"id": ["c"]}, pa.table({"id": ["c"]}), [{"id": "c"}]):
         with case(rows):
             await store.upsert("notes", rows)
@@ -435,7 +435,7 @@ async def test_values_of_every_form_come_back_as_one(store: VectorStore) -> None
 
 def _changed(good: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     """A row with this value; without the name where it is ``...``."""
-    return {key: one for key, one in {**good, name: value}.items() if one is not ...}
+    return {key: item for key, item in {**good, name: value}.items() if item is not ...}
 
 
 @pytest.mark.parametrize("kind", forms.TABLES)

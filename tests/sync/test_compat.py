@@ -207,7 +207,7 @@ CONDITIONS: list[tuple[dict[str, Any], set[str]]] = [
 
 
 def test_conditions_select_points_by_their_payload(store: VectorStore) -> None:
-    points = [{"id": id, "vector": [1, 0, 0], "payload": some} for id, some in POINTS.items()]
+    points = [{"id": id, "vector": [1, 0, 0], "payload": payload} for id, payload in POINTS.items()]
     store.upsert_batch("notes", points)
     for conditions, expected in CONDITIONS:
         with case(conditions):

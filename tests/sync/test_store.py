@@ -40,13 +40,13 @@ def test_the_faces_have_the_same_methods() -> None:
     assert _public(sync.VectorStore) == _public(aiovec.VectorStore)
     # There the name and the store are slots, here they are not.
     assert _public(sync.Table) | {"name", "store"} == _public(aiovec.Table)
-    for here, there in ((sync.VectorStore, aiovec.VectorStore), (sync.Table, aiovec.Table)):
-        for name in _public(there):
-            method, awaited = getattr(here, name, None), getattr(there, name)
+    for blocking, face in ((sync.VectorStore, aiovec.VectorStore), (sync.Table, aiovec.Table)):
+        for name in _public(face):
+            method, awaited = getattr(blocking, name, None), getattr(face, name)
             if inspect.isfunction(method):
                 assert not inspect.iscoroutinefunction(method), name
-                mine, theirs = inspect.signature(method), inspect.signature(awaited)
-                assert list(mine.parameters)[1:] == list(theirs.parameters)[1:], name
+                signature, expected = inspect.signature(method), inspect.signature(awaited)
+                assert list(signature.parameters)[1:] == list(expected.parameters)[1:], name
     shown = inspect.signature(sync.Table.search).parameters
     assert "table" not in shown
     assert shown["tuning"].default is None  # each option is named, with its default

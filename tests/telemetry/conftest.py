@@ -24,11 +24,11 @@ class Spans:
     def all(self) -> list[ReadableSpan]:
         return list(_EXPORTER.get_finished_spans())
 
-    def ours(self) -> list[ReadableSpan]:
+    def from_aiovec(self) -> list[ReadableSpan]:
         return [span for span in self.all() if span.instrumentation_scope.name == "aiovec"]
 
     def only(self) -> ReadableSpan:
-        (span,) = self.ours()
+        (span,) = self.from_aiovec()
         return span
 
     def forget(self) -> None:

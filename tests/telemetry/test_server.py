@@ -37,16 +37,16 @@ async def test_the_stores_call_is_a_child_of_the_callers_span(
         headers={"traceparent": f"00-{TRACE}-{PARENT}-01"},
     )
     assert answer.status_code == 200
-    (store,) = spans.ours()
+    (store,) = spans.from_aiovec()
     assert store.name == "search notes"
     assert store.parent is not None
     assert f"{store.parent.span_id:016x}" == PARENT
     assert f"{store.context.trace_id:032x}" == TRACE
-    assert spans.all() == spans.ours()  # FastAPI's own spans, which name paths, are off
+    assert spans.all() == spans.from_aiovec()  # FastAPI's own spans, which name paths, are off
 
 
 async def test_an_invalid_traceparent_is_ignored(client: httpx.AsyncClient, spans: Spans) -> None:
     for header in ("", "x", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "é" * 9000):
         headers = [(b"traceparent", header.encode("latin-1"))]
         assert (await client.get("/tables", headers=headers)).status_code == 200
-        assert spans.ours()[-1].parent is None
+        assert spans.from_aiovec()[-1].parent is None

@@ -104,7 +104,7 @@ async def test_each_call_makes_its_span_and_is_timed(
                     with contextlib.suppress(aiovec.UnsupportedError):
                         await call(store)
                     assert trace.get_current_span() is caller
-                (span,) = spans.ours()
+                (span,) = spans.from_aiovec()
                 expected: dict[str, Any] = {**place(store), "db.operation.name": name}
                 labels = dict(expected)
                 if rows is not None:
@@ -162,7 +162,7 @@ async def test_calls_that_reach_no_backend_make_no_span(notes: VectorStore, span
     for call in (notes.ping(), notes.search_hybrid("notes", "word", VECTOR), exported(notes)):
         with pytest.raises(StoreClosedError):
             await call
-    assert spans.ours() == []
+    assert spans.from_aiovec() == []
 
 
 def test_calls_without_await_are_children_of_their_caller(tmp_path: Path, spans: Spans) -> None:
@@ -170,7 +170,7 @@ def test_calls_without_await_are_children_of_their_caller(tmp_path: Path, spans:
         store.create_table("notes", Schema(3))
         with HERE.start_as_current_span("caller") as caller:
             store.search("notes", VECTOR)
-    parents = {span.name: span.parent for span in spans.ours()}
+    parents = {span.name: span.parent for span in spans.from_aiovec()}
     assert parents["search notes"] == caller.get_span_context()
 
 
@@ -183,7 +183,7 @@ async def test_an_export_lasts_as_long_as_its_iteration(
         for _ in range(3):
             await anext(batches)
             assert trace.get_current_span() is caller
-            assert spans.ours() == []
+            assert spans.from_aiovec() == []
         assert await anext(batches, None) is None
     assert spans.only().parent == caller.get_span_context()
     spans.forget()
@@ -226,7 +226,7 @@ async def test_embedding_gets_a_span(tmp_path: Path, spans: Spans, measured: Met
         ):
             spans.forget()
             await call
-            made, around = spans.ours()
+            made, around = spans.from_aiovec()
             assert made.name == "embed notes"
             assert made.parent is not None
             assert made.parent.span_id == around.context.span_id
@@ -243,7 +243,7 @@ async def test_embedding_gets_a_span(tmp_path: Path, spans: Spans, measured: Met
         spans.forget()
         with pytest.raises(EmbeddingError, match="a secret text"):
             await store.search("notes", "bad")
-        for span in spans.ours():
+        for span in spans.from_aiovec():
             assert (span.attributes or {})["error.type"] == "EmbeddingError"
             assert span.status.description is None
             assert "secret" not in span.to_json()
@@ -253,8 +253,8 @@ async def test_embedding_gets_a_span(tmp_path: Path, spans: Spans, measured: Met
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert len(spans.ours()) == 2
-        for span in spans.ours():  # a cancelled call ends its span, and is no error
+        assert len(spans.from_aiovec()) == 2
+        for span in spans.from_aiovec():  # a cancelled call ends its span, and is no error
             assert (span.attributes or {})["aiovec.cancelled"] is True
             assert span.status.status_code is StatusCode.UNSET
 
@@ -300,7 +300,7 @@ async def test_no_span_and_no_metric_holds_a_users_data(
                 await failing
         texts = [span.to_json() for span in spans.all()]
         texts += [metric.to_json() for metric in measured.all()]
-    assert len(spans.ours()) >= 12
+    assert len(spans.from_aiovec()) >= 12
     for text in texts:
         assert "SECRET" not in text
         assert "73571357" not in text

@@ -351,8 +351,8 @@ def test_a_killed_import_of_documents_continues(folder: Path, store: Path) -> No
 @pytest.mark.slow
 def test_two_processes_import_the_same_folder_once(folder: Path, store: Path) -> None:
     notes = _many(folder)
-    both = [subprocess.Popen(_command(notes, store), stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    runs = [subprocess.Popen(_command(notes, store), stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in runs] == [0, 0]
     assert sources(store) == {f"{n}.md": 40 for n in range(200)}
     assert counts(imported(store, notes)) == {"unchanged": 200}
 

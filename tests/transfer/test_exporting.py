@@ -52,8 +52,8 @@ def test_an_export_that_fails_leaves_no_file(store: Path, out: Path) -> None:
                 finished = run("export", "-s", store, "notes", path, "--overwrite")
             assert_one_error(finished)
             assert path.name in finished.err
-    mine = ("a.arrow", "a.arrows", "a.jsonl", "a.parquet", "b.csv")
-    assert contents(out) == dict.fromkeys(mine, "mine")
+    names = ("a.arrow", "a.arrows", "a.jsonl", "a.parquet", "b.csv")
+    assert contents(out) == dict.fromkeys(names, "mine")
 
 
 def test_an_export_replaces_a_file_only_with_overwrite(store: Path, out: Path) -> None:

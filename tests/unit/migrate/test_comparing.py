@@ -57,12 +57,12 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 async def test_a_comparison_names_what_a_plain_one_does(pair: Pair) -> None:
     """A comparison of dictionaries is the truth, with much memory and with little."""
     drawn = random.Random(3)
-    mine = {row["id"]: row for row in small_rows(200)}
-    theirs = dict(mine)
+    source = {row["id"]: row for row in small_rows(200)}
+    target = dict(source)
     for store in (pair.source, pair.target):
-        await store.insert("notes", drawn.sample([*mine.values()], 200))
+        await store.insert("notes", drawn.sample([*source.values()], 200))
     for _ in range(2):
-        for rows, store in ((mine, pair.source), (theirs, pair.target)):
+        for rows, store in ((source, pair.source), (target, pair.target)):
             gone = drawn.sample(sorted(rows), 10)
             await store.delete("notes", gone)
             written = small_rows(15, start=drawn.randrange(240), name=drawn.choice("ab"))
@@ -71,9 +71,9 @@ async def test_a_comparison_names_what_a_plain_one_does(pair: Pair) -> None:
                 del rows[id]
             rows.update((row["id"], row) for row in written)
         unlike = {
-            id for id in mine.keys() & theirs.keys() if values_of(mine[id]) != values_of(theirs[id])
+            id for id in source.keys() & target if values_of(source[id]) != values_of(target[id])
         }
-        expected = (mine.keys() - theirs.keys(), theirs.keys() - mine.keys(), unlike)
+        expected = (source.keys() - target.keys(), target.keys() - source.keys(), unlike)
         for limits in (MUCH, TIGHT):
             difference = await pair.compared(most=1_000, limits=limits)
             named = (difference.missing_ids, difference.extra_ids, difference.different_ids)
@@ -82,8 +82,8 @@ async def test_a_comparison_names_what_a_plain_one_does(pair: Pair) -> None:
         few = await pair.compared(most=2, limits=TIGHT)
         assert few.total == difference.total
         assert len(few.missing_ids) == 2
-        asked = await (await pair.comparison()).unlike_among([*mine, *theirs, "nowhere"])
-        assert set(asked) == set().union(*expected)
+        named_ids = await (await pair.comparison()).unlike_among([*source, *target, "nowhere"])
+        assert set(named_ids) == set().union(*expected)
     comparison = await pair.comparison(TIGHT)
     await comparison.bring_over(await comparison.unlike(), unchanged)
     assert (await pair.compared()).total == 0

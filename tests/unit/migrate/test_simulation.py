@@ -23,7 +23,7 @@ _HAPPENS = (
 _KINDS = ("sqlite", "lancedb")
 WANTED = {
     *_HAPPENS,
-    *(f"{one}-{other}" for one in _KINDS for other in _KINDS),
+    *(f"{source}-{target}" for source in _KINDS for target in _KINDS),
     *("run", "back", "abort", "killed at a step"),
 }
 # Among these every kind of event is met: some are rare. In 109 the answer of the switch is lost,

@@ -74,7 +74,7 @@ class Case:
 
     @property
     def queries(self) -> list[ScanQuery]:
-        return [ScanQuery(*one) for one in zip(self.points, self.wanted, self.masks, strict=True)]
+        return [ScanQuery(*args) for args in zip(self.points, self.wanted, self.masks, strict=True)]
 
 
 def random_case(
@@ -104,7 +104,7 @@ def random_case(
         for place, size in enumerate(sizes)
     ]
     count = count or int(rng.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]))
-    near = [one.vectors[: one.count] for one in segments if one.count]
+    near = [segment.vectors[: segment.count] for segment in segments if segment.count]
     near = near or [hard_rows("gaussian", rng, 5, dim, metric)]
     points = np.stack([hard_query(rng, near[n % len(near)], metric) for n in range(count)])
     masks = [_masks(rng, segments) if rng.random() < 0.3 else None for _ in range(count)]
@@ -143,25 +143,25 @@ def _loose(rng: np.random.Generator, codes: Int8Array) -> Int8Array:
 
 def _masks(rng: np.random.Generator, segments: list[Segment]) -> list[Bools]:
     share = rng.choice([rng.random(), 0.1, 0.01])
-    return [rng.random(one.count) < share for one in segments]
+    return [rng.random(segment.count) < share for segment in segments]
 
 
 def check_scan(case: Case) -> None:
     """Check what each number of threads finds, and the vectors that come with it."""
     every = {
         id: vector
-        for one in case.segments
-        for id, vector in zip(one.rowids[: one.count], one.vectors[: one.count], strict=True)
+        for s in case.segments
+        for id, vector in zip(s.rowids[: s.count], s.vectors[: s.count], strict=True)
     }
     for parts in PARTS:
         with named(f"{parts} parts"):
             near = nearest(
                 case.state, case.queries, case.metric, vectors=True, parts=parts, unit=32
             )
-            check_measured(case, [(one.rowids.tolist(), one.distances) for one in near])
-            for one in near:
-                assert one.vectors is not None
-                assert all(map(np.array_equal, one.vectors, [every[n] for n in one.rowids]))
+            check_measured(case, [(result.rowids.tolist(), result.distances) for result in near])
+            for result in near:
+                assert result.vectors is not None
+                assert all(map(np.array_equal, result.vectors, [every[n] for n in result.rowids]))
 
 
 def check_measured(case: Case, results: Near) -> None:
@@ -169,18 +169,18 @@ def check_measured(case: Case, results: Near) -> None:
     assert len(results) == len(case.points)
     for column, (rowids, measured) in enumerate(results):
         mask, ids, vectors = case.masks[column], [], []
-        for number, one in enumerate(case.segments):
-            there = one.offset[: one.count] > -np.inf
+        for number, segment in enumerate(case.segments):
+            alive = segment.offset[: segment.count] > -np.inf
             if mask is not None:
-                there &= mask[number]
-            ids.append(one.rowids[: one.count][there])
-            vectors.append(one.vectors[: one.count][there])
+                alive &= mask[number]
+            ids.append(segment.rowids[: segment.count][alive])
+            vectors.append(segment.vectors[: segment.count][alive])
         every = np.concatenate(vectors) if ids else case.points[:0]
         true = distances(every, case.points[column], case.metric)
-        for one in case.segments:
-            values = true_values(one.vectors[: one.count], case.points[column], case.metric)
-            most = most_values(one, case.points[column], case.metric)
-            assert (most >= values)[one.offset[: one.count] > -np.inf].all(), (
+        for segment in case.segments:
+            values = true_values(segment.vectors[: segment.count], case.points[column], case.metric)
+            most = most_values(segment, case.points[column], case.metric)
+            assert (most >= values)[segment.offset[: segment.count] > -np.inf].all(), (
                 "better than its bound"
             )
         by_id = dict(zip(np.concatenate(ids).tolist() if ids else [], true, strict=True))
@@ -196,12 +196,12 @@ def packed(case: Case, kind: int, threads: int) -> bytes:
     count, dim = case.points.shape
     head = (kind, threads, len(case.segments), count, dim, native.METRICS[case.metric])
     parts = [struct.pack("<6qd", *head, case.state.longest)]
-    for number, one in enumerate(case.segments):
-        parts.append(struct.pack("<2q", one.count, one.dead))
-        codes = (one.upper, one.lower)
-        arrays = (*codes, one.scale, one.offset, one.error, one.rowids, one.vectors)
-        parts += [array[: one.count].tobytes() for array in arrays]
-        facts = (one.most_error, one.most_reach, one.most_offset, one.most_lower)
+    for number, segment in enumerate(case.segments):
+        parts.append(struct.pack("<2q", segment.count, segment.dead))
+        coded = (segment.upper, segment.lower, segment.scale)
+        arrays = (*coded, segment.offset, segment.error, segment.rowids, segment.vectors)
+        parts += [array[: segment.count].tobytes() for array in arrays]
+        facts = (segment.most_error, segment.most_reach, segment.most_offset, segment.most_lower)
         parts.append(struct.pack("<4d", *facts))
         for mask in case.masks:
             parts.append(struct.pack("<q", mask is not None))
@@ -267,9 +267,9 @@ def random_pairs(rng: np.random.Generator) -> Pairs:
         vectors += off * rng.standard_normal(vectors.shape).astype(np.float32)
     vectors *= np.float32(10.0 ** int(rng.integers(-12, 12)) if rng.random() < 0.3 else 1)
     points *= np.float32(10.0 ** int(rng.integers(-12, 12)) if rng.random() < 0.3 else 1)
-    for some in (vectors, points):
+    for array in (vectors, points):
         if rng.random() < 0.1:
-            some[0] = 0
+            array[0] = 0
         if rng.random() < 0.05:
-            some[0, 0] = np.nan if rng.random() < 0.5 else np.inf
+            array[0, 0] = np.nan if rng.random() < 0.5 else np.inf
     return Pairs(vectors, rows, points, which, METRICS[rng.integers(3)])

@@ -100,14 +100,14 @@ def test_only_unreadable_stored_values_mean_damage() -> None:
     for error in (DamageError("a chunk is cut"), TextDamageError("notes", "its entry"), unreadable):
         with pytest.raises(CorruptStoreError, match="damaged"), translated("a.db"):
             raise error
-    ours = {AiovecError, *AiovecError.__subclasses__()}
+    product_errors = {AiovecError, *AiovecError.__subclasses__()}
     for kind in (each for each in vars(builtins).values() if isinstance(each, type)):
         if issubclass(kind, Exception) and not issubclass(kind, (UnicodeError, ExceptionGroup)):
             with case(kind.__name__):
                 # A mistake in the code, or of a caller, says nothing about the file.
                 with pytest.raises(kind) as caught, translated("a.db"):
                     raise kind
-                assert type(caught.value) not in ours
+                assert type(caught.value) not in product_errors
 
 
 def test_errors_of_the_operating_system() -> None:

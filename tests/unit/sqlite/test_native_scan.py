@@ -86,7 +86,7 @@ def test_few_queries_whose_filters_pass_few_rows_find_them() -> None:
         for rows in (31, 32, 33, 300):
             case = random_case(rng, rows=rows, count=count)
             # The first rows and the last ones of each tile.
-            few = [np.isin(np.arange(one.count) % 32, (0, 1, 29, 31)) for one in case.segments]
+            few = [np.isin(np.arange(s.count) % 32, (0, 1, 29, 31)) for s in case.segments]
             with named((count, rows)):
                 check_scan(replace(case, masks=[few] * count))
 
@@ -98,21 +98,21 @@ def test_rows_in_the_worst_order_are_scanned_right() -> None:
     case = random_case(rng, metric="dot")
     while not case.segments or case.segments[0].count < 100:
         case = random_case(rng, metric="dot")
-    one = case.segments[0]
-    order = np.argsort(codes_of(one) @ case.points[0])
-    for array in (one.upper, one.lower, one.scale, one.error, one.rowids, one.vectors):
-        array[: one.count] = array[: one.count][order]
+    first = case.segments[0]
+    order = np.argsort(codes_of(first) @ case.points[0])
+    for array in (first.upper, first.lower, first.scale, first.error, first.rowids, first.vectors):
+        array[: first.count] = array[: first.count][order]
     check_scan(case)
 
 
 @pytest.mark.usefixtures("library")
 def test_a_scan_that_nobody_waits_for_ends() -> None:
     case = random_case(np.random.default_rng(4), count=2)
-    assert any(len(one.rowids) for one in nearest(case.state, case.queries, case.metric))
+    assert any(len(result.rowids) for result in nearest(case.state, case.queries, case.metric))
     for parts in PARTS:
         stop = ctypes.c_byte(1)
         stopped = nearest(case.state, case.queries, case.metric, stop, parts=parts, unit=32)
-        assert [len(one.rowids) for one in stopped] == [0, 0]
+        assert [len(result.rowids) for result in stopped] == [0, 0]
 
 
 FORKED = """
@@ -126,17 +126,17 @@ from aiovec_sqlite.copies.segments import State, appended, encode_rows
 rows = np.random.default_rng(0).standard_normal((20_000, 64)).astype("f4")
 state = State(1, tuple(appended([], np.arange(20_000), encode_rows(rows, "l2"))))
 
-def found():
+def matches():
     (near,) = nearest(state, [ScanQuery(rows[5], 10)], "l2", parts=3, unit=32)
     return near.rowids.tolist()
 
-wanted = found()
+wanted = matches()
 child = os.fork()
 if not child:
-    os._exit(found() != wanted)
+    os._exit(matches() != wanted)
 _, status = os.waitpid(child, 0)
 assert status == 0, status
-assert found() == wanted
+assert matches() == wanted
 """
 
 
@@ -156,15 +156,15 @@ def test_more_equal_rows_than_there_is_room_for() -> None:
     for count in (1, 6):
         queries = [ScanQuery(rows[0], 3)] * count
         scanned = [
-            one
+            result
             for parts in PARTS
-            for one in nearest(state, queries, "l2", vectors=True, parts=parts, unit=32)
+            for result in nearest(state, queries, "l2", vectors=True, parts=parts, unit=32)
         ]
-        for one in scanned:
-            assert sorted(one.rowids.tolist()) == list(range(1000))
-            assert not one.distances.any()
-            assert one.vectors is not None
-            assert (one.vectors == 1).all()
+        for result in scanned:
+            assert sorted(result.rowids.tolist()) == list(range(1000))
+            assert not result.distances.any()
+            assert result.vectors is not None
+            assert (result.vectors == 1).all()
 
 
 def measured_pairs(rounds: Iterable[int]) -> None:

@@ -179,28 +179,28 @@ class Worker:
         await asyncio.gather(*calls)
 
     async def write(self, follower: Follower, table: str) -> None:
-        there = self.rows[table]
-        some = self.chance.sample(sorted(there), min(len(there), self.chance.randint(1, 3)))
+        rows = self.rows[table]
+        ids = self.chance.sample(sorted(rows), min(len(rows), self.chance.randint(1, 3)))
         kind = self.chance.random()
-        if kind < 0.35 or not some:
+        if kind < 0.35 or not ids:
             new = [make_row(id, 1, self.chance) for id in self.new_ids(self.chance.randint(1, 3))]
             await self._put(follower, table, new, insert=True)
         elif kind < 0.6:
-            new = [make_row(id, there[id]["version"] + 1, self.chance) for id in some]
+            new = [make_row(id, rows[id]["version"] + 1, self.chance) for id in ids]
             new += [make_row(id, 1, self.chance) for id in self.new_ids(self.chance.randint(0, 1))]
             await self._put(follower, table, new, insert=False)
         elif kind < 0.8:
-            [id, *_] = some
-            await self._update(follower, table, {**there[id], "version": there[id]["version"] + 1})
+            [id, *_] = ids
+            await self._update(follower, table, {**rows[id], "version": rows[id]["version"] + 1})
         else:
-            count = await self._told(
+            count = await self._call(
                 follower,
                 table,
-                lambda backend, handle: backend.delete(handle, ids=some, where=None),
+                lambda backend, handle: backend.delete(handle, ids=ids, where=None),
             )
-            assert count == len(some), f"{count} of {some} were deleted"
-            for id in some:
-                del there[id]
+            assert count == len(ids), f"{count} of {ids} were deleted"
+            for id in ids:
+                del rows[id]
 
     async def _put(self, follower: Follower, table: str, rows: list[Row], *, insert: bool) -> None:
         given = NewRows(SCHEMA, as_table(rows))
@@ -208,13 +208,13 @@ class Worker:
         async def put(backend: ModelBackend, handle: TableHandle) -> None:
             await (backend.insert if insert else backend.upsert)(handle, given)
 
-        await self._told(follower, table, put)
+        await self._call(follower, table, put)
         self.rows[table] |= {row["id"]: row for row in rows}
 
     async def _update(self, follower: Follower, table: str, row: Row) -> None:
         values = {"version": row["version"], "text": f"updated {row['version']}"}
         extra = {"u": row["version"]} if row["version"] % 2 else {}
-        count = await self._told(
+        count = await self._call(
             follower,
             table,
             lambda backend, handle: backend.update(
@@ -231,7 +231,7 @@ class Worker:
             payload = json.dumps({**json.loads(payload or "{}"), **extra})
         self.rows[table][row["id"]] = {**row, **values, "payload": payload}
 
-    async def _told(self, follower: Follower, table: str, work: TableWork) -> Any:
+    async def _call(self, follower: Follower, table: str, work: TableWork) -> Any:
         async def measured(backend: ModelBackend, handle: TableHandle) -> Any:
             try:
                 return await work(backend, handle)
@@ -255,10 +255,10 @@ class Worker:
 
         present = await follower.on(table, get)
         placed = {id: n for n, id in enumerate(present.ids)}
-        there = self.rows[table]
-        assert placed.keys() == there.keys(), (
+        rows = self.rows[table]
+        assert placed.keys() == rows.keys(), (
             f"{self.name} reads in {follower.name} what it did not write, or misses what it wrote: "
-            f"{sorted(placed.keys() ^ there.keys())}"
+            f"{sorted(placed.keys() ^ rows.keys())}"
         )
         for id, n in placed.items():
             read = {
@@ -268,4 +268,4 @@ class Worker:
                 "text": present.fields["text"][n],
                 "payload": present.payloads[n],
             }
-            assert comparable(read) == comparable(there[id]), f"{self.name} reads {read}"
+            assert comparable(read) == comparable(rows[id]), f"{self.name} reads {read}"

@@ -160,12 +160,12 @@ class ModelBackend(_Unused):
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
         await self._before("change_move")
-        both = self.disk.change(change)
-        mark = both[1].mark
+        records = self.disk.change(change)
+        mark = records[1].mark
         state = "free" if mark is None else f"{mark.state} {mark.generation}"
         self.world.tell(f"{self.disk.name}: is {state}")
         await self._after("change_move")
-        return both
+        return records
 
     def act_for(self, run: str | None) -> None:
         self.run = run
@@ -218,8 +218,8 @@ class ModelBackend(_Unused):
         new = {row["id"]: row for row in python_rows(rows.table)}
 
         def act() -> int:
-            there = self._of(table)
-            known = sorted(there.rows.keys() & new.keys())
+            stored = self._of(table)
+            known = sorted(stored.rows.keys() & new.keys())
             if known and not skip_existing:
                 raise DuplicateIdError(table.name, known)
             added = [row for id, row in new.items() if id not in known]
@@ -264,10 +264,10 @@ class ModelBackend(_Unused):
 
         return await self._write("delete", table.name, act)
 
-    def _put(self, what: str, table: TableHandle, rows: list[Row]) -> int:
+    def _put(self, verb: str, table: TableHandle, rows: list[Row]) -> int:
         self._of(table).put(rows)
         ids = " ".join(row["id"] for row in rows)
-        self.world.tell(f"{self.disk.name}: {what} {table.name} {ids}")
+        self.world.tell(f"{self.disk.name}: {verb} {table.name} {ids}")
         return len(rows)
 
     # Reading
@@ -307,7 +307,7 @@ class ModelBackend(_Unused):
         placed = sorted((place_of(row["id"]), row["id"], row) for row in snapshot)
         if after is not None:
             behind = tuple(json.loads(after))
-            placed = [one for one in placed if one[:2] > behind]
+            placed = [row for row in placed if row[:2] > behind]
         while placed:
             size = self.world.chance.choice([batch_size, self.world.chance.randint(1, batch_size)])
             part, placed = placed[:size], placed[size:]
@@ -334,25 +334,25 @@ class ModelBackend(_Unused):
         limit = self.world.chance.choice([limit, self.world.chance.randint(1, limit), 1])
 
         def act() -> Changes:
-            there = self._of(table)
-            every = [(n, id) for id, n in there.numbers.items() if n > since]
-            every += [(n, id) for id, n in there.deleted.items() if n > since]
+            stored = self._of(table)
+            every = [(n, id) for id, n in stored.numbers.items() if n > since]
+            every += [(n, id) for id, n in stored.deleted.items() if n > since]
             page = sorted(every)[:limit]
             complete = len(page) == len(every)
-            number = there.newest if complete else page[-1][0]
-            return there.changes(number, [id for _, id in page], complete=complete)
+            number = stored.newest if complete else page[-1][0]
+            return stored.changes(number, [id for _, id in page], complete=complete)
 
         return await self._call("changes", act)
 
     def _of(self, table: TableHandle) -> ModelTable:
-        there = self.disk.tables.get(table.name)
-        if there is None or there.epoch is not table.epoch:
+        stored = self.disk.tables.get(table.name)
+        if stored is None or stored.epoch is not table.epoch:
             raise StaleTableError
-        return there
+        return stored
 
     def _selected(self, table: TableHandle, ids: Sequence[str] | None = None) -> list[Row]:
-        there = self._of(table).rows
-        return [there[id] for id in (there if ids is None else ids) if id in there]
+        rows = self._of(table).rows
+        return [rows[id] for id in (rows if ids is None else ids) if id in rows]
 
 
 class FileBackend(ModelBackend):
@@ -421,8 +421,8 @@ class LakeBackend(ModelBackend):
         new = python_rows(rows)
 
         def act() -> None:
-            there = self._of(table)
-            there.twice |= {row["id"] for row in new} & there.rows.keys()
+            stored = self._of(table)
+            stored.twice |= {row["id"] for row in new} & stored.rows.keys()
             self._put("load", table, new)
 
         await self._write("add", table.name, act)

@@ -339,16 +339,16 @@ class Course:
             )
         for table in tables:
             untouched = self.untouched.get(table, {})
-            there = self.world.disks[named].tables[table]
-            if there.twice:
-                raise SimulationError(f"ids stand twice in {table}: {sorted(there.twice)}")
+            stored = self.world.disks[named].tables[table]
+            if stored.twice:
+                raise SimulationError(f"ids stand twice in {table}: {sorted(stored.twice)}")
             wanted = dict(untouched)
             for worker in self.workers:
                 wanted |= worker.rows.get(table, {})
             wrong = sorted(
                 id
-                for id in wanted.keys() | there.rows.keys()
-                if comparable(wanted.get(id)) != comparable(there.rows.get(id))
+                for id in wanted.keys() | stored.rows.keys()
+                if comparable(wanted.get(id)) != comparable(stored.rows.get(id))
             )
             if wrong:
                 raise SimulationError(f"{table} in {named}: {wrong} are missing, extra or other")
