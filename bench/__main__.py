@@ -51,24 +51,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dim", type=int, default=384, help="with sizes: of generated rows")
     parser.add_argument("--cache", type=Path, help="folder that keeps the peers' environments")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write the JSON")
-    asked = parser.parse_args(arguments)
-    if asked.rows is not None and asked.subject == "all":
+    chosen = parser.parse_args(arguments)
+    if chosen.rows is not None and chosen.subject == "all":
         parser.error("--rows is for one subject")
-    subjects = SUBJECTS if asked.subject == "all" else (asked.subject,)
+    subjects = SUBJECTS if chosen.subject == "all" else (chosen.subject,)
     print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
     results: list[Result] = []
     for subject in subjects:
-        with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=asked.folder) as folder:
+        with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=chosen.folder) as folder:
             options = Options(
-                Path(folder), asked.data, asked.scale, asked.repeat, asked.alone, asked.cache,
-                asked.rows, asked.recall, asked.dim,
+                Path(folder), chosen.data, chosen.scale, chosen.repeat, chosen.alone, chosen.cache,
+                chosen.rows, chosen.recall, chosen.dim,
             )  # fmt: skip
             module = importlib.import_module(f"bench.{subject}")
-            found: list[Result] = asyncio.run(module.run(options))
-        for result in found:
+            measured: list[Result] = asyncio.run(module.run(options))
+        for result in measured:
             print(f"\n{result}", flush=True)
-        results += found
-    print(f"\nwritten to {write(results, asked.subject, asked.results)}")
+        results += measured
+    print(f"\nwritten to {write(results, chosen.subject, chosen.results)}")
     wrong = [text for result in results for text in result.wrong]
     if wrong:
         print(f"WRONG: {'; '.join(wrong)}")

@@ -38,7 +38,7 @@ async def run(options: Options) -> list[Result]:
         start, vectors=data.vectors[:LIMIT], queries=queries, picks=data.picks[:LIMIT],
         texts=np.array(data.texts[:LIMIT]),
     )  # fmt: skip
-    told: dict[str, list[dict[str, float]]] = {}
+    rounds: dict[str, list[dict[str, float]]] = {}
     notes = [f"{data}, {_CLIENTS} clients together, {_ROUNDS} rounds in turn (medians)"]
     environments = {}
     for name, peer in PEERS.items():
@@ -50,24 +50,24 @@ async def run(options: Options) -> list[Result]:
     for turn in range(options.rounds(_ROUNDS)):
         for name, folder in environments.items():
             command = (_python(folder), "-m", "bench.peers", name)
-            asked = {
+            inputs = {
                 "data": str(start), "folder": str(options.folder / f"{turn}-few-{name}"),
                 "most": most, "clients": _CLIENTS, "seconds": options.seconds(_SECONDS),
             }  # fmt: skip
             try:
                 began = time.perf_counter()
-                await output(*command, json.dumps(asked))
+                await output(*command, json.dumps(inputs))
                 figures = {"10 rows by a new process (ms)": 1000 * (time.perf_counter() - began)}
-                asked |= {"data": str(saved), "folder": str(options.folder / f"{turn}-{name}")}
-                figures |= json.loads((await output(*command, json.dumps(asked))).splitlines()[-1])
-                told.setdefault(name, []).append(figures | {"installed (MB)": _size(folder)})
+                inputs |= {"data": str(saved), "folder": str(options.folder / f"{turn}-{name}")}
+                figures |= json.loads((await output(*command, json.dumps(inputs))).splitlines()[-1])
+                rounds.setdefault(name, []).append(figures | {"installed (MB)": _size(folder)})
             except RuntimeError as error:
                 if name == OURS:
                     raise
                 notes.append(f"failed: {name}: {_last_line(error)}")
     measured = {
-        name: medians({key: [one[key] for one in found] for key in found[0]})
-        for name, found in told.items()
+        name: medians({key: [figures[key] for figures in turns] for key in turns[0]})
+        for name, turns in rounds.items()
     }
     _written(measured, data)
     return [
@@ -75,7 +75,7 @@ async def run(options: Options) -> list[Result]:
             "against",
             key,
             "",
-            {name: one[key] for name, one in measured.items()},
+            {name: values[key] for name, values in measured.items()},
             notes=[] if place else notes,
         )
         for place, key in enumerate(measured[OURS])
@@ -84,8 +84,8 @@ async def run(options: Options) -> list[Result]:
 
 def _least(close: Float32Array) -> Float32Array:
     """Return what each query's last row of the nearest must reach; ties count as found."""
-    found: Float32Array = np.partition(close, -LIMIT, axis=1)[:, -LIMIT] - TOLERANCE
-    return found
+    least: Float32Array = np.partition(close, -LIMIT, axis=1)[:, -LIMIT] - TOLERANCE
+    return least
 
 
 async def _environment(peer: Peer, options: Options) -> Path:
@@ -116,8 +116,8 @@ def _written(measured: dict[str, dict[str, float]], data: Data) -> None:
     keys = list(measured[OURS])
     lines = [f"| {data} | {' | '.join(keys)} |", "| --- " * (len(keys) + 1) + "|"]
     lines += [
-        f"| {name} | {' | '.join(number(one[key]) for key in keys)} |"
-        for name, one in measured.items()
+        f"| {name} | {' | '.join(number(values[key]) for key in keys)} |"
+        for name, values in measured.items()
     ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "against.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -104,19 +104,19 @@ class Data:
 
     def mixed(self, count: int, share: float = 0.6, seed: int = 7) -> Float32Array:
         """Return points between two vectors each."""
-        one, two = self.pairs(count, seed)
-        points: Float32Array = share * self.vectors[one] + (1 - share) * self.vectors[two]
+        first, second = self.pairs(count, seed)
+        points: Float32Array = share * self.vectors[first] + (1 - share) * self.vectors[second]
         return points
 
     def words(self, count: int) -> list[str]:
         """Return words of the texts, as somebody would search for."""
         random = np.random.default_rng(3)
-        found: list[str] = []
-        while len(found) < count:
+        chosen: list[str] = []
+        while len(chosen) < count:
             words = re.findall(r"\b[a-z]{4,}\b", self.texts[int(random.integers(len(self)))])
             if words:
-                found.append(str(random.choice(words)))
-        return found
+                chosen.append(str(random.choice(words)))
+        return chosen
 
     # Truth
 
@@ -125,13 +125,13 @@ class Data:
         rows = self.vectors if len(allowed) == len(self) else self.vectors[allowed]
         # More than asked for: float64 decides what float32 cannot tell apart.
         count = min(4 * LIMIT, len(allowed))
-        found = []
+        nearest = []
         for part in np.array_split(np.fromiter(queries, dtype=np.int64), 16):
             for query, scores in zip(part, self.queries[part] @ rows.T, strict=True):
                 best = allowed[np.argpartition(scores, -count)[-count:]]
                 order = np.argsort(-self._scores(query, best), kind="stable")
-                found.append(best[order][:LIMIT])
-        return found
+                nearest.append(best[order][:LIMIT])
+        return nearest
 
     def recall(
         self, answers: Iterable[tuple[int, Sequence[int]]], allowed: Int64Array | None = None
@@ -140,9 +140,9 @@ class Data:
         rows = np.arange(len(self)) if allowed is None else allowed
         queries, answered = zip(*answers, strict=True)
         shares = []
-        for query, found, truth in zip(queries, answered, self.nearest(queries, rows), strict=True):
+        for query, hits, truth in zip(queries, answered, self.nearest(queries, rows), strict=True):
             least = self._scores(query, truth)[-1] - TOLERANCE
-            enough = self._scores(query, np.intersect1d(found, rows).astype(np.int64)) >= least
+            enough = self._scores(query, np.intersect1d(hits, rows).astype(np.int64)) >= least
             shares.append(min(1.0, np.count_nonzero(enough) / len(truth)))
         return float(np.mean(shares))
 

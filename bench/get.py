@@ -23,7 +23,7 @@ async def run(options: Options) -> list[Result]:
     fill_by_hand(by_hand, data)
     random = np.random.default_rng(1)
 
-    def some(count: int) -> list[str]:
+    def some_ids(count: int) -> list[str]:
         return [row_id(int(n)) for n in random.choice(len(data), count, replace=False)]
 
     hop = "aiosqlite, SELECT 1"
@@ -35,11 +35,11 @@ async def run(options: Options) -> list[Result]:
         await fill(store, data)
 
         async def ours(count: int) -> None:
-            assert len(await store.get(TABLE, some(count))) == count
+            assert len(await store.get(TABLE, some_ids(count))) == count
 
         async def joined(count: int) -> None:
             marks = ", ".join("?" * count)
-            async with db.execute(f"{JOIN} WHERE r.id IN ({marks})", some(count)) as cursor:
+            async with db.execute(f"{JOIN} WHERE r.id IN ({marks})", some_ids(count)) as cursor:
                 rows = [
                     (id, fields, np.frombuffer(vector, dtype=np.float32))
                     for id, *fields, vector in await cursor.fetchall()
@@ -54,14 +54,14 @@ async def run(options: Options) -> list[Result]:
         for count in (1, 30):
             ways[f"aiovec, {count} of the ids"] = timed(partial(ours, count))
             ways[f"aiosqlite, a join, {count} of the ids"] = timed(partial(joined, count))
-        found = await interleaved(ways, options.rounds(_ROUNDS))
+        times = await interleaved(ways, options.rounds(_ROUNDS))
     for count in (1, 30):
         ratio |= ratios(
-            found, f"aiovec, {count} of the ids", f"aiosqlite, a join, {count} of the ids"
+            times, f"aiovec, {count} of the ids", f"aiosqlite, a join, {count} of the ids"
         )
     return [
         Result(
-            "get", f"rows by id, fields and vectors, of {data} (median)", "ms", medians(found),
+            "get", f"rows by id, fields and vectors, of {data} (median)", "ms", medians(times),
             ratio,
         )
     ]  # fmt: skip

@@ -84,19 +84,19 @@ async def _searches(
         tuned: by_aiovec(store, data),
         exact: by_aiovec(store, data, exact=True),
     }
-    found = await interleaved(
+    times = await interleaved(
         {name: block_of(ask, len(data.queries), seconds) for name, ask in asking.items()},
         options.rounds(_ROUNDS),
     )
     found_share = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
-    measured, crowd = medians(found), options.seconds(_CROWD_SECONDS)
+    measured, crowd = medians(times), options.seconds(_CROWD_SECONDS)
     rates = {name: await rate(ask, CLIENTS, crowd) for name, ask in asking.items() if name != exact}
-    measured |= {f"{name}, {CLIENTS} clients (searches/s)": one for name, one in rates.items()}
+    measured |= {f"{name}, {CLIENTS} clients (searches/s)": value for name, value in rates.items()}
     return Result(
         f"lancedb, search with {kind}",
         f"the 10 nearest of {data} with their fields, the same folder, {effort}",
         "ms", measured,
-        {name: value for pair in pairs for name, value in ratios(found, *pair).items()}
+        {name: value for pair in pairs for name, value in ratios(times, *pair).items()}
         | {f"{CLIENTS} clients, {a} / {b}": rates[a] / rates[b] for a, b in pairs},
         ["recall: " + "; ".join(f"{name} {value:.4f}" for name, value in found_share.items()),
          f"built and tuned in {built:.1f} s"],
@@ -115,8 +115,8 @@ async def _reads(store: VectorStore, table: Any, data: Data, options: Options) -
         assert len(await store.get(TABLE, [some_id()])) == 1
 
     async def bare_get() -> None:
-        found = await table.query().where(f"id = '{some_id()}'").to_arrow()
-        assert found.num_rows == 1
+        rows = await table.query().where(f"id = '{some_id()}'").to_arrow()
+        assert rows.num_rows == 1
 
     async def export() -> None:
         count = 0
@@ -130,18 +130,18 @@ async def _reads(store: VectorStore, table: Any, data: Data, options: Options) -
             count += batch.num_rows
         assert count == len(data)
 
-    found = await interleaved(
+    times = await interleaved(
         {"get of one, aiovec": timed(get), "get of one, lancedb": timed(bare_get)},
         options.rounds(_IDS),
     )
-    found |= await interleaved(
+    times |= await interleaved(
         {"export, aiovec": timed(export), "export, lancedb": timed(bare_export)},
         max(1, options.rounds(_IDS) // 8),
     )
     return Result(
-        "lancedb, get and export", f"{data}, the same folder (median)", "ms", medians(found),
-        ratios(found, "get of one, aiovec", "get of one, lancedb")
-        | ratios(found, "export, aiovec", "export, lancedb"),
+        "lancedb, get and export", f"{data}, the same folder (median)", "ms", medians(times),
+        ratios(times, "get of one, aiovec", "get of one, lancedb")
+        | ratios(times, "export, aiovec", "export, lancedb"),
     )  # fmt: skip
 
 
@@ -188,21 +188,21 @@ async def _bucket(data: Data, options: Options) -> Result:
     """Measure the same writes on an S3 server of loopback, which does one request at a time."""
     with buckets.s3_server() as bucket:
         config = options.folder / "bucket.toml"
-        told = ", ".join(f'{name} = "{value}"' for name, value in bucket.options.items())
+        listed = ", ".join(f'{name} = "{value}"' for name, value in bucket.options.items())
         # Each of the 64 waits for all others: it may take longer than an app would wait.
         config.write_text(
-            f"[retrieval.lancedb]\nbusy_timeout = 600\nstorage_options = {{ {told} }}\n"
+            f"[retrieval.lancedb]\nbusy_timeout = 600\nstorage_options = {{ {listed} }}\n"
         )
         async with aiovec.connect(bucket.new_url(), config=config) as store:
             await fill(store, data)
             calls = _changes(store, data, _single(data))
             few = range(options.rounds(_IN_BUCKET))
-            one = await shared(calls[0], few[: len(few) // 8 or 1], 1)
+            alone = await shared(calls[0], few[: len(few) // 8 or 1], 1)
             many = await shared(_in_turn(calls), few, CLIENTS)
     return Result(
         "lancedb, a bucket",
         f"upserts, updates and deletes of one row of {data}, S3 on loopback",
-        "calls/s", {"upserts by one task": one, f"mixed writes by {CLIENTS} tasks": many}, {},
+        "calls/s", {"upserts by one task": alone, f"mixed writes by {CLIENTS} tasks": many}, {},
     )  # fmt: skip
 
 
@@ -222,8 +222,8 @@ async def _writes(data: Data, options: Options) -> Result:
             "lancedb": (_bare_changes(table, data, batches), by_lance(table, data)),
         }
         for name, (calls, ask) in ways.items():
-            one = range(options.rounds(_ALONE))
-            measured[f"{name}, upserts by one task"] = await shared(calls[0], one, 1)
+            alone = range(options.rounds(_ALONE))
+            measured[f"{name}, upserts by one task"] = await shared(calls[0], alone, 1)
             few = range(count if name == "aiovec" else max(1, count // 5))
             measured[f"{name}, mixed writes by {CLIENTS} tasks"] = await shared(
                 _in_turn(calls), few, CLIENTS

@@ -35,21 +35,21 @@ async def run(options: Options) -> list[Result]:
     for backend, name in _TARGETS.items():
         for tasks in sorted({max(8, int(n * min(1.0, options.scale))) for n in _TASKS}):
             path = options.folder / name.format(tasks)
-            asked = {
+            settings = {
                 "target": str(path) if backend == "SQLite" else f"lancedb://{path}",
                 "tasks": tasks, "rows": options.rows(_ROWS), "data": options.data,
                 "seconds": options.seconds(_SECONDS),
             }  # fmt: skip
             # In a process of its own, so that its memory is the store's.
-            found = await fresh("load", asked)
+            result = await fresh("load", settings)
             results.append(
                 Result(
                     f"load, {backend}",
-                    f"{tasks:,} tasks with mixed calls for {asked['seconds']:g} s, of a hundred "
-                    f"72 reads and 28 single-row writes, {asked['rows']:,} rows",
-                    "ms", found["measured"],
-                    notes=[f"{found['refused']:,.0f} calls were refused as busy",
-                           f"the slowest call was {found['slowest']}"],
+                    f"{tasks:,} tasks with mixed calls for {settings['seconds']:g} s, of a hundred "
+                    f"72 reads and 28 single-row writes, {settings['rows']:,} rows",
+                    "ms", result["measured"],
+                    notes=[f"{result['refused']:,.0f} calls were refused as busy",
+                           f"the slowest call was {result['slowest']}"],
                 )
             )  # fmt: skip
     return results
@@ -58,12 +58,12 @@ async def run(options: Options) -> list[Result]:
 def _calls(store: VectorStore, data: Data, task: int, chance: random.Random) -> dict[str, Call]:
     """Return calls of each kind, by its name and its share of a hundred."""
     query, row = data.queries[chance.randrange(len(data.queries))], chance.randrange(len(data))
-    some = [row_id(number) for number in chance.choices(range(len(data)), k=10)]
+    ids = [row_id(number) for number in chance.choices(range(len(data)), k=10)]
     new = {**data.row(row), "id": f"task-{task}"}
     return {
         "40 search": lambda: store.search(TABLE, query),
         "15 filtered": lambda: store.search(TABLE, query, where=F.pick < 10 * (row % 90 + 1)),
-        "10 get": lambda: store.get(TABLE, some),
+        "10 get": lambda: store.get(TABLE, ids),
         "5 find": lambda: store.find(TABLE, F.place.between(row, row + 20), limit=20),
         "2 count": lambda: store.count(TABLE, F.pick < row % 1000),
         "12 upsert": lambda: store.upsert(TABLE, [data.row(row)]),
@@ -102,32 +102,32 @@ async def _work(store: VectorStore, data: Data, tasks: int, seconds: float) -> d
     }  # fmt: skip
 
 
-async def _measure(asked: dict[str, Any]) -> dict[str, Any]:
-    data, process = load(asked["rows"], asked["data"]), psutil.Process()
-    async with aiovec.connect(asked["target"]) as store:
+async def _measure(settings: dict[str, Any]) -> dict[str, Any]:
+    data, process = load(settings["rows"], settings["data"]), psutil.Process()
+    async with aiovec.connect(settings["target"]) as store:
         await fill(store, data)
         # What calls need once is loaded before: tables in memory, caches, imports.
-        await _work(store, data, 8, asked["seconds"] / 6)
+        await _work(store, data, 8, settings["seconds"] / 6)
         await _settle(store)
         before = process.memory_info().rss
-        found = await _work(store, data, asked["tasks"], asked["seconds"])
+        result = await _work(store, data, settings["tasks"], settings["seconds"])
         most = process.memory_info().rss
         await _settle(store)
         after = process.memory_info().rss
-    p50, p99 = np.percentile(found["late"], (50, 99))
+    p50, p99 = np.percentile(result["late"], (50, 99))
     return {
         "measured": {
-            "calls (per second)": found["rate"],
+            "calls (per second)": result["rate"],
             "lag of the event loop, p50": p50,
             "lag of the event loop, p99": p99,
-            "lag of the event loop, most": max(found["late"]),
-            "slowest call": 1000 * found["slowest"][0],
+            "lag of the event loop, most": max(result["late"]),
+            "slowest call": 1000 * result["slowest"][0],
             "memory before (MiB)": before / _MIB,
             "memory at the end (MiB)": most / _MIB,
             "memory after upkeep (MiB)": after / _MIB,
         },
-        "refused": found["refused"],
-        "slowest": found["slowest"][1],
+        "refused": result["refused"],
+        "slowest": result["slowest"][1],
     }
 
 

@@ -90,25 +90,25 @@ async def interleaved(ways: Mapping[str, Way], rounds: int) -> dict[str, list[fl
 
     Every second round goes backwards, so that no way always follows the same other one.
     """
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in list(ways) if number % 2 == 0 else list(ways)[::-1]:
-            found[name].append(await ways[name]())
-    return found
+            times[name].append(await ways[name]())
+    return times
 
 
-def medians(found: Mapping[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in found.items()}
+def medians(measured: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in measured.items()}
 
 
-def ratio(found: Mapping[str, list[float]], one: str, other: str) -> float:
+def ratio(measured: Mapping[str, list[float]], way: str, other: str) -> float:
     """Return the median of the rounds' ratios."""
-    return float(np.median(np.divide(found[one], found[other])))
+    return float(np.median(np.divide(measured[way], measured[other])))
 
 
-def ratios(found: Mapping[str, list[float]], one: str, *others: str) -> dict[str, float]:
+def ratios(measured: Mapping[str, list[float]], way: str, *others: str) -> dict[str, float]:
     """Return the ratios of one way to others, as far as those were measured."""
-    return {f"{one} / {name}": ratio(found, one, name) for name in others if name in found}
+    return {f"{way} / {name}": ratio(measured, way, name) for name in others if name in measured}
 
 
 def block_of(ask: Ask, queries: int, seconds: float) -> Way:
@@ -179,16 +179,16 @@ async def shared(call: Callable[[int], Awaitable[object]], numbers: range, tasks
 @asynccontextmanager
 async def lags(every: float = 0.005) -> AsyncIterator[list[float]]:
     """Collect the milliseconds by which timers of the event loop are late."""
-    found: list[float] = []
+    late: list[float] = []
 
     async def look() -> None:
         while True:
             began = time.perf_counter()
             await asyncio.sleep(every)
-            found.append((time.perf_counter() - began - every) * 1000)
+            late.append((time.perf_counter() - began - every) * 1000)
 
     async with beside(look()):
-        yield found
+        yield late
 
 
 @asynccontextmanager
@@ -214,11 +214,11 @@ def most_memory() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-async def fresh(module: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+async def fresh(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Run a module of the benchmarks in a process of its own; both sides speak JSON."""
-    out = await output(sys.executable, "-m", f"bench.{module}", json.dumps(asked))
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
+    out = await output(sys.executable, "-m", f"bench.{module}", json.dumps(settings))
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result
 
 
 async def output(*command: str) -> str:

@@ -27,13 +27,13 @@ _ROWS, _DIM, _ROUNDS = 100_000, 768, 3
 async def run(options: Options) -> list[Result]:
     data = generate(options.rows(_ROWS), _DIM)
     original, back = str(options.folder / "original.db"), str(options.folder / "back.db")
-    there = f"lancedb://{options.folder / 'there'}"
+    lance = f"lancedb://{options.folder / 'there'}"
     async with aiovec.connect(original) as store:
         await fill(store, data)
     results = [
-        await _measured(f"{what}, {data}", source, target, len(data), options)
-        for what, source, target in (
-            ("SQLite to LanceDB", original, there), ("LanceDB to SQLite", there, back)
+        await _measured(f"{direction}, {data}", source, target, len(data), options)
+        for direction, source, target in (
+            ("SQLite to LanceDB", original, lance), ("LanceDB to SQLite", lance, back)
         )
     ]  # fmt: skip
     first, last = await _rows(original), await _rows(back)
@@ -42,28 +42,28 @@ async def run(options: Options) -> list[Result]:
     return results
 
 
-async def _measured(what: str, source: str, target: str, rows: int, options: Options) -> Result:
+async def _measured(compared: str, source: str, target: str, rows: int, options: Options) -> Result:
     memory: dict[str, float] = {}
     phases: dict[str, list[float]] = {}
 
     async def moved(how: str) -> float:
         _remove(target)
-        asked = {"how": how, "source": source, "target": target}
-        told = await fresh("migrate", asked)
-        memory[how] = max(memory.get(how, 0.0), told["memory"])
+        settings = {"how": how, "source": source, "target": target}
+        result = await fresh("migrate", settings)
+        memory[how] = max(memory.get(how, 0.0), result["memory"])
         for phase in ("copying", "verifying"):
-            if phase in told:
-                phases.setdefault(phase, []).append(rows / float(told[phase]))
-        return rows / float(told["seconds"])
+            if phase in result:
+                phases.setdefault(phase, []).append(rows / float(result[phase]))
+        return rows / float(result["seconds"])
 
     run, loop = "aiovec migrate, copied and verified", "plain loop, nothing verified"
     # The run comes last in the last round, so its target is the one that stays.
-    found = await interleaved(
+    rounds = await interleaved(
         {loop: lambda: moved("loop"), run: lambda: moved("run")}, options.rounds(_ROUNDS) | 1
     )
     rates = ", ".join(f"{phase} {median(each):,.0f} rows/s" for phase, each in phases.items())
     return Result(
-        "migrate", f"{what} (median)", "rows/s", medians(found), ratios(found, run, loop),
+        "migrate", f"{compared} (median)", "rows/s", medians(rounds), ratios(rounds, run, loop),
         [rates, f"memory at most: {memory['run']:,.0f} MiB; loop: {memory['loop']:,.0f} MiB"],
     )  # fmt: skip
 
@@ -88,13 +88,13 @@ def _remove(target: str) -> None:
 
 async def _loop(source: str, target: str) -> None:
     """Copy as one would by hand."""
-    async with aiovec.connect(source) as one, aiovec.connect(target) as other:
-        await other.create_table(TABLE, await one.schema(TABLE))
-        async for batch in one.export(TABLE, batch_size=1000):
-            await other.insert(TABLE, batch)
+    async with aiovec.connect(source) as reader, aiovec.connect(target) as writer:
+        await writer.create_table(TABLE, await reader.schema(TABLE))
+        async for batch in reader.export(TABLE, batch_size=1000):
+            await writer.insert(TABLE, batch)
 
 
-async def _timed(asked: dict[str, Any]) -> dict[str, float]:
+async def _timed(settings: dict[str, Any]) -> dict[str, float]:
     # No index is built in the background meanwhile.
     os.environ["AIOVEC_RETRIEVAL__LANCEDB__INDEX"] = "none"
     phases: dict[str, float] = {}
@@ -109,10 +109,10 @@ async def _timed(asked: dict[str, Any]) -> dict[str, float]:
             phases[event.phase] = time.perf_counter() - began
 
     started = time.perf_counter()
-    if asked["how"] == "loop":
-        await _loop(asked["source"], asked["target"])
+    if settings["how"] == "loop":
+        await _loop(settings["source"], settings["target"])
     else:
-        await aiovec_migrate.run(asked["source"], asked["target"], listener=listen)
+        await aiovec_migrate.run(settings["source"], settings["target"], listener=listen)
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "memory": most_memory(), **phases}
 

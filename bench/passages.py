@@ -53,7 +53,7 @@ async def _measured(model: str, kind: str, size: int, overlap: int) -> dict[str,
         passages = documents.passages(text, source=name, size=size, overlap=overlap)
         rows += [{**row, "source": page} async for row in passages]
     questions = {**on_pages("pages").questions, **on_pages("sentences").questions}
-    found = {"page": 0, "section": 0}
+    counts = {"page": 0, "section": 0}
     async with aiovec.connect(":memory:", embedder=model) as store:
         await store.create_table("t", documents.SCHEMA)
         await store.insert("t", rows)
@@ -61,14 +61,14 @@ async def _measured(model: str, kind: str, size: int, overlap: int) -> dict[str,
             hits = await store.search_hybrid("t", question, limit=_FIRST)
             pages = {answer.partition("#")[0] for answer in answers}
             each = await store.search_hybrid("t", question, limit=_FIRST, group_by="source")
-            found["page"] += any(hit["source"] in pages for hit in each)
-            found["section"] += any(
+            counts["page"] += any(hit["source"] in pages for hit in each)
+            counts["section"] += any(
                 _touches(hit, answer, sections) for hit in hits for answer in answers
             )
     return {
         "passages": len(rows),
         "characters": sum(len(row["body"]) for row in rows) / len(rows),
-        **{f"{name}@{_FIRST}": count / len(questions) for name, count in found.items()},
+        **{f"{name}@{_FIRST}": count / len(questions) for name, count in counts.items()},
     }
 
 

@@ -116,8 +116,8 @@ async def _faiss(_folder: Path, rows: Rows) -> AsyncIterator[Search]:
         if most is not None:
             wanted = faiss.IDSelectorBatch(np.flatnonzero(picks < most))
             chosen = faiss.SearchParameters(sel=wanted)
-        found = index.search(vector[None], LIMIT, params=chosen)[1][0]
-        return [int(row) for row in found if row >= 0]
+        nearest = index.search(vector[None], LIMIT, params=chosen)[1][0]
+        return [int(row) for row in nearest if row >= 0]
 
     yield in_thread(search)
 
@@ -136,8 +136,8 @@ async def _chroma(folder: Path, rows: Rows) -> AsyncIterator[Search]:
 
     def search(vector: Any, most: int | None) -> list[int]:
         where = None if most is None else {"pick": {"$lt": most}}
-        found = table.query(query_embeddings=vector[None], n_results=LIMIT, where=where)
-        return [int(id) for id in found["ids"][0]]
+        answer = table.query(query_embeddings=vector[None], n_results=LIMIT, where=where)
+        return [int(id) for id in answer["ids"][0]]
 
     yield in_thread(search)
 
@@ -162,8 +162,8 @@ async def _qdrant(_folder: Path, rows: Rows) -> AsyncIterator[Search]:
     async def search(vector: Any, most: int | None) -> list[int]:
         below = models.FieldCondition(key="pick", range=models.Range(lt=most))
         where = None if most is None else models.Filter(must=[below])
-        found = await client.query_points("t", query=vector, limit=LIMIT, query_filter=where)
-        return [point.id for point in found.points]
+        answer = await client.query_points("t", query=vector, limit=LIMIT, query_filter=where)
+        return [point.id for point in answer.points]
 
     yield search
     await client.close()
@@ -211,8 +211,8 @@ def _lancedb(indexed: bool) -> Callable[[Path, Rows], AbstractAsyncContextManage
             query = table.query().nearest_to(vector).distance_type("cosine").limit(LIMIT)
             query = query.ef(_EF) if indexed else query
             query = query if most is None else query.where(f"pick < {most}")
-            found = await query.select(["id", "pick", "text", "_distance"]).to_list()
-            return [row["id"] for row in found]
+            nearest = await query.select(["id", "pick", "text", "_distance"]).to_list()
+            return [row["id"] for row in nearest]
 
         yield search
 
@@ -237,10 +237,10 @@ async def _milvus(folder: Path, rows: Rows) -> AsyncIterator[Search]:
 
     async def search(vector: Any, most: int | None) -> list[int]:
         where = "" if most is None else f"pick < {most}"
-        found = await client.search(
+        answer = await client.search(
             "t", [vector], limit=LIMIT, filter=where, output_fields=["pick", "text"]
         )
-        return [row["id"] for row in found[0]]
+        return [row["id"] for row in answer[0]]
 
     yield search
     await client.close()
@@ -269,8 +269,8 @@ async def _zvec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
     def search(vector: Any, most: int | None) -> list[int]:
         query = zvec.Query("v", vector=vector, param=zvec.HnswQueryParam(ef=_EF))
         where = None if most is None else f"pick < {most}"
-        found = table.query(query, topk=LIMIT, filter=where, output_fields=["pick", "text"])
-        return [int(row.id) for row in found]
+        nearest = table.query(query, topk=LIMIT, filter=where, output_fields=["pick", "text"])
+        return [int(row.id) for row in nearest]
 
     yield in_thread(search)
 
@@ -290,15 +290,15 @@ PEERS = {
 }
 
 
-async def measure(name: str, asked: dict[str, Any]) -> dict[str, float]:
+async def measure(name: str, settings: dict[str, Any]) -> dict[str, float]:
     """Fill the store, search it in each way, and return the figures.
 
     If it is not told what the nearest rows must reach, it searches once.
     """
-    given = np.load(asked["data"])
+    given = np.load(settings["data"])
     rows = Rows(given["vectors"], given["picks"].tolist(), given["texts"].tolist())
-    queries, seconds = given["queries"], asked["seconds"]
-    folder = Path(asked["folder"])
+    queries, seconds = given["queries"], settings["seconds"]
+    folder = Path(settings["folder"])
     folder.mkdir()  # noqa: ASYNC240
     began = time.perf_counter()
     async with PEERS[name].opened(folder, rows) as search:
@@ -313,22 +313,22 @@ async def measure(name: str, asked: dict[str, Any]) -> dict[str, float]:
         shares = {}
         for kind, most, least in (
             ("recall", None, given["least"]),
-            ("recall under a filter", asked["most"], given["least_of_few"]),
+            ("recall under a filter", settings["most"], given["least_of_few"]),
         ):
             near = 0
             for query, worst in zip(queries, least, strict=True):
-                found = [*{*await search(query, most)}]
-                near += np.count_nonzero(rows.vectors[found] @ query >= worst)
+                nearest = [*{*await search(query, most)}]
+                near += np.count_nonzero(rows.vectors[nearest] @ query >= worst)
             shares[kind] = float(near) / LIMIT / len(queries)
         stall = min([await _stall(search, queries) for _ in range(3)])
-        one, few = [
+        plain, filtered = [
             await block_of(partial(ask, most=most), len(queries), seconds)()
-            for most in (None, asked["most"])
+            for most in (None, settings["most"])
         ]
-        many = await rate(ask, asked["clients"], seconds)
+        many = await rate(ask, settings["clients"], seconds)
     return {
         "opened and filled (s)": filled, **shares, "longest stall (ms)": stall,
-        "one search (ms)": one, "one search under a filter (ms)": few,
+        "one search (ms)": plain, "one search under a filter (ms)": filtered,
         "searches/s together": many,
     }  # fmt: skip
 

@@ -91,8 +91,8 @@ def _sets(folder: str | None) -> Iterator[tuple[str, Labelled]]:
     for name in ("support", "kitchen"):
         blocks = list(_blocks(name))
         questions: dict[str, set[str]] = {}
-        for id, _, asked in blocks:
-            for question in asked:
+        for id, _, listed in blocks:
+            for question in listed:
                 questions.setdefault(question, set()).add(id)
         yield name, Labelled({id: text for id, text, _ in blocks}, questions)
     yield "pages", on_pages("pages")
@@ -126,9 +126,9 @@ def on_pages(name: str) -> Labelled:
         for heading, text in zip(parts[1::2], parts[2::2], strict=True):
             passages[f"{page}#{heading}"] = f"{heading}\n{text}"
     questions: dict[str, set[str]] = {}
-    for place, _, asked in _blocks(name):
+    for place, _, listed in _blocks(name):
         assert place in passages, place
-        for question in asked:
+        for question in listed:
             questions.setdefault(question, set()).add(place)
     return Labelled(passages, questions)
 
@@ -136,7 +136,7 @@ def on_pages(name: str) -> Labelled:
 def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:
     """Yield the three sets of a dictionary's entries."""
     rows = pq.read_table(next(folder.glob("*.parquet")), columns=["id", "words", "text"])
-    described = {word: asked for word, _, asked in _blocks("descriptions")}
+    described = {word: listed for word, _, listed in _blocks("descriptions")}
     chance = random.Random(5)
     entries = rows.to_pylist()
     chance.shuffle(entries)
@@ -150,8 +150,8 @@ def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:
     words = [word for word in meant if re.fullmatch("[a-z]{6,}", word)][:_WORDS]
     yield "words", Labelled(passages, {word: meant[word] for word in words})
     yield "misspelt", Labelled(passages, {_misspelt(word, chance): meant[word] for word in words})
-    asked = {text: meant[word] for word, texts in described.items() for text in texts}
-    yield "descriptions", Labelled(passages, asked)
+    questions = {text: meant[word] for word, texts in described.items() for text in texts}
+    yield "descriptions", Labelled(passages, questions)
 
 
 def _misspelt(word: str, chance: random.Random) -> str:

@@ -26,7 +26,7 @@ _LEAST_ROWS = 2_000
 async def run(options: Options) -> list[Result]:
     data = load(max(_LEAST_ROWS, options.rows(ROWS)), options.data)
     return [
-        await _told_and_true(name, shape, kind, options)
+        await _reported_and_true(name, shape, kind, options)
         for name, shape in _shapes(data, options)
         for kind in KINDS
     ]
@@ -53,7 +53,7 @@ def _with(data: Data, vectors: Float32Array, queries: Float32Array) -> Data:
     return Data(data.origin, vectors, data.texts, queries)
 
 
-async def _told_and_true(name: str, data: Data, kind: str, options: Options) -> Result:
+async def _reported_and_true(name: str, data: Data, kind: str, options: Options) -> Result:
     config = options.folder / "recall.toml"
     config.write_text('[retrieval.lancedb]\nindex = "none"\n')
     target = f"lancedb://{options.folder / f'{name}-{kind}'}"
@@ -64,20 +64,20 @@ async def _told_and_true(name: str, data: Data, kind: str, options: Options) -> 
         await store.create_index(TABLE, kind)
         # By another store: what is searched for in this one is what it measures with.
         async with aiovec.connect(target, read_only=True) as reader:
-            for whose in ("made questions", "its own"):
-                measured[f"{whose}, told"] = (await store.stats(TABLE)).details["recall"]
-                measured[f"{whose}, true"] = await _true(reader, data, others)
+            for source in ("made questions", "its own"):
+                measured[f"{source}, told"] = (await store.stats(TABLE)).details["recall"]
+                measured[f"{source}, true"] = await _true(reader, data, others)
                 await store.search_many(TABLE, data.queries[:_ASKED], limit=LIMIT, select=[])
                 await store.optimize(TABLE)
             for share in (10, 1):
-                found = await _true(reader, data, others, share * 10)
-                measured[f"its own, true under a filter of {share} %"] = found
+                recall = await _true(reader, data, others, share * 10)
+                measured[f"its own, true under a filter of {share} %"] = recall
             data = await _replaced(store, data)
             measured["its own, true with 30 % replaced"] = await _true(reader, data, others)
         effort = (await store.stats(TABLE)).details["effort"]
     differences = {
-        f"{whose}, told - true": measured[f"{whose}, told"] - measured[f"{whose}, true"]
-        for whose in ("made questions", "its own")
+        f"{source}, told - true": measured[f"{source}, told"] - measured[f"{source}, true"]
+        for source in ("made questions", "its own")
     }
     wrong = []
     if abs(differences["its own, told - true"]) > _TOO_FAR:
@@ -102,10 +102,10 @@ async def _replaced(store: VectorStore, data: Data) -> Data:
 
 async def _true(store: VectorStore, data: Data, questions: range, picks: int = PICKS) -> float:
     """Return the recall of questions among the rows whose ``pick`` is below a bound."""
-    found = await store.search_many(
+    results = await store.search_many(
         TABLE, data.queries[questions.start : questions.stop], limit=LIMIT, select=[],
         where=None if picks == PICKS else f"pick < {picks}",
     )  # fmt: skip
-    answers = [[row_number(hit.id) for hit in hits] for hits in found]
+    answers = [[row_number(hit.id) for hit in hits] for hits in results]
     allowed = np.flatnonzero(data.picks < picks)
     return data.recall(zip(questions, answers, strict=True), allowed)

@@ -65,8 +65,8 @@ async def _place(
             bucket = stack.enter_context(buckets.s3_server())
             proxy = await stack.enter_async_context(Proxy(bucket.endpoint))
             counts.watch(proxy)
-            told = {**bucket.options, "aws_endpoint": proxy.url, "timeout": "300s"}
-            listed = ", ".join(f'{key} = "{value}"' for key, value in told.items())
+            storage = {**bucket.options, "aws_endpoint": proxy.url, "timeout": "300s"}
+            listed = ", ".join(f'{key} = "{value}"' for key, value in storage.items())
             config.write_text(f"[retrieval.lancedb]\nstorage_options = {{ {listed} }}\n")
         else:
             config.write_text("")
@@ -86,25 +86,25 @@ async def _place(
                 )  # fmt: skip
                 if code:
                     raise RuntimeError(said)
-                what = f"{step[0]}, {workers} workers"
+                label = f"{step[0]}, {workers} workers"
                 facts, _ = json.JSONDecoder().raw_decode(said, said.index("{"))
-                measured[f"{what} (s)"] = facts["seconds"]
-                measured |= counts.figures(what)
+                measured[f"{label} (s)"] = facts["seconds"]
+                measured |= counts.figures(label)
             await asyncio.to_thread(cluster.close)
         queries = options.folder / "queries.npy"
         await asyncio.to_thread(np.save, queries, data.queries[:200])
         for readers in _READERS:
             counts.clear()
-            asked = {
+            settings = {
                 "target": target, "config": str(config), "seconds": options.seconds(_SECONDS),
                 "queries": str(queries),
             }  # fmt: skip
-            found = await asyncio.gather(*(fresh("scale", asked) for _ in range(readers)))
-            searches, cpu = (sum(one[key] for one in found) for key in ("searches", "cpu"))
-            what = f"{readers} readers"
-            measured[f"{what} (searches/s)"] = sum(one["rate"] for one in found)
-            measured[f"{what}, cpu of a search (ms)"] = 1e3 * cpu / searches
-            measured |= counts.figures(what, searches)
+            results = await asyncio.gather(*(fresh("scale", settings) for _ in range(readers)))
+            searches, cpu = (sum(result[key] for result in results) for key in ("searches", "cpu"))
+            label = f"{readers} readers"
+            measured[f"{label} (searches/s)"] = sum(result["rate"] for result in results)
+            measured[f"{label}, cpu of a search (ms)"] = 1e3 * cpu / searches
+            measured |= counts.figures(label, searches)
     await asyncio.to_thread(shutil.rmtree, options.folder / "ray", True)
     compared = f"{data} in {_FILES} files, loaded, then compacted and indexed, then read"
     return Result(f"scale, {name}", compared, "", {key: v for key, v in measured.items() if v})
@@ -134,24 +134,24 @@ class Counts(Counter[str]):
 
         proxy.arm(meddle)
 
-    def figures(self, what: str, each: float = 1) -> dict[str, float]:
-        return {f"{what}, {name}": count / each for name, count in sorted(self.items())}
+    def figures(self, label: str, each: float = 1) -> dict[str, float]:
+        return {f"{label}, {name}": count / each for name, count in sorted(self.items())}
 
 
-async def _read(asked: dict[str, Any]) -> dict[str, float]:
+async def _read(settings: dict[str, Any]) -> dict[str, float]:
     """Search for some seconds, in a process of its own."""
-    store = aiovec.connect(asked["target"], config=asked["config"], read_only=True)
+    store = aiovec.connect(settings["target"], config=settings["config"], read_only=True)
     async with store as reader:
-        queries = await asyncio.to_thread(np.load, asked["queries"])
+        queries = await asyncio.to_thread(np.load, settings["queries"])
         await reader.search(TABLE, queries[0])
         began, used = time.perf_counter(), time.process_time()
-        found = await rate(
+        searches = await rate(
             lambda turn: reader.search(TABLE, queries[turn % len(queries)]),
             _TASKS,
-            asked["seconds"],
+            settings["seconds"],
         )
         took, cpu = time.perf_counter() - began, time.process_time() - used
-        return {"rate": found, "searches": found * took, "cpu": cpu}
+        return {"rate": searches, "searches": searches * took, "cpu": cpu}
 
 
 if __name__ == "__main__":

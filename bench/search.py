@@ -73,29 +73,29 @@ async def run(options: Options) -> list[Result]:
 async def _opening(path: Path, by_hand: Path, data: Data, options: Options) -> Result:
     queries = options.folder / "query.npy"
     np.save(queries, data.queries[:1])
-    asked = {"queries": str(queries)}
-    told: list[dict[str, Any]] = []
+    settings = {"queries": str(queries)}
+    openings: list[dict[str, Any]] = []
     # Makes the scan file of a table that is large enough for one.
-    made = await fresh("search", {**asked, "path": str(path), "keep": True})
+    made = await fresh("search", {**settings, "path": str(path), "keep": True})
 
     async def ours() -> float:
-        told.append(await fresh("search", {**asked, "path": str(path)}))
-        return float(told[-1]["first"])
+        openings.append(await fresh("search", {**settings, "path": str(path)}))
+        return float(openings[-1]["first"])
 
     async def theirs() -> float:
-        return float((await fresh("search", {**asked, "by_hand": str(by_hand)}))["first"])
+        return float((await fresh("search", {**settings, "by_hand": str(by_hand)}))["first"])
 
     first, hand = "aiovec, to the first answer", "sqlite-vec by hand, to the first answer"
-    found = await interleaved({first: ours, hand: theirs}, options.rounds(5))
-    middle = {name: float(np.median([one[name] for one in told])) for name in told[0]}
+    times = await interleaved({first: ours, hand: theirs}, options.rounds(5))
+    middle = {name: float(np.median([each[name] for each in openings])) for name in openings[0]}
     four = await held_together(str(path), queries)
     return Result(
         "search, opening",
         f"fresh processes that open {data}, after the imports (median)",
         "ms",
-        {**medians(found), "aiovec, until the table is in memory": middle["loaded"],
+        {**medians(times), "aiovec, until the table is in memory": middle["loaded"],
          "the same, without a scan file": made["loaded"]},
-        ratios(found, first, hand),
+        ratios(times, first, hand),
         [f"memory before the first search: {middle['before']:.0f} MiB",
          f"memory when the table is loaded: {middle['after']:.0f} MiB",
          f"memory of four processes together: {four:.0f} MiB"],
@@ -104,9 +104,9 @@ async def _opening(path: Path, by_hand: Path, data: Data, options: Options) -> R
 
 async def held_together(target: str, queries: Path) -> float:
     """Return the MiB of four processes that search a store at the same time."""
-    asked = {"path": target, "queries": str(queries), "hold": _HELD}
-    four = await asyncio.gather(*(fresh("search", asked) for _ in range(4)))
-    return float(sum(one["share"] for one in four))
+    settings = {"path": target, "queries": str(queries), "hold": _HELD}
+    four = await asyncio.gather(*(fresh("search", settings) for _ in range(4)))
+    return float(sum(process["share"] for process in four))
 
 
 async def _one_client(store: VectorStore, by_hand: Path, data: Data, options: Options) -> Result:
@@ -119,14 +119,14 @@ async def _one_client(store: VectorStore, by_hand: Path, data: Data, options: Op
             notes.append("skipped: faiss: it is not installed")
     seconds = options.seconds(_SECONDS)
     ways = {name: block_of(ask, len(data.queries), seconds) for name, ask in asking.items()}
-    found = await interleaved(ways, options.rounds(_ROUNDS))
+    times = await interleaved(ways, options.rounds(_ROUNDS))
     recall = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
     db.close()
     on_loop = await _on_loop(asking[AIOVEC], options)
     return Result(
         "search, one client",
         f"the 10 nearest of {data}, one search after the other (median)",
-        "ms", medians(found), ratios(found, AIOVEC, *list(asking)[1:]),
+        "ms", medians(times), ratios(times, AIOVEC, *list(asking)[1:]),
         ["recall: " + "; ".join(f"{name} {value:.4f}" for name, value in recall.items()),
          f"CPU time of the event loop's thread for a search by aiovec: {on_loop:.2f} ms", *notes],
         [f"{name} found {value:.4f} of the nearest rows, and all are its promise"
@@ -176,7 +176,7 @@ async def _filters(store: VectorStore, data: Data, options: Options) -> Result:
     seconds = options.seconds(_SECONDS)
     asking = {name: by_aiovec(store, data, where=where) for name, (where, _) in filters.items()}
     ways = {none: by_aiovec(store, data), **asking}
-    found = await interleaved(
+    times = await interleaved(
         {name: block_of(ask, len(data.queries), seconds) for name, ask in ways.items()},
         options.rounds(_ROUNDS),
     )
@@ -192,8 +192,8 @@ async def _filters(store: VectorStore, data: Data, options: Options) -> Result:
     return Result(
         "search, filters",
         f"the 10 nearest that a filter over an indexed int field selects, of {data} (median)",
-        "ms", medians(found),
-        {f"{name} / {none}": ratio(found, name, none) for name in asking},
+        "ms", medians(times),
+        {f"{name} / {none}": ratio(times, name, none) for name in asking},
         wrong=wrong,
     )  # fmt: skip
 
@@ -208,10 +208,10 @@ async def _crowds(store: VectorStore, data: Data, options: Options) -> Result:
         with suppress(ImportError):
             # It blocks the event loop, so its clients take turns.
             asking[FAISS] = _faiss_flat(data)
-    found = {}
+    rates = {}
     for name, ask in asking.items():
-        found[name] = [await rate(ask, CLIENTS, seconds)]
-    measured = medians(found)
+        rates[name] = [await rate(ask, CLIENTS, seconds)]
+    measured = medians(rates)
     for clients in (1, 8, 256):
         for name, ask in asking.items():
             measured[f"{name}; {clients} clients"] = await rate(ask, clients, seconds / 4)
@@ -226,7 +226,7 @@ async def _crowds(store: VectorStore, data: Data, options: Options) -> Result:
         "search, crowds",
         f"{CLIENTS} clients at once for {seconds:g} s, {data}",
         "searches/s", measured,
-        ratios(found, AIOVEC, FAISS) | ratios(found, two, AIOVEC),
+        ratios(rates, AIOVEC, FAISS) | ratios(rates, two, AIOVEC),
     )  # fmt: skip
 
 
@@ -243,7 +243,7 @@ async def _writes_beside(store: VectorStore, data: Data, options: Options) -> Re
     alone = await rate(ask, CLIENTS, seconds)
     async with lags() as late, _writer(store, data) as written:
         began = time.perf_counter()
-        both = await rate(noted, CLIENTS, seconds)
+        busy = await rate(noted, CLIENTS, seconds)
         upserted = written[0] / (time.perf_counter() - began)
     p50, p99 = np.percentile(late, (50, 99))
     recall = data.recall(answers)
@@ -256,9 +256,9 @@ async def _writes_beside(store: VectorStore, data: Data, options: Options) -> Re
         f"{CLIENTS} clients at once for {seconds:g} s while {_WRITTEN} rows a second are "
         f"upserted, {data}; then one client while as many rows are imported into another table",
         "searches/s",
-        {f"{CLIENTS} clients, no writer": alone, f"{CLIENTS} clients, with the writer": both,
+        {f"{CLIENTS} clients, no writer": alone, f"{CLIENTS} clients, with the writer": busy,
          "one client (ms)": quiet, "one client, beside an import (ms)": importing},
-        {"with the writer / without": both / alone, "beside an import / alone": importing / quiet},
+        {"with the writer / without": busy / alone, "beside an import / alone": importing / quiet},
         [f"lag of the event loop: p50 {p50:.2f}, p99 {p99:.2f}, most {max(late):.1f} ms",
          f"rows written: {upserted:.0f} a second"],
         [f"recall with the writer {recall:.4f}"] if recall < 1 else [],
@@ -316,9 +316,9 @@ async def _open(path: str, query: Any, keep: bool, hold: float) -> dict[str, flo
 
 def _has_token(path: str) -> bool:
     db = connect(Path(path.removeprefix("sqlite://")))
-    found = db.execute("SELECT 1 FROM aiovec_state WHERE key LIKE 'scan:%'").fetchone()
+    token = db.execute("SELECT 1 FROM aiovec_state WHERE key LIKE 'scan:%'").fetchone()
     db.close()
-    return found is not None
+    return token is not None
 
 
 def _open_by_hand(path: str, query: Any) -> dict[str, float]:
@@ -331,12 +331,12 @@ def _open_by_hand(path: str, query: Any) -> dict[str, float]:
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
-    (query,) = np.load(asked["queries"])
-    if "by_hand" in asked:
-        print(json.dumps(_open_by_hand(asked["by_hand"], query)))
+    settings = json.loads(sys.argv[1])
+    (query,) = np.load(settings["queries"])
+    if "by_hand" in settings:
+        print(json.dumps(_open_by_hand(settings["by_hand"], query)))
     else:
-        opened = _open(asked["path"], query, "keep" in asked, asked.get("hold", 0.0))
+        opened = _open(settings["path"], query, "keep" in settings, settings.get("hold", 0.0))
         print(json.dumps(asyncio.run(opened)))
 
 

@@ -56,14 +56,14 @@ async def run(options: Options) -> list[Result]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(aiovec.connect(path))
         await fill(store, data)
-        ours = await stack.enter_async_context(_serving(path))
-        remote = await stack.enter_async_context(aiovec.connect(f"http://127.0.0.1:{ours.port}"))
-        for one in (store, remote):
-            await until_loaded(one, data.queries[0])
+        server = await stack.enter_async_context(_serving(path))
+        remote = await stack.enter_async_context(aiovec.connect(f"http://127.0.0.1:{server.port}"))
+        for each in (store, remote):
+            await until_loaded(each, data.queries[0])
         return [
-            await _searches(store, remote, ours, data, options),
-            await _upserts(store, ours, data, options),
-            await _export(store, remote, ours, data, options),
+            await _searches(store, remote, server, data, options),
+            await _upserts(store, server, data, options),
+            await _export(store, remote, server, data, options),
         ]
 
 
@@ -76,11 +76,11 @@ class Server:
 
 
 class _Clients:
-    """Clients in a process of their own, and what they told of each kind of request."""
+    """Clients in a process of their own, and their results for each kind of request."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self.told: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, dict[str, Any]] = {}
 
     def way(
         self, name: str, server: Server, path: str, bodies: Sequence[object], count: int = CLIENTS
@@ -88,37 +88,37 @@ class _Clients:
         """Return a way: the rate at which so many clients are answered."""
         file = self._options.folder / name.replace("/", "-")
         file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
-        asked = {
+        settings = {
             "bodies": str(file), "clients": count, "seconds": self._options.seconds(_SECONDS),
             "url": f"http://127.0.0.1:{server.port}/tables/{TABLE}/{path}",
         }  # fmt: skip
 
         async def measure() -> float:
-            self.told[name] = await fresh("server", asked)
-            return float(self.told[name]["rate"])
+            self.results[name] = await fresh("server", settings)
+            return float(self.results[name]["rate"])
 
         return measure
 
     def times(self, name: str) -> str:
-        told = self.told[name]
-        return f"{name}: an answer takes {told['p50']:.1f} ms (p50), {told['p99']:.1f} ms (p99)"
+        result = self.results[name]
+        return f"{name}: an answer takes {result['p50']:.1f} ms (p50), {result['p99']:.1f} ms (p99)"
 
 
 async def _searches(
-    store: VectorStore, remote: VectorStore, ours: Server, data: Data, options: Options
+    store: VectorStore, remote: VectorStore, server: Server, data: Data, options: Options
 ) -> Result:
     seconds = options.seconds(_SECONDS)
     clients = _Clients(options)
     bodies = [{"vector": query.tolist(), "limit": LIMIT} for query in data.queries]
     ways: dict[str, Way] = {
-        name: partial(rate, by_aiovec(one, data), CLIENTS, seconds)
-        for name, one in {INSIDE: store, REMOTE: remote}.items()
+        name: partial(rate, by_aiovec(each, data), CLIENTS, seconds)
+        for name, each in {INSIDE: store, REMOTE: remote}.items()
     }
-    ways[HTTP] = clients.way(HTTP, ours, "search", bodies)
+    ways[HTTP] = clients.way(HTTP, server, "search", bodies)
     one_client = "POST /search, JSON, 1 client"
-    ways[one_client] = clients.way(one_client, ours, "search", bodies, 1)
-    found = await interleaved(ways, options.rounds(_ROUNDS))
-    answers = clients.told[HTTP]["answers"]
+    ways[one_client] = clients.way(one_client, server, "search", bodies, 1)
+    rates = await interleaved(ways, options.rounds(_ROUNDS))
+    answers = clients.results[HTTP]["answers"]
     recall = data.recall(
         [
             (int(query), [row_number(hit["id"]) for hit in json.loads(body)["hits"]])
@@ -129,14 +129,14 @@ async def _searches(
         "server, searches",
         f"the 10 nearest of {data} with their fields, aiovec serve on SQLite, clients in a "
         f"process of their own (median of {seconds:g} s each)",
-        "searches/s", medians(found), ratios(found, HTTP, INSIDE) | ratios(found, REMOTE, INSIDE),
-        [*map(clients.times, clients.told),
-         f"memory of the server: {ours.process.memory_info().rss / 2**20:.0f} MiB"],
+        "searches/s", medians(rates), ratios(rates, HTTP, INSIDE) | ratios(rates, REMOTE, INSIDE),
+        [*map(clients.times, clients.results),
+         f"memory of the server: {server.process.memory_info().rss / 2**20:.0f} MiB"],
         [f"recall over HTTP {recall:.4f}"] if recall < 1 else [],
     )  # fmt: skip
 
 
-async def _upserts(store: VectorStore, ours: Server, data: Data, options: Options) -> Result:
+async def _upserts(store: VectorStore, server: Server, data: Data, options: Options) -> Result:
     """Measure upserts of one row a request, each durable when it is answered."""
     numbers = range(min(len(data), 2_000))
     rows = [{**data.row(number), "embedding": data.vectors[number].tolist()} for number in numbers]
@@ -149,23 +149,23 @@ async def _upserts(store: VectorStore, ours: Server, data: Data, options: Option
     http = f"POST /records, JSON, {CLIENTS} clients"
     ways: dict[str, Way] = {
         INSIDE: partial(rate, inside, CLIENTS, options.seconds(_SECONDS)),
-        http: clients.way(http, ours, "records?mode=upsert", [[row] for row in rows]),
+        http: clients.way(http, server, "records?mode=upsert", [[row] for row in rows]),
     }
-    found = await interleaved(ways, options.rounds(_ROUNDS))
+    rates = await interleaved(ways, options.rounds(_ROUNDS))
     return Result(
         "server, upserts",
         f"one row of {data} a request (median of {options.seconds(_SECONDS):g} s each)",
-        "upserts/s", medians(found), ratios(found, http, INSIDE), [clients.times(http)],
+        "upserts/s", medians(rates), ratios(rates, http, INSIDE), [clients.times(http)],
     )  # fmt: skip
 
 
 async def _export(
-    store: VectorStore, remote: VectorStore, ours: Server, data: Data, options: Options
+    store: VectorStore, remote: VectorStore, server: Server, data: Data, options: Options
 ) -> Result:
     accept = {"Accept": "application/vnd.apache.arrow.stream"}
 
     def over_http() -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", ours.port)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
         connection.request("GET", f"/tables/{TABLE}/records", headers=accept)
         answer = connection.getresponse()
         assert answer.status == 200, answer.read(500)
@@ -184,10 +184,10 @@ async def _export(
         "remote backend": exporting(remote, data),
         "in the process": exporting(store, data),
     }
-    found = await interleaved(ways, options.rounds(_ROUNDS))
+    rates = await interleaved(ways, options.rounds(_ROUNDS))
     return Result(
-        "server, export", f"{data}, whole rows with vectors (median)", "rows/s", medians(found),
-        ratios(found, name, "in the process"),
+        "server, export", f"{data}, whole rows with vectors (median)", "rows/s", medians(rates),
+        ratios(rates, name, "in the process"),
     )  # fmt: skip
 
 
@@ -213,9 +213,9 @@ async def _serving(path: Path) -> AsyncIterator[Server]:
 # The process of the clients
 
 
-async def _asked(asked: dict[str, Any]) -> dict[str, Any]:
+async def _send_bodies(settings: dict[str, Any]) -> dict[str, Any]:
     """Send the bodies of a file in turn, each client again as soon as it is answered."""
-    bodies = (await asyncio.to_thread(Path(asked["bodies"]).read_bytes)).splitlines()
+    bodies = (await asyncio.to_thread(Path(settings["bodies"]).read_bytes)).splitlines()
     took: deque[float] = deque(maxlen=_TIMED)
     answers: dict[int, str] = {}
     async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
@@ -223,7 +223,7 @@ async def _asked(asked: dict[str, Any]) -> dict[str, Any]:
         async def ask(turn: int) -> None:
             number = turn % len(bodies)
             began = time.perf_counter()
-            async with session.post(asked["url"], data=bodies[number]) as answer:
+            async with session.post(settings["url"], data=bodies[number]) as answer:
                 text = await answer.text()
             took.append(1000 * (time.perf_counter() - began))
             if answer.status >= 300:
@@ -231,12 +231,12 @@ async def _asked(asked: dict[str, Any]) -> dict[str, Any]:
             if len(answers) < _KEPT:
                 answers[number] = text
 
-        await rate(ask, asked["clients"], asked["seconds"] / 5)  # warm up
+        await rate(ask, settings["clients"], settings["seconds"] / 5)  # warm up
         took.clear()
-        answered = await rate(ask, asked["clients"], asked["seconds"])
+        answered = await rate(ask, settings["clients"], settings["seconds"])
     p50, p99 = np.percentile(took, (50, 99))
     return {"rate": answered, "p50": p50, "p99": p99, "answers": answers}
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_asked(json.loads(sys.argv[1])))))
+    print(json.dumps(asyncio.run(_send_bodies(json.loads(sys.argv[1])))))

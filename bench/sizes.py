@@ -27,7 +27,7 @@ _ROUNDS, _SECONDS, _CROWD_SECONDS, _WRITES = 12, 0.2, 10.0, 1_000
 async def run(options: Options) -> list[Result]:
     data = load(options.rows(_ROWS), options.data, options.dim)
     measured: dict[str, float] = {}
-    notes, found, size = [], {}, 4 * len(data) * data.dim
+    notes, times, size = [], {}, 4 * len(data) * data.dim
     for backend in ("sqlite", "lancedb"):
         name = {"sqlite": "a.db", "lancedb": "lance"}[backend]
         target = f"{backend}://{options.folder / name}"
@@ -37,31 +37,31 @@ async def run(options: Options) -> list[Result]:
             filled = time.perf_counter() - began
             await until_loaded(store, data.queries[0])
         ready = time.perf_counter() - began
-        told = await _fresh(target, data, options)
+        figures = await _fresh(target, data, options)
         async with aiovec.connect(target) as store:
             await until_loaded(store, data.queries[0])
             ask = by_aiovec(store, data)
             block = block_of(ask, len(data.queries), options.seconds(_SECONDS))
-            found[backend] = (await interleaved({backend: block}, options.rounds(_ROUNDS)))[backend]
+            times[backend] = (await interleaved({backend: block}, options.rounds(_ROUNDS)))[backend]
             recall = await recall_of(ask, data, options)
             searches = await rate(ask, CLIENTS, options.seconds(_CROWD_SECONDS))
             writes = await shared(_upsert(store, data), range(options.rounds(_WRITES)), CLIENTS)
         measured |= {
             f"{backend}: inserted and optimized (s)": filled,
             f"{backend}: at full speed (s)": ready,
-            f"{backend}: first answer of a process": told["first"],
-            f"{backend}: one search": medians(found)[backend],
+            f"{backend}: first answer of a process": figures["first"],
+            f"{backend}: one search": medians(times)[backend],
             f"{backend}: {CLIENTS} clients (searches/s)": searches,
             f"{backend}: upserts by {CLIENTS} tasks (rows/s)": writes,
-            f"{backend}: memory of one process (MiB)": told["one"],
-            f"{backend}: memory of four processes (MiB)": told["four"],
+            f"{backend}: memory of one process (MiB)": figures["one"],
+            f"{backend}: memory of four processes (MiB)": figures["four"],
             f"{backend}: files, by the bytes of the vectors": _bytes(options.folder, name) / size,
         }
         notes.append(f"recall: {backend} {recall:.4f}")
     return [
         Result(
             "sizes", f"both backends with {data}, 10 nearest", "ms", measured,
-            {"one search, sqlite / lancedb": ratio(found, "sqlite", "lancedb")}, notes,
+            {"one search, sqlite / lancedb": ratio(times, "sqlite", "lancedb")}, notes,
         )
     ]  # fmt: skip
 
@@ -75,13 +75,13 @@ def _bytes(folder: Path, name: str) -> int:
 async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:
     queries = options.folder / "query.npy"
     np.save(queries, data.queries[:1])
-    asked = {"queries": str(queries), "path": target}
+    settings = {"queries": str(queries), "path": target}
     # A scan file is written behind the first search.
-    await fresh("search", {**asked, "keep": True})
-    firsts = [await fresh("search", asked) for _ in range(options.rounds(3))]
+    await fresh("search", {**settings, "keep": True})
+    firsts = [await fresh("search", settings) for _ in range(options.rounds(3))]
     return {
-        "first": float(np.median([one["first"] for one in firsts])),
-        "one": float(np.median([one["share"] for one in firsts])),
+        "first": float(np.median([result["first"] for result in firsts])),
+        "one": float(np.median([result["share"] for result in firsts])),
         "four": await held_together(target, queries),
     }
 

@@ -46,7 +46,7 @@ async def run(options: Options) -> list[Result]:
         "SQLite": str(options.folder / "start.db"),
         "LanceDB": f"lancedb://{options.folder / 'start'}",
     }
-    asked: dict[str, Sequence[str]] = {
+    runs: dict[str, Sequence[str]] = {
         "Python, nothing": (python, "-c", "pass"),
         "import numpy": (python, "-c", "import numpy"),
         "import lancedb": (python, "-c", "import lancedb"),
@@ -59,9 +59,9 @@ async def run(options: Options) -> list[Result]:
     }
     await output(python, "-c", _ANSWER, answers["SQLite"])
     for name, target in answers.items():
-        asked[f"10 rows written and found, {name}"] = (python, "-c", _ANSWER, target)
-    cpu: dict[str, list[float]] = {name: [] for name in asked}
-    ways: dict[str, Way] = {name: _measured(command, cpu[name]) for name, command in asked.items()}
+        runs[f"10 rows written and found, {name}"] = (python, "-c", _ANSWER, target)
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    ways: dict[str, Way] = {name: _measured(command, cpu[name]) for name, command in runs.items()}
     took = medians(await interleaved(ways, options.rounds(_ROUNDS)))
     most = {
         f"{name} (MiB)": float(await output(python, "-c", _ANSWER + _MEMORY, target))

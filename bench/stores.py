@@ -141,8 +141,8 @@ def by_sqlite_vec(db: sqlite3.Connection, data: Data) -> Ask:
     )
 
     async def ask(query: int) -> list[int]:
-        asked = data.queries[query % len(data.queries)].tobytes()
-        return [row_number(row[0]) for row in db.execute(sql, (asked, LIMIT))]
+        vector = data.queries[query % len(data.queries)].tobytes()
+        return [row_number(row[0]) for row in db.execute(sql, (vector, LIMIT))]
 
     return ask
 
@@ -178,8 +178,8 @@ def by_lance(table: Any, data: Data, **effort: int) -> Ask:
         built = built.distance_type("cosine")
         for name, value in effort.items():
             built = getattr(built, name)(value)
-        found = await built.select([*COLUMNS, "_distance"]).limit(LIMIT).to_arrow()
-        return [row_number(id) for id in found.column("id").to_pylist()]
+        rows = await built.select([*COLUMNS, "_distance"]).limit(LIMIT).to_arrow()
+        return [row_number(id) for id in rows.column("id").to_pylist()]
 
     return ask
 

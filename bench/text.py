@@ -46,19 +46,19 @@ async def run(options: Options) -> list[Result]:
             await fill(other, data, text=True)
             asking[ON_LANCE] = _by_words(other, words)
         seconds = options.seconds(_SECONDS)
-        found = await interleaved(
+        times = await interleaved(
             {name: block_of(ask, _WORDS, seconds) for name, ask in asking.items()},
             options.rounds(_ROUNDS),
         )
         hits = {words[turn]: await asking[AIOVEC](turn) for turn in range(options.rounds(50))}
         wrong = [f"no row found with {word!r}" for word, rows in hits.items() if not rows]
-    compared = ratios(found, AIOVEC, FTS5, TANTIVY, LANCEDB)
-    if ON_LANCE in found:
-        compared |= ratios(found, ON_LANCE, LANCEDB)
+    compared = ratios(times, AIOVEC, FTS5, TANTIVY, LANCEDB)
+    if ON_LANCE in times:
+        compared |= ratios(times, ON_LANCE, LANCEDB)
     return [
         Result(
             "text", f"the {LIMIT} best of {data} for a word of a text, whole rows (median)",
-            "ms", medians(found), compared | ratios(found, HYBRID, VECTOR), notes, wrong,
+            "ms", medians(times), compared | ratios(times, HYBRID, VECTOR), notes, wrong,
         )
     ]  # fmt: skip
 
@@ -99,8 +99,8 @@ def _by_fts5(db: sqlite3.Connection, words: list[str]) -> Ask:
     )
 
     async def ask(query: int) -> list[int]:
-        found = db.execute(sql, (f'"{words[query % len(words)]}"', LIMIT)).fetchall()
-        return [row_number(row[0]) for row in found]
+        rows = db.execute(sql, (f'"{words[query % len(words)]}"', LIMIT)).fetchall()
+        return [row_number(row[0]) for row in rows]
 
     return ask
 
@@ -125,8 +125,8 @@ def _by_tantivy(folder: Path, data: Data, words: list[str]) -> Ask:
 
     async def ask(query: int) -> list[int]:
         parsed = index.parse_query(f'"{words[query % len(words)]}"', ["text"])
-        found = [searcher.doc(at).to_dict() for _, at in searcher.search(parsed, LIMIT).hits]
-        return [row_number(row["id"][0]) for row in found]
+        rows = [searcher.doc(at).to_dict() for _, at in searcher.search(parsed, LIMIT).hits]
+        return [row_number(row["id"][0]) for row in rows]
 
     return ask
 
@@ -138,7 +138,7 @@ async def _by_lancedb(connection: Any, data: Data, words: list[str]) -> Ask:
 
     async def ask(query: int) -> list[int]:
         built = table.query().nearest_to_text(words[query % len(words)])
-        found = await built.select([*COLUMNS, "_score"]).limit(LIMIT).to_arrow()
-        return [row_number(id) for id in found.column("id").to_pylist()]
+        rows = await built.select([*COLUMNS, "_score"]).limit(LIMIT).to_arrow()
+        return [row_number(id) for id in rows.column("id").to_pylist()]
 
     return ask

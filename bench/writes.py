@@ -110,32 +110,32 @@ async def _single(options: Options) -> Result:
         db = connect(folder / "b.db")
         create(db, data.dim)
         db.close()
-        async with aiosqlite.Connection(lambda: connect(folder / "b.db"), 64) as one:
+        async with aiosqlite.Connection(lambda: connect(folder / "b.db"), 64) as handle:
 
             async def write(number: int) -> None:
                 async with lock:
-                    await one.execute("BEGIN IMMEDIATE")
+                    await handle.execute("BEGIN IMMEDIATE")
                     values = (number, *(rows[number][name] for name in COLUMNS))
-                    await one.execute(INSERT_ROW, values)
-                    await one.execute(INSERT_VECTOR, (number, data.vectors[number].tobytes()))
-                    await one.commit()
+                    await handle.execute(INSERT_ROW, values)
+                    await handle.execute(INSERT_VECTOR, (number, data.vectors[number].tobytes()))
+                    await handle.commit()
 
             return await shared(write, range(len(rows)), _TASKS)
 
-    many, one = f"aiovec, {_TASKS} tasks", "aiovec, one task"
+    many, single = f"aiovec, {_TASKS} tasks", "aiovec, one task"
     bare, locked = "SQLite by hand, blocking", f"aiosqlite by hand, {_TASKS} tasks and a lock"
     ways = {
-        many: ours(range(len(rows)), _TASKS), one: ours(alone, 1), bare: by_hand,
+        many: ours(range(len(rows)), _TASKS), single: ours(alone, 1), bare: by_hand,
         locked: with_a_lock,
     }  # fmt: skip
     flush = 1000 * _flush_seconds(options.folder)
-    found = await interleaved(
+    rates = await interleaved(
         {name: in_folder(options, way) for name, way in ways.items()}, options.rounds(_ROUNDS)
     )
     return Result(
         "writes, single rows",
         f"upserts of one row of {_DIM} dims, each durable when the call returns (median)",
-        "rows/s", medians(found), ratios(found, many, bare, locked) | ratios(found, one, bare),
+        "rows/s", medians(rates), ratios(rates, many, bare, locked) | ratios(rates, single, bare),
         [f"a flush takes {flush:.2f} ms on this disk"],
     )  # fmt: skip
 
@@ -173,14 +173,14 @@ async def _bulk(options: Options) -> Result:
 
             return each * await shared(write, numbers, 1)
 
-    found = await interleaved(
+    rates = await interleaved(
         {"aiovec": in_folder(options, ours), "SQLite by hand": in_folder(options, by_hand)},
         options.rounds(_ROUNDS),
     )
     return Result(
         "writes, bulk",
         f"{data}, batches of {_BATCH:,}, a durable commit each (median)",
-        "rows/s", medians(found), ratios(found, "aiovec", "SQLite by hand"),
+        "rows/s", medians(rates), ratios(rates, "aiovec", "SQLite by hand"),
     )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ async def _moved(options: Options) -> list[Result]:
     file = options.folder / "rows.parquet"
     pq.write_table(pa.Table.from_batches(data.batches(_BATCH)), file)
     rounds = options.rounds(_ROUNDS)
-    found = await interleaved(
+    rates = await interleaved(
         {
             "aiovec import": in_folder(options, lambda folder: _imported(data, file, folder)),
             "a script with pyarrow and SQLite": in_folder(
@@ -201,8 +201,8 @@ async def _moved(options: Options) -> list[Result]:
     imported = Result(
         "writes, import",
         f"a Parquet file of {data} into a new file, the process included (median)",
-        "rows/s", medians(found),
-        ratios(found, "aiovec import", "a script with pyarrow and SQLite"),
+        "rows/s", medians(rates),
+        ratios(rates, "aiovec import", "a script with pyarrow and SQLite"),
     )  # fmt: skip
     return [imported, await _export(options, data)]
 
@@ -246,12 +246,12 @@ async def _export(options: Options, data: Data) -> Result:
             assert count == len(data)
             return count / (time.perf_counter() - began)
 
-        found = await interleaved(
+        rates = await interleaved(
             {"aiovec export": exporting(store, data), "aiosqlite, a join by hand": by_hand},
             options.rounds(_ROUNDS),
         )
     return Result(
         "writes, export",
         f"{data} to Arrow batches of 1,000 (median)",
-        "rows/s", medians(found), ratios(found, "aiovec export", "aiosqlite, a join by hand"),
+        "rows/s", medians(rates), ratios(rates, "aiovec export", "aiosqlite, a join by hand"),
     )  # fmt: skip
