@@ -71,8 +71,8 @@ PICTURES = (
 def files(root: Path) -> dict[Path, str]:
     """Return the text of each picture, by its path below ``root``."""
     pages = ("docs/internals/benchmarks.md", "docs/explanation/benchmarks.md")
-    page = "\n".join((root / page).read_text(encoding="utf-8") for page in pages)
-    return {root / f"docs/assets/{one.name}.svg": _drawn(one, page) for one in PICTURES}
+    page = "\n".join((root / path).read_text(encoding="utf-8") for path in pages)
+    return {root / f"docs/assets/{picture.name}.svg": _drawn(picture, page) for picture in PICTURES}
 
 
 def _drawn(picture: Picture, page: str) -> str:
@@ -96,10 +96,10 @@ def _drawn(picture: Picture, page: str) -> str:
     for number, (row, name, label) in enumerate(zip(rows, names, labels, strict=True)):
         top = _TOP + line * number
         wide = max(2, round(room * _number(row[picture.length]) / most))
-        ours = ' class="ours"' if "aiovec" in name else ""
+        mark = ' class="ours"' if "aiovec" in name else ""
         drawn += [
             f'<text x="{_PAD}" y="{top + 14}">{escape(name)}</text>',
-            f'<rect{ours} x="{left}" y="{top}" width="{wide}" height="{_BAR}"/>',
+            f'<rect{mark} x="{left}" y="{top}" width="{wide}" height="{_BAR}"/>',
             f'<text x="{left + wide + 8}" y="{top + 14}">{escape(label)}</text>',
         ]
         if picture.note:
