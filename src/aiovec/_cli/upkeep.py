@@ -171,7 +171,7 @@ def index(
 
     with engine_of(engine, address) as workers:
         table, seconds, indexes = in_table(
-            store, config, table, lambda one: work(one, workers), shows_progress=True
+            store, config, table, lambda opened: work(opened, workers), shows_progress=True
         )
     done = "indexed" if drop is None else f"dropped the index {drop} of"
     shown = [f"{done} {table} in {seconds:.2f} s"]

@@ -179,10 +179,10 @@ class _Binder:
         fitting = [item for item in items if item is not None]
         return EqualsList(ref, tuple(fitting)) if len(fitting) == len(items) else _no_list(ref)
 
-    def _list_kind(self, leaf: Expr, ref: Ref, what: str) -> Kind | Literal["payload"]:
+    def _list_kind(self, leaf: Expr, ref: Ref, operation: str) -> Kind | Literal["payload"]:
         kind = self._kind(leaf, ref)
         if kind != "payload" and not kind.startswith("list["):
-            fault = f"{ref} is {kind}; {what} applies to lists"
+            fault = f"{ref} is {kind}; {operation} applies to lists"
             method = (
                 "CONTAINS_TEXT or LIKE" if hasattr(leaf, "source") else f"F.{ref}.contains_text()"
             )
@@ -217,21 +217,21 @@ class _Binder:
             if value is True and positions and positions[0] == positions[-1]:
                 fault = f"{ref} is {kind}, and only a bool field is a condition by itself"
                 self._fail(leaf, fault, f"a comparison, such as {ref} IS NOT NULL")
-            what, expected = "a payload key", "text, a number, TRUE or FALSE"
+            operand, expected = "a payload key", "text, a number, TRUE or FALSE"
             if kind != "payload":
-                what, expected = kind, KINDS[kind].literal
+                operand, expected = kind, KINDS[kind].literal
             shown = words.shown(value.isoformat() if isinstance(value, datetime) else value)
             self._fail(
                 leaf,
-                f"{ref} is {what}, which cannot be compared with {shown}",
+                f"{ref} is {operand}, which cannot be compared with {shown}",
                 expected,
                 index,
             )
 
-    def _need_text(self, leaf: Expr, ref: Ref, what: str) -> None:
+    def _need_text(self, leaf: Expr, ref: Ref, operation: str) -> None:
         kind = self._kind(leaf, ref)
         if kind not in ("text", "payload"):
-            self._fail(leaf, f"{ref} is {kind}; {what} applies to text", "a field of text")
+            self._fail(leaf, f"{ref} is {kind}; {operation} applies to text", "a field of text")
 
     def _kind(self, leaf: Expr, ref: Ref) -> Kind | Literal["payload"]:
         schema = self._schema

@@ -77,10 +77,10 @@ class SharedFolder:
             for path in (self._parent, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 status = os.lstat(path)
-                ours = sys.platform == "win32" or (
+                private = sys.platform == "win32" or (
                     status.st_uid == os.geteuid() and not status.st_mode & 0o077
                 )
-                if not stat.S_ISDIR(status.st_mode) or not ours:
+                if not stat.S_ISDIR(status.st_mode) or not private:
                     raise PermissionError(0, "another user can open it")
         except OSError as exc:
             raise ConfigError(

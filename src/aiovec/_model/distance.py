@@ -39,12 +39,12 @@ def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Flo
     step = max(_LEAST_ROWS, _COMPONENTS // dim)
     with np.errstate(divide="ignore", invalid="ignore"):
         for start in range(0, count, step):
-            some = slice(start, start + step)
-            rows = np.ascontiguousarray(vectors[some], dtype=np.float64)
+            part = slice(start, start + step)
+            rows = np.ascontiguousarray(vectors[part], dtype=np.float64)
             points = np.ascontiguousarray(
-                query[None, :] if query.ndim == 1 else query[some], dtype=np.float64
+                query[None, :] if query.ndim == 1 else query[part], dtype=np.float64
             )
-            measured[some] = _MEASURES[metric](rows, points)
+            measured[part] = _MEASURES[metric](rows, points)
     return measured
 
 
@@ -109,8 +109,8 @@ def _cosine_of_near(
     along = (rest * points).sum(axis=1)
     off = np.square(along) > _ALONG * squares * of_points
     if off.any():
-        mine, lengths = (points[off], of_points[off]) if len(points) > 1 else (points, of_points)
-        squares[off] = _squares(rest[off] - (along[off] / lengths)[:, None] * mine)
+        picked, lengths = (points[off], of_points[off]) if len(points) > 1 else (points, of_points)
+        squares[off] = _squares(rest[off] - (along[off] / lengths)[:, None] * picked)
     sines = squares / of_rows
     sines[sines < _NO_ANGLE] = 0.0
     distances: Float64Array = sines / (1.0 + np.sqrt(1.0 - sines))

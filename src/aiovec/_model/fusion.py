@@ -77,21 +77,21 @@ def as_floats(options: object, *names: str) -> None:
 
 
 def filled(
-    whole: Sequence[tuple[_K, float]], some: Sequence[tuple[_K, float]], limit: int
+    all_words: Sequence[tuple[_K, float]], any_word: Sequence[tuple[_K, float]], limit: int
 ) -> list[tuple[_K, float]]:
     """Return the rows with all words, and behind them those with some, whose scores are lower.
 
     Both lists have rows with their scores, best first.
     """
-    known = {row for row, _ in whole}
-    others = [(row, score) for row, score in some if row not in known][: limit - len(whole)]
+    known = {row for row, _ in all_words}
+    others = [(row, score) for row, score in any_word if row not in known][: limit - len(all_words)]
     # A row that lacks a word counts at most half of one that has them all. Measured by
     # ``bench quality``: without this, chance words push better vectors aside.
     share = 0.5
-    if whole and others and (best := others[0][1]) > 0:
+    if all_words and others and (best := others[0][1]) > 0:
         # The factor keeps a rounding from making two scores equal.
-        share = min(share, 0.999 * whole[-1][1] / best)
-    return [*whole, *((row, share * score) for row, score in others)]
+        share = min(share, 0.999 * all_words[-1][1] / best)
+    return [*all_words, *((row, share * score) for row, score in others)]
 
 
 @dataclass(slots=True)

@@ -92,9 +92,9 @@ class _Row(Serialized, Mapping[str, Any]):
         names = [name for name in self._facts if name not in ("vector", "vector_name")]
         if any(getattr(self, name) != getattr(other, name) for name in names):
             return False
-        mine, others = self.vector, other.vector
-        return mine is others or (
-            mine is not None and others is not None and np.array_equal(mine, others)
+        vector, other_vector = self.vector, other.vector
+        return vector is other_vector or (
+            vector is not None and other_vector is not None and np.array_equal(vector, other_vector)
         )
 
     def __hash__(self) -> int:

@@ -80,14 +80,14 @@ def _secrets_of_url(text: str) -> set[str]:
     url = URL.match(text)
     if url is None:
         return set()
-    found: set[str] = set()
+    secrets: set[str] = set()
     user, at, _ = url[2].rpartition("@")
     if at and redacted(text) != text:
-        found |= {user, *user.split(":", 1)[1:]}
+        secrets |= {user, *user.split(":", 1)[1:]}
     for separator in "?#":
         query = url[2].partition(separator)[2]
-        found |= {query, *(pair.partition("=")[2] for pair in re.split("[&#?]", query))}
-    return {secret for secret in found | {unquote(s) for s in found} if secret}
+        secrets |= {query, *(pair.partition("=")[2] for pair in re.split("[&#?]", query))}
+    return {secret for secret in secrets | {unquote(s) for s in secrets} if secret}
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:

@@ -372,10 +372,10 @@ class Schema:
             if key != "fields" and getattr(self, key) != getattr(other, key)
         ]
         for name in [*self.fields, *(name for name in other.fields if name not in self.fields)]:
-            mine, theirs = self.fields.get(name), other.fields.get(name)
-            if mine != theirs:
+            field, other_field = self.fields.get(name), other.fields.get(name)
+            if field != other_field:
                 differences.append(
-                    f"field {name!r} is {mine or 'absent'}, not {theirs or 'absent'}"
+                    f"field {name!r} is {field or 'absent'}, not {other_field or 'absent'}"
                 )
         if not differences and list(self.fields) != list(other.fields):
             differences.append("the fields are in another order")

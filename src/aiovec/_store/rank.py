@@ -236,8 +236,8 @@ _MOST_COSINES = 2896
 def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:
     """Return the hits' vectors; zeros for a row without one, so it is similar to no other."""
     vectors = [hit.vector for hit in hits]
-    there = next((vector for vector in vectors if vector is not None), np.zeros(1))
-    nothing = np.zeros_like(there)
+    sample = next((vector for vector in vectors if vector is not None), np.zeros(1))
+    nothing = np.zeros_like(sample)
     return np.stack([cast("Any", nothing if vector is None else vector) for vector in vectors])
 
 

@@ -355,12 +355,12 @@ class Plan:
     # From the backend to the hits, in the thread of the read
 
     def _answers(self, part: Sequence[int], count: int, results: Sequence[Found]) -> list[Answer]:
-        return [self._answer(n, count, found) for n, found in zip(part, results, strict=True)]
+        return [self._answer(n, count, result) for n, result in zip(part, results, strict=True)]
 
-    def _answer(self, n: int, count: int, found: Found) -> Answer:
+    def _answer(self, n: int, count: int, result: Found) -> Answer:
         """Return the answer to a query whose best ``count`` rows were found."""
-        options, hits = self.options, self._hits(found, count)
-        answer = Answer(self, n, hits, found.snippets)
+        options, hits = self.options, self._hits(result, count)
+        answer = Answer(self, n, hits, result.snippets)
         if options.group_by is not None:
             value_of = value_reader(options.group_by, self.handle.schema)
             answer.groups = {hit.id: _group_of(value_of(hit.fields)) for hit in hits}
@@ -373,23 +373,23 @@ class Plan:
             answer.finish()
         return answer
 
-    def _hits(self, found: Found, limit: int) -> list[Hit]:
+    def _hits(self, result: Found, limit: int) -> list[Hit]:
         """Return the best rows as hits."""
-        options, selection, rows = self.options, self.selection, found.rows
-        by_distance = found.fused is None and self.clauses is None
-        scores, distances = found.measures, cast("Sequence[float | None]", found.measures)
+        options, selection, rows = self.options, self.selection, result.rows
+        by_distance = result.fused is None and self.clauses is None
+        scores, distances = result.measures, cast("Sequence[float | None]", result.measures)
         if by_distance:
-            scores = scores_of(self.handle.schema.metric, found.measures)
-        elif found.fused is not None:
-            distances = [hit.distance for hit in found.fused]
+            scores = scores_of(self.handle.schema.metric, result.measures)
+        elif result.fused is not None:
+            distances = [hit.distance for hit in result.fused]
         else:
             distances = [None] * len(scores)
-        lowest_first = found.measures if by_distance else [-score for score in scores]
+        lowest_first = result.measures if by_distance else [-score for score in scores]
         order: Sequence[int] = range(len(scores))
         if not all(map(lt, lowest_first, lowest_first[1:])):
             order = [i for _, _, i in sorted(zip(lowest_first, rows.ids, order, strict=True))]
         if by_distance and (farthest := options.max_distance) is not None:
-            order = [i for i in order if found.measures[i] <= farthest]
+            order = [i for i in order if result.measures[i] <= farthest]
         if (least := options.min_score) is not None:
             order = [i for i in order if scores[i] >= least]
         if self.left_out:
@@ -402,7 +402,7 @@ class Plan:
                 distances[i],
                 fields,
                 selection.vector_of(rows, i) if selection.shows_vector else None,
-                NOTHING if found.fused is None else found.fused[i].ranks,
+                NOTHING if result.fused is None else result.fused[i].ranks,
                 NOTHING,
                 selection.vector_name,
             )

@@ -44,8 +44,8 @@ def cost_of(*things: Any) -> int:
             total += len(item) // _BYTES
         elif isinstance(item, (list, tuple)):
             # Long lists are sampled: reading all of a vector takes as long as packing it.
-            some = item if len(item) <= _FEW else item[::_STEP]
-            if len(item) <= _NUMBERS * INLINE_LIMIT and _NUMERIC.issuperset(map(type, some)):
+            sample = item if len(item) <= _FEW else item[::_STEP]
+            if len(item) <= _NUMBERS * INLINE_LIMIT and _NUMERIC.issuperset(map(type, sample)):
                 total += len(item) // _NUMBERS
             else:
                 total += len(item)
