@@ -79,8 +79,8 @@ def _walked(top: Path) -> dict[str, Path]:
                 files.append(path)
             elif not os.path.exists(path):  # a link, perhaps to a folder that is not mounted now
                 unread.append(path)
-    found = {path.relative_to(top).as_posix(): path for path in files}
-    return found and found | {f"{path.relative_to(top).as_posix()}/": path for path in unread}
+    paths = {path.relative_to(top).as_posix(): path for path in files}
+    return paths and paths | {f"{path.relative_to(top).as_posix()}/": path for path in unread}
 
 
 @dataclass(slots=True)
@@ -247,5 +247,5 @@ class DocumentImport:
         if store is None:
             return
         for start in range(0, len(gone), _DELETED_AT_ONCE):
-            some = gone[start : start + _DELETED_AT_ONCE]
-            await store.delete(self.table, where=F[self._ref("source")].in_(some))
+            sources = gone[start : start + _DELETED_AT_ONCE]
+            await store.delete(self.table, where=F[self._ref("source")].in_(sources))

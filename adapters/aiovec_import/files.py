@@ -137,9 +137,9 @@ class FileReader(Reader):
     def close(self) -> None:
         self._file.close()
 
-    def wrong(self, what: str, key: str | None = None, accepted: str = "") -> ConfigError:
+    def wrong(self, fault: str, key: str | None = None, accepted: str = "") -> ConfigError:
         """Return an error about the file."""
-        return ConfigError(f"{self.name} {what}", file=self.name, key=key, accepted=accepted)
+        return ConfigError(f"{self.name} {fault}", file=self.name, key=key, accepted=accepted)
 
     def check_names(self, names: list[str]) -> None:
         """Refuse several columns of one name, and a file without ids."""

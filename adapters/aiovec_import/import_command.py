@@ -221,8 +221,8 @@ def import_(
     files = files_of(sources)
     piped = sources == ["-"]
     if (piped or len(files) > 1) and not (list_ or table):
-        what = "standard input has no name" if piped else f"{len(files)} files go into one table"
-        raise typer.BadParameter(f"{what}; name the table with --table")
+        reason = "standard input has no name" if piped else f"{len(files)} files go into one table"
+        raise typer.BadParameter(f"{reason}; name the table with --table")
     name = table or legal_table_name(Path(next(iter(files))).stem)
     existing = cache(partial(_existing_schema, store, config, name))
     given = None if schema is None else schema_in(expanded(schema))
@@ -241,7 +241,7 @@ def import_(
             return
         if source.remark:
             say(source.remark, stderr=True)
-        loads = [Load(one, table or one.name, given, upsert, new) for one in tables]
+        loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
         work = _Job(source, loads, RejectsFile(_rejects_path(list(files), table, source)), strict)
         if embedder is not None:
             described = existing() or wanted_schema(loads[0])
@@ -252,8 +252,8 @@ def import_(
         target = work.run(store, config)
         seconds = time.perf_counter() - began
     work.report(target, seconds, backup, json)
-    failed = source.failed or any(one.problem for one in loads)
-    if failed or not (allow_rejects or all(one.whole for one in loads)):
+    failed = source.failed or any(load.problem for load in loads)
+    if failed or not (allow_rejects or all(load.whole for load in loads)):
         raise typer.Exit(1)
 
 
@@ -332,7 +332,7 @@ def _tables_of(source: Reader, *, only_one: bool) -> list[ForeignTable]:
     with reading(source.name):
         tables = source.tables()
     if only_one and len(tables) > 1:
-        names = ", ".join(one.origin for one in tables)
+        names = ", ".join(table.origin for table in tables)
         raise ConfigError(
             f"{source.name} has {len(tables)} tables; for --table or --schema, choose one with "
             f"{source.name}#NAME: {names}",
@@ -378,7 +378,7 @@ class _Job:
                 return vectors.target
             strict = self.strict and not self._checked
             await load(vectors, self.source, self.loads, self.rejects, strict=strict)
-        if filled := [one.table for one in self.loads if one.rows]:
+        if filled := [load.table for load in self.loads if load.rows]:
             # A script has nothing that builds the indexes later.
             await of_each_table(vectors, filled, vectors.optimize, "indexing and optimizing")
         return vectors.target
@@ -458,7 +458,7 @@ def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
 
 def _print_what_is_missing(tables: Iterable[ForeignTable], failed: Mapping[str, str]) -> None:
     for source in tables:
-        for note in (*source.notes, *(f"not imported: {what}" for what in source.omitted)):
+        for note in (*source.notes, *(f"not imported: {omitted}" for omitted in source.omitted)):
             say(f"{source.name}: {note}", stderr=True)
     for name, reason in failed.items():
         say(f"{name}: cannot be imported: {reason}", stderr=True)

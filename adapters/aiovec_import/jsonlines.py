@@ -56,9 +56,9 @@ class JsonLines(FileReader):
     def _types(self, vector: str) -> dict[str, Field | None]:
         kinds: dict[str, set[str]] = {}
         lines = self._texts()
-        while some := list(islice(lines, _SOME)):
+        while batch := list(islice(lines, _SOME)):
             columns: dict[str, list[Any]] = {}
-            for _, line in some:
+            for _, line in batch:
                 row = None
                 with suppress(ValueError, RecursionError):  # reading the rows rejects the line
                     row = json.loads(line)

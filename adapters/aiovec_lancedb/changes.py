@@ -228,8 +228,8 @@ async def _deleted(session: Session, table: Opened, new: Any, at: _Position, cou
     added = await session.run(new.count_rows(f"{CREATED} > {at.base}"))
     if await session.run(old.count_rows()) + added == await session.run(new.count_rows()):
         return np.empty(0, np.uint64)
-    both = await _row_ids(session, old), await _row_ids(session, new)
-    gone = await in_thread(np.setdiff1d, *both)
+    row_ids = await _row_ids(session, old), await _row_ids(session, new)
+    gone = await in_thread(np.setdiff1d, *row_ids)
     return gone[np.searchsorted(gone, np.uint64(at.place)) :][:count].copy()
 
 

@@ -173,14 +173,14 @@ class Translated:
 
 
 @contextmanager
-def unknown_outcome(target: str, what: str) -> Iterator[None]:
+def unknown_outcome(target: str, failure: str) -> Iterator[None]:
     """Raise OutcomeUnknownError for a failure after a commit may have happened."""
     try:
         yield
     except (OutcomeUnknownError, StoreReplacedError):
         raise
     except (OSError, AiovecError) as exc:
-        raise OutcomeUnknownError(target, f"{what}: {exc}") from exc
+        raise OutcomeUnknownError(target, f"{failure}: {exc}") from exc
 
 
 _REQUEST = re.compile(

@@ -298,8 +298,8 @@ class Session:
             return
         inode = _inode(folder)
         if inode != self._inode:
-            what = "removed or renamed" if inode is None else "replaced by another one"
-            raise StoreReplacedError(self.target, f"the folder was {what}")
+            change = "removed or renamed" if inode is None else "replaced by another one"
+            raise StoreReplacedError(self.target, f"the folder was {change}")
 
     def _hold(self, folder: Path) -> tuple[int, int] | None:
         """Keep the folder open, and return its inode, which no other folder can then get.

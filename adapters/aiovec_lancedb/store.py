@@ -380,13 +380,13 @@ class LancedbBackend(Backend):
         tended.searched([query.vector])
         search = VectorSearch(tended)
         async with self._turn(self._searches):
-            found = await search_hybrid(tended, search, table, query)
-        return await hop(cost_of(found), finish, found)
+            result = await search_hybrid(tended, search, table, query)
+        return await hop(cost_of(result), finish, result)
 
     async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
         async with self._turn(self._reads):
-            found = await search_text(self._tables[table.name], table, query)
-        return await hop(cost_of(found), finish, found)
+            result = await search_text(self._tables[table.name], table, query)
+        return await hop(cost_of(result), finish, result)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:

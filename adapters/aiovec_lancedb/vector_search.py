@@ -79,15 +79,15 @@ class VectorSearch:
                         await self._check_scan(table, query, "it has no usable index")
                     return await _completed(table, columns, await self._exactly(table, wanted))
                 for n, query in enumerate(wanted):
-                    found = None if query.exact else await self._by_index(table, query, index)
-                    if found is not None:
-                        answers[n] = found
+                    answer = None if query.exact else await self._by_index(table, query, index)
+                    if answer is not None:
+                        answers[n] = answer
                 made = await _completed(table, columns, list(answers.values()))
                 answers = dict(zip(answers, made, strict=True))
         left = [n for n in range(len(queries)) if n not in answers]
         if left:
-            some = [queries[n] for n in left]
-            async with self.reading(handle, some, whole=True, version=table) as table:
+            rest = [queries[n] for n in left]
+            async with self.reading(handle, rest, whole=True, version=table) as table:
                 exact = await self._exactly(table, [wanted[n] for n in left])
                 answers.update(zip(left, await _completed(table, columns, exact), strict=True))
         return [answers[n] for n in range(len(queries))]
@@ -164,12 +164,12 @@ class VectorSearch:
         # Lance ranks by codes, unless it also measures rows that are not in the index yet.
         by_codes = not (effort.refine or index.kind.whole or index.rows_unindexed)
 
-        def found() -> Found:
+        def ranked() -> Found:
             metric = table.schema.metric
             near = None if measure else _lance_distances(candidates, metric, by_codes=by_codes)
             return _found(table, query, candidates, near)
 
-        return await hop(cost_of(candidates), found)
+        return await hop(cost_of(candidates), ranked)
 
     async def _check_scan(self, table: Opened, query: VectorQuery, reason: str) -> None:
         """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
@@ -200,8 +200,8 @@ class VectorSearch:
                 answers += [await self._by_scan(table, query) for query in group]
                 continue
             step = min(most // requested, _TOGETHER)
-            for some in (group[n : n + step] for n in range(0, len(group), step)):
-                answers += await self._measured(table, some, condition, requested, most)
+            for batch in (group[n : n + step] for n in range(0, len(group), step)):
+                answers += await self._measured(table, batch, condition, requested, most)
         return answers
 
     async def _measured(
@@ -220,11 +220,11 @@ class VectorSearch:
         candidates = await self._session.fetch(scan, requested * len(queries), condition)
 
         def ranked() -> list[tuple[Found, float | None]]:
-            parts = [_Ranking(table, *one) for one in _by_query(queries, candidates)]
+            parts = [_Ranking(table, *args) for args in _by_query(queries, candidates)]
             return [(part.found(), part.reach(requested)) for part in parts]
 
         answers = []
-        for query, (found, reach) in zip(
+        for query, (answer, reach) in zip(
             queries, await hop(cost_of(candidates), ranked), strict=True
         ):
             if reach is not None:
@@ -232,10 +232,10 @@ class VectorSearch:
                 near = near.distance_range(upper_bound=reach)
                 ties = await self._session.fetch(near, most, condition)
                 if len(ties) < most:
-                    found = await hop(cost_of(ties), _found, table, query, ties)
+                    answer = await hop(cost_of(ties), _found, table, query, ties)
                 else:
-                    found = await self._by_scan(table, query)
-            answers.append(found)
+                    answer = await self._by_scan(table, query)
+            answers.append(answer)
         return answers
 
     async def _by_scan(self, table: Opened, query: VectorQuery) -> Found:
@@ -256,14 +256,14 @@ async def _completed(table: Opened, columns: Columns, results: Sequence[Found]) 
     """Return results with their rows, which are read here if bytes are counted."""
     if columns.meter is None:
         return results
-    ids = list(dict.fromkeys(id for found in results for id in found.rows.ids))
+    ids = list(dict.fromkeys(id for result in results for id in result.rows.ids))
     rows = await get(table, ids, columns)
 
     def completed() -> list[Found]:
         place = {id: n for n, id in enumerate(rows.ids)}
         return [
-            Found(rows.take([place[id] for id in found.rows.ids]), found.measures)
-            for found in results
+            Found(rows.take([place[id] for id in result.rows.ids]), result.measures)
+            for result in results
         ]
 
     return await hop(cost_of(rows), completed)

@@ -94,8 +94,8 @@ class RayEngine(Engine):
         calls_by_source = [(source, table.schema, read, of) for source in sources]
         named = await each(fragments.ids_of, calls_by_source, lambda ids: None)
         new_ids = {id for part in named for id in part}
-        if both := [id for id in matches if id in new_ids]:  # otherwise two ids have one hash
-            raise DuplicateIdError(table.name, both)
+        if existing := [id for id in matches if id in new_ids]:  # otherwise two ids have one hash
+            raise DuplicateIdError(table.name, existing)
 
     async def index(
         self, backend: Backend, table: TableHandle, kind: str, options: Mapping[str, Any]

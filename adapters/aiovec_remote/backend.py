@@ -255,8 +255,8 @@ class RemoteBackend(Backend):
             **_selection(table.schema, query.columns),
         }  # fmt: skip
         read = _found("_score", table, query.columns)
-        (found,) = await self._on(table, "/search_text", read, body=body)
-        return await hop(cost_of(found), finish, found)
+        (result,) = await self._on(table, "/search_text", read, body=body)
+        return await hop(cost_of(result), finish, result)
 
     async def search_hybrid(
         self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
@@ -269,8 +269,8 @@ class RemoteBackend(Backend):
             "tuning": _tuning(query.tuning), **_selection(table.schema, query.columns),
         }  # fmt: skip
         read = partial(fused_rows, table.schema, query.columns)
-        found = await self._on(table, "/search_hybrid", read, body=body)
-        return await hop(cost_of(found), finish, found)
+        result = await self._on(table, "/search_hybrid", read, body=body)
+        return await hop(cost_of(result), finish, result)
 
     async def export(
         self,

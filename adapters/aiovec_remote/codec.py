@@ -111,7 +111,7 @@ def found_rows(
 ) -> list[Found]:
     """Return the hits of so many queries, with this column as their measures."""
 
-    def found(rows: pa.Table) -> Found:
+    def parsed(rows: pa.Table) -> Found:
         stored, snippets = stored_rows(rows, schema, columns), None
         if "_highlights" in rows.schema.names:
             marked = dict(zip(stored.ids, _json_of(rows["_highlights"]), strict=True))
@@ -119,24 +119,24 @@ def found_rows(
         return Found(stored, rows[measure].to_pylist(), snippets)
 
     if "_query" not in rows.schema.names:
-        return [found(rows)]
+        return [parsed(rows)]
     counts = np.bincount(rows["_query"].to_numpy(), minlength=queries).tolist()
     starts = accumulate(counts, initial=0)
-    return [found(rows.slice(start, count)) for start, count in zip(starts, counts, strict=False)]
+    return [parsed(rows.slice(start, count)) for start, count in zip(starts, counts, strict=False)]
 
 
 def fused_rows(schema: Schema, columns: Columns, rows: pa.Table) -> Found:
     """Return the hits of a hybrid search."""
-    (found,) = found_rows("_score", schema, columns, 1, rows)
-    ranks = _json_of(rows["_ranks"]) if found.measures else []
+    (result,) = found_rows("_score", schema, columns, 1, rows)
+    ranks = _json_of(rows["_ranks"]) if result.measures else []
     distances = rows["_distance"].to_pylist()
     hits = [
         FusedHit(id, score, distance, {name: Rank(**rank) for name, rank in places.items()})
         for id, score, distance, places in zip(
-            found.rows.ids, found.measures, distances, ranks, strict=True
+            result.rows.ids, result.measures, distances, ranks, strict=True
         )
     ]
-    return replace(found, fused=hits)
+    return replace(result, fused=hits)
 
 
 def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:

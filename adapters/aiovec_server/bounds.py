@@ -100,11 +100,11 @@ def cut(limit: int, queries: int = 1) -> int:
     return min(limit, BOUNDS.get().rows // max(1, queries) + 1)
 
 
-def check_answered(count: int, queries: int = 1, what: str = "rows", cure: str = "") -> None:
+def check_answered(count: int, queries: int = 1, unit: str = "rows", cure: str = "") -> None:
     """Refuse an answer that has more rows, or values, than it may have for each query."""
     most = BOUNDS.get().rows // max(1, queries)
     if count > most:
-        reason = f"The answer has more than {most:,} {what}, the limit of this server. Ask for "
+        reason = f"The answer has more than {most:,} {unit}, the limit of this server. Ask for "
         raise InvalidArgumentError(
             "limit", None, f"at most {most:,}", reason=f"{reason}fewer{cure}."
         )

@@ -163,7 +163,7 @@ _TO_FIRST = Field(fail_fast=True)  # a list is refused at its first bad item
 Texts = Annotated[list[str], _TO_FIRST]
 Names = Annotated[
     Texts,  # in a query string with commas
-    BeforeValidator(lambda one: [*filter(None, one.split(","))] if isinstance(one, str) else one),
+    BeforeValidator(lambda v: [*filter(None, v.split(","))] if isinstance(v, str) else v),
 ]
 IndexKind = Literal["btree", "bitmap", "text"]
 

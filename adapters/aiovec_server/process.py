@@ -230,9 +230,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         # Names are of IPv4: clients try that always, and localhost may have both.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        both = host.strip("[]") == "::" and socket.has_dualstack_ipv6()
+        dual = host.strip("[]") == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(
-            (host.strip("[]"), port), family=family, backlog=_BACKLOG, dualstack_ipv6=both
+            (host.strip("[]"), port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual
         )
     except (OSError, UnicodeError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)

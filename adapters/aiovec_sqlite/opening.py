@@ -87,8 +87,8 @@ class OpenFile:
         """
         inode = _inode(self.target)
         if inode != self.inode:
-            what = "removed or renamed" if inode is None else "replaced by another one"
-            raise StoreReplacedError(self.target, f"the file was {what}{_REACHED}")
+            change = "removed or renamed" if inode is None else "replaced by another one"
+            raise StoreReplacedError(self.target, f"the file was {change}{_REACHED}")
         # While a process has the file open, SQLite leaves its WAL in place.
         if self.wal is not None and _inode(self.wal_path) != self.wal:
             raise StoreReplacedError(self.target, f"its WAL {self.wal_path} was removed{_REACHED}")

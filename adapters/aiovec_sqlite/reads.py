@@ -185,8 +185,8 @@ def by_rowids(
         ticket.check()
         most = min(_TOGETHER, len(wanted) - start, _MOST_NUMBERS // len(names))
         size = 1 << max(most.bit_length() - 1, 0)  # so that there are few different statements
-        some = wanted[start : start + size]
-        row = db.execute(_side_by_side(table.rows, names, size), some).fetchone()
+        part = wanted[start : start + size]
+        row = db.execute(_side_by_side(table.rows, names, size), part).fetchone()
         if row is None:
             raise MissingRowsError(table)
         flat += row
@@ -523,10 +523,10 @@ def value_counts(
             (*bound, most),
         )
     rows: list[Any] = []
-    while some := cursor.fetchmany(FEW_ROWS):
-        rows += some
+    while batch := cursor.fetchmany(FEW_ROWS):
+        rows += batch
         if meter is not None:
-            meter.add(_bytes_of([row[0] for row in some]), len(some))
+            meter.add(_bytes_of([row[0] for row in batch]), len(batch))
     if ref.path:
         return [(_of_payload(value, is_int=bool(is_int)), n) for value, n, is_int in rows]
     counts = [row[1] for row in rows]

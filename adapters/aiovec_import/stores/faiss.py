@@ -24,7 +24,7 @@ _EXACT = ("IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexHNSWFlat", "IndexIVFF
 
 # Types of values that metadata may hold, and that do nothing but hold them.
 _VALUES: dict[tuple[str, str], type] = {
-    (one.__module__, one.__name__): one for one in (datetime, date, time, timezone, timedelta, UUID)
+    (cls.__module__, cls.__name__): cls for cls in (datetime, date, time, timezone, timedelta, UUID)
 }
 
 

@@ -108,13 +108,13 @@ class PostgresSource(CollectionSource):
             new_ids=id == "none",
         )  # fmt: skip
 
-    def _vectors(self, source: str, one: _Column) -> Vectors:
-        dim: int | None = one.dim
-        if one.dim < 0:  # declared without a length
-            column = _quoted(one.name)
-            some = f"SELECT vector_dims({column}) FROM {source} WHERE {column} IS NOT NULL LIMIT 1"
-            (dim,) = self._db.execute(some).fetchone() or (None,)
-        return Vectors(one.name, dim, one.metric)
+    def _vectors(self, source: str, column: _Column) -> Vectors:
+        dim: int | None = column.dim
+        if column.dim < 0:  # declared without a length
+            quoted = _quoted(column.name)
+            query = f"SELECT vector_dims({quoted}) FROM {source} WHERE {quoted} IS NOT NULL LIMIT 1"
+            (dim,) = self._db.execute(query).fetchone() or (None,)
+        return Vectors(column.name, dim, column.metric)
 
     def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         source, id, others = collection.handle

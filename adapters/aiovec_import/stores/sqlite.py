@@ -425,8 +425,8 @@ def _point(row: tuple[Any, ...], part: _Part, dtype: str) -> Point | Reject:
     if isinstance(vector, bytes) and not len(vector) % np.dtype(_DTYPES[dtype]).itemsize:
         vector = np.frombuffer(vector, _DTYPES[dtype])
     elif vector is not None:
-        what = f"{len(vector)} bytes" if isinstance(vector, bytes) else type(vector).__name__
-        return Reject(place, str(id), f"the vector is no BLOB of {dtype} but {what}")
+        given = f"{len(vector)} bytes" if isinstance(vector, bytes) else type(vector).__name__
+        return Reject(place, str(id), f"the vector is no BLOB of {dtype} but {given}")
     if part.columns is None:
         try:
             payload = read_json(values[0] or "{}")

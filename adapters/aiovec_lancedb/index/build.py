@@ -213,14 +213,14 @@ class IndexedTable(Table):
             table = await self._build(table, name, config, f"indexing {name}")
         return table
 
-    async def _build(self, table: Opened, column: str, config: Any, what: str) -> Opened:
+    async def _build(self, table: Opened, column: str, config: Any, activity: str) -> Opened:
         """Build one index; return the table with it."""
         maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
             table = await self.reopened(table.handle)
             name = index_name(await table.indexes(), column, config)
             try:
-                with self._tell(what), self.session.guarded:
+                with self._tell(activity), self.session.guarded:
                     made = maker is not None and await maker(
                         self.name, column, config, name or f"{column}_idx"
                     )
@@ -259,8 +259,8 @@ class IndexedTable(Table):
         await self.commit(Change(partial(note, tuned), table.handle, altered=True))
 
     @contextmanager
-    def _tell(self, what: str) -> Iterator[None]:
-        self.doing = what
+    def _tell(self, activity: str) -> Iterator[None]:
+        self.doing = activity
         try:
             yield
         finally:

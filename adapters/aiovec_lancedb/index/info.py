@@ -41,7 +41,7 @@ class InUse:
     """The recall that searches are to have."""
 
     @property
-    def ours(self) -> bool:
+    def by_aiovec(self) -> bool:
         """True if aiovec built it, so that upkeep may build it again."""
         return self.tuned.built_rows > 0
 

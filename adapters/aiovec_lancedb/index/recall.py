@@ -93,7 +93,7 @@ async def _recall(
     vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
     most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
 
-    async def found(n: int) -> list[int]:
+    async def search(n: int) -> list[int]:
         """Return the row ids of what a search for a question finds."""
         query = table.lance.query().nearest_to(points[n]).column(vector).distance_type(metric)
         query = with_effort(query, effort).select(["_rowid", "_distance"])
@@ -101,7 +101,7 @@ async def _recall(
         rows: list[int] = hits.column("_rowid").to_pylist()
         return rows
 
-    hits = await together([partial(found, n) for n in range(len(points))], _AT_ONCE)
+    hits = await together([partial(search, n) for n in range(len(points))], _AT_ONCE)
     # All at once: a search that reads them takes three times as long.
     query = table.lance.take_row_ids(sorted(set().union(*hits))).select(["_rowid", vector])
     taken = await table.session.run(query.to_arrow())

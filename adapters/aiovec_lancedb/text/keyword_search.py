@@ -53,8 +53,8 @@ async def search_text(reader: Table, handle: TableHandle, query: TextQuery) -> F
         rows, _ = await ranked(table, query, ranked_with)
         if columns.meter is not None:
             rows = await _with_columns(table, rows, columns)
-    found = partial(_found, table, query, rows)
-    return await hop(cost_of(rows), found)
+    finish = partial(_found, table, query, rows)
+    return await hop(cost_of(rows), finish)
 
 
 async def bytes_of_texts(reader: Table, query: TextQuery, table: Opened) -> int:
@@ -85,17 +85,17 @@ async def ranked(table: Opened, query: TextQuery, columns: Columns) -> tuple[pa.
     whole = await matching(any=query.match == "any")
     if query.match != "best" or query.wanted < 2 or whole.num_rows >= query.limit:
         return whole, 0 if query.match == "any" else whole.num_rows
-    some = await matching(any=True)
+    more = await matching(any=True)
 
-    def both() -> pa.Table:
-        order = filled(pairs(whole), pairs(some), query.limit)
-        rows = pa.concat_tables([whole, some])
+    def combined() -> pa.Table:
+        order = filled(pairs(whole), pairs(more), query.limit)
+        rows = pa.concat_tables([whole, more])
         places = {id: n for n, id in reversed([*enumerate(rows.column("id").to_pylist())])}
         taken = rows.take(pa.array([places[id] for id, _ in order], pa.int64()))
         scores = pa.array([score for _, score in order], pa.float64())
         return taken.set_column(taken.schema.get_field_index(SCORE), SCORE, scores)
 
-    return await hop(cost_of(whole, some), both), whole.num_rows
+    return await hop(cost_of(whole, more), combined), whole.num_rows
 
 
 def pairs(rows: pa.Table) -> list[tuple[str, float]]:

@@ -371,7 +371,7 @@ class TendedTable(IndexedTable):
             kept_off = tuned_in(table.arrow, table.schema).kept_off
             return automatic and not kept_off and rows >= self.session.settings.index_from
         outgrown = index.tuned.auto and automatic and rows >= _OUTGROWN * index.tuned.built_rows
-        return index.ours and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
+        return index.by_aiovec and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
     async def _wants_graph(self, table: Opened, index: InUse | None, rows: int) -> bool:
         """Return whether "auto" builds a graph now in place of the codes that it built at once."""

@@ -170,7 +170,7 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
     """
     options["limit"] = cut(options.get("limit", sys.maxsize))
     counts = await call.store.distinct(call.table, **options)
-    check_answered(len(counts), what="values")
+    check_answered(len(counts), unit="values")
     values = [{"value": value, "count": number} for value, number in counts.items()]
     return await values_response({"values": values})
 

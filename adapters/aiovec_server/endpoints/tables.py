@@ -236,12 +236,12 @@ async def _described(call: Call, table: str, status: int = 200, *, rows: bool = 
     return Response(dump(described), status, {"etag": f'"{state}"'}, JSON)
 
 
-def _check_confirmed(options: dict[str, Any], name: str, what: str) -> None:
+def _check_confirmed(options: dict[str, Any], name: str, kind: str) -> None:
     """Refuse to drop anything whose name the request does not repeat.
 
     A client that cleans up its paths may come here when it meant a record.
     """
     if options.get("confirm") != name:
         raise RequestError(
-            400, f"to drop the {what} {name!r} with all its data, repeat its name: ?confirm={name}"
+            400, f"to drop the {kind} {name!r} with all its data, repeat its name: ?confirm={name}"
         )
