@@ -47,10 +47,10 @@ class Reembedding:
         field = schema.fields.get(self._field)
         if field is None or field.kind != "text":
             texts = [name for name, each in schema.fields.items() if each.kind == "text"]
-            what = f"{self._field!r} is not a text field" if self._field else "no field was named"
+            fault = f"{self._field!r} is not a text field" if self._field else "no field was named"
             listed = ", ".join(texts) or "none"
             raise MigrationError(
-                f"{what}; name the text to embed with --from-field, one of: {listed}"
+                f"{fault}; name the text to embed with --from-field, one of: {listed}"
             )
         return self._field
 

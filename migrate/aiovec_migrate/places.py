@@ -80,11 +80,11 @@ def locate(text: PathText | None, config: Path | None) -> Place:
     if not named and isinstance(text, str):
         _check_meant(text)
     if named and config is None:
-        what = "no store is named: pass --from STORE"
+        fault = "no store is named: pass --from STORE"
         if text is not None:
-            what = f"{text!r} is only the name of a backend: pass the address of its store"
+            fault = f"{text!r} is only the name of a backend: pass the address of its store"
         raise ConfigError(
-            f"{what}, or name a TOML file with --config or ${CONFIG_VARIABLE}",
+            f"{fault}, or name a TOML file with --config or ${CONFIG_VARIABLE}",
             key="--from", accepted="a store, or a TOML file",
         )  # fmt: skip
     if named:
