@@ -32,7 +32,7 @@ async def filled(folder: Path, count: int) -> AsyncIterator[VectorStore]:
 
 
 async def written_at_once(first: VectorStore, second: VectorStore, number: int) -> None:
-    """Both stores insert and upsert the same ids, new ones and some of those ``there``."""
+    """Both stores insert and upsert the same ids, new ones and a known one."""
     known = f"r{number:04}"
     vector = [1.0, 2.0, 3.0, 4.0]
 

@@ -260,7 +260,7 @@ async def test_a_store_whose_upkeep_is_elsewhere_does_none_by_itself(tmp_path: P
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(300))
         await insert_singly(store, 30, start=300)
-        await asyncio.sleep(2.5)  # upkeep would begin behind 16 commits, and in a second's quiet
+        await asyncio.sleep(1.5)  # upkeep would begin behind 16 commits, and in a second's quiet
         assert await details(store, "fragments") == 31
         assert await store.indexes("notes") == []
         await store.optimize("notes")
