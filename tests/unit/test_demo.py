@@ -17,8 +17,8 @@ from aiovec._embed.hashing import HashingEmbedder
 EMBEDDER = HashingEmbedder()
 
 
-def cosine(one: str, other: str) -> float:
-    return float(np.dot(*EMBEDDER([one, other])))
+def cosine(text: str, other: str) -> float:
+    return float(np.dot(*EMBEDDER([text, other])))
 
 
 def test_every_text_has_a_direction_that_does_not_depend_on_the_batch() -> None:

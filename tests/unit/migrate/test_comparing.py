@@ -28,8 +28,8 @@ MUCH, TIGHT = Limits(), Limits(compared_rows=30)
 class Pair:
     """Two SQLite files with a table each, as an app and as the migrator opens them."""
 
-    def __init__(self, one: VectorStore, other: VectorStore, tables: list[OpenTable]) -> None:
-        self.source, self.target, self.tables = one, other, tables
+    def __init__(self, source: VectorStore, target: VectorStore, tables: list[OpenTable]) -> None:
+        self.source, self.target, self.tables = source, target, tables
 
     async def comparison(self, limits: Limits = MUCH) -> Comparison:
         return await Comparison.of(*self.tables, limits)
