@@ -425,8 +425,9 @@ async def test_a_write_in_a_pause_is_acknowledged_unless_the_store_is_left(
                 return
             assert await set_moved(mover, "r1", 1)
             error = OutcomeUnknownError if committing else StoreMovedError
-            with pytest.raises(error, match="run r1" if committing else "has moved"):
+            with pytest.raises(error, match="run r1" if committing else "has moved") as caught:
                 await write
+            assert caught.value.target == url
 
 
 # A server that fails
