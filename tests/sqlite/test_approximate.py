@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from tests.sqlite.support import opened
 
-from aiovec import Schema, Tuning
+from aiovec import Field, Schema, Tuning
 
 ROWS, DIM = 3_000, 128
+# Filters, and the number that is above those of all rows that each selects.
+WHERES = ((None, ROWS), ("n < 1500", 1_500), ("of = 'a' AND n < 2500", 2_500), ("of = 'a'", 2_800))
 
 
 def vectors() -> Any:
@@ -26,21 +28,23 @@ def vectors() -> Any:
 async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, way: str) -> None:
     rows = vectors()
     units = rows.astype(float) / np.linalg.norm(rows.astype(float), axis=1)[:, None]
-    schema = Schema(DIM, fields={"n": int}, quantized="bit")
+    schema = Schema(DIM, fields={"n": int, "of": Field(str, partition=True)}, quantized="bit")
     tuning = None if way == "bits" else Tuning(dims=64)
     async with opened(tmp_path / "a.db", scan="bit" if way == "bits" else "auto") as store:
         await store.create_table("t", schema)
         numbers = list(range(ROWS))
-        await store.insert("t", {"id": [f"{n}" for n in numbers], "embedding": rows, "n": numbers})
+        made = {"id": [f"{n}" for n in numbers], "embedding": rows, "n": numbers}
+        await store.insert("t", made | {"of": ["a" if n < 2_800 else "b" for n in numbers]})
         result = wanted = 0
         for turn in range(2):  # from the file, and once it is in memory
             for number in range(turn, 200, 10):
-                where = "n < 1500" if number % 20 else None
+                # Of few rows all are measured.
+                where, below = WHERES[number // 10 % len(WHERES)]
                 options: dict[str, Any] = {"limit": 10, "where": where}
                 hits = await store.search("t", rows[number], tuning=tuning, **options)
                 true = await store.search("t", rows[number], exact=True, **options)
                 assert len(hits) == len(true) == 10
-                assert all(where is None or hit["n"] < 1_500 for hit in hits)
+                assert all(hit["n"] < below for hit in hits)
                 for hit in hits:
                     assert hit.distance == pytest.approx(
                         1 - units[hit["n"]] @ units[number], abs=1e-6
@@ -52,7 +56,7 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, 
         hits = await store.search("t", rows[0], tuning=every, limit=100)
         assert hits == await store.search("t", rows[0], exact=True, limit=100)
         # What was just written is found, and what was deleted is not.
-        await store.upsert("t", [{"id": "new", "embedding": 2 * rows[7], "n": -1}])
+        await store.upsert("t", [{"id": "new", "embedding": 2 * rows[7], "n": -1, "of": "b"}])
         await store.delete("t", "7")
         (hit,) = await store.search("t", rows[7], limit=1, tuning=tuning)
         assert hit.id == "new"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tests.contract.base import case
 from tests.harness.processes import output_of
+from tests.harness.waiting import until
 from tests.sqlite.support import open_store, opened, ready, sql, whole_table
 
 import aiovec
@@ -88,6 +89,27 @@ async def test_a_row_with_one_half_gone_is_never_mistaken_for_another(
     async with opened(path, scan=scan) as store:
         with pytest.raises(CorruptStoreError, match="'t'"):
             await store.search("t", VECTORS[5], limit=3)
+
+
+async def test_a_vector_without_a_length_hides_no_other_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its codes would spoil the bound of all, so the file answers."""
+    path = tmp_path / "a.db"
+    await filled(path)
+    with sql(path) as db:
+        (rowid,) = db.execute("SELECT _rowid FROM \"t.rows\" WHERE id = 'r0005'").fetchone()
+        blob = np.full(DIM, np.nan, np.float32).tobytes()
+        db.execute('UPDATE "t.vec" SET vector = ? WHERE rowid = ?', (blob, rowid))
+    async with aiovec.connect(path) as store:
+
+        async def refused() -> bool:
+            for number in (4, 6):
+                hits = await store.search("t", VECTORS[number], limit=ROWS)
+                assert (len(hits), hits[0].id) == (ROWS, f"r{number:04}")
+            return "not finite" in caplog.text
+
+        await until(refused)
 
 
 # In a process of its own, since what it looks for ends the process.

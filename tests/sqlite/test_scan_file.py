@@ -166,6 +166,9 @@ async def test_private_memory_alone_is_bounded(folder: Path) -> None:
     async with store:
         await check(store)
         assert (await searched(store))["searched"] == "in memory"
+        for number in range(10):  # a sixteenth of the memory is for the masks of filters
+            await store.search(TABLE, [1.0] * DIM, where=f"n > {number}")
+            assert 0 < (await store.stats(TABLE)).scan_memory <= 4 * 2**10
         await store.insert(TABLE, rows_of(200, 4))  # 66 KiB: what is private is too much
         await check(store)
         assert (await store.stats(TABLE)).scan_memory <= 64 * 2**10
@@ -175,6 +178,34 @@ async def test_private_memory_alone_is_bounded(folder: Path) -> None:
             return bool((await searched(store))["scan_file"] == (ROWS + 200) * (5 * DIM + 20))
 
         await until(is_new)
+
+
+async def test_tables_too_small_for_a_file_share_the_memory_and_leave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that nobody has searched for a minute makes room, one that outgrows the memory too."""
+
+    async def memory() -> list[bool]:
+        return [(await store.stats(name)).scan_memory > 0 for name in ("red", "blue")]
+
+    with memory_for_copies(64 * 2**10):
+        store = await open_store(tmp_path / NAME)
+    async with store:
+        for name in ("red", "blue"):
+            await store.create_table(name, Schema(DIM, fields={"n": int}))
+            await store.insert(name, rows_of(100, 0))  # 33 KiB
+        await ready(store, "red")
+        for _ in range(2):
+            await check(store, "blue")
+        assert await memory() == [True, False]
+        clock = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 100)
+        await ready(store, "blue")
+        assert await memory() == [False, True]
+        await store.insert("blue", rows_of(150, 1))
+        await check(store, "blue")
+        assert await memory() == [False, False]
+        await check(store, "blue")
 
 
 async def test_a_scan_file_is_removed_with_its_table(folder: Path) -> None:
@@ -368,6 +399,14 @@ async def test_a_scan_file_that_is_not_the_tables_is_never_used(
         await kept(store, folder, len(await store.tables()))
         assert (before <= set(scan_files(folder))) is attack.counts
         assert before.isdisjoint(scan_files(folder)) is not attack.counts
+
+
+async def test_rows_whose_deletes_are_forgotten_are_found_no_more(folder: Path) -> None:
+    async with opened(folder / NAME) as store:
+        await ready(store, TABLE)
+        await _pruned(folder)
+        hits = await store.search(TABLE, vectors_of(ROWS, 0)[7], limit=1)
+        assert hits[0].id != "r0-7"
 
 
 async def test_a_store_is_copied_and_moved_with_its_file(folder: Path) -> None:

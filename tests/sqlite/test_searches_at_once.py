@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from tests.sqlite.support import opened, ready
 
-from aiovec import Schema
+from aiovec import Schema, StoreBusyError
 from aiovec.backend.context import CallContext, calling
 
 ROWS, DIM, QUERIES = 30_000, 64, 64
@@ -119,3 +120,27 @@ async def test_searches_with_one_of_too_many_bytes_are_repeated_together(tmp_pat
     assert parts.pop(9) == 1
     assert parts.pop(3) == 2
     assert max(parts.values()) <= 4
+
+
+async def test_a_search_waits_for_others_until_busy_timeout(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(7).standard_normal((100, 8), dtype=np.float32)
+    reading, go_on = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        reading.set()
+        assert go_on.wait(60)
+
+    async with opened(tmp_path / "a.db", readers=1, busy_timeout=0.5) as store:
+        await store.create_table("notes", Schema(8))
+        await store.insert("notes", {"id": [str(n) for n in range(100)], "embedding": vectors})
+        await ready(store, "notes")
+        with calling(CallContext(check_bytes=hold)):
+            first = asyncio.ensure_future(store.search("notes", vectors[0], limit=40))
+        assert await asyncio.to_thread(reading.wait, 60)
+        try:
+            with pytest.raises(StoreBusyError, match="the searches of this process take too long"):
+                async with asyncio.timeout(30):
+                    await store.search("notes", vectors[1], limit=1)
+        finally:
+            go_on.set()
+        assert len(await first) == 40

@@ -367,7 +367,5 @@ def appended(
 
 def without(segments: Sequence[Segment], rowids: Int64Array) -> list[Segment]:
     """Return the segments without the rows of these ids."""
-    if not len(rowids):
-        return list(segments)
     sought = np.sort(rowids)
     return [segment.without(sought) for segment in segments]
