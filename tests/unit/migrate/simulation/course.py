@@ -239,6 +239,11 @@ class Course:
 
         last = ""
 
+        def check_stay(text: str) -> None:
+            """Check that apps use the source, as the text says."""
+            if (mark := source.disk.mark) is not None and mark.left:
+                raise SimulationError(f"apps were switched, but: {text}")
+
         async def step(name: str) -> None:
             nonlocal last
             last = name
@@ -256,6 +261,7 @@ class Course:
         def listen(event: Event) -> None:
             nonlocal last
             if event.kind == "warning":  # called off
+                check_stay(event.text)
                 last = ""
             if event.kind != "progress":
                 world.tell(f"event {event.to_dict()}")
@@ -277,10 +283,9 @@ class Course:
                 await target.close()
         except AiovecError as error:
             world.tell(f"fails: {type(error).__name__}: {error}")
-            stay, mark = "Apps still use" in str(error), source.disk.mark
-            if stay and mark is not None and mark.left:
-                raise SimulationError(f"apps were switched, but: {error}") from error
-            if last in _PAUSE and not stay and "did not confirm" not in str(error):
+            if "Apps still use" in str(error):
+                check_stay(str(error))
+            elif last in _PAUSE and "did not confirm" not in str(error):
                 raise SimulationError(f"nobody knows which store apps use: {error}") from error
             return False
         return True
