@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import time
 from dataclasses import replace
@@ -48,6 +49,11 @@ async def insert_singly(store: VectorStore, count: int, start: int = 0) -> None:
         await store.insert("notes", [row])
 
 
+def tasks_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(each, asyncio.Task) for each in gc.get_objects())
+
+
 async def test_optimize_leaves_one_file_and_the_versions_to_keep(tmp_path: Path) -> None:
     began = datetime.now(UTC)
     async with opened(tmp_path / "s", keep_versions="0 seconds") as store:
@@ -65,6 +71,10 @@ async def test_optimize_leaves_one_file_and_the_versions_to_keep(tmp_path: Path)
             return len(await store.versions("notes")) < 5
 
         await until(few)
+        before = tasks_in_memory()
+        for _ in range(10):
+            await store.optimize("notes")
+        assert tasks_in_memory() < before + 5
     async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as mover:
         await store.insert("notes", small_rows(3, start=500))
         await fill(mover, "r1", "/a")  # only the run may write rows, but upkeep changes none

@@ -101,8 +101,13 @@ async def test_searches_keep_the_measured_codes_until_a_graph_is_built(
 async def test_a_failed_rebuild_of_a_grown_table_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def create_index(*_: Any, **__: Any) -> None:
-        raise RuntimeError("lance error: no codes today")
+    """And ``stats`` says why it failed, as of a build that nobody waits for."""
+
+    async def create_index(*_: Any, config: Any, **__: Any) -> None:
+        raise RuntimeError(f"lance error: no {type(config).__name__} today")
+
+    async def has_failed(store: VectorStore, kind: str) -> bool:
+        return f"no {kind} today" in (await store.stats("notes")).details.get("index_failure", "")
 
     async def partition_size(store: VectorStore) -> Any:
         (info,) = await store.indexes("notes")
@@ -116,6 +121,9 @@ async def test_a_failed_rebuild_of_a_grown_table_is_tried_again(
             patch.setattr(lancedb.AsyncTable, "create_index", create_index)
             await store.insert("notes", rows(600, 2500))
             await store.optimize("notes")
+            assert await has_failed(store, "IvfRq")
+            await store.create_index("notes", "ivf_flat", wait=False)
+            await until(lambda: has_failed(store, "IvfFlat"))
         assert await partition_size(store) == size
     async with opened(tmp_path / "s", index_from=500) as store:
         await store.optimize("notes")
