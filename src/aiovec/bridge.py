@@ -36,7 +36,7 @@ from ._store.store import Table, VectorStore
 from ._text.query import text_fields
 from .backend.paths import PathText
 from .errors import AiovecError, FilterError, InvalidArgumentError, TableNotFoundError
-from .sync.store import open_store, wait_for
+from .sync.store import open_store, runs_in, wait_for
 
 __all__ = [
     "Bridge",
@@ -97,23 +97,19 @@ class Bridge:
 
     def run(self, call: Callable[[Table], Awaitable[_R]]) -> _R:
         """Return the result of ``call`` with the table, and block until it is done."""
-        store = self._opened()
-        if isinstance(store, VectorStore):
-            raise AiovecError(
-                "a store of aiovec.connect() serves methods with await only; give the bridge a "
-                "store of aiovec.sync.connect(), or a target such as 'notes.db'"
-            )
-        return wait_for(store, lambda inner: call(inner.table(self.table)))
+        return wait_for(self._opened(), lambda inner: call(inner.table(self.table)))
 
     async def aio(self, call: Callable[[Table], Awaitable[_R]]) -> _R:
         """Await the result of ``call`` with the table, which runs where the store does.
 
         Calls within it stay in the same thread.
         """
-        opened = self._store is not None
-        store = self._opened() if opened else await asyncio.to_thread(self._opened)
+        store = self._store
         if isinstance(store, VectorStore):
             return await call(store.table(self.table))
+        # A call within another goes on in its store, also while ``close`` waits for this thread.
+        if store is None or (self._opening.locked() and not runs_in(store)):
+            store = await asyncio.to_thread(self._opened)
         return await sync.aio(store, lambda inner: call(inner.table(self.table)))
 
     async def write(self, dim: int | None, act: Callable[[Table], Awaitable[_R]]) -> _R:
@@ -157,8 +153,13 @@ class Bridge:
                 self._store.close()
                 self._store = None
 
-    def _opened(self) -> VectorStore | sync.VectorStore:
+    def _opened(self) -> sync.VectorStore:
         with self._opening:
+            if isinstance(self._store, VectorStore):
+                raise AiovecError(
+                    "a store of aiovec.connect() serves methods with await only; give the bridge a "
+                    "store of aiovec.sync.connect(), or a target such as 'notes.db'"
+                )
             if self._store is None:
                 self._store = open_store(self._target, **self._options)
             return self._store

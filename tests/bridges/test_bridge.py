@@ -9,6 +9,9 @@ import itertools
 import math
 import re
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -22,7 +25,15 @@ import pytest
 from tests.harness.cases import case
 
 import aiovec
-from aiovec import AiovecError, F, FilterError, InvalidArgumentError, Schema, sync
+from aiovec import (
+    AiovecError,
+    F,
+    FilterError,
+    InvalidArgumentError,
+    Schema,
+    StoreClosedError,
+    sync,
+)
 from aiovec.bridge import (
     Bridge,
     Closable,
@@ -305,6 +316,34 @@ async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -
         assert not log.exists()
 
     await asyncio.to_thread(without_await)
+
+
+def test_a_bridge_that_is_closed_during_a_call_ends_both(tmp_path: Path) -> None:
+    """Also if the call goes on to its next part meanwhile."""
+    begun = threading.Event()
+
+    class Held(Counted):
+        @in_store
+        async def acount_slowly(self) -> int:
+            begun.set()
+            until = time.monotonic() + 0.3
+            while time.monotonic() < until:
+                pass  # the close begins, and waits for this thread
+            return await self.acount()
+
+        @blocking(acount_slowly)
+        def count_slowly(self) -> Any:
+            """As ``acount_slowly``."""
+
+    with Held(tmp_path / "x.db") as held, ThreadPoolExecutor() as threads:
+        held.write()
+        call = threads.submit(held.count_slowly)
+        assert begun.wait(60)
+        held.close()
+        with suppress(StoreClosedError):
+            assert call.result(60) == 2
+        assert held.count() == 2
+    assert not (tmp_path / "x.db-wal").exists()
 
 
 # A bridge, its first arguments, a call with and without await, its arguments and its result.

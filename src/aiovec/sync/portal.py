@@ -50,6 +50,11 @@ class Portal:
         await self._stop.wait()  # then asyncio.run cancels the remaining tasks
 
     @property
+    def is_here(self) -> bool:
+        """True in the portal's own thread."""
+        return threading.current_thread() is self._thread
+
+    @property
     def stopped(self) -> bool:
         """True after ``stop``."""
         return self._stop.is_set() or self._over
@@ -66,7 +71,7 @@ class Portal:
 
         An interrupt, such as KeyboardInterrupt, cancels it, and is raised when it has ended.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_here:
             raise RuntimeError(
                 "a coroutine that the store awaits cannot wait for the store; await the "
                 "asynchronous store there, or give the store a plain function"
@@ -87,7 +92,7 @@ class Portal:
 
         A cancelled caller waits until the call has ended.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_here:
             return await call()
         begun = _LoopCall(call)
         self._check()
@@ -121,7 +126,7 @@ class Portal:
     def stop(self) -> None:
         """Cancel the running calls and end the thread. May be called twice."""
         self._soon(self._stop.set)
-        if threading.current_thread() is not self._thread:
+        if not self.is_here:
             self._thread.join()
 
     def _soon(self, work: Callable[[], object]) -> None:

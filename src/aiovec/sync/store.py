@@ -268,6 +268,11 @@ def wait_for(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) ->
     return store._portal.run(lambda: call(store._awaited))
 
 
+def runs_in(store: VectorStore) -> bool:
+    """Return whether this is the thread in which the store's methods run."""
+    return store._portal.is_here
+
+
 async def aio(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
     """Await a call of the store's asynchronous methods: ``await aio(store, lambda s: s.tables())``.
 
