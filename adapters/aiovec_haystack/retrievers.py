@@ -12,7 +12,7 @@ from haystack.dataclasses import Document
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 
 from aiovec import Hit, Table, Weighted
-from aiovec.bridge import DocumentBridge, blocking
+from aiovec.bridge import DocumentBridge, blocking, in_store
 
 from .store import AiovecDocumentStore
 
@@ -60,6 +60,7 @@ class _Retriever:
     def _bridge(self) -> DocumentBridge:
         return self.document_store._bridge
 
+    @in_store
     async def _documents(
         self,
         search: Callable[..., Awaitable[Sequence[Hit]]],

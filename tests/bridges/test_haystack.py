@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -180,6 +181,18 @@ async def test_each_retriever_returns_the_best_documents(ours: AiovecDocumentSto
     nothing.close()
     with pytest.raises(TypeError):
         AiovecKeywordRetriever("documents.db")  # type: ignore[arg-type]
+
+
+async def test_documents_are_made_outside_of_the_apps_loop(
+    ours: AiovecDocumentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 of them take four times as long as a call may hold up the loop."""
+    makers: set[threading.Thread] = set()
+    monkeypatch.setattr(Document, "__post_init__", lambda _: makers.add(threading.current_thread()))
+    assert await ours.filter_documents_async()
+    assert ids(await AiovecEmbeddingRetriever(ours).run_async([1.0, 0.0]))
+    assert makers
+    assert threading.current_thread() not in makers
 
 
 def test_a_pipeline_is_saved_and_loaded(tmp_path: Path) -> None:
