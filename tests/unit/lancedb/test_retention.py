@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from tests.contract.base import case
 
-from aiovec_lancedb.retention import Retention
+from aiovec_lancedb.retention import Retention, retention_of
 from aiovec_lancedb.session import Version
+from aiovec_lancedb.settings import LancedbSettings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(seconds=1000)
@@ -34,3 +35,9 @@ def test_versions_that_are_old_many_or_pinned_are_kept_or_removed() -> None:
             ]
             oldest = KEPT.first_kept(versions, NOW, pinned)
             assert oldest == (None if first is None else versions[first])
+
+
+def test_reads_from_a_bucket_have_an_hour_for_nobody_sees_them() -> None:
+    bucket, folder = (retention_of(LancedbSettings(), on_folder=on) for on in (False, True))
+    assert bucket.grace >= timedelta(hours=1)
+    assert folder.grace <= timedelta(minutes=1)
