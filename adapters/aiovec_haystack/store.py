@@ -184,6 +184,7 @@ class AiovecDocumentStore(Closable):
     def get_metadata_fields_info(self) -> Any:
         """As ``get_metadata_fields_info_async``."""
 
+    @in_store
     async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
         """Return the minimum and the maximum of a key, as "min" and "max"."""
         for field in map(str, self._bridge.fields(metadata_field.removeprefix("meta."))):
@@ -196,6 +197,7 @@ class AiovecDocumentStore(Closable):
     def get_metadata_field_min_max(self) -> Any:
         """As ``get_metadata_field_min_max_async``."""
 
+    @in_store
     async def count_unique_metadata_by_filter_async(
         self, filters: _Filters, metadata_fields: list[str]
     ) -> dict[str, int]:
