@@ -90,9 +90,10 @@ class AiovecVectorStore(Closable, VectorStore):
         ``batch_size``, which LangChain's indexing passes, changes nothing: it is one write. Other
         arguments raise TypeError.
         """
+        _check_known(unknown)
         listed = list(texts)
         vectors = self._embedding.embed_documents(listed) if listed else []
-        return self.add_embeddings(vectors, metadatas, ids, listed, **unknown)
+        return self.add_embeddings(vectors, metadatas, ids, listed)
 
     async def aadd_texts(
         self,
@@ -104,9 +105,10 @@ class AiovecVectorStore(Closable, VectorStore):
         **unknown: Any,
     ) -> list[str]:
         """As ``add_texts``."""
+        _check_known(unknown)
         listed = list(texts)
         vectors = await self._embedding.aembed_documents(listed) if listed else []
-        return await self.aadd_embeddings(vectors, metadatas, ids, listed, **unknown)
+        return await self.aadd_embeddings(vectors, metadatas, ids, listed)
 
     @in_store
     async def aadd_embeddings(
@@ -310,3 +312,9 @@ def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:
 
 def _without_scores(scored: list[tuple[Document, float]]) -> list[Document]:
     return [document for document, _ in scored]
+
+
+def _check_known(unknown: Mapping[str, Any]) -> None:
+    """Refuse arguments that the base class accepts for stores that have them."""
+    if unknown:
+        raise TypeError(f"unexpected arguments: {', '.join(unknown)}")
