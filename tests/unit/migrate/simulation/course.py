@@ -262,6 +262,7 @@ class Course:
             nonlocal last
             if event.kind == "warning":  # called off
                 check_stay(event.text)
+            if event.kind in ("warning", "phase"):  # so a pause is over
                 last = ""
             if event.kind != "progress":
                 world.tell(f"event {event.to_dict()}")
