@@ -31,7 +31,7 @@ from aiovec.errors import (
 FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 """The exceptions that lancedb's calls raise."""
 
-READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """The ``errno`` of an OSError that means: this process may not write there."""
 
 # Panics of Rust code, in a call and in an awaited result. The first is no Exception, and neither
@@ -134,7 +134,7 @@ def is_read_only(error: BaseException) -> bool:
     """Return whether the error says that this process may not write to the folder."""
     cause = error.__cause__
     return isinstance(cause, OSError) and (
-        cause.errno in READ_ONLY or re.search(_REFUSED, str(cause), re.IGNORECASE) is not None
+        cause.errno in _READ_ONLY or re.search(_REFUSED, str(cause), re.IGNORECASE) is not None
     )
 
 
@@ -143,7 +143,7 @@ def _of_system(error: OSError, target: str) -> AiovecError:
     path = target if error.filename is None else str(error.filename)
     if error.errno in NO_ROOM:
         return StoreFullError(target, f"{path}: {error.strerror}")
-    if error.errno in READ_ONLY:
+    if error.errno in _READ_ONLY:
         return StorePermissionError(path, str(error.strerror))
     return AiovecError(f"{path}: {error.strerror}")
 

@@ -63,9 +63,10 @@ LOG = logging.getLogger("aiovec.lancedb")
 _FULL_FILE = 1_048_576
 # An age for calls that must remove no version; nothing is as old as this.
 _NEVER = timedelta(days=36_500)
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # An age for calls that must leave only the newest version. With 0, Lance logs a warning.
 _AT_ONCE = timedelta(milliseconds=1)
+# The time before every version.
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # Timeouts in seconds of the attempts to remove versions. In object storage, each removed file takes
 # a request.
 _REMOVALS = (0.25, 2.0, 30.0)
