@@ -14,7 +14,15 @@ from tests.harness.cases import case
 
 import aiovec
 import aiovec_migrate
-from aiovec import AiovecError, MigrationError, StoreMovedError, UnsupportedError
+from aiovec import (
+    AiovecError,
+    MigrationError,
+    Schema,
+    StoreMovedError,
+    TableExistsError,
+    UnsupportedError,
+)
+from aiovec.backend.contract import Backend
 from aiovec.backend.place import find_place
 from aiovec_migrate import Event, Options
 
@@ -249,6 +257,28 @@ EDITS: dict[str, Callable[[Path], object]] = {
     "another backend": replacing('"sqlite"', '"lancedb"'),
     "no TOML": lambda file: file.write_text("[retrieval\n"),
 }
+
+
+async def test_a_table_of_rows_that_meets_the_switch_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has moved between the commits of the table and of its rows."""
+    config = await a_store(tmp_path, "sqlite")
+    place = await asyncio.to_thread(find_place, config=config)
+    kind = type(await asyncio.to_thread(place.create))
+    create = kind.create_table
+
+    async def create_and_switch(backend: Backend, name: str, schema: Schema) -> None:
+        await create(backend, name, schema)
+        await switched(config, "lancedb")
+
+    monkeypatch.setattr(kind, "create_table", create_and_switch)
+    async with aiovec.connect(config=config) as store:
+        schema = await store.create_table("new", [{"id": "a", "embedding": [1.0, 2.0]}])
+        assert (store.backend_name, await store.schema("new")) == ("lancedb", schema)
+        assert await store.count("new") == 1
+        with pytest.raises(TableExistsError):
+            await store.create_table("new", [{"id": "b", "embedding": [1.0, 2.0]}])
 
 
 @pytest.mark.slow

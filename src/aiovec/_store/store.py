@@ -368,21 +368,25 @@ class VectorStore(Hints):
         """Create a table from rows, which are checked and embedded before it exists."""
         self._check_writable("create_table")
         held = await collect(rows, self._read_in_thread)
+        writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
+        exists = False  # an earlier attempt has created it: the store has moved since
 
         async def create(active: ActiveBackend) -> Schema:
-            if table in await active.backend.tables():  # before any text is embedded
+            if not exists and table in await active.backend.tables():  # before texts are embedded
                 raise TableExistsError(table)
             if holds_arrow(held):
                 await arrow_ready()
             schema = await hop(cost_of(held), inferred, held, options)
             schema = await self._embedders.completed(table, schema, active.settings)
-            writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
             batch = await writing.checked_batch(active, TableHandle(table, schema, None))
             await to_its_end(fill(active.backend, schema, batch))
             return schema
 
         async def fill(backend: Backend, schema: Schema, batch: NewRows) -> None:
-            await backend.create_table(table, schema)
+            nonlocal exists
+            if not exists:
+                await backend.create_table(table, schema)
+                exists = True
             try:
                 if len(batch):
                     async with backend.writing(batch.nbytes):
