@@ -241,7 +241,7 @@ class RemoteBackend(Backend):
         matrix = np.stack([query.vector for query in queries])
         body = {
             "limit": first.limit, "exact": first.exact, "tuning": _tuning(first.tuning),
-            "where": first.where if same else filters,
+            **({"where": first.where} if same else {"eachWhere": filters}),
             **_selection(table.schema, first.columns),
         }  # fmt: skip
         read = _found("_distance", table, first.columns, len(queries))

@@ -44,7 +44,7 @@ _MANY = 16  # lists of so many floats become arrays, which take a fifth of their
 # searched for twenty times as fast.
 _HUGE = re.compile(rb"e(?<=\de)\+?[1-9]\d\d"), re.compile(rb"E(?<=\dE)\+?[1-9]\d\d")
 # Arguments that are bounded like rows.
-_LISTS = frozenset({"ids", "texts", "vectors", "where", OLDER_NAMES["where"]})
+_LISTS = frozenset({"ids", "texts", "vectors", "eachWhere"})
 
 _MOST_RANGES = 64
 _CHARSET = re.compile(r"\s*(charset=\"?utf-?8\"?\s*)?", re.IGNORECASE)

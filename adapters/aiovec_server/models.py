@@ -354,12 +354,9 @@ class Search(_Near, ByModel):
     text: str | None = _maybe("In its place, a text, if the table has an embedder.")
 
 
-_Wheres = Annotated[list[str | None], _TO_FIRST]
-
-
 class SearchMany(_Near, ByModel):
-    where: str | _Wheres | None = _older(  # type: ignore[assignment]  # it may be more
-        "where", None, "A condition for all, or one for each."
+    each_where: Annotated[list[str | None], _TO_FIRST] | None = _maybe(
+        "A condition, or null, for each vector or text, which narrows `where`."
     )
     vectors: Vectors | None = _maybe("The vectors to search for.")
     texts: Texts | None = _maybe("In their place, texts, if the table has an embedder.")

@@ -123,7 +123,7 @@ class ExpiringContract(ContractBase):
         assert await store.distinct("notes", "year") == dict.fromkeys((1, 2, 4, 5), 1)
         assert await store.bounds("notes", "year") == (1, 5)
         assert ids_of(await store.search("notes", query)) == LIVE
-        (hits,) = await store.search_many("notes", [query], where=["year > 1"])
+        (hits,) = await store.search_many("notes", [query], each_where=["year > 1"])
         assert ids_of(hits) == LIVE[1:]
         assert ids_of(await store.search_like("notes", "r1")) == LIVE[1:]
         with pytest.raises(InvalidArgumentError):
@@ -233,7 +233,7 @@ class ExpiringContract(ContractBase):
             nearest = [f"r{n}" for n in range(40, 70)]
             assert ids_of(await store.search("notes", near, limit=limit)) == nearest[:limit]
             even, odd = await store.search_many(
-                "notes", [near, far], limit=limit, where=["even = TRUE", "even = FALSE"]
+                "notes", [near, far], limit=limit, each_where=["even = TRUE", "even = FALSE"]
             )
             assert ids_of(even) == nearest[::2][:limit]
             assert ids_of(odd) == nearest[::-2][:limit]

@@ -50,7 +50,7 @@ async def test_no_callback_takes_long(tmp_path: Path) -> None:
         "find": lambda: store.find("notes", limit=ROWS),
         "search": lambda: store.search("notes", QUERY, limit=ROWS),
         "search_many": lambda: store.search_many("notes", many[:500], limit=10),
-        "a filter each": lambda: store.search_many("notes", many, where=filters),
+        "a filter each": lambda: store.search_many("notes", many, each_where=filters),
         "search_text": lambda: store.search_text("notes", "name", limit=5_000, highlight=True),
         "search_hybrid": lambda: store.search_hybrid("notes", "name", QUERY, limit=5_000),
         "diversity": lambda: store.search("notes", QUERY, limit=300, diversity=0.5),

@@ -227,7 +227,7 @@ def test_the_results_of_several_queries_are_one_table() -> None:
             queries = [[1.0, 0.0], [0.0, 1.0]]
             return (
                 await store.search_many("t", queries, limit=2),
-                await store.search_many("t", queries, where=["year > 0", "FALSE"]),
+                await store.search_many("t", queries, each_where=["year > 0", "FALSE"]),
             )
 
     answers, filtered = asyncio.run(ask())

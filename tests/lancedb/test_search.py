@@ -89,7 +89,7 @@ async def test_exact_searches_share_a_scan(store: VectorStore) -> None:
             await store.insert("notes", {"id": numbers, "embedding": vectors, "n": numbers})
             await store.search("notes", queries[0])  # which asks what holds for the version
             with lance_calls() as calls:
-                matches = await store.search_many("notes", queries, where=wheres, exact=True)
+                matches = await store.search_many("notes", queries, each_where=wheres, exact=True)
             assert calls["to_batches"] == 3
             for query, where, hits in zip(queries, wheres, matches, strict=True):
                 assert hits == await store.search("notes", query, where=where, exact=True)
@@ -119,7 +119,10 @@ async def test_all_searches_of_a_call_see_one_version(tmp_path: Path) -> None:
             for _ in range(25):
                 # The second one's filter selects only rows of the other partition.
                 matches = await store.search_many(
-                    "notes", [[0, 0], [0, 0]], where=["n = 0", "n = 1"], tuning=Tuning(nprobes=1)
+                    "notes",
+                    [[0, 0], [0, 0]],
+                    each_where=["n = 0", "n = 1"],
+                    tuning=Tuning(nprobes=1),
                 )
                 assert [len(hits) for hits in matches] == [10, 10]
                 assert len({hit["year"] for hits in matches for hit in hits}) == 1

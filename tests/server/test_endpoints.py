@@ -203,7 +203,7 @@ async def test_each_kind_of_search_returns_its_hits(client: Client) -> None:
     assert await hits("search", vector=VECTOR, maxDistance=-1) == []
     grouped = await hits("search", vector=VECTOR, groupBy="payload.kind", perGroup=1)
     assert [hit["id"] for hit in grouped] == ["note-0", "note-1"]
-    body = {"vectors": [VECTOR, VECTOR], "limit": 1, "where": ["year = 2022", None]}
+    body = {"vectors": [VECTOR, VECTOR], "limit": 1, "eachWhere": ["year = 2022", None]}
     many = await client.ok("POST", "/tables/notes/search_many", json=body)
     assert [[h["id"] for h in r["hits"]] for r in many["results"]] == [["note-2"], ["note-0"]]
 
@@ -220,7 +220,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search", {"vector": VECTOR, "boost": [{"type": "factor", "field": "year", "weight": 2}]},
      "^weight must be a number from 0 to 1, not 2$"),
     ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no embedder"),
-    ("search_many", {"vectors": [VECTOR], "where": ["TRUE", "TRUE"]}, "where"),
+    ("search_many", {"vectors": [VECTOR], "eachWhere": ["TRUE", "TRUE"]}, "each_where"),
     ("search_hybrid", {"query": "words"}, "missing"),
     ("search_hybrid", {"query": "x", "vector": VECTOR, "fusion": {"type": "x"}}, "rrf"),
     ("search_text", {}, "lacks the key 'query'"), ("search_like", {"ids": "none"}, "ids"),

@@ -33,7 +33,7 @@ NUMBERS, NAMES = many("1", 999_000), many('"n"', 999_000)
 KEYS = members(119_000, "1")  # more are refused before they are parsed
 BODIES = {
     "texts": ("search_many", f'{{"texts": {NUMBERS}}}'),
-    "filters": ("search_many", f'{{"vectors": [[1, 0]], "where": {NUMBERS}}}'),
+    "filters": ("search_many", f'{{"vectors": [[1, 0]], "eachWhere": {NUMBERS}}}'),
     "a huge number": ("search_many", f'{{"texts": ["1e400", {NUMBERS[1:]}}}'),
     "order keys": ("find", f'{{"orderBy": {NUMBERS}}}'),
     "names of order keys": ("find", f'{{"orderBy": {NAMES}}}'),

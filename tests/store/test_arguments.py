@@ -105,6 +105,8 @@ async def test_another_model_is_refused(store: VectorStore) -> None:
             "notes", "one", "two",
         )  # fmt: skip
     assert await store.count("notes") == 2
+    with pytest.raises(TypeError, match="model"):  # it has no vector of the caller's
+        await store.search_like("notes", small_rows(1)[0]["id"], model="one")  # type: ignore[call-arg]
 
 
 async def test_a_table_without_a_model_takes_any(store: VectorStore) -> None:

@@ -158,21 +158,34 @@ async def test_search_many_takes_a_filter_for_each_query(store: VectorStore) -> 
     ]  # fmt: skip
     queries = vectors(len(wheres), seed=22)
     for form in (list, tuple):
-        many = await store.search_many("notes", queries, where=form(wheres), limit=8)
+        many = await store.search_many("notes", queries, each_where=form(wheres), limit=8)
         for query, where, hits in zip(queries, wheres, many, strict=True):
             with case(where):
                 alone = await store.search("notes", query, where=where, limit=8)
                 assert ids_of(hits) == ids_of(alone)
     assert many[5] == []
-    assert await store.search_many("notes", [], where=[]) == []
+    assert await store.search_many("notes", [], each_where=[]) == []
     wrong: Any
-    for wrong in ([], ["page < 3"], [None] * 10):
+    for wrong in ([], ["page < 3"], [None] * 10, "page < 3", 5, iter(wheres)):
         with pytest.raises(InvalidArgumentError) as caught:
-            await store.search_many("notes", queries, where=wrong)
-        assert caught.value.argument == "where"
+            await store.search_many("notes", queries, each_where=wrong)
+        assert caught.value.argument == "each_where"
     for wrong in ("absent = 1", 5, [["page < 3"]]):
         with pytest.raises(FilterError):
-            await store.search_many("notes", queries[:2], where=[None, wrong])
+            await store.search_many("notes", queries[:2], each_where=[None, wrong])
+
+
+async def test_a_list_as_where_is_one_filter_in_every_search(store: VectorStore) -> None:
+    await filled(store, CHUNKS, _chunks(300, texts=False))
+    queries, both = vectors(2, seed=22), ["page > 2", {"live": True}]
+    own = ["page < 9", None]
+    many = await store.search_many("notes", queries, where=both)
+    narrowed = await store.search_many("notes", queries, where=both, each_where=own)
+    for query, each, hits, fewer in zip(queries, own, many, narrowed, strict=True):
+        alone = await store.search("notes", query, where="page > 2 AND live = TRUE")
+        assert ids_of(hits) == ids_of(alone) != []
+        more = [*both, each] if each else both
+        assert ids_of(fewer) == ids_of(await store.search("notes", query, where=more)) != []
 
 
 async def test_search_like_finds_the_rows_near_a_row(store: VectorStore) -> None:

@@ -129,7 +129,7 @@ async def vectors_of_every_form(store: aiovec.VectorStore) -> None:
     many: aiovec.Vectors = np.ones((3, 2), dtype=np.float32)
     for each in (vectors, many, iter(vectors), [[1.0, 0.5]]):
         assert_type(await store.search_many("notes", each), ResultsList)
-    await store.search_many("notes", many, where=[F.year > 1, "year > 2", None])
+    await store.search_many("notes", many, each_where=[F.year > 1, "year > 2", None])
     assert_type(await store.search_like("notes", "a", min_score=0.1), Results[Hit])
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypedDict, TypeVar, cast
 import numpy as np
 
 from .._filters import Expr, bind
-from .._filters.tree import Ref
+from .._filters.tree import Ref, all_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
 from .._input.selection import Selection, select_columns, selected_names, value_reader, value_ref
 from .._input.types import Where
@@ -73,12 +73,6 @@ Group = tuple[str, Any]
 """The type of the value that rows of one group share, and the value: 1 and TRUE are two."""
 
 
-class OneForEach(tuple[Where, ...]):
-    """A filter for each vector of a search."""
-
-    __slots__ = ()
-
-
 Highlight = tuple[str, str]
 _HIGHLIGHT = ("<mark>", "</mark>")
 
@@ -98,13 +92,18 @@ class SearchArguments(TypedDict, total=False):
     per_group: int
 
 
-class VectorArguments(SearchArguments, total=False):
-    """The arguments that every search by vector takes."""
+class NearArguments(SearchArguments, total=False):
+    """The arguments that every search by vector takes, also by that of a stored row."""
 
-    model: str | None
     exact: bool
     tuning: Tuning | None
     max_distance: float | None
+
+
+class VectorArguments(NearArguments, total=False):
+    """The arguments that every search by a caller's vector takes."""
+
+    model: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,8 +111,7 @@ class SearchOptions:
     """The arguments of a search, checked, for every query of one call."""
 
     limit: int = 10
-    where: Where | Sequence[Where] = None
-    """A filter for all vectors, or ``OneForEach``."""
+    where: Where = None
     select: Iterable[str] | None = None
     model: str | None = None
     include_vector: bool = False
@@ -474,14 +472,15 @@ async def plan_search(
     options: SearchOptions,
     vectors: Sequence[Float32Array] = (),
     words: str | None = None,
+    each_where: Sequence[Where] | None = None,
     **more: Any,
 ) -> Plan:
     """Return the plan of a search for checked vectors, for words, or for both with ``fusion``.
 
     A long filter or query is checked in a thread.
     """
-    cost = cost_of_text(options.where) + cost_of_text(words)
-    return await hop(cost, _plan, active.backend, handle, options, vectors, words, more)
+    cost = cost_of_text(options.where) + cost_of_text(each_where) + cost_of_text(words)
+    return await hop(cost, _plan, active.backend, handle, options, vectors, words, each_where, more)
 
 
 def _plan(
@@ -490,6 +489,7 @@ def _plan(
     options: SearchOptions,
     vectors: Sequence[Float32Array],
     words: str | None,
+    each_where: Sequence[Where] | None,
     more: Mapping[str, Any],
 ) -> Plan:
     schema, live = handle.schema, LiveRows(backend, handle)
@@ -504,7 +504,7 @@ def _plan(
     )
     selection = _for_the_steps(options, schema, shown)
     clauses = None if words is None else _clauses(backend, handle, words)
-    filters = bound_filters(options.where, schema, len(vectors) if words is None else 1)
+    filters = bound_filters(options.where, each_where, schema, len(vectors) if words is None else 1)
     if words is not None:
         filters = [live.only(filters[0])]
     return Plan(backend, handle, options, live, shown, selection, filters, vectors, clauses, **more)
@@ -558,18 +558,22 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
                 raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
 
 
-def bound_filters(where: Where | Sequence[Where], schema: Schema, count: int) -> list[Expr | None]:
+def bound_filters(
+    where: Where, each_where: Sequence[Where] | None, schema: Schema, count: int
+) -> list[Expr | None]:
     """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
-    if not isinstance(where, OneForEach):
-        return [None if where is None else bind(where, schema)] * count
-    if len(where) != count:
-        raise InvalidArgumentError(
-            "where", list(where),
-            f"one filter, or one for each of the {count} vectors (there are {len(where)})",
-        )  # fmt: skip
-    keys = [each if isinstance(each, str) else id(each) for each in where]
-    bound = {key: bind(each, schema) for key, each in dict(zip(keys, where, strict=True)).items()}
-    return [bound[key] for key in keys]
+    common = bind(where, schema)
+    if each_where is None:
+        return [common] * count
+    if len(each_where) != count:
+        expected = f"a filter for each of the {count} vectors (there are {len(each_where)})"
+        raise InvalidArgumentError("each_where", list(each_where), expected)
+    keys = [each if isinstance(each, str) else id(each) for each in each_where]
+    distinct = dict(zip(keys, each_where, strict=True))
+    own = {key: bind(each, schema) for key, each in distinct.items()}
+    if common is not None:
+        own = {key: common if each is None else all_of([common, each]) for key, each in own.items()}
+    return [own[key] for key in keys]
 
 
 def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextClause, ...]:

@@ -125,7 +125,7 @@ from .expiry import LiveRows, sweep
 from .rank import check_fusion
 from .search import (
     Answer,
-    OneForEach,
+    NearArguments,
     SearchArguments,
     SearchOptions,
     VectorArguments,
@@ -1060,16 +1060,21 @@ class VectorStore(Hints):
         vectors: Vectors,
         *,
         limit: int = 10,
-        where: Where | Sequence[Where] = None,
+        where: Where = None,
+        each_where: Sequence[Where] | None = None,
         **options: Unpack[VectorArguments],
     ) -> ResultsList:
         """Search for several vectors or texts on one state of the table.
 
-        ``where`` is one filter for all of them, or a sequence with one for each. With ``group_by``,
-        each vector is a search of its own. The other arguments are those of ``search``.
+        ``each_where`` is a list with a filter, or None, for each of them, which narrows ``where``.
+        With ``group_by``, each vector is a search of its own. The other arguments are those of
+        ``search``.
         """
-        if isinstance(where, Sequence) and not isinstance(where, str):
-            where = OneForEach(where)
+        if each_where is not None:
+            if not isinstance(each_where, (list, tuple)):
+                expected = "a list with a filter for each vector, or None"
+                raise InvalidArgumentError("each_where", each_where, expected)
+            each_where = tuple(each_where)  # its owner may change it while the call waits
         checked = options_of("search_many", VectorArguments, limit=limit, where=where, **options)
         collected = await collect_vectors(vectors, self._read_in_thread)
         texts, cost = texts_among(collected), cost_of(collected)
@@ -1081,7 +1086,8 @@ class VectorStore(Hints):
             if texts and handle.schema.embed is not None:
                 made = await self._vectors_of(active, handle, texts, checked.model)
             queries = await hop(cost, many_queries, collected, handle.schema, made)
-            return await (await plan_search(active, handle, checked, queries)).nearest()
+            plan = await plan_search(active, handle, checked, queries, each_where=each_where)
+            return await plan.nearest()
 
         return ResultsList(await self._hits("search_many", table, checked, search))
 
@@ -1100,7 +1106,7 @@ class VectorStore(Hints):
                 await answer.finish_by(options.rerank, self._rerank_slots)
         return [cast("Results[Hit]", answer.hits) for answer in answers]
 
-    @names_options(VectorArguments)
+    @names_options(NearArguments)
     async def search_like(
         self,
         table: str,
@@ -1109,7 +1115,7 @@ class VectorStore(Hints):
         not_like: Ids = (),
         limit: int = 10,
         where: Where = None,
-        **options: Unpack[VectorArguments],
+        **options: Unpack[NearArguments],
     ) -> Results[Hit]:
         """Return the rows nearest to the row or rows ``ids``, and unlike ``not_like``.
 
@@ -1123,7 +1129,7 @@ class VectorStore(Hints):
         named = list(dict.fromkeys([*like, *unlike]))
         if not like or len(named) > _MOST_LIKE:
             raise InvalidArgumentError("ids", ids, f"the ids of 1 to {_MOST_LIKE:,} rows")
-        checked = options_of("search_like", VectorArguments, limit=limit, where=where, **options)
+        checked = options_of("search_like", NearArguments, limit=limit, where=where, **options)
 
         async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
             live, schema = LiveRows(active.backend, handle), handle.schema
