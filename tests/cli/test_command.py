@@ -127,7 +127,6 @@ def test_wrong_usage_names_the_cure(run: Run, store: Path, parts: Path) -> None:
             finished = run(*line.split())
             assert (finished.code, finished.out) == (2, "")
             assert cure in finished.err
-            assert not re.search("Input should|Value error", finished.err)  # pydantic's words
 
 
 FAILURES = {

@@ -87,7 +87,7 @@ except SystemExit: pass""": {
 try: runpy.run_module('aiovec', run_name='__main__')
 except SystemExit: pass""": {
         "aiovec._cli.tables", "aiovec._cli.upkeep", "aiovec_import", "aiovec_migrate",
-        "aiovec_server", "lancedb", "opentelemetry", "pyarrow",
+        "aiovec_server", "lancedb", "opentelemetry", "pyarrow", "pydantic",
     },
 }  # fmt: skip
 

@@ -14,15 +14,11 @@ _STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECA
 _NAMING = ("--store", "-s", "--from", "--to")  # options before a store
 # Commands whose own arguments are paths.
 _OF_PATHS = {"backup", "export", "import", "restore"}
-_NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number"}
 
 
 def clear_message(error: Any) -> str:
     """Return the message of an error of usage, with its cure."""
     message: str = error.message
-    faults = getattr(error.__cause__, "errors", None)  # pydantic's, by which typer reads values
-    if faults is not None and message.startswith(("Input should", "Value error")):
-        return _of_value(faults()[0])
     context: Any = getattr(error, "ctx", None)
     if context is None:
         return message
@@ -60,9 +56,3 @@ def _command_cure(message: str, known: Sequence[str]) -> str:
     if _STORE.fullmatch(word):
         return f"; write aiovec tables -s {word}"
     return did_you_mean(word, known)
-
-
-def _of_value(fault: dict[str, Any]) -> str:
-    said: str = fault["msg"].removeprefix("Value error, ")
-    expected = _NUMBERS.get(fault["type"], said.partition("Input should be ")[2])
-    return f"must be {expected}, not {fault['input']!r}" if expected else said
