@@ -202,7 +202,8 @@ def diversify(
     ``1 - diversity`` and the cosine as similarity, whatever the table's metric: each pick has the
     highest ``lambda * cos(hit, query) - (1 - lambda) * max(cos(hit, picked))``, the first the
     highest ``cos(hit, query)``. Without a query the hits' scores, scaled to 0…1, stand for their
-    nearness to it. Every hit needs its vector.
+    nearness to it. Every hit needs its vector. It is not called for a diversity of 0, which keeps
+    the order of the table's metric.
     """
     if len(hits) < 2:
         return list(hits[:limit])
@@ -210,10 +211,7 @@ def diversify(
     if query is None:
         relevance = np.asarray(_scaled([hit.score for hit in hits]))
     else:
-        relevance = vectors @ unit(query[np.newaxis])[0]
-    # One matrix product costs a fraction of one product per pick. It is float64: in float32,
-    # rounding would change the pick between two nearly equal hits.
-    cosines = vectors @ vectors.T if len(hits) <= _MOST_COSINES else None
+        relevance = _dots(vectors, unit(query[np.newaxis])[0])
     likeness = np.full(len(hits), -np.inf)
     open_ = np.ones(len(hits), dtype=bool)
     picked = [int(np.argmax(relevance))]
@@ -221,16 +219,20 @@ def diversify(
         open_[picked[-1]] = False
         if len(picked) == min(limit, len(hits)):
             return [hits[i] for i in picked]
-        last = picked[-1]
-        likeness = np.maximum(
-            likeness, vectors @ vectors[last] if cosines is None else cosines[last]
-        )
+        likeness = np.maximum(likeness, _dots(vectors, vectors[picked[-1]]))
         worth = (1.0 - diversity) * relevance - diversity * likeness
         picked.append(int(np.argmax(np.where(open_, worth, -np.inf))))
 
 
-# Most hits whose cosines with each other are computed together, in 64 MiB.
-_MOST_COSINES = 2896
+def _dots(vectors: Float64Array, vector: Float64Array) -> Float64Array:
+    """Return the dot product of each of the vectors with this one.
+
+    As a stack of small products, which stay in this thread: OpenBLAS would spread one large product
+    over threads of its own, which take several times the CPU under load. They are float64: in
+    float32, rounding would change the pick between two nearly equal hits.
+    """
+    products: Float64Array = np.matmul(vectors[:, np.newaxis, :], vector[:, np.newaxis])
+    return products[:, 0, 0]
 
 
 def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:

@@ -1026,7 +1026,7 @@ class VectorStore(Hints):
           looks at the best ``fetch_k * per_group`` rows, and if these have too few values, once
           more at 16 times as many; what it finds there is the answer.
         - ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal relevance with
-          ``lambda`` as ``1 - diversity``.
+          ``lambda`` as ``1 - diversity``, by the cosine whatever the metric; 0 changes nothing.
         - ``rerank`` is a function that gets the hits, with all their text fields, and returns new
           scores, or the hits in a new order (a plain function runs in a thread). Diversity is
           applied afterwards.
