@@ -45,10 +45,12 @@ def _rows(count: int = 60) -> list[dict[str, Any]]:
 
 
 def _shares(name: str, scores: list[float]) -> list[float]:
+    """Return the shares of a list; with ``match="any"``, no row counts as one with all words."""
+    last, first = (0.2, 1.0) if name == "vector" else (0.0, 0.7)
     if not scores or max(scores) == min(scores):
-        return [1.0] * len(scores)
-    last, width = 0.2 if name == "vector" else 0.0, max(scores) - min(scores)
-    return [last + (1 - last) * (score - min(scores)) / width for score in scores]
+        return [first] * len(scores)
+    width = max(scores) - min(scores)
+    return [last + (first - last) * (score - min(scores)) / width for score in scores]
 
 
 def expected_fusion(lists: dict[str, list[Hit]], fusion: Fusion) -> dict[str, float]:
