@@ -64,6 +64,32 @@ def test_each_filter_selects_the_same(
     check(store, rows, exprs)
 
 
+def test_a_comparison_named_twice_means_the_same_as_once(store: sync.VectorStore) -> None:
+    values: list[Any] = [True, False, 1, 0, 1.0, -0.0, 0.5, "1", "true", "a", [True], None]
+    rows = [row(n, done=value, a={"done": value}) for n, value in enumerate(values)]
+    rows += [row(100, live=True, score=0.0, year=1, body="a"), row(101, live=False, score=1.0)]
+    once = [ref == value for ref in (F.payload["done"], F.payload["a"]["done"]) for value in values]
+    once += [F.live == True, F.score == -0.0, F.score == 1, F.year == 1.0, F.body == "a"]  # noqa: E712
+    check(store, rows, [one | one for one in once])
+    check(store, rows, [one & one for one in once])
+    done, other = F.payload["done"], F.payload["a"]["done"]
+    check(
+        store, rows,
+        [
+            (done == True) | done.in_([True]), done.in_([True, True]), done.in_([1, 1.0]),  # noqa: E712
+            (done == True) | (done == False) | (done == True),  # noqa: E712
+            (done == 1) | (done == 1.0) | (done == True), (done == 0.0) | (done == -0.0),  # noqa: E712
+            ~(done == True) & (done != True), (done == True) | (other == True),  # noqa: E712
+            ((done == True) & (F.year == 1)) | (done == True) | F.body.is_null(),  # noqa: E712
+        ],
+    )  # fmt: skip
+    with case("a list of conditions"):
+        twice = store.find("t", [~(done == True), done != True], limit=100, select=[])  # noqa: E712
+        assert [record.id for record in twice] == ["1"]
+    with case("delete"):
+        assert store.delete("t", where="payload.done = TRUE OR payload.done = TRUE") == 1
+
+
 # LIKE
 
 

@@ -123,7 +123,7 @@ def good_rows(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
             row[name] = draw(values(field))
     if schema.payload:
         keys = st.sampled_from([key for key in PAYLOAD_KEYS if key not in schema.fields])
-        row |= draw(st.dictionaries(keys, json_values, max_size=2))
+        row |= draw(st.dictionaries(keys, st.one_of(json_values, st.booleans()), max_size=2))
     return row
 
 
@@ -252,9 +252,24 @@ def conditions(draw: st.DrawFn, schema: Schema) -> Expr:
 
 
 @st.composite
+def _twice(draw: st.DrawFn, schema: Schema) -> Expr:
+    """One condition that stands twice, also negated; often a boolean."""
+    flags = [F.payload[key] for key in PAYLOAD_KEYS] if schema.payload else []
+    flags += [F[name] for name, field in schema.fields.items() if field.kind == "bool"]
+    if flags and draw(st.integers(0, 3)):
+        once = draw(st.sampled_from(flags)) == draw(st.booleans())
+    else:
+        once = draw(conditions(schema))
+    return draw(st.sampled_from((once | once, once & once, ~once & ~once, ~once | ~once)))
+
+
+@st.composite
 def filters(draw: st.DrawFn, schema: Schema, *, depth: int = 3) -> Expr:
-    """A filter that fits the schema: conditions on every kind of field, and trees of them."""
-    match draw(st.integers(0, 6)) if depth else 0:
+    """A filter that fits the schema: conditions on every kind of field, and trees of them.
+
+    Some hold a comparison twice, as filters that are joined do.
+    """
+    match draw(st.integers(0, 8)) if depth else 0:
         case 3:
             return draw(filters(schema, depth=depth - 1)) & draw(filters(schema, depth=depth - 1))
         case 4:
@@ -263,6 +278,10 @@ def filters(draw: st.DrawFn, schema: Schema, *, depth: int = 3) -> Expr:
             return ~draw(filters(schema, depth=depth - 1))
         case 6:
             return draw(filters(schema, depth=depth - 1)).is_true()
+        case 7:
+            return draw(_twice(schema)) & draw(filters(schema, depth=depth - 1))
+        case 8:
+            return draw(_twice(schema)) | draw(filters(schema, depth=depth - 1))
         case _:
             return draw(conditions(schema))
 

@@ -37,6 +37,7 @@ from .tree import (
     any_of,
     is_true,
     negated,
+    one_of,
 )
 
 _NUMBERS = ("int", "float")
@@ -52,9 +53,9 @@ def bind(where: object, schema: Schema) -> Expr | None:
     ``where`` is an expression of ``F``, filter text, a tree, a mapping, which means equality, or a
     list of these, which means AND; an empty one selects every row, as None does. In the tree that
     comes back every name is known, every literal has exactly its field's type (on a payload key:
-    its own), and conditions that mean the same have one form: an IN holds two or more values, on a
-    payload key of one type, and a LIKE has a wildcard before its end. Raises FilterError, with the
-    position where the condition at fault was parsed from text.
+    its own), and conditions that mean the same have one form: an IN holds two or more different
+    values, on a payload key of one type, and a LIKE has a wildcard before its end. Raises
+    FilterError, with the position where the condition at fault was parsed from text.
     """
     if where is None:
         return None
@@ -142,21 +143,19 @@ class _Binder:
 
     def _in(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
         kind = self._kind(leaf, ref)
-        kept: dict[tuple[type, Value], Value] = {}
+        # IN is the OR of its equalities. On a payload key, an equality with a literal of another
+        # type than the value is null, so the literals of each type make one IN.
+        by_kind: dict[str, list[Value]] = {}
         for index, given in enumerate(values):
             value = _fitted(ref, kind, given)
             self._check_value(leaf, ref, kind, value, index)
             fitting = _fitting(value, kind)
             if fitting is not None:
-                kept.setdefault((type(fitting), fitting), fitting)
-        if not kept:
+                one_kind = _kind_of(fitting).replace("float", "int")
+                by_kind.setdefault(one_kind, []).append(fitting)
+        if not by_kind:
             return _all(ref, kind, False)
-        # IN is the OR of its equalities. On a payload key, an equality with a literal of another
-        # type than the value is null, so the literals of each type make one IN.
-        by_kind: dict[str, list[Value]] = {}
-        for value in kept.values():
-            by_kind.setdefault(_kind_of(value).replace("float", "int"), []).append(value)
-        return any_of([_one_of(ref, several) for several in by_kind.values()])
+        return any_of([one_of(ref, several) for several in by_kind.values()])
 
     def _like(self, leaf: Like, ref: Ref) -> Expr:
         self._need_text(leaf, ref, "ILIKE" if leaf.ignore_case else "LIKE")
@@ -344,10 +343,6 @@ def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
     if op in ("<", "<="):
         return Compare(ref, "<=", near if near < value else math.nextafter(near, -math.inf))
     return Compare(ref, ">=", near if near > value else math.nextafter(near, math.inf))
-
-
-def _one_of(ref: Ref, values: list[Value]) -> Expr:
-    return In(ref, tuple(values)) if len(values) > 1 else Compare(ref, "=", values[0])
 
 
 def _simplest_like(ref: Ref, pattern: str, *, ignore_case: bool) -> Expr:

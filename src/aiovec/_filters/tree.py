@@ -165,7 +165,7 @@ class Compare(Expr):
 
 @dataclass(slots=True, eq=False, repr=False)
 class In(Expr):
-    """``ref`` equals one of ``values``; there is at least one."""
+    """``ref`` equals one of ``values``; there is at least one, and behind ``bind`` none twice."""
 
     ref: Ref
     values: tuple[Value, ...]
@@ -419,6 +419,12 @@ def merged(
     ]
 
 
-def _in(terms: Sequence[Expr]) -> In:
+def _in(terms: Sequence[Expr]) -> Expr:
     comparisons = cast("Sequence[Compare]", terms)
-    return In(comparisons[0].ref, tuple(term.value for term in comparisons))
+    return one_of(comparisons[0].ref, [term.value for term in comparisons])
+
+
+def one_of(ref: Ref, values: Iterable[Value]) -> Expr:
+    """Return ``ref`` IN the values of one kind, each once: for a single one, the equality."""
+    distinct = tuple(dict.fromkeys(values))
+    return In(ref, distinct) if len(distinct) > 1 else Compare(ref, "=", distinct[0])
