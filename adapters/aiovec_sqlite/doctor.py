@@ -174,7 +174,8 @@ def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:
         for field in fields
         for call in ("drop_field_index", "create_field_index")
     )
-    cure = f"aiovec optimize {name}" if state.startswith("missing") else f"rebuild it: {calls}"
+    lacking = state.startswith(("missing", "being built"))
+    cure = f"aiovec optimize {name}" if lacking else f"rebuild it: {calls}"
     yield Finding(f"text index of {name}", state, ok=sound, cure=None if sound else cure)
 
 

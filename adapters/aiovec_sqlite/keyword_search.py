@@ -241,10 +241,11 @@ class _Terms:
         any: bool,
     ) -> None:
         self._grams = index.analyzer == "ngram"
-        covered = set(index.fields).intersection(wanted_fields(table.schema))
-        self.fields = [name for name in index.fields if name in covered]
+        wanted = wanted_fields(table.schema)
+        self.fields = [name for name in index.fields if name in wanted]
         for clause in clauses:
-            if clause.field is not None and clause.field not in covered:
+            needed = wanted if clause.field is None else [clause.field]
+            if not set(needed).issubset(self.fields):
                 raise being_built(table.name, indexes_of(db, table.name)[-1])
         self._index = index
         self._joint = " OR " if any else " "

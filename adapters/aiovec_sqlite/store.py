@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -45,7 +46,7 @@ from aiovec.backend.limits import Slot, Steps, current_deadline, export_gate, wr
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
 from aiovec.backend.rows import NewRows
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import Background, in_thread
 from aiovec.errors import (
     AiovecError,
     ConfigError,
@@ -117,6 +118,7 @@ class SqliteBackend(Backend):
         self._writer: Writer | None = None
         self._readers: ReaderPool | None = None
         self._resident: ResidentSearch | None = None
+        self._builds = Background()
         self._exports = export_gate()
         self._writing = write_gate(settings.write_queue)
         self.busy_timeout = settings.busy_timeout
@@ -157,7 +159,7 @@ class SqliteBackend(Backend):
             self._check_file,
         )
         with translated(self._target):
-            await connection.read(lambda db, _: self._look_at_file(db, readers))
+            incomplete = await connection.read(lambda db, _: self._look_at_file(db, readers))
         if not self.read_only:
             self._writer = Writer(
                 connection,
@@ -166,6 +168,8 @@ class SqliteBackend(Backend):
                 busy_timeout=settings.busy_timeout,
                 check_file=self._check_file,
             )
+            if incomplete and self.upkeep:
+                self._builds.start(self._complete_text(incomplete))
 
     def _make_private_file(self) -> Path:
         """Make the file of a store in memory, which is removed with this object or the process."""
@@ -181,17 +185,23 @@ class SqliteBackend(Backend):
         check_store_to_read(self._path)
         return open_read_only(self._path, self._settings)
 
-    def _look_at_file(self, db: sqlite3.Connection, readers: ReaderPool) -> None:
-        """Remember the opened file, and prepare the search of copies."""
+    def _look_at_file(self, db: sqlite3.Connection, readers: ReaderPool) -> list[str]:
+        """Remember the opened file, and prepare the search of copies.
+
+        Return the tables whose text index is incomplete.
+        """
         settings, read_only = self._settings, self.read_only
         self._file = OpenFile.of(self._path, db, settings.busy_timeout, read_only=read_only)
-        if settings.scan == "disk" or load() is None:
-            return
-        files = None
+        if settings.scan != "disk" and load() is not None:
+            self._resident = self._resident_search(readers)
+        return text_index.incomplete(db)
+
+    def _resident_search(self, readers: ReaderPool) -> ResidentSearch:
+        settings, files = self._settings, None
         if not self._in_memory:
             patience = settings.busy_timeout
-            files = ScanFiles(self._path, read_only=read_only, patience=patience)
-        self._resident = ResidentSearch(
+            files = ScanFiles(self._path, read_only=self.read_only, patience=patience)
+        return ResidentSearch(
             self._target,
             readers,
             files=files,
@@ -221,6 +231,7 @@ class SqliteBackend(Backend):
         self._exports.close(StoreClosedError(self._target))
         if self._writer is not None:
             await self._writer.close()
+        await self._builds.wait()  # their next step finds the store closed
         if self._resident is not None:
             await self._resident.close()
         if self._readers is not None:
@@ -273,10 +284,15 @@ class SqliteBackend(Backend):
 
         ``text_of`` is the table whose text index is built afterwards.
         """
-        async with self.writing(0):
-            result = await self._open_writer().run(work, key=write_key(), text_of=text_of)
-        if text_of is not None:
-            await self._build_text_behind_change(text_of)
+        try:
+            async with self.writing(0):
+                result = await self._open_writer().run(work, key=write_key(), text_of=text_of)
+            if text_of is not None:
+                await self._build_text_behind_change(text_of)
+        except asyncio.CancelledError:
+            if text_of is not None:  # the change may be committed, so the build goes on
+                self._builds.start(self._complete_text([text_of]))
+            raise
         return result
 
     def _open_writer(self) -> Writer:
@@ -298,22 +314,27 @@ class SqliteBackend(Backend):
         await self._alter(tables.create_table, name, schema, self._settings.chunk_size)
 
     async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._alter(tables.add_field, table, name, field, text=field.text)
+        text_of = table.name if field.text else None
+        await self._alter(tables.add_field, table, name, field, text_of=text_of)
 
     async def _alter(
-        self, work: Callable[..., None], table: TableHandle | str, *args: object, text: bool = False
+        self,
+        work: Callable[..., None],
+        table: TableHandle | str,
+        *args: object,
+        text_of: str | None = None,
     ) -> None:
-        """Change a schema. With ``text`` the table's text index is changed afterwards."""
-        text_of = table.name if text and isinstance(table, TableHandle) else None
-        await self._write_once(
-            lambda tx: work(tx, table, *args, self._schemas_free), text_of=text_of
-        )
+        """Change a schema, and then the text index of the table ``text_of``."""
+
+        def alter(tx: Transaction) -> None:
+            work(tx, table, *args, self._schemas_free)
+            if text_of is not None:  # the index of a small table is complete with the change
+                text_index.advance(tx, text_of)
+
+        await self._write_once(alter, text_of=text_of)
 
     async def _build_text(self, name: str, step: Steps) -> None:
-        """Build the text index that a table's schema wants, in short transactions.
-
-        If it is cancelled or killed, the next call continues the build.
-        """
+        """Build the text index that a table's schema wants, in short transactions."""
         while await step(self._write(lambda tx: text_index.advance(tx, name))):
             pass
 
@@ -321,24 +342,38 @@ class SqliteBackend(Backend):
         with index_behind_change(self._target, name):
             await self._build_text(name, Steps())
 
+    async def _complete_text(self, names: Sequence[str]) -> None:
+        """Continue builds of text indexes in the background; the next opening tries again."""
+        for name in names:
+            try:
+                await self._build_text(name, Steps())
+            except (StoreClosedError, StoreMovedError):
+                return
+            except AiovecError as exc:
+                say = "the text index of %r could not be completed; optimize completes it: %s"
+                await in_thread(LOG.warning, say, name, exc)
+
     async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        await self._alter(tables.create_field_index, table, field, kind, text=kind == "text")
+        text_of = table.name if kind == "text" else None
+        await self._alter(tables.create_field_index, table, field, kind, text_of=text_of)
 
     async def drop_field_index(
         self, table: TableHandle, field: str, kind: FieldIndex | None
     ) -> None:
         text = kind in (None, "text") and table.schema.fields[field].text
-        await self._alter(tables.drop_field_index, table, field, kind, text=text)
+        text_of = table.name if text else None
+        await self._alter(tables.drop_field_index, table, field, kind, text_of=text_of)
 
     async def drop_field(self, table: TableHandle, field: str) -> None:
-        text = table.schema.fields[field].text
-        await self._alter(tables.drop_field, table, field, text=text)
+        text_of = table.name if table.schema.fields[field].text else None
+        await self._alter(tables.drop_field, table, field, text_of=text_of)
 
     async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
         await self._alter(tables.rename_field, table, old, new)
 
     async def rename_table(self, old: str, new: str) -> None:
-        await self._alter(tables.rename_table, old, new)
+        # A build ends if it no longer finds the table under its old name.
+        await self._alter(tables.rename_table, old, new, text_of=new)
         self._forget_copy(old)
 
     async def drop_table(self, name: str) -> None:

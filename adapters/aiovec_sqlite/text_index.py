@@ -1,9 +1,10 @@
 """The text index of a table: an FTS5 table over a view of the rows, updated by triggers.
 
 The schema says which fields an index has to cover, and ``aiovec_text`` which indexes exist.
-``advance`` brings the indexes closer to the schema, one short write transaction at a time, so a
-killed build continues where it stopped. During a build, triggers skip rows that the build has not
-reached. A finished index serves until its successor is finished too.
+``advance`` brings the indexes closer to the schema, one short write transaction at a time; the
+first one is that of the schema's change. A build that is cancelled or killed continues where it
+stopped. During a build, triggers skip rows that the build has not reached. A finished index answers
+the searches that need no other field until its successor is finished too.
 """
 
 from __future__ import annotations
@@ -91,9 +92,7 @@ class TextIndex:
 
     @property
     def progress(self) -> str:
-        if self.done is None:
-            return "100%"
-        return f"{100 * self.done // max(1, self.upto or 0)}%"
+        return f"{100 * (self.done or 0) // max(1, self.upto or 0)}%"
 
     def stored(self, field: str, row: str = "") -> str:
         """Return SQL for what the index stores of a field: ``row`` is "new.", "old." or empty."""
@@ -174,7 +173,7 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
         "text",
         "sqlite",
         f"the text index of {name!r} is being built ({index.progress} done); search again later; "
-        f"if no process builds it now, continue with optimize({name!r})",
+        f"if no process builds it now, optimize({name!r}) or opening the store anew continues it",
     )
 
 
@@ -221,14 +220,21 @@ def advance(tx: Transaction, name: str) -> bool:
         for index in indexes:
             if not index.ready:
                 _drop(tx.db, index.generation, index.fts)
-        return not _create(tx, table).ready
-    index = fitting[-1]
+    index = fitting[-1] if fitting else _create(tx, table)
     if not index.ready and not _index_some(tx, table, index):
         return True
     for other in indexes:
         if other != index:
             _drop(tx.db, other.generation, other.fts)
     return False
+
+
+def incomplete(db: sqlite3.Connection) -> list[str]:
+    """Return the tables whose index is being built, or was when its process ended."""
+    if not _has_list(db):
+        return []
+    rows = db.execute("SELECT DISTINCT name FROM aiovec_text WHERE done IS NOT NULL").fetchall()
+    return [name for (name,) in rows]
 
 
 def _create(tx: Transaction, table: TableLayout) -> TextIndex:
@@ -320,24 +326,25 @@ def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
     """Index the next rows; return True if none were left."""
     db = tx.db
     lengths = " + ".join(f"coalesce(length({quoted(name)}), 0)" for name in index.fields)
-    end, characters = None, 0
+    end, count, characters = index.done, 0, 0
     for rowid, length in db.execute(
         f"SELECT _rowid, {lengths} FROM {table.rows} WHERE _rowid > ? AND _rowid <= ? "
         f"ORDER BY _rowid LIMIT {_MOST_ROWS}",
         (index.done, index.upto),
     ):
         end = rowid
+        count += 1
         characters += length
         if characters > _MOST_CHARACTERS:
             break
-    if end is not None:
-        columns = ", ".join(index.columns)
-        tx.check()
-        db.execute(
-            f"INSERT INTO {index.table} (rowid, {columns}) SELECT _rowid, {columns} "
-            f"FROM {index.view} WHERE _rowid > ? AND _rowid <= ?",
-            (index.done, end),
-        )
+    columns = ", ".join(index.columns)
+    tx.check()
+    db.execute(
+        f"INSERT INTO {index.table} (rowid, {columns}) SELECT _rowid, {columns} "
+        f"FROM {index.view} WHERE _rowid > ? AND _rowid <= ?",
+        (index.done, end),
+    )
+    if count == _MOST_ROWS or characters > _MOST_CHARACTERS:
         db.execute("UPDATE aiovec_text SET done = ? WHERE generation = ?", (end, index.generation))
         return False
     db.execute(
@@ -432,7 +439,7 @@ def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping
         size += pages * _PAGE_BYTES + rows * 12
     if not indexes:
         state = "missing: optimize builds it"
-    elif any(index.ready for index in indexes):
+    elif indexes[-1].ready:
         state = "ready"
     else:
         state = f"being built: {indexes[-1].progress}"
@@ -455,7 +462,7 @@ def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
             return "missing; an older version created the table", False
         index = indexes[-1]
         if not index.ready:
-            return f"being built: {index.progress}", True
+            return f"being built: {index.progress}; until it is complete, searches fail", False
         missing, more = db.execute(
             f"SELECT (SELECT count(*) FROM {index.view} WHERE _rowid NOT IN "
             f"(SELECT id FROM {index.shadow('docsize')})), "

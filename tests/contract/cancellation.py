@@ -10,7 +10,8 @@ from tests.contract.base import ContractBase, case, filled
 from tests.harness.cancel import STOPS, stopped_at
 from tests.harness.values import DIM, SMALL, ids_of, small_rows
 
-from aiovec import VectorStore
+from aiovec import Field, Schema, VectorStore
+from aiovec.errors import UnsupportedError
 
 
 class CancellationContract(ContractBase):
@@ -78,3 +79,33 @@ class CancellationContract(ContractBase):
         assert await store.delete("notes", where="TRUE") == 400
         await store.optimize("notes")
         await store.drop_table("notes")
+
+    async def test_a_stopped_index_build_hides_no_row(self, store: VectorStore) -> None:
+        """A keyword search finds the rows of all its fields, or says that an index is missing."""
+        texts = {"body": Field(str, text=True)}
+        count, stop = 4_000, STOPS["once"]
+        for at in (1, 2, 3, 5, 8, 12):
+            for name in ("title", "new"):
+                with case(f"{name}, await {at}"):
+                    table = f"{name}{at}"
+                    await store.create_table(table, Schema(DIM, fields={**texts, "title": str}))
+                    ids = [f"r{n:05}" for n in range(count)]
+                    words = {"title": ["wool"] * count} if name == "title" else {}
+                    vectors = np.ones((count, DIM), dtype=np.float32)
+                    await store.insert(table, {"id": ids, "embedding": vectors, **words})
+                    if name == "title":
+                        change = store.create_field_index(table, name, "text")
+                    else:
+                        change = store.add_field(table, name, Field(str, text=True))
+                    await stopped_at(change, at, stop)
+                    if not getattr((await store.schema(table)).fields.get(name), "text", False):
+                        continue  # nothing was done
+                    row = {"id": "later", "embedding": [1.0] * DIM, name: "wool"}
+                    await store.insert(table, [row])
+                    assert await store.search_text(table, "body:wool") == []
+                    try:
+                        hits = await store.search_text(table, "wool", limit=count + 1, select=[])
+                    except UnsupportedError:
+                        await store.optimize(table)
+                        hits = await store.search_text(table, "wool", limit=count + 1, select=[])
+                    assert len(hits) == count * bool(words) + 1

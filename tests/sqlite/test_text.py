@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -261,6 +262,99 @@ async def test_a_killed_build_goes_on(tmp_path: Path) -> None:
         assert len(await matching(store, "silk")) == 20
         assert len(await matching(store, "wool")) == count - 22 + 5
     assert check_index(path) == count + 3
+
+
+_TITLES = Schema(DIM, fields={**SCHEMA.fields, "title": str})
+_INDEX_TITLES = BUILD.replace('"body"', '"title"')
+
+
+async def titled(path: Path, count: int) -> None:
+    async with aiovec.connect(path) as store:
+        await store.create_table("notes", _TITLES)
+        await store.insert("notes", {**columns(count), "title": ["linen"] * count})
+
+
+async def check_found(store: VectorStore, count: int) -> bool:
+    """Check that a search finds all titles; return False if it is refused."""
+    with contextlib.suppress(UnsupportedError):
+        assert len(await matching(store, "linen")) == count
+        return True
+    return False
+
+
+async def check_completed(store: VectorStore, count: int) -> None:
+    async with asyncio.timeout(120):
+        while True:
+            if await check_found(store, count):
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_cancelled_build_hides_no_row_and_goes_on_by_itself(tmp_path: Path) -> None:
+    path, count = tmp_path / "s.db", 20_000
+    await titled(path, count)
+    async with aiovec.connect(path) as store, aiovec.connect(path) as other:
+        cut = 0
+        for milliseconds in (200, 100, 50, 25, 12, 6, 3):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(milliseconds / 1000):
+                    await store.create_field_index("notes", "title", "text")
+            if not (await store.schema("notes")).fields["title"].text:
+                continue
+            cut += not await check_found(store, count)
+            await store.insert("notes", [{**rows({f"x{count}": None})[0], "title": "linen"}])
+            count += 1
+            assert len(await matching(store, "body:wool")) == 20_000
+            await check_completed(other, count)
+            await store.drop_field_index("notes", "title")
+        assert cut
+    check_index(path)
+
+
+async def test_a_killed_build_hides_no_row_and_goes_on_when_the_store_is_opened(
+    tmp_path: Path,
+) -> None:
+    path, count = tmp_path / "s.db", 20_000
+    await titled(path, count)
+    process = python("-c", _INDEX_TITLES, str(path))
+
+    def kill_in_the_middle() -> None:
+        with sql(path) as db:
+            while not db.execute("SELECT 1 FROM aiovec_text WHERE done > 0").fetchone():
+                assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+        process.wait(60)
+
+    await asyncio.to_thread(kill_in_the_middle)
+    told = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "aiovec", "doctor", "-s", str(path)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert "being built" in told.stdout
+    assert "aiovec optimize notes" in told.stdout
+    async with aiovec.connect(path, read_only=True) as store:
+        assert not await check_found(store, count)
+        assert "being built" in str((await store.stats("notes")).details["text_index"])
+    async with aiovec.connect(path) as store:
+        await store.insert("notes", [{**rows({"later": None})[0], "title": "linen"}])
+        await check_completed(store, count + 1)
+        await store.rename_table("notes", "more")
+        assert len(await matching(store, "linen", "more")) == count + 1
+    check_index(path, "more")
+
+
+async def test_a_build_follows_a_renamed_table(tmp_path: Path) -> None:
+    path, count = tmp_path / "s.db", 20_000
+    await titled(path, count)
+    async with aiovec.connect(path) as store:
+        building = asyncio.ensure_future(store.create_field_index("notes", "title", "text"))
+        while not (await store.schema("notes")).fields["title"].text:
+            assert not building.done()
+        await store.rename_table("notes", "more")
+        assert len(await matching(store, "linen", "more")) == count
+        await building
+    check_index(path, "more")
 
 
 async def test_a_migration_begins_while_an_index_is_built(tmp_path: Path) -> None:
