@@ -177,6 +177,15 @@ def test_a_full_stream_is_an_error_and_a_closed_one_is_not(store: Path) -> None:
 
 
 @posix_only
+def test_a_command_works_without_standard_streams(store: Path) -> None:
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        for name, code in (("notes.db", 0), ("absent.db", 1)):
+            ended, out, error = in_a_shell(f"aiovec delete notes x -s {name} {closed}")
+            assert (ended, "Traceback" in out + error) == (code, False), closed
+    assert in_a_shell("aiovec count -s notes.db")[:2] == (0, "4\n")
+
+
+@posix_only
 def test_progress_is_lines_without_a_terminal(store: Path) -> None:
     with sync.connect(store) as vectors:
         vectors.insert("notes", [{"embedding": [1, 0, 0], "body": "x" * 100} for _ in range(3000)])

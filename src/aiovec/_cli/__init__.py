@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import os
 import sys
 
 
 def main() -> None:
     """Run the command with the arguments of the process, and end the process."""
+    _open_closed_streams()
     if sys.argv[1:] == ["--version"]:  # without the imports of the commands
         from .. import __version__
 
@@ -36,6 +38,16 @@ def main() -> None:
             sys.exit(f"error: the output cannot be written: {exc.strerror}")
         if exc.errno != errno.EPIPE:  # the reader of the output has seen enough
             raise
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for each standard stream that the caller closed, as ``>&-`` does.
+
+    It gets the lowest descriptor, theirs: no file that the command opens can, and be printed into.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 __all__ = ["main"]
