@@ -7,6 +7,7 @@ file now. All others are cut and replace their passages, so a killed import goes
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -18,9 +19,9 @@ from typing import Any
 
 from aiovec import F, VectorStore
 from aiovec._internals import StoreInternals
-from aiovec.backend import Schema
+from aiovec.backend import Expr, Schema
 from aiovec.backend.threads import in_thread
-from aiovec.documents import SCHEMA, SUFFIXES, Cutter, read_document, text_of_name
+from aiovec.documents import SCHEMA, SUFFIXES, Cutter, passage_id, read_document, text_of_name
 from aiovec.errors import ConfigError, DocumentError, TableNotFoundError
 
 from .sources import Reject, RejectsFile, read_ahead
@@ -30,39 +31,65 @@ _ROWS_AT_ONCE = 1000
 # Documents whose passages one delete removes.
 _DELETED_AT_ONCE = 500
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_KINDS_SHOWN = 10
+
+KINDS = ", ".join(sorted(SUFFIXES))
+"""The suffixes of documents, in words."""
 
 
-def documents_in(places: Sequence[str], base: str = "") -> dict[str, Path] | None:
-    """Return the documents among files and in folders by their sources; None if there are none.
+Row = dict[str, Any]
+_Part = tuple[list[str], list[Row]]
+"""Documents whose earlier passages go, and the passages of new and changed documents."""
+
+
+@dataclass(slots=True)
+class Documents:
+    """The files of documents by their sources, and the number of other files by their suffixes."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def others(self) -> str:
+        """The files that are left out, in words: ``20 files: 16 .html, 3 .ipynb, 1 .docx``."""
+        kinds = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+        named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds]
+        if len(named) > _KINDS_SHOWN:
+            named[_KINDS_SHOWN:] = [f"{sum(n for _, n in kinds[_KINDS_SHOWN:]):,} of other kinds"]
+        total = self.left_out.total()
+        return f"{total:,} file{'s' * (total != 1)}: {', '.join(named)}"
+
+
+def documents_in(places: Sequence[str], base: str = "") -> Documents:
+    """Find the documents among files and in folders; there are none if no place has one.
 
     Folders are walked, also behind links; names that begin with a dot are left out. A folder in one
     that cannot be read is there with a slash behind its name, and fails as a document.
     """
-    files: dict[str, Path] = {}
-    others = []
+    found = Documents()
+    empty = []
     for place in places:
         path = Path(os.path.expanduser(place))
         is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
-        below = {path.name: path} if is_file else _walked(path)
-        others += [] if below else [place]
+        below = {path.name: path} if is_file else _walked(path, found.left_out)
+        empty += [] if below else [place]
         for name, file in below.items():
             source = base + text_of_name(name)
-            known = files.setdefault(source, file)
+            known = found.files.setdefault(source, file)
             if known != file and os.path.realpath(known) != os.path.realpath(file):
                 raise ConfigError(
                     f"{known} and {file} would both be the source {source!r}; import the folder "
                     "above them, or each by itself with a --base of its own"
                 )
-    if files and others:
-        kinds = ", ".join(sorted(SUFFIXES))
-        raise ConfigError(f"{others[0]} is no document ({kinds}), and no folder with documents")
-    return files or None
+    if found.files and empty:
+        raise ConfigError(f"{empty[0]} is no document ({KINDS}), and no folder with documents")
+    return found
 
 
-def _walked(top: Path) -> dict[str, Path]:
+def _walked(top: Path, left_out: Counter[str]) -> dict[str, Path]:
     """Return the documents in a folder by their paths below it, and what cannot be read.
 
-    A folder that links lead to twice is walked once.
+    A folder that links lead to twice is walked once. Other files are counted as ``left_out``.
     """
     files, unread, seen = [], [], set()
     for folder, folders, names in os.walk(
@@ -77,7 +104,9 @@ def _walked(top: Path) -> dict[str, Path]:
         for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
             if path.suffix.lower() in SUFFIXES:
                 files.append(path)
-            elif not os.path.exists(path):  # a link, perhaps to a folder that is not mounted now
+            elif os.path.exists(path):
+                left_out[path.suffix.lower()] += 1
+            else:  # a link, perhaps to a folder that is not mounted now
                 unread.append(path)
     paths = {path.relative_to(top).as_posix(): path for path in files}
     return paths and paths | {f"{path.relative_to(top).as_posix()}/": path for path in unread}
@@ -87,13 +116,13 @@ def _walked(top: Path) -> dict[str, Path]:
 class DocumentImport:
     """Documents to import, and what became of them.
 
-    ``look`` looks for ``files`` again. ``names`` maps the fields of a passage to those of an
-    existing table. ``counts`` has the documents that are new, changed, unchanged, deleted and
-    failed, and the ``passages`` written. ``gone`` are the deleted ones.
+    ``look`` looks for ``documents`` again. ``names`` maps the fields of a passage to those of an
+    existing table. ``counts`` has the documents that are new, changed, unchanged, empty, deleted
+    and failed, and the ``passages`` written. ``gone`` are the deleted ones.
     """
 
-    files: Mapping[str, Path]
-    look: Callable[[], Mapping[str, Path] | None]
+    documents: Documents
+    look: Callable[[], Documents]
     table: str
     rejects: RejectsFile
     names: Mapping[str, str]
@@ -102,6 +131,7 @@ class DocumentImport:
     size: int | None = None
     overlap: int = 0
     delete: bool = False
+    delete_all: bool = False
     dry_run: bool = False
     strict: bool = False
     seen: Callable[[int], None] = lambda documents: None
@@ -112,12 +142,16 @@ class DocumentImport:
     _exists: bool = False
     # The passages of each document in the table, by their hash and number of parts.
     _known: dict[str, Counter[tuple[str, int]]] = field(default_factory=dict)
+    # The documents that imports with this ``base`` stored.
+    _own: set[str] = field(default_factory=set)
 
     async def run(self, store: VectorStore | None) -> None:
         """Import the documents; without a store, which does not exist yet, only count them."""
         tokenizer = None
         if store is not None:
             await self._find_table(store)
+            if self.delete:
+                self._check_delete()
             tokenizer = await StoreInternals(store).tokenizer(self._schema)
         cutter = Cutter(self.size, self.overlap, tokenizer)
         done = False
@@ -148,12 +182,20 @@ class DocumentImport:
                 "field of the texts with --fields body=FIELD, or another table",
                 key="--fields",
             )
-        source, digest, parts = map(self._name, ("source", "hash", "parts"))
-        select = [self._ref(name) for name in ("source", "hash", "parts")]
-        async for row in store.rows(self.table, select=select):
-            if (document := row.get(source)) is not None:
+        names = ("source", "hash", "parts", "base")
+        begins = {passage_id(source, 1).removesuffix("1") for source in self.documents.files}
+        async for row in store.rows(self.table, select=[*map(self._ref, names)]):
+            document, digest, parts, base = (row.get(self._name(name)) for name in names)
+            if None not in (document, digest, parts):
                 state = self._known.setdefault(document, Counter())
-                state[row.get(digest), row.get(parts)] += 1
+                state[digest, parts] += 1
+                if base == self.base:
+                    self._own.add(document)
+            elif row.id.rstrip("0123456789") in begins:
+                raise ConfigError(
+                    f"the row {row.id!r} of the table {self.table!r} is no passage, and a passage "
+                    "of these documents would have its id; choose another --table"
+                )
 
     def _name(self, name: str) -> str:
         return self.names.get(name, name)
@@ -163,21 +205,31 @@ class DocumentImport:
         name = self._name(name)
         return name if name in self._schema.fields else f"payload.{name}"
 
-    def _cut(self, cutter: Cutter) -> Iterator[list[dict[str, Any]]]:
-        """Yield the passages of new and changed documents, as many whole ones as one upsert has.
+    def _passages(self, sources: Sequence[str]) -> Expr:
+        """Return the filter of the passages of documents. Other rows may have a source too."""
+        is_passage = F[self._ref("hash")].is_not_null() & F[self._ref("parts")].is_not_null()
+        return is_passage & F[self._ref("source")].in_(sources)
 
-        A document that cannot be read keeps its passages.
+    def _cut(self, cutter: Cutter) -> Iterator[_Part]:
+        """Yield new and changed documents with their passages, as many as one upsert has.
+
+        A document that cannot be read keeps its passages, one that is empty now loses them.
         """
-        rows: list[dict[str, Any]] = []
-        for number, (source, path) in enumerate(self.files.items(), start=1):
+        changed: list[str] = []
+        rows: list[Row] = []
+        for number, (source, path) in enumerate(self.documents.files.items(), start=1):
             try:
                 data, modified = read_document(path, source)
                 state = self._known.get(source)
                 digest = cutter.hash(data)
+                is_empty = not data.removeprefix(BOM_UTF8).strip()
                 if state is not None and {(digest, state.total()): state.total()} == state:
                     self.counts["unchanged"] += 1
+                elif state is None and is_empty:
+                    self.counts["empty"] += 1
                 else:
-                    rows += cutter.rows(data, source, modified)
+                    rows += [] if is_empty else cutter.rows(data, source, modified)
+                    changed += [] if state is None else [source]
                     self.counts["new" if state is None else "changed"] += 1
             except DocumentError as exc:
                 self.counts["failed"] += 1
@@ -187,10 +239,10 @@ class DocumentImport:
                     self.rejects.write(self.table, "document", [reject])
             self.seen(number)
             if len(rows) >= _ROWS_AT_ONCE:
-                yield rows
-                rows = []
-        if rows:
-            yield rows
+                yield changed, rows
+                changed, rows = [], []
+        if changed or rows:
+            yield changed, rows
 
     def _check(self, cutter: Cutter) -> None:
         """Raise ConfigError if a document cannot be read, with all of them in the list."""
@@ -202,21 +254,21 @@ class DocumentImport:
     async def _replace(self, store: VectorStore | None, cutter: Cutter) -> None:
         """Write what changed. The next documents are cut while the last ones are embedded."""
         async with aclosing(read_ahead(partial(next, self._cut(cutter), None))) as parts:
-            async for rows in parts:
+            async for changed, rows in parts:
                 if store is not None:
-                    await self._write(store, rows)
+                    await self._write(store, changed, rows)
                 self.counts["passages"] += len(rows)
 
-    async def _write(self, store: VectorStore, rows: list[dict[str, Any]]) -> None:
+    async def _write(self, store: VectorStore, changed: list[str], rows: list[Row]) -> None:
         """Replace the passages of some documents, in one call if rows of the table can expire."""
         if not self._exists:
             await store.create_table(self.table, self._schema, exist_ok=True)
             self._exists = True
         ids = {row["id"] for row in rows}
-        changed = {row["source"] for row in rows} & self._known.keys()
-        where = F[self._ref("source")].in_(sorted(changed))
+        where = self._passages(changed)
         old = await store.find(self.table, where, limit=None, select=[]) if changed else []
         gone = [row.id for row in old if row.id not in ids]
+        rows = [{**row, "base": self.base} for row in rows]
         named = [{self._name(name): value for name, value in row.items()} for row in rows]
         modified = self._name("modified")
         field = self._schema.fields.get(modified)
@@ -232,20 +284,30 @@ class DocumentImport:
         if gone and expires is None:
             await store.delete(self.table, gone)
 
+    def _gone(self, present: Documents) -> list[str]:
+        """Return the documents of imports with this ``base`` whose files are gone."""
+        unread = tuple(source for source in present.files if source.endswith("/"))
+        gone = self._own - self.documents.files.keys() - present.files.keys()
+        return sorted(source for source in gone if not source.startswith(unread))
+
+    def _check_delete(self) -> None:
+        """Raise ConfigError if most documents would go: the folder may be another one."""
+        gone, own = len(self._gone(self.documents)), len(self._own)
+        if gone * 2 > own and not (self.delete_all or self.dry_run):
+            raise ConfigError(
+                f"--delete would delete {gone:,} of {own:,} documents in {self.table!r} that were "
+                "imported with this --base; --dry-run lists them, and --delete-all deletes them"
+            )
+
     async def _delete(self, store: VectorStore | None) -> None:
-        """Delete the passages of documents that are gone, of those below ``base``."""
+        """Delete the passages of documents that are gone."""
         # Another import may have added some since. If none is left, the folder may be unmounted.
-        present = await in_thread(self.look) or self._known
-        unread = tuple(source for source in present if source.endswith("/"))
-        gone = self.gone = sorted(
-            source
-            for source in self._known.keys() - self.files.keys() - present.keys()
-            if (source.startswith(self.base) if self.base else "://" not in source)
-            and not source.startswith(unread)
-        )
+        present = await in_thread(self.look)
+        gone = self.gone = self._gone(present) if present.files else []
         self.counts["deleted"] = len(gone)
         if store is None:
             return
         for start in range(0, len(gone), _DELETED_AT_ONCE):
             sources = gone[start : start + _DELETED_AT_ONCE]
-            await store.delete(self.table, where=F[self._ref("source")].in_(sources))
+            where = self._passages(sources) & (F[self._ref("base")] == self.base)
+            await store.delete(self.table, where=where)

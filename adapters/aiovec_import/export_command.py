@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,11 +34,8 @@ if TYPE_CHECKING:
 
 
 FileFormat = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        help="parquet, arrow, arrow-stream, jsonl or csv. Default: by the suffix of the file.",
-    ),
+    Literal["parquet", "arrow", "arrow-stream", "jsonl", "csv"] | None,
+    typer.Option("--format", help="Format of the file. Default: by its suffix."),
 ]
 
 app: typer.Typer = command_app("export")
@@ -73,6 +70,8 @@ def export(
 
     table, file = table_and_one(table, file, "FILE")
     piped, fields = file == "-", names_in(select)
+    if piped and form is None:
+        raise typer.BadParameter("standard output has no suffix: pass --format")
     path = Path("standard output") if piped else expanded(file)
     stream = sys.stdout.buffer if piped else None
     began = time.perf_counter()

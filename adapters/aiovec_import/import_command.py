@@ -45,12 +45,15 @@ if TYPE_CHECKING:
 
     from aiovec import Field, Schema, VectorStore
 
-    from .documents import DocumentImport
+    from .documents import DocumentImport, Documents
     from .loading import Load
     from .opening import Opener
     from .sources import ForeignTable, Reader, RejectsFile
 
+_COUNTS = ("new", "changed", "unchanged", "empty", "deleted", "failed", "passages")
 _REASONS_SHOWN = _NAMES_SHOWN = 10
+
+_say_error = partial(say, stderr=True)
 
 app: typer.Typer = command_app("import")
 
@@ -106,7 +109,15 @@ def import_(
         ),
     ] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Documents: delete those whose files are gone.")
+        bool,
+        typer.Option(
+            "--delete",
+            help="Documents: delete those whose files are gone, of imports with this --base.",
+        ),
+    ] = False,
+    delete_all: Annotated[
+        bool,
+        typer.Option("--delete-all", help="Documents: as --delete, even if most of them are gone."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Documents: say what would change, and write nothing.")
@@ -147,6 +158,14 @@ def import_(
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit with 0 even if something was left out.")
     ] = False,
+    rejects: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File that lists what was left out. Default: SOURCE.rejects.jsonl or, for "
+            "documents, TABLE.rejects.jsonl in the current folder.",
+        ),
+    ] = None,
     backup: Annotated[
         str | None,
         typer.Option(metavar="COPY", help="Copy a SQLite database to this path first."),
@@ -160,11 +179,12 @@ def import_(
     """Import documents, files of rows, or the tables of a store that another program wrote.
 
     Documents are cut into passages, which are the rows of one table. Again, only what changed since
-    is embedded. What cannot be read is listed, and the rest is imported.
+    is embedded. What cannot be read is listed with the reason, and the rest is imported. Files of
+    other kinds are counted.
 
     Creates the store and the table if they do not exist. Several files go into one table, whose
-    fields come from the first file. Rows that cannot be imported are listed with the reason in
-    SOURCE.rejects.jsonl; all others are imported. Exits with 1 if anything was left out.
+    fields come from the first file. Rows that cannot be imported are listed with the reason; all
+    others are imported. Exits with 1 if a document or a row was left out.
 
     With --engine, all rows are added in one commit, or none if one is bad or its id exists; the
     same command again adds nothing.
@@ -175,11 +195,17 @@ def import_(
     from .documents import DocumentImport, documents_in
     from .sources import Hints, NewTable, RejectsFile, legal_table_name
 
+    if "" in sources:
+        raise typer.BadParameter("a SOURCE is empty; write . for the current folder")
     if table is not None:
         check_table_name(table)  # before the store is created
+    documents_only = {
+        "--chunk-size": chunk_size, "--overlap": overlap, "--base": base, "--fields": fields,
+        "--delete": delete, "--delete-all": delete_all, "--dry-run": dry_run,
+    }  # fmt: skip
     look = partial(documents_in, sources, base)
     documents = None if form else look()  # a format says that it has rows
-    if documents is not None:
+    if documents is not None and documents.files:
         rows_only = {
             "--list": list_, "--schema": schema, "--id-column": id_column,
             "--vector-column": vector_column, "--dtype": dtype, "--text": text, "--index": index,
@@ -187,26 +213,25 @@ def import_(
         }  # fmt: skip
         if wrong := [option for option, value in rows_only.items() if value]:
             raise typer.BadParameter(f"{wrong[0]} is for files of rows, not for documents")
-        if base and not ("://" in base and base.endswith("/")):
+        if base and not ("://" in base and base.endswith("/") and base.isprintable()):
             raise typer.BadParameter(
                 f"--base is a URL that ends in /, such as https://docs.example.com/, not {base!r}"
             )
+        delete = delete or delete_all
         if delete and not any(map(os.path.isdir, map(expanded, sources))):
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
         name = table or "documents"
         job = DocumentImport(
-            documents, look, name, RejectsFile(Path(f"{name}.rejects.jsonl")), _mapped(fields),
-            replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
-            base, chunk_size, overlap, delete, dry_run, strict,
+            documents, look, name, RejectsFile(expanded(rejects or f"{name}.rejects.jsonl"), _say_error),
+            _mapped(fields), replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
+            base, chunk_size, overlap, delete, delete_all, dry_run, strict,
         )  # fmt: skip
         _import_documents(job, store, config, embedder, json)
         if job.counts["failed"] and not allow_rejects:
             raise typer.Exit(1)
         return
-    if chunk_size or overlap or base or fields or delete or dry_run:
-        raise typer.BadParameter(
-            "--chunk-size, --overlap, --base, --fields, --delete and --dry-run are for documents"
-        )
+    if given_for_documents := [option for option, value in documents_only.items() if value]:
+        raise _no_documents(sources, given_for_documents[0], documents)
     from aiovec.backend.files import schema_in
 
     from .globs import files_of
@@ -220,6 +245,8 @@ def import_(
         raise typer.BadParameter("--engine replaces no rows; leave out --upsert")
     files = files_of(sources)
     piped = sources == ["-"]
+    if piped and form is None:
+        raise typer.BadParameter("standard input has no suffix: pass --format")
     if (piped or len(files) > 1) and not (list_ or table):
         reason = "standard input has no name" if piped else f"{len(files)} files go into one table"
         raise typer.BadParameter(f"{reason}; name the table with --table")
@@ -242,7 +269,8 @@ def import_(
         if source.remark:
             say(source.remark, stderr=True)
         loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
-        work = _Job(source, loads, RejectsFile(_rejects_path(list(files), table, source)), strict)
+        listed = expanded(rejects) if rejects else _rejects_path(list(files), table, source)
+        work = _Job(source, loads, RejectsFile(listed, _say_error), strict)
         if embedder is not None:
             described = existing() or wanted_schema(loads[0])
             work.prepare = partial(give_embedder, schema=described, given=embedder)
@@ -255,6 +283,19 @@ def import_(
     failed = source.failed or any(load.problem for load in loads)
     if failed or not (allow_rejects or all(load.whole for load in loads)):
         raise typer.Exit(1)
+
+
+def _no_documents(
+    sources: Sequence[str], option: str, documents: Documents | None
+) -> typer.BadParameter | ConfigError:
+    """Return the error for an option of documents where there are none."""
+    from .documents import KINDS
+
+    path = expanded(sources[0])
+    if documents is None or path.is_file():
+        return typer.BadParameter(f"{option} is for documents ({KINDS})")
+    there = f"; it has {documents.others}" if documents.left_out else ""
+    return ConfigError(f"there are no documents ({KINDS}) in {path}{there}")
 
 
 def _mapped(fields: list[str] | None) -> dict[str, str]:
@@ -282,9 +323,12 @@ def _import_documents(
     async def work(vectors: VectorStore) -> str:
         give_embedder(vectors, described, embedder)
         with progress("documents") as bar:
-            job.seen = partial(_advance, bar, bar.add_task(job.table, total=len(job.files)))
+            job.seen = partial(
+                _advance, bar, bar.add_task(job.table, total=len(job.documents.files))
+            )
             await job.run(vectors)
-        if (job.counts["passages"] or job.counts["deleted"]) and not job.dry_run:
+        written = any(job.counts[what] for what in ("new", "changed", "deleted"))
+        if written and not job.dry_run:
             await of_each_table(vectors, [job.table], vectors.optimize, "indexing and optimizing")
         return vectors.target
 
@@ -295,23 +339,26 @@ def _import_documents(
     else:
         target = in_store(store, config, work, create=not job.dry_run)
     seconds = time.perf_counter() - began
-    counts = {name: job.counts[name] for name in
-              ("new", "changed", "unchanged", "deleted", "failed", "passages")}  # fmt: skip
+    counts = {name: job.counts[name] for name in _COUNTS}
     facts = {"store": target, "table": job.table, "dry_run": job.dry_run, **counts,
-             "failures": job.reasons, "seconds": round(seconds, 6)}  # fmt: skip
+             "failures": job.reasons, "left_out": dict(job.documents.left_out.most_common()),
+             "rejects": job.rejects.place if job.rejects.count else None,
+             "seconds": round(seconds, 6)}  # fmt: skip
     said = ", ".join(f"{counts[name]:,} {name}" for name in list(counts)[:-1] if counts[name])
     wrote, gone = ("would write", "would be ") if job.dry_run else ("wrote", "")
     shown = [f"{job.table}: {said}; {wrote} {counted(counts['passages'], 'passage')}"]
     emit(facts, [*shown, f"done in {seconds:.2f} s"], json)
     if json:
         return
+    if job.documents.left_out:
+        say(f"{job.table}: left out {job.documents.others}", stderr=True)
     if job.gone:
         say(f"{job.table}: {gone}deleted: {_first(job.gone)}", stderr=True)
     limit = len(job.reasons) if job.dry_run else _REASONS_SHOWN  # a dry run writes no list
     for source, reason in list(job.reasons.items())[:limit]:
         say(f"{source}: not imported: {reason}", stderr=True)
     if len(job.reasons) > limit:
-        say(f"{job.rejects.path} lists all {len(job.reasons):,}", stderr=True)
+        say(f"{job.rejects.place} lists all {len(job.reasons):,}", stderr=True)
 
 
 def _opened(
@@ -360,7 +407,7 @@ class _Job:
 
         path = place_named(store, config).path
         if self.by_workers is None and path is not None and not path.exists():
-            rejects = RejectsFile(self.rejects.path)
+            rejects = RejectsFile(self.rejects.path, self.rejects.say)
             rehearsal = rehearse(self.source, self.loads, rejects, strict=self.strict)
             self._checked = run_async(rehearsal)
         return in_store(store, config, self._work, create=True)
@@ -394,14 +441,16 @@ class _Job:
             "backup": backup,
             "seconds": round(seconds, 6),
             "complete": all(load.whole for load in loads) and not failed,
-            "rejects": str(listed.path) if listed.count else None,
+            "rejects": listed.place if listed.count else None,
             "failed": failed,
             "tables": list(map(_loaded, loads)),
         }
         shown = [] if backup is None else [f"copied {source.name} to {backup}"]
         shown += [line for load in loads for line in _lines(load)] + [f"done in {seconds:.2f} s"]
         if listed.count:
-            shown.append(f"rejected {counted(listed.count)}; {listed.path} has the reason for each")
+            shown.append(
+                f"rejected {counted(listed.count)}; {listed.place} has the reason for each"
+            )
         emit(facts, shown, json)
         if not json:
             _print_what_is_missing((load.source for load in loads), failed)

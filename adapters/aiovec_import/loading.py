@@ -144,7 +144,7 @@ def _refuse_all(source: Reader, loads: Sequence[Load], rejects: RejectsFile) -> 
         cure = "; --upsert replaces the rows that exist" if first == _EXISTS else ""
         raise ConfigError(
             f"not one of {rejects.count:,} rows could be imported; the first: {first}; "
-            f"{rejects.path} lists each{cure}"
+            f"{rejects.place} lists each{cure}"
         )
 
 

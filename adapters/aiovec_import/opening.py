@@ -24,7 +24,8 @@ from aiovec.errors import ConfigError
 
 from .arrow_files import ArrowFile
 from .csv_files import CsvFile
-from .files import TEXTS, FileReader, format_of, has_suffix, reading, schema_file
+from .documents import KINDS, documents_in
+from .files import SUFFIXES, TEXTS, FileReader, format_of, has_suffix, reading, schema_file
 from .jsonlines import JsonLines
 from .sources import (
     Chunk,
@@ -78,17 +79,10 @@ class Opener:
             recognised, unusable = source_for(path)
             if recognised is not None:
                 return self._store(recognised, str(path), table, str(path))
-            try:
-                if not path.is_dir():
-                    format_of(path, None)
-                raise ConfigError(
-                    f"{path} is a folder that no importer recognises; import takes a file, a "
-                    f"folder of another store, or one of {', '.join(source_names())}:PLACE"
-                )
-            except ConfigError as exc:
-                for text in unusable:  # one of them may read it
-                    exc.add_note(text)
-                raise
+            error = ConfigError(_unknown(path))
+            for text in unusable:  # one of them may read it
+                error.add_note(text)
+            raise error
 
     def open_file(self, source: str, existing: Existing) -> FileReader:
         """Open a path or a URL as a file with one table."""
@@ -178,6 +172,21 @@ class Files(Reader):
 
     def close(self) -> None:
         """Each file is closed where it was read."""
+
+
+def _unknown(path: Path) -> str:
+    """Return what is wrong with a file or folder that nothing reads."""
+    if not path.is_dir():
+        suffixes = ", ".join(SUFFIXES)
+        return (
+            f"{path.name} is no document ({KINDS}), no file of rows ({suffixes}; or name its "
+            "--format), and no database with vectors"
+        )
+    found = documents_in([str(path)])
+    return (
+        f"{path} has no documents ({KINDS}), and is no store of a kind that import knows: "
+        f"{', '.join(source_names())}" + (f"; it has {found.others}" if found.left_out else "")
+    )
 
 
 def _path_and_table(source: str) -> tuple[Path, str]:

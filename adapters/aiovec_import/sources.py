@@ -12,6 +12,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -43,10 +44,16 @@ class Reject:
 
 
 class RejectsFile:
-    """The list of the latest import, which removes an earlier one."""
+    """The list of the latest import, which removes an earlier one.
 
-    def __init__(self, path: Path) -> None:
+    Where its file cannot be written, ``say`` prints it to standard error.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         self.path = path
+        self.say = say
+        self.place: str = str(path)
+        """Where the list is, in words."""
         self.count: int = 0
         self._file: IO[str] | None = None
 
@@ -54,27 +61,39 @@ class RejectsFile:
         """List rows of a table; ``place`` is the word for their place in the source."""
         with writing_to(self.path):
             for reject in rejects:
-                if self._file is None:
-                    # An id of bytes that are no text may hold lone surrogates.
-                    self._file = self.path.open("w", encoding="utf-8", errors="replace")
+                if not self.count:
+                    self._open()
+                self.count += 1
                 entry = {"table": table, place: reject.row}
                 entry |= {"id": reject.id, "reason": reject.reason}
-                self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                self.count += 1
+                line = json.dumps(entry, ensure_ascii=False)
+                if self._file is None:
+                    self.say(line)
+                else:
+                    self._file.write(line + "\n")
+
+    def _open(self) -> None:
+        try:
+            # An id of bytes that are no text may hold lone surrogates.
+            self._file = self.path.open("w", encoding="utf-8", errors="replace")
+        except OSError as exc:
+            self.place = "standard error"
+            self.say(f"{self.path} cannot be written: {exc.strerror}; its lines follow")
 
     def refuse(self, bad: int, thing: str) -> None:
         """Raise ConfigError if things are bad, of which none may be."""
         if bad:
             things = f"1 {thing}" if bad == 1 else f"{bad:,} {thing}s"
-            raise ConfigError(f"{things} cannot be imported, so none was; {self.path} lists each")
+            raise ConfigError(f"{things} cannot be imported, so none was; {self.place} lists each")
 
     def close(self, done: bool) -> None:
         """Complete the list. ``done`` says that all rows were read."""
-        with writing_to(self.path):
-            if self._file is not None:
+        if self._file is not None:
+            with writing_to(self.path):
                 self._file.close()
-            elif done:
-                self.path.unlink(missing_ok=True)
+        elif done:
+            with suppress(OSError):  # where no list can be written
+                self.path.unlink()
 
 
 @dataclass(frozen=True, slots=True)

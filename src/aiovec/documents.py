@@ -35,6 +35,7 @@ SCHEMA = Schema(
         "parts": Field(int),
         "modified": Field(datetime, index="btree"),
         "hash": Field(str),
+        "base": Field(str),
         "expires": Field(datetime, expires=True),
     },
     embed=Embed("body"),

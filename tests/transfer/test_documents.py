@@ -65,7 +65,7 @@ def passages(store: Path | str) -> dict[str, dict[str, Any]]:
 
 
 def counts(facts: Any) -> dict[str, int]:
-    names = ("new", "changed", "unchanged", "deleted", "failed", "passages")
+    names = ("new", "changed", "unchanged", "empty", "deleted", "failed", "passages")
     return {name: facts[name] for name in names if facts[name]}
 
 
@@ -144,19 +144,139 @@ def test_readers_never_see_two_versions_of_a_document(folder: Path, store: Path)
         assert opened.stats("documents").rows == 5
 
 
-def test_delete_removes_only_documents_below_its_base(folder: Path, store: Path) -> None:
-    first, two = written(folder / "one"), written(folder / "two")
+def test_delete_removes_only_documents_that_imports_with_its_base_stored(
+    folder: Path, store: Path
+) -> None:
+    first, two, three = (written(folder / name) for name in ("one", "two", "three"))
     imported(store, first, "--base", "https://one.example/")
+    imported(store, three, "--base", "https://one.example/three/")
     imported(store, two)
     (two / "guide.md").unlink()
     assert counts(imported(store, two, "--delete"))["deleted"] == 1
-    assert len(sources(store)) == 5
-    (first / "guide.md").unlink()
-    imported(store, first, "--base", "https://one.example/", "--delete")
+    assert len(sources(store)) == 8
+    for folder_of_all in (first, three):
+        (folder_of_all / "guide.md").unlink()
+    facts = imported(store, first, "--base", "https://one.example/", "--delete")
+    assert counts(facts) == {"unchanged": 2, "deleted": 1}
     assert set(sources(store)) == {
         "https://one.example/sub/keys.rst", "https://one.example/sub/plain.txt",
-        "sub/keys.rst", "sub/plain.txt",
+        *(f"https://one.example/three/{name}" for name in NOTES), "sub/keys.rst", "sub/plain.txt",
     }  # fmt: skip
+
+
+def test_delete_spares_what_an_app_stored_beside(folder: Path, store: Path) -> None:
+    notes, uploads = written(folder / "notes"), written(folder / "uploads", {"up.md": "# Up\n\nX."})
+    imported(store, notes)
+
+    async def upload() -> None:
+        async with connect(store) as opened:
+            await opened.upsert("documents", documents.passages(uploads / "up.md"))
+
+    asyncio.run(upload())
+    assert counts(imported(store, notes, "--delete")) == {"unchanged": 3}
+    assert set(sources(store)) == {*NOTES, "up.md"}
+
+
+def test_most_documents_are_deleted_only_on_request(folder: Path, store: Path) -> None:
+    notes, other = written(folder / "notes"), written(folder / "other", {"o.md": "# O\n\nOther."})
+    imported(store, notes)
+    before = passages(store)
+    error = refused(store, other, "--delete").err
+    assert "--delete would delete 3 of 3 documents in 'documents'" in error
+    assert "--delete-all" in error
+    assert passages(store) == before
+    planned = run("import", other, "--delete", "--dry-run", "-s", store, "--embedder", "demo")
+    assert (planned.code, "would be deleted: guide.md, sub/keys.rst" in planned.err) == (0, True)
+    assert counts(imported(store, other, "--delete-all"))["deleted"] == 3
+    assert sources(store) == {"o.md": 1}
+
+
+@pytest.mark.parametrize("target", ["store.db", "lancedb://store.lance"])
+def test_rows_that_are_no_passages_are_neither_replaced_nor_deleted(
+    folder: Path, target: str
+) -> None:
+    if target.startswith("lancedb"):
+        pytest.importorskip("lancedb")
+    with sync.connect(target, embedder="demo") as opened:
+        opened.create_table("mine", Schema(fields={"text": str, "path": str}, embed=Embed("text")))
+        opened.insert("mine", [
+            {"id": "1", "text": "my own", "path": "guide.md"},
+            {"id": "2", "text": "x", "path": "y"},
+            {"id": "3", "text": "hashed", "path": "z", "hash": "0"},
+        ])  # fmt: skip
+    notes = written(folder / "notes")
+    mapped = [notes, "--table", "mine", "--fields", "body=text,source=path", "--delete"]
+    assert counts(imported(target, *mapped)) == {"new": 3, "passages": 4}
+    written(notes, {"guide.md": "# Guide\n\nShort.\n"})
+    (notes / "sub/plain.txt").unlink()
+    facts = imported(target, *mapped)
+    assert counts(facts) == {"changed": 1, "unchanged": 1, "deleted": 1, "passages": 1}
+    with sync.connect(target, embedder="demo") as opened:
+        assert {row.id for row in opened.rows("mine")} == {
+            "1", "2", "3", "guide.md#1", "sub/keys.rst#1",
+        }  # fmt: skip
+        opened.insert("mine", [{"id": "late.md#1", "text": "mine too"}])
+    written(notes, {"late.md": "# Late\n\nText.\n"})
+    done = run("import", *mapped, "-s", target)
+    assert (done.code, "'late.md#1'" in done.err) == (1, True), done.err
+
+
+def test_files_of_other_kinds_are_counted(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes", {
+        **NOTES, "a.html": "<p>", "sub/b.HTML": "<p>", "c.docx": b"PK", "Makefile": "all:",
+        ".hidden.html": "<p>", ".git/config": "x",
+    })  # fmt: skip
+    expected = {".html": 2, ".docx": 1, "": 1}
+    for options in (["--dry-run"], []):
+        assert imported(store, notes, *options)["left_out"] == expected
+        done = run("import", notes, *options, "-s", store, "--embedder", "demo")
+        said = "left out 4 files: 2 .html, 1 without a suffix, 1 .docx"
+        assert (done.code, said in done.err) == (0, True), done.err
+
+
+def test_what_is_no_document_is_named_as_such(folder: Path, store: Path) -> None:
+    other = written(folder / "other", {"h.html": "<p>", "n.ipynb": "{}", "m.ipynb": "{}"})
+    (folder / "bare").mkdir()
+    for arguments, words in (
+        ([other], "has no documents (.markdown, .md, .mdown, .pdf"),
+        ([other], "it has 3 files: 2 .ipynb, 1 .html"),
+        ([other, "--delete"], "it has 3 files: 2 .ipynb, 1 .html"),
+        ([other / "h.html"], "h.html is no document (.markdown, .md"),
+        ([other / "h.html"], "no file of rows (.parquet"),
+        ([folder / "bare"], "bare has no documents"),
+        ([folder / "bare", "--delete"], "there are no documents"),
+        ([folder / "gone", "--delete", "--base", "https://x.example/"], "there are no documents"),
+        ([folder / "gone"], "there is no file"),
+    ):
+        done = refused(store, *arguments)
+        assert (done.code, words in done.err) == (1, True), done.err
+    assert not store.exists()
+
+
+def test_an_empty_file_is_no_error_and_has_no_passages(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes", {**NOTES, "e.md": "", "blank.txt": "\ufeff \n", "p.pdf": b""})
+    assert counts(imported(store, notes)) == {"new": 3, "empty": 3, "passages": 4}
+    assert counts(imported(store, notes)) == {"unchanged": 3, "empty": 3}
+    written(notes, {"guide.md": "\n"})
+    assert counts(imported(store, notes)) == {"changed": 1, "unchanged": 2, "empty": 3}
+    assert set(sources(store)) == {"sub/keys.rst", "sub/plain.txt"}
+
+
+def test_the_list_of_rejects_has_a_place_of_its_own_or_goes_to_standard_error(
+    folder: Path, store: Path
+) -> None:
+    notes = written(folder / "notes", {**NOTES, "bad.md": b"\0"})
+    facts = imported(store, notes, "--rejects", folder / "list.jsonl", code=1)
+    assert facts["rejects"] == str(folder / "list.jsonl")
+    assert '"document": "bad.md"' in (folder / "list.jsonl").read_text()
+    (folder / "documents.rejects.jsonl").mkdir()  # where the list would be
+    facts = imported(folder / "new.db", notes, code=1)
+    assert (facts["new"], facts["rejects"]) == (3, "standard error")
+    done = run("import", notes, "-s", store)
+    assert "documents.rejects.jsonl cannot be written: Is a directory" in done.err
+    assert '"document": "bad.md"' in done.err
+    (notes / "bad.md").unlink()
+    assert imported(store, notes)["unchanged"] == 3
 
 
 # Hostile names, and two of the faults; tests/documents has all faults.
@@ -210,7 +330,7 @@ def test_a_pipe_and_a_file_of_a_wild_time_are_named_with_the_reason(
 
 
 def test_a_dry_run_shows_all_reasons_and_names_no_list(folder: Path, store: Path) -> None:
-    notes = written(folder / "notes", {**NOTES, **{f"{n}.md": "" for n in range(12)}})
+    notes = written(folder / "notes", {**NOTES, **{f"{n}.md": "#" for n in range(12)}})
     for options in ([], ["--strict"]):
         done = run("import", notes, "--dry-run", *options, "-s", store, "--embedder", "demo")
         assert (done.code, done.err.count("it has no text")) == (1, 12), done.err
@@ -218,10 +338,10 @@ def test_a_dry_run_shows_all_reasons_and_names_no_list(folder: Path, store: Path
 
 
 def test_strict_imports_nothing_if_a_document_is_bad(folder: Path, store: Path) -> None:
-    notes = written(folder / "notes", {**NOTES, "empty.md": ""})
+    notes = written(folder / "notes", {**NOTES, "bad.md": "#"})
     done = refused(store, notes, "--strict")
     assert "1 document cannot be imported, so none was" in done.err
-    (notes / "empty.md").unlink()
+    (notes / "bad.md").unlink()
     assert imported(store, notes, "--strict")["new"] == 3
 
 
@@ -432,15 +552,15 @@ def test_a_document_stored_by_an_app_counts_as_unchanged(folder: Path, store: Pa
 def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) -> None:
     notes = written(folder / "notes")
     rows = written(folder, {"rows.csv": 'id,embedding\n1,"[1,2]"\n'}) / "rows.csv"
-    (folder / "bare").mkdir()
     for arguments, words in (
+        (["", "--delete"], "a SOURCE is empty; write . for the current folder"),
         ([notes, "--upsert"], "--upsert is for files of rows"),
         ([notes / "guide.md", "--delete"], "--delete needs a folder"),
-        ([rows, "--chunk-size", 3], "are for documents"),
+        ([rows, "--chunk-size", 3], "--chunk-size is for documents"),
+        ([notes, "--base", os.fsdecode(b"https://a.example/\xff/")], "--base is a URL"),
         ([notes, rows], "rows.csv is no document"),
         ([notes, written(folder / "other")], "would both be the source 'guide.md'"),
         ([folder / "nosuch.md"], "No such file"),
-        ([folder / "bare"], "no importer recognises"),
         ([notes, "--base", "wiki/"], "--base is a URL that ends in /, such as"),
         ([notes, "--base", "https://a.example/one"], "not 'https://a.example/one'"),
         ([notes, "--overlap", 1200], "overlap must be from 0 to 1199"),

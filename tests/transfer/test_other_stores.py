@@ -248,7 +248,7 @@ def test_a_place_without_a_source_is_refused(
     monkeypatch.setitem(sys.modules, "chromadb", None)
     for source, why in {
         "ours": "is an aiovec store",
-        "empty": "is a folder that no importer recognises",
+        "empty": "is no store of a kind that import knows: chroma, faiss",
         "chroma:empty": "there is no Chroma collection at empty",
         "chroma:old": "pip install chromadb",
         "qdrant:nowhere#docs": "there is no Qdrant collection at nowhere",

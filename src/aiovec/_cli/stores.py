@@ -169,10 +169,13 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
         raise typer.BadParameter(f"--embedder is not JSON: {exc}") from exc
     if "://" in given and not given.startswith("{"):
         keys = {"kind": "openai", "base_url": given}
-    known = {"model": schema.model, "dim": schema.dim}
-    for key in ("query_prefix", "document_prefix", "request_dim"):
-        known[key] = (embed.recipe or {}).get(key)
-    keys = {**{key: value for key, value in known.items() if value}, **keys}
+    recipe = embed.recipe or {}
+    kind, own = keys.get("kind"), recipe.get("kind")
+    if kind == own or not {kind, own} & {"demo", "local"}:  # whose models are no other kind's
+        known = {"model": schema.model, "dim": schema.dim}
+        for key in ("query_prefix", "document_prefix", "request_dim"):
+            known[key] = recipe.get(key)
+        keys = {**{key: value for key, value in known.items() if value}, **keys}
     StoreInternals(vectors).give_embedder(
         embed.using, embedder_section(embed.using, keys, "--embedder")
     )

@@ -17,7 +17,7 @@ const MODES = {
 // Keys of a hit that are not fields.
 const OWN = new Set(["id", "_score", "_distance", "_ranks", "_highlights"]);
 // Fields of a passage of a document that its head shows, or nobody reads.
-const OF_PASSAGES = new Set(["source", "title", "start", "part", "parts", "hash", "expires"]);
+const OF_PASSAGES = new Set(["source", "title", "start", "part", "parts", "hash", "base", "expires"]);
 const LIMITS = [10, 25, 50, 100];
 
 // A vector is too long for an address. It stays until the page is closed, one for each table.
