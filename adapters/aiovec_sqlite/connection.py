@@ -135,9 +135,10 @@ class Connection(aiosqlite.Connection):
     """
 
     def __init__(
-        self, connector: Callable[[], sqlite3.Connection], target: str, *, kept: bool = False
+        self, opener: Callable[[Ticket], sqlite3.Connection], target: str, *, kept: bool = False
     ) -> None:
-        super().__init__(connector, iter_chunk_size=64)
+        super().__init__(lambda: opener(self._ticket), iter_chunk_size=64)
+        self._opener = opener
         self._process = os.getpid()
         self._target = target
         self._kept = kept
@@ -152,10 +153,10 @@ class Connection(aiosqlite.Connection):
         self._timer: asyncio.TimerHandle | None = None
         _OPEN.add(self)
 
-    def _open_here(self) -> sqlite3.Connection:
+    def _open_here(self, ticket: Ticket) -> sqlite3.Connection:
         if self._connection is None:
             with translated(self._target):
-                db = self._connector()
+                db = self._opener(ticket)
                 factory, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
                 self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
                 db.text_factory = factory
@@ -243,7 +244,7 @@ class Connection(aiosqlite.Connection):
         def act() -> _T:
             try:
                 ticket.check()
-                db = self._open_here()
+                db = self._open_here(ticket)
                 ticket.begun = True
                 ticket.check()
                 return work(db, ticket)
@@ -255,7 +256,7 @@ class Connection(aiosqlite.Connection):
 
     async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run the work to its end, even if the caller is cancelled, and return its result."""
-        done = self._submit(lambda: work(self._open_here()))
+        done = self._submit(lambda: work(self._open_here(Ticket(self._uninterrupted))))
         try:
             return await done
         except asyncio.CancelledError:

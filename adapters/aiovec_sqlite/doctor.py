@@ -19,6 +19,7 @@ from .copies.scanfile import ScanFiles
 from .driver import connect, has_fts5, load_driver, load_extension
 from .errors import translated
 from .layout import check_header, faults_of, read_table
+from .sql.schema import check_schema
 from .tables import table_names
 
 _MEMORY = ":memory:"
@@ -109,6 +110,7 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
     for uri in _uris(path):
         try:
             with translated(str(path)), closing(connect(uri, uri=True, timeout=5)) as db:
+                check_schema(db, str(path))
                 inside = [_journal(path), *_inside(db, path)]
         except AiovecError as exc:
             inside = [Finding("integrity", str(exc), ok=False, cure=_cure_of(exc))]

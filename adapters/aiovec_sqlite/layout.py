@@ -44,6 +44,7 @@ from .errors import (
     failures,
     names_text_index,
 )
+from .sql.schema import check_schema
 
 _HEADER_BYTES = 100
 # The header's byte for how the file is written: 1 without a WAL, 2 with one.
@@ -347,6 +348,7 @@ def _look_at(path: Path) -> bool:
         return True
     try:  # nobody has it open, so it can be read without making files beside it
         with opened_as_it_lies(path) as db:
+            check_schema(db, target)
             newest_change(db)
     except failures() as exc:
         raise _damaged(path, exc) from exc

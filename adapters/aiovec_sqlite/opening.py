@@ -17,7 +17,7 @@ from aiovec.errors import (
     StoreReplacedError,
 )
 
-from .connection import check_not_inherited
+from .connection import Ticket, check_not_inherited
 from .driver import connect, load_driver
 from .errors import (
     CANTOPEN,
@@ -32,6 +32,7 @@ from .layout import (
     has_wal,
     newest_change,
 )
+from .sql.schema import check_schema
 
 if TYPE_CHECKING:
     from .settings import SqliteSettings
@@ -61,15 +62,19 @@ class OpenFile:
 
     @classmethod
     def of(
-        cls, path: Path, db: sqlite3.Connection, patience: float = 0.0, *, read_only: bool = False
+        cls,
+        path: Path,
+        db: sqlite3.Connection,
+        ticket: Ticket,
+        patience: float = 0.0,
+        *,
+        read_only: bool = False,
     ) -> OpenFile:
         """Return the file that a connection has just opened. It waits ``patience`` seconds for
         other processes that lock it, such as the last one that closes it."""
         # SQLite makes the WAL at its first read.
-        began = time.monotonic()
-        _patiently(
-            lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone(), path, began, patience
-        )
+        wait = _Patience(path, patience, ticket)
+        wait.until_free(lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone())
         # A link that is changed is noticed, but the WAL lies beside the file itself.
         wal = f"{path.resolve()}-wal"
         inode = _inode(str(path))
@@ -116,7 +121,9 @@ def _state(path: str) -> _State | None:
 _RETRY = 0.01
 
 
-def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> sqlite3.Connection:
+def open_writer(
+    path: Path, settings: SqliteSettings, ticket: Ticket, *, kept: bool = True
+) -> sqlite3.Connection:
     """Return the connection that writes; creates the store if there is none.
 
     A file that is foreign, newer or damaged raises CorruptStoreError and is not touched. Unless
@@ -127,10 +134,11 @@ def open_writer(path: Path, settings: SqliteSettings, *, kept: bool = True) -> s
     with translated(str(path)):
         db = connect(str(path))
         try:
-            began, patience = time.monotonic(), settings.busy_timeout
+            wait = _Patience(path, settings.busy_timeout, ticket)
             if not exists:
-                _patiently(lambda: create_store(db), path, began, patience)
-            _patiently(lambda: _to_wal(db), path, began, patience)
+                wait.until_free(lambda: create_store(db))
+            wait.until_free(lambda: check_schema(db, str(path)))
+            wait.until_free(lambda: _to_wal(db))
             _set_durability(db, settings.durability if kept else "none")
             db.execute("PRAGMA cache_size = -65536")  # KiB
             # A WAL that grew during a long read is truncated after it was copied into the file.
@@ -219,7 +227,7 @@ def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
     """
     uri = path.absolute().as_uri()
     try:
-        return _opened(f"{uri}?mode=ro", timeout)
+        return _opened(f"{uri}?mode=ro", path, timeout)
     except load_driver().Error as exc:
         if code_of(exc) not in (CANTOPEN, READONLY) or not path.exists():
             raise
@@ -228,13 +236,13 @@ def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
                 f"{path} has changes in {path.name}-wal which can only be read in a writable "
                 "folder; copy both files to one"
             ) from exc
-        return _opened(f"{uri}?mode=ro&immutable=1", timeout)
+        return _opened(f"{uri}?mode=ro&immutable=1", path, timeout)
 
 
-def _opened(uri: str, timeout: float) -> sqlite3.Connection:
+def _opened(uri: str, path: Path, timeout: float) -> sqlite3.Connection:
     db = connect(uri, uri=True, timeout=timeout)
     try:
-        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        check_schema(db, str(path))
     except BaseException:
         db.close()
         raise
@@ -285,20 +293,31 @@ def _set_durability(db: sqlite3.Connection, durability: str) -> None:
     db.execute(f"PRAGMA checkpoint_fullfsync = {int(full)}")
 
 
-def _patiently(work: Callable[[], object], path: Path, began: float, patience: float) -> None:
-    """Do work that locks the file, again while another process holds it.
+class _Patience:
+    """The seconds that an opening may wait, in all, while other processes lock the file.
 
-    It may take ``patience`` seconds, counted from ``began``.
+    If the caller of the opening is cancelled, the waiting ends.
     """
-    while True:
-        try:
-            work()
-        except load_driver().Error as exc:
-            if not is_busy(exc):
-                raise
-            waited = time.monotonic() - began
-            if waited > patience:
-                raise StoreBusyError(f"{path} is locked by another process", waited) from exc
-            time.sleep(_RETRY)
-        else:
-            return
+
+    def __init__(self, path: Path, seconds: float, ticket: Ticket) -> None:
+        self._path = path
+        self._began = time.monotonic()
+        self._seconds = seconds
+        self._ticket = ticket
+
+    def until_free(self, work: Callable[[], object]) -> None:
+        """Do work that locks the file, again while another process holds it."""
+        while True:
+            self._ticket.check()
+            try:
+                work()
+            except load_driver().Error as exc:
+                if not is_busy(exc):
+                    raise
+                waited = time.monotonic() - self._began
+                if waited > self._seconds:
+                    busy = f"{self._path} is locked by another process"
+                    raise StoreBusyError(busy, waited) from exc
+                time.sleep(_RETRY)
+            else:
+                return

@@ -159,7 +159,7 @@ class SqliteBackend(Backend):
             self._check_file,
         )
         with translated(self._target):
-            incomplete = await connection.read(lambda db, _: self._look_at_file(db, readers))
+            incomplete = await connection.read(partial(self._look_at_file, readers))
         if not self.read_only:
             self._writer = Writer(
                 connection,
@@ -177,21 +177,23 @@ class SqliteBackend(Backend):
         self._remove_file = weakref.finalize(self, _remove_folder, folder, os.getpid())
         return Path(folder) / "memory.sqlite"
 
-    def _open_file(self) -> sqlite3.Connection:
+    def _open_file(self, ticket: Ticket) -> sqlite3.Connection:
         """Open the first connection, which stays open: the writing one, if there is any."""
         if not self.read_only:
             make_folder_of(self._path)
-            return open_writer(self._path, self._settings, kept=not self._in_memory)
+            return open_writer(self._path, self._settings, ticket, kept=not self._in_memory)
         check_store_to_read(self._path)
         return open_read_only(self._path, self._settings)
 
-    def _look_at_file(self, db: sqlite3.Connection, readers: ReaderPool) -> list[str]:
+    def _look_at_file(
+        self, readers: ReaderPool, db: sqlite3.Connection, ticket: Ticket
+    ) -> list[str]:
         """Remember the opened file, and prepare the search of copies.
 
         Return the tables whose text index is incomplete.
         """
         settings, read_only = self._settings, self.read_only
-        self._file = OpenFile.of(self._path, db, settings.busy_timeout, read_only=read_only)
+        self._file = OpenFile.of(self._path, db, ticket, settings.busy_timeout, read_only=read_only)
         if settings.scan != "disk" and load() is not None:
             self._resident = self._resident_search(readers)
         return text_index.incomplete(db)
@@ -222,8 +224,7 @@ class SqliteBackend(Backend):
 
     def _new_reader(self) -> Connection:
         opener = open_read_only if self.read_only else open_reader
-        connector = partial(opener, self._path, self._settings, self._file)
-        return Connection(connector, self._target)
+        return Connection(lambda _: opener(self._path, self._settings, self._file), self._target)
 
     async def close(self) -> None:
         self._closed = True

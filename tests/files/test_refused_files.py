@@ -13,9 +13,12 @@ from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from tests.harness.cases import case
+from tests.harness.command import run
+from tests.harness.processes import python
 from tests.harness.scripts import KINDS, SCHEMA, TABLE, row, target_in
 
 import aiovec
@@ -99,6 +102,99 @@ async def test_a_file_of_a_newer_layout_is_refused_unchanged(tmp_path: Path, who
         statements = (f"PRAGMA journal_mode = {mode}", "PRAGMA user_version = 77")
         await to_thread(in_sqlite, path, *statements)
         await refused(path, "layout 77.*upgrade aiovec")
+
+
+def in_schema(statement: str) -> tuple[str, ...]:
+    """Statements that put another one into the schema, as that of a table."""
+    entry = f"INSERT INTO sqlite_master VALUES ('table', 'v', 'v', 0, '{statement}')"
+    return "PRAGMA writable_schema = ON", entry
+
+
+# SQL that would run, for ever or in memory without bound, in calls on the table that it is in.
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT"
+ROWS = f'"{TABLE}.rows"'
+HOSTILE = {
+    "the state": (
+        "DROP TABLE aiovec_state",
+        f"CREATE VIEW aiovec_state AS {ENDLESS} 'change' AS key, x AS value FROM n",
+    ),
+    "the list of tables": (
+        "ALTER TABLE aiovec_tables RENAME TO real",
+        f"CREATE VIEW aiovec_tables AS SELECT * FROM real WHERE ({ENDLESS} max(x) FROM n)",
+    ),
+    "the rows": (
+        f"ALTER TABLE {ROWS} RENAME TO real",
+        f"CREATE VIEW {ROWS} AS SELECT * FROM real WHERE ({ENDLESS} max(x) FROM n)",
+    ),
+    "a table's view in the name of an index's": (
+        f'CREATE VIEW "{TABLE}.text99.rows" AS {ENDLESS} x AS _rowid, x AS c1 FROM n',
+    ),
+    "a trigger": (f"CREATE TRIGGER t AFTER INSERT ON {ROWS} BEGIN {ENDLESS} max(x) FROM n; END",),
+    "a trigger on deletes": (
+        f"CREATE TRIGGER t BEFORE DELETE ON {ROWS} BEGIN SELECT RAISE(IGNORE); END",
+    ),
+    "a column": (f"ALTER TABLE {ROWS} ADD COLUMN x TEXT AS (hex(zeroblob(4)))",),
+    "a default": ("CREATE TABLE theirs (x DEFAULT (hex(zeroblob(4))))",),
+    "a check": ('CREATE TABLE theirs ("CHECK" CHECK(hex(zeroblob(4))))',),
+    "an index": (f"CREATE INDEX i ON {ROWS} (hex(zeroblob(4)))",),
+    "a part of an index": (f"CREATE INDEX i ON {ROWS} (id) WHERE id LIKE '%a%a%a%a%a%'",),
+    "a comment": ('CREATE TABLE theirs (n, x /* " */ AS (1) /* " */ )',),
+    "a virtual table": in_schema("CREATE VIRTUAL TABLE v USING fts5(x, content=v)"),
+}
+
+
+async def test_a_store_with_sql_of_its_own_is_refused_unchanged(
+    tmp_path: Path, whole: Path
+) -> None:
+    told = "is not one that aiovec makes"
+    for number, (name, statements) in enumerate(HOSTILE.items()):
+        with case(name):
+            path = tmp_path / str(number) / "notes.db"
+            await to_thread(path.parent.mkdir)
+            await to_thread(shutil.copy, whole, path)
+            await to_thread(in_sqlite, path, "PRAGMA journal_mode = DELETE", *statements)
+            await refused(path, told)
+    checked = await to_thread(run, "doctor", "-s", str(path))
+    assert (checked.code, told in checked.out) == (1, True)
+    with pytest.raises(CorruptStoreError, match=told):
+        await aiovec.restore(path, tmp_path / "restored.db")
+
+
+async def test_sql_of_its_own_in_a_wal_is_refused(tmp_path: Path, whole: Path) -> None:
+    path = Path(await to_thread(shutil.copy, whole, tmp_path / "notes.db"))
+    writer = await to_thread(
+        python, "-c", HOLD_OPEN, path, *HOSTILE["the state"], stdin=PIPE, stdout=PIPE
+    )
+    assert writer.stdout is not None
+    assert await to_thread(writer.stdout.readline) == "open\n"
+    try:
+        for read_only in (False, True):
+            with pytest.raises(CorruptStoreError, match="is not one that aiovec makes"):
+                await aiovec.connect(path, read_only=read_only)
+    finally:
+        await to_thread(writer.communicate, "", timeout=60)
+
+
+HOLD_OPEN = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in ["PRAGMA journal_mode = WAL", *sys.argv[2:]]:
+    db.execute(statement)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_plain_tables_of_a_user_in_a_store_do_no_harm(tmp_path: Path, whole: Path) -> None:
+    path = Path(await to_thread(shutil.copy, whole, tmp_path / "notes.db"))
+    plain = (
+        "CREATE TABLE mine (\"as\" TEXT DEFAULT 'x', n INTEGER NOT NULL DEFAULT 0)",
+        "CREATE UNIQUE INDEX theirs ON mine (n)",
+        "ANALYZE",
+    )
+    await to_thread(in_sqlite, path, *plain)
+    async with aiovec.connect(path) as store:
+        assert await store.count(TABLE) == 400
 
 
 async def test_a_damaged_file_is_refused_unchanged(tmp_path: Path, whole: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -359,6 +361,26 @@ def _flipped(place: int) -> Callable[[Any, int], None]:
     return flip
 
 
+def _told(facts: dict[str, Any]) -> Callable[[Path], Awaitable[None]]:
+    """A file with other facts in its head, whose digest the store's token names."""
+
+    async def act(folder: Path) -> None:
+        (path,) = scan_files(folder)
+        with path.open("r+b") as file:
+            magic, head = file.read(16), file.read(4096 - 16)
+            told = {**json.loads(head.rstrip(b"\0")), **facts}
+            head = (magic + json.dumps(told).encode()).ljust(4096, b"\0")
+            file.seek(0)
+            file.write(head)
+        with sql(folder / NAME) as db:
+            digest = hashlib.blake2b(head, digest_size=32).hexdigest()
+            changed = "UPDATE aiovec_state SET value = substr(value, 1, 32) || ? WHERE key = ?"
+            db.execute(changed, (digest, f"scan:{TABLE}"))
+            db.commit()
+
+    return act
+
+
 ATTACKS = (
     Attack("rows come and go", lambda folder: _changed(folder / NAME), counts=True),
     Attack("VACUUM", _vacuumed, counts=True),
@@ -379,6 +401,9 @@ ATTACKS = (
     Attack("the layout flipped", _edited(_flipped(28))),
     Attack("a bound flipped", _edited(_flipped(65_536 + 7))),
     Attack("a rowid flipped", _edited(_flipped(131_072 + 8))),
+    Attack("more rows than a number has", _told({"rows": 1e308})),
+    Attack("rows as a text", _told({"rows": "9"})),
+    Attack("a change as a text", _told({"change": "9"})),
 )
 
 

@@ -18,6 +18,7 @@ from tests.sqlite.support import (
     memory_for_copies,
     open_store,
     opened,
+    sql,
 )
 
 import aiovec
@@ -60,6 +61,18 @@ async def test_another_process_that_holds_the_lock_is_waited_for(tmp_path: Path)
         assert await store.count("notes", "n = 20 OR n = 0") == 1
         assert await store.tables() == ["notes"]
     assert await asyncio.to_thread(check_file, path) == {"notes": 29}
+
+
+async def test_an_opening_that_waits_for_another_process_can_be_cancelled(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with aiovec.connect(path) as store:
+        await store.create_table("notes", SCHEMA)
+    with sql(path) as db:
+        db.execute("PRAGMA journal_mode = DELETE")  # an opening puts it into WAL mode
+    async with LockHolder(path):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await open_store(path, busy_timeout=3600)
 
 
 async def test_beyond_busy_timeout_a_call_fails_and_does_nothing_later(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def _regular(path: str, flags: int) -> int:
 
 
 # The errors of a file that is missing, damaged, or another's.
-_UNSOUND = (OSError, ValueError, LookupError, TypeError)
+_UNSOUND = (OSError, ValueError, LookupError, TypeError, ArithmeticError)
 
 
 def _read(path: Path, table: TableLayout, token: str, *, whole: bool = False) -> State:
@@ -239,6 +239,8 @@ def _mapped(number: int, table: TableLayout, token: str, *, whole: bool = False)
         raise ValueError("the head")
     facts = json.loads(head[len(_MAGIC) :].rstrip(b"\0"))
     rows, change, digest = facts["rows"], facts["change"], facts["digest"]
+    if not (type(rows) is type(change) is int):
+        raise ValueError("the numbers of rows and changes")
     places = _Places(rows, table.schema.dim)
     if head != _head(table, rows, change, token[:32], digest) or length != places.length:
         raise ValueError("another table, or another length")

@@ -1,0 +1,77 @@
+"""The check of a file's schema, before anything in it is read.
+
+SQLite runs the SQL of a view, a trigger or a generated column whenever a statement meets it, so in
+a file from a stranger it could keep every call busy for ever. So a file may only have statements as
+aiovec, sqlite-vec and FTS5 write them, and further plain tables and indexes.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+
+from aiovec.errors import CorruptStoreError
+
+# A quoted name, read as SQLite reads it.
+_N = r'"(?:[^"]|"")*+"'
+# The names of a table's rows, of a text index, and of its view.
+_ROWS, _TEXT = r'"[a-z0-9_-]++\.rows"', r'"[a-z0-9_-]++\.text[0-9]++"'
+_VIEW = _TEXT[:-1] + r'\.rows"'
+
+
+def _of_index(row: str) -> tuple[str, str, str]:
+    """Return patterns for a row of a text index, "new", "old" or "": its columns, the condition
+    that it has text, and the one that the index, perhaps in its build, holds it."""
+    row = row and rf"{row}\."
+    columns = rf"(?:, (?:{row}{_N}|aiovec_stems\('[a-z]++', {row}{_N}\))(?: AS c[0-9]++)?)++"
+    text = rf"\({row}{_N} IS NOT NULL(?: OR {row}{_N} IS NOT NULL)*+\)"
+    reached = (
+        r" AND EXISTS \(SELECT 1 FROM aiovec_text AS t WHERE t\.generation = [0-9]++ "
+        rf"AND \({row}_rowid <= t\.done OR {row}_rowid > t\.upto\)\)"
+    )
+    return columns, text, f"{text}(?:{reached})?"
+
+
+_SHOWN, _HAS_TEXT, _ = _of_index("")
+_NEW, _, _IN_NEW = _of_index("new")
+_OLD, _, _IN_OLD = _of_index("old")
+_ADD = rf"INSERT INTO {_TEXT} \(rowid(?:, c[0-9]++)++\) SELECT new\._rowid{_NEW}"
+_REMOVE = (
+    rf"INSERT INTO {_TEXT} \({_TEXT}, rowid(?:, c[0-9]++)++\) SELECT 'delete', old\._rowid{_OLD}"
+)
+_CHANGES = rf"_rowid(?:, {_N})++"
+_CHANGED = rf"old\._rowid IS NOT new\._rowid(?: OR old\.{_N} IS NOT new\.{_N})++"
+_OPTIONS = r"content_rowid=_rowid, tokenize='[a-z0-9_ ]++'"
+_EXCHANGE = rf"{_REMOVE} WHERE {_IN_OLD}; {_ADD} WHERE {_IN_NEW}"
+_OURS = (
+    # Plain columns: no operator and no comment. See also ``_EXPRESSION``.
+    rf"TABLE (?:[\w\s(),.]|{_N}|'[^']*+')*+",
+    rf"(?:UNIQUE )?INDEX (?:{_N}|\w++) ON (?:{_N}|\w++) ?\((?:[\w\s,]|{_N})*+\)",
+    r'VIRTUAL TABLE "[a-z0-9_-]++\.vec" USING vec0\([\w\s,=[\]]*+\)',
+    rf"VIRTUAL TABLE {_TEXT} USING fts5\((?:c[0-9]++, )++content={_VIEW}, {_OPTIONS}\)",
+    rf"VIEW {_VIEW} AS SELECT _rowid{_SHOWN} FROM {_ROWS} WHERE {_HAS_TEXT}",
+    rf"TRIGGER {_N} AFTER INSERT ON {_ROWS} WHEN {_IN_NEW} BEGIN {_ADD}; END",
+    rf"TRIGGER {_N} AFTER DELETE ON {_ROWS} WHEN {_IN_OLD} BEGIN {_REMOVE}; END",
+    rf"TRIGGER {_N} AFTER UPDATE OF {_CHANGES} ON {_ROWS} WHEN {_CHANGED} BEGIN {_EXCHANGE}; END",
+)
+_STATEMENT = re.compile(f"CREATE (?:{'|'.join(_OURS)})")
+# The words before an expression in the definition of a table.
+_EXPRESSION = re.compile(r"\b(?:AS|CHECK)\b|\bDEFAULT\s*\(", re.IGNORECASE)
+_QUOTED = re.compile(f"{_N}|'[^']*+'")
+
+
+def check_schema(db: sqlite3.Connection, target: str) -> None:
+    """Raise CorruptStoreError if the file has SQL of its own, which SQLite would run."""
+    entries = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    for kind, name, sql in db.execute(entries):
+        # The statement decides, because a hostile file can lie about its kind.
+        ours = isinstance(sql, str) and _STATEMENT.fullmatch(sql)
+        if not ours or (
+            sql.startswith("CREATE TABLE") and _EXPRESSION.search(_QUOTED.sub('""', sql))
+        ):
+            raise CorruptStoreError(
+                target,
+                f"its {kind} {str(name)[:80]!r} is not one that aiovec makes, and SQL in it could "
+                "run in any call: do not use a file from a stranger, restore a damaged one from a "
+                f"backup, and if you added the {kind} yourself, drop it by the same program",
+            )
