@@ -164,7 +164,7 @@ _GRAM_QUERIES: dict[str, str] = {
 # Of these a fuzzed query is made. Letters that engines fold in different ways are left out.
 _PIECES = [
     *("wool", "wash", "cold", "cat", "dog", "the", "a", "b", "é", "É", "42", "1", "don't"),
-    *("e-mail", "col", "rowid"),
+    *("e-mail", "col", "rowid", " zzz*", " zz", " woo*", "-zz* "),
     *('"', '"', '"', "-", "-", "*", ":", "title:", "body:", "plain:", " ", " ", " ", "(", ")"),
     *("^", "+", "~", "\\", "'", ";", "--", "/", "{", "}", "[", "]", "<", ">", "&", "|", "!", "?"),
     *(" AND ", " OR ", " NOT ", " NEAR ", "NEAR(", "%", "_", "$", "\0", "\t", "\n", "\ud800"),
@@ -696,14 +696,20 @@ class TextContract(ContractBase):
                 prefix = chance.random() < 0.2
                 length = 1 if prefix else chance.randrange(1, 3)
                 text = " ".join(chance.choices(words, k=length))[: 2 if prefix else None]
+                if prefix and chance.random() < 0.3:
+                    text = "zz"  # no word begins with it
                 clauses.append(TextClause(text, field, prefix=prefix, excluded=excluded))
             query = " ".join(map(_typed, clauses))
-            for match in ("all", "any"):
+            for match in ("all", "any", "best"):
                 with case((query, match)):
-                    expected = matching_ids(rows, TEXTS, clauses, match == "any")
+                    expected = matching_ids(rows, TEXTS, clauses, match != "all")
                     hits = await store.search_text("notes", query, limit=500, match=match)
                     assert set(ids_of(hits)) == expected
                     assert len(hits) == len(expected)
+                    hybrid = await store.search_hybrid(
+                        "notes", query, rows[0]["embedding"], limit=500, match=match, select=[]
+                    )
+                    assert {hit.id for hit in hybrid if "text" in hit.ranks} == expected
 
     async def test_noise_is_no_error(self, store: VectorStore) -> None:
         """Any characters at all, on each analyzer: no error."""
@@ -715,6 +721,7 @@ class TextContract(ContractBase):
                     hits = await store.search_text(f"t{n}", query, highlight=True)
                     assert len(hits) <= 1
                     assert hits == [] or any(map(str.isalnum, query)) or schema is NGRAM
+                    assert await store.search_hybrid(f"t{n}", query, [1.0] * DIM)
 
     async def test_a_field_that_is_not_covered_is_an_error(self, store: VectorStore) -> None:
         self.need(store, "text")

@@ -218,7 +218,7 @@ async def ask(
 
 
 def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
-    """Return ids and scores in the form of ``ask``."""
+    """Return ids and scores with the types that ``ask`` gives them."""
     columns = {"id": pa.array(ids) if isinstance(ids, list) else ids, SCORE: scores}
     return pa.table(columns).cast(_RANKING)
 
@@ -231,4 +231,4 @@ def first(ranked: pa.Table, limit: int) -> pa.Table:
     return ranked.take(pc.select_k_unstable(ranked, k=limit, sort_keys=order))
 
 
-_RANKING = pa.schema([pa.field("id", pa.utf8()), pa.field(SCORE, pa.float64())])
+_RANKING = pa.schema([pa.field("id", pa.utf8(), False), pa.field(SCORE, pa.float32())])
