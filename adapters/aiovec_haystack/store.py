@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -13,7 +12,7 @@ from haystack.dataclasses import Document
 from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 
-from aiovec import Counts, DuplicateIdError, F, Hit, InvalidArgumentError, Record, Table
+from aiovec import DuplicateIdError, F, Hit, InvalidArgumentError, Record, Table, Where
 from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, blocking, in_store, storable
 
 from .filters import condition
@@ -219,7 +218,7 @@ class AiovecDocumentStore(Closable):
     ) -> tuple[list[Any], int]:
         """Return some different values of a key, in order, and the number of all.
 
-        Each item of a list is a value, and 1 and 1.0 are one value. With ``search_term``, only
+        Each item of a list is a value, and 1 and 1.0 are two. With ``search_term``, only
         values whose text contains it count, in any case.
         """
         part = (search_term or "").casefold()
@@ -232,15 +231,15 @@ class AiovecDocumentStore(Closable):
     def get_metadata_field_unique_values(self) -> Any:
         """As ``get_metadata_field_unique_values_async``."""
 
-    async def _unique(self, name: str, filters: _Filters | None) -> Counts:
-        where = self._where(filters)
-        counts = [
-            await self._bridge.read(
-                partial(Table.distinct, field=str(field), where=where), Counts()
-            )
-            for field in self._bridge.fields(name.removeprefix("meta."))
-        ]
-        return Counts(chain.from_iterable(values.items() for values in counts))
+    async def _unique(self, name: str, filters: _Filters | None) -> list[Any]:
+        """Return the different values of a key."""
+        where, key = self._where(filters), name.removeprefix("meta.")
+        unique: dict[tuple[type, Any], None] = {}
+        for levels, field in zip((1, key.count(".") + 1), self._bridge.fields(key), strict=False):
+            values = partial(_values, field=field, levels=levels, where=where)
+            for value in await self._bridge.read(values, ()):
+                unique[type(value), value] = None
+        return [value for _, value in unique]
 
     # Inside
 
@@ -269,6 +268,23 @@ class AiovecDocumentStore(Closable):
         if name in ("id", "content"):
             return [F[name]]
         return self._bridge.fields(name.removeprefix("meta."))
+
+
+async def _values(table: Table, *, field: Any, levels: int, where: Where) -> list[Any]:
+    """Return the different values of a field that is so many levels deep in the rows' fields.
+
+    To the store 1 and 1.0 are one value, an int, so where it counts ints the numbers are read.
+    """
+    values = [*await table.distinct(str(field), where)]
+    if str(field).startswith("payload.") and any(type(value) is int for value in values):
+        numbers = (field < 0) | (field >= 0)
+        async for row in table.rows([where, numbers], select=[str(field)]):
+            value: Any = row.fields
+            for _ in range(levels):
+                [value] = value.values()
+            if isinstance(value, float):
+                values.append(value)
+    return values
 
 
 _TYPES = {"bool": "boolean", "int": "int", "float": "float"}
