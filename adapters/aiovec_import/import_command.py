@@ -221,9 +221,10 @@ def import_(
         if delete and not any(map(os.path.isdir, map(expanded, sources))):
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
         name = table or "documents"
+        listed = RejectsFile(expanded(rejects or f"{name}.rejects.jsonl"), _say_error)
         job = DocumentImport(
-            documents, look, name, RejectsFile(expanded(rejects or f"{name}.rejects.jsonl"), _say_error),
-            _mapped(fields), replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
+            documents, look, name, listed, _mapped(fields),
+            replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
             base, chunk_size, overlap, delete, delete_all, dry_run, strict,
         )  # fmt: skip
         _import_documents(job, store, config, embedder, json)
@@ -269,8 +270,8 @@ def import_(
         if source.remark:
             say(source.remark, stderr=True)
         loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
-        listed = expanded(rejects) if rejects else _rejects_path(list(files), table, source)
-        work = _Job(source, loads, RejectsFile(listed, _say_error), strict)
+        path = expanded(rejects) if rejects else _rejects_path(list(files), table, source)
+        work = _Job(source, loads, RejectsFile(path, _say_error), strict)
         if embedder is not None:
             described = existing() or wanted_schema(loads[0])
             work.prepare = partial(give_embedder, schema=described, given=embedder)

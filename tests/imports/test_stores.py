@@ -235,6 +235,40 @@ def test_a_folder_of_qdrants_client_keeps_points_and_payloads(store: Any) -> Non
         assert why in error_of("import", source, *options, "-s", "new.db")
 
 
+def make_qdrant_of_langchain() -> None:
+    import qdrant_client as qdrant
+
+    models = qdrant.models
+    client = qdrant.QdrantClient(path="q")
+    client.create_collection("lc", models.VectorParams(size=2, distance=models.Distance.COSINE))
+    payloads = [
+        {"page_content": "red wool", "metadata": {"pos": "noun", "n": 1, "page_content": "own"}},
+        {"page_content": "to run", "metadata": {"pos": "verb", "n": 2}},
+        {"page_content": "bare", "metadata": None},
+    ]
+    client.upsert("lc", [
+        models.PointStruct(id=n, vector=[1.0, n], payload=payload)
+        for n, payload in enumerate(payloads)
+    ])  # fmt: skip
+    client.close()
+
+
+def test_the_metadata_of_langchains_qdrant_is_unfolded(store: Any) -> None:
+    elsewhere(make_qdrant_of_langchain, needs="qdrant_client")
+    done = bring("q#lc", "--index", "pos")
+    assert (done.code, table(done)["rows"]) == (0, 3), done.err
+    schema, rows = store("lc")
+    assert schema.fields == {
+        "page_content": Field(str, text=True), "pos": Field(str, index="btree"),
+    }  # fmt: skip
+    assert dict(rows["0"].fields) == {
+        "page_content": "red wool", "pos": "noun", "n": 1, "page_content_": "own",
+    }  # fmt: skip
+    with sync.connect("new.db") as opened:
+        assert [hit.id for hit in opened.search_text("lc", "wool", where="pos = 'noun'")] == ["0"]
+        assert [row.id for row in opened.find("lc", "payload.n = 2")] == ["1"]
+
+
 def make_edge(names: list[str]) -> None:
     import qdrant_edge as edge
 
@@ -421,6 +455,21 @@ def test_a_refused_faiss_index_stops_no_other() -> None:
     done = bring("saved")
     assert (done.code, table(done)["name"], table(done)["rows"]) == (1, "good", 10)
     assert set(done.json["failed"]) == {"saved", "lost"}
+
+
+def test_an_index_with_ids_of_ones_own_is_named_with_the_lines_that_read_it(folder: Path) -> None:
+    faiss = pytest.importorskip("faiss", reason="needs the packages of nox -s imports")
+    Path("own").mkdir()
+    index = faiss.IndexFlatIP(DIM)
+    index.add(VECTORS[:2])
+    faiss.write_index(index, "own/index.faiss")
+    for source in ("faiss:own", "faiss:own/index.faiss", "own", "own/index.faiss"):
+        error = error_of("import", source, "-s", "new.db")
+        assert "index.faiss has no docstore of LangChain's" in error, source
+        assert "'embedding': index.reconstruct_n(0, len(ids))" in error
+    Path("own/index.pkl").write_bytes(pickle.dumps(["a", "b"]))
+    assert "has no docstore of LangChain's" in error_of("import", "own", "-s", "new.db")
+    assert not Path("new.db").exists()
 
 
 def test_a_docstore_runs_no_code(folder: Path) -> None:

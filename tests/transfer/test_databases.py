@@ -242,6 +242,32 @@ def test_columns_beside_blobs_become_fields_of_their_type(db: Any, path: Path, s
     assert row["code"] == "c"
 
 
+def test_the_metadata_of_langchains_sqlite_is_unfolded_and_its_text_searched(
+    db: Any, path: Path, store: Path
+) -> None:
+    db.execute(
+        "CREATE TABLE lc (rowid INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT, metadata BLOB, "
+        "text_embedding BLOB)"
+    )
+    for row in (
+        ("red wool", '{"pos": "noun", "n": 1, "text": "own"}'), ("to run", '{"pos": "verb"}'),
+        ("bare", None), ("list", "[1]"),
+    ):  # fmt: skip
+        values = (*row, VECTORS[0].tobytes())
+        db.execute("INSERT INTO lc (text, metadata, text_embedding) VALUES (?, ?, ?)", values)
+    options = ("--vector-column", "text_embedding", "--dtype", "float32")
+    assert bring(table(path, "lc"), store, *options)["rows"] == 4
+    assert schema_of(store).fields == {"text": Field(str, text=True)}
+    rows = rows_of(store)
+    assert dict(rows["1"].fields) == {"text": "red wool", "pos": "noun", "n": 1, "text_": "own"}
+    assert [dict(rows[id].fields) for id in "34"] == [
+        {"text": "bare"}, {"text": "list", "metadata": [1]},
+    ]  # fmt: skip
+    with sync.connect(store) as opened:
+        assert [row.id for row in opened.find("notes", "payload.pos = 'noun'")] == ["1"]
+        assert [hit.id for hit in opened.search_text("notes", "wool")] == ["1"]
+
+
 def test_an_import_asks_for_options_and_never_guesses(db: Any, path: Path, store: Path) -> None:
     db.execute("CREATE TABLE a (b)")
     assert "no vec0 table and no collections" in refused(path, store)

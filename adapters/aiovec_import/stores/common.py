@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar, NamedTuple
 
 from aiovec._input.infer import field_of_kinds, fields_of, kinds_in
@@ -28,6 +29,11 @@ from ..sources import (
 _METRICS: dict[str, Metric] = {
     "cosine": "cosine", "l2": "l2", "euclid": "l2", "ip": "dot", "dot": "dot",
 }  # fmt: skip
+# Keys of a text and of the object with its metadata, as LangChain's stores have them.
+_TEXTS_WITH_METADATA = (
+    ("text", "metadata"), ("page_content", "metadata"), ("document", "cmetadata"),
+    ("content", "langchain_metadata"),
+)  # fmt: skip
 # Points that show the type of a key.
 _FIRST_POINTS = 1000
 
@@ -54,6 +60,7 @@ class Collection:
 
     ``fields`` has the field of each typed column, None for one of the payload. ``omitted`` are
     columns that are not imported, beside further vectors. ``handle`` is the client's own.
+    ``unfolded`` is the key of an object whose keys are taken as those of the point.
     """
 
     name: str
@@ -65,6 +72,7 @@ class Collection:
     omitted: Sequence[str] = ()
     new_ids: bool = False
     layout: str = ""
+    unfolded: str | None = None
 
 
 class Point(NamedTuple):
@@ -193,12 +201,19 @@ class CollectionSource(Source):
         others = [f"the vectors {vectors}" for vectors in collection.vectors if vectors != chosen]
         vector = legal_vector(chosen.name)
         fields, _ = fields_of(collection.fields, vector)
+        searched: dict[str, Field] = {}
+        if (pair := self._text_with_metadata(collection, chosen.name)) is not None:
+            text, key = pair
+            collection = replace(collection, unfolded=key)
+            fields.pop(key, None)
+            searched = {text: Field(str, text=True)}
+            fields |= {text: searched[text]} if text in fields else {}
         schema = Schema(
             chosen.dim or 1,
             metric=metric or "l2",
             model=collection.model,
             vector=vector,
-            fields=fields | self._named_keys(collection, chosen.name, fields),
+            fields=searched | fields | self._named_keys(collection, chosen.name, fields),
         )
         return ForeignTable(
             legal_table_name(collection.name, taken), collection.name,
@@ -207,6 +222,17 @@ class CollectionSource(Source):
             (replace(collection, fields=fields), chosen.name),
             new_ids=collection.new_ids or self._hints.wants_new_ids,
         )  # fmt: skip
+
+    def _text_with_metadata(self, collection: Collection, vector: str) -> tuple[str, str] | None:
+        """Return the keys of a text and of the object with its metadata, if points have both."""
+        keys: Mapping[str, Any] = collection.fields
+        if not keys:
+            with reading(None):
+                page = next(self.points(collection, vector, 1), ())
+                first = next((point for point in page if isinstance(point, Point)), None)
+            keys = {} if first is None else first.metadata
+            keys = {key: value for key, value in keys.items() if isinstance(value, (str, Mapping))}
+        return next((pair for pair in _TEXTS_WITH_METADATA if keys.keys() >= {*pair}), None)
 
     def _named_keys(
         self, collection: Collection, vector: str, columns: Mapping[str, Field]
@@ -221,7 +247,9 @@ class CollectionSource(Source):
                 page = next(self.points(collection, vector, _FIRST_POINTS), ())
                 first = [point for point in page if isinstance(point, Point)]
             for name in indexed:
-                kinds = kinds_in([point.metadata.get(name) for point in first])
+                kinds = kinds_in(
+                    [_unfolded(point.metadata, collection).get(name) for point in first]
+                )
                 if (field := field_of_kinds(kinds) if kinds else None) is None:
                     raise ConfigError(
                         f"--index {name}: the first {len(first):,} rows of {collection.name} have "
@@ -262,6 +290,7 @@ def _row(point: Point, collection: Collection, schema: Schema, *, new_ids: bool)
     if fields is None:
         fields = {name: metadata.pop(name, None) for name in collection.fields}
     row = {**fields, schema.vector: point.vector, "id": point.id}
+    metadata = _unfolded(metadata, collection)
     # A key that is a column of the row has a "_" appended, as in the tables of bridges.
     keys = {
         f"{key}_" if key.rstrip("_") in row else key: storable(value, key, large=str)
@@ -270,6 +299,17 @@ def _row(point: Point, collection: Collection, schema: Schema, *, new_ids: bool)
     if new_ids:
         del row["id"]
     return {**keys, **row}
+
+
+def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
+    """Return metadata with the keys of the object in it, which give way to its own by a "_"."""
+    outer = dict(metadata)
+    inner = outer.pop(collection.unfolded or "", None)
+    if not isinstance(inner, (Mapping, NoneType)):
+        return dict(metadata)
+    return {
+        f"{key}_" if key in outer else key: value for key, value in (inner or {}).items()
+    } | outer
 
 
 def fields_of_kinds(kinds: Iterable[tuple[str, Any]]) -> dict[str, Field | None]:

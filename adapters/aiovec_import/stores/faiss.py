@@ -33,11 +33,12 @@ class FaissSource(CollectionSource):
 
     @classmethod
     def recognise(cls, path: Path) -> bool:
-        return any(file.with_suffix(".pkl").is_file() for file in path.glob("*.faiss"))
+        return path.suffix == ".faiss" or any(path.glob("*.faiss"))
 
     def open(self, place: str) -> None:
         self._faiss = client("faiss", "faiss-cpu")
-        self._path = Path(place)
+        path = Path(place)
+        self._path = path.parent if path.suffix == ".faiss" and path.is_file() else path
 
     def names(self) -> Iterable[str]:
         name = self._path.resolve().name
@@ -50,6 +51,8 @@ class FaissSource(CollectionSource):
 
     def collection(self, name: str) -> Collection:
         file = self._files[name]
+        if not file.with_suffix(".pkl").is_file():
+            raise _foreign(file)
         index = self._faiss.read_index(str(file))
         kind = type(index).__name__
         if kind not in _EXACT:
@@ -73,11 +76,23 @@ class FaissSource(CollectionSource):
     def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         file, index = collection.handle
         with file.with_suffix(".pkl").open("rb") as pickled:
-            docstore, ids = _Unpickler(pickled).load()
+            saved = _Unpickler(pickled).load()
+        if not (isinstance(saved, tuple) and isinstance(saved[0], _Plain)):
+            raise _foreign(file)
+        docstore, ids = saved
         documents = docstore.state["_dict"]
         for start in range(0, index.ntotal, size):
             vectors = index.reconstruct_n(start, min(size, index.ntotal - start))
             yield [_point(ids.get(start + i), row, documents) for i, row in enumerate(vectors)]
+
+
+def _foreign(file: Path) -> ConfigError:
+    """Return the error for an index whose ids lie where only its own program knows."""
+    return ConfigError(
+        f"{file} has no docstore of LangChain's FAISS.save_local beside it ({file.stem}.pkl), and "
+        f"import reads no other; with your ids in Python: index = faiss.read_index({file.name!r}); "
+        "store.create_table('docs', {'id': ids, 'embedding': index.reconstruct_n(0, len(ids))})"
+    )
 
 
 def _point(id: Any, vector: Any, documents: dict[str, Any]) -> Point:
