@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord, unreadable_mark
 from aiovec.errors import CorruptStoreError
@@ -72,8 +72,9 @@ def change(
         forget_mark(tx.db)
     else:
         _save(tx.db, _MARK, asdict(after.mark))
-    if (after.generation, after.run) != (before.generation, before.run):
-        _save(tx.db, _GENERATION, {"generation": after.generation, "run": after.run})
+    known = replace(after, mark=None)
+    if known != replace(before, mark=None):
+        _save(tx.db, _GENERATION, asdict(known))
     if after.mark is not None and after.mark.left and not (before.mark and before.mark.left):
         # All handles of tables become stale now, so readers need not look at the mark.
         tx.db.execute("UPDATE aiovec_tables SET epoch = ?", (tx.take(),))

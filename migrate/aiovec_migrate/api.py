@@ -324,11 +324,7 @@ async def _arrived(ends: _Ends) -> OpenPlace:
 def _look_at_disk(target: Place, plan: Plan) -> None:
     if reason := unwritable(target):
         plan.problems.append(f"the target cannot be written: {reason}")
-    plan.free = free_room(target)
-    if plan.free is not None and plan.free < plan.needed:
-        plan.problems.append(
-            f"the target needs about {plan.needed:,} bytes, and {plan.free:,} are free there"
-        )
+    plan.look_at_room(free_room(target))
 
 
 @dataclass(frozen=True, slots=True)

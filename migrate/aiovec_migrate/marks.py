@@ -7,6 +7,7 @@ write whatever the mark says.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 
 from aiovec.backend.contract import Backend
@@ -134,17 +135,20 @@ async def fill(
     await backend.flush_writers(_FLUSH_LIMIT)
 
 
-async def end_move(backend: Backend, run: str, *, copied: bool = False) -> None:
+async def end_move(backend: Backend, run: str, copied: Iterable[str] | None = None) -> None:
     """Remove the mark, if there is one; a store that was left keeps it.
 
-    With ``copied``, a store that was filled is remembered as a copy that this run may bring up to
+    A store into which tables were ``copied`` is remembered as a copy that this run may bring up to
     date.
     """
 
     def ended(record: MoveRecord) -> MoveRecord:
         if record.mark is None or (mark := _mark_of(record, run)).left:
             return record
-        return MoveRecord(None, record.generation, run if copied and mark.filling else record.run)
+        if copied is None or not mark.filling:
+            return replace(record, mark=None)
+        before = record.tables if record.run == run else ()
+        return MoveRecord(None, record.generation, run, tuple(sorted({*before, *copied})))
 
     await backend.change_move(ended)
 

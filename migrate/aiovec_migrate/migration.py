@@ -16,6 +16,7 @@ tables that the target has, and copies the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from .compare import Difference
 from .cut_over import Cutover, complete
 from .marks import begin_move, end_move, fill, reenter, resume_writers
 from .moving import TableMove
-from .planning import Plan, drops_others, look
+from .planning import Plan, look, without_source
 from .tables import OpenTable
 from .toml import TomlFile
 from .work import Work
@@ -164,7 +165,7 @@ class Migration:
             cut_over = Cutover(work, self.toml, tables)
             await cut_over.turn()
             return replace(self._report(reports, switched=True), pause=cut_over.pause)
-        await self._release()
+        await self._release([table.name for table in tables])
         return self._report(reports)
 
     def _report(self, tables: list[TableReport], *, switched: bool = False) -> Report:
@@ -227,8 +228,8 @@ class Migration:
         every = await source.tables()
         names = [name for name in every if name in (work.options.tables or every)]
         existing = set(await target.tables())
-        if work.options.switch and drops_others(record):
-            for name in sorted(existing - set(every)):
+        if work.options.switch:
+            for name in without_source(record, existing - set(every)):
                 await target.open_table(name)  # another program's cannot be opened
                 await target.drop_table(name)
                 work.tell("note", "the source no longer has this table: dropped", table=name)
@@ -248,11 +249,11 @@ class Migration:
             tables.append(TableMove(work, opened, await OpenTable.open(target, name)))
         return tables
 
-    async def _release(self) -> None:
+    async def _release(self, copied: Sequence[str]) -> None:
         """Release both stores without a switch."""
         work = self.work
         if work.target.keeps_marks:
-            await end_move(work.target.backend, work.run, copied=True)
+            await end_move(work.target.backend, work.run, copied)
         await work.step("target:released")
         if work.source.keeps_marks:
             await end_move(work.source.backend, work.run)
@@ -273,11 +274,15 @@ class Migration:
         filling = target_mark is not None and target_mark.run == run and target_mark.filling
         if source_mark is not None and source_mark.run == work.run and source_mark.left:
             # The target has the cut-over's generation once it is in use.
-            done = target_mark is None and target.generation >= source_mark.generation
-            rest = "" if done else "complete the switch with the command that started it; "
+            if target_mark is None and target.generation >= source_mark.generation:
+                raise MigrationError(
+                    f"no migration is open: the last one switched apps to {work.target}; the way "
+                    "back is a run in the other direction"
+                )
             raise MigrationError(
-                f"it is too late to abort: apps were switched to {work.target}; {rest}the way back "
-                "is a run in the other direction"
+                f"it is too late to abort: apps were switched to {work.target}; complete the "
+                "switch with the command that started it; the way back is then a run in the other "
+                "direction"
             )
         if not source_open and not filling:
             raise MigrationError(f"no migration from {work.source} to {work.target} is open")

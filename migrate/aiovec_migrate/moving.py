@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from aiovec.backend.contract import Changes, StaleTableError
+from aiovec.backend.contract import Changes
 from aiovec.backend.rows import NewRows
-from aiovec.errors import ChangesPrunedError, DuplicateIdError, MigrationError
+from aiovec.errors import ChangesPrunedError, MigrationError
 
 from .compare import Comparison, Difference, Unlike
 from .copying import copy_table
-from .tables import MOST_TIMES, OpenTable, row_bytes
+from .tables import OpenTable, repeated, row_bytes
 from .work import Work
-
-_T = TypeVar("_T")
 
 # If so few changes remain, or if they take so few seconds, the next step can begin.
 _FEW, _SOON = 1000, 0.5
-# Attempts to get there.
-_ROUNDS = 1000
 # Ids of each kind that are named and compared again one by one: as many as are written while a
 # large table is compared on a busy machine.
 _NAMED = 250_000
-# Attempts for rows that are written all the time, and the seconds between two.
-_SETTLE_ROUNDS, _REST = 50, 0.05
 # Attempts for a source without a change feed until nobody writes, and the seconds between two.
-_REST_ROUNDS, _LONG_REST = 20, 0.5
+_ROUNDS, _REST = 5, 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +52,7 @@ class TableMove:
         next ``catch_up`` brings over later changes.
         """
         self.verified = False
-        return await self._on_both(self._bring)
+        return await repeated(self._bring, self.source, self.target)
 
     async def _bring(self) -> int:
         work, source = self.work, self.source
@@ -73,16 +65,6 @@ class TableMove:
         count = await self.target.count()
         work.tell("table", table=self.name, rows=count)
         return count
-
-    async def _on_both(self, act: Callable[[], Awaitable[_T]]) -> _T:
-        """Return the result of ``act``, which is repeated if a table was altered meanwhile."""
-        for _ in range(MOST_TIMES):
-            try:
-                return await act()
-            except (StaleTableError, DuplicateIdError):
-                await self.source.reopen()
-                await self.target.reopen()
-        raise MigrationError(f"the schema of table {self.name!r} keeps changing; try again")
 
     async def _bring_what_differs(self) -> int:
         work = self.work
@@ -115,40 +97,28 @@ class TableMove:
 
     # Changes
 
-    async def catch_up(self, *, check: bool = False) -> set[str]:
+    async def catch_up(self, *, check: bool = False) -> None:
         """Apply changes until the newest page is small or quickly done.
 
-        Returns the ids of all of them. With ``check`` each page's rows are compared, and rows that
-        differ become suspects.
+        With ``check`` each page's rows are compared, and rows that differ become suspects.
         """
-        work, seen, now = self.work, set[str](), asyncio.get_running_loop().time
-        for _ in range(_ROUNDS):
-            while True:
-                began = now()
-                page = await self._next_page()
-                if page is None:
-                    continue
-                ids = await self._apply(page)
-                if check and ids:
-                    await work.step("catch-up:applied")
-                    comparison = await self._comparison()
-                    unlike = await comparison.unlike_changes(page.upserted, page.deleted)
-                    self.suspects = (self.suspects - ids) | set(unlike)
-                self._number = page.number
-                seen |= ids
-                if ids:
-                    work.tell("progress", table=self.name, lag=len(ids))
-                if page.complete:
-                    break
-            if len(ids) <= _FEW or now() - began <= _SOON:
-                return seen
-        raise MigrationError(
-            f"table {self.name!r} is still {len(ids):,} changes behind; run again when less is "
-            "written"
-        )
+        work, now = self.work, asyncio.get_running_loop().time
+        while True:
+            began = now()
+            page = await self._next_page()
+            ids = await self._apply(page)
+            if check and ids:
+                await work.step("catch-up:applied")
+                comparison = await self._comparison()
+                unlike = await comparison.unlike_changes(page.upserted, page.deleted)
+                self.suspects = (self.suspects - ids) | set(unlike)
+            self._number = page.number
+            if ids:
+                work.tell("progress", table=self.name, lag=len(ids))
+            if page.complete and (len(ids) <= _FEW or now() - began <= _SOON):
+                return
 
-    async def _next_page(self) -> Changes | None:
-        """Return the next changes; None if they were not kept, and all rows were compared."""
+    async def _next_page(self) -> Changes:
         limits, source = self.work.limits, self.source
         if not self._page:
             each = await row_bytes(source, self.target)
@@ -158,11 +128,12 @@ class TableMove:
             return await source.do(
                 lambda handle: source.backend.changes(handle, number, limit=page)
             )
-        except ChangesPrunedError:
-            text = "the source no longer keeps the needed changes, so all rows are compared"
-            self.work.tell("note", text, table=self.name)
-            await self.bring()
-            return None
+        except ChangesPrunedError as exc:
+            raise MigrationError(
+                f"the changes of table {self.name!r} since the copy are no longer there, because "
+                "another program removed old versions; run the same command again, which compares "
+                "all rows"
+            ) from exc
 
     async def _apply(self, page: Changes) -> set[str]:
         """Apply a page to the target; return its ids."""
@@ -189,7 +160,7 @@ class TableMove:
         """
         if not self.work.has_feed:
             return await self._come_to_rest()
-        difference = await self._on_both(self._compare)
+        difference = await repeated(self._compare, self.source, self.target)
         if max(difference.missing, difference.different, difference.extra) >= _NAMED:
             raise MigrationError(
                 f"too many rows of table {self.name!r} differ between the stores, or are written "
@@ -209,28 +180,19 @@ class TableMove:
         return difference
 
     async def settle(self) -> None:
-        """Compare the suspects again until they match. MigrationError if one differs unwritten."""
-        for turn in range(_SETTLE_ROUNDS):
-            if turn:
-                await asyncio.sleep(_REST)
-            await self.catch_up(check=True)
-            before = set(await self._unlike(self.suspects))
-            # A row whose change only arrives now may differ.
-            self.suspects = set(before)
-            written = await self.catch_up(check=True)
-            wrong = sorted(before - written)
-            if wrong:
-                raise MigrationError(
-                    f"{len(wrong)} rows of table {self.name!r} differ between the stores without "
-                    f"having been written: {', '.join(wrong[:5])}; run the same command again, "
-                    "which compares all rows and rewrites the differences"
-                )
-            if not self.suspects:
-                return
-        examples = ", ".join(sorted(self.suspects)[:5])
-        raise MigrationError(
-            f"rows of table {self.name!r} change too often to be compared: {examples}"
-        )
+        """Apply the newest changes, and compare the suspects again. MigrationError if one differs.
+
+        Every change is compared when it is applied, so a suspect that was written is one no longer.
+        """
+        await self.catch_up(check=True)
+        self.suspects = set(await self._unlike(self.suspects))
+        await self.catch_up(check=True)  # a row whose change only arrives now may differ
+        if wrong := sorted(self.suspects):
+            raise MigrationError(
+                f"{len(wrong)} rows of table {self.name!r} differ between the stores after all "
+                f"changes: {', '.join(wrong[:5])}; run the same command again, which compares all "
+                "rows and rewrites the differences"
+            )
 
     async def _unlike(self, ids: set[str]) -> list[str]:
         if not ids:
@@ -238,9 +200,9 @@ class TableMove:
         return await (await self._comparison()).unlike_among(sorted(ids))
 
     async def _come_to_rest(self) -> Difference:
-        for turn in range(_REST_ROUNDS):
+        for turn in range(_ROUNDS):
             if turn:
-                await asyncio.sleep(_LONG_REST)
+                await asyncio.sleep(_REST)
             if not await self.bring():
                 count = await self.target.count()
                 return Difference(count, count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from aiovec.backend import IsNull, Ref, Schema
-from aiovec.backend.contract import StaleTableError
 from aiovec.backend.marks import MoveRecord
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
@@ -15,13 +15,12 @@ from .compare import Comparison
 from .embedding import Reembedding
 from .marks import reentered
 from .places import OpenPlace
-from .tables import MOST_TIMES, OpenTable
+from .tables import OpenTable, repeated
 from .work import Work
 
-# The size of the target for each byte of rows; the second if it keeps earlier versions, here the
-# one before the compaction.
-_AT_LEAST, _WITH_VERSIONS = 1.25, 2.25
-_SPARE = 2**20
+# Bytes of the target for each byte of rows: the copy, and SQLite's scan file or the version before
+# LanceDB's compaction. The apps write on at once: a disk that is full then gives them only errors.
+_SHARE, _SPARE = 2.5, 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,16 @@ class Plan:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    def look_at_room(self, free: int | None) -> None:
+        """Keep the free bytes at the target, and whether they are too few."""
+        self.free = free
+        if free is not None and free < self.needed:
+            self.problems.append(
+                f"the target needs about {self.needed / 2**20:,.1f} MiB (the copy, as much again "
+                f"and a half for its scan file or compaction, and {_SPARE / 2**20:.0f} MiB for the "
+                f"next writes of the apps), and {free / 2**20:,.1f} MiB are free there"
+            )
 
     def check(self) -> None:
         """Raise MigrationError that names every problem, if there is one."""
@@ -110,9 +119,7 @@ async def look(work: Work) -> Plan:
         else:
             plan.notes.append(text)
     await _look_at_tables(work, plan, target)
-    size = sum(table.bytes for table in plan.tables)
-    versions = work.target.backend.supports("snapshots")
-    plan.needed = int((_WITH_VERSIONS if versions else _AT_LEAST) * size) + _SPARE
+    plan.needed = int(_SHARE * sum(table.bytes for table in plan.tables)) + _SPARE
     return plan
 
 
@@ -121,17 +128,12 @@ async def count_removed(work: Work, plan: Plan) -> None:
     for number, table in enumerate(plan.tables):
         if not (plan.ok and plan.resumes and table.target_rows):
             continue
-        for _ in range(MOST_TIMES):
-            pair = [await _find(place, table.name) for place in (work.source, work.target)]
-            if pair[0] is None or pair[1] is None:
-                break
-            with suppress(StaleTableError):
-                comparison = Comparison(
-                    pair[0][0], pair[1][0], work.limits, vector=False, ids_alone=True
-                )
-                removed = len((await comparison.unlike()).extra)
-                plan.tables[number] = replace(table, removed=removed)
-                break
+        with suppress(TableNotFoundError):
+            source = await OpenTable.open(work.source.backend, table.name)
+            target = await OpenTable.open(work.target.backend, table.name)
+            comparison = Comparison(source, target, work.limits, vector=False, ids_alone=True)
+            unlike = await repeated(comparison.unlike, source, target)
+            plan.tables[number] = replace(table, removed=len(unlike.extra))
 
 
 async def other_vectors(
@@ -235,24 +237,31 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
         if texts and not work.target.backend.supports("text"):
             plan.notes.append(f"the target has no keyword search, which table {name!r} uses")
     plan.others = [name for name in existing if name not in names]
-    if not plan.others or not work.options.switch:
+    if not work.options.switch:
         return
-    if not (plan.resumes and drops_others(target)):
+    dropped = without_source(target, plan.others) if plan.resumes else []
+    if kept := sorted({*plan.others} - {*dropped}):
         plan.problems.append(
             "the target has tables that the source does not have, and apps would find them after "
-            f"the switch: {', '.join(plan.others)}; drop them, or name another target"
+            f"the switch: {', '.join(kept)}; drop them, or name another target"
         )
-        return
-    for name in plan.others:
+    if dropped:
+        plan.notes.append(f"a run drops tables that the source no longer has: {', '.join(dropped)}")
+    for name in dropped:
         try:
             await _find(work.target, name)
         except AiovecError as exc:  # it belongs to another program, and was never in the source
             plan.problems.append(str(exc))
 
 
-def drops_others(target: MoveRecord) -> bool:
-    """Return whether tables of the target only may be dropped: the source once had all of them."""
-    return target.mark is not None and (target.mark.left or target.mark.fresh)
+def without_source(target: MoveRecord, others: Iterable[str]) -> list[str]:
+    """Return the tables of the target only that may be dropped: the source once had them.
+
+    It had all tables of a store that was left for it, or that had none before the run.
+    """
+    mark = target.mark
+    every = mark is not None and (mark.left or mark.fresh)
+    return sorted(name for name in others if every or name in target.tables)
 
 
 def _look_at_difference(
@@ -295,13 +304,9 @@ async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
 
 async def _find(place: OpenPlace, name: str) -> tuple[OpenTable, int, int] | None:
     """Return a table with its rows and bytes; None if it no longer exists."""
-    for _ in range(MOST_TIMES):
-        try:
-            table = await OpenTable.open(place.backend, name)
-            stats = await place.backend.stats(table.handle)
-        except (StaleTableError, TableNotFoundError):
-            if name not in await place.backend.tables():
-                return None
-        else:
-            return table, stats.rows, stats.bytes
-    raise MigrationError(f"the table {name!r} keeps changing; try again")
+    try:
+        table = await OpenTable.open(place.backend, name)
+        stats = await table.do(place.backend.stats)
+    except TableNotFoundError:
+        return None
+    return table, stats.rows, stats.bytes

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from aiovec.backend import Schema
 from aiovec.backend.contract import Backend, Columns, StaleTableError, TableHandle
-from aiovec.errors import MigrationError
+from aiovec.errors import DuplicateIdError, MigrationError
 
 _T = TypeVar("_T")
 
-MOST_TIMES = 20
-"""Attempts at an operation that fails because its table was altered."""
+# Attempts at an operation that fails because its table was altered.
+_MOST_TIMES = 20
 # The least bytes of a row beside its vector.
 _ROW_BYTES = 512
 
@@ -49,15 +49,21 @@ class OpenTable:
 
     async def do(self, work: Callable[[TableHandle], Awaitable[_T]]) -> _T:
         """Return the work's result; repeat the work if the handle is out of date."""
-        for _ in range(MOST_TIMES):
-            try:
-                return await work(self.handle)
-            except StaleTableError:
-                await self.reopen()
-        raise MigrationError(f"the schema of table {self.name!r} keeps changing; try again")
+        return await repeated(lambda: work(self.handle), self)
 
     async def count(self) -> int:
         return await self.do(lambda handle: self.backend.count(handle, None))
+
+
+async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
+    """Return the result of ``act``; open the tables again and repeat it if one was altered."""
+    for _ in range(_MOST_TIMES):
+        try:
+            return await act()
+        except (StaleTableError, DuplicateIdError):
+            for table in tables:
+                await table.reopen()
+    raise MigrationError(f"the schema of table {tables[0].name!r} keeps changing; try again")
 
 
 def everything(schema: Schema, *, vector: bool = True) -> Columns:

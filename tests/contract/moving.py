@@ -157,8 +157,8 @@ class MovingContract(ContractBase):
         assert await moves.move_record() == MoveRecord(None, 4)
         await one_row.insert("notes", [row("c")])
         await fill(moves, "r2", "/a")
-        await end_move(moves, "r2", copied=True)
-        assert await moves.move_record() == MoveRecord(None, 4, "r2")
+        await end_move(moves, "r2", ["notes"])
+        assert await moves.move_record() == MoveRecord(None, 4, "r2", ("notes",))
         assert await one_row.delete("notes", "c") == 1
 
     @pytest.mark.core

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import lancedb
@@ -23,6 +24,7 @@ from aiovec import (
     UnsupportedError,
 )
 from aiovec.backend.contract import Backend
+from aiovec.backend.marks import MoveRecord
 from aiovec.backend.place import find_place
 from aiovec_migrate import Event, Options
 
@@ -188,25 +190,71 @@ async def test_a_pause_that_lasts_too_long_is_called_off(tmp_path: Path) -> None
         assert store.backend_name == "lancedb"
 
 
-@pytest.mark.slow
-async def test_no_app_is_switched_to_a_target_that_lost_a_row_in_the_pause(tmp_path: Path) -> None:
-    config = await a_store(tmp_path, "sqlite")
-    wanted = await contents_at(config=config)
+async def spoil(folder: Path, change: str) -> None:
+    """Another program loses the row r/4 in the target, or the app's last change of r/3."""
+    table = await (await lancedb.connect_async(folder / "notes.lance")).open_table("notes")
+    if change == "row":
+        await table.delete("id = 'r/4'")
+    else:
+        await table.update({"name": "before"}, where="id = 'r/3'")
 
-    async def lose() -> None:
-        db = await lancedb.connect_async(tmp_path / "notes.lance")
-        await (await db.open_table("notes")).delete("id = 'r/3'")
+
+@pytest.mark.parametrize(
+    ("lost", "step", "words"),
+    [
+        ("row", "cut-over:paused", "38 rows in the source and 37 in the target"),
+        ("change", "catch-up:applied", "1 rows of table 'notes' differ between the stores: r/3"),
+    ],
+)
+async def test_no_app_is_switched_to_a_target_that_lost_what_came_last(
+    tmp_path: Path, lost: str, step: str, words: str
+) -> None:
+    """The pause counts the rows, and compares each row that it writes."""
+    config = await a_store(tmp_path, "sqlite")
+    events: list[str] = []
+    paused = False
+
+    async def lose(name: str) -> None:
+        nonlocal paused
+        if name == "cut-over:ready":
+            await app.upsert("notes", [{**rows("r", 4)[3], "name": "last"}])
+        paused = paused or name == "cut-over:paused"
+        if paused and name == step:
+            await spoil(tmp_path, lost)
+
+    async with aiovec.connect(config=config) as app:
+        with pytest.raises(MigrationError, match=r"differ between the stores after .*: r/[34];"):
+            await switched(
+                config, "lancedb", step=lose, listener=lambda event: events.append(event.text)
+            )
+        assert [text for text in events if words in text]
+        assert app.backend_name == named(config) == "sqlite"
+        await switched(config, "lancedb")
+        [row] = await app.get("notes", ["r/3"])
+        assert (row["name"], await app.count("notes")) == ("last", 38)
+
+
+async def test_a_pause_that_a_writer_ended_is_no_switch(tmp_path: Path) -> None:
+    """As a writer does that waited for the limit, while the migrator was stopped."""
+    config = await a_store(tmp_path, "sqlite")
+
+    async def end() -> None:
+        place = await asyncio.to_thread(find_place, config=config, backend="sqlite")
+        backend = await asyncio.to_thread(place.create)
+        await backend.open()
+        record = await backend.move_record()
+        assert record.mark is not None
+        assert record.mark.state == "paused"
+        await backend.change_move(partial(MoveRecord.end_pause, pause=record.mark.pause))
+        await backend.close()
 
     events: list[str] = []
-    with pytest.raises(MigrationError, match=r"without having been .*r/3"):
-        await switched(
-            config, "lancedb", step=At("cut-over:paused", lose),
-            listener=lambda event: events.append(event.text),
-        )  # fmt: skip
-    assert [text for text in events if "38 rows in the source and 37 in the target" in text]
-    assert named(config) == "sqlite"
-    await switched(config, "lancedb")
-    assert_same(wanted, await contents_at(config=config))
+    await switched(
+        config, "lancedb", step=At("cut-over:checked", end),
+        listener=lambda event: events.append(event.text),
+    )  # fmt: skip
+    assert [text for text in events if "its limit and ended before the switch" in text]
+    assert named(config) == "lancedb"
 
 
 @pytest.mark.slow

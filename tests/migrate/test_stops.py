@@ -18,6 +18,7 @@ from aiovec import MigrationError, StoreMovedError
 
 from .support import (
     FILES,
+    SWITCH,
     WAYS,
     Scene,
     Stop,
@@ -220,9 +221,10 @@ async def test_two_migrators_at_once(tmp_path: Path) -> None:
 async def test_a_copy_that_has_let_go_is_brought_up_to_date(
     tmp_path: Path, way: str, step: str
 ) -> None:
-    """Without a switch; also where it was killed between the two stores."""
+    """Without a switch; also where it was killed between the two stores. A table that the app has
+    dropped since is dropped, but none that somebody else made in the copy."""
     source, target = WAYS[way]
-    config = await a_store(tmp_path, source)
+    config = await a_store(tmp_path, source, "notes", "dropped")
     with pytest.raises(StoppedError):
         await aiovec_migrate.run(None, target, config=config, _step=Stop(step))
     async with aiovec.connect(config=config) as store:
@@ -230,6 +232,16 @@ async def test_a_copy_that_has_let_go_is_brought_up_to_date(
         await aiovec_migrate.run(None, target, config=config)
         assert store.backend_name == source
         await fill(store, "others")
+        await store.drop_table("dropped")
+    async with aiovec.connect(place_of(config, target)) as copy:
+        await copy.create_table("theirs", aiovec.Schema(2))
+        with pytest.raises(MigrationError, match=r"does not have, .* the switch: theirs;"):
+            await switched(config, target)
+        assert await copy.tables() == ["dropped", "notes", "theirs"]
+        await copy.drop_table("theirs")
+    plan = await aiovec_migrate.plan(None, target, config=config, options=SWITCH)
+    assert (plan.ok, plan.others) == (True, ["dropped"])
+    assert "no longer has: dropped" in plan.notes[-1]
     await switched(config, target)
     async with aiovec.connect(config=config) as store:
         assert (await store.tables(), await store.count("notes")) == (["notes", "others"], 37)

@@ -118,13 +118,14 @@ class MoveRecord:
     """A store's record of migrations.
 
     ``generation`` is the one of the last cut-over into or out of the store. ``run`` is a migration
-    that copied its source into this store without a cut-over, and may do so again. Both stay when
-    the mark is removed.
+    that copied ``tables`` of its source into this store without a cut-over, and may do so again.
+    All three stay when the mark is removed.
     """
 
     mark: MoveMark | None = None
     generation: int = 0
     run: str = ""
+    tables: tuple[str, ...] = ()
 
     def end_pause(self, pause: str) -> MoveRecord:
         """Return the record without this pause; the same record if the pause is over."""
@@ -150,8 +151,7 @@ class MoveRecord:
     # As text
 
     def to_json(self) -> str:
-        mark = None if self.mark is None else asdict(self.mark)
-        return json.dumps({"generation": self.generation, "run": self.run, "mark": mark})
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> MoveRecord:

@@ -17,8 +17,8 @@ from .simulation.course import Course
 
 # As the trace tells it.
 _HAPPENS = (
-    "ends the pause", "hangs", "fails", "is lost", "is sent on", "called off", "stalls",
-    "has made", "has dropped", "is killed",
+    "ends the pause", "hangs", "fails", "did not confirm", "is lost", "is sent on", "called off",
+    "stalls", "has made", "has dropped", "is killed",
 )  # fmt: skip
 _KINDS = ("sqlite", "lancedb")
 WANTED = {

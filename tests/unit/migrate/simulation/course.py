@@ -312,8 +312,10 @@ class Course:
         try:
             await migration.abort()
         except MigrationError as error:
-            self.too_late = "too late" in str(error)
-            if "is open" not in str(error):  # else it was done before it was killed
+            self.too_late = any(text in str(error) for text in ("too late", "switched apps to"))
+            if self.too_late or "is open" not in str(
+                error
+            ):  # else it was done before it was killed
                 raise
 
     # The checks
