@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import pydantic_core
 from starlette.responses import Response
 
 from aiovec import VectorStore
-from aiovec._http.problems import Problem, problem_of
+from aiovec._http.problems import Problem, log_error, problem_of
 from aiovec.backend.context import TableChangedError
-from aiovec.backend.threads import in_thread
 
 LOG = logging.getLogger("aiovec.server")
 _PASSING = frozenset({429, 503})
@@ -45,16 +43,14 @@ class RequestError(Exception):
 async def response_of(error: Exception, request: str, store: VectorStore | None = None) -> Response:
     """Return the answer to any error, as problem+json (RFC 9457).
 
-    One of the server is logged with the id of its request, for the answer hides its cause.
+    One of the server is logged with the id of its request.
     """
     if isinstance(error, TableChangedError):
         error = RequestError(412, _CHANGED)
     if not isinstance(error, RequestError):
         answer = problem_of(error, () if store is None else (store.target,))
         if answer.status >= 500:
-            words = "request %s: status %d, %s", request, answer.status, type(error).__name__
-            # In a thread, for a log may be a file or a pipe.
-            await in_thread(partial(LOG.error, *words, exc_info=error))
+            await log_error(LOG, error, answer.status, f"request {request}: ")
         return problem_response(answer)
     again = 1 if error.status in _PASSING else None
     problem = Problem.plain(error.status, error.detail, retry_after=again)

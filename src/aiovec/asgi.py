@@ -19,14 +19,12 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import partial
 from typing import Any, Protocol
 
-from ._http.problems import Problem, problem_of
+from ._http.problems import Problem, log_error, problem_of
 from ._model.hints import hints_arguments, taking_arguments_of
 from ._store.connect import connect
 from ._store.store import VectorStore  # at run time too: Litestar resolves the annotations
-from .backend.threads import in_thread
 from .errors import AiovecError, ConfigError, InvalidArgumentError
 
 LOG = logging.getLogger("aiovec.asgi")
@@ -151,7 +149,7 @@ class ProblemResponse:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: object, send: Send) -> None:
         if self.status_code >= 500:
-            await _log(self.error, self.status_code)  # a developer needs the hidden details
+            await log_error(LOG, self.error, self.status_code)
         body = self.problem.body()
         headers = {**self.problem.headers(), "content-length": str(len(body))}
         await send(
@@ -168,16 +166,10 @@ class ProblemResponse:
 async def _response_later(connection: Any, error: Exception) -> ProblemResponse | None:
     if connection.scope["type"] != "websocket":
         return ProblemResponse(error)
-    await _log(error, _INTERNAL_ERROR)
+    await log_error(LOG, error, _INTERNAL_ERROR)
     with suppress(Exception):  # already closed by the handler or the client
         await connection.close(code=_INTERNAL_ERROR, reason=problem_of(error).title)
     return None
-
-
-async def _log(error: Exception, status: int) -> None:
-    """Log an error, in a thread: handlers of an app may write to a file or a pipe."""
-    write = partial(LOG.error, "%s: status %d", type(error).__name__, status, exc_info=error)
-    await in_thread(write)
 
 
 def add_error_handlers(app: object) -> None:

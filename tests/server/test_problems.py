@@ -75,6 +75,21 @@ async def test_no_error_shows_a_path_or_a_secret_of_the_server() -> None:
     assert answer.json()["detail"] == text
 
 
+async def test_a_fault_of_the_server_is_logged_with_its_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A busy store is none: an overload takes a line for each request, not a traceback."""
+    failures = [E.StoreBusyError("the table is locked", 1.0), RuntimeError("secret cause")]
+    busy, broken = await answers([*failures])
+    logged = [record for record in caplog.records if record.name == "aiovec.server"]
+    assert [(record.levelname, bool(record.exc_info)) for record in logged] == [
+        ("WARNING", False), ("ERROR", True),
+    ]  # fmt: skip
+    for answer, record in zip((busy, broken), logged, strict=True):
+        assert answer.headers["x-request-id"] in record.message
+        assert str(answer.status_code) in record.message
+
+
 async def test_any_value_of_an_error_is_shown_shortly() -> None:
     values = (float("nan"), 10**5000, b"\xff", "\ud800", ["x"] * 5000)
     failures: list[BaseException] = [E.InvalidArgumentError("x", value, "y") for value in values]

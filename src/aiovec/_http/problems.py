@@ -11,17 +11,20 @@ only of the caller's values is sent unchanged.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from .. import errors
 from .._model.redaction import without_secrets
-from ..errors import AiovecError, shown
+from ..backend.threads import in_thread
+from ..errors import AiovecError, StoreBusyError, shown
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -114,6 +117,17 @@ _PLACES = {
 }
 # Defaults by the annotation of a fact; None for other types.
 _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
+
+
+async def log_error(log: logging.Logger, error: Exception, status: int, request: str = "") -> None:
+    """Log an error whose answer hides its cause, in a thread: a log may be a file or a pipe.
+
+    That a store is busy is no fault: an overload takes a line for each request, not a traceback.
+    """
+    busy = isinstance(error, StoreBusyError)
+    level, cause = (logging.WARNING, None) if busy else (logging.ERROR, error)
+    words = f"{request}{type(error).__name__}: status {status}"
+    await in_thread(partial(log.log, level, "%s", words, exc_info=cause))
 
 
 def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
