@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
@@ -341,6 +342,9 @@ async def test_the_page_keeps_a_key_for_its_session_only(browser: Browser, serve
     await context.close()
 
 
+MODIFIED = datetime(2026, 11, 29, 22, 51, 17, 276224, tzinfo=UTC)
+
+
 async def test_a_passage_shows_its_place_and_its_neighbours(
     browser: Browser, serve: Serve, tmp_path: Path
 ) -> None:
@@ -349,17 +353,22 @@ async def test_a_passage_shows_its_place_and_its_neighbours(
     text = "# Keys\n\nAbout keys.\n\n## Rotate\n\nEvery <b>year</b>.\n\n## Revoke\n\nAt once.\n"
     async with connect(place, embedder="demo") as store:
         await store.create_table("documents", documents.SCHEMA)
-        await store.upsert("documents", documents.passages(text, source="it's.md"))
+        passages = documents.passages(text, source="it's.md", modified=MODIFIED)
+        await store.upsert("documents", passages)
     await asyncio.to_thread((tmp_path / "aiovec.toml").touch)
     served = await asyncio.to_thread(serve, place)
     context = await browser.new_context(base_url=served.url)
     page = await context.new_page()
-    await visit(page, "#/t/documents/search?by=words&q=year")
-    hit = page.locator(".hits > li").first
+    await visit(page, "#/t/documents/search?by=words&q=how+about+every+year")
+    hit = page.locator(".hits > li").filter(has_text="Rotate")
+    await expect(hit.locator("mark")).to_have_text(["Every", "year"])
+    await expect(hit.locator("time")).to_have_text("2026-11-29 22:51 UTC")
     await expect(hit.locator(".hit-id")).to_have_text("it's.md:5")
     await expect(hit).to_contain_text("Keys > Rotate")
     await hit.get_by_role("button", name="Passages around it").click()
     await expect(hit.locator(".text")).to_have_text(
         [re.compile("About keys"), re.compile("Every <b>year</b>"), re.compile("At once")]
     )
+    # Whoever uses the keyboard goes on where the new text is.
+    await expect(page.locator(":focus")).to_contain_text("About keys")
     await context.close()

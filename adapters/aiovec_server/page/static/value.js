@@ -46,11 +46,15 @@ export function textOf(value) {
 
 const nothing = () => h("span", { class: "null" }, "null");
 
-// In a cell: one short line.
+const MOMENT = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(\.\d+)?Z$/;
+
+// In a cell: one short line; a timestamp to the minute.
 export function cell(value, length = CELL) {
   if (value === null || value === undefined) return nothing();
   if (value === "") return h("span", { class: "null" }, "empty text");
   if (Array.isArray(value) && value.length === 0) return h("span", { class: "null" }, "empty list");
+  const moment = typeof value === "string" && MOMENT.exec(value);
+  if (moment) return h("time", { class: "value figure", datetime: value, title: value }, `${moment[1]} ${moment[2]} UTC`);
   const text = cut(textOf(value), length);
   return shown(text, typeof value === "number" || typeof value === "bigint" ? "value figure" : "value");
 }

@@ -158,11 +158,16 @@ function results(table, facts, options, { hits, seconds: took }) {
   ];
 }
 
+// Words of a question that say nothing about a hit, so they are not marked.
+const FILLERS = new Set(("a about an and are as at be by can could do does for from has have how i if in is it its me my of on or "
+  + "should so that the their there this to was were what when where which who why will with would you your").split(" "));
+
 // A keyword search marks its words in the text; whatever else the text holds stays text.
 function marked(snippet) {
   return h("bdi", { class: "value" }, snippet.split(/(<mark>.*?<\/mark>)/s).map((part) => {
     const word = /^<mark>(.*)<\/mark>$/s.exec(part);
-    return word ? h("mark", {}, shown(word[1])) : shown(part);
+    if (!word) return shown(part);
+    return FILLERS.has(word[1].toLowerCase()) ? shown(word[1]) : h("mark", {}, shown(word[1]));
   }));
 }
 
@@ -180,9 +185,11 @@ function neighbours(table, hit, label) {
     const where = `source = '${hit.source.replaceAll("'", "''")}' AND part IN (${around.join(", ")})`;
     try {
       for (const one of await api.find(table, { where, limit: 2 })) {
-        (one.part < hit.part ? before : after).append(h("p", { class: "text muted" }, shown(one[label] ?? "", "value long")));
+        (one.part < hit.part ? before : after).append(
+          h("p", { class: "text muted", tabindex: "-1" }, shown(one[label] ?? "", "value long")));
       }
       button.remove();
+      (before.firstChild ?? after.firstChild)?.focus();
       announce("The passages before and after are shown");
     } catch (error) {
       button.after(h("span", { class: "error", role: "alert" }, error.message));
