@@ -108,6 +108,11 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.search_many("docs", np.ones(2)), argument, "put it in a list$"
     texts, many = ["wool", "cotton"], r"a list of texts; search_many\(\) searches for several$"
     yield lambda: store.search("docs", texts), aiovec.InvalidVectorError, many
+    several = r"a list of vectors; search_many\(\) searches for several$"
+    for given in (np.ones((3, 2)), [vector, vector], np.ones((1, 2))):
+        yield partial(store.search, "docs", given), aiovec.InvalidVectorError, several
+    typed = r"aiovec\.Schema\(dim, fields={"
+    yield lambda: store.create_table("new", {"body": str}), aiovec.InvalidRowError, typed
     late = [{"id": "a", "embedding": vector, "took": timedelta(1)}]
     yield lambda: store.insert("docs", late), aiovec.InvalidRowError, r"total_seconds\(\)"
     yield lambda: store.versions("docs"), aiovec.UnsupportedError, r"backup\(\)"
@@ -155,6 +160,8 @@ def test_a_mistake_in_a_condition_or_schema_says_what_to_write() -> None:
     wrong: Any = F.year
     names: Any = F
     several: Any = ["a", "b"]
+    true: Any = True
+    or_null: Any = str | None
     for make, kind, says in (
         (lambda: wrong & "x = 1", aiovec.FilterError, r"aiovec\.where"),
         (lambda: wrong in [2024], aiovec.FilterError, r"F\.x\.in_\(\["),
@@ -171,6 +178,12 @@ def test_a_mistake_in_a_condition_or_schema_says_what_to_write() -> None:
          f"'openai', 'model': '{LARGE}'"),
         (lambda: aiovec.connect(embedder=f"openai:{LARGE}"), aiovec.ConfigError,
          f"'model': '{LARGE}'"),
+        (lambda: aiovec.connect(embedder="all-MiniLM-L6-v2"), aiovec.ConfigError,
+         "no kind of embedder .*'kind': 'fastembed', 'model'"),
+        (lambda: aiovec.connect(embedder="ollama"), aiovec.ConfigError, "Ollama .*11434"),
+        (lambda: aiovec.Field(str, index=true), aiovec.InvalidArgumentError, "'btree' .the usual"),
+        (lambda: aiovec.Field(or_null), aiovec.InvalidArgumentError, r"^every field may be null"),
+        (lambda: aiovec.Field(list), aiovec.InvalidArgumentError, r"need a type: list\[str\]"),
     ):  # fmt: skip
         with case(says), pytest.raises(kind, match=says):
             make()
@@ -244,6 +257,10 @@ async def test_a_name_of_another_library_is_refused_with_ours(store: Any) -> Non
         (lambda: hits[0]["yaer"], KeyError, "'yaer'; did you mean 'year'"),
         (lambda: store["docs"], TypeError, r"write store\.table\('docs'\)"),
         (lambda: docs.zzz, AttributeError, "no attribute 'zzz'$"),
+        (lambda: docs.head(), AttributeError, r"write find\(limit=5\)$"),
+        (lambda: docs.sample(3), AttributeError, r"write find\(limit=5\)$"),
+        (lambda: docs.to_pandas(), AttributeError, r"find\(limit=None\)\.to_pandas\(\)$"),
+        (lambda: hits[0].__setitem__("year", 1), TypeError, r"; update\(\) changes rows$"),
     )  # fmt: skip
     for call, kind, says in calls:
         with case(says), pytest.raises(kind, match=says):

@@ -248,7 +248,7 @@ async def test_an_argument_that_is_no_embedder_is_refused_at_connect() -> None:
     for options, words in (
         ({"embedder": lengths}, r"needs an attribute model.*aiovec\.embedder\(fn, model="),
         ({"embedder": 3}, "a kind such as 'demo'.*not 3"),
-        ({"embedder": "ollama"}, "kind: must be 'openai'.*not 'ollama'"),
+        ({"embedder": "ollama"}, "'ollama' is no kind of embedder"),
         ({"embedders": {"kind": "demo"}}, r"names to embedders: \{'default': \{'kind': 'demo'\}\}"),
         ({"embedder": "demo", "embedders": {"default": "demo"}}, "not both"),
         ({"embedders": ["demo"]}, "must map names to embedders"),

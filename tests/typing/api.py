@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, TypedDict, assert_type, cast
+from typing import Literal, NamedTuple, TypedDict, assert_type, cast
 
 import numpy as np
 import polars as pl
@@ -84,6 +84,39 @@ class Tensor:
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
         return np.array([0.5, 0.5], dtype=np.float32)
+
+
+class Letters:
+    """An embedder that treats texts and queries differently, as its page describes it."""
+
+    model = "letters"
+    dim = 2
+
+    def __call__(self, texts: list[str], *, kind: str) -> list[list[float]]:
+        return [[len(text), kind == "query"] for text in texts]
+
+
+class AwaitedLetters:
+    model = "letters"
+    dim: int | None = None
+
+    async def __call__(
+        self, texts: list[str], *, kind: Literal["document", "query"]
+    ) -> list[list[float]]:
+        return Letters()(texts, kind=kind)
+
+
+class SameLetters:
+    model = "letters"
+    dim = 2
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        return np.ones((len(texts), 2), np.float32)
+
+
+class Unnamed:
+    def __call__(self, texts: list[str]) -> list[list[float]]:
+        return []
 
 
 async def coming() -> AsyncIterator[dict[str, object]]:
@@ -246,6 +279,12 @@ def without_async(target: Path) -> None:
         assert_type(table.upsert(pl.DataFrame({"id": ["a"], "embedding": [[1.0, 2.0]]})), int)
         assert_type(table.search([1, 2]), Results[Hit])
         assert_type(list(map(id, table.export())), list[int])
+    with sync.connect(":memory:", embedder=Letters(), embedders={"b": AwaitedLetters()}) as store:
+        store.create_table("letters", Schema(fields={"body": str}, embed=aiovec.Embed("body")))
+        assert_type(store.insert("letters", [{"id": "a", "body": "abc"}]), int)
+        assert_type(store.search("letters", "abcd"), Results[Hit])
+    with sync.connect(":memory:", embedder=SameLetters()) as store:
+        assert store.tables() == []
     with compat.VectorStore(target.with_name("collections.db")) as points:
         points.ensure_collection("notes", 2)
         points.upsert("notes", id="a", vector=[1, 2], payload={"tags": ["x"], "pages": {"n": 1}})
@@ -274,6 +313,7 @@ async def refused(store: aiovec.VectorStore, number: int, text: str) -> None:
     await store.add_field("notes", "x", "integer")  # type: ignore[arg-type]
     Schema(2, metric="euclid")  # type: ignore[arg-type]
     Field("integer")  # type: ignore[arg-type]
+    aiovec.connect(embedder=Unnamed())  # type: ignore[arg-type]
     blocking = cast("sync.VectorStore", store)
     blocking.insert("notes", number)  # type: ignore[arg-type]
     blocking.table("notes").search(number)  # type: ignore[arg-type]

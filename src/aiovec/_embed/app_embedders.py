@@ -11,6 +11,7 @@ from ..errors import ConfigError, shown
 from .protocol import Embedder
 
 _WITH_MODEL = ("openai", "fastembed", "sentence-transformers")
+_KINDS = (*_WITH_MODEL, "local", "demo")
 DEFAULT = "default"
 """The default name of an embedder in schemas."""
 
@@ -63,6 +64,13 @@ def _kind(option: str) -> Mapping[str, object]:
         raise _wrong(
             f"{option!r} names a model: pass {{'kind': {kind!r}, 'model': {model or option!r}, "
             "'dim': <the length of its vectors>}", "embedder",
+        )  # fmt: skip
+    if not colon and option not in _KINDS:
+        raise _wrong(
+            f"{option!r} is no kind of embedder ({', '.join(_KINDS)}); a model is named behind its "
+            "kind: {'kind': 'fastembed', 'model': 'BAAI/bge-small-en-v1.5', 'dim': 384}, or for "
+            "Ollama and other services {'kind': 'openai', 'base_url': 'http://localhost:11434/v1', "
+            "'model': 'nomic-embed-text', 'dim': 768}", "embedder",
         )  # fmt: skip
     return {"kind": option}
 

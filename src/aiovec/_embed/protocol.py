@@ -14,16 +14,7 @@ Purpose = Literal["document", "query"]
 """The purpose of a text: to be stored, or to search with. Some models treat them differently."""
 
 
-class Embedder(Protocol):
-    """A callable that returns a vector for each text, in order.
-
-    An asynchronous embedder is awaited on the event loop; a plain one runs in a thread, one call at
-    a time. A call gets at most 64 texts, or ``batch_size`` if it has this attribute. If it has a
-    parameter ``kind``, that is ``"document"`` or ``"query"``. An error is retried, unless it is an
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
-    NotImplementedError, SyntaxError, TypeError or ValueError.
-    """
-
+class _OfModel(Protocol):
     @property
     def model(self) -> str:
         """The name of the model, which a table with its vectors stores."""
@@ -34,12 +25,29 @@ class Embedder(Protocol):
         """The length of its vectors; None lets the store learn it by embedding a short text."""
         ...
 
+
+class Embedder(_OfModel, Protocol):
+    """A callable that returns a vector for each text, in order.
+
+    An asynchronous embedder is awaited on the event loop; a plain one runs in a thread, one call at
+    a time. A call gets at most 64 texts, or ``batch_size`` if it has this attribute. If it has a
+    parameter ``kind``, that is ``"document"`` or ``"query"``. An error is retried, unless it is an
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
+    NotImplementedError, SyntaxError, TypeError or ValueError.
+    """
+
     def __call__(self, texts: list[str], /) -> Awaitable[Vectors] | Vectors:
         """Return or await one vector for each text."""
         ...
 
 
-EmbedderOption = Embedder | Mapping[str, object] | str
+class _EmbedderByPurpose(_OfModel, Protocol):
+    """An embedder whose ``kind`` has no default."""
+
+    def __call__(self, texts: list[str], /, *, kind: Purpose) -> Awaitable[Vectors] | Vectors: ...
+
+
+EmbedderOption = Embedder | _EmbedderByPurpose | Mapping[str, object] | str
 """An embedder, the keys of one as in ``[retrieval.embedders.<name>]``, or a kind that needs no
 others, such as "demo"."""
 

@@ -54,7 +54,10 @@ def _dumped(value: Any) -> Any:
 
 def check_column(name: str, column: object) -> None:
     """Raise InvalidRowError unless this is a column of several values."""
-    if isinstance(column, (str, bytes, Mapping)) or not is_iterable(column):
+    if isinstance(column, (str, bytes, Mapping, type)) or not is_iterable(column):
+        if isinstance(column, type):
+            cure = "is a type; a table without rows is made of aiovec.Schema(dim, fields={...})"
+            raise InvalidRowError(cure, field=name)
         raise InvalidRowError(
             "a mapping must have columns, each a list of the rows' values; pass a single row "
             "as a list of one mapping",

@@ -40,8 +40,11 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
             f"{reason}, and the table has no embedder for texts; pass a vector, use "
             f"search_text(), or create the table with Schema(embed=Embed({field!r}))"
         )
-    if isinstance(vector, (list, tuple)) and vector and isinstance(vector[0], str):
-        raise InvalidVectorError("is a list of texts; search_many() searches for several")
+    if isinstance(vector, np.ndarray) and vector.ndim == 2:
+        raise InvalidVectorError("is a list of vectors; search_many() searches for several")
+    if isinstance(vector, (list, tuple)) and vector and isinstance(vector[0], (str, list, tuple)):
+        what = "texts" if isinstance(vector[0], str) else "vectors"
+        raise InvalidVectorError(f"is a list of {what}; search_many() searches for several")
     try:
         length = len(vector)
     except Exception:  # noqa: BLE001 - any class may be a vector; its conversion names the fault

@@ -30,7 +30,8 @@ _METHODS = {
     "fetch": "get", "remove": "delete", "list_tables": "tables", "table_names": "tables",
     "list_collections": "tables", "create_collection": "create_table", "collection": "table",
     "get_collection": "table", "open_table": "table", "delete_collection": "drop_table",
-    "to_df": "to_pandas", "df": "to_pandas",
+    "to_df": "to_pandas", "df": "to_pandas", "to_pandas": "; write find(limit=None).to_pandas()",
+    "head": "; write find(limit=5)", "sample": "; write find(limit=5)",
 }  # fmt: skip
 
 

@@ -53,6 +53,11 @@ class _Row(Serialized, Mapping[str, Any]):
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"a {type(self).__name__} cannot be changed")
 
+    if not TYPE_CHECKING:  # whose reports need no method
+
+        def __setitem__(self, name: str, value: object) -> NoReturn:
+            raise TypeError(f"a {type(self).__name__} cannot be changed; update() changes rows")
+
     def __getitem__(self, name: str) -> Any:
         if name == "id":
             return self.id

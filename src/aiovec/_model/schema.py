@@ -9,8 +9,8 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from dataclasses import field as attribute
 from functools import cached_property
 from itertools import islice
-from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, cast, get_args
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin
 
 from ..errors import InvalidArgumentError, InvalidNameError, listed
 from .hints import hints_creation
@@ -83,7 +83,15 @@ def _check_choices(**options: tuple[object, tuple[str | bool | None, ...]]) -> N
 _FLAG = (True, False)
 _INDEXES = (None, "btree", "bitmap")
 _METRICS = ("cosine", "l2", "dot")
-_IN_WORDS: dict[object, str] = {"l2": " (Euclidean)", "dot": " (inner product)"}
+_IN_WORDS: dict[object, str] = {
+    "l2": " (Euclidean)", "dot": " (inner product)", "btree": " (the usual one)",
+    "bitmap": " (for few different values)",
+}  # fmt: skip
+_EVERY_FIELD = "every field may be null: give a field's type without None, as in Field(str)"
+_NO_TYPE: dict[object, str] = {
+    Union: _EVERY_FIELD, UnionType: _EVERY_FIELD,
+    list: "the items of a list field need a type: list[str], list[int] or list[float]",
+}  # fmt: skip
 ANALYZERS = get_args(Analyzer)
 LANGUAGES = frozenset(ANALYZERS[3:])
 """The analyzers by Snowball, which both backends have; SQLite's own stemmer is for English."""
@@ -120,6 +128,7 @@ class Field:
                 self.type,
                 "one of str, int, float, bool, datetime, list[str], list[int], list[float], "
                 f"or in JSON {', '.join(KINDS)}",
+                reason=_NO_TYPE.get(self.type if self.type is list else get_origin(self.type)),
             )
         object.__setattr__(self, "type", known.python)
         object.__setattr__(self, "kind", known.name)  # read often, for each column of a call
