@@ -14,6 +14,7 @@ from aiovec.backend.doctor import room_at, version_of
 from aiovec.backend.plugin import Finding
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
+from .errors import CURE
 from .settings import LancedbSettings
 from .target import StoreTarget
 
@@ -105,7 +106,8 @@ async def _tables(target: str) -> list[Finding]:
             except (StaleTableError, TableNotFoundError):
                 facts.append(Finding(subject, "gone"))  # dropped a moment ago
             except CorruptStoreError as exc:
-                facts.append(Finding(subject, exc.reason, ok=False, cure=_cure_of(exc)))
+                damage = exc.reason.removesuffix(CURE)
+                facts.append(Finding(subject, damage, ok=False, cure=_cure_of(exc)))
         return facts
     finally:
         session.close()
@@ -124,7 +126,7 @@ async def _table(session: Session, name: str) -> Finding:
         try:
             await session.run(table.lance.prewarm_index(index.name))
         except CorruptStoreError as exc:
-            damage = f"the index {index.name!r} is damaged ({exc.reason})"
+            damage = f"the index {index.name!r} is damaged ({exc.reason.removesuffix(CURE)})"
             cure = f"drop the index of {', '.join(index.columns)}, and create it again"
             return Finding(f"table {name}", damage, ok=False, cure=cure)
     compared = sum(map(len, ids))

@@ -69,6 +69,11 @@ _REFUSED = (
     r"permission denied|access ?denied|forbidden|unauthori[sz]ed|invalid ?access ?key"
     r"|signature ?does ?not ?match|status: 40[13]|os error (13|30|1)\b"
 )
+CURE = (
+    "; 'aiovec doctor' tells which; an earlier version of the table may be whole: store.versions() "
+    "lists them for store.revert()"
+)
+"""The end of the reason of a CorruptStoreError for a damaged file."""
 # Patterns of lancedb's messages (the first match counts), and the error for a target and message.
 _BEFORE_REQUESTS: Sequence[tuple[str, _Make]] = (
     ("^(?-i:Table '.*' was not found|Dataset at path .* was not found)",
@@ -100,15 +105,27 @@ _BEHIND_REQUESTS: Sequence[tuple[str, _Make]] = (
      lambda target, _: AiovecError(
          f"{target}: Lance cannot add the new rows to the table's indexes as long as none of them "
          "has a vector; they are searched without the indexes until one has")),
+    (r"\btask \d+ panicked", lambda target, message: crashed(target, message)),
     ((r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
      r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
      r"|does not have sufficient data|correct footer|invalid range .* for object of size"
      r"|invalid seek to a negative|requested range was invalid|version \d+ no longer exists"
-     r"|not found: .*\.(lance|manifest|arrow|idx)"),
+     r"|not found: .*\.(lance|manifest|arrow|idx)|unknown lance storage version"
+     r"|outside (of file|metadata region)|is not aligned to|buffer (offset|size)s|column metadata"
+     r"|page layout|^(lance error: )?invalid input, lance v\d|item range|references parent id"
+     r"|columns of differing lengths"),
      lambda target, message: CorruptStoreError(
-         target, f"a file is damaged or missing ({message})")),
+         target, f"a file is damaged or missing ({message}){CURE}")),
     ("", lambda target, message: AiovecError(f"LanceDB failed on {target}: {message}")),
 )  # fmt: skip
+
+
+def crashed(target: str, message: str) -> AiovecError:
+    """Return the error for a panic of Lance's code."""
+    return AiovecError(
+        f"LanceDB crashed on {target}: {message}. A damaged file may be the cause; check with "
+        "'aiovec doctor'"
+    )
 
 
 def translate(error: Exception, target: str) -> Exception:
@@ -166,10 +183,7 @@ class Translated:
             raise translate(error, self._target) from error
         if type(error).__name__ in _PANICS:
             cleaned(error, self._secrets)
-            raise AiovecError(
-                f"LanceDB crashed on {self._target}: {message_of(error)}. A damaged file may be "
-                "the cause; check with 'aiovec doctor'"
-            ) from error
+            raise crashed(self._target, message_of(error)) from error
 
 
 @contextmanager

@@ -65,6 +65,20 @@ def garble(file: Path) -> None:
     file.write_bytes(bytes(file.stat().st_size))
 
 
+def newer(file: Path) -> None:
+    """Damage the version of the file's format, in its footer."""
+    content = bytearray(file.read_bytes())
+    content[-6] ^= 64
+    file.write_bytes(content)
+
+
+def shift(file: Path) -> None:
+    """Damage the place of a column's metadata; the footer has the place of the table of them."""
+    content = bytearray(file.read_bytes())
+    content[int.from_bytes(content[-32:-24], "little") + 4] ^= 64
+    file.write_bytes(content)
+
+
 def crash(file: Path) -> None:
     """Damage a file so that Lance's threads panic, which lancedb tells by a class of its own."""
     file.write_bytes(file.read_bytes().replace(b"fixed_size_list", b"fixed_size_lzst"))
@@ -74,7 +88,7 @@ def crash(file: Path) -> None:
 async def test_a_damaged_file_is_an_error_for_every_call(tmp_path: Path) -> None:
     await filled(tmp_path / "sound")
     for part, harms in (
-        ("data/*", (cut, garble, Path.unlink)),
+        ("data/*", (cut, garble, Path.unlink, newer, shift)),
         ("_versions/*.manifest", (cut, garble, Path.unlink, crash)),
     ):
         for harm in harms:
@@ -94,6 +108,9 @@ async def test_a_damaged_file_is_an_error_for_every_call(tmp_path: Path) -> None
                         else:
                             assert isinstance(error, CorruptStoreError)
                             assert error.target == str(folder)
+                            if "data" in part:
+                                assert "'aiovec doctor'" in error.reason
+                                assert "store.revert()" in error.reason
                         assert ".rs:" not in str(error)
 
 

@@ -33,10 +33,15 @@ SAYS: list[tuple[type[AiovecError], str, str]] = [
     (ConfigError, "Could not parse bucket from url", "parse bucket"),
     (CorruptStoreError, "Invalid magic number in the footer", "damaged or missing"),
     (CorruptStoreError, "Object at x/data/1.lance not found: data/1.lance", "damaged or missing"),
+    (CorruptStoreError, "Invalid input, Global buffer 0 position 9 is outside of file of size 8",
+     "store.revert()"),
+    (CorruptStoreError, "Invalid input, Column 4 page 0 buffer offset 9696 is not aligned to 64",
+     "aiovec doctor"),
+    (AiovecError, "task 9 panicked with message \"index out of bounds\"", "crashed on here"),
     (AiovecError, "Not found: /tmp/.tmpQJ0fX3/ivf_0.lance", "none of them has a vector"),
     (StorePermissionError, "Permission denied (os error 13)", "no permission for here"),
     (AiovecError, "something new", "LanceDB failed on here: something new"),
-]
+]  # fmt: skip
 
 REQUESTS = [
     ("Generic S3 error: Failed to resolve region for bucket 'a'", "storage option aws_region"),
