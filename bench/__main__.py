@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--alone", action="store_true", help="without the peers, as far as they can be left out"
     )
     parser.add_argument(
-        "--recall", action="store_true", help="with lancedb: only the recall, told and true"
+        "--recall", action="store_true", help="with lancedb: only the recall, measured and true"
     )
     parser.add_argument("--dim", type=int, default=384, help="with sizes: of generated rows")
     parser.add_argument("--cache", type=Path, help="folder that keeps the peers' environments")

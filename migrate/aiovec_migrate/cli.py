@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, ParamSpec
 
 import typer
 
-from aiovec._cli.output import out, say_error
+from aiovec._cli.output import say_error
 from aiovec._cli.run import command_app, failing_clearly, run_async
 from aiovec._cli.stores import AsJson, Config
 
@@ -178,7 +178,7 @@ def run_(
     end = f"copied to {report.target}; apps still use {report.source}"
     if report.switched:
         end = f"switched: apps use {report.target}{pause}"
-    _emit_last(report.to_dict(), [*report.lines(), end], json)
+    show.emit_lines(report.to_dict(), [*report.lines(), end], json, behind_events=True)
 
 
 @app.command("status")
@@ -234,7 +234,7 @@ def verify_(
     end = "every row is equal" if report.equal else "NOT EQUAL"
     if report.in_use and not report.equal:
         end = f"{report.target} is in use and has newer writes; this is no fault"
-    _emit_last(report.to_dict(), [*report.lines(), end], json)
+    show.emit_lines(report.to_dict(), [*report.lines(), end], json, behind_events=True)
     if not (report.equal or report.in_use):
         raise typer.Exit(1)
 
@@ -251,7 +251,7 @@ def abort_(
     with show.shown(json=json) as listener:
         warnings = run_async(api.abort(source, target, config=config, listener=listener))
     lines = [*(f"warning: {text}" for text in warnings), "aborted; the source is as it was"]
-    _emit_last({"aborted": True, "warnings": warnings}, lines, json)
+    show.emit_lines({"aborted": True, "warnings": warnings}, lines, json, behind_events=True)
 
 
 @app.command("forget")
@@ -272,13 +272,3 @@ def forget_(
     warnings = run_async(api.forget(store, config=config))
     lines = [*(f"warning: {text}" for text in warnings), f"{store} is an independent store again"]
     show.emit_lines({"store": store, "forgotten": True, "warnings": warnings}, lines, json)
-
-
-def _emit_last(facts: dict[str, Any], lines: list[str], json: bool) -> None:
-    """Print the result after the events: one more line of JSON, or lines for people."""
-    from . import show
-
-    if json:
-        out().file.write(show.json_line({"kind": "result", **facts}))
-    else:
-        show.emit_lines(facts, lines, json=False)

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from rich.text import Text
 
-from aiovec._cli.output import emit, one_line
+from aiovec._cli.output import emit, one_line, out
 
 from .events import Event, Listener
 
@@ -91,9 +91,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def emit_lines(facts: Any, lines: Iterable[str], json: bool) -> None:
-    """Print a result as JSON, or as lines for people with their spaces kept."""
-    emit(facts, map(Text, lines), json)
+def emit_lines(
+    facts: dict[str, Any], lines: Iterable[str], json: bool, *, behind_events: bool = False
+) -> None:
+    """Print a result as JSON, one more line behind events, or as lines with their spaces kept."""
+    if json and behind_events:
+        out().file.write(json_line({"kind": "result", **facts}))
+    else:
+        emit(facts, map(Text, lines), json)
 
 
 def json_line(value: object) -> str:

@@ -19,7 +19,7 @@ from tests.server.process import serving
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ASSETS = Path(__file__).resolve().parents[2] / "docs" / "assets"
 LARGEST = 150_000  # bytes of a picture
 WIDE = {"width": 1160, "height": 720}
 TALL = {"width": 1160, "height": 870}
@@ -67,7 +67,7 @@ async def take(url: str) -> None:
             picture = await page.screenshot()
             if len(picture) > LARGEST:
                 raise SystemExit(f"{name} has {len(picture)} bytes, more than {LARGEST}")
-            await asyncio.to_thread((DOCS / f"{name}.png").write_bytes, picture)
+            await asyncio.to_thread((ASSETS / f"{name}.png").write_bytes, picture)
             await context.close()
         await browser.close()
 

@@ -6,11 +6,10 @@ import asyncio
 import time
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
 
-from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
+from aiovec import Field, Schema, TableNotFoundError, __version__
 from aiovec._internals import StoreInternals
 from aiovec.backend.context import CallContext, calling
 from aiovec.backend.threads import in_thread, together
@@ -30,7 +29,7 @@ TABLES_AT_ONCE = 4
 @endpoint("GET", "/health", models.Health, open=True)
 async def health(call: Call, options: dict[str, Any]) -> Any:
     """Tell whether the store can be reached."""
-    await _reach(call.store)
+    await _reach(call)
     return {"status": "ok", "backend": call.store.backend_name, "version": __version__}
 
 
@@ -39,16 +38,13 @@ _REMEMBERED = 1.0
 costs several requests."""
 
 
-_PINGS: WeakKeyDictionary[VectorStore, tuple[float, asyncio.Future[None]]] = WeakKeyDictionary()
-
-
-async def _reach(store: VectorStore) -> None:
+async def _reach(call: Call) -> None:
     """Ping the store, at most once a second, and not while an earlier ping still waits."""
-    now = time.monotonic()
-    made, ping = _PINGS.get(store, (now - _REMEMBERED, None))
+    state, now = call.request.app.state, time.monotonic()
+    made, ping = getattr(state, "aiovec_ping", (now, None))
     if ping is None or (ping.done() and now - made >= _REMEMBERED):
-        ping = asyncio.ensure_future(store.ping())
-        _PINGS[store] = now, ping
+        ping = asyncio.ensure_future(call.store.ping())
+        state.aiovec_ping = now, ping
     await asyncio.shield(ping)
 
 
