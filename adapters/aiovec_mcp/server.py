@@ -11,7 +11,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
-from pydantic import create_model
+from pydantic import ValidationError, create_model
 from pydantic_core import to_json, to_jsonable_python
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -79,6 +79,24 @@ def with_key(app: ASGIApp, key: str) -> ASGIApp:
     return answer
 
 
+class _Tool(Tool):
+    """A tool that refuses wrong arguments by their names, without the URL that pydantic adds."""
+
+    async def run(self, arguments: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().run(arguments, *args, **kwargs)
+        except ToolError as exc:
+            if not isinstance(exc.__cause__, ValidationError):
+                raise
+            words = []
+            for fault in exc.__cause__.errors(include_url=False):
+                name = ".".join(map(str, fault["loc"]))
+                unknown = fault["type"] == "extra_forbidden"
+                words.append(f"has no argument {name!r}" if unknown else f"{name}: {fault['msg']}")
+            known = ", ".join(self.parameters["properties"])
+            raise ToolError(f"{self.name} {'; '.join(words)}; its arguments are: {known}") from exc
+
+
 def _tool(call: Callable[..., Awaitable[Any]], name: str, annotations: ToolAnnotations) -> Tool:
     """Return a tool whose answers and errors reach the model as text.
 
@@ -95,7 +113,7 @@ def _tool(call: Callable[..., Awaitable[Any]], name: str, annotations: ToolAnnot
         text = TextContent(type="text", text=to_json(answer).decode())
         return CallToolResult(content=[text], structured_content=answer)
 
-    tool = Tool.from_function(called, name, annotations=annotations, structured_output=False)
+    tool = _Tool.from_function(called, name, annotations=annotations, structured_output=False)
     known = tool.fn_metadata.arg_model
     exact = create_model(known.__name__, __base__=known, __cls_kwargs__={"extra": "forbid"})
     tool.fn_metadata.arg_model = exact

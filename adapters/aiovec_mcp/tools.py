@@ -56,7 +56,10 @@ By = Annotated[
 ]
 Facts = Annotated[
     dict[str, Any] | None,
-    Argument(description='Facts to filter by later, such as {"user": "ana", "topic": "travel"}.'),
+    Argument(
+        description='Facts to filter by later, such as {"user": "ana", "topic": "travel"}; filters '
+        "name them payload.user and payload.topic."
+    ),
 ]
 HalfLife = Annotated[
     str | None,
@@ -109,7 +112,8 @@ class Tools:
     ) -> Answer:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first; `_distance` tells how far its meaning is from
-        the query: 0 is the same, 1 unrelated. Use it before you ask the user again."""
+        the query: 0 is the same, 1 unrelated. `where` filters facts as payload.NAME, such as
+        "payload.user = 'ana'". Use it before you ask the user again."""
         boost = None if half_life is None else Decay("at", half_life)
         options = {"limit": limit, "where": where, "boost": boost}
         hits: Sequence[Hit] = []
