@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-_WIDTH, _PAD, _LETTER = 480, 12, 7  # pixels; a letter of this font is at most so wide on average
+# Pixels. A letter of a wide font, such as DejaVu Sans, has 8.5 on average, and 7.3 in a footnote.
+_WIDTH, _PAD, _LETTER = 580, 12, 8.5
 _TOP, _LINE, _NOTED, _BAR = 52, 28, 46, 18
 
 # A ground of their own: the reader's system and the page may have different schemes.
@@ -83,7 +84,7 @@ def _drawn(picture: Picture, page: str) -> str:
     most = max(_number(row[picture.length]) for row in rows)
     names = [re.sub("[`*]", "", row[""]) for row in rows]
     labels = [picture.label(row) for row in rows]
-    left = _PAD + _LETTER * max(map(len, names)) + 8
+    left = round(_PAD + _LETTER * max(map(len, names)) + 8)
     room = _WIDTH - _PAD - left - _LETTER * max(map(len, labels)) - 8
     line = _NOTED if picture.note else _LINE
     height = _TOP + line * len(rows) + 36
