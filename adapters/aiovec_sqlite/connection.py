@@ -382,7 +382,7 @@ class ReaderPool:
         check_file: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect = connect
-        self._check_file = check_file
+        self.check_file = check_file
         self._target = target
         self._size = size
         self._busy_timeout = busy_timeout
@@ -439,7 +439,7 @@ class ReaderPool:
             except failures() as exc:
                 raise translate(exc, self._target) from exc
             finally:
-                self._check_file()
+                self.check_file()
 
         try:
             return await connection.read(checked)

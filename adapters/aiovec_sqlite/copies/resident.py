@@ -7,7 +7,8 @@ there is neither disk nor memory for a copy.
 
 A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
 A scan uses all cores, so a table has one at a time; what comes meanwhile waits and is answered
-together. A lone search never waits for company.
+together. A lone search never waits for company, and each caller gets its answer as soon as its rows
+are read, those of few rows first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -39,16 +40,13 @@ from ..connection import Read, ReaderPool, Ticket
 from ..layout import TableLayout, current_table
 from .copy import OlderSnapshotError, ResidentCopy, rows_to_load
 from .file_scan import search as search_in_file
-from .scan import Snapshot, SpoiledFileError, answer
+from .scan import LARGE, MOST_TOGETHER, Snapshot, SpoiledFileError, answers
 from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
 
 LOG = logging.getLogger("aiovec")
 _T = TypeVar("_T")
 
-# Queries answered together. More would share the reading of the codes a little better, but make the
-# first of them wait longer.
-_MOST_TOGETHER = 32
 # A hybrid query counts as so many, because a batch looks up the words of its queries one by one.
 _HYBRID = 8
 _BUSY = "the searches of this process take too long"
@@ -87,7 +85,7 @@ def _restart(queries: Sequence[VectorQuery]) -> None:
 class _Caller:
     """The queries of one caller, which may have gone, and what makes its result of their rows."""
 
-    __slots__ = ("batch", "deadline", "finish", "future", "queries", "size", "task")
+    __slots__ = ("batch", "deadline", "finish", "future", "large", "queries", "size", "task")
 
     def __init__(
         self, queries: Sequence[VectorQuery], finish: FromEach[Any], deadline: Deadline
@@ -95,6 +93,9 @@ class _Caller:
         self.queries = queries
         self.finish = finish
         self.size = sum(_HYBRID if isinstance(query, HybridQuery) else 1 for query in queries)
+        self.large = any(
+            query.limit > LARGE and not isinstance(query, HybridQuery) for query in queries
+        )
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # The calls that are answered together, and their task, which ends if nobody waits for it.
@@ -112,6 +113,10 @@ class _Caller:
         if self.batch is None:
             self.fail(self.deadline.error(_BUSY))
 
+    def succeed(self, result: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(copy_of_error(error))
@@ -122,15 +127,16 @@ class _Batch:
 
     __slots__ = ("calls", "queries", "scanned")
 
-    def __init__(self, calls: int, queries: int, *, by_file: bool) -> None:
+    def __init__(self, calls: int, queries: int, large: int, *, by_file: bool) -> None:
         self.calls = calls
         # A call of many queries takes several scans, and others run beside it.
-        many = queries > _MOST_TOGETHER
+        many = queries > MOST_TOGETHER
         # True once their rows are known and only the fields of these are read. A table that has no
         # copy is read for several batches at a time.
         self.scanned = many or by_file
-        # The queries that must wait for a scan beside this batch.
-        self.queries = 1 if many else queries
+        # The queries that must wait for a scan beside this batch. The callers of large ones do not
+        # get their answers soon.
+        self.queries = 1 if many else max(1, queries - large)
 
 
 class _Resident:
@@ -255,8 +261,15 @@ class ResidentSearch:
         if not (alone and self._at_work < self._workers and resident.answers):
             return await self._in_turn(resident, queries, finish)
         batch = self._begin(resident, 1, len(queries))
+
+        def all_of(found: Iterator[dict[int, Found]]) -> _T:
+            answers: dict[int, Found] = {}
+            for some in found:
+                answers |= some
+            return finish([answers[place] for place in range(len(queries))])
+
         try:
-            return await self._answers(self._readers.read, resident, queries, batch, finish)
+            return await self._answers(self._readers.read, resident, queries, batch, all_of)
         finally:
             self._end(resident, batch)
 
@@ -530,11 +543,12 @@ class ResidentSearch:
     def _begin_batches(self) -> None:
         """Begin batches of the waiting calls, up to the number of workers."""
         while self._at_work < self._workers and (resident := self._longest_waiting()) is not None:
-            calls = resident.take(_MOST_TOGETHER)
+            calls = resident.take(MOST_TOGETHER)
             if not resident.waiting:
                 del self._waiting[resident]
             queries = sum(call.size for call in calls)
-            batch = self._begin(resident, len(calls), queries)
+            large = sum(call.size for call in calls if call.large)
+            batch = self._begin(resident, len(calls), queries, large)
             task = asyncio.create_task(self._answer(resident, calls, batch))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
@@ -544,9 +558,9 @@ class ResidentSearch:
         ready = [resident for resident in self._waiting if resident.answers]
         return min(ready, key=lambda table: table.waiting[0].deadline.began, default=None)
 
-    def _begin(self, resident: _Resident, calls: int, queries: int) -> _Batch:
+    def _begin(self, resident: _Resident, calls: int, queries: int, large: int = 0) -> _Batch:
         self._at_work += 1
-        resident.batch = batch = _Batch(calls, queries, by_file=bool(resident.reason))
+        resident.batch = batch = _Batch(calls, queries, large, by_file=bool(resident.reason))
         return batch
 
     def _end(self, resident: _Resident, batch: _Batch) -> None:
@@ -590,12 +604,9 @@ class ResidentSearch:
             return
         _restart(queries)
 
-        def finish(answers: list[Found]) -> list[Any]:
-            left = iter(answers)
-            return [call.finish([next(left) for _ in call.queries]) for call in calls]
-
         try:
-            results = await self._answers(read, resident, queries, batch, finish)
+            deliver = partial(self._deliver, asyncio.get_running_loop(), calls)
+            results = await self._answers(read, resident, queries, batch, deliver)
         except Exception as error:  # noqa: BLE001 - it belongs to the waiting callers
             if isinstance(error, StoreBusyError):
                 for call in calls:
@@ -608,9 +619,35 @@ class ResidentSearch:
             for some in [calls] if refused and not again else [[call] for call in calls]:
                 await self._answer_calls(read, resident, some, batch, again=True)
             return
-        for call, result in zip(calls, results, strict=True):
-            if not call.future.done():
-                call.future.set_result(result)
+        for call, result in results:
+            call.succeed(result)
+
+    def _deliver(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        calls: Sequence[_Caller],
+        found: Iterator[dict[int, Found]],
+    ) -> list[tuple[_Caller, Any]]:
+        """Finish the calls in the reader's thread, each as soon as all its rows are read.
+
+        Return the calls that end last, with their results; the others have theirs already.
+        """
+        answers: dict[int, Found] = {}
+        places = iter(range(sum(len(call.queries) for call in calls)))
+        left = {call: [next(places) for _ in call.queries] for call in calls}
+        for some in found:
+            answers |= some
+            ready = [call for call, needed in left.items() if answers.keys() >= set(needed)]
+            results = [
+                (call, call.finish([answers.pop(place) for place in left.pop(call)]))
+                for call in ready
+            ]
+            if not left:
+                return results
+            self._readers.check_file()
+            for call, result in results:
+                loop.call_soon_threadsafe(call.succeed, result)
+        return []
 
     async def _answers(
         self,
@@ -618,7 +655,7 @@ class ResidentSearch:
         resident: _Resident,
         queries: Sequence[VectorQuery],
         batch: _Batch,
-        finish: FromEach[_T],
+        finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
         loop, spoiled = asyncio.get_running_loop(), False
@@ -639,18 +676,15 @@ class ResidentSearch:
             state = None if copy is None else copy.advance(db, ticket)
             if copy is not None and state is not None:
                 snapshot = Snapshot(db, ticket, layout, state)
-                answers: list[Found] = []
                 try:
-                    for start in range(0, len(queries), _MOST_TOGETHER):
-                        part = queries[start : start + _MOST_TOGETHER]
-                        last = start + _MOST_TOGETHER >= len(queries)
-                        answers += answer(snapshot, copy.masks, part, scanned if last else None)
-                    return state, finish(answers)
+                    found = answers(snapshot, copy.masks, queries, scanned)
                 except SpoiledFileError:
                     spoiled = True
                     _restart(queries)
-            found = search_in_file(db, ticket, resident.table, queries, by_bits=False)
-            return None, finish(found)
+                else:
+                    return state, finish(found)
+            rows = search_in_file(db, ticket, resident.table, queries, by_bits=False)
+            return None, finish(iter([dict(enumerate(rows))]))
 
         try:
             for attempt in range(_MOST_SNAPSHOTS + 1):

@@ -169,13 +169,31 @@ class Snapshot:
     state: State
 
 
-def answer(
+# Queries that share a scan. More would share the reading of the codes a little better, but make
+# the first of them wait longer.
+MOST_TOGETHER = 32
+
+
+def answers(
     snapshot: Snapshot,
     masks: Masks,
     queries: Sequence[VectorQuery],
-    scanned: Callable[[], object] | None = None,
-) -> list[Found]:
-    """Return the rows that each query finds. ``scanned`` is called before their fields are read."""
+    scanned: Callable[[], object],
+) -> Iterator[dict[int, Found]]:
+    """Scan for all queries, and then yield what some of them find, by their places.
+
+    Those that find few rows come first. ``scanned`` is called before any field is read.
+    """
+    best: list[Nearest] = []
+    for start in range(0, len(queries), MOST_TOGETHER):
+        best += _best(snapshot, masks, queries[start : start + MOST_TOGETHER])
+    snapshot.ticket.check()
+    scanned()
+    return _found(snapshot, queries, best)
+
+
+def _best(snapshot: Snapshot, masks: Masks, queries: Sequence[VectorQuery]) -> list[Nearest]:
+    """Return the nearest rows of each query."""
     state, ticket = snapshot.state, snapshot.ticket
     best: dict[int, Nearest] = {}
     targets = []
@@ -195,10 +213,7 @@ def answer(
             ),
         )  # fmt: skip
         best.update(zip(places, results, strict=True))
-    ticket.check()
-    if scanned is not None:
-        scanned()
-    return _fetch(snapshot, queries, [best[place] for place in range(len(queries))])
+    return [best[place] for place in range(len(queries))]
 
 
 def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
@@ -221,28 +236,44 @@ def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
         yield together
 
 
-def _fetch(
+# A query of more rows is read by itself, and no other waits for it.
+LARGE = 100
+
+
+def _found(
     snapshot: Snapshot, queries: Sequence[VectorQuery], best: Sequence[Nearest]
-) -> list[Found]:
-    """Read the rows of all, with one statement for all queries that want the same columns."""
-    answers: dict[int, Found] = {}
+) -> Iterator[dict[int, Found]]:
+    """Read the rows of all, with one statement for the small queries that want the same columns."""
     alike: dict[Columns, list[int]] = {}
-    for place, (query, rows_of) in enumerate(zip(queries, best, strict=True)):
+    others: list[int] = []
+    for place, query in enumerate(queries):
+        large = isinstance(query, HybridQuery) or len(best[place].rowids) > LARGE
+        (others if large else alike.setdefault(query.columns, [])).append(place)
+    for places in alike.values():
+        yield dict(zip(places, _read(snapshot, queries, best, places), strict=True))
+    for place in sorted(others, key=lambda place: len(best[place].rowids)):
+        query, rows_of = queries[place], best[place]
         if isinstance(query, HybridQuery):
             rowids, far = rows_of.rowids.tolist(), rows_of.distances.tolist()
-            answers[place] = search_both(
-                snapshot.db, snapshot.ticket, snapshot.table, query, rowids, far
-            )
+            yield {
+                place: search_both(snapshot.db, snapshot.ticket, snapshot.table, query, rowids, far)
+            }
         else:
-            alike.setdefault(query.columns, []).append(place)
-    for columns, places in alike.items():
-        some = [best[place] for place in places]
-        # Scans of queries that count bytes, and those beside them, need not have read vectors.
-        kept = [one.vectors for one in some if one.vectors is not None] if columns.vector else []
-        vectors = np.concatenate(kept) if len(kept) == len(some) else None
-        rowids = np.concatenate([one.rowids for one in some])
-        rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
-        parts = [rows] if len(some) == 1 else split(rows, [len(one.rowids) for one in some])
-        for place, one, part in zip(places, some, parts, strict=True):
-            answers[place] = Found(part, one.distances.tolist())
-    return [answers[place] for place in range(len(queries))]
+            yield {place: _read(snapshot, queries, best, [place])[0]}
+
+
+def _read(
+    snapshot: Snapshot,
+    queries: Sequence[VectorQuery],
+    best: Sequence[Nearest],
+    places: Sequence[int],
+) -> list[Found]:
+    """Read the rows of queries that want the same columns."""
+    columns, some = queries[places[0]].columns, [best[place] for place in places]
+    # Scans of queries that count bytes, and those beside them, need not have read vectors.
+    kept = [one.vectors for one in some if one.vectors is not None] if columns.vector else []
+    vectors = np.concatenate(kept) if len(kept) == len(some) else None
+    rowids = np.concatenate([one.rowids for one in some])
+    rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
+    parts = [rows] if len(some) == 1 else split(rows, [len(one.rowids) for one in some])
+    return [Found(part, one.distances.tolist()) for one, part in zip(some, parts, strict=True)]
