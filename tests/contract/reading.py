@@ -204,6 +204,26 @@ class ReadingContract(ContractBase):
         for value, count in counts.items():
             assert await store.count("notes", F.payload["mixed"] == value) == count
 
+    async def test_a_negative_zero_is_counted_as_zero(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"f": float, "l": list[float]})
+        zeros = [
+            {
+                "id": f"r{n}",
+                "embedding": [1.0] * DIM,
+                "f": zero,
+                "l": [zero],
+                "p": zero,
+                "q": [zero],
+            }
+            for n, zero in enumerate((-0.0, 0.0, -0.0))
+        ]
+        await filled(store, schema, zeros)
+        for name in ("f", "l", "payload.p", "payload.q"):
+            with case(name):
+                counts = await store.distinct("notes", name)
+                assert repr(counts) == "Counts({0.0: 3})"
+                assert repr(await store.distinct("notes", name, "id = 'r0'")) == "Counts({0.0: 1})"
+
     async def test_items_of_lists_in_a_payload_are_counted_once_a_row(
         self, store: VectorStore
     ) -> None:

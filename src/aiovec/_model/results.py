@@ -36,13 +36,17 @@ _Value = str | int | float | bool | datetime
 class Counts(Serialized, Mapping[_Value, int]):
     """A mapping of values to their numbers of rows, the most frequent first.
 
-    A mapping in which 1 and True, one key of a dict, are two; so are 0 and False.
+    A mapping in which 1 and True, one key of a dict, are two; so are 0 and False. A zero is 0.0,
+    also for a negative one.
     """
 
     __slots__ = ("_counts",)
 
     def __init__(self, counts: Iterable[tuple[_Value, int]] = ()) -> None:
-        self._counts = {(type(value) is bool, value): count for value, count in counts}
+        self._counts = {
+            (type(value) is bool, value + 0.0 if type(value) is float else value): count
+            for value, count in counts
+        }
 
     def __getitem__(self, value: _Value) -> int:
         return self._counts[type(value) is bool, value]
