@@ -326,7 +326,7 @@ async def test_the_recall_is_measured_with_the_apps_own_searches(tmp_path: Path)
         await filled(store)
         await store.create_index("notes", "ivf_flat", num_partitions=40)
         _, by = await reported_recall(store)
-        assert by == "192 made questions"
+        assert by == "256 made questions"
         with case("too few searches, however often"):
             for _ in range(4):
                 await store.search_many("notes", FAR[:20])
@@ -359,7 +359,7 @@ async def test_the_recall_is_measured_with_the_apps_own_searches(tmp_path: Path)
                 ids = [f"r{number}" for number in range(300)]
                 await other.insert("notes", {"id": ids, "embedding": VECTORS[:300, :8]})
             await store.create_index("notes", "ivf_flat")
-            assert (await reported_recall(store))[1] == "192 made questions"
+            assert (await reported_recall(store))[1] == "256 made questions"
 
 
 async def test_the_recall_is_measured_with_given_questions(store: VectorStore) -> None:
