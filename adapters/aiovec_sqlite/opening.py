@@ -218,16 +218,18 @@ def check_store_to_read(path: Path) -> None:
         )
 
 
-def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
+def connect_read_only(
+    path: Path, timeout: float, check: Callable[[sqlite3.Connection, str], None] = check_schema
+) -> sqlite3.Connection:
     """Return a connection that can write nothing, but reads a WAL beside the file.
 
     SQLite needs a lock file to read a database in WAL mode. If none can be made, on a read-only
     medium, the file is read as one that does not change, unless there is a WAL, whose changes would
-    be missing.
+    be missing. ``check`` reads the schema: that of a store may hold nothing else.
     """
     uri = path.absolute().as_uri()
     try:
-        return _opened(f"{uri}?mode=ro", path, timeout)
+        return _opened(f"{uri}?mode=ro", path, timeout, check)
     except load_driver().Error as exc:
         if code_of(exc) not in (CANTOPEN, READONLY) or not path.exists():
             raise
@@ -236,13 +238,15 @@ def connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
                 f"{path} has changes in {path.name}-wal which can only be read in a writable "
                 "folder; copy both files to one"
             ) from exc
-        return _opened(f"{uri}?mode=ro&immutable=1", path, timeout)
+        return _opened(f"{uri}?mode=ro&immutable=1", path, timeout, check)
 
 
-def _opened(uri: str, path: Path, timeout: float) -> sqlite3.Connection:
+def _opened(
+    uri: str, path: Path, timeout: float, check: Callable[[sqlite3.Connection, str], None]
+) -> sqlite3.Connection:
     db = connect(uri, uri=True, timeout=timeout)
     try:
-        check_schema(db, str(path))
+        check(db, str(path))
     except BaseException:
         db.close()
         raise

@@ -136,7 +136,7 @@ class SqliteSource(CollectionSource):
             f"{path} is opened read-only and is not changed; --backup COPY copies it first"
         )
         with _reading(path):
-            self._db = connect_read_only(path, _BUSY_SECONDS)
+            self._db = connect_read_only(path, _BUSY_SECONDS, _read)
             # Text that is not UTF-8 rejects its own row only.
             self._db.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
             # One snapshot of the file, whatever others write during the import.
@@ -204,7 +204,7 @@ class SqliteSource(CollectionSource):
         try:
             with (
                 closing(load_driver().connect(str(path))) as copy,
-                closing(connect_read_only(self._path, _BUSY_SECONDS)) as db,
+                closing(connect_read_only(self._path, _BUSY_SECONDS, _read)) as db,
             ):
                 db.backup(copy, pages=_PAGES_AT_ONCE)
         except failures() as exc:
@@ -382,6 +382,11 @@ class SqliteSource(CollectionSource):
                     rows, nbytes = [], 0
             if rows:
                 yield rows
+
+
+def _read(db: Any, path: str) -> None:
+    """Read the schema, which may hold SQL: it is the user's own program."""
+    db.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 @contextmanager
