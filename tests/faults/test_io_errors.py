@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness import syscalls
+from tests.harness.processes import output_of
 from tests.harness.scripts import KINDS, target_in
 
 NO_ROOM = {"calls": syscalls.WRITE | syscalls.TRUNCATE, "error": errno.ENOSPC, "fail": 10_000}
@@ -35,6 +36,39 @@ def test_some_calls_to_the_system_fail_on_sqlite(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_some_calls_to_the_system_fail_on_lancedb(tmp_path: Path) -> None:
     campaign(tmp_path, "lancedb", 60, [NO_ROOM, ONCE])
+
+
+FLUSHED = """
+import asyncio, os, sys
+from pathlib import Path
+import aiovec
+from tests.harness.syscalls import SYNC, VARIABLE, Faults
+
+async def main(path):
+    faults = Faults(Path(os.environ[VARIABLE]))
+    async with aiovec.connect(path) as store:
+        await store.create_table("notes", aiovec.Schema(2))
+        for number in range(5):
+            faults.arm(SYNC, path, fail=0)
+            await store.upsert("notes", [{"id": str(number), "embedding": [1, number]}])
+            print(faults.matched())
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_an_acknowledged_write_is_flushed_to_the_disk_unless_users_say_normal(
+    tmp_path: Path,
+) -> None:
+    flushes = {}
+    for durability in ("full", "normal"):
+        environment = syscalls.environment(tmp_path, tmp_path / "control")
+        environment["AIOVEC_RETRIEVAL__SQLITE__DURABILITY"] = durability
+        printed = output_of("-c", FLUSHED, tmp_path / f"{durability}.db", env=environment)
+        flushes[durability] = [int(count) for count in printed.split()]
+    assert len(flushes["full"]) == len(flushes["normal"]) == 5
+    assert min(flushes["full"]) >= 1
+    assert max(flushes["normal"]) == 0
 
 
 @pytest.mark.soak(minutes=30)

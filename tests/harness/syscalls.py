@@ -89,6 +89,11 @@ class Faults:
         (failed,) = struct.unpack("=i", self._map[16:20])
         return int(failed)
 
+    def matched(self) -> int:
+        """Return how many of these calls there were since ``arm``."""
+        (matched,) = struct.unpack("=i", self._map[20:24])
+        return int(matched)
+
 
 async def run_and_fail(
     faults: Faults, place: Place, script: Script, calls: list[Call], fault: dict[str, int], at: int
