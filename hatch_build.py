@@ -42,9 +42,8 @@ class NativeScan(BuildHookInterface):  # type: ignore[type-arg]
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
-        for made in (library, builder.DIGEST):
-            to = Path("aiovec_sqlite", "copies", "kernel", made.name)
-            build_data["force_include"][str(made)] = to.as_posix()
+        to = Path("aiovec_sqlite", "copies", "kernel", library.name)
+        build_data["force_include"][str(library)] = to.as_posix()
 
 
 class Addresses(MetadataHookInterface):

@@ -67,9 +67,9 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
         things = "thing is" if wrong == 1 else "things are"
         yield Text(f"doctor: {wrong} {things} wrong", "bold red")
     else:
-        unchecked = [finding.subject for finding in findings if not finding.checked]
-        but = f"; the {unchecked[0]} was not checked" if unchecked else ""
-        yield Text(f"doctor: nothing is wrong{but}", "bold green")
+        but = [f"the {one.subject} was not checked" for one in findings if not one.checked]
+        but += [f"see the cure for {one.subject}" for one in findings if one.cure is not None]
+        yield Text("; ".join(("doctor: nothing is wrong", *but)), "bold green")
 
 
 def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:

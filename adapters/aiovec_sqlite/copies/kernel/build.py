@@ -6,7 +6,6 @@ Python, so one library serves every version of it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -20,8 +19,6 @@ HERE = Path(__file__).parent
 SOURCE = HERE / "scan.c"
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = HERE / f"_scan{SUFFIX}"
-# A truncated or altered library would crash the process that loads it, so it is compared first.
-DIGEST = HERE / f"_scan{SUFFIX}.sha256"
 # The same source gives the same bytes: without the time and the folder of the build.
 _MICROSOFT = ("/nologo", "/O2", "/std:c11", "/LD", "/Brepro")
 # Distances equal NumPy's to the last bit, so no product is fused with a sum, and no sum is
@@ -64,7 +61,7 @@ def compilers() -> list[list[str]]:
 
 
 def build(to: Path = LIBRARY) -> Path:
-    """Compile the library to a path, and write its digest beside it, or raise NoCompilerError."""
+    """Compile the library to a path, or raise NoCompilerError."""
     reasons = []
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".scan-") as room:
         made = Path(room) / to.name
@@ -78,11 +75,7 @@ def build(to: Path = LIBRARY) -> Path:
                 reasons.append(f"{compiler[0]} failed ({exc})")
                 continue
             if not done.returncode and made.exists():
-                digest = hashlib.sha256(made.read_bytes()).hexdigest()
-                (made.parent / "digest").write_text(f"{digest}\n")
-                made.replace(to)
-                (made.parent / "digest").replace(to.with_name(f"{to.name}.sha256"))
-                return to
+                return made.replace(to)
             last = (done.stderr or done.stdout).strip().splitlines()[-1:]
             reasons.append(f"{compiler[0]} failed ({' '.join(last)[:200]})")
     raise NoCompilerError("; ".join(reasons) or "no C compiler was found")
