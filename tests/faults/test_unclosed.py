@@ -74,6 +74,25 @@ atexit.register(bye)
 """
 
 
+OPENED_AT_EXIT = """
+import atexit
+import aiovec.sync
+def bye():
+    for opened in (lambda: asyncio.run(open_store(sys.argv[1])),
+                   lambda: aiovec.sync.connect(sys.argv[1])):
+        try:
+            opened()
+        except aiovec.AiovecError as exc:
+            print(exc)
+atexit.register(bye)
+"""
+
+
+def test_opening_a_first_store_while_the_process_exits_is_an_error(tmp_path: Path) -> None:
+    said, _ = run(OPENED_AT_EXIT, str(tmp_path / "notes.db"))
+    assert said.count("no store can be opened while the process ends") == 2
+
+
 def test_a_store_can_be_used_while_the_process_exits(tmp_path: Path) -> None:
     said, complaints = run(AT_EXIT, str(tmp_path / "notes.db"))
     assert said == "3 3\n"

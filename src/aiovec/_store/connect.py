@@ -159,7 +159,7 @@ class Opening:
         if self._used:
             raise RuntimeError("one connect() opens one store; call connect() again for another")
         self._used = True
-        await asyncio.to_thread(_import_the_rest)
+        await _import_in_thread()
         from .._embed.registry import Embedders
         from ..backend.threads import in_daemon_thread
         from .active_backend import close_after
@@ -197,6 +197,18 @@ class Opening:
 
 
 @_without_collections()
+async def _import_in_thread() -> None:
+    from asyncio import to_thread
+
+    try:
+        await to_thread(_import_the_rest)
+    except RuntimeError as exc:  # Python starts no thread any more
+        raise AiovecError(
+            f"no store can be opened while the process ends ({exc}); one that is open already can "
+            "be used in atexit functions"
+        ) from exc
+
+
 def _import_the_rest() -> None:
     """Import the modules that a store needs, which is slow the first time."""
     for module in _HEAVY:
@@ -226,9 +238,7 @@ async def restore(
     no store, or if the target is not a store (``overwrite`` replaces it anyway); UnsupportedError
     if the backend cannot restore.
     """
-    from asyncio import to_thread
-
-    await to_thread(_import_the_rest)
+    await _import_in_thread()
     from ..backend.threads import in_daemon_thread
 
     place = await in_daemon_thread(partial(_find, target, config))

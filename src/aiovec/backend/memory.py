@@ -70,7 +70,8 @@ def usable_cores() -> int:
     """Return the number of cores that the process may keep busy.
 
     Its affinity counts, and the quotas of its control groups, rounded down: with more threads than
-    a quota allows, the system stops all of them for a part of each period.
+    a quota allows, the system stops all of them for a part of each period. The first answer holds
+    for the life of the process: threads and semaphores are made by it.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)

@@ -52,6 +52,9 @@ class _Threads:
     ``concurrent.futures`` accepts no more work, and Python 3.12 starts no more threads: so one
     stays. Starting a thread for each job would take twice as long, and far longer while other
     threads compute.
+
+    Nothing bounds their number but the connections: a job may wait for the lock of a file or for a
+    slow disk, and others must not wait behind it. A burst on 1,000 stores takes some 500.
     """
 
     def __init__(self) -> None:
