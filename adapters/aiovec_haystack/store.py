@@ -12,7 +12,7 @@ from haystack.dataclasses import Document
 from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 
-from aiovec import DuplicateIdError, F, Hit, InvalidArgumentError, Record, Table, Where
+from aiovec import DuplicateIdError, F, Hit, InvalidArgumentError, Record, Table
 from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, blocking, in_store, storable
 
 from .filters import condition
@@ -270,7 +270,7 @@ class AiovecDocumentStore(Closable):
         return self._bridge.fields(name.removeprefix("meta."))
 
 
-async def _values(table: Table, *, field: Any, levels: int, where: Where) -> list[Any]:
+async def _values(table: Table, *, field: Any, levels: int, where: Any) -> list[Any]:
     """Return the different values of a field that is so many levels deep in the rows' fields.
 
     To the store 1 and 1.0 are one value, an int, so where it counts ints the numbers are read.

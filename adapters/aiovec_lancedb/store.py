@@ -395,8 +395,8 @@ class LancedbBackend(Backend):
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
-        async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:
-            return await summaries.value_counts(opened, ref, where, limit)
+        async with self._turn(self._reads):
+            return await summaries.value_counts(self._tables[table.name], table, ref, where, limit)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None

@@ -14,15 +14,20 @@ from typing import Any
 import pyarrow as pa
 
 from aiovec.backend import Expr, Ref, Value, python_values
+from aiovec.backend.contract import Columns, TableHandle
 from aiovec.backend.threads import hop
 
-from .reads import condition_of
+from .reads import MOST, condition_of
 from .session import Batches, Opened
 from .sorting import BOOL_KIND, NUMBER_KIND, TEXT_KIND
 from .sql.values import PayloadValue, name
+from .table import Table
 
 # Rows or values processed at a time, which blocks every Python thread for about a millisecond.
 BATCH = 2048
+# Different values that are counted in a small share of the memory. If there are more, the share is
+# for one of each row.
+_FEW = 20_000
 # Bytes of texts and lists that take as long to process as one short value.
 BYTES_A_VALUE = 64
 
@@ -31,9 +36,22 @@ _Key = tuple[int, Any]
 
 
 async def value_counts(
-    table: Opened, ref: Ref, where: Expr | None, limit: int | None
+    reader: Table, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
     """Return the most frequent values with their counts; equally frequent ones in value order."""
+    columns = Columns((), payload=True) if ref.path else Columns((ref.name,))
+    for most in (_FEW, MOST):
+        async with reader.reading(handle, most, columns) as table:
+            counts = await _value_counts(table, ref, where, limit, most)
+        if counts is not None:
+            break
+    return counts or []
+
+
+async def _value_counts(
+    table: Opened, ref: Ref, where: Expr | None, limit: int | None, most: int
+) -> list[tuple[Value, int]] | None:
+    """Return the counts; None if there are more than ``most`` values."""
     counts: Counter[_Key] = Counter()
     ints: set[_Key] = set()
 
@@ -46,6 +64,8 @@ async def value_counts(
     column = PayloadValue(ref.path).as_items if ref.path else name(ref.name)
     async for batch in await _batches(table, column, where):
         await hop(_cost(batch), add, batch.column("value"))
+        if len(counts) > most:
+            return None
 
     def most_frequent() -> list[tuple[Value, int]]:
         pairs = [(-count, key) for key, count in counts.items()]

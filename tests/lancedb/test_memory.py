@@ -19,14 +19,31 @@ pytestmark = pytest.mark.slow
 MIB = 2**20
 
 # Prints by how much the process grew during searches at once, and while exports were open that
-# nobody read; with the ids of the first hits.
+# nobody read, with the ids of the first hits; or during so many counts of all ids, with their
+# lengths.
 MEASURE = """
 import asyncio, json, sys, threading
 import numpy as np
 import psutil
 from tests.lancedb.support import opened
 
-async def main(path, dim, searches, memory):
+async def searched(store, queries):
+    found = await asyncio.gather(
+        *(store.search("t", query, limit=3, exact=True) for query in queries)
+    )
+    exports = [store.export("t", batch_size=100) for _ in range(8)]
+    for export in exports:
+        for _ in range(10):
+            await anext(export)
+    return [hits[0].id for hits in found]
+
+async def counted(store, queries):
+    return await asyncio.gather(*(length(store) for _ in queries))
+
+async def length(store):
+    return len(await store.distinct("t", "id", limit=10))
+
+async def main(work, path, dim, searches, memory):
     process = psutil.Process()
     queries = np.random.default_rng(1).standard_normal((searches, dim), dtype=np.float32)
     async with opened(path, index="none", search_memory=memory) as store:
@@ -42,19 +59,14 @@ async def main(path, dim, searches, memory):
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            found = await asyncio.gather(
-                *(store.search("t", query, limit=3, exact=True) for query in queries)
-            )
-            exports = [store.export("t", batch_size=100) for _ in range(8)]
-            for export in exports:
-                for _ in range(10):
-                    await anext(export)
+            came = await {"searched": searched, "counted": counted}[work](store, queries)
         finally:
             over.set()
             watcher.join()
-        print(json.dumps([most[0] - idle, [hits[0].id for hits in found]]))
+        print(json.dumps([most[0] - idle, came]))
 
-asyncio.run(main("lancedb://" + sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
+_, work, path, dim, searches, memory = sys.argv
+asyncio.run(main(work, "lancedb://" + path, int(dim), int(searches), memory))
 """
 
 
@@ -73,7 +85,7 @@ async def filled(path: Path, rows: int, dim: int) -> np.ndarray:
 async def test_searches_and_exports_at_once_stay_under_their_memory(tmp_path: Path) -> None:
     dim, searches = 512, 30
     vectors = await filled(tmp_path / "s", 12_000, dim)
-    arguments = (tmp_path / "s", dim, searches, "192 MiB")
+    arguments = ("searched", tmp_path / "s", dim, searches, "192 MiB")
     done = await asyncio.to_thread(run_python, "-c", MEASURE, *arguments)
     assert (done.returncode, done.stderr) == (0, "")  # Lance logs nothing
     grown, ids = json.loads(done.stdout)
@@ -82,6 +94,17 @@ async def test_searches_and_exports_at_once_stay_under_their_memory(tmp_path: Pa
     assert ids == [f"r{best:06}" for best in cosines.argmax(axis=1)]
     # Without a bound they took 845 MiB.
     assert grown < 384 * MIB, f"{grown / MIB:.0f} MiB"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows counts memory in another way")
+async def test_counts_of_many_values_at_once_stay_under_their_memory(tmp_path: Path) -> None:
+    await filled(tmp_path / "s", 200_000, 4)
+    arguments = ("counted", tmp_path / "s", 4, 10, "192 MiB")
+    done = await asyncio.to_thread(run_python, "-c", MEASURE, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    grown, lengths = json.loads(done.stdout)
+    assert lengths == [10] * 10
+    assert grown < 256 * MIB, f"{grown / MIB:.0f} MiB"
 
 
 async def test_a_small_budget_holds_up_nobody(tmp_path: Path) -> None:
