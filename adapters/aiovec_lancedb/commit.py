@@ -211,13 +211,13 @@ class TableCommitter(Committer[OperationCall]):
 
     async def _on_newest(self, first: WriteOperation, others: list[WriteOperation]) -> list[Any]:
         if first.handle is None:
-            await self._heed(first)
+            await self._obey(first)
             return await first.do(None, others)
         # The place was checked under the lock, and is checked again behind the commit.
         table = await self._session.opened(first.handle, altered=first.altered, placed=True)
         if not first.fills:
             table.check_not_filled()
-        await self._heed(first)
+        await self._obey(first)
         try:
             return await first.do(table, others)
         except CorruptStoreError:
@@ -228,7 +228,7 @@ class TableCommitter(Committer[OperationCall]):
                 raise
         return await self._on_newest(first, others)
 
-    async def _heed(self, work: WriteOperation) -> None:
+    async def _obey(self, work: WriteOperation) -> None:
         """Raise an error if, in a bucket, a mark refuses the work.
 
         Either the mark was set before the version was opened, or the check after the commit sees
