@@ -56,9 +56,7 @@ class StoreInternals:
         self, call: str, table: str, act: Callable[[Backend, TableHandle], Awaitable[_T]]
     ) -> _T:
         """Run ``act`` on a table, again if the table or the backend has changed."""
-        return await self._store._on_table(
-            call, table, lambda active, handle: act(active.backend, handle)
-        )
+        return await self._store._on_table(call, table, lambda t: act(t.backend, t.handle))
 
     async def write_checked(self, table: str, rows: NewRows, *, replace: bool) -> int:
         """Write checked rows, as ``upsert`` does with ``replace``, else as ``insert``."""

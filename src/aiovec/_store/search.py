@@ -1,9 +1,9 @@
 """Searches by vector, by keywords and by both.
 
-``plan_search`` makes a ``Plan`` of the arguments. ``Plan.nearest``, ``Plan.by_words`` or
-``Plan.by_both`` asks the backend, which calls ``Plan`` again in the thread of the read: there the
-rows become hits, are ranked, boosted, grouped, diversified and cut. Only a user's function for
-``rerank`` runs afterwards, by ``Answer.finish_by``.
+``plan_of`` makes a ``Plan`` of the arguments. ``Plan.answers`` asks the backend, which calls the
+plan again in the thread of the read: there the rows become hits, are ranked, boosted, grouped,
+diversified and cut. Only a user's function for ``rerank`` runs afterwards, by
+``Answer.finish_by``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .._filters import Expr, bind
 from .._filters.tree import Ref, all_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
 from .._input.selection import Selection, select_columns, selected_names, value_reader, value_ref
-from .._input.types import Where
+from .._input.types import Vector, Where
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array, Float64Array
 from .._model.distance import scores_of
@@ -40,16 +40,13 @@ from ..backend.contract import (
     HybridQuery,
     Snippets,
     StoredRows,
-    TableHandle,
     TextQuery,
     Tuning,
     VectorQuery,
 )
-from ..backend.cost import cost_of
-from ..backend.threads import INLINE_LIMIT, hop, in_thread
+from ..backend.threads import hop, in_thread
 from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
-from .active_backend import ActiveBackend
-from .expiry import LiveRows
+from .opened import OpenTable
 from .rank import (
     NOTHING,
     Boost,
@@ -110,8 +107,16 @@ class VectorArguments(NearArguments, total=False):
 class SearchOptions:
     """The arguments of a search, checked, for every query of one call."""
 
+    vector: Vector | str | None = None
+    vectors: Any = None
+    """Those of ``search_many``, as ``collect_vectors`` returns them."""
+    like: tuple[list[str], list[str]] | None = None
+    """The ids of ``search_like`` and those of ``not_like``."""
+    query: str | None = None
+    fusion: Fusion | None = None
     limit: int = 10
     where: Where = None
+    each_where: Sequence[Where] | None = None
     select: Iterable[str] | None = None
     model: str | None = None
     include_vector: bool = False
@@ -162,16 +167,15 @@ class SearchOptions:
         self.fetched = self.pool if chooses else self.last
 
 
-def options_of(call: str, arguments: type, **given: Any) -> SearchOptions:
-    """Return the options of a call that takes these arguments; TypeError for another."""
-    for name in given:
-        if name not in _NAMED and name not in arguments.__annotations__:
-            raise unexpected(call, name, [*_NAMED, *arguments.__annotations__])
-    return SearchOptions(**given)
-
-
-# Arguments that the methods declare themselves.
-_NAMED = ("limit", "where", "match", "highlight")
+def options_of(
+    call: str, arguments: type, options: Mapping[str, Any], **named: Any
+) -> SearchOptions:
+    """Return the options of a call that takes these arguments besides those that its method names;
+    TypeError for another."""
+    for name in options:
+        if name not in arguments.__annotations__:
+            raise unexpected(call, name, [*named, *arguments.__annotations__])
+    return SearchOptions(**named, **options)
 
 
 def names_options(arguments: type) -> Callable[[_Method], _Method]:
@@ -222,9 +226,17 @@ def _check_match(argument: str, given: object) -> object:
     return given
 
 
+def _check_each_where(argument: str, filters: object) -> tuple[Where, ...]:
+    if not isinstance(filters, (list, tuple)):
+        expected = "a list with a filter for each vector, or None"
+        raise InvalidArgumentError(argument, filters, expected)
+    return tuple(filters)  # its owner may change it while the call waits
+
+
 # Each argument with its default, and the check of any other value.
 _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("limit", 10, count_of),
+    ("each_where", None, _check_each_where),
     ("offset", 0, partial(count_of, least=0)),
     ("per_group", 1, count_of),
     ("exact", False, check_flag),
@@ -261,20 +273,17 @@ class Plan:
 
     ``selection`` has what the steps need, ``shown`` the part that hits show. Each of the
     ``vectors`` has its filter, and a keyword search, which has ``clauses``, the only one. With
-    ``fusion``, both lists become one. Rows that are ``left_out`` are no hits.
+    both, the two lists become one. Rows that are ``left_out`` are no hits.
     """
 
-    backend: Backend
-    handle: TableHandle
+    table: OpenTable
     options: SearchOptions
-    live: LiveRows
     shown: Selection
     selection: Selection
     filters: Sequence[Expr | None]
-    vectors: Sequence[Float32Array] = ()
-    clauses: tuple[TextClause, ...] | None = None
-    fusion: Fusion | None = None
-    left_out: frozenset[str] = frozenset()
+    vectors: Sequence[Float32Array]
+    clauses: tuple[TextClause, ...] | None
+    left_out: frozenset[str]
 
     # To the backend
 
@@ -291,64 +300,46 @@ class Plan:
         count = count_of("limit", options.pool * options.per_group)  # backends count in 64 bits
         return count, count * 16
 
-    async def nearest(self) -> list[Answer]:
-        """Search for the vectors, all in one state of the table, or with groups one by one."""
-        if not self.vectors:
-            return []
-        every = range(len(self.vectors))
+    async def answers(self) -> list[Answer]:
+        """Search in one state of the table for all queries, or with groups for one by one."""
+        every = range(len(self.filters))
+        parts = [every] if self.options.group_by is None and every else [[n] for n in every]
         answers: list[Answer] = []
-        for part in [every] if self.options.group_by is None else [[n] for n in every]:
+        for part in parts:
             for count in self.rounds:
-                queries = await hop(4 * len(part), self._vector_queries, part, count)
-                made = await self.live.search(queries, partial(self._answers, part, count))
-                if self.options.group_by is None or all(answer.complete for answer in made):
+                queries = await hop(4 * len(part), self._queries, part, count)
+                made = await self.table.search(queries, partial(self._answers, part, count))
+                if all(answer.complete for answer in made):
                     break
             answers += made
         return answers
 
-    async def by_words(self) -> list[Answer]:
-        """Search for the words."""
-        for count in self.rounds:
-            query = self._text_query(count)
-            finish = partial(self._answer, 0, count)
-            answer = await self.backend.search_text(self.handle, query, finish)
-            if answer.complete:
-                break
-        return [answer]
-
-    async def by_both(self) -> list[Answer]:
-        """Search by vector and by words, and fuse both lists."""
+    def _queries(self, part: Sequence[int], count: int) -> list[Any]:
         options = self.options
-        for count in self.rounds:
-            # Each list has more hits than the caller gets.
-            pool = options.pool if options.group_by is None else count
-            query = HybridQuery(
-                self.vectors[0], pool, self.filters[0], self.selection.columns.metered(count),
-                options.exact, options.tuning, text=self._text_query(pool),
-                fusion=cast("Fusion", self.fusion), hits=count, max_distance=options.max_distance,
-            )  # fmt: skip
-            finish = partial(self._answer, 0, count)
-            answer = await self.backend.search_hybrid(self.handle, query, finish)
-            if answer.complete:
-                break
-        return [answer]
-
-    def _vector_queries(self, part: Sequence[int], count: int) -> list[VectorQuery]:
-        options, limit = self.options, count + len(self.left_out)
+        limit = count + len(self.left_out)
         columns = self.selection.columns.metered(limit * len(part))
-        return [
-            VectorQuery(
-                self.vectors[n], limit, self.filters[n], columns, options.exact, options.tuning
-            )
-            for n in part
-        ]
-
-    def _text_query(self, count: int) -> TextQuery:
+        if self.clauses is None:
+            return [
+                VectorQuery(
+                    self.vectors[n], limit, self.filters[n], columns, options.exact, options.tuning
+                )
+                for n in part
+            ]
+        # Each list of a hybrid search has more hits than the caller gets.
+        pool = options.pool if options.group_by is None and self.vectors else count
         highlight = self.options.highlight
-        return TextQuery(
-            self.clauses or (), count, self.filters[0], self.selection.columns.metered(count),
-            self.options.match, _HIGHLIGHT if highlight is True else highlight or None,
+        text = TextQuery(
+            self.clauses, pool, self.filters[0], columns, self.options.match,
+            _HIGHLIGHT if highlight is True else highlight or None,
         )  # fmt: skip
+        if not self.vectors:
+            return [text]
+        both = HybridQuery(
+            self.vectors[0], pool, self.filters[0], columns, options.exact, options.tuning,
+            text=text, fusion=cast("Fusion", options.fusion), hits=count,
+            max_distance=options.max_distance,
+        )  # fmt: skip
+        return [both]
 
     # From the backend to the hits, in the thread of the read
 
@@ -360,13 +351,13 @@ class Plan:
         options, hits = self.options, self._hits(result, count)
         answer = Answer(self, n, hits, result.snippets)
         if options.group_by is not None:
-            value_of = value_reader(options.group_by, self.handle.schema)
+            value_of = value_reader(options.group_by, self.table.schema)
             answer.groups = {hit.id: _group_of(value_of(hit.fields)) for hit in hits}
             answer.hits = _picked(hits, answer.groups, options.fetched, options.per_group)
             groups = {answer.groups[hit.id] for hit in answer.hits}
             answer.complete = len(hits) < count or len(groups) >= options.fetched
         if isinstance(options.rerank, tuple):
-            answer.hits = boosted(answer.hits, options.rerank, self.handle.schema)
+            answer.hits = boosted(answer.hits, options.rerank, self.table.schema)
         if not callable(options.rerank):
             answer.finish()
         return answer
@@ -377,7 +368,7 @@ class Plan:
         by_distance = result.fused is None and self.clauses is None
         scores, distances = result.measures, cast("Sequence[float | None]", result.measures)
         if by_distance:
-            scores = scores_of(self.handle.schema.metric, result.measures)
+            scores = scores_of(self.table.schema.metric, result.measures)
         elif result.fused is not None:
             distances = [hit.distance for hit in result.fused]
         else:
@@ -435,7 +426,7 @@ class Answer:
     def finish(self) -> None:
         """Diversify the hits as requested, and cut them to what is shown."""
         plan, options, hits, shown = self.plan, self.plan.options, self.hits, self.plan.shown
-        schema = plan.handle.schema
+        schema = plan.table.schema
         if options.diversity:
             # After reranking, use those scores instead of vector distances.
             near = options.rerank is None and plan.clauses is None
@@ -466,48 +457,23 @@ def hits_in(answers: Sequence[Answer]) -> int:
     return sum(len(answer.hits) for answer in answers)
 
 
-async def plan_search(
-    active: ActiveBackend,
-    handle: TableHandle,
-    options: SearchOptions,
-    vectors: Sequence[Float32Array] = (),
-    words: str | None = None,
-    each_where: Sequence[Where] | None = None,
-    **more: Any,
-) -> Plan:
-    """Return the plan of a search for checked vectors, for words, or for both with ``fusion``.
-
-    A long filter or query is checked in a thread.
-    """
-    cost = cost_of_text(options.where) + cost_of_text(each_where) + cost_of_text(words)
-    return await hop(cost, _plan, active.backend, handle, options, vectors, words, each_where, more)
-
-
-def _plan(
-    backend: Backend,
-    handle: TableHandle,
-    options: SearchOptions,
-    vectors: Sequence[Float32Array],
-    words: str | None,
-    each_where: Sequence[Where] | None,
-    more: Mapping[str, Any],
-) -> Plan:
-    schema, live = handle.schema, LiveRows(backend, handle)
+def plan_of(table: OpenTable, options: SearchOptions, vectors: Sequence[Float32Array]) -> Plan:
+    """Return the plan of a search for checked vectors, for the words of ``query``, or for both."""
+    schema = table.schema
     if options.tuning is not None:
         check_tuning(options.tuning, schema.dim)
         if not options.exact:
-            _check_means_something(options.tuning, backend)
+            _check_means_something(options.tuning, table.backend)
     shown = select_columns(
         schema,
         options.select,  # type: ignore[arg-type]  # a list by now
         include_vector=options.include_vector,
     )
     selection = _for_the_steps(options, schema, shown)
-    clauses = None if words is None else _clauses(backend, handle, words)
-    filters = bound_filters(options.where, each_where, schema, len(vectors) if words is None else 1)
-    if words is not None:
-        filters = [live.only(filters[0])]
-    return Plan(backend, handle, options, live, shown, selection, filters, vectors, clauses, **more)
+    clauses = None if options.query is None else _clauses(table, options.query)
+    filters = bound_filters(options, schema, len(vectors) if clauses is None else 1)
+    left_out = frozenset[str]().union(*(options.like or ()))
+    return Plan(table, options, shown, selection, filters, vectors, clauses, left_out)
 
 
 def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) -> Selection:
@@ -558,11 +524,9 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
                 raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
 
 
-def bound_filters(
-    where: Where, each_where: Sequence[Where] | None, schema: Schema, count: int
-) -> list[Expr | None]:
+def bound_filters(options: SearchOptions, schema: Schema, count: int) -> list[Expr | None]:
     """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
-    common = bind(where, schema)
+    common, each_where = bind(options.where, schema), options.each_where
     if each_where is None:
         return [common] * count
     if len(each_where) != count:
@@ -576,43 +540,25 @@ def bound_filters(
     return [own[key] for key in keys]
 
 
-def _clauses(backend: Backend, handle: TableHandle, words: str) -> tuple[TextClause, ...]:
+def _clauses(table: OpenTable, words: str) -> tuple[TextClause, ...]:
     """Return the clauses of a keyword search that this backend can answer on this table."""
-    if not text_fields(handle.schema):
+    if not text_fields(table.schema):
         raise UnsupportedError(
-            "text", backend.name,
+            "text", table.backend.name,
             "none of its fields has text=True; create_field_index(table, field, 'text') indexes an "
             "existing text field, add_field(table, name, Field(str, text=True)) adds one",
-            table=handle.name,
+            table=table.handle.name,
         )  # fmt: skip
-    clauses = parse(words, handle.schema)
-    check_phrases(words, clauses, handle.schema)
+    clauses = parse(words, table.schema)
+    check_phrases(words, clauses, table.schema)
     return clauses
 
 
-def cost_of_text(text: object, levels: int = 2) -> int:
-    """Return the cost of a filter, or of the words of a search.
-
-    A list of filters, each a list, has two levels. Counting stops beyond ``INLINE_LIMIT``, since a
-    list may contain itself.
-    """
-    if text is None:
-        return 0
-    if isinstance(text, (list, tuple)) and levels:
-        total = 0
-        for item in text:
-            if total > INLINE_LIMIT:
-                break
-            total += 1 + cost_of_text(item, levels - 1)
-        return total
-    # Parsing a text is slower than copying it.
-    return len(text) // 2 if isinstance(text, str) else cost_of(text)
-
-
 def vector_like(
-    ids: Sequence[str], not_like: Sequence[str], schema: Schema, rows: StoredRows
+    like: tuple[Sequence[str], Sequence[str]], schema: Schema, rows: StoredRows
 ) -> list[Float32Array]:
     """Return the vector to search for, made from rows that were read by their ids."""
+    ids, not_like = like
     indices = {id: index for index, id in enumerate(rows.ids)}
 
     def vectors_of(argument: str, ids: Sequence[str]) -> Float32Array:

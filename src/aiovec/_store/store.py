@@ -17,8 +17,8 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial, update_wrapper
+from itertools import chain
 from pathlib import Path
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, Unpack, cast
 
@@ -104,7 +104,7 @@ from ..backend.contract import (
     TableHandle,
     TableStats,
 )
-from ..backend.cost import cost_of
+from ..backend.cost import cost_of, cost_of_text
 from ..backend.limits import Deadline, current_deadline
 from ..backend.place import Place, new_path_of
 from ..backend.rows import NewRows
@@ -121,7 +121,8 @@ from ..errors import (
     UnsupportedError,
 )
 from .active_backend import REFUSALS, ActiveBackend, Backends, check_same
-from .expiry import LiveRows, sweep
+from .expiry import opened
+from .opened import OpenTable
 from .rank import check_fusion
 from .search import (
     Answer,
@@ -129,18 +130,17 @@ from .search import (
     SearchArguments,
     SearchOptions,
     VectorArguments,
-    cost_of_text,
     hits_in,
     names_options,
     options_of,
-    plan_search,
+    plan_of,
     vector_like,
 )
 from .write import RowsToWrite, kept_of, vector_of_update
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Parts = Callable[[ActiveBackend, TableHandle], Awaitable[AsyncGenerator[_T, None]]]
+_Parts = Callable[[OpenTable], Awaitable[AsyncGenerator[_T, None]]]
 """Begins to read a snapshot of a table, part by part."""
 
 # The limit of ``find(limit=None)``: a number that every backend takes.
@@ -368,7 +368,7 @@ class VectorStore(Hints):
         """Create a table from rows, which are checked and embedded before it exists."""
         self._check_writable("create_table")
         held = await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(held, None, "fail", checked=False, embed=self._embed)
+        writing = RowsToWrite(held, None, "fail", are_checked=False, embed=self._embed)
         exists = False  # an earlier attempt has created it: the store has moved since
 
         async def create(active: ActiveBackend) -> Schema:
@@ -378,7 +378,7 @@ class VectorStore(Hints):
                 await arrow_ready()
             schema = await hop(cost_of(held), inferred, held, options)
             schema = await self._embedders.completed(table, schema, active.settings)
-            batch = await writing.checked_batch(active, TableHandle(table, schema, None))
+            batch = await writing.checked(OpenTable(active, TableHandle(table, schema, None)))
             await to_its_end(fill(active.backend, schema, batch))
             return schema
 
@@ -494,10 +494,10 @@ class VectorStore(Hints):
     ) -> None:
         """Change a table's schema after ``check`` has accepted it."""
 
-        async def alter(active: ActiveBackend, handle: TableHandle) -> None:
-            check(handle.schema)
-            await change(active.backend, handle)
-            active.forget(table)
+        async def alter(t: OpenTable) -> None:
+            check(t.schema)
+            await change(t.backend, t.handle)
+            t.active.forget(table)
 
         await self._on_table(name, table, alter)
 
@@ -598,14 +598,13 @@ class VectorStore(Hints):
         """Insert or upsert. Rows that come as a batch are already checked, by an import."""
         held = await collect(rows, self._read_in_thread)
         writing = RowsToWrite(
-            held, model, on_conflict, checked=isinstance(rows, NewRows), embed=self._embed
+            held, model, on_conflict, are_checked=isinstance(rows, NewRows), embed=self._embed
         )
         return await self._on_table(call, table, writing.write, rows=int)
 
     async def _embed(
         self,
-        active: ActiveBackend,
-        handle: TableHandle,
+        t: OpenTable,
         texts: list[str],
         purpose: Purpose,
         model: str | None = None,
@@ -614,13 +613,13 @@ class VectorStore(Hints):
 
         ``model`` is the model that the caller named.
         """
-        embedder = await self._embedders.of_table(handle, active.settings, model)
-        with span("embed", handle.name, active.place) as reported:
+        embedder = await self._embedders.of_table(t.handle, t.active.settings, model)
+        with span("embed", t.handle.name, t.active.place) as reported:
             if reported is not None:
                 reported.rows = len(texts)
             vectors = await embedder.embed(texts, purpose)
         current_deadline(None).renew()  # the embedder has time limits of its own
-        await hop(len(vectors), check_made, vectors, handle.schema, embedder.name)
+        await hop(len(vectors), check_made, vectors, t.schema, embedder.name)
         return vectors
 
     async def update(
@@ -647,18 +646,17 @@ class VectorStore(Hints):
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
         cost = cost_of(fields, *fields) if isinstance(fields, dict) else 0
 
-        async def update(active: ActiveBackend, handle: TableHandle) -> int:
-            values, payload = await hop(cost, check_patch, fields, handle.schema)
-            condition = await self._narrowed(wanted, where, handle.schema)
+        async def update(t: OpenTable) -> int:
+            values, payload = await hop(cost, check_patch, fields, t.schema)
+            condition = await _narrowed(t, wanted, where)
             if wanted is not None and not wanted:
                 return 0
             if vector is None:
-                made = await vector_of_update(self._embed, active, handle, values)
+                made = await vector_of_update(self._embed, t, values)
             else:
-                made = query_vector(vector, handle.schema)
-            live = LiveRows(active.backend, handle).only(condition)
-            return await active.backend.update(
-                handle, values, payload, ids=wanted, where=live, vector=made
+                made = query_vector(vector, t.schema)
+            return await t.backend.update(
+                t.handle, values, payload, ids=wanted, where=condition, vector=made
             )
 
         return await self._on_table("update", table, update, rows=int)
@@ -683,23 +681,22 @@ class VectorStore(Hints):
         held = await collect_vectors(vectors, self._read_in_thread)
         cost = cost_of(listed, held)
 
-        async def write(active: ActiveBackend, handle: TableHandle) -> int:
-            check_model(handle, model)
-            schema, backend = handle.schema, active.backend
-            live, existing = LiveRows(backend, handle), None
-            if live.field is not None:  # not behind the gate: a read may wait for memory
-                existing = await live.ids(await hop(cost, distinct_ids, listed))
+        async def write(t: OpenTable) -> int:
+            check_model(t.handle, model)
+            existing: set[str] | None = None
+            if t.expires:  # not behind the gate: a read may wait for memory
+                existing = await t.ids(await hop(cost, distinct_ids, listed))
 
             def checked() -> tuple[list[str], Float32Array]:
-                wanted, matrix = check_new_vectors(listed, held, schema)
+                wanted, matrix = check_new_vectors(listed, held, t.schema)
                 if existing is None:
                     return wanted, matrix
                 places = [place for place, id in enumerate(wanted) if id in existing]
                 return [wanted[place] for place in places], matrix[places]
 
-            async with backend.writing(len(held) * 4 * schema.dim):
+            async with t.backend.writing(len(held) * 4 * t.schema.dim):
                 wanted, matrix = await hop(cost, checked)
-                return await backend.set_vectors(handle, wanted, matrix) if wanted else 0
+                return await t.backend.set_vectors(t.handle, wanted, matrix) if wanted else 0
 
         return await self._on_table("set_vectors", table, write, rows=int)
 
@@ -712,12 +709,11 @@ class VectorStore(Hints):
         """
         wanted = None if ids is None else await self._checked_ids(ids, ids_to_delete)
 
-        async def delete(active: ActiveBackend, handle: TableHandle) -> int:
-            condition = await self._narrowed(wanted, where, handle.schema)
+        async def delete(t: OpenTable) -> int:
+            condition = await _narrowed(t, wanted, where)
             if wanted is not None and not wanted:
                 return 0
-            live = LiveRows(active.backend, handle).only(condition)
-            return await active.backend.delete(handle, ids=wanted, where=live)
+            return await t.backend.delete(t.handle, ids=wanted, where=condition)
 
         return await self._on_table("delete", table, delete, rows=int)
 
@@ -726,11 +722,7 @@ class VectorStore(Hints):
     async def exists(self, table: str, ids: Ids) -> set[str]:
         """Return the set of ids that exist."""
         wanted = await self._checked_ids(ids, distinct_ids)
-
-        async def exists(active: ActiveBackend, handle: TableHandle) -> set[str]:
-            return await LiveRows(active.backend, handle).ids(wanted)
-
-        return await self._on_table("exists", table, exists, rows=len)
+        return await self._on_table("exists", table, lambda t: t.ids(wanted), rows=len)
 
     async def get(
         self,
@@ -750,9 +742,9 @@ class VectorStore(Hints):
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
-        async def get(active: ActiveBackend, handle: TableHandle) -> Results[Record]:
-            chosen = select_columns(handle.schema, names, include_vector=with_vector)
-            columns = chosen.first_columns(handle.schema)
+        async def get(t: OpenTable) -> Results[Record]:
+            chosen = select_columns(t.schema, names, include_vector=with_vector)
+            columns = chosen.first_columns(t.schema)
 
             def records(rows: StoredRows) -> Results[Record]:
                 by_id = {record.id: record for record in chosen.records(rows)}
@@ -761,7 +753,7 @@ class VectorStore(Hints):
             if not wanted:
                 return Results(columns=columns)
             read = chosen.columns.metered(len(distinct))
-            return await LiveRows(active.backend, handle).get(distinct, read, records)
+            return await t.get(distinct, read, records)
 
         return await self._on_table("get", table, get, rows=len)
 
@@ -793,14 +785,14 @@ class VectorStore(Hints):
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
-        async def find(active: ActiveBackend, handle: TableHandle) -> Results[Record]:
-            schema = handle.schema
+        async def find(t: OpenTable) -> Results[Record]:
+            schema = t.schema
             chosen = select_columns(schema, names, include_vector=with_vector)
             order = sort_order(schema, keys, descending=falling)
-            condition = await self._bind(active, handle, where)
+            condition = await t.bound(where)
             columns = chosen.first_columns(schema)
-            return await active.backend.find(
-                handle, where=condition, order_by=order, limit=most, offset=offset,
+            return await t.backend.find(
+                t.handle, where=condition, order_by=order, limit=most, offset=offset,
                 columns=chosen.columns.metered(most),
                 finish=lambda rows: Results(chosen.records(rows), columns=columns),
             )  # fmt: skip
@@ -810,8 +802,8 @@ class VectorStore(Hints):
     async def count(self, table: str, where: Where = None) -> int:
         """Return the number of rows that match the filter, by default of all."""
 
-        async def count(active: ActiveBackend, handle: TableHandle) -> int:
-            return await active.backend.count(handle, await self._bind(active, handle, where))
+        async def count(t: OpenTable) -> int:
+            return await t.backend.count(t.handle, await t.bound(where))
 
         return await self._on_table("count", table, count)
 
@@ -829,10 +821,10 @@ class VectorStore(Hints):
         if limit is not None:
             limit = count_of("limit", limit)
 
-        async def counted(active: ActiveBackend, handle: TableHandle) -> Counts:
-            ref = value_ref(handle.schema, field, "field", lists=True)
-            condition = await self._bind(active, handle, where)
-            counts = await active.backend.value_counts(handle, ref, condition, limit)
+        async def counted(t: OpenTable) -> Counts:
+            ref = value_ref(t.schema, field, "field", lists=True)
+            condition = await t.bound(where)
+            counts = await t.backend.value_counts(t.handle, ref, condition, limit)
             return await hop(len(counts), Counts, counts)
 
         return await self._on_table("distinct", table, counted, rows=len)
@@ -846,10 +838,10 @@ class VectorStore(Hints):
         ``find(order_by=…)``: in a payload key, numbers come before text.
         """
 
-        async def read(active: ActiveBackend, handle: TableHandle) -> tuple[Value, Value] | None:
-            ref = value_ref(handle.schema, field, "field")
-            condition = await self._bind(active, handle, where)
-            return await active.backend.bounds(handle, ref, condition)
+        async def read(t: OpenTable) -> tuple[Value, Value] | None:
+            ref = value_ref(t.schema, field, "field")
+            condition = await t.bound(where)
+            return await t.backend.bounds(t.handle, ref, condition)
 
         return await self._on_table("bounds", table, read)
 
@@ -864,14 +856,14 @@ class VectorStore(Hints):
         check_table_name(table)
         counts: dict[str, Counter[str]] = {}
 
-        async def begun(active: ActiveBackend, handle: TableHandle) -> AsyncGenerator[int, None]:
+        async def begun(t: OpenTable) -> AsyncGenerator[int, None]:
             counts.clear()  # an earlier attempt has read no row
-            fields = handle.schema.fields
+            fields = t.schema.fields
             counts.update({name: Counter({str(field.kind): 0}) for name, field in fields.items()})
-            columns = Columns(tuple(fields), payload=handle.schema.payload)
-            condition = await self._bind(active, handle, where)
+            columns = Columns(tuple(fields), payload=t.schema.payload)
+            condition = await t.bound(where)
             counted = partial(count_types, fields=fields, counts=counts)
-            return active.backend.rows(handle, where=condition, columns=columns, finish=counted)
+            return t.backend.rows(t.handle, where=condition, columns=columns, finish=counted)
 
         async for _ in self._snapshot("fields_info", table, begun, int):
             pass
@@ -903,20 +895,16 @@ class VectorStore(Hints):
 
         check_table_name(table)
 
-        async def begun(
-            active: ActiveBackend, handle: TableHandle
-        ) -> AsyncGenerator[pa.RecordBatch, None]:
+        async def begun(t: OpenTable) -> AsyncGenerator[pa.RecordBatch, None]:
             await arrow_ready()
-            schema, every = handle.schema, names is None
+            schema, every = t.schema, names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
-            # Expired rows are not removed by the filter, since a cursor belongs to its filter.
             condition = await hop(cost_of_text(where), bind, where, schema)
-            live = LiveRows(active.backend, handle)
-            batches = active.backend.export(
-                handle, where=condition, columns=live.columns(chosen.columns), after=after,
-                batch_size=batch_size,
-            )  # fmt: skip
-            return _existing(batches, live, chosen.columns)
+            return _with_cursors(
+                t.export(
+                    where=condition, columns=chosen.columns, after=after, batch_size=batch_size
+                )
+            )
 
         return self._snapshot("export", table, begun, lambda batch: batch.num_rows)
 
@@ -938,13 +926,11 @@ class VectorStore(Hints):
         names = selected_names(select)
         with_vector = check_flag("include_vector", include_vector)
 
-        async def begun(
-            active: ActiveBackend, handle: TableHandle
-        ) -> AsyncGenerator[list[Record], None]:
-            chosen = select_columns(handle.schema, names, include_vector=with_vector)
-            condition = await self._bind(active, handle, where)
-            return active.backend.rows(
-                handle, where=condition, columns=chosen.columns, finish=chosen.records
+        async def begun(t: OpenTable) -> AsyncGenerator[list[Record], None]:
+            chosen = select_columns(t.schema, names, include_vector=with_vector)
+            condition = await t.bound(where)
+            return t.backend.rows(
+                t.handle, where=condition, columns=chosen.columns, finish=chosen.records
             )
 
         async def each() -> AsyncGenerator[Record, None]:
@@ -967,11 +953,11 @@ class VectorStore(Hints):
                 active = backends.active
                 active.enter()
                 try:
-                    handle = await active.open_table(table)
+                    t = await opened(active, table)
                     try:
-                        parts = await begin(active, handle)
+                        parts = await begin(t)
                     except REFUSALS:
-                        await active.check_current(handle)
+                        await active.check_current(t.handle)
                         raise
                     self._exports.add(parts)
                     async with aclosing(parts):
@@ -1045,13 +1031,10 @@ class VectorStore(Hints):
           search. Without ``exact``, a tuning that the backend does not have raises
           UnsupportedError.
         """
-        checked = options_of("search", VectorArguments, limit=limit, where=where, **options)
-
-        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
-            query = await self._query(active, handle, vector, checked)
-            return await (await plan_search(active, handle, checked, query)).nearest()
-
-        return (await self._hits("search", table, checked, search))[0]
+        checked = options_of(
+            "search", VectorArguments, options, vector=vector, limit=limit, where=where
+        )
+        return (await self._search("search", table, checked))[0]
 
     @names_options(VectorArguments)
     async def search_many(
@@ -1070,41 +1053,12 @@ class VectorStore(Hints):
         With ``group_by``, each vector is a search of its own. The other arguments are those of
         ``search``.
         """
-        if each_where is not None:
-            if not isinstance(each_where, (list, tuple)):
-                expected = "a list with a filter for each vector, or None"
-                raise InvalidArgumentError("each_where", each_where, expected)
-            each_where = tuple(each_where)  # its owner may change it while the call waits
-        checked = options_of("search_many", VectorArguments, limit=limit, where=where, **options)
-        collected = await collect_vectors(vectors, self._read_in_thread)
-        texts, cost = texts_among(collected), cost_of(collected)
-
-        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
-            if checked.model is not None:
-                check_model(handle, checked.model)
-            made = {}
-            if texts and handle.schema.embed is not None:
-                made = await self._vectors_of(active, handle, texts, checked.model)
-            queries = await hop(cost, many_queries, collected, handle.schema, made)
-            plan = await plan_search(active, handle, checked, queries, each_where=each_where)
-            return await plan.nearest()
-
-        return ResultsList(await self._hits("search_many", table, checked, search))
-
-    async def _hits(
-        self,
-        call: str,
-        table: str,
-        options: SearchOptions,
-        search: Callable[[ActiveBackend, TableHandle], Awaitable[list[Answer]]],
-    ) -> list[Results[Hit]]:
-        """Return the hits of each query of a search; a user's function for ``rerank`` runs after
-        it."""
-        answers = await self._on_table(call, table, search, rows=hits_in)
-        if callable(options.rerank):
-            for answer in answers:
-                await answer.finish_by(options.rerank, self._rerank_slots)
-        return [cast("Results[Hit]", answer.hits) for answer in answers]
+        checked = options_of(
+            "search_many", VectorArguments, options,
+            limit=limit, where=where, each_where=each_where,
+        )  # fmt: skip
+        checked.vectors = await collect_vectors(vectors, self._read_in_thread)
+        return ResultsList(await self._search("search_many", table, checked))
 
     @names_options(NearArguments)
     async def search_like(
@@ -1129,52 +1083,10 @@ class VectorStore(Hints):
         named = list(dict.fromkeys([*like, *unlike]))
         if not like or len(named) > _MOST_LIKE:
             raise InvalidArgumentError("ids", ids, f"the ids of 1 to {_MOST_LIKE:,} rows")
-        checked = options_of("search_like", NearArguments, limit=limit, where=where, **options)
-
-        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
-            live, schema = LiveRows(active.backend, handle), handle.schema
-            query = await live.get(
-                named, Columns((), vector=True), partial(vector_like, like, unlike, schema)
-            )
-            plan = await plan_search(active, handle, checked, query, left_out=frozenset(named))
-            return await plan.nearest()
-
-        return (await self._hits("search_like", table, checked, search))[0]
-
-    async def _query(
-        self,
-        active: ActiveBackend,
-        handle: TableHandle,
-        vector: Vector | str | None,
-        options: SearchOptions,
-        words: str | None = None,
-    ) -> list[Float32Array]:
-        """Return the vector to search for, which may be a text, or without one that of
-        ``words``."""
-        if options.model is not None:
-            check_model(handle, options.model)
-        text, embeds = words if vector is None else vector, handle.schema.embed is not None
-        if embeds and isinstance(text, str):
-            vector = (await self._vectors_of(active, handle, {0: text}, options.model))[0]
-        return [query_vector(vector, handle.schema)]
-
-    async def _vectors_of(
-        self,
-        active: ActiveBackend,
-        handle: TableHandle,
-        texts: Mapping[int, str],
-        model: str | None,
-    ) -> dict[int, Any]:
-        """Return the vectors of texts to search for, by their positions.
-
-        ``model`` is the one that the caller named.
-        """
-        listed = await hop(len(texts), check_query_texts, texts)
-        try:
-            vectors = await self._embed(active, handle, listed, "query", model)
-        except EmbeddingError as exc:
-            raise of_text(exc, list(texts)) from exc.__cause__
-        return dict(zip(texts, vectors, strict=True))
+        checked = options_of(
+            "search_like", NearArguments, options, like=(like, unlike), limit=limit, where=where
+        )
+        return (await self._search("search_like", table, checked))[0]
 
     @names_options(SearchArguments)
     async def search_text(
@@ -1202,17 +1114,11 @@ class VectorStore(Hints):
 
         The filter is applied before the search. ``search`` explains the other arguments.
         """
-        _check_query(query)
         checked = options_of(
-            "search_text", SearchArguments,
-            limit=limit, where=where, match=match, highlight=highlight, **options,
+            "search_text", SearchArguments, options,
+            query=_checked_query(query), limit=limit, where=where, match=match, highlight=highlight,
         )  # fmt: skip
-
-        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
-            active.backend.check_able("text")
-            return await (await plan_search(active, handle, checked, words=query)).by_words()
-
-        return (await self._hits("search_text", table, checked, search))[0]
+        return (await self._search("search_text", table, checked))[0]
 
     @names_options(VectorArguments)
     async def search_hybrid(
@@ -1243,20 +1149,65 @@ class VectorStore(Hints):
         If the schema has ``embed``, ``vector`` may be a text. By default it is the vector of the
         whole query text.
         """
-        _check_query(query)
         checked = options_of(
-            "search_hybrid", VectorArguments,
-            limit=limit, where=where, match=match, highlight=highlight, **options,
+            "search_hybrid", VectorArguments, options,
+            query=_checked_query(query), vector=vector,
+            fusion=check_fusion(fusion), limit=limit, where=where, match=match, highlight=highlight,
         )  # fmt: skip
-        check_fusion(fusion)
+        return (await self._search("search_hybrid", table, checked))[0]
 
-        async def search(active: ActiveBackend, handle: TableHandle) -> list[Answer]:
-            active.backend.check_able("text")  # before any text is embedded
-            vectors = await self._query(active, handle, vector, checked, query)
-            plan = await plan_search(active, handle, checked, vectors, query, fusion=fusion)
-            return await plan.by_both()
+    async def _search(self, call: str, table: str, options: SearchOptions) -> list[Results[Hit]]:
+        """Return the hits of each query; a user's function for ``rerank`` runs after the reads."""
+        filters = cost_of_text(options.where) + cost_of_text(options.each_where)
+        cost = filters + cost_of_text(options.query)
 
-        return (await self._hits("search_hybrid", table, checked, search))[0]
+        async def attempt(t: OpenTable) -> list[Answer]:
+            if options.query is not None:
+                t.backend.check_able("text")  # before any text is embedded
+            vectors = await self._vectors(t, options)
+            return await (await hop(cost, plan_of, t, options, vectors)).answers()
+
+        answers = await self._on_table(call, table, attempt, rows=hits_in)
+        if callable(options.rerank):
+            for answer in answers:
+                await answer.finish_by(options.rerank, self._rerank_slots)
+        return [cast("Results[Hit]", answer.hits) for answer in answers]
+
+    async def _vectors(self, t: OpenTable, options: SearchOptions) -> Sequence[Float32Array]:
+        """Return the vectors to search for; none for keywords alone."""
+        schema = t.schema
+        if options.like is not None:
+            ids = list(dict.fromkeys(chain(*options.like)))
+            return await t.get(
+                ids, Columns((), vector=True), partial(vector_like, options.like, schema)
+            )
+        if options.model is not None:
+            check_model(t.handle, options.model)
+        embeds, vector, vectors = schema.embed is not None, options.vector, options.vectors
+        if vectors is not None:
+            texts = texts_among(vectors) if embeds else {}
+            made = await self._embedded(t, texts, options.model) if texts else {}
+            return await hop(cost_of(vectors), many_queries, vectors, schema, made)
+        if options.query is not None and options.fusion is None:
+            return ()
+        text = options.query if vector is None else vector
+        if embeds and isinstance(text, str):
+            vector = (await self._embedded(t, {0: text}, options.model))[0]
+        return [query_vector(vector, schema)]
+
+    async def _embedded(
+        self, t: OpenTable, texts: Mapping[int, str], model: str | None
+    ) -> dict[int, Any]:
+        """Return the vectors of texts to search for, by their positions.
+
+        ``model`` is the one that the caller named.
+        """
+        listed = await hop(len(texts), check_query_texts, texts)
+        try:
+            vectors = await self._embed(t, listed, "query", model)
+        except EmbeddingError as exc:
+            raise of_text(exc, list(texts)) from exc.__cause__
+        return dict(zip(texts, vectors, strict=True))
 
     # Upkeep
 
@@ -1267,16 +1218,7 @@ class VectorStore(Hints):
         rows unless their field has an index.
         """
 
-        async def stats(active: ActiveBackend, handle: TableHandle) -> TableStats:
-            stored = await active.backend.stats(handle)
-            live = LiveRows(active.backend, handle)
-            if live.field is None:
-                return stored
-            expired = min(await live.count_expired(), stored.rows)
-            details = {**stored.details, "expired_rows": expired}
-            return replace(stored, rows=stored.rows - expired, details=details)
-
-        return await self._on_table("stats", table, stats)
+        return await self._on_table("stats", table, lambda t: t.stats())
 
     async def optimize(self, table: str, *, questions: Vectors | None = None) -> None:
         """Free space, update indexes and delete expired rows now.
@@ -1286,12 +1228,12 @@ class VectorStore(Hints):
         """
         given = await self._collected(questions)
 
-        async def optimize(active: ActiveBackend, handle: TableHandle) -> None:
-            vectors = await self._questions(active, handle, given)
-            await sweep(active, handle)
-            await active.backend.optimize(handle)
+        async def optimize(t: OpenTable) -> None:
+            vectors = await self._questions(t, given)
+            await t.sweep()
+            await t.backend.optimize(t.handle)
             if vectors is not None:
-                await active.backend.measure(handle, vectors)
+                await t.backend.measure(t.handle, vectors)
 
         await self._on_table("optimize", table, optimize)
 
@@ -1319,40 +1261,34 @@ class VectorStore(Hints):
         wait = check_flag("wait", wait)
         given = await self._collected(questions)
 
-        async def create(active: ActiveBackend, handle: TableHandle) -> None:
+        async def create(t: OpenTable) -> None:
             passed: dict[str, Any] = dict(options)
-            vectors = await self._questions(active, handle, given)
+            vectors = await self._questions(t, given)
             if vectors is not None:
                 passed["questions"] = vectors
-            await active.backend.create_index(handle, kind, wait=wait, options=passed)
+            await t.backend.create_index(t.handle, kind, wait=wait, options=passed)
 
         await self._on_table("create_index", table, create)
 
     async def _collected(self, questions: Vectors | None) -> Any:
         return None if questions is None else await collect_vectors(questions, self._read_in_thread)
 
-    async def _questions(
-        self, active: ActiveBackend, handle: TableHandle, given: Any
-    ) -> Float32Array | None:
+    async def _questions(self, t: OpenTable, given: Any) -> Float32Array | None:
         """Return the questions, checked like queries. Raises UnsupportedError if the backend takes
         none."""
         if given is None:
             return None
-        active.backend.check_able("questions")
-        return await hop(
-            cost_of(given), given_matrix, given, handle.schema, lambda row: {"row": row}
-        )
+        t.backend.check_able("questions")
+        return await hop(cost_of(given), given_matrix, given, t.schema, lambda row: {"row": row})
 
     async def indexes(self, table: str) -> list[IndexInfo]:
         """Return the indexes over the vectors."""
-        return await self._on_table("indexes", table, lambda active, on: active.backend.indexes(on))
+        return await self._on_table("indexes", table, lambda t: t.backend.indexes(t.handle))
 
     async def drop_index(self, table: str, name: str) -> None:
         """Drop an index."""
         check_words("name", name)
-        await self._on_table(
-            "drop_index", table, lambda active, on: active.backend.drop_index(on, name)
-        )
+        await self._on_table("drop_index", table, lambda t: t.backend.drop_index(t.handle, name))
 
     async def changes(self, table: str, since: int = 0, *, limit: int = 10_000) -> Changes:
         """Return the rows that were written, and the ids that were deleted, after ``since``.
@@ -1368,24 +1304,21 @@ class VectorStore(Hints):
         since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
 
-        async def changes(active: ActiveBackend, handle: TableHandle) -> Changes:
+        async def changes(t: OpenTable) -> Changes:
             await arrow_ready()
-            page = await active.backend.changes(handle, since, limit=limit)
-            return await LiveRows(active.backend, handle).changes(page)
+            return await t.changes(since, limit)
 
         return await self._on_table("changes", table, changes)
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
         """Return the earlier versions that are kept."""
-        return await self._on_table(
-            "versions", table, lambda active, on: active.backend.versions(on)
-        )
+        return await self._on_table("versions", table, lambda t: t.backend.versions(t.handle))
 
     async def revert(self, table: str, version: int) -> None:
         """Make an earlier version the current one."""
         if isinstance(version, bool) or not isinstance(version, int):
             raise InvalidArgumentError("version", version, "a whole number")
-        await self._on_table("revert", table, lambda active, on: active.backend.revert(on, version))
+        await self._on_table("revert", table, lambda t: t.backend.revert(t.handle, version))
 
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as of one moment, to a path that does not exist yet."""
@@ -1417,11 +1350,12 @@ class VectorStore(Hints):
         act: Callable[..., Awaitable[_T]],
         rows: Callable[[_T], int] | None = None,
         *,
-        on_handle: bool = False,
+        opens: bool = False,
     ) -> _T:
         """Run ``act`` on the active backend, and again if the table or the backend changed.
 
-        ``rows`` returns the number of rows in the result, for telemetry.
+        If ``opens``, ``act`` gets the opened table instead. ``rows`` returns the number of rows in
+        the result, for telemetry.
         """
         self._enter()
         if call in _WRITES:
@@ -1437,20 +1371,20 @@ class VectorStore(Hints):
             if call in _ALTERS:
                 await backends.let_through(deadline)
             while True:
-                active, handle = backends.active, None
+                active, t = backends.active, None
                 active.enter()
                 try:
                     try:
                         if key is not None and (kept := await kept_of(key, active.backend)):
                             result = cast("_T", kept.outcome)
-                        elif on_handle and table is not None:
-                            handle = await active.open_table(table)
-                            result = await act(active, handle)
+                        elif opens and table is not None:
+                            t = await opened(active, table)
+                            result = await act(t)
                         else:
                             result = await act(active)
                     except REFUSALS:
-                        if handle is not None:
-                            await active.check_current(handle)
+                        if t is not None:
+                            await active.check_current(t.handle)
                         raise
                     if reported is not None:
                         reported.place = active.place  # it may have followed a migration
@@ -1469,48 +1403,44 @@ class VectorStore(Hints):
         self,
         call: str,
         table: str,
-        act: Callable[[ActiveBackend, TableHandle], Awaitable[_T]],
+        act: Callable[[OpenTable], Awaitable[_T]],
         *,
         rows: Callable[[_T], int] | None = None,
     ) -> Awaitable[_T]:
-        """Run ``act`` with a handle on a table, as ``_call`` does."""
+        """Run ``act`` on an opened table, as ``_call`` does."""
         check_table_name(table)
-        return self._call(call, table, act, rows, on_handle=True)
+        return self._call(call, table, act, rows, opens=True)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """Read a user's ids once, and return them as ``check`` does."""
         listed = await collect_ids(ids)
         return await hop(cost_of(listed), check, listed)
 
-    async def _bind(self, active: ActiveBackend, handle: TableHandle, where: Where) -> Expr | None:
-        """Return the bound filter of a read."""
-        return await hop(cost_of_text(where), LiveRows(active.backend, handle).bind, where)
 
-    async def _narrowed(self, ids: list[str] | None, where: Where, schema: Schema) -> Expr | None:
-        """Return the bound filter of a write. A write without ids needs a filter."""
-        condition = await hop(cost_of_text(where), bind, where, schema)
-        if ids is None and condition is None:
-            reason = "pass ids or where; to select every row, pass where='TRUE'"
-            raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
-        return condition
+async def _narrowed(t: OpenTable, ids: list[str] | None, where: Where) -> Expr | None:
+    """Return the bound filter of a write. A write without ids needs a filter."""
+    condition = await hop(cost_of_text(where), bind, where, t.schema)
+    if ids is None and condition is None:
+        reason = "pass ids or where; to select every row, pass where='TRUE'"
+        raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
+    return t.only(condition)
 
 
-async def _existing(
-    export: AsyncGenerator[tuple[pa.RecordBatch, bytes], None], live: LiveRows, columns: Columns
+async def _with_cursors(
+    export: AsyncGenerator[tuple[pa.RecordBatch, bytes], None],
 ) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Yield the batches of an export without expired rows, each with its cursor."""
+    """Yield the batches of an export, each with its cursor in its metadata."""
     async with aclosing(export) as batches:
         async for batch, cursor in batches:
-            cost = 0 if live.field is None else cost_of(batch)
-            batch = await hop(cost, live.kept_of, batch, columns)
             if batch.num_rows:
                 metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
                 yield batch.replace_schema_metadata(metadata)
 
 
-def _check_query(query: object) -> None:
+def _checked_query(query: object) -> str:
     if not isinstance(query, str):
         raise InvalidArgumentError("query", query, "text")
+    return query
 
 
 def _bound(

@@ -22,109 +22,99 @@ from ..backend.cost import cost_of
 from ..backend.rows import NewRows
 from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
-from .active_backend import ActiveBackend
-from .expiry import LiveRows, sweep_now_and_then
+from .opened import OpenTable
 
 if TYPE_CHECKING:
-    Embeds = Callable[
-        [ActiveBackend, TableHandle, list[str], Purpose, str | None], Awaitable[Float32Array]
-    ]
+    Embeds = Callable[[OpenTable, list[str], Purpose, str | None], Awaitable[Float32Array]]
 
 
 @dataclass(slots=True)
 class RowsToWrite:
     """The rows of one call, as ``collect`` gives them.
 
-    If they are ``checked``, no id occurs twice. ``embed`` makes vectors of texts.
+    If they ``are_checked``, no id occurs twice. ``embed`` makes vectors of texts.
     """
 
     rows: Any
     model: str | None
     on_conflict: OnConflict
-    checked: bool
+    are_checked: bool
     embed: Embeds
     _embedded: tuple[Schema, NewRows] | None = None
     """Kept so that a repeated attempt does not call the embedder again."""
 
-    async def write(self, active: ActiveBackend, handle: TableHandle) -> int:
+    async def write(self, t: OpenTable) -> int:
         """Write the rows in one attempt, and return how many."""
         if self.model is not None:
-            check_model(handle, self.model)
-        sweep_now_and_then(active, handle)
-        backend, live, batch = active.backend, LiveRows(active.backend, handle), None
-        if handle.schema.embed is not None:
-            batch = await self._with_vectors(active, handle, live)
-        last = live.field is None  # otherwise expired rows may have some of the ids
+            check_model(t.handle, self.model)
+        t.sweep_now_and_then()
+        batch = None if t.schema.embed is None else await self._with_vectors(t)
+        last = not t.expires  # otherwise expired rows may have some of the ids
         while True:
             # The gate comes first, since the checked rows take memory.
-            async with backend.writing(bytes_to_write(self.rows, handle.schema)):
+            async with t.backend.writing(bytes_to_write(self.rows, t.schema)):
                 if batch is None:
-                    batch, _ = await self._checked_rows(backend, handle)
+                    batch, _ = await self._checked_rows(t)
                 if not len(batch):
                     return 0
                 if last or self.on_conflict != "skip":  # which reports no expired rows
                     try:
-                        return await self._put(backend, handle, batch)
+                        return await self._put(t, batch)
                     except (DuplicateIdError, InvalidRowError):
                         # An upsert fails if the id exists in another partition.
                         if last:
                             raise
             # After the gate is left: a delete enters it too, and a read may wait for memory.
-            if expired := await live.expired_among(batch.ids):
-                await live.delete_expired(expired)
+            await t.free(batch.ids)
             last = True
 
-    async def _put(self, backend: Backend, handle: TableHandle, batch: NewRows) -> int:
+    async def _put(self, t: OpenTable, batch: NewRows) -> int:
         if self.on_conflict == "replace":
-            await backend.upsert(handle, batch)
+            await t.backend.upsert(t.handle, batch)
             return len(batch)
-        return await backend.insert(handle, batch, skip_existing=self.on_conflict == "skip")
+        return await t.backend.insert(t.handle, batch, skip_existing=self.on_conflict == "skip")
 
-    async def checked_batch(self, active: ActiveBackend, handle: TableHandle) -> NewRows:
+    async def checked(self, t: OpenTable) -> NewRows:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""
-        if handle.schema.embed is not None:
-            return await self._with_vectors(active, handle, LiveRows(active.backend, handle))
-        return (await self._checked_rows(active.backend, handle))[0]
+        if t.schema.embed is not None:
+            return await self._with_vectors(t)
+        return (await self._checked_rows(t))[0]
 
-    async def _checked_rows(
-        self, backend: Backend, handle: TableHandle
-    ) -> tuple[NewRows, Lacking | None]:
+    async def _checked_rows(self, t: OpenTable) -> tuple[NewRows, Lacking | None]:
         """Return the checked rows, and if the table embeds texts, those without a vector."""
         if holds_arrow(self.rows):
             await arrow_ready()
-        cost = cost_of(self.rows, handle.schema)
-        as_table = cost > INLINE_LIMIT and backend.many_as_table
-        return await hop(cost, self._check, handle, as_table)
+        cost = cost_of(self.rows, t.schema)
+        as_table = cost > INLINE_LIMIT and t.backend.many_as_table
+        return await hop(cost, self._check, t.handle, as_table)
 
     def _check(self, handle: TableHandle, as_table: bool) -> tuple[NewRows, Lacking | None]:
         batch = to_batch(self.rows, handle.schema, new_ids="if absent")
         if self.on_conflict != "fail":
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
-        elif not self.checked and (repeated := repeated_ids(batch.ids)):
+        elif not self.are_checked and (repeated := repeated_ids(batch.ids)):
             raise DuplicateIdError(handle.name, repeated, within_call=True)
         if as_table:
             batch = NewRows(batch.schema, batch.table)
         return batch, lacking(batch, handle.schema)
 
-    async def _with_vectors(
-        self, active: ActiveBackend, handle: TableHandle, live: LiveRows
-    ) -> NewRows:
+    async def _with_vectors(self, t: OpenTable) -> NewRows:
         """Return the checked rows; the embedder makes missing vectors.
 
         Rows that ``on_conflict="skip"`` would skip are left out before they are embedded.
         """
-        schema = handle.schema
+        schema = t.schema
         skips = self.on_conflict == "skip"
         # The existing rows may have changed since an earlier attempt.
         if not skips and self._embedded is not None and self._embedded[0] == schema:
             return self._embedded[1]
-        rows, missing = await self._checked_rows(active.backend, handle)
+        rows, missing = await self._checked_rows(t)
         if missing is not None and missing.texts and skips:
-            existing = await live.ids(missing.ids)
+            existing = await t.ids(missing.ids)
             rows, missing = await hop(len(rows), without, rows, schema, existing)
         if missing is not None and missing.texts:  # rows may stay without a vector
             try:
-                vectors = await self.embed(active, handle, missing.texts, "document", self.model)
+                vectors = await self.embed(t, missing.texts, "document", self.model)
             except EmbeddingError as exc:
                 # Without repeated ids, the rows have kept their positions.
                 numbered = self.on_conflict == "fail"
@@ -135,13 +125,13 @@ class RowsToWrite:
 
 
 async def vector_of_update(
-    embed: Embeds, active: ActiveBackend, handle: TableHandle, values: Mapping[str, Any]
+    embed: Embeds, t: OpenTable, values: Mapping[str, Any]
 ) -> Float32Array | None:
     """Return the vector of a new text in the embedded field; None if the update has none.
 
     NaN where rows without a text have no vector.
     """
-    schema, source = handle.schema, handle.schema.embed
+    schema, source = t.schema, t.schema.embed
     if source is None or source.field not in values:
         return None
     text = values[source.field]
@@ -153,7 +143,7 @@ async def vector_of_update(
             field=source.field,
         )
     try:
-        (vector,) = await embed(active, handle, [text], "document", None)
+        (vector,) = await embed(t, [text], "document", None)
     except EmbeddingError as exc:
         raise of_text(exc, [0]) from exc.__cause__
     return query_vector(vector, schema)

@@ -75,3 +75,22 @@ def cost_of(*things: Any) -> int:
         else:
             total += INLINE_LIMIT
     return total
+
+
+def cost_of_text(text: object, levels: int = 2) -> int:
+    """Return the cost of a filter, or of the words of a search.
+
+    A list of filters, each a list, has two levels. Counting stops beyond ``INLINE_LIMIT``, since a
+    list may contain itself.
+    """
+    if text is None:
+        return 0
+    if isinstance(text, (list, tuple)) and levels:
+        total = 0
+        for item in text:
+            if total > INLINE_LIMIT:
+                break
+            total += 1 + cost_of_text(item, levels - 1)
+        return total
+    # Parsing a text is slower than copying it.
+    return len(text) // 2 if isinstance(text, str) else cost_of(text)

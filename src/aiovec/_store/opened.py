@@ -1,0 +1,101 @@
+"""A table as one attempt of a call sees it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from .._filters import Expr, bind
+from ..backend.contract import (
+    Changes,
+    Columns,
+    FromEach,
+    FromRows,
+    HybridQuery,
+    TableHandle,
+    TableStats,
+    TextQuery,
+    VectorQuery,
+)
+from ..backend.cost import cost_of_text
+from ..backend.threads import hop
+from .active_backend import ActiveBackend
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_T = TypeVar("_T")
+
+
+class OpenTable:
+    """A table as one attempt of a call sees it: its backend, its state, and the rows that exist.
+
+    ``ExpiringTable`` is one whose stored rows may have expired.
+    """
+
+    __slots__ = ("active", "backend", "handle", "schema")
+
+    expires: ClassVar[bool] = False
+    """True if stored rows may have expired."""
+
+    def __init__(self, active: ActiveBackend, handle: TableHandle) -> None:
+        self.active: ActiveBackend = active
+        self.backend = active.backend
+        self.handle: TableHandle = handle
+        self.schema = handle.schema
+
+    def only(self, where: Expr | None) -> Expr | None:
+        """Return a bound filter for rows that exist."""
+        return where
+
+    async def bound(self, where: object) -> Expr | None:
+        """Return a user's filter, bound to the table, for rows that exist."""
+        return self.only(await hop(cost_of_text(where), bind, where, self.schema))
+
+    def get(self, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> Awaitable[_T]:
+        """Return what ``finish`` makes of the rows with these ids."""
+        return self.backend.get(self.handle, ids, columns, finish)
+
+    async def ids(self, ids: Sequence[str]) -> set[str]:
+        """Return the set of ids that exist."""
+        return await self.get(ids, Columns(()), lambda rows: set(rows.ids)) if ids else set()
+
+    def search(
+        self, queries: Sequence[VectorQuery | TextQuery], finish: FromEach[_T]
+    ) -> Awaitable[_T]:
+        """Return what ``finish`` makes of the answers to queries of one kind."""
+        (first, *_), backend = queries, self.backend
+        if isinstance(first, TextQuery):
+            return backend.search_text(self.handle, first, lambda answer: finish([answer]))
+        if isinstance(first, HybridQuery):
+            return backend.search_hybrid(self.handle, first, lambda answer: finish([answer]))
+        return backend.search(self.handle, queries, finish)  # type: ignore[arg-type]
+
+    def export(
+        self, *, where: Expr | None, columns: Columns, after: bytes | None, batch_size: int
+    ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
+        """Yield the rows of one snapshot that exist, each batch with its cursor.
+
+        ``where`` is not narrowed by ``only``, since a cursor belongs to its filter.
+        """
+        return self.backend.export(
+            self.handle, where=where, columns=columns, after=after, batch_size=batch_size
+        )
+
+    async def changes(self, since: int, limit: int) -> Changes:
+        """Return a page of the change feed."""
+        return await self.backend.changes(self.handle, since, limit=limit)
+
+    async def stats(self) -> TableStats:
+        """Return the size and costs of the table."""
+        return await self.backend.stats(self.handle)
+
+    async def free(self, ids: Sequence[str]) -> None:
+        """Delete the expired rows with these ids."""
+
+    async def sweep(self) -> None:
+        """Delete the expired rows."""
+
+    def sweep_now_and_then(self) -> None:
+        """Begin a sweep in the background, unless one runs or the last one is less than an hour
+        ago."""
