@@ -30,15 +30,12 @@ from aiovec.backend.contract import (
     Changes,
     Columns,
     FromEach,
-    FromOne,
     FromRows,
-    HybridQuery,
     IndexInfo,
     Order,
+    Query,
     TableHandle,
     TableStats,
-    TextQuery,
-    VectorQuery,
 )
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Gate, Slot, current_deadline, export_gate, read_gate, renewed
@@ -364,29 +361,21 @@ class LancedbBackend(Backend):
         return await hop(cost_of(rows), finish, rows)
 
     async def search(
-        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+        self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
-        tended = self._tables[table.name]
+        first, tended = queries[0], self._tables[table.name]
+        if first.by_words:
+            async with self._turn(self._reads):
+                results = [await search_text(tended, table, first)]
+            return await hop(cost_of(*results), finish, results)
         tended.searched(query.vector for query in queries[-MOST_QUESTIONS:])
         search = VectorSearch(tended)
         async with self._turn(self._searches):
-            results = await search.search(table, queries)
+            if first.fusion is None:
+                results = [*await search.search(table, queries)]
+            else:
+                results = [await search_hybrid(tended, search, table, first)]
         return await hop(cost_of(*results), finish, results)
-
-    async def search_hybrid(
-        self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
-    ) -> _T:
-        tended = self._tables[table.name]
-        tended.searched([query.vector])
-        search = VectorSearch(tended)
-        async with self._turn(self._searches):
-            result = await search_hybrid(tended, search, table, query)
-        return await hop(cost_of(result), finish, result)
-
-    async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
-        async with self._turn(self._reads):
-            result = await search_text(self._tables[table.name], table, query)
-        return await hop(cost_of(result), finish, result)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:

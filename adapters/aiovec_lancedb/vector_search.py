@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import Float64Array, Metric, distances, nearest_first, to_matrix
-from aiovec.backend.contract import Columns, Found, TableHandle, Tuning, VectorQuery
+from aiovec.backend.contract import Columns, Found, Query, TableHandle, Tuning
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 from aiovec.errors import UnsupportedError
@@ -61,7 +61,7 @@ class VectorSearch:
         self._table = table
         self._session = table.session
 
-    async def search(self, handle: TableHandle, queries: Sequence[VectorQuery]) -> Sequence[Found]:
+    async def search(self, handle: TableHandle, queries: Sequence[Query]) -> Sequence[Found]:
         """Return the rows that each query finds, all in one version of the table.
 
         If bytes are counted, the searches find ids, and the rows are read by them.
@@ -92,7 +92,7 @@ class VectorSearch:
                 answers.update(zip(left, await _completed(table, columns, exact), strict=True))
         return [answers[n] for n in range(len(queries))]
 
-    async def nearest(self, table: Opened, query: VectorQuery, *, whole: bool) -> Found | None:
+    async def nearest(self, table: Opened, query: Query, *, whole: bool) -> Found | None:
         """Return the nearest rows of an opened table; None if every row has to be measured, and
         there is no memory for the ``whole`` table."""
         index = None if whole else await usable_index(table)
@@ -104,7 +104,7 @@ class VectorSearch:
     def reading(
         self,
         handle: TableHandle,
-        queries: Sequence[VectorQuery],
+        queries: Sequence[Query],
         *,
         whole: bool,
         version: Opened | None = None,
@@ -127,7 +127,7 @@ class VectorSearch:
             handle, limit, columns, times=len(queries), beside=scanned, version=version
         )
 
-    async def _by_index(self, table: Opened, query: VectorQuery, index: InUse) -> Found | None:
+    async def _by_index(self, table: Opened, query: Query, index: InUse) -> Found | None:
         """Return the nearest rows that the index finds; None if every row has to be measured."""
         condition = await condition_of(query.where)
         tuning = query.tuning or Tuning()
@@ -171,7 +171,7 @@ class VectorSearch:
 
         return await hop(cost_of(candidates), ranked)
 
-    async def _check_scan(self, table: Opened, query: VectorQuery, reason: str) -> None:
+    async def _check_scan(self, table: Opened, query: Query, reason: str) -> None:
         """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
         most, row = self._session.settings.scan_bytes(), 4 * table.schema.dim
         if query.exact or await table.rows() * row <= most:
@@ -185,7 +185,7 @@ class VectorSearch:
             )
             raise UnsupportedError("search", "lancedb", hint, table=table.name)
 
-    async def _exactly(self, table: Opened, queries: Sequence[VectorQuery]) -> list[Found]:
+    async def _exactly(self, table: Opened, queries: Sequence[Query]) -> list[Found]:
         """Return the true nearest rows of each query.
 
         Queries with the same filter share a scan, as far as their candidates fit into memory.
@@ -207,7 +207,7 @@ class VectorSearch:
     async def _measured(
         self,
         table: Opened,
-        queries: Sequence[VectorQuery],
+        queries: Sequence[Query],
         condition: str | None,
         requested: int,
         most: int,
@@ -238,7 +238,7 @@ class VectorSearch:
             answers.append(answer)
         return answers
 
-    async def _by_scan(self, table: Opened, query: VectorQuery) -> Found:
+    async def _by_scan(self, table: Opened, query: Query) -> Found:
         """Measure every selected row, in constant memory."""
         vector = table.schema.vector
         scan = table.lance.query().select(["id", vector])
@@ -262,7 +262,7 @@ async def _completed(table: Opened, columns: Columns, results: Sequence[Found]) 
     def completed() -> list[Found]:
         place = {id: n for n, id in enumerate(rows.ids)}
         return [
-            Found(rows.take([place[id] for id in result.rows.ids]), result.measures)
+            Found(rows.take([place[id] for id in result.rows.ids]), result.distances)
             for result in results
         ]
 
@@ -279,7 +279,7 @@ def _with_vector(table: Opened, condition: str | None) -> str | None:
 
 def _lance_query(
     table: Opened,
-    queries: Sequence[VectorQuery],
+    queries: Sequence[Query],
     limit: int,
     *,
     exact: bool = False,
@@ -297,7 +297,7 @@ def _lance_query(
     return built.bypass_vector_index() if exact else built
 
 
-def _scale(table: Opened, query: VectorQuery) -> np.float32:
+def _scale(table: Opened, query: Query) -> np.float32:
     """Return the factor that brings a query into the range in which Lance can measure.
 
     Index codes have no such range.
@@ -308,9 +308,7 @@ def _scale(table: Opened, query: VectorQuery) -> np.float32:
     return np.float32(2.0 ** np.floor(np.log2(_LARGEST_COMPONENT / largest)))
 
 
-def _by_query(
-    queries: Sequence[VectorQuery], candidates: pa.Table
-) -> Iterator[tuple[VectorQuery, pa.Table]]:
+def _by_query(queries: Sequence[Query], candidates: pa.Table) -> Iterator[tuple[Query, pa.Table]]:
     """Yield each query with its candidates."""
     if len(queries) == 1:
         yield queries[0], candidates
@@ -321,7 +319,7 @@ def _by_query(
 
 
 def _found(
-    table: Opened, query: VectorQuery, candidates: pa.Table, near: Float64Array | None = None
+    table: Opened, query: Query, candidates: pa.Table, near: Float64Array | None = None
 ) -> Found:
     """Return the best candidates, by these distances or by those of their vectors."""
     return _Ranking(table, query, candidates, near).found()
@@ -348,7 +346,7 @@ class _Ranking:
     def __init__(
         self,
         table: Opened,
-        query: VectorQuery,
+        query: Query,
         candidates: pa.Table,
         near: Float64Array | None = None,
     ) -> None:
@@ -402,7 +400,7 @@ class _Ranking:
 
 
 def _nearer(
-    best: list[tuple[float, str]], batch: pa.RecordBatch, table: Opened, query: VectorQuery
+    best: list[tuple[float, str]], batch: pa.RecordBatch, table: Opened, query: Query
 ) -> list[tuple[float, str]]:
     vectors = to_matrix(batch.column(table.schema.vector))
     measured = distances(vectors, query.vector, table.schema.metric)

@@ -32,19 +32,15 @@ from aiovec.backend import (
 from aiovec.backend.contract import (
     Backend,
     Columns,
-    Found,
     FromEach,
-    FromOne,
     FromRows,
-    HybridQuery,
     IndexInfo,
     Order,
+    Query,
     StoredRows,
     TableHandle,
     TableStats,
-    TextQuery,
     Tuning,
-    VectorQuery,
     stored_rows,
 )
 from aiovec.backend.cost import cost_of
@@ -53,7 +49,7 @@ from aiovec.backend.rows import NewRows, partition_fields
 from aiovec.backend.threads import arrow_ready, hop
 
 from .client import Client, Request
-from .codec import WireError, exported_batch, found_rows, fused_rows, values_read
+from .codec import WireError, exported_batch, found_rows, values_read
 from .settings import RemoteSettings
 
 _T = TypeVar("_T")
@@ -233,44 +229,32 @@ class RemoteBackend(Backend):
         return await hop(cost_of(rows), finish, rows)
 
     async def search(
-        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+        self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
         first = queries[0]  # they differ in their vectors and filters alone
+        rows, body = None, _selection(table.schema, first.columns) | {"limit": first.limit}
+        if not first.by_words:
+            body |= {"exact": first.exact, "tuning": _tuning(first.tuning)}
         filters = [query.where for query in queries]
-        same = all(where is first.where for where in filters)
-        matrix = np.stack([query.vector for query in queries])
-        body = {
-            "limit": first.limit, "exact": first.exact, "tuning": _tuning(first.tuning),
-            **({"where": first.where} if same else {"eachWhere": filters}),
-            **_selection(table.schema, first.columns),
-        }  # fmt: skip
-        read = _found("_distance", table, first.columns, len(queries))
-        rows = pa.Table.from_arrays([from_matrix(matrix)], ["vectors"])
-        results = await self._on(table, "/search_many", read, body=body, rows=rows)
+        if all(where is first.where for where in filters):
+            body["where"] = first.where
+        else:
+            body["eachWhere"] = filters
+        if first.by_words:
+            path, body = "/search_text", body | _text(first)
+        elif first.fusion is None:
+            path, matrix = "/search_many", np.stack([query.vector for query in queries])
+            rows = pa.Table.from_arrays([from_matrix(matrix)], ["vectors"])
+        else:
+            kind = type(first.fusion).__name__.lower()
+            path, body = "/search_hybrid", body | _text(first) | {
+                "vector": first.vector.tolist(), "maxDistance": first.max_distance,
+                "fusion": {"type": kind, **asdict(first.fusion)},
+                "limit": first.hits, "fetchK": first.limit,
+            }  # fmt: skip
+        read = partial(found_rows, table.schema, first.columns, len(queries))
+        results = await self._on(table, path, read, body=body, rows=rows)
         return await hop(cost_of(*results), finish, results)
-
-    async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
-        body = {
-            **_text(query), "limit": query.limit, "where": query.where,
-            **_selection(table.schema, query.columns),
-        }  # fmt: skip
-        read = _found("_score", table, query.columns)
-        (result,) = await self._on(table, "/search_text", read, body=body)
-        return await hop(cost_of(result), finish, result)
-
-    async def search_hybrid(
-        self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
-    ) -> _T:
-        fusion = {"type": type(query.fusion).__name__.lower(), **asdict(query.fusion)}
-        body = {
-            **_text(query.text), "vector": query.vector.tolist(), "fusion": fusion,
-            "limit": query.hits, "fetchK": query.limit, "where": query.where,
-            "maxDistance": query.max_distance, "exact": query.exact,
-            "tuning": _tuning(query.tuning), **_selection(table.schema, query.columns),
-        }  # fmt: skip
-        read = partial(fused_rows, table.schema, query.columns)
-        result = await self._on(table, "/search_hybrid", read, body=body)
-        return await hop(cost_of(result), finish, result)
 
     async def export(
         self,
@@ -400,12 +384,6 @@ def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], StoredRows]:
     return partial(stored_rows, schema=table.schema, columns=columns)
 
 
-def _found(
-    measure: str, table: TableHandle, columns: Columns, queries: int = 1
-) -> Callable[[Any], list[Found]]:
-    return partial(found_rows, measure, table.schema, columns, queries)
-
-
 def _ids_table(ids: Sequence[str] | None) -> pa.Table | None:
     if ids is None:
         return None
@@ -440,7 +418,7 @@ def _tuning(tuning: Tuning | None) -> dict[str, Any] | None:
     return {name: value for name, value in asdict(tuning).items() if value is not None}
 
 
-def _text(query: TextQuery) -> dict[str, Any]:
+def _text(query: Query) -> dict[str, Any]:
     """Return the words of a search, and how they match and are marked."""
     return {
         "query": " ".join(map(_words, query.clauses)),

@@ -9,7 +9,6 @@ import asyncio
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
@@ -20,7 +19,6 @@ import pyarrow as pa
 
 from aiovec._http.ipc import ARROW, BODY, CURSOR, DamagedStreamError, body_length, read_rows
 from aiovec.backend import (
-    FusedHit,
     Rank,
     Ref,
     Schema,
@@ -106,37 +104,29 @@ def decode(content_type: str, data: bytearray) -> Any:
 # Rows
 
 
-def found_rows(
-    measure: str, schema: Schema, columns: Columns, queries: int, rows: pa.Table
-) -> list[Found]:
-    """Return the hits of so many queries, with this column as their measures."""
+def found_rows(schema: Schema, columns: Columns, queries: int, rows: pa.Table) -> list[Found]:
+    """Return the hits of so many queries."""
+    names = rows.schema.names
 
     def parsed(rows: pa.Table) -> Found:
         stored, snippets = stored_rows(rows, schema, columns), None
-        if "_highlights" in rows.schema.names:
+        if "_highlights" in names:
             marked = dict(zip(stored.ids, _json_of(rows["_highlights"]), strict=True))
             snippets = lambda ids, _: [marked[id] for id in ids]  # noqa: E731
-        return Found(stored, rows[measure].to_pylist(), snippets)
+        ranks = _json_of(rows["_ranks"]) if "_ranks" in names else []
+        return Found(
+            stored,
+            rows["_distance"].to_pylist(),
+            rows["_score"].to_pylist(),
+            [{name: Rank(**rank) for name, rank in places.items()} for places in ranks],
+            snippets,
+        )
 
-    if "_query" not in rows.schema.names:
+    if "_query" not in names:
         return [parsed(rows)]
     counts = np.bincount(rows["_query"].to_numpy(), minlength=queries).tolist()
     starts = accumulate(counts, initial=0)
     return [parsed(rows.slice(start, count)) for start, count in zip(starts, counts, strict=False)]
-
-
-def fused_rows(schema: Schema, columns: Columns, rows: pa.Table) -> Found:
-    """Return the hits of a hybrid search."""
-    (result,) = found_rows("_score", schema, columns, 1, rows)
-    ranks = _json_of(rows["_ranks"]) if result.measures else []
-    distances = rows["_distance"].to_pylist()
-    hits = [
-        FusedHit(id, score, distance, {name: Rank(**rank) for name, rank in places.items()})
-        for id, score, distance, places in zip(
-            result.rows.ids, result.measures, distances, ranks, strict=True
-        )
-    ]
-    return replace(result, fused=hits)
 
 
 def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:

@@ -25,11 +25,10 @@ from aiovec.backend import LANGUAGES, TextClause, filled, snippets, word_snippet
 from aiovec.backend.contract import (
     Columns,
     Found,
-    HybridQuery,
+    Query,
     Snippets,
     StoredRows,
     TableHandle,
-    TextQuery,
 )
 from aiovec.backend.hybrid import columns_of, found, fused
 
@@ -159,25 +158,23 @@ _LONGEST_PART = 128
 _BLOCK = 1_000
 
 
-def search_text(
-    db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, query: TextQuery
-) -> Found:
+def search_text(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, query: Query) -> Found:
     table = current_table(db, handle)
     best, _, maker = _ranked(db, ticket, table, query)
     rows = _rows(db, ticket, table, [rowid for rowid, _ in best], query.columns)
-    return Found(rows, [score for _, score in best], maker)
+    return Found(rows, scores=[score for _, score in best], snippets=maker)
 
 
 def search_both(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
-    query: HybridQuery,
+    query: Query,
     nearest: Sequence[int],
     far: Sequence[float],
 ) -> Found:
     """Search for the query's words, and fuse the rows with the nearest ones and their distances."""
-    best, whole, maker = _ranked(db, ticket, table, query.text)
+    best, whole, maker = _ranked(db, ticket, table, query)
     matching = [rowid for rowid, _ in best]
     rowids = [*dict.fromkeys([*nearest, *matching])]
     ids = _rows(db, ticket, table, rowids, Columns(())).ids
@@ -195,7 +192,7 @@ def search_both(
 
 
 def _ranked(
-    db: sqlite3.Connection, ticket: Ticket, table: TableLayout, query: TextQuery
+    db: sqlite3.Connection, ticket: Ticket, table: TableLayout, query: Query
 ) -> tuple[Scored, int, Snippets | None]:
     """Return the rowids of the best rows with their scores, the number of the first ones that have
     all words, and what makes snippets."""
@@ -298,7 +295,7 @@ def _by_index(
     table: TableLayout,
     index: TextIndex,
     terms: _Terms,
-    query: TextQuery,
+    query: Query,
 ) -> Scored:
     """Return the rowids of the best rows with their scores."""
     limit = query.limit
@@ -332,7 +329,7 @@ def _best(
 
 
 def _matching(
-    table: TableLayout, index: TextIndex, match: str, query: TextQuery
+    table: TableLayout, index: TextIndex, match: str, query: Query
 ) -> tuple[str, list[Any]]:
     """Return SQL for the rows that match and that the filter selects, with bm25() as ``score``."""
     score = f"bm25({index.table}) AS score"
@@ -373,7 +370,7 @@ def _by_scan(
     table: TableLayout,
     index: TextIndex,
     terms: _Terms,
-    query: TextQuery,
+    query: Query,
 ) -> Scored:
     """Return the best rows when some clauses have to be looked for in the texts."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
@@ -436,7 +433,7 @@ def _by_scan(
 # Snippets
 
 
-def _snippets(index: TextIndex, query: TextQuery) -> Snippets | None:
+def _snippets(index: TextIndex, query: Query) -> Snippets | None:
     if query.highlight is None:
         return None
     clauses, marks = query.clauses, query.highlight

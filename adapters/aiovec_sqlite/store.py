@@ -32,14 +32,11 @@ from aiovec.backend.contract import (
     Changes,
     Columns,
     FromEach,
-    FromOne,
     FromRows,
-    HybridQuery,
     Order,
+    Query,
     TableHandle,
     TableStats,
-    TextQuery,
-    VectorQuery,
     index_behind_change,
 )
 from aiovec.backend.limits import Slot, Steps, current_deadline, export_gate, write_gate
@@ -462,8 +459,10 @@ class SqliteBackend(Backend):
         )
 
     def search(
-        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+        self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> Coroutine[Any, Any, _T]:
+        if queries[0].by_words:
+            return self._read(lambda db, ticket: finish([search_text(db, ticket, table, *queries)]))
         by_bits = self._by_bits(table)
         if self._resident is not None and not any(
             file_scan.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
@@ -475,16 +474,6 @@ class SqliteBackend(Backend):
 
     def _by_bits(self, table: TableHandle) -> bool:
         return self._settings.scan == "bit" and table.schema.quantized == "bit"
-
-    def search_hybrid(
-        self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
-    ) -> Coroutine[Any, Any, _T]:
-        return self.search(table, [query], lambda results: finish(results[0]))
-
-    def search_text(
-        self, table: TableHandle, query: TextQuery, finish: FromOne[_T]
-    ) -> Coroutine[Any, Any, _T]:
-        return self._read(lambda db, ticket: finish(search_text(db, ticket, table, query)))
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._read(lambda db, _: reads.count(db, table, where))

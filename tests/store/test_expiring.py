@@ -17,7 +17,7 @@ from tests.harness.waiting import until
 import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend import And, Compare, Expr, Or
-from aiovec.backend.contract import Found, StoredRows, TableHandle, VectorQuery
+from aiovec.backend.contract import Found, Query, StoredRows, TableHandle
 
 SCHEMA = Schema(DIM, metric="l2", fields={"year": int, "until": Field(datetime, expires=True)})
 
@@ -35,7 +35,7 @@ class Rows(toy.Toy):
         return TableHandle(name, SCHEMA, 1)
 
     async def search(
-        self, table: TableHandle, queries: Sequence[VectorQuery], finish: Callable[[Any], Any]
+        self, table: TableHandle, queries: Sequence[Query], finish: Callable[[Any], Any]
     ) -> Any:
         (query,) = queries
         self.filters.append(query.where)

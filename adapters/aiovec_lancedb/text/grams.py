@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from aiovec.backend import Schema, TextClause
-from aiovec.backend.contract import Columns, TextQuery
+from aiovec.backend.contract import Columns, Query
 from aiovec.backend.threads import hop
 
 from ..driver import FullTextQuery, Occur
@@ -100,7 +100,7 @@ class Matching:
     fields: Sequence[str]
 
     @classmethod
-    def of(cls, schema: Schema, query: TextQuery, any: bool) -> Matching:
+    def of(cls, schema: Schema, query: Query, any: bool) -> Matching:
         wanted = [
             _Wanted(folded(clause.text), tuple(fields_of(clause, schema)), clause.excluded)
             for clause in query.clauses
@@ -135,7 +135,7 @@ class Matching:
         )
 
 
-async def search(table: Opened, query: TextQuery, where: str | None, *, any: bool) -> pa.Table:
+async def search(table: Opened, query: Query, where: str | None, *, any: bool) -> pa.Table:
     """Return the ids and scores of rows that match all clauses or any, the best among them."""
     cost = sum(len(clause.text) for clause in query.clauses)
     matching = await hop(cost, Matching.of, table.schema, query, any)
@@ -154,7 +154,7 @@ async def search(table: Opened, query: TextQuery, where: str | None, *, any: boo
         requested = min(requested * _TIMES, ALL)
 
 
-def _selecting(schema: Schema, query: TextQuery, *, any: bool) -> FullTextQuery | None:
+def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | None:
     """Return a query that every matching row matches; None if grams cannot select."""
     wanted = [_group(clause, schema) for clause in query.clauses if not clause.excluded]
     groups = [group for group in wanted if group]
@@ -186,9 +186,7 @@ def _grams(text: str) -> list[str]:
     return list(dict.fromkeys(text[start : start + _GRAM] for start in starts))
 
 
-async def _by_scan(
-    table: Opened, matching: Matching, query: TextQuery, where: str | None
-) -> pa.Table:
+async def _by_scan(table: Opened, matching: Matching, query: Query, where: str | None) -> pa.Table:
     """Read every text. A row's rank depends on how often it has each clause, as in BM25."""
     best = ranking([], [])
 

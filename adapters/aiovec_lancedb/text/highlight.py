@@ -15,13 +15,13 @@ from aiovec.backend import (
     snippets,
     word_snippets,
 )
-from aiovec.backend.contract import Snippets, TextQuery
+from aiovec.backend.contract import Query, Snippets
 
 from ..driver import tokenize
 from .grams import folded, folding
 
 
-def snippets_of(schema: Schema, query: TextQuery) -> Snippets | None:
+def snippets_of(schema: Schema, query: Query) -> Snippets | None:
     """Return what makes the snippets of a search; None if it wants none."""
     if query.highlight is None:
         return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from aiovec.backend import FusedHit
-from aiovec.backend.contract import Columns, Found, HybridQuery, TableHandle
+from aiovec.backend.contract import Columns, Found, Query, TableHandle
 from aiovec.backend.cost import cost_of
 from aiovec.backend.hybrid import columns_of, found, fused
 from aiovec.backend.limits import current_deadline
@@ -25,11 +25,11 @@ from .keyword_search import bytes_of_texts, pairs, ranked
 
 
 async def search_hybrid(
-    reader: Table, search: VectorSearch, handle: TableHandle, query: HybridQuery
+    reader: Table, search: VectorSearch, handle: TableHandle, query: Query
 ) -> Found:
     """Return the best rows of both searches."""
     ids_only, whole = replace(query, columns=Columns(())), query.exact
-    texts = partial(bytes_of_texts, reader, query.text)
+    texts = partial(bytes_of_texts, reader, query)
     deadline = current_deadline(None)
 
     async def half(search: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
@@ -40,7 +40,7 @@ async def search_hybrid(
         async with search.reading(handle, [query], whole=whole, beside=texts) as table:
             near, (matching, having) = await together([
                 partial(half, search.nearest, table, ids_only, whole=whole),
-                partial(half, ranked, table, query.text, Columns(())),
+                partial(half, ranked, table, query, Columns(())),
             ])  # fmt: skip
             if near is not None:
                 return await _fused(table, query, near, matching, having)
@@ -48,17 +48,17 @@ async def search_hybrid(
 
 
 async def _fused(
-    table: Opened, query: HybridQuery, near: Found, matching: pa.Table, having: int
+    table: Opened, query: Query, near: Found, matching: pa.Table, having: int
 ) -> Found:
     """Fuse the rows of both lists, and read those that are hits. ``having`` of them have all
     words."""
     metric = table.schema.metric
 
     def fuse() -> list[FusedHit]:
-        nearest = zip(near.measures, near.rows.ids, strict=True)
+        nearest = zip(cast("Sequence[float]", near.distances), near.rows.ids, strict=True)
         return fused(query, metric, nearest, pairs(matching), having)
 
-    hits = await hop(len(near.measures) + matching.num_rows, fuse)
+    hits = await hop(len(near.distances) + matching.num_rows, fuse)
     rows = await get(table, [hit.id for hit in hits], columns_of(query, hits))
-    snippets = snippets_of(table.schema, query.text)
+    snippets = snippets_of(table.schema, query)
     return await hop(cost_of(rows), found, query, metric, hits, rows, snippets)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import TextClause, filled
-from aiovec.backend.contract import Columns, Found, TableHandle, TextQuery
+from aiovec.backend.contract import Columns, Found, Query, TableHandle
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 from aiovec.errors import UnsupportedError
@@ -43,7 +43,7 @@ _MOST_LETTERS = 32
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
-async def search_text(reader: Table, handle: TableHandle, query: TextQuery) -> Found:
+async def search_text(reader: Table, handle: TableHandle, query: Query) -> Found:
     """Return the best rows by BM25."""
     columns = query.columns
     ranked_with = columns if columns.meter is None else Columns(())
@@ -57,7 +57,7 @@ async def search_text(reader: Table, handle: TableHandle, query: TextQuery) -> F
     return await hop(cost_of(rows), finish)
 
 
-async def bytes_of_texts(reader: Table, query: TextQuery, table: Opened) -> int:
+async def bytes_of_texts(reader: Table, query: Query, table: Opened) -> int:
     """Return the bytes of texts that a search may read: of rows that no index covers, or, for
     prefixes and parts of words, of all."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
@@ -66,7 +66,7 @@ async def bytes_of_texts(reader: Table, query: TextQuery, table: Opened) -> int:
     return min(rows * await reader.row_bytes(table), STREAM_BYTES) if rows else 0
 
 
-async def ranked(table: Opened, query: TextQuery, columns: Columns) -> tuple[pa.Table, int]:
+async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Table, int]:
     """Return the best rows with these columns and their scores, best first, and the number of the
     first ones that have all words."""
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
@@ -105,7 +105,7 @@ def pairs(rows: pa.Table) -> list[tuple[str, float]]:
 
 async def _matching(
     table: Opened,
-    query: TextQuery,
+    query: Query,
     words: Mapping[TextClause, Sequence[str]],
     where: str | None,
     columns: Columns,
@@ -130,7 +130,7 @@ async def _matching(
 
 async def _cut(
     table: Opened,
-    query: TextQuery,
+    query: Query,
     ranks: Callable[..., Awaitable[pa.Table]],
     rows: pa.Table,
     columns: Columns,
@@ -157,7 +157,7 @@ async def _cut(
 
 
 async def _beginnings(
-    table: Opened, query: TextQuery, where: str | None
+    table: Opened, query: Query, where: str | None
 ) -> dict[TextClause, list[str]]:
     """Return for each clause with a prefix the most frequent words that begin with it.
 
@@ -249,7 +249,7 @@ async def _with_columns(table: Opened, ranked: pa.Table, columns: Columns) -> pa
     return await hop(rows.num_rows, scored)
 
 
-def _found(table: Opened, query: TextQuery, rows: pa.Table) -> Found:
+def _found(table: Opened, query: Query, rows: pa.Table) -> Found:
     scores = rows.column(SCORE).to_pylist()
     stored = rows_of(rows, query.columns, table.schema.vector)
-    return Found(stored, scores, snippets_of(table.schema, query))
+    return Found(stored, scores=scores, snippets=snippets_of(table.schema, query))

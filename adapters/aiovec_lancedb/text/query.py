@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import Schema, TextClause
-from aiovec.backend.contract import Columns, TextQuery
+from aiovec.backend.contract import Columns, Query
 from aiovec.backend.threads import hop
 
 from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
@@ -99,7 +99,7 @@ def fields_of(clause: TextClause, schema: Schema) -> list[str]:
     return text_fields(schema) if clause.field is None else [clause.field]
 
 
-def query_of(schema: Schema, query: TextQuery, words: Words, *, any: bool) -> FullTextQuery | None:
+def query_of(schema: Schema, query: Query, words: Words, *, any: bool) -> FullTextQuery | None:
     """Translate a query of words, for the analyzers "plain" and "english"; None finds nothing."""
     clauses = [clause for clause in query.clauses if _has_word(clause)]
     clauses.sort(key=lambda clause: -len(clause.text))

@@ -19,7 +19,7 @@ from aiovec.backend import (
     Schema,
     nearest_first,
 )
-from aiovec.backend.contract import Found, HybridQuery, TableHandle, VectorQuery
+from aiovec.backend.contract import Found, Query, TableHandle
 
 from ..connection import Ticket
 from ..keyword_search import search_both
@@ -36,18 +36,18 @@ PREFIX_OVERSAMPLE = 4.0
 BIT_OVERSAMPLE = 16.0
 
 
-def prefix_of(query: VectorQuery, dim: int) -> int | None:
+def prefix_of(query: Query, dim: int) -> int | None:
     """Return the number of components that rank the rows; None if all of them do."""
     dims = None if query.tuning is None else query.tuning.dims
     return None if query.exact or dims is None or dims >= dim else dims
 
 
-def is_approximate(query: VectorQuery, schema: Schema, *, by_bits: bool) -> bool:
+def is_approximate(query: Query, schema: Schema, *, by_bits: bool) -> bool:
     """Return whether parts of the vectors select the rows to measure."""
     return not query.exact and (by_bits or prefix_of(query, schema.dim) is not None)
 
 
-def oversampled(query: VectorQuery, default: float, rows: int) -> int:
+def oversampled(query: Query, default: float, rows: int) -> int:
     """Return the number of rows to measure with complete vectors."""
     chosen = None if query.tuning is None else query.tuning.oversample
     factor = default if chosen is None else chosen
@@ -57,7 +57,7 @@ def oversampled(query: VectorQuery, default: float, rows: int) -> int:
 _BLOCK = 4096
 
 
-def _condition(query: VectorQuery, table: TableLayout) -> tuple[str, Sequence[Any]]:
+def _condition(query: Query, table: TableLayout) -> tuple[str, Sequence[Any]]:
     """Return the condition for the rows to search."""
     condition, values = condition_of(query.where, table)
     if table.schema.vector_nullable:
@@ -75,7 +75,7 @@ def search(
     db: sqlite3.Connection,
     ticket: Ticket,
     handle: TableHandle,
-    queries: Sequence[VectorQuery],
+    queries: Sequence[Query],
     *,
     by_bits: bool,
 ) -> list[Found]:
@@ -108,14 +108,14 @@ def _settled(
     ticket: Ticket,
     table: TableLayout,
     vectors: VectorReader,
-    query: VectorQuery,
+    query: Query,
     rowids: Int64Array,
 ) -> Found:
     """Return the nearest of these rows, which all have a vector, and rows equal to the last one."""
     candidates = vectors.read(rowids, ticket, present=True)
     far = measured(candidates, query.vector, table.schema.metric)
     best = nearest_first(far, query.limit)
-    if isinstance(query, HybridQuery):
+    if query.fusion is not None:
         near = rowids[best].tolist(), far[best].tolist()
         return search_both(db, ticket, table, query, *near)
     kept = candidates[best] if query.columns.vector else None
@@ -128,7 +128,7 @@ def _likeliest(
     ticket: Ticket,
     table: TableLayout,
     vectors: VectorReader,
-    query: VectorQuery,
+    query: Query,
 ) -> Int64Array | None:
     """Return the rows that parts of the vectors select; None if too many are wanted for that."""
     if query.where is not None and (few := _few_selected(db, table, query)) is not None:
@@ -139,9 +139,7 @@ def _likeliest(
     return _nearest_by_bits(db, table, query, wanted) if wanted > query.limit else None
 
 
-def _few_selected(
-    db: sqlite3.Connection, table: TableLayout, query: VectorQuery
-) -> Int64Array | None:
+def _few_selected(db: sqlite3.Connection, table: TableLayout, query: Query) -> Int64Array | None:
     condition, values = _condition(query, table)
     rows = db.execute(
         f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition} LIMIT {_FEW + 1}", values
@@ -150,7 +148,7 @@ def _few_selected(
 
 
 def _nearest_by_bits(
-    db: sqlite3.Connection, table: TableLayout, query: VectorQuery, wanted: int
+    db: sqlite3.Connection, table: TableLayout, query: Query, wanted: int
 ) -> Int64Array:
     """Return the nearest rows by their bits, ranked by sqlite-vec."""
     # Selecting by ``rowid IN`` comes before the nearest are taken; a JOIN would come after.
@@ -172,7 +170,7 @@ def _nearest_by_scan(
     ticket: Ticket,
     table: TableLayout,
     vectors: VectorReader,
-    queries: Sequence[VectorQuery],
+    queries: Sequence[Query],
     dims: int | None = None,
 ) -> list[Int64Array]:
     """Return each query's nearest rows, and rows equal to the last one. All have one filter.

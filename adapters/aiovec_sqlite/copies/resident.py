@@ -27,10 +27,9 @@ from aiovec.backend import Int64Array
 from aiovec.backend.contract import (
     Found,
     FromEach,
-    HybridQuery,
+    Query,
     StaleTableError,
     TableHandle,
-    VectorQuery,
 )
 from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadline
 from aiovec.backend.threads import Background, in_daemon_thread, in_thread
@@ -75,7 +74,7 @@ _BETWEEN_LOOKS = 1.0
 _MOST_SNAPSHOTS = 10
 
 
-def _restart(queries: Sequence[VectorQuery]) -> None:
+def _restart(queries: Sequence[Query]) -> None:
     """Count the bytes of these queries' rows from 0 on, because they will be read again."""
     for query in queries:
         if query.columns.meter is not None:
@@ -87,15 +86,11 @@ class _Caller:
 
     __slots__ = ("batch", "deadline", "finish", "future", "large", "queries", "size", "task")
 
-    def __init__(
-        self, queries: Sequence[VectorQuery], finish: FromEach[Any], deadline: Deadline
-    ) -> None:
+    def __init__(self, queries: Sequence[Query], finish: FromEach[Any], deadline: Deadline) -> None:
         self.queries = queries
         self.finish = finish
-        self.size = sum(_HYBRID if isinstance(query, HybridQuery) else 1 for query in queries)
-        self.large = any(
-            query.limit > LARGE and not isinstance(query, HybridQuery) for query in queries
-        )
+        self.size = sum(_HYBRID if query.fusion is not None else 1 for query in queries)
+        self.large = any(query.limit > LARGE and query.fusion is None for query in queries)
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # The calls that are answered together, and their task, which ends if nobody waits for it.
@@ -248,7 +243,7 @@ class ResidentSearch:
         self._closed = False
 
     async def search(
-        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+        self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
         """Return what ``finish`` makes of the results of exact searches, in a reader's thread."""
         resident = self._of(table)
@@ -519,7 +514,7 @@ class ResidentSearch:
     # Batches
 
     async def _in_turn(
-        self, resident: _Resident, queries: Sequence[VectorQuery], finish: FromEach[_T]
+        self, resident: _Resident, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
         """Return the results of queries, together with others. StoreBusyError if they do not begin
         in time. A cancelled caller leaves its batch, which continues without it.
@@ -653,7 +648,7 @@ class ResidentSearch:
         self,
         read: Read,
         resident: _Resident,
-        queries: Sequence[VectorQuery],
+        queries: Sequence[Query],
         batch: _Batch,
         finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
@@ -711,9 +706,7 @@ class ResidentSearch:
             self._wait_for_build(resident)
         return finished
 
-    def _look_after(
-        self, resident: _Resident, queries: Sequence[VectorQuery], state: State
-    ) -> None:
+    def _look_after(self, resident: _Resident, queries: Sequence[Query], state: State) -> None:
         """Count the queries, keep to the memory, and build the table again if it is worn."""
         if not self._cleaned:
             self._cleaned = True

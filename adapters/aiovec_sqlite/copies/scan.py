@@ -21,7 +21,7 @@ from aiovec.backend import (
     Int64Array,
     Metric,
 )
-from aiovec.backend.contract import Columns, Found, HybridQuery, VectorQuery
+from aiovec.backend.contract import Columns, Found, Query
 from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
@@ -177,7 +177,7 @@ MOST_TOGETHER = 32
 def answers(
     snapshot: Snapshot,
     masks: Masks,
-    queries: Sequence[VectorQuery],
+    queries: Sequence[Query],
     scanned: Callable[[], object],
 ) -> Iterator[dict[int, Found]]:
     """Scan for all queries, and then yield what some of them find, by their places.
@@ -192,7 +192,7 @@ def answers(
     return _found(snapshot, queries, best)
 
 
-def _best(snapshot: Snapshot, masks: Masks, queries: Sequence[VectorQuery]) -> list[Nearest]:
+def _best(snapshot: Snapshot, masks: Masks, queries: Sequence[Query]) -> list[Nearest]:
     """Return the nearest rows of each query."""
     state, ticket = snapshot.state, snapshot.ticket
     best: dict[int, Nearest] = {}
@@ -241,19 +241,19 @@ LARGE = 100
 
 
 def _found(
-    snapshot: Snapshot, queries: Sequence[VectorQuery], best: Sequence[Nearest]
+    snapshot: Snapshot, queries: Sequence[Query], best: Sequence[Nearest]
 ) -> Iterator[dict[int, Found]]:
     """Read the rows of all, with one statement for the small queries that want the same columns."""
     alike: dict[Columns, list[int]] = {}
     others: list[int] = []
     for place, query in enumerate(queries):
-        large = isinstance(query, HybridQuery) or len(best[place].rowids) > LARGE
+        large = query.fusion is not None or len(best[place].rowids) > LARGE
         (others if large else alike.setdefault(query.columns, [])).append(place)
     for places in alike.values():
         yield dict(zip(places, _read(snapshot, queries, best, places), strict=True))
     for place in sorted(others, key=lambda place: len(best[place].rowids)):
         query, rows_of = queries[place], best[place]
-        if isinstance(query, HybridQuery):
+        if query.fusion is not None:
             rowids, far = rows_of.rowids.tolist(), rows_of.distances.tolist()
             yield {
                 place: search_both(snapshot.db, snapshot.ticket, snapshot.table, query, rowids, far)
@@ -264,7 +264,7 @@ def _found(
 
 def _read(
     snapshot: Snapshot,
-    queries: Sequence[VectorQuery],
+    queries: Sequence[Query],
     best: Sequence[Nearest],
     places: Sequence[int],
 ) -> list[Found]:

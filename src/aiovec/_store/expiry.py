@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, cast
 
 from .._filters import Expr
 from .._filters.tree import Compare, IsNull, Ref, all_of, any_of
@@ -29,14 +29,12 @@ from ..backend.contract import (
     Found,
     FromEach,
     FromRows,
-    HybridQuery,
     Order,
+    Query,
     StaleTableError,
     StoredRows,
     TableHandle,
     TableStats,
-    TextQuery,
-    VectorQuery,
 )
 from ..backend.cost import cost_of
 from ..backend.limits import renewed
@@ -94,21 +92,13 @@ class ExpiringTable(OpenTable):
 
         return super().get(ids, self._with_times(columns), existing)
 
-    def search(
-        self, queries: Sequence[VectorQuery | TextQuery], finish: FromEach[_T]
-    ) -> Awaitable[_T]:
-        if type(queries[0]) is VectorQuery:
-            return self._nearest(queries, finish)  # type: ignore[arg-type]
-        return super().search([self._alive(query) for query in queries], finish)
+    def search(self, queries: Sequence[Query], finish: FromEach[_T]) -> Awaitable[_T]:
+        first = queries[0]
+        if first.by_words or first.fusion is not None:
+            return super().search([replace(first, where=self.only(first.where))], finish)
+        return self._nearest(queries, finish)
 
-    def _alive(self, query: VectorQuery | TextQuery) -> VectorQuery | TextQuery:
-        """Return the query for rows that exist."""
-        narrowed = replace(query, where=self.only(query.where))
-        if isinstance(narrowed, HybridQuery):
-            return replace(narrowed, text=replace(narrowed.text, where=narrowed.where))
-        return narrowed
-
-    async def _nearest(self, queries: Sequence[VectorQuery], finish: FromEach[_T]) -> _T:
+    async def _nearest(self, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
         """Search by vectors.
 
         A filter for live rows costs as much as many searches, and few expired rows are still
@@ -130,16 +120,14 @@ class ExpiringTable(OpenTable):
             pending = [
                 n
                 for n, (live, more) in zip(pending, kept, strict=True)
-                if more and len(live.measures) < limit
+                if more and len(live.distances) < limit
             ]
             if not pending:
                 break
         every = [answers[n] for n in range(len(queries))]
         return await hop(cost_of(*every), finish, every)
 
-    def _wider(
-        self, queries: Sequence[VectorQuery], limit: int, moment: datetime | None
-    ) -> list[VectorQuery]:
+    def _wider(self, queries: Sequence[Query], limit: int, moment: datetime | None) -> list[Query]:
         """Return the queries with this limit, and a filter for rows that existed at ``moment``."""
         read = self._with_times(queries[0].columns).metered(limit * len(queries))
         wider = [replace(query, limit=limit, columns=read) for query in queries]
@@ -155,12 +143,12 @@ class ExpiringTable(OpenTable):
         answers = []
         for result in results:
             kept = self._places(result.rows)
-            if len(result.measures) > limit:  # beyond the limit, rows as near may be missing
-                order = sorted(zip(result.measures, result.rows.ids, count(), strict=False))
+            near = cast("Sequence[float]", result.distances)
+            if len(near) > limit:  # beyond the limit, rows as near may be missing
+                order = sorted(zip(near, result.rows.ids, count(), strict=False))
                 kept = sorted({i for _, _, i in order[:limit]}.intersection(kept))
-            measures = [result.measures[i] for i in kept]
-            live = Found(result.rows.take(kept, columns.fields), measures)
-            answers.append((live, len(result.measures) >= limit))
+            live = Found(result.rows.take(kept, columns.fields), [near[i] for i in kept])
+            answers.append((live, len(near) >= limit))
         return answers
 
     def _places(self, rows: StoredRows) -> list[int]:

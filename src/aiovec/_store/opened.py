@@ -11,11 +11,9 @@ from ..backend.contract import (
     Columns,
     FromEach,
     FromRows,
-    HybridQuery,
+    Query,
     TableHandle,
     TableStats,
-    TextQuery,
-    VectorQuery,
 )
 from ..backend.cost import cost_of_text
 from ..backend.threads import hop
@@ -60,16 +58,9 @@ class OpenTable:
         """Return the set of ids that exist."""
         return await self.get(ids, Columns(()), lambda rows: set(rows.ids)) if ids else set()
 
-    def search(
-        self, queries: Sequence[VectorQuery | TextQuery], finish: FromEach[_T]
-    ) -> Awaitable[_T]:
+    def search(self, queries: Sequence[Query], finish: FromEach[_T]) -> Awaitable[_T]:
         """Return what ``finish`` makes of the answers to queries of one kind."""
-        (first, *_), backend = queries, self.backend
-        if isinstance(first, TextQuery):
-            return backend.search_text(self.handle, first, lambda answer: finish([answer]))
-        if isinstance(first, HybridQuery):
-            return backend.search_hybrid(self.handle, first, lambda answer: finish([answer]))
-        return backend.search(self.handle, queries, finish)  # type: ignore[arg-type]
+        return self.backend.search(self.handle, queries, finish)
 
     def export(
         self, *, where: Expr | None, columns: Columns, after: bytes | None, batch_size: int

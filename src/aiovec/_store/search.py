@@ -37,12 +37,10 @@ from .._text.query import TextClause, check_phrases, parse, text_fields
 from ..backend.contract import (
     Backend,
     Found,
-    HybridQuery,
+    Query,
     Snippets,
     StoredRows,
-    TextQuery,
     Tuning,
-    VectorQuery,
 )
 from ..backend.threads import hop, in_thread
 from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
@@ -314,32 +312,21 @@ class Plan:
             answers += made
         return answers
 
-    def _queries(self, part: Sequence[int], count: int) -> list[Any]:
-        options = self.options
+    def _queries(self, part: Sequence[int], count: int) -> list[Query]:
+        options, clauses, highlight = self.options, self.clauses, self.options.highlight
         limit = count + len(self.left_out)
-        columns = self.selection.columns.metered(limit * len(part))
-        if self.clauses is None:
-            return [
-                VectorQuery(
-                    self.vectors[n], limit, self.filters[n], columns, options.exact, options.tuning
-                )
-                for n in part
-            ]
-        # Each list of a hybrid search has more hits than the caller gets.
-        pool = options.pool if options.group_by is None and self.vectors else count
-        highlight = self.options.highlight
-        text = TextQuery(
-            self.clauses, pool, self.filters[0], columns, self.options.match,
-            _HIGHLIGHT if highlight is True else highlight or None,
+        query = Query(
+            # Each list of a hybrid search has more hits than the caller gets.
+            limit=limit if options.fusion is None or options.group_by else options.pool,
+            where=None, columns=self.selection.columns.metered(limit * len(part)),
+            exact=options.exact, tuning=options.tuning, max_distance=options.max_distance,
+            clauses=clauses or (), match=options.match,
+            highlight=_HIGHLIGHT if highlight is True else highlight or None,
+            fusion=options.fusion, hits=count,
         )  # fmt: skip
         if not self.vectors:
-            return [text]
-        both = HybridQuery(
-            self.vectors[0], pool, self.filters[0], columns, options.exact, options.tuning,
-            text=text, fusion=cast("Fusion", options.fusion), hits=count,
-            max_distance=options.max_distance,
-        )  # fmt: skip
-        return [both]
+            return [replace(query, where=self.filters[0])]
+        return [replace(query, where=self.filters[n], vector=self.vectors[n]) for n in part]
 
     # From the backend to the hits, in the thread of the read
 
@@ -365,20 +352,17 @@ class Plan:
     def _hits(self, result: Found, limit: int) -> list[Hit]:
         """Return the best rows as hits."""
         options, selection, rows = self.options, self.selection, result.rows
-        by_distance = result.fused is None and self.clauses is None
-        scores, distances = result.measures, cast("Sequence[float | None]", result.measures)
+        by_distance = self.clauses is None
+        distances = result.distances or [None] * len(rows.ids)
+        scores = result.scores
         if by_distance:
-            scores = scores_of(self.table.schema.metric, result.measures)
-        elif result.fused is not None:
-            distances = [hit.distance for hit in result.fused]
-        else:
-            distances = [None] * len(scores)
-        lowest_first = result.measures if by_distance else [-score for score in scores]
+            scores = scores_of(self.table.schema.metric, cast("Sequence[float]", distances))
+        lowest_first: Sequence[Any] = distances if by_distance else [-score for score in scores]
         order: Sequence[int] = range(len(scores))
         if not all(map(lt, lowest_first, lowest_first[1:])):
             order = [i for _, _, i in sorted(zip(lowest_first, rows.ids, order, strict=True))]
         if by_distance and (farthest := options.max_distance) is not None:
-            order = [i for i in order if result.measures[i] <= farthest]
+            order = [i for i in order if cast("float", distances[i]) <= farthest]
         if (least := options.min_score) is not None:
             order = [i for i in order if scores[i] >= least]
         if self.left_out:
@@ -391,7 +375,7 @@ class Plan:
                 distances[i],
                 fields,
                 selection.vector_of(rows, i) if selection.shows_vector else None,
-                NOTHING if result.fused is None else result.fused[i].ranks,
+                result.ranks[i] if result.ranks else NOTHING,
                 NOTHING,
                 selection.vector_name,
             )

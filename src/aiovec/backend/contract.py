@@ -30,7 +30,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
@@ -62,7 +62,8 @@ from .threads import hop
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .._model.fusion import FusedHit, Fusion
+    from .._model.fusion import Fusion
+    from .._model.records import Rank
     from .limits import Slot
 
 
@@ -157,52 +158,47 @@ class Tuning:
     oversample: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class VectorQuery:
-    vector: Float32Array
-    limit: int
-    where: Expr | None
-    columns: Columns
-    exact: bool = False
-    tuning: Tuning | None = None
+def _no_vector() -> Float32Array:
+    return np.empty(0, np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class TextQuery:
-    """A keyword search. A row matches if it matches all clauses, or with "any" at least one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A search by ``vector``, by the words of ``clauses``, or with ``fusion`` by both.
 
-    With "best", rows that match all clauses come first; if these are fewer than ``limit``, rows
-    that match any follow (``aiovec.backend.filled``). A row that matches an excluded clause does
-    not match; if every clause is excluded, none does. ``highlight`` has the texts to put before and
-    after each matching word of the snippets.
+    By words, a row matches if it matches all clauses, or with "any" at least one. With "best", rows
+    that match all clauses come first; if these are fewer than ``limit``, rows that match any follow
+    (``aiovec.backend.filled``). A row that matches an excluded clause does not match; if every
+    clause is excluded, none does. ``highlight`` has the texts to put before and after each matching
+    word of the snippets.
+
+    By both, ``limit`` is the length of either list and ``hits`` that of the fused list, which
+    ``aiovec.backend.hybrid`` makes. The vector list has no rows beyond ``max_distance``.
     """
 
-    clauses: tuple[TextClause, ...]
     limit: int
     where: Expr | None
     columns: Columns
+    vector: Float32Array = field(default_factory=_no_vector)
+    """Empty in a search by words alone."""
+    exact: bool = False
+    tuning: Tuning | None = None
+    max_distance: float | None = None
+    clauses: tuple[TextClause, ...] = ()
     match: Literal["all", "any", "best"] = "all"
     highlight: tuple[str, str] | None = None
+    fusion: Fusion | None = None
+    hits: int = 0
+
+    @property
+    def by_words(self) -> bool:
+        """True for a search by words alone."""
+        return not len(self.vector)
 
     @property
     def wanted(self) -> int:
         """The number of clauses that are not excluded."""
         return sum(not clause.excluded for clause in self.clauses)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HybridQuery(VectorQuery):
-    """A vector search and a keyword search of one state of the table, fused into one list.
-
-    ``limit`` is the length of either list, also in ``text``, whose columns are ignored; ``hits``
-    that of the fused list. The vector list has no rows beyond ``max_distance``.
-    ``aiovec.backend.hybrid`` fuses the lists.
-    """
-
-    text: TextQuery
-    fusion: Fusion
-    hits: int
-    max_distance: float | None = None
 
 
 Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]]]
@@ -211,25 +207,25 @@ Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The matching rows of a query, in any order.
+    """The matching rows of a query, in any order, with what is known of each.
 
-    ``measures`` has one number for each row: for a vector search the distance in the table's metric
-    (``1 - cos``, Euclidean, ``-dot``), for a text search the BM25 score, higher is better, and for
-    a hybrid search the fused score. ``snippets`` makes the snippets of the hits that are shown, if
-    ``highlight`` asked for them; ``fused`` has the hits of a hybrid search, one for each row.
+    ``distances`` are those of the table's metric (``1 - cos``, Euclidean, ``-dot``); a search by
+    words has none, and one by both None for a row without a vector. ``scores`` are the BM25 scores
+    of a search by words, or the fused ones of a search by both, higher is better; ``ranks`` are the
+    row's places in both lists. ``snippets`` makes the snippets of the hits that are shown, if
+    ``highlight`` asked for them.
     """
 
     rows: StoredRows
-    measures: Sequence[float]
+    distances: Sequence[float | None] = ()
+    scores: Sequence[float] = ()
+    ranks: Sequence[Mapping[str, Rank]] = ()
     snippets: Snippets | None = None
-    fused: Sequence[FusedHit] | None = None
 
 
 FromRows = Callable[[StoredRows], _T]
-FromOne = Callable[[Found], _T]
 FromEach = Callable[[list[Found]], _T]
-"""Make the result of a read from its rows, from the answer to its query, or to each of its
-queries."""
+"""Make the result of a read from its rows, or from the answers to its queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,9 +309,10 @@ class Backend(ABC):
 
     abilities: frozenset[str] = frozenset()
     """The abilities of the backend: names of ``ABILITIES``, "bulk-load" and "questions". The
-    abilities with methods are "text", "indexes", "changes", "snapshots", "backup", "restore",
+    abilities with methods are "indexes", "changes", "snapshots", "backup", "restore",
     "moves", and those two. The others:
 
+    - "text": it searches by words, in the fields with ``text=True``, and by both.
     - "once": the key of a write (``write_key``) is committed with it, so that a repeated write is
       not done twice.
     - "power-loss": an acknowledged write survives a power failure.
@@ -532,9 +529,14 @@ class Backend(ABC):
 
     @abstractmethod
     async def search(
-        self, table: TableHandle, queries: Sequence[VectorQuery], finish: FromEach[_T]
+        self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
-        """Return what ``finish`` makes of the nearest rows for each query; filters apply first."""
+        """Return what ``finish`` makes of the best rows for each query; filters apply first.
+
+        Of several queries, each has another vector, and perhaps another filter. A search by words
+        or by both is alone; it needs the ability "text", and by both it sees one state of the
+        table, and reads only the rows of the fused list.
+        """
 
     @abstractmethod
     def export(
@@ -612,22 +614,6 @@ class Backend(ABC):
 
     def _lacks(self, ability: str) -> UnsupportedError:
         return UnsupportedError(ability, self.name, self.hints.get(ability))
-
-    # "text": keyword search over the fields with ``text=True``
-
-    async def search_text(self, table: TableHandle, query: TextQuery, finish: FromOne[_T]) -> _T:
-        """Return what ``finish`` makes of the best rows by BM25."""
-        raise self._lacks("text")
-
-    async def search_hybrid(
-        self, table: TableHandle, query: HybridQuery, finish: FromOne[_T]
-    ) -> _T:
-        """Return what ``finish`` makes of the best rows of a vector and a keyword search, both of
-        one state of the table.
-
-        Only the rows of the fused list are read.
-        """
-        raise self._lacks("text")
 
     # "indexes": approximate indexes over the vectors
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from .._model.distance import distances
-from .._model.fusion import FusedHit, fuse
+from .._model.fusion import FusedHit, Fusion, fuse
 from .._model.schema import Metric
-from .contract import Columns, Found, HybridQuery, Snippets, StoredRows
+from .contract import Columns, Found, Query, Snippets, StoredRows
 
 
 def fused(
-    query: HybridQuery,
+    query: Query,
     metric: Metric,
     near: Iterable[tuple[float, str]],
     words: Sequence[tuple[str, float]],
@@ -26,10 +27,10 @@ def fused(
     """
     farthest = math.inf if query.max_distance is None else query.max_distance
     nearest = [(id, far) for far, id in sorted(near)[: query.limit] if far <= farthest]
-    return fuse(query.fusion, metric, nearest, words, whole, query.hits)
+    return fuse(cast("Fusion", query.fusion), metric, nearest, words, whole, query.hits)
 
 
-def columns_of(query: HybridQuery, hits: Sequence[FusedHit]) -> Columns:
+def columns_of(query: Query, hits: Sequence[FusedHit]) -> Columns:
     """Return the columns to read of the hits: the vector too if a distance is not known."""
     if query.columns.vector or None not in [hit.distance for hit in hits]:
         return query.columns
@@ -37,7 +38,7 @@ def columns_of(query: HybridQuery, hits: Sequence[FusedHit]) -> Columns:
 
 
 def found(
-    query: HybridQuery,
+    query: Query,
     metric: Metric,
     hits: Sequence[FusedHit],
     rows: StoredRows,
@@ -53,4 +54,10 @@ def found(
                 hit.distance = distance
     if not query.columns.vector:
         rows = replace(rows, vectors=None)
-    return Found(rows, [hit.score for hit in hits], snippets, hits)
+    return Found(
+        rows,
+        [hit.distance for hit in hits],
+        [hit.score for hit in hits],
+        [hit.ranks for hit in hits],
+        snippets,
+    )
