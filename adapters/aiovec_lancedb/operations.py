@@ -11,7 +11,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Mapping,
     Sequence,
 )
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ import pyarrow.compute as pc
 
 from aiovec.backend import (
     Expr,
-    Float32Array,
-    PayloadPatch,
     Schema,
     from_matrix,
     payload_array,
@@ -32,6 +29,7 @@ from aiovec.backend import (
     python_values,
     without_vector,
 )
+from aiovec.backend.changes import Delete, Insert, SetVectors, Update, Upsert
 from aiovec.backend.contract import Columns, TableHandle
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import copy_of_error
@@ -310,8 +308,8 @@ def _same_partition(schema: Schema) -> str | None:
     return " AND ".join(terms) or None
 
 
-def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOperation:
-    """Return an ``insert``, or an ``upsert`` if existing rows are replaced."""
+def put(handle: TableHandle, change: Insert | Upsert) -> RowsOperation:
+    rows, on_conflict = change.rows, _conflict_of(change)
     if rows.columns is None and len(rows) <= _FEW:
         columns = stored_rows(rows.table, _all(handle.schema), handle.schema.vector)
         rows = NewRows(handle.schema, columns)
@@ -335,6 +333,12 @@ def put(handle: TableHandle, rows: NewRows, on_conflict: OnConflict) -> RowsOper
     # Rows in Arrow are worth a commit of their own.
     size = len(ids) if rows.columns is not None else ALONE
     return RowsOperation(handle, on_conflict, ids, apply, None, size)
+
+
+def _conflict_of(change: Insert | Upsert) -> OnConflict:
+    if isinstance(change, Upsert):
+        return "move" if change.moves else "replace"
+    return "skip" if change.skip_existing else "fail"
 
 
 def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
@@ -392,7 +396,9 @@ async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None
     return " AND ".join(parts) or None
 
 
-def delete(handle: TableHandle, ids: Sequence[str] | None, where: Expr | None) -> RowsOperation:
+def delete(handle: TableHandle, change: Delete) -> RowsOperation:
+    ids, where = change.ids, change.where
+
     async def direct(table: Opened) -> int:
         condition = await selection(ids, where) or "TRUE"
         # Counting the rows first would take most of a delete's time.
@@ -409,24 +415,16 @@ def delete(handle: TableHandle, ids: Sequence[str] | None, where: Expr | None) -
     return RowsOperation(handle, "delete", ids or (), apply, direct, size)
 
 
-def update(
-    handle: TableHandle,
-    values: Mapping[str, Any],
-    payload: PayloadPatch,
-    ids: Sequence[str] | None,
-    where: Expr | None,
-    vector: Float32Array | None = None,
-) -> RowsOperation:
-    change = _Update(handle, values, payload, ids, where, vector)
-    few = ids is not None and is_known(where, handle.schema) and len(ids) <= _MOST_CHANGED
+def update(handle: TableHandle, change: Update) -> RowsOperation:
+    act, ids = _Update(handle, change), change.ids
+    few = ids is not None and is_known(change.where, handle.schema) and len(ids) <= _MOST_CHANGED
     size = len(ids or ()) * _SIZE_OF_CHANGED if few else ALONE
-    by_rows = few and bool(payload)
-    return RowsOperation(handle, "change", ids or (), change.apply, change.direct, size, by_rows)
+    by_rows = few and bool(change.payload)
+    return RowsOperation(handle, "change", ids or (), act.apply, act.direct, size, by_rows)
 
 
-def set_vectors(handle: TableHandle, ids: Sequence[str], vectors: Float32Array) -> RowsOperation:
-    """Return a change of the vectors of rows with these distinct ids. Its result is their
-    number."""
+def set_vectors(handle: TableHandle, change: SetVectors) -> RowsOperation:
+    ids, vectors = change.ids, change.vectors
 
     def apply(rows: NetRows) -> int:
         places = [place for place, id in enumerate(ids) if id in rows]
@@ -464,18 +462,14 @@ def _bad_vectors(table: Opened) -> str:
 @dataclass(frozen=True, slots=True)
 class _Update:
     handle: TableHandle
-    values: Mapping[str, Any]
-    payload: PayloadPatch
-    ids: Sequence[str] | None
-    where: Expr | None
-    vector: Float32Array | None
+    change: Update
 
     def apply(self, rows: NetRows) -> int:
-        values = {name: _stored(value) for name, value in self.values.items()}
-        if self.vector is not None:
-            values[rows.schema.vector] = self.vector
-        matches = rows.matching(self.ids or (), self.where)
-        if self.payload:
+        values = {name: _stored(value) for name, value in self.change.values.items()}
+        if self.change.vector is not None:
+            values[rows.schema.vector] = self.change.vector
+        matches = rows.matching(self.change.ids or (), self.change.where)
+        if self.change.payload:
             texts = self._patched([rows.payload(id) for id in matches], matches)
             for id, text in zip(matches, texts, strict=True):
                 rows.change(id, {**values, PAYLOAD: text})
@@ -485,10 +479,10 @@ class _Update:
         return len(matches)
 
     async def direct(self, table: Opened) -> int:
-        condition = await selection(self.ids, self.where)
-        if self.payload:
+        condition = await selection(self.change.ids, self.change.where)
+        if self.change.payload:
             return await self._merge(table, condition)
-        cost = cost_of(dict(self.values), self.vector)
+        cost = cost_of(dict(self.change.values), self.change.vector)
         values = await hop(cost, self._assigned, table.schema)
         result = await table.session.run(table.lance.update(updates_sql=values, where=condition))
         return int(result.rows_updated)
@@ -497,13 +491,13 @@ class _Update:
         """Return each column's new value as SQL."""
         values = {
             name: sql.encoded(sql.assigned(_stored(value), schema.fields[name].kind))
-            for name, value in self.values.items()
+            for name, value in self.change.values.items()
         }
-        if self.vector is not None and without_vector(self.vector[None, :])[0]:
+        if self.change.vector is not None and without_vector(self.change.vector[None, :])[0]:
             values[schema.vector] = "NULL"
-        elif self.vector is not None:
+        elif self.change.vector is not None:
             # Each number is a float32, so Lance's float64 and its cast keep it exactly.
-            numbers = ",".join(map(repr, self.vector.astype(float).tolist()))
+            numbers = ",".join(map(repr, self.change.vector.astype(float).tolist()))
             values[schema.vector] = f"[{numbers}]"
         return values
 
@@ -522,20 +516,20 @@ class _Update:
         layout = schema.to_arrow()
         columns = [rows.column("id"), payload_array(texts)]
         named = [layout.field("id"), layout.field(PAYLOAD)]
-        for name, value in self.values.items():
+        for name, value in self.change.values.items():
             field = layout.field(name)
             value_array = pa.array([_stored(value)], type=field.type)
             columns.append(pa.concat_arrays([value_array]).take(pa.array([0] * rows.num_rows)))
             named.append(field)
-        if self.vector is not None:
-            matrix = np.tile(self.vector, (rows.num_rows, 1))
+        if self.change.vector is not None:
+            matrix = np.tile(self.change.vector, (rows.num_rows, 1))
             columns.append(from_matrix(matrix, without_vector(matrix)))
             named.append(layout.field(schema.vector))
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(named))
 
     def _patched(self, payloads: Sequence[str | None], ids: Sequence[str]) -> list[str | None]:
         try:
-            return [self.payload.apply(*row) for row in zip(payloads, ids, strict=True)]
+            return [self.change.payload.apply(*row) for row in zip(payloads, ids, strict=True)]
         except (ValueError, RecursionError) as exc:
             if isinstance(exc, AiovecError):
                 raise

@@ -17,13 +17,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from aiovec.backend import (
     Expr,
-    Field,
-    FieldIndex,
     Float32Array,
-    PayloadPatch,
     Ref,
     Schema,
     Value,
+)
+from aiovec.backend.changes import (
+    AddField,
+    Delete,
+    DropField,
+    IndexField,
+    Insert,
+    RenameField,
+    RowChange,
+    SchemaChange,
+    SetVectors,
+    UnindexField,
+    Update,
+    Upsert,
 )
 from aiovec.backend.contract import (
     Backend,
@@ -40,7 +51,6 @@ from aiovec.backend.contract import (
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Gate, Slot, current_deadline, export_gate, read_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
-from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import (
     AiovecError,
@@ -57,7 +67,6 @@ from .engines import Filling, TablePlace
 from .export import Export
 from .index import info
 from .index.effort import MOST_QUESTIONS
-from .operations import OnConflict
 from .session import Session
 from .target import StoreTarget
 from .text.hybrid import search_hybrid
@@ -208,27 +217,16 @@ class LancedbBackend(Backend):
     async def _alter(self, table: TableHandle, act: Act) -> None:
         await self._write(table.name, Change(act, table, changes_schema=True))
 
-    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        await self._alter(table, partial(tables.add_field, name, field))
-
-    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        await self._writable(table.name).index_field(
-            table, field, table.schema.fields[field].with_index(kind)
-        )
-
-    async def drop_field_index(
-        self, table: TableHandle, field: str, kind: FieldIndex | None
-    ) -> None:
-        altered = table.schema.fields[field].without_index(kind)
-        await self._writable(table.name).index_field(table, field, altered)
-
-    async def drop_field(self, table: TableHandle, field: str) -> None:
-        async with self._writable(table.name).locked():
-            await self._alter(table, partial(tables.drop_field, field))
-
-    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        async with self._writable(table.name).locked():
-            await self._alter(table, partial(tables.rename_field, old, new))
+    async def alter(self, table: TableHandle, change: SchemaChange) -> None:
+        match change:
+            case IndexField() | UnindexField():
+                field = change.apply(table.schema).fields[change.name]
+                await self._writable(table.name).index_field(table, change.name, field)
+            case AddField():
+                await self._alter(table, partial(tables.add_field, change.name, change.field))
+            case DropField() | RenameField():
+                async with self._writable(table.name).locked():
+                    await self._alter(table, partial(tables.drop_or_rename, change))
 
     async def rename_table(self, old: str, new: str) -> None:
         folder = self._session.folder
@@ -283,53 +281,30 @@ class LancedbBackend(Backend):
 
     # Writing
 
-    async def insert(
-        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
-    ) -> int:
-        return await self._put(table, rows, "skip" if skip_existing else "fail")
+    async def write(self, table: TableHandle, change: RowChange) -> int:
+        match change:
+            case Insert(rows) | Upsert(rows):
+                work = await hop(len(rows), operations.put, table, change)
+                return int(await self._commit(table.name, work))
+            case SetVectors():
+                return int(await self._commit(table.name, operations.set_vectors(table, change)))
+            case Delete():
+                return int(await self._write(table.name, operations.delete(table, change)))
+            case Update():
+                return await self._update(table, change)
 
-    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
-        await self._put(table, rows, "move" if moves else "replace")
-
-    async def _put(self, table: TableHandle, rows: NewRows, on_conflict: OnConflict) -> int:
-        work = await hop(len(rows), operations.put, table, rows, on_conflict)
-        return int(await self._commit(table.name, work))
+    async def _update(self, table: TableHandle, change: Update) -> int:
+        # A change of payloads takes its share of the memory before its turn among the writers:
+        # other calls may hold a share and wait for one of these.
+        most = None if change.ids is None else len(change.ids)
+        dim = 0 if change.vector is None else len(change.vector)
+        tended = self._tables[table.name]
+        async with await tended.changing(table, most, dim) if change.payload else nullcontext():
+            return int(await self._write(table.name, operations.update(table, change)))
 
     async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
         await self._write(table.name, await hop(cost_of(rows), operations.add, table, rows))
         self._tables[table.name].loading()
-
-    async def update(
-        self,
-        table: TableHandle,
-        values: Mapping[str, Any],
-        payload: PayloadPatch,
-        *,
-        ids: Sequence[str] | None,
-        where: Expr | None,
-        vector: Float32Array | None = None,
-    ) -> int:
-        work = operations.update(table, values, payload, ids, where, vector)
-        # A change of payloads takes its share of the memory before its turn among the writers:
-        # other calls may hold a share and wait for one of these.
-        most = None if ids is None else len(ids)
-        dim = 0 if vector is None else len(vector)
-        async with (
-            await self._tables[table.name].changing(table, most, dim) if payload else nullcontext()
-        ):
-            return int(await self._write(table.name, work))
-
-    async def set_vectors(
-        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
-    ) -> int:
-        work = operations.set_vectors(table, ids, vectors)
-        return int(await self._commit(table.name, work))
-
-    async def delete(
-        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
-    ) -> int:
-        work = operations.delete(table, ids, where)
-        return int(await self._write(table.name, work))
 
     # Reading
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiovec.backend import Field, Schema
+from aiovec.backend.changes import DropField, RenameField
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import (
@@ -155,14 +156,14 @@ async def alter_field(name: str, field: Field, table: Opened) -> None:
         await drop_unwanted(table.session, table.lance, name, field)
 
 
-async def drop_field(field: str, table: Opened) -> None:
-    await table.session.run(table.lance.drop_columns([field]))
-
-
-async def rename_field(old: str, new: str, table: Opened) -> None:
+async def drop_or_rename(change: DropField | RenameField, table: Opened) -> None:
+    name = change.name
+    if isinstance(change, DropField):
+        await table.session.run(table.lance.drop_columns([name]))
+        return
     # First, so that the column is a field under either name. Alone, this changes nothing.
-    await table.session.annotate(table.lance, old, renamable(table.schema, old))
-    renaming: Any = {"path": old, "rename": new}
+    await table.session.annotate(table.lance, name, renamable(table.schema, name))
+    renaming: Any = {"path": name, "rename": change.new}
     await table.session.run(table.lance.alter_columns(renaming))
 
 

@@ -19,15 +19,25 @@ from aiovec import REMOVE
 from aiovec._http.ipc import cost_of_body
 from aiovec.backend import (
     Expr,
-    Field,
-    FieldIndex,
-    Float32Array,
-    PayloadPatch,
     Ref,
     Schema,
     TextClause,
     Value,
     from_matrix,
+)
+from aiovec.backend.changes import (
+    AddField,
+    Delete,
+    DropField,
+    IndexField,
+    Insert,
+    RenameField,
+    RowChange,
+    SchemaChange,
+    SetVectors,
+    UnindexField,
+    Update,
+    Upsert,
 )
 from aiovec.backend.contract import (
     Backend,
@@ -45,7 +55,7 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Slot, current_deadline, write_gate
-from aiovec.backend.rows import NewRows, partition_fields
+from aiovec.backend.rows import partition_fields
 from aiovec.backend.threads import arrow_ready, hop
 
 from .client import Client, Request
@@ -129,74 +139,50 @@ class RemoteBackend(Backend):
         path, query = f"/tables/{name}", {"confirm": name}
         await self._ask(Request("DELETE", path, query, writes=True, long=True), _nothing)
 
-    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        body = {"name": name, "field": field.to_dict()}
-        await self._alter(table, "POST", "/fields", body=body)
-
-    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        await self._alter(table, "PUT", f"/fields/{field}/index", body={"kind": kind})
-
-    async def drop_field_index(
-        self, table: TableHandle, field: str, kind: FieldIndex | None
-    ) -> None:
-        query = {} if kind is None else {"kind": kind}
-        await self._alter(table, "DELETE", f"/fields/{field}/index", query=query)
-
-    async def drop_field(self, table: TableHandle, field: str) -> None:
-        await self._alter(table, "DELETE", f"/fields/{field}", query={"confirm": field})
-
-    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        await self._alter(table, "POST", f"/fields/{old}/rename", body={"name": new})
+    async def alter(self, table: TableHandle, change: SchemaChange) -> None:
+        path = f"/fields/{change.name}"
+        match change:
+            case AddField(name, field):
+                body = {"name": name, "field": field.to_dict()}
+                await self._alter(table, "POST", "/fields", body=body)
+            case DropField(name):
+                await self._alter(table, "DELETE", path, query={"confirm": name})
+            case RenameField():
+                await self._alter(table, "POST", f"{path}/rename", body={"name": change.new})
+            case IndexField():
+                await self._alter(table, "PUT", f"{path}/index", body={"kind": change.kind})
+            case UnindexField():
+                query = {} if change.kind is None else {"kind": change.kind}
+                await self._alter(table, "DELETE", f"{path}/index", query=query)
 
     # Writing
 
     def writing(self, size: int) -> AbstractAsyncContextManager[Slot | None]:
         return self._writing.enter(current_deadline(self.busy_timeout), size)
 
-    async def insert(
-        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
-    ) -> int:
-        query = {"onConflict": "skip"} if skip_existing else {}
-        return await self._change(table, "/records", "count", query=query, rows=rows.table)
-
-    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
-        if moves and partition_fields(rows.schema):  # which the server lets no upsert do
-            await self.delete(table, ids=rows.ids, where=None)
-        query = {"mode": "upsert"}
-        await self._change(table, "/records", "count", query=query, rows=rows.table)
-
-    async def update(
-        self,
-        table: TableHandle,
-        values: Mapping[str, Any],
-        payload: PayloadPatch,
-        *,
-        ids: Sequence[str] | None,
-        where: Expr | None,
-        vector: Float32Array | None = None,
-    ) -> int:
-        changes = {str(Ref("payload", path)): value for path, value in payload.changes}
-        removed = [name for name, value in changes.items() if value is REMOVE]
-        set_ = {name: value for name, value in changes.items() if value is not REMOVE}
-        body = {"set": {**values, **set_}, "remove": removed, "where": where}
-        # Of NaN where the rows shall have none, as the server knows by the text.
-        if vector is not None and not np.isnan(vector[0]):
-            body["vector"] = vector.tolist()
-        return await self._change(table, "/update", "updated", body=body, rows=_ids_table(ids))
-
-    async def set_vectors(
-        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
-    ) -> int:
-        rows = pa.table({"ids": pa.array(ids, pa.utf8()), "vectors": from_matrix(vectors)})
-        return await self._change(table, "/set_vectors", "updated", rows=rows)
-
-    async def delete(
-        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
-    ) -> int:
-        body = {"where": where}
-        return await self._change(
-            table, "/records", "deleted", method="DELETE", body=body, rows=_ids_table(ids)
-        )
+    async def write(self, table: TableHandle, change: RowChange) -> int:
+        match change:
+            case Insert(rows):
+                query = {"onConflict": "skip"} if change.skip_existing else {}
+                return await self._change(table, "/records", "count", query=query, rows=rows.table)
+            case Upsert(rows):
+                if change.moves and partition_fields(rows.schema):  # the server lets no upsert
+                    await self.write(table, Delete(rows.ids))
+                query = {"mode": "upsert"}
+                return await self._change(table, "/records", "count", query=query, rows=rows.table)
+            case SetVectors(ids, vectors):
+                named = pa.table({"ids": pa.array(ids, pa.utf8()), "vectors": from_matrix(vectors)})
+                return await self._change(table, "/set_vectors", "updated", rows=named)
+            case Delete(ids, where):
+                return await self._change(
+                    table, "/records", "deleted",
+                    method="DELETE", body={"where": where}, rows=_ids_table(ids),
+                )  # fmt: skip
+            case Update(ids=ids):
+                body = _body_of(change)
+                return await self._change(
+                    table, "/update", "updated", body=body, rows=_ids_table(ids)
+                )
 
     # Reading
 
@@ -382,6 +368,17 @@ def _nothing(_: Any) -> None:
 
 def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], StoredRows]:
     return partial(stored_rows, schema=table.schema, columns=columns)
+
+
+def _body_of(change: Update) -> dict[str, Any]:
+    payload = {str(Ref("payload", path)): value for path, value in change.payload.changes}
+    removed = [name for name, value in payload.items() if value is REMOVE]
+    set_ = {name: value for name, value in payload.items() if value is not REMOVE}
+    body = {"set": {**change.values, **set_}, "remove": removed, "where": change.where}
+    # Of NaN where the rows shall have none, as the server knows by the text.
+    if change.vector is not None and not np.isnan(change.vector[0]):
+        body["vector"] = change.vector.tolist()
+    return body
 
 
 def _ids_table(ids: Sequence[str] | None) -> pa.Table | None:

@@ -18,14 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from aiovec.backend import (
     Expr,
-    Field,
-    FieldIndex,
-    Float32Array,
-    PayloadPatch,
     Ref,
     Schema,
     Value,
 )
+from aiovec.backend.changes import Delete, RowChange, SchemaChange, Update, changes_text
 from aiovec.backend.context import Kept, WriteKey, new_meter, write_key
 from aiovec.backend.contract import (
     Backend,
@@ -42,7 +39,6 @@ from aiovec.backend.contract import (
 from aiovec.backend.limits import Slot, Steps, current_deadline, export_gate, write_gate
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.memory import default_budget
-from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import Background, in_thread
 from aiovec.errors import (
     AiovecError,
@@ -311,21 +307,17 @@ class SqliteBackend(Backend):
     async def create_table(self, name: str, schema: Schema) -> None:
         await self._alter(tables.create_table, name, schema, self._settings.chunk_size)
 
-    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        text_of = table.name if field.text else None
-        await self._alter(tables.add_field, table, name, field, text_of=text_of)
+    async def alter(self, table: TableHandle, change: SchemaChange) -> None:
+        text_of = table.name if changes_text(change, table.schema) else None
+        await self._alter(tables.alter, table, change, text_of=text_of)
 
     async def _alter(
-        self,
-        work: Callable[..., None],
-        table: TableHandle | str,
-        *args: object,
-        text_of: str | None = None,
+        self, work: Callable[..., None], *args: object, text_of: str | None = None
     ) -> None:
         """Change a schema, and then the text index of the table ``text_of``."""
 
         def alter(tx: Transaction) -> None:
-            work(tx, table, *args, self._schemas_free)
+            work(tx, *args, self._schemas_free)
             if text_of is not None:  # the index of a small table is complete with the change
                 text_index.advance(tx, text_of)
 
@@ -351,24 +343,6 @@ class SqliteBackend(Backend):
                 say = "the text index of %r could not be completed; optimize completes it: %s"
                 await in_thread(LOG.warning, say, name, exc)
 
-    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        text_of = table.name if kind == "text" else None
-        await self._alter(tables.create_field_index, table, field, kind, text_of=text_of)
-
-    async def drop_field_index(
-        self, table: TableHandle, field: str, kind: FieldIndex | None
-    ) -> None:
-        text = kind in (None, "text") and table.schema.fields[field].text
-        text_of = table.name if text else None
-        await self._alter(tables.drop_field_index, table, field, kind, text_of=text_of)
-
-    async def drop_field(self, table: TableHandle, field: str) -> None:
-        text_of = table.name if table.schema.fields[field].text else None
-        await self._alter(tables.drop_field, table, field, text_of=text_of)
-
-    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        await self._alter(tables.rename_field, table, old, new)
-
     async def rename_table(self, old: str, new: str) -> None:
         # A build ends if it no longer finds the table under its old name.
         await self._alter(tables.rename_table, old, new, text_of=new)
@@ -387,42 +361,11 @@ class SqliteBackend(Backend):
 
     # Writing
 
-    async def insert(
-        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
-    ) -> int:
-        act = writes.insert_new if skip_existing else writes.insert
-        return await self._open_writer().run(writes.RowsWrite(act, table, rows), key=write_key())
-
-    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
-        act = writes.overwrite if moves else writes.upsert
-        await self._open_writer().run(writes.RowsWrite(act, table, rows), key=write_key())
-
-    async def update(
-        self,
-        table: TableHandle,
-        values: Mapping[str, Any],
-        payload: PayloadPatch,
-        *,
-        ids: Sequence[str] | None,
-        where: Expr | None,
-        vector: Float32Array | None = None,
-    ) -> int:
-        return await self._write_once(
-            lambda tx: writes.update(tx, table, values, payload, ids, where, vector)
-        )
-
-    async def set_vectors(
-        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
-    ) -> int:
-        return await self._open_writer().run(
-            lambda tx: writes.set_vectors(tx, table, ids, vectors), key=write_key()
-        )
-
-    async def delete(
-        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
-    ) -> int:
-        keep = self._settings.keep_deletes
-        return await self._write_once(lambda tx: writes.delete(tx, table, ids, where, keep))
+    async def write(self, table: TableHandle, change: RowChange) -> int:
+        work = writes.work_of(table, change, self._settings.keep_deletes)
+        if isinstance(change, (Update, Delete)):
+            return await self._write_once(work)
+        return await self._open_writer().run(work, key=write_key())
 
     async def kept(self, key: WriteKey) -> Kept | None:
         record = await self._read(lambda db, _: find_key(db, key))

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from aiovec.backend import Field, FieldIndex, Schema
+from aiovec.backend import Field, Schema
+from aiovec.backend.changes import (
+    AddField,
+    DropField,
+    IndexField,
+    RenameField,
+    SchemaChange,
+    UnindexField,
+)
 from aiovec.backend.contract import TableHandle
 from aiovec.errors import TableExistsError, TableNotFoundError
 
@@ -69,76 +77,48 @@ def create_table(
     text.create_empty(tx, table)
 
 
-def add_field(
-    tx: Transaction, handle: TableHandle, name: str, field: Field, check_free: Check
-) -> None:
-    table = current_table(tx.db, handle)
+def alter(tx: Transaction, handle: TableHandle, change: SchemaChange, check_free: Check) -> None:
+    if isinstance(change, (DropField, RenameField)):
+        tx.expect(_EVERY_ROW)
+    table, name = current_table(tx.db, handle), change.name
+    before, schema = table.schema, change.apply(table.schema)
+    if schema == before:
+        return
     check_free(tx)
-    text.check_can_index(table.schema.with_field(name, field))
-    # The new column is behind the payload's in the file; the order of fields is the schema's.
-    tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {column_definition(name, field)}")
+    match change:
+        case AddField():
+            text.check_can_index(schema)
+            # The new column is behind the payload's in the file; the order of fields is the
+            # schema's.
+            definition = column_definition(name, change.field)
+            tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {definition}")
+            _index(tx, table, name, change.field)
+        case IndexField():
+            text.check_can_index(schema)
+            if not table.index_statements(name, before.fields[name]):
+                _index(tx, table, name, schema.fields[name])
+        case UnindexField():
+            if not table.index_statements(name, schema.fields[name]):
+                tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
+            if not text.wanted_fields(schema):
+                text.drop_all(tx, table.name)
+        case DropField():
+            text.drop_with(tx, table.name, name)
+            tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
+            tx.db.execute(f"ALTER TABLE {table.rows} DROP COLUMN {quoted(name)}")
+        case RenameField(_, new):
+            tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
+            renaming = f"RENAME COLUMN {quoted(name)} TO {quoted(new)}"
+            tx.db.execute(f"ALTER TABLE {table.rows} {renaming}")
+            text.rename_field(tx, table.name, name, new)
+            # The index gets the new name, because its old name may be needed for a later field.
+            _index(tx, table, new, schema.fields[new])
+    _alter(tx, table, schema)
+
+
+def _index(tx: Transaction, table: TableLayout, name: str, field: Field) -> None:
     for statement in table.index_statements(name, field):
         tx.db.execute(statement)
-    _alter(tx, table, table.schema.with_field(name, field))
-
-
-def create_field_index(
-    tx: Transaction, handle: TableHandle, name: str, kind: FieldIndex, check_free: Check
-) -> None:
-    table = current_table(tx.db, handle)
-    before = table.schema.fields[name]
-    after = before.with_index(kind)
-    if before == after:
-        return
-    check_free(tx)
-    text.check_can_index(table.schema.with_changed_field(name, after))
-    if not table.index_statements(name, before):
-        for statement in table.index_statements(name, after):
-            tx.db.execute(statement)
-    _alter(tx, table, table.schema.with_changed_field(name, after))
-
-
-def drop_field_index(
-    tx: Transaction, handle: TableHandle, name: str, kind: FieldIndex | None, check_free: Check
-) -> None:
-    table = current_table(tx.db, handle)
-    before = table.schema.fields[name]
-    after = before.without_index(kind)
-    if before == after:
-        return
-    check_free(tx)
-    if table.index_statements(name, before) and not table.index_statements(name, after):
-        tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
-    schema = table.schema.with_changed_field(name, after)
-    if not text.wanted_fields(schema):
-        text.drop_all(tx, table.name)
-    _alter(tx, table, schema)
-
-
-def drop_field(tx: Transaction, handle: TableHandle, name: str, check_free: Check) -> None:
-    tx.expect(_EVERY_ROW)
-    table = current_table(tx.db, handle)
-    check_free(tx)
-    text.drop_with(tx, table.name, name)
-    tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
-    tx.db.execute(f"ALTER TABLE {table.rows} DROP COLUMN {quoted(name)}")
-    _alter(tx, table, table.schema.without_field(name))
-
-
-def rename_field(
-    tx: Transaction, handle: TableHandle, old: str, new: str, check_free: Check
-) -> None:
-    tx.expect(_EVERY_ROW)
-    table = current_table(tx.db, handle)
-    check_free(tx)
-    schema = table.schema.with_renamed_field(old, new)
-    tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(old)}")
-    tx.db.execute(f"ALTER TABLE {table.rows} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
-    text.rename_field(tx, table.name, old, new)
-    # The index gets the new name, because its old name may be needed for a later field.
-    for statement in table.index_statements(new, schema.fields[new]):
-        tx.db.execute(statement)
-    _alter(tx, table, schema)
 
 
 def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None:

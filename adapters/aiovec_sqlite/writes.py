@@ -7,7 +7,7 @@ the change number of its first write, so no rowid is ever used twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from aiovec.backend import Expr, Float32Array, PayloadPatch, without_vector
+from aiovec.backend.changes import Delete, Insert, RowChange, SetVectors, Update, Upsert
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.rows import NewRows, check_partitions
 from aiovec.errors import AiovecError, DuplicateIdError
@@ -79,6 +80,23 @@ class RowsWrite:
 
     def __call__(self, tx: Transaction) -> int:
         return self.act(tx, self.handle, self.rows, [self.size])[0]
+
+
+def work_of(
+    handle: TableHandle, change: RowChange, keep_deletes: int
+) -> Callable[[Transaction], int]:
+    """Return the work of a change in its transaction."""
+    match change:
+        case Insert(rows):
+            return RowsWrite(insert_new if change.skip_existing else insert, handle, rows)
+        case Upsert(rows):
+            return RowsWrite(overwrite if change.moves else upsert, handle, rows)
+        case Update():
+            return lambda tx: update(tx, handle, change)
+        case SetVectors():
+            return lambda tx: set_vectors(tx, handle, change)
+        case Delete():
+            return lambda tx: delete(tx, handle, change, keep_deletes)
 
 
 def insert(
@@ -300,9 +318,8 @@ def _partitions(
     return values
 
 
-def set_vectors(
-    tx: Transaction, handle: TableHandle, ids: Sequence[str], vectors: Float32Array
-) -> int:
+def set_vectors(tx: Transaction, handle: TableHandle, change: SetVectors) -> int:
+    ids, vectors = change.ids, change.vectors
     table = current_table(tx.db, handle)
     tx.expect(len(ids))
     known = dict(_rowids(tx, table, ids))
@@ -380,17 +397,10 @@ def selected(
     return rowids
 
 
-def update(
-    tx: Transaction,
-    handle: TableHandle,
-    values: Mapping[str, Any],
-    payload: PayloadPatch,
-    ids: Sequence[str] | None,
-    where: Expr | None,
-    vector: Float32Array | None = None,
-) -> int:
+def update(tx: Transaction, handle: TableHandle, change: Update) -> int:
+    values, payload, vector = change.values, change.payload, change.vector
     table = current_table(tx.db, handle)
-    rowids = selected(tx, table, ids, where)
+    rowids = selected(tx, table, change.ids, change.where)
     tx.expect(len(rowids))
     if vector is not None and rowids:
         check_places(tx.db, table)
@@ -408,7 +418,7 @@ def update(
         start += len(block)
         texts = [_patched(tx, table, payload, block)] if payload else []
         changes = zip(*texts, numbers, block, strict=True)
-        tx.db.executemany(sql, ((*bound, *change) for change in changes))
+        tx.db.executemany(sql, ((*bound, *one) for one in changes))
         if vector is not None:
             vectors = np.broadcast_to(vector, (len(block), len(vector)))
             _change_vectors(tx, table, block, vectors, _stored_partitions(tx, table, block))
@@ -478,15 +488,9 @@ def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> 
     _put_anew(tx, table, rowids, vectors, _stored_partitions(tx, table, rowids))
 
 
-def delete(
-    tx: Transaction,
-    handle: TableHandle,
-    ids: Sequence[str] | None,
-    where: Expr | None,
-    keep_deletes: int,
-) -> int:
+def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: int) -> int:
     table = current_table(tx.db, handle)
-    rowids = selected(tx, table, ids, where)
+    rowids = selected(tx, table, change.ids, change.where)
     tx.expect(len(rowids))
     first = tx.take(len(rowids))
     check_places(tx.db, table)

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import Schema, UInt64Array
+from aiovec.backend.changes import Delete, Upsert
 from aiovec.backend.contract import Columns, StoredRows
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import in_thread, together
@@ -223,7 +224,7 @@ class Comparison:
         target, backend = self.target, self.target.backend
         async with aclosing(self._ids_of(target, unlike.extra)) as parts:
             async for ids in parts:
-                await backend.delete(target.handle, ids=ids, where=None)
+                await backend.write(target.handle, Delete(ids))
         # A hash shared by several ids may be in both.
         missing = np.setdiff1d(unlike.missing, unlike.different)
         bulk = backend.supports("bulk-load")
@@ -238,7 +239,7 @@ class Comparison:
                         await backend.bulk_add(target.handle, changed)
                     else:
                         new = NewRows(target.schema, changed)
-                        await backend.upsert(target.handle, new, moves=True)
+                        await backend.write(target.handle, Upsert(new, moves=True))
 
     def _rows_of(
         self, wanted: UInt64Array, rows: int, bulk: bool

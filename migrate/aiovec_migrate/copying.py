@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import pyarrow as pa
 
+from aiovec.backend.changes import Insert
 from aiovec.backend.rows import NewRows
 from aiovec.backend.threads import together
 
@@ -53,7 +54,7 @@ async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
             if bulk:
                 await backend.bulk_add(target.handle, changed)
             else:
-                await backend.insert(target.handle, NewRows(target.schema, changed))
+                await backend.write(target.handle, Insert(NewRows(target.schema, changed)))
             await work.step("copy:written")
             report(rows.num_rows)
 

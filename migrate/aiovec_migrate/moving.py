@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from aiovec.backend.changes import Delete, Upsert
 from aiovec.backend.contract import Changes
 from aiovec.backend.rows import NewRows
 from aiovec.errors import ChangesPrunedError, MigrationError
@@ -140,13 +141,13 @@ class TableMove:
         deleted = list(dict.fromkeys(page.deleted))
         target = self.target
         if deleted:
-            await target.do(lambda handle: target.backend.delete(handle, ids=deleted, where=None))
+            await target.do(lambda handle: target.backend.write(handle, Delete(deleted)))
             await self.work.step("catch-up:deleted")
         if page.upserted.num_rows:
             rows = await self.work.changed(page.upserted)
             await target.do(
-                lambda handle: target.backend.upsert(
-                    handle, NewRows(handle.schema, rows), moves=True
+                lambda handle: target.backend.write(
+                    handle, Upsert(NewRows(handle.schema, rows), moves=True)
                 )
             )
         return {*deleted, *page.upserted.column("id").to_pylist()}

@@ -50,10 +50,8 @@ class Toy(Backend):
     async def tables(self) -> list[str]:
         return [self._target]
 
-    open_table = create_table = add_field = drop_table = _unused
-    insert = upsert = update = set_vectors = delete = _unused
-    drop_field = rename_field = rename_table = _unused
-    create_field_index = drop_field_index = value_counts = bounds = _unused
+    open_table = create_table = rename_table = drop_table = _unused
+    write = alter = value_counts = bounds = _unused
     get = find = search = export = count = stats = optimize = _unused
 
 

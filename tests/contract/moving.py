@@ -24,6 +24,7 @@ from tests.harness.marks import (
 from tests.harness.oracle import arrow_table
 
 from aiovec import Schema, VectorStore
+from aiovec.backend.changes import Delete, Upsert
 from aiovec.backend.contract import Backend
 from aiovec.backend.marks import MoveMark, MoveRecord
 from aiovec.backend.rows import NewRows
@@ -46,7 +47,7 @@ async def write(backend: Backend, ids: list[str]) -> None:
     """Write rows as the migration does, past the checks of a store."""
     handle = await backend.open_table("notes")
     rows = arrow_table([row(id) for id in ids], handle.schema)
-    await backend.upsert(handle, NewRows(handle.schema, rows))
+    await backend.write(handle, Upsert(NewRows(handle.schema, rows)))
 
 
 class MovingContract(ContractBase):
@@ -150,7 +151,7 @@ class MovingContract(ContractBase):
                 with pytest.raises(MigrationError, match="r1"):
                     await act
         handle = await moves.open_table("notes")
-        assert await moves.delete(handle, ids=["b"], where=None) == 1
+        assert await moves.write(handle, Delete(["b"])) == 1
         await moves.arrive("r1", 3)  # who follows an older cut-over of the same stores
         assert (await moves.move_mark()).filling
         await moves.arrive("r1", 4)

@@ -28,6 +28,7 @@ from tests.harness.values import (
 )
 
 from aiovec import REMOVE, F, Field, Schema, VectorStore
+from aiovec.backend.changes import Upsert
 from aiovec.backend.rows import NewRows
 from aiovec.errors import AiovecError, DuplicateIdError, InvalidRowError, InvalidVectorError
 
@@ -364,7 +365,7 @@ class WritingContract(ContractBase):
         async with self.opened_backend(tmp_path) as backend:
             handle = await backend.open_table("notes")
             batch = NewRows(schema, arrow_table(moved, schema))
-            await backend.upsert(handle, batch, moves=True)
+            await backend.write(handle, Upsert(batch, moves=True))
         async with self.connect(tmp_path) as again:
             assert_same_rows(await again.get("notes", ["a", "b"]), moved, schema)
             assert await again.count("notes") == 2

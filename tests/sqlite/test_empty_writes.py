@@ -10,6 +10,7 @@ import pyarrow as pa
 from tests.sqlite.support import backend_on
 
 from aiovec import Schema
+from aiovec.backend.changes import Delete, Insert, Upsert
 from aiovec.backend.rows import NewRows
 
 SCHEMA = Schema(2)
@@ -24,13 +25,13 @@ async def test_an_empty_write_harms_no_other_in_its_commit(tmp_path: Path) -> No
     async with backend_on(tmp_path / "notes.db") as backend:
         await backend.create_table("notes", SCHEMA)
         table = await backend.open_table("notes")
-        await backend.insert(table, rows("a", "b"))
+        await backend.write(table, Insert(rows("a", "b")))
         done = await asyncio.gather(
-            backend.delete(table, ids=["a"], where=None),
-            backend.delete(table, ids=["b"], where=None),
-            backend.upsert(table, rows()),
-            backend.upsert(table, rows("c")),
-            backend.insert(table, rows()),
+            backend.write(table, Delete(["a"])),
+            backend.write(table, Delete(["b"])),
+            backend.write(table, Upsert(rows())),
+            backend.write(table, Upsert(rows("c"))),
+            backend.write(table, Insert(rows())),
         )
-        assert done == [1, 1, None, None, 0]
+        assert done == [1, 1, 0, 1, 0]
         assert await backend.count(table, where=None) == 1

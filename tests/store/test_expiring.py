@@ -17,6 +17,7 @@ from tests.harness.waiting import until
 import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend import And, Compare, Expr, Or
+from aiovec.backend.changes import Delete, Insert, RowChange
 from aiovec.backend.contract import Found, Query, StoredRows, TableHandle
 
 SCHEMA = Schema(DIM, metric="l2", fields={"year": int, "until": Field(datetime, expires=True)})
@@ -107,13 +108,15 @@ class Stale(toy.Toy):
     async def open_table(self, name: str) -> TableHandle:
         return TableHandle(name, SCHEMA, 1)
 
-    async def insert(self, table: TableHandle, rows: Any, **_: Any) -> int:
-        return len(rows)
-
     async def find(self, table: TableHandle, **options: Any) -> Any:
         return options["finish"](StoredRows(self.expired[: options["limit"]], {}))
 
-    async def delete(self, table: TableHandle, *, ids: Any, where: Any) -> int:
+    async def write(self, table: TableHandle, change: RowChange) -> int:
+        if isinstance(change, Insert):
+            return len(change.rows)
+        assert isinstance(change, Delete)
+        assert change.ids is not None
+        ids = change.ids
         self.deleted.append(len(ids))
         if len(self.deleted) == 1:
             raise aiovec.StoreFullError("toy://", "no room")

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .._model.schema import Field, Schema
 from ..backend.contract import TableHandle, Tuning
-from ..errors import InvalidArgumentError, ModelMismatchError, did_you_mean, listed, shown
+from ..errors import InvalidArgumentError, ModelMismatchError
 
 # More rows than any table has; backends count in 64 bits.
 _MOST_ROWS = 2**53
@@ -99,25 +98,3 @@ def check_model(handle: TableHandle, model: str | None) -> None:
     expected = handle.schema.model
     if model is not None and expected is not None and model != expected:
         raise ModelMismatchError(handle.name, expected, model)
-
-
-def check_field_index(schema: Schema, name: object, kind: object, argument: str = "field") -> None:
-    """Raise InvalidArgumentError unless the field exists and can have an index of this kind."""
-    if not isinstance(kind, str) or kind not in ("btree", "bitmap", "text"):
-        raise InvalidArgumentError("kind", kind, "'btree', 'bitmap' or 'text'")
-    field = existing_field(schema, name, argument)
-    if field.is_list:
-        expected = f"a field without lists (this one is {field.kind})"
-        raise InvalidArgumentError(argument, name, expected)
-    if kind == "text" and field.kind != "text":
-        raise InvalidArgumentError(argument, name, f"a text field (this one is {field.kind})")
-
-
-def existing_field(schema: Schema, name: object, argument: str = "field") -> Field:
-    """Return the field of this name, or raise InvalidArgumentError."""
-    if not isinstance(name, str) or name not in schema.fields:
-        expected = f"the name of a field ({listed([*schema.fields]) or 'the table has none'})"
-        like = did_you_mean(name, [*schema.fields])
-        reason = f"{argument} must be {expected}, not {shown(name)}{like}"
-        raise InvalidArgumentError(argument, name, expected, reason=reason)
-    return schema.fields[name]

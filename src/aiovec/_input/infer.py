@@ -19,9 +19,9 @@ from .._model.arrow import check_array, is_arrow, is_number, table_of
 from .._model.kinds import BY_TYPE, KINDS, Kind, kind_of_dtype
 from .._model.lazy_arrow import is_array, is_list, is_of, pa, pc
 from .._model.schema import Embed, Field, FieldIndex, Metric, Schema, check_field_name
+from ..backend.changes import indexable_field
 from ..backend.rows import NewRows
 from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError, shown
-from .arguments import check_field_index
 from .foreign_rows import (
     array_of_typed,
     as_row,
@@ -146,7 +146,7 @@ def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> S
     )  # fmt: skip
     for kind, argument, names in wanted:
         for name in names:
-            check_field_index(schema, name, kind, argument)
+            indexable_field(schema, name, kind, argument)
             schema = schema.with_changed_field(name, schema.fields[name].with_index(kind))
     return schema
 

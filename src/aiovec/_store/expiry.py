@@ -22,6 +22,7 @@ from typing import ClassVar, TypeVar, cast
 from .._filters import Expr
 from .._filters.tree import Compare, IsNull, Ref, all_of, any_of
 from .._model.lazy_arrow import pa, pc
+from ..backend.changes import Delete
 from ..backend.context import call_context, calling
 from ..backend.contract import (
     Changes,
@@ -218,7 +219,7 @@ class ExpiringTable(OpenTable):
     async def _delete(self, ids: Sequence[str]) -> None:
         """Delete the expired rows with these ids."""
         with calling(replace(call_context(), key=None)):  # the key belongs to the call's own write
-            await self.backend.delete(self.handle, ids=ids, where=self._expired)
+            await self.backend.write(self.handle, Delete(ids, self._expired))
 
     async def sweep(self) -> None:
         """Delete all expired rows, in batches, each of which is a step with a deadline of its own.

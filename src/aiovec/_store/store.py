@@ -28,12 +28,10 @@ from .._embed.rows import check_made, of_text
 from .._filters import Expr, bind
 from .._filters.tree import Value
 from .._input.arguments import (
-    check_field_index,
     check_flag,
     check_model,
     check_words,
     count_of,
-    existing_field,
     whole_number,
 )
 from .._input.infer import TableOptions, inferred
@@ -88,10 +86,22 @@ from .._model.schema import (
     FieldType,
     Metric,
     Schema,
-    check_field_name,
     check_table_name,
 )
 from .._telemetry.spans import span
+from ..backend.changes import (
+    AddField,
+    Delete,
+    DropField,
+    IndexField,
+    Insert,
+    RenameField,
+    SchemaChange,
+    SetVectors,
+    UnindexField,
+    Update,
+    changes_text,
+)
 from ..backend.context import write_key
 from ..backend.contract import (
     Backend,
@@ -390,7 +400,7 @@ class VectorStore(Hints):
             try:
                 if len(batch):
                     async with backend.writing(batch.nbytes):
-                        await backend.insert(await backend.open_table(table), batch)
+                        await backend.write(await backend.open_table(table), Insert(batch))
             except BaseException as exc:
                 exc.add_note(f"the table {table!r} was created before that")
                 raise
@@ -403,22 +413,8 @@ class VectorStore(Hints):
         A field that cannot be null, or that is a partition key, must be in the table's first
         schema.
         """
-        check_field_name(name)
         added = field if isinstance(field, Field) else Field(field)
-        if not added.nullable or added.partition:
-            reason = (
-                f"the new field {name!r} must be nullable and cannot be a partition key, since the "
-                "table may have rows; create a new table with such a field"
-            )
-            expected = "a nullable field that is no partition key"
-            raise InvalidArgumentError("field", added, expected, reason=reason)
-
-        await self._alter(
-            "add_field", table,
-            # Raises InvalidNameError if the name is taken.
-            lambda schema: schema.with_field(name, added),
-            lambda backend, handle: backend.add_field(handle, name, added),
-        )  # fmt: skip
+        await self._alter("add_field", table, AddField(name, added))
 
     async def create_field_index(self, table: str, field: str, kind: FieldIndex) -> None:
         """Build an index over an existing field: "btree" or "bitmap" for filters, "text" for
@@ -429,16 +425,7 @@ class VectorStore(Hints):
         or does nothing. List fields cannot have these indexes. OutcomeUnknownError means that the
         schema has the index, but its build failed; ``optimize`` completes it.
         """
-
-        def check(schema: Schema) -> None:
-            check_field_index(schema, field, kind)
-            if kind == "text":
-                self._backends.active.backend.check_able("text")
-
-        await self._alter(
-            "create_field_index", table, check,
-            lambda backend, handle: backend.create_field_index(handle, field, kind),
-        )  # fmt: skip
+        await self._alter("create_field_index", table, IndexField(field, kind))
 
     async def drop_field_index(
         self, table: str, field: str, kind: FieldIndex | None = None
@@ -447,12 +434,7 @@ class VectorStore(Hints):
 
         The field and its values stay. Does nothing if there is no such index.
         """
-
-        await self._alter(
-            "drop_field_index", table,
-            lambda schema: check_field_index(schema, field, "btree" if kind is None else kind),
-            lambda backend, handle: backend.drop_field_index(handle, field, kind),
-        )  # fmt: skip
+        await self._alter("drop_field_index", table, UnindexField(field, kind))
 
     async def drop_field(self, table: str, field: str) -> None:
         """Drop a field with its values and its indexes.
@@ -460,46 +442,24 @@ class VectorStore(Hints):
         A partition key and the field of ``embed`` cannot be dropped. A payload key of the same
         name, which the field has hidden, is visible again.
         """
-
-        def check(schema: Schema) -> None:
-            existing_field(schema, field)
-            schema.without_field(field)  # raises if it cannot be dropped
-
-        await self._alter(
-            "drop_field", table, check, lambda backend, handle: backend.drop_field(handle, field)
-        )
+        await self._alter("drop_field", table, DropField(field))
 
     async def rename_field(self, table: str, old: str, new: str) -> None:
         """Rename a field. Its values and indexes stay.
 
         The field hides a payload key that has the new name.
         """
-        check_field_name(new)
+        await self._alter("rename_field", table, RenameField(old, new))
 
-        def check(schema: Schema) -> None:
-            existing_field(schema, old)
-            schema.with_renamed_field(old, new)  # raises InvalidNameError if it is taken
-
-        await self._alter(
-            "rename_field", table, check,
-            lambda backend, handle: backend.rename_field(handle, old, new),
-        )  # fmt: skip
-
-    async def _alter(
-        self,
-        name: str,
-        table: str,
-        check: Callable[[Schema], object],
-        change: Callable[[Backend, TableHandle], Awaitable[None]],
-    ) -> None:
-        """Change a table's schema after ``check`` has accepted it."""
-
+    async def _alter(self, call: str, table: str, change: SchemaChange) -> None:
         async def alter(t: OpenTable) -> None:
-            check(t.schema)
-            await change(t.backend, t.handle)
+            change.apply(t.schema)  # raises if it cannot be made
+            if changes_text(change, t.schema):
+                t.backend.check_able("text")
+            await t.backend.alter(t.handle, change)
             t.active.forget(table)
 
-        await self._on_table(name, table, alter)
+        await self._on_table(call, table, alter)
 
     async def rename_table(self, old: str, new: str) -> None:
         """Rename a table. Rows, schema, indexes and the change feed stay.
@@ -655,9 +615,8 @@ class VectorStore(Hints):
                 made = await vector_of_update(self._embed, t, values)
             else:
                 made = query_vector(vector, t.schema)
-            return await t.backend.update(
-                t.handle, values, payload, ids=wanted, where=condition, vector=made
-            )
+            change = Update(values, payload, wanted, condition, made)
+            return await t.backend.write(t.handle, change)
 
         return await self._on_table("update", table, update, rows=int)
 
@@ -696,7 +655,9 @@ class VectorStore(Hints):
 
             async with t.backend.writing(len(held) * 4 * t.schema.dim):
                 wanted, matrix = await hop(cost, checked)
-                return await t.backend.set_vectors(t.handle, wanted, matrix) if wanted else 0
+                if not wanted:
+                    return 0
+                return await t.backend.write(t.handle, SetVectors(wanted, matrix))
 
         return await self._on_table("set_vectors", table, write, rows=int)
 
@@ -713,7 +674,7 @@ class VectorStore(Hints):
             condition = await _narrowed(t, wanted, where)
             if wanted is not None and not wanted:
                 return 0
-            return await t.backend.delete(t.handle, ids=wanted, where=condition)
+            return await t.backend.write(t.handle, Delete(wanted, condition))
 
         return await self._on_table("delete", table, delete, rows=int)
 

@@ -16,6 +16,7 @@ from .._input.types import OnConflict
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
+from ..backend.changes import Insert, Upsert
 from ..backend.context import Kept, WriteKey, call_context
 from ..backend.contract import Backend, TableHandle
 from ..backend.cost import cost_of
@@ -69,10 +70,10 @@ class RowsToWrite:
             last = True
 
     async def _put(self, t: OpenTable, batch: NewRows) -> int:
-        if self.on_conflict == "replace":
-            await t.backend.upsert(t.handle, batch)
-            return len(batch)
-        return await t.backend.insert(t.handle, batch, skip_existing=self.on_conflict == "skip")
+        change: Insert | Upsert = Upsert(batch)
+        if self.on_conflict != "replace":
+            change = Insert(batch, skip_existing=self.on_conflict == "skip")
+        return await t.backend.write(t.handle, change)
 
     async def checked(self, t: OpenTable) -> NewRows:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""

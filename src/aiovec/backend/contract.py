@@ -40,8 +40,7 @@ import numpy as np
 from .._filters.tree import Expr, Ref, Value
 from .._model.arrays import Float32Array
 from .._model.arrow import one_array, payload_texts, python_values, to_matrix
-from .._model.patch import PayloadPatch
-from .._model.schema import Field, FieldIndex, Schema
+from .._model.schema import Schema
 from .._text.query import TextClause
 from .._text.snippets import Texts
 from ..errors import (
@@ -53,9 +52,9 @@ from ..errors import (
     StoreMovedError,
     UnsupportedError,
 )
+from .changes import RowChange, SchemaChange
 from .context import Kept, Meter, WriteKey, new_meter
 from .marks import MoveMark, MoveRecord
-from .rows import NewRows
 from .rows import StoredRows as StoredRows
 from .threads import hop
 
@@ -386,35 +385,8 @@ class Backend(ABC):
         succeeds."""
 
     @abstractmethod
-    async def add_field(self, table: TableHandle, name: str, field: Field) -> None:
-        """Add a field that is null in existing rows."""
-
-    @abstractmethod
-    async def create_field_index(self, table: TableHandle, field: str, kind: FieldIndex) -> None:
-        """Build an index over a field, note it in the schema, and return when it is in use.
-
-        The field exists and ``kind`` fits its type. "btree" and "bitmap" replace each other; "text"
-        is independent of them. If the same index exists, only a build that was killed is completed.
-        Reads continue during the build.
-        """
-
-    @abstractmethod
-    async def drop_field_index(
-        self, table: TableHandle, field: str, kind: FieldIndex | None
-    ) -> None:
-        """Drop the index of this kind over a field, or all of its indexes, if any.
-
-        It is removed from the schema too, so no upkeep builds it again.
-        """
-
-    @abstractmethod
-    async def drop_field(self, table: TableHandle, field: str) -> None:
-        """Drop a field with its values and indexes. It is not a partition key and not the field of
-        ``embed``."""
-
-    @abstractmethod
-    async def rename_field(self, table: TableHandle, old: str, new: str) -> None:
-        """Rename a field; the new name is free. Values and indexes stay."""
+    async def alter(self, table: TableHandle, change: SchemaChange) -> None:
+        """Change the schema of a table: ``change.apply`` accepts the handle's."""
 
     @abstractmethod
     async def rename_table(self, old: str, new: str) -> None:
@@ -433,63 +405,16 @@ class Backend(ABC):
     def writing(self, size: int) -> AbstractAsyncContextManager[Slot | None]:
         """Return a slot among the running writes, for about ``size`` bytes of rows.
 
-        ``VectorStore`` holds it while it checks and writes the rows of an ``insert`` or ``upsert``,
-        or the vectors of ``set_vectors``, so that waiting calls take no memory. The other writing
-        methods take a slot themselves, so they must not be called while one is held. Raises
-        StoreBusyError if no slot is free in time.
+        ``VectorStore`` holds it while it checks and writes the rows of an ``Insert`` or ``Upsert``,
+        or the vectors of ``SetVectors``, so that waiting calls take no memory. The other writes
+        take a slot themselves, so they must not be called while one is held. Raises StoreBusyError
+        if no slot is free in time.
         """
         return nullcontext()
 
     @abstractmethod
-    async def insert(
-        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
-    ) -> int:
-        """Add rows, whose ids are distinct, and return how many were added.
-
-        Raises DuplicateIdError if one of the ids exists; with ``skip_existing`` its row is left
-        out.
-        """
-
-    @abstractmethod
-    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
-        """Add rows, whose ids are distinct, or replace whole rows of the same ids.
-
-        Raises InvalidRowError, and writes nothing, if a row has another value in a partition field
-        than the stored row. With ``moves``, as in a migration, such a row is moved.
-        """
-
-    @abstractmethod
-    async def update(
-        self,
-        table: TableHandle,
-        values: Mapping[str, Any],
-        payload: PayloadPatch,
-        *,
-        ids: Sequence[str] | None,
-        where: Expr | None,
-        vector: Float32Array | None = None,
-    ) -> int:
-        """Set fields and change the payload in the rows selected by both; return their number.
-
-        ``ids`` are distinct; None for either selects every row. With ``vector``, each of these rows
-        gets this vector; a vector of NaN removes theirs, in tables with ``vector_nullable``. If
-        ``payload.apply`` raises for a row, nothing is changed.
-        """
-
-    @abstractmethod
-    async def set_vectors(
-        self, table: TableHandle, ids: Sequence[str], vectors: Float32Array
-    ) -> int:
-        """Give the rows with these ids, which are distinct, new vectors; return how many existed.
-
-        ``vectors`` has one for each id. Fields stay, and missing ids are skipped.
-        """
-
-    @abstractmethod
-    async def delete(
-        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
-    ) -> int:
-        """Delete the rows selected by both; return their number."""
+    async def write(self, table: TableHandle, change: RowChange) -> int:
+        """Change rows, and return their number, as the class of the change says."""
 
     async def kept(self, key: WriteKey) -> Kept | None:
         """Return the kept result of a write with this key, also if the store has moved since.

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from aiovec import Schema
 from aiovec.backend import PayloadPatch
+from aiovec.backend.changes import Delete, Insert, Update, Upsert
 from aiovec.backend.contract import Columns, StaleTableError, TableHandle
 from aiovec.backend.rows import NewRows
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
@@ -196,7 +197,7 @@ class Worker:
             count = await self._call(
                 follower,
                 table,
-                lambda backend, handle: backend.delete(handle, ids=ids, where=None),
+                lambda backend, handle: backend.write(handle, Delete(ids)),
             )
             assert count == len(ids), f"{count} of {ids} were deleted"
             for id in ids:
@@ -206,7 +207,7 @@ class Worker:
         given = NewRows(SCHEMA, as_table(rows))
 
         async def put(backend: ModelBackend, handle: TableHandle) -> None:
-            await (backend.insert if insert else backend.upsert)(handle, given)
+            await backend.write(handle, Insert(given) if insert else Upsert(given))
 
         await self._call(follower, table, put)
         self.rows[table] |= {row["id"]: row for row in rows}
@@ -214,16 +215,10 @@ class Worker:
     async def _update(self, follower: Follower, table: str, row: Row) -> None:
         values = {"version": row["version"], "text": f"updated {row['version']}"}
         extra = {"u": row["version"]} if row["version"] % 2 else {}
+        payload = PayloadPatch(tuple(((key,), value) for key, value in extra.items()))
+        change = Update(values, payload, [row["id"]])
         count = await self._call(
-            follower,
-            table,
-            lambda backend, handle: backend.update(
-                handle,
-                values,
-                PayloadPatch(tuple(((key,), value) for key, value in extra.items())),
-                ids=[row["id"]],
-                where=None,
-            ),
+            follower, table, lambda backend, handle: backend.write(handle, change)
         )
         assert count == 1, f"{row['id']} was not there to be updated"
         payload = row["payload"]

@@ -9,7 +9,7 @@ anything, and at every await something else may happen.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -18,7 +18,8 @@ import pyarrow as pa
 from tests.harness.values import python_rows
 
 from aiovec import Schema, TableStats
-from aiovec.backend import Expr, PayloadPatch
+from aiovec.backend import Expr
+from aiovec.backend.changes import Delete, Insert, RowChange, Update, Upsert
 from aiovec.backend.contract import (
     Backend,
     Changes,
@@ -29,7 +30,6 @@ from aiovec.backend.contract import (
     TableHandle,
 )
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord
-from aiovec.backend.rows import NewRows
 from aiovec.errors import (
     DuplicateIdError,
     StoreBusyError,
@@ -212,57 +212,27 @@ class ModelBackend(_Unused):
 
     # Writing
 
-    async def insert(
-        self, table: TableHandle, rows: NewRows, *, skip_existing: bool = False
-    ) -> int:
-        new = {row["id"]: row for row in python_rows(rows.table)}
+    async def write(self, table: TableHandle, change: RowChange) -> int:
+        name = type(change).__name__.lower()
+        return await self._write(name, table.name, lambda: self._done(table, name, change))
 
-        def act() -> int:
-            stored = self._of(table)
-            known = sorted(stored.rows.keys() & new.keys())
-            if known and not skip_existing:
+    def _done(self, table: TableHandle, name: str, change: RowChange) -> int:
+        if isinstance(change, (Insert, Upsert)):
+            rows = {row["id"]: row for row in python_rows(change.rows.table)}
+            known = sorted(self._of(table).rows.keys() & rows.keys())
+            if known and isinstance(change, Insert):
                 raise DuplicateIdError(table.name, known)
-            added = [row for id, row in new.items() if id not in known]
-            return self._put("insert", table, added)
-
-        return await self._write("insert", table.name, act)
-
-    async def upsert(self, table: TableHandle, rows: NewRows, *, moves: bool = False) -> None:
-        new = python_rows(rows.table)
-        await self._write("upsert", table.name, lambda: self._put("upsert", table, new))
-
-    async def update(
-        self,
-        table: TableHandle,
-        values: Mapping[str, Any],
-        payload: PayloadPatch,
-        *,
-        ids: Sequence[str] | None,
-        where: Expr | None,
-        vector: Any = None,
-    ) -> int:
-        assert where is None
-        assert vector is None
-
-        def act() -> int:
-            changed = [{**row, **values} for row in self._selected(table, ids)]
-            for row in changed if payload else ():
-                row["payload"] = payload.apply(row["payload"], row["id"])
-            return self._put("update", table, changed)
-
-        return await self._write("update", table.name, act)
-
-    async def delete(
-        self, table: TableHandle, *, ids: Sequence[str] | None, where: Expr | None
-    ) -> int:
-        assert where is None
-
-        def act() -> int:
-            gone = [row["id"] for row in self._selected(table, ids)]
-            self.world.tell(f"{self.disk.name}: delete {table.name} {' '.join(gone)}")
-            return self._of(table).remove(gone)
-
-        return await self._write("delete", table.name, act)
+            return self._put(name, table, [*rows.values()])
+        assert isinstance(change, (Update, Delete))
+        assert change.where is None
+        if isinstance(change, Update):
+            changed = [{**row, **change.values} for row in self._selected(table, change.ids)]
+            for row in changed if change.payload else ():
+                row["payload"] = change.payload.apply(row["payload"], row["id"])
+            return self._put(name, table, changed)
+        gone = [row["id"] for row in self._selected(table, change.ids)]
+        self.world.tell(f"{self.disk.name}: delete {table.name} {' '.join(gone)}")
+        return self._of(table).remove(gone)
 
     def _put(self, verb: str, table: TableHandle, rows: list[Row]) -> int:
         self._of(table).put(rows)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
+from aiovec.backend.changes import Insert
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.rows import NewRows
 from aiovec.errors import AiovecError, MigrationError
@@ -190,7 +191,7 @@ class Course:
                 worker.rows[table] = {row["id"]: row for row in own}
                 kept += own
             if kept:
-                await backend.insert(handle, NewRows(SCHEMA, as_table(kept)))
+                await backend.write(handle, Insert(NewRows(SCHEMA, as_table(kept))))
 
     def store(self, name: str) -> ModelBackend:
         """One end of the migration, as the migrator opens it."""

@@ -1,0 +1,196 @@
+"""Changes of a table as values: of its rows, for ``Backend.write``, and of its schema, for
+``Backend.alter``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._filters.tree import Expr
+from .._model.arrays import Float32Array
+from .._model.patch import PayloadPatch
+from .._model.schema import Field, FieldIndex, Schema, check_field_name
+from ..errors import InvalidArgumentError, did_you_mean, listed, shown
+from .rows import NewRows
+
+# Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Insert:
+    """Add rows, whose ids are distinct; the result is how many were added.
+
+    DuplicateIdError if one of the ids exists; with ``skip_existing`` its row is left out.
+    """
+
+    rows: NewRows
+    skip_existing: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upsert:
+    """Add rows, whose ids are distinct, or replace whole rows of the same ids; the result is their
+    number.
+
+    InvalidRowError, and nothing is written, if a row has another value in a partition field than
+    the stored row. With ``moves``, as in a migration, such a row is moved.
+    """
+
+    rows: NewRows
+    moves: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """Set fields and change the payload in the rows selected by both; the result is their number.
+
+    ``ids`` are distinct; None for either selects every row. With ``vector``, each of these rows
+    gets this vector; a vector of NaN removes theirs, in tables with ``vector_nullable``. If
+    ``payload.apply`` raises for a row, nothing is changed.
+    """
+
+    values: Mapping[str, Any]
+    payload: PayloadPatch
+    ids: Sequence[str] | None
+    where: Expr | None = None
+    vector: Float32Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetVectors:
+    """Give the rows with these distinct ids new vectors; the result is how many existed.
+
+    ``vectors`` has one for each id. Fields stay, and missing ids are skipped.
+    """
+
+    ids: Sequence[str]
+    vectors: Float32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delete:
+    """Delete the rows selected by both; the result is their number. None selects every row."""
+
+    ids: Sequence[str] | None
+    where: Expr | None = None
+
+
+RowChange = Insert | Upsert | Update | SetVectors | Delete
+
+# The schema. ``apply`` returns the schema with the change, or raises if it cannot be made.
+
+
+@dataclass(frozen=True, slots=True)
+class AddField:
+    """Add a field that is null in existing rows."""
+
+    name: str
+    field: Field
+
+    def apply(self, schema: Schema) -> Schema:
+        check_field_name(self.name)
+        if not self.field.nullable or self.field.partition:
+            reason = (
+                f"the new field {self.name!r} must be nullable and cannot be a partition key, "
+                "since the table may have rows; create a new table with such a field"
+            )
+            expected = "a nullable field that is no partition key"
+            raise InvalidArgumentError("field", self.field, expected, reason=reason)
+        return schema.with_field(self.name, self.field)
+
+
+@dataclass(frozen=True, slots=True)
+class DropField:
+    """Drop a field with its values and indexes."""
+
+    name: str
+
+    def apply(self, schema: Schema) -> Schema:
+        existing_field(schema, self.name)
+        return schema.without_field(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class RenameField:
+    """Rename a field; values and indexes stay."""
+
+    name: str
+    new: str
+
+    def apply(self, schema: Schema) -> Schema:
+        check_field_name(self.new)
+        existing_field(schema, self.name)
+        return schema.with_renamed_field(self.name, self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexField:
+    """Build an index over a field, note it in the schema, and return when it is in use.
+
+    "btree" and "bitmap" replace each other; "text" is independent of them. If the same index
+    exists, only a build that was killed is completed. Reads continue during the build.
+    """
+
+    name: str
+    kind: FieldIndex
+
+    def apply(self, schema: Schema) -> Schema:
+        field = indexable_field(schema, self.name, self.kind)
+        return schema.with_changed_field(self.name, field.with_index(self.kind))
+
+
+@dataclass(frozen=True, slots=True)
+class UnindexField:
+    """Drop the index of this kind over a field, or all of its indexes, if any.
+
+    It is removed from the schema too, so no upkeep builds it again.
+    """
+
+    name: str
+    kind: FieldIndex | None
+
+    def apply(self, schema: Schema) -> Schema:
+        field = indexable_field(schema, self.name, "btree" if self.kind is None else self.kind)
+        return schema.with_changed_field(self.name, field.without_index(self.kind))
+
+
+SchemaChange = AddField | DropField | RenameField | IndexField | UnindexField
+
+
+def changes_text(change: SchemaChange, schema: Schema) -> bool:
+    """Return whether a keyword index has to be built, or loses a field."""
+    match change:
+        case AddField():
+            return change.field.text
+        case IndexField():
+            return change.kind == "text"
+        case RenameField():
+            return False
+        case UnindexField() if change.kind not in (None, "text"):
+            return False
+    return schema.fields[change.name].text
+
+
+def existing_field(schema: Schema, name: object, argument: str = "field") -> Field:
+    """Return the field of this name, or raise InvalidArgumentError."""
+    if not isinstance(name, str) or name not in schema.fields:
+        expected = f"the name of a field ({listed([*schema.fields]) or 'the table has none'})"
+        like = did_you_mean(name, [*schema.fields])
+        reason = f"{argument} must be {expected}, not {shown(name)}{like}"
+        raise InvalidArgumentError(argument, name, expected, reason=reason)
+    return schema.fields[name]
+
+
+def indexable_field(schema: Schema, name: object, kind: object, argument: str = "field") -> Field:
+    """Return the field of this name, or raise InvalidArgumentError if it cannot have an index of
+    this kind."""
+    if not isinstance(kind, str) or kind not in ("btree", "bitmap", "text"):
+        raise InvalidArgumentError("kind", kind, "'btree', 'bitmap' or 'text'")
+    field = existing_field(schema, name, argument)
+    if field.is_list:
+        expected = f"a field without lists (this one is {field.kind})"
+        raise InvalidArgumentError(argument, name, expected)
+    if kind == "text" and field.kind != "text":
+        raise InvalidArgumentError(argument, name, f"a text field (this one is {field.kind})")
+    return field
