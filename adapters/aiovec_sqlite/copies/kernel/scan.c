@@ -19,11 +19,17 @@
  * No code of Python is called from here. Every file scope name but the functions that are exported is
  * static. The compiler needs C11 and nothing else. */
 
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Distances equal NumPy's to the last bit only where a double is computed as a double. */
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+#error "this compiler computes with more bits than a number has; on x86 use -msse2 -mfpmath=sse"
+#endif
 
 #if defined(_WIN32)
 #define EXPORTED __declspec(dllexport)
@@ -38,16 +44,22 @@
 #define INLINE static __forceinline
 #define RESTRICT __restrict
 #else
+#define MICROSOFT 0
 #define INLINE static inline __attribute__((always_inline))
 #define RESTRICT restrict
 #endif
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define X86 1
+#define ARM 0
 #include <immintrin.h>
 #elif defined(__aarch64__) || defined(_M_ARM64)
+#define X86 0
 #define ARM 1
 #include <arm_neon.h>
+#else
+#define X86 0
+#define ARM 0
 #endif
 
 /* A change of what crosses the border has another number; the library is refused then. */
@@ -181,7 +193,7 @@ typedef struct {
     int64_t columns;  /* of four codes each */
     int64_t seconds;  /* the first column of codes that lie second in their bytes */
     int8_t *whole;    /* a tile's rows as whole codes */
-    const int8_t *next[2]; /* fetched while a tile is multiplied */
+    uintptr_t next[2]; /* fetched while a tile is multiplied, also behind the last one */
 } Scan;
 
 /* The products of some rows with a few queries: TILE numbers for each of these. */
@@ -557,8 +569,8 @@ INLINE int look_through_many(Scan *scan, Arrange *arrange, Multiply *multiply,
     for (int64_t row = scan->first; row < scan->last; row += TILE) {
         int64_t count = scan->last - row < TILE ? scan->last - row : TILE;
         if (!has_room(scan, count * scan->count)) return 0;
-        scan->next[0] = segment->upper + (row + TILE) * scan->half;
-        scan->next[1] = segment->lower + (row + TILE) * scan->half;
+        scan->next[0] = (uintptr_t)segment->upper + (uintptr_t)((row + TILE) * scan->half);
+        scan->next[1] = (uintptr_t)segment->lower + (uintptr_t)((row + TILE) * scan->half);
         int upper_arranged = 0, arranged = 0;
         for (int64_t first = 0; first < scan->count; first += GROUP) {
             int64_t last = first + GROUP < scan->count ? first + GROUP : scan->count;
@@ -587,8 +599,8 @@ typedef int LookThrough(Scan *scan);
 /* The processor does not foresee from where the next tile's codes come while this one is multiplied,
  * so they are fetched with its columns. Fetching beyond the last row does no harm. */
 INLINE void fetch_of_next(const Scan *scan, int64_t column) {
-    FETCH((uintptr_t)scan->next[0] + (uintptr_t)(column * LINE));
-    FETCH((uintptr_t)scan->next[1] + (uintptr_t)(column * LINE));
+    FETCH(scan->next[0] + (uintptr_t)(column * LINE));
+    FETCH(scan->next[1] + (uintptr_t)(column * LINE));
 }
 
 /* Fetch the bytes that follow those of four rows after a while. */
@@ -1113,16 +1125,15 @@ static unsigned kinds_here(void) {
 static unsigned kinds_here(void) {
     return 1u << PORTABLE | (getauxval(AT_HWCAP) >> 20 & 1 ? 1u << NEON_ : 0);
 }
-#else
-/* Every Mac with such a processor has it; Windows says so by a number of its own. */
-#if defined(_WIN32)
+#elif defined(_WIN32) /* which says so by a number of its own */
 #include <windows.h>
 static unsigned kinds_here(void) {
     return 1u << PORTABLE | (IsProcessorFeaturePresent(43) ? 1u << NEON_ : 0);
 }
-#else
+#elif defined(__APPLE__) /* every Mac with such a processor has it */
 static unsigned kinds_here(void) { return 1u << PORTABLE | 1u << NEON_; }
-#endif
+#else
+static unsigned kinds_here(void) { return 1u << PORTABLE; }
 #endif
 #else
 static unsigned kinds_here(void) { return 1u << PORTABLE; }
@@ -1190,11 +1201,13 @@ EXPORTED int64_t aiovec_scan_halve(const int8_t *codes, int64_t rows, int64_t ha
     return largest;
 }
 
-/* One query's rows behind the other's, the best first. */
+/* One query's rows behind the other's, the best first, and damaged ones, whose value is no number,
+ * last. */
 static int by_value(const void *one, const void *other) {
     const Found *a = one, *b = other;
     if (a->query != b->query) return a->query - b->query;
-    return a->value < b->value ? 1 : a->value > b->value ? -1 : 0;
+    if (a->value < b->value) return 1;
+    return a->value > b->value ? -1 : (a->value != a->value) - (b->value != b->value);
 }
 
 /* The true distances of candidates, in float64, equal to those of distance.py to the last bit: the
