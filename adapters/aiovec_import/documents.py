@@ -157,7 +157,7 @@ class DocumentImport:
         done = False
         try:
             if self.strict and not self.dry_run:  # which shows all reasons instead
-                await in_thread(self._check, cutter)
+                await in_thread(self._check, cutter, stop=cutter.stop)
             target = None if self.dry_run else store
             await self._replace(target, cutter)
             if self.delete:
@@ -253,7 +253,8 @@ class DocumentImport:
 
     async def _replace(self, store: VectorStore | None, cutter: Cutter) -> None:
         """Write what changed. The next documents are cut while the last ones are embedded."""
-        async with aclosing(read_ahead(partial(next, self._cut(cutter), None))) as parts:
+        cut = partial(next, self._cut(cutter), None)
+        async with aclosing(read_ahead(cut, cutter.stop)) as parts:
             async for changed, rows in parts:
                 if store is not None:
                     await self._write(store, changed, rows)

@@ -232,12 +232,17 @@ class Source(Reader):
         """Open a path, or another place that this kind knows, or raise an AiovecError."""
 
 
-async def read_ahead(following: Callable[[], _T | None]) -> AsyncGenerator[_T, None]:
-    """Yield what ``following`` returns, up to None. Its next call is made ahead, in a thread."""
-    coming = asyncio.ensure_future(in_thread(following))
+async def read_ahead(
+    following: Callable[[], _T | None], stop: Callable[[], object] | None = None
+) -> AsyncGenerator[_T, None]:
+    """Yield what ``following`` returns, up to None. Its next call is made ahead, in a thread.
+
+    ``stop`` ends a call early, if the generator is closed.
+    """
+    coming = asyncio.ensure_future(in_thread(following, stop=stop))
     try:
         while (part := await coming) is not None:
-            coming = asyncio.ensure_future(in_thread(following))
+            coming = asyncio.ensure_future(in_thread(following, stop=stop))
             yield part
     finally:
         coming.cancel()

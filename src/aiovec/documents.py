@@ -7,20 +7,22 @@ needs the extra ``documents``.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
-import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ._documents.child import LONGEST_TITLE
+from ._documents.reading import Stop, Text, text_of
 from ._model.schema import Embed, Field, Schema
-from .backend.threads import in_thread
+from .backend.threads import in_thread, slots
 from .errors import ConfigError, DocumentError, InvalidArgumentError
 
 __all__ = ["SCHEMA", "passages"]
@@ -42,8 +44,19 @@ SCHEMA = Schema(
 )
 """The schema of a table of passages."""
 
-SUFFIXES = frozenset({".md", ".markdown", ".mdown", ".txt", ".text", ".rst", ".pdf"})
+_KINDS = {
+    ".md": "markdown", ".markdown": "markdown", ".mdown": "markdown", ".rst": "rst",
+    ".txt": "text", ".text": "text", ".pdf": "pdf",
+}  # fmt: skip
+
+SUFFIXES = frozenset(_KINDS)
 """The suffixes of documents."""
+
+# Kinds whose text would be cut with all its marks, by their suffixes or their first bytes.
+_UNREAD = frozenset(
+    ".html .htm .xhtml .ipynb .docx .doc .pptx .ppt .xlsx .xls .epub .odt .rtf .zip".split()
+)
+_FIRST = {b"%pdf-": ".pdf", b"<!doctype html": ".html", b"<html": ".html", b"pk\3\4": ".zip"}
 
 CHARACTERS, TOKENS = 1200, 256
 """Length of a passage at most, in characters, or in tokens where a tokenizer counts them."""
@@ -52,8 +65,7 @@ LARGEST = 64 * 2**20
 """Bytes of a document at most: it is held in memory with all its passages."""
 
 # Changes when the same document is cut otherwise, so that the next import cuts all anew.
-_VERSION = 1
-_MARKDOWN = frozenset({".md", ".markdown", ".mdown"})
+_VERSION = 2
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+([^ \t].*)?\Z")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*\Z")
@@ -61,11 +73,13 @@ _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1+[ \t]*\Z")
 # What Markdown puts around words of a heading: the address of a link, code, emphasis. An address
 # ends before the next "]", so that a line of "](" takes no time that grows with its square.
 _MARKUP = re.compile(r"\]\([^])]*\)|[\[`*]")
-# The splitter's time grows with the square of a word or a sentence, so it gets lines of at most
-# 10,000 characters, cut between words if it can be.
-_LONG_LINE = re.compile(r"(?m)^.{10001,}")
-_PIECE = re.compile(r".{1,10000}(?=\s|\Z)|.{10000}")
-_PDFIUM = threading.Lock()  # it takes calls of one thread at a time
+# The splitter's time grows with the square of its text, so it gets windows of so many characters.
+_WINDOW = 2**15
+
+
+_Cuts = Callable[[str], Iterable[tuple[int, str]]]
+_Headings = Iterator[tuple[int, int, int, str]]
+"""The start, the end, the level and the words of each heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,7 @@ class Cutter:
     size: int | None = None
     overlap: int = 0
     tokenizer: Any = None
+    stop: Stop = field(default_factory=Stop, compare=False)
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -94,38 +109,71 @@ class Cutter:
         digest.update(data)
         return digest.hexdigest()
 
-    def rows(self, data: bytes, source: str, modified: datetime | None) -> list[dict[str, Any]]:
-        """Return the passages of a document as rows, or raise DocumentError. Takes a while."""
-        _check_size(len(data), source)
-        suffix = PurePosixPath(source).suffix.lower()
-        pages = _pages(data, source) if suffix == ".pdf" else [(0, None, _decoded(data, source))]
-        name = "MarkdownSplitter" if suffix in _MARKDOWN else "TextSplitter"
-        kind = getattr(_package("semantic_text_splitter"), name)
+    def read(self, data: bytes, source: str) -> Text | None:
+        """Return the text of a document that is read in a child; None of one that is text."""
+        kind = kind_of(data, source)
+        return text_of(kind, data, source, self.stop) if kind == "pdf" else None
+
+    def rows(
+        self, data: bytes, source: str, modified: datetime | None, text: Text | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the passages of a document as rows, or raise DocumentError. Takes a while.
+
+        ``text`` is what ``read`` returned. AiovecError after a call of ``stop`` in another thread.
+        """
+        kind = kind_of(data, source)
+        text = text or self.read(data, source) or Text(None, [_decoded(data, source)])
+        name = "MarkdownSplitter" if kind == "markdown" else "TextSplitter"
+        splitter = getattr(_package("semantic_text_splitter"), name)
         if self.tokenizer is None:
-            splitter = kind(self.limit, self.overlap)
+            cuts = splitter(self.limit, self.overlap).chunk_indices
         else:
-            splitter = kind.from_huggingface_tokenizer(self.tokenizer, self.limit, self.overlap)
+            tokens = splitter.from_huggingface_tokenizer
+            cuts = tokens(self.tokenizer, self.limit, self.overlap).chunk_indices
         digest = self.hash(data)
         rows: list[dict[str, Any]] = []
-        for page, title, text in pages:
-            line, counted = 1, 0
-            for begin, content, end, path in _sections(text, suffix, title):
-                start = None
-                for offset, body in _chunks(splitter, text[begin:end]):
-                    start, stop = begin + offset if start is None else start, offset + len(body)
-                    if begin + stop <= content:
-                        continue  # a heading alone goes with the text below it
-                    body = text[start : begin + stop]
-                    line += text.count("\n", counted, start)
-                    counted, start = start, None
-                    if re.search(r"\w", body):
-                        row: dict[str, Any] = {"body": body, "title": path, "source": source}
-                        row |= {"start": page or line, "modified": modified, "hash": digest}
-                        rows.append({"id": passage_id(source, len(rows) + 1), **row})
+        for page, content in enumerate(text.pages, start=1):
+            for line, title, body in self._cut(content, kind, text.title, cuts):
+                row: dict[str, Any] = {"body": body, "title": title, "source": source}
+                start = page if kind == "pdf" else line
+                row |= {"start": start, "modified": modified, "hash": digest}
+                rows.append({"id": passage_id(source, len(rows) + 1), **row})
         if not rows:
-            scanned = "; a scanned one needs text recognition first" if suffix == ".pdf" else ""
+            scanned = "; a scanned one needs text recognition first" if kind == "pdf" else ""
             raise DocumentError(source, f"it has no text{scanned}")
         return [{**row, "part": n, "parts": len(rows)} for n, row in enumerate(rows, start=1)]
+
+    def _cut(
+        self, text: str, kind: str, title: str | None, cuts: _Cuts
+    ) -> Iterator[tuple[int, str | None, str]]:
+        """Yield the line, the title and the text of each passage."""
+        line, counted = 1, 0
+        for begin, content, end, path in _sections(text, kind, title):
+            start = None
+            for offset, body in self._chunks(cuts, text, begin, end):
+                start, stop = offset if start is None else start, offset + len(body)
+                if stop <= content:
+                    continue  # a heading alone goes with the text below it
+                body = text[start:stop]
+                line += text.count("\n", counted, start)
+                counted, start = start, None
+                if re.search(r"\w", body):
+                    yield line, path, body
+
+    def _chunks(self, cuts: _Cuts, text: str, start: int, end: int) -> Iterator[tuple[int, str]]:
+        """Yield the chunks of a section and where they begin.
+
+        A window ends anywhere, so the next one begins with its last chunk.
+        """
+        window = max(_WINDOW, 16 * self.limit)
+        while start < end:
+            self.stop.check()
+            stop = min(start + window, end)
+            chunks = [(start + offset, chunk) for offset, chunk in cuts(text[start:stop])]
+            start = stop
+            if stop < end and len(chunks) > 1:
+                start, _ = chunks.pop()
+            yield from chunks
 
 
 async def passages(
@@ -150,17 +198,37 @@ async def passages(
     if source is None and not isinstance(document, Path):
         raise InvalidArgumentError("source", source, "the name of the document")
 
-    def cut() -> list[dict[str, Any]]:
+    def load() -> tuple[bytes, str, datetime | None]:
         name = text_of_name(source or "")
         if isinstance(document, Path):
             name = name or text_of_name(document.name)
             content, changed = read_document(document, name)
-            return cutter.rows(content, name, modified or changed)
+            return content, name, modified or changed
         data = document.encode(errors="replace") if isinstance(document, str) else bytes(document)
-        return cutter.rows(data, name, modified)
+        return data, name, modified
 
-    for row in await in_thread(cut):
+    cores = slots("documents", os.cpu_count() or 1)
+    data, name, changed = await in_thread(load, limit=cores)
+    text = None
+    if kind_of(data, name) == "pdf":  # not where all others are cut, since it may take a minute
+        text = await in_thread(cutter.read, data, name, limit=slots("reader", 1), stop=cutter.stop)
+    work = partial(cutter.rows, data, name, changed, text)
+    for row in await in_thread(work, limit=cores, stop=cutter.stop):
         yield row
+
+
+def kind_of(data: bytes, source: str) -> str:
+    """Return the kind of a document, by its first bytes or its suffix; DocumentError if none.
+
+    DocumentError too if it is too large.
+    """
+    _check_size(len(data), source)
+    start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    known = (suffix for first, suffix in _FIRST.items() if start.startswith(first))
+    suffix = next(known, PurePosixPath(source).suffix.lower())
+    if suffix in _UNREAD:
+        raise DocumentError(source, f"{suffix} is not read; convert it to Markdown first")
+    return _KINDS.get(suffix, "text")
 
 
 def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
@@ -236,40 +304,8 @@ def _decoded(data: bytes, source: str) -> str:
     raise DocumentError(source, "it is no text")
 
 
-def _pages(data: bytes, source: str) -> Iterator[tuple[int, str | None, str]]:
-    """Yield the number, the document's title and the text of each page of a PDF."""
-    pdfium = _package("pypdfium2")
-    with _PDFIUM:
-        try:
-            with closing(pdfium.PdfDocument(data)) as document:
-                title = document.get_metadata_value("Title") or None
-                texts = []
-                for page in document:
-                    with closing(page), closing(page.get_textpage()) as content:
-                        texts.append(content.get_text_bounded())
-        except pdfium.PdfiumError as exc:
-            is_locked = "password" in str(exc).lower()
-            reason = "it is encrypted" if is_locked else f"it is no PDF that can be read: {exc}"
-            raise DocumentError(source, reason) from exc
-    for number, text in enumerate(texts, start=1):
-        # The soft hyphen of a word that is broken at the end of a line is U+FFFE here.
-        clean = re.sub("[\ufffe\u00ad]\r?\n?", "", text).replace("\r\n", "\n").replace("\0", "")
-        yield number, title, clean
-
-
-def _chunks(splitter: Any, text: str) -> Iterator[tuple[int, str]]:
-    """Yield the chunks of a section and where they begin. Long lines are cut before."""
-    start = 0
-    lines = (line.span() for line in _LONG_LINE.finditer(text))
-    cuts = (piece.end() for line in lines for piece in _PIECE.finditer(text, *line))
-    for stop in (*cuts, len(text)):
-        for offset, chunk in splitter.chunk_indices(text[start:stop]):
-            yield start + offset, chunk
-        start = stop
-
-
 def _sections(
-    text: str, suffix: str, title: str | None
+    text: str, kind: str, title: str | None
 ) -> Iterator[tuple[int, int, int, str | None]]:
     """Yield where each section begins, its text begins and it ends, and the headings above it.
 
@@ -277,8 +313,10 @@ def _sections(
     """
     path: list[tuple[int, str]] = []
     begin = content = 0
-    headings = _markdown if suffix in _MARKDOWN else _underlined if suffix == ".rst" else _none
+    headings = _HEADINGS.get(kind, _none)
     for start, end, level, heading in (*headings(text), (len(text), 0, 0, "")):
+        if len(heading) > LONGEST_TITLE:  # each passage below it would repeat it
+            continue
         if text[content:start].strip() or (not level and text[begin:start].strip()):
             # Without text below them, the last headings are a section of their own.
             content = content if text[content:start].strip() else begin
@@ -286,10 +324,6 @@ def _sections(
             begin = start
         path = [(high, name) for high, name in path if high < level] + [(level, heading)]
         content = end
-
-
-_Headings = Iterator[tuple[int, int, int, str]]
-"""The start, the end, the level and the words of each heading."""
 
 
 def _none(text: str) -> _Headings:
@@ -339,4 +373,7 @@ def _underlined(text: str) -> _Headings:
         style = (rule[1], above)
         if style not in levels:
             levels.append(style)
-        yield places[n - 1 - above], places[n + 1] - 1, levels.index(style), name
+        yield places[n - 1 - above], places[n + 1] - 1, min(levels.index(style), 6), name
+
+
+_HEADINGS = {"markdown": _markdown, "rst": _underlined}

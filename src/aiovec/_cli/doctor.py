@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import typer
@@ -27,7 +28,7 @@ def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> 
 
     Changes nothing. Exits with 1 if something is wrong, or if the --store does not exist.
     """
-    findings = _findings(store, config)
+    findings = [*_findings(store, config), *_of_documents()]
     wrong = sum(not finding.ok for finding in findings)
     facts = {"ok": not wrong, "findings": findings}
     emit(facts, _lines(findings, wrong), json)
@@ -70,6 +71,15 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
         but = [f"the {one.subject} was not checked" for one in findings if not one.checked]
         but += [f"see the cure for {one.subject}" for one in findings if one.cure is not None]
         yield Text("; ".join(("doctor: nothing is wrong", *but)), "bold green")
+
+
+def _of_documents() -> Iterator[Finding]:
+    """Yield how documents are read, if the packages that read them are installed."""
+    from .._documents.reading import bounds
+    from ..backend.plugin import Finding
+
+    if find_spec("pypdfium2") is not None:
+        yield Finding("documents", bounds())
 
 
 def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:

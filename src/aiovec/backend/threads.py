@@ -31,7 +31,7 @@ A hop to a thread and back takes a tenth of that."""
 
 # Most concurrent jobs for all stores of one event loop.
 _THREADS = max(8, os.cpu_count() or 1)
-_limits: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+_slots: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Semaphore] = {}
 
 
 FORKED = "it was opened before this process was forked; open a store in each process"
@@ -195,12 +195,17 @@ async def in_daemon_thread(work: Callable[[], _T], slots: asyncio.Semaphore | No
 
 def thread_limit() -> asyncio.Semaphore:
     """Return the slots for jobs of the running event loop."""
-    loop = asyncio.get_running_loop()
-    if loop not in _limits:
-        for ended in [each for each in tuple(_limits) if each.is_closed()]:
-            _limits.pop(ended, None)
-        _limits[loop] = asyncio.Semaphore(_THREADS)
-    return _limits[loop]
+    return slots("jobs", _THREADS)
+
+
+def slots(name: str, count: int) -> asyncio.Semaphore:
+    """Return the running event loop's slots for one kind of work, so many of them."""
+    key = asyncio.get_running_loop(), name
+    if key not in _slots:
+        for ended in [each for each in tuple(_slots) if each[0].is_closed()]:
+            _slots.pop(ended, None)
+        _slots[key] = asyncio.Semaphore(count)
+    return _slots[key]
 
 
 async def in_thread(

@@ -1,0 +1,224 @@
+"""Reads documents in a child process, so that one which breaks it or fills it fails alone.
+
+A child reads one document after another, and ends after a rest. An event loop reads one document at
+a time, so that there is usually one child.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from ..backend.threads import REST
+from ..errors import AiovecError, ConfigError, DocumentError
+from . import child
+from .child import BOUNDS, TOO_LARGE, TOO_SLOW, read_frame, write_frames
+
+
+class Text(NamedTuple):
+    """What a document says: its title, and its pages."""
+
+    title: str | None
+    pages: list[str]
+
+
+class Stop:
+    """Ends work in a thread, which asks for it between its parts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_set = False
+        self._end: Callable[[], object] | None = None
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._is_set = True
+            if self._end is not None:
+                self._end()
+
+    def check(self) -> None:
+        """Raise AiovecError if the work is to end."""
+        if self._is_set:
+            raise AiovecError("the reading of documents was stopped")
+
+    @contextmanager
+    def by(self, end: Callable[[], object]) -> Iterator[None]:
+        """Stop this part of the work, which asks for nothing, by a call."""
+        with self._lock:
+            self._end = end
+            self.check()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end = None
+
+
+def text_of(kind: str, data: bytes, source: str, stop: Stop) -> Text:
+    """Read a document in a child; DocumentError if it cannot be read. Takes a while.
+
+    Where no child can be started, it is read here, with the bounds that hold without one.
+    """
+    try:
+        reader = _taken()
+    except OSError:
+        with _here:
+            facts = child.read(kind, data)
+    else:
+        with reader, stop.by(reader.kill):
+            facts = reader.ask(kind, data)
+        stop.check()
+    match facts:
+        case {"title": str() | None as title, "pages": list() as pages}:
+            return Text(title, pages)
+        case {"missing": str() as package}:
+            raise ConfigError(
+                f"documents need the package {package}; install it with: "
+                'pip install "aiovec[documents]"'
+            )
+        case {"reason": str() as reason}:
+            raise DocumentError(source, reason)
+    raise DocumentError(source, "its reader gave no answer that can be used")
+
+
+def bounds() -> str:
+    """Return how documents are read here, for ``aiovec doctor``."""
+    try:
+        with _taken() as reader:
+            memory = (
+                f"{BOUNDS['memory'] >> 20:,} MiB of memory"
+                if reader.bounds_memory
+                else ("all memory, which this system does not bound")
+            )
+    except OSError as exc:
+        return f"read in the process that asks, without bounds of memory and time: {exc}"
+    return f"read in a process of their own, each with at most {BOUNDS['seconds']} s and {memory}"
+
+
+class _Child:
+    """A process that reads, used in ``with``. OSError if none can be started."""
+
+    def __init__(self) -> None:
+        name = Path(sys.executable or "").stem.lower()
+        if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
+            raise OSError(f"{sys.executable!r} is not Python")  # but the app, which would run twice
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", child.__file__],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )  # fmt: skip
+        _all.add(self)
+        facts = self.ask("path", json.dumps(list(map(str, sys.path))).encode())
+        if "bounds_memory" not in facts:
+            raise OSError(f"{sys.executable} ended with {self._process.returncode}")
+        self.bounds_memory = facts["bounds_memory"] is True
+
+    def ask(self, kind: str, data: bytes) -> dict[str, Any]:
+        """Return the facts about a document, or the reason why there are none."""
+        reason = f"{TOO_LARGE}, or breaks its reader"
+        left = 4 * BOUNDS["characters"]
+
+        def end() -> None:
+            nonlocal reason
+            reason = TOO_SLOW
+            self.kill()
+
+        timer = _after(BOUNDS["seconds"], end)
+        try:
+            stdin, stdout = (
+                cast(IO[bytes], self._process.stdin),
+                cast(IO[bytes], self._process.stdout),
+            )
+            write_frames(stdin, kind.encode(), data)
+            facts: dict[str, Any] = dict(json.loads(read_frame(stdout, 2**16)))
+            pages = []
+            for _ in range(min(facts.get("pages", 0), BOUNDS["pages"])):
+                page = read_frame(stdout, left)
+                left -= len(page)
+                pages.append(page.decode())
+            return {**facts, "pages": pages}
+        except (OSError, EOFError, ValueError, TypeError, RecursionError):
+            self._close()
+            return {"reason": reason}
+        finally:
+            timer.cancel()
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self in _all:
+            self._timer = _after(REST, self._end_rest)
+            _idle.append(self)
+
+    def kill(self) -> None:
+        """End the process, so that who waits for its answer gets none."""
+        self._process.kill()
+
+    def _close(self) -> None:
+        _all.discard(self)
+        self.kill()
+        with suppress(OSError), self._process:  # closes its pipes and waits for it
+            pass
+
+    def _end_rest(self) -> None:
+        with suppress(ValueError):  # another thread has taken it
+            _idle.remove(self)
+            self._close()
+
+    def wake(self) -> bool:
+        """Return whether an idle one still runs."""
+        self._timer.cancel()
+        if self._process.poll() is None:
+            return True
+        self._close()
+        return False
+
+
+_idle: list[_Child] = []
+_all: set[_Child] = set()
+_here = threading.Lock()  # PDFium takes calls of one thread at a time
+
+
+def _taken() -> _Child:
+    """Return an idle child, or a new one."""
+    with suppress(IndexError):
+        while True:
+            if (idle := _idle.pop()).wake():
+                return idle
+    return _Child()
+
+
+def _after(seconds: float, work: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(seconds, work)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _end_all() -> None:
+    for each in list(_all):
+        each.kill()
+    while _idle:
+        _idle.pop()._close()
+
+
+def _forget() -> None:
+    """Leave the children to the parent of a forked process."""
+    for each in _all:
+        each._process.returncode = 0
+    _all.clear()
+    _idle.clear()
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
