@@ -93,14 +93,11 @@ def bounds() -> str:
     """Return how documents are read here, for ``aiovec doctor``."""
     try:
         with _taken() as reader:
-            memory = (
-                f"{BOUNDS['memory'] >> 20:,} MiB of memory"
-                if reader.bounds_memory
-                else ("all memory, which this system does not bound")
-            )
+            bounded = f"{BOUNDS['memory'] >> 20:,} MiB" if reader.bounds_memory else "any amount"
     except OSError as exc:
         return f"read in the process that asks, without bounds of memory and time: {exc}"
-    return f"read in a process of their own, each with at most {BOUNDS['seconds']} s and {memory}"
+    time = f"{BOUNDS['seconds']} s"
+    return f"read in a process of their own, each with at most {time} and {bounded} of memory"
 
 
 class _Child:
@@ -116,8 +113,10 @@ class _Child:
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )  # fmt: skip
         _all.add(self)
+        self._is_killed = False
         facts = self.ask("path", json.dumps(list(map(str, sys.path))).encode())
         if "bounds_memory" not in facts:
+            self._close()
             raise OSError(f"{sys.executable} ended with {self._process.returncode}")
         self.bounds_memory = facts["bounds_memory"] is True
 
@@ -133,11 +132,8 @@ class _Child:
 
         timer = _after(BOUNDS["seconds"], end)
         try:
-            stdin, stdout = (
-                cast(IO[bytes], self._process.stdin),
-                cast(IO[bytes], self._process.stdout),
-            )
-            write_frames(stdin, kind.encode(), data)
+            stdout = cast(IO[bytes], self._process.stdout)
+            write_frames(cast(IO[bytes], self._process.stdin), kind.encode(), data)
             facts: dict[str, Any] = dict(json.loads(read_frame(stdout, 2**16)))
             pages = []
             for _ in range(min(facts.get("pages", 0), BOUNDS["pages"])):
@@ -146,28 +142,26 @@ class _Child:
                 pages.append(page.decode())
             return {**facts, "pages": pages}
         except (OSError, EOFError, ValueError, TypeError, RecursionError):
-            self._close()
+            self.kill()
             return {"reason": reason}
         finally:
             timer.cancel()
+            timer.join()  # it may just be ending the process
+
+    def kill(self) -> None:
+        """End the process, so that who waits for its answer gets none. It is not used again."""
+        self._is_killed = True
+        self._process.kill()
 
     def __enter__(self) -> _Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self in _all:
+        if self._is_killed:
+            self._close()
+        else:
             self._timer = _after(REST, self._end_rest)
             _idle.append(self)
-
-    def kill(self) -> None:
-        """End the process, so that who waits for its answer gets none."""
-        self._process.kill()
-
-    def _close(self) -> None:
-        _all.discard(self)
-        self.kill()
-        with suppress(OSError), self._process:  # closes its pipes and waits for it
-            pass
 
     def _end_rest(self) -> None:
         with suppress(ValueError):  # another thread has taken it
@@ -181,6 +175,12 @@ class _Child:
             return True
         self._close()
         return False
+
+    def _close(self) -> None:
+        _all.discard(self)
+        self.kill()
+        with suppress(OSError), self._process:  # closes its pipes and waits for it
+            pass
 
 
 _idle: list[_Child] = []
@@ -204,6 +204,7 @@ def _after(seconds: float, work: Callable[[], object]) -> threading.Timer:
     return timer
 
 
+@atexit.register
 def _end_all() -> None:
     for each in list(_all):
         each.kill()
@@ -211,14 +212,12 @@ def _end_all() -> None:
         _idle.pop()._close()
 
 
-def _forget() -> None:
-    """Leave the children to the parent of a forked process."""
+def _forget_all() -> None:
     for each in _all:
-        each._process.returncode = 0
+        each._process.returncode = 0  # the parent's, which waits for it
     _all.clear()
     _idle.clear()
 
 
-atexit.register(_end_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget_all)
