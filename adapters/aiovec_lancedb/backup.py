@@ -110,7 +110,7 @@ async def restore_backup(
         await _copy(session, versions, partial, str(folder), generation)
         return await in_thread(_put_in_place, partial, folder, overwrite)
     finally:
-        await in_thread(session.close)
+        await session.close()
         await in_thread(_remove, partial)
 
 

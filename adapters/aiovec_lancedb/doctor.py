@@ -110,7 +110,7 @@ async def _tables(target: str) -> list[Finding]:
                 facts.append(Finding(subject, damage, ok=False, cure=_cure_of(exc)))
         return facts
     finally:
-        session.close()
+        await session.close()
 
 
 async def _table(session: Session, name: str) -> Finding:

@@ -27,9 +27,9 @@ from aiovec.backend import Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.files import look_at
 from aiovec.backend.limits import Deadline
-from aiovec.backend.memory import default_budget
+from aiovec.backend.memory import default_budget, give_back
 from aiovec.backend.settings import parsed_size
-from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.threads import Background, hop, in_thread
 from aiovec.errors import (
     AiovecError,
     BackendNotInstalledError,
@@ -80,6 +80,11 @@ _FORKED = (
 # Lance's cache of manifests and of the files' own tables of contents. Every commit adds some and
 # pushes old ones out.
 _METADATA_CACHE = 64 * 2**20
+# Replaced indexes after which the caches are made anew. Lance's cache counts bytes alone: until it
+# is full, it keeps parts of replaced indexes, and up to three descriptors of removed files of each.
+_REPLACED = 32
+# Seconds after which the calls on earlier caches have ended.
+_UNDER_WAY = 2.0
 # Answers cached for one version.
 _MOST_ANSWERS = 256
 # Pauses in seconds between looks at tables or versions with missing files: they may be dropped now.
@@ -126,7 +131,10 @@ class Opened:
 
     async def indexes(self) -> list[Any]:
         """Return Lance's description of each index that the version has."""
+        known = "indexes" in self.answers
         indexes: list[Any] = await self._once("indexes", self.lance.list_indices)
+        if not known:
+            await self.session.note_indexes(self.name, indexes)
         return indexes
 
     async def stats(self) -> Mapping[str, Any]:
@@ -158,6 +166,47 @@ class Version(NamedTuple):
     created: datetime
 
 
+class Newest(NamedTuple):
+    """The newest version of a table for a handle with this epoch.
+
+    It is current while the newest manifest is this one and, without a look, for a store that has
+    not written to the table since, until ``fresh_until``.
+    """
+
+    table: Opened
+    epoch: object
+    manifest: object
+    writes: int
+    fresh_until: float
+
+
+@dataclass(slots=True)
+class Connections:
+    """lancedb's connections of a store, and what lives as long as they do."""
+
+    writer: AsyncConnection
+    reader: AsyncConnection
+    """For reads of a folder with less work for the processor, but see ``written``."""
+    newest: dict[str, Newest] = field(default_factory=dict)
+    """The kept versions of tables. They refer to Lance's caches."""
+    uuids: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    """The indexes of the versions seen last, by table and name."""
+    replaced: int = 0
+    """The indexes that others have replaced."""
+
+    def kept(self, handle: TableHandle) -> Newest | None:
+        """Return the kept version of a table, unless it is that of another table of the name."""
+        kept = self.newest.get(handle.name)
+        return kept if kept is not None and kept.epoch == handle.epoch else None
+
+    def note(self, table: str, indexes: Sequence[Any]) -> None:
+        """Count the indexes that are not those of the version seen before."""
+        for index in indexes:
+            key, uuid = (table, index.name), index.index_uuid
+            self.replaced += self.uuids.get(key, uuid) != uuid
+            self.uuids[key] = uuid
+
+
 def _is_name(name: str) -> bool:
     """Return whether aiovec could have made a table of this name."""
     try:
@@ -175,6 +224,21 @@ def _caches(settings: LancedbSettings) -> Any:
         index_cache_size_bytes=default_budget() if index is None else index,
         metadata_cache_size_bytes=_METADATA_CACHE if metadata is None else metadata,
     )
+
+
+async def _freed(connection: AsyncConnection) -> None:
+    """Have Lance free the caches of a connection, once the calls under way have ended.
+
+    Python would hold the GIL until it has freed them: 40 ms for 12,000 parts of indexes. So a call
+    of Lance's is the last that refers to them.
+    """
+    await asyncio.sleep(_UNDER_WAY)
+    listing = connection._inner.list_tables  # noqa: SLF001 - a coroutine would keep the connection
+    last = listing(namespace_path=[], page_token=None, limit=1)
+    del connection, listing
+    with suppress(Exception):  # as in a removed folder
+        await last
+    await in_thread(give_back)
 
 
 async def _looked_up(
@@ -223,9 +287,8 @@ class Session:
         """True if a table has one writer at a time; in a bucket other processes write too."""
         self.admission = ReadAdmission(settings.busy_timeout)
         """Shares of the memory for reads."""
-        # The second reads: of a folder with less work for the processor, but see ``written``.
-        self._connection: AsyncConnection | None = None
-        self._reader: AsyncConnection | None = None
+        self._connections: Connections | None = None
+        self._earlier = Background()
         self._process = 0
         self._inode: tuple[int, int] | None = None
         self._let_go: Callable[[], object] = lambda: None
@@ -248,10 +311,9 @@ class Session:
     @property
     def forked(self) -> bool:
         """True in a child of the process that opened the session, where none of it works."""
-        return self._connection is not None and self._process != os.getpid()
+        return self._process not in (0, os.getpid())
 
     async def open(self) -> None:
-        options = self._target.connection_options(self.settings)
         folder = self._target.folder
         if folder is not None and await in_thread(folder.is_file):
             raise ConfigError(f"{folder} is a file; LanceDB stores in a folder")
@@ -262,16 +324,11 @@ class Session:
             )
         memory = self.settings.search_bytes()
         self.admission.allow(await in_thread(default_budget) if memory is None else memory)
-        if not self._target.managed:
-            options["session"] = await in_thread(_caches, self.settings)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
                 with self.translated:
-                    self._connection = await lancedb.connect_async(self._target.written, **options)
-                    await self._connection.list_tables(limit=1)
-                    self._reader = self._connection
-                    if folder is not None:
-                        self._reader = await lancedb.connect_async(self._target.target, **options)
+                    self._connections = await self._connect()
+                    await self._connections.writer.list_tables(limit=1)
             await self.check_place()
             # The same for all stores on the same tables; each store in memory has another.
             self._key = await in_thread(lambda: self._target.key)
@@ -279,6 +336,33 @@ class Session:
         except TimeoutError:
             reason = f"the server did not answer within {_PATIENCE:.0f} s"
             raise StoreUnreachableError(self.target, reason) from None
+
+    async def _connect(self) -> Connections:
+        options = self._target.connection_options(self.settings)
+        if not self._target.managed:
+            options["session"] = await in_thread(_caches, self.settings)
+        writer = reader = await lancedb.connect_async(self._target.written, **options)
+        if self._target.folder is not None:
+            reader = await lancedb.connect_async(self._target.target, **options)
+        return Connections(writer, reader)
+
+    async def note_indexes(self, table: str, indexes: Sequence[Any]) -> None:
+        """Note the indexes of a version. If many were replaced, make connections and caches anew.
+
+        Calls under way go on with the earlier ones.
+        """
+        connections = self.connections
+        connections.note(table, indexes)
+        lasting = not (self._target.managed or self._target.in_memory)
+        if connections.replaced >= _REPLACED and lasting:
+            connections.replaced = 0
+            await self.check_place()  # lancedb makes a folder that is missing
+            with self.guarded:
+                renewed = await self._connect()
+            self.check()  # the store may have been closed
+            self._connections = renewed
+            connections.newest.clear()
+            self._earlier.start(_freed(connections.writer))
 
     async def check_place(self) -> None:
         """Raise StoreReplacedError if the folder was removed or replaced after it was opened.
@@ -318,15 +402,18 @@ class Session:
         """The storage options, which define how Lance makes a table."""
         return dict(self._target.connection_options(self.settings)["storage_options"])
 
-    def end(self) -> None:
-        """Take no more calls."""
+    async def close(self) -> None:
+        """End the connections, and free Lance's caches in a thread."""
         self._closed = True
+        await self._earlier.cancel()
+        await in_thread(self._close)
 
-    def close(self) -> None:
-        self._closed = True
-        for connection in {self._connection, self._reader}:
-            if connection is not None and self._process == os.getpid():
+    def _close(self) -> None:
+        if self._connections is not None and self._process == os.getpid():
+            for connection in {self._connections.writer, self._connections.reader}:
                 connection.close()  # type: ignore[no-untyped-call]
+            self._connections = None
+            give_back()
         self._let_go()
 
     def check_not_closed(self, error: Exception) -> None:
@@ -336,14 +423,19 @@ class Session:
 
     def check(self) -> AsyncConnection:
         """Return the connection; raise StoreClosedError if it cannot be used."""
-        if self._connection is None or self._closed:
+        return self.connections.writer
+
+    @property
+    def connections(self) -> Connections:
+        """The connections of now; StoreClosedError if they cannot be used."""
+        if self._connections is None or self._closed:
             raise StoreClosedError(self.target)
         if self._process != os.getpid():
             # Its threads are not in this process, so a call would wait for ever.
             raise StoreClosedError(
                 self.target, f"it was opened before this process was forked. {_FORKED}"
             )
-        return self._connection
+        return self._connections
 
     async def run(self, call: Awaitable[_T]) -> _T:
         """Return the result of a call to lancedb."""
@@ -447,9 +539,7 @@ class Session:
         """
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
-            connection = self.check()
-            if reads and self._reader is not None:
-                connection = self._reader
+            connection = self.connections.reader if reads else self.check()
             with self.guarded:
                 table = await connection.open_table(name)
                 return table, await table.schema()

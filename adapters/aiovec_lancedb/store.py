@@ -161,8 +161,7 @@ class LancedbBackend(Backend):
         for gate in (self._searches, self._reads, self._exports):
             gate.close(StoreClosedError(self.target))
         await self._tables.close()
-        self._session.end()
-        await in_thread(self._session.close)  # in a thread: it frees Lance's caches
+        await self._session.close()
 
     async def ping(self) -> None:
         await self._session.run(self._session.check().list_tables(limit=1))

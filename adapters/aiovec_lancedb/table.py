@@ -32,7 +32,7 @@ from .layout import is_moving
 from .manifests import Manifests
 from .memory import ids_bytes, result_bytes
 from .retention import Pin, Pins
-from .session import Opened, Session
+from .session import Newest, Opened, Session
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
@@ -80,12 +80,6 @@ class Table:
         self.session = session
         self.pins = pins
         self._commits = GroupCommit(TableCommitter(session, name, self._make_room), gate)
-        # The newest version for a handle with this epoch. It is current while the newest manifest
-        # is this one and, without a look, until ``_fresh_until``.
-        self._newest: Opened | None = None
-        self._epoch: object = None
-        self._manifest: ManifestIdentity | None = None
-        self._fresh_until = 0.0
         # Counts the writes of this store, which every later read has to see.
         self._writes = 0
         # The bytes of a row beside its vector, and the time until which they count as known.
@@ -98,25 +92,27 @@ class Table:
 
     async def snapshot(self, handle: TableHandle) -> Opened:
         """Return the newest version, which is the kept one if that is still current."""
-        self.session.check()
+        connections = self.session.connections
         now, writes = time.monotonic(), self._writes
-        same = self._epoch == handle.epoch
-        fresh = same and now < self._fresh_until
-        manifest = self._manifest if fresh else await self._look_at_disk()
-        table = self._newest if self._epoch == handle.epoch else None
-        if table is None or not (fresh or (manifest is not None and self._manifest == manifest)):
-            opened = await self.session.opened(handle, reads=True)
-            version = await opened.version()
-            if table is None or await table.version() != version:
-                table = opened
-        elif is_moving(table.arrow):
-            await self.session.mark.check_here()
+        kept = connections.kept(handle)
+        fresh = kept is not None and now < kept.fresh_until and kept.writes == writes
+        if not fresh:
+            manifest = await self._look_at_disk()
+            kept = connections.kept(handle)  # another read may have opened it
+        if kept is not None and (fresh or (manifest is not None and kept.manifest == manifest)):
+            table = kept.table
+            if is_moving(table.arrow):
+                await self.session.mark.check_here()
+        else:
+            table = await self.session.opened(handle, reads=True)
+            if kept is not None and await kept.table.version() == await table.version():
+                table = kept.table
+            await table.indexes()
         if not fresh:
             # The look came before the opening. If the manifest belonged to another version, or to
             # another table of this name, the next look will differ.
-            self._newest, self._epoch, self._manifest = table, handle.epoch, manifest
-            freshness = self.session.settings.read_freshness
-            self._fresh_until = now + freshness if self._writes == writes else 0.0
+            until = now + self.session.settings.read_freshness
+            connections.newest[self.name] = Newest(table, handle.epoch, manifest, writes, until)
         return table
 
     async def _look_at_disk(self) -> ManifestIdentity | None:
@@ -166,7 +162,7 @@ class Table:
                 yield table
         except CorruptStoreError:
             # The table may be gone, or upkeep may have removed the version.
-            self._newest = self._epoch = None
+            self.session.connections.newest.pop(self.name, None)
             await self.session.check_not_dropped(handle)
             present = await self.session.opened(handle)
             if await present.version() == await table.version():
@@ -239,7 +235,6 @@ class Table:
     def has_changed(self) -> None:
         """Let every later read of this store look for a newer version."""
         self._writes += 1
-        self._fresh_until = 0.0
 
     async def _make_room(self, table: Opened) -> bool:
         """Remove the versions that nobody needs, in a folder; return whether there were any.

@@ -615,7 +615,9 @@ class OpenTables:
         if table is None:
             if len(self._tables) >= _MOST_TABLES:
                 idle = (name for name, table in self._tables.items() if table.idle)
-                self._tables.pop(next(idle, ""), None)
+                forgotten = next(idle, "")
+                self._tables.pop(forgotten, None)
+                self.session.connections.newest.pop(forgotten, None)
             table = self._tables[name] = TendedTable(name, self)
         return table
 

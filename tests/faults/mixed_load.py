@@ -1,0 +1,119 @@
+"""Eight tasks that write, search and read one table, round after round.
+
+    python -m tests.faults.mixed_load TARGET
+
+Each line of the standard input is a seed and the seconds of a round. Behind each round, and behind
+the store's end, it prints what the process holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import re
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import aiovec
+from aiovec import Embed, Field, Schema, StoreBusyError, VectorStore
+
+DIM, ROWS, IDS, USERS = 64, 10_000, 12_000, 20
+SCHEMA = Schema(
+    fields={"body": Field(str, text=True), "user": Field(str, index="btree")}, embed=Embed("body")
+)
+WORDS = [
+    "".join(random.Random(n).choices("abcdefghiklmnoprstuv", k=3 + n % 7)) for n in range(20_000)
+]
+
+
+def text(chance: random.Random, count: int) -> str:
+    """Return words of which few are frequent, as in a language."""
+    return " ".join(WORDS[int(len(WORDS) ** chance.random()) - 1] for _ in range(count))
+
+
+def embed(texts: list[str]) -> Any:
+    seeds = [sum(each.encode()) for each in texts]
+    return np.stack([np.random.default_rng(seed).standard_normal(DIM) for seed in seeds])
+
+
+def held() -> dict[str, int]:
+    """Return the process's descriptors, those of removed files among them, threads and MiB of
+    private memory."""
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError:  # the listing's own
+            continue
+    private = re.search(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text("ascii"))
+    return {
+        "descriptors": len(links),
+        "removed": sum(link.endswith("(deleted)") for link in links),
+        "threads": len(os.listdir("/proc/self/task")),
+        "private": int(private[1]) // 1024 if private else 0,
+    }
+
+
+async def one_call(store: VectorStore, chance: random.Random) -> None:
+    kind, id = chance.random(), str(chance.randrange(IDS))
+    own = f"user = 'u{int(id) % USERS}'"
+    if kind < 0.3:
+        row = {"id": id, "body": text(chance, 12), "user": f"u{int(id) % USERS}"}
+        await store.upsert("notes", [row])
+    elif kind < 0.35:
+        await store.delete("notes", id)
+    elif kind < 0.4:
+        await store.update("notes", {"seen": int(id)}, ids=[id])
+    elif kind < 0.65:
+        await store.search_hybrid("notes", text(chance, 4), where=own)
+    elif kind < 0.85:
+        await store.search("notes", text(chance, 4))
+    elif kind < 0.95:
+        await store.get("notes", [id])
+    else:
+        await store.find("notes", where=own, limit=20)
+
+
+async def one_round(store: VectorStore, seed: int, seconds: float) -> int:
+    """Let eight tasks call the store; return the number of calls."""
+    ends = time.monotonic() + seconds
+
+    async def calls(chance: random.Random) -> int:
+        count = 0
+        while time.monotonic() < ends:
+            with suppress(StoreBusyError):  # on a machine that does much else
+                await one_call(store, chance)
+                count += 1
+        return count
+
+    return sum(await asyncio.gather(*(calls(random.Random(f"{seed} {n}")) for n in range(8))))
+
+
+async def main(target: str) -> None:
+    chance = random.Random(0)
+    embedder = aiovec.embedder(embed, model="random", dim=DIM)
+    async with aiovec.connect(target, embedder=embedder) as store:
+        await store.create_table("notes", SCHEMA)
+        for start in range(0, ROWS, 1000):
+            ids = range(start, start + 1000)
+            rows = [{"id": f"{n}", "body": text(chance, 12), "user": f"u{n % USERS}"} for n in ids]
+            await store.insert("notes", rows)
+        print(json.dumps({"calls": 0, **held()}), flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            seed, seconds = line.split()
+            calls = await one_round(store, int(seed), float(seconds))
+            print(json.dumps({"calls": calls, **held()}), flush=True)
+    gc.collect()
+    print(json.dumps({"calls": 0, **held()}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
