@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from aiovec import F, VectorStore
 from aiovec._internals import StoreInternals
@@ -24,7 +24,7 @@ from aiovec.backend.threads import in_thread
 from aiovec.documents import SCHEMA, SUFFIXES, Cutter, passage_id, read_document, text_of_name
 from aiovec.errors import ConfigError, DocumentError, TableNotFoundError
 
-from .sources import Reject, RejectsFile, read_ahead
+from .sources import Import, Reject, RejectsFile, read_ahead
 
 # Passages of one upsert: whole documents, until there are so many.
 _ROWS_AT_ONCE = 1000
@@ -112,14 +112,16 @@ def _walked(top: Path, left_out: Counter[str]) -> dict[str, Path]:
     return paths and paths | {f"{path.relative_to(top).as_posix()}/": path for path in unread}
 
 
-@dataclass(slots=True)
-class DocumentImport:
-    """Documents to import, and what became of them.
+@dataclass
+class DocumentImport(Import):
+    """Documents: the passages of each replace those of its earlier version.
 
     ``look`` looks for ``documents`` again. ``names`` maps the fields of a passage to those of an
     existing table. ``counts`` has the documents that are new, changed, unchanged, empty, deleted
     and failed, and the ``passages`` written. ``gone`` are the deleted ones.
     """
+
+    unit: ClassVar[str] = "documents"
 
     documents: Documents
     look: Callable[[], Documents]
@@ -138,6 +140,7 @@ class DocumentImport:
     gone: Sequence[str] = ()
     counts: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
+    _cutter: Cutter = field(default_factory=Cutter)
     _schema: Schema = SCHEMA
     _exists: bool = False
     # The passages of each document in the table, by their hash and number of parts.
@@ -145,38 +148,34 @@ class DocumentImport:
     # The documents that imports with this ``base`` stored.
     _own: set[str] = field(default_factory=set)
 
-    async def run(self, store: VectorStore | None) -> None:
-        """Import the documents; without a store, which does not exist yet, only count them."""
-        tokenizer = None
-        if store is not None:
-            await self._find_table(store)
-            if self.delete:
-                self._check_delete()
-            tokenizer = await StoreInternals(store).tokenizer(self._schema)
-        cutter = Cutter(self.size, self.overlap, tokenizer)
-        done = False
-        try:
-            if self.strict and not self.dry_run:  # which shows all reasons instead
-                await in_thread(self._check, cutter, stop=cutter.stop)
-            target = None if self.dry_run else store
-            await self._replace(target, cutter)
-            if self.delete:
-                await self._delete(target)
-            done = True
-        finally:
-            await in_thread(self.rejects.close, done and not self.dry_run)
+    def followed(self) -> Iterable[tuple[DocumentImport, str, int | None]]:
+        return [(self, self.table, len(self.documents.files))]
 
-    async def _find_table(self, store: VectorStore) -> None:
+    def wanted(self) -> tuple[str, Schema]:
+        return self.table, self.new
+
+    async def find(self, store: VectorStore) -> None:
         """Read the schema of the table, and the state of each document in it."""
         try:
-            schema = self._schema = await store.schema(self.table)
+            self._schema = await store.schema(self.table)
+            self._exists = True
         except TableNotFoundError:
             self._schema = await StoreInternals(store).completed(self.table, self.new)
-            return
-        self._exists = True
-        body = self._name("body")
-        if schema.embed is None or schema.embed.field != body:
-            made = f"of {schema.embed.field!r}" if schema.embed else "of no field"
+        tokenizer = await StoreInternals(store).tokenizer(self._schema)
+        self._cutter = Cutter(self.size, self.overlap, tokenizer)
+        if self._exists:
+            await self._find_documents(store)
+        gone, own = len(self._gone(self.documents)), len(self._own)
+        if self.delete and gone * 2 > own and not (self.delete_all or self.dry_run):
+            raise ConfigError(
+                f"--delete would delete {gone:,} of {own:,} documents in {self.table!r} that were "
+                "imported with this --base; --dry-run lists them, and --delete-all deletes them"
+            )
+
+    async def _find_documents(self, store: VectorStore) -> None:
+        body, embed = self._name("body"), self._schema.embed
+        if embed is None or embed.field != body:
+            made = f"of {embed.field!r}" if embed else "of no field"
             raise ConfigError(
                 f"the table {self.table!r} makes its vectors {made}, not of {body!r}; name the "
                 "field of the texts with --fields body=FIELD, or another table",
@@ -210,7 +209,7 @@ class DocumentImport:
         is_passage = F[self._ref("hash")].is_not_null() & F[self._ref("parts")].is_not_null()
         return is_passage & F[self._ref("source")].in_(sources)
 
-    def _cut(self, cutter: Cutter) -> Iterator[_Part]:
+    def _cut(self) -> Iterator[_Part]:
         """Yield new and changed documents with their passages, as many as one upsert has.
 
         A document that cannot be read keeps its passages, one that is empty now loses them.
@@ -221,14 +220,14 @@ class DocumentImport:
             try:
                 data, modified = read_document(path, source)
                 state = self._known.get(source)
-                digest = cutter.hash(data)
+                digest = self._cutter.hash(data)
                 is_empty = not data.removeprefix(BOM_UTF8).strip()
                 if state is not None and {(digest, state.total()): state.total()} == state:
                     self.counts["unchanged"] += 1
                 elif state is None and is_empty:
                     self.counts["empty"] += 1
                 else:
-                    rows += [] if is_empty else cutter.rows(data, source, modified)
+                    rows += [] if is_empty else self._cutter.rows(data, source, modified)
                     changed += [] if state is None else [source]
                     self.counts["new" if state is None else "changed"] += 1
             except DocumentError as exc:
@@ -244,24 +243,28 @@ class DocumentImport:
         if changed or rows:
             yield changed, rows
 
-    def _check(self, cutter: Cutter) -> None:
-        """Raise ConfigError if a document cannot be read, with all of them in the list."""
-        for _ in self._cut(cutter):
-            pass
-        self.rejects.refuse(self.counts["failed"], "document")
+    async def parts(self) -> AsyncGenerator[_Part, None]:
+        """Cut the next documents while the last ones are embedded."""
         self.counts.clear()
+        async with aclosing(
+            read_ahead(partial(next, self._cut(), None), self._cutter.stop)
+        ) as parts:
+            async for part in parts:
+                self.counts["passages"] += len(part[1])
+                yield part
 
-    async def _replace(self, store: VectorStore | None, cutter: Cutter) -> None:
-        """Write what changed. The next documents are cut while the last ones are embedded."""
-        cut = partial(next, self._cut(cutter), None)
-        async with aclosing(read_ahead(cut, cutter.stop)) as parts:
-            async for changed, rows in parts:
-                if store is not None:
-                    await self._write(store, changed, rows)
-                self.counts["passages"] += len(rows)
+    async def check(self, store: VectorStore) -> None:
+        async with aclosing(self.parts()) as parts:
+            async for _ in parts:
+                pass
+        self.rejects.refuse(self.counts["failed"], "document")
 
-    async def _write(self, store: VectorStore, changed: list[str], rows: list[Row]) -> None:
+    def is_over(self) -> bool:
+        return True
+
+    async def write(self, store: VectorStore, part: _Part) -> None:
         """Replace the passages of some documents, in one call if rows of the table can expire."""
+        changed, rows = part
         if not self._exists:
             await store.create_table(self.table, self._schema, exist_ok=True)
             self._exists = True
@@ -291,24 +294,17 @@ class DocumentImport:
         gone = self._own - self.documents.files.keys() - present.files.keys()
         return sorted(source for source in gone if not source.startswith(unread))
 
-    def _check_delete(self) -> None:
-        """Raise ConfigError if most documents would go: the folder may be another one."""
-        gone, own = len(self._gone(self.documents)), len(self._own)
-        if gone * 2 > own and not (self.delete_all or self.dry_run):
-            raise ConfigError(
-                f"--delete would delete {gone:,} of {own:,} documents in {self.table!r} that were "
-                "imported with this --base; --dry-run lists them, and --delete-all deletes them"
-            )
-
-    async def _delete(self, store: VectorStore | None) -> None:
+    async def finish(self, store: VectorStore) -> Sequence[str]:
         """Delete the passages of documents that are gone."""
-        # Another import may have added some since. If none is left, the folder may be unmounted.
-        present = await in_thread(self.look)
-        gone = self.gone = self._gone(present) if present.files else []
-        self.counts["deleted"] = len(gone)
-        if store is None:
-            return
-        for start in range(0, len(gone), _DELETED_AT_ONCE):
-            sources = gone[start : start + _DELETED_AT_ONCE]
+        if self.delete:
+            # Another import may have added some since. If none is left, the folder may be
+            # unmounted.
+            present = await in_thread(self.look)
+            self.gone = self._gone(present) if present.files else []
+        self.counts["deleted"] = len(self.gone)
+        for start in range(0, 0 if self.dry_run else len(self.gone), _DELETED_AT_ONCE):
+            sources = self.gone[start : start + _DELETED_AT_ONCE]
             where = self._passages(sources) & (F[self._ref("base")] == self.base)
             await store.delete(self.table, where=where)
+        written = any(self.counts[what] for what in ("new", "changed", "deleted"))
+        return [self.table] if written else []

@@ -9,9 +9,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, closing, suppress
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,9 +34,10 @@ from aiovec._cli.stores import (
     in_store,
     names_in,
     of_each_table,
+    open_place,
     place_named,
 )
-from aiovec.errors import ConfigError, InvalidNameError, TableNotFoundError
+from aiovec.errors import AiovecError, ConfigError, InvalidNameError, TableNotFoundError
 
 from .export_command import FileFormat
 
@@ -44,14 +45,25 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from aiovec import Field, Schema, VectorStore
+    from aiovec.backend.place import Place
 
     from .documents import DocumentImport, Documents
-    from .loading import Load
+    from .loading import Load, RowImport
     from .opening import Opener
-    from .sources import ForeignTable, Reader, RejectsFile
+    from .sources import ForeignTable, Import, Reader
 
 _COUNTS = ("new", "changed", "unchanged", "empty", "deleted", "failed", "passages")
 _REASONS_SHOWN = _NAMES_SHOWN = 10
+
+_OF_DOCUMENTS = (
+    "--chunk-size", "--overlap", "--base", "--fields", "--delete", "--delete-all", "--dry-run",
+)  # fmt: skip
+_OF_ROWS = (
+    "--list", "--schema", "--id-column", "--vector-column", "--dtype", "--text", "--index",
+    "--embed", "--upsert", "--backup", "--engine", "--address",
+)  # fmt: skip
+_Shown = tuple[dict[str, Any], list[str], list[str]]
+"""The facts about an import, its lines, and the notes beside them."""
 
 _say_error = partial(say, stderr=True)
 
@@ -61,6 +73,7 @@ app: typer.Typer = command_app("import")
 @app.command()
 @failing_clearly
 def import_(
+    ctx: typer.Context,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -199,20 +212,11 @@ def import_(
         raise typer.BadParameter("a SOURCE is empty; write . for the current folder")
     if table is not None:
         check_table_name(table)  # before the store is created
-    documents_only = {
-        "--chunk-size": chunk_size, "--overlap": overlap, "--base": base, "--fields": fields,
-        "--delete": delete, "--delete-all": delete_all, "--dry-run": dry_run,
-    }  # fmt: skip
     look = partial(documents_in, sources, base)
     documents = None if form else look()  # a format says that it has rows
     if documents is not None and documents.files:
-        rows_only = {
-            "--list": list_, "--schema": schema, "--id-column": id_column,
-            "--vector-column": vector_column, "--dtype": dtype, "--text": text, "--index": index,
-            "--embed": embed, "--upsert": upsert, "--backup": backup, "--engine": engine,
-        }  # fmt: skip
-        if wrong := [option for option, value in rows_only.items() if value]:
-            raise typer.BadParameter(f"{wrong[0]} is for files of rows, not for documents")
+        for option in _given(ctx, _OF_ROWS):
+            raise typer.BadParameter(f"{option} is for files of rows, not for documents")
         if base and not ("://" in base and base.endswith("/") and base.isprintable()):
             raise typer.BadParameter(
                 f"--base is a URL that ends in /, such as https://docs.example.com/, not {base!r}"
@@ -222,21 +226,21 @@ def import_(
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
         name = table or "documents"
         listed = RejectsFile(expanded(rejects or f"{name}.rejects.jsonl"), _say_error)
-        job = DocumentImport(
+        passages = DocumentImport(
             documents, look, name, listed, _mapped(fields),
             replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
             base, chunk_size, overlap, delete, delete_all, dry_run, strict,
         )  # fmt: skip
-        _import_documents(job, store, config, embedder, json)
-        if job.counts["failed"] and not allow_rejects:
+        _run(passages, store, config, embedder, lambda: _of_documents(passages), json)
+        if passages.counts["failed"] and not allow_rejects:
             raise typer.Exit(1)
         return
-    if given_for_documents := [option for option, value in documents_only.items() if value]:
-        raise _no_documents(sources, given_for_documents[0], documents)
+    for option in _given(ctx, _OF_DOCUMENTS):
+        raise _no_documents(sources, option, documents)
     from aiovec.backend.files import schema_in
 
     from .globs import files_of
-    from .loading import Load, wanted_schema
+    from .loading import Load, RowImport
     from .opening import Opener
     from .workers import load_by
 
@@ -271,19 +275,101 @@ def import_(
             say(source.remark, stderr=True)
         loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
         path = expanded(rejects) if rejects else _rejects_path(list(files), table, source)
-        work = _Job(source, loads, RejectsFile(path, _say_error), strict)
-        if embedder is not None:
-            described = existing() or wanted_schema(loads[0])
-            work.prepare = partial(give_embedder, schema=described, given=embedder)
+        rows = RowImport(source, loads, RejectsFile(path, _say_error), strict)
+        by_workers = None
         if workers is not None:
-            work.by_workers = partial(load_by, workers, files=files, opener=opener)
-        began = time.perf_counter()
-        target = work.run(store, config)
-        seconds = time.perf_counter() - began
-    work.report(target, seconds, backup, json)
+            by_workers = partial(load_by, workers, load=loads[0], files=files, opener=opener)
+        _run(rows, store, config, embedder, lambda: _of_rows(rows, backup), json, by_workers)
     failed = source.failed or any(load.problem for load in loads)
     if failed or not (allow_rejects or all(load.whole for load in loads)):
         raise typer.Exit(1)
+
+
+def _given(ctx: typer.Context, options: Iterable[str]) -> list[str]:
+    """Return those of the options that stand on the command line."""
+    sources = {
+        option: ctx.get_parameter_source(parameter.name or "")
+        for parameter in ctx.command.params for option in parameter.opts
+    }  # fmt: skip
+    return [name for name in options if getattr(sources[name], "name", "") == "COMMANDLINE"]
+
+
+def _run(
+    job: Import, store: str | None, config: str | None, embedder: str | None,
+    shown: Callable[[], _Shown], json: bool,
+    by_workers: Callable[[VectorStore], Coroutine[Any, Any, None]] | None = None,
+) -> None:  # fmt: skip
+    """Run an import, and say what became of it."""
+    import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
+
+    place = place_named(store, config)
+    began = time.perf_counter()
+    target = run_async(_imported(job, place, embedder, by_workers, exists=place.exists()))
+    seconds = time.perf_counter() - began
+    facts, lines, notes = shown()
+    facts = {"store": target, **facts, "seconds": round(seconds, 6)}
+    facts["rejects"] = job.rejects.place if job.rejects.count else None
+    emit(facts, [*lines, f"done in {seconds:.2f} s"], json)
+    for note in () if json else notes:
+        _say_error(note)
+
+
+async def _imported(
+    job: Import, place: Place, embedder: str | None,
+    by_workers: Callable[[VectorStore], Coroutine[Any, Any, None]] | None, *, exists: bool,
+) -> str:  # fmt: skip
+    """Import into a store, which is made once there is something to write; return its place.
+
+    Until then, one in memory says what the store would.
+    """
+    from aiovec.backend.threads import in_thread
+
+    done = False
+    async with AsyncExitStack() as stack:
+
+        async def opened(at: Place) -> VectorStore:
+            vectors = await stack.enter_async_context(await open_place(at))
+            if embedder is not None:
+                name, schema = job.wanted()
+                with suppress(TableNotFoundError):
+                    schema = await vectors.schema(name)
+                give_embedder(vectors, schema, embedder)
+            await job.find(vectors)
+            return vectors
+
+        try:
+            with progress(job.unit) as bar:
+                for each, title, total in job.followed():
+                    each.seen = partial(_advance, bar, bar.add_task(title, total=total))
+                if exists or by_workers is not None:
+                    vectors = await opened(place)
+                else:
+                    vectors = await opened(replace(place, address=place.plugin.memory, file=None))
+                if by_workers is not None:
+                    await by_workers(vectors)
+                    return vectors.target
+                if job.strict and not job.dry_run:  # which shows all reasons instead
+                    await job.check(vectors)
+                parts = await stack.enter_async_context(aclosing(job.parts()))
+                part = await anext(parts, None)
+                if not (exists or job.dry_run or (part is None and job.is_over())):
+                    vectors, exists = await opened(place), True
+                while part is not None:
+                    if not job.dry_run:
+                        await job.write(vectors, part)
+                    part = await anext(parts, None)
+                changed = await job.finish(vectors)
+            done = True
+        except AiovecError as exc:
+            if job.kept:  # the error is about the rows of its own call alone
+                exc.add_note(f"kept before that: {job.kept}")
+            raise
+        finally:
+            await in_thread(job.rejects.close, done and not job.dry_run)
+        if changed and not job.dry_run:
+            # A script has nothing that builds the indexes later.
+            await of_each_table(vectors, changed, vectors.optimize, "indexing and optimizing")
+        return vectors.target if exists else str(place)
 
 
 def _no_documents(
@@ -312,54 +398,42 @@ def _mapped(fields: list[str] | None) -> dict[str, str]:
     return names
 
 
-def _import_documents(
-    job: DocumentImport, store: str | None, config: str | None, embedder: str | None, json: bool
-) -> None:
-    """Import documents, and say what became of them."""
-    described = None
-    if embedder is not None:
-        described = _existing_schema(store, config, job.table) or job.new
-    began = time.perf_counter()
-
-    async def work(vectors: VectorStore) -> str:
-        give_embedder(vectors, described, embedder)
-        with progress("documents") as bar:
-            job.seen = partial(
-                _advance, bar, bar.add_task(job.table, total=len(job.documents.files))
-            )
-            await job.run(vectors)
-        written = any(job.counts[what] for what in ("new", "changed", "deleted"))
-        if written and not job.dry_run:
-            await of_each_table(vectors, [job.table], vectors.optimize, "indexing and optimizing")
-        return vectors.target
-
-    place = place_named(store, config)
-    if job.dry_run and place.path is not None and not place.path.exists():
-        run_async(job.run(None))
-        target = str(place.path)
-    else:
-        target = in_store(store, config, work, create=not job.dry_run)
-    seconds = time.perf_counter() - began
+def _of_documents(job: DocumentImport) -> _Shown:
     counts = {name: job.counts[name] for name in _COUNTS}
-    facts = {"store": target, "table": job.table, "dry_run": job.dry_run, **counts,
-             "failures": job.reasons, "left_out": dict(job.documents.left_out.most_common()),
-             "rejects": job.rejects.place if job.rejects.count else None,
-             "seconds": round(seconds, 6)}  # fmt: skip
-    said = ", ".join(f"{counts[name]:,} {name}" for name in list(counts)[:-1] if counts[name])
+    others = job.documents.left_out
+    facts = {"table": job.table, "dry_run": job.dry_run, **counts, "failures": job.reasons,
+             "left_out": dict(others.most_common())}  # fmt: skip
+    said = ", ".join(f"{counts[name]:,} {name}" for name in _COUNTS[:-1] if counts[name])
     wrote, gone = ("would write", "would be ") if job.dry_run else ("wrote", "")
-    shown = [f"{job.table}: {said}; {wrote} {counted(counts['passages'], 'passage')}"]
-    emit(facts, [*shown, f"done in {seconds:.2f} s"], json)
-    if json:
-        return
-    if job.documents.left_out:
-        say(f"{job.table}: left out {job.documents.others}", stderr=True)
-    if job.gone:
-        say(f"{job.table}: {gone}deleted: {_first(job.gone)}", stderr=True)
+    line = f"{job.table}: {said}; {wrote} {counted(counts['passages'], 'passage')}"
+    notes = [f"{job.table}: left out {job.documents.others}"] if others else []
+    notes += [f"{job.table}: {gone}deleted: {_first(job.gone)}"] if job.gone else []
     limit = len(job.reasons) if job.dry_run else _REASONS_SHOWN  # a dry run writes no list
-    for source, reason in list(job.reasons.items())[:limit]:
-        say(f"{source}: not imported: {reason}", stderr=True)
+    notes += [f"{name}: not imported: {why}" for name, why in [*job.reasons.items()][:limit]]
     if len(job.reasons) > limit:
-        say(f"{job.rejects.place} lists all {len(job.reasons):,}", stderr=True)
+        notes.append(f"{job.rejects.place} lists all {len(job.reasons):,}")
+    return facts, [line], notes
+
+
+def _of_rows(job: RowImport, backup: str | None) -> _Shown:
+    source, loads = job.source, job.loads
+    failed = {**source.failed, **{load.table: load.problem for load in loads if load.problem}}
+    facts = {
+        "file": source.name,
+        "format": source.form,
+        "backup": backup,
+        "complete": all(load.whole for load in loads) and not failed,
+        "failed": failed,
+        "tables": list(map(_loaded, loads)),
+    }
+    lines = [] if backup is None else [f"copied {source.name} to {backup}"]
+    lines += [line for load in loads for line in _lines(load)]
+    if job.rejects.count:
+        rejected = counted(job.rejects.count)
+        lines.append(f"rejected {rejected}; {job.rejects.place} has the reason for each")
+    notes = [*_missing((load.source for load in loads), failed)]
+    notes += [f"{load.table}: {note}" for load in loads for note in _left_out(load)]
+    return facts, lines, notes
 
 
 def _opened(
@@ -387,77 +461,6 @@ def _tables_of(source: Reader, *, only_one: bool) -> list[ForeignTable]:
             key="SOURCE",
         )
     return tables
-
-
-@dataclass
-class _Job:
-    """An import: what is loaded, and how. ``prepare`` is called with the open store before."""
-
-    source: Reader
-    loads: list[Load]
-    rejects: RejectsFile
-    strict: bool
-    prepare: Callable[[VectorStore], None] = lambda vectors: None
-    by_workers: Callable[[VectorStore, Load], Awaitable[None]] | None = None
-    _checked: bool = False
-
-    def run(self, store: str | None, config: str | None) -> str:
-        """Do it, and return the place of the store, which is made if it does not exist."""
-        from .loading import rehearse
-        from .sources import RejectsFile
-
-        path = place_named(store, config).path
-        if self.by_workers is None and path is not None and not path.exists():
-            rejects = RejectsFile(self.rejects.path, self.rejects.say)
-            rehearsal = rehearse(self.source, self.loads, rejects, strict=self.strict)
-            self._checked = run_async(rehearsal)
-        return in_store(store, config, self._work, create=True)
-
-    async def _work(self, vectors: VectorStore) -> str:
-        from .loading import load
-
-        self.prepare(vectors)
-        with progress("rows") as bar:
-            for each in self.loads:
-                task = bar.add_task(each.table, total=each.source.rows)
-                each.seen = partial(_advance, bar, task)
-            if self.by_workers is not None:
-                await self.by_workers(vectors, self.loads[0])
-                return vectors.target
-            strict = self.strict and not self._checked
-            await load(vectors, self.source, self.loads, self.rejects, strict=strict)
-        if filled := [load.table for load in self.loads if load.rows]:
-            # A script has nothing that builds the indexes later.
-            await of_each_table(vectors, filled, vectors.optimize, "indexing and optimizing")
-        return vectors.target
-
-    def report(self, target: str, seconds: float, backup: str | None, json: bool) -> None:
-        """Say what became of it."""
-        source, loads, listed = self.source, self.loads, self.rejects
-        failed = {**source.failed, **{load.table: load.problem for load in loads if load.problem}}
-        facts = {
-            "file": source.name,
-            "format": source.form,
-            "store": target,
-            "backup": backup,
-            "seconds": round(seconds, 6),
-            "complete": all(load.whole for load in loads) and not failed,
-            "rejects": listed.place if listed.count else None,
-            "failed": failed,
-            "tables": list(map(_loaded, loads)),
-        }
-        shown = [] if backup is None else [f"copied {source.name} to {backup}"]
-        shown += [line for load in loads for line in _lines(load)] + [f"done in {seconds:.2f} s"]
-        if listed.count:
-            shown.append(
-                f"rejected {counted(listed.count)}; {listed.place} has the reason for each"
-            )
-        emit(facts, shown, json)
-        if not json:
-            _print_what_is_missing((load.source for load in loads), failed)
-            for load in loads:
-                for note in _left_out(load):
-                    say(f"{load.table}: {note}", stderr=True)
 
 
 def _existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
@@ -502,16 +505,16 @@ def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
     columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
     named = {"file": source.name, "format": source.form, "failed": source.failed}
     emit({**named, "tables": facts}, [Listing(columns, cells, right=["rows", "dim"])], json)
-    if not json:
-        _print_what_is_missing(tables, source.failed)
+    for note in () if json else _missing(tables, source.failed):
+        _say_error(note)
 
 
-def _print_what_is_missing(tables: Iterable[ForeignTable], failed: Mapping[str, str]) -> None:
+def _missing(tables: Iterable[ForeignTable], failed: Mapping[str, str]) -> Iterator[str]:
     for source in tables:
         for note in (*source.notes, *(f"not imported: {omitted}" for omitted in source.omitted)):
-            say(f"{source.name}: {note}", stderr=True)
+            yield f"{source.name}: {note}"
     for name, reason in failed.items():
-        say(f"{name}: cannot be imported: {reason}", stderr=True)
+        yield f"{name}: cannot be imported: {reason}"
 
 
 def _facts(source: ForeignTable, name: str) -> dict[str, Any]:

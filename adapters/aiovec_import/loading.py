@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,7 +26,16 @@ from aiovec.errors import (
 
 from .files import reading, rows_at_once
 from .sifting import CAME_BEFORE, Sifted, sift
-from .sources import ForeignTable, NewTable, Reader, Reject, RejectsFile, read_ahead
+from .sources import (
+    Chunk,
+    ForeignTable,
+    Import,
+    NewTable,
+    Reader,
+    Reject,
+    RejectsFile,
+    read_ahead,
+)
 
 _EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
@@ -56,7 +65,7 @@ class Load:
     problem: str = ""
     skipped: Sequence[str] = ()
     reasons: Counter[str] = field(default_factory=Counter)
-    _exists: bool = False
+    exists: bool = False
 
     @property
     def whole(self) -> bool:
@@ -76,81 +85,123 @@ class Load:
             self.reasons["other reasons" if full else reject.reason] += 1
 
 
-async def load(
-    store: VectorStore, source: Reader, loads: Sequence[Load], rejects: RejectsFile, *, strict: bool
-) -> None:
-    """Import tables: list the rows that cannot be imported, and go on with the rest.
+@dataclass
+class RowImport(Import):
+    """The tables of a source. A row that cannot be imported is listed, and the rest goes on.
 
-    With ``strict``, check every row before the first one is written, and write none if one cannot
-    be imported. A new table is created with the first of its rows. A table that cannot be read
-    stops no other; alone, or with ``strict``, it raises the error.
+    A new table is created with the first of its rows. A table that cannot be read stops no other;
+    alone, or with ``strict``, it raises the error.
     """
-    done = False
-    try:
-        for load in loads:
+
+    source: Reader
+    loads: Sequence[Load]
+    rejects: RejectsFile
+    strict: bool = False
+
+    @property
+    def kept(self) -> str:
+        kept = [f"{load.rows:,} rows of {load.table!r}" for load in self.loads if load.rows]
+        return f"{', '.join(kept)}; with --upsert the import goes on" if kept else ""
+
+    def followed(self) -> Iterable[tuple[Load, str, int | None]]:
+        return [(load, load.table, load.source.rows) for load in self.loads]
+
+    def wanted(self) -> tuple[str, Schema]:
+        return self.loads[0].table, wanted_schema(self.loads[0])
+
+    async def find(self, store: VectorStore) -> None:
+        for load in self.loads:
             await find_table(store, load)
-        for load in loads if strict else ():
-            await _check(store, source, load, rejects)
-        rejects.refuse(sum(load.rejected for load in loads), "row")
-        alone = _alone(source, loads, strict)
-        for load in loads:
-            await _fill(store, source, load, rejects, alone=alone)
-        if not any(load.rows for load in loads):
-            _refuse_all(source, loads, rejects)
-        done = True
-    except AiovecError as exc:
-        # The error is about the rows of its own call alone.
-        if kept := [f"{load.rows:,} rows of {load.table!r}" for load in loads if load.rows]:
-            exc.add_note(f"kept before that: {', '.join(kept)}; with --upsert the import goes on")
-        raise
-    finally:
-        await in_thread(rejects.close, done)
 
+    async def parts(self) -> AsyncGenerator[tuple[Load, Sifted], None]:
+        """Read the next chunk ahead; yield each with the load that it belongs to."""
+        for load in self.loads:
+            schema = load.used_schema
+            chunks = self.source.read(load.source, schema, rows_at_once(schema))
+            read = 0
+            async with aclosing(read_ahead(partial(self._following, load, chunks))) as sifted:
+                async for part in sifted:
+                    read += part.rows.num_rows + len(part.rejects)
+                    await self._note(load, part.rejects)
+                    if part.rows.num_rows:
+                        yield load, replace(part, rejects=[])
+                    load.seen(read)
 
-async def rehearse(
-    source: Reader, loads: Sequence[Load], rejects: RejectsFile, *, strict: bool
-) -> bool:
-    """Raise what the import into a new store would end with, so that no empty one is left behind.
+    def _following(self, load: Load, chunks: Iterator[Chunk]) -> Sifted | None:
+        new_ids = load.source.new_ids
+        try:
+            with reading(self.source.name):
+                if (chunk := next(chunks, None)) is None:
+                    return None
+                return sift(chunk, load.used_schema, last_counts=load.upsert, new_ids=new_ids)
+        except AiovecError as exc:
+            if self.strict or (len(self.loads) == 1 and not self.source.failed):
+                raise
+            load.problem = str(exc)
+            return None
 
-    Reads until a row can be imported; with ``strict``, all rows. Return False if nothing could be
-    checked before the store exists.
-    """
-    trials = [replace(load, schema=wanted_schema(load), reasons=Counter()) for load in loads]
-    if not all(load.used_schema.dim for load in trials):
-        return False  # the store's embedder says the length
-    alone = _alone(source, trials, strict)
-    try:
-        for load in trials:
-            good = await _check(None, source, load, rejects, whole=strict, alone=alone)
-            if good and not strict:
-                return True
-        if strict:
-            rejects.refuse(sum(load.rejected for load in trials), "row")
-        else:
-            _refuse_all(source, trials, rejects)
-        return True
-    finally:
-        await in_thread(rejects.close, False)
+    async def _note(self, load: Load, rejects: Sequence[Reject]) -> None:
+        load.note(rejects)
+        if rejects:
+            await in_thread(self.rejects.write, load.table, self.source.place, rejects)
 
+    async def check(self, store: VectorStore) -> None:
+        before: dict[str, set[str]] = {load.table: set() for load in self.loads}
+        async with aclosing(self.parts()) as parts:
+            async for load, part in parts:
+                if load.upsert:
+                    continue
+                part = part.without(before[load.table], CAME_BEFORE)
+                ids = part.rows.column("id").to_pylist()
+                before[load.table].update(ids)
+                if load.exists and ids:
+                    part = part.without(await store.exists(load.table, ids), _EXISTS)
+                await self._note(load, part.rejects)
+        self.rejects.refuse(sum(load.rejected for load in self.loads), "row")
 
-def _refuse_all(source: Reader, loads: Sequence[Load], rejects: RejectsFile) -> None:
-    """Raise ConfigError if no row of any table could be imported, unless the tables are empty."""
-    if problems := {load.table: load.problem for load in loads if load.problem}:
-        problems |= source.failed
-        listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
-        raise ConfigError(f"no table can be imported: {listed}")
-    if rejects.count:
-        first = next(reason for load in loads for reason in load.reasons)
-        cure = "; --upsert replaces the rows that exist" if first == _EXISTS else ""
-        raise ConfigError(
-            f"not one of {rejects.count:,} rows could be imported; the first: {first}; "
-            f"{rejects.place} lists each{cure}"
-        )
+    def is_over(self) -> bool:
+        """Raise ConfigError if no row of any table could be imported, unless the tables are empty.
 
+        These are created.
+        """
+        if problems := {load.table: load.problem for load in self.loads if load.problem}:
+            problems |= self.source.failed
+            listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+            raise ConfigError(f"no table can be imported: {listed}")
+        if self.rejects.count:
+            first = next(reason for load in self.loads for reason in load.reasons)
+            cure = "; --upsert replaces the rows that exist" if first == _EXISTS else ""
+            raise ConfigError(
+                f"not one of {self.rejects.count:,} rows could be imported; the first: {first}; "
+                f"{self.rejects.place} lists each{cure}"
+            )
+        return False
 
-def _alone(source: Reader, loads: Sequence[Load], strict: bool) -> bool:
-    """Return whether an error of one table ends the whole import."""
-    return strict or (len(loads) == 1 and not source.failed)
+    async def write(self, store: VectorStore, part: tuple[Load, Sifted]) -> None:
+        """Write rows; those whose id exists already become rejects."""
+        load, rows = part
+        await create(store, load)
+        while rows.rows.num_rows:
+            checked = NewRows(load.used_schema, rows.rows)
+            try:
+                await StoreInternals(store).write_checked(load.table, checked, replace=load.upsert)
+                load.rows += rows.rows.num_rows
+                break
+            except DuplicateIdError as exc:
+                # In a new table too, the row may be another writer's as well as an earlier one's.
+                rows = await in_thread(rows.without, set(exc.ids), _EXISTS)
+        await self._note(load, rows.rejects)
+
+    async def finish(self, store: VectorStore) -> Sequence[str]:
+        for load in self.loads:
+            if not load.problem:
+                load.missing = max(0, (load.source.rows or 0) - load.rows - load.rejected)
+                if not load.rejected:
+                    await create(store, load)
+        filled = [load.table for load in self.loads if load.rows]
+        if not filled:
+            self.is_over()
+        return filled
 
 
 async def find_table(store: VectorStore, load: Load) -> None:
@@ -180,7 +231,7 @@ async def find_table(store: VectorStore, load: Load) -> None:
             f"the table {load.table!r} exists, and --text, --index and --embed are for new tables",
             key="--text" if new.text else "--index" if new.index else "--embed",
         )
-    load.schema, load._exists = existing, True
+    load.schema, load.exists = existing, True
 
 
 def wanted_schema(load: Load) -> Schema:
@@ -204,105 +255,13 @@ def wanted_schema(load: Load) -> Schema:
     return with_indexes(schema, new.text, new.index)
 
 
-async def _check(
-    store: VectorStore | None, source: Reader, load: Load, rejects: RejectsFile, *,
-    whole: bool = True, alone: bool = True,
-) -> bool:  # fmt: skip
-    """List the rows that cannot be imported; return whether another can be.
-
-    ``store`` is None where it does not exist yet. Reads all rows if ``whole``, else until one can
-    be imported.
-    """
-    before: set[str] = set()
-
-    async def checked(part: Sifted) -> Sifted:
-        if load.upsert:
-            return part
-        part = part.without(before, CAME_BEFORE)
-        ids = part.rows.column("id").to_pylist()
-        before.update(ids)
-        if store is not None and load._exists and ids:
-            part = part.without(await store.exists(load.table, ids), _EXISTS)
-        return part
-
-    return await _read(source, load, rejects, checked, whole=whole, alone=alone)
-
-
-async def _fill(
-    store: VectorStore, source: Reader, load: Load, rejects: RejectsFile, *, alone: bool
-) -> None:
-    """Import one table."""
-    await _read(source, load, rejects, partial(_write, store, load), whole=True, alone=alone)
-    if load.problem:
-        return
-    load.missing = max(0, (load.source.rows or 0) - load.rows - load.rejected)
-    if not load.rejected:
-        await create(store, load)
-
-
 async def create(store: VectorStore, load: Load) -> None:
     """Create the table, unless it exists."""
-    if load._exists:
+    if load.exists:
         return
     try:
         await store.create_table(load.table, load.used_schema)
         load.created = True
     except TableExistsError:  # another process was faster; its schema must be the same
         await store.create_table(load.table, load.used_schema, exist_ok=True)
-    load._exists = True
-
-
-async def _read(
-    source: Reader, load: Load, rejects: RejectsFile,
-    take: Callable[[Sifted], Awaitable[Sifted]], *, whole: bool, alone: bool,
-) -> bool:  # fmt: skip
-    """Read a table and ``take`` its rows, the next chunk read and checked ahead.
-
-    List the rows that are not taken, and return whether one was. Read on after that if ``whole``.
-    End and note why if the table cannot be read; where it is ``alone``, raise that.
-    """
-    schema = load.used_schema
-    chunks = source.read(load.source, schema, rows_at_once(schema))
-
-    def following() -> Sifted | None:
-        try:
-            with reading(source.name):
-                chunk = next(chunks, None)
-                if chunk is None:
-                    return None
-                return sift(chunk, schema, last_counts=load.upsert, new_ids=load.source.new_ids)
-        except AiovecError as exc:
-            if alone:
-                raise
-            load.problem = str(exc)
-            return None
-
-    read, good = 0, False
-    async with aclosing(read_ahead(following)) as parts:
-        async for part in parts:
-            read += part.rows.num_rows + len(part.rejects)
-            taken = await take(part)
-            load.note(taken.rejects)
-            if taken.rejects:
-                await in_thread(rejects.write, load.table, source.place, taken.rejects)
-            load.seen(read)
-            good = good or taken.rows.num_rows > 0
-            if good and not whole:
-                break
-    return good
-
-
-async def _write(store: VectorStore, load: Load, part: Sifted) -> Sifted:
-    """Write rows; those whose id exists already become rejects."""
-    if part.rows.num_rows:
-        await create(store, load)
-    while part.rows.num_rows:
-        rows = NewRows(load.used_schema, part.rows)
-        try:
-            await StoreInternals(store).write_checked(load.table, rows, replace=load.upsert)
-            load.rows += part.rows.num_rows
-            break
-        except DuplicateIdError as exc:
-            # In a new table too, the row may be another writer's as well as an earlier one's.
-            part = await in_thread(part.without, set(exc.ids), _EXISTS)
-    return part
+    load.exists = True

@@ -15,9 +15,9 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
 
-from aiovec import Embed
+from aiovec import Embed, VectorStore
 from aiovec._input.infer import USUAL_VECTORS
 from aiovec.backend import Field, Metric, Schema, check_field_name
 from aiovec.backend.files import writing_to
@@ -230,6 +230,59 @@ class Source(Reader):
     @abstractmethod
     def __init__(self, place: str, hints: Hints) -> None:
         """Open a path, or another place that this kind knows, or raise an AiovecError."""
+
+
+class Import(ABC):
+    """An import, whatever its rows are: the command runs it and says what became of it.
+
+    With ``strict``, all is checked before the first part is written, and none is if anything is
+    bad. A ``dry_run`` writes nothing.
+    """
+
+    unit: ClassVar[str] = "rows"
+    rejects: RejectsFile
+    strict: bool
+    dry_run: bool = False
+
+    @property
+    def kept(self) -> str:
+        """What was written so far, for the error that ends an import; may be empty."""
+        return ""
+
+    @abstractmethod
+    def followed(self) -> Iterable[tuple[Any, str, int | None]]:
+        """Return what calls ``seen`` with the units that it has read, a title and their total."""
+
+    @abstractmethod
+    def wanted(self) -> tuple[str, Schema]:
+        """Return the first table that rows go to, with its schema if it is new."""
+
+    @abstractmethod
+    async def find(self, store: VectorStore) -> None:
+        """Look at the tables that rows go to, and raise what makes the import impossible.
+
+        Called with a store in memory first if the store does not exist yet.
+        """
+
+    @abstractmethod
+    def parts(self) -> AsyncGenerator[Any, None]:
+        """Read from the beginning: yield what is to be written, and list what cannot be."""
+
+    @abstractmethod
+    async def check(self, store: VectorStore) -> None:
+        """Read all, and raise ConfigError if anything cannot be written."""
+
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Return whether nothing is left to do without any part; raise why there is none."""
+
+    @abstractmethod
+    async def write(self, store: VectorStore, part: Any) -> None:
+        """Write a part."""
+
+    @abstractmethod
+    async def finish(self, store: VectorStore) -> Sequence[str]:
+        """Do what is left after the last part, and return the tables that have changed."""
 
 
 async def read_ahead(

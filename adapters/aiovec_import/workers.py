@@ -18,25 +18,19 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidRowError
 
 from .files import rows_at_once
-from .loading import Load, create, find_table
+from .loading import Load, create
 from .opening import Opener
 from .sifting import sift
 
 
 async def load_by(
-    engine: Engine,
-    store: VectorStore,
-    load: Load,
-    *,
-    files: Mapping[str, str],
-    opener: Opener,
+    engine: Engine, store: VectorStore, load: Load, files: Mapping[str, str], opener: Opener
 ) -> None:
     """Have an engine add the rows of all files to a table, in one commit or none.
 
-    The table is created if it does not exist. A load is known by its table, and by the names,
-    sizes and times of change of its files: the same one again skips all of them.
+    The table is created if it was not found. A load is known by its table, and by the names, sizes
+    and times of change of its files: the same one again skips all of them.
     """
-    await find_table(store, load)
     await create(store, load)
     files = await in_thread(_absolute, files)
     said = repr((load.table, sorted(files.items())))

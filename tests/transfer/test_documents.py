@@ -341,6 +341,7 @@ def test_strict_imports_nothing_if_a_document_is_bad(folder: Path, store: Path) 
     notes = written(folder / "notes", {**NOTES, "bad.md": "#"})
     done = refused(store, notes, "--strict")
     assert "1 document cannot be imported, so none was" in done.err
+    assert not store.exists()
     (notes / "bad.md").unlink()
     assert imported(store, notes, "--strict")["new"] == 3
 
@@ -570,6 +571,15 @@ def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) 
         assert words in " ".join(done.err.replace("│", " ").split()), done.err
         assert "Traceback" not in done.err
     assert "--embedder" in error_of("import", notes, "-s", store)
+    assert not store.exists()
+
+
+def test_documents_that_cannot_be_read_make_no_store(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes", {"a.md": b"\0", "b.md": b"\0"})
+    assert counts(imported(store, notes, code=1)) == {"failed": 2}
+    assert counts(imported(store, written(folder / "empty", {"a.md": ""}))) == {"empty": 1}
+    assert counts(imported(store, written(folder / "good"), "--dry-run"))["passages"] == 4
+    assert not store.exists()
 
 
 def test_documents_are_imported_without_pyarrow(folder: Path, store: Path) -> None:
