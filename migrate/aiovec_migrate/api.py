@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from .places import (
     unwritable,
 )
 from .planning import Plan, count_removed, other_vectors
+from .states import State, marks_of
 from .tables import OpenTable
 from .toml import TomlFile
 from .work import Step, Work, no_step, run_of
@@ -48,13 +49,15 @@ async def plan(
     from_field: str = "",
 ) -> Plan:
     """Return what a run would do and any problems that would stop it. Writes nothing."""
-    async with _ends(source, target, config) as ends:
-        if await in_thread(ends.source.same_as, ends.target):
-            return Plan(str(ends.source), str(ends.target), problems=[ends.are_same])
-        migration = await ends.migration(options, embedder, from_field)
+    async with _session(config) as session:
+        ends = await session.ends(source, target)
+        if await in_thread(ends[0].same_as, ends[1]):
+            return Plan(str(ends[0]), str(ends[1]), problems=[_same_store(ends[0])])
+        work = await session.work(ends, options, embedder, from_field)
+        migration = Migration(work, session.toml)
         result = await migration.look()
-        await count_removed(migration.work, result)
-        await in_thread(_look_at_disk, ends.target, result)
+        await count_removed(work, result)
+        await in_thread(_look_at_disk, ends[1], result)
         return result
 
 
@@ -77,26 +80,29 @@ async def run(
     field ``from_field`` for tables that do not name one themselves.
     """
     options = options or Options()
-    async with _ends(source, target, config) as ends:
-        if await in_thread(ends.source.same_as, ends.target):
-            if source is None and options.switch:  # a run that was killed after its last step
-                place = await _arrived(ends)
-                for problem in await other_vectors(
-                    place, await ends.transform(embedder, from_field)
-                ):
-                    raise MigrationError(problem)
-                return Report(str(ends.source), str(ends.target), switched=True)
-            raise MigrationError(ends.are_same)
-        stores = [await in_thread(unopened, place) for place in (ends.source, ends.target)]
-        await ends.stack.enter_async_context(migrator_lock(*stores))
-        migration = await ends.migration(options, embedder, from_field, listener, _step)
-        if migration.work.target.missing:
-            result = await migration.look()
-            await in_thread(_look_at_disk, ends.target, result)
+    async with _session(config) as session:
+        ends = await session.ends(source, target)
+        if await in_thread(ends[0].same_as, ends[1]):
+            if source is not None or not options.switch:
+                raise MigrationError(_same_store(ends[0]))
+            # A run that was killed after its last step.
+            place = await session.opened(ends[1])
+            await _check_arrived(place, ends[1])
+            transform = await session.transform(embedder, from_field)
+            for problem in await other_vectors(place, transform):
+                raise MigrationError(problem)
+            return Report(str(ends[0]), str(ends[1]), switched=True)
+        stores = [await in_thread(unopened, place) for place in ends]
+        await session.stack.enter_async_context(migrator_lock(*stores))
+        work = await session.work(ends, options, embedder, from_field, listener, _step)
+        migration = Migration(work, session.toml)
+        result = await migration.look()
+        if work.target.missing and not result.has_moved:
+            await in_thread(_look_at_disk, ends[1], result)
             result.check()
-            if not result.has_moved:  # opening it creates it, so only now
-                migration.work.target = await open_place(ends.stack, ends.target, make=True)
-        return await migration.run()
+            # Opening it creates it, so only now.
+            work.target = await open_place(session.stack, ends[1], make=True)
+        return await migration.run(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +149,19 @@ async def status(
     config: PathText | None = None,
 ) -> Status | None:
     """Return the migration of these stores, or of the stores that the TOML configures, if any."""
-    async with _pair(source, target, config) as pair:
-        if pair is None:
+    async with _session(config) as session:
+        found = await session.pair(source, target)
+        if found is None:
             return None
-        source_record, target_record = [
-            await place.record() for place in (pair.source, pair.target)
-        ]
-        mark = pair.mark
-        is_open = not mark.left or target_record.generation < mark.generation
-        tables: dict[str, tuple[int | None, int | None]] = {}
-        counts = [await _counts(place, mark.run) for place in (pair.source, pair.target)]
-        for name in sorted({*counts[0], *counts[1]}):
-            tables[name] = (counts[0].get(name), counts[1].get(name))
-        state = mark.state if not mark.filling or source_record.mark is not None else "filling"
-        return Status(mark.run, state, str(pair.source), str(pair.target), is_open, tables)
+        pair, mark = found
+        marks = await marks_of(*pair, mark.run)
+        counts = [await _counts(place) for place in pair]
+        tables = {
+            name: (counts[0].get(name), counts[1].get(name))
+            for name in sorted({*counts[0], *counts[1]})
+        }
+        is_open = marks.state is not State.SWITCHED
+        return Status(mark.run, mark.state, str(pair[0]), str(pair[1]), is_open, tables)
 
 
 async def verify(
@@ -173,11 +178,15 @@ async def verify(
     If both stores are not given, they are those of the TOML's migration. A repair is refused where
     a run is: the target must be a copy of the source, or a store that was left for it.
     """
-    async with _pair(source, target, config, marked=False) as pair:
-        if pair is None:
+    async with _session(config) as session:
+        if source is not None and target is not None:
+            pair = (await session.opened(source), await session.opened(target))
+        elif (found := await session.pair(source, target)) is not None:
+            pair = found[0]
+        else:
             raise MigrationError("name both stores: no migration names them")
-        report = await _compared(pair.source, pair.target, tables, listener)
-        names = [place.configured or place.backend.address for place in (pair.source, pair.target)]
+        report = await _compared(*pair, tables, listener)
+        names = [place.configured or place.backend.address for place in pair]
     if not repair or report.equal:
         return report
     if report.in_use:
@@ -205,12 +214,13 @@ async def abort(
     If both stores are not given, the marks in the given store, or in the backends that the TOML
     configures, name them.
     """
-    async with _pair(source, target, config) as pair:
-        if pair is None:
+    async with _session(config) as session:
+        found = await session.pair(source, target)
+        if found is None:
             raise MigrationError("no migration is open: neither store has a mark of one")
-        async with migrator_lock(pair.source, pair.target):
-            work = Work(pair.source, pair.target, listener=listener)
-            return await Migration(work).abort(pair.mark.run)
+        pair, mark = found
+        async with migrator_lock(*pair):
+            return await Migration(Work(*pair, listener=listener)).abort(mark.run)
 
 
 async def forget(store: PathText, *, config: PathText | None = None) -> list[str]:
@@ -219,17 +229,16 @@ async def forget(store: PathText, *, config: PathText | None = None) -> list[str
     The store is then independent: nothing leads from it to the store that it moved to. A warning
     says so if the TOML file leads apps to another backend.
     """
-    async with AsyncExitStack() as stack:
-        file = await in_thread(config_file, config)
-        place = await _existing(stack, await in_thread(locate, store, file))
+    async with _session(config) as session:
+        place = await session.existing(store)
         if not place.keeps_marks:
             raise MigrationError(f"{place} cannot hold the mark of a migration")
         await forget_move(place.backend)
-        current = "" if file is None else await TomlFile(file).current()
+        current = "" if session.toml is None else await session.toml.current()
         if not place.configured or current == place.configured:
             return []
         line = f'backend = "{place.configured}"'
-        still = f"apps of {file} still use the backend {current!r}"
+        still = f"apps of {session.file} still use the backend {current!r}"
         return [f"{still}; to make them use this one, write {line} under [retrieval]"]
 
 
@@ -237,32 +246,49 @@ async def forget(store: PathText, *, config: PathText | None = None) -> list[str
 
 
 @dataclass(frozen=True, slots=True)
-class _Ends:
-    """The places of a run's stores, the TOML file, and what closes all that is opened."""
+class _Session:
+    """The TOML file of a call, and what closes all that it opens."""
 
     stack: AsyncExitStack
     file: Path | None
-    source: Place
-    target: Place
 
     @property
-    def are_same(self) -> str:
-        return f"the source and the target are the same store: {self.source}"
+    def toml(self) -> TomlFile | None:
+        return None if self.file is None else TomlFile(self.file)
 
-    async def migration(
+    async def ends(self, source: PathText | None, target: PathText | None) -> list[Place]:
+        """Return the places of a run's stores."""
+        if target is None:
+            raise MigrationError(
+                "name the target store: a target, or the name of a backend in the TOML file"
+            )
+        return [await in_thread(locate, place, self.file) for place in (source, target)]
+
+    async def opened(self, store: PathText | Place) -> OpenPlace:
+        """Open a store, if it exists."""
+        if not isinstance(store, Place):
+            store = await in_thread(locate, store, self.file)
+        return await open_place(self.stack, store, make=False)
+
+    async def existing(self, store: PathText | Place) -> OpenPlace:
+        place = await self.opened(store)
+        if place.missing:
+            raise ConfigError(f"there is no store at {place}", accepted="a store's path")
+        return place
+
+    async def work(
         self,
+        ends: Sequence[Place],
         options: Options | None,
         embedder: str,
         from_field: str,
         listener: Listener = unheard,
         step: Step = no_step,
-    ) -> Migration:
+    ) -> Work:
         """Open both stores, the target only if it exists."""
         transform = await self.transform(embedder, from_field)
-        source = await _existing(self.stack, self.source)
-        target = await open_place(self.stack, self.target, make=False)
-        work = Work(source, target, options or Options(), Limits(), listener, step, transform)
-        return Migration(work, None if self.file is None else TomlFile(self.file))
+        source, target = await self.existing(ends[0]), await self.opened(ends[1])
+        return Work(source, target, options or Options(), Limits(), listener, step, transform)
 
     async def transform(self, embedder: str, field: str) -> Reembedding | None:
         """Return what makes new vectors, if an embedder is named."""
@@ -277,39 +303,58 @@ class _Ends:
         self.stack.push_async_callback(reembedding.close)
         return reembedding
 
+    async def pair(
+        self, source: PathText | None, target: PathText | None
+    ) -> tuple[tuple[OpenPlace, OpenPlace], MoveMark] | None:
+        """Open the two stores of a migration, and return them with its mark. None without a mark.
+
+        An open mark counts before one that is over, and otherwise the newest counts.
+        """
+        names = [name for name in (source, target) if name is not None]
+        places = [await self.opened(name) for name in names or await self._configured()]
+        every = [(await place.record()).mark for place in places]
+        marks = [
+            (not mark.left, not mark.filling, mark.generation, number, mark)
+            for number, mark in enumerate(every)
+            if mark is not None
+        ]
+        if not marks:
+            return None
+        *_, number, mark = max(marks, key=lambda item: item[:3])
+        partner = mark.source if mark.filling else mark.moved_to
+        others = (
+            place
+            for place, its in zip(places, every, strict=True)
+            # Of the same run, even if the stores lay elsewhere when it began.
+            if place is not places[number]
+            and ((its is not None and its.run == mark.run) or place.is_at(partner))
+        )
+        other = next(others, None) or await self.opened(partner)
+        return ((other, places[number]) if mark.filling else (places[number], other)), mark
+
+    async def _configured(self) -> Sequence[PathText]:
+        return await in_thread(configured, self.file)
+
 
 @asynccontextmanager
-async def _ends(
-    source: PathText | None, target: PathText | None, config: PathText | None
-) -> AsyncIterator[_Ends]:
-    file = await in_thread(config_file, config)
-    if target is None:
-        raise MigrationError(
-            "name the target store: a target, or the name of a backend in the TOML file"
-        )
-    places = [await in_thread(locate, place, file) for place in (source, target)]
+async def _session(config: PathText | None) -> AsyncIterator[_Session]:
     async with AsyncExitStack() as stack:
-        yield _Ends(stack, file, *places)
+        yield _Session(stack, await in_thread(config_file, config))
 
 
-async def _existing(stack: AsyncExitStack, located: Place) -> OpenPlace:
-    place = await open_place(stack, located, make=False)
-    if place.missing:
-        raise ConfigError(f"there is no store at {located}", accepted="a store's path")
-    return place
+def _same_store(place: Place) -> str:
+    return f"the source and the target are the same store: {place}"
 
 
-async def _arrived(ends: _Ends) -> OpenPlace:
-    """Return the store that the TOML names. MigrationError if no switch has led to this store."""
-    located = ends.target
-    place = await open_place(ends.stack, located, make=False)
+async def _check_arrived(place: OpenPlace, located: Place) -> None:
+    """Raise MigrationError if no switch has led to this store, which the TOML names."""
     record = await place.record()
     mark = record.mark
     cure = "name the store in use in the file, or the one to copy with --from"
     if mark is not None and mark.left:
         why = f"its apps were switched to {mark.moved_to}"
     elif record.generation:
-        return place
+        return
     elif place.missing:
         why = "there is no store"
         cure = (
@@ -327,64 +372,6 @@ def _look_at_disk(target: Place, plan: Plan) -> None:
     plan.look_at_room(free_room(target))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The two stores of a migration, and its mark."""
-
-    source: OpenPlace
-    target: OpenPlace
-    mark: MoveMark
-
-
-@asynccontextmanager
-async def _pair(
-    source: PathText | None,
-    target: PathText | None,
-    config: PathText | None,
-    *,
-    marked: bool = True,
-) -> AsyncIterator[_Pair | None]:
-    """Open the two stores of a migration. None if neither has a mark.
-
-    An open mark counts before one that is over, and otherwise the newest counts. Unless
-    ``marked``, two given stores need no mark.
-    """
-    file = await in_thread(config_file, config)
-    async with AsyncExitStack() as stack:
-        given = [name for name in (source, target) if name is not None]
-        names: list[PathText] = [*given] or [*await in_thread(configured, file)]
-        located = [await in_thread(locate, name, file) for name in names]
-        places = [await open_place(stack, place, make=False) for place in located]
-        if len(given) == 2 and not marked:
-            yield _Pair(places[0], places[1], MoveMark("none"))
-            return
-        every = [(await place.record()).mark for place in places]
-        marks = [
-            (not mark.left, not mark.filling, mark.generation, number, mark)
-            for number, mark in enumerate(every)
-            if mark is not None
-        ]
-        if not marks:
-            yield None
-            return
-        *_, number, mark = max(marks, key=lambda item: item[:3])
-        partner = mark.source if mark.filling else mark.moved_to
-        ends = [places[number]]
-        for place, its in zip(places, every, strict=True):
-            # Of the same run, even if the stores lay elsewhere when it began.
-            same = its is not None and its.run == mark.run
-            addresses = (place.backend.address, place.backend.target)
-            if place is not places[number] and (same or partner in addresses):
-                ends.append(place)
-                break
-        else:
-            other = await in_thread(locate, partner, file)
-            ends.append(await open_place(stack, other, make=False))
-        if mark.filling:
-            ends.reverse()
-        yield _Pair(ends[0], ends[1], mark)
-
-
 async def _act(place: OpenPlace) -> None:
     """Read the store whatever its mark says: a store that was left answers only for its run."""
     mark = (await place.record()).mark
@@ -392,7 +379,7 @@ async def _act(place: OpenPlace) -> None:
         place.backend.act_for(mark.run)
 
 
-async def _counts(place: OpenPlace, run: str) -> dict[str, int]:
+async def _counts(place: OpenPlace) -> dict[str, int]:
     """Return the rows of each table; nothing for a store that is missing."""
     if place.missing:
         return {}
@@ -414,27 +401,19 @@ async def _compared(
         if place.missing:
             raise ConfigError(f"there is no store at {place}", accepted="a store's path")
         await _act(place)
-    left, record = (await source.record()).mark, await target.record()
-    in_use = (
-        left is not None
-        and left.left
-        and left.target == target.backend.target
-        and left.leads_to(record)
-    )
-    runs = {record.run, "" if record.mark is None else record.mark.run}
-    is_copy = in_use or run_of(source, target) in runs
-    source_names, target_names = (
-        set(await source.backend.tables()),
-        set(await target.backend.tables()),
-    )
+    left = (await source.record()).mark
+    moved_here = left is not None and left.target == target.backend.target
+    run = left.run if left is not None and moved_here else run_of(source, target)
+    marks = await marks_of(source, target, run)
+    in_use = marks.state in (State.MOVED, State.SWITCHED)
+    is_copy = in_use or marks.resumes
+    names = [set(await place.backend.tables()) for place in (source, target)]
     reports = []
-    for name in tables or sorted(source_names | target_names):
+    for name in tables or sorted(names[0] | names[1]):
         listener(Event("phase", "verifying", name))
-        missing = (
-            "source" if name not in source_names else "target" if name not in target_names else ""
-        )
-        if missing:
-            text = f"the table does not exist in the {missing}"
+        lacking = "source" if name not in names[0] else "target" if name not in names[1] else ""
+        if lacking:
+            text = f"the table does not exist in the {lacking}"
             reports.append(TableReport(name, problem=text))
             continue
         reports.append(await _compared_table(source, target, name, is_copy, listener))

@@ -19,6 +19,7 @@ from aiovec.errors import AiovecError, ConfigError, MigrationError
 
 from .marks import pause_writers, resume_writers, set_moved
 from .moving import TableMove
+from .states import State, marks_of
 from .toml import TomlFile
 from .work import Work
 
@@ -150,10 +151,11 @@ class Cutover:
 async def complete(work: Work, toml: TomlFile | None) -> None:
     """Do the remaining steps after the source's mark says that it has moved."""
     source, target = work.source, work.target
-    mark = (await source.record()).mark
+    marks = await marks_of(source, target, work.run)
+    mark = marks.source
     if mark is None or not mark.left:
         raise MigrationError(f"the mark of {source} does not say that its apps were switched")
-    if target.missing or not mark.leads_to(await target.record()):
+    if marks.state is State.LOST:
         raise MigrationError(
             f"{source} was left for {target}, but the store there is not the one that its rows "
             "were moved to: it was replaced, emptied or removed, or its disk is missing. Put it "

@@ -105,9 +105,7 @@ def reentered(record: MoveRecord, run: str, source: str) -> MoveRecord:
     if mark is None or mark.run == run:
         return record
     if not mark.left or mark.target != source:
-        raise MigrationError(
-            f"the target carries the mark of another migration, run {mark.run}: {_cure(mark)}"
-        )
+        raise MigrationError(of_another_run("target", mark))
     return replace(record, mark=replace(mark, run=run))
 
 
@@ -175,17 +173,18 @@ def _mark_of(record: MoveRecord, run: str) -> MoveMark:
     if mark is None:
         raise MigrationError(f"the store has no mark of a migration, so none of the run {run}")
     if mark.run != run:
-        raise MigrationError(
-            f"the store is part of another migration, run {mark.run}; {_cure(mark)}"
-        )
+        raise MigrationError(of_another_run("store", mark))
     return mark
 
 
-def _cure(mark: MoveMark) -> str:
-    """Return advice about a mark."""
+def of_another_run(store: str, mark: MoveMark) -> str:
+    """Return the problem, and its cure, of a store that has the mark of another run."""
     if mark.left:
         return (
-            f"the store has moved to {mark.moved_to}; to use it independently again, remove the "
-            "mark: aiovec migrate forget"
+            f"the {store} has moved to {mark.moved_to} by the run {mark.run}; to use it "
+            "independently again, remove the mark: aiovec migrate forget"
         )
-    return "continue that one (aiovec migrate run), or end it (aiovec migrate abort)"
+    return (
+        f"the {store} is part of another migration, run {mark.run}; continue that one (aiovec "
+        "migrate run), or end it (aiovec migrate abort)"
+    )

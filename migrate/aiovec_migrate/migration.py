@@ -1,6 +1,6 @@
 """A run from its first mark to its last, and its cancellation by ``abort``.
 
-The marks in the two stores are the run (``aiovec.backend.marks``):
+The marks in the two stores are the run (``aiovec.backend.marks``, ``states``):
 
 | source | target | writers |
 | --- | --- | --- |
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aiovec.backend.marks import MoveMark, MoveRecord
+from aiovec.backend.marks import MoveMark
 from aiovec.errors import AiovecError, MigrationError
 
 from .compare import Difference
@@ -28,6 +28,7 @@ from .cut_over import Cutover, complete
 from .marks import begin_move, end_move, fill, reenter, resume_writers
 from .moving import TableMove
 from .planning import Plan, look, without_source
+from .states import Marks, State, marks_of
 from .tables import OpenTable
 from .toml import TomlFile
 from .work import Work
@@ -112,16 +113,18 @@ class Report:
 class Migration:
     """One migration between two open stores, whose lock the caller holds.
 
-    ``toml`` is needed only for a switch.
+    ``toml`` is needed only for a switch. ``marks`` are those of the last look.
     """
 
     work: Work
     toml: TomlFile | None = None
+    marks: Marks = field(init=False)
 
     async def look(self) -> Plan:
         """Return what a run would do and any problems that would stop it."""
         work, toml = self.work, self.toml
-        plan = await look(work)
+        self.marks = await marks_of(work.source, work.target, work.run)
+        plan = await look(work, self.marks)
         if plan.has_moved:
             return plan
         if toml is None:
@@ -137,17 +140,17 @@ class Migration:
             plan.problems.append(str(exc))
         return plan
 
-    async def run(self) -> Report:
-        """Begin, or continue from the state that the marks show."""
+    async def run(self, plan: Plan | None = None) -> Report:
+        """Begin, or continue from the state that the marks show, as this look at them says."""
         work = self.work
-        plan = await self.look()
+        plan = plan or await self.look()
         plan.check()
         if plan.has_moved:
             work.source.backend.act_for(work.run)
             await complete(work, self.toml)
             return self._report([], switched=True)
-        record = await self._mark(plan)
-        tables = await self._tables(record)
+        await self._mark(plan)
+        tables = await self._tables()
         for table in tables:
             await table.bring()
             if work.has_feed:
@@ -172,17 +175,17 @@ class Migration:
         source, target = str(self.work.source), str(self.work.target)
         return Report(source, target, tuple(tables), switched)
 
-    async def _mark(self, plan: Plan) -> MoveRecord:
-        """Mark both stores, the target first; return the target's record."""
+    async def _mark(self, plan: Plan) -> None:
+        """Mark both stores, the target first."""
         work = self.work
         source, target = work.source, work.target
         work.enter("marking")
-        before = await target.record()
         if target.keeps_marks:
-            if before.mark is not None and before.mark.left:
+            mark = self.marks.target
+            if mark is not None and mark.left:
                 await reenter(target.backend, work.run, source.backend.target)
             else:
-                await self._fill(plan, before)
+                await self._fill(plan, mark)
             await work.step("target:marked")
         if source.keeps_marks:
             switches = work.options.switch and self.toml is not None
@@ -198,30 +201,28 @@ class Migration:
             await begin_move(source.backend, work.run, mark)
             await resume_writers(source.backend, work.run)  # a killed run may have left a pause
         await work.step("marked")
-        return await target.record()
 
-    async def _fill(self, plan: Plan, before: MoveRecord) -> None:
+    async def _fill(self, plan: Plan, mark: MoveMark | None) -> None:
         """Keep all other writers out of the target."""
         work, backend = self.work, self.work.target.backend
-        if before.mark is not None and not plan.resumes:
+        if mark is not None and not plan.resumes:
             # The run was killed before it marked the source, so the tables may be the user's.
             await end_move(backend, work.run)
         fresh = not await backend.tables()
-        generation = (await work.source.record()).generation
-        address = work.source.backend.address
-        await fill(backend, work.run, address, generation, fresh=fresh)
+        generation = self.marks.records[0].generation
+        await fill(backend, work.run, work.source.backend.address, generation, fresh=fresh)
         if plan.resumes:
             return
         # Before the mark, the target may have been written to after the look.
-        again = await look(work)
+        again = Plan(plan.source, plan.target) if fresh else await look(work, self.marks)
         if fresh and await backend.tables():
             again.problems.append("somebody else has just created tables in the target")
         if again.problems:
-            if before.mark is None:
+            if mark is None:
                 await end_move(backend, work.run)
             again.check()
 
-    async def _tables(self, record: MoveRecord) -> list[TableMove]:
+    async def _tables(self) -> list[TableMove]:
         """Create every table of the source in the target, and drop wrong ones."""
         work = self.work
         source, target = work.source.backend, work.target.backend
@@ -229,7 +230,7 @@ class Migration:
         names = [name for name in every if name in (work.options.tables or every)]
         existing = set(await target.tables())
         if work.options.switch:
-            for name in without_source(record, existing - set(every)):
+            for name in without_source(self.marks.records[1], existing - set(every)):
                 await target.open_table(name)  # another program's cannot be opened
                 await target.drop_table(name)
                 work.tell("note", "the source no longer has this table: dropped", table=name)
@@ -268,36 +269,32 @@ class Migration:
         work = self.work
         run = run or work.run
         work.enter("aborting")
-        source, target = await work.source.record(), await work.target.record()
-        source_mark, target_mark = source.mark, target.mark
-        source_open = source_mark is not None and source_mark.run == run and not source_mark.left
-        filling = target_mark is not None and target_mark.run == run and target_mark.filling
-        if source_mark is not None and source_mark.run == work.run and source_mark.left:
-            # The target has the cut-over's generation once it is in use.
-            if target_mark is None and target.generation >= source_mark.generation:
-                raise MigrationError(
-                    f"no migration is open: the last one switched apps to {work.target}; the way "
-                    "back is a run in the other direction"
-                )
+        marks = await marks_of(work.source, work.target, run)
+        back = "the way back is a run in the other direction"
+        if marks.state is State.SWITCHED:
+            raise MigrationError(
+                f"no migration is open: the last one switched apps to {work.target}; {back}"
+            )
+        if marks.has_moved:
             raise MigrationError(
                 f"it is too late to abort: apps were switched to {work.target}; complete the "
-                "switch with the command that started it; the way back is then a run in the other "
-                "direction"
+                f"switch with the command that started it, then {back}"
             )
-        if not source_open and not filling:
+        filling = marks.target if marks.target and marks.target.filling else None
+        if not (marks.source or filling):
             raise MigrationError(f"no migration from {work.source} to {work.target} is open")
         warnings: list[str] = []
-        if filling and target_mark is not None:
+        if filling:
             backend = work.target.backend
             backend.act_for(run)
             tables = await backend.tables()
-            if target_mark.fresh and source_open and run == work.run:
+            if filling.fresh and marks.source and run == work.run:
                 for name in tables:
                     await backend.drop_table(name)
                     await work.step("abort:dropped")
             elif tables:
                 why = "it had tables before"
-                if not source_open:
+                if not marks.source:
                     why = f"{work.source} has no mark of this run: it was replaced or restored"
                 elif run != work.run:
                     why = "the run began when the stores lay elsewhere"
@@ -306,7 +303,7 @@ class Migration:
             await work.step("abort:released")
         elif not (work.target.missing or work.target.keeps_marks):
             warnings.append(f"the copies in {work.target} are kept")
-        if source_open:
+        if marks.source:
             await end_move(work.source.backend, run)
             await work.step("abort:source")
         return warnings

@@ -39,6 +39,10 @@ class OpenPlace:
         """True if it can be marked, so that all its users respect a migration."""
         return self.backend.supports("moves")
 
+    def is_at(self, address: str) -> bool:
+        """Return whether this is the store's address, or its target."""
+        return address in (self.backend.address, self.backend.target)
+
     async def record(self) -> MoveRecord:
         """Return its record about migrations, which is empty if it keeps none."""
         if self.missing or not self.keeps_marks:

@@ -13,8 +13,8 @@ from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
 from .embedding import Reembedding
-from .marks import reentered
 from .places import OpenPlace
+from .states import Marks
 from .tables import OpenTable, repeated
 from .work import Work
 
@@ -100,14 +100,15 @@ class Plan:
         return [*lines, "ready to run" if self.ok else "the run cannot start"]
 
 
-async def look(work: Work) -> Plan:
+async def look(work: Work, marks: Marks) -> Plan:
     """Return the plan of a run between open stores. The target may be missing."""
     plan = Plan(str(work.source), str(work.target))
-    source, target = await work.source.record(), await work.target.record()
-    _look_at_marks(work, plan, source, target)
-    if plan.has_moved:
+    plan.resumes, plan.has_moved = marks.resumes, marks.has_moved
+    if marks.has_moved:
         plan.problems += await other_vectors(work.target, work.transform, work.run)
-    if plan.problems or plan.has_moved:
+        return plan
+    plan.problems += marks.foreign
+    if plan.problems:
         return plan
     if not work.source.keeps_marks:
         text = (
@@ -118,7 +119,7 @@ async def look(work: Work) -> Plan:
             plan.problems.append(f"{text}: stop its writers, and leave out --switch")
         else:
             plan.notes.append(text)
-    await _look_at_tables(work, plan, target)
+    await _look_at_tables(work, plan, marks.records[1])
     plan.needed = int(_SHARE * sum(table.bytes for table in plan.tables)) + _SPARE
     return plan
 
@@ -164,42 +165,6 @@ async def other_vectors(
                 "interrupted, and then run in the other direction with it"
             )
     return problems
-
-
-def _look_at_marks(work: Work, plan: Plan, source: MoveRecord, target: MoveRecord) -> None:
-    run, same_run = work.run, source.mark is not None and source.mark.run == work.run
-    if source.mark is not None and source.mark.left:
-        plan.has_moved = same_run
-        if not same_run:
-            plan.problems.append(
-                f"the source has already moved to {source.mark.moved_to}; to use it as an "
-                "independent store again: aiovec migrate forget"
-            )
-    elif source.mark is not None and not same_run:
-        doing = f"{source.mark.source} is copied into it" if source.mark.filling else "it is moved"
-        plan.problems.append(
-            f"the source is part of another migration, {source.mark.run} ({doing}); continue that "
-            "with the command that started it, or end it: aiovec migrate abort"
-        )
-    if plan.has_moved:
-        return
-    if target.mark is None:
-        resumes = target.run == run or (same_run and not work.target.keeps_marks)
-    elif target.mark.left:
-        try:
-            resumes = reentered(target, run, work.source.backend.target) is not None
-        except MigrationError as exc:
-            plan.problems.append(str(exc))
-            return
-    elif target.mark.run == run and target.mark.filling:
-        resumes = same_run or target.run == run or not work.source.keeps_marks
-    else:
-        plan.problems.append(
-            f"the target is part of another migration, {target.mark.run}; continue that with the "
-            "command that started it, or end it: aiovec migrate abort"
-        )
-        return
-    plan.resumes = resumes
 
 
 async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:

@@ -167,8 +167,8 @@ async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:
     elsewhere, target = str(tmp_path / "c.db"), place_of(config, "lancedb")
     two = await a_store(tmp_path / "two", "sqlite")
     for call, words in (
-        (aiovec_migrate.run("sqlite", elsewhere, config=config), "part of another migration, "),
-        (aiovec_migrate.run("lancedb", "sqlite", config=config), "part of another migration, "),
+        (aiovec_migrate.run("sqlite", elsewhere, config=config), "part of another migration, run "),
+        (aiovec_migrate.run("lancedb", "sqlite", config=config), "part of another migration, run "),
         (aiovec_migrate.run("sqlite", target, config=two), "the target is part of another"),
         (aiovec_migrate.forget("sqlite", config=config), "not over"),
     ):
@@ -181,7 +181,7 @@ async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:
     await switched(config, "lancedb")
     assert named(config) == "lancedb"
     assert not (await switched(config, "lancedb")).tables  # it is done, and nothing is left to do
-    with pytest.raises(MigrationError, match=r"has already moved to .*notes\.lance"):
+    with pytest.raises(MigrationError, match=r"has moved to .*notes\.lance"):
         await aiovec_migrate.run(place_of(config, "sqlite"), elsewhere)
     with pytest.raises(MigrationError, match="notes"):
         await aiovec_migrate.run("sqlite", target, config=two)

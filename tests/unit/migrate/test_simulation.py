@@ -26,9 +26,9 @@ WANTED = {
     *(f"{source}-{target}" for source in _KINDS for target in _KINDS),
     *("run", "back", "abort", "killed at a step"),
 }
-# Among these every kind of event is met: some are rare. In 109 the answer of the switch is lost, in
-# 183 the switch fails, in 813 nobody can tell which.
-SEEDS = (1, 2, 3, 10, 58, 74, 97, 108, 109, 138, 183, 813)
+# Among these every kind of event is met: some are rare. In 3663 nobody can tell whether the switch
+# was done.
+SEEDS = (1, 2, 3, 10, 58, 97, 1115, 2938, 2975, 3663)
 
 
 def met_by(course: Course) -> Counter[str]:
