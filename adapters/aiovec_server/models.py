@@ -252,7 +252,7 @@ class Selected(Model):
 
 class ByModel(Model):
     model: str | None = _maybe(
-        "The model that made the vectors; another than the table's is refused."
+        "The model that made the vectors; one that is not the table's is refused."
     )
 
 
@@ -281,10 +281,12 @@ class Get(ById, Selected):
 
 
 class Find(Filtered, Selected):
-    order_by: str | Texts | None = _maybe("Fields, id or payload.<key>; a minus sorts falling.")
-    descending: bool = Field(False, description="Turn every direction around.")
+    order_by: str | Texts | None = _maybe(
+        "Fields, id or payload.<key>; a leading minus sorts descending."
+    )
+    descending: bool = Field(False, description="Reverse all directions.")
     limit: Count = _older("limit", 100, "Records, at most.")
-    offset: Whole = Field(0, description="Records that are passed over first.")
+    offset: Whole = Field(0, description="Records to skip.")
 
 
 class Delete(Filtered):
@@ -328,7 +330,7 @@ _Boosts: Any = Annotated[
 
 class _Search(Selected, Filtered):
     limit: Count = _older("limit", 10, "Hits, at most.")
-    offset: Whole = Field(0, description="Hits that are passed over first.")
+    offset: Whole = Field(0, description="Hits to skip.")
     min_score: float | None = _maybe("Leave out hits with a lower score.")
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
     per_group: Count = Field(1, description="Hits of each group, at most.")
@@ -351,7 +353,7 @@ class _Near(_Search):
 
 class Search(_Near, ByModel):
     vector: Vector | None = _maybe("The vector to search for.")
-    text: str | None = _maybe("In its place, a text, if the table has an embedder.")
+    text: str | None = _maybe("A text in its place, if the table has an embedder.")
 
 
 class SearchMany(_Near, ByModel):
@@ -359,7 +361,7 @@ class SearchMany(_Near, ByModel):
         "A condition, or null, for each vector or text, which narrows `where`."
     )
     vectors: Vectors | None = _maybe("The vectors to search for.")
-    texts: Texts | None = _maybe("In their place, texts, if the table has an embedder.")
+    texts: Texts | None = _maybe("Texts in their place, if the table has an embedder.")
 
 
 class _Words(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -13,7 +14,9 @@ from urllib.parse import quote
 import pyarrow as pa
 import pytest
 from fastapi import FastAPI
+from pydantic.alias_generators import to_camel
 from tests.server.apps import ARROW, JSON, ROWS, SCHEMA, VECTOR, Client, Wrapped, notes, serving
+from tests.server.document import FILE, document
 
 import aiovec
 from aiovec.asgi import lifespan
@@ -237,6 +240,48 @@ async def test_a_wrong_body_is_refused_with_the_cure(client: Client) -> None:
         document = await client.problem(method, f"/tables/notes/{path}", 422, json=body)
         assert words in f"^{document['detail']}$", (path, body)
     assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
+
+
+def test_the_openapi_document_is_that_of_the_file() -> None:
+    assert document() == json.loads(FILE.read_text("utf-8"))
+
+
+# Functions, and rows, which are a body of their own.
+NOT_OVER_HTTP = {"self", "table", "rerank", "questions"}
+# Keys of bodies beside the arguments.
+MORE = {
+    "search": {"text"}, "search_many": {"texts"}, "search_hybrid": {"text"},
+    "update": {"remove"}, "export": {"cursors"},
+}  # fmt: skip
+RENAMED = {"fields": "set"}
+
+
+def test_each_body_has_the_arguments_of_the_stores_method() -> None:
+    """With the same defaults: a new argument of the store is one over HTTP."""
+    made = document()
+    bodies = made["components"]["schemas"]
+    compared = 0
+    for path, methods in made["paths"].items():
+        name = path.rpartition("/")[2]
+        method = getattr(aiovec.VectorStore, name, None)
+        if method is None or path != f"/tables/{{table}}/{name}" or name == "indexes":
+            continue
+        if "requestBody" not in methods.get("post", {}):
+            continue
+        content = methods["post"]["requestBody"]["content"]["application/json"]["schema"]
+        body = bodies[content["$ref"].rpartition("/")[2]]
+        wanted = {
+            to_camel(RENAMED.get(key, key)): each.default
+            for key, each in inspect.signature(method).parameters.items()
+            if key not in NOT_OVER_HTTP
+        }
+        given = body["properties"]
+        assert given.keys() == wanted.keys() | MORE.get(name, set()), name
+        for key in given.keys() & wanted.keys():
+            if (default := given[key].get("default")) is not None:
+                assert default == wanted[key], (name, key)
+        compared += 1
+    assert compared > 12
 
 
 async def test_an_unknown_query_parameter_is_refused(client: Client) -> None:
