@@ -29,7 +29,7 @@ from aiovec.backend.threads import FORKED, REST, begin_in_thread, do_for
 from aiovec.errors import AiovecError, StoreClosedError
 
 from .driver import load_driver
-from .errors import failures, translate, translated
+from .errors import failures, translate
 
 _T = TypeVar("_T")
 
@@ -44,10 +44,6 @@ _MOST_ROWS_IN_SAVEPOINT = 1000
 
 class CancelledWorkError(Exception):
     """Raised in a thread's work after its caller has gone. Never reaches a user."""
-
-
-class ConnectionClosedError(Exception):
-    """Raised when work reaches a closed connection. Never reaches a user."""
 
 
 class Ticket:
@@ -132,13 +128,22 @@ class Connection(aiosqlite.Connection):
 
     It opens with its first work, and closes after a rest, to open again. If it is ``kept`` it only
     frees its memory then, and other processes see that the file is in use.
+
+    ``check_file`` is called after each read, so that no result comes from a file that is no longer
+    the store's; it also explains failures.
     """
 
     def __init__(
-        self, opener: Callable[[Ticket], sqlite3.Connection], target: str, *, kept: bool = False
+        self,
+        opener: Callable[[Ticket], sqlite3.Connection],
+        target: str,
+        *,
+        kept: bool = False,
+        check_file: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(lambda: opener(self._ticket), iter_chunk_size=64)
         self._opener = opener
+        self._check_file = check_file
         self._process = os.getpid()
         self._target = target
         self._kept = kept
@@ -155,11 +160,10 @@ class Connection(aiosqlite.Connection):
 
     def _open_here(self, ticket: Ticket) -> sqlite3.Connection:
         if self._connection is None:
-            with translated(self._target):
-                db = self._opener(ticket)
-                factory, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
-                self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
-                db.text_factory = factory
+            db = self._opener(ticket)
+            factory, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
+            self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
+            db.text_factory = factory
             self._connection = db  # from now on it can be interrupted
         return self._connection
 
@@ -237,22 +241,50 @@ class Connection(aiosqlite.Connection):
 
     # Work
 
-    async def read(self, work: Callable[[sqlite3.Connection, Ticket], _T]) -> _T:
-        """Run the work. If the caller is cancelled, the work is interrupted, and both end."""
-        ticket = self._ticket = Ticket(self._uninterrupted)
+    async def read(
+        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, snapshot: bool = True
+    ) -> _T:
+        """Run the work, by default in one read transaction, whose statements see the same state.
 
-        def act() -> _T:
+        If the caller is cancelled, the work is interrupted, and both end. Errors of the driver are
+        translated; StoreClosedError if the connection is closed meanwhile.
+        """
+        ticket = self._ticket = Ticket(self._uninterrupted)
+        return await self._submit(
+            partial(self._read_here, work, ticket, snapshot), partial(self._give_up, ticket)
+        )
+
+    def _read_here(
+        self, work: Callable[[sqlite3.Connection, Ticket], _T], ticket: Ticket, snapshot: bool
+    ) -> _T:
+        try:
             try:
                 ticket.check()
                 db = self._open_here(ticket)
                 ticket.begun = True
                 ticket.check()
-                return work(db, ticket)
+                if not snapshot:
+                    return work(db, ticket)
+                _end_transaction(db, ticket)  # of an earlier call that failed
+                db.execute("BEGIN")
+                try:
+                    return work(db, ticket)
+                except BaseException as exc:
+                    # SQLite forgets an interrupt once no statement runs, so no cursor may be left.
+                    clear_frames_of(exc)
+                    raise
+                finally:
+                    _end_transaction(db, ticket)
             finally:
                 with ticket.uninterrupted:  # a later interrupt would hit the next work
                     ticket.over = True
-
-        return await self._submit(act, partial(self._give_up, ticket))
+                self._check_file()
+        except Exception as exc:
+            if self._closing:  # which interrupts
+                raise StoreClosedError(self._target) from exc
+            if isinstance(exc, failures()):
+                raise translate(exc, self._target) from exc
+            raise
 
     async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run the work to its end, even if the caller is cancelled, and return its result."""
@@ -272,7 +304,7 @@ class Connection(aiosqlite.Connection):
         if os.getpid() != self._process:
             raise StoreClosedError(self._target, FORKED)
         if self._closing:
-            raise ConnectionClosedError
+            raise StoreClosedError(self._target)
         loop = asyncio.get_running_loop()
         self._used = True
         if self._timer is None:
@@ -367,22 +399,12 @@ class Read(Protocol):
 
 
 class ReaderPool:
-    """At most ``size`` connections. Readers in WAL mode never wait for the writer.
-
-    ``check_file`` is called after each work, so that no result comes from a file that is no longer
-    the store's; it also explains failures.
-    """
+    """At most ``size`` connections. Readers in WAL mode never wait for the writer."""
 
     def __init__(
-        self,
-        connect: Callable[[], Connection],
-        target: str,
-        size: int,
-        busy_timeout: float,
-        check_file: Callable[[], None] = lambda: None,
+        self, connect: Callable[[], Connection], target: str, size: int, busy_timeout: float
     ) -> None:
         self._connect = connect
-        self.check_file = check_file
         self._target = target
         self._size = size
         self._busy_timeout = busy_timeout
@@ -392,30 +414,28 @@ class ReaderPool:
         self._closed = False
 
     async def read(
-        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, in_transaction: bool = True
+        self, work: Callable[[sqlite3.Connection, Ticket], _T], *, snapshot: bool = True
     ) -> _T:
-        """Run the work on a connection of its own, in one snapshot of the file.
+        """Run the work on a connection of its own, as ``Connection.read`` does.
 
-        If the caller is cancelled, the work is interrupted, and both end. StoreBusyError if no
-        connection is free in time.
+        StoreBusyError if no connection is free in time.
         """
         self._check_open()
-        act = partial(_in_snapshot, work) if in_transaction else work
         async with self._places.enter(current_deadline(self._busy_timeout)):
             connection = self._take()
             try:
-                return await self._run(connection, act)
+                return await connection.read(work, snapshot=snapshot)
             finally:
                 self._idle.append(connection)
 
     @asynccontextmanager
-    async def reader(self) -> AsyncGenerator[Read, None]:
+    async def reader(self) -> AsyncGenerator[Connection, None]:
         """Yield a connection for reads that wait elsewhere, with their own deadlines."""
         self._check_open()
         async with self._places.enter(None):
             connection = self._take()
             try:
-                yield lambda work: self._run(connection, partial(_in_snapshot, work))
+                yield connection
             finally:
                 self._idle.append(connection)
 
@@ -424,29 +444,11 @@ class ReaderPool:
         """Yield reads outside of the pool's size, all in one snapshot, for long work."""
         connection = self._take()
         try:
-            await self._run(connection, _begin_aside)
-            yield partial(self._run, connection)
+            await connection.read(_begin_aside, snapshot=False)
+            yield partial(connection.read, snapshot=False)
         finally:
             self._open.discard(connection)
             await connection.close()
-
-    async def _run(
-        self, connection: Connection, work: Callable[[sqlite3.Connection, Ticket], _T]
-    ) -> _T:
-        def checked(db: sqlite3.Connection, ticket: Ticket) -> _T:
-            try:
-                return work(db, ticket)
-            except failures() as exc:
-                raise translate(exc, self._target) from exc
-            finally:
-                self.check_file()
-
-        try:
-            return await connection.read(checked)
-        except (AiovecError, ConnectionClosedError, CancelledWorkError) as exc:
-            # Closing the last connection removes the WAL, and interrupts others.
-            self._check_open(exc)
-            raise
 
     def _take(self) -> Connection:
         self._check_open()
@@ -456,9 +458,9 @@ class ReaderPool:
         self._open.add(connection)
         return connection
 
-    def _check_open(self, cause: Exception | None = None) -> None:
+    def _check_open(self) -> None:
         if self._closed:
-            raise StoreClosedError(self._target) from cause
+            raise StoreClosedError(self._target)
 
     async def close(self) -> None:
         """Interrupt running work and close every connection."""
@@ -476,23 +478,6 @@ def _begin_aside(db: sqlite3.Connection, ticket: Ticket) -> None:
     _end_transaction(db, ticket)  # of an earlier call that failed
     db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
     db.execute("BEGIN")
-
-
-def _in_snapshot(
-    work: Callable[[sqlite3.Connection, Ticket], _T], db: sqlite3.Connection, ticket: Ticket
-) -> _T:
-    """Run the work in one read transaction, so that its statements see the same state."""
-    if db.in_transaction:  # an earlier call failed
-        _end_transaction(db, ticket)
-    db.execute("BEGIN")
-    try:
-        return work(db, ticket)
-    except BaseException as exc:
-        # SQLite forgets an interrupt once no statement runs, so no cursor may be left.
-        clear_frames_of(exc)
-        raise
-    finally:
-        _end_transaction(db, ticket)
 
 
 def _end_transaction(db: sqlite3.Connection, ticket: Ticket) -> None:

@@ -53,7 +53,6 @@ from . import backup as backups
 from . import moves, reads, tables, text_index, upkeep, writes
 from .connection import (
     Connection,
-    ConnectionClosedError,
     Read,
     ReaderPool,
     Ticket,
@@ -64,7 +63,6 @@ from .copies.kernel.library import load
 from .copies.resident import ResidentSearch
 from .copies.scanfile import ScanFiles
 from .driver import has_fts5
-from .errors import failures, translated
 from .keyword_search import search_text
 from .layout import current_table, put_token
 from .opening import (
@@ -145,14 +143,10 @@ class SqliteBackend(Backend):
         connection = self._connection = Connection(self._open_file, self._target, kept=True)
         settings = self._settings
         readers = self._readers = ReaderPool(
-            self._new_reader,
-            self._target,
-            settings.readers,
-            settings.busy_timeout,
-            self._check_file,
+            self._new_reader, self._target, settings.readers, settings.busy_timeout
         )
-        with translated(self._target):
-            incomplete = await connection.read(partial(self._look_at_file, readers))
+        look = partial(self._look_at_file, readers)
+        incomplete = await connection.read(look, snapshot=False)
         if not self.read_only:
             self._writer = Writer(
                 connection,
@@ -200,6 +194,7 @@ class SqliteBackend(Backend):
             self._target,
             readers,
             files=files,
+            check_file=self._check_file,
             put_token=self._put_token,
             memory=default_budget(),
             workers=min(settings.readers, os.cpu_count() or 1),
@@ -217,7 +212,11 @@ class SqliteBackend(Backend):
 
     def _new_reader(self) -> Connection:
         opener = open_read_only if self.read_only else open_reader
-        return Connection(lambda _: opener(self._path, self._settings, self._file), self._target)
+        return Connection(
+            lambda _: opener(self._path, self._settings, self._file),
+            self._target,
+            check_file=self._check_file,
+        )
 
     async def close(self) -> None:
         self._closed = True
@@ -232,8 +231,8 @@ class SqliteBackend(Backend):
             await self._readers.close()
         if self._connection is not None:
             if self._writer is not None and not self._in_memory:
-                with suppress(AiovecError, *failures(), ConnectionClosedError):
-                    await self._connection.read(self._bring_in_wal)
+                with suppress(AiovecError):
+                    await self._connection.read(self._bring_in_wal, snapshot=False)
             await self._connection.close()
         if self._remove_file is not None:
             await in_thread(self._remove_file)
@@ -406,17 +405,13 @@ class SqliteBackend(Backend):
     ) -> Coroutine[Any, Any, _T]:
         if queries[0].by_words:
             return self._read(lambda db, ticket: finish([search_text(db, ticket, table, *queries)]))
-        by_bits = self._by_bits(table)
-        if self._resident is not None and not any(
-            file_scan.is_approximate(query, table.schema, by_bits=by_bits) for query in queries
-        ):
+        scan = self._settings.scan
+        exact = all(file_scan.is_exact(query, table.schema, scan) for query in queries)
+        if self._resident is not None and exact:
             return self._resident.search(table, queries, finish)
         return self._read(
-            lambda db, ticket: finish(file_scan.search(db, ticket, table, queries, by_bits=by_bits))
+            lambda db, ticket: finish(file_scan.search(db, ticket, table, queries, scan=scan))
         )
-
-    def _by_bits(self, table: TableHandle) -> bool:
-        return self._settings.scan == "bit" and table.schema.quantized == "bit"
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         return await self._read(lambda db, _: reads.count(db, table, where))
@@ -504,7 +499,7 @@ class SqliteBackend(Backend):
 
     async def stats(self, table: TableHandle) -> TableStats:
         stats = await self._read(lambda db, _: upkeep.stats(db, table, self.name))
-        if self._by_bits(table):
+        if self._settings.scan == "bit" and table.schema.quantized == "bit":
             stats = replace(stats, index="bit codes: approximate")
         if self._resident is None:
             return stats
@@ -533,7 +528,7 @@ class SqliteBackend(Backend):
         while await step(self._write(upkeep.give_back)):
             pass
         if self._readers is not None:
-            await step(self._readers.read(upkeep.checkpoint, in_transaction=False))
+            await step(self._readers.read(upkeep.checkpoint, snapshot=False))
 
     async def backup(self, path: Path) -> None:
         if self._readers is None or self._connection is None or self._closed:
@@ -543,12 +538,11 @@ class SqliteBackend(Backend):
             moves.check_here(db, self._target, self._run)
             backups.backup(db, ticket, path)
 
-        if self._file is not None and await self._connection.read(self._is_replaced):
+        if self._file is not None and await in_thread(self._is_replaced):
             # Only this file has the acknowledged rows, and a new reader cannot reach it.
-            with translated(self._target):
-                await self._connection.read(copy)
-            return
-        await self._readers.read(copy, in_transaction=False)
+            await self._connection.read(copy, snapshot=False)
+        else:
+            await self._readers.read(copy, snapshot=False)
 
     def owns(self, path: Path) -> bool:
         file, path = self._path.resolve(), path.resolve()

@@ -28,7 +28,6 @@ from aiovec.errors import (
 from .connection import (
     CancelledWorkError,
     Connection,
-    ConnectionClosedError,
     TooLargeForGroupError,
     Transaction,
     clear_frames_of,
@@ -212,9 +211,12 @@ class Writer(Committer[_Call]):
         return not (call.alone or group[0].alone)
 
     def translated(self, error: Exception) -> Exception:
-        if isinstance(error, ConnectionClosedError):
-            return StoreClosedError(self.target)
-        return self._translated(error)
+        """Return the error for the caller, for an error of its work or of its commit."""
+        if isinstance(error, AiovecError) or not isinstance(error, failures()):
+            return error
+        translated = translate(error, self.target)
+        translated.__cause__ = error
+        return translated
 
     async def pause_is_over(self, pause: MoveMark) -> bool:
         return await self._connection.write(lambda db: is_over(db, self.target, pause))
@@ -244,8 +246,6 @@ class Writer(Committer[_Call]):
 
     def _commit(self, group: list[_Call], db: sqlite3.Connection) -> MoveMark | None:
         """Run a group in one transaction. Calls that have not ended afterwards are tried again."""
-        applied: list[_Call] = []
-        alone = len(group) == 1
         committing = False
         try:
             if self._was_full:
@@ -256,33 +256,14 @@ class Writer(Committer[_Call]):
                 self.busy = f"{self.target} is locked by another process"
                 return None
             self.busy = None
-            self._check_file()
             state = dict(db.execute("SELECT key, value FROM aiovec_state").fetchall())
-            mark = None if group[0].changes_mark else self._mark_to_heed(state)
+            mark = self._guard(group, state)
             if mark is not None:
                 _roll_back(db)
-                if mark.state == PAUSED:
-                    return mark
-                for call in group:
-                    call.fail(mark.refusal(self.target))
-                return None
+                return mark if mark.state == PAUSED else None
             number = change_number(state.get("change"))
-            tx = Transaction(db, number, alone=alone)
-            for calls in _runs(group):
-                if len(calls) > 1 and self._apply(tx, calls) is None:
-                    applied += calls
-                    continue
-                for call in calls:
-                    error = self._apply(tx, [call])
-                    if error is None:
-                        applied.append(call)
-                    elif isinstance(error, TooLargeForGroupError):
-                        call.alone = True
-                        call.wait_again()
-                    elif alone and isinstance(error, load_driver().Error):
-                        raise error
-                    else:
-                        call.fail(self._translated(error))
+            tx = Transaction(db, number, alone=len(group) == 1)
+            applied = self._apply_group(tx, group)
             if not applied:
                 _roll_back(db)
                 return None
@@ -296,17 +277,7 @@ class Writer(Committer[_Call]):
             _try_alone(group)
         except load_driver().Error as exc:
             _roll_back(db)
-            translated = self._translated(exc)
-            self._was_full = full = isinstance(translated, StoreFullError)
-            if full and (_cut_log(db) or not alone):
-                _try_alone(group)  # together they had no room; the smaller ones may
-                return None
-            if committing and not full:
-                translated = OutcomeUnknownError(self.target, str(exc))
-                translated.__cause__ = exc
-            for call in group:
-                if not call.ended:
-                    call.fail(copy_of_error(translated))
+            self._fail(group, db, exc, committing=committing)
         except BaseException:
             _roll_back(db)
             raise
@@ -314,6 +285,54 @@ class Writer(Committer[_Call]):
             for call in applied:
                 call.succeed(call.result)
         return None
+
+    def _guard(self, group: list[_Call], state: dict[str, object]) -> MoveMark | None:
+        """Return the mark of a migration that stops this group, whose calls fail if it stays.
+
+        StoreReplacedError if the file is not the store's any more.
+        """
+        self._check_file()
+        mark = None if group[0].changes_mark else self._mark_to_heed(state)
+        if mark is not None and mark.state != PAUSED:
+            for call in group:
+                call.fail(mark.refusal(self.target))
+        return mark
+
+    def _apply_group(self, tx: Transaction, group: list[_Call]) -> list[_Call]:
+        """Do the work of the calls, and return those that are to be committed."""
+        applied: list[_Call] = []
+        for calls in _runs(group):
+            if len(calls) > 1 and self._apply(tx, calls) is None:
+                applied += calls
+                continue
+            for call in calls:
+                error = self._apply(tx, [call])
+                if error is None:
+                    applied.append(call)
+                elif isinstance(error, TooLargeForGroupError):
+                    call.alone = True
+                    call.wait_again()
+                elif tx.alone and isinstance(error, load_driver().Error):
+                    raise error
+                else:
+                    call.fail(self.translated(error))
+        return applied
+
+    def _fail(
+        self, group: list[_Call], db: sqlite3.Connection, error: Exception, *, committing: bool
+    ) -> None:
+        """End the calls of a group that was rolled back, or let each wait for its own commit."""
+        translated = self.translated(error)
+        self._was_full = full = isinstance(translated, StoreFullError)
+        if full and (_cut_log(db) or len(group) > 1):
+            _try_alone(group)  # together they had no room; the smaller ones may
+            return
+        if committing and not full:
+            translated = OutcomeUnknownError(self.target, str(error))
+            translated.__cause__ = error
+        for call in group:
+            if not call.ended:
+                call.fail(copy_of_error(translated))
 
     def _check_kept(self) -> None:
         """Raise an error if the committed writes are not in the file that the target names."""
@@ -350,14 +369,6 @@ class Writer(Committer[_Call]):
             for call in begun:
                 call.wait_again()
         return error
-
-    def _translated(self, error: Exception) -> Exception:
-        """Return the error for the caller, for an error of its work or of its commit."""
-        if isinstance(error, AiovecError) or not isinstance(error, failures()):
-            return error
-        translated = translate(error, self.target)
-        translated.__cause__ = error
-        return translated
 
 
 def _once(tx: Transaction, calls: list[_Call]) -> None:

@@ -36,15 +36,16 @@ PREFIX_OVERSAMPLE = 4.0
 BIT_OVERSAMPLE = 16.0
 
 
-def prefix_of(query: Query, dim: int) -> int | None:
-    """Return the number of components that rank the rows; None if all of them do."""
-    dims = None if query.tuning is None else query.tuning.dims
-    return None if query.exact or dims is None or dims >= dim else dims
+def is_exact(query: Query, schema: Schema, scan: str) -> bool:
+    """Return whether whole vectors, not their bits or a prefix, select the rows to measure.
 
-
-def is_approximate(query: Query, schema: Schema, *, by_bits: bool) -> bool:
-    """Return whether parts of the vectors select the rows to measure."""
-    return not query.exact and (by_bits or prefix_of(query, schema.dim) is not None)
+    ``scan`` is the setting.
+    """
+    if query.exact:
+        return True
+    if scan == "bit" and schema.quantized == "bit":
+        return False
+    return query.tuning is None or query.tuning.dims is None or query.tuning.dims >= schema.dim
 
 
 def oversampled(query: Query, default: float, rows: int) -> int:
@@ -77,9 +78,9 @@ def search(
     handle: TableHandle,
     queries: Sequence[Query],
     *,
-    by_bits: bool,
+    scan: str,
 ) -> list[Found]:
-    """Answer from the file. With ``by_bits`` the table's bits select the rows to measure.
+    """Answer from the file. With the setting ``scan="bit"`` bits may select the rows to measure.
 
     Exact queries with the same filter share a scan.
     """
@@ -89,7 +90,7 @@ def search(
     scans: dict[Expr | None, list[int]] = {}
     for place, query in enumerate(queries):
         rowids = None
-        if is_approximate(query, table.schema, by_bits=by_bits):
+        if not is_exact(query, table.schema, scan):
             rowids = _likeliest(db, ticket, table, vectors, query)
         if rowids is None:
             scans.setdefault(query.where, []).append(place)
@@ -133,7 +134,8 @@ def _likeliest(
     """Return the rows that parts of the vectors select; None if too many are wanted for that."""
     if query.where is not None and (few := _few_selected(db, table, query)) is not None:
         return few
-    if (dims := prefix_of(query, table.schema.dim)) is not None:
+    dims = None if query.tuning is None else query.tuning.dims
+    if dims is not None and dims < table.schema.dim:
         return _nearest_by_scan(db, ticket, table, vectors, [query], dims)[0]
     wanted = oversampled(query, BIT_OVERSAMPLE, _LARGEST_K)
     return _nearest_by_bits(db, table, query, wanted) if wanted > query.limit else None

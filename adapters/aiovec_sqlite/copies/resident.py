@@ -1,14 +1,9 @@
-"""Search by codes: one queue for each table, answered by its copy.
+"""The copies of the tables: their builds, their wear and their memory, and searches by them.
 
 A copy is a list of segments, which lie in a mapped scan file or in memory. The first search of a
 table in a process maps the scan file. If there is none, the store's file answers, and a build
 begins, for which later searches wait. The file also answers when a build takes very long, and where
 there is neither disk nor memory for a copy.
-
-A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
-A scan uses all cores, so a table has one at a time; what comes meanwhile waits and is answered
-together. A lone search never waits for company, and each caller gets its answer as soon as its rows
-are read, those of few rows first.
 """
 
 from __future__ import annotations
@@ -17,8 +12,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -31,24 +25,21 @@ from aiovec.backend.contract import (
     StaleTableError,
     TableHandle,
 )
-from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadline
 from aiovec.backend.threads import Background, in_daemon_thread, in_thread
-from aiovec.errors import AiovecError, StoreBusyError, StoreClosedError
+from aiovec.errors import AiovecError
 
 from ..connection import Read, ReaderPool, Ticket
 from ..layout import TableLayout, current_table
+from .batches import Batches, Queue, restart
 from .copy import OlderSnapshotError, ResidentCopy, rows_to_load
 from .file_scan import search as search_in_file
-from .scan import LARGE, MOST_TOGETHER, Snapshot, SpoiledFileError, answers
+from .scan import Snapshot, SpoiledFileError, answers
 from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
 
 LOG = logging.getLogger("aiovec")
 _T = TypeVar("_T")
 
-# A hybrid query counts as so many, because a batch looks up the words of its queries one by one.
-_HYBRID = 8
-_BUSY = "the searches of this process take too long"
 _TOO_LARGE = "it is larger than the memory for copies"
 # The share of the memory for copies that one table's masks may take, and the changes of one copy.
 _FOR_MASKS, _FOR_CHANGES = 1 / 16, 1 / 2
@@ -74,71 +65,12 @@ _BETWEEN_LOOKS = 1.0
 _MOST_SNAPSHOTS = 10
 
 
-def _restart(queries: Sequence[Query]) -> None:
-    """Count the bytes of these queries' rows from 0 on, because they will be read again."""
-    for query in queries:
-        if query.columns.meter is not None:
-            query.columns.meter.restart()
-
-
-class _Caller:
-    """The queries of one caller, which may have gone, and what makes its result of their rows."""
-
-    __slots__ = ("batch", "deadline", "finish", "future", "large", "queries", "size", "task")
-
-    def __init__(self, queries: Sequence[Query], finish: FromEach[Any], deadline: Deadline) -> None:
-        self.queries = queries
-        self.finish = finish
-        self.size = sum(_HYBRID if query.fusion is not None else 1 for query in queries)
-        self.large = any(query.limit > LARGE and query.fusion is None for query in queries)
-        self.deadline = deadline
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # The calls that are answered together, and their task, which ends if nobody waits for it.
-        self.batch: Sequence[_Caller] | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def refused(self) -> bool:
-        """True if its rows have too many bytes."""
-        meter = self.queries[0].columns.meter
-        return meter is not None and meter.refused
-
-    def give_up(self) -> None:
-        """Fail, unless rows are already being read for it."""
-        if self.batch is None:
-            self.fail(self.deadline.error(_BUSY))
-
-    def succeed(self, result: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(result)
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(copy_of_error(error))
-
-
-class _Batch:
-    """Calls that are being answered together."""
-
-    __slots__ = ("calls", "queries", "scanned")
-
-    def __init__(self, calls: int, queries: int, large: int, *, by_file: bool) -> None:
-        self.calls = calls
-        # A call of many queries takes several scans, and others run beside it.
-        many = queries > MOST_TOGETHER
-        # True once their rows are known and only the fields of these are read. A table that has no
-        # copy is read for several batches at a time.
-        self.scanned = many or by_file
-        # The queries that must wait for a scan beside this batch. The callers of large ones do not
-        # get their answers soon.
-        self.queries = 1 if many else max(1, queries - large)
-
-
 class _Resident:
-    """The copy of one table, None until it is built, its waiting calls, and its tasks."""
+    """The copy of one table, None until it is built, its build, and its queue of searches."""
 
-    def __init__(self, table: TableHandle) -> None:
+    def __init__(self, table: TableHandle, copies: ResidentSearch) -> None:
         self.table = table
+        self.queue = Queue(self, partial(copies.answer, self))
         self.copy: ResidentCopy | None = None
         self.building: asyncio.Task[None] | None = None
         # True once a scan file was looked for, by the first search.
@@ -152,10 +84,6 @@ class _Resident:
         # The state at the last check of the memory.
         self.kept: State | None = None
         self.searched_at = time.monotonic()
-        self.waiting: deque[_Caller] = deque()
-        # The newest batch under way, and the calls of the last one that ended.
-        self.batch: _Batch | None = None
-        self.last_calls = 1
         self.counts = {"searches": 0, "batches": 0, "largest_batch": 0}
 
     @property
@@ -163,39 +91,18 @@ class _Resident:
         return self.building is not None and not self.building.done()
 
     @property
-    def answers(self) -> bool:
-        """True if a batch may begin: by the copy, or by the file if the build takes long.
-
-        Behind a scan, the next one begins at once if as many queries wait as it had. If they are
-        fewer, its callers will soon have their answers, ask again, and join them.
-        """
-        batch = self.batch
-        if batch is not None:
-            return batch.scanned and self.wanted >= batch.queries
+    def ready(self) -> bool:
+        """True if the copy can answer, or the file because the build takes long."""
         return self.copy is not None or not self.is_building or time.monotonic() >= self.file_at
+
+    @property
+    def by_file(self) -> bool:
+        return bool(self.reason)
 
     @property
     def nbytes(self) -> int:
         copy = self.copy  # another thread may remove it
         return 0 if copy is None else copy.nbytes
-
-    @property
-    def wanted(self) -> int:
-        """The number of waiting queries."""
-        return sum(call.size for call in self.waiting)
-
-    def take(self, share: int) -> list[_Caller]:
-        """Return the calls that waited longest, with at least ``share`` queries if there are."""
-        calls: list[_Caller] = []
-        queries = 0
-        while self.waiting and queries < share:
-            call = self.waiting.popleft()
-            if call.deadline.left() <= 0:
-                call.give_up()
-            if not call.future.done():  # otherwise its caller has gone
-                calls.append(call)
-                queries += call.size
-        return calls
 
 
 class ResidentSearch:
@@ -210,6 +117,7 @@ class ResidentSearch:
         readers: ReaderPool,
         *,
         files: ScanFiles | None,
+        check_file: Callable[[], None],
         put_token: Callable[[TableHandle, str | None], Awaitable[None]],
         memory: int,
         workers: int,
@@ -219,20 +127,15 @@ class ResidentSearch:
 
         ``workers`` is the number of simultaneous batches.
         """
-        self._target = target
         self._readers = readers
         self._files = files
         self._put_token = put_token
         self._memory = memory
-        self._workers = workers
-        self._busy_timeout = busy_timeout
+        self._batches = Batches(
+            target, readers, check_file=check_file, workers=workers, busy_timeout=busy_timeout
+        )
         self._builds_alone = min(_BUILDS_ALONE * busy_timeout, _LONGEST)
         self._tables: dict[str, _Resident] = {}  # in the order of their last search
-        # Tables with waiting calls.
-        self._waiting: dict[_Resident, None] = {}
-        self._line = Line()
-        self._at_work = 0
-        self._batches: set[asyncio.Task[None]] = set()
         # One table is built at a time, so that each build sees the memory of the others.
         self._builder = asyncio.Lock()
         # Including the tasks of tables that were dropped from memory.
@@ -242,31 +145,16 @@ class ResidentSearch:
         self._cleaned = False
         self._closed = False
 
-    async def search(
+    def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
-    ) -> _T:
+    ) -> Coroutine[Any, Any, _T]:
         """Return what ``finish`` makes of the results of exact searches, in a reader's thread."""
         resident = self._of(table)
         # The file answers one query at first, many take longer there than a build.
-        first = len(queries) == 1 and (resident.batch or not resident.looked)
+        first = len(queries) == 1 and (resident.queue.batch or not resident.looked)
         if resident.copy is None and not first:
             self._begin_building(resident)
-        # Callers that were answered together ask again at the same time, so each waits for all.
-        alone = not (resident.batch or resident.waiting) and resident.last_calls == 1
-        if not (alone and self._at_work < self._workers and resident.answers):
-            return await self._in_turn(resident, queries, finish)
-        batch = self._begin(resident, 1, len(queries))
-
-        def all_of(found: Iterator[dict[int, Found]]) -> _T:
-            answers: dict[int, Found] = {}
-            for some in found:
-                answers |= some
-            return finish([answers[place] for place in range(len(queries))])
-
-        try:
-            return await self._answers(self._readers.read, resident, queries, batch, all_of)
-        finally:
-            self._end(resident, batch)
+        return self._batches.search(resident.queue, queries, finish)
 
     def _of(self, table: TableHandle) -> _Resident:
         """Return what is known of the table, as the one that was searched last."""
@@ -276,7 +164,7 @@ class ResidentSearch:
             self._unload(resident)
             resident = None
         if resident is None:
-            resident = _Resident(table)
+            resident = _Resident(table, self)
         self._tables[name] = resident
         resident.searched_at = time.monotonic()
         return resident
@@ -307,9 +195,7 @@ class ResidentSearch:
     async def close(self) -> None:
         """Fail the waiting calls, stop builds, and release everything."""
         self._closed = True
-        for resident in self._waiting:
-            for call in resident.waiting:
-                call.fail(StoreClosedError(self._target))
+        self._batches.close()
         self._tables.clear()
         await self._tasks.cancel()
 
@@ -320,14 +206,14 @@ class ResidentSearch:
             return
         resident.looked = True  # the build looks too
         resident.building = self._tasks.start(self._build(resident, before))
-        resident.building.add_done_callback(lambda _: self._begin_batches())
+        resident.building.add_done_callback(lambda _: self._batches.begin())
         self._wait_for_build(resident)
 
     def _wait_for_build(self, resident: _Resident) -> None:
         """Make searches wait for the build, for a while."""
         resident.file_at = time.monotonic() + self._builds_alone
         loop = asyncio.get_running_loop()
-        loop.call_later(self._builds_alone + 0.001, self._begin_batches)
+        loop.call_later(self._builds_alone + 0.001, self._batches.begin)
 
     async def _build(self, resident: _Resident, before: ResidentCopy | None) -> None:
         """Make the table's copy: the one before or its scan file, with newer rows, or a new one."""
@@ -357,7 +243,7 @@ class ResidentSearch:
                 await asyncio.sleep(_LOOK)
                 return False
             resident.copy, resident.reason = copy, ""
-            self._begin_batches()
+            self._batches.begin()
             if made:
                 await in_daemon_thread(made[0].flush)
                 await self._put_token(resident.table, made[0].token)
@@ -511,156 +397,19 @@ class ResidentSearch:
         if building is not None and building is not asyncio.current_task():
             building.cancel()
 
-    # Batches
+    # Searches
 
-    async def _in_turn(
-        self, resident: _Resident, queries: Sequence[Query], finish: FromEach[_T]
-    ) -> _T:
-        """Return the results of queries, together with others. StoreBusyError if they do not begin
-        in time. A cancelled caller leaves its batch, which continues without it.
-        """
-        if self._closed:
-            raise StoreClosedError(self._target)
-        call = _Caller(queries, finish, current_deadline(self._busy_timeout))
-        self._line.check_room(call.deadline, _BUSY)
-        resident.waiting.append(call)
-        self._waiting[resident] = None
-        # Those that ask in the same turn of the event loop are answered together.
-        asyncio.get_running_loop().call_soon(self._begin_batches)
-        try:
-            return await self._line.wait(call.future, call.deadline, call.give_up)
-        except asyncio.CancelledError:
-            gone = call.batch is not None and all(other.future.done() for other in call.batch)
-            if gone and call.task is not None:
-                call.task.cancel()
-            raise
-
-    def _begin_batches(self) -> None:
-        """Begin batches of the waiting calls, up to the number of workers."""
-        while self._at_work < self._workers and (resident := self._longest_waiting()) is not None:
-            calls = resident.take(MOST_TOGETHER)
-            if not resident.waiting:
-                del self._waiting[resident]
-            queries = sum(call.size for call in calls)
-            large = sum(call.size for call in calls if call.large)
-            batch = self._begin(resident, len(calls), queries, large)
-            task = asyncio.create_task(self._answer(resident, calls, batch))
-            self._batches.add(task)
-            task.add_done_callback(self._batches.discard)
-
-    def _longest_waiting(self) -> _Resident | None:
-        """Return the table whose first call has waited longest, among those ready for a batch."""
-        ready = [resident for resident in self._waiting if resident.answers]
-        return min(ready, key=lambda table: table.waiting[0].deadline.began, default=None)
-
-    def _begin(self, resident: _Resident, calls: int, queries: int, large: int = 0) -> _Batch:
-        self._at_work += 1
-        resident.batch = batch = _Batch(calls, queries, large, by_file=bool(resident.reason))
-        return batch
-
-    def _end(self, resident: _Resident, batch: _Batch) -> None:
-        self._at_work -= 1
-        resident.last_calls = batch.calls
-        if resident.batch is batch:
-            resident.batch = None
-        if self._waiting:
-            # Callers with answers ask again first, so they join the waiting ones.
-            asyncio.get_running_loop().call_soon(self._begin_batches)
-
-    async def _answer(self, resident: _Resident, calls: Sequence[_Caller], batch: _Batch) -> None:
-        try:
-            async with self._readers.reader() as read:
-                if calls := [call for call in calls if not call.future.done()]:
-                    for call in calls:
-                        call.batch, call.task = calls, asyncio.current_task()
-                    await self._answer_calls(read, resident, calls, batch)
-        except asyncio.CancelledError:
-            for call in calls:
-                call.future.cancel()
-            raise
-        except Exception as error:  # noqa: BLE001 - for example, no reader could be opened
-            for call in calls:
-                call.fail(error)
-        finally:
-            self._end(resident, batch)
-
-    async def _answer_calls(
+    async def answer(
         self,
-        read: Read,
         resident: _Resident,
-        calls: Sequence[_Caller],
-        batch: _Batch,
-        *,
-        again: bool = False,
-    ) -> None:
-        calls = [call for call in calls if not call.future.done()]  # some may have gone
-        queries = [query for call in calls for query in call.queries]
-        if not queries:
-            return
-        _restart(queries)
-
-        try:
-            deliver = partial(self._deliver, asyncio.get_running_loop(), calls)
-            results = await self._answers(read, resident, queries, batch, deliver)
-        except Exception as error:  # noqa: BLE001 - it belongs to the waiting callers
-            if isinstance(error, StoreBusyError):
-                for call in calls:
-                    call.fail(call.deadline.error(error.reason))
-                return
-            refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
-            for call in refused:
-                call.fail(error)
-            # If it is not known which of them fails, or a second one does, each is answered alone.
-            for some in [calls] if refused and not again else [[call] for call in calls]:
-                await self._answer_calls(read, resident, some, batch, again=True)
-            return
-        for call, result in results:
-            call.succeed(result)
-
-    def _deliver(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        calls: Sequence[_Caller],
-        found: Iterator[dict[int, Found]],
-    ) -> list[tuple[_Caller, Any]]:
-        """Finish the calls in the reader's thread, each as soon as all its rows are read.
-
-        Return the calls that end last, with their results; the others have theirs already.
-        """
-        answers: dict[int, Found] = {}
-        places = iter(range(sum(len(call.queries) for call in calls)))
-        left = {call: [next(places) for _ in call.queries] for call in calls}
-        for some in found:
-            answers |= some
-            ready = [call for call, needed in left.items() if answers.keys() >= set(needed)]
-            results = [
-                (call, call.finish([answers.pop(place) for place in left.pop(call)]))
-                for call in ready
-            ]
-            if not left:
-                return results
-            self._readers.check_file()
-            for call, result in results:
-                loop.call_soon_threadsafe(call.succeed, result)
-        return []
-
-    async def _answers(
-        self,
         read: Read,
-        resident: _Resident,
         queries: Sequence[Query],
-        batch: _Batch,
+        scanned: Callable[[], None],
         finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
-        loop, spoiled = asyncio.get_running_loop(), False
         copy: ResidentCopy | None = None
-
-        def scanned() -> None:
-            batch.scanned = True
-            if resident.waiting:
-                with suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(self._begin_batches)
+        spoiled = False
 
         def work(db: sqlite3.Connection, ticket: Ticket) -> tuple[State | None, _T]:
             nonlocal copy, spoiled
@@ -675,10 +424,10 @@ class ResidentSearch:
                     found = answers(snapshot, copy.masks, queries, scanned)
                 except SpoiledFileError:
                     spoiled = True
-                    _restart(queries)
+                    restart(queries)
                 else:
                     return state, finish(found)
-            rows = search_in_file(db, ticket, resident.table, queries, by_bits=False)
+            rows = search_in_file(db, ticket, resident.table, queries, scan="disk")
             return None, finish(iter([dict(enumerate(rows))]))
 
         try:

@@ -244,36 +244,27 @@ def _found(
     snapshot: Snapshot, queries: Sequence[Query], best: Sequence[Nearest]
 ) -> Iterator[dict[int, Found]]:
     """Read the rows of all, with one statement for the small queries that want the same columns."""
+    db, ticket, table = snapshot.db, snapshot.ticket, snapshot.table
     alike: dict[Columns, list[int]] = {}
     others: list[int] = []
     for place, query in enumerate(queries):
         large = query.fusion is not None or len(best[place].rowids) > LARGE
         (others if large else alike.setdefault(query.columns, [])).append(place)
-    for places in alike.values():
-        yield dict(zip(places, _read(snapshot, queries, best, places), strict=True))
-    for place in sorted(others, key=lambda place: len(best[place].rowids)):
-        query, rows_of = queries[place], best[place]
+    others.sort(key=lambda place: len(best[place].rowids))
+    for places in [*alike.values(), *([place] for place in others)]:
+        query, some = queries[places[0]], [best[place] for place in places]
         if query.fusion is not None:
-            rowids, far = rows_of.rowids.tolist(), rows_of.distances.tolist()
-            yield {
-                place: search_both(snapshot.db, snapshot.ticket, snapshot.table, query, rowids, far)
-            }
-        else:
-            yield {place: _read(snapshot, queries, best, [place])[0]}
-
-
-def _read(
-    snapshot: Snapshot,
-    queries: Sequence[Query],
-    best: Sequence[Nearest],
-    places: Sequence[int],
-) -> list[Found]:
-    """Read the rows of queries that want the same columns."""
-    columns, some = queries[places[0]].columns, [best[place] for place in places]
-    # Scans of queries that count bytes, and those beside them, need not have read vectors.
-    kept = [one.vectors for one in some if one.vectors is not None] if columns.vector else []
-    vectors = np.concatenate(kept) if len(kept) == len(some) else None
-    rowids = np.concatenate([one.rowids for one in some])
-    rows = by_rowids(snapshot.db, snapshot.ticket, snapshot.table, rowids, columns, vectors)
-    parts = [rows] if len(some) == 1 else split(rows, [len(one.rowids) for one in some])
-    return [Found(part, one.distances.tolist()) for one, part in zip(some, parts, strict=True)]
+            rowids, far = some[0].rowids.tolist(), some[0].distances.tolist()
+            yield {places[0]: search_both(db, ticket, table, query, rowids, far)}
+            continue
+        # Scans of queries that count bytes, and those beside them, need not have read vectors.
+        kept = [one.vectors for one in some if one.vectors is not None]
+        every = query.columns.vector and len(kept) == len(some)
+        vectors = np.concatenate(kept) if every else None
+        joined = np.concatenate([one.rowids for one in some])
+        rows = by_rowids(db, ticket, table, joined, query.columns, vectors)
+        parts = [rows] if len(some) == 1 else split(rows, [len(one.rowids) for one in some])
+        yield {
+            place: Found(part, one.distances.tolist())
+            for place, one, part in zip(places, some, parts, strict=True)
+        }

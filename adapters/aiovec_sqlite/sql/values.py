@@ -61,12 +61,14 @@ def _column_to_sql(column: pa.Array | pa.ChunkedArray, kind: Kind) -> list[Any]:
     return values
 
 
-@decodes
 def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     """Return a column of SQLite's values as Python's."""
     convert = _FROM_SQL.get(kind)
-    if convert is None:
-        return values
+    return values if convert is None else _converted(values, convert)
+
+
+@decodes
+def _converted(values: Sequence[Any], convert: Callable[[Any], Any]) -> Sequence[Any]:
     return [None if value is None else convert(value) for value in values]
 
 

@@ -1,0 +1,348 @@
+"""Batches: the searches of a table that wait are answered together, by a free reader.
+
+A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
+A scan uses all cores, so a table has one at a time; what comes meanwhile waits and is answered
+together. A lone search never waits for company, and each caller gets its answer as soon as its rows
+are read, those of few rows first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
+
+from aiovec.backend.contract import Found, FromEach, Query
+from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadline
+from aiovec.errors import StoreBusyError, StoreClosedError
+
+from ..connection import Read, ReaderPool
+from .scan import LARGE, MOST_TOGETHER
+
+_T = TypeVar("_T")
+
+# A hybrid query counts as so many, because a batch looks up the words of its queries one by one.
+_HYBRID = 8
+_BUSY = "the searches of this process take too long"
+
+
+class Searched(Protocol):
+    """Whether a table's searches can be answered."""
+
+    @property
+    def ready(self) -> bool:
+        """True if it can answer now."""
+
+    @property
+    def by_file(self) -> bool:
+        """True if the file answers, which is read for several batches at a time."""
+
+
+# Takes the read, the queries, what is called once the scan has ended, and what makes the result of
+# the rows by the queries' places, in a reader's thread. All are of one snapshot.
+Answer = Callable[
+    [
+        Read,
+        Sequence[Query],
+        Callable[[], None],
+        Callable[[Iterator[dict[int, Found]]], Any],
+    ],
+    Awaitable[Any],
+]
+
+
+class _Caller:
+    """The queries of one caller, which may have gone, and what makes its result of their rows."""
+
+    __slots__ = ("batch", "deadline", "finish", "future", "large", "queries", "size", "task")
+
+    def __init__(self, queries: Sequence[Query], finish: FromEach[Any], deadline: Deadline) -> None:
+        self.queries = queries
+        self.finish = finish
+        self.size = sum(_HYBRID if query.fusion is not None else 1 for query in queries)
+        self.large = any(query.limit > LARGE and query.fusion is None for query in queries)
+        self.deadline = deadline
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        # The calls that are answered together, and their task, which ends if nobody waits for it.
+        self.batch: Sequence[_Caller] | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def refused(self) -> bool:
+        """True if its rows have too many bytes."""
+        meter = self.queries[0].columns.meter
+        return meter is not None and meter.refused
+
+    def give_up(self) -> None:
+        """Fail, unless rows are already being read for it."""
+        if self.batch is None:
+            self.fail(self.deadline.error(_BUSY))
+
+    def succeed(self, result: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(copy_of_error(error))
+
+
+class _Batch:
+    """Calls that are being answered together."""
+
+    __slots__ = ("calls", "queries", "scanned")
+
+    def __init__(self, calls: int, queries: int, large: int, *, by_file: bool) -> None:
+        self.calls = calls
+        # A call of many queries takes several scans, and others run beside it.
+        many = queries > MOST_TOGETHER
+        # True once their rows are known and only the fields of these are read.
+        self.scanned = many or by_file
+        # The queries that must wait for a scan beside this batch. The callers of large ones do not
+        # get their answers soon.
+        self.queries = 1 if many else max(1, queries - large)
+
+
+class Queue:
+    """The calls of one table that wait, and its batches."""
+
+    def __init__(self, table: Searched, answer: Answer) -> None:
+        self.table = table
+        self.answer = answer
+        self.waiting: deque[_Caller] = deque()
+        # The newest batch under way, and the calls of the last one that ended.
+        self.batch: _Batch | None = None
+        self.last_calls = 1
+
+    @property
+    def ready(self) -> bool:
+        """True if a batch may begin.
+
+        Behind a scan, the next one begins at once if as many queries wait as it had. If they are
+        fewer, its callers will soon have their answers, ask again, and join them.
+        """
+        batch = self.batch
+        if batch is None:
+            return self.table.ready
+        return batch.scanned and sum(call.size for call in self.waiting) >= batch.queries
+
+    @property
+    def is_free(self) -> bool:
+        """True if a call need not wait for others.
+
+        Callers that were answered together ask again at the same time, so each waits for all.
+        """
+        return not (self.batch or self.waiting) and self.last_calls == 1 and self.table.ready
+
+    def take(self, share: int) -> list[_Caller]:
+        """Return the calls that waited longest, with at least ``share`` queries if there are."""
+        calls: list[_Caller] = []
+        queries = 0
+        while self.waiting and queries < share:
+            call = self.waiting.popleft()
+            if call.deadline.left() <= 0:
+                call.give_up()
+            if not call.future.done():  # otherwise its caller has gone
+                calls.append(call)
+                queries += call.size
+        return calls
+
+
+class Batches:
+    """Answers the calls of all tables, by at most ``workers`` batches at a time."""
+
+    def __init__(
+        self,
+        target: str,
+        readers: ReaderPool,
+        *,
+        check_file: Callable[[], None],
+        workers: int,
+        busy_timeout: float,
+    ) -> None:
+        self._target = target
+        self._readers = readers
+        self._check_file = check_file
+        self._workers = workers
+        self._busy_timeout = busy_timeout
+        # Those with waiting calls.
+        self._waiting: dict[Queue, None] = {}
+        self._line = Line()
+        self._at_work = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def search(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
+        """Return what ``finish`` makes of the results of queries, in a reader's thread."""
+        if not (queue.is_free and self._at_work < self._workers):
+            return await self._in_turn(queue, queries, finish)
+        batch = self._begin(queue, 1, len(queries))
+
+        def all_of(found: Iterator[dict[int, Found]]) -> _T:
+            answers: dict[int, Found] = {}
+            for some in found:
+                answers |= some
+            return finish([answers[place] for place in range(len(queries))])
+
+        try:
+            scanned = self._scanned(queue, batch)
+            return cast("_T", await queue.answer(self._readers.read, queries, scanned, all_of))
+        finally:
+            self._end(queue, batch)
+
+    async def _in_turn(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
+        """Return the results of queries, together with others. StoreBusyError if they do not begin
+        in time. A cancelled caller leaves its batch, which continues without it.
+        """
+        if self._closed:
+            raise StoreClosedError(self._target)
+        call = _Caller(queries, finish, current_deadline(self._busy_timeout))
+        self._line.check_room(call.deadline, _BUSY)
+        queue.waiting.append(call)
+        self._waiting[queue] = None
+        # Those that ask in the same turn of the event loop are answered together.
+        asyncio.get_running_loop().call_soon(self.begin)
+        try:
+            return await self._line.wait(call.future, call.deadline, call.give_up)
+        except asyncio.CancelledError:
+            gone = call.batch is not None and all(other.future.done() for other in call.batch)
+            if gone and call.task is not None:
+                call.task.cancel()
+            raise
+
+    def begin(self) -> None:
+        """Begin batches of the waiting calls, up to the number of workers."""
+        while self._at_work < self._workers and (queue := self._longest_waiting()) is not None:
+            calls = queue.take(MOST_TOGETHER)
+            if not queue.waiting:
+                del self._waiting[queue]
+            queries = sum(call.size for call in calls)
+            large = sum(call.size for call in calls if call.large)
+            batch = self._begin(queue, len(calls), queries, large)
+            task = asyncio.create_task(self._answer(queue, calls, batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _longest_waiting(self) -> Queue | None:
+        """Return the queue whose first call has waited longest, among those ready for a batch."""
+        ready = [queue for queue in self._waiting if queue.ready]
+        return min(ready, key=lambda queue: queue.waiting[0].deadline.began, default=None)
+
+    def _begin(self, queue: Queue, calls: int, queries: int, large: int = 0) -> _Batch:
+        self._at_work += 1
+        queue.batch = batch = _Batch(calls, queries, large, by_file=queue.table.by_file)
+        return batch
+
+    def _end(self, queue: Queue, batch: _Batch) -> None:
+        self._at_work -= 1
+        queue.last_calls = batch.calls
+        if queue.batch is batch:
+            queue.batch = None
+        if self._waiting:
+            # Callers with answers ask again first, so they join the waiting ones.
+            asyncio.get_running_loop().call_soon(self.begin)
+
+    def _scanned(self, queue: Queue, batch: _Batch) -> Callable[[], None]:
+        """Return the function that a reader's thread calls when the batch has been scanned."""
+        loop = asyncio.get_running_loop()
+
+        def scanned() -> None:
+            batch.scanned = True
+            if queue.waiting:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self.begin)
+
+        return scanned
+
+    async def _answer(self, queue: Queue, calls: Sequence[_Caller], batch: _Batch) -> None:
+        try:
+            async with self._readers.reader() as reader:
+                if calls := [call for call in calls if not call.future.done()]:
+                    for call in calls:
+                        call.batch, call.task = calls, asyncio.current_task()
+                    await self._answer_calls(reader.read, queue, calls, batch)
+        except asyncio.CancelledError:
+            for call in calls:
+                call.future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - for example, no reader could be opened
+            for call in calls:
+                call.fail(error)
+        finally:
+            self._end(queue, batch)
+
+    async def _answer_calls(
+        self,
+        read: Read,
+        queue: Queue,
+        calls: Sequence[_Caller],
+        batch: _Batch,
+        *,
+        again: bool = False,
+    ) -> None:
+        calls = [call for call in calls if not call.future.done()]  # some may have gone
+        queries = [query for call in calls for query in call.queries]
+        if not queries:
+            return
+        restart(queries)
+        deliver = partial(self._deliver, asyncio.get_running_loop(), calls)
+        try:
+            results = await queue.answer(read, queries, self._scanned(queue, batch), deliver)
+        except Exception as error:  # noqa: BLE001 - it belongs to the waiting callers
+            if isinstance(error, StoreBusyError):
+                for call in calls:
+                    call.fail(call.deadline.error(error.reason))
+                return
+            refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
+            for call in refused:
+                call.fail(error)
+            # If it is not known which of them fails, or a second one does, each is answered alone.
+            for some in [calls] if refused and not again else [[call] for call in calls]:
+                await self._answer_calls(read, queue, some, batch, again=True)
+            return
+        for call, result in results:
+            call.succeed(result)
+
+    def _deliver(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        calls: Sequence[_Caller],
+        found: Iterator[dict[int, Found]],
+    ) -> list[tuple[_Caller, Any]]:
+        """Finish the calls in the reader's thread, each as soon as all its rows are read.
+
+        Return the calls that end last, with their results; the others have theirs already.
+        """
+        answers: dict[int, Found] = {}
+        places = iter(range(sum(len(call.queries) for call in calls)))
+        left = {call: [next(places) for _ in call.queries] for call in calls}
+        for some in found:
+            answers |= some
+            ready = [call for call, needed in left.items() if answers.keys() >= set(needed)]
+            results = [
+                (call, call.finish([answers.pop(place) for place in left.pop(call)]))
+                for call in ready
+            ]
+            if not left:
+                return results
+            self._check_file()
+            for call, result in results:
+                loop.call_soon_threadsafe(call.succeed, result)
+        return []
+
+    def close(self) -> None:
+        """Fail the waiting calls."""
+        self._closed = True
+        for queue in self._waiting:
+            for call in queue.waiting:
+                call.fail(StoreClosedError(self._target))
+
+
+def restart(queries: Sequence[Query]) -> None:
+    """Count the bytes of these queries' rows from 0 on, because they will be read again."""
+    for query in queries:
+        if query.columns.meter is not None:
+            query.columns.meter.restart()
