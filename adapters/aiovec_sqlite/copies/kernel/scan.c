@@ -736,31 +736,34 @@ AVX512 static void multiply_avx512(const Scan *scan, const int8_t *tile, int64_t
     }
 }
 
-/* Codes of a row's halves with those of a few queries. `number` is a constant where this is inlined,
- * so that the sums stay in registers. */
-AVX512 INLINE void add_halves_avx512(__m512i both, const int8_t *packed, int64_t wide, int number,
-                                     __m512i *sums) {
+/* The products of `together` rows with `number` queries, constants where this is inlined, so that the
+ * sums stay in registers. The rows share the loads of the queries' codes. */
+AVX512 INLINE void rows_avx512(const Scan *scan, const int8_t *const *rows, const int8_t *packed,
+                               int together, int number, __m512i *sums) {
     const __m512i four = _mm512_set1_epi8(15);
-    __m512i first = _mm512_and_si512(both, four);
-    __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
-    for (int j = 0; j < number; j++) {
-        const int8_t *codes = packed + 2 * j * wide;
-        __m512i one = _mm512_load_si512((const void *)codes);
-        __m512i other = _mm512_load_si512((const void *)(codes + wide));
-        sums[j] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums[j], first, one), second, other);
-    }
-}
-
-AVX512 INLINE void row_avx512(const Scan *scan, const int8_t *row, const int8_t *packed, int number,
-                              __m512i *sums) {
-    int64_t i = 0, half = scan->half, wide = scan->wide;
-    for (int j = 0; j < number; j++) sums[j] = _mm512_setzero_si512();
-    for (; i + 64 <= half; i += 64)
-        add_halves_avx512(_mm512_loadu_si512((const void *)(row + i)), packed + i, wide, number,
-                          sums);
-    if (i < half) {
-        __mmask64 valid = (1ULL << (half - i)) - 1;
-        add_halves_avx512(_mm512_maskz_loadu_epi8(valid, row + i), packed + i, wide, number, sums);
+    int64_t half = scan->half, wide = scan->wide;
+    for (int j = 0; j < together * number; j++) sums[j] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < half; i += 64, packed += 64) {
+        __mmask64 valid = half - i < 64 ? (1ULL << (half - i)) - 1 : ~0ULL;
+        __m512i first[4], second[4];
+#pragma GCC unroll 4
+        for (int k = 0; k < together; k++) {
+            __m512i both = _mm512_maskz_loadu_epi8(valid, rows[k] + i);
+            first[k] = _mm512_and_si512(both, four);
+            second[k] = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < number; j++) {
+            const int8_t *codes = packed + 2 * j * wide;
+            __m512i one = _mm512_load_si512((const void *)codes);
+            __m512i other = _mm512_load_si512((const void *)(codes + wide));
+#pragma GCC unroll 4
+            for (int k = 0; k < together; k++) {
+                __m512i *sum = sums + k * number + j;
+                *sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(*sum, first[k], one), second[k],
+                                           other);
+            }
+        }
     }
 }
 
@@ -772,22 +775,21 @@ AVX512 INLINE __m128i sums_of_16(__m512i a, __m512i b, __m512i c, __m512i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-/* Row by row, as the memory gives them; the sums of four rows are added up together. No more are
+/* Four rows at a time, as the memory gives them, whose sums are added up together. No more are
  * stored than there are rows: behind a tile's last one lies the next query's first. */
 AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t count, int number,
                               int32_t *out) {
     for (int64_t r = 0; r < count; r += 4) {
-        __m512i sums[4][FEW], own[FEW];
+        const int8_t *four[4];
+        __m512i sums[4 * FEW];
         fetch_ahead(scan, rows + r * scan->half);
         __mmask8 valid = (__mmask8)(count - r < 4 ? (1 << (count - r)) - 1 : 15);
-        for (int k = 0; k < 4; k++) {
-            const int8_t *row = rows + (r + k < count ? r + k : count - 1) * scan->half;
-            row_avx512(scan, row, scan->rowwise, number, own);
-            for (int j = 0; j < number; j++) sums[k][j] = own[j];
-        }
+        for (int k = 0; k < 4; k++) four[k] = rows + (r + k < count ? r + k : count - 1) * scan->half;
+        rows_avx512(scan, four, scan->rowwise, 4, number, sums);
         for (int j = 0; j < number; j++)
             _mm_mask_storeu_epi32(out + j * TILE + r, valid,
-                                  sums_of_16(sums[0][j], sums[1][j], sums[2][j], sums[3][j]));
+                                  sums_of_16(sums[j], sums[number + j], sums[2 * number + j],
+                                             sums[3 * number + j]));
     }
 }
 
@@ -798,7 +800,7 @@ AVX512 static void halves_avx512(const Scan *scan, const int8_t *rows, int64_t c
 
 AVX512 static int32_t half_avx512(const Scan *scan, const int8_t *row, int64_t number) {
     __m512i sum;
-    row_avx512(scan, row, scan->rowwise + 2 * number * scan->wide, 1, &sum);
+    rows_avx512(scan, &row, scan->rowwise + 2 * number * scan->wide, 1, 1, &sum);
     return _mm512_reduce_add_epi32(sum);
 }
 
