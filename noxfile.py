@@ -166,7 +166,7 @@ def coverage(session: nox.Session) -> None:
 def constraints(session: nox.Session) -> None:
     """Write the newest versions that fit together into .ci/constraints.txt; needs uv."""
     source = Path(session.create_tmp(), "all.txt")
-    source.write_text(f"-e {Path.cwd()}[all]\n", "utf-8")
+    source.write_text(f"-e {Path.cwd()}[all,ray]\n", "utf-8")
     groups = [f"--group={name}" for name in ("bench", "bridges", "dev", "docs", "imports")]
     command = ("uv", "pip", "compile", "--universal", "--upgrade", "--python-version", "3.11")
     options = ("--no-annotate", "--no-emit-package", "aiovec", "--no-emit-find-links", "--quiet")
