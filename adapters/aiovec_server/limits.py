@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,7 +42,7 @@ class Limits:
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
         self._timeout = settings.timeout
-        self._turns = asyncio.Semaphore(settings.max_calls)
+        self._turns = anyio.Semaphore(settings.max_calls, fast_acquire=True)
         self._max_rows = settings.max_rows
         self.max_body: int = settings.max_body_mb * _MIB
         self.stall: float = settings.receive_timeout
@@ -74,12 +75,10 @@ class Limits:
             scope["state"]["aiovec_received"] = exchange.held
 
     async def _in_turn(self, scope: Scope, exchange: _Exchange) -> None:
-        try:
-            async with asyncio.timeout(_QUEUE_SECONDS if self._turns.locked() else None):
-                await self._turns.acquire()
-        except TimeoutError:
-            again = "the server has all the calls it takes; try again"
-            raise RequestError(429, again) from None
+        with anyio.move_on_after(_QUEUE_SECONDS) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            raise RequestError(429, "the server has all the calls it takes; try again")
         try:
             with calling(CallContext(check_bytes=BOUNDS.get().check_bytes)):
                 await self._app(scope, exchange.receive, exchange.send)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from tests.contract.base import ContractBase
 from tests.harness.values import DIM, SMALL, small_rows, vectors
@@ -30,6 +31,34 @@ class ConcurrencyContract(ContractBase):
         assert sum(isinstance(outcome, DuplicateIdError) for outcome in outcomes) == 19
         names = {record["name"] for record in await store.find("notes")}
         assert names == {f"writer {won[0]}"}
+
+    async def test_a_store_under_task_groups_and_scopes_of_anyio(self, store: VectorStore) -> None:
+        """A group that ends cancels its calls, again at each await; the store goes on."""
+        await store.create_table("notes", SMALL)
+        acknowledged: set[str] = set()
+        begun = anyio.Event()
+
+        async def write(n: int) -> None:
+            for part in range(50):
+                rows = [{**row, "id": f"{n}-{part}-{row['id']}"} for row in small_rows(2)]
+                await store.insert("notes", rows)
+                acknowledged.update(row["id"] for row in rows)
+                begun.set()
+                await store.search("notes", vectors(1)[0])
+
+        async with anyio.create_task_group() as group:
+            for n in range(8):
+                group.start_soon(write, n)
+            await begun.wait()
+            group.cancel_scope.cancel()
+        with anyio.move_on_after(0) as late:
+            await store.insert("notes", small_rows(3))
+        assert late.cancel_called
+        stored = {record.id for record in await store.find("notes", limit=None)}
+        assert acknowledged <= stored
+        for id in stored - {row["id"] for row in small_rows(3)}:  # of each call both rows or none
+            assert id.rpartition("-")[0] in {other.rpartition("-")[0] for other in stored - {id}}
+        await store.insert("notes", [{**small_rows(1)[0], "id": "after"}])
 
     async def test_upserts_of_the_same_rows_leave_whole_ones(self, store: VectorStore) -> None:
         await store.create_table("notes", SMALL)
