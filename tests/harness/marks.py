@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiovec_migrate.marks import (  # noqa: TID251 - the backends have no steps, only the record
+from aiovec_migrate.marks import (
     begin_move,
     end_move,
     fill,
