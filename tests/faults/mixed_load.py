@@ -62,6 +62,11 @@ def held() -> dict[str, int]:
     }
 
 
+def tell(calls: int) -> None:
+    sys.stdout.write(json.dumps({"calls": calls, **held()}) + "\n")
+    sys.stdout.flush()
+
+
 async def one_call(store: VectorStore, chance: random.Random) -> None:
     kind, id = chance.random(), str(chance.randrange(IDS))
     own = f"user = 'u{int(id) % USERS}'"
@@ -106,13 +111,12 @@ async def main(target: str) -> None:
             ids = range(start, start + 1000)
             rows = [{"id": f"{n}", "body": text(chance, 12), "user": f"u{n % USERS}"} for n in ids]
             await store.insert("notes", rows)
-        print(json.dumps({"calls": 0, **held()}), flush=True)
+        tell(0)
         while line := await asyncio.to_thread(sys.stdin.readline):
             seed, seconds = line.split()
-            calls = await one_round(store, int(seed), float(seconds))
-            print(json.dumps({"calls": calls, **held()}), flush=True)
+            tell(await one_round(store, int(seed), float(seconds)))
     gc.collect()
-    print(json.dumps({"calls": 0, **held()}), flush=True)
+    tell(0)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
-"""Work that reads many rows takes turns, and stays under ``search_memory``."""
+"""Large reads take turns and stay under ``search_memory``, and replaced indexes leave nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.harness.processes import run_python
+from tests.harness.waiting import until
 
-from aiovec import Schema
+from aiovec import Field, Schema, StoreClosedError
 
+from .buckets import s3_server
 from .support import opened
 
 pytestmark = pytest.mark.slow
@@ -125,3 +130,42 @@ async def test_a_small_budget_holds_up_nobody(tmp_path: Path) -> None:
                 assert [len(hits) for hits in matches] == [2, 2, 2]
                 assert (len(records), len(got), updated) == (9000, 5000, 300)
             assert seen == 10_000
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read in /proc")
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+async def test_replaced_indexes_leave_no_descriptor(tmp_path: Path, place: str) -> None:
+    """Of files or sockets: few while the store is open, and none when it is closed."""
+    chance, fields = random.Random(0), [f"f{n}" for n in range(4)]
+    schema = Schema(4, fields=dict.fromkeys(fields, Field(str, text=True)))
+
+    def row(id: str) -> dict[str, object]:
+        texts = {name: f"{id} {chance.randbytes(60).hex(' ', 3)}" for name in fields}
+        return {"id": id, "embedding": [1, 2, 3, 4], **texts}
+
+    with s3_server() if place == "bucket" else nullcontext() as bucket:
+        url = tmp_path / "s" if bucket is None else bucket.new_url()
+        settings = {} if bucket is None else {"storage_options": bucket.options}
+        async with opened(url, **settings) as store:
+            await store.create_table("notes", schema)
+            await store.insert("notes", [row(f"r{n}") for n in range(1500)])
+        before = descriptors()
+        async with opened(url, upkeep="elsewhere", **settings) as store:
+            export = store.export("notes", batch_size=100)
+            seen = len(await anext(export))
+            for n in range(20):  # each round replaces four indexes, whose files are large
+                await store.insert("notes", [row(f"new{n}")])
+                await store.optimize("notes")
+                (hit,) = await store.search_text("notes", f"new{n}")
+                assert hit.id == f"new{n}"
+            async for batch in export:  # it goes on with what it began with
+                seen += len(batch)
+            assert seen == 1500
+            await until(lambda: descriptors() < before + 60, 30)
+        await until(lambda: descriptors() <= before, 30)
+        with pytest.raises(StoreClosedError):
+            await store.count("notes")

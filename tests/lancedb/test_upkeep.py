@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.harness.cancel import STOPS, stopped_at
+from tests.harness.cases import case
 from tests.harness.marks import fill
-from tests.harness.processes import start_code
+from tests.harness.processes import output_of, start_code
 from tests.harness.values import SMALL, small_rows
 from tests.harness.waiting import until
 
@@ -41,6 +43,68 @@ async def main():
         print(rows, flush=True)
 
 asyncio.run(main())
+"""
+
+# Calls a store again and again beside the build of a graph and beside a compaction, on two cores.
+# Prints how long each took, and of each kind of call the number and the longest.
+BESIDE = """
+import asyncio, json, os, sys, time
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import numpy as np
+from tests.lancedb.support import opened
+from aiovec import Field, Schema
+
+SCHEMA = Schema(64, fields={"body": Field(str, text=True), "number": Field(int, index="btree")})
+chance = np.random.default_rng(0)
+
+def rows(first, count):
+    return {
+        "id": [f"r{n}" for n in range(first, first + count)],
+        "embedding": chance.standard_normal((count, 64), dtype=np.float32),
+        "body": [f"word{n}" for n in chance.integers(0, 300, count)],
+        "number": np.arange(count),
+    }
+
+async def main(url):
+    async with opened(url, index="none", upkeep="elsewhere") as store:
+        vector = np.ones(64)
+        calls = {
+            "vector": lambda: store.search("notes", vector),
+            "filtered": lambda: store.search("notes", vector, where="number > 100"),
+            "keywords": lambda: store.search_text("notes", "word7"),
+            "hybrid": lambda: store.search_hybrid("notes", "word7", vector),
+            "get": lambda: store.get("notes", ["r7"]),
+            "find": lambda: store.find("notes", where="number = 7"),
+            "count": lambda: store.count("notes", where="body LIKE '%7'"),
+        }
+
+        async def beside(work):
+            task = asyncio.ensure_future(work)
+            lasted = {name: [] for name in calls}
+
+            async def again(name):
+                while not task.done():
+                    began = time.monotonic()
+                    await calls[name]()
+                    lasted[name].append(time.monotonic() - began)
+
+            began = time.monotonic()
+            await asyncio.gather(task, *map(again, calls))
+            took = time.monotonic() - began
+            return took, {name: (len(each), max(each)) for name, each in lasted.items()}
+
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", rows(0, 8000))
+        await store.optimize("notes")
+        for call in calls.values():
+            await call()
+        build = await beside(store.create_index("notes", "hnsw_sq"))
+        for n in range(20):
+            await store.insert("notes", rows(8000 + 500 * n, 500))
+        compaction = await beside(store.optimize("notes"))
+        print(json.dumps({"build": build, "compaction": compaction}))
+
+asyncio.run(main("lancedb://" + sys.argv[1]))
 """
 
 
@@ -268,6 +332,18 @@ async def test_a_table_is_dropped_while_it_is_tidied(tmp_path: Path) -> None:
             assert ended is None or isinstance(ended, AiovecError)
         await store.create_table("notes", SMALL)
         assert await store.count("notes") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the test takes two cores of many")
+async def test_every_search_goes_on_beside_a_build_and_a_compaction(tmp_path: Path) -> None:
+    """None waits for most of it, as keyword searches did until a graph was built."""
+    printed = await asyncio.to_thread(output_of, "-c", BESIDE, tmp_path / "s")
+    for work, (took, calls) in json.loads(printed).items():
+        for name, (count, longest) in calls.items():
+            with case(f"{name} beside a {work} of {took:.1f} s"):
+                assert count >= 3
+                assert longest < took / 2
 
 
 async def test_a_store_whose_upkeep_is_elsewhere_does_none_by_itself(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""A mixed load holds no more after an hour than after some minutes, on every backend."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.harness.cases import Seeds, case
+from tests.harness.processes import python
+from tests.harness.scripts import KINDS, target_in
+
+# The first rounds fill caches and start threads; a round takes a minute.
+WARM, ROUNDS, SECONDS = 4, 60, 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors and threads are read in /proc")
+@pytest.mark.soak(minutes=ROUNDS)
+@pytest.mark.timeout(2 * ROUNDS * SECONDS)
+def test_a_long_run_holds_no_more_and_more(tmp_path: Path, seeds: Seeds) -> None:
+    """Neither descriptors nor threads nor private memory, and no file that was removed."""
+    processes = {
+        kind: python(
+            "-m", "tests.faults.mixed_load", target_in(tmp_path, kind),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for kind in KINDS
+    }  # fmt: skip
+    lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for seed in itertools.chain(range(WARM), seeds(ROUNDS - WARM)):
+        for process in processes.values():
+            assert process.stdin is not None
+            process.stdin.write(f"{seed} {SECONDS}\n")
+            process.stdin.flush()
+        for kind, process in processes.items():
+            assert process.stdout is not None
+            lines[kind].append(process.stdout.readline())
+    for kind, process in processes.items():
+        rest, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0
+        begun, *rounds, closed = map(json.loads, [*lines[kind], *rest.splitlines()])
+        sys.stdout.write(f"{kind}: {json.dumps([begun, *rounds, closed])}\n")
+        with case(kind):
+            assert closed["removed"] == 0
+            assert closed["descriptors"] <= begun["descriptors"]
+            half = WARM + (len(rounds) - WARM) // 2
+            for held, more in {"descriptors": 40, "threads": 40, "private": 64}.items():
+                early = max(each[held] for each in rounds[:half])
+                late = max(each[held] for each in rounds[half:])
+                assert late <= early + more, f"{held}: {late} after {early}"
