@@ -196,6 +196,8 @@ class ResidentSearch:
         """Fail the waiting calls, stop builds, and release everything."""
         self._closed = True
         self._batches.close()
+        for resident in self._tables.values():
+            self._unload(resident)
         self._tables.clear()
         await self._tasks.cancel()
 
