@@ -7,29 +7,27 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from aiovec._cli.output import counted, emit, progress
-from aiovec._cli.run import command_app, failing_clearly
+from aiovec._cli.output import counted, progress
+from aiovec._cli.run import command_app
 from aiovec._cli.stores import (
     AnyTable,
-    AsJson,
-    Config,
+    At,
     Select,
-    Store,
+    Shown,
     Where,
     expanded,
-    in_table,
     names_in,
+    on_store,
     table_and_one,
 )
 
 if TYPE_CHECKING:
-    from aiovec import Table
-
     from .saving import Saved
 
 
@@ -42,8 +40,9 @@ app: typer.Typer = command_app("export")
 
 
 @app.command()
-@failing_clearly
-def export(
+@on_store(shows_progress=True)
+async def export(
+    at: At,
     table: AnyTable = None,
     file: Annotated[
         str | None,
@@ -53,57 +52,50 @@ def export(
             "output, with --format. A single argument is the FILE.",
         ),
     ] = None,
-    store: Store = None,
     where: Where = None,
     select: Select = None,
     form: FileFormat = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Write a consistent snapshot of a table to a file that aiovec import can read.
 
     Others can read and write the table in the meantime. The file appears when it is complete. With
     -, rows go to standard output and messages to standard error.
     """
-    from .saving import save  # slow, so before a loop runs
+    from aiovec.backend.threads import in_thread
 
     table, file = table_and_one(table, file, "FILE")
-    piped, fields = file == "-", names_in(select)
+    piped = file == "-"
     if piped and form is None:
         raise typer.BadParameter("standard output has no suffix: pass --format")
     path = Path("standard output") if piped else expanded(file)
-    stream = sys.stdout.buffer if piped else None
+    opened = await at.table(table, reading=True)
+    save = (await in_thread(import_module, "aiovec_import.saving")).save  # slow
     began = time.perf_counter()
-
-    async def work(opened: Table) -> tuple[Table, Saved]:
-        with progress("rows") as bar:
-            total = await opened.count(where) if not bar.disable else None
-            task = bar.add_task("exporting", total=total)
-            saved = await save(
-                opened.store,
-                opened.name,
-                path,
-                form=form,
-                where=where,
-                select=fields,
-                overwrite=overwrite,
-                seen=lambda rows: bar.update(task, completed=rows),
-                stream=stream,
-            )
-        return opened, saved
-
-    exported, saved = in_table(store, config, table, work, reading=True, shows_progress=True)
+    with progress("rows") as bar:
+        total = await opened.count(where) if not bar.disable else None
+        task = bar.add_task("exporting", total=total)
+        saved: Saved = await save(
+            opened.store,
+            opened.name,
+            path,
+            form=form,
+            where=where,
+            select=names_in(select),
+            overwrite=overwrite,
+            seen=lambda rows: bar.update(task, completed=rows),
+            stream=sys.stdout.buffer if piped else None,
+        )
     seconds = time.perf_counter() - began
     files = [str(written) for written in saved.files]
     facts = {
-        "store": exported.store.target,
-        "table": exported.name,
+        "store": opened.store.target,
+        "table": opened.name,
         "format": saved.format,
         "rows": saved.rows,
         "files": files,
         "seconds": round(seconds, 6),
     }
     place = ", ".join(files) or path
-    line = f"exported {counted(saved.rows)} of {exported.name} to {place} in {seconds:.2f} s"
-    emit(facts, [line], json, stderr=piped)
+    line = f"exported {counted(saved.rows)} of {opened.name} to {place} in {seconds:.2f} s"
+    return Shown(facts, [line], stderr=piped)

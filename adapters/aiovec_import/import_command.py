@@ -23,6 +23,7 @@ from aiovec._cli.run import command_app, failing_clearly, run_async
 from aiovec._cli.stores import (
     Address,
     AsJson,
+    At,
     Config,
     Embedder,
     EngineName,
@@ -466,9 +467,13 @@ def _tables_of(source: Reader, *, only_one: bool) -> list[ForeignTable]:
 def _existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
     """Return the schema of the table that the rows go to, if it exists."""
     try:
-        return in_store(store, config, lambda vectors: vectors.schema(table), reading=True)
+        return in_store(store, config, partial(_schema_of, table=table))
     except (TableNotFoundError, InvalidNameError, ConfigError):  # --list needs no store
         return None
+
+
+async def _schema_of(at: At, table: str) -> Schema:
+    return await (await at.open(reading=True)).schema(table)
 
 
 def _advance(bar: Progress, task: TaskID, number: int) -> None:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import AiovecError, UnsupportedError, shown
-from .output import emit
-from .run import failing_clearly
-from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
+from .stores import At, OnlyTable, Shown, of_each_table, on_store
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
@@ -31,10 +29,10 @@ _DAYS, _SOON = 30, 365
 Facts = dict[str, Any]
 
 
-@failing_clearly
-def advise(
+@on_store(shows_progress=True)
+async def advise(
+    at: At,
     table: OnlyTable = None,
-    store: Store = None,
     created: Annotated[
         str | None,
         typer.Option(
@@ -53,9 +51,7 @@ def advise(
         float,
         typer.Option(min=0, help="Milliseconds of a search on LanceDB; measure your own."),
     ] = 15,  # by bench sizes, with 100,000 to 1,000,000 rows
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Measure each table of a SQLite store, and say whether it should move to LanceDB.
 
     The thresholds say when to look closer. A table should move if its searches are slow for its
@@ -63,16 +59,15 @@ def advise(
     """
     limits = {"rows": rows, "p95_ms": p95_ms, "rows_a_day": rows_a_day}
 
-    async def measured(vectors: VectorStore) -> tuple[str, list[Facts]]:
-        if vectors.backend_name != "sqlite":  # what grows beyond LanceDB has nowhere to go
-            raise UnsupportedError("advise", vectors.backend_name, "it is about SQLite stores")
+    vectors = await at.open(reading=True)
+    if vectors.backend_name != "sqlite":  # what grows beyond LanceDB has nowhere to go
+        raise UnsupportedError("advise", vectors.backend_name, "it is about SQLite stores")
 
-        async def of(name: str) -> Facts:
-            return await _measure(vectors, name, created)
+    async def of(name: str) -> Facts:
+        return await _measure(vectors, name, created)
 
-        return vectors.target, await of_each_table(vectors, table and [table], of, "measuring")
-
-    target, tables = in_store(store, config, measured, reading=True)
+    target = vectors.target
+    tables = await of_each_table(vectors, table and [table], of, "measuring")
     shown: list[str | Facts] = [{"store": target}]
     for facts in tables:
         facts |= _verdict(facts, limits, lancedb_ms)
@@ -83,11 +78,8 @@ def advise(
         if moving
         else "no table needs to move"
     )
-    emit(
-        {"store": target, "thresholds": limits, "tables": tables},
-        [*shown, "", f"advise: {last}"],
-        json,
-    )
+    facts = {"store": target, "thresholds": limits, "tables": tables}
+    return Shown(facts, [*shown, "", f"advise: {last}"])
 
 
 def _verdict(facts: Facts, limits: Facts, lancedb_ms: float) -> Facts:

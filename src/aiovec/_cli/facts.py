@@ -6,57 +6,49 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .output import Listing, emit
-from .run import failing_clearly
-from .stores import AsJson, Config, OnlyTable, Store, in_store, of_each_table
+from .output import Listing
+from .stores import At, OnlyTable, Shown, of_each_table, on_store
 
 if TYPE_CHECKING:
-    from .._store.store import VectorStore
     from ..backend.contract import IndexInfo
 
 
-@failing_clearly
-def tables(store: Store = None, config: Config = None, json: AsJson = False) -> None:
+@on_store(shows_progress=True)
+async def tables(at: At) -> Shown:
     """List the tables with their number of rows, dimensions, metric and model."""
+    vectors = await at.open(reading=True)
 
-    async def look(vectors: VectorStore) -> list[dict[str, Any]]:
-        async def of(name: str) -> dict[str, Any]:
-            schema = await vectors.schema(name)
-            facts = {"dim": schema.dim, "metric": schema.metric, "model": schema.model}
-            return {"name": name, "rows": await vectors.count(name), **facts}
+    async def of(name: str) -> dict[str, Any]:
+        schema = await vectors.schema(name)
+        facts = {"dim": schema.dim, "metric": schema.metric, "model": schema.model}
+        return {"name": name, "rows": await vectors.count(name), **facts}
 
-        return await of_each_table(vectors, None, of, "counting")
-
-    listed = in_store(store, config, look, reading=True)
+    listed = await of_each_table(vectors, None, of, "counting")
     rows = [[t["name"], t["rows"], t["dim"], t["metric"], t["model"] or "-"] for t in listed]
     listing = Listing(["table", "rows", "dim", "metric", "model"], rows, ["rows", "dim"])
-    emit({"tables": listed}, [listing] if listed else [], json)
+    return Shown({"tables": listed}, [listing] if listed else [])
 
 
-@failing_clearly
-def info(
-    table: OnlyTable = None, store: Store = None, config: Config = None, json: AsJson = False
-) -> None:
+@on_store(shows_progress=True)
+async def info(at: At, table: OnlyTable = None) -> Shown:
     """Show where a store is, and each table's schema, size and indexes."""
+    from ..backend.contract import ABILITIES
 
-    async def look(vectors: VectorStore) -> dict[str, Any]:
-        async def of(name: str) -> dict[str, Any]:
-            schema, stats = await vectors.schema(name), await vectors.stats(name)
-            facts = asdict(stats)
-            if vectors.supports("indexes"):
-                facts["indexes"] = await vectors.indexes(name)
-            return {"name": facts.pop("table"), "schema": schema.to_dict(), **facts}
+    vectors = await at.open(reading=True)
 
-        from ..backend.contract import ABILITIES
+    async def of(name: str) -> dict[str, Any]:
+        schema, stats = await vectors.schema(name), await vectors.stats(name)
+        facts = asdict(stats)
+        if vectors.supports("indexes"):
+            facts["indexes"] = await vectors.indexes(name)
+        return {"name": facts.pop("table"), "schema": schema.to_dict(), **facts}
 
-        return {
-            "target": vectors.target,
-            "backend": vectors.backend_name,
-            "abilities": [name for name in ABILITIES if vectors.supports(name)],
-            "tables": await of_each_table(vectors, table and [table], of, "reading"),
-        }
-
-    store_facts = in_store(store, config, look, reading=True)
+    store_facts: dict[str, Any] = {
+        "target": vectors.target,
+        "backend": vectors.backend_name,
+        "abilities": [name for name in ABILITIES if vectors.supports(name)],
+        "tables": await of_each_table(vectors, table and [table], of, "reading"),
+    }
     shown: list[str | Mapping[str, object]] = [
         {
             "store": store_facts["target"],
@@ -66,7 +58,7 @@ def info(
     ]
     for table_facts in store_facts["tables"]:
         shown += ["", _lines(table_facts)]
-    emit(store_facts, shown, json)
+    return Shown(store_facts, shown)
 
 
 def _lines(table: dict[str, Any]) -> dict[str, object]:

@@ -85,17 +85,19 @@ class Listing:
     right: Sequence[str] = ()
 
 
+if TYPE_CHECKING:
+    Line = str | Text | Mapping[str, object] | Listing
+    """What ``emit`` shows: a text is a line, a mapping a block of names and values."""
+
+
 def emit(
     facts: Any,
-    shown: Iterable[str | Text | Mapping[str, object] | Listing],
+    shown: Iterable[Line],
     json: bool,
     *,
     stderr: bool = False,
 ) -> None:
-    """Print the result of a command: ``facts`` as JSON, or what is ``shown`` to people.
-
-    A text is a line, a mapping a block of names and values.
-    """
+    """Print the result of a command: ``facts`` as JSON, or what is ``shown`` to people."""
     if json:
         _print_json(facts, stderr=stderr)
         return

@@ -11,26 +11,26 @@ import typer
 
 from .._text.query import text_fields
 from ..errors import AiovecError, shown
-from .output import Listing, cell, emit, one_line, out, say
-from .run import failing_clearly
+from .output import Listing, cell, one_line
 from .stores import (
     AnyTable,
-    AsJson,
-    Config,
+    At,
     Embedder,
     IncludeVector,
     Select,
-    Store,
+    Shown,
     Where,
     give_embedder,
-    in_table,
     names_in,
+    on_store,
     table_and_more,
     table_and_one,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rich.text import Text
 
     from .._model.records import Hit, Record
     from .._store.rank import Boost
@@ -43,8 +43,9 @@ _LONGEST_PASSAGE = 600  # characters
 _Ids = list[str] | None
 
 
-@failing_clearly
-def search(
+@on_store()
+async def search(
+    at: At,
     table: AnyTable = None,
     words: Annotated[
         str | None,
@@ -53,7 +54,6 @@ def search(
             help="What to search for. Write -- before words that begin with a minus.",
         ),
     ] = None,
-    store: Store = None,
     by: Annotated[
         By | None,
         typer.Option(
@@ -102,9 +102,7 @@ def search(
         ),
     ] = None,
     embedder: Embedder = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Show the best hits for words, or the rows nearest to a vector or to a stored row.
 
     Words are searched as keywords if the table has text fields, by their vector if it has an
@@ -121,26 +119,25 @@ def search(
     }  # fmt: skip
     query: Any = words if vector is None else _vector_in(vector)
 
-    async def hits_of(table: Table) -> tuple[list[Hit], float]:
-        how = "vector" if words is None else await _best(table, by)
-        if embedder is not None:
-            give_embedder(table.store, await table.schema(), embedder)
-        if like:
-            ids = [*like, *(not_like or ())]
-            _check_found(ids, await table.exists(ids))
-        began = time.perf_counter()
-        hits: list[Hit]
-        if like:
-            hits = await table.search_like(like, not_like=not_like or (), **options)
-        elif how == "vector":
-            hits = await table.search(query, **options)
-        else:
-            by_words = table.search_text if how == "text" else table.search_hybrid
-            hits = await by_words(query, match=match or "best", **options)
-        return hits, time.perf_counter() - began
-
-    hits, seconds = in_table(store, config, table, hits_of, reading=True)
-    _show_hits(hits, seconds, json, words or "", whole=select is None and not include_vector)
+    opened = await at.table(table, reading=True)
+    how = "vector" if words is None else await _best(opened, by)
+    if embedder is not None:
+        give_embedder(opened.store, await opened.schema(), embedder)
+    if like:
+        ids = [*like, *(not_like or ())]
+        if error := _missing(ids, await opened.exists(ids)):
+            raise error
+    began = time.perf_counter()
+    hits: list[Hit]
+    if like:
+        hits = await opened.search_like(like, not_like=not_like or (), **options)
+    elif how == "vector":
+        hits = await opened.search(query, **options)
+    else:
+        by_words = opened.search_text if how == "text" else opened.search_hybrid
+        hits = await by_words(query, match=match or "best", **options)
+    seconds = time.perf_counter() - began
+    return _shown(hits, seconds, words or "", whole=select is None and not include_vector)
 
 
 def _check_search(
@@ -154,15 +151,14 @@ def _check_search(
         raise typer.BadParameter("--by needs WORDS, and --match a search by keywords")
 
 
-def _show_hits(hits: Sequence[Hit], seconds: float, json: bool, words: str, *, whole: bool) -> None:
-    """Print hits as JSON, passages of documents as a person reads them, or a table."""
+def _shown(hits: Sequence[Hit], seconds: float, words: str, *, whole: bool) -> Shown:
+    """Show passages of documents as a person reads them, or other hits as a table."""
     from ..documents import place_of  # its schema is slow to make
 
     flat = [hit.to_dict() for hit in hits]
-    if whole and not json and flat and all(map(place_of, flat)):
-        for row in flat:
-            _show_passage(row, str(place_of(row)), words)
-        return
+    facts = {"hits": flat, "seconds": round(seconds, 6)}
+    if whole and flat and all(map(place_of, flat)):
+        return Shown(facts, (_passage(row, str(place_of(row)), words) for row in flat))
     names = [name for name in dict.fromkeys(name for row in flat for name in row)
              if name not in ("id", "_score", "_distance", "_ranks")]  # fmt: skip
     # A merged score says how a hit compares with the others, and the distance how near it is.
@@ -171,14 +167,12 @@ def _show_hits(hits: Sequence[Hit], seconds: float, json: bool, words: str, *, w
     )
     cells = [[*(show(row) for show in measures.values()), row["id"],
               *(cell(row.get(name)) for name in names)] for row in flat]  # fmt: skip
-    facts = {"hits": flat, "seconds": round(seconds, 6)}
-    emit(facts, [Listing([*measures, "id", *names], cells, right=[*measures])], json)
-    if out(stderr=True).is_terminal and not json:
-        say(f"{len(hits)} hits in {seconds * 1000:.1f} ms", stderr=True)
+    listing = Listing([*measures, "id", *names], cells, right=[*measures])
+    return Shown(facts, [listing], note=f"{len(hits)} hits in {seconds * 1000:.1f} ms")
 
 
-def _show_passage(row: dict[str, Any], place: str, words: str) -> None:
-    """Print where a passage stands, its headings, and its text with the words marked."""
+def _passage(row: dict[str, Any], place: str, words: str) -> Text:
+    """Return where a passage stands, its headings, and its text with the words marked."""
     from rich.text import Text
 
     distance = _distance(row)
@@ -190,13 +184,13 @@ def _show_passage(row: dict[str, Any], place: str, words: str) -> None:
     shown = body if len(body) <= _LONGEST_PASSAGE else body[: _LONGEST_PASSAGE - 1] + "…"
     text = Text("\n".join(f"  {line}".rstrip() for line in shown.split("\n") if line.strip()))
     text.highlight_words(re.findall(r"\w{3,}", words), "bold yellow", case_sensitive=False)
-    say(Text("\n").join([head, text, Text()]))
+    return Text("\n").join([head, text, Text()])
 
 
-@failing_clearly
-def rows(
+@on_store()
+async def rows(
+    at: At,
     table: AnyTable = None,
-    store: Store = None,
     where: Where = None,
     order_by: Annotated[
         list[str] | None,
@@ -211,73 +205,58 @@ def rows(
     offset: Annotated[int, typer.Option(min=0, help="Number of rows to skip.")] = 0,
     select: Select = None,
     include_vector: IncludeVector = False,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Show rows of a table, without a search."""
-    options: dict[str, Any] = {
-        "order_by": names_in(order_by), "limit": limit, "offset": offset,
-        "select": names_in(select), "include_vector": include_vector,
-    }  # fmt: skip
-    records = in_table(
-        store, config, table, lambda opened: opened.find(where, **options), reading=True
-    )
-    _show(records, json)
+    opened = await at.table(table, reading=True)
+    return _listed(await opened.find(
+        where, order_by=names_in(order_by), limit=limit, offset=offset, select=names_in(select),
+        include_vector=include_vector,
+    ))  # fmt: skip
 
 
-@failing_clearly
-def get(
+@on_store()
+async def get(
+    at: At,
     ids: Annotated[
         list[str],
         typer.Argument(metavar="[TABLE] ID", help="The ids, behind the table if several."),
     ],
-    store: Store = None,
     select: Select = None,
     include_vector: IncludeVector = False,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Show the rows with these ids.
 
     A single argument is an ID; of several, the first is the TABLE. Exits with 1 if a row is
     missing.
     """
     table, ids = table_and_more(ids)
-    options: dict[str, Any] = {"select": names_in(select), "include_vector": include_vector}
-    records = in_table(
-        store, config, table, lambda opened: opened.get(ids, **options), reading=True
-    )
-    _show(records, json)
-    _check_found(ids, {record.id for record in records})
+    opened = await at.table(table, reading=True)
+    records = await opened.get(ids, select=names_in(select), include_vector=include_vector)
+    return _listed(records)._replace(error=_missing(ids, {record.id for record in records}))
 
 
-def _check_found(ids: Iterable[str], existing: set[str]) -> None:
-    if missing := sorted({*ids} - existing):
-        raise AiovecError(f"no row has the id {', '.join(map(repr, missing))}")
+def _missing(ids: Iterable[str], existing: set[str]) -> AiovecError | None:
+    missing = sorted({*ids} - existing)
+    return AiovecError(f"no row has the id {', '.join(map(repr, missing))}") if missing else None
 
 
-def _show(records: Sequence[Record], json: bool) -> None:
+def _listed(records: Sequence[Record]) -> Shown:
     rows = [record.to_dict() for record in records]
     names = list(dict.fromkeys(["id", *(name for row in rows for name in row)]))
-    cells = [[cell(row.get(name)) for name in names] for row in rows]
-    emit({"rows": rows}, [Listing(names, cells)], json)
+    return Shown({"rows": rows}, [Listing(names, [[cell(r.get(n)) for n in names] for r in rows])])
 
 
-@failing_clearly
-def count(
-    table: AnyTable = None,
-    store: Store = None,
-    where: Where = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+@on_store()
+async def count(at: At, table: AnyTable = None, where: Where = None) -> Shown:
     """Count the rows of a table, or the rows that a filter selects."""
-    number = in_table(store, config, table, lambda opened: opened.count(where), reading=True)
-    emit({"count": number}, [str(number)], json)
+    opened = await at.table(table, reading=True)
+    number = await opened.count(where)
+    return Shown({"count": number}, [str(number)])
 
 
-@failing_clearly
-def distinct(
+@on_store()
+async def distinct(
+    at: At,
     table: AnyTable = None,
     field: Annotated[
         str | None,
@@ -285,23 +264,17 @@ def distinct(
             metavar="FIELD", help="A field, id, or payload.<key>. A single argument is the FIELD."
         ),
     ] = None,
-    store: Store = None,
     where: Where = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of values.", show_default="all")
     ] = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Show the values of a field and how many rows have each, the most frequent first."""
     table, name = table_and_one(table, field, "FIELD")
-    values = in_table(
-        store, config, table, lambda opened: opened.distinct(name, where, limit),
-        reading=True, field=name,
-    )  # fmt: skip
+    opened = await at.table(table, reading=True, field=name)
+    values = await opened.distinct(name, where, limit)
     listing = Listing(["rows", name], [[n, cell(value)] for value, n in values.items()], ["rows"])
-    facts = {"values": [{"value": value, "rows": n} for value, n in values.items()]}
-    emit(facts, [listing], json)
+    return Shown({"values": [{"value": v, "rows": n} for v, n in values.items()]}, [listing])
 
 
 def _score(row: dict[str, Any]) -> str:

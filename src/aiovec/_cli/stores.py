@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json as jsonlib
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
 from .._model.schema import Metric as Metric
 from .._store.connect import open_place as open_place
 from ..errors import AiovecError, ConfigError
-from .output import progress, working
-from .run import run_async
+from .output import emit, out, progress, say, working
+from .run import failing_clearly, run_async
 from .usage import store_cure
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from .._store.store import VectorStore
     from ..backend.engine import Engine
     from ..backend.place import Place
+    from .output import Line
 
 _T = TypeVar("_T")
 
@@ -181,70 +185,110 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
     )
 
 
-def in_store(
-    store: str | None,
-    config: str | None,
-    work: Callable[[VectorStore], Awaitable[_T]],
-    *,
-    reading: bool = False,
-    create: bool = False,
-    shows_progress: bool = True,
-) -> _T:
-    """Open the store that a command names, and run the work on it to its end.
+class Shown(NamedTuple):
+    """The result of a command: its facts for ``--json``, and what is shown to people.
+
+    It goes to standard error with ``stderr``. A ``note`` goes there too, on a terminal only. An
+    ``error`` is raised afterwards.
+    """
+
+    facts: Any
+    lines: Iterable[Line]
+    stderr: bool = False
+    note: str = ""
+    error: AiovecError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """The store that a command names. It opens when the command asks for it, and closes at the end.
 
     The store must exist, unless the command may ``create`` it. A command that is only ``reading``
     also works where nothing can be written.
     """
-    if shows_progress:
-        import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
 
-    place = place_named(store, config)
-    if not create:  # opening would create a store for a mistyped name
-        check_there(place)
-    path = place.path if reading else None
-    read_only = path is not None and not _is_writable(path)
+    store: str | None
+    config: str | None
+    exits: AsyncExitStack
 
-    async def opened() -> _T:
-        async with await open_place(place, read_only=read_only) as vectors:
-            return await work(vectors)
+    async def open(self, *, reading: bool = False, create: bool = False) -> VectorStore:
+        """Open the store."""
+        from ..backend.threads import in_thread  # slow
 
-    return run_async(opened())
+        place, read_only = await in_thread(self._place, reading, create)
+        return await self.exits.enter_async_context(await open_place(place, read_only=read_only))
 
+    def _place(self, reading: bool, create: bool) -> tuple[Place, bool]:
+        place = place_named(self.store, self.config)
+        if not create:  # opening would create a store for a mistyped name
+            check_there(place)
+        return place, reading and place.path is not None and not _is_writable(place.path)
 
-def in_table(
-    store: str | None,
-    config: str | None,
-    table: str | None,
-    work: Callable[[Handle], Awaitable[_T]],
-    *,
-    reading: bool = False,
-    shows_progress: bool = False,
-    field: str | None = None,
-) -> _T:
-    """Run the work on a table, by default the store's only one, to its end.
+    async def table(
+        self, name: str | None, *, reading: bool = False, field: str | None = None
+    ) -> Handle:
+        """Open the store, and return the table of this name, by default its only one.
 
-    A ``field`` that is the command's only argument must not be the name of a table.
-    """
-
-    async def in_it(vectors: VectorStore) -> _T:
+        A ``field`` that is the command's only argument must not be the name of a table.
+        """
+        vectors = await self.open(reading=reading)
         if (
-            table is None and field is not None and field in await vectors.tables()
+            name is None and field is not None and field in await vectors.tables()
             and field not in (await vectors.schema(field)).fields
         ):  # fmt: skip
             raise typer.BadParameter(f"{field} is a table: write the FIELD after it")
-        return await work(await table_of(vectors, table))
+        if name is None:
+            name, *others = await vectors.tables() or [""]
+            if not name or others:
+                names = ", ".join([name, *others]) or "no table"
+                raise AiovecError(f"which table? the store has: {names}")
+        return vectors.table(name)
 
-    return in_store(store, config, in_it, reading=reading, shows_progress=shows_progress)
+
+def in_store(store: str | None, config: str | None, work: Callable[[At], Awaitable[_T]]) -> _T:
+    """Run the work on the store that a command names to its end."""
+
+    async def run() -> _T:
+        async with AsyncExitStack() as exits:
+            return await work(At(store, config, exits))
+
+    return run_async(run())
 
 
-async def table_of(vectors: VectorStore, name: str | None) -> Handle:
-    """Return the table of this name, by default the store's only one."""
-    if name is None:
-        name, *others = await vectors.tables() or [""]
-        if not name or others:
-            names = ", ".join([name, *others]) or "no table"
-            raise AiovecError(f"which table? the store has: {names}")
-    return vectors.table(name)
+def on_store(
+    *, shows_progress: bool = False
+) -> Callable[[Callable[..., Awaitable[Shown]]], Callable[..., None]]:
+    """Make a command of an async function of a store and of the command's own options.
+
+    It gets ``--store``, ``--config`` and ``--json``, and prints what the function returns.
+    """
+
+    def decorate(command: Callable[..., Awaitable[Shown]]) -> Callable[..., None]:
+        @wraps(command)
+        def run(*, store: str | None, config: str | None, json: bool, **options: Any) -> None:
+            if shows_progress:
+                import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
+
+            shown = in_store(store, config, lambda at: command(at, **options))
+            emit(shown.facts, shown.lines, json, stderr=shown.stderr)
+            if shown.note and not json and out(stderr=True).is_terminal:
+                say(shown.note, stderr=True)
+            if shown.error is not None:
+                raise shown.error
+
+        made: Any = failing_clearly(run)
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [each.replace(kind=keyword) for each in own] + [
+            inspect.Parameter("store", keyword, default=None, annotation=Store),
+            inspect.Parameter("config", keyword, default=None, annotation=Config),
+            inspect.Parameter("json", keyword, default=False, annotation=AsJson),
+        ]
+        made.__signature__ = inspect.Signature(parameters)
+        made.__annotations__ = {each.name: each.annotation for each in parameters}
+        return made  # type: ignore[no-any-return]
+
+    return decorate
 
 
 def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str | None, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, get_args
+from functools import partial
+from typing import Annotated, get_args
 
 import typer
 
@@ -15,24 +16,24 @@ from .output import counted, emit, working
 from .run import failing_clearly
 from .stores import (
     AsJson,
+    At,
     Config,
     Embedder,
+    Shown,
     Store,
     Table,
     Where,
     expanded,
     give_embedder,
     in_store,
+    on_store,
 )
 
-if TYPE_CHECKING:
-    from .._store.store import VectorStore
 
-
-@failing_clearly
-def create(
+@on_store()
+async def create(
+    at: At,
     table: Table,
-    store: Store = None,
     schema: Annotated[
         str | None, typer.Option(metavar="FILE", help="JSON file with the schema.")
     ] = None,
@@ -60,18 +61,17 @@ def create(
         str | None, typer.Option(help="Embedding model; vectors of another are refused.")
     ] = None,
     embedder: Embedder = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Create an empty table, and the store if it does not exist."""
     from ..backend.files import schema_in
+    from ..backend.threads import in_thread
 
     if schema is None and dim is None and embed is None:
         raise typer.BadParameter("pass --dim, --schema or --embed")
     if schema is not None:
         if dim or field or text or embed or model:
             raise typer.BadParameter("the --schema has the length, the fields and the model")
-        chosen = schema_in(expanded(schema))
+        chosen = await in_thread(schema_in, expanded(schema))
     else:
         fields = dict(map(_field_in, field or []))
         fields |= {name: Field(str, text=True) for name in text or []}
@@ -85,13 +85,11 @@ def create(
             embed=None if embed is None else Embed(embed),
         )
 
-    async def work(vectors: VectorStore) -> Schema:
-        give_embedder(vectors, chosen, embedder)
-        await vectors.create_table(table, chosen)
-        return await vectors.schema(table)
-
-    made = in_store(store, config, work, create=True)
-    emit({"table": table, "schema": made.to_dict()}, [f"created {table}"], json)
+    vectors = await at.open(create=True)
+    give_embedder(vectors, chosen, embedder)
+    await vectors.create_table(table, chosen)
+    made = await vectors.schema(table)
+    return Shown({"table": table, "schema": made.to_dict()}, [f"created {table}"])
 
 
 def _field_in(text: str) -> tuple[str, Field]:
@@ -121,60 +119,54 @@ def drop(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter(f"pass --yes to drop {table} with all its rows")
-        rows = in_store(store, config, lambda vectors: vectors.count(table), reading=True)
+        rows = in_store(store, config, partial(_count, table=table, drop=False))
         typer.confirm(f"Drop {table} with {counted(rows)}?", abort=True, err=True)
-
-    async def work(vectors: VectorStore) -> int:
-        rows = await vectors.count(table)
-        await vectors.drop_table(table)
-        return rows
-
-    rows = in_store(store, config, work)
+    rows = in_store(store, config, partial(_count, table=table, drop=True))
     emit({"table": table, "rows": rows}, [f"dropped {table} with {counted(rows)}"], json)
 
 
-@failing_clearly
-def text_index(
+async def _count(at: At, table: str, *, drop: bool) -> int:
+    vectors = await at.open(reading=not drop)
+    rows = await vectors.count(table)
+    if drop:
+        await vectors.drop_table(table)
+    return rows
+
+
+@on_store(shows_progress=True)
+async def text_index(
+    at: At,
     table: Table,
     field: Annotated[str, typer.Argument(metavar="FIELD", help="A text field of the table.")],
-    store: Store = None,
     drop: Annotated[bool, typer.Option("--drop", help="Drop the index instead.")] = False,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Build the keyword index of a text field, or drop it."""
-
-    async def work(vectors: VectorStore) -> None:
-        with working("dropping the index" if drop else "building the index"):
-            if drop:
-                await vectors.drop_field_index(table, field, "text")
-            else:
-                await vectors.create_field_index(table, field, "text")
-
+    vectors = await at.open()
     began = time.perf_counter()
-    in_store(store, config, work)
+    with working("dropping the index" if drop else "building the index"):
+        if drop:
+            await vectors.drop_field_index(table, field, "text")
+        else:
+            await vectors.create_field_index(table, field, "text")
     seconds = time.perf_counter() - began
     line = f"{'dropped the index of' if drop else 'indexed'} {field} of {table} in {seconds:.2f} s"
-    emit({"table": table, "field": field, "seconds": round(seconds, 6)}, [line], json)
+    return Shown({"table": table, "field": field, "seconds": round(seconds, 6)}, [line])
 
 
-@failing_clearly
-def delete(
+@on_store()
+async def delete(
+    at: At,
     table: Table,
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="ID", help="The ids of the rows.")
     ] = None,
-    store: Store = None,
     where: Where = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Delete rows by their ids, by a filter, or by both."""
     if not ids and where is None:
         raise typer.BadParameter(
             f"pass an ID after the table {table}, or --where; aiovec drop drops a table"
         )
-    deleted = in_store(
-        store, config, lambda vectors: vectors.delete(table, ids or None, where=where)
-    )
-    emit({"deleted": deleted}, [f"deleted {counted(deleted)}"], json)
+    vectors = await at.open()
+    deleted = await vectors.delete(table, ids or None, where=where)
+    return Shown({"deleted": deleted}, [f"deleted {counted(deleted)}"])

@@ -18,18 +18,20 @@ from .stores import (
     Address,
     AnyTable,
     AsJson,
+    At,
     Config,
     EngineName,
+    Shown,
     Store,
     engine_of,
     in_store,
-    in_table,
     of_each_table,
+    on_store,
     place_named,
 )
 
 if TYPE_CHECKING:
-    from .._store.store import Table, VectorStore
+    from .._store.store import VectorStore
     from ..backend.contract import IndexInfo
     from ..backend.engine import Engine
 
@@ -69,8 +71,10 @@ def optimize(
         if not (pause := seconds_of(every)):
             raise typer.BadParameter(f"--every must be a time such as 10m or 1h, not {every!r:.60}")
 
-    async def work(vectors: VectorStore, workers: Engine | None) -> None:
+    async def work(at: At, workers: Engine | None) -> None:
         import asyncio
+
+        vectors = await at.open()
 
         async def of(name: str) -> dict[str, Any] | None:
             try:
@@ -88,8 +92,10 @@ def optimize(
                 return
             await asyncio.sleep(pause)
 
+    import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
+
     with engine_of(engine, address) as workers:
-        in_store(store, config, lambda vectors: work(vectors, workers))
+        in_store(store, config, lambda at: work(at, workers))
 
 
 async def _optimized(vectors: VectorStore, name: str, workers: Engine | None) -> dict[str, Any]:
@@ -153,7 +159,8 @@ def index(
     if drop is not None and (options or kind != "auto" or engine is not None):
         raise typer.BadParameter("--drop takes no other option of an index")
 
-    async def work(opened: Table, workers: Engine | None) -> tuple[str, float, list[IndexInfo]]:
+    async def work(at: At, workers: Engine | None) -> tuple[str, float, list[IndexInfo]]:
+        opened = await at.table(table)
         vectors = opened.store
         if not vectors.supports("indexes"):
             hint = "it needs none: every search is exact"
@@ -169,40 +176,34 @@ def index(
                 await StoreInternals(vectors).on_table("create_index", opened.name, build)
         return opened.name, time.perf_counter() - began, await opened.indexes()
 
+    import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
+
     with engine_of(engine, address) as workers:
-        table, seconds, indexes = in_table(
-            store, config, table, lambda opened: work(opened, workers), shows_progress=True
-        )
+        name, seconds, indexes = in_store(store, config, lambda at: work(at, workers))
     done = "indexed" if drop is None else f"dropped the index {drop} of"
-    shown = [f"{done} {table} in {seconds:.2f} s"]
+    shown = [f"{done} {name} in {seconds:.2f} s"]
     shown += [f"{info.name}: {index_line(info)}" for info in indexes]
     if not indexes:
         shown.append("the table has no index: every search scans every row")
-    emit({"table": table, "seconds": round(seconds, 6), "indexes": indexes}, shown, json)
+    emit({"table": name, "seconds": round(seconds, 6), "indexes": indexes}, shown, json)
 
 
-@failing_clearly
-def backup(
+@on_store(shows_progress=True)
+async def backup(
+    at: At,
     path: Annotated[
         str,
         typer.Argument(metavar="DEST", help="Path of the copy, which must not exist yet."),
     ],
-    store: Store = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Write a consistent copy of a whole store while others use it."""
-
-    async def work(vectors: VectorStore) -> str:
-        with working("copying"):
-            await vectors.backup(path)
-        return vectors.target
-
+    vectors = await at.open(reading=True)
     began = time.perf_counter()
-    source = in_store(store, config, work, reading=True)
-    seconds = time.perf_counter() - began
+    with working("copying"):
+        await vectors.backup(path)
+    seconds, source = time.perf_counter() - began, vectors.target
     facts = {"store": source, "backup": path, "seconds": round(seconds, 6)}
-    emit(facts, [f"copied {source} to {path} in {seconds:.2f} s"], json)
+    return Shown(facts, [f"copied {source} to {path} in {seconds:.2f} s"])
 
 
 @failing_clearly
