@@ -162,7 +162,7 @@ class DocumentImport(Import):
         except TableNotFoundError:
             self._schema = await StoreInternals(store).completed(self.table, self.new)
         tokenizer = await StoreInternals(store).tokenizer(self._schema)
-        self._cutter = Cutter(self.size, self.overlap, tokenizer)
+        self._cutter = Cutter(self.size, self.overlap, tokenizer, self._cutter.stop)
         if self._exists:
             await self._find_documents(store)
         gone, own = len(self._gone(self.documents)), len(self._own)
