@@ -25,7 +25,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
 pytest.register_assert_rewrite("tests.contract", "tests.harness")
 
 from tests.harness.blocking import watching  # noqa: E402 - behind what rewrites the asserts
-from tests.harness.cases import all_cases  # noqa: E402 - behind what rewrites the asserts
+from tests.harness.cases import cases_of  # noqa: E402 - behind what rewrites the asserts
 
 import aiovec  # noqa: E402 - behind what rewrites the asserts
 
@@ -115,7 +115,7 @@ def pytest_asyncio_loop_factories(
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Let the cases of a table go on behind one that fails."""
-    with all_cases():
+    with cases_of(pyfuncitem):
         return (yield)
 
 

@@ -11,40 +11,33 @@ import pytest
 Seeds = Callable[[int], Iterator[int]]
 """The fixture ``seeds``: counts up to so many rounds of a campaign by their seeds."""
 
-# The failures of the test that runs.
-_failures: list[BaseException] | None = None
+# The test that runs.
+_item: pytest.Function | None = None
 
 
 @contextmanager
 def case(name: object) -> Iterator[None]:
-    """One case of a table: if it fails, the test fails at its end, and tells which case it was."""
+    """One case of a table: if it fails, it is a failed subtest of the test."""
     try:
         yield
     except (Exception, pytest.fail.Exception) as failure:
         failure.add_note(f"in the case {name!r}")
         is_outcome = not isinstance(failure, Exception) and "DID NOT RAISE" not in str(failure)
         # Hypothesis must see each failure to shrink it; a test's timeout ends the whole test.
-        if _failures is None or is_outcome or hypothesis.currently_in_test_context():
+        if _item is None or is_outcome or hypothesis.currently_in_test_context():
             raise
-        _failures.append(failure)
+        # Only here: each report of a case that passes would take a fifth of a millisecond.
+        subtests: pytest.Subtests = _item._request.getfixturevalue("subtests")
+        with subtests.test(repr(name)):
+            raise
 
 
 @contextmanager
-def all_cases() -> Iterator[None]:
-    """Raise at the end of a test the first failure of its cases, with a line for each other."""
-    global _failures
-    met: list[BaseException] = []
-    _failures = met
+def cases_of(item: pytest.Function) -> Iterator[None]:
+    """Let the cases of a test fail one by one."""
+    global _item
+    _item = item
     try:
         yield
-    except (Exception, pytest.fail.Exception, pytest.skip.Exception) as end:
-        if not met:
-            raise
-        met.append(end)  # what came of a case that failed, or a failure beside them
     finally:
-        _failures = None
-    for other in met[1:]:
-        where = " ".join(getattr(other, "__notes__", ["behind the cases"]))
-        met[0].add_note(f"and {where}: {other!r:.500}")
-    if met:
-        raise met[0]
+        _item = None
