@@ -6,6 +6,7 @@ The first part of a request's path names the store: its kind and its place, in h
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - else the loops of two threads import it at once
 import socket
 import threading
 import urllib.request

@@ -27,7 +27,7 @@ NOT_OVER_HTTP = {
 
 class TestRemoteSqlite(BackendContract):
     backend = "remote"
-    tiers = ("slow", "soak")
+    tiers = ("slow", "slow")
     deviations = NOT_OVER_HTTP
     kind: ClassVar[str] = "sqlite"
     _server: Server
