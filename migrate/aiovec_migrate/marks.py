@@ -93,20 +93,18 @@ async def reenter(backend: Backend, run: str, source: str) -> None:
 
     MigrationError if the mark belongs to another run that did not lead to ``source``.
     """
-    if (record := await backend.move_record()) != reentered(record, run, source):
-        await backend.change_move(lambda record: reentered(record, run, source))
+
+    def reentered(record: MoveRecord) -> MoveRecord:
+        mark = record.mark
+        if mark is None or mark.run == run:
+            return record
+        if not mark.left or mark.target != source:
+            raise MigrationError(of_another_run("target", mark))
+        return replace(record, mark=replace(mark, run=run))
+
+    if (record := await backend.move_record()) != reentered(record):
+        await backend.change_move(reentered)
     backend.act_for(run)
-
-
-def reentered(record: MoveRecord, run: str, source: str) -> MoveRecord:
-    """Return the record changed so that a run may write into a store that was left for
-    ``source``."""
-    mark = record.mark
-    if mark is None or mark.run == run:
-        return record
-    if not mark.left or mark.target != source:
-        raise MigrationError(of_another_run("target", mark))
-    return replace(record, mark=replace(mark, run=run))
 
 
 async def fill(
