@@ -25,7 +25,7 @@ from .index.build import MAKER, IndexMaker
 from .layout import LOADED, LoadNote, load_in
 from .operations import stored_form as stored_form
 from .session import Opened
-from .table import Table
+from .table import Writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class TablePlace:
 class Filling:
     """The load of one engine into one table."""
 
-    def __init__(self, table: Table, handle: TableHandle, run: str, sweep: Act) -> None:
+    def __init__(self, writes: Writes, handle: TableHandle, run: str, sweep: Act) -> None:
         """``sweep`` removes the files that no version of the table refers to."""
-        self._commit_to = table.commit
-        self._session = table.session
+        self._commit_to = writes.commit
+        self._session = writes.versions.session
         self._sweeping = sweep
         self._table = handle
         self._run = run

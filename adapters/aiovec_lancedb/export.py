@@ -28,7 +28,7 @@ from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
 from .retention import check_kept
 from .session import Opened, Session
-from .table import Table
+from .table import Versions
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -74,7 +74,7 @@ class _Cursor(NamedTuple):
 class Export:
     """The rows of a table that a filter selects."""
 
-    table: Table
+    versions: Versions
     handle: TableHandle
     where: Expr | None
     columns: Columns
@@ -87,25 +87,25 @@ class Export:
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         cursor = None if after is None else _Cursor.from_bytes(after)
-        async with self.table.session.reading(self.handle) as table:
+        async with self.versions.session.reading(self.handle) as table:
             if cursor is None:
                 newest = await table.version()
                 cursor = _Cursor(_named(table), digest, newest, 0)
-                async with self.table.pin(newest):
+                async with self.versions.pin(newest):
                     async for batch in self._of(table, cursor, condition):
                         yield batch
                 return
             if (cursor.table, cursor.filter) != (_named(table), digest):
                 expected = "the cursor of an export of this table with the same filter"
                 raise InvalidArgumentError("after", after, expected)
-            async with self.table.pin(cursor.version):
+            async with self.versions.pin(cursor.version):
                 await self._check_out(table, cursor)
                 async for batch in self._of(table, cursor, condition):
                     yield batch
 
     async def _check_out(self, table: Opened, cursor: _Cursor) -> None:
         try:
-            await self.table.session.run(table.lance.checkout(cursor.version))
+            await self.versions.session.run(table.lance.checkout(cursor.version))
         except CorruptStoreError as exc:
             expected = (
                 f"a cursor of a version that is kept; version {cursor.version} was removed, so "
@@ -122,7 +122,7 @@ class Export:
         given = cursor.rows
         waiting: list[pa.RecordBatch] = []
         stream = stream_of(
-            self.table.session, table.lance, names, condition, given, self.batch_size
+            self.versions.session, table.lance, names, condition, given, self.batch_size
         )
         try:
             async with aclosing(stream) as batches:
@@ -136,7 +136,7 @@ class Export:
                         given += ready.num_rows
                         yield ready, cursor._replace(rows=given).to_bytes()
         except CorruptStoreError:
-            await check_kept(self.table.session, self.handle.name, cursor.version)
+            await check_kept(self.versions.session, self.handle.name, cursor.version)
             raise
         if waiting:
             ready, _ = await self._first(waiting, schema)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from aiovec.backend.limits import Gate, current_deadline
+from aiovec.backend.limits import Gate, Slot, current_deadline, read_gate
 
 # Work that takes less than this need not wait: it ends sooner than its turn would come.
 _FREE = 2 * 2**20
@@ -63,6 +63,7 @@ class ReadAdmission(Gate):
     def __init__(self, busy_timeout: float, memory: int = 0) -> None:
         super().__init__("other reads use all of search_memory")
         self._busy_timeout = busy_timeout
+        self._turns = read_gate()
         self.allow(memory)
 
     def allow(self, memory: int) -> None:
@@ -72,8 +73,20 @@ class ReadAdmission(Gate):
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)
 
+    def waits(self, size: int) -> bool:
+        """Return whether a read of this size would wait for its share or its turn."""
+        return not (self.free(size) and self._turns.free())
+
     def share(self, size: int) -> AbstractAsyncContextManager[object]:
         """Hold this much of the memory; the little that needs no wait is not counted."""
         if size < _FREE:
             return nullcontext()
         return self.enter(current_deadline(self._busy_timeout), size)
+
+    def turn(self) -> Slot:
+        """Hold a turn of the reads that have their share, of which no more would be faster."""
+        return self._turns.enter(current_deadline(self._busy_timeout))
+
+    def close(self, error: Exception) -> None:
+        super().close(error)
+        self._turns.close(error)

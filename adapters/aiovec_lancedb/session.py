@@ -120,6 +120,13 @@ class Opened:
     def handle(self) -> TableHandle:
         return TableHandle(self.name, self.schema, epoch_of(self.arrow))
 
+    async def advanced(self) -> Opened:
+        """Return the table at the version that a commit through ``lance`` has just made."""
+        await self.session.check_place()
+        arrow = await self.session.run(self.lance.schema())
+        schema = handle_of(self.name, arrow, self.session.target).schema
+        return Opened(self.session, self.name, self.lance, schema, arrow)
+
     async def version(self) -> int:
         """Return the number of the version."""
         return int(await self._once("version", self.lance.version))

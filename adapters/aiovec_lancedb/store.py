@@ -49,7 +49,7 @@ from aiovec.backend.contract import (
     TableStats,
 )
 from aiovec.backend.cost import cost_of
-from aiovec.backend.limits import Gate, Slot, current_deadline, export_gate, read_gate, renewed
+from aiovec.backend.limits import Slot, current_deadline, export_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.threads import hop, in_thread
 from aiovec.errors import (
@@ -68,10 +68,11 @@ from .export import Export
 from .index import info
 from .index.effort import MOST_QUESTIONS
 from .session import Session
+from .table import Versions
 from .target import StoreTarget
 from .text.hybrid import search_hybrid
 from .text.keyword_search import search_text
-from .upkeep.loop import OpenTables, TendedTable
+from .upkeep.loop import OpenTables, Table
 from .vector_search import VectorSearch
 
 if TYPE_CHECKING:
@@ -111,8 +112,6 @@ class LancedbBackend(Backend):
         self._settings = settings
         self._session = Session(self._target, settings, in_use=True)
         self.busy_timeout = settings.busy_timeout
-        self._searches = read_gate()
-        self._reads = read_gate()  # short ones, which do not wait behind searches by vector
         self._exports = export_gate()
         self._tables = OpenTables(self._session)
         self._followers = Plans()
@@ -158,8 +157,7 @@ class LancedbBackend(Backend):
             return
         self._session.admission.close(StoreClosedError(self.target))
         self._tables.gate.close(StoreClosedError(self.target))
-        for gate in (self._searches, self._reads, self._exports):
-            gate.close(StoreClosedError(self.target))
+        self._exports.close(StoreClosedError(self.target))
         await self._tables.close()
         await self._session.close()
 
@@ -182,11 +180,11 @@ class LancedbBackend(Backend):
 
     async def _commit(self, name: str, work: WriteOperation) -> Any:
         table = self._writable(name)
-        result = await table.commit(work)
-        table.wrote()
+        result = await table.writes.commit(work)
+        table.upkeep.wrote()
         return result
 
-    def _writable(self, table: str) -> TendedTable:
+    def _writable(self, table: str) -> Table:
         """Return a table for a call that changes it or its indexes."""
         self._check_writable()
         return self._tables[table]
@@ -203,7 +201,7 @@ class LancedbBackend(Backend):
 
     async def open_table(self, name: str) -> TableHandle:
         table = await self._session.newest(name)
-        self._tables[name].opened()
+        self._tables[name].upkeep.opened()
         return table.handle
 
     async def create_table(self, name: str, schema: Schema) -> None:
@@ -220,11 +218,11 @@ class LancedbBackend(Backend):
         match change:
             case IndexField() | UnindexField():
                 field = change.apply(table.schema).fields[change.name]
-                await self._writable(table.name).index_field(table, change.name, field)
+                await self._writable(table.name).upkeep.index_field(table, change.name, field)
             case AddField():
                 await self._alter(table, partial(tables.add_field, change.name, change.field))
             case DropField() | RenameField():
-                async with self._writable(table.name).locked():
+                async with self._writable(table.name).upkeep.locked():
                     await self._alter(table, partial(tables.drop_or_rename, change))
 
     async def rename_table(self, old: str, new: str) -> None:
@@ -236,16 +234,16 @@ class LancedbBackend(Backend):
                 f"a table can be renamed only in a folder, and {self.target} is none; export the "
                 "table and insert its rows into a new one",
             )
-        async with self._writable(old).dropping():
+        async with self._writable(old).upkeep.dropping():
             act = partial(tables.rename_table, self._session, folder, old, new, self._locked)
             await self._write(old, Change(act, changes_schema=True))
-        self._writable(new).wrote()
+        self._writable(new).upkeep.wrote()
 
     async def drop_table(self, name: str) -> None:
         self._check_writable()
         await self._session.mark.check_here()
         await tables.check_exists(self._session, name)
-        async with self._writable(name).dropping():
+        async with self._writable(name).upkeep.dropping():
             act = partial(tables.drop_table, self._session, name)
             await self._write(name, Change(act, changes_schema=True))
 
@@ -267,16 +265,16 @@ class LancedbBackend(Backend):
 
         ``sweep`` removes the files that no version of the table refers to.
         """
-        tended = self._writable(table.name)
-        async with tended.locked():
-            load = Filling(tended, table, run, sweep)
+        filled = self._writable(table.name)
+        async with filled.upkeep.locked():
+            load = Filling(filled.writes, table, run, sweep)
             await load.begin()
             yield load
-        tended.wrote()
+        filled.upkeep.wrote()
 
     async def by_engine(self, table: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build the indexes over ids and fields again."""
-        await self._writable(table.name).by_engine(table, compact)
+        await self._writable(table.name).upkeep.by_engine(table, compact)
 
     # Writing
 
@@ -297,24 +295,23 @@ class LancedbBackend(Backend):
         # other calls may hold a share and wait for one of these.
         most = None if change.ids is None else len(change.ids)
         dim = 0 if change.vector is None else len(change.vector)
-        tended = self._tables[table.name]
-        async with await tended.changing(table, most, dim) if change.payload else nullcontext():
+        versions = self._versions(table)
+        async with await versions.changing(table, most, dim) if change.payload else nullcontext():
             return int(await self._write(table.name, operations.update(table, change)))
 
     async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
         await self._write(table.name, await hop(cost_of(rows), operations.add, table, rows))
-        self._tables[table.name].loading()
+        self._tables[table.name].upkeep.loading()
 
     # Reading
 
-    def _turn(self, gate: Gate) -> Slot:
-        return gate.enter(current_deadline(self.busy_timeout))
+    def _versions(self, table: TableHandle) -> Versions:
+        return self._tables[table.name].versions
 
     async def get(
         self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
     ) -> _T:
-        reading = self._tables[table.name].reading(table, len(ids), columns)
-        async with self._turn(self._reads), reading as opened:
+        async with self._versions(table).reading(table, len(ids), columns) as opened:
             rows = await reads.get(opened, ids, columns)
         return await hop(cost_of(rows), finish, rows)
 
@@ -329,42 +326,38 @@ class LancedbBackend(Backend):
         columns: Columns,
         finish: FromRows[_T],
     ) -> _T:
-        reading = self._tables[table.name].reading(table, limit + offset, columns)
-        async with self._turn(self._reads), reading as opened:
+        async with self._versions(table).reading(table, limit + offset, columns) as opened:
             rows = await reads.find(opened, where, order_by, limit, offset, columns)
         return await hop(cost_of(rows), finish, rows)
 
     async def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
-        first, tended = queries[0], self._tables[table.name]
+        first, searched = queries[0], self._tables[table.name]
         if first.by_words:
-            async with self._turn(self._reads):
-                results = [await search_text(tended, table, first)]
+            results = [await search_text(searched.versions, table, first)]
             return await hop(cost_of(*results), finish, results)
-        tended.searched(query.vector for query in queries[-MOST_QUESTIONS:])
-        search = VectorSearch(tended)
-        async with self._turn(self._searches):
-            if first.fusion is None:
-                results = [*await search.search(table, queries)]
-            else:
-                results = [await search_hybrid(tended, search, table, first)]
+        searched.upkeep.searched(query.vector for query in queries[-MOST_QUESTIONS:])
+        search = VectorSearch(searched.versions)
+        if first.fusion is None:
+            results = [*await search.search(table, queries)]
+        else:
+            results = [await search_hybrid(search, table, first)]
         return await hop(cost_of(*results), finish, results)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
-        async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:
+        async with self._versions(table).reading(table) as opened:
             return await reads.count(opened, where)
 
     async def value_counts(
         self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
     ) -> list[tuple[Value, int]]:
-        async with self._turn(self._reads):
-            return await summaries.value_counts(self._tables[table.name], table, ref, where, limit)
+        return await summaries.value_counts(self._versions(table), table, ref, where, limit)
 
     async def bounds(
         self, table: TableHandle, ref: Ref, where: Expr | None
     ) -> tuple[Value, Value] | None:
-        async with self._turn(self._reads), self._tables[table.name].reading(table) as opened:
+        async with self._versions(table).reading(table) as opened:
             return await summaries.bounds(opened, ref, where)
 
     async def export(
@@ -377,7 +370,7 @@ class LancedbBackend(Backend):
         batch_size: int,
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         async with self._exports.enter(current_deadline(self.busy_timeout)):
-            export = Export(self._tables[table.name], table, where, columns, batch_size)
+            export = Export(self._versions(table), table, where, columns, batch_size)
             async with aclosing(export.batches(after)) as batches:
                 async for batch in batches:
                     self._session.check()
@@ -386,28 +379,28 @@ class LancedbBackend(Backend):
     # Upkeep
 
     async def stats(self, table: TableHandle) -> TableStats:
-        tended = self._tables[table.name]
+        upkeep = self._tables[table.name].upkeep
         async with self._session.reading(table) as opened:
-            state = tended.state
-            return await info.stats(opened, tended.doing, state.failure, state.optimized)
+            doing = upkeep.builds.doing
+            return await info.stats(opened, doing, upkeep.failure, upkeep.optimized)
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
-        await self._writable(table.name).create(table, kind, options, wait=wait)
+        await self._writable(table.name).upkeep.create(table, kind, options, wait=wait)
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         async with self._session.reading(table) as opened:
             return await info.infos_of(opened)
 
     async def drop_index(self, table: TableHandle, name: str) -> None:
-        await self._writable(table.name).drop(table, name)
+        await self._writable(table.name).upkeep.drop(table, name)
 
     async def optimize(self, table: TableHandle) -> None:
-        await self._writable(table.name).optimize(table)
+        await self._writable(table.name).upkeep.optimize(table)
 
     async def measure(self, table: TableHandle, questions: Float32Array) -> None:
-        await self._writable(table.name).measure(table, questions)
+        await self._writable(table.name).upkeep.measure(table, questions)
 
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         async with self._session.reading(table) as opened:
@@ -416,7 +409,7 @@ class LancedbBackend(Backend):
 
     async def revert(self, table: TableHandle, version: int) -> None:
         await self._session.check_place()  # a pin would create the folder again
-        async with self._tables[table.name].pin(version):
+        async with self._versions(table).pin(version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # reading the version was no time of waiting for others
                 act = partial(tables.revert, version)
@@ -463,7 +456,9 @@ class LancedbBackend(Backend):
         """Make the readers of each table look for the mark, after all earlier writes."""
         names = await self._session.names()
         changes = [
-            self._tables[name].commit(Change(partial(tables.set_sign, self._session, name)), limit)
+            self._tables[name].writes.commit(
+                Change(partial(tables.set_sign, self._session, name)), limit
+            )
             for name in names
         ]
         await asyncio.gather(*changes)

@@ -21,7 +21,7 @@ from .reads import MOST, condition_of
 from .session import Batches, Opened
 from .sorting import BOOL_KIND, NUMBER_KIND, TEXT_KIND
 from .sql.values import PayloadValue, name
-from .table import Table
+from .table import Versions
 
 # Rows or values processed at a time, which blocks every Python thread for about a millisecond.
 BATCH = 2048
@@ -36,7 +36,7 @@ _Key = tuple[int, Any]
 
 
 async def value_counts(
-    reader: Table, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    reader: Versions, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
     """Return the most frequent values with their counts; equally frequent ones in value order."""
     columns = Columns((), payload=True) if ref.path else Columns((ref.name,))

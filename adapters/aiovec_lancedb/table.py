@@ -1,4 +1,4 @@
-"""One table of a store: its newest version, its commits, and the pins on its versions.
+"""The versions of a table, for reads, and the queue of its writes.
 
 Opening a table takes several hops to Lance's threads, so the newest version is kept. On a folder,
 each read first checks that it is still the newest, by the names in the folder of versions, as Lance
@@ -16,7 +16,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from .layout import is_moving
 from .manifests import Manifests
 from .memory import ids_bytes, result_bytes
 from .retention import Pin, Pins
-from .session import Newest, Opened, Session
+from .session import Newest, Opened, Session, Version
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
@@ -70,16 +70,13 @@ def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
     return name, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 
-class Table:
-    """One table of a store, as long as the store remembers it. Making it does not create a
-    table."""
+class Versions:
+    """The newest version of a table, for reads that its store admits, and the pinned ones."""
 
-    def __init__(self, name: str, session: Session, gate: Gate, pins: Pins) -> None:
-        """``gate`` admits the store's writing calls."""
+    def __init__(self, name: str, session: Session, pins: Pins) -> None:
         self.name = name
         self.session = session
         self.pins = pins
-        self._commits = GroupCommit(TableCommitter(session, name, self._make_room), gate)
         # Counts the writes of this store, which every later read has to see.
         self._writes = 0
         # The bytes of a row beside its vector, and the time until which they count as known.
@@ -87,8 +84,6 @@ class Table:
         # A look at the disk that waits for the end of an earlier one.
         self._look: asyncio.Task[ManifestIdentity | None] | None = None
         self._looking = asyncio.Lock()
-
-    # Reads
 
     async def snapshot(self, handle: TableHandle) -> Opened:
         """Return the newest version, which is the kept one if that is still current."""
@@ -155,8 +150,8 @@ class Table:
         try:
             size = times * await self._results(table, results, columns)
             size += 0 if beside is None else await beside(table)
-            waits = not admission.free(size)
-            async with admission.share(size):
+            waits = admission.waits(size)
+            async with admission.share(size), admission.turn():
                 if waits and version is None:  # the version may be old after the wait
                     table = await self.snapshot(handle)
                 yield table
@@ -212,7 +207,23 @@ class Table:
         """Keep a version, the newest or one that was a moment ago, while a block runs."""
         return self.pins.pin(self.name, version)
 
-    # Writes
+    def has_changed(self) -> None:
+        """Let every later read of this store look for a newer version."""
+        self._writes += 1
+
+    async def first_kept(self, versions: Sequence[Version]) -> Version | None:
+        """Return the first version to keep; None if all are kept."""
+        return await self.pins.first_kept(self.name, versions)
+
+
+class Writes:
+    """The queue of a table's writes. Writes that wait at the same time share a commit."""
+
+    def __init__(self, versions: Versions, gate: Gate) -> None:
+        """``gate`` admits the store's writing calls."""
+        self.versions = versions
+        committer = TableCommitter(versions.session, versions.name, self._make_room)
+        self._commits = GroupCommit(committer, gate)
 
     async def commit(self, operation: WriteOperation, limit: float | None = None) -> Any:
         """Have an operation done, and return its result after its commit.
@@ -222,34 +233,31 @@ class Table:
         the same, unless it has to be repeated after a conflict. This is settled when the call
         returns, however often it is cancelled.
         """
-        if self.session.closing:
-            raise StoreClosedError(self.session.target)
-        self.session.check()
-        patience = self.session.settings.busy_timeout
+        session = self.versions.session
+        if session.closing:
+            raise StoreClosedError(session.target)
+        session.check()
+        patience = session.settings.busy_timeout
         deadline = current_deadline(patience) if limit is None else Deadline(limit)
         try:
             return await self._commits.run(OperationCall(operation), deadline)
         finally:  # also after an unknown outcome
-            self.has_changed()
-
-    def has_changed(self) -> None:
-        """Let every later read of this store look for a newer version."""
-        self._writes += 1
+            self.versions.has_changed()
 
     async def _make_room(self, table: Opened) -> bool:
         """Remove the versions that nobody needs, in a folder; return whether there were any.
 
         Lance removes versions only behind a compaction, for which a full disk has no room.
         """
-        folder = self.session.folder
-        if folder is None:
+        session = table.session
+        if session.folder is None:
             return False
-        first = await self.pins.first_kept(self.name, await self.session.listed_versions(table))
+        first = await self.versions.first_kept(await session.listed_versions(table))
         if first is None:
             return False
         files = int((await table.stats())["fragment_stats"]["num_fragments"])
-        remove = Manifests(folder, self.name).remove_before
-        with self.session.translated:
+        remove = Manifests(session.folder, table.name).remove_before
+        with session.translated:
             return await in_thread(remove, first.number, files)
 
     @property

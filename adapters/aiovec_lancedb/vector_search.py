@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from aiovec.backend import Float64Array, Metric, distances, nearest_first, to_matrix
+from aiovec.backend import Float64Array, Int64Array, Metric, distances, nearest_first, to_matrix
 from aiovec.backend.contract import Columns, Found, Query, TableHandle, Tuning
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
@@ -31,7 +31,7 @@ from .layout import column_names
 from .memory import SCAN_BATCH, scan_bytes
 from .reads import condition_of, get, rows_of
 from .session import Opened
-from .table import Table
+from .table import Versions
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery
@@ -57,9 +57,9 @@ _FEW = 1000
 class VectorSearch:
     """The searches of one table."""
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._session = table.session
+    def __init__(self, versions: Versions) -> None:
+        self.versions = versions
+        self._session = versions.session
 
     async def search(self, handle: TableHandle, queries: Sequence[Query]) -> Sequence[Found]:
         """Return the rows that each query finds, all in one version of the table.
@@ -123,7 +123,7 @@ class VectorSearch:
 
         limit = max(query.limit for query in queries)
         columns = replace(queries[0].columns, vector=True)
-        return self._table.reading(
+        return self.versions.reading(
             handle, limit, columns, times=len(queries), beside=scanned, version=version
         )
 
@@ -165,9 +165,11 @@ class VectorSearch:
         by_codes = not (effort.refine or index.kind.whole or index.rows_unindexed)
 
         def ranked() -> Found:
-            metric = table.schema.metric
-            near = None if measure else _lance_distances(candidates, metric, by_codes=by_codes)
-            return _found(table, query, candidates, near)
+            if measure:
+                near = _distances(table, query, candidates)
+            else:
+                near = _lance_distances(candidates, table.schema.metric, by_codes=by_codes)
+            return _found(table, query, candidates, near, nearest_first(near, query.limit))
 
         return await hop(cost_of(candidates), ranked)
 
@@ -220,19 +222,21 @@ class VectorSearch:
         candidates = await self._session.fetch(scan, requested * len(queries), condition)
 
         def ranked() -> list[tuple[Found, float | None]]:
-            parts = [_Ranking(table, *args) for args in _by_query(queries, candidates)]
-            return [(part.found(), part.reach(requested)) for part in parts]
+            numbers = candidates.column("query_index").to_numpy() if len(queries) > 1 else None
+            return [
+                _ranked(table, query, _of_query(candidates, numbers, n), requested)
+                for n, query in enumerate(queries)
+            ]
 
         answers = []
-        for query, (answer, reach) in zip(
-            queries, await hop(cost_of(candidates), ranked), strict=True
-        ):
+        of_each = await hop(cost_of(candidates), ranked)
+        for query, (answer, reach) in zip(queries, of_each, strict=True):
             if reach is not None:
                 near = _lance_query(table, [query], most, exact=True)
                 near = near.distance_range(upper_bound=reach)
                 ties = await self._session.fetch(near, most, condition)
                 if len(ties) < most:
-                    answer = await hop(cost_of(ties), _found, table, query, ties)
+                    answer, _ = await hop(cost_of(ties), _ranked, table, query, ties)
                 else:
                     answer = await self._by_scan(table, query)
             answers.append(answer)
@@ -308,21 +312,14 @@ def _scale(table: Opened, query: Query) -> np.float32:
     return np.float32(2.0 ** np.floor(np.log2(_LARGEST_COMPONENT / largest)))
 
 
-def _by_query(queries: Sequence[Query], candidates: pa.Table) -> Iterator[tuple[Query, pa.Table]]:
-    """Yield each query with its candidates."""
-    if len(queries) == 1:
-        yield queries[0], candidates
-        return
-    numbers = candidates.column("query_index").to_numpy()
-    for n, query in enumerate(queries):
-        yield query, candidates.take(pa.array(np.flatnonzero(numbers == n)))
+def _of_query(candidates: pa.Table, numbers: Any, query: int) -> pa.Table:
+    """Return the candidates of one query, whose number is among these of the candidates."""
+    return candidates if numbers is None else candidates.filter(pa.array(numbers == query))
 
 
-def _found(
-    table: Opened, query: Query, candidates: pa.Table, near: Float64Array | None = None
-) -> Found:
-    """Return the best candidates, by these distances or by those of their vectors."""
-    return _Ranking(table, query, candidates, near).found()
+def _distances(table: Opened, query: Query, rows: pa.Table | pa.RecordBatch) -> Float64Array:
+    vectors = to_matrix(rows.column(table.schema.vector))
+    return distances(vectors, query.vector, table.schema.metric)
 
 
 def _lance_distances(candidates: pa.Table, metric: Metric, *, by_codes: bool) -> Float64Array:
@@ -340,70 +337,59 @@ def _lance_distances(candidates: pa.Table, metric: Metric, *, by_codes: bool) ->
     return numbers / 2 if by_codes else numbers
 
 
-class _Ranking:
-    """The candidates of one query, ranked by these distances, or by those of their vectors."""
+def _found(
+    table: Opened, query: Query, candidates: pa.Table, near: Float64Array, best: Int64Array
+) -> Found:
+    """Return the best candidates with their distances."""
+    if len(near) - len(best) > _FEW_MORE:
+        candidates, near = candidates.take(pa.array(best)), near[best]
+    return Found(rows_of(candidates, query.columns, table.schema.vector), near.tolist())
 
-    def __init__(
-        self,
-        table: Opened,
-        query: Query,
-        candidates: pa.Table,
-        near: Float64Array | None = None,
-    ) -> None:
-        self._table = table
-        self._query = query
-        self._candidates = candidates
-        if near is None:
-            self._vectors = to_matrix(candidates.column(table.schema.vector))
-            near = distances(self._vectors, query.vector, table.schema.metric)
-        self._measured = near
-        self._best = nearest_first(self._measured, query.limit)
 
-    def found(self) -> Found:
-        """Return the best candidates."""
-        taken, kept = self._candidates, self._measured
-        if len(kept) - len(self._best) > _FEW_MORE:
-            taken, kept = taken.take(pa.array(self._best)), kept[self._best]
-        rows = rows_of(taken, self._query.columns, self._table.schema.vector)
-        return Found(rows, kept.tolist())
+def _ranked(
+    table: Opened, query: Query, candidates: pa.Table, requested: int | None = None
+) -> tuple[Found, float | None]:
+    """Return the best candidates by the distances of their vectors.
 
-    def reach(self, requested: int) -> float | None:
-        """Return a distance of Lance below which all rows lie that may be as near as the best.
+    If more rows than they may be ``requested``, also a distance of Lance below which all rows lie
+    that may be as near as the best; None if no row that is missing among the candidates can be.
+    """
+    near = _distances(table, query, candidates)
+    best = nearest_first(near, query.limit)
+    answer = _found(table, query, candidates, near, best)
+    if requested is None or len(near) < requested:
+        return answer, None
+    worst = float(near.max())
+    error = _error(table, query, candidates, worst)
+    if worst - near[best[-1]] > 2 * error:
+        return answer, None
+    reached = candidates.column("_distance").to_numpy()[best].max()
+    if table.schema.metric == "l2":  # Lance's are squared
+        error = 4 * error * worst
+    reach = np.float32(reached + 4 * float(_scale(table, query)) * error)
+    return answer, float(np.nextafter(reach, np.float32(np.inf)))
 
-        None if no row that is missing among the candidates can be.
-        """
-        if len(self._measured) < requested:
-            return None
-        last, worst = float(self._measured[self._best[-1]]), float(self._measured.max())
-        error = self._error(worst)
-        if worst - last > 2 * error:
-            return None
-        reached = self._candidates.column("_distance").to_numpy()[self._best].max()
-        if self._table.schema.metric == "l2":  # Lance's are squared
-            error = 4 * error * worst
-        scaled = float(_scale(self._table, self._query))
-        return float(np.nextafter(np.float32(reached + 4 * scaled * error), np.float32(np.inf)))
 
-    def _error(self, worst: float) -> float:
-        """Return the error bound of float32 sums for distances near the last candidate's."""
-        relative = self._table.schema.dim * _EPSILON
-        match self._table.schema.metric:
-            case "cosine":
-                return relative
-            case "l2":
-                return relative * worst
-            case _:
-                # Other rows may be somewhat longer than the candidates.
-                rows = 4 * np.sqrt(np.square(self._vectors.astype(np.float64)).sum(axis=1))
-                point = float(np.sqrt(np.square(self._query.vector.astype(np.float64)).sum()))
-                return relative * float(rows.max(initial=0.0)) * point
+def _error(table: Opened, query: Query, candidates: pa.Table, worst: float) -> float:
+    """Return the error bound of float32 sums for distances near the last candidate's."""
+    relative = table.schema.dim * _EPSILON
+    match table.schema.metric:
+        case "cosine":
+            return relative
+        case "l2":
+            return relative * worst
+        case _:
+            vectors = to_matrix(candidates.column(table.schema.vector)).astype(np.float64)
+            # Other rows may be somewhat longer than the candidates.
+            rows = 4 * np.sqrt(np.square(vectors).sum(axis=1))
+            point = float(np.sqrt(np.square(query.vector.astype(np.float64)).sum()))
+            return relative * float(rows.max(initial=0.0)) * point
 
 
 def _nearer(
     best: list[tuple[float, str]], batch: pa.RecordBatch, table: Opened, query: Query
 ) -> list[tuple[float, str]]:
-    vectors = to_matrix(batch.column(table.schema.vector))
-    measured = distances(vectors, query.vector, table.schema.metric)
+    measured = _distances(table, query, batch)
     kept = nearest_first(measured, query.limit)
     ids = batch.column("id").take(pa.array(kept)).to_pylist()
     return heapq.nsmallest(query.limit, [*best, *zip(measured[kept].tolist(), ids, strict=True)])

@@ -11,7 +11,9 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import lancedb
 import numpy as np
 import pytest
 from tests.harness.cancel import STOPS, stopped_at
@@ -183,6 +185,28 @@ async def test_a_pass_without_work_opens_the_table_once(tmp_path: Path) -> None:
             await until(lambda: calls["list_indices"])  # the pass begins after a second
             await asyncio.sleep(0.3)
     assert (calls["schema"], calls["list_indices"], calls["list_versions"]) == (1, 1, 0)
+
+
+async def test_a_compaction_opens_the_table_for_the_call_its_upkeep_and_its_turn_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step hands on the version that it has made."""
+    open_table, times = lancedb.AsyncConnection.open_table, 0
+
+    async def counted(connection: Any, name: str, **options: Any) -> Any:
+        nonlocal times
+        times += 1
+        return await open_table(connection, name, **options)
+
+    async with opened(tmp_path / "s", upkeep="elsewhere", keep_versions="0 seconds") as store:
+        await store.create_table("notes", replace(SMALL, fields={"kind": Field(str, text=True)}))
+        for n in range(30):
+            await store.insert("notes", [{"id": f"r{n}", "embedding": [1, 2, 3, n], "kind": "a"}])
+        await store.count("notes")
+        monkeypatch.setattr(lancedb.AsyncConnection, "open_table", counted)
+        await store.optimize("notes")
+        assert times <= 3
+        assert await details(store, "fragments") == 1
 
 
 @pytest.mark.slow

@@ -20,15 +20,13 @@ import numpy as np
 
 from aiovec.backend import Float32Array
 from aiovec.backend.contract import TableHandle
-from aiovec.backend.limits import Gate
 from aiovec.errors import InvalidArgumentError, StoreBusyError
 
 from ..commit import Change
 from ..driver import indexing
 from ..layout import tuned_in
-from ..retention import Pins
 from ..session import Opened, Session
-from ..table import Table
+from ..table import Versions, Writes
 from . import kinds, recall
 from .effort import FEWEST_QUESTIONS, GIVEN, KEY, MOST_QUESTIONS, OWN, Tuned
 from .fields import index_name, lacking
@@ -60,9 +58,10 @@ class Build:
     rows: int
 
 
-async def note(tuned: Tuned, table: Opened) -> None:
-    """Keep the notes about the table's index with the table."""
+async def note(tuned: Tuned, table: Opened) -> Opened:
+    """Keep the notes about the table's index with the table, and return it with them."""
     await table.session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
+    return await table.advanced()
 
 
 async def drop(index: str, table: Opened) -> None:
@@ -73,22 +72,29 @@ async def drop(index: str, table: Opened) -> None:
         await table.session.run(table.lance.drop_index(index))
 
 
-class IndexedTable(Table):
-    """A table whose indexes are built and measured, one work at a time."""
+async def reopened(session: Session, handle: TableHandle) -> Opened:
+    """Return the same table as it is now, even with other fields.
 
-    def __init__(self, name: str, session: Session, gate: Gate, pins: Pins) -> None:
-        super().__init__(name, session, gate, pins)
-        self.doing: str | None = None
-        """A phrase for the work on the indexes that is under way."""
-        self.forget_questions()
+    Raises StoreBusyError while an engine fills it: that engine removes files that no version refers
+    to yet, and a build's are among them.
+    """
+    table = await session.opened(handle, altered=True)
+    table.check_not_filled()
+    return table
 
-    # Questions
 
-    def forget_questions(self) -> None:
-        """Forget the questions, which were for an earlier table of this name."""
+class Asked:
+    """The questions of a table's users, with which its index is measured."""
+
+    def __init__(self) -> None:
         # Distinct vectors of searches, the last one last, and vectors that a user gave.
         self._asked: dict[bytes, None] = {}
         self._given: Float32Array | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """True if as many questions are known as are kept."""
+        return len(self._asked) >= MOST_QUESTIONS
 
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
         """Keep searched vectors as questions that the vector index is measured with.
@@ -112,9 +118,8 @@ class IndexedTable(Table):
             raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
         self._given = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)].copy()
 
-    def questions(self, table: Opened) -> recall.Questions | None:
-        """Return the questions of the table's users, if there are enough."""
-        dim = table.schema.dim
+    def questions(self, dim: int) -> recall.Questions | None:
+        """Return the questions, if there are enough of this length."""
         if self._given is not None and self._given.shape[1] == dim:
             return recall.Questions(self._given, GIVEN)
         # Others were for a table that had the name before.
@@ -124,17 +129,17 @@ class IndexedTable(Table):
         vectors = np.frombuffer(b"".join(known), dtype=np.float32).reshape(-1, dim)
         return recall.Questions(vectors, OWN)
 
-    # Builds
 
-    async def reopened(self, handle: TableHandle) -> Opened:
-        """Return the same table as it is now, even with other fields.
+class Builds:
+    """Builds and measures the indexes of a table, one work at a time."""
 
-        Raises StoreBusyError while an engine fills it: that engine removes files that no version
-        refers to yet, and a build's are among them.
-        """
-        table = await self.session.opened(handle, altered=True)
-        table.check_not_filled()
-        return table
+    def __init__(self, versions: Versions, writes: Writes) -> None:
+        self._versions = versions
+        self._writes = writes
+        self._session = versions.session
+        self.asked = Asked()
+        self.doing: str | None = None
+        """A phrase for the work on the indexes that is under way."""
 
     async def planned(
         self,
@@ -146,7 +151,7 @@ class IndexedTable(Table):
         settled: bool = False,
     ) -> Build:
         """Return the index to build, or raise an error with the reason."""
-        rows, least = await table.rows(), self.session.settings.index_from
+        rows, least = await table.rows(), self._session.settings.index_from
         auto = kind == kinds.AUTO
         if target is None:
             target = tuned_in(table.arrow, table.schema).target
@@ -156,19 +161,14 @@ class IndexedTable(Table):
             raise InvalidArgumentError("kind", kind, "'auto', because the table has no rows yet")
         if auto:
             # In a bucket each reader would fetch all of a graph, and no engine builds one.
-            graph = self.session.exclusive and MAKER.get() is None
+            graph = self._session.exclusive and MAKER.get() is None
             kind = kinds.chosen_kind(table.schema, rows, graph=graph, settled=settled)
         plan = kinds.plan_of(kind, options, rows, table.schema.dim)
         return Build(kind, plan, auto, target, rows)
 
-    @property
-    def is_searched(self) -> bool:
-        """True if this store knows as many questions as it keeps."""
-        return len(self._asked) >= MOST_QUESTIONS
-
     async def is_settled(self, table: Opened) -> bool:
         """Return whether nobody has written to a table lately."""
-        versions = await self.session.listed_versions(table)
+        versions = await self._session.listed_versions(table)
         return bool(versions) and datetime.now(UTC) - versions[-1].created >= SETTLED
 
     async def planned_anew(
@@ -178,7 +178,7 @@ class IndexedTable(Table):
         if index is not None and not index.tuned.auto:
             known = index.tuned
             return await self.planned(table, index.kind.name, dict(known.options), known.target)
-        kind = self.session.settings.index
+        kind = self._session.settings.index
         by_settings = await self.planned(table, kind, {}, None, settled=settled)
         return replace(by_settings, auto=True)
 
@@ -195,11 +195,10 @@ class IndexedTable(Table):
         tuned = tuned.with_changes(**changes, built_rows=build.rows, measured_rows=0)
         # Until the build ends, and if it does not, searches use the index that is there. The new
         # one is known by its kind if the process ends before the second note.
-        await self._keep(table, noted.with_changes(begun=tuned))
+        table = await self._keep(table, noted.with_changes(begun=tuned))
         config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
         table = await self._build(table, table.schema.vector, config, f"building {build.kind}")
-        await self._keep(table, tuned)
-        await self.measure_index(await self.reopened(table.handle))
+        await self.measure(await self._keep(table, tuned))
 
     async def build_id_index(self, table: Opened) -> Opened:
         """Build the index over the ids, for calls by id; return the table with it."""
@@ -217,12 +216,11 @@ class IndexedTable(Table):
         """Build one index; return the table with it."""
         maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
-            table = await self.reopened(table.handle)
             name = index_name(await table.indexes(), column, config)
             try:
-                with self._tell(activity), self.session.guarded:
+                with self._tell(activity), self._session.guarded:
                     made = maker is not None and await maker(
-                        self.name, column, config, name or f"{column}_idx"
+                        table.name, column, config, name or f"{column}_idx"
                     )
                     if not made:
                         await table.lance.create_index(
@@ -231,12 +229,15 @@ class IndexedTable(Table):
             except StoreBusyError:
                 if attempt == _ATTEMPTS:
                     raise
+                table = await reopened(self._session, table.handle)
             else:
                 break
-        self.has_changed()
-        return await self.reopened(table.handle)
+        self._versions.has_changed()
+        if made:  # by others
+            return await reopened(self._session, table.handle)
+        return await table.advanced()
 
-    async def measure_index(self, table: Opened) -> None:
+    async def measure(self, table: Opened) -> None:
         """Find the effort for the index as it is now, and note it with the table."""
         index = await vector_index(table)
         if index is None:
@@ -244,7 +245,7 @@ class IndexedTable(Table):
         with self._tell(f"measuring {index.kind.name}"):
             rows = await table.rows()
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
-            questions = self.questions(table) or await recall.made(table)
+            questions = self.asked.questions(table.schema.dim) or await recall.made(table)
             target, count = index.target, len(questions.vectors)
             measured = await recall.measure(table, index.kind, partitions, questions, target)
             tuned = index.tuned.with_changes(
@@ -255,8 +256,10 @@ class IndexedTable(Table):
             )  # fmt: skip
             await self._keep(table, tuned)
 
-    async def _keep(self, table: Opened, tuned: Tuned) -> None:
-        await self.commit(Change(partial(note, tuned), table.handle, altered=True))
+    async def _keep(self, table: Opened, tuned: Tuned) -> Opened:
+        change = Change(partial(note, tuned), table.handle, altered=True)
+        noted: Opened = await self._writes.commit(change)
+        return noted
 
     @contextmanager
     def _tell(self, activity: str) -> Iterator[None]:

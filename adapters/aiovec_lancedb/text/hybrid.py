@@ -18,18 +18,15 @@ from aiovec.backend.threads import hop, together
 
 from ..reads import get
 from ..session import Opened
-from ..table import Table
 from ..vector_search import VectorSearch
 from .highlight import snippets_of
 from .keyword_search import bytes_of_texts, pairs, ranked
 
 
-async def search_hybrid(
-    reader: Table, search: VectorSearch, handle: TableHandle, query: Query
-) -> Found:
+async def search_hybrid(search: VectorSearch, handle: TableHandle, query: Query) -> Found:
     """Return the best rows of both searches."""
     ids_only, whole = replace(query, columns=Columns(())), query.exact
-    texts = partial(bytes_of_texts, reader, query)
+    texts = partial(bytes_of_texts, search.versions, query)
     deadline = current_deadline(None)
 
     async def half(search: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:

@@ -21,7 +21,7 @@ from ..memory import SCAN_BATCH, STREAM_BYTES
 from ..reads import condition_of, rows_by_id, rows_of
 from ..session import Opened
 from ..sql.values import name, text
-from ..table import Table
+from ..table import Versions
 from . import grams
 from .grams import letters
 from .highlight import snippets_of
@@ -43,7 +43,7 @@ _MOST_LETTERS = 32
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
-async def search_text(reader: Table, handle: TableHandle, query: Query) -> Found:
+async def search_text(reader: Versions, handle: TableHandle, query: Query) -> Found:
     """Return the best rows by BM25."""
     columns = query.columns
     ranked_with = columns if columns.meter is None else Columns(())
@@ -57,7 +57,7 @@ async def search_text(reader: Table, handle: TableHandle, query: Query) -> Found
     return await hop(cost_of(rows), finish)
 
 
-async def bytes_of_texts(reader: Table, query: Query, table: Opened) -> int:
+async def bytes_of_texts(reader: Versions, query: Query, table: Opened) -> int:
     """Return the bytes of texts that a search may read: of rows that no index covers, or, for
     prefixes and parts of words, of all."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)

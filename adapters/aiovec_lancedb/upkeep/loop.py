@@ -25,7 +25,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -47,7 +47,7 @@ from aiovec.errors import (
 from ..commit import Change
 from ..errors import is_read_only
 from ..index import kinds
-from ..index.build import SETTLED, IndexedTable, drop
+from ..index.build import SETTLED, Builds, drop, reopened
 from ..index.effort import MADE, MOST_QUESTIONS
 from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..layout import tuned_in
@@ -55,6 +55,7 @@ from ..manifests import Manifests
 from ..memory import scan_bytes
 from ..retention import Pins, retention_of
 from ..session import Opened, Session, Version
+from ..table import Versions, Writes
 from ..tables import alter_field
 
 LOG = logging.getLogger("aiovec.lancedb")
@@ -110,112 +111,104 @@ _MOST_TABLES = 256
 _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedError)
 
 
-@dataclass(slots=True)
-class _State:
-    """A store's knowledge of a table for its upkeep."""
+class Upkeep:
+    """The upkeep of one table: what is due, the tasks that do it, and what is known from them."""
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    commits: int = 0
-    last_commit: float = 0.0
-    busy_since: float | None = None
-    look_at: float = math.inf
-    rest_until: float = 0.0
-    seen: bool = False
-    failure: str | None = None
-    optimized: datetime | None = None
-    # The time of the oldest version that the last removal kept. A removal may leave some before it.
-    kept_from: datetime = _LONG_AGO
-    # Rows of the table when an index could not be built: more of them are worth another attempt.
-    failed_rows: int = 0
+    def __init__(self, versions: Versions, writes: Writes, tables: OpenTables) -> None:
+        self.name = versions.name
+        self.builds = Builds(versions, writes)
+        self.failure: str | None = None
+        self.optimized: datetime | None = None
+        self._session = versions.session
+        self._versions = versions
+        self._writes = writes
+        self._tables = tables
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._commits = 0
+        self._last_commit = 0.0
+        self._busy_since: float | None = None
+        self._look_at = math.inf
+        self._rest_until = 0.0
+        self._seen = False
+        # The time of the oldest version that the last removal kept. A removal may leave some
+        # before it.
+        self._kept_from = _LONG_AGO
+        # Rows of the table when an index could not be built: more of them are worth another
+        # attempt.
+        self._failed_rows = 0
 
     @property
     def next_look(self) -> float:
         """The time of the next look at the table, by ``time.monotonic``."""
-        at = self.look_at
-        if self.commits >= _FILES:
+        at = self._look_at
+        if self._commits >= _FILES:
             at = 0.0
-        elif self.commits:
-            at = min(at, self.last_commit + _QUIET)
-        return max(at, self.rest_until)
-
-    def is_quiet(self, now: float) -> bool:
-        busy_since = now if self.busy_since is None else self.busy_since
-        return now - self.last_commit >= _QUIET or now - busy_since >= _LONGEST_WAIT
-
-
-class TendedTable(IndexedTable):
-    """A table that its store looks after."""
-
-    def __init__(self, name: str, tables: OpenTables) -> None:
-        super().__init__(name, tables.session, tables.gate, tables.pins)
-        self._tables = tables
-        self.state = _State()
+        elif self._commits:
+            at = min(at, self._last_commit + _QUIET)
+        return max(at, self._rest_until)
 
     @property
     def idle(self) -> bool:
         """True if nothing is under way or waits, so that the store may forget the table."""
-        waits = self._tables.background and self.state.next_look < math.inf
-        return super().idle and not self.state.tasks and not waits
+        return not self._tasks and not (self._tables.background and self.next_look < math.inf)
 
     # In the background
 
     def opened(self) -> None:
         """Note that the store uses the table; upkeep looks a little later for undone work."""
-        if not self.state.seen:
-            self.state.seen = True
+        if not self._seen:
+            self._seen = True
             self._look_after_in(_QUIET)
 
     def wrote(self) -> None:
         """Note a commit."""
-        state, now = self.state, time.monotonic()
-        if state.busy_since is None:
-            state.busy_since = now
-        state.commits += 1
-        state.last_commit = now
-        if state.commits in (1, _FILES):
+        now = time.monotonic()
+        if self._busy_since is None:
+            self._busy_since = now
+        self._commits += 1
+        self._last_commit = now
+        if self._commits in (1, _FILES):
             self._tables.begin()
 
-    def searched(self, vectors: Iterable[Float32Array]) -> bool:
+    def searched(self, vectors: Iterable[Float32Array]) -> None:
         """Keep searched vectors; measure the index again if they make that worth it."""
-        worth = super().searched(vectors)
-        if worth:
-            self.state.look_at = min(self.state.look_at, time.monotonic() + _QUIET)
-            self._tables.begin()
-        return worth
+        if self.builds.asked.searched(vectors):
+            self._look_after_in(min(_QUIET, self._look_at - time.monotonic()))
 
     def _look_after_in(self, seconds: float) -> None:
-        self.state.look_at = time.monotonic() + seconds
+        self._look_at = time.monotonic() + seconds
         self._tables.begin()
 
     def loading(self) -> None:
         """Note a bulk load: no index is built until it is over."""
-        self.state.busy_since = time.monotonic()
+        self._busy_since = time.monotonic()
 
-    async def tend(self) -> None:
-        """Look after the table once."""
-        state, now = self.state, time.monotonic()
-        quiet = state.is_quiet(now)
-        state.commits, state.look_at = 0, now + _QUIET
+    async def maintain(self) -> None:
+        """Do once what is due."""
+        now = time.monotonic()
+        busy_since = now if self._busy_since is None else self._busy_since
+        quiet = now - self._last_commit >= _QUIET or now - busy_since >= _LONGEST_WAIT
+        self._commits, self._look_at = 0, now + _QUIET
         if quiet:
-            state.busy_since, state.look_at = None, math.inf
+            self._busy_since, self._look_at = None, math.inf
         task = self._start(self._pass(quiet=quiet))
         try:
             await asyncio.wait({task})
         finally:
             task.cancel()
         ended = time.monotonic()
-        state.rest_until = ended + min(_REST * (ended - now), _LONGEST_REST)
+        self._rest_until = ended + min(_REST * (ended - now), _LONGEST_REST)
 
     async def _pass(self, *, quiet: bool) -> None:
         """Do the work that is due. A failure is logged, and the work tried again."""
-        state, later = self.state, math.inf
+        later = math.inf
         try:
             async with self.locked(seconds=0.0):
-                await self._look_after(await self.session.newest(self.name), quiet=quiet)
+                await self._look_after(await self._session.newest(self.name), quiet=quiet)
             return
         except TableNotFoundError:
-            self._forget()
+            self._tables.forget(self.name)
         except StaleTableError:  # its fields were altered, or another table has its name
             later = _QUIET
         except (StoreClosedError, StoreMovedError):
@@ -232,7 +225,7 @@ class TendedTable(IndexedTable):
             trace = None if isinstance(exc, AiovecError) else exc
             # In a thread, for a handler may write to a file.
             await in_thread(partial(LOG.warning, text, self.name, exc, exc_info=trace))
-        state.look_at = time.monotonic() + later
+        self._look_at = time.monotonic() + later
 
     async def _look_after(
         self, table: Opened, *, quiet: bool = True, everything: bool = False
@@ -244,9 +237,8 @@ class TendedTable(IndexedTable):
         table.check_not_filled()
         # First what makes room.
         if everything or await self._wants_compaction(table, quiet=quiet):
-            await self._compact(table)
-            table = await self.reopened(table.handle)
-        table = await self.build_lacking(table)
+            table = await self._compact(table)
+        table = await self.builds.build_lacking(table)
         if quiet:
             await self._look_after_indexes(table)
 
@@ -259,11 +251,11 @@ class TendedTable(IndexedTable):
             return True
         if not quiet:
             return False
-        versions = await self.session.listed_versions(table)
-        first = await self.pins.first_kept(self.name, versions)
+        versions = await self._session.listed_versions(table)
+        first = await self._versions.first_kept(versions)
         if first is not None and self._are_many(versions[: versions.index(first)]):
             return True
-        if self._are_many(versions[: -self.pins.retention.most]):
+        if self._are_many(versions[: -self._versions.pins.retention.most]):
             self._look_behind_grace()
         uncovered = max((await unindexed_rows(table)).values(), default=0)
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
@@ -273,11 +265,11 @@ class TendedTable(IndexedTable):
 
         Those that the last one left do not count: another would leave them too.
         """
-        return sum(v.created > self.state.kept_from for v in versions) > _VERSIONS_OVER
+        return sum(v.created > self._kept_from for v in versions) > _VERSIONS_OVER
 
     def _look_behind_grace(self) -> None:
         """Look again once nobody can be reading the versions that are still too new to remove."""
-        self._look_after_in(self.pins.retention.grace.total_seconds() + _QUIET)
+        self._look_after_in(self._versions.pins.retention.grace.total_seconds() + _QUIET)
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
         """Return a table's rows and files, and the bytes of the files that are not full."""
@@ -286,29 +278,32 @@ class TendedTable(IndexedTable):
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
         return rows, int(stats["fragment_stats"]["num_fragments"]), part
 
-    async def _compact(self, table: Opened) -> None:
-        handle = table.handle
+    async def _compact(self, table: Opened) -> Opened:
+        """Compact the table; return it as it is then."""
         rows, _, size = await self._shape(table)
-        async with self.session.admission.share(
+        async with self._session.admission.share(
             scan_bytes(min(rows, _FULL_FILE), table.schema.dim)
         ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
                 # On a full disk, a commit removes old versions and tries again.
                 with suppress(StoreBusyError, StoreFullError):
-                    await self._optimize(handle, await self.session.opened(handle), alone=False)
+                    table = await self._optimize(table, alone=False)
                     break
+                table = await reopened(self._session, table.handle)
             else:
                 with renewed():  # the failed attempts were no time of waiting for others
-                    await self.commit(Change(partial(self._optimize, handle), handle))
-        self.has_changed()
-        if self.session.folder is not None:
-            await in_thread(Manifests(self.session.folder, self.name).remove_unfinished)
+                    change = Change(self._optimize, table.handle, altered=True)
+                    table = await self._writes.commit(change)
+        self._versions.has_changed()
+        if self._session.folder is not None:
+            await in_thread(Manifests(self._session.folder, self.name).remove_unfinished)
         self._look_behind_grace()
-        self.state.optimized = datetime.now(UTC)
+        self.optimized = datetime.now(UTC)
+        return table
 
-    async def _optimize(self, handle: TableHandle, table: Opened, *, alone: bool = True) -> None:
+    async def _optimize(self, table: Opened, *, alone: bool = True) -> Opened:
         """Have Lance merge small neighbouring files, add new rows to indexes, and remove old
-        versions. ``alone`` means that nobody else writes.
+        versions; return the table as it is then. ``alone`` means that nobody else writes.
 
         Lance's ``optimize`` does all three, and then removes every version older than an age, even
         one that is being read. So the call that removes versions has nothing else to do, gets the
@@ -316,27 +311,28 @@ class TendedTable(IndexedTable):
         """
 
         async def optimize(age: timedelta) -> None:
-            await self.session.run(table.lance.optimize(cleanup_older_than=age))
+            await self._session.run(table.lance.optimize(cleanup_older_than=age))
 
         await optimize(_NEVER)
         for seconds in _REMOVALS:
-            table = await self.session.opened(handle)  # the rewrite made another version
-            listed = await self.session.listed_versions(table)
-            if await self.pins.first_kept(self.name, listed) is None:
-                return
+            table = await table.advanced()
+            listed = await self._session.listed_versions(table)
+            if await self._versions.first_kept(listed) is None:
+                break
             # Lance goes by the times within the manifests, not by those of their files.
             versions = await table.versions()
-            first = await self.pins.first_kept(self.name, versions)
+            first = await self._versions.first_kept(versions)
             if first is None:
-                return
+                break
             age = datetime.now(UTC) - first.created + timedelta(seconds=seconds)
             if first == versions[-1] and alone:
                 age = _AT_ONCE
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await optimize(age)
-                self.state.kept_from = first.created
-                return
+                self._kept_from = first.created
+                break
+        return table
 
     # Indexes
 
@@ -348,29 +344,29 @@ class TendedTable(IndexedTable):
         """
         rows = await table.rows()
         if rows >= _IDS_FROM and not await has_id_index(table):
-            table = await self.build_id_index(table)
-        state = self.state
+            table = await self.builds.build_id_index(table)
         index = await vector_index(table)
         try:
             graph = await self._wants_graph(table, index, rows)
             wanted = graph or self._wants_build(table, index, rows)
-            if wanted and rows >= _GROWN * state.failed_rows:
-                await self.build(table, await self.planned_anew(table, index, settled=graph))
+            if wanted and rows >= _GROWN * self._failed_rows:
+                build = await self.builds.planned_anew(table, index, settled=graph)
+                await self.builds.build(table, build)
             elif index is not None and rows and self._wants_measuring(table, index, rows):
-                await self.measure_index(table)
-            state.failure = None
+                await self.builds.measure(table)
+            self.failure = None
         except _NO_FAILURE:
             raise
         except AiovecError as exc:
-            state.failure, state.failed_rows = str(exc), rows
+            self.failure, self._failed_rows = str(exc), rows
             text = "no index was built for the table %r, so searches stay as they are: %s"
             await in_thread(LOG.warning, text, self.name, exc)
 
     def _wants_build(self, table: Opened, index: InUse | None, rows: int) -> bool:
-        automatic = self.session.settings.index != kinds.NONE
+        automatic = self._session.settings.index != kinds.NONE
         if index is None:
             kept_off = tuned_in(table.arrow, table.schema).kept_off
-            return automatic and not kept_off and rows >= self.session.settings.index_from
+            return automatic and not kept_off and rows >= self._session.settings.index_from
         outgrown = index.tuned.auto and automatic and rows >= _OUTGROWN * index.tuned.built_rows
         return index.by_aiovec and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
@@ -378,17 +374,17 @@ class TendedTable(IndexedTable):
         """Return whether "auto" builds a graph now in place of the codes that it built at once."""
         if index is None or index.kind.graph or not index.tuned.auto:
             return False
-        automatic = self.session.settings.index == kinds.AUTO and self.session.exclusive
+        automatic = self._session.settings.index == kinds.AUTO and self._session.exclusive
         kind = kinds.chosen_kind(table.schema, rows, graph=automatic, settled=True)
-        if not (kinds.KINDS[kind].graph and self.is_searched):
+        if not (kinds.KINDS[kind].graph and self.builds.asked.is_full):
             return False
-        settled = await self.is_settled(table)
+        settled = await self.builds.is_settled(table)
         if not settled:
             self._look_after_in(SETTLED.total_seconds())
         return settled
 
     def _wants_measuring(self, table: Opened, index: InUse, rows: int) -> bool:
-        tuned, known = index.tuned, self.questions(table)
+        tuned, known = index.tuned, self.builds.asked.questions(table.schema.dim)
         count = 0 if known is None else len(known.vectors)
         more = count and (tuned.whose == MADE or tuned.questions < count == MOST_QUESTIONS)
         outgrown = rows >= _GROWN * tuned.measured_rows
@@ -404,21 +400,21 @@ class TendedTable(IndexedTable):
 
     async def measure(self, handle: TableHandle, questions: Float32Array) -> None:
         """Measure the index with these questions, now and as the table grows."""
-        self.give(questions)
-        await self._do(handle, self.measure_index)
+        self.builds.asked.give(questions)
+        await self._do(handle, self.builds.measure)
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build the indexes over ids and fields again."""
 
         async def act(table: Opened) -> None:
-            with self.session.guarded:
+            with self._session.guarded:
                 await compact()
-            self.has_changed()
-            table = await self.reopened(handle)
+            self._versions.has_changed()
+            table = await reopened(self._session, handle)
             rows = await table.rows()
             if rows >= _IDS_FROM and (await unindexed_rows(table)).get("id", rows):
-                table = await self.build_id_index(table)
-            await self.build_lacking(table, whole=True)
+                table = await self.builds.build_id_index(table)
+            await self.builds.build_lacking(table, whole=True)
 
         await self._do(handle, act)
 
@@ -431,26 +427,25 @@ class TendedTable(IndexedTable):
         questions = options.pop("questions", None)
         target, chosen = kinds.checked_options(name, options, handle.schema)
         if questions is not None:
-            self.give(questions)
-        async with self.session.reading(handle) as table:
-            settled = name == kinds.AUTO and await self.is_settled(table)
-            build = await self.planned(table, name, chosen, target, settled=settled)
+            self.builds.asked.give(questions)
+        async with self._session.reading(handle) as table:
+            settled = name == kinds.AUTO and await self.builds.is_settled(table)
+            build = await self.builds.planned(table, name, chosen, target, settled=settled)
 
         async def act(table: Opened) -> None:
-            state = self.state
-            state.failure = None
+            self.failure = None
             try:
-                await self.build(table, build)
+                await self.builds.build(table, build)
             except AiovecError as exc:
-                state.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
+                self.failure = None if isinstance(exc, _NO_FAILURE) else str(exc)
                 raise
 
         await self._do(handle, act, wait=wait)
 
     async def drop(self, handle: TableHandle, name: str) -> None:
         """Drop the vector index by its name."""
-        await self._stop()
-        async with self.session.reading(handle) as table:
+        await self.stop()
+        async with self._session.reading(handle) as table:
             index = await vector_index(table)
         if index is None or index.name != name:
             listed = "it has none" if index is None else repr(index.name)
@@ -461,16 +456,16 @@ class TendedTable(IndexedTable):
             raise InvalidArgumentError("name", name, expected)
         async with self.locked():
             change = Change(partial(drop, name), handle, by_hand=True)
-            await self.commit(change)
+            await self._writes.commit(change)
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
 
         async def act(_: Opened) -> None:
             alter = partial(alter_field, name, field)
-            await self.commit(Change(alter, handle, changes_schema=True))
-            with index_behind_change(self.session.target, handle.name):
-                await self.build_lacking(await self.reopened(handle))
+            await self._writes.commit(Change(alter, handle, changes_schema=True))
+            with index_behind_change(self._session.target, handle.name):
+                await self.builds.build_lacking(await reopened(self._session, handle))
 
         await self._do(handle, act)
 
@@ -479,15 +474,10 @@ class TendedTable(IndexedTable):
     @asynccontextmanager
     async def dropping(self) -> AsyncIterator[None]:
         """Stop all builds of the table: they would commit to the next table of that name."""
-        await self._stop()
+        await self.stop()
         async with self.locked():
             yield
-        self._forget()
-
-    def _forget(self) -> None:
-        """Forget the table, for the next one of the name."""
-        self.state = _State()
-        self.forget_questions()
+        self._tables.forget(self.name)
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
@@ -496,8 +486,8 @@ class TendedTable(IndexedTable):
 
         Time limits of the block begin after the wait: the store's own upkeep may take long.
         """
-        lock = self.session.lock(f"{self.name}.upkeep")
-        lease = await self.session.lease(self.name)
+        lock = self._session.lock(f"{self.name}.upkeep")
+        lease = await self._session.lease(self.name)
 
         async def taken() -> bool:
             if not await lock.take(0.0):
@@ -514,13 +504,13 @@ class TendedTable(IndexedTable):
                     await lock.release()
             return leased
 
-        async with self.state.lock:
+        async with self._lock:
             if seconds is None:
-                seconds = current_deadline(self.session.settings.busy_timeout).seconds
+                seconds = current_deadline(self._session.settings.busy_timeout).seconds
             deadline = Deadline(seconds)
             while not await taken():
-                if self.session.closing:
-                    raise StoreClosedError(self.session.target)
+                if self._session.closing:
+                    raise StoreClosedError(self._session.target)
                 if deadline.left() <= 0:
                     busy = f"another process is doing the upkeep of the table {self.name!r}"
                     raise deadline.error(busy)
@@ -542,7 +532,7 @@ class TendedTable(IndexedTable):
 
         async def work() -> None:
             async with self.locked():
-                await act(await self.reopened(handle))
+                await act(await reopened(self._session, handle))
 
         task = self._start(work())
         if not wait:
@@ -552,8 +542,8 @@ class TendedTable(IndexedTable):
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if task.cancelled() and not (current is not None and current.cancelling()):
-                if self.session.closing:
-                    raise StoreClosedError(self.session.target) from None
+                if self._session.closing:
+                    raise StoreClosedError(self._session.target) from None
                 raise AiovecError(
                     "the index build was stopped, because its table or index was dropped"
                 ) from None
@@ -562,10 +552,10 @@ class TendedTable(IndexedTable):
             raise
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        if self.session.closing:
+        if self._session.closing:
             work.close()
-            raise StoreClosedError(self.session.target)
-        tasks = self.state.tasks
+            raise StoreClosedError(self._session.target)
+        tasks = self._tasks
         task = asyncio.ensure_future(work)
         tasks.add(task)
 
@@ -577,19 +567,28 @@ class TendedTable(IndexedTable):
         task.add_done_callback(ended)
         return task
 
-    async def close(self) -> None:
-        """End the upkeep, and wait for the writes that were accepted."""
-        await self._stop()
-        await self.finish()
-
-    async def _stop(self) -> None:
+    async def stop(self) -> None:
         """End the upkeep under way."""
-        tasks = list(self.state.tasks)
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         cancelled = [await wait_out(task) for task in tasks]
         for exc in filter(None, cancelled):
             raise exc
+
+
+@dataclass(slots=True)
+class Table:
+    """A table of a store, as long as the store remembers it. Making it does not create a table."""
+
+    versions: Versions
+    writes: Writes
+    upkeep: Upkeep
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing is under way or waits."""
+        return self.writes.idle and self.upkeep.idle
 
 
 class OpenTables:
@@ -605,12 +604,12 @@ class OpenTables:
         retention = retention_of(session.settings, on_folder=session.folder is not None)
         # A migration reads the changes since its beginning, however long it takes.
         self.pins = Pins(session.own_folder, retention, session.mark.is_open)
-        self._tables: dict[str, TendedTable] = {}
+        self._tables: dict[str, Table] = {}
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
-    def __getitem__(self, name: str) -> TendedTable:
+    def __getitem__(self, name: str) -> Table:
         table = self._tables.get(name)
         if table is None:
             if len(self._tables) >= _MOST_TABLES:
@@ -618,8 +617,15 @@ class OpenTables:
                 forgotten = next(idle, "")
                 self._tables.pop(forgotten, None)
                 self.session.connections.newest.pop(forgotten, None)
-            table = self._tables[name] = TendedTable(name, self)
+            versions = Versions(name, self.session, self.pins)
+            writes = Writes(versions, self.gate)
+            table = self._tables[name] = Table(versions, writes, Upkeep(versions, writes, self))
         return table
+
+    def forget(self, name: str) -> None:
+        """Forget what the upkeep knows of a table that was dropped, for the next of its name."""
+        if (table := self._tables.get(name)) is not None:
+            table.upkeep = Upkeep(table.versions, table.writes, self)
 
     def begin(self) -> None:
         """Look after the tables when it is time."""
@@ -630,8 +636,8 @@ class OpenTables:
 
     async def _run(self) -> None:
         while self._tables:
-            table = min(self._tables.values(), key=lambda table: table.state.next_look)
-            wait = table.state.next_look - time.monotonic()
+            table = min(self._tables.values(), key=lambda table: table.upkeep.next_look)
+            wait = table.upkeep.next_look - time.monotonic()
             if wait == math.inf:
                 return
             if wait > 0:
@@ -640,7 +646,7 @@ class OpenTables:
                     async with asyncio.timeout(wait):
                         await self._wake.wait()
                 continue
-            await table.tend()
+            await table.upkeep.maintain()
             await asyncio.sleep(_BETWEEN)
 
     async def close(self) -> None:
@@ -651,4 +657,5 @@ class OpenTables:
         self.session.closing = True
         await self._loop.cancel()
         for table in list(self._tables.values()):
-            await table.close()
+            await table.upkeep.stop()
+            await table.writes.finish()
