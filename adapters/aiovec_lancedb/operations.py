@@ -177,36 +177,30 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
 
     rows, outcomes = await hop(cost, apply)
 
-    async def write(ids: Collection[str], condition: str | None, **options: bool) -> None:
-        def new() -> pa.Table:
-            return stored_form(rows.to_write(ids).table, table.schema)
-
-        await _write(table, await hop(cost, new), condition, **options)
-
-    async def put(ids: Collection[str]) -> None:
-        moves = any(operation.kind == "move" for operation in group)
-        if table.session.exclusive:
+    async def act(ids: Collection[str], kind: str) -> None:
+        if kind == "delete":
+            await table.session.run(table.lance.delete(ids_to_sql(sorted(ids))))
+            return
+        new = await hop(cost, lambda: stored_form(rows.to_write(ids).table, table.schema))
+        if kind == "change":
+            await _write(table, new, _unchanged(rows, old), inserts=False)
+        elif table.session.exclusive:
             merge = rows.replaces or (unknown and await table.rows() > 0)
-            await write(ids, None, merge=merge)
+            await _write(table, new, None, merge=merge)
         else:
-            await write(ids, await hop(cost, _replaced, rows, ids, moves))
-
-    async def change(ids: Collection[str]) -> None:
-        await write(ids, _unchanged(rows, old), inserts=False)
-
-    async def delete(ids: Collection[str]) -> None:
-        await table.session.run(table.lance.delete(ids_to_sql(sorted(ids))))
+            moves = any(operation.kind == "move" for operation in group)
+            await _write(table, new, await hop(cost, _replaced, rows, ids, moves))
 
     changes = set() if table.session.exclusive else rows.changes
     done = False
-    for act, kind, ids in (
-        (put, None, rows.written.keys() - changes if changes else rows.written.keys()),
-        (change, "change", changes),
-        (delete, "delete", rows.gone),
+    for kind, ids in (
+        ("put", rows.written.keys() - changes if changes else rows.written.keys()),
+        ("change", changes),
+        ("delete", rows.gone),
     ):
         if ids:
             try:
-                await act(ids)
+                await act(ids, kind)
             except AiovecError as exc:
                 if not done:
                     raise
