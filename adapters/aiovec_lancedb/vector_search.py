@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -190,56 +190,36 @@ class VectorSearch:
     async def _exactly(self, table: Opened, queries: Sequence[Query]) -> list[Found]:
         """Return the true nearest rows of each query.
 
-        Queries with the same filter share a scan, as far as their candidates fit into memory.
+        Rows that float32 cannot tell from the last hit are read by another query.
         """
         answers: list[Found] = []
         most = _CANDIDATE_BYTES // (4 * table.schema.dim)  # candidates
-        for _, same in groupby(queries, lambda query: id(query.where)):
-            group = list(same)
-            condition = await condition_of(group[0].where)
-            requested = max(query.limit for query in group) + _NEAR_TIES
-            if requested > most:
-                answers += [await self._by_scan(table, query) for query in group]
-                continue
-            step = min(most // requested, _TOGETHER)
-            for batch in (group[n : n + step] for n in range(0, len(group), step)):
-                answers += await self._measured(table, batch, condition, requested, most)
-        return answers
-
-    async def _measured(
-        self,
-        table: Opened,
-        queries: Sequence[Query],
-        condition: str | None,
-        requested: int,
-        most: int,
-    ) -> list[Found]:
-        """Return the true nearest rows of queries with one filter, by one scan.
-
-        Rows that float32 cannot tell from the last hit are read by another query, up to ``most``.
-        """
-        scan = _lance_query(table, queries, requested, exact=True)
-        candidates = await self._session.fetch(scan, requested * len(queries), condition)
 
         def ranked() -> list[tuple[Found, float | None]]:
-            numbers = candidates.column("query_index").to_numpy() if len(queries) > 1 else None
+            numbers = candidates.column("query_index").to_numpy() if len(batch) > 1 else None
             return [
                 _ranked(table, query, _of_query(candidates, numbers, n), requested)
-                for n, query in enumerate(queries)
+                for n, query in enumerate(batch)
             ]
 
-        answers = []
-        of_each = await hop(cost_of(candidates), ranked)
-        for query, (answer, reach) in zip(queries, of_each, strict=True):
-            if reach is not None:
-                near = _lance_query(table, [query], most, exact=True)
-                near = near.distance_range(upper_bound=reach)
-                ties = await self._session.fetch(near, most, condition)
-                if len(ties) < most:
-                    answer, _ = await hop(cost_of(ties), _ranked, table, query, ties)
-                else:
-                    answer = await self._by_scan(table, query)
-            answers.append(answer)
+        for batch, requested in _scans(queries, most):
+            if requested > most:
+                answers.append(await self._by_scan(table, batch[0]))
+                continue
+            condition = await condition_of(batch[0].where)
+            scan = _lance_query(table, batch, requested, exact=True)
+            candidates = await self._session.fetch(scan, requested * len(batch), condition)
+            of_each = await hop(cost_of(candidates), ranked)
+            for query, (answer, reach) in zip(batch, of_each, strict=True):
+                if reach is not None:
+                    near = _lance_query(table, [query], most, exact=True)
+                    near = near.distance_range(upper_bound=reach)
+                    ties = await self._session.fetch(near, most, condition)
+                    if len(ties) < most:
+                        answer, _ = await hop(cost_of(ties), _ranked, table, query, ties)
+                    else:
+                        answer = await self._by_scan(table, query)
+                answers.append(answer)
         return answers
 
     async def _by_scan(self, table: Opened, query: Query) -> Found:
@@ -310,6 +290,19 @@ def _scale(table: Opened, query: Query) -> np.float32:
     if table.schema.metric != "dot" or not largest:
         return np.float32(1)
     return np.float32(2.0 ** np.floor(np.log2(_LARGEST_COMPONENT / largest)))
+
+
+def _scans(queries: Sequence[Query], most: int) -> Iterator[tuple[list[Query], int]]:
+    """Yield the queries that share a scan, which have one filter, and the rows to request for each.
+
+    Their candidates fit into memory, ``most`` of them, unless a single query needs more.
+    """
+    for _, same in groupby(queries, lambda query: id(query.where)):
+        group = list(same)
+        requested = max(query.limit for query in group) + _NEAR_TIES
+        step = max(1, min(most // requested, _TOGETHER))
+        for n in range(0, len(group), step):
+            yield group[n : n + step], requested
 
 
 def _of_query(candidates: pa.Table, numbers: Any, query: int) -> pa.Table:

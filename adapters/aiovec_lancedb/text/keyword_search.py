@@ -79,9 +79,7 @@ async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Tabl
     where = await condition_of(query.where)
     words = await _beginnings(table, query, where)
 
-    async def matching(*, any: bool) -> pa.Table:
-        return await _matching(table, query, words, where, columns, any=any)
-
+    matching = partial(_matching, table, query, words, where, columns)
     whole = await matching(any=query.match == "any")
     if query.match != "best" or query.wanted < 2 or whole.num_rows >= query.limit:
         return whole, 0 if query.match == "any" else whole.num_rows
