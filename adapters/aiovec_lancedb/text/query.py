@@ -194,9 +194,9 @@ async def ask(
     ``hop``.
 
     Indexes keep deleted rows even after a compaction, and these take places among the best, even
-    behind a filter that another index answers. So if an answer is not full, the places are counted,
-    by a query without columns, which does not notice that a row is deleted; if there are more, the
-    best existing rows are looked for.
+    behind a filter that another index answers. So if an answer is not full, a query for one place
+    more, without columns, does not notice that a row is deleted; if there is one more, the best
+    existing rows are looked for.
     """
 
     def build(names: Sequence[str], limit: int) -> AsyncFTSQuery:
@@ -211,7 +211,10 @@ async def ask(
 
     names = column_names(table.schema, columns)
     rows = await fetch(names, limit, where)
-    if rows.num_rows < min(limit, ALL) and (await fetch([], limit, where)).num_rows > rows.num_rows:
+    if (
+        rows.num_rows < min(limit, ALL)
+        and (await fetch([], rows.num_rows + 1, where)).num_rows > rows.num_rows
+    ):
         existing = _EXISTING if where is None else f"({where}) AND {_EXISTING}"
         rows = await fetch(names, limit, existing)
     return rows
