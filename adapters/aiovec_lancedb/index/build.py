@@ -26,7 +26,7 @@ from ..commit import Change
 from ..driver import indexing
 from ..layout import tuned_in
 from ..session import Opened, Session
-from ..table import Versions, Writes
+from ..table import Writes
 from . import kinds, recall
 from .effort import FEWEST_QUESTIONS, GIVEN, KEY, MOST_QUESTIONS, OWN, Tuned
 from .fields import index_name, lacking
@@ -133,10 +133,9 @@ class Asked:
 class Builds:
     """Builds and measures the indexes of a table, one work at a time."""
 
-    def __init__(self, versions: Versions, writes: Writes) -> None:
-        self._versions = versions
+    def __init__(self, writes: Writes) -> None:
         self._writes = writes
-        self._session = versions.session
+        self._session = writes.versions.session
         self.asked = Asked()
         self.doing: str | None = None
         """A phrase for the work on the indexes that is under way."""
@@ -232,7 +231,7 @@ class Builds:
                 table = await reopened(self._session, table.handle)
             else:
                 break
-        self._versions.has_changed()
+        self._writes.versions.has_changed()
         if made:  # by others
             return await reopened(self._session, table.handle)
         return await table.advanced()

@@ -114,13 +114,13 @@ _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedErro
 class Upkeep:
     """The upkeep of one table: what is due, the tasks that do it, and what is known from them."""
 
-    def __init__(self, versions: Versions, writes: Writes, tables: OpenTables) -> None:
-        self.name = versions.name
-        self.builds = Builds(versions, writes)
+    def __init__(self, writes: Writes, tables: OpenTables) -> None:
+        self.name = writes.versions.name
+        self.builds = Builds(writes)
         self.failure: str | None = None
         self.optimized: datetime | None = None
-        self._session = versions.session
-        self._versions = versions
+        self._session = writes.versions.session
+        self._versions = writes.versions
         self._writes = writes
         self._tables = tables
         self._lock = asyncio.Lock()
@@ -619,13 +619,13 @@ class OpenTables:
                 self.session.connections.newest.pop(forgotten, None)
             versions = Versions(name, self.session, self.pins)
             writes = Writes(versions, self.gate)
-            table = self._tables[name] = Table(versions, writes, Upkeep(versions, writes, self))
+            table = self._tables[name] = Table(versions, writes, Upkeep(writes, self))
         return table
 
     def forget(self, name: str) -> None:
         """Forget what the upkeep knows of a table that was dropped, for the next of its name."""
         if (table := self._tables.get(name)) is not None:
-            table.upkeep = Upkeep(table.versions, table.writes, self)
+            table.upkeep = Upkeep(table.writes, self)
 
     def begin(self) -> None:
         """Look after the tables when it is time."""
