@@ -51,7 +51,7 @@ async def length(store):
 async def main(work, path, dim, searches, memory):
     process = psutil.Process()
     queries = np.random.default_rng(1).standard_normal((searches, dim), dtype=np.float32)
-    async with opened(path, index="none", search_memory=memory) as store:
+    async with opened(path, index="none", search_memory=memory, busy_timeout=600) as store:
         await store.search("small", queries[0], limit=3, exact=True)
         async for _ in store.export("small"):
             pass
