@@ -118,6 +118,16 @@ class Data:
                 chosen.append(str(random.choice(words)))
         return chosen
 
+    def questions(self, count: int) -> list[str]:
+        """Return the first words of texts, as many as a question has."""
+        random = np.random.default_rng(4)
+        chosen: list[str] = []
+        while len(chosen) < count:
+            words = re.findall(r"[a-z]+", self.texts[int(random.integers(len(self)))].lower())
+            if words:
+                chosen.append(" ".join(words[:9]))
+        return chosen
+
     # Truth
 
     def nearest(self, queries: Iterable[int], allowed: Int64Array) -> list[Int64Array]:

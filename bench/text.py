@@ -1,4 +1,4 @@
-"""Keyword and hybrid search, beside FTS5 by hand, tantivy and lancedb."""
+"""Keyword and hybrid search, by a word and by a question, beside FTS5, tantivy and lancedb."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiovec
 from aiovec import VectorStore
 
 from .data import COLUMNS, LIMIT, ROWS, TABLE, Data, load, row_number
-from .measure import Ask, Options, Result, block_of, interleaved, medians, ratios
+from .measure import Ask, Options, Result, block_of, interleaved, medians, rate, ratios
 from .stores import by_aiovec, connect, fill, fill_by_hand, fill_lance, lance
 
 AIOVEC, HYBRID, VECTOR = "aiovec, keywords", "aiovec, hybrid", "aiovec, vector"
@@ -20,15 +20,22 @@ ON_LANCE = "aiovec on LanceDB, keywords"
 FTS5, TANTIVY, LANCEDB = "FTS5 by hand", "tantivy", "lancedb"
 _WORDS = 1000
 _ROUNDS, _SECONDS = 12, 0.2
+_CLIENTS = 64
 
 
 async def run(options: Options) -> list[Result]:
     data = load(options.rows(ROWS), options.data)
-    words, notes = data.words(_WORDS), []
+    by_word = await _compared(options, data, data.words(_WORDS), "a word of a text")
+    return by_word + await _compared(options, data, data.questions(_WORDS), "a question")
+
+
+async def _compared(options: Options, data: Data, words: list[str], what: str) -> list[Result]:
+    notes, folder = list[str](), options.folder / what.replace(" ", "-")
+    folder.mkdir()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(aiovec.connect(options.folder / "a.db"))
+        store = await stack.enter_async_context(aiovec.connect(folder / "a.db"))
         await fill(store, data, text=True)
-        db = _fill_fts5(options.folder / "b.db", data)
+        db = _fill_fts5(folder / "b.db", data)
         stack.callback(db.close)
         asking = {
             AIOVEC: _by_words(store, words), VECTOR: by_aiovec(store, data),
@@ -36,12 +43,12 @@ async def run(options: Options) -> list[Result]:
         }  # fmt: skip
         if not options.alone:
             try:
-                asking[TANTIVY] = _by_tantivy(options.folder / "tantivy", data, words)
+                asking[TANTIVY] = _by_tantivy(folder / "tantivy", data, words)
             except ImportError:
                 notes.append("skipped: tantivy: it is not installed")
-            connection = await stack.enter_async_context(lance(options.folder / "bare"))
+            connection = await stack.enter_async_context(lance(folder / "bare"))
             asking[LANCEDB] = await _by_lancedb(connection, data, words)
-            place = f"lancedb://{options.folder / 'ours'}"
+            place = f"lancedb://{folder / 'ours'}"
             other = await stack.enter_async_context(aiovec.connect(place))
             await fill(other, data, text=True)
             asking[ON_LANCE] = _by_words(other, words)
@@ -51,15 +58,21 @@ async def run(options: Options) -> list[Result]:
             options.rounds(_ROUNDS),
         )
         hits = {words[turn]: await asking[AIOVEC](turn) for turn in range(options.rounds(50))}
+        rates = {
+            f"{name}, {_CLIENTS} clients": [await rate(ask, _CLIENTS, 10 * seconds)]
+            for name, ask in asking.items()
+            if name in (AIOVEC, HYBRID, VECTOR, ON_LANCE)
+        }
         wrong = [f"no row found with {word!r}" for word, rows in hits.items() if not rows]
     compared = ratios(times, AIOVEC, FTS5, TANTIVY, LANCEDB)
     if ON_LANCE in times:
         compared |= ratios(times, ON_LANCE, LANCEDB)
     return [
         Result(
-            "text", f"the {LIMIT} best of {data} for a word of a text, whole rows (median)",
+            "text", f"the {LIMIT} best of {data} for {what}, whole rows (median)",
             "ms", medians(times), compared | ratios(times, HYBRID, VECTOR), notes, wrong,
-        )
+        ),
+        Result("text", f"searches by {what}", "per second", medians(rates), {}, [], []),
     ]  # fmt: skip
 
 
@@ -99,7 +112,8 @@ def _by_fts5(db: sqlite3.Connection, words: list[str]) -> Ask:
     )
 
     async def ask(query: int) -> list[int]:
-        rows = db.execute(sql, (f'"{words[query % len(words)]}"', LIMIT)).fetchall()
+        match = " OR ".join(f'"{word}"' for word in words[query % len(words)].split())
+        rows = db.execute(sql, (match, LIMIT)).fetchall()
         return [row_number(row[0]) for row in rows]
 
     return ask
@@ -124,7 +138,7 @@ def _by_tantivy(folder: Path, data: Data, words: list[str]) -> Ask:
     searcher = index.searcher()
 
     async def ask(query: int) -> list[int]:
-        parsed = index.parse_query(f'"{words[query % len(words)]}"', ["text"])
+        parsed = index.parse_query(words[query % len(words)], ["text"])
         rows = [searcher.doc(at).to_dict() for _, at in searcher.search(parsed, LIMIT).hits]
         return [row_number(row["id"][0]) for row in rows]
 

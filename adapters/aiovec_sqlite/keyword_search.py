@@ -1,27 +1,35 @@
-"""The best rows by keywords: clauses as an FTS5 query, or looked for in the texts themselves.
+"""The best rows by keywords: by lists of words in memory, by FTS5, or by a look at the texts.
 
-Every word is a quoted string in the query, so nothing that a user types is an operator.
+Every word is a quoted string in a query of FTS5, so nothing that a user types is an operator.
 
 FTS5 computes the score of each matching row, so a word in half the rows costs as much as half the
-table. A word adds at most ``(k1 + 1) * weight`` to a row's score, and the weight of a common word
-is small. So if enough rows score higher by their rarer words alone than all common words together
-can add, no other row is among the best.
+table. It answers where there are no lists in memory, and for what these do not have.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from aiovec.backend import LANGUAGES, TextClause, filled, snippets, word_snippets
+from aiovec.backend import (
+    LANGUAGES,
+    Float32Array,
+    Float64Array,
+    Metric,
+    TextClause,
+    filled,
+    snippets,
+    word_snippets,
+)
 from aiovec.backend.contract import (
     Columns,
     Found,
@@ -30,7 +38,7 @@ from aiovec.backend.contract import (
     StoredRows,
     TableHandle,
 )
-from aiovec.backend.hybrid import columns_of, found, fused
+from aiovec.backend.hybrid import found, fused
 
 from .connection import Ticket
 from .driver import load_driver
@@ -47,24 +55,15 @@ from .text_index import (
     tokenizer_of,
     wanted_fields,
 )
-from .vectors import MissingRowsError
+from .vectors import MissingRowsError, VectorReader
 
 # The parameters of BM25 in FTS5.
 K1, B, LEAST_WEIGHT = 1.2, 0.75, 1e-6
 
-# Matching rows, counted once for each word, above which looking at rare words first pays.
-_WORTH_COUNTING = 5_000
-# An attempt looks at one part in this many at most, and the next at this many times as many rows.
-_PART = 4
-# Common words hardly ever lift the last of the best rows by more than this share.
-_LIKELY = 0.5
-# The relative rounding error of sums of a few floats.
-_ROUNDING = 1e-9
-
 Scored = list[tuple[int, float]]
 """Rowids with their scores, best first."""
-Run = Callable[[str], Scored]
-"""Returns the best rows of a query in FTS5's language, as many as wanted."""
+Measured = Callable[[Float32Array, Float32Array, Metric], Float64Array]
+"""Returns the distances of rows to a point."""
 
 
 def weight_of(rows: int, having: int) -> float:
@@ -73,81 +72,41 @@ def weight_of(rows: int, having: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
-    place: int
-    expression: str
-    rows: int
-    most: float
-    """The most that the word adds to a score."""
+class Sought:
+    """A clause of a query, as the index has it."""
+
+    text: str
+    """The words; for a language, their stems."""
+    prefix: bool
+    columns: tuple[str, ...]
+    """The columns of the index that may have it; none if all may."""
 
 
-def best_by_rare_words(
-    db: sqlite3.Connection,
-    ticket: Ticket,
-    table: TableLayout,
-    index: TextIndex,
-    expressions: Sequence[str],
-    limit: int,
-    run: Run,
-) -> Scored | None:
-    """Return the best rows that match any of the expressions; None if all have to be scored."""
-    if len(expressions) < 2:
-        return None
-    counts = []
-    for expression in expressions:
-        ticket.check()
-        counted = f"SELECT count(*) FROM {index.table} WHERE {index.table} MATCH ?"
-        counts.append(db.execute(counted, (expression,)).fetchone()[0])
-    if sum(counts) < _WORTH_COUNTING:
-        return None
-    # No rowid is used twice, so this is at least the number of rows.
-    (rows,) = db.execute(
-        f"SELECT (SELECT max(_rowid) FROM {table.rows}) "
-        f"- min(0, (SELECT min(_rowid) FROM {table.rows})) + 1"
-    ).fetchone()
-    words = [
-        _Word(place, expression, count, (K1 + 1) * weight_of(max(rows or 0, count), count))
-        for place, (expression, count) in enumerate(zip(expressions, counts, strict=True))
-    ]
-    words.sort(key=lambda word: word.rows)
-    looked = 0
-    for split in range(1, len(words)):
-        rare, common = words[:split], words[split:]
-        count = sum(word.rows for word in rare)
-        if count * _PART > sum(counts):
-            return None
-        most = sum(word.most for word in common)
-        hopeless = count < limit or most >= sum(word.most for word in rare)
-        if hopeless or count < _PART * looked:
-            continue
-        looked = count
-        ticket.check()
-        best = _attempt(rare, common, most, limit, run)
-        if len(best) == limit and best[-1][1] > most * (1 + _ROUNDING):
-            return best
-    return None
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query of an index, in a snapshot of the file."""
+
+    db: sqlite3.Connection
+    ticket: Ticket
+    table: TableLayout
+    index: TextIndex
+    wanted: Sequence[Sought]
+    unwanted: Sequence[Sought]
+    query: Query
 
 
-def _attempt(
-    rare: Sequence[_Word], common: Sequence[_Word], most: float, limit: int, run: Run
-) -> Scored:
-    """Return the best of the rows with a rare word; fewer if they are not certainly the best."""
-    by_rare = run(_any(rare))
-    if len(by_rare) < limit or by_rare[-1][1] < most * _LIKELY:
-        return []
-    both = run(f"({_any(rare)}) AND ({_any(common)})")
-    # In the first list, rows of both lists lack the scores of their common words.
-    known = {rowid for rowid, _ in both}
-    alone = [row for row in by_rare if row[0] not in known]
-    # A row of the first list with a common word too ranks behind all rows of the second.
-    best = sorted([*both, *alone], key=lambda row: -row[1])
-    if len(best) > limit and best[limit][1] == best[limit - 1][1]:
-        return []  # the order of equal rows by id is not known here
-    return best[:limit]
+class Lists(Protocol):
+    """The rows that each clause of a query matches."""
+
+    def best(self, *, some: bool) -> Scored:
+        """Return the best rows that all clauses match, or with ``some`` at least one."""
 
 
-def _any(words: Sequence[_Word]) -> str:
-    return " OR ".join(word.expression for word in sorted(words, key=lambda word: word.place))
+class Words(Protocol):
+    """The words of a table's index in memory, at a snapshot."""
+
+    def lists(self, asked: Asked) -> Lists | None:
+        """Return the lists of a query; None if FTS5 has to find the rows."""
 
 
 # The trigram tokenizer finds nothing shorter.
@@ -158,9 +117,15 @@ _LONGEST_PART = 128
 _BLOCK = 1_000
 
 
-def search_text(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle, query: Query) -> Found:
+def search_text(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    handle: TableHandle,
+    query: Query,
+    words: Words | None = None,
+) -> Found:
     table = current_table(db, handle)
-    best, _, maker = _ranked(db, ticket, table, query)
+    best, _, maker = _ranked(db, ticket, table, query, words)
     rows = _rows(db, ticket, table, [rowid for rowid, _ in best], query.columns)
     return Found(rows, scores=[score for _, score in best], snippets=maker)
 
@@ -172,12 +137,17 @@ def search_both(
     query: Query,
     nearest: Sequence[int],
     far: Sequence[float],
+    measured: Measured,
+    words: Words | None = None,
 ) -> Found:
-    """Search for the query's words, and fuse the rows with the nearest ones and their distances."""
-    best, whole, maker = _ranked(db, ticket, table, query)
+    """Search for the query's words, and fuse the rows with the nearest ones and their distances.
+
+    ``measured`` computes the distances of the others.
+    """
+    best, whole, maker = _ranked(db, ticket, table, query, words)
     matching = [rowid for rowid, _ in best]
     rowids = [*dict.fromkeys([*nearest, *matching])]
-    ids = _rows(db, ticket, table, rowids, Columns(())).ids
+    ids = _ids(db, table, rowids)
     id_of, rowid_of = dict(zip(rowids, ids, strict=True)), dict(zip(ids, rowids, strict=True))
     hits = fused(
         query,
@@ -186,26 +156,47 @@ def search_both(
         [(id_of[rowid], score) for rowid, score in best],
         whole,
     )
+    if lacking := [hit for hit in hits if hit.distance is None]:
+        rows_of = np.array([rowid_of[hit.id] for hit in lacking], dtype=np.int64)
+        vectors = VectorReader(db, table).read(rows_of, ticket)
+        distances = measured(vectors, query.vector, table.schema.metric).tolist()
+        for hit, distance in zip(lacking, distances, strict=True):
+            if distance == distance:  # NaN: no vector
+                hit.distance = distance
     shown = [rowid_of[hit.id] for hit in hits]
-    rows = _rows(db, ticket, table, shown, columns_of(query, hits))
+    rows = _rows(db, ticket, table, shown, query.columns)
     return found(query, table.schema.metric, hits, rows, maker)
 
 
 def _ranked(
-    db: sqlite3.Connection, ticket: Ticket, table: TableLayout, query: Query
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    query: Query,
+    words: Words | None,
 ) -> tuple[Scored, int, Snippets | None]:
     """Return the rowids of the best rows with their scores, the number of the first ones that have
     all words, and what makes snippets."""
     index = serving(db, table)
+    terms = _Terms(db, table, index, query.clauses)
 
     def matching(*, any: bool) -> Scored:
-        terms = _Terms(db, table, index, query.clauses, any=any)
         ticket.check()
         if terms.scanned:
-            return _by_scan(db, ticket, table, index, terms, query)
-        return [] if terms.match is None else _by_index(db, ticket, table, index, terms, query)
+            return _by_scan(db, ticket, table, index, terms, query, any=any)
+        if not terms.indexed:
+            return []
+        if lists is not None:
+            return lists.best(some=any)
+        matches = _matching(table, index, terms.match(any=any), query)
+        return _best(db, table, *matches, query.limit)
 
     with _as_index_damage(table.name):
+        lists = None
+        if words is not None and terms.indexed and not terms.scanned:
+            lists = words.lists(
+                Asked(db, ticket, table, index, terms.indexed, terms.without, query)
+            )
         best = matching(any=query.match == "any")
         whole = 0 if query.match == "any" else len(best)
         if query.match == "best" and query.wanted > 1 and len(best) < query.limit:
@@ -234,8 +225,6 @@ class _Terms:
         table: TableLayout,
         index: TextIndex,
         clauses: Sequence[TextClause],
-        *,
-        any: bool,
     ) -> None:
         self._grams = index.analyzer == "ngram"
         wanted = wanted_fields(table.schema)
@@ -245,87 +234,60 @@ class _Terms:
             if not set(needed).issubset(self.fields):
                 raise being_built(table.name, indexes_of(db, table.name)[-1])
         self._index = index
-        self._joint = " OR " if any else " "
         # A clause without a letter for the index is ignored.
         self.clauses = [c for c in clauses if not self._grams or folded(c.text)]
         self.positive = [c for c in self.clauses if not c.excluded]
         self.scanned = [c for c in self.clauses if self._is_scanned(c)] if self.positive else []
         rest = [c for c in self.clauses if not self._is_scanned(c)]
-        self.indexed = [c for c in rest if not c.excluded]
-        self.without = [c for c in rest if c.excluded]
-        self.any = any
+        self.indexed = [self._sought(c) for c in rest if not c.excluded]
+        self.without = [self._sought(c) for c in rest if c.excluded]
 
     def _is_scanned(self, clause: TextClause) -> bool:
         return self._grams and not _GRAM <= len(folded(clause.text)) <= _LONGEST_PART
 
-    @property
-    def match(self) -> str | None:
-        """The query for FTS5; None without a word to look for."""
-        if not self.indexed:
-            return None
+    def _sought(self, clause: TextClause) -> Sought:
+        text = stems(self._index.analyzer, clause.text) if self._index.stemmed else clause.text
+        fields = self.fields_of(clause)
+        every = len(fields) == len(self._index.fields)
+        columns = () if every else tuple(map(self._index.column_of, fields))
+        return Sought(text or "", clause.prefix and not self._grams, columns)
+
+    def match(self, *, any: bool) -> str:
+        """Return the query for FTS5; there must be a word to look for."""
         # Words side by side: AND would find nothing if one of them has no token.
-        expression = self._joint.join(self.expressions)
+        expression = (" OR " if any else " ").join(map(_expression, self.indexed))
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
 
     @property
     def unwanted(self) -> str:
-        return " OR ".join(map(self._expression, self.without))
-
-    @property
-    def expressions(self) -> list[str]:
-        return [self._expression(clause) for clause in self.indexed]
-
-    def _expression(self, clause: TextClause) -> str:
-        text = stems(self._index.analyzer, clause.text) if self._index.stemmed else clause.text
-        words = '"' + (text or "").replace('"', '""') + '"'
-        if clause.prefix and not self._grams:
-            words += " *"
-        fields = self.fields_of(clause)
-        if len(fields) == len(self._index.fields):
-            return words
-        return f"{{{' '.join(map(self._index.column_of, fields))}}} : {words}"
+        return " OR ".join(map(_expression, self.without))
 
     def fields_of(self, clause: TextClause) -> list[str]:
         return self.fields if clause.field is None else [clause.field]
 
 
-def _by_index(
-    db: sqlite3.Connection,
-    ticket: Ticket,
-    table: TableLayout,
-    index: TextIndex,
-    terms: _Terms,
-    query: Query,
-) -> Scored:
-    """Return the rowids of the best rows with their scores."""
-    limit = query.limit
-
-    def run(match: str) -> Scored:
-        ranked = _best(db, table, *_matching(table, index, match, query), limit)
-        return [(rowid, -score) for rowid, score in ranked]
-
-    # FTS5 leaves words out of some scores if an AND of words is within a NOT.
-    if terms.any and not terms.without:
-        best = best_by_rare_words(db, ticket, table, index, terms.expressions, limit, run)
-        if best is not None:
-            return best
-    return run(terms.match or "")
+def _expression(clause: Sought) -> str:
+    """Return a clause in FTS5's language."""
+    words = '"' + clause.text.replace('"', '""') + '"'
+    if clause.prefix:
+        words += " *"
+    return f"{{{' '.join(clause.columns)}}} : {words}" if clause.columns else words
 
 
 def _best(
     db: sqlite3.Connection, table: TableLayout, sql: str, values: Sequence[Any], limit: int
-) -> list[tuple[int, float]]:
+) -> Scored:
     """Return the best of the statement's rows; of equal ones the first by id."""
     rows = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit + 1)).fetchall()
-    if len(rows) <= limit or rows[limit][1] != rows[limit - 1][1]:
-        return rows[:limit]
-    # The inner limit makes SQLite compute the scores first, and look up ids only for these rows.
-    return db.execute(
-        f"SELECT f.number, f.score FROM ({sql} LIMIT -1) AS f "
-        f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number "
-        "WHERE f.score <= ? ORDER BY f.score, r.id LIMIT ?",
-        (*values, rows[limit - 1][1], limit),
-    ).fetchall()
+    if len(rows) > limit and rows[limit][1] == rows[limit - 1][1]:
+        # The inner limit makes SQLite compute the scores first, and look up ids only for these.
+        rows = db.execute(
+            f"SELECT f.number, f.score FROM ({sql} LIMIT -1) AS f "
+            f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number "
+            "WHERE f.score <= ? ORDER BY f.score, r.id LIMIT ?",
+            (*values, rows[limit - 1][1], limit),
+        ).fetchall()
+    return [(rowid, -score) for rowid, score in rows[:limit]]
 
 
 def _matching(
@@ -361,6 +323,19 @@ def _rows(
         raise TextDamageError(table.name, "rows that it names do not exist") from exc
 
 
+def _ids(db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]) -> list[str]:
+    """Return the ids of rows, in their order, in one step of one statement."""
+    (text,) = db.execute(
+        f"SELECT json_group_array(r.id) FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
+        "ON r._rowid = j.value",
+        (json.dumps(rowids),),
+    ).fetchone()
+    ids: list[str] = json.loads(text)
+    if len(ids) != len(rowids):
+        raise TextDamageError(table.name, "rows that it names do not exist")
+    return ids
+
+
 # Clauses too short or too long for the index
 
 
@@ -371,12 +346,14 @@ def _by_scan(
     index: TextIndex,
     terms: _Terms,
     query: Query,
+    *,
+    any: bool,
 ) -> Scored:
     """Return the best rows when some clauses have to be looked for in the texts."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
     by_index: dict[int, float] = {}
-    if terms.match is not None:
-        sql, values = _matching(table, index, terms.match, query)
+    if terms.indexed:
+        sql, values = _matching(table, index, terms.match(any=any), query)
         by_index = {rowid: -score for rowid, score in db.execute(sql, values)}
     counts, bound = [], []
     for clause in terms.scanned:
@@ -395,7 +372,7 @@ def _by_scan(
         values = [*values, terms.unwanted]
     bad = [n for n, clause in enumerate(terms.scanned) if clause.excluded]
     good = [n for n, clause in enumerate(terms.scanned) if not clause.excluded]
-    needs_index = bool(terms.indexed) and not terms.any
+    needs_index = bool(terms.indexed) and not any
     looked = characters = 0
     kept: list[tuple[int, str, int, list[int]]] = []
     having = [0] * len(wanted)
@@ -411,9 +388,9 @@ def _by_scan(
         positive = [clause_counts[n] for n in good]
         for place, count in enumerate(positive):
             having[place] += count > 0
-        if any(clause_counts[n] for n in bad) or (needs_index and rowid not in by_index):
+        if sum(clause_counts[n] for n in bad) or (needs_index and rowid not in by_index):
             continue
-        if (any(positive) or rowid in by_index) if terms.any else all(positive):
+        if (sum(positive) or rowid in by_index) if any else all(positive):
             kept.append((rowid, id, length, positive))
     mean = characters / looked if characters else 1.0
     weights = [weight_of(looked, rows) for rows in having]

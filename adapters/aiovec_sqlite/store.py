@@ -404,7 +404,11 @@ class SqliteBackend(Backend):
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> Coroutine[Any, Any, _T]:
         if queries[0].by_words:
-            return self._read(lambda db, ticket: finish([search_text(db, ticket, table, *queries)]))
+            if self._resident is not None:
+                return self._resident.search_text(table, queries[0], finish)
+            return self._read(
+                lambda db, ticket: finish([search_text(db, ticket, table, queries[0])])
+            )
         scan = self._settings.scan
         exact = all(file_scan.is_exact(query, table.schema, scan) for query in queries)
         if self._resident is not None and exact:

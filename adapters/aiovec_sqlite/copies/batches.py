@@ -25,7 +25,7 @@ from .scan import LARGE, MOST_TOGETHER
 _T = TypeVar("_T")
 
 # A hybrid query counts as so many, because a batch looks up the words of its queries one by one.
-_HYBRID = 8
+_HYBRID = 2
 _BUSY = "the searches of this process take too long"
 
 

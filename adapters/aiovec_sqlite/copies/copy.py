@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -61,6 +62,27 @@ class _Mask:
     """The bytes of the mask and of the filter's literals."""
 
 
+class _Rows(Protocol):
+    """Rows of a copy: a segment, or another part."""
+
+    @property
+    def mark(self) -> object: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def rowids(self) -> Int64Array: ...
+    def among(self, rowids: Int64Array, start: int) -> BoolArray: ...
+
+
+class _RowsAtOnce(Protocol):
+    """The rows of a copy at one change number."""
+
+    @property
+    def change(self) -> int: ...
+    @property
+    def segments(self) -> Sequence[_Rows]: ...
+
+
 class Masks:
     """The masks of one copy's filters; the least recently used ones go first."""
 
@@ -75,7 +97,7 @@ class Masks:
         filters are hashed."""
 
     def of(
-        self, db: sqlite3.Connection, table: TableLayout, state: State, where: Expr
+        self, db: sqlite3.Connection, table: TableLayout, state: _RowsAtOnce, where: Expr
     ) -> list[BoolArray]:
         """Return for each segment of the state a mask of the rows that the filter selects.
 
@@ -88,7 +110,7 @@ class Masks:
         missing = [
             (segment, known.get(segment.mark))
             for segment in state.segments
-            if len(known.get(segment.mark, ())) < segment.count
+            if segment.mark not in known or len(known[segment.mark]) < segment.count
         ]
         if missing:
             self._ask(db, table, where, known, missing)
@@ -109,13 +131,13 @@ class Masks:
         table: TableLayout,
         where: Expr,
         known: dict[object, BoolArray],
-        missing: Sequence[tuple[Segment, BoolArray | None]],
+        missing: Sequence[tuple[_Rows, BoolArray | None]],
     ) -> None:
         unknown = [
             segment.rowids[0 if done is None else len(done) : segment.count]
             for segment, done in missing
         ]
-        selected = _selected(db, table, where, np.concatenate(unknown))
+        selected = selected_among(db, table, where, np.concatenate(unknown))
         for segment, done in missing:
             part = segment.among(selected, 0 if done is None else len(done))
             known[segment.mark] = part if done is None else np.concatenate([done, part])
@@ -135,7 +157,7 @@ class Masks:
             self.nbytes = size
 
 
-def _selected(
+def selected_among(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
     """Return the rowids that a filter selects, at least those ``among`` the given ones."""
@@ -226,7 +248,7 @@ class ResidentCopy:
                 raise OlderSnapshotError
             if most is None:
                 most = self.most_changes(state.rows)
-            changes = _changes(db, self.table, state.change, most)
+            changes = changes_since(db, self.table, state.change, most)
             if changes is None:
                 return None
             written, changed = changes
@@ -286,7 +308,7 @@ class ResidentCopy:
         return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
 
 
-def _changes(
+def changes_since(
     db: sqlite3.Connection, table: TableLayout, since: int, most: int
 ) -> tuple[Int64Array, Int64Array] | None:
     """Return two arrays of rowids: rows with a vector written since then, and all rows written or

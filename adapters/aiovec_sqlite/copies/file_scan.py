@@ -118,7 +118,7 @@ def _settled(
     best = nearest_first(far, query.limit)
     if query.fusion is not None:
         near = rowids[best].tolist(), far[best].tolist()
-        return search_both(db, ticket, table, query, *near)
+        return search_both(db, ticket, table, query, *near, measured)
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
     return Found(rows, far[best].tolist())

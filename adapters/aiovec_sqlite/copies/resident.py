@@ -29,6 +29,7 @@ from aiovec.backend.threads import Background, in_daemon_thread, in_thread
 from aiovec.errors import AiovecError
 
 from ..connection import Read, ReaderPool, Ticket
+from ..keyword_search import search_text
 from ..layout import TableLayout, current_table
 from .batches import Batches, Queue, restart
 from .copy import OlderSnapshotError, ResidentCopy, rows_to_load
@@ -36,13 +37,15 @@ from .file_scan import search as search_in_file
 from .scan import Snapshot, SpoiledFileError, answers
 from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
+from .words import Words
 
 LOG = logging.getLogger("aiovec")
 _T = TypeVar("_T")
 
 _TOO_LARGE = "it is larger than the memory for copies"
-# The share of the memory for copies that one table's masks may take, and the changes of one copy.
-_FOR_MASKS, _FOR_CHANGES = 1 / 16, 1 / 2
+# The share of the memory for copies that one table's masks may take, its words, and the changes of
+# one copy.
+_FOR_MASKS, _FOR_WORDS, _FOR_CHANGES = 1 / 16, 1 / 8, 1 / 2
 # Searches wait for a build for this share of busy_timeout, and so many seconds at most, before the
 # file answers them, and between its answers. Each takes about as long as the rest of the build, and
 # slows it down.
@@ -73,13 +76,17 @@ class _Resident:
         self.queue = Queue(self, partial(copies.answer, self))
         self.copy: ResidentCopy | None = None
         self.building: asyncio.Task[None] | None = None
+        # The words of its text index, None until they are loaded.
+        self.words: Words | None = None
+        self.words_bytes = 0
+        self.loading: asyncio.Task[None] | None = None
         # True once a scan file was looked for, by the first search.
         self.looked = False
         # The time from which the file may answer searches that wait for the build.
         self.file_at = 0.0
-        # The earliest times of a build, of a renewal, and of a scan file. Where a build failed, the
-        # reason.
-        self.retry_at = self.renew_at = self.scan_file_at = 0.0
+        # The earliest times of a build, of a renewal, of a scan file, and of words. Where a build
+        # failed, the reason.
+        self.retry_at = self.renew_at = self.scan_file_at = self.words_at = 0.0
         self.reason = ""
         # The state at the last check of the memory.
         self.kept: State | None = None
@@ -101,8 +108,8 @@ class _Resident:
 
     @property
     def nbytes(self) -> int:
-        copy = self.copy  # another thread may remove it
-        return 0 if copy is None else copy.nbytes
+        copy, words = self.copy, self.words  # another thread may remove them
+        return sum(part.nbytes for part in (copy, words) if part is not None)
 
 
 class ResidentSearch:
@@ -156,6 +163,50 @@ class ResidentSearch:
             self._begin_building(resident)
         return self._batches.search(resident.queue, queries, finish)
 
+    async def search_text(self, table: TableHandle, query: Query, finish: FromEach[_T]) -> _T:
+        """Return what ``finish`` makes of the rows with the best words, in a reader's thread."""
+        resident = self._of(table)
+
+        def work(words: Words | None, db: sqlite3.Connection, ticket: Ticket) -> _T:
+            at = None if words is None else words.at(db, ticket)
+            return finish([search_text(db, ticket, table, query, at)])
+
+        try:
+            for _ in range(_MOST_SNAPSHOTS):
+                with suppress(OlderSnapshotError):
+                    return await self._readers.read(partial(work, resident.words))
+            return await self._readers.read(partial(work, None))
+        finally:
+            self._look_after_words(resident)
+
+    def _look_after_words(self, resident: _Resident) -> None:
+        """Begin to load the words of a table whose texts are searched, or to load them anew."""
+        loading, words = resident.loading, resident.words
+        if words is not None and words.nbytes > resident.words_bytes:
+            resident.words_bytes = words.nbytes
+            if not self._has_room():
+                resident.words, resident.words_at = None, time.monotonic() + _PAUSE
+        if words is not None and not words.worn:
+            return
+        idle = loading is None or loading.done()
+        if idle and not self._closed and time.monotonic() >= resident.words_at:
+            resident.loading = self._tasks.start(self._load_words(resident, words))
+        if words is not None and words.lost:
+            resident.words = None
+
+    async def _load_words(self, resident: _Resident, before: Words | None) -> None:
+        def load(db: sqlite3.Connection, ticket: Ticket) -> Words | None:
+            layout, most = current_table(db, resident.table), int(self._memory * _FOR_WORDS)
+            clauses = () if before is None else before.clauses()
+            return Words.loaded(db, ticket, layout, most, clauses)
+
+        resident.words_at = time.monotonic() + _PAUSE  # unless they are loaded
+        with suppress(Exception):  # FTS5 answers, or says why it cannot
+            async with self._readers.aside() as read:
+                words = await read(load)
+            if words is not None:
+                resident.words, resident.words_at, resident.words_bytes = words, 0.0, 0
+
     def _of(self, table: TableHandle) -> _Resident:
         """Return what is known of the table, as the one that was searched last."""
         name = table.name
@@ -190,6 +241,7 @@ class ResidentSearch:
             "searched": "from the file" if copy is None else "in memory",
             "searches": {} if resident is None else dict(resident.counts),
             "scan_file": size_of(mapped, table.schema.dim),
+            "keywords": "from the file" if resident is None or not resident.words else "in memory",
         }
 
     async def close(self) -> None:
@@ -394,7 +446,7 @@ class ResidentSearch:
 
     @staticmethod
     def _unload(resident: _Resident) -> None:
-        resident.copy = None
+        resident.copy = resident.words = None
         building = resident.building
         if building is not None and building is not asyncio.current_task():
             building.cancel()
@@ -410,6 +462,7 @@ class ResidentSearch:
         finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
+        words, by_both = resident.words, any(query.fusion is not None for query in queries)
         copy: ResidentCopy | None = None
         spoiled = False
 
@@ -421,7 +474,8 @@ class ResidentSearch:
                 copy = resident.copy = self._mapped(db, layout)
             state = None if copy is None else copy.advance(db, ticket)
             if copy is not None and state is not None:
-                snapshot = Snapshot(db, ticket, layout, state)
+                at = words.at(db, ticket) if words is not None and by_both else None
+                snapshot = Snapshot(db, ticket, layout, state, at)
                 try:
                     found = answers(snapshot, copy.masks, queries, scanned)
                 except SpoiledFileError:
@@ -443,6 +497,8 @@ class ResidentSearch:
         except StaleTableError:
             self._drop(resident)
             raise
+        if by_both:
+            self._look_after_words(resident)
         if state is not None:
             self._look_after(resident, queries, state)
             return finished

@@ -25,11 +25,11 @@ from aiovec.backend.contract import Columns, Found, Query
 from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
-from ..keyword_search import search_both
+from ..keyword_search import Words, search_both
 from ..layout import TableLayout
 from ..reads import by_rowids, split
 from .copy import Masks
-from .kernel.library import KINDS, METRICS, address, library
+from .kernel.library import KINDS, METRICS, address, library, measured
 from .parts import in_parts
 from .segments import State, stacked
 
@@ -167,6 +167,7 @@ class Snapshot:
     ticket: Ticket
     table: TableLayout
     state: State
+    words: Words | None = None
 
 
 # Queries that share a scan. More would share the reading of the codes a little better, but make
@@ -255,7 +256,11 @@ def _found(
         query, some = queries[places[0]], [best[place] for place in places]
         if query.fusion is not None:
             rowids, far = some[0].rowids.tolist(), some[0].distances.tolist()
-            yield {places[0]: search_both(db, ticket, table, query, rowids, far)}
+            yield {
+                places[0]: search_both(
+                    db, ticket, table, query, rowids, far, measured, snapshot.words
+                )
+            }
             continue
         # Scans of queries that count bytes, and those beside them, need not have read vectors.
         kept = [one.vectors for one in some if one.vectors is not None]

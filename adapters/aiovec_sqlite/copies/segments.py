@@ -34,6 +34,7 @@ from .kernel.library import SegmentRecord, address, library
 
 Int8Array = npt.NDArray[np.int8]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+_Number = TypeVar("_Number", np.int64, np.uint32)
 
 _STEPS = 127
 # Squares of larger or smaller components overflow float32 or vanish in its denormals.
@@ -252,12 +253,7 @@ class Segment:
 
     def among(self, rowids: Int64Array, start: int) -> BoolArray:
         """Return a mask of the rows from ``start`` on that have one of these sorted ids."""
-        present = self.rowids[start : self.count]
-        if not self.ordered:
-            return np.isin(present, rowids)
-        selected = np.zeros(len(present), dtype=np.bool_)
-        selected[_found(present, rowids)] = True
-        return selected
+        return among(self.rowids[start : self.count], rowids, ordered=self.ordered)
 
 
 def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
@@ -275,10 +271,22 @@ def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
     return upper, lower
 
 
-def _found(present: Int64Array, rowids: Int64Array) -> Int64Array:
+def among(
+    present: npt.NDArray[_Number], numbers: npt.NDArray[_Number], *, ordered: bool
+) -> BoolArray:
+    """Return a mask of the present numbers that are among these sorted ones; ``ordered`` if they
+    are sorted too."""
+    if not ordered:
+        return np.isin(present, numbers)
+    selected = np.zeros(len(present), dtype=np.bool_)
+    selected[_found(present, numbers)] = True
+    return selected
+
+
+def _found(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
     """Return the places, in sorted numbers, of these sorted rowids."""
     if not len(present):
-        return rowids[:0]
+        return np.zeros(0, dtype=np.int64)
     first, last = np.searchsorted(rowids, (present[0], present[-1] + 1))
     sought = rowids[first:last]
     places = np.searchsorted(present, sought)

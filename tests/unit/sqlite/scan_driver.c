@@ -41,6 +41,40 @@ static void measure(int64_t metric) {
     free(all), free(of), free(rows), free(which), free(found);
 }
 
+/* The best rows by words. */
+static void rank(void) {
+    int64_t count = number(), wanted = number(), required = number(), lists = number();
+    double shortest = real(), mean = real();
+    uint8_t *gone = got((size_t)count);
+    uint32_t *lengths = got((size_t)count * 4);
+    WordList *words = calloc((size_t)lists, sizeof *words);
+    for (int64_t i = 0; i < lists; i++) {
+        words[i].size = number();
+        words[i].wide = number();
+        words[i].largest = real();
+        words[i].weight = real();
+        words[i].original = number();
+        words[i].rows = got((size_t)words[i].size * 4);
+        words[i].counts = got((size_t)(words[i].size * words[i].wide));
+    }
+    double *heap = malloc((size_t)wanted * 8), *scores;
+    uint32_t *rows;
+    int64_t total;
+    for (int64_t room = 0;; room = total) {
+        rows = malloc((size_t)room * 4 + 1);
+        scores = malloc((size_t)room * 8 + 1);
+        total = aiovec_scan_words(words, lists, required, gone, lengths, shortest, mean, wanted,
+                                  heap, NULL, room, rows, scores);
+        if (total <= room) break;
+        free(rows), free(scores);
+    }
+    fwrite(&total, 8, 1, stdout);
+    fwrite(rows, 4, (size_t)total, stdout);
+    fwrite(scores, 8, (size_t)total, stdout);
+    for (int64_t i = 0; i < lists; i++) free((void *)words[i].rows), free((void *)words[i].counts);
+    free(rows), free(scores), free(heap), free(words), free(gone), free(lengths);
+}
+
 static void *part(void *search) {
     aiovec_scan_part(search);
     return NULL;
@@ -52,6 +86,10 @@ int main(void) {
     for (;;) {
         int64_t kind = number();
         if (kind < 0) return 0;
+        if (kind == 2000) {
+            rank();
+            continue;
+        }
         if (kind >= 1000) {
             measure(kind - 1000);
             continue;

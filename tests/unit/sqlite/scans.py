@@ -15,6 +15,7 @@ from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.scan import ScanQuery, nearest
 from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows
+from aiovec_sqlite.copies.words import RECORD
 
 Bools = npt.NDArray[np.bool_]
 Near = list[tuple[list[int], npt.NDArray[np.float64]]]
@@ -273,3 +274,104 @@ def random_pairs(rng: np.random.Generator) -> Pairs:
         if rng.random() < 0.05:
             array[0, 0] = np.nan if rng.random() < 0.5 else np.inf
     return Pairs(vectors, rows, points, which, METRICS[rng.integers(3)])
+
+
+@dataclass(frozen=True)
+class WordCase:
+    """Lists of rows and counts, as a keyword search has them, in the order of its words."""
+
+    lists: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8] | npt.NDArray[np.uint32]]]
+    weights: list[float]
+    selected: npt.NDArray[np.uint32] | None
+    """The rows that a filter selects."""
+    gone: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.uint32]
+    mean: float
+    wanted: int
+    every: bool
+    """True if a row has to be in all lists."""
+
+    @property
+    def order(self) -> list[int]:
+        return sorted(range(len(self.lists)), key=lambda n: -self.weights[n])
+
+    @property
+    def required(self) -> int:
+        first = int(self.selected is not None)
+        return first + len(self.lists) if self.every else first
+
+    def records(self) -> npt.NDArray[np.void]:
+        """The lists in the form of ``words.c``, which has to outlive none of these arrays."""
+        first = int(self.selected is not None)
+        rows = [] if self.selected is None else [(self.selected, np.zeros(0, np.uint8), 0, 0.0)]
+        rows += [(*self.lists[n], self.lists[n][1].itemsize, self.weights[n]) for n in self.order]
+        originals = [0] * first + [first + self.order.index(n) for n in range(len(self.lists))]
+        table = np.zeros(len(rows), RECORD)
+        for n, (numbers, counts, wide, weight) in enumerate(rows):
+            most = float(counts.max()) if len(counts) else 0.0
+            table[n] = (
+                native.address(numbers), native.address(counts), len(numbers), wide, most, weight,
+                originals[n],
+            )  # fmt: skip
+        return table
+
+    def packed(self) -> bytes:
+        numbers = (2_000, len(self.lengths), self.wanted, self.required)
+        records = self.records()
+        parts = [struct.pack("<4q", *numbers), struct.pack("<q", len(records))]
+        parts += [struct.pack("<2d", self.lengths.min(initial=2**31), self.mean)]
+        parts += [self.gone.tobytes(), self.lengths.tobytes()]
+        arrays = [] if self.selected is None else [(self.selected, np.zeros(0, np.uint8))]
+        arrays += [self.lists[n] for n in self.order]
+        for record, (rows, counts) in zip(records, arrays, strict=True):
+            parts.append(struct.pack("<2q", record["size"], record["wide"]))
+            parts.append(struct.pack("<2d", record["largest"], record["weight"]))
+            parts += [struct.pack("<q", record["original"]), rows.tobytes(), counts.tobytes()]
+        return b"".join(parts)
+
+    def best(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
+        """Every row's score, word by word, in double; the best, and all that equal the last."""
+        scores, having = np.zeros(len(self.lengths)), np.zeros(len(self.lengths), np.int64)
+        base = 1.2 * (1 - 0.75 + 0.75 * self.lengths.astype(float) / self.mean)
+        for (rows, counts), weight in zip(self.lists, self.weights, strict=True):
+            many = counts.astype(float)
+            scores[rows] += weight * ((many * (1.2 + 1.0)) / (many + base[rows]))
+            having[rows] += 1
+        valid = (having == len(self.lists)) if self.every else (having > 0)
+        valid &= self.gone == 0
+        if self.selected is not None:
+            valid &= np.isin(np.arange(len(valid)), self.selected)
+        rows = np.flatnonzero(valid)
+        if len(rows) > self.wanted:
+            rows = rows[scores[rows] >= np.sort(scores[rows])[-self.wanted]]
+        return rows.astype(np.uint32), scores[rows]
+
+    def check(self, rows: npt.NDArray[np.uint32], scores: npt.NDArray[np.float64]) -> None:
+        expected, true = self.best()
+        order = np.argsort(rows, kind="stable")
+        assert rows[order].tolist() == expected.tolist()
+        assert scores[order].tolist() == true.tolist()
+
+
+def random_words(rng: np.random.Generator) -> WordCase:
+    """Common and rare words, some of which are in no row or twice in the query; many equal rows."""
+    count = int(rng.choice([1, 2, 31, 500, rng.integers(1, 3_000)]))
+    lists = []
+    for _ in range(int(rng.integers(1, 9))):
+        rows = np.flatnonzero(rng.random(count) < rng.choice([0, 1, 10.0 ** -rng.uniform(0, 3)]))
+        most = int(rng.choice([2, 5, 200, 100_000]))
+        counts = rng.integers(1, most, len(rows))
+        kind = np.uint8 if most < 256 else np.uint32
+        lists.append((rows.astype(np.uint32), counts.astype(kind)))
+    if rng.random() < 0.2:
+        lists.append(lists[0])
+    lengths = rng.integers(1, int(rng.choice([2, 5, 400])), count).astype(np.uint32)
+    weights = [max(1e-6, float(np.log((count - len(r) + 0.5) / (len(r) + 0.5)))) for r, _ in lists]
+    selected = None
+    if rng.random() < 0.3:
+        selected = np.flatnonzero(rng.random(count) < rng.random()).astype(np.uint32)
+    return WordCase(
+        lists, weights, selected, (rng.random(count) < rng.choice([0, 0.1])).astype(np.uint8),
+        lengths, float(lengths.mean()), int(rng.choice([1, 3, 10, count, 5_000])),
+        every=bool(rng.random() < 0.4),
+    )  # fmt: skip

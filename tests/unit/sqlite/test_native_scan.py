@@ -22,6 +22,7 @@ from tests.unit.sqlite.scans import (
     codes_of,
     random_case,
     random_pairs,
+    random_words,
 )
 
 from aiovec_sqlite.copies.kernel import library as native
@@ -49,6 +50,28 @@ def campaign(rounds: Iterable[int]) -> None:
     for seed in rounds:
         with named(f"seed {seed}"):
             check_scan(random_case(np.random.default_rng(seed)))
+
+
+def test_the_best_rows_by_words_are_brute_forces() -> None:
+    if native.load() is None:
+        pytest.skip(f"no native scan: {native.why_not()}")
+    for seed in range(1_500):
+        with named(f"seed {seed}"):
+            asked = random_words(np.random.default_rng(seed))
+            records, heap = asked.records(), np.empty(asked.wanted)
+            room = seed % 5
+            while True:
+                rows, scores = np.empty(room, np.uint32), np.empty(room)
+                count = native.library().functions["words"](
+                    native.address(records), len(records), asked.required,
+                    native.address(asked.gone), native.address(asked.lengths),
+                    float(asked.lengths.min()), asked.mean, asked.wanted, native.address(heap),
+                    None, room, native.address(rows), native.address(scores),
+                )  # fmt: skip
+                if count <= room:
+                    break
+                room = count
+            asked.check(rows[:count], scores[:count])
 
 
 @pytest.mark.usefixtures("library")

@@ -15,6 +15,7 @@ from tests.unit.sqlite.scans import (
     packed,
     random_case,
     random_pairs,
+    random_words,
     unpacked,
 )
 
@@ -99,6 +100,30 @@ async def check_distances(command: list[str], seeds: range) -> None:
     assert np.array_equal(measured, wanted, equal_nan=True)
 
 
+async def check_words(command: list[str], seeds: range) -> None:
+    cases = [random_words(np.random.default_rng(seed)) for seed in seeds]
+    given = b"".join(case.packed() for case in cases) + (-1).to_bytes(8, "little", signed=True)
+    code, output, said = await output_of(command, given)
+    assert code == 0, said.decode()
+    at = 8  # behind the kinds of the processor
+    for seed, case in zip(seeds, cases, strict=True):
+        count = int.from_bytes(output[at : at + 8], "little")
+        rows = np.frombuffer(output, "<u4", count, at + 8)
+        scores = np.frombuffer(output, "<f8", count, at + 8 + 4 * count)
+        at += 8 + 12 * count
+        try:
+            case.check(rows, scores)
+        except AssertionError as exc:
+            exc.add_note(f"seed {seed}")
+            raise
+
+
+@pytest.mark.soak(minutes=1)
+async def test_words_under_sanitizers_are_brute_forces(sanitized: Path) -> None:
+    for start in range(0, 10_000, 1_000):
+        await check_words([str(sanitized)], range(start, start + 1_000))
+
+
 @pytest.mark.soak(minutes=2)
 async def test_distances_under_sanitizers_are_numpys(sanitized: Path) -> None:
     for start in range(0, 20_000, 1_000):
@@ -116,5 +141,6 @@ async def test_scans_under_sanitizers_find_the_nearest(sanitized: Path, kind: st
 async def test_scans_are_right_on_an_emulated_processor(emulated: list[str]) -> None:
     """Instructions that this machine lacks are tried where Debian's emulator is installed."""
     await check_distances(emulated, range(60))
+    await check_words(emulated, range(200))
     for kind in ("portable", "neon"):
         await check(emulated, kind, range(60))

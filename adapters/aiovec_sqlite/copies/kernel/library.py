@@ -29,7 +29,7 @@ VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
 # The numbers of the kinds in scan.c; of the kinds that one processor has, the last is the fastest.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
-_VERSION = 10
+_VERSION = 11
 
 # The numbers of the metrics in scan.c.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
@@ -64,6 +64,22 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "free": (None, _PLACE),
     "halve": (_NUMBER, _PLACE, _NUMBER, _NUMBER, _PLACE, _PLACE),
     "distances": (_NUMBER, *[_PLACE] * 4, _NUMBER, _NUMBER, _NUMBER, _PLACE),
+    "words": (
+        _NUMBER,
+        _PLACE,
+        _NUMBER,
+        _NUMBER,
+        _PLACE,
+        _PLACE,
+        ctypes.c_double,
+        ctypes.c_double,
+        _NUMBER,
+        _PLACE,
+        _PLACE,
+        _NUMBER,
+        _PLACE,
+        _PLACE,
+    ),
 }
 
 

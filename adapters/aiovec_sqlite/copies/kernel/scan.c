@@ -63,7 +63,7 @@
 #endif
 
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 10
+#define VERSION 11
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
@@ -1638,3 +1638,5 @@ EXPORTED int64_t aiovec_scan_search(int64_t kind, const Segment *segments, int64
     aiovec_scan_free(search);
     return total;
 }
+
+#include "words.c"

@@ -1,0 +1,585 @@
+"""The words of a table in memory: for each one that searches ask for, the rows that have it.
+
+FTS5 keeps the words, and cannot find the best rows without a look at all. So the rows of a word, or
+of a phrase or a prefix, are read from FTS5's index when a search first asks for them, as sorted
+numbers with the counts of matches, and kept. Native code finds the best rows in such lists
+(``docs/internals/keywords.md``).
+
+Rows are numbered as they are in the index when this begins. A row that changes or goes is marked
+as gone. What it becomes goes into an index of the same kind in memory, under a new number, whose
+lists are read in the same way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sqlite3
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aiovec.backend import BoolArray, Float64Array, Int64Array
+from aiovec.backend.contract import Columns, Query
+
+from ..connection import Ticket
+from ..driver import load_driver
+from ..keyword_search import Asked, Lists, Scored, Sought, weight_of
+from ..layout import TableLayout, newest_change, quoted
+from ..text_index import TextIndex, serving, tokenizer_of
+from .copy import Masks, OlderSnapshotError, changes_since, selected_among
+from .kernel.library import address, library
+from .segments import among
+
+UInt32Array = npt.NDArray[np.uint32]
+UInt8Array = npt.NDArray[np.uint8]
+
+# FTS5 is as fast where fewer rows have text.
+_FEWEST = 500
+# Bytes of a row's id, its length, and whether it is gone.
+_ROW_BYTES = 13
+# Rows that may change before the lists are begun anew: so many, or a share of all.
+_MOST_CHANGED, _SHARE_CHANGED = 4096, 1 / 16
+# The share of the memory that masks of filters may take.
+_FOR_MASKS = 1 / 4
+# A filter runs on the rows that the words have, if these are at most so many, else on all rows.
+_FEW = 4096
+# FTS5 looks for longer phrases.
+_LONGEST_PHRASE = 16
+# Texts whose tokens are kept.
+_MOST_KNOWN = 10_000
+# Tokens of a text are numbered in so many bits: a text has at most a million characters.
+_PLACE_BITS = 21
+
+# A list in the form that native code reads (words.c).
+RECORD = np.dtype(
+    {
+        "names": ["rows", "counts", "size", "wide", "largest", "weight", "original"],
+        "formats": ["u8", "u8", "i8", "i8", "f8", "f8", "i8"],
+        "offsets": [0, 8, 16, 24, 32, 40, 48],
+        "itemsize": 80,
+    }
+)
+
+
+@dataclass(slots=True)
+class _List:
+    """The rows of one part that match a clause, rising, and how often each does."""
+
+    rows: UInt32Array
+    counts: npt.NDArray[Any]
+    since: int
+    """How many rows of the part were gone when it was read. It lacks what these were before."""
+    having: int = 0
+    """The rows that are not gone, of as many gone ones as ``seen``."""
+    seen: int = 0
+    record: tuple[int, int, int, int, float] = (0, 0, 0, 0, 0.0)
+    """The first fields of its record."""
+
+    def __post_init__(self) -> None:
+        self.record = (
+            address(self.rows), address(self.counts), len(self.rows), self.counts.itemsize,
+            float(self.counts.max()) if len(self.counts) else 0.0,
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes + self.counts.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows that are numbered together. It never changes."""
+
+    mark: object
+    rowids: Int64Array
+    lengths: UInt32Array
+    gone: UInt8Array
+    shortest: float
+    """No row is shorter."""
+    ordered: bool
+
+    @property
+    def count(self) -> int:
+        return len(self.rowids)
+
+    def among(self, rowids: Int64Array, start: int) -> BoolArray:
+        return among(self.rowids[start:], rowids, ordered=self.ordered)
+
+    def numbers(self, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
+        """Return the rows with these ids, and which of the ids are among them."""
+        if not self.count:
+            return rowids[:0], np.zeros(len(rowids), dtype=np.bool_)
+        places = np.minimum(np.searchsorted(self.rowids, rowids), self.count - 1)
+        present: BoolArray = self.rowids[places] == rowids
+        return places[present], present
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Both parts at one change number."""
+
+    change: int
+    segments: tuple[_Part, _Part]
+    """The rows that the index had at first, and the changed ones."""
+    rows: int
+    tokens: int
+    gone: int = 0
+    """How many rows of the first part are gone."""
+    changed: dict[Sought, _List] = field(default_factory=dict)
+    """The lists of the second part."""
+
+
+class Words:
+    """The words of one table's text index, in one process, within ``most_bytes``."""
+
+    def __init__(self, table: TableLayout, index: TextIndex, most_bytes: int) -> None:
+        self.index = index
+        self.lost = False
+        """True once it cannot be used any more."""
+        self._table = table
+        self._most_bytes = most_bytes
+        self._masks = Masks(int(most_bytes * _FOR_MASKS))
+        self._lock = threading.Lock()
+        self._lists: dict[Sought, _List] = {}  # the least recently used one first
+        self._bytes = 0
+        # The newest number of each changed row.
+        self._changed: dict[int, int] = {}
+        # The rows of the first part that are gone, in the order of going.
+        self._gone: list[int] = []
+        self._tokens: dict[str, tuple[str, ...]] = {}
+        self._memory, self._memory_bytes = self._new_memory(), 0
+
+    def _new_memory(self) -> sqlite3.Connection:
+        memory: sqlite3.Connection = load_driver().connect(
+            ":memory:", check_same_thread=False, isolation_level=None
+        )
+        tokenizer = tokenizer_of(self.index.analyzer)
+        for name, columns in (("changed", self.index.columns), ("asked", ["text"])):
+            memory.execute(
+                f"CREATE VIRTUAL TABLE {name} USING fts5({', '.join(columns)}, content='', "
+                f"tokenize='{tokenizer}')"
+            )
+            memory.execute(f"CREATE VIRTUAL TABLE {name}_words USING fts5vocab({name}, instance)")
+        return memory
+
+    @classmethod
+    def loaded(
+        cls,
+        db: sqlite3.Connection,
+        ticket: Ticket,
+        table: TableLayout,
+        most_bytes: int,
+        clauses: Sequence[Sought] = (),
+    ) -> Words | None:
+        """Return the words as of the connection's snapshot, with the lists of these clauses; None
+        if FTS5 is as good.
+        """
+        index = serving(db, table)
+        (rows,) = db.execute(f"SELECT count(*) FROM {index.shadow('docsize')}").fetchone()
+        if index.analyzer == "ngram" or rows < _FEWEST or rows * _ROW_BYTES > most_bytes // 2:
+            return None
+        words = cls(table, index, most_bytes)
+        words._load(db)
+        asked = Asked(
+            db, ticket, table, index, clauses, (), Query(limit=0, where=None, columns=Columns(()))
+        )
+        for clause in clauses:
+            words._list(asked, words._state, words._state.segments[0], clause)
+        return words
+
+    def clauses(self) -> list[Sought]:
+        """Return the clauses whose lists are kept."""
+        with self._lock:
+            return list(self._lists)
+
+    def _load(self, db: sqlite3.Connection) -> None:
+        """Read which rows the index has, and their lengths."""
+        ids, sizes = db.execute(
+            "SELECT group_concat(id), group_concat(hex(sz), '') "
+            f"FROM (SELECT id, sz FROM {self.index.shadow('docsize')} ORDER BY id)"
+        ).fetchone()
+        rowids, lengths = _numbers_in(ids), self._lengths(sizes)
+        part = _Part(
+            object(),
+            rowids,
+            lengths,
+            np.zeros(len(rowids), np.uint8),
+            float(lengths.min()),
+            ordered=True,
+        )
+        self._state = _State(
+            newest_change(db), (part, _no_rows()), len(rowids), int(lengths.sum(dtype=np.int64))
+        )
+
+    def _lengths(self, sizes: str | None) -> UInt32Array:
+        """Return the tokens of each row; FTS5 keeps a number for each column."""
+        columns = _varints(bytes.fromhex(sizes or "")).reshape(-1, len(self.index.columns))
+        return columns.sum(axis=1).astype(np.uint32)
+
+    @property
+    def nbytes(self) -> int:
+        rows = sum(part.count for part in self._state.segments)
+        return self._bytes + self._masks.nbytes + _ROW_BYTES * rows + self._memory_bytes
+
+    @property
+    def worn(self) -> bool:
+        """True if enough rows have changed to begin anew, before this cannot be used any more."""
+        return self.lost or self._changes_left() < self._changes_left(0) // 2
+
+    def _changes_left(self, changed: int | None = None) -> int:
+        """Return how many more rows may change."""
+        first, second = self._state.segments
+        if changed is None:
+            changed = max(len(self._gone), second.count)
+        return max(_MOST_CHANGED, int(first.count * _SHARE_CHANGED)) - changed
+
+    # A search
+
+    def at(self, db: sqlite3.Connection, ticket: Ticket) -> WordsAt | None:
+        """Return the words at the connection's snapshot; None if they cannot be used any more.
+
+        OlderSnapshotError if another search has brought in newer changes.
+        """
+        sql, generation = "SELECT 1 FROM aiovec_text WHERE generation = ?", self.index.generation
+        with self._lock:
+            if db.execute(sql, (generation,)).fetchone() is None:  # another index has replaced it
+                self.lost = True
+            return WordsAt(self, self._state) if self._advance(db, ticket) else None
+
+    def lists(self, state: _State, asked: Asked) -> Lists | None:
+        """Return the lists of a query at a state; None if FTS5 has to answer."""
+        if asked.index != self.index:
+            self.lost = True
+            return None
+        with self._lock:
+            # As in FTS5, a clause without a token is ignored.
+            wanted = [clause for clause in asked.wanted if self._tokens_of(clause)]
+            clauses = [*wanted, *(clause for clause in asked.unwanted if self._tokens_of(clause))]
+            if any(len(self._tokens_of(clause)) > _LONGEST_PHRASE for clause in clauses):
+                return None
+            # Mostly no row has changed: then the second part has none.
+            parts = [part for part in state.segments if part.count]
+            known = [
+                [self._list(asked, state, part, clause) for clause in clauses] for part in parts
+            ]
+        lists = [[one for one, _ in of] for of in known]
+        having = [sum(of[n][1] for of in known) for n in range(len(wanted))]
+        weights = [weight_of(state.rows, rows) for rows in having]
+        mean = state.tokens / max(1, state.rows)
+        masks = self._selected(asked, state, parts, [of[: len(wanted)] for of in lists])
+        made = [
+            _PartOfQuery(part, of, weights, mask, mean)
+            for part, of, mask in zip(parts, lists, masks, strict=True)
+        ]
+        return _ListsOfQuery(asked, made if wanted else [])
+
+    def _selected(
+        self,
+        asked: Asked,
+        state: _State,
+        parts: Sequence[_Part],
+        lists: Sequence[Sequence[_List]],
+    ) -> Sequence[BoolArray | None]:
+        """Return for each part a mask of the rows that the filter selects; None without one."""
+        where = asked.query.where
+        if where is None:
+            return [None] * len(parts)
+        if sum(len(one.rows) for of in lists for one in of) > _FEW:
+            return self._masks.of(asked.db, asked.table, state, where)[: len(parts)]
+        having = [
+            part.rowids[one.rows] for part, of in zip(parts, lists, strict=True) for one in of
+        ]
+        rowids = np.unique(np.concatenate([np.empty(0, np.int64), *having]))
+        selected = selected_among(asked.db, asked.table, where, rowids)
+        return [part.among(selected, 0) for part in parts]
+
+    # Lists
+
+    def _list(self, asked: Asked, state: _State, part: _Part, clause: Sought) -> tuple[_List, int]:
+        """Return the list of a clause, and how many of its rows are not gone."""
+        if part is state.segments[1]:
+            known = state.changed.get(clause)
+            if known is None:
+                known = self._read(self._memory, "changed_words", state, part, clause)
+                known.having = int(np.count_nonzero(part.gone[known.rows] == 0))
+                state.changed[clause] = known
+            return known, known.having
+        known = self._lists.pop(clause, None)
+        if known is None or known.since > state.gone:
+            asked.ticket.check()
+            name = f"temp.{quoted(f'{self.index.fts} words')}"
+            asked.db.execute(
+                f"CREATE VIRTUAL TABLE IF NOT EXISTS {name} "
+                f"USING fts5vocab(main, {self.index.table}, instance)"
+            )
+            self._bytes -= 0 if known is None else known.nbytes
+            known = self._read(asked.db, name, state, part, clause)
+            known.having = len(known.rows)
+            self._bytes += known.nbytes
+        self._lists[clause] = known
+        while self._bytes > self._most_bytes and len(self._lists) > 1:
+            self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
+        seen, having = known.seen, known.having
+        if seen > state.gone:  # a newer search has counted
+            seen, having = 0, len(known.rows)
+        if seen < state.gone:
+            gone = np.sort(np.array(self._gone[seen : state.gone], dtype=np.uint32))
+            having -= int(np.count_nonzero(among(known.rows, gone, ordered=True)))
+            if known.seen < state.gone:
+                known.seen, known.having = state.gone, having
+        return known, having
+
+    def _read(
+        self, db: sqlite3.Connection, words: str, state: _State, part: _Part, clause: Sought
+    ) -> _List:
+        """Return the list of a clause, from a list of all places of words."""
+        tokens = self._tokens_of(clause)
+        keys = np.empty(0, dtype=np.int64)
+        for place, token in enumerate(tokens):
+            condition, values = "term = ?", [token]
+            if clause.prefix and place == len(tokens) - 1:
+                condition, values = "term >= ? AND term <= ?", [token, f"{token}\U0010ffff"]
+            if clause.columns:
+                condition += f" AND col IN ({', '.join('?' * len(clause.columns))})"
+                values += clause.columns
+            where = "group_concat(substr(col, 2)), group_concat(offset)"
+            docs, columns, offsets = db.execute(
+                f"SELECT group_concat(doc), {where if len(tokens) > 1 else 'NULL, NULL'} "
+                f"FROM {words} WHERE {condition}",
+                values,
+            ).fetchone()
+            found = _numbers_in(docs)
+            if part.ordered:
+                found, present = part.numbers(found)
+            else:  # the rowids in memory are the numbers; some may be of a newer state
+                present = found < part.count
+                found = found[present]
+            if len(tokens) > 1:
+                found = found * (len(self.index.columns) + 1) + _numbers_in(columns)[present]
+                found = (found << _PLACE_BITS) + _numbers_in(offsets)[present] - place
+                found = found if not place else np.intersect1d(keys, found, assume_unique=True)
+            keys = found
+        if len(tokens) > 1:
+            keys = (keys >> _PLACE_BITS) // (len(self.index.columns) + 1)
+        rows, counts = np.unique(keys, return_counts=True)
+        small = not len(counts) or counts.max() < 256
+        kind = np.uint8 if small else np.uint32
+        return _List(rows.astype(np.uint32), counts.astype(kind), state.gone)
+
+    def _tokens_of(self, clause: Sought) -> tuple[str, ...]:
+        """Return the tokens of a clause as the index has them."""
+        known = self._tokens.get(clause.text)
+        if known is None:
+            memory = self._memory
+            memory.execute("INSERT INTO asked (rowid, text) VALUES (1, ?)", (clause.text,))
+            sql = "SELECT term FROM asked_words ORDER BY offset"
+            known = tuple(term for (term,) in memory.execute(sql))
+            memory.execute("INSERT INTO asked (asked) VALUES ('delete-all')")
+            if len(self._tokens) >= _MOST_KNOWN:
+                self._tokens.clear()
+            self._tokens[clause.text] = known
+        return known
+
+    # Changes
+
+    def _advance(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
+        """Bring in what changed up to the snapshot; return False if that is too much."""
+        state, change = self._state, newest_change(db)
+        if self.lost or state.change == change:
+            return not self.lost
+        if state.change > change:
+            raise OlderSnapshotError
+        first, second = state.segments
+        changes = changes_since(db, self._table, state.change, max(0, self._changes_left()))
+        if changes is None:
+            return False
+        if not len(changes[1]):  # another table changed
+            self._state = replace(state, change=change)
+            return True
+        ticket.check()
+        self.lost = True  # unless all of the following is done
+        changed = np.unique(changes[1])
+        rows, tokens = state.rows, state.tokens
+        gone = first.numbers(changed)[0]
+        gone = gone[first.gone[gone] == 0]
+        old = [self._changed.pop(row) for row in changed.tolist() if row in self._changed]
+        marked, marked_later = first.gone.copy(), second.gone.copy()
+        marked[gone], marked_later[old] = 1, 1
+        self._gone += gone.tolist()
+        rows -= len(gone) + len(old)
+        tokens -= int(first.lengths[gone].sum(dtype=np.int64))
+        tokens -= int(second.lengths[old].sum(dtype=np.int64))
+        rowids, lengths = self._bring_in(db, changed, second.count)
+        self._changed |= {row: number for number, row in enumerate(rowids.tolist(), second.count)}
+        self._state = _State(
+            change,
+            (
+                replace(first, gone=marked),
+                _Part(
+                    second.mark,
+                    np.concatenate([second.rowids, rowids]),
+                    np.concatenate([second.lengths, lengths]),
+                    np.concatenate([marked_later, np.zeros(len(rowids), np.uint8)]),
+                    shortest=0.0,
+                    ordered=False,
+                ),
+            ),
+            rows + len(rowids),
+            tokens + int(lengths.sum(dtype=np.int64)),
+            len(self._gone),
+        )
+        self.lost = False
+        return True
+
+    def _bring_in(
+        self, db: sqlite3.Connection, changed: Int64Array, start: int
+    ) -> tuple[Int64Array, UInt32Array]:
+        """Index the changed rows that have text under the next numbers."""
+        columns = ", ".join(self.index.columns)
+        texts = db.execute(
+            f"SELECT v._rowid, {', '.join(f'v.{name}' for name in self.index.columns)} "
+            f"FROM json_each(?) AS j CROSS JOIN {self.index.view} AS v ON v._rowid = j.value",
+            (json.dumps(changed.tolist()),),
+        ).fetchall()
+        marks = ", ".join("?" * (len(self.index.columns) + 1))
+        memory = self._memory
+        memory.execute("BEGIN")
+        memory.executemany(
+            f"INSERT INTO changed (rowid, {columns}) VALUES ({marks})",
+            [(number, *text[1:]) for number, text in enumerate(texts, start)],
+        )
+        memory.execute("COMMIT")
+        (pages,), (size,) = (
+            memory.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+        )
+        self._memory_bytes = pages * size
+        (sizes,) = memory.execute(
+            "SELECT group_concat(hex(sz), '') FROM (SELECT sz FROM changed_docsize WHERE id >= ? "
+            "ORDER BY id)",
+            (start,),
+        ).fetchone()
+        return np.array([text[0] for text in texts], dtype=np.int64), self._lengths(sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class WordsAt:
+    """The words at one change number."""
+
+    words: Words
+    state: _State
+
+    def lists(self, asked: Asked) -> Lists | None:
+        return self.words.lists(self.state, asked)
+
+
+def _no_rows() -> _Part:
+    nothing = np.zeros(0, np.uint32), np.zeros(0, np.uint8)
+    return _Part(object(), np.zeros(0, np.int64), *nothing, shortest=0.0, ordered=False)
+
+
+def _numbers_in(text: str | None) -> Int64Array:
+    """Return the numbers in a text of SQLite's ``group_concat``."""
+    if not text:
+        return np.empty(0, dtype=np.int64)
+    return np.fromstring(text, dtype=np.int64, sep=",")
+
+
+def _varints(data: bytes) -> Int64Array:
+    """Return numbers of SQLite's format: seven bits to a byte, the highest first."""
+    octets = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(octets < 128)
+    starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
+    numbers = np.zeros(len(ends), dtype=np.int64)
+    place = 0
+    while len(inside := np.flatnonzero(starts + place <= ends)):
+        numbers[inside] = (numbers[inside] << 7) | (octets[starts[inside] + place] & 127)
+        place += 1
+    return numbers
+
+
+class _PartOfQuery:
+    """The lists of a query over the rows of one part, in the form that native code reads."""
+
+    def __init__(
+        self,
+        part: _Part,
+        lists: Sequence[_List],
+        weights: Sequence[float],
+        mask: BoolArray | None,
+        mean: float,
+    ) -> None:
+        self.part, self._mean, self._gone = part, mean, part.gone
+        unwanted = lists[len(weights) :]
+        if unwanted or mask is not None:
+            self._gone = self._gone.copy()
+        for one in unwanted:
+            self._gone[one.rows] = 1
+        self._keep = lists  # native code has their addresses
+        # The rarest first: its rows have the best scores.
+        order = sorted(range(len(weights)), key=lambda n: -weights[n])
+        self._first = 0
+        records = [(*lists[n].record, weights[n]) for n in order]
+        if mask is not None:
+            self._chosen = np.flatnonzero(mask).astype(np.uint32)
+            if len(self._chosen) < sum(len(one.rows) for one in lists[: len(weights)]):
+                # The filter selects so few rows that these are looked up in the lists.
+                records.insert(0, (address(self._chosen), 0, len(self._chosen), 0, 0.0, 0.0))
+                self._first = 1
+            else:
+                self._gone |= ~mask
+        originals = [0] * len(records)
+        for place, n in enumerate(order, self._first):
+            originals[n + self._first] = place
+        self._records = np.array(
+            [(*record, n) for record, n in zip(records, originals, strict=True)], dtype=RECORD
+        )
+
+    def best(self, ticket: Ticket, limit: int, *, some: bool) -> tuple[Int64Array, Float64Array]:
+        """Return the best rows with their scores, in any order, and all that equal the last."""
+        part, records = self.part, self._records
+        required = self._first if some else len(records)
+        wanted = max(1, min(limit, part.count))
+        heap, room = np.empty(wanted), 2 * wanted + 16
+        while True:
+            rows, scores = np.empty(room, np.uint32), np.empty(room)
+            count = library().functions["words"](
+                address(records), len(records), required, address(self._gone),
+                address(part.lengths), part.shortest, self._mean, wanted, address(heap),
+                ctypes.byref(ticket.stop), room, address(rows), address(scores),
+            )  # fmt: skip
+            if count <= room:
+                return part.rowids[rows[:count]], scores[:count]
+            room = count
+
+
+@dataclass(frozen=True, slots=True)
+class _ListsOfQuery:
+    asked: Asked
+    parts: Sequence[_PartOfQuery]
+
+    def best(self, *, some: bool) -> Scored:
+        asked, limit = self.asked, self.asked.query.limit
+        matches = [part.best(asked.ticket, limit, some=some) for part in self.parts]
+        asked.ticket.check()
+        if not matches:
+            return []
+        rowids = np.concatenate([rowids for rowids, _ in matches])
+        scores = np.concatenate([scores for _, scores in matches])
+        order = np.lexsort((rowids, -scores))
+        rowids, scores = rowids[order], scores[order]
+        if len(rowids) > limit and scores[limit - 1] == scores[limit]:
+            equal = np.flatnonzero(scores == scores[limit - 1])
+            first = int(equal[0])
+            sql = (
+                f"SELECT r._rowid FROM json_each(?) AS j CROSS JOIN {asked.table.rows} AS r "
+                "ON r._rowid = j.value ORDER BY r.id LIMIT ?"
+            )
+            parameters = json.dumps(rowids[equal].tolist()), limit - first
+            rows = asked.db.execute(sql, parameters).fetchall()
+            rowids[first:limit] = np.array(rows).reshape(-1)
+        return list(zip(rowids[:limit].tolist(), scores[:limit].tolist(), strict=True))

@@ -1,0 +1,242 @@
+"""Keyword search by lists of words in memory: the same answers as FTS5's, whatever is written."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.harness.cases import case
+from tests.harness.processes import python
+from tests.sqlite.support import opened, sql
+
+import aiovec
+from aiovec import Field, Schema, VectorStore
+
+DIM = 4
+WORDS = [
+    *(f"w{n}" for n in range(60)), "the", "of", "running", "runs", "ran", "café", "CAFE", "мир",
+    "e-mail", "don't", "x²", "Straße", "häuser", "Häusern", "東京", "\u017fize", "naïve",
+]  # fmt: skip
+# The first words are common, the last ones rare, as in texts that people write.
+SHARES = [1 / (n + 1) for n in range(len(WORDS))]
+HOSTILE = ["", " ", "…", "\0", "a\0b", "x" * 65_536, '"', '"" *', "AND NOT (", "c1 : w1", "w1*w2"]
+ANALYZERS = ("plain", "english", "german", "russian", "french")
+
+
+def drawn(chance: random.Random, mean: float = 12) -> str | None:
+    if chance.random() < 0.15:
+        return None
+    text = " ".join(chance.choices(WORDS, SHARES, k=int(chance.expovariate(1 / mean))))
+    return f"{text} {chance.choice(HOSTILE)}" if chance.random() < 0.02 else text
+
+
+def row(chance: random.Random, number: int) -> dict[str, Any]:
+    return {
+        "id": f"r{number:05}", "embedding": [chance.random() + 0.1 for _ in range(DIM)],
+        "title": drawn(chance, 3), "body": drawn(chance), "n": chance.randrange(20),
+    }  # fmt: skip
+
+
+def question(chance: random.Random) -> str:
+    def clause() -> str:
+        word, kind = chance.choices(WORDS, SHARES)[0], chance.random()
+        if kind < 0.1:
+            word = '"{}"'.format(" ".join(chance.choices(WORDS, SHARES, k=chance.randrange(2, 5))))
+        elif kind < 0.17:
+            word = word[: chance.randrange(1, 3)] + "*"
+        elif kind < 0.2:
+            word = chance.choice(HOSTILE)
+        if chance.random() < 0.1:
+            word = chance.choice(["title:", "body:"]) + word
+        return f"-{word}" if chance.random() < 0.08 else word
+
+    return " ".join(clause() for _ in range(chance.randrange(1, 9)))
+
+
+@asynccontextmanager
+async def both(path: Path, analyzer: str, rows: list[dict[str, Any]]) -> AsyncIterator[Any]:
+    """A store whose words are in memory, and one of the same file that asks FTS5."""
+    text = Field(str, text=True)
+    fields: dict[str, Any] = {"title": text, "body": text, "n": Field(int, index="btree")}
+    async with opened(path) as words, opened(path, scan="disk") as fts5:
+        await words.create_table("notes", Schema(DIM, fields=fields, analyzer=analyzer))
+        await words.insert("notes", rows)
+        await in_memory(words)
+        yield words, fts5
+
+
+async def in_memory(store: VectorStore) -> None:
+    async def look() -> None:
+        await store.search_text("notes", "w1", select=[])
+
+    await look()
+    async with asyncio.timeout(120):
+        while True:
+            if (await store.stats("notes")).details["keywords"] == "in memory":
+                return
+            await look()
+            await asyncio.sleep(0.01)
+
+
+async def check_same(
+    words: VectorStore, fts5: VectorStore, chance: random.Random, turns: int
+) -> None:
+    for _ in range(turns):
+        query, match = question(chance), chance.choice(["best", "any", "all"])
+        where = chance.choice([None, None, "n < 10", "n = 3", "id < 'r00100'"])
+        asked: dict[str, Any] = {"limit": chance.choice([1, 3, 10, 50, 5_000]), "where": where}
+        with case((query, match, asked)):
+            if chance.random() < 0.2:
+                hits, expected = [
+                    await store.search_hybrid("notes", query, [1.0, 2.0, 3.0, 4.0], **asked)
+                    for store in (words, fts5)
+                ]
+            else:
+                hits, expected = [
+                    await store.search_text("notes", query, match=match, **asked)
+                    for store in (words, fts5)
+                ]
+            assert [hit.id for hit in hits] == [hit.id for hit in expected]
+            scores, true = ([hit.score for hit in some] for some in (hits, expected))
+            assert scores == pytest.approx(true, rel=1e-9)
+
+
+@pytest.mark.parametrize("analyzer", ANALYZERS)
+async def test_the_same_as_fts5_amid_writes(tmp_path: Path, analyzer: str) -> None:
+    if analyzer not in ("plain", "english"):
+        pytest.importorskip("Stemmer")
+    chance = random.Random(analyzer)
+    rows = [row(chance, number) for number in range(1_200)]
+    async with both(tmp_path / "s.db", analyzer, rows) as (words, fts5):
+        await check_same(words, fts5, chance, 20)
+        changes: list[Callable[[VectorStore], Any]] = [
+            lambda store: store.upsert("notes", [row(chance, chance.randrange(1_300))]),
+            lambda store: store.upsert("notes", [row(chance, n) for n in range(700, 760)]),
+            lambda store: store.update(
+                "notes", {"body": drawn(chance)}, where=f"n = {chance.randrange(20)}"
+            ),
+            lambda store: store.delete("notes", where=f"id = 'r{chance.randrange(1_200):05}'"),
+            lambda store: store.delete("notes", where=f"n = 7 AND id > 'r0{chance.random()}'"),
+            lambda store: store.set_vectors("notes", ["r00001"], [[1.0, 2.0, 3.0, 4.0]]),
+        ]
+        for _ in range(40):
+            await chance.choice(changes)(chance.choice([words, fts5]))
+            await check_same(words, fts5, chance, 2)
+        assert (await words.stats("notes")).details["keywords"] == "in memory"
+
+
+async def test_equal_rows_come_by_id(tmp_path: Path) -> None:
+    """Ten times as many as fit into the room of a first try, in a random order of writing."""
+    chance = random.Random(1)
+    numbers = [*range(3_000)]
+    chance.shuffle(numbers)
+    rows = [{**row(chance, n), "title": "same", "body": f"text w{n % 2}"} for n in numbers]
+    async with both(tmp_path / "s.db", "plain", rows[:2_000]) as (words, fts5):
+        await words.insert("notes", rows[2_000:])
+        for query in ("same", "w1 same", "w0 w1", "text missing"):
+            for limit in (1, 7, 400, 2_999):
+                for match in ("all", "any", "best"):
+                    hits, expected = [
+                        await store.search_text("notes", query, match=match, limit=limit, select=[])
+                        for store in (words, fts5)
+                    ]
+                    with case((query, limit, match)):
+                        assert [(hit.id, hit.score) for hit in hits] == [
+                            (hit.id, hit.score) for hit in expected
+                        ]
+
+
+async def test_many_changes_are_seen_and_begin_the_lists_anew(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    rows = [row(chance, number) for number in range(1_000)]
+    async with both(tmp_path / "s.db", "plain", rows) as (words, fts5):
+        for start in range(0, 12_000, 1_500):
+            ids = [f"m{n:05}" for n in range(start, start + 1_500)]
+            texts = [drawn(chance) for _ in ids]
+            vectors = np.ones((len(ids), DIM), dtype=np.float32)
+            await fts5.upsert("notes", {"id": ids, "embedding": vectors, "body": texts})
+            await check_same(words, fts5, chance, 5)
+        await fts5.delete("notes", where="id < 'n'")
+        await check_same(words, fts5, chance, 10)
+        await in_memory(words)
+        await check_same(words, fts5, chance, 10)
+        await words.rename_field("notes", "body", "text")
+        await words.add_field("notes", "more", Field(str, text=True))
+        await words.update("notes", {"more": "w1 unique"}, ids=["r00001"])
+        assert [hit.id for hit in await words.search_text("notes", "unique")] == ["r00001"]
+        await in_memory(words)
+        assert [hit.id for hit in await words.search_text("notes", "more:unique")] == ["r00001"]
+
+
+_WRITER = """
+import asyncio, sys
+import aiovec
+async def main(path, name):
+    async with aiovec.connect(path) as store:
+        for n in range(60):
+            text = f"w1 the {name}x{n} of w2"
+            row = {"id": f"{name}{n % 20}", "embedding": [1.0] * 4, "body": text}
+            await store.upsert("notes", [row])
+            hits = await store.search_text("notes", f"the of {name}x{n} w1", limit=1)
+            assert hits[0]["body"] == text, hits[0]
+            if n >= 20:
+                hits = await store.search_text("notes", f"{name}x{n - 20}", match="all")
+                assert not hits, hits[0]
+        assert (await store.stats("notes")).details["keywords"] == "in memory"
+asyncio.run(main(sys.argv[1], sys.argv[2]))
+"""
+
+
+async def test_each_process_sees_each_write(tmp_path: Path) -> None:
+    chance, path = random.Random(4), tmp_path / "s.db"
+    rows = [row(chance, number) for number in range(2_000)]
+    async with both(path, "plain", rows) as (words, fts5):
+        writers = [python("-c", _WRITER, str(path), name) for name in ("first", "second", "third")]
+        while any(writer.poll() is None for writer in writers):
+            hits = await words.search_text("notes", "w1 the of w2", limit=50)
+            assert hits[0].score > 0
+        assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+        await check_same(words, fts5, chance, 30)
+
+
+async def test_a_store_opened_for_reading_has_words_in_memory(tmp_path: Path) -> None:
+    chance, path = random.Random(5), tmp_path / "s.db"
+    rows = [row(chance, number) for number in range(800)]
+    async with (
+        both(path, "plain", rows) as (_, fts5),
+        aiovec.connect(path, read_only=True) as words,
+    ):
+        await in_memory(words)
+        await check_same(words, fts5, chance, 20)
+        await fts5.update("notes", {"body": "unique"}, ids=["r00005"])
+        assert [hit.id for hit in await words.search_text("notes", "unique")] == ["r00005"]
+
+
+async def test_cancelled_searches_leave_the_words_usable(tmp_path: Path) -> None:
+    chance = random.Random(6)
+    rows = [row(chance, number) for number in range(3_000)]
+    async with both(tmp_path / "s.db", "plain", rows) as (words, fts5):
+        for turn in range(40):
+            await words.upsert("notes", [row(chance, n) for n in range(turn, turn + 30)])
+            task = asyncio.ensure_future(words.search_text("notes", question(chance), limit=3_000))
+            await asyncio.sleep(turn / 10_000)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await check_same(words, fts5, chance, 1)
+
+
+async def test_damage_of_the_index_is_reported(tmp_path: Path) -> None:
+    chance, path = random.Random(7), tmp_path / "s.db"
+    rows = [row(chance, number) for number in range(1_000)]
+    async with both(path, "plain", rows) as (words, _):
+        with sql(path) as db:
+            (fts,) = db.execute("SELECT fts FROM aiovec_text").fetchone()
+            db.execute(f"UPDATE \"{fts}_data\" SET block = x'00ff00ff00ff' WHERE id > 10")
+        with pytest.raises(aiovec.CorruptStoreError):
+            await words.search_text("notes", "w5 w6 w7")
