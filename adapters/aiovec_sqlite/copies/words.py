@@ -219,7 +219,8 @@ class Words:
     def _lengths(self, sizes: str | None) -> UInt32Array:
         """Return the tokens of each row; FTS5 keeps a number for each column."""
         columns = _varints(bytes.fromhex(sizes or "")).reshape(-1, len(self.index.columns))
-        return columns.sum(axis=1).astype(np.uint32)
+        lengths: UInt32Array = columns.sum(axis=1).astype(np.uint32)
+        return lengths
 
     @property
     def nbytes(self) -> int:
