@@ -12,7 +12,7 @@ from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
 from aiovec._internals import StoreInternals
 from aiovec.backend import Schema
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import Batch
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     AiovecError,
@@ -182,9 +182,12 @@ class RowImport(Import):
         load, rows = part
         await create(store, load)
         while rows.rows.num_rows:
-            checked = NewRows(load.used_schema, rows.rows)
+            schema = load.used_schema
+            checked = await in_thread(Batch.of_table, rows.rows, schema)
             try:
-                await StoreInternals(store).write_checked(load.table, checked, replace=load.upsert)
+                await StoreInternals(store).write_checked(
+                    load.table, checked, schema, replace=load.upsert
+                )
                 load.rows += rows.rows.num_rows
                 break
             except DuplicateIdError as exc:

@@ -53,7 +53,7 @@ class Sifted:
 
 
 def sift(chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = False) -> Sifted:
-    """Check a chunk once: its rows enter the store as a ``NewRows``.
+    """Check a chunk once: its rows enter the store as a ``Batch``.
 
     The first row of an id is imported, or with ``last_counts`` the last one. With ``new_ids`` the
     rows have no ids, and get new ones.
@@ -106,7 +106,8 @@ def _halved(
         if not count:
             continue
         try:
-            tables.append(to_batch(rows, schema, new_ids="always" if new_ids else "never").table)
+            batch = to_batch(rows, schema, new_ids="always" if new_ids else "never")
+            tables.append(batch.table(schema))
             kept += places
         except _FAULTS as exc:
             if count == 1:

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from aiovec.backend import And, Compare, Expr, IsNull, Or, Ref, Schema
-from aiovec.backend.contract import StoredRows
-from aiovec.backend.rows import NewRows, check_partitions, partition_fields
+from aiovec.backend.rows import Batch, check_partitions, partition_fields
 
 from .layout import PAYLOAD
 
 Row = Mapping[str, Any]
 """A row's values by column name: the payload as JSON text, the vector as an array."""
 
-_IN_A_TABLE: Row = MappingProxyType({})
+_IN_COLUMNS: Row = MappingProxyType({})
 
 
 class NetRows:
@@ -38,7 +37,7 @@ class NetRows:
         self._now: dict[str, Row] = dict(existing)
         self._before = frozenset(self._now)
         self.written: dict[str, Row] = {}
-        self._many: NewRows | None = None
+        self._many: Batch | None = None
         self.changes: set[str] = set()
         self.free: set[str] = set()
         self.gone: set[str] = set()
@@ -54,22 +53,23 @@ class NetRows:
         """Return each existing id whose row a filter selects, which ``is_known``."""
         return [id for id in dict.fromkeys(ids) if id in self and _holds(where, self._now[id])]
 
-    def check_partitions(self, rows: NewRows) -> None:
+    def check_partitions(self, rows: Batch) -> None:
         """Raise InvalidRowError if one of these rows would move to another partition."""
         if partition_fields(self.schema):
-            check_partitions(rows, partition_values(self.schema, self._now, rows.ids))
+            check_partitions(self.schema, rows, partition_values(self.schema, self._now, rows.ids))
 
     @property
     def replaces(self) -> bool:
         """True if a row to write certainly replaces an existing one."""
         return not self._before.isdisjoint(self.written)
 
-    def put(self, rows: NewRows, ids: Sequence[str], *, replaces: bool) -> None:
-        """Write complete rows. Unless ``replaces``, the table lacks their ids."""
-        if rows.columns is not None:
-            new = dict(rows_of(self.schema, rows.columns))
-        else:  # so many that nothing else is in the group
-            new, self._many = dict.fromkeys(ids, _IN_A_TABLE), rows
+    def put(self, rows: Batch, *, replaces: bool, alone: bool) -> None:
+        """Write complete rows. Unless ``replaces``, the table lacks their ids. Many rows are
+        ``alone`` in their group, and stay columns."""
+        if alone:
+            new, self._many = dict.fromkeys(rows.ids, _IN_COLUMNS), rows
+        else:
+            new = dict(rows_of(self.schema, rows))
         if replaces:
             self.free |= new.keys() - ((new.keys() & self.written.keys()) - self._before)
         else:
@@ -94,20 +94,17 @@ class NetRows:
         text: str | None = self._now[id][PAYLOAD]
         return text
 
-    def to_write(self, wanted: Container[str]) -> NewRows:
+    def to_write(self, wanted: Container[str]) -> Batch:
         """Return the rows with these ids, in the order of their calls."""
         if self._many is not None:
             return self._many
         ids = [id for id in self.written if id in wanted]
         rows = [self.written[id] for id in ids]
-        return NewRows(
-            self.schema,
-            StoredRows(
-                ids,
-                {name: [row[name] for row in rows] for name in self.schema.fields},
-                [row[PAYLOAD] for row in rows] if self.schema.payload else None,
-                np.stack([row[self.schema.vector] for row in rows]),
-            ),
+        return Batch(
+            ids,
+            {name: [row[name] for row in rows] for name in self.schema.fields},
+            [row[PAYLOAD] for row in rows] if self.schema.payload else None,
+            np.stack([row[self.schema.vector] for row in rows]),
         )
 
 
@@ -160,9 +157,10 @@ def partition_values(
     return {id: [rows[id][name] for name in names] for id in ids if id in rows}
 
 
-def rows_of(schema: Schema, stored: StoredRows) -> Iterator[tuple[str, Row]]:
+def rows_of(schema: Schema, stored: Batch) -> Iterator[tuple[str, Row]]:
     """Yield the id and the row of each stored row, which must have all columns."""
-    columns: dict[str, Any] = {**stored.fields, schema.vector: stored.vectors}
+    columns: dict[str, Any] = {name: stored.values(name) for name in stored.fields}
+    columns[schema.vector] = stored.vectors
     if schema.payload:
         columns[PAYLOAD] = stored.payloads
     for id, *values in zip(stored.ids, *columns.values(), strict=True):

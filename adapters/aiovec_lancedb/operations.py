@@ -30,11 +30,11 @@ from aiovec.backend import (
     without_vector,
 )
 from aiovec.backend.changes import Delete, Insert, SetVectors, Update, Upsert
-from aiovec.backend.contract import Columns, TableHandle
+from aiovec.backend.contract import Columns, TableHandle, stored_rows
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import copy_of_error
-from aiovec.backend.rows import NewRows, partition_fields
-from aiovec.backend.threads import hop, in_thread
+from aiovec.backend.rows import partition_fields
+from aiovec.backend.threads import INLINE_LIMIT, hop, in_thread
 from aiovec.errors import (
     AiovecError,
     CorruptStoreError,
@@ -47,7 +47,6 @@ from .errors import ConflictError, unknown_outcome
 from .layout import PAYLOAD
 from .net_rows import NetRows, Row, is_known, looked_at, rows_of
 from .reads import ADDRESS, condition_of, rows_by_id
-from .reads import rows_of as stored_rows
 from .session import Opened
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
@@ -66,7 +65,7 @@ _MOST_BY_INDEX = 32 * 2**20
 # Rows of the table for each merged row above which the index is faster than reading all ids:
 # 53 rows took 26 ms with it and 19 ms without among 40,000, 50 and 60 ms among 200,000.
 _ROWS_BY_INDEX = 3000
-# An insert in Arrow of up to this many rows is converted to values, so that it can join a group.
+# Up to this many ids are looked up by an IN, however small the table is.
 _FEW = 64
 # Rows whose payloads are changed at a time.
 _CHANGED_AT_ONCE = 512
@@ -164,7 +163,7 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
 
     def apply() -> tuple[NetRows, list[Any]]:
         if old is not None:
-            stored = stored_rows(old, columns, table.schema.vector)
+            stored = stored_rows(old, table.schema, columns)
             existing.update(rows_of(table.schema, stored))
         rows = NetRows(table.schema, existing)
         outcomes: list[Any] = []
@@ -181,7 +180,9 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
         if kind == "delete":
             await table.session.run(table.lance.delete(ids_to_sql(sorted(ids))))
             return
-        new = await hop(cost, lambda: stored_form(rows.to_write(ids).table, table.schema))
+        new = await hop(
+            cost, lambda: stored_form(rows.to_write(ids).table(table.schema), table.schema)
+        )
         if kind == "change":
             await _write(table, new, _unchanged(rows, old), inserts=False)
         elif table.session.exclusive:
@@ -304,28 +305,24 @@ def _same_partition(schema: Schema) -> str | None:
 
 def put(handle: TableHandle, change: Insert | Upsert) -> RowsOperation:
     rows, on_conflict = change.rows, _conflict_of(change)
-    if rows.columns is None and len(rows) <= _FEW:
-        columns = stored_rows(rows.table, _all(handle.schema), handle.schema.vector)
-        rows = NewRows(handle.schema, columns)
-    ids = rows.ids
+    ids, alone = rows.ids, cost_of(rows) > INLINE_LIMIT
 
     def apply(net: NetRows) -> int:
         if on_conflict == "replace":
             net.check_partitions(rows)
         if on_conflict in ("replace", "move"):
-            net.put(rows, ids, replaces=True)
+            net.put(rows, replaces=True, alone=alone)
             return len(ids)
-        new, kept = rows, ids
+        new = rows
         if existing := net.existing(ids):
             if on_conflict == "fail":
                 raise DuplicateIdError(handle.name, existing)
-            places = [place for place, id in enumerate(ids) if id not in net]
-            new, kept = rows.take(places), [ids[place] for place in places]
-        net.put(new, kept, replaces=False)
-        return len(kept)
+            new = rows.take([place for place, id in enumerate(ids) if id not in net])
+        net.put(new, replaces=False, alone=alone)
+        return len(new)
 
-    # Rows in Arrow are worth a commit of their own.
-    size = len(ids) if rows.columns is not None else ALONE
+    # Many rows are worth a commit of their own.
+    size = ALONE if alone else len(ids)
     return RowsOperation(handle, on_conflict, ids, apply, None, size)
 
 

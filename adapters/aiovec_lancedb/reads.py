@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import pyarrow as pa
 
-from aiovec.backend import Expr, payload_texts, python_values, to_matrix
+from aiovec.backend import Expr, payload_texts
 from aiovec.backend.context import FEW_ROWS, Meter, values_in
-from aiovec.backend.contract import Columns, Order, StoredRows
+from aiovec.backend.contract import Columns, Order, stored_rows
 from aiovec.backend.cost import cost_of
+from aiovec.backend.rows import Batch
 from aiovec.backend.threads import hop
 
 from .driver import ColumnOrdering
@@ -33,15 +33,6 @@ MOST = 2**31 - 1
 # For ``hop``: a literal, especially of the payload, takes as long to turn into SQL as this many
 # values of a record.
 _COST = 16
-
-
-def rows_of(table: pa.Table, columns: Columns, vector: str) -> StoredRows:
-    return StoredRows(
-        cast("list[str]", table.column("id").to_pylist()),
-        {name: python_values(table.column(name)) for name in columns.fields},
-        payload_texts(table.column(PAYLOAD)) if columns.payload else None,
-        to_matrix(table.column(vector)) if columns.vector else None,
-    )
 
 
 async def condition_of(where: Expr | None) -> str | None:
@@ -88,16 +79,16 @@ async def get(
     columns: Columns,
     *,
     ordered: bool = False,
-) -> StoredRows:
+) -> Batch:
     """Return the rows with these ids, in any order, or ``ordered`` like the ids."""
     matches = await rows_by_id(table, ids, columns)
 
-    def rows() -> StoredRows:
+    def rows() -> Batch:
         taken = matches
         if ordered:
             place = {id: n for n, id in enumerate(matches.column("id").to_pylist())}
             taken = matches.take(pa.array([place[id] for id in ids if id in place], pa.int64()))
-        return rows_of(taken, columns, table.schema.vector)
+        return stored_rows(taken, table.schema, columns)
 
     return await hop(cost_of(matches), rows)
 
@@ -109,7 +100,7 @@ async def find(
     limit: int,
     offset: int,
     columns: Columns,
-) -> StoredRows:
+) -> Batch:
     if any(order.ref.path for order in order_by):
         query = table.lance.query().select(key_columns(order_by))
         batches = await table.session.batches(query, SCAN_BATCH, await condition_of(where))
@@ -134,7 +125,7 @@ async def find(
     if later:
         ids = await hop(rows.num_rows, rows.column("id").to_pylist)
         return await get(table, ids, columns, ordered=True)
-    return await hop(cost_of(rows), lambda: rows_of(rows, columns, table.schema.vector))
+    return await hop(cost_of(rows), stored_rows, rows, table.schema, columns)
 
 
 async def count(table: Opened, where: Expr | None) -> int:

@@ -281,7 +281,7 @@ class LancedbBackend(Backend):
     async def write(self, table: TableHandle, change: RowChange) -> int:
         match change:
             case Insert(rows) | Upsert(rows):
-                work = await hop(len(rows), operations.put, table, change)
+                work = await hop(cost_of(rows), operations.put, table, change)
                 return int(await self._commit(table.name, work))
             case SetVectors():
                 return int(await self._commit(table.name, operations.set_vectors(table, change)))

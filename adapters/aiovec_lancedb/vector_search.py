@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec.backend import Float64Array, Int64Array, Metric, distances, nearest_first, to_matrix
-from aiovec.backend.contract import Columns, Found, Query, TableHandle, Tuning
+from aiovec.backend.contract import Columns, Found, Query, TableHandle, Tuning, stored_rows
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 from aiovec.errors import UnsupportedError
@@ -29,7 +29,7 @@ from .index.effort import MOST_CANDIDATES, named_effort, with_effort
 from .index.info import InUse, usable_index
 from .layout import column_names
 from .memory import SCAN_BATCH, scan_bytes
-from .reads import condition_of, get, rows_of
+from .reads import condition_of, get
 from .session import Opened
 from .table import Versions
 
@@ -336,7 +336,7 @@ def _found(
     """Return the best candidates with their distances."""
     if len(near) - len(best) > _FEW_MORE:
         candidates, near = candidates.take(pa.array(best)), near[best]
-    return Found(rows_of(candidates, query.columns, table.schema.vector), near.tolist())
+    return Found(stored_rows(candidates, table.schema, query.columns), near.tolist())
 
 
 def _ranked(

@@ -47,7 +47,6 @@ from aiovec.backend.contract import (
     IndexInfo,
     Order,
     Query,
-    StoredRows,
     TableHandle,
     TableStats,
     Tuning,
@@ -55,7 +54,7 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Slot, current_deadline, write_gate
-from aiovec.backend.rows import partition_fields
+from aiovec.backend.rows import Batch, partition_fields
 from aiovec.backend.threads import arrow_ready, hop
 
 from .client import Client, Request
@@ -163,13 +162,13 @@ class RemoteBackend(Backend):
     async def write(self, table: TableHandle, change: RowChange) -> int:
         match change:
             case Insert(rows):
-                query = {"onConflict": "skip"} if change.skip_existing else {}
-                return await self._change(table, "/records", "count", query=query, rows=rows.table)
+                return await self._put(
+                    table, rows, {"onConflict": "skip"} if change.skip_existing else {}
+                )
             case Upsert(rows):
-                if change.moves and partition_fields(rows.schema):  # the server lets no upsert
+                if change.moves and partition_fields(table.schema):  # the server lets no upsert
                     await self.write(table, Delete(rows.ids))
-                query = {"mode": "upsert"}
-                return await self._change(table, "/records", "count", query=query, rows=rows.table)
+                return await self._put(table, rows, {"mode": "upsert"})
             case SetVectors(ids, vectors):
                 named = pa.table({"ids": pa.array(ids, pa.utf8()), "vectors": from_matrix(vectors)})
                 return await self._change(table, "/set_vectors", "updated", rows=named)
@@ -183,6 +182,10 @@ class RemoteBackend(Backend):
                 return await self._change(
                     table, "/update", "updated", body=body, rows=_ids_table(ids)
                 )
+
+    async def _put(self, table: TableHandle, rows: Batch, query: dict[str, str]) -> int:
+        sent = await hop(cost_of(rows), rows.table, table.schema)
+        return await self._change(table, "/records", "count", query=query, rows=sent)
 
     # Reading
 
@@ -366,7 +369,7 @@ def _nothing(_: Any) -> None:
     """Read an answer whose content the call ignores."""
 
 
-def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], StoredRows]:
+def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
     return partial(stored_rows, schema=table.schema, columns=columns)
 
 

@@ -35,10 +35,10 @@ from aiovec.backend.contract import (
     Found,
     Query,
     Snippets,
-    StoredRows,
     TableHandle,
 )
 from aiovec.backend.hybrid import found, fused
+from aiovec.backend.rows import Batch
 
 from .connection import Ticket
 from .driver import load_driver
@@ -315,7 +315,7 @@ def _rows(
     table: TableLayout,
     rowids: Sequence[int],
     columns: Columns,
-) -> StoredRows:
+) -> Batch:
     numbers = np.array(rowids, dtype=np.int64)
     try:
         return by_rowids(db, ticket, table, numbers, columns)

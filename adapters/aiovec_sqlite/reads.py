@@ -31,10 +31,10 @@ from aiovec.backend.contract import (
     Changes,
     Columns,
     Order,
-    StoredRows,
     TableHandle,
 )
 from aiovec.backend.files import look_at
+from aiovec.backend.rows import Batch
 from aiovec.errors import AiovecError, ChangesPrunedError, InvalidArgumentError
 
 from .connection import Ticket
@@ -90,8 +90,8 @@ def rows_from_sql(
     columns: Columns,
     table: TableLayout,
     vectors: Float32Array | None,
-) -> StoredRows:
-    """Return columns of SQLite's values, in the order of ``_names``, as StoredRows."""
+) -> Batch:
+    """Return columns of SQLite's values, in the order of ``_names``, as Batch."""
     if not set(map(type, ids)) <= {str}:
         raise DamageError(f"an id of {table.name!r} is not text")
     kinds = [table.schema.fields[name].kind for name in columns.fields]
@@ -99,9 +99,7 @@ def rows_from_sql(
         name: from_sql(values[i], kind)
         for i, (name, kind) in enumerate(zip(columns.fields, kinds, strict=True))
     }
-    return StoredRows(
-        ids, fields, values[len(columns.fields)] if columns.payload else None, vectors
-    )
+    return Batch(ids, fields, values[len(columns.fields)] if columns.payload else None, vectors)
 
 
 def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
@@ -129,7 +127,7 @@ def get(
     handle: TableHandle,
     ids: Sequence[str],
     columns: Columns,
-) -> StoredRows:
+) -> Batch:
     table = current_table(db, handle)
     selected = _selected(columns)
     if len(ids) == 1:  # without json_each, which takes as long as reading the row
@@ -152,7 +150,7 @@ def find(
     limit: int,
     offset: int,
     columns: Columns,
-) -> StoredRows:
+) -> Batch:
     table = current_table(db, handle)
     condition, values = condition_of(where, table)
     order, keys = order_to_sql(order_by)
@@ -171,7 +169,7 @@ def by_rowids(
     rowids: Int64Array,
     columns: Columns,
     vectors: Float32Array | None = None,
-) -> StoredRows:
+) -> Batch:
     """Return existing rows, in the order of ``rowids``; ``vectors`` are theirs if they are already
     read.
 
@@ -237,7 +235,7 @@ def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
     )
 
 
-def split(rows: StoredRows, sizes: Sequence[int]) -> list[StoredRows]:
+def split(rows: Batch, sizes: Sequence[int]) -> list[Batch]:
     """Return the rows in parts of these sizes."""
     parts = []
     start = 0
@@ -246,7 +244,7 @@ def split(rows: StoredRows, sizes: Sequence[int]) -> list[StoredRows]:
         fields = {name: values[part] for name, values in rows.fields.items()}
         payloads = None if rows.payloads is None else rows.payloads[part]
         vectors = None if rows.vectors is None else rows.vectors[part]
-        parts.append(StoredRows(rows.ids[part], fields, payloads, vectors))
+        parts.append(Batch(rows.ids[part], fields, payloads, vectors))
         start += size
     return parts
 
@@ -257,7 +255,7 @@ def _as_rows(
     table: TableLayout,
     rows: Sequence[Sequence[Any]],
     columns: Columns,
-) -> StoredRows:
+) -> Batch:
     if columns.meter is not None:
         return by_rowids(db, ticket, table, np.array(rows, np.int64).reshape(-1), columns)
     rowids, ids, *values = transposed(rows, 2 + len(columns.fields) + columns.payload)
@@ -343,7 +341,7 @@ class Walk:
             return None
         return self._vectors.read(np.array(self._rowids, dtype=np.int64), ticket)
 
-    def next_rows(self, ticket: Ticket) -> StoredRows | None:
+    def next_rows(self, ticket: Ticket) -> Batch | None:
         ids, values = self.next_values(_ROWS_OF_A_PART)
         if not ids:
             return None

@@ -88,7 +88,6 @@ class SqliteBackend(Backend):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
-    many_as_table: ClassVar[bool] = False
     hints: ClassVar[Mapping[str, str]] = {
         "indexes": "it needs none, since its searches are exact; 'aiovec advise' tells when a "
         "table is too large for that",

@@ -18,7 +18,7 @@ import numpy as np
 from aiovec.backend import Expr, Float32Array, PayloadPatch, without_vector
 from aiovec.backend.changes import Delete, Insert, RowChange, SetVectors, Update, Upsert
 from aiovec.backend.contract import TableHandle
-from aiovec.backend.rows import NewRows, check_partitions
+from aiovec.backend.rows import Batch, check_partitions
 from aiovec.errors import AiovecError, DuplicateIdError
 
 from .connection import Transaction
@@ -42,7 +42,7 @@ _ROWS_A_STATEMENT, _MOST_PARAMETERS = 256, 32_766
 _PRUNE_EVERY, _PRUNE_SHARE = 4096, 16
 
 
-RowsAct = Callable[[Transaction, TableHandle, NewRows, Sequence[int]], Sequence[int]]
+RowsAct = Callable[[Transaction, TableHandle, Batch, Sequence[int]], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +57,7 @@ class RowsWrite:
 
     act: RowsAct
     handle: TableHandle
-    rows: NewRows
+    rows: Batch
 
     @property
     def size(self) -> int:
@@ -100,7 +100,7 @@ def work_of(
 
 
 def insert(
-    tx: Transaction, handle: TableHandle, rows: NewRows, sizes: Sequence[int]
+    tx: Transaction, handle: TableHandle, rows: Batch, sizes: Sequence[int]
 ) -> Sequence[int]:
     tx.expect(len(rows))
     table = current_table(tx.db, handle)
@@ -118,7 +118,7 @@ def insert(
 
 
 def insert_new(
-    tx: Transaction, handle: TableHandle, rows: NewRows, sizes: Sequence[int]
+    tx: Transaction, handle: TableHandle, rows: Batch, sizes: Sequence[int]
 ) -> Sequence[int]:
     """Insert the rows whose ids do not exist; if several calls have an id, the first one's row."""
     tx.expect(len(rows))
@@ -142,7 +142,7 @@ def insert_new(
 def upsert(
     tx: Transaction,
     handle: TableHandle,
-    rows: NewRows,
+    rows: Batch,
     sizes: Sequence[int],
     *,
     moves: bool = False,
@@ -153,7 +153,7 @@ def upsert(
     known = dict(_rowids(tx, table, ids))
     if table.partitions and known and not moves:
         stored = _partitions(tx, table, list(known.values()))
-        check_partitions(rows, dict(zip(known, stored, strict=True)))
+        check_partitions(table.schema, rows, dict(zip(known, stored, strict=True)))
     if not known:
         _add(tx, table, rows)
         return sizes
@@ -184,19 +184,19 @@ def _rowids(tx: Transaction, table: TableLayout, ids: Sequence[str]) -> Iterator
         yield from tx.db.execute(sql, (json.dumps(ids[start : start + _BLOCK]),))
 
 
-def _add(tx: Transaction, table: TableLayout, rows: NewRows) -> None:
+def _add(tx: Transaction, table: TableLayout, rows: Batch) -> None:
     first = tx.take(len(rows))
     columns = ["_rowid", *table.row_columns, "_seq"]
     add_vector = _vector_insert(table)
     for start, block in _blocks(tx, rows):
         numbers = range(first + start, first + start + len(block))
-        values = zip(numbers, *row_columns(block), numbers, strict=True)
+        values = zip(numbers, *row_columns(block, table.schema), numbers, strict=True)
         _run_rows(tx, table, _INSERT, tuple(columns), values)
         partitions = _partition_values(block, table)
-        tx.db.executemany(add_vector, _vector_rows(table, numbers, block.vectors, partitions))
+        tx.db.executemany(add_vector, _vector_rows(table, numbers, block.matrix(), partitions))
 
 
-def _blocks(tx: Transaction, rows: NewRows) -> Iterator[tuple[int, NewRows]]:
+def _blocks(tx: Transaction, rows: Batch) -> Iterator[tuple[int, Batch]]:
     """Yield the rows in blocks, each with the place of its first row."""
     for start in range(0, len(rows), _BLOCK):
         tx.check()
@@ -252,7 +252,7 @@ def _rows_statement(rows: str, act: str, columns: tuple[str, ...], count: int) -
 def _replace(
     tx: Transaction,
     table: TableLayout,
-    rows: NewRows,
+    rows: Batch,
     rowids: Sequence[int],
 ) -> None:
     first = tx.take(len(rows))
@@ -262,10 +262,10 @@ def _replace(
         end = start + len(block)
         block_rowids = rowids[start:end]
         numbers = range(first + start, first + end)
-        values = zip(*row_columns(block), numbers, block_rowids, strict=True)
+        values = zip(*row_columns(block, table.schema), numbers, block_rowids, strict=True)
         _run_rows(tx, table, _UPDATE, columns, values)
         keys = _partition_values(block, table)
-        _change_vectors(tx, table, block_rowids, block.vectors, keys)
+        _change_vectors(tx, table, block_rowids, block.matrix(), keys)
 
 
 def _change_vectors(
@@ -369,7 +369,7 @@ def _vector_rows(
     return zip(rowids, *columns, *partitions, strict=True)
 
 
-def _partition_values(rows: NewRows, table: TableLayout) -> list[list[str]]:
+def _partition_values(rows: Batch, table: TableLayout) -> list[list[str]]:
     return [list(map(partition_value, rows.values(name))) for name in table.partitions]
 
 

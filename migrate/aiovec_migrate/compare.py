@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from aiovec.backend import Schema, UInt64Array
 from aiovec.backend.changes import Delete, Upsert
-from aiovec.backend.contract import Columns, StoredRows
-from aiovec.backend.rows import NewRows
+from aiovec.backend.contract import Columns
+from aiovec.backend.rows import Batch
 from aiovec.backend.threads import in_thread, together
 from aiovec.errors import MigrationError
 
@@ -238,7 +238,7 @@ class Comparison:
                     if adds:
                         await backend.bulk_add(target.handle, changed)
                     else:
-                        new = NewRows(target.schema, changed)
+                        new = await in_thread(Batch.of_table, changed, target.schema)
                         await backend.write(target.handle, Upsert(new, moves=True))
 
     def _rows_of(
@@ -259,7 +259,7 @@ class Comparison:
                     block = ids[start : start + min(_LOOKED_UP, self.size)]
                     rows = await source.backend.get(
                         source.handle, block, everything(source.schema),
-                        partial(_as_arrow, source.schema),
+                        partial(Batch.table, schema=source.schema),
                     )  # fmt: skip
                     if rows.num_rows:
                         yield rows
@@ -323,18 +323,13 @@ class Comparison:
         """Return the hash of each existing row."""
         columns = everything(table.schema)
 
-        def hashed(rows: StoredRows) -> dict[str, int]:
+        def hashed(rows: Batch) -> dict[str, int]:
             if not rows.ids:
                 return {}
-            hashes = self._hasher.rows(_as_arrow(table.schema, rows))
+            hashes = self._hasher.rows(rows.table(table.schema))
             return dict(zip(rows.ids, hashes.rows.tolist(), strict=True))
 
         return await table.do(lambda handle: table.backend.get(handle, ids, columns, hashed))
-
-
-def _as_arrow(schema: Schema, rows: StoredRows) -> pa.Table:
-    """Return complete rows in the layout of ``Schema.to_arrow()``."""
-    return NewRows(schema, rows).table
 
 
 def _check_comparable(source: OpenTable, target: OpenTable, vector: bool) -> None:

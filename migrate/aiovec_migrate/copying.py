@@ -8,8 +8,9 @@ from contextlib import aclosing
 import pyarrow as pa
 
 from aiovec.backend.changes import Insert
-from aiovec.backend.rows import NewRows
-from aiovec.backend.threads import together
+from aiovec.backend.cost import cost_of
+from aiovec.backend.rows import Batch
+from aiovec.backend.threads import hop, together
 
 from .tables import OpenTable, everything, row_bytes
 from .work import Work
@@ -54,7 +55,8 @@ async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
             if bulk:
                 await backend.bulk_add(target.handle, changed)
             else:
-                await backend.write(target.handle, Insert(NewRows(target.schema, changed)))
+                new = await hop(cost_of(changed), Batch.of_table, changed, target.schema)
+                await backend.write(target.handle, Insert(new))
             await work.step("copy:written")
             report(rows.num_rows)
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from aiovec.backend.changes import Delete, Upsert
 from aiovec.backend.contract import Changes
-from aiovec.backend.rows import NewRows
+from aiovec.backend.cost import cost_of
+from aiovec.backend.rows import Batch
+from aiovec.backend.threads import hop
 from aiovec.errors import ChangesPrunedError, MigrationError
 
 from .compare import Comparison, Difference, Unlike
@@ -145,11 +147,8 @@ class TableMove:
             await self.work.step("catch-up:deleted")
         if page.upserted.num_rows:
             rows = await self.work.changed(page.upserted)
-            await target.do(
-                lambda handle: target.backend.write(
-                    handle, Upsert(NewRows(handle.schema, rows), moves=True)
-                )
-            )
+            new = await hop(cost_of(rows), Batch.of_table, rows, target.schema)
+            await target.do(lambda handle: target.backend.write(handle, Upsert(new, moves=True)))
         return {*deleted, *page.upserted.column("id").to_pylist()}
 
     # Verification

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the command line imports this module, and ``--help`` none o
     from ._store.store import VectorStore
     from .backend.contract import Backend, TableHandle
     from .backend.embedders import EmbedderSettings
-    from .backend.rows import NewRows
+    from .backend.rows import Batch
 
 _T = TypeVar("_T")
 
@@ -58,8 +58,10 @@ class StoreInternals:
         """Run ``act`` on a table, again if the table or the backend has changed."""
         return await self._store._on_table(call, table, lambda t: act(t.backend, t.handle))
 
-    async def write_checked(self, table: str, rows: NewRows, *, replace: bool) -> int:
-        """Write checked rows, as ``upsert`` does with ``replace``, else as ``insert``."""
+    async def write_checked(self, table: str, rows: Batch, schema: Schema, *, replace: bool) -> int:
+        """Write rows that were checked for a schema, as ``upsert`` does with ``replace``, else as
+        ``insert``."""
+        write = self._store._write
         if replace:
-            return await self._store._write("upsert", table, rows, on_conflict="replace")
-        return await self._store._write("insert", table, rows, on_conflict="fail")
+            return await write("upsert", table, rows, on_conflict="replace", checked=schema)
+        return await write("insert", table, rows, on_conflict="fail", checked=schema)

@@ -27,7 +27,7 @@ from aiovec import Schema, VectorStore
 from aiovec.backend.changes import Delete, Upsert
 from aiovec.backend.contract import Backend
 from aiovec.backend.marks import MoveMark, MoveRecord
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import Batch
 from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
 
 # Of ``CALLS``, those that change the schema, and those that write rows.
@@ -47,7 +47,7 @@ async def write(backend: Backend, ids: list[str]) -> None:
     """Write rows as the migration does, past the checks of a store."""
     handle = await backend.open_table("notes")
     rows = arrow_table([row(id) for id in ids], handle.schema)
-    await backend.write(handle, Upsert(NewRows(handle.schema, rows)))
+    await backend.write(handle, Upsert(Batch.of_table(rows, handle.schema)))
 
 
 class MovingContract(ContractBase):

@@ -29,7 +29,7 @@ from tests.harness.values import (
 
 from aiovec import REMOVE, F, Field, Schema, VectorStore
 from aiovec.backend.changes import Upsert
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import Batch
 from aiovec.errors import AiovecError, DuplicateIdError, InvalidRowError, InvalidVectorError
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
@@ -364,7 +364,7 @@ class WritingContract(ContractBase):
         moved = [{**row, "part": "b"} for row in rows]
         async with self.opened_backend(tmp_path) as backend:
             handle = await backend.open_table("notes")
-            batch = NewRows(schema, arrow_table(moved, schema))
+            batch = Batch.of_table(arrow_table(moved, schema), schema)
             await backend.write(handle, Upsert(batch, moves=True))
         async with self.connect(tmp_path) as again:
             assert_same_rows(await again.get("notes", ["a", "b"]), moved, schema)

@@ -11,14 +11,14 @@ from tests.sqlite.support import backend_on
 
 from aiovec import Schema
 from aiovec.backend.changes import Delete, Insert, Upsert
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import Batch
 
 SCHEMA = Schema(2)
 
 
-def rows(*ids: str) -> NewRows:
+def rows(*ids: str) -> Batch:
     made: list[dict[str, Any]] = [{"id": id, "embedding": [1.0, 2.0]} for id in ids]
-    return NewRows(SCHEMA, pa.Table.from_pylist(made, schema=SCHEMA.to_arrow()))
+    return Batch.of_table(pa.Table.from_pylist(made, schema=SCHEMA.to_arrow()), SCHEMA)
 
 
 async def test_an_empty_write_harms_no_other_in_its_commit(tmp_path: Path) -> None:

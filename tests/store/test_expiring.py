@@ -18,7 +18,8 @@ import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend import And, Compare, Expr, Or
 from aiovec.backend.changes import Delete, Insert, RowChange
-from aiovec.backend.contract import Found, Query, StoredRows, TableHandle
+from aiovec.backend.contract import Found, Query, TableHandle
+from aiovec.backend.rows import Batch
 
 SCHEMA = Schema(DIM, metric="l2", fields={"year": int, "until": Field(datetime, expires=True)})
 
@@ -48,7 +49,7 @@ class Rows(toy.Toy):
         ][: query.limit]
         fields = {name: [row[n] for row in rows] for n, name in ((1, "year"), (2, "until"))}
         ids = [f"r{n:02}" for n, _, _ in rows]
-        return finish([Found(StoredRows(ids, fields), [float(n) for n, _, _ in rows])])
+        return finish([Found(Batch(ids, fields), [float(n) for n, _, _ in rows])])
 
 
 class RowsPlugin(toy.ToyPlugin):
@@ -109,7 +110,7 @@ class Stale(toy.Toy):
         return TableHandle(name, SCHEMA, 1)
 
     async def find(self, table: TableHandle, **options: Any) -> Any:
-        return options["finish"](StoredRows(self.expired[: options["limit"]], {}))
+        return options["finish"](Batch(self.expired[: options["limit"]], {}))
 
     async def write(self, table: TableHandle, change: RowChange) -> int:
         if isinstance(change, Insert):

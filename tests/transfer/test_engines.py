@@ -15,7 +15,7 @@ ENGINE = """
 import pickle
 from aiovec.backend.changes import Upsert
 from aiovec.backend.engine import Engine, Loaded
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import Batch
 from aiovec.backend.threads import in_thread
 
 runs = set()
@@ -31,7 +31,7 @@ class Own(Engine):
         read = pickle.loads(pickle.dumps(read))  # as for a worker on another machine
         for source in sources:
             for rows in await in_thread(lambda: list(read(source, table.schema))):
-                await backend.write(table, Upsert(NewRows(table.schema, rows)))
+                await backend.write(table, Upsert(Batch.of_table(rows, table.schema)))
                 count += len(rows)
         runs.add(run)
         return Loaded(count)

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import TextClause, filled
-from aiovec.backend.contract import Columns, Found, Query, TableHandle
+from aiovec.backend.contract import Columns, Found, Query, TableHandle, stored_rows
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
 from ..memory import SCAN_BATCH, STREAM_BYTES
-from ..reads import condition_of, rows_by_id, rows_of
+from ..reads import condition_of, rows_by_id
 from ..session import Opened
 from ..sql.values import name, text
 from ..table import Versions
@@ -249,5 +249,5 @@ async def _with_columns(table: Opened, ranked: pa.Table, columns: Columns) -> pa
 
 def _found(table: Opened, query: Query, rows: pa.Table) -> Found:
     scores = rows.column(SCORE).to_pylist()
-    stored = rows_of(rows, query.columns, table.schema.vector)
+    stored = stored_rows(rows, table.schema, query.columns)
     return Found(stored, scores=scores, snippets=snippets_of(table.schema, query))

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
-from aiovec.backend import Field, Kind, Value, pa, payload_array, payload_texts
-from aiovec.backend.rows import NewRows
+from aiovec.backend import Field, Kind, Schema, Value, is_array, pa, payload_array
+from aiovec.backend.rows import Batch
 
 from ..errors import decodes
 from .filters import EPOCH, stored
@@ -32,18 +32,14 @@ def to_sql(value: Any) -> Any:
     return list_text(value) if isinstance(value, list) else stored(value)
 
 
-def row_columns(rows: NewRows) -> list[Sequence[Any]]:
+def row_columns(rows: Batch, schema: Schema) -> list[Sequence[Any]]:
     """Return the columns of rows except the vector, for SQLite: id, fields, payload."""
-    fields = rows.schema.fields.items()
-    given = rows.columns
-    if given is not None:
-        columns = [given.ids, *(_values_to_sql(given.fields[name], f.kind) for name, f in fields)]
-        return columns if given.payloads is None else [*columns, given.payloads]
-    table = rows.table
-    columns = [rows.ids, *(_column_to_sql(table.column(name), f.kind) for name, f in fields)]
-    if rows.schema.payload:
-        columns.append(payload_texts(table.column("payload")))
-    return columns
+    columns = [rows.ids]
+    for name, field in schema.fields.items():
+        column = rows.fields[name]
+        convert = _column_to_sql if is_array(column) else _values_to_sql
+        columns.append(convert(column, field.kind))
+    return columns if rows.payloads is None else [*columns, rows.payloads]
 
 
 def _values_to_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from .._model.arrays import Float32Array, Int64Array
 from .._model.arrow import without_vector
 from .._model.schema import Schema
-from ..backend.rows import NewRows
+from ..backend.rows import Batch
 from ..errors import EmbeddingError, InvalidRowError
 
 _ZERO = "its vector is zero, so it has no cosine"
@@ -25,14 +25,14 @@ class Lacking:
     texts: list[str]
 
 
-def lacking(rows: NewRows, schema: Schema) -> Lacking | None:
+def lacking(rows: Batch, schema: Schema) -> Lacking | None:
     """Return the rows without a vector that have a text; None if the table embeds no texts.
 
     Raises InvalidRowError for a row without both, unless the schema allows that.
     """
     if (embed := schema.embed) is None:
         return None
-    missing = np.flatnonzero(without_vector(rows.vectors)).tolist()
+    missing = np.flatnonzero(without_vector(rows.matrix())).tolist()
     if not missing:
         return Lacking(np.empty(0, dtype=np.int64), [], [])
     ids, texts = rows.ids, rows.values(embed.field)
@@ -49,17 +49,17 @@ def lacking(rows: NewRows, schema: Schema) -> Lacking | None:
     return Lacking(positions, [ids[row] for row in chosen], [texts[row] for row in chosen])
 
 
-def without(rows: NewRows, schema: Schema, ids: Container[str]) -> tuple[NewRows, Lacking | None]:
+def without(rows: Batch, schema: Schema, ids: Container[str]) -> tuple[Batch, Lacking | None]:
     """Return the rows without those with these ids, and what is lacking among them."""
     rows = rows.take([at for at, id in enumerate(rows.ids) if id not in ids])
     return rows, lacking(rows, schema)
 
 
-def filled(rows: NewRows, missing: Lacking, vectors: Float32Array) -> NewRows:
+def filled(rows: Batch, missing: Lacking, vectors: Float32Array) -> Batch:
     """Return the rows with their missing vectors filled in."""
-    matrix = rows.vectors.copy()
+    matrix = rows.matrix().copy()
     matrix[missing.positions] = vectors
-    return rows.with_vectors(matrix)
+    return replace(rows, vectors=matrix)
 
 
 def of_row(error: EmbeddingError, missing: Lacking, *, numbered: bool) -> EmbeddingError:

@@ -20,7 +20,6 @@ from .._model.kinds import BY_TYPE, KINDS, Kind, kind_of_dtype
 from .._model.lazy_arrow import is_array, is_list, is_of, pa, pc
 from .._model.schema import Embed, Field, FieldIndex, Metric, Schema, check_field_name
 from ..backend.changes import indexable_field
-from ..backend.rows import NewRows
 from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError, shown
 from .foreign_rows import (
     array_of_typed,
@@ -194,8 +193,6 @@ def _carried(rows: Any) -> Schema | None:
 
 def _columns_of(rows: Any) -> dict[str, Any]:
     """Return the columns of rows by name."""
-    if isinstance(rows, NewRows):
-        rows = rows.table
     if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
         values_by_name: dict[str, list[Any]] = {}
         for row, item in enumerate(rows):

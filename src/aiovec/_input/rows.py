@@ -38,8 +38,7 @@ from .._model.lazy_arrow import is_array, is_table, pa
 from .._model.patch import PayloadPatch, Remove, path_text
 from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
-from ..backend.contract import StoredRows
-from ..backend.rows import BYTES_A_VALUE, NewRows
+from ..backend.rows import BYTES_A_VALUE, Batch
 from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError, shown
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
@@ -85,7 +84,7 @@ async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
     """
     if type(rows) is list:
         items = list(rows)  # the app may change it while the call waits
-    elif isinstance(rows, NewRows) or is_table(rows) or is_frame(rows):
+    elif is_table(rows) or is_frame(rows):
         return rows
     elif is_arrow(rows):
         return await in_thread(table_of, rows)
@@ -144,7 +143,7 @@ async def collect_ids(ids: Any) -> Any:
 
 def bytes_to_write(rows: Any, schema: Schema) -> int:
     """Estimate the bytes that ``to_batch`` needs for the rows; too low for long texts."""
-    if isinstance(rows, NewRows):
+    if isinstance(rows, Batch):
         return rows.nbytes
     if isinstance(rows, Mapping):
         rows = next(iter(rows.values()), ())
@@ -158,19 +157,16 @@ def bytes_to_write(rows: Any, schema: Schema) -> int:
     return count * (4 * schema.dim + BYTES_A_VALUE * (2 + len(schema.fields)))
 
 
-def to_batch(rows: Any, schema: Schema, *, new_ids: NewIds = "never") -> NewRows:
+def to_batch(rows: Any, schema: Schema, *, new_ids: NewIds = "never") -> Batch:
     """Check the rows, which come from ``collect``, and return them as a batch.
 
     Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number. Ids
-    may still be repeated. Rows that get new ids get them in rising order. A batch is checked again
-    only if it was made for another schema.
+    may still be repeated. Rows that get new ids get them in rising order.
     """
-    if isinstance(rows, NewRows):
-        return rows if rows.schema == schema else _from_whole(rows.table, schema)
     if isinstance(rows, (list, tuple)) and not _are_arrow(rows):
         return _from_mappings(rows, schema, new_ids=new_ids)
     if isinstance(rows, (list, tuple)):
-        batches: list[NewRows] = []
+        batches: list[Batch] = []
         done = 0
         for item in rows:
             if not is_arrow(item):
@@ -181,7 +177,7 @@ def to_batch(rows: Any, schema: Schema, *, new_ids: NewIds = "never") -> NewRows
     return _from_whole(rows, schema, new_ids=new_ids)
 
 
-def one_of_each_id(batch: NewRows, *, last: bool) -> NewRows:
+def one_of_each_id(batch: Batch, *, last: bool) -> Batch:
     """Return one row of each id: the last one, or the first."""
     ids = batch.ids
     positions = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
@@ -328,7 +324,7 @@ def _texts_as_rows(item: object, schema: Schema) -> str:
     return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
 
 
-def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> NewRows:
+def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> Batch:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
         mapping = item if type(item) is dict else as_row(item, schema.vector, row)
@@ -398,7 +394,7 @@ def _with_other_name(
 
 def _from_whole(
     rows: Any, schema: Schema, first_row: int = 0, *, new_ids: NewIds = "never"
-) -> NewRows:
+) -> Batch:
     """Check rows that came as columns: a frame, a mapping, or Arrow data."""
     given = columns_of_whole(rows)
     # An embedder makes missing vectors.
@@ -511,16 +507,13 @@ def _assemble(
     extra: Sequence[Mapping[str, Any] | None],
     schema: Schema,
     locate: RowLocator,
-) -> NewRows:
+) -> Batch:
     """Build a batch; ``columns`` has None for a field without any value."""
     ids = field_column("id", _ID, ids, locate)
     matrix = _vectors(vectors, len(ids), schema, locate)
     fields = {}
-    in_python = True
     for name, field in schema.fields.items():
         values = [None] * len(ids) if columns[name] is None else columns[name]
         fields[name] = field_column(name, field, values, locate)
-        in_python = in_python and isinstance(fields[name], list)
     payloads = payload_column(extra, schema, locate)
-    rows = NewRows(schema, StoredRows(ids, fields, payloads if schema.payload else None, matrix))
-    return rows if in_python else NewRows(schema, rows.table)
+    return Batch(ids, fields, payloads if schema.payload else None, matrix)

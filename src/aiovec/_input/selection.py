@@ -17,7 +17,8 @@ from .._model.kinds import SINGLE
 from .._model.records import Record
 from .._model.results import columns_of
 from .._model.schema import Field, Schema
-from ..backend.contract import Columns, Order, StoredRows
+from ..backend.contract import Columns, Order
+from ..backend.rows import Batch
 from ..errors import (
     CorruptStoreError,
     InvalidArgumentError,
@@ -55,7 +56,7 @@ class Selection:
     shows_vector: bool = False
     hidden: frozenset[str] = frozenset()
 
-    def fields_of(self, rows: StoredRows, i: int) -> dict[str, Any]:
+    def fields_of(self, rows: Batch, i: int) -> dict[str, Any]:
         """Return one row's fields, flat. A declared field hides a payload key of the same name."""
         fields = {name: values[i] for name, values in rows.fields.items()}
         text = rows.payloads[i] if rows.payloads is not None else None
@@ -83,7 +84,7 @@ class Selection:
         payload = {key: value for key, value in fields.items() if key not in schema.fields}
         return kept | (payload if self.keys is None else _part(payload, self.keys))
 
-    def fields_of_each(self, rows: StoredRows, positions: Sequence[int]) -> list[dict[str, Any]]:
+    def fields_of_each(self, rows: Batch, positions: Sequence[int]) -> list[dict[str, Any]]:
         """Return the fields of the rows at these positions."""
         if rows.payloads is not None and rows.payloads.count(None) < len(rows.payloads):
             return [self.fields_of(rows, i) for i in positions]
@@ -91,7 +92,7 @@ class Selection:
         values = list(zip(*rows.fields.values(), strict=True)) or [()] * len(rows.ids)
         return [dict(zip(names, values[i], strict=True)) for i in positions]
 
-    def vector_of(self, rows: StoredRows, i: int) -> Float32Array | None:
+    def vector_of(self, rows: Batch, i: int) -> Float32Array | None:
         if not self.shows_vector or rows.vectors is None:
             return None
         vector = rows.vectors[i]
@@ -101,7 +102,7 @@ class Selection:
         """Return the columns of a table of these records, without keys of the payload."""
         return columns_of(schema, self.columns.fields, hits=False, vector=self.shows_vector)
 
-    def records(self, rows: StoredRows) -> list[Record]:
+    def records(self, rows: Batch) -> list[Record]:
         every = range(len(rows.ids))
         return [
             Record(rows.ids[i], self.vector_of(rows, i), fields, self.vector_name)
@@ -283,9 +284,7 @@ def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) 
 _TYPES = {**{kind.python: kind.name for kind in SINGLE}, list: "list", dict: "object"}
 
 
-def count_types(
-    rows: StoredRows, fields: Mapping[str, Field], counts: dict[str, Counter[str]]
-) -> int:
+def count_types(rows: Batch, fields: Mapping[str, Field], counts: dict[str, Counter[str]]) -> int:
     """Add the types of the rows' values, by field and payload key; return how many rows."""
     for name, values in rows.fields.items():
         counts[name][fields[name].kind] += len(values) - values.count(None)

@@ -33,12 +33,12 @@ from ..backend.contract import (
     Order,
     Query,
     StaleTableError,
-    StoredRows,
     TableHandle,
     TableStats,
 )
 from ..backend.cost import cost_of
 from ..backend.limits import renewed
+from ..backend.rows import Batch
 from ..backend.threads import hop
 from ..errors import AiovecError
 from .active_backend import ActiveBackend
@@ -88,7 +88,7 @@ class ExpiringTable(OpenTable):
         return alive if where is None else all_of([where, alive])
 
     def get(self, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> Awaitable[_T]:
-        def existing(rows: StoredRows) -> _T:
+        def existing(rows: Batch) -> _T:
             return finish(rows.take(self._places(rows), columns.fields))
 
         return super().get(ids, self._with_times(columns), existing)
@@ -152,7 +152,7 @@ class ExpiringTable(OpenTable):
             answers.append((live, len(near) >= limit))
         return answers
 
-    def _places(self, rows: StoredRows) -> list[int]:
+    def _places(self, rows: Batch) -> list[int]:
         """Return the positions of the rows that exist."""
         times = enumerate(rows.fields[self._field])
         return [i for i, at in times if at is None or at >= self._moment]
@@ -209,7 +209,7 @@ class ExpiringTable(OpenTable):
     # The sweep
 
     async def free(self, ids: Sequence[str]) -> None:
-        def expired(rows: StoredRows) -> list[str]:
+        def expired(rows: Batch) -> list[str]:
             times = zip(rows.ids, rows.fields[self._field], strict=True)
             return [id for id, at in times if at is not None and at < self._moment]
 

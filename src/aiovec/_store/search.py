@@ -39,9 +39,9 @@ from ..backend.contract import (
     Found,
     Query,
     Snippets,
-    StoredRows,
     Tuning,
 )
+from ..backend.rows import Batch
 from ..backend.threads import hop, in_thread
 from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
 from .opened import OpenTable
@@ -539,7 +539,7 @@ def _clauses(table: OpenTable, words: str) -> tuple[TextClause, ...]:
 
 
 def vector_like(
-    like: tuple[Sequence[str], Sequence[str]], schema: Schema, rows: StoredRows
+    like: tuple[Sequence[str], Sequence[str]], schema: Schema, rows: Batch
 ) -> list[Float32Array]:
     """Return the vector to search for, made from rows that were read by their ids."""
     ids, not_like = like

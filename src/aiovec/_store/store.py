@@ -110,14 +110,13 @@ from ..backend.contract import (
     IndexInfo,
     IndexOptions,
     StaleTableError,
-    StoredRows,
     TableHandle,
     TableStats,
 )
 from ..backend.cost import cost_of, cost_of_text
 from ..backend.limits import Deadline, current_deadline
 from ..backend.place import Place, new_path_of
-from ..backend.rows import NewRows
+from ..backend.rows import Batch
 from ..backend.threads import FORKED, arrow_ready, hop, in_thread, to_its_end
 from ..errors import (
     AiovecError,
@@ -378,7 +377,7 @@ class VectorStore(Hints):
         """Create a table from rows, which are checked and embedded before it exists."""
         self._check_writable("create_table")
         held = await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(held, None, "fail", are_checked=False, embed=self._embed)
+        writing = RowsToWrite(held, None, "fail", checked=None, embed=self._embed)
         exists = False  # an earlier attempt has created it: the store has moved since
 
         async def create(active: ActiveBackend) -> Schema:
@@ -388,11 +387,11 @@ class VectorStore(Hints):
                 await arrow_ready()
             schema = await hop(cost_of(held), inferred, held, options)
             schema = await self._embedders.completed(table, schema, active.settings)
-            batch = await writing.checked(OpenTable(active, TableHandle(table, schema, None)))
+            batch = await writing.batch(OpenTable(active, TableHandle(table, schema, None)))
             await to_its_end(fill(active.backend, schema, batch))
             return schema
 
-        async def fill(backend: Backend, schema: Schema, batch: NewRows) -> None:
+        async def fill(backend: Backend, schema: Schema, batch: Batch) -> None:
             nonlocal exists
             if not exists:
                 await backend.create_table(table, schema)
@@ -550,16 +549,15 @@ class VectorStore(Hints):
         self,
         call: str,
         table: str,
-        rows: Rows | NewRows,
+        rows: Rows | Batch,
         model: str | None = None,
         *,
         on_conflict: OnConflict,
+        checked: Schema | None = None,
     ) -> int:
-        """Insert or upsert. Rows that come as a batch are already checked, by an import."""
-        held = await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(
-            held, model, on_conflict, are_checked=isinstance(rows, NewRows), embed=self._embed
-        )
+        """Insert or upsert. A batch of an import is already checked, for a schema."""
+        held = rows if isinstance(rows, Batch) else await collect(rows, self._read_in_thread)
+        writing = RowsToWrite(held, model, on_conflict, checked=checked, embed=self._embed)
         return await self._on_table(call, table, writing.write, rows=int)
 
     async def _embed(
@@ -707,7 +705,7 @@ class VectorStore(Hints):
             chosen = select_columns(t.schema, names, include_vector=with_vector)
             columns = chosen.first_columns(t.schema)
 
-            def records(rows: StoredRows) -> Results[Record]:
+            def records(rows: Batch) -> Results[Record]:
                 by_id = {record.id: record for record in chosen.records(rows)}
                 return Results([by_id[id] for id in wanted if id in by_id], columns=columns)
 

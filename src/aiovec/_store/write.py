@@ -20,8 +20,8 @@ from ..backend.changes import Insert, Upsert
 from ..backend.context import Kept, WriteKey, call_context
 from ..backend.contract import Backend, TableHandle
 from ..backend.cost import cost_of
-from ..backend.rows import NewRows
-from ..backend.threads import INLINE_LIMIT, arrow_ready, hop
+from ..backend.rows import Batch
+from ..backend.threads import arrow_ready, hop
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .opened import OpenTable
 
@@ -33,15 +33,16 @@ if TYPE_CHECKING:
 class RowsToWrite:
     """The rows of one call, as ``collect`` gives them.
 
-    If they ``are_checked``, no id occurs twice. ``embed`` makes vectors of texts.
+    Rows of an import are ``checked`` for a schema, and no id occurs twice. ``embed`` makes vectors
+    of texts.
     """
 
     rows: Any
     model: str | None
     on_conflict: OnConflict
-    are_checked: bool
+    checked: Schema | None
     embed: Embeds
-    _embedded: tuple[Schema, NewRows] | None = None
+    _embedded: tuple[Schema, Batch] | None = None
     """Kept so that a repeated attempt does not call the embedder again."""
 
     async def write(self, t: OpenTable) -> int:
@@ -69,37 +70,37 @@ class RowsToWrite:
             await t.free(batch.ids)
             last = True
 
-    async def _put(self, t: OpenTable, batch: NewRows) -> int:
+    async def _put(self, t: OpenTable, batch: Batch) -> int:
         change: Insert | Upsert = Upsert(batch)
         if self.on_conflict != "replace":
             change = Insert(batch, skip_existing=self.on_conflict == "skip")
         return await t.backend.write(t.handle, change)
 
-    async def checked(self, t: OpenTable) -> NewRows:
+    async def batch(self, t: OpenTable) -> Batch:
         """Return the checked rows, with their vectors, for a table that may not exist yet."""
         if t.schema.embed is not None:
             return await self._with_vectors(t)
         return (await self._checked_rows(t))[0]
 
-    async def _checked_rows(self, t: OpenTable) -> tuple[NewRows, Lacking | None]:
+    async def _checked_rows(self, t: OpenTable) -> tuple[Batch, Lacking | None]:
         """Return the checked rows, and if the table embeds texts, those without a vector."""
         if holds_arrow(self.rows):
             await arrow_ready()
-        cost = cost_of(self.rows, t.schema)
-        as_table = cost > INLINE_LIMIT and t.backend.many_as_table
-        return await hop(cost, self._check, t.handle, as_table)
+        return await hop(cost_of(self.rows, t.schema), self._check, t.handle)
 
-    def _check(self, handle: TableHandle, as_table: bool) -> tuple[NewRows, Lacking | None]:
-        batch = to_batch(self.rows, handle.schema, new_ids="if absent")
+    def _check(self, handle: TableHandle) -> tuple[Batch, Lacking | None]:
+        batch = self.rows
+        if self.checked is None:
+            batch = to_batch(batch, handle.schema, new_ids="if absent")
+        elif self.checked != handle.schema:
+            batch = to_batch(batch.table(self.checked), handle.schema)
         if self.on_conflict != "fail":
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
-        elif not self.are_checked and (repeated := repeated_ids(batch.ids)):
+        elif self.checked is None and (repeated := repeated_ids(batch.ids)):
             raise DuplicateIdError(handle.name, repeated, within_call=True)
-        if as_table:
-            batch = NewRows(batch.schema, batch.table)
         return batch, lacking(batch, handle.schema)
 
-    async def _with_vectors(self, t: OpenTable) -> NewRows:
+    async def _with_vectors(self, t: OpenTable) -> Batch:
         """Return the checked rows; the embedder makes missing vectors.
 
         Rows that ``on_conflict="skip"`` would skip are left out before they are embedded.

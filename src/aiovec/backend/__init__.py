@@ -53,6 +53,7 @@ from .._model.fusion import filled as filled
 from .._model.json_text import LossyJsonError as LossyJsonError
 from .._model.json_text import read_json as read_json
 from .._model.kinds import Kind as Kind
+from .._model.lazy_arrow import is_array as is_array
 from .._model.lazy_arrow import is_list as is_list
 from .._model.lazy_arrow import needs_arrow as needs_arrow
 from .._model.lazy_arrow import pa as pa

@@ -12,7 +12,7 @@ from .._model.arrays import Float32Array
 from .._model.patch import PayloadPatch
 from .._model.schema import Field, FieldIndex, Schema, check_field_name
 from ..errors import InvalidArgumentError, did_you_mean, listed, shown
-from .rows import NewRows
+from .rows import Batch
 
 # Rows
 
@@ -24,7 +24,7 @@ class Insert:
     DuplicateIdError if one of the ids exists; with ``skip_existing`` its row is left out.
     """
 
-    rows: NewRows
+    rows: Batch
     skip_existing: bool = False
 
 
@@ -37,7 +37,7 @@ class Upsert:
     the stored row. With ``moves``, as in a migration, such a row is moved.
     """
 
-    rows: NewRows
+    rows: Batch
     moves: bool = False
 
 

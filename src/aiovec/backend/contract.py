@@ -1,10 +1,10 @@
 """The contract between ``VectorStore`` and a backend.
 
 ``VectorStore`` checks names, rows, vectors, models and filters, and ranks the hits; a ``Backend``
-stores and searches. It gets only checked values: ``NewRows``, whose columns are Python values or an
-Arrow table, filter trees whose names and literals fit the schema, and contiguous float32 arrays. A
-backend lists its optional abilities in ``abilities``, and implements their methods; without the
-ability a method raises UnsupportedError.
+stores and searches. It gets only checked values: a ``Batch`` of rows, whose columns are Python
+values or Arrow arrays, filter trees whose names and literals fit the schema, and contiguous float32
+arrays. A backend lists its optional abilities in ``abilities``, and implements their methods;
+without the ability a method raises UnsupportedError.
 
 Rules for every method:
 
@@ -55,7 +55,7 @@ from ..errors import (
 from .changes import RowChange, SchemaChange
 from .context import Kept, Meter, WriteKey, new_meter
 from .marks import MoveMark, MoveRecord
-from .rows import StoredRows as StoredRows
+from .rows import Batch
 from .threads import hop
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class Columns:
         return self if meter is self.meter else replace(self, meter=meter)
 
 
-def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Columns) -> StoredRows:
-    """Return Arrow rows as StoredRows. A server leaves out columns without values."""
+def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Columns) -> Batch:
+    """Return Arrow rows that were read. A server leaves out columns without values."""
     count, names = rows.num_rows, rows.schema.names
     payloads: list[str | None] | None = None
     if columns.payload:
@@ -121,7 +121,7 @@ def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Column
         vectors = np.full((count, schema.dim), np.nan, np.float32)
         if schema.vector in names and count:
             vectors = to_matrix(rows[schema.vector])
-    return StoredRows(
+    return Batch(
         rows["id"].to_pylist(),
         {name: python_values(one_array(rows[name])) for name in columns.fields},
         payloads,
@@ -215,14 +215,14 @@ class Found:
     ``highlight`` asked for them.
     """
 
-    rows: StoredRows
+    rows: Batch
     distances: Sequence[float | None] = ()
     scores: Sequence[float] = ()
     ranks: Sequence[Mapping[str, Rank]] = ()
     snippets: Snippets | None = None
 
 
-FromRows = Callable[[StoredRows], _T]
+FromRows = Callable[[Batch], _T]
 FromEach = Callable[[list[Found]], _T]
 """Make the result of a read from its rows, or from the answers to its queries."""
 
@@ -321,10 +321,6 @@ class Backend(ABC):
 
     hints: ClassVar[Mapping[str, str]] = {}
     """The ``hint`` of UnsupportedError for each missing ability: what to do instead."""
-
-    many_as_table: ClassVar[bool] = True
-    """True if many rows to write become an Arrow table, in a thread, before the backend gets them.
-    If False, they stay columns, unless the user passed Arrow data."""
 
     read_only: bool = False
     """Set before ``open``. Then ``open`` raises ConfigError if there is no store, methods that

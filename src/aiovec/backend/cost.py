@@ -15,7 +15,7 @@ import numpy as np
 from .._model.lazy_arrow import is_array, is_table
 from .._model.records import Hit, Record
 from .._model.schema import Schema
-from .rows import StoredRows
+from .rows import Batch
 from .threads import INLINE_LIMIT, arrow_is_ready
 
 # Numbers of an array, and bytes of text or of Arrow buffers, that take as long as one value; and
@@ -57,7 +57,7 @@ def cost_of(*things: Any) -> int:
         elif isinstance(item, Mapping):
             total += len(item)
             waiting += islice(chain.from_iterable(item.items()), INLINE_LIMIT)
-        elif isinstance(item, StoredRows):
+        elif isinstance(item, Batch):
             total += len(item.ids) * (4 + len(item.fields))
             waiting += (item.payloads, item.vectors)
         elif is_array(item) and arrow_is_ready.is_set():

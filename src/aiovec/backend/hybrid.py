@@ -10,7 +10,8 @@ from typing import cast
 from .._model.distance import distances
 from .._model.fusion import FusedHit, Fusion, fuse
 from .._model.schema import Metric
-from .contract import Columns, Found, Query, Snippets, StoredRows
+from .contract import Columns, Found, Query, Snippets
+from .rows import Batch
 
 
 def fused(
@@ -41,7 +42,7 @@ def found(
     query: Query,
     metric: Metric,
     hits: Sequence[FusedHit],
-    rows: StoredRows,
+    rows: Batch,
     snippets: Snippets | None,
 ) -> Found:
     """Return the rows of the hits, read in any order, each with its distance if it has a vector."""

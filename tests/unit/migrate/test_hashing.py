@@ -27,7 +27,7 @@ FEW = settings(max_examples=25)
 
 
 def rows_of(rows: Sequence[Mapping[str, Any]], schema: Schema) -> pa.Table:
-    return to_batch(rows, schema).table
+    return to_batch(rows, schema).table(schema)
 
 
 def hashes(schema: Schema, rows: Sequence[Mapping[str, Any]], **options: Any) -> UInt64Array:

@@ -16,7 +16,7 @@ from aiovec import Schema
 from aiovec.backend import PayloadPatch
 from aiovec.backend.changes import Delete, Insert, Update, Upsert
 from aiovec.backend.contract import Columns, StaleTableError, TableHandle
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import Batch
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
 
 from .backend import ModelBackend
@@ -204,7 +204,7 @@ class Worker:
                 del rows[id]
 
     async def _put(self, follower: Follower, table: str, rows: list[Row], *, insert: bool) -> None:
-        given = NewRows(SCHEMA, as_table(rows))
+        given = Batch.of_table(as_table(rows), SCHEMA)
 
         async def put(backend: ModelBackend, handle: TableHandle) -> None:
             await backend.write(handle, Insert(given) if insert else Upsert(given))

@@ -26,10 +26,10 @@ from aiovec.backend.contract import (
     Columns,
     FromRows,
     StaleTableError,
-    StoredRows,
     TableHandle,
 )
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord
+from aiovec.backend.rows import Batch
 from aiovec.errors import (
     DuplicateIdError,
     StoreBusyError,
@@ -218,7 +218,7 @@ class ModelBackend(_Unused):
 
     def _done(self, table: TableHandle, name: str, change: RowChange) -> int:
         if isinstance(change, (Insert, Upsert)):
-            rows = {row["id"]: row for row in python_rows(change.rows.table)}
+            rows = {row["id"]: row for row in python_rows(change.rows.table(table.schema))}
             known = sorted(self._of(table).rows.keys() & rows.keys())
             if known and isinstance(change, Insert):
                 raise DuplicateIdError(table.name, known)
@@ -247,10 +247,10 @@ class ModelBackend(_Unused):
     ) -> Any:
         schema = table.schema
 
-        def act() -> StoredRows:
+        def act() -> Batch:
             rows = self._selected(table, ids)
             vectors = [row[schema.vector] for row in rows]
-            return StoredRows(
+            return Batch(
                 [row["id"] for row in rows],
                 {name: [row[name] for row in rows] for name in columns.fields},
                 [row["payload"] for row in rows] if columns.payload else None,

@@ -12,7 +12,7 @@ from unittest import mock
 
 from aiovec.backend.changes import Insert
 from aiovec.backend.contract import TableHandle
-from aiovec.backend.rows import NewRows
+from aiovec.backend.rows import Batch
 from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Event, Options
 from aiovec_migrate.limits import Limits
@@ -191,7 +191,7 @@ class Course:
                 worker.rows[table] = {row["id"]: row for row in own}
                 kept += own
             if kept:
-                await backend.write(handle, Insert(NewRows(SCHEMA, as_table(kept))))
+                await backend.write(handle, Insert(Batch.of_table(as_table(kept), SCHEMA)))
 
     def store(self, name: str) -> ModelBackend:
         """One end of the migration, as the migrator opens it."""
