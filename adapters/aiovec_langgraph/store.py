@@ -250,7 +250,7 @@ class AiovecStore(Closable, BaseStore):
         repeats = _REPEATS
         known: set[tuple[str, Any]] = set()
         while True:
-            hits = await table.search(vector, limit=count, where=where, boost=self._boost)
+            hits = await table.search(vector, limit=count, where=where, rerank=self._boost)
             ids = [_id_of(_space_of(hit), hit["key"]) for hit in hits]
             checked = [id for id, hit in zip(ids, hits, strict=True) if "place" in hit]
             times = {}

@@ -115,7 +115,7 @@ class Tools:
         the query: 0 is the same, 1 unrelated. `where` filters facts as payload.NAME, such as
         "payload.user = 'ana'". Use it before you ask the user again."""
         boost = None if half_life is None else Decay("at", half_life)
-        options = {"limit": limit, "where": where, "boost": boost}
+        options = {"limit": limit, "where": where, "rerank": boost}
         hits: Sequence[Hit] = []
         with suppress(TableNotFoundError):
             hits = await self._search(self._memory, query, None, **options)

@@ -162,7 +162,10 @@ def _arrow_parts(answers: Answers, of_many: bool) -> list[bytes]:
 
 
 def _ranks(row: Hit | Record) -> dict[str, Any]:
-    return {name: rank.to_dict() for name, rank in getattr(row, "ranks", {}).items()}
+    return {
+        name: {"rank": rank.rank, "score": rank.score}
+        for name, rank in getattr(row, "ranks", {}).items()
+    }
 
 
 # As ``to_json`` of pydantic, but with the floats of Python, which json reads back as they were.

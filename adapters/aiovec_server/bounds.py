@@ -119,7 +119,7 @@ def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
     fetched = options.get("fetch_k", 0)
     compared = fetched or 4 * (offset + limit)
     if not options.get("diversity"):
-        check_rows(compared if options.get("boost") else fetched, "fetchK")
+        check_rows(compared if options.get("rerank") else fetched, "fetchK")
     elif compared > _MOST_COMPARED and BOUNDS.get().rows < sys.maxsize:
         expected = f"at most {_MOST_COMPARED:,} with diversity on this server"
         raise InvalidArgumentError("fetchK", compared, expected)

@@ -335,12 +335,12 @@ class _Search(Selected, Filtered):
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
     per_group: Count = Field(1, description="Hits of each group, at most.")
     diversity: float | None = _maybe("From 0 to 1: trade nearness for variety.")
-    boost: _Boost | _Boosts | None = _maybe(  # type: ignore[valid-type]
+    rerank: _Boost | _Boosts | None = _maybe(  # type: ignore[valid-type]
         'Prefer newer hits, {"field": "at", "halfLife": "7d", "weight": 0.3, "pinned": '
         '"payload.keep"}, or higher numbers, {"type": "factor", "field": "importance", "weight": '
         '0.3, "most": 1}.'
     )
-    fetch_k: Count | None = _maybe("Hits from which diversity and boost choose.")
+    fetch_k: Count | None = _maybe("Hits from which diversity and rerank choose.")
 
 
 class _Near(_Search):

@@ -382,7 +382,7 @@ class SearchingContract(ContractBase):
             ):  # fmt: skip
                 with case(decay):
                     scores = expected(every, decay.weight)
-                    hits = await call(limit=4, offset=1, boost=decay, select=["page"])
+                    hits = await call(limit=4, offset=1, rerank=decay, select=["page"])
                     assert [hit.score for hit in hits] == pytest.approx(
                         sorted(scores.values(), reverse=True)[1:5], abs=1e-4
                     )
@@ -394,26 +394,26 @@ class SearchingContract(ContractBase):
                         assert ids_of(reranked) == ids_of(hits)
         # Only the nearest that are fetched are looked at.
         near = await store.search("notes", query, limit=3)
-        newest = await store.search("notes", query, limit=3, fetch_k=3, boost=Decay("at", "7d", 1))
+        newest = await store.search("notes", query, limit=3, fetch_k=3, rerank=Decay("at", "7d", 1))
         assert ids_of(newest) == sorted(ids_of(near), key=lambda id: -fresh[id])
         groups = await store.search(
-            "notes", query, group_by="page", limit=5, fetch_k=12, boost=Decay("at", "7d", 1)
+            "notes", query, group_by="page", limit=5, fetch_k=12, rerank=Decay("at", "7d", 1)
         )
         assert len({hit["page"] for hit in groups}) == 5
         assert [hit.score for hit in groups] == sorted((h.score for h in groups), reverse=True)
         wrong: Any
         for wrong in ("page", "id", "embedding", "absent"):
             with case(wrong), pytest.raises(InvalidArgumentError):
-                await store.search("notes", query, boost=Decay(wrong, "7d"))
+                await store.search("notes", query, rerank=Decay(wrong, "7d"))
         for wrong in ({"half_life": "7 days"}, {"half_life": "0d"}, {"half_life": 7},
                       {"half_life": "1d", "weight": 1.5}, {"half_life": -week}):  # fmt: skip
             with case(wrong), pytest.raises(InvalidArgumentError):
                 Decay("at", **wrong)
         wrong = 0.3
         with pytest.raises(InvalidArgumentError):
-            await store.search("notes", query, boost=wrong)
+            await store.search("notes", query, rerank=wrong)
         with pytest.raises(InvalidArgumentError):
-            await store.search("notes", query, boost=Decay("at", "7d"), rerank=lambda hits: hits)
+            await store.search("notes", query, rerank=[Decay("at", "7d"), list])  # type: ignore[list-item]
 
     async def test_importance_boosts_and_pinned_rows_do_not_age(self, store: VectorStore) -> None:
         fields = {"at": datetime, "worth": float, "keep": bool}
@@ -438,14 +438,14 @@ class SearchingContract(ContractBase):
              {"new": 0.25, "old": 0.375, "kept": 0, "timeless": 1}),
         ):  # fmt: skip
             with case(boost):
-                hits = await store.search("memories", [1, 0], boost=boost, select=[])
+                hits = await store.search("memories", [1, 0], rerank=boost, select=[])
                 assert {hit.id: round(hit.score, 3) for hit in hits} == worth
         wrong: Any
         for wrong in (Factor("at"), Factor("absent"), Decay("at", "7d", pinned="worth"), [], ["at"],
                       [Factor("worth", 0.6), Decay("at", "7d", 0.5)], [Factor("worth", 0)] * 17,
                       itertools.repeat(Factor("worth", 0))):  # fmt: skip
             with case(wrong), pytest.raises(InvalidArgumentError):
-                await store.search("memories", [1, 0], boost=wrong)
+                await store.search("memories", [1, 0], rerank=wrong)
         for wrong in ({"weight": 2}, {"most": 0}, {"most": float("nan")}):
             with case(wrong), pytest.raises(InvalidArgumentError):
                 Factor("worth", **wrong)

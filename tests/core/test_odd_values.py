@@ -108,7 +108,7 @@ async def test_numbers_of_numpy_make_scores_that_json_takes(store: VectorStore) 
     third: Any = np.float32(1 / 3)
     for options in (
         {"fusion": Weighted(vector=third, text=third)}, {"fusion": RRF(third)},
-        {"boost": Factor("worth", third, third)}, {"boost": Decay("payload.at", "7d", third)},
+        {"rerank": Factor("worth", third, third)}, {"rerank": Decay("payload.at", "7d", third)},
     ):  # fmt: skip
         with case(options):
             hits = await store.search_hybrid("notes", "cat", [1, 0], **options)

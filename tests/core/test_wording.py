@@ -86,7 +86,7 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
         yield ordered, aiovec.InvalidArgumentError, f"order_by must be .*; {says}"
     arguments, rows = aiovec.InvalidArgumentError, aiovec.InvalidRowError
     for field in ("att", "year"):
-        boosted = partial(store.search, "docs", vector, boost=aiovec.Decay(field, "7d"))
+        boosted = partial(store.search, "docs", vector, rerank=aiovec.Decay(field, "7d"))
         yield boosted, arguments, rf"a field of times: title, at, payload.<key>, not '{field}'"
     yield lambda: store.create_table("x", {"dim": 3}), arguments, r"schema must be aiovec\.Schema\("
     yield lambda: store.insert("docs", ["hello"]), rows, "^row 0: a row must be a mapping.*not str$"
@@ -103,8 +103,6 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.create_table("new", small), aiovec.DimensionMismatchError, makes
     new = aiovec.Field(int, nullable=False)
     yield lambda: store.add_field("docs", "n", new), argument, "^the new field 'n' must be nullable"
-    many = {"fetch_k": 50, "boost": aiovec.Decay("at", "7d"), "rerank": list}
-    yield lambda: store.search("docs", vector, **many), argument, "^boost and rerank cannot be"
     yield lambda: store.search_many("docs", np.ones(2)), argument, "put it in a list$"
     texts, many = ["wool", "cotton"], r"a list of texts; search_many\(\) searches for several$"
     yield lambda: store.search("docs", texts), aiovec.InvalidVectorError, many
@@ -136,7 +134,7 @@ async def test_an_error_about_one_of_many_names_stays_short(store: Any) -> None:
         "index": lambda: store.create_field_index("many", "titel", "btree"),
         "drop": lambda: store.drop_field("many", "titel"),
         "rename": lambda: store.rename_field("many", "titel", "x"),
-        "boost": lambda: store.search("many", vector, boost=aiovec.Decay("titel", "7d")),
+        "rerank": lambda: store.search("many", vector, rerank=aiovec.Decay("titel", "7d")),
         "update": lambda: store.update("many", {"titel": 5, "a_name_0000": 5}, ids=["0"]),
     }
     for name, call in calls.items():

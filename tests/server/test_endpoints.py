@@ -201,7 +201,7 @@ async def test_each_kind_of_search_returns_its_hits(client: Client) -> None:
     away = await hits("search_like", ids=["note-1"], notLike=["note-0"], offset=1, limit=1)
     assert [hit["id"] for hit in away] == ["note-3"]
     boost = {"field": "payload.kind", "halfLife": "7d", "weight": 0.25}
-    (hit,) = await hits("search", vector=VECTOR, limit=1, boost=boost)
+    (hit,) = await hits("search", vector=VECTOR, limit=1, rerank=boost)
     assert (hit["id"], hit["_score"]) == ("note-0", pytest.approx(1))
     assert await hits("search", vector=VECTOR, maxDistance=-1) == []
     grouped = await hits("search", vector=VECTOR, groupBy="payload.kind", perGroup=1)
@@ -217,10 +217,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("search", {"vector": VECTOR, "topk": 2}, "limit"),
     ("search", {"vector": VECTOR, "where": "yeer = 1"}, "year"),
     ("search", {"vector": VECTOR, "tuning": {"efs": 1}}, "ef"),
-    ("search", {"vector": VECTOR, "boost": {"field": "at", "half_life": "7d"}}, "halfLife"),
-    ("search", {"vector": VECTOR, "boost": {"field": "at"}}, "field and halfLife are needed"),
-    ("search", {"vector": VECTOR, "boost": {"type": []}}, "type is decay or factor"),
-    ("search", {"vector": VECTOR, "boost": [{"type": "factor", "field": "year", "weight": 2}]},
+    ("search", {"vector": VECTOR, "rerank": {"field": "at", "half_life": "7d"}}, "halfLife"),
+    ("search", {"vector": VECTOR, "rerank": {"field": "at"}}, "field and halfLife are needed"),
+    ("search", {"vector": VECTOR, "rerank": {"type": []}}, "type is decay or factor"),
+    ("search", {"vector": VECTOR, "rerank": [{"type": "factor", "field": "year", "weight": 2}]},
      "^weight must be a number from 0 to 1, not 2$"),
     ("search", {"vector": [0, 0, 0]}, "zero"), ("search", {"text": "words"}, "no embedder"),
     ("search_many", {"vectors": [VECTOR], "eachWhere": ["TRUE", "TRUE"]}, "each_where"),
@@ -246,8 +246,8 @@ def test_the_openapi_document_is_that_of_the_file() -> None:
     assert document() == json.loads(FILE.read_text("utf-8"))
 
 
-# Functions, and rows, which are a body of their own.
-NOT_OVER_HTTP = {"self", "table", "rerank", "questions"}
+# Of the store alone.
+NOT_OVER_HTTP = {"self", "table", "questions"}
 # Keys of bodies beside the arguments.
 MORE = {
     "search": {"text"}, "search_many": {"texts"}, "search_hybrid": {"text"},

@@ -172,7 +172,7 @@ async def test_a_damaged_payload_fails_the_searches_that_read_it(tmp_path: Path)
     async with aiovec.connect(path) as store:
         steps: dict[str, Any]
         for steps in (
-            {}, {"boost": Decay("payload.at", "1d")}, {"rerank": Factor("payload.at")},
+            {}, {"rerank": Decay("payload.at", "1d")}, {"rerank": Factor("payload.at")},
             {"group_by": "payload.at"}, {"group_by": "payload.at", "select": []},
         ):  # fmt: skip
             with case(steps), pytest.raises(CorruptStoreError, match=r"row 'b'.*payload"):

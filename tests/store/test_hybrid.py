@@ -143,7 +143,7 @@ async def test_a_fused_hit_has_its_rank_and_score_in_each_list(store: VectorStor
         kinds.add(tuple(places))
         assert hit.ranks.keys() == places.keys()
         for name, (place, matches) in places.items():
-            assert hit.ranks[name] == place + 1
+            assert hit.ranks[name].rank == place + 1
             assert hit.ranks[name].score == pytest.approx(matches[place].score, abs=1e-6)
         shown = hit.to_dict()
         assert shown["_ranks"] == {

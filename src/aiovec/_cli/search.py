@@ -115,7 +115,7 @@ async def search(
     options: dict[str, Any] = {
         "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
         "include_vector": include_vector, "offset": offset,
-        "boost": [*map(_boost_in, boost)] if boost else None,
+        "rerank": [*map(_boost_in, boost)] if boost else None,
     }  # fmt: skip
     query: Any = words if vector is None else _vector_in(vector)
 

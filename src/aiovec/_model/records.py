@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -174,37 +174,19 @@ class Record(_Row):
         return {"id": self.id, **self._vector(), **self.fields}
 
 
-class Rank(int):
+class Rank(NamedTuple):
     """A row's rank, from 1, in one list of a hybrid search, with its ``score`` there."""
 
+    rank: int
     score: float
-
-    def __new__(cls, rank: int, score: float) -> Rank:
-        made = super().__new__(cls, rank)
-        made.__dict__["score"] = score
-        return made
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a Rank cannot be changed")
-
-    def __repr__(self) -> str:
-        return f"Rank({int(self)}, score={self.score:.6g})"
-
-    __str__ = int.__repr__
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Rank, (int(self), self.score)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"rank": int(self), "score": self.score}
 
 
 class Hit(_Row):
     """A matching row of a search: a mapping of ``id`` and the fields.
 
     A better hit has a higher ``score`` and a lower ``distance`` (None for a text search). ``ranks``
-    has the row's rank in each list of a hybrid search, "vector" and "text": a number from 1 whose
-    ``score`` is the row's score in that list. With ``highlight``, ``highlights`` has a snippet of
+    has the row's ``rank``, from 1, and ``score`` in each list of a hybrid search, "vector" and
+    "text". With ``highlight``, ``highlights`` has a snippet of
     each text field that a keyword search matched.
     """
 
@@ -255,7 +237,7 @@ class Hit(_Row):
         }  # fmt: skip
         if self.ranks:
             flat["_ranks"] = {
-                name: rank.to_dict() if isinstance(rank, Rank) else rank
+                name: rank._asdict() if isinstance(rank, Rank) else rank
                 for name, rank in self.ranks.items()
             }
         if self.highlights:

@@ -306,13 +306,6 @@ def in_order(hits: list[Hit], outcome: Any, rerank: RerankFunction) -> list[Hit]
     return best_first(scored)
 
 
-def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ...]:
-    """Return a function, or boosts as a tuple."""
-    if callable(rerank):
-        return cast("RerankFunction", rerank)
-    return check_boost(argument, rerank, "a function that takes the hits, ")
-
-
 def check_bound(argument: str, bound: Any) -> float:
     """Return a finite number as a float; InvalidArgumentError for anything else."""
     if not is_finite(bound):
@@ -330,18 +323,23 @@ def check_diversity(argument: str, diversity: Any) -> float:
 _MOST_BOOSTS = 16
 
 
-def check_boost(argument: str, boost: Any, others: str = "") -> tuple[Boost, ...]:
-    given = (boost,) if isinstance(boost, Boost) else boost if is_iterable(boost) else ()
+def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ...]:
+    """Return a function, or boosts as a tuple."""
+    if callable(rerank):
+        return cast("RerankFunction", rerank)
+    given = (rerank,) if isinstance(rerank, Boost) else rerank if is_iterable(rerank) else ()
     boosts = tuple(islice(given, _MOST_BOOSTS + 1))
     if not boosts or not all(isinstance(each, Boost) for each in boosts):
-        expected = f"{others}Decay(…), Factor(…), a list of these boosts, or None"
-        raise InvalidArgumentError(argument, boost, expected)
+        expected = (
+            "a function that takes the hits, Decay(…), Factor(…), a list of these boosts, or None"
+        )
+        raise InvalidArgumentError(argument, rerank, expected)
     if len(boosts) > _MOST_BOOSTS:
         reason = f"{argument} has more than {_MOST_BOOSTS} boosts"
-        raise InvalidArgumentError(argument, boost, f"at most {_MOST_BOOSTS}", reason=reason)
+        raise InvalidArgumentError(argument, rerank, f"at most {_MOST_BOOSTS}", reason=reason)
     if (total := sum(each.weight for each in boosts)) > 1 + 1e-9:
         reason = f"the weights in {argument} add up to {total:g}, which is more than 1"
-        raise InvalidArgumentError(argument, boost, "weights of 1 together", reason=reason)
+        raise InvalidArgumentError(argument, rerank, "weights of 1 together", reason=reason)
     return boosts
 
 

@@ -47,12 +47,10 @@ from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
 from .opened import OpenTable
 from .rank import (
     NOTHING,
-    Boost,
     BoostRead,
     Rerank,
     RerankFunction,
     boosted,
-    check_boost,
     check_bound,
     check_diversity,
     check_rerank,
@@ -79,7 +77,6 @@ class SearchArguments(TypedDict, total=False):
     include_vector: bool
     diversity: float | None
     rerank: Rerank | None
-    boost: Boost | Sequence[Boost] | None
     fetch_k: int | None
     offset: int
     min_score: float | None
@@ -123,8 +120,6 @@ class SearchOptions:
     diversity: float | None = None
     rerank: Rerank | None = None
     """A function, or a tuple of boosts."""
-    boost: Boost | Sequence[Boost] | None = None
-    """Boosts, for ``rerank``."""
     fetch_k: int | None = None
     offset: int = 0
     match: Literal["all", "any", "best"] = "best"
@@ -155,11 +150,6 @@ class SearchOptions:
             raise InvalidArgumentError(
                 "diversity", self.diversity, "None with group_by", reason=reason
             )
-        if self.boost is not None and self.rerank is not None:
-            reason = "boost and rerank cannot be combined; let the function of rerank do both"
-            raise InvalidArgumentError("boost", self.boost, "None with rerank", reason=reason)
-        if self.boost is not None:
-            self.rerank = self.boost
         self.pool = self.last * 4 if self.fetch_k is None else self.fetch_k
         chooses = self.diversity or self.rerank is not None
         self.fetched = self.pool if chooses else self.last
@@ -244,7 +234,6 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
     ("tuning", None, _check_tuning_type),
     ("diversity", None, check_diversity),
     ("rerank", None, check_rerank),
-    ("boost", None, check_boost),
     ("fetch_k", None, count_of),
     ("highlight", False, _check_highlight),
     ("min_score", None, check_bound),
@@ -492,12 +481,12 @@ def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
     name, values, kinds = read
     able = [known for known, field in schema.fields.items() if field.kind in kinds]
     if name in able or name.startswith("payload."):
-        return value_ref(schema, name, "boost", ids=False)
+        return value_ref(schema, name, "rerank", ids=False)
     payload = ["payload.<key>"] if schema.payload else []
     expected = listed(able, *payload) or "no field of this table"
     accepted = f"a field of {values}: {expected}"
     reason = f"boost has to read {accepted}, not {shown(name)}"
-    raise InvalidArgumentError("boost", name, accepted, reason=reason)
+    raise InvalidArgumentError("rerank", name, accepted, reason=reason)
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:

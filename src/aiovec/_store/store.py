@@ -977,7 +977,7 @@ class VectorStore(Hints):
           applied afterwards.
         - ``rerank=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
           field, ``Factor("importance", weight=0.2)`` those with a higher number; a list has
-          several. ``boost`` is another name of it. ``min_score`` applies before it.
+          several. ``min_score`` applies before it.
         - ``fetch_k``: the number of hits from which diversity, rerank and groups choose, by default
           four times ``offset + limit``.
 
