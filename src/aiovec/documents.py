@@ -13,13 +13,14 @@ import stat
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
-from ._documents.child import LONGEST_TITLE
+from ._documents.child import LONGEST_TITLE, READERS
 from ._documents.reading import Stop, Text, text_of
 from ._model.schema import Embed, Field, Schema
 from .backend.threads import in_thread, slots
@@ -32,6 +33,7 @@ SCHEMA = Schema(
         "body": Field(str, text=True),
         "title": Field(str, text=True),
         "source": Field(str, index="btree"),
+        "anchor": Field(str),
         "start": Field(int),
         "part": Field(int),
         "parts": Field(int),
@@ -66,13 +68,15 @@ LARGEST = 64 * 2**20
 
 # Changes when the same document is cut otherwise, so that the next import cuts all anew.
 _VERSION = 2
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+([^ \t].*)?\Z")
-_SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*\Z")
-_UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1+[ \t]*\Z")
-# What Markdown puts around words of a heading: the address of a link, code, emphasis. An address
-# ends before the next "]", so that a line of "](" takes no time that grows with its square.
-_MARKUP = re.compile(r"\]\([^])]*\)|[\[`*]")
+_UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
+# What MkDocs, Pandoc and Hugo write behind the words of a heading: { #anchor .class }.
+_ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
+# Lines of reStructuredText that say nothing to a reader: a passage of them alone is none.
+_SILENT = re.compile(
+    r"(?m)^(?:\.\. (?:_[^:\n]+:|(?:(?:current)?module|highlight|contents)::.*)|:orphan:)[ \t]*$"
+)
+_DIRECTIVE = re.compile(r"(?m)^\.\. (?:[\w-]+::|_[^\s:]+:)")
+_FRONT = re.compile(r"---[ \t]*\n(?=[\w-]+[ \t]*:)(.{,9999}?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
 # The splitter's time grows with the square of its text, so it gets windows of so many characters.
 _WINDOW = 2**15
 
@@ -89,9 +93,13 @@ class Cutter:
     size: int | None = None
     overlap: int = 0
     tokenizer: Any = None
+    kind: str | None = None
     stop: Stop = field(default_factory=Stop, compare=False)
 
     def __post_init__(self) -> None:
+        if self.kind not in (None, *_KINDS.values()):
+            kinds = ", ".join(sorted(set(_KINDS.values())))
+            raise InvalidArgumentError("kind", self.kind, f"one of {kinds}")
         if self.size is not None and self.size < 1:
             raise InvalidArgumentError("size", self.size, "at least 1")
         if not 0 <= self.overlap < self.limit:
@@ -102,17 +110,37 @@ class Cutter:
         """The length of a passage at most."""
         return self.size or (CHARACTERS if self.tokenizer is None else TOKENS)
 
+    @property
+    def _short(self) -> int:
+        """Characters below which a piece joins its neighbour: it says too little alone."""
+        return min(self.limit // 15, 80)
+
     def hash(self, data: bytes) -> str:
         """Return what changes with the content of a document, and with how it is cut."""
-        how = f"{_VERSION} {self.limit} {self.overlap} {self.tokenizer is not None}\n"
+        how = f"{_VERSION} {self.limit} {self.overlap} {self.tokenizer is not None} {self.kind}\n"
         digest = blake2b(how.encode(), digest_size=16)
         digest.update(data)
         return digest.hexdigest()
 
-    def read(self, data: bytes, source: str) -> Text | None:
-        """Return the text of a document that is read in a child; None of one that is text."""
-        kind = kind_of(data, source)
-        return text_of(kind, data, source, self.stop) if kind == "pdf" else None
+    def kind_of(self, data: bytes, source: str) -> str:
+        """Return the kind of a document, by its first bytes or its suffix.
+
+        DocumentError if it is not read, or too large.
+        """
+        _check_size(len(data), source)
+        start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        known = (suffix for first, suffix in _FIRST.items() if start.startswith(first))
+        suffix = next(known, PurePosixPath(source).suffix.lower())
+        if self.kind is None and suffix in _UNREAD:
+            raise DocumentError(source, f"{suffix} is not read; convert it to Markdown first")
+        return self.kind or _KINDS.get(suffix, "text")
+
+    def read(self, data: bytes, source: str) -> Text:
+        """Return the text of a document. Takes a while, if another process reads its kind."""
+        kind = self.kind_of(data, source)
+        if kind in READERS:
+            return text_of(kind, data, source, self.stop)
+        return Text(None, [_decoded(data, source)])
 
     def rows(
         self, data: bytes, source: str, modified: datetime | None, text: Text | None = None
@@ -121,47 +149,54 @@ class Cutter:
 
         ``text`` is what ``read`` returned. AiovecError after a call of ``stop`` in another thread.
         """
-        kind = kind_of(data, source)
-        text = text or self.read(data, source) or Text(None, [_decoded(data, source)])
-        name = "MarkdownSplitter" if kind == "markdown" else "TextSplitter"
-        splitter = getattr(_package("semantic_text_splitter"), name)
-        if self.tokenizer is None:
-            cuts = splitter(self.limit, self.overlap).chunk_indices
-        else:
-            tokens = splitter.from_huggingface_tokenizer
-            cuts = tokens(self.tokenizer, self.limit, self.overlap).chunk_indices
-        digest = self.hash(data)
+        text = text or self.read(data, source)
+        kind = self.kind_of(data, source)
+        passage = {"source": source, "modified": modified, "hash": self.hash(data)}
         rows: list[dict[str, Any]] = []
         for page, content in enumerate(text.pages, start=1):
-            for line, title, body in self._cut(content, kind, text.title, cuts):
-                row: dict[str, Any] = {"body": body, "title": title, "source": source}
-                start = page if kind == "pdf" else line
-                row |= {"start": start, "modified": modified, "hash": digest}
-                rows.append({"id": passage_id(source, len(rows) + 1), **row})
+            for row in self._cut(content, kind, text.title):
+                paged = {"start": page} if kind == "pdf" else {}
+                id = passage_id(source, len(rows) + 1)
+                rows.append({"id": id, **row, **passage, **paged})
         if not rows:
             scanned = "; a scanned one needs text recognition first" if kind == "pdf" else ""
             raise DocumentError(source, f"it has no text{scanned}")
         return [{**row, "part": n, "parts": len(rows)} for n, row in enumerate(rows, start=1)]
 
-    def _cut(
-        self, text: str, kind: str, title: str | None, cuts: _Cuts
-    ) -> Iterator[tuple[int, str | None, str]]:
-        """Yield the line, the title and the text of each passage."""
+    def _cut(self, text: str, kind: str, title: str | None) -> Iterator[dict[str, Any]]:
+        """Yield the fields of each passage that its text decides."""
+        facts: dict[str, Any] = {}
+        if kind == "markdown":
+            text, facts = _front_matter(text)
+        elif kind == "text" and _DIRECTIVE.search(text, 0, 2**16):
+            kind = "rst"  # whose sources Sphinx calls .txt too
+        title = facts.pop("title", None) or title
+        cuts = self._splitter(kind)
         line, counted = 1, 0
-        for begin, content, end, path in _sections(text, kind, title):
+        for begin, content, end, path, anchor in _sections(text, kind, title):
             start = None
-            for offset, body in self._chunks(cuts, text, begin, end):
-                start, stop = offset if start is None else start, offset + len(body)
+            for offset, stop in _joined(self._chunks(cuts, text, begin, end), self._short):
+                start = offset if start is None else start
                 if stop <= content:
                     continue  # a heading alone goes with the text below it
                 body = text[start:stop]
                 line += text.count("\n", counted, start)
                 counted, start = start, None
-                if re.search(r"\w", body):
-                    yield line, path, body
+                if re.search(r"\w", _SILENT.sub("", body) if kind == "rst" else body):
+                    yield {"body": body, "title": path, "start": line, "anchor": anchor, **facts}
 
-    def _chunks(self, cuts: _Cuts, text: str, start: int, end: int) -> Iterator[tuple[int, str]]:
-        """Yield the chunks of a section and where they begin.
+    def _splitter(self, kind: str) -> _Cuts:
+        name = "MarkdownSplitter" if kind == "markdown" else "TextSplitter"
+        splitter = getattr(_package("semantic_text_splitter"), name)
+        size = self.limit - self._short  # which may be joined to it
+        overlap = min(self.overlap, size - 1)
+        if self.tokenizer is None:
+            return cast(_Cuts, splitter(size, overlap).chunk_indices)
+        tokens = splitter.from_huggingface_tokenizer(self.tokenizer, size, overlap)
+        return cast(_Cuts, tokens.chunk_indices)
+
+    def _chunks(self, cuts: _Cuts, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield where each chunk of a section begins and ends.
 
         A window ends anywhere, so the next one begins with its last chunk.
         """
@@ -169,7 +204,7 @@ class Cutter:
         while start < end:
             self.stop.check()
             stop = min(start + window, end)
-            chunks = [(start + offset, chunk) for offset, chunk in cuts(text[start:stop])]
+            chunks = [(start + at, start + at + len(part)) for at, part in cuts(text[start:stop])]
             start = stop
             if stop < end and len(chunks) > 1:
                 start, _ = chunks.pop()
@@ -184,17 +219,19 @@ async def passages(
     overlap: int = 0,
     tokenizer: Any = None,
     modified: datetime | None = None,
+    kind: str | None = None,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the passages of a document as rows of ``SCHEMA``, cut in a thread.
 
     ``document`` is the path of a file, the bytes of one, or a text. ``source`` is its name, which
-    the rows keep and whose suffix says its kind; bytes and texts need it. A passage has at most
-    ``size`` characters, by default 1,200, or with a ``tokenizer`` of the package ``tokenizers`` so
-    many of its tokens, by default 256, without a heading before it; passages of one section share
-    up to ``overlap`` of them.
+    the rows keep; bytes and texts need it. Its suffix says its kind, unless ``kind`` does: pass
+    "markdown" for a text that was made of a file of another kind. A passage has at most ``size``
+    characters, by default 1,200, or with a ``tokenizer`` of the package ``tokenizers`` so many of
+    its tokens, by default 256, without a heading before it; passages of one section share up to
+    ``overlap`` of them.
     Raises DocumentError if the document cannot be read, or has no text.
     """
-    cutter = Cutter(size, overlap, tokenizer)
+    cutter = Cutter(size, overlap, tokenizer, kind)
     if source is None and not isinstance(document, Path):
         raise InvalidArgumentError("source", source, "the name of the document")
 
@@ -210,25 +247,11 @@ async def passages(
     cores = slots("documents", os.cpu_count() or 1)
     data, name, changed = await in_thread(load, limit=cores)
     text = None
-    if kind_of(data, name) == "pdf":  # not where all others are cut, since it may take a minute
+    if cutter.kind_of(data, name) in READERS:  # one at a time, since it may take a minute
         text = await in_thread(cutter.read, data, name, limit=slots("reader", 1), stop=cutter.stop)
     work = partial(cutter.rows, data, name, changed, text)
     for row in await in_thread(work, limit=cores, stop=cutter.stop):
         yield row
-
-
-def kind_of(data: bytes, source: str) -> str:
-    """Return the kind of a document, by its first bytes or its suffix; DocumentError if none.
-
-    DocumentError too if it is too large.
-    """
-    _check_size(len(data), source)
-    start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    known = (suffix for first, suffix in _FIRST.items() if start.startswith(first))
-    suffix = next(known, PurePosixPath(source).suffix.lower())
-    if suffix in _UNREAD:
-        raise DocumentError(source, f"{suffix} is not read; convert it to Markdown first")
-    return _KINDS.get(suffix, "text")
 
 
 def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
@@ -304,25 +327,62 @@ def _decoded(data: bytes, source: str) -> str:
     raise DocumentError(source, "it is no text")
 
 
+def _joined(chunks: Iterable[tuple[int, int]], short: int) -> Iterator[tuple[int, int]]:
+    """Yield chunks, a short one together with the next, or at the end with the one before."""
+    held: tuple[int, int] | None = None
+    is_whole = False
+    for start, stop in chunks:
+        if held and not is_whole and (held[1] - held[0] < short or stop - start < short):
+            held, is_whole = (held[0], stop), stop - held[0] >= short
+            continue
+        if held:
+            yield held
+        held, is_whole = (start, stop), False
+    if held:
+        yield held
+
+
+def _front_matter(text: str) -> tuple[str, dict[str, Any]]:
+    """Return Markdown with its metadata blanked out, and their title, date and tags."""
+    front = _FRONT.match(text)
+    if front is None:
+        return text, {}
+    facts: dict[str, Any] = {}
+    for name in ("title", "date", "tags"):
+        if found := re.search(rf"(?m)^{name}:[ \t]*(.*(?:\n[ \t]*- .*)*)", front[1]):
+            values = re.split(r"\n[ \t]*- |,", found[1]) if name == "tags" else [found[1]]
+            values = [value.strip(" \t[]\"'")[:LONGEST_TITLE] for value in values]
+            facts[name] = [value for value in values if value][:50]
+    facts |= {name: facts[name][0] for name in ("title", "date") if facts.get(name)}
+    return "\n" * text.count("\n", 0, front.end()) + text[front.end() :], facts
+
+
 def _sections(
     text: str, kind: str, title: str | None
-) -> Iterator[tuple[int, int, int, str | None]]:
-    """Yield where each section begins, its text begins and it ends, and the headings above it.
+) -> Iterator[tuple[int, int, int, str | None, str | None]]:
+    """Yield where each section begins, its text begins and it ends, its headings and its anchor.
 
     A heading with nothing below it belongs to the section after it.
     """
-    path: list[tuple[int, str]] = []
+    path: list[tuple[int, str, str | None]] = []
     begin = content = 0
     headings = _HEADINGS.get(kind, _none)
-    for start, end, level, heading in (*headings(text), (len(text), 0, 0, "")):
-        if len(heading) > LONGEST_TITLE:  # each passage below it would repeat it
+    for start, end, level, words in (*headings(text), (len(text), 0, 0, "")):
+        if len(words) > LONGEST_TITLE:  # each passage below it would repeat it
             continue
+        anchor = None
+        if kind == "markdown" and words:
+            attributes = _ATTRIBUTES.search(words)
+            anchor = attributes and attributes[1]
+            words = _plain(_ATTRIBUTES.sub("", words))
         if text[content:start].strip() or (not level and text[begin:start].strip()):
             # Without text below them, the last headings are a section of their own.
             content = content if text[content:start].strip() else begin
-            yield begin, content, start, " > ".join(name for _, name in path) or title
+            titles = " > ".join(name for _, name, _ in path)
+            anchors = [name for *_, name in path if name]
+            yield begin, content, start, titles or title, anchors[-1] if anchors else None
             begin = start
-        path = [(high, name) for high, name in path if high < level] + [(level, heading)]
+        path = [each for each in path if each[0] < level] + [(level, words, anchor)]
         content = end
 
 
@@ -331,29 +391,42 @@ def _none(text: str) -> _Headings:
 
 
 def _markdown(text: str) -> _Headings:
-    place = before = 0
-    last, fence = "", ""
-    for number, line in enumerate(text.split("\n")):
-        end = place + len(line)
-        mark = _FENCE.match(line)
-        if fence:
-            if line.rstrip() == "---" if fence == "---" else mark and mark[1].startswith(fence):
-                fence = ""
-            line = ""
-        elif number == 0 and line.rstrip() == "---":  # metadata, up to the next such line
-            fence, line = "---", ""
-        elif mark:
-            fence, line = mark[1], ""
-        elif atx := _ATX.match(line):
-            words = (atx[2] or "").rstrip(" \t")
-            opened = words.rstrip("#")  # without the marks that may close a heading
-            words = opened.rstrip(" \t") if opened.endswith((" ", "\t")) else words
-            yield place, end, len(atx[1]), _MARKUP.sub("", words)
-            line = ""
-        elif last.strip() and (rule := _SETEXT.match(line)):
-            yield before, end, 1 if rule[1][0] == "=" else 2, _MARKUP.sub("", last.strip())
-            line = ""
-        before, last, place = place, line, end + 1
+    """Yield the headings of Markdown, as they stand there.
+
+    A window of the text may end in a block, so the next one begins with its last block.
+    """
+    start, size = 0, _WINDOW
+    while start < len(text):
+        stop = text.find("\n", start + size) + 1 or len(text)
+        tokens = _blocks().parse(text[start:stop])
+        places = [start]
+        for line in text[start:stop].split("\n"):
+            places.append(places[-1] + len(line) + 1)
+        last = max((token.map[0] for token in tokens if token.map and not token.level), default=0)
+        if stop < len(text) and not last and size < 8 * _WINDOW:
+            size *= 2
+            continue
+        stop = places[last] if last and stop < len(text) else stop
+        for token, words in pairwise(tokens):
+            if token.type == "heading_open" and not token.level and places[token.map[0]] < stop:
+                begin, end = (places[line] for line in token.map)
+                yield begin, end - 1, int(token.tag[1]), words.content
+        start, size = stop, _WINDOW
+
+
+@cache
+def _blocks() -> Any:
+    """Return a parser of blocks alone. References take it quadratic time."""
+    parser = _package("markdown_it").MarkdownIt("commonmark").enable("table").disable("reference")
+    parser.core.ruler.enableOnly(["normalize", "block"])
+    return parser
+
+
+def _plain(words: str) -> str:
+    """Return a heading of Markdown without its links, emphasis and comments."""
+    (inline,) = _package("markdown_it").MarkdownIt("commonmark").parseInline(words)
+    kept = ("text", "code_inline", "softbreak")
+    return "".join(each.content or " " for each in inline.children if each.type in kept).strip()
 
 
 def _underlined(text: str) -> _Headings:
@@ -365,10 +438,15 @@ def _underlined(text: str) -> _Headings:
         places.append(places[-1] + len(line) + 1)
     for n in range(1, len(lines)):
         name, rule = lines[n - 1].strip(), _UNDERLINE.match(lines[n])
-        if rule is None or not name or _UNDERLINE.match(name) or len(lines[n].rstrip()) < len(name):
+        if rule is None or not name or _UNDERLINE.match(name):
+            continue
+        if len(lines[n].rstrip()) < min(len(name), 4):
             continue
         above = n > 1 and lines[n - 2].rstrip() == lines[n].rstrip()
-        if not above and (lines[n - 1][:1].isspace() or (n > 1 and lines[n - 2].strip())):
+        if not above and (
+            lines[n - 1][:1].isspace()
+            or (n > 1 and lines[n - 2].strip(" ") and lines[n - 2][:3] != ".. ")
+        ):
             continue  # the last row of a table, or of a paragraph
         style = (rule[1], above)
         if style not in levels:

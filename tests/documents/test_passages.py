@@ -50,27 +50,88 @@ async def _cut(document: Any, **options: Any) -> list[dict[str, Any]]:
 async def test_markdown_is_cut_at_headings_whose_path_is_the_title() -> None:
     rows = await _cut(GUIDE, source="guide.md")
     assert [(row["title"], row["start"]) for row in rows] == [
-        (None, 1),
         ("Guide", 5),
         ("Guide > Install it on Linux > With pip", 9),
         ("Guide > Old style", 20),
     ]
-    assert rows[2]["body"].startswith("## Install `it`")
-    assert "# not a heading" in rows[2]["body"]
+    assert rows[1]["body"].startswith("## Install `it`")
+    assert "# not a heading" in rows[1]["body"]
     assert [(row["id"], row["part"], row["parts"]) for row in rows] == [
-        (f"guide.md#{n}", n, 4) for n in (1, 2, 3, 4)
+        (f"guide.md#{n}", n, 3) for n in (1, 2, 3)
     ]
     assert len({row["hash"] for row in rows}) == 1
 
 
 async def test_a_title_has_no_closing_marks_and_no_links() -> None:
     for heading, title in (
-        ("# a #", "a"), ("# a#", "a#"), ("##\tb ##  ", "b"), ("# a # #\t", "a #"), ("# #", "#"),
-        ("# [a](b(c)) [d]( e", "a) d]( e"), ("# \xa0x", "\xa0x"), ("# ", ""),
+        ("# a #", "a"), ("# a#", "a#"), ("##\tb ##  ", "b"), ("# a # #\t", "a #"), ("# #", ""),
+        ("# [a](b(c)) [d]( e", "a [d]( e"), ("# \xa0x", "x"), ("# ", ""),
+        ("a *b*\nc\n---", "a b c"),
+        ("## Keys <!-- keys: written by a program -->", "Keys"), ("# a { .wide #b }", "a"),
+        ("# Install { #install }", "Install"), ("# a {b}", "a {b}"), ("# `<b>` \\*", "<b> *"),
     ):  # fmt: skip
         with case(heading):
             (row,) = await _cut(f"{heading}\n\nText.", source="a.md")
             assert (row["title"] or "") == title
+
+
+async def test_text_that_looks_like_a_heading_is_none() -> None:
+    for text in (
+        "```pip install x```\n\n# A\n\nText.",
+        "- ```sh\n  # not a heading\n  ```\n\n# A\n\nText.",
+        "```\n# no\n``` words\n# no\n```\n\n# A\n\nText.",
+        "---\n\n# A\n\nText.",
+        "---\ntitle: B\n...\n# A\n\nText.",
+        "<!--\n# no\n-->\n\n# A\n\nText.",
+        "<pre>\n# no\n</pre>\n\n# A\n\nText.",
+        "- a\n---\n\n# A\n\nText.",
+        "> a\n---\n\n# A\n\nText.",
+        "| a |\n| - |\n| b |\n\n# A\n\nText.",
+        f"```\n{'# no' + chr(10):*<40000}\n{'# no' + chr(10) * 2:-<30000}\n```\n\n# A\n\nText.",
+    ):
+        with case(text[:60]):
+            titles = [row["title"] for row in await _cut(text, source="a.md")]
+            assert titles[-1] == "A"
+            assert {None, "A", "B"} >= set(titles)
+
+
+async def test_metadata_of_markdown_become_fields() -> None:
+    text = "---\ntitle: 'Keys'\ndate: 2026-01-02\ntags:\n  - a b\n  - c\nx: 1\n---\n\nText.\n"
+    for tags in ("tags:\n  - a b\n  - c", "tags: [a b, 'c']"):
+        with case(tags):
+            text = f"---\ntitle: 'Keys'\ndate: 2026-01-02\n{tags}\nx: 1\n---\n\nText.\n"
+            (row,) = await _cut(text, source="a.md")
+            assert (row["title"], row["date"], row["tags"]) == ("Keys", "2026-01-02", ["a b", "c"])
+            assert (row["body"], row["start"]) == ("Text.", text.count("\n"))
+    (row,) = await _cut("---\n\nText.\n\n---\n\nMore.\n", source="a.md")
+    assert row["body"].startswith("---")
+
+
+async def test_the_anchor_of_a_heading_is_a_field() -> None:
+    text = "# A { #a }\n\nText.\n\n## B\n\nText.\n\n# C {: #c .x y=1}\n\nText.\n\n# D\n\nText."
+    rows = await _cut(text, source="a.md")
+    assert [(row["title"], row["anchor"]) for row in rows] == [
+        ("A", "a"), ("A > B", "a"), ("C", "c"), ("D", None),
+    ]  # fmt: skip
+
+
+async def test_a_kind_is_named_for_a_text_that_was_converted() -> None:
+    text = "# Guide\n\nText.\n\n# Keys\n\nText."
+    rows = await _cut(text, source="a.html", kind="markdown")
+    assert [(row["title"], row["source"]) for row in rows] == [
+        ("Guide", "a.html"), ("Keys", "a.html"),
+    ]  # fmt: skip
+    with pytest.raises(InvalidArgumentError, match="one of markdown, pdf"):
+        await _cut(text, source="a.html", kind="html5")
+
+
+async def test_a_short_piece_joins_its_neighbour() -> None:
+    code = "".join(f"value_{n} = compute(value_{n})\n" for n in range(60))
+    for text in (f"# A\n\nSee:\n\n```python\n{code}```\n", f"{'Some words. ' * 99}\n\nShort.\n"):
+        with case(text[:30]):
+            rows = await _cut(text, source="a.md")
+            assert len(rows) > 1 or len(text) < 1210
+            assert all(80 <= len(row["body"]) <= 1200 + len("# A\n\n") for row in rows)
 
 
 # In quadratic time each takes minutes, and the first two block the event loop.
@@ -119,6 +180,13 @@ async def test_restructuredtext_is_cut_at_underlined_titles() -> None:
     assert [(row["title"], row["start"]) for row in rows] == [
         ("Guide", 1), ("Guide > Use", 7), ("Guide > More", 16),
     ]  # fmt: skip
+
+
+async def test_sources_of_sphinx_in_txt_have_their_titles() -> None:
+    text = ".. _guide:\n\nGuide\n=====\n\nText.\n\n.. _use:\nUse of it\n----\n\nMore text.\n"
+    rows = await _cut(text, source="guide.txt")
+    assert [row["title"] for row in rows] == ["Guide", "Guide > Use of it"]
+    assert (await _cut("Guide\n=====\n\nText.\n", source="a.txt"))[0]["title"] is None
 
 
 async def test_a_long_section_is_cut_between_sentences_within_the_size() -> None:

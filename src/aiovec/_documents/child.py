@@ -42,7 +42,7 @@ def read(kind: str, data: bytes) -> dict[str, Any]:
     until, characters = time.monotonic() + BOUNDS["seconds"], 0
     pages: list[str] = []
     try:
-        parts = _READERS[kind](data)
+        parts = READERS[kind](data)
         title = " ".join(next(parts).split())
         for page in parts:
             pages.append(page)
@@ -84,7 +84,7 @@ def _pdf(data: bytes) -> Iterator[str]:
         raise _UnreadableError(reason) from exc
 
 
-_READERS: dict[str, Callable[[bytes], Iterator[str]]] = {"pdf": _pdf}
+READERS: dict[str, Callable[[bytes], Iterator[str]]] = {"pdf": _pdf}
 
 
 def read_frame(file: IO[bytes], most: int) -> bytes:
