@@ -79,7 +79,7 @@ def import_(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Documents: files of Markdown, reStructuredText, text or PDF, and folders. Or "
+            help="Documents: files of Markdown, text, HTML, PDF, Word and more, and folders. Or "
             "rows: Parquet, Arrow IPC, JSON Lines or CSV: paths, globs in quotes such as "
             "'parts/*.parquet', or s3:// and gs:// URLs, whose credentials come from the "
             "environment. Or one store of another program: a SQLite database with vectors, a "

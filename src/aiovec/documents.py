@@ -1,4 +1,4 @@
-"""Passages of documents as rows: Markdown, reStructuredText, plain text and PDF.
+"""Passages of documents as rows: text, Markdown, HTML, PDF, notebooks, office files and books.
 
 A passage is a piece of a document that is cut where its text has a boundary: at headings, and
 within a long section between paragraphs or sentences. ``aiovec import`` stores the same rows. It
@@ -48,17 +48,17 @@ SCHEMA = Schema(
 
 _KINDS = {
     ".md": "markdown", ".markdown": "markdown", ".mdown": "markdown", ".rst": "rst",
-    ".txt": "text", ".text": "text", ".pdf": "pdf",
+    ".txt": "text", ".text": "text", ".pdf": "pdf", ".html": "html", ".htm": "html",
+    ".xhtml": "html", ".ipynb": "notebook", ".docx": "docx", ".pptx": "pptx", ".epub": "epub",
 }  # fmt: skip
 
 SUFFIXES = frozenset(_KINDS)
 """The suffixes of documents."""
 
-# Kinds whose text would be cut with all its marks, by their suffixes or their first bytes.
-_UNREAD = frozenset(
-    ".html .htm .xhtml .ipynb .docx .doc .pptx .ppt .xlsx .xls .epub .odt .rtf .zip".split()
-)
-_FIRST = {b"%pdf-": ".pdf", b"<!doctype html": ".html", b"<html": ".html", b"pk\3\4": ".zip"}
+# Of which no text can be made here.
+_UNREAD = frozenset(".doc .ppt .xls .xlsx .odt .rtf".split())
+_PAGED = {"pdf": "page", "pptx": "slide", "epub": "chapter"}
+_FIRST = {b"%pdf-": "pdf", b"<!doctype html": "html", b"<html": "html"}
 
 CHARACTERS, TOKENS = 1200, 256
 """Length of a passage at most, in characters, or in tokens where a tokenizer counts them."""
@@ -76,6 +76,7 @@ _SILENT = re.compile(
     r"(?m)^(?:\.\. (?:_[^:\n]+:|(?:(?:current)?module|highlight|contents)::.*)|:orphan:)[ \t]*$"
 )
 _DIRECTIVE = re.compile(r"(?m)^\.\. (?:[\w-]+::|_[^\s:]+:)")
+_ANCHORED = re.compile(r"(?m)^(#{1,6} .{0,2000}?) \{#[^\s{}]+\}$")
 _FRONT = re.compile(r"---[ \t]*\n(?=[\w-]+[ \t]*:)(.{,9999}?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
 # The splitter's time grows with the square of its text, so it gets windows of so many characters.
 _WINDOW = 2**15
@@ -128,12 +129,15 @@ class Cutter:
         DocumentError if it is not read, or too large.
         """
         _check_size(len(data), source)
+        if self.kind is not None:
+            return self.kind
         start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        known = (suffix for first, suffix in _FIRST.items() if start.startswith(first))
-        suffix = next(known, PurePosixPath(source).suffix.lower())
-        if self.kind is None and suffix in _UNREAD:
-            raise DocumentError(source, f"{suffix} is not read; convert it to Markdown first")
-        return self.kind or _KINDS.get(suffix, "text")
+        suffix = PurePosixPath(source).suffix.lower()
+        known = (kind for first, kind in _FIRST.items() if start.startswith(first))
+        kind = next(known, _KINDS.get(suffix, "text"))
+        if suffix in _UNREAD or (kind not in READERS and start.startswith(b"pk\3\4")):
+            raise DocumentError(source, "it is not read; convert it to Markdown first")
+        return kind
 
     def read(self, data: bytes, source: str) -> Text:
         """Return the text of a document. Takes a while, if another process reads its kind."""
@@ -155,7 +159,7 @@ class Cutter:
         rows: list[dict[str, Any]] = []
         for page, content in enumerate(text.pages, start=1):
             for row in self._cut(content, kind, text.title):
-                paged = {"start": page} if kind == "pdf" else {}
+                paged = {"start": page} if kind in _PAGED else {}
                 id = passage_id(source, len(rows) + 1)
                 rows.append({"id": id, **row, **passage, **paged})
         if not rows:
@@ -166,7 +170,9 @@ class Cutter:
     def _cut(self, text: str, kind: str, title: str | None) -> Iterator[dict[str, Any]]:
         """Yield the fields of each passage that its text decides."""
         facts: dict[str, Any] = {}
-        if kind == "markdown":
+        made = kind in READERS and kind != "pdf"
+        kind = "markdown" if made else kind
+        if kind == "markdown" and not made:
             text, facts = _front_matter(text)
         elif kind == "text" and _DIRECTIVE.search(text, 0, 2**16):
             kind = "rst"  # whose sources Sphinx calls .txt too
@@ -180,6 +186,7 @@ class Cutter:
                 if stop <= content:
                     continue  # a heading alone goes with the text below it
                 body = text[start:stop]
+                body = _ANCHORED.sub(r"\1", body) if made else body
                 line += text.count("\n", counted, start)
                 counted, start = start, None
                 if re.search(r"\w", _SILENT.sub("", body) if kind == "rst" else body):
@@ -278,8 +285,13 @@ def place_of(row: Mapping[str, Any]) -> str | None:
     source, start = row.get("source"), row.get("start")
     if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):
         return None
-    is_pdf = source.lower().endswith(".pdf")
-    return f"{source}, page {start}" if is_pdf else f"{source}:{start}"
+    kind = _KINDS.get(PurePosixPath(source).suffix.lower())
+    if kind in _PAGED:
+        return f"{source}, {_PAGED[kind]} {start}"
+    anchor = row.get("anchor")
+    if anchor and (kind == "html" or "://" in source):  # a link that opens there
+        return f"{source}#{anchor}"
+    return source if kind in READERS else f"{source}:{start}"
 
 
 def _check_size(size: int, source: str) -> None:

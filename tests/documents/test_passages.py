@@ -121,7 +121,7 @@ async def test_a_kind_is_named_for_a_text_that_was_converted() -> None:
     assert [(row["title"], row["source"]) for row in rows] == [
         ("Guide", "a.html"), ("Keys", "a.html"),
     ]  # fmt: skip
-    with pytest.raises(InvalidArgumentError, match="one of markdown, pdf"):
+    with pytest.raises(InvalidArgumentError, match="markdown, notebook, pdf"):
         await _cut(text, source="a.html", kind="html5")
 
 
@@ -245,10 +245,6 @@ async def test_text_in_any_encoding_becomes_one_passage(data: bytes, body: str) 
         (pdf(["secret"], encrypted=True), "a.pdf", "encrypted"),
         (pdf([""]), "a.pdf", "text recognition"),
         (b"x" * (documents.LARGEST + 1), "a.txt", "bytes"),
-        (b"{}", "a.ipynb", "ipynb is not read; convert it to Markdown first"),
-        (b"<p>Text.</p>", "a.HTML", "html is not read; convert"),
-        (b"\xef\xbb\xbf\n<!DOCTYPE html><p>Text.", "a", "html is not read; convert"),
-        (b"PK\3\4" + bytes(99), "report", "zip is not read; convert"),
     ],
 )
 async def test_an_unreadable_document_is_refused(data: bytes, source: str, reason: str) -> None:

@@ -223,26 +223,26 @@ def test_rows_that_are_no_passages_are_neither_replaced_nor_deleted(
 
 def test_files_of_other_kinds_are_counted(folder: Path, store: Path) -> None:
     notes = written(folder / "notes", {
-        **NOTES, "a.html": "<p>", "sub/b.HTML": "<p>", "c.docx": b"PK", "Makefile": "all:",
-        ".hidden.html": "<p>", ".git/config": "x",
+        **NOTES, "a.css": "p", "sub/b.CSS": "p", "c.odt": b"PK", "Makefile": "all:",
+        ".hidden.css": "p", ".git/config": "x",
     })  # fmt: skip
-    expected = {".html": 2, ".docx": 1, "": 1}
+    expected = {".css": 2, ".odt": 1, "": 1}
     for options in (["--dry-run"], []):
         assert imported(store, notes, *options)["left_out"] == expected
         done = run("import", notes, *options, "-s", store, "--embedder", "demo")
-        said = "left out 4 files: 2 .html, 1 without a suffix, 1 .docx"
+        said = "left out 4 files: 2 .css, 1 without a suffix, 1 .odt"
         assert (done.code, said in done.err) == (0, True), done.err
 
 
 def test_what_is_no_document_is_named_as_such(folder: Path, store: Path) -> None:
-    other = written(folder / "other", {"h.html": "<p>", "n.ipynb": "{}", "m.ipynb": "{}"})
+    other = written(folder / "other", {"h.odt": "p", "n.css": "p", "m.css": "p"})
     (folder / "bare").mkdir()
     for arguments, words in (
-        ([other], "has no documents (.markdown, .md, .mdown, .pdf"),
-        ([other], "it has 3 files: 2 .ipynb, 1 .html"),
-        ([other, "--delete"], "it has 3 files: 2 .ipynb, 1 .html"),
-        ([other / "h.html"], "h.html is no document (.markdown, .md"),
-        ([other / "h.html"], "no file of rows (.parquet"),
+        ([other], "has no documents (.docx, .epub, .htm, .html"),
+        ([other], "it has 3 files: 2 .css, 1 .odt"),
+        ([other, "--delete"], "it has 3 files: 2 .css, 1 .odt"),
+        ([other / "h.odt"], "h.odt is no document (.docx, .epub"),
+        ([other / "h.odt"], "no file of rows (.parquet"),
         ([folder / "bare"], "bare has no documents"),
         ([folder / "bare", "--delete"], "there are no documents"),
         ([folder / "gone", "--delete", "--base", "https://x.example/"], "there are no documents"),

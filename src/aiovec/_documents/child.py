@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import posixpath
 import re
 import signal
 import sys
@@ -17,8 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from io import BytesIO
 from queue import SimpleQueue
 from typing import IO, Any
+from urllib.parse import unquote
+from xml.etree import ElementTree as ET
+from zipfile import ZipFile
 
 BOUNDS = {"memory": 2**30, "seconds": 60, "pages": 10_000, "characters": 2**24}
 """What one document takes at most. PDFium reads about 1,000 usual pages in a second."""
@@ -59,6 +64,8 @@ def read(kind: str, data: bytes) -> dict[str, Any]:
         return {"missing": exc.name}
     except MemoryError:
         return {"reason": TOO_LARGE}
+    except Exception as exc:  # noqa: BLE001 - whatever a damaged file does to its reader
+        return {"reason": f"it is no {kind} that can be read: {type(exc).__name__}: {exc}"[:500]}
     return {"title": title if 0 < len(title) <= LONGEST_TITLE else None, "pages": pages}
 
 
@@ -84,7 +91,238 @@ def _pdf(data: bytes) -> Iterator[str]:
         raise _UnreadableError(reason) from exc
 
 
-READERS: dict[str, Callable[[bytes], Iterator[str]]] = {"pdf": _pdf}
+# Where a page has its content, the surest first. Whatever else it has is for finding other pages.
+_MAIN = "main", "[role=main]", "article:only-of-type", "#content", "#main-content", ".document"
+_NO_CONTENT = (
+    "script, style, noscript, template, nav, footer, form, button, iframe, svg, [hidden], "
+    ".sphinxsidebar, [role=navigation], [role=search], [role=banner], [role=contentinfo], "
+    ".headerlink, .related, .navheader, .navfooter, .hash-link, "
+    "[id*=cookie-banner], [class*=cookie-banner], "
+    "[id*=cookie-consent], [class*=cookie-consent], [class*=breadcrumb]"
+)
+_AROUND = "header, aside, .sidebar, .menu"  # within a main element they are content
+_HEADING = "h1, h2, h3, h4, h5, h6"
+_HEADINGS = frozenset(_HEADING.split(", "))
+_BLOCK = (
+    f"{_HEADING}, p, div, pre, ul, ol, dl, table, section, article, aside, header, figure, "
+    "blockquote, details, li, dt, dd, main, hr, address"
+)
+_BLOCKS = frozenset(_BLOCK.split(", "))
+_INLINE = frozenset({"-text", "b", "code", "em", "i", "strong", "br"})
+_ID = re.compile(r"[^\s{}]{1,200}")
+_CHARSET = re.compile(rb"<meta[^>]{1,200}charset=[\"' ]*([\w-]+)", re.I)
+
+
+def _html(data: bytes) -> Iterator[str]:
+    """Yield the title and the content of a page, as Markdown."""
+    named = _CHARSET.search(data[:4096])
+    for encoding in ("utf-8-sig", named[1].decode() if named else "cp1252"):
+        with suppress(UnicodeDecodeError, LookupError):
+            return _page(data.decode(encoding))
+    return _page(data.decode(errors="replace"))
+
+
+def _page(html: str) -> Iterator[str]:
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(html)
+    title = tree.css_first("title")
+    yield title.text() if title else ""
+    mains = [node for selector in _MAIN if (node := tree.css_first(selector)) is not None]
+    main = next((node for node in mains if node.text(strip=True)), None)
+    root = tree.body if main is None else main
+    if root is None:
+        return
+    for node in root.css(f"{_NO_CONTENT}, {_AROUND}" if main is None else _NO_CONTENT):
+        node.decompose()
+    yield "\n\n".join(_blocks(root, root, set()))
+
+
+def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
+    """Return the blocks of Markdown that an element becomes. ``anchors`` are those in use."""
+    blocks: list[str] = []
+    line: list[str] = []
+
+    def end_line() -> None:
+        if words := " ".join("".join(line).split()):
+            blocks.append(f"\\{words}" if words[0] == "#" else words)
+        line.clear()
+
+    for child in node.iter(include_text=True):
+        if child.tag in _INLINE or (child.tag not in _BLOCKS and not child.css_first(_BLOCK)):
+            line.append(_inline(child))
+            continue
+        end_line()
+        if child.tag in _HEADINGS:
+            anchor = _anchor(child, root, anchors)
+            anchors |= {anchor} if anchor else set()
+            words = " ".join(_inline(child).split())
+            blocks += [f"{'#' * int(child.tag[1])} {words}{f' {{#{anchor}}}' if anchor else ''}"]
+        elif child.tag == "pre":
+            language = re.search(r"(?:language|highlight)-(\w+)", child.html[:500])
+            blocks.append(_fenced(child.text(), language[1] if language else ""))
+        elif child.tag in ("ul", "ol"):
+            mark = "- " if child.tag == "ul" else "1. "
+            items = ("\n".join(_blocks(item, root, anchors)) for item in child.iter())
+            indented = (item.replace("\n", "\n" + " " * len(mark)) for item in items if item)
+            blocks.append("\n".join(mark + item for item in indented))
+        elif child.tag == "table" and len(child.css(f"table, pre, ul, ol, {_HEADING}")) == 1:
+            blocks.append(_table(
+                [[_inline(cell) for cell in row.css("td, th")] for row in child.css("tr")]
+            ))  # fmt: skip
+        else:
+            blocks += _blocks(child, root, anchors)
+    end_line()
+    return [block for block in blocks if block]
+
+
+def _inline(node: Any) -> str:
+    """Return the words of an element: those of links without their addresses, code with marks."""
+    if node.tag == "-text":
+        return str(node.text_content or "")
+    if node.tag in ("code", "kbd", "samp", "tt"):
+        code = node.text()
+        return f"`{code}`" if code.strip() and "`" not in code else code
+    words = "".join(map(_inline, node.iter(include_text=True)))
+    return " " if node.tag == "br" else words
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Return a table of Markdown, whose first row is its head."""
+    rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows if row]
+    rows[1:1] = [["---"] * len(row) for row in rows[:1]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
+    """Return the anchor of a heading: its own, or that before it or of a section that it opens."""
+    nodes, above = [heading, *heading.css("[id], [name]")[:1]], heading
+    while above is not None and above.mem_id != root.mem_id and len(nodes) < 12:
+        nodes += [above, *([above.prev] if above.prev is not None else [])]
+        above = above.parent
+    names = (node.id or node.attributes.get("name") for node in nodes)
+    return next(
+        (each for each in names if each and each not in taken and _ID.fullmatch(each)), None
+    )
+
+
+def _notebook(data: bytes) -> Iterator[str]:
+    """Yield a title, which a notebook has not, and its text, its code and what that printed."""
+    notebook = json.loads(data)
+    about = notebook.get("metadata", {})
+    language = about.get("language_info", about.get("kernelspec", {})).get("name", "")
+    parts = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        parts.append(_fenced(text, language) if cell["cell_type"] == "code" else text)
+        for output in cell.get("outputs", ()):
+            printed = output.get("text") or output.get("data", {}).get("text/plain", "")
+            parts.append(_fenced("".join(printed), ""))
+    yield ""
+    yield "\n\n".join(part for part in parts if part)
+
+
+def _fenced(code: str, language: str) -> str:
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", code))])
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}" if code.strip() else ""
+
+
+def _docx(data: bytes) -> Iterator[str]:
+    import mammoth
+
+    styles = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
+    images = mammoth.images.img_element(lambda image: {})
+    made = mammoth.convert_to_html(BytesIO(data), style_map=styles, convert_image=images)
+    return _page(made.value)
+
+
+class _Archive:
+    """A zip file of XML, as office files and EPUB are."""
+
+    def __init__(self, data: bytes) -> None:
+        self.zip = ZipFile(BytesIO(data))
+
+    def read(self, name: str) -> bytes:
+        with self.zip.open(name) as file:
+            data = file.read(BOUNDS["characters"] + 1)
+        if len(data) > BOUNDS["characters"]:
+            raise _UnreadableError(f"{name} has more than {BOUNDS['characters']:,} bytes")
+        return data
+
+    def xml(self, name: str) -> ET.Element:
+        data = self.read(name)
+        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:  # which only hostile ones have
+            raise _UnreadableError(f"{name} has a document type")
+        root = ET.fromstring(data)
+        for element in root.iter():  # without namespaces
+            element.tag = element.tag.rpartition("}")[2]
+        return root
+
+
+def _pptx(data: bytes) -> Iterator[str]:
+    """Yield a title, which slides have not, and each slide in its order, with its notes."""
+    archive = _Archive(data)
+    yield ""
+    show = "ppt/presentation.xml"
+    slides = _targets(archive, show)
+    for slide in archive.xml(show).iter("sldId"):
+        name = next(slides[value] for name, value in slide.items() if name.endswith("}id"))
+        parts = []
+        for shape in archive.xml(name).iter():
+            if shape.tag == "tbl":
+                rows = [[_words(cell) for cell in row.iter("tc")] for row in shape.iter("tr")]
+                parts.append(_table(rows))
+            elif shape.tag == "sp":
+                holder = shape.find(".//ph")
+                is_title = holder is not None and "itle" in holder.get("type", "")
+                mark = "# " if is_title else ""
+                parts += [mark + _words(each) for each in shape.iter("p") if _words(each)]
+        for target in _targets(archive, name).values():
+            if "notesSlide" in target:
+                parts += [_words(each) for each in archive.xml(target).iter("p") if _words(each)]
+        yield "\n\n".join(parts)
+
+
+def _words(element: ET.Element) -> str:
+    """Return the text of a paragraph or a cell of a slide in one line."""
+    texts = (each.text or " " for each in element.iter() if each.tag in ("t", "br"))
+    return " ".join("".join(texts).split())
+
+
+def _targets(archive: _Archive, name: str) -> dict[str, str]:
+    """Return the names of the parts that a part refers to, by their ids."""
+    folder, _, file = name.rpartition("/")
+    relations = f"{folder}/_rels/{file}.rels"
+    if relations not in archive.zip.NameToInfo:
+        return {}
+    return {
+        each.attrib["Id"]: posixpath.normpath(posixpath.join("/", folder, each.attrib["Target"]))[
+            1:
+        ]
+        for each in archive.xml(relations).iter("Relationship")
+    }
+
+
+def _epub(data: bytes) -> Iterator[str]:
+    """Yield the title and the chapters of a book."""
+    archive = _Archive(data)
+    (package, *_) = (
+        each.attrib["full-path"] for each in archive.xml("META-INF/container.xml").iter("rootfile")
+    )
+    book = archive.xml(package)
+    yield "".join(each.text or "" for each in book.iter("title"))
+    hrefs = {each.get("id"): unquote(each.get("href", "")) for each in book.iter("item")}
+    for chapter in book.iter("itemref"):
+        name = posixpath.normpath(
+            posixpath.join(posixpath.dirname(package), hrefs[chapter.get("idref")])
+        )
+        _, *pages = _html(archive.read(name))
+        yield "".join(pages)
+
+
+READERS: dict[str, Callable[[bytes], Iterator[str]]] = {
+    "pdf": _pdf, "html": _html, "notebook": _notebook, "docx": _docx, "pptx": _pptx, "epub": _epub,
+}  # fmt: skip
 
 
 def read_frame(file: IO[bytes], most: int) -> bytes:

@@ -1,0 +1,90 @@
+"""Files of other programs that tests write: Word and PowerPoint by libraries, EPUB by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import pytest
+
+
+def docx() -> bytes:
+    """Return a report with a title, headings, a list and a table."""
+    library = pytest.importorskip("docx")
+    document = library.Document()
+    document.add_heading("Report", 0)
+    document.add_paragraph("Words first.")
+    document.add_heading("Costs", 1)
+    document.add_paragraph("They rose.", style="List Bullet")
+    table = document.add_table(2, 2)
+    for number, text in enumerate(("Year", "Sum", "2026", "42")):
+        table.cell(*divmod(number, 2)).text = text
+    document.add_heading("Next year", 2)
+    document.add_paragraph("Less.")
+    return _saved(document)
+
+
+def pptx() -> bytes:
+    """Return two slides, with notes and a table."""
+    library = pytest.importorskip("pptx")
+    slides = library.Presentation()
+    first = slides.slides.add_slide(slides.slide_layouts[1])
+    first.shapes.title.text = "Plan"
+    first.placeholders[1].text = "One\nTwo"
+    first.notes_slide.notes_text_frame.text = "Say hello."
+    second = slides.slides.add_slide(slides.slide_layouts[5])
+    second.shapes.title.text = "Numbers"
+    table = second.shapes.add_table(2, 2, 0, 0, 9000, 9000).table
+    for number, text in enumerate(("Year", "Sum", "2026", "42")):
+        table.cell(*divmod(number, 2)).text = text
+    return _saved(slides)
+
+
+def _saved(document: Any) -> bytes:
+    file = BytesIO()
+    document.save(file)
+    return file.getvalue()
+
+
+def zipped(files: Mapping[str, str | bytes]) -> bytes:
+    file = BytesIO()
+    with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def epub(**more: str) -> bytes:
+    """Return a book of two chapters, whose order is not that of the files."""
+    container = '<container><rootfiles><rootfile full-path="in/book.opf"/></rootfiles></container>'
+    package = (
+        '<package xmlns="http://www.idpf.org/2007/opf">'
+        '<metadata xmlns:dc="http://purl.org/dc/elements/1.1/">'
+        "<dc:title>A book</dc:title></metadata>"
+        '<manifest><item id="a" href="one%20a.xhtml"/><item id="b" href="b.xhtml"/></manifest>'
+        '<spine><itemref idref="b"/><itemref idref="a"/></spine></package>'
+    )
+    return zipped({
+        "META-INF/container.xml": container,
+        "in/book.opf": package,
+        "in/one a.xhtml": "<html><body><p>Text of the last.</p></body></html>",
+        "in/b.xhtml": "<html><body><h1>First</h1><p>Text of the first.</p></body></html>",
+        **more,
+    })  # fmt: skip
+
+
+def notebook() -> bytes:
+    """Return a notebook with text, code, what it printed, and a picture."""
+    code = {
+        "cell_type": "code", "source": ["print('hello')\n", "# no heading"],
+        "outputs": [
+            {"output_type": "stream", "text": ["hello\n"]},
+            {"output_type": "display_data", "data": {"image/png": "aGVsbG8="}},
+        ],
+    }  # fmt: skip
+    text = {"cell_type": "markdown", "source": ["# Trial\n", "\n", "How it went."]}
+    about = {"language_info": {"name": "python"}}
+    return json.dumps({"cells": [text, code], "metadata": about, "nbformat": 4}).encode()

@@ -1,0 +1,139 @@
+"""HTML, notebooks, office files and books: their content as passages, with its place."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from tests.documents import office
+from tests.harness.cases import case
+
+from aiovec import DocumentError, documents
+
+for package in ("semantic_text_splitter", "selectolax", "mammoth"):
+    pytest.importorskip(package)
+
+
+async def _cut(data: bytes | str, source: str, **options: Any) -> list[dict[str, Any]]:
+    return [row async for row in documents.passages(data, source=source, **options)]
+
+
+async def _places(data: bytes | str, source: str) -> list[tuple[str | None, str | None, str]]:
+    rows = await _cut(data, source)
+    return [(documents.place_of(row), row["title"], row["body"]) for row in rows]
+
+
+PAGE = """\
+<!DOCTYPE html>
+<html><head><title>Keys - Docs</title><meta charset="utf-8"><style>p {}</style></head>
+<body>
+<header><h1>Site</h1></header><nav><h2>Menu</h2><a href="/">Home</a></nav>
+<div class="cookie-banner">We use cookies.</div>
+<main>
+<section id="keys"><header><h1>Keys<a class="headerlink" href="#keys">#</a></h1></header>
+<p>Each <b>service</b> has its <a href="own.html">own key</a> for snake_case_names.</p>
+<pre><code class="language-python">def rotate():
+    return "# no heading"
+</code></pre>
+<table><tr><th>Kind</th><th>Days</th></tr><tr><td>read</td><td>90</td></tr></table>
+<div><a id="rotation"></a><div><h2>Rotation</h2></div><p>Make a new one.</p></div>
+<h2 id="end">End &amp; more</h2><ul><li>one</li><li>two</li></ul>
+</section><script>track()</script></main>
+<footer>All rights reserved</footer></body></html>
+"""
+
+
+async def test_a_page_of_html_is_its_content_with_its_anchors() -> None:
+    places = await _places(PAGE, "docs/keys.html")
+    assert [(place, title) for place, title, _ in places] == [
+        ("docs/keys.html#keys", "Keys"),
+        ("docs/keys.html#rotation", "Keys > Rotation"),
+        ("docs/keys.html#end", "Keys > End & more"),
+    ]
+    assert places[0][2] == (
+        "# Keys\n\nEach service has its own key for snake_case_names.\n\n"
+        '```python\ndef rotate():\n    return "# no heading"\n```\n\n'
+        "| Kind | Days |\n| --- | --- |\n| read | 90 |"
+    )
+    everything = "".join(body for *_, body in places)
+    for word in ("Menu", "Home", "cookies", "track", "rights", "Site", "{#"):
+        assert word not in everything
+    assert "- one\n- two" in everything
+
+
+async def test_html_is_known_by_its_first_bytes_and_its_encoding_by_its_head() -> None:
+    for data, source in (
+        (PAGE, "upload"),
+        (f"\ufeff\n{PAGE}", "a.txt"),
+        (b"<html><meta charset='shift_jis'><p>" + "日本語".encode("shift_jis"), "a.htm"),
+        ("<p>Größe</p>".encode("latin-1"), "a.html"),
+        ('<?xml version="1.0"?><html><body><p>Größe</p></body></html>', "a.xhtml"),
+    ):
+        with case(source):
+            rows = await _cut(data, source)
+            assert {"Keys", None, ""} >= {(row["title"] or "").partition(" >")[0] for row in rows}
+            assert re.search("own key|日本語|Größe", rows[0]["body"])
+
+
+async def test_a_page_without_a_main_element_loses_what_is_around() -> None:
+    html = "<title>Note</title><header>Site</header><aside>More</aside><p>Text.</p>"
+    assert await _places(f"{html}<footer>End</footer>", "a.html") == [("a.html", "Note", "Text.")]
+
+
+async def test_a_notebook_is_its_text_its_code_and_what_it_printed() -> None:
+    body = (
+        "# Trial\n\nHow it went.\n\n```python\nprint('hello')\n# no heading\n```\n\n```\nhello\n```"
+    )
+    assert await _places(office.notebook(), "a.ipynb") == [("a.ipynb", "Trial", body)]
+
+
+async def test_a_word_file_has_its_headings_lists_and_tables() -> None:
+    table = "| Year | Sum |\n| --- | --- |\n| 2026 | 42 |"
+    assert await _places(office.docx(), "a.docx") == [
+        ("a.docx", "Report", "# Report\n\nWords first."),
+        ("a.docx", "Costs", f"# Costs\n\n- They rose.\n\n{table}"),
+        ("a.docx", "Costs > Next year", "## Next year\n\nLess."),
+    ]  # fmt: skip
+
+
+async def test_slides_have_their_numbers_and_notes() -> None:
+    assert await _places(office.pptx(), "a.pptx") == [
+        ("a.pptx, slide 1", "Plan", "# Plan\n\nOne\n\nTwo\n\nSay hello."),
+        ("a.pptx, slide 2", "Numbers", "# Numbers\n\n| Year | Sum |\n| --- | --- |\n| 2026 | 42 |"),
+    ]
+
+
+async def test_a_book_has_its_chapters_in_their_order() -> None:
+    assert await _places(office.epub(), "a.epub") == [
+        ("a.epub, chapter 1", "First", "# First\n\nText of the first."),
+        ("a.epub, chapter 2", "A book", "Text of the last."),
+    ]
+
+
+LAUGHS = (
+    '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><container><rootfiles>'
+    '<rootfile full-path="&b;"/></rootfiles></container>'
+)
+OUTSIDE = (
+    '<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><package><title>&a;</title></package>'
+)
+
+
+async def test_a_hostile_file_of_another_program_is_refused() -> None:
+    good = office.docx()
+    for data, source, reason in (
+        (office.epub(**{"META-INF/container.xml": LAUGHS}), "a.epub", "document type"),
+        (office.epub(**{"in/book.opf": OUTSIDE}), "a.epub", "document type"),
+        (office.epub(**{"in/b.xhtml": " " * 2**25}), "a.epub", "more than 16,777,216 bytes"),
+        (good[: len(good) // 2], "a.docx", "no docx that can be read"),
+        (b"\x89PNG", "a.pptx", "no pptx that can be read"),
+        (b"[" * 10**6, "a.ipynb", "no notebook that can be read"),
+        (b'{"cells": 1}', "a.ipynb", "no notebook that can be read"),
+        (b"<b>" * 10**5, "a.html", "no html that can be read"),
+        (office.zipped({"a": "b"}), "report", "convert it to Markdown"),
+        (b"x", "a.doc", "convert it to Markdown"),
+    ):
+        with case((source, reason)), pytest.raises(DocumentError, match=rf"{source}: .*{reason}"):
+            await _cut(data, source)
+    assert len(await _cut("<p>Text.</p>", "a.html")) == 1
