@@ -94,8 +94,8 @@ class Cutter:
     size: int | None = None
     overlap: int = 0
     tokenizer: Any = None
-    kind: str | None = None
     stop: Stop = field(default_factory=Stop, compare=False)
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in (None, *_KINDS.values()):
@@ -238,7 +238,7 @@ async def passages(
     ``overlap`` of them.
     Raises DocumentError if the document cannot be read, or has no text.
     """
-    cutter = Cutter(size, overlap, tokenizer, kind)
+    cutter = Cutter(size, overlap, tokenizer, kind=kind)
     if source is None and not isinstance(document, Path):
         raise InvalidArgumentError("source", source, "the name of the document")
 
