@@ -69,8 +69,8 @@ async def export(
     if piped and form is None:
         raise typer.BadParameter("standard output has no suffix: pass --format")
     path = Path("standard output") if piped else expanded(file)
-    opened = await at.table(table, reading=True)
     save = (await in_thread(import_module, "aiovec_import.saving")).save  # slow
+    opened = await at.table(table, reading=True)
     began = time.perf_counter()
     with progress("rows") as bar:
         total = await opened.count(where) if not bar.disable else None
