@@ -239,8 +239,11 @@ async def passages(
     Raises DocumentError if the document cannot be read, or has no text.
     """
     cutter = Cutter(size, overlap, tokenizer, kind=kind)
+    if not isinstance(document, (Path, str, bytes, bytearray, memoryview)):
+        raise InvalidArgumentError("document", document, "a Path, the bytes of a file, or a text")
     if source is None and not isinstance(document, Path):
-        raise InvalidArgumentError("source", source, "the name of the document")
+        expected = "the name of the document; to read a file, pass Path(...) instead of a text"
+        raise InvalidArgumentError("source", source, expected)
 
     def load() -> tuple[bytes, str, datetime | None]:
         name = text_of_name(source or "")

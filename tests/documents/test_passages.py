@@ -284,6 +284,11 @@ async def test_an_argument_out_of_range_is_refused() -> None:
             await _cut("text", source="a.md", **options)
     with pytest.raises(InvalidArgumentError, match="source"):
         await _cut(b"text")
+    with pytest.raises(InvalidArgumentError, match=r"pass Path\(...\) instead of a text"):
+        await _cut("notes/a.md")
+    wrong: Any = ["text"]
+    with pytest.raises(InvalidArgumentError, match="document must be a Path, the bytes of a file"):
+        await _cut(wrong, source="a.md")
     with pytest.raises(DocumentError, match="No such file"):
         await _cut(Path("nosuch.md"))
 
