@@ -1,9 +1,9 @@
 """Rehearse a release: build everything from a clean clone, and use it as a user would.
 
 ``python scripts/rehearse.py`` takes what is committed. It installs each wheel alone into a new
-environment, runs the README's first program, ``aiovec doctor``, ``aiovec demo``, an import of the
-documentation and a program for each framework, and checks the links of the README on the registry's
-page and of the site.
+environment, runs the README's first program, ``aiovec doctor``, an import of the documentation and
+a program for each framework, and checks the links of the README on the registry's page and of the
+site.
 """
 
 from __future__ import annotations
@@ -139,7 +139,6 @@ def main() -> None:
                 sys.exit("rehearse: FAILED: the README has no program")
             run(commands / "python", "-W", "error", "-c", program[1], cwd=work)
             run(commands / "aiovec", "doctor", cwd=work)
-            run(commands / "aiovec", "demo", cwd=work)
             more = ("--find-links", dist, f"{wheel}[documents,fastembed]")
             run(commands / "python", "-m", "pip", "install", "-q", *more, cwd=work)
             stored = ("import", clone / "docs", "--embedder", "local", "-s", "docs.db")

@@ -16,8 +16,8 @@ import aiovec
 from .conftest import Run, contents
 
 COMMANDS = (
-    "demo doctor info tables search rows get count distinct delete create drop text-index import "
-    "export index optimize backup restore advise mcp migrate serve"
+    "doctor info tables search rows get count distinct delete create drop text-index import export "
+    "index optimize backup restore advise mcp migrate serve"
 ).split()
 MIGRATE = [f"migrate {name}" for name in "plan run status verify abort forget".split()]
 

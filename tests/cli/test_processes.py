@@ -106,7 +106,7 @@ def test_a_process_imports_only_what_it_needs(store: Path) -> None:
 
 # A package that is not installed, a command that needs it, and the cure.
 MISSING = [
-    ("lancedb", "demo -s lancedb://demo.lance", 'pip install "aiovec[lancedb]"'),
+    ("lancedb", "create t --dim 2 -s lancedb://t.lance", 'pip install "aiovec[lancedb]"'),
     ("lancedb", "doctor", 'pip install "aiovec[lancedb]"'),
     ("ray", "import parts/* --table t -s lancedb://n --engine ray", 'pip install "aiovec[ray]"'),
     ("sqlite_vec", "doctor", "pip install sqlite-vec"),

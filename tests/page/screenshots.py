@@ -1,6 +1,6 @@
 """The pictures of docs/how-to/deploy.md: ``python -m tests.page.screenshots`` makes them anew.
 
-They show the demo's store, so they need no network, only Chromium.
+They show the passages of docs/, so they need no network, only Chromium.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).resolve().parents[2] / "docs" / "assets"
 LARGEST = 150_000  # bytes of a picture
 WIDE = {"width": 1160, "height": 720}
-TALL = {"width": 1160, "height": 870}
+TALL = {"width": 1160, "height": 840}
 
 
 async def choose_a_point(page: Page) -> None:
@@ -38,16 +38,19 @@ async def settle(page: Page) -> None:
 
 
 PICTURES: list[tuple[str, str, str, dict[str, int], Any]] = [
-    ("server-page", "#/t/stdlib/search?by=both&q=compress+a+file+with+gzip", "light", WIDE, settle),
-    ("server-page-map", "#/t/stdlib/map?color=kind&rows=500", "dark", TALL, choose_a_point),
+    ("server-page", "#/t/documents/search?by=both&q=keep+tenants+apart", "light", WIDE, settle),
+    ("server-page-map", "#/t/documents/map?color=source&rows=1000", "dark", TALL, choose_a_point),
 ]
 
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "demo.db"
-        demo = [sys.executable, "-m", "aiovec", "demo", "-s", str(place)]
-        await asyncio.to_thread(subprocess.run, demo, check=True, stdout=subprocess.DEVNULL)
+        place = Path(folder) / "docs.db"
+        imported = [
+            sys.executable, "-m", "aiovec", "import", str(ASSETS.parent),
+            "--embedder", "local", "-s", str(place),
+        ]  # fmt: skip
+        await asyncio.to_thread(subprocess.run, imported, check=True, stdout=subprocess.DEVNULL)
         with serving("-s", place) as served:
             await take(served.url)
 

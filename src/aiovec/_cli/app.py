@@ -27,11 +27,10 @@ GROUP = "aiovec.commands"
 
 # The module of each command, in the order of the help. Its function has the command's name.
 _MODULES = {
-    "demo": "demo", "doctor": "doctor", "info": "facts", "tables": "facts", "search": "search",
-    "rows": "search", "get": "search", "count": "search", "distinct": "search",
-    "delete": "tables", "create": "tables", "drop": "tables", "text-index": "tables",
-    "index": "upkeep", "optimize": "upkeep", "backup": "upkeep", "restore": "upkeep",
-    "advise": "advise",
+    "doctor": "doctor", "info": "facts", "tables": "facts", "search": "search", "rows": "search",
+    "get": "search", "count": "search", "distinct": "search", "delete": "tables",
+    "create": "tables", "drop": "tables", "text-index": "tables", "index": "upkeep",
+    "optimize": "upkeep", "backup": "upkeep", "restore": "upkeep", "advise": "advise",
 }  # fmt: skip
 # The commands in other packages of this distribution.
 _APPS = {

@@ -1,9 +1,7 @@
-"""The demo's embedder and passages, which stored rows and the figures of the docs rest on."""
+"""The embedder "demo", which stored rows and the figures of the docs rest on."""
 
 from __future__ import annotations
 
-import inspect
-import json.decoder
 import os
 import subprocess
 import sys
@@ -11,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-from aiovec._cli.demo import stdlib_passages
 from aiovec._embed.hashing import HashingEmbedder
 
 EMBEDDER = HashingEmbedder()
@@ -59,15 +56,3 @@ def test_the_model_of_this_name_keeps_its_vectors() -> None:
         env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert other.stdout == vector.tobytes().hex()
-
-
-@pytest.mark.soak
-def test_the_passages_are_the_docstrings_of_the_standard_library() -> None:
-    before = set(sys.modules)
-    passages = {passage["id"]: passage for passage in stdlib_passages()}
-    assert not {"antigravity", "this", "turtle"} & (set(sys.modules) - before)  # nothing runs
-    assert 3_000 < len(passages) < 20_000
-    result = passages["json.decoder.JSONDecoder.decode"]
-    assert (result["module"], result["kind"]) == ("json.decoder", "function")
-    assert result["text"].partition("\n")[2] == inspect.getdoc(json.decoder.JSONDecoder.decode)
-    assert not any(part.startswith("_") for name in passages for part in name.split("."))
