@@ -71,14 +71,13 @@ def rows_at_once(schema: Schema) -> int:
 
 def format_of(path: Path, given: str | None) -> str:
     """Return the format that the user gave, or that the suffix of the file stands for."""
-    accepted = ", ".join(FORMATS)
     name = given or SUFFIXES.get(path.suffix.lower())
     if name is None:
         raise ConfigError(
-            f"the name {path.name} does not show its format; pass --format {accepted}, or use one "
-            f"of the suffixes {', '.join(SUFFIXES)}",
-            key="--format", accepted=accepted,
-        )  # fmt: skip
+            f"the name {path.name} does not show its format; pass --format "
+            f"{', '.join(FORMATS)}, or use one of the suffixes {', '.join(SUFFIXES)}",
+            key="--format",
+        )
     return name
 
 
@@ -132,9 +131,9 @@ class FileReader(Reader):
     def close(self) -> None:
         self._file.close()
 
-    def wrong(self, fault: str, key: str | None = None, accepted: str = "") -> ConfigError:
+    def wrong(self, fault: str, key: str | None = None) -> ConfigError:
         """Return an error about the file."""
-        return ConfigError(f"{self.name} {fault}", file=self.name, key=key, accepted=accepted)
+        return ConfigError(f"{self.name} {fault}", file=self.name, key=key)
 
     def check_names(self, names: list[str]) -> None:
         """Refuse several columns of one name, and a file without ids."""
@@ -143,12 +142,11 @@ class FileReader(Reader):
                 f"has several columns of one name ({', '.join(map(repr, twice)):.200})"
             )
         if self._id_column not in (None, *names):
-            accepted = ", ".join(names)
             raise self.wrong(
                 f"has no column {self._id_column!r}; pass --id-column none for new ids, or "
-                f"one of: {accepted:.200}",
-                "--id-column", accepted,
-            )  # fmt: skip
+                f"one of: {', '.join(names):.200}",
+                "--id-column",
+            )
 
     def settle(
         self, names: Collection[str], carried: Schema | None = None, remark: str = ""
@@ -176,8 +174,8 @@ class FileReader(Reader):
                 f"cannot be imported: no vector was found in its columns "
                 f"({', '.join(names):.200}){remark}; say by --vector-column which of them holds "
                 "lists of numbers, or make them of a text with --embed FIELD and --embedder KIND",
-                "--vector-column", ", ".join(names),
-            )  # fmt: skip
+                "--vector-column",
+            )
         if table is None:
             vector = vector or USUAL_VECTORS[0]
             fields = self._fields(vector)

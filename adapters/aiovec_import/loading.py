@@ -250,9 +250,8 @@ def wanted_schema(load: Load) -> Schema:
         for name in set(names) - schema.fields.keys():
             fields = ", ".join(schema.fields) or "none"
             raise ConfigError(
-                f"{option} {name}: there is no such field; the fields: {fields:.200}",
-                key=option, accepted=fields,
-            )  # fmt: skip
+                f"{option} {name}: there is no such field; the fields: {fields:.200}", key=option
+            )
     if new.embed not in (None, schema.embed and schema.embed.field):
         schema = replace(schema, embed=new.embed_of(schema.fields))
     return with_indexes(schema, new.text, new.index)

@@ -152,9 +152,8 @@ class NewTable:
         if self.embed not in texts:
             listed = ", ".join(texts) or "none"
             raise ConfigError(
-                f"--embed {self.embed}: name a text field, one of: {listed:.200}",
-                key="--embed", accepted=listed,
-            )  # fmt: skip
+                f"--embed {self.embed}: name a text field, one of: {listed:.200}", key="--embed"
+            )
         return Embed(self.embed)
 
 

@@ -97,8 +97,7 @@ _BEHIND_REQUESTS: Sequence[tuple[str, _Make]] = (
          f"other writers changed {target} at the same time: {message}", 0.0)),
     (("could not parse bucket|unable to find object store|no azure account|invalid uri"
      "|no provider found"),
-     lambda target, message: ConfigError(
-         f"{target}: {message}", accepted="a folder, or a URL")),
+     lambda target, message: ConfigError(f"{target}: {message}")),
     (_REFUSED, StorePermissionError),
     # A file of a build, not of the table.
     (r"not found: \S*[/\\]ivf_\d+\.lance",

@@ -142,9 +142,7 @@ class LancedbBackend(Backend):
         folder = self._target.folder
         if self._target.in_memory or (folder is not None and not await in_thread(folder.is_dir)):
             raise ConfigError(
-                f"there is no store at {self.target}, and read_only=True creates none",
-                key="target",
-                accepted="an existing store",
+                f"there is no store at {self.target}, and read_only=True creates none", key="target"
             )
 
     def supports(self, ability: str) -> bool:

@@ -75,8 +75,7 @@ def mcp(
         ) from exc
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if http and key and not re.fullmatch("[!-~]{16,512}", key):  # fewer could be guessed
-        accepted = "16 to 512 visible ASCII characters"
-        raise ConfigError(f"the key in {KEY_VARIABLE} must be {accepted}", accepted=accepted)
+        raise ConfigError(f"the key in {KEY_VARIABLE} must be 16 to 512 visible ASCII characters")
     place = place_named(store, config)
     if not allow_writes:
         check_there(place)

@@ -45,7 +45,7 @@ class RemotePlugin(BackendPlugin):
         return f"{SCHEME}://{file}" if autostart else super().address_in(settings, file)
 
     def locate(self, target: str, base: Path | None = None) -> str:
-        shown, accepted = redacted(target), "http://host:port"
+        shown = redacted(target)
         scheme, mark, rest = target.partition("://")
         if scheme == SCHEME:
             return target
@@ -58,14 +58,14 @@ class RemotePlugin(BackendPlugin):
             usable = False
         words = ""
         if not usable or any(char.isspace() or not char.isprintable() for char in target):
-            words = f"{shown!r} is no address of a server"
+            words = f"{shown!r} is no address of a server, such as http://host:port"
         elif "@" in url.netloc or url.query or url.fragment:
             words = (
                 f"{shown}: the address of a server has no user, query or fragment; a key goes into "
                 "api_key of [retrieval.remote], or AIOVEC_RETRIEVAL__REMOTE__API_KEY"
             )
         if words:
-            raise ConfigError(words, key="target", accepted=accepted)
+            raise ConfigError(words, key="target")
         return target.rstrip("/")
 
     def findings(self, address: str | None) -> Sequence[Finding]:

@@ -109,7 +109,6 @@ def serve(
             f"{place} is served by another server already; name the backend to serve in "
             "[retrieval.server] backend, or pass a store",
             key="retrieval.server.backend",
-            accepted="a backend other than remote",
         )
 
     def opened() -> Awaitable[VectorStore]:

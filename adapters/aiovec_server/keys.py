@@ -58,7 +58,7 @@ def keys_of(settings: ServerSettings) -> Keys:
             access = Access.READ if entry.startswith("read:") else Access.WRITE
             key = entry.removeprefix(f"{access.name.lower()}:")
             if _KEY.fullmatch(key) is None:
-                raise ConfigError(f"{place} must be {_ACCEPTED}", key=name, accepted=_ACCEPTED)
+                raise ConfigError(f"{place} must be {_ACCEPTED}", key=name)
             if granted.setdefault(digest_of(key), access) is not access:
                 words = f"{place} is there twice, for reading alone and for writing"
                 raise ConfigError(words, key=name)

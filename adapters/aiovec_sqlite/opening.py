@@ -212,9 +212,7 @@ def check_store_to_read(path: Path) -> None:
     """Raise ConfigError if there is no store, CorruptStoreError if it is not an aiovec store."""
     if not check_header(path, to_read=True):
         raise ConfigError(
-            f"there is no store at {path}, and read_only=True creates none",
-            key="target",
-            accepted="the path of an existing store",
+            f"there is no store at {path}, and read_only=True creates none", key="target"
         )
 
 

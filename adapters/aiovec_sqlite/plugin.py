@@ -72,5 +72,4 @@ def _refuse_place_of_another(path: Path) -> None:
             else f"{path} has a name of the {name} backend, and would become a SQLite file; open "
             f"it as {target}, or choose another name",
             key="target",
-            accepted=target,
         )

@@ -41,8 +41,7 @@ def check_free_name(path: str) -> None:
             raise ConfigError(
                 f"{path} is a name that SQLite uses for a part of the database "
                 f"{path.removesuffix(end)} and may remove; choose a name that does not end in "
-                f"{end}",
-                accepted="another name",
+                f"{end}"
             )
 
 

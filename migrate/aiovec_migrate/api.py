@@ -273,7 +273,7 @@ class _Session:
     async def existing(self, store: PathText | Place) -> OpenPlace:
         place = await self.opened(store)
         if place.missing:
-            raise ConfigError(f"there is no store at {place}", accepted="a store's path")
+            raise ConfigError(f"there is no store at {place}")
         return place
 
     async def work(
@@ -399,7 +399,7 @@ async def _compared(
 ) -> Report:
     for place in (source, target):
         if place.missing:
-            raise ConfigError(f"there is no store at {place}", accepted="a store's path")
+            raise ConfigError(f"there is no store at {place}")
         await _act(place)
     left = (await source.record()).mark
     moved_here = left is not None and left.target == target.backend.target

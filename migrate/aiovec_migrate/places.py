@@ -88,9 +88,8 @@ def locate(text: PathText | None, config: Path | None) -> Place:
         if text is not None:
             fault = f"{text!r} is only the name of a backend: pass the address of its store"
         raise ConfigError(
-            f"{fault}, or name a TOML file with --config or ${CONFIG_VARIABLE}",
-            key="--from", accepted="a store, or a TOML file",
-        )  # fmt: skip
+            f"{fault}, or name a TOML file with --config or ${CONFIG_VARIABLE}", key="--from"
+        )
     if named:
         place = find_place(config=config, backend=str(text or ""))
     else:
@@ -121,7 +120,6 @@ def _check_meant(text: str) -> None:
             f"{text!r} is neither a backend ({known}) nor a store; write ./{text} for a new store "
             "in a folder of this name",
             key="target",
-            accepted=f"{known}, or a path",
         )
 
 

@@ -192,7 +192,7 @@ class AiovecError(Exception):
 class ConfigError(AiovecError):
     """A target, a TOML file or an environment variable that cannot be used.
 
-    ``file`` and ``key`` name the setting, ``accepted`` describes its valid values.
+    ``file`` and ``key`` name the setting.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(
@@ -203,7 +203,6 @@ class ConfigError(AiovecError):
     _: KW_ONLY
     file: str | None = None
     key: str | None = None
-    accepted: str | None = None
 
     def __post_init__(self, message: str) -> None:
         self.args: tuple[Any, ...] = (message,)

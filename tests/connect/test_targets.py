@@ -149,16 +149,15 @@ async def test_a_folder_of_lancedb_is_no_sqlite_store(tmp_path: Path) -> None:
         {"target": folder, "read_only": True}, {"config": config},
     )  # fmt: skip
     for way in ways:
-        with case(way), pytest.raises(ConfigError, match="lancedb://") as caught:
+        with case(way), pytest.raises(ConfigError, match="lancedb://"):
             await aiovec.connect(**way)
     assert sorted(os.listdir(folder)) == before
-    async with aiovec.connect(caught.value.accepted or "") as store:
+    async with aiovec.connect(f"lancedb://{folder}") as store:
         assert await store.count("t") == 1
     for name in ("new.lance", "new.lancedb"):  # which would become SQLite files
-        with pytest.raises(ConfigError, match="would become a SQLite file; open it as") as caught:
+        with pytest.raises(ConfigError, match="SQLite file; open it as lancedb://"):
             await aiovec.connect(tmp_path / name)
         assert not (tmp_path / name).exists()
-        assert (caught.value.accepted or "").startswith("lancedb://")
 
 
 async def test_a_sqlite_file_with_the_name_of_a_lancedb_folder_opens(tmp_path: Path) -> None:

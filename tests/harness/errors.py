@@ -9,7 +9,7 @@ PLACE = "/srv/my data/hidden.db"
 # The status over HTTP, an error, and the facts that stay with the server.
 EVERY: list[tuple[int, E.AiovecError, set[str]]] = [
     (500, E.AiovecError("the driver failed"), set()),
-    (500, E.ConfigError("bad", file=PLACE, key="dim", accepted="a number"), {"file"}),
+    (500, E.ConfigError("bad", file=PLACE, key="dim"), {"file"}),
     (500, E.BackendNotInstalledError("lancedb", "aiovec[lancedb]"), set()),
     (500, E.ExtensionUnavailableError("no extensions", "install pysqlite3"), set()),
     (422, E.InvalidArgumentError("limit", 0, "at least 1"), set()),

@@ -62,7 +62,7 @@ async def test_no_error_shows_a_path_or_a_secret_of_the_server() -> None:
     failures: list[BaseException] = []
     for text in TEXTS:
         failures += [
-            E.AiovecError(text), E.ConfigError(text, key="x", accepted=text),
+            E.AiovecError(text), E.ConfigError(text, key="x"),
             E.EmbeddingError("default", text), E.StoreBusyError(text, 1.0),
             E.StoreFullError("notes.db", text), E.OutcomeUnknownError("notes.db", text),
             E.CorruptStoreError("notes.db", text), ValueError(text), RuntimeError(text),

@@ -47,8 +47,8 @@ def _findings(store: str | None, config: str | None) -> list[Finding]:
     except ConfigError as exc:
         if store is None and config is None and exc.file is None:
             return examine()  # nothing names a store, so there is none to examine
-        cure = f"accepted is {exc.accepted}" if exc.accepted else "correct the file or the target"
         subject = "store" if exc.key == "target" else "configuration"
+        cure = "correct the file or the target"
         return [*examine(), Finding(subject, str(exc), ok=False, cure=cure)]
     except AiovecError as exc:
         return [*examine(), Finding("store", str(exc), ok=False, cure="name another store")]

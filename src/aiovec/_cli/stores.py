@@ -329,7 +329,7 @@ def check_there(place: Place) -> None:
     """Raise ConfigError if nothing lies at a path."""
     path = place.path
     if path is not None and not path.exists():
-        raise ConfigError(f"there is no store at {path}", key="target", accepted="a store's path")
+        raise ConfigError(f"there is no store at {path}", key="target")
 
 
 def _is_writable(path: Path) -> bool:

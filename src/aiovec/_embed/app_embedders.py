@@ -35,16 +35,18 @@ def check_embedders(single: object, several: object) -> dict[str, Embedder | Map
     The keys of a mapping are checked when the store opens.
     """
     if several is not None and not isinstance(several, Mapping):
-        raise _wrong(f"embedders must map names to embedders, not be {shown(several)}", "embedders")
+        raise ConfigError(
+            f"embedders must map names to embedders, not be {shown(several)}", key="embedders"
+        )
     given: dict[Any, Any] = dict(several or {})
     if single is not None and DEFAULT in given:
-        raise _wrong("pass embedder= or embedders={'default': ...}, not both", "embedder")
+        raise ConfigError("pass embedder= or embedders={'default': ...}, not both", key="embedder")
     if single is not None:
         given[DEFAULT] = single
     if isinstance(given.get("kind"), str):
-        raise _wrong(
+        raise ConfigError(
             f"embedders must map names to embedders: {{'default': {shown(dict(given))}}}; pass a "
-            "single one as embedder=", "embedders",
+            "single one as embedder=", key="embedders",
         )  # fmt: skip
     checked: dict[str, Embedder | Mapping[str, object]] = {}
     for name, option in given.items():
@@ -61,16 +63,16 @@ def _kind(option: str) -> Mapping[str, object]:
     service, colon, model = option.partition(":")
     if option.startswith("text-embedding-") or (colon and service in _WITH_MODEL):
         kind = service if colon else "openai"
-        raise _wrong(
+        raise ConfigError(
             f"{option!r} names a model: pass {{'kind': {kind!r}, 'model': {model or option!r}, "
-            "'dim': <the length of its vectors>}", "embedder",
+            "'dim': <the length of its vectors>}", key="embedder",
         )  # fmt: skip
     if not colon and option not in _KINDS:
-        raise _wrong(
+        raise ConfigError(
             f"{option!r} is no kind of embedder ({', '.join(_KINDS)}); a model is named behind its "
             "kind: {'kind': 'fastembed', 'model': 'BAAI/bge-small-en-v1.5', 'dim': 384}, or for "
             "Ollama and other services {'kind': 'openai', 'base_url': 'http://localhost:11434/v1', "
-            "'model': 'nomic-embed-text', 'dim': 768}", "embedder",
+            "'model': 'nomic-embed-text', 'dim': 768}", key="embedder",
         )  # fmt: skip
     return {"kind": option}
 
@@ -79,30 +81,27 @@ def check_embedder(name: str, given: object) -> Embedder:
     """Return the embedder if it has the needed attributes, or raise ConfigError."""
     model, dim = getattr(given, "model", None), getattr(given, "dim", None)
     if isinstance(given, type):
-        raise _wrong(
+        raise ConfigError(
             f"the embedder {name!r} is the class {given.__name__}; pass an object, such as "
-            f"{given.__name__}()", f"embedders.{name}",
+            f"{given.__name__}()", key=f"embedders.{name}",
         )  # fmt: skip
     if not callable(given):
-        raise _wrong(
+        raise ConfigError(
             f"the embedder {name!r} must be a kind such as 'demo', a mapping such as "
-            f"{{'kind': 'demo'}}, or an aiovec.Embedder, not {shown(given)}", f"embedders.{name}",
-        )  # fmt: skip
+            f"{{'kind': 'demo'}}, or an aiovec.Embedder, not {shown(given)}",
+            key=f"embedders.{name}",
+        )
     wrap = "wrap a function: aiovec.embedder(fn, model='my-model', dim=384)"
     if not isinstance(model, str) or not model:
-        raise _wrong(
+        raise ConfigError(
             f"the embedder {name!r} needs an attribute model, the name of its model; {wrap}",
-            f"embedders.{name}.model",
-        )  # fmt: skip
+            key=f"embedders.{name}.model",
+        )
     if dim is not None and (
         isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= MAX_DIM
     ):
-        raise _wrong(
+        raise ConfigError(
             f"the embedder {name!r} has the attribute dim {shown(dim)}, which must be a length "
-            f"from 1 to {MAX_DIM}, or None; {wrap}", f"embedders.{name}.dim",
+            f"from 1 to {MAX_DIM}, or None; {wrap}", key=f"embedders.{name}.dim",
         )  # fmt: skip
     return cast("Embedder", given)
-
-
-def _wrong(message: str, key: str) -> ConfigError:
-    return ConfigError(message, key=key, accepted="an aiovec.Embedder")

@@ -181,12 +181,12 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
         listed = ", ".join(sorted(settings.embedders)) or "none"
         raise ConfigError(
             f"the TOML file has no embedder {name!r}; it has: {listed}",
-            key=f"retrieval.embedders.{name}", accepted="the name of an embedder",
-        )  # fmt: skip
+            key=f"retrieval.embedders.{name}",
+        )
     embedder = _batcher(name, section)
     if not embedder.dim:
         place = f"retrieval.embedders.{name}.dim"
-        raise ConfigError(f"{place} is needed here", key=place, accepted="a length of vectors")
+        raise ConfigError(f"{place} is needed here, the length of its vectors", key=place)
     return embedder
 
 
@@ -236,10 +236,7 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
     for key in ("model", "dim"):
         if not getattr(settings, key):
             place = f"retrieval.embedders.{name}.{key}"
-            raise ConfigError(
-                f"{place}: the kind {settings.kind!r} needs it", key=place,
-                accepted="the model's name" if key == "model" else "the length of its vectors",
-            )  # fmt: skip
+            raise ConfigError(f"{place}: the kind {settings.kind!r} needs it", key=place)
     package = _PACKAGES[settings.kind]
     if sys.modules.get(package) is None and find_spec(package) is None:
         raise ConfigError(

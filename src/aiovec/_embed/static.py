@@ -53,9 +53,8 @@ class StaticModel:
         if settings.dim not in (0, self.dim):
             key = f"{self._key}.dim"
             raise ConfigError(
-                f"{key} is {settings.dim}, but the model {self.model!r} has {self.dim}",
-                key=key, accepted=f"{self.dim}, or leave it out",
-            )  # fmt: skip
+                f"{key} is {settings.dim}, but the model {self.model!r} has {self.dim}", key=key
+            )
 
     def prepare(self) -> None:
         """Load the tokenizer."""
@@ -91,7 +90,6 @@ class StaticModel:
         return ConfigError(
             f"no static model can be read in {self._weights.parent}: {exc}",
             key=f"{self._key}.model",
-            accepted="a folder that model2vec saved, with model.safetensors and tokenizer.json",
         )
 
     def _package(self, package: str) -> Path:

@@ -263,5 +263,5 @@ def _copy_and_backend(backup: PathText, place: Place) -> tuple[Path, Backend]:
         text = path_of_copy(text, "backup")
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if not path.exists():
-        raise ConfigError(f"there is no backup at {path}", key="backup", accepted="a path")
+        raise ConfigError(f"there is no backup at {path}", key="backup")
     return path, place.create()

@@ -127,12 +127,11 @@ def _variables() -> dict[str, Any]:
         root, *path = name.lower().split(DELIMITER)
         if root != _ROOT:
             if root.startswith(_LIKE_ROOT):
-                right = f"{_ROOT.upper()}{DELIMITER}..."
                 raise ConfigError(
-                    f"environment: {name} is unknown; the variables are {right}, with two "
-                    "underscores between sections and keys",
-                    key=name, accepted=right,
-                )  # fmt: skip
+                    f"environment: {name} is unknown; the variables are {_ROOT.upper()}"
+                    f"{DELIMITER}..., with two underscores between sections and keys",
+                    key=name,
+                )
             continue
         path.insert(0, root.removeprefix(_PREFIX))
         value: Any = os.environ[name]

@@ -86,9 +86,8 @@ def engine_named(name: str, address: str | None) -> Engine:
     if entry_point is None:
         accepted = ", ".join(installed(GROUP)) or "none"
         raise ConfigError(
-            f"there is no engine {name!r}; the installed engines: {accepted}",
-            key="--engine", accepted=accepted,
-        )  # fmt: skip
+            f"there is no engine {name!r}; the installed engines: {accepted}", key="--engine"
+        )
     try:
         connect: Callable[[str | None], Engine] = entry_point.load()
     except ImportError as exc:

@@ -43,8 +43,8 @@ def path_of_url(text: str) -> str:
         raise ConfigError(
             f"{redacted(text)}: a {scheme}:// target is a path on this machine, without a user or "
             "a password",
-            key="target", accepted=f"{scheme}:///path",
-        )  # fmt: skip
+            key="target",
+        )
     if not rest:
         raise ConfigError(f"{redacted(text)}: names no path; write {scheme}:///path")
     if os.name == "nt" and re.match(r"/[A-Za-z]:([/\\]|$)", rest):
@@ -65,15 +65,13 @@ def local_path(text: str, base: Path | None = None) -> str:
     if expanded.startswith("~") and expanded == text:
         raise ConfigError(
             f"{text} begins with the home folder of a user that does not exist; write ./{text} "
-            "for a path here",
-            accepted="a path",
+            "for a path here"
         )
     try:
         path = os.path.abspath(os.path.join(base or "", expanded))
     except FileNotFoundError:
         raise ConfigError(
-            f"{text} is relative to the current folder, which was removed; use an absolute path",
-            accepted="an absolute path",
+            f"{text} is relative to the current folder, which was removed; use an absolute path"
         ) from None
     # A trailing slash means a folder, also if it does not exist yet.
     return path + os.sep if trailing and not path.endswith(os.sep) else path

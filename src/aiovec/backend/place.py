@@ -157,13 +157,12 @@ def _usual_file() -> Path:
     if named:
         raise ConfigError(
             f"{file}: {CONFIG_VARIABLE} names this file, but it does not exist",
-            file=str(file), key=CONFIG_VARIABLE, accepted="a TOML file",
+            file=str(file), key=CONFIG_VARIABLE,
         )  # fmt: skip
     raise ConfigError(
         "no store to open is given: pass a target, as in connect('notes.db'), or "
         f"config='{CONFIG_FILE}', or set {CONFIG_VARIABLE}, or put {CONFIG_FILE} into the "
-        f"current folder ({file.parent})",
-        accepted=f"a target, config=, {CONFIG_VARIABLE} or ./{CONFIG_FILE}",
+        f"current folder ({file.parent})"
     )
 
 
@@ -185,7 +184,7 @@ def _configured(
     if not text:
         raise ConfigError(
             f"{file}: retrieval.{key} is missing: it says where the {plugin.name} store is",
-            file=str(file), key=f"retrieval.{key}", accepted=f"an address of {plugin.name}",
+            file=str(file), key=f"retrieval.{key}",
         )  # fmt: skip
     meant = _plugin_of(text) or plugin
     if meant.name not in {plugin.name, *plugin.delegates}:
@@ -193,7 +192,7 @@ def _configured(
         accepted = "a path" if of_paths else f"an address of the {plugin.name} backend"
         raise ConfigError(
             f"{file}: retrieval.{key} must be {accepted}, not {redacted(text)!r}",
-            file=str(file), key=f"retrieval.{key}", accepted=accepted,
+            file=str(file), key=f"retrieval.{key}",
         )  # fmt: skip
     return meant, meant.locate(text, file.parent)
 
@@ -205,7 +204,6 @@ def _plugin_of(text: str) -> BackendPlugin | None:
             f"{redacted(text)}: a file: URI is no target; write the path alone, and pass "
             "read_only=True to open it for reading only (a file of this name is ./file:...)",
             key="target",
-            accepted="a path",
         )
     try:
         os.fsencode(text)
@@ -229,7 +227,6 @@ def _plugin_of(text: str) -> BackendPlugin | None:
         f"{redacted(text)}: no installed backend has the scheme {scheme}://; a target is "
         f"{accepted}",
         key="target",
-        accepted=accepted,
     )
 
 

@@ -188,9 +188,7 @@ def plugin_of(name: str) -> BackendPlugin:
     plugin = plugin_named(name)
     if plugin is None:
         names = ", ".join(backend_names())
-        raise ConfigError(
-            f"there is no backend {name!r}; the backends are: {names}", accepted=names
-        )
+        raise ConfigError(f"there is no backend {name!r}; the backends are: {names}")
     return plugin
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 from .._model.redaction import names_secret
 from ..errors import ConfigError, did_you_mean, shown
@@ -90,10 +90,8 @@ class AnySettings(BackendSettings):
     any_key = True
 
 
-class _Fault(NamedTuple):
-    path: _Path
-    message: str
-    accepted: str
+_Fault = tuple[_Path, str]
+"""The path of a wrong key, and what is wrong with it."""
 
 
 @dataclass(eq=False, repr=False)
@@ -156,17 +154,16 @@ class Key:
         value = self._converted(value, texts)
         if self._admits(value):
             return value
-        accepted = self.accepted or self._accepted()
-        message = f"must be {accepted}{self._shown(path, value)}"
+        message = f"must be {self.accepted or self._accepted()}{self._shown(path, value)}"
         if isinstance(self.default, list) and isinstance(value, str):
             message += f"; write {json.dumps([value])}"
-        faults.append(_Fault(path, message, accepted))
+        faults.append((path, message))
         return None
 
     def _read_section(self, value: Any, path: _Path, texts: bool, faults: list[_Fault]) -> Any:
         if not isinstance(value, Mapping):
-            accepted = "a section" + (" as a JSON object" if texts else ", or { key = value }")
-            faults.append(_Fault(path, f"must be {accepted}", accepted))
+            form = " as a JSON object" if texts else ", or { key = value }"
+            faults.append((path, f"must be a section{form}"))
             return None
         values = {}
         for name, item in value.items():
@@ -183,18 +180,16 @@ class Key:
         """Return the fault of a name: with the known keys, and the section that it belongs to."""
         name = path[-1]
         if self.section is None:
-            accepted = f"a name of the form {self.names}"
-            return _Fault(path, f"must have {accepted}", accepted)
+            return (path, f"must have a name of the form {self.names}")
         known = self.section.keys
         sections = {key: each.section for key, each in known.items() if each.section}
         homes = [f"[{'.'.join((*path[:-1], key))}]" for key, each in sections.items()
                  if name in each.keys]  # fmt: skip
-        accepted = " or ".join(homes) or ", ".join(known)
         if homes and len(path) > 1:
             at = ".".join(path[:-1])
-            return _Fault(path, f"is not a key of [{at}]; it belongs to {accepted}", accepted)
-        hint = did_you_mean(name.lower(), list(known))
-        return _Fault(path, f"is not a known key{hint} (the known keys: {accepted})", accepted)
+            return (path, f"is not a key of [{at}]; it belongs to {' or '.join(homes)}")
+        hint, listed = did_you_mean(name.lower(), list(known)), ", ".join(homes or known)
+        return (path, f"is not a known key{hint} (the known keys: {listed})")
 
     def _converted(self, value: Any, texts: bool) -> Any:
         kind = type(self.default)
@@ -255,10 +250,10 @@ def checked(key: Key, value: object, path: _Path, source: str, file: str | None 
     result = key.read(value, path, texts, faults)
     if not faults:
         return result
-    wrong, message, accepted = faults[0]
+    wrong, message = faults[0]
     name = f"AIOVEC_{DELIMITER.join(wrong)}".upper() if texts else ".".join(wrong)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    raise ConfigError(f"{source}: {name}: {message}{more}", file=file, key=name, accepted=accepted)
+    raise ConfigError(f"{source}: {name}: {message}{more}", file=file, key=name)
 
 
 # Types of values
