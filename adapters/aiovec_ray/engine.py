@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from aiovec.backend.contract import Backend, TableHandle
-from aiovec.backend.engine import Engine, Loaded, ReadSource, Seen
+from aiovec.backend.engine import Loaded, ReadSource, Seen
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, DuplicateIdError, OutcomeUnknownError, UnsupportedError
 from aiovec_lancedb import LancedbBackend
@@ -25,7 +25,7 @@ _NAMED = 10
 _GROUPS = 4
 
 
-class RayEngine(Engine):
+class RayEngine:
     """Has Ray's workers load, index and compact tables of LanceDB."""
 
     def __init__(self, cluster: Cluster) -> None:

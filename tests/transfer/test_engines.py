@@ -14,13 +14,13 @@ from .support import error_of, jsonl, numbered, rows_of
 ENGINE = """
 import pickle
 from aiovec.backend.changes import Upsert
-from aiovec.backend.engine import Engine, Loaded
+from aiovec.backend.engine import Loaded
 from aiovec.backend.rows import Batch
 from aiovec.backend.threads import in_thread
 
 runs = set()
 
-class Own(Engine):
+class Own:
     def close(self): ...
     async def index(self, backend, table, kind, options): ...
     async def optimize(self, backend, table): ...

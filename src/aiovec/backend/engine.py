@@ -7,10 +7,9 @@ works on the tables of the backends that it knows.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._model.schema import Schema
 from ..errors import BackendNotInstalledError, ConfigError
@@ -39,17 +38,15 @@ class Loaded:
     existing: int = 0
 
 
-class Engine(ABC):
-    """Does the long work on tables of one backend.
+class Engine(Protocol):
+    """Does the long work on tables of one backend: any object with these methods.
 
     Every method raises UnsupportedError for a backend that the engine does not know.
     """
 
-    @abstractmethod
     def close(self) -> None:
         """Disconnect from the workers, and stop those that this engine started. Blocks."""
 
-    @abstractmethod
     async def load(
         self,
         backend: Backend,
@@ -65,13 +62,11 @@ class Engine(ABC):
         ``run`` is not changed. Raises DuplicateIdError if an id occurs twice, or exists already.
         """
 
-    @abstractmethod
     async def index(
         self, backend: Backend, table: TableHandle, kind: str, options: Mapping[str, Any]
     ) -> None:
         """Build the vector index, as ``Backend.create_index``."""
 
-    @abstractmethod
     async def optimize(self, backend: Backend, table: TableHandle) -> None:
         """Compact a table, then bring all its indexes up to date."""
 
