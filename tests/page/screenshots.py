@@ -64,8 +64,10 @@ async def take(url: str) -> None:
             options: Any = {"color_scheme": scheme, "viewport": size, "base_url": url}
             context = await browser.new_context(**options)
             page = await context.new_page()
-            await page.goto(where)
-            await settle(page)
+            for _ in range(2):  # the first time, the server reads its model
+                await page.goto("about:blank")
+                await page.goto(where)
+                await settle(page)
             await prepare(page)
             picture = await page.screenshot()
             if len(picture) > LARGEST:
