@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.harness.cases import case
 from tests.harness.processes import python
+from tests.harness.waiting import until
 from tests.sqlite.support import opened, sql
 
 import aiovec
@@ -172,6 +173,30 @@ async def test_many_changes_are_seen_and_begin_the_lists_anew(tmp_path: Path) ->
         assert [hit.id for hit in await words.search_text("notes", "unique")] == ["r00001"]
         await in_memory(words)
         assert [hit.id for hit in await words.search_text("notes", "more:unique")] == ["r00001"]
+
+
+async def test_the_lists_are_begun_anew_after_one_large_insert(tmp_path: Path) -> None:
+    chance = random.Random(8)
+    rows = [row(chance, number) for number in range(1_000)]
+    async with both(tmp_path / "s.db", "plain", rows) as (words, fts5):
+        before = (await words.stats("notes")).scan_memory
+        await fts5.insert("notes", [row(chance, number) for number in range(1_000, 11_000)])
+
+        async def larger() -> bool:  # by 13 bytes or more for each new row
+            await words.search_text("notes", "w1", select=[])
+            return (await words.stats("notes")).scan_memory > before + 100_000
+
+        await until(larger, 30)
+        await check_same(words, fts5, chance, 10)
+
+
+async def test_words_that_no_row_has_count_as_memory_too(tmp_path: Path) -> None:
+    rows = [row(random.Random(9), number) for number in range(1_000)]
+    async with both(tmp_path / "s.db", "plain", rows) as (words, _):
+        await words.search_text("notes", " ".join(f"missing{n}" for n in range(800)))
+        first = (await words.stats("notes")).scan_memory
+        await words.search_text("notes", " ".join(f"lacking{n}" for n in range(800)))
+        assert (await words.stats("notes")).scan_memory > first + 400_000
 
 
 _WRITER = """

@@ -48,10 +48,12 @@ _MOST_CHANGED, _SHARE_CHANGED = 4096, 1 / 16
 _FOR_MASKS = 1 / 4
 # A filter runs on the rows that the words have, if these are at most so many, else on all rows.
 _FEW = 4096
-# FTS5 looks for longer phrases.
-_LONGEST_PHRASE = 16
-# Texts whose tokens are kept.
-_MOST_KNOWN = 10_000
+# FTS5 looks for phrases of more words, and for longer texts of a clause.
+_LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
+# Texts whose tokens are kept, and lists of changed rows.
+_MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 1_000
+# Approximate bytes of a list beside its numbers: a word that no row has costs so much.
+_LIST_BYTES = 1_000
 # Tokens of a text are numbered in so many bits: a text has at most a million characters.
 _PLACE_BITS = 21
 
@@ -88,7 +90,7 @@ class _List:
 
     @property
     def nbytes(self) -> int:
-        return self.rows.nbytes + self.counts.nbytes
+        return self.rows.nbytes + self.counts.nbytes + _LIST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,8 @@ class Words:
         if asked.index != self.index:
             self.lost = True
             return None
+        if any(len(clause.text) > _LONGEST_TEXT for clause in (*asked.wanted, *asked.unwanted)):
+            return None
         with self._lock:
             # As in FTS5, a clause without a token is ignored.
             wanted = [clause for clause in asked.wanted if self._tokens_of(clause)]
@@ -308,6 +312,8 @@ class Words:
             if known is None:
                 known = self._read(self._memory, "changed_words", state, part, clause)
                 known.having = int(np.count_nonzero(part.gone[known.rows] == 0))
+                if len(state.changed) >= _MOST_OF_CHANGED:
+                    state.changed.clear()
                 state.changed[clause] = known
             return known, known.having
         known = self._lists.pop(clause, None)
@@ -398,6 +404,7 @@ class Words:
         first, second = state.segments
         changes = changes_since(db, self._table, state.change, max(0, self._changes_left()))
         if changes is None:
+            self.lost = True
             return False
         if not len(changes[1]):  # another table changed
             self._state = replace(state, change=change)
