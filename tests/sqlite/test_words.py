@@ -199,6 +199,24 @@ async def test_words_that_no_row_has_count_as_memory_too(tmp_path: Path) -> None
         assert (await words.stats("notes")).scan_memory > first + 400_000
 
 
+async def test_a_search_does_not_wait_while_another_reads_long_lists(tmp_path: Path) -> None:
+    chance = random.Random(10)
+    words_of_rows = [f"w{n}" for n in range(10, 100)]
+    rows = [
+        {**row(chance, number), "body": " ".join(chance.choices(words_of_rows, k=60))}
+        for number in range(10_000)
+    ]
+    async with both(tmp_path / "s.db", "plain", rows) as (words, _):
+        await words.search_text("notes", "w50")
+        long = " ".join(f"w{n}*" for n in range(1, 10)) + " " + " ".join(words_of_rows[:30])
+        task = asyncio.ensure_future(words.search_text("notes", f"{long} missing", match="all"))
+        await asyncio.sleep(0.02)
+        for _ in range(5):
+            await words.search_text("notes", "w50", limit=1)
+        assert not task.done()
+        assert await task == []
+
+
 _WRITER = """
 import asyncio, sys
 import aiovec

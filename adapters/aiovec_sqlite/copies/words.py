@@ -16,7 +16,7 @@ import ctypes
 import json
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ from .segments import among
 
 UInt32Array = npt.NDArray[np.uint32]
 UInt8Array = npt.NDArray[np.uint8]
+_Tokens = Mapping[Sought, Sequence[str]]
 
 # FTS5 is as fast where fewer rows have text.
 _FEWEST = 500
@@ -190,8 +191,7 @@ class Words:
         asked = Asked(
             db, ticket, table, index, clauses, (), Query(limit=0, where=None, columns=Columns(()))
         )
-        for clause in clauses:
-            words._list(asked, words._state, words._state.segments[0], clause)
+        words.lists(words._state, asked)
         return words
 
     def clauses(self) -> list[Sought]:
@@ -267,11 +267,21 @@ class Words:
             clauses = [*wanted, *(clause for clause in asked.unwanted if self._tokens_of(clause))]
             if any(len(self._tokens_of(clause)) > _LONGEST_PHRASE for clause in clauses):
                 return None
-            # Mostly no row has changed: then the second part has none.
-            parts = [part for part in state.segments if part.count]
-            known = [
-                [self._list(asked, state, part, clause) for clause in clauses] for part in parts
-            ]
+            tokens = {clause: self._tokens_of(clause) for clause in clauses}
+        # Mostly no row has changed: then the second part has none.
+        parts = [part for part in state.segments if part.count]
+        read: dict[Sought, _List] = {}
+        while True:
+            with self._lock:
+                missing = [one for one in clauses if one not in read and self._lacks(state, one)]
+                if not missing:
+                    known = [
+                        [self._list(state, part, clause, tokens, read) for clause in clauses]
+                        for part in parts
+                    ]
+                    break
+            for clause in missing:  # without the lock, because a common word takes long
+                read[clause] = self._read_from_file(asked, state, clause, tokens)
         lists = [[one for one, _ in of] for of in known]
         having = [sum(of[n][1] for of in known) for n in range(len(wanted))]
         weights = [weight_of(state.rows, rows) for rows in having]
@@ -305,12 +315,40 @@ class Words:
 
     # Lists
 
-    def _list(self, asked: Asked, state: _State, part: _Part, clause: Sought) -> tuple[_List, int]:
-        """Return the list of a clause, and how many of its rows are not gone."""
+    def _lacks(self, state: _State, clause: Sought) -> bool:
+        """Return whether the list of a clause has to be read from the file."""
+        known = self._lists.get(clause)
+        return known is None or known.since > state.gone
+
+    def _read_from_file(
+        self, asked: Asked, state: _State, clause: Sought, tokens: _Tokens
+    ) -> _List:
+        asked.ticket.check()
+        name = f"temp.{quoted(f'{self.index.fts} words')}"
+        asked.db.execute(
+            f"CREATE VIRTUAL TABLE IF NOT EXISTS {name} "
+            f"USING fts5vocab(main, {self.index.table}, instance)"
+        )
+        known = self._read(asked.db, name, state, state.segments[0], clause, tokens)
+        known.having = len(known.rows)
+        return known
+
+    def _list(
+        self,
+        state: _State,
+        part: _Part,
+        clause: Sought,
+        tokens: _Tokens,
+        read: Mapping[Sought, _List],
+    ) -> tuple[_List, int]:
+        """Return the list of a clause, and how many of its rows are not gone.
+
+        ``read`` has the lists that were read from the file for this query.
+        """
         if part is state.segments[1]:
             known = state.changed.get(clause)
             if known is None:
-                known = self._read(self._memory, "changed_words", state, part, clause)
+                known = self._read(self._memory, "changed_words", state, part, clause, tokens)
                 known.having = int(np.count_nonzero(part.gone[known.rows] == 0))
                 if len(state.changed) >= _MOST_OF_CHANGED:
                     state.changed.clear()
@@ -318,15 +356,8 @@ class Words:
             return known, known.having
         known = self._lists.pop(clause, None)
         if known is None or known.since > state.gone:
-            asked.ticket.check()
-            name = f"temp.{quoted(f'{self.index.fts} words')}"
-            asked.db.execute(
-                f"CREATE VIRTUAL TABLE IF NOT EXISTS {name} "
-                f"USING fts5vocab(main, {self.index.table}, instance)"
-            )
             self._bytes -= 0 if known is None else known.nbytes
-            known = self._read(asked.db, name, state, part, clause)
-            known.having = len(known.rows)
+            known = read[clause]
             self._bytes += known.nbytes
         self._lists[clause] = known
         while self._bytes > self._most_bytes and len(self._lists) > 1:
@@ -342,10 +373,16 @@ class Words:
         return known, having
 
     def _read(
-        self, db: sqlite3.Connection, words: str, state: _State, part: _Part, clause: Sought
+        self,
+        db: sqlite3.Connection,
+        words: str,
+        state: _State,
+        part: _Part,
+        clause: Sought,
+        tokens_of: _Tokens,
     ) -> _List:
         """Return the list of a clause, from a list of all places of words."""
-        tokens = self._tokens_of(clause)
+        tokens = tokens_of[clause]
         keys = np.empty(0, dtype=np.int64)
         for place, token in enumerate(tokens):
             condition, values = "term = ?", [token]
