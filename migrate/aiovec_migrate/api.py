@@ -423,8 +423,6 @@ async def _compared(
 async def _compared_table(
     source: OpenPlace, target: OpenPlace, name: str, is_copy: bool, listener: Listener
 ) -> TableReport:
-    source_table = await OpenTable.open(source.backend, name)
-    target_table = await OpenTable.open(target.backend, name)
     rows = 0
 
     def progress(more: int) -> None:
@@ -432,16 +430,19 @@ async def _compared_table(
         rows += more
         listener(Event("progress", "verifying", name, rows))
 
-    schema, wanted = target_table.schema, source_table.schema
-    # Vectors of two models always differ, even if they were made from the same texts.
-    vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
     try:
+        source_table = await OpenTable.open(source.backend, name)
+        target_table = await OpenTable.open(target.backend, name)
+        schema, wanted = target_table.schema, source_table.schema
+        # Vectors of two models always differ, even if they were made from the same texts.
+        vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
         comparison = await Comparison.of(source_table, target_table, Limits(), vector=vector)
         difference = await comparison.named(await comparison.unlike(progress))
     except MigrationError as exc:
         return TableReport(name, problem=str(exc))
-    except StaleTableError:
-        return TableReport(name, problem="the table was altered during the comparison; try again")
+    except (StaleTableError, TableNotFoundError):
+        text = "the table was altered or dropped during the comparison; try again"
+        return TableReport(name, problem=text)
     # Only a run with an embedder leaves such a copy, and it has verified all but the vectors.
     problem = "" if vector or is_copy else "the vectors are of two models and were not compared"
     return TableReport(name, difference, problem, vectors=vector)

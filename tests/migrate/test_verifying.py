@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tests.harness.values import EVERY_KIND, SMALL, rows_of_every_kind, small_ro
 import aiovec
 import aiovec_migrate
 from aiovec import Field, MigrationError, Schema
+from aiovec_migrate import Event
 
 from .support import a_store
 
@@ -127,3 +130,28 @@ async def test_verify_counts_a_doubled_row_as_different(tmp_path: Path) -> None:
     await table.add((await table.to_arrow()).slice(7, 1))
     report = await aiovec_migrate.verify("sqlite", "lancedb", config=config)
     assert [table.difference.different for table in report.tables] == [1]
+
+
+@pytest.mark.parametrize("names", PAIRS)
+async def test_a_table_dropped_during_a_comparison_is_named(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    """The report has it beside the tables that were compared."""
+    tables: Tables = {name: (SMALL, small_rows(20)) for name in ("a", "b", "c")}
+    ends = await a_pair(tmp_path, names, tables, tables)
+
+    async def drop() -> None:
+        async with aiovec.connect(ends[0]) as store:
+            await store.drop_table("b")
+
+    def listener(event: Event) -> None:
+        if (event.kind, event.table) == ("phase", "b"):
+            dropper.start()
+            dropper.join()
+
+    dropper = threading.Thread(target=lambda: asyncio.run(drop()))
+    report = await aiovec_migrate.verify(*ends, listener=listener)
+    assert [(table.table, table.equal) for table in report.tables] == [
+        ("a", True), ("b", False), ("c", True)
+    ]  # fmt: skip
+    assert "dropped" in report.tables[1].problem
