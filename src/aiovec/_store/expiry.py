@@ -134,7 +134,10 @@ class ExpiringTable(OpenTable):
         wider = [replace(query, limit=limit, columns=read) for query in queries]
         if moment is None:
             return wider
-        return [replace(query, where=self._not_before(moment, query.where)) for query in wider]
+        # Backends search at once for queries that share a filter.
+        distinct = {id(query.where): query.where for query in queries}
+        alive = {key: self._not_before(moment, where) for key, where in distinct.items()}
+        return [replace(query, where=alive[id(query.where)]) for query in wider]
 
     def _existing(
         self, limit: int, columns: Columns, results: Sequence[Found]
