@@ -67,7 +67,7 @@ LARGEST = 64 * 2**20
 """Bytes of a document at most: it is held in memory with all its passages."""
 
 # Changes when the same document is cut otherwise, so that the next import cuts all anew.
-_VERSION = 2
+_VERSION = 3
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
 # What MkDocs, Pandoc and Hugo write behind the words of a heading: { #anchor .class }.
 _ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")

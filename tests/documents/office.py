@@ -20,8 +20,11 @@ def docx() -> bytes:
     document.add_heading("Costs", 1)
     document.add_paragraph("They rose.", style="List Bullet")
     table = document.add_table(2, 2)
-    for number, text in enumerate(("Year", "Sum", "2026", "42")):
-        table.cell(*divmod(number, 2)).text = text
+    for number, text in enumerate(("Year", "Sum", "2026", "42\n43")):
+        cell = table.cell(*divmod(number, 2))
+        cell.paragraphs[0].text, *more = text.split("\n")
+        for line in more:
+            cell.add_paragraph(line)
     document.add_heading("Next year", 2)
     document.add_paragraph("Less.")
     return _saved(document)
@@ -38,7 +41,7 @@ def pptx() -> bytes:
     second = slides.slides.add_slide(slides.slide_layouts[5])
     second.shapes.title.text = "Numbers"
     table = second.shapes.add_table(2, 2, 0, 0, 9000, 9000).table
-    for number, text in enumerate(("Year", "Sum", "2026", "42")):
+    for number, text in enumerate(("Year", "Sum", "2026", "42\n43")):
         table.cell(*divmod(number, 2)).text = text
     return _saved(slides)
 

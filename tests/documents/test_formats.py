@@ -81,6 +81,47 @@ async def test_a_page_without_a_main_element_loses_what_is_around() -> None:
     assert await _places(f"{html}<footer>End</footer>", "a.html") == [("a.html", "Note", "Text.")]
 
 
+async def test_each_of_several_articles_is_content_with_its_header() -> None:
+    article = "<article><header><h2>{0}</h2></header><p>About {0}.</p></article>"
+    one, two = (article.format(name) for name in ("Tea", "Coffee"))
+    bodies = ["## Tea\n\nAbout Tea.", "## Coffee\n\nAbout Coffee."]
+    for html in (f"{one}{two}", f"<div>{one}</div><div>{two}</div>"):
+        with case(html):
+            rows = await _cut(f"<header>Site</header>{html}", "a.html")
+            assert [row["body"] for row in rows] == bodies
+    comment = "<article><p>A comment.</p></article>"
+    (row,) = await _cut(f"<p>Site</p><article><p>A post.</p>{comment}</article>", "a.html")
+    assert row["body"] == "A post.\n\nA comment."
+
+
+async def test_words_of_neighbouring_elements_stay_apart() -> None:
+    for html, body in (
+        ("<table><caption>Sums</caption><tr><td><p>one</p><p>two</p></td></tr></table>",
+         "Sums\n\n| one two |\n| --- |"),
+        ("<table><tr><td>one</td><td>two</td></tr><tr><td><ul><li>three</ul></td></tr></table>",
+         "one\n\ntwo\n\n- three"),
+        ("<details><summary>one</summary>two</details>", "one\n\ntwo"),
+        ("<b><div>one</div><div>two</div></b>", "one two"),
+        ("<pre><code><span>one<br></span><span>two<br></span></code></pre>",
+         "```\none\ntwo\n```"),
+        ("<pre><div>one</div><div>two\n</div>three</pre>", "```\none\ntwo\nthree\n```"),
+    ):  # fmt: skip
+        with case(html):
+            assert [row["body"] for row in await _cut(html, "a.html")] == [body]
+
+
+async def test_a_page_says_its_encoding_as_browsers_read_it() -> None:
+    for named, text, encoding in (
+        ("<!DOCTYPE html>", "Größe “日本”", "utf-16"),
+        ("<meta charset=gb2312>", "朱镕基", "gbk"),  # the second is not in GB 2312
+        ("<meta charset=iso-8859-1>", "“Größe”", "cp1252"),
+        ("<?xml version='1.0' encoding='windows-1251'?>", "Привет", "cp1251"),
+    ):
+        with case(named):
+            (row,) = await _cut(f"{named}<main><p>{text}</p></main>".encode(encoding), "a.html")
+            assert row["body"] == text
+
+
 async def test_a_notebook_is_its_text_its_code_and_what_it_printed() -> None:
     body = (
         "# Trial\n\nHow it went.\n\n```python\nprint('hello')\n# no heading\n```\n\n```\nhello\n```"
@@ -88,11 +129,13 @@ async def test_a_notebook_is_its_text_its_code_and_what_it_printed() -> None:
     assert await _places(office.notebook(), "a.ipynb") == [("a.ipynb", "Trial", body)]
 
 
+TABLE = "| Year | Sum |\n| --- | --- |\n| 2026 | 42 43 |"
+
+
 async def test_a_word_file_has_its_headings_lists_and_tables() -> None:
-    table = "| Year | Sum |\n| --- | --- |\n| 2026 | 42 |"
     assert await _places(office.docx(), "a.docx") == [
         ("a.docx", "Report", "# Report\n\nWords first."),
-        ("a.docx", "Costs", f"# Costs\n\n- They rose.\n\n{table}"),
+        ("a.docx", "Costs", f"# Costs\n\n- They rose.\n\n{TABLE}"),
         ("a.docx", "Costs > Next year", "## Next year\n\nLess."),
     ]  # fmt: skip
 
@@ -100,7 +143,7 @@ async def test_a_word_file_has_its_headings_lists_and_tables() -> None:
 async def test_slides_have_their_numbers_and_notes() -> None:
     assert await _places(office.pptx(), "a.pptx") == [
         ("a.pptx, slide 1", "Plan", "# Plan\n\nOne\n\nTwo\n\nSay hello."),
-        ("a.pptx, slide 2", "Numbers", "# Numbers\n\n| Year | Sum |\n| --- | --- |\n| 2026 | 42 |"),
+        ("a.pptx, slide 2", "Numbers", f"# Numbers\n\n{TABLE}"),
     ]
 
 
@@ -109,6 +152,27 @@ async def test_a_book_has_its_chapters_in_their_order() -> None:
         ("a.epub, chapter 1", "First", "# First\n\nText of the first."),
         ("a.epub, chapter 2", "A book", "Text of the last."),
     ]
+
+
+async def test_xhtml_has_elements_without_content() -> None:
+    head = '<title/><script src="a.js"/><style type="text/css"/>'
+    page = f'<html xmlns="http://www.w3.org/1999/xhtml"><head>{head}</head><body>%s</body></html>'
+    page %= "<div/>" * 2000 + "<p>one<br/>two</p>"
+    assert [row["body"] for row in await _cut(page, "a.xhtml")] == ["one two"]
+    places = await _places(office.epub(**{"in/b.xhtml": page}), "a.epub")
+    assert [body for *_, body in places] == ["one two", "Text of the last."]
+
+
+async def test_a_book_whose_chapters_are_encrypted_is_refused() -> None:
+    reference = '<CipherData><CipherReference URI="{}"/></CipherData>'
+    for name, is_refused in (("in/one%20a.xhtml", True), ("in/font.otf", False)):
+        entry = f"<encryption><EncryptedData>{reference.format(name)}</EncryptedData></encryption>"
+        book = office.epub(**{"META-INF/encryption.xml": entry})
+        if is_refused:
+            with pytest.raises(DocumentError, match="encrypted"):
+                await _cut(book, "a.epub")
+        else:
+            assert len(await _cut(book, "a.epub")) == 2
 
 
 LAUGHS = (

@@ -92,7 +92,7 @@ def _pdf(data: bytes) -> Iterator[str]:
 
 
 # Where a page has its content, the surest first. Whatever else it has is for finding other pages.
-_MAIN = "main", "[role=main]", "article:only-of-type", "#content", "#main-content", ".document"
+_MAIN = "main", "[role=main]", "article", "#content", "#main-content", ".document"
 _NO_CONTENT = (
     "script, style, noscript, template, nav, footer, form, button, iframe, svg, [hidden], "
     ".sphinxsidebar, [role=navigation], [role=search], [role=banner], [role=contentinfo], "
@@ -100,26 +100,47 @@ _NO_CONTENT = (
     "[id*=cookie-banner], [class*=cookie-banner], "
     "[id*=cookie-consent], [class*=cookie-consent], [class*=breadcrumb]"
 )
-_AROUND = "header, aside, .sidebar, .menu"  # within a main element they are content
+# Within a main element, and within an article of several, they are content.
+_AROUND = ", ".join(f"{each}:not(article *)" for each in ("header", "aside", ".sidebar", ".menu"))
 _HEADING = "h1, h2, h3, h4, h5, h6"
 _HEADINGS = frozenset(_HEADING.split(", "))
 _BLOCK = (
     f"{_HEADING}, p, div, pre, ul, ol, dl, table, section, article, aside, header, figure, "
-    "blockquote, details, li, dt, dd, main, hr, address"
+    "blockquote, details, summary, figcaption, li, dt, dd, caption, tr, td, th, main, hr, address"
 )
 _BLOCKS = frozenset(_BLOCK.split(", "))
 _INLINE = frozenset({"-text", "b", "code", "em", "i", "strong", "br"})
 _ID = re.compile(r"[^\s{}]{1,200}")
-_CHARSET = re.compile(rb"<meta[^>]{1,200}charset=[\"' ]*([\w-]+)", re.I)
+_CHARSET = re.compile(
+    rb"<(?:\?xml[^>]{1,200}encoding|meta[^>]{1,200}charset)=[\"' ]*([\w-]+)", re.I
+)
+# What browsers read as another encoding, which has more characters.
+_WIDER = {
+    "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949",
+    "iso-8859-1": "cp1252", "us-ascii": "cp1252",
+}  # fmt: skip
+_EMPTY = re.compile(r"<(?!br\b)([a-z][\w:-]*)((?:\s[^<>]*)?)/>", re.I)
 
 
 def _html(data: bytes) -> Iterator[str]:
     """Yield the title and the content of a page, as Markdown."""
+    text = _markup(data)
+    if "http://www.w3.org/1999/xhtml" in text[:4096]:  # where <title/> is a whole element
+        text = _EMPTY.sub(r"<\1\2></\1>", text)
+    return _page(text)
+
+
+def _markup(data: bytes) -> str:
+    """Return the text of a page: UTF-8, UTF-16 with its mark, what it names, or Windows-1252."""
     named = _CHARSET.search(data[:4096])
-    for encoding in ("utf-8-sig", named[1].decode() if named else "cp1252"):
-        with suppress(UnicodeDecodeError, LookupError):
-            return _page(data.decode(encoding))
-    return _page(data.decode(errors="replace"))
+    name = named[1].decode().lower() if named else "cp1252"
+    name = _WIDER.get(name, name)
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    tries = ("utf-16" if marked else "utf-8-sig", "strict"), (name, "strict"), (name, "replace")
+    for encoding, errors in tries:
+        with suppress(ValueError, LookupError):
+            return data.decode(encoding, errors)
+    return data.decode(errors="replace")
 
 
 def _page(html: str) -> Iterator[str]:
@@ -128,7 +149,7 @@ def _page(html: str) -> Iterator[str]:
     tree = LexborHTMLParser(html)
     title = tree.css_first("title")
     yield title.text() if title else ""
-    mains = [node for selector in _MAIN if (node := tree.css_first(selector)) is not None]
+    mains = (node for selector in _MAIN if (node := _only(tree.css(selector), selector)))
     main = next((node for node in mains if node.text(strip=True)), None)
     root = tree.body if main is None else main
     if root is None:
@@ -136,6 +157,11 @@ def _page(html: str) -> Iterator[str]:
     for node in root.css(f"{_NO_CONTENT}, {_AROUND}" if main is None else _NO_CONTENT):
         node.decompose()
     yield "\n\n".join(_blocks(root, root, set()))
+
+
+def _only(found: list[Any], selector: str) -> Any:
+    """Return the element that holds all others found, as an article does its comments, or None."""
+    return found[0] if found and len(found[0].css(selector)) == len(found) else None
 
 
 def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
@@ -160,13 +186,14 @@ def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
             blocks += [f"{'#' * int(child.tag[1])} {words}{f' {{#{anchor}}}' if anchor else ''}"]
         elif child.tag == "pre":
             language = re.search(r"(?:language|highlight)-(\w+)", child.html[:500])
-            blocks.append(_fenced(child.text(), language[1] if language else ""))
+            blocks.append(_fenced(_lines(child), language[1] if language else ""))
         elif child.tag in ("ul", "ol"):
             mark = "- " if child.tag == "ul" else "1. "
             items = ("\n".join(_blocks(item, root, anchors)) for item in child.iter())
             indented = (item.replace("\n", "\n" + " " * len(mark)) for item in items if item)
             blocks.append("\n".join(mark + item for item in indented))
         elif child.tag == "table" and len(child.css(f"table, pre, ul, ol, {_HEADING}")) == 1:
+            blocks += [" ".join(_inline(each).split()) for each in child.css("caption")]
             blocks.append(_table(
                 [[_inline(cell) for cell in row.css("td, th")] for row in child.css("tr")]
             ))  # fmt: skip
@@ -181,10 +208,19 @@ def _inline(node: Any) -> str:
     if node.tag == "-text":
         return str(node.text_content or "")
     if node.tag in ("code", "kbd", "samp", "tt"):
-        code = node.text()
+        code = _lines(node)
         return f"`{code}`" if code.strip() and "`" not in code else code
     words = "".join(map(_inline, node.iter(include_text=True)))
-    return " " if node.tag == "br" else words
+    return f" {words} " if node.tag == "br" or node.tag in _BLOCKS else words
+
+
+def _lines(node: Any) -> str:
+    """Return the lines of code, some of which end with an element."""
+    if node.tag == "-text":
+        return str(node.text_content or "")
+    text = "".join(map(_lines, node.iter(include_text=True)))
+    is_line = node.tag == "br" or (node.tag in _BLOCKS and not text.endswith("\n"))
+    return f"{text}\n" if is_line else text
 
 
 def _table(rows: list[list[str]]) -> str:
@@ -285,7 +321,7 @@ def _pptx(data: bytes) -> Iterator[str]:
 
 def _words(element: ET.Element) -> str:
     """Return the text of a paragraph or a cell of a slide in one line."""
-    texts = (each.text or " " for each in element.iter() if each.tag in ("t", "br"))
+    texts = (each.text or " " for each in element.iter() if each.tag in ("t", "br", "p"))
     return " ".join("".join(texts).split())
 
 
@@ -310,12 +346,17 @@ def _epub(data: bytes) -> Iterator[str]:
         each.attrib["full-path"] for each in archive.xml("META-INF/container.xml").iter("rootfile")
     )
     book = archive.xml(package)
-    yield "".join(each.text or "" for each in book.iter("title"))
+    yield book.findtext(".//title", "")
+    locks = "META-INF/encryption.xml"  # which lists fonts too
+    locked = archive.xml(locks).iter("CipherReference") if locks in archive.zip.NameToInfo else ()
+    encrypted = {unquote(each.get("URI", "")) for each in locked}
     hrefs = {each.get("id"): unquote(each.get("href", "")) for each in book.iter("item")}
     for chapter in book.iter("itemref"):
         name = posixpath.normpath(
             posixpath.join(posixpath.dirname(package), hrefs[chapter.get("idref")])
         )
+        if name in encrypted:
+            raise _UnreadableError("it is encrypted")
         _, *pages = _html(archive.read(name))
         yield "".join(pages)
 
