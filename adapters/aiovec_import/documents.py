@@ -161,6 +161,14 @@ class DocumentImport(Import):
             self._exists = True
         except TableNotFoundError:
             self._schema = await StoreInternals(store).completed(self.table, self.new)
+        body, embed = self._name("body"), self._schema.embed
+        if embed is None or embed.field != body:
+            made = f"of {embed.field!r}" if embed else "of no field"
+            raise ConfigError(
+                f"the table {self.table!r} makes its vectors {made}, not of {body!r}; name the "
+                "field of the texts with --fields body=FIELD, or another table",
+                key="--fields",
+            )
         tokenizer = await StoreInternals(store).tokenizer(self._schema)
         self._cutter = Cutter(self.size, self.overlap, tokenizer, self._cutter.stop)
         if self._exists:
@@ -173,14 +181,6 @@ class DocumentImport(Import):
             )
 
     async def _find_documents(self, store: VectorStore) -> None:
-        body, embed = self._name("body"), self._schema.embed
-        if embed is None or embed.field != body:
-            made = f"of {embed.field!r}" if embed else "of no field"
-            raise ConfigError(
-                f"the table {self.table!r} makes its vectors {made}, not of {body!r}; name the "
-                "field of the texts with --fields body=FIELD, or another table",
-                key="--fields",
-            )
         names = ("source", "hash", "parts", "base")
         begins = {passage_id(source, 1).removesuffix("1") for source in self.documents.files}
         async for row in store.rows(self.table, select=[*map(self._ref, names)]):

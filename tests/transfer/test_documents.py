@@ -566,6 +566,7 @@ def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) 
         ([notes, "--base", "https://a.example/one"], "not 'https://a.example/one'"),
         ([notes, "--overlap", 1200], "overlap must be from 0 to 1199"),
         ([notes, "--fields", "text=body"], "--fields is NAME=FIELD"),
+        ([notes, "--fields", "body=text"], "makes its vectors of 'body', not of 'text'"),
     ):
         done = refused(store, *arguments)
         assert words in " ".join(done.err.replace("│", " ").split()), done.err
