@@ -434,12 +434,21 @@ def _blocks() -> Any:
     """Return a parser of blocks alone. References take it quadratic time."""
     parser = _package("markdown_it").MarkdownIt("commonmark").enable("table").disable("reference")
     parser.core.ruler.enableOnly(["normalize", "block"])
+    parser.parse("x")  # compiles its rules, which other threads would see half done
+    return parser
+
+
+@cache
+def _inlines() -> Any:
+    """Return a parser of one line. To make it takes as long as to parse a hundred."""
+    parser = _package("markdown_it").MarkdownIt("commonmark")
+    parser.parseInline("x")  # as above
     return parser
 
 
 def _plain(words: str) -> str:
     """Return a heading of Markdown without its links, emphasis and comments."""
-    (inline,) = _package("markdown_it").MarkdownIt("commonmark").parseInline(words)
+    (inline,) = _inlines().parseInline(words)
     kept = ("text", "code_inline", "softbreak")
     return "".join(each.content or " " for each in inline.children if each.type in kept).strip()
 
