@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from tests.harness.values import EVERY_KIND, SMALL, rows_of_every_kind, small_ro
 import aiovec
 import aiovec_migrate
 from aiovec import Field, MigrationError, Schema
-from aiovec_migrate import Event
+from aiovec.backend.contract import Backend, TableHandle
+from aiovec.backend.place import find_place
 
 from .support import a_store
 
@@ -134,23 +134,26 @@ async def test_verify_counts_a_doubled_row_as_different(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", PAIRS)
 async def test_a_table_dropped_during_a_comparison_is_named(
-    tmp_path: Path, names: tuple[str, str]
+    tmp_path: Path, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report has it beside the tables that were compared."""
     tables: Tables = {name: (SMALL, small_rows(20)) for name in ("a", "b", "c")}
     ends = await a_pair(tmp_path, names, tables, tables)
 
-    async def drop() -> None:
-        async with aiovec.connect(ends[0]) as store:
-            await store.drop_table("b")
+    place = await asyncio.to_thread(find_place, ends[0])
+    unopened: Backend = await asyncio.to_thread(place.create)
+    kind, dropped = type(unopened), asyncio.Event()
+    open_table = kind.open_table
 
-    def listener(event: Event) -> None:
-        if (event.kind, event.table) == ("phase", "b"):
-            dropper.start()
-            dropper.join()
+    async def open_behind_a_drop(backend: Backend, name: str) -> TableHandle:
+        if name == "b" and not dropped.is_set():
+            dropped.set()
+            async with aiovec.connect(ends[0]) as store:
+                await store.drop_table("b")
+        return await open_table(backend, name)
 
-    dropper = threading.Thread(target=lambda: asyncio.run(drop()))
-    report = await aiovec_migrate.verify(*ends, listener=listener)
+    monkeypatch.setattr(kind, "open_table", open_behind_a_drop)
+    report = await aiovec_migrate.verify(*ends)
     assert [(table.table, table.equal) for table in report.tables] == [
         ("a", True), ("b", False), ("c", True)
     ]  # fmt: skip
