@@ -262,12 +262,12 @@ class Words:
         if any(len(clause.text) > _LONGEST_TEXT for clause in (*asked.wanted, *asked.unwanted)):
             return None
         with self._lock:
-            # As in FTS5, a clause without a token is ignored.
-            wanted = [clause for clause in asked.wanted if self._tokens_of(clause)]
-            clauses = [*wanted, *(clause for clause in asked.unwanted if self._tokens_of(clause))]
-            if any(len(self._tokens_of(clause)) > _LONGEST_PHRASE for clause in clauses):
-                return None
-            tokens = {clause: self._tokens_of(clause) for clause in clauses}
+            tokens = {one: self._tokens_of(one) for one in (*asked.wanted, *asked.unwanted)}
+        if any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
+            return None
+        # As in FTS5, a clause without a token is ignored.
+        wanted = [clause for clause in asked.wanted if tokens[clause]]
+        clauses = [*wanted, *(clause for clause in asked.unwanted if tokens[clause])]
         # Mostly no row has changed: then the second part has none.
         parts = [part for part in state.segments if part.count]
         read: dict[Sought, _List] = {}

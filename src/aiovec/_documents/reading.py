@@ -53,8 +53,8 @@ class Stop:
     def by(self, end: Callable[[], object]) -> Iterator[None]:
         """Stop this part of the work, which asks for nothing, by a call."""
         with self._lock:
-            self._end = end
             self.check()
+            self._end = end
         try:
             yield
         finally:
