@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 
 import aiovec
@@ -88,3 +89,15 @@ class _Stores:
         target = {"sqlite": f"{path}/store.db", "lancedb": f"lancedb://{path}/store"}[kind]
         self._stores[name] = await aiovec.connect(target)
         return create_app(store=self._stores[name], settings=ServerSettings(access_log=False))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: Server, tmp_path: Path) -> Iterator[str]:
+    yield server.url("sqlite", tmp_path)
+    server.forget()

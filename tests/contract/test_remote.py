@@ -8,14 +8,10 @@ from typing import ClassVar
 
 import pytest
 from tests.contract.contract import BackendContract
-from tests.contract.remote_server import Server, running_server
+from tests.contract.remote_server import Server, server
 from tests.contract.test_lancedb import DEVIATIONS
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running_server() as running:
-        yield running
+__all__ = ["server"]  # a fixture
 
 
 NOT_OVER_HTTP = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import lancedb
 import pyarrow as pa
 import pytest
-from tests.contract.remote_server import Server, running_server
+from tests.contract.remote_server import server, url
 from tests.harness.disk import small_disk
 from tests.harness.values import SMALL
 
@@ -31,19 +30,7 @@ from .support import (
     switched,
 )
 
-__all__ = ["small_disk"]  # a fixture
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running_server() as running:
-        yield running
-
-
-@pytest.fixture
-def url(server: Server, tmp_path: Path) -> Iterator[str]:
-    yield server.url("sqlite", tmp_path)
-    server.forget()
+__all__ = ["server", "small_disk", "url"]  # fixtures
 
 
 async def test_changes_that_another_program_removed(tmp_path: Path) -> None:

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.remote_server import Server, running_server
+from tests.contract.remote_server import server, url
 from tests.harness.proxy import Proxy
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
 
+__all__ = ["server", "url"]  # fixtures
+
 SECRET = "k3y-that-nobody-may-see"
 Opens = Callable[..., AbstractAsyncContextManager[aiovec.VectorStore]]
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    with running_server() as running:
-        yield running
-
-
-@pytest.fixture
-def url(server: Server, tmp_path: Path) -> Iterator[str]:
-    yield server.url("sqlite", tmp_path)
-    server.forget()
 
 
 @pytest.fixture
