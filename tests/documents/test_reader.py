@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,4 +215,10 @@ async def test_the_reader_of_a_killed_process_ends(tmp_path: Path) -> None:
 
 def _readers(pid: int | None = None) -> list[psutil.Process]:
     """Return the processes that read for this one, or for another."""
-    return [child for child in psutil.Process(pid).children() if "child.py" in child.cmdline()[-1]]
+    readers = []
+    for child in psutil.Process(pid).children():
+        # A child may end between two looks at it, and has no command line from then on.
+        with suppress(psutil.NoSuchProcess):
+            if "child.py" in child.cmdline()[-1]:
+                readers.append(child)
+    return readers
