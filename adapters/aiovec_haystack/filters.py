@@ -8,8 +8,7 @@ from typing import Any
 
 from haystack.errors import FilterError
 
-from aiovec.bridge import all_of, any_of, comparison
-from aiovec.errors import shown
+from aiovec.bridge import all_of, any_of, comparison, shown
 
 
 def condition(wanted: Mapping[str, Any], fields: Callable[[str], Sequence[Any]]) -> Any:

@@ -24,7 +24,8 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from aiovec import RRF, Decay, Factor, Tuning, Weighted
-from aiovec.errors import InvalidArgumentError, shown
+from aiovec.backend import shown
+from aiovec.errors import InvalidArgumentError
 
 OLDER_NAMES = {"limit": "topK", "where": "filter"}
 """Names of arguments that older clients send, by the present ones."""

@@ -26,7 +26,7 @@ from aiovec.backend import (
     Float64Array,
     Metric,
     TextClause,
-    filled,
+    all_words_first,
     snippets,
     word_snippets,
 )
@@ -200,7 +200,7 @@ def _ranked(
         best = matching(any=query.match == "any")
         whole = 0 if query.match == "any" else len(best)
         if query.match == "best" and query.wanted > 1 and len(best) < query.limit:
-            best = filled(best, matching(any=True), query.limit)
+            best = all_words_first(best, matching(any=True), query.limit)
     ticket.check()
     return best, whole, _snippets(index, query)
 

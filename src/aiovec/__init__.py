@@ -16,16 +16,16 @@ from .errors import *  # noqa: F403 - __all__ has them
 if TYPE_CHECKING:
     from ._filters import F, where
     from ._input.types import JsonValue, Rows, Vector, Vectors, Where
-    from ._model.fusion import RRF, Weighted
     from ._model.records import Hit, Record
     from ._model.results import Counts, Results, ResultsList
+    from ._search.fusion import RRF, Weighted
     from ._store.rank import Decay, Factor
     from ._store.store import Table, VectorStore
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
     # connect() loads these off the event loop; before that, the first use does.
     _LATER = (
-        "_filters", "_model.fusion", "_model.records", "_model.results", "backend.contract",
+        "_filters", "_search.fusion", "_model.records", "_model.results", "backend.contract",
         "_input.types", "_store.rank", "_store.store",
     )  # fmt: skip
 

@@ -22,9 +22,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any, Protocol
 
 from ._http.problems import Problem, log_error, problem_of
-from ._model.hints import hints_arguments, taking_arguments_of
 from ._store.connect import connect
 from ._store.store import VectorStore  # at run time too: Litestar resolves the annotations
+from ._tools.hints import hints_arguments, taking_arguments_of
 from .errors import AiovecError, ConfigError, InvalidArgumentError
 
 LOG = logging.getLogger("aiovec.asgi")

@@ -29,11 +29,12 @@ from ._filters.tree import all_of as all_of
 from ._filters.tree import any_of as any_of
 from ._input.types import Where
 from ._model.records import Hit, Record
-from ._model.redaction import redacted
 from ._model.schema import Field, Metric, Schema
+from ._search.query import text_fields
 from ._store.rank import seconds_of as seconds_of
 from ._store.store import Table, VectorStore
-from ._text.query import text_fields
+from ._tools.messages import shown as shown
+from ._tools.redaction import redacted
 from .backend.paths import PathText
 from .errors import AiovecError, FilterError, InvalidArgumentError, TableNotFoundError
 from .sync.store import open_store, runs_in, wait_for

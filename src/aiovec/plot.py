@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from . import sync
+from aiovec import sync
+
 from ._input.arguments import count_of
 from ._model.records import Record
 from ._model.results import Results
 from ._model.schema import Schema
 from ._store.store import VectorStore
+from ._tools.messages import listed
 from .backend.threads import in_thread
-from .errors import InvalidArgumentError, UnsupportedError, listed
+from .errors import InvalidArgumentError, UnsupportedError
 from .sync.store import wait_for
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from aiovec.backend import FusedHit
 from aiovec.backend.contract import Columns, Found, Query, TableHandle
 from aiovec.backend.cost import cost_of
-from aiovec.backend.hybrid import columns_of, found, fused
+from aiovec.backend.hybrid import columns_to_read, found, fused
 from aiovec.backend.limits import current_deadline
 from aiovec.backend.threads import hop, together
 
@@ -56,6 +56,6 @@ async def _fused(
         return fused(query, metric, nearest, pairs(matching), having)
 
     hits = await hop(len(near.distances) + matching.num_rows, fuse)
-    rows = await get(table, [hit.id for hit in hits], columns_of(query, hits))
+    rows = await get(table, [hit.id for hit in hits], columns_to_read(query, hits))
     snippets = snippets_of(table.schema, query)
     return await hop(cost_of(rows), found, query, metric, hits, rows, snippets)

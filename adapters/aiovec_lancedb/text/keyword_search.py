@@ -10,7 +10,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import TextClause, filled
+from aiovec.backend import TextClause, all_words_first
 from aiovec.backend.contract import Columns, Found, Query, TableHandle, stored_rows
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
@@ -86,7 +86,7 @@ async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Tabl
     more = await matching(any=True)
 
     def combined() -> pa.Table:
-        order = filled(pairs(whole), pairs(more), query.limit)
+        order = all_words_first(pairs(whole), pairs(more), query.limit)
         rows = pa.concat_tables([whole, more])
         places = {id: n for n, id in reversed([*enumerate(rows.column("id").to_pylist())])}
         taken = rows.take(pa.array([places[id] for id, _ in order], pa.int64()))

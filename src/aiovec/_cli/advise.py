@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import AiovecError, UnsupportedError, shown
+from .._tools.messages import shown
+from ..errors import AiovecError, UnsupportedError
 from .stores import At, OnlyTable, Shown, of_each_table, on_store
 
 if TYPE_CHECKING:

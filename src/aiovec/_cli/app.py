@@ -17,8 +17,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from .._model.packages import entry_points
-from .._model.redaction import without_secrets
+from .._tools.packages import entry_points
+from .._tools.redaction import without_secrets
 from .output import say_error, settle_streams
 from .run import command_app
 from .usage import clear_message

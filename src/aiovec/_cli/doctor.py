@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .._model.redaction import redacted
+from .._tools.redaction import redacted
 from ..errors import AiovecError, ConfigError
 from .output import emit, one_line
 from .run import failing_clearly

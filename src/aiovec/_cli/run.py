@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from .._model.lazy_arrow import needs_arrow
+from .._tools.lazy_arrow import needs_arrow
 from ..errors import AiovecError, EmbeddingError
 from .output import say, say_error
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .._text.query import text_fields
-from ..errors import AiovecError, shown
+from .._search.query import text_fields
+from .._tools.messages import shown
+from ..errors import AiovecError
 from .output import Listing, cell, one_line
 from .stores import (
     AnyTable,

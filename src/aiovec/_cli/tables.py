@@ -11,7 +11,7 @@ import typer
 
 from .._model.kinds import Kind
 from .._model.schema import Embed, Field, Metric, Schema
-from ..errors import did_you_mean, shown
+from .._tools.messages import did_you_mean, shown
 from .output import counted, emit, working
 from .run import failing_clearly
 from .stores import (

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .._model.redaction import without_secrets
-from ..errors import did_you_mean
+from .._tools.messages import did_you_mean
+from .._tools.redaction import without_secrets
 
 _STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECASE)
 _NAMING = ("--store", "-s", "--from", "--to")  # options before a store

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any, cast
 
 from .._model.schema import MAX_DIM, check_table_name
-from ..errors import ConfigError, shown
+from .._tools.messages import shown
+from ..errors import ConfigError
 from .protocol import Embedder
 
 _WITH_MODEL = ("openai", "fastembed", "sentence-transformers")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from .._model.redaction import cleaned, without_secrets
+from .._tools.redaction import cleaned, without_secrets
 from ..errors import AiovecError
 
 # Exceptions after which a retry is useless: programming errors and refused values.

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .._model.redaction import redacted, secrets_in
 from .._model.schema import MAX_DIM
+from .._tools.redaction import redacted, secrets_in
 from ..backend.cost import cost_of
 from ..backend.embedders import OWN_URL
 from ..backend.threads import hop, in_thread

@@ -16,8 +16,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .._model.redaction import redacted
 from .._model.schema import RECIPE_KEYS, Embed, Schema
+from .._tools.redaction import redacted
 from ..backend.threads import in_thread
 from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError
 from .app_embedders import DEFAULT, check_embedder, embedder

@@ -55,7 +55,7 @@ def without(rows: Batch, schema: Schema, ids: Container[str]) -> tuple[Batch, La
     return rows, lacking(rows, schema)
 
 
-def filled(rows: Batch, missing: Lacking, vectors: Float32Array) -> Batch:
+def with_vectors(rows: Batch, missing: Lacking, vectors: Float32Array) -> Batch:
     """Return the rows with their missing vectors filled in."""
     matrix = rows.matrix().copy()
     matrix[missing.positions] = vectors

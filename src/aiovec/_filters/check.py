@@ -9,9 +9,9 @@ from typing import Any, Literal, NoReturn
 
 from .._model.kinds import KINDS, Kind
 from .._model.schema import Schema
-from ..errors import FilterError, did_you_mean, listed
-from . import patterns
-from . import text as words
+from .._tools.messages import did_you_mean, listed, shown
+from ..errors import FilterError
+from . import literals, patterns
 from .operators import F
 from .parser import where as parsed
 from .tree import (
@@ -73,7 +73,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
 def _bound_item(where: object, schema: Schema) -> Expr | None:
     if isinstance(where, (list, tuple)):
         raise FilterError(
-            f"a list of filters must not contain another list, such as {words.shown(where)}"
+            f"a list of filters must not contain another list, such as {shown(where)}"
         )
     return bind(where, schema)
 
@@ -83,7 +83,7 @@ def _equal(name: str, value: Any) -> Expr:
     field = F[name]
     several = value if isinstance(value, (list, tuple)) else [value]
     if name.startswith("$") or any(isinstance(each, Mapping) for each in several):
-        given = words.shown(name if name.startswith("$") else {name: value})
+        given = shown(name if name.startswith("$") else {name: value})
         store = "Qdrant" if name in ("must", "should", "must_not", "filter") else "MongoDB"
         raise FilterError(
             f'{given} has the filter syntax of {store}; write text such as "year >= 2020 AND '
@@ -126,7 +126,7 @@ class _Binder:
                 return self._equals_list(expr, ref, values)
             case Const():
                 return expr
-        raise FilterError(f"{words.shown(expr)} is not a condition of aiovec")
+        raise FilterError(f"{shown(expr)} is not a condition of aiovec")
 
     def _compare(self, leaf: Expr, ref: Ref, op: Operator, value: Value) -> Expr:
         kind = self._kind(leaf, ref)
@@ -219,10 +219,10 @@ class _Binder:
             operand, expected = "a payload key", "text, a number, TRUE or FALSE"
             if kind != "payload":
                 operand, expected = kind, KINDS[kind].literal
-            shown = words.shown(value.isoformat() if isinstance(value, datetime) else value)
+            given = shown(value.isoformat() if isinstance(value, datetime) else value)
             self._fail(
                 leaf,
-                f"{ref} is {operand}, which cannot be compared with {shown}",
+                f"{ref} is {operand}, which cannot be compared with {given}",
                 expected,
                 index,
             )
@@ -252,9 +252,9 @@ class _Binder:
             if schema.payload and not hint:
                 hint = f"; did you mean {Ref('payload', (ref.name, *ref.path))}?"
             hint = f" ({hint.removeprefix('; ')})" if hint else ""
-            self._fail(leaf, f"there is no field {words.shown(ref.name)}{hint}", self._names())
+            self._fail(leaf, f"there is no field {shown(ref.name)}{hint}", self._names())
         if ref.path:
-            self._fail(leaf, f"{words.name(ref.name)} has no keys within it", self._names())
+            self._fail(leaf, f"{literals.name(ref.name)} has no keys within it", self._names())
         return "text" if field is None else field.kind
 
     def _names(self) -> str:
@@ -300,20 +300,20 @@ def _no_list(ref: Ref) -> Expr:
 def _fitted(ref: Ref, kind: str, value: Value, *, equality: bool = True) -> Value:
     """Return the literal as the id or the payload stores it: numbers and datetimes as text."""
     if kind == "payload" and isinstance(value, datetime):
-        return words.moment_text(value)
+        return literals.moment_text(value)
     if ref.name == "id" and equality and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value
 
 
 def _fits(number: int) -> bool:
-    return words.MIN_INT <= number <= words.MAX_INT
+    return literals.MIN_INT <= number <= literals.MAX_INT
 
 
 def _all(ref: Ref, kind: str, truth: bool) -> Expr:
     """Return a condition with the same truth for every number, and null for null."""
     if kind == "int":
-        return Compare(ref, ">=" if truth else "<", words.MIN_INT)
+        return Compare(ref, ">=" if truth else "<", literals.MIN_INT)
     halves = (Compare(ref, "<", 0.0), Compare(ref, ">=", 0.0))
     return any_of(halves) if truth else all_of(halves)
 

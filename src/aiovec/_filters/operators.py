@@ -8,8 +8,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from uuid import UUID
 
-from ..errors import FilterError, did_you_mean
-from . import patterns, text
+from .._tools.messages import did_you_mean, shown
+from ..errors import FilterError
+from . import literals, patterns
 from .tree import (
     Combinable,
     Compare,
@@ -55,7 +56,7 @@ class FieldRef(Combinable):
         return Compare(self._ref, "=", True)
 
     def __getitem__(self, key: str) -> FieldRef:
-        return FieldRef(Ref(self._ref.name, (*self._ref.path, text.checked_text(key))))
+        return FieldRef(Ref(self._ref.name, (*self._ref.path, literals.checked_text(key))))
 
     def __eq__(  # type: ignore[override]  # as ORMs do
         self, other: Given | Sequence[Value] | FieldRef | None
@@ -86,8 +87,8 @@ class FieldRef(Combinable):
     def in_(self, values: Iterable[Given]) -> Expr:
         """Match rows equal to one of ``values``; none if it is empty."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-            raise FilterError(f"in_ takes a list of values, not {text.shown(values)}")
-        checked = text.checked_values(values)
+            raise FilterError(f"in_ takes a list of values, not {shown(values)}")
+        checked = literals.checked_values(values)
         check_literals(len(checked))
         return In(self._ref, checked) if checked else Const(False)
 
@@ -130,22 +131,22 @@ class FieldRef(Combinable):
 
     def contains_text(self, part: str) -> Expr:
         """Match texts that contain ``part``, in which no character is special. Case-sensitive."""
-        return contains_text(self._ref, text.checked_text(part))
+        return contains_text(self._ref, literals.checked_text(part))
 
     def startswith(self, prefix: str) -> Expr:
         """Match texts that begin with ``prefix``, in which no character is special."""
-        return StartsWith(self._ref, text.checked_text(prefix))
+        return StartsWith(self._ref, literals.checked_text(prefix))
 
     def contains(self, value: Value) -> Expr:
         """Match lists that have ``value`` as an item."""
-        return Contains(self._ref, text.checked_value(value))
+        return Contains(self._ref, literals.checked_value(value))
 
     def _like(self, pattern: str, escape: str | None, *, ignore_case: bool) -> Expr:
         sign = None if escape is None else patterns.checked_escape(escape)
-        return Like(self._ref, patterns.marked(text.checked_text(pattern), sign), ignore_case)
+        return Like(self._ref, patterns.marked(literals.checked_text(pattern), sign), ignore_case)
 
     def _equals_list(self, values: Sequence[object]) -> Expr:
-        checked = text.checked_values(values) if values else ()
+        checked = literals.checked_values(values) if values else ()
         check_literals(len(checked))
         return EqualsList(self._ref, checked)
 
@@ -154,11 +155,11 @@ class FieldRef(Combinable):
             raise FilterError(
                 f"{self} can be compared with a value only, not with another field or condition"
             )
-        return Compare(self._ref, op, text.checked_value(other))
+        return Compare(self._ref, op, literals.checked_value(other))
 
     def __contains__(self, value: object) -> NoReturn:
         raise FilterError(
-            f"write F.{self}.contains({text.shown(value)}), or .in_([...]) for one of several "
+            f"write F.{self}.contains({shown(value)}), or .in_([...]) for one of several "
             "values; Python's in cannot be used in a filter"
         )
 
@@ -200,13 +201,13 @@ class FieldNames:
 
     def __getitem__(self, name: str) -> FieldRef:
         """Return the field ``name``; after dots, keys of the payload."""
-        first, *path = text.checked_text(name).split(".")
+        first, *path = literals.checked_text(name).split(".")
         return FieldRef(Ref(first, tuple(path)))
 
     if not TYPE_CHECKING:
 
         def __call__(self, name: object = "year", *_: object) -> NoReturn:
-            raise TypeError(f"F has no call; write F[{text.shown(name)}]")
+            raise TypeError(f"F has no call; write F[{shown(name)}]")
 
     def __repr__(self) -> str:
         return "F"

@@ -9,9 +9,9 @@ from datetime import datetime
 from functools import partial
 from typing import NoReturn, TypeVar
 
+from .._tools.messages import shown
 from ..errors import FilterError
-from . import patterns
-from . import text as words
+from . import literals, patterns
 from .tree import (
     MAX_DEPTH,
     Compare,
@@ -70,7 +70,7 @@ def where(text: str) -> Expr:
     if not isinstance(text, str):
         raise FilterError(
             "a filter must be text, an expression of F such as F.year == 2024, a mapping of fields "
-            f"to values, or a list of these, not {words.shown(text)}"
+            f"to values, or a list of these, not {shown(text)}"
         )
     if not text.strip():
         raise FilterError("the filter is empty", text=text, position=0, expected=_A_CONDITION)
@@ -110,7 +110,7 @@ class _Token:
 
     @property
     def starts_name(self) -> bool:
-        return self.kind == "quoted" or (self.kind == "name" and self.word not in words.RESERVED)
+        return self.kind == "quoted" or (self.kind == "name" and self.word not in literals.RESERVED)
 
     @property
     def starts_literal(self) -> bool:
@@ -119,11 +119,11 @@ class _Token:
     def literal(self) -> str | int | float | bool | datetime | None:
         """Return the literal's value; None if this is not a literal."""
         if self.kind == "text":
-            return words.checked_text(self.value)
+            return literals.checked_text(self.value)
         if self.kind == "number":
             return _number(self.text)
         if self.kind == "timestamp":
-            return words.timestamp(self.value)
+            return literals.timestamp(self.value)
         return {"TRUE": True, "FALSE": False}.get(self.word)
 
 
@@ -334,7 +334,7 @@ class _Parser:
         if not (token.starts_name or (any_word and token.kind == "name")):
             self._fail("a key of the payload" if any_word else "a field")
         unicode = "a name of valid Unicode"
-        name = self._made(words.checked_text, token.value, token.position, unicode)
+        name = self._made(literals.checked_text, token.value, token.position, unicode)
         self._advance()
         return name
 
@@ -396,9 +396,7 @@ class _Parser:
         """Raise FilterError at ``next``."""
         token = self.next
         fault = (
-            "the filter ends too early"
-            if token.kind == _END
-            else f"unexpected {words.shown(token.text)}"
+            "the filter ends too early" if token.kind == _END else f"unexpected {shown(token.text)}"
         )
         self._refuse(fault, token.position, expected)
 
@@ -442,9 +440,9 @@ def _number(text: str) -> int | float:
         digits = text.lstrip("+-").lstrip("0") or "0"
         if len(digits) > _MOST_INT_DIGITS:
             digits = digits[:_MOST_INT_DIGITS]
-        number = words.checked_value(int(digits) * (-1 if text.startswith("-") else 1))
+        number = literals.checked_value(int(digits) * (-1 if text.startswith("-") else 1))
     else:
-        number = words.checked_value(float(text))
+        number = literals.checked_value(float(text))
     if not isinstance(number, (int, float)):  # for the type checker only
-        raise FilterError(f"{words.shown(text)} is not a number")
+        raise FilterError(f"{shown(text)} is not a number")
     return number

@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping
 from functools import cache
 
+from .._tools.messages import shown
 from ..errors import FilterError
-from . import text as words
+from . import literals
 
 # Lone surrogates, which neither stored texts nor patterns can contain.
 ANY_TEXT, ANY_CHARACTER = "\ud825", "\ud85f"
@@ -25,9 +26,9 @@ _SPECIAL = re.compile(r"[%_\\]")
 
 def checked_escape(escape: object) -> str:
     """Return the character of an ESCAPE, or raise FilterError."""
-    character = words.checked_text(escape)
+    character = literals.checked_text(escape)
     if len(character) != 1:
-        raise FilterError(f"ESCAPE takes a single character, not {words.shown(character)}")
+        raise FilterError(f"ESCAPE takes a single character, not {shown(character)}")
     return character
 
 
@@ -47,7 +48,7 @@ def marked(pattern: str, escape: str | None = None) -> str:
         literal = next(rest, None)
         if literal is None:
             raise FilterError(
-                f"the pattern ends with its escape {words.shown(escape)}; a character must follow"
+                f"the pattern ends with its escape {shown(escape)}; a character must follow"
             )
         parts.append(literal)
     return "".join(parts)
@@ -58,7 +59,7 @@ def written(pattern: str) -> str:
     escape = ""
     if "%" in pattern or "_" in pattern:
         pattern, escape = _SPECIAL.sub(r"\\\g<0>", pattern), r" ESCAPE '\'"
-    return words.literal(pattern.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_")) + escape
+    return literals.literal(pattern.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_")) + escape
 
 
 def fold_case(text: str) -> str:

@@ -14,8 +14,9 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast
 
+from .._tools.messages import shown
 from ..errors import FilterError
-from . import patterns, text
+from . import literals, patterns
 
 Value = str | int | float | bool | datetime
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
@@ -32,7 +33,7 @@ _REPR_LENGTH = 1_000
 
 
 def _literals(values: Iterable[Value]) -> str:
-    return ", ".join(map(text.literal, values))
+    return ", ".join(map(literals.literal, values))
 
 
 class Combinable(ABC):
@@ -142,7 +143,7 @@ class Ref:
     path: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return text.reference(self.name, self.path)
+        return literals.reference(self.name, self.path)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -150,7 +151,7 @@ class Const(Expr):
     value: bool
 
     def _text(self, no: str) -> str:
-        return f"{no}{text.literal(self.value)}"
+        return f"{no}{literals.literal(self.value)}"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -160,7 +161,7 @@ class Compare(Expr):
     value: Value
 
     def _text(self, no: str) -> str:
-        return f"{no}{self.ref} {self.op} {text.literal(self.value)}"
+        return f"{no}{self.ref} {self.op} {literals.literal(self.value)}"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -208,7 +209,7 @@ class StartsWith(Expr):
     prefix: str
 
     def _text(self, no: str) -> str:
-        return f"{no}{self.ref} STARTSWITH {text.literal(self.prefix)}"
+        return f"{no}{self.ref} STARTSWITH {literals.literal(self.prefix)}"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -219,7 +220,7 @@ class Contains(Expr):
     value: Value
 
     def _text(self, no: str) -> str:
-        return f"{self.ref} {no}CONTAINS {text.literal(self.value)}"
+        return f"{self.ref} {no}CONTAINS {literals.literal(self.value)}"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -299,7 +300,7 @@ def condition(obj: object) -> Expr:
     cure = "put each comparison in parentheses: (F.year >= 2024) & (F.lang == 'en')"
     if isinstance(obj, str):
         cure = "pass filter text as aiovec.where('...')"
-    raise FilterError(f"{text.shown(obj)} is not a condition; {cure}")
+    raise FilterError(f"{shown(obj)} is not a condition; {cure}")
 
 
 def all_of(items: Iterable[Expr]) -> Expr:

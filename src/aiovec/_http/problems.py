@@ -22,9 +22,10 @@ from http import HTTPStatus
 from typing import Any
 
 from .. import errors
-from .._model.redaction import without_secrets
+from .._tools.messages import shown
+from .._tools.redaction import without_secrets
 from ..backend.threads import in_thread
-from ..errors import AiovecError, StoreBusyError, shown
+from ..errors import AiovecError, StoreBusyError
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 

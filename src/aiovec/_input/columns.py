@@ -13,14 +13,15 @@ from uuid import UUID
 
 import numpy as np
 
-from .._filters.text import in_utc, moment_text
+from .._filters.literals import in_utc, moment_text
 from .._model.arrow import python_values
 from .._model.ids import id_text
 from .._model.json_text import json_text, read_json
 from .._model.kinds import KINDS, FieldKind
-from .._model.lazy_arrow import arrow_errors, is_array, is_list, pa
 from .._model.schema import MAX_ID_BYTES, Field, Schema
-from ..errors import InvalidRowError, shown
+from .._tools.lazy_arrow import arrow_errors, is_array, is_list, pa
+from .._tools.messages import shown
+from ..errors import InvalidRowError
 
 
 class RowNumber(TypedDict, total=False):

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from .._model.arrow import array_of, names_of, table_of
-from .._model.lazy_arrow import is_array, is_of, pa
 from .._model.records import Hit, Record
-from ..errors import InvalidRowError, shown
+from .._tools.lazy_arrow import is_array, is_of, pa
+from .._tools.messages import shown
+from ..errors import InvalidRowError
 from .arguments import is_iterable
 
 

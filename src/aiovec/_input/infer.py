@@ -17,10 +17,11 @@ import numpy as np
 
 from .._model.arrow import check_array, is_arrow, is_number, table_of
 from .._model.kinds import BY_TYPE, KINDS, Kind, kind_of_dtype
-from .._model.lazy_arrow import is_array, is_list, is_of, pa, pc
 from .._model.schema import Embed, Field, FieldIndex, Metric, Schema, check_field_name
+from .._tools.lazy_arrow import is_array, is_list, is_of, pa, pc
+from .._tools.messages import shown
 from ..backend.changes import indexable_field
-from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError, shown
+from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError
 from .foreign_rows import (
     array_of_typed,
     as_row,

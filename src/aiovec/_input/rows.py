@@ -34,12 +34,13 @@ from .._model.arrow import (
 )
 from .._model.ids import id_text
 from .._model.ids import new_ids as make_ids
-from .._model.lazy_arrow import is_array, is_table, pa
 from .._model.patch import PayloadPatch, Remove, path_text
 from .._model.records import Record
 from .._model.schema import Field, Schema, may_lack_vectors
+from .._tools.lazy_arrow import is_array, is_table, pa
+from .._tools.messages import shown
 from ..backend.rows import BYTES_A_VALUE, Batch
-from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError, shown
+from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,

@@ -15,18 +15,12 @@ from .._filters.tree import Ref
 from .._model.arrays import Float32Array
 from .._model.kinds import SINGLE
 from .._model.records import Record
-from .._model.results import columns_of
+from .._model.results import result_columns
 from .._model.schema import Field, Schema
+from .._tools.messages import did_you_mean, listed, shown
 from ..backend.contract import Columns, Order
 from ..backend.rows import Batch
-from ..errors import (
-    CorruptStoreError,
-    InvalidArgumentError,
-    InvalidNameError,
-    did_you_mean,
-    listed,
-    shown,
-)
+from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
 
 _PAYLOAD = "payload"
@@ -100,7 +94,7 @@ class Selection:
 
     def first_columns(self, schema: Schema) -> dict[str, Field | None]:
         """Return the columns of a table of these records, without keys of the payload."""
-        return columns_of(schema, self.columns.fields, hits=False, vector=self.shows_vector)
+        return result_columns(schema, self.columns.fields, hits=False, vector=self.shows_vector)
 
     def records(self, rows: Batch) -> list[Record]:
         every = range(len(rows.ids))

@@ -11,8 +11,8 @@ import numpy as np
 
 from .._model.arrays import Float32Array
 from .._model.arrow import check_array, is_number, plain
-from .._model.lazy_arrow import is_array, is_list, is_of, pa, pc
 from .._model.schema import Schema
+from .._tools.lazy_arrow import is_array, is_list, is_of, pa, pc
 from ..backend.threads import INLINE_LIMIT
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
 from .arguments import check_words, is_iterable, read_all

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import numpy as np
 
+from .._tools.lazy_arrow import is_list, is_table, is_text, pa, pc
 from ..errors import InvalidRowError
 from .arrays import BoolArray, Float32Array, Int64Array
-from .lazy_arrow import is_list, is_table, is_text, pa, pc
 
 # Data from outside may unpack to far more than its size: texts repeated by a dictionary or views,
 # lists of nulls. It is refused if the unpacked size exceeds both of these bounds.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from .lazy_arrow import is_list, is_text, pa
+from .._tools.lazy_arrow import is_list, is_text, pa
 
 Kind = Literal[
     "text", "int", "float", "bool", "datetime", "list[text]", "list[int]", "list[float]"

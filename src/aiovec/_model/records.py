@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
-from ..errors import did_you_mean, shown
+from .._tools.messages import did_you_mean, shown
 from .arrays import Float32Array
 from .serialized import Serialized
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, overload
 
 import numpy as np
 
+from .._tools.hints import Hints
+from .._tools.lazy_arrow import pa
 from ..errors import InvalidVectorError, UnsupportedError
 from .arrays import Float32Array
-from .hints import Hints
-from .lazy_arrow import pa
 from .records import Hit, Record, time_text
 from .schema import Field, Schema
 from .serialized import Serialized
@@ -204,7 +204,7 @@ class ResultsList(list[Results[Hit]], _AsFrames):
         return hits.add_column(0, "_query", pa.array(positions, pa.int64()))
 
 
-def columns_of(
+def result_columns(
     schema: Schema, names: Iterable[str], *, hits: bool, vector: bool
 ) -> dict[str, Field | None]:
     """Return the first columns of a result with these fields."""

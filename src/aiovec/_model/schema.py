@@ -12,10 +12,11 @@ from itertools import islice
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin
 
-from ..errors import InvalidArgumentError, InvalidNameError, listed
-from .hints import hints_creation
+from .._tools.hints import hints_creation
+from .._tools.lazy_arrow import pa
+from .._tools.messages import listed
+from ..errors import InvalidArgumentError, InvalidNameError
 from .kinds import BY_TYPE, KINDS, Kind
-from .lazy_arrow import pa
 
 Metric = Literal["cosine", "l2", "dot"]
 Index = Literal["btree", "bitmap"]

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._model.schema import Schema
-from .._telemetry.spans import place_of
+from .._telemetry.spans import attributes_of
 from ..backend.context import TableChangedError, call_context
 from ..backend.contract import Backend, StaleTableError, TableHandle
 from ..backend.limits import Deadline
@@ -68,7 +68,7 @@ class ActiveBackend:
     def __init__(self, backend: Backend, settings: RetrievalSettings) -> None:
         self.backend = backend
         self.settings = settings
-        self.place = place_of(backend.name, backend.target)
+        self.place = attributes_of(backend.name, backend.target)
         self.idle = asyncio.Event()
         """Set while no call uses it."""
         self.idle.set()

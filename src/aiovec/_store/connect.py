@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from .._embed.app_embedders import check_embedders
-from .._model.hints import hints_arguments
+from .._tools.hints import hints_arguments
 from ..errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import ClassVar, TypeVar, cast
 
 from .._filters import Expr
 from .._filters.tree import Compare, IsNull, Ref, all_of, any_of
-from .._model.lazy_arrow import pa, pc
+from .._tools.lazy_arrow import pa, pc
 from ..backend.changes import Delete
 from ..backend.context import call_context, calling
 from ..backend.contract import (

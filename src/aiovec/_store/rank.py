@@ -24,11 +24,12 @@ from .._input.arguments import is_iterable
 from .._input.columns import moment
 from .._input.selection import value_reader
 from .._model.arrays import Float64Array
-from .._model.fusion import RRF, Fusion, Weighted, as_floats, is_finite, number_of
 from .._model.records import Hit
 from .._model.schema import Schema
+from .._search.fusion import RRF, Fusion, Weighted, as_floats, is_finite, number_of
+from .._tools.messages import shown
 from ..backend.threads import in_daemon_thread
-from ..errors import InvalidArgumentError, shown
+from ..errors import InvalidArgumentError
 
 Reranked = Sequence[float] | Sequence[Hit]
 RerankFunction = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]

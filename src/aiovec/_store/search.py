@@ -27,13 +27,14 @@ from .._input.selection import Selection, select_columns, selected_names, value_
 from .._input.types import Vector, Where
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array, Float64Array
-from .._model.distance import scores_of
-from .._model.fusion import Fusion
-from .._model.hints import unexpected
 from .._model.records import Hit
-from .._model.results import Results, columns_of
+from .._model.results import Results, result_columns
 from .._model.schema import Schema
-from .._text.query import TextClause, check_phrases, parse, text_fields
+from .._search.distance import scores_of
+from .._search.fusion import Fusion
+from .._search.query import TextClause, check_phrases, parse, text_fields
+from .._tools.hints import unexpected
+from .._tools.messages import listed, shown
 from ..backend.contract import (
     Backend,
     Found,
@@ -43,7 +44,7 @@ from ..backend.contract import (
 )
 from ..backend.rows import Batch
 from ..backend.threads import hop, in_thread
-from ..errors import InvalidArgumentError, UnsupportedError, listed, shown
+from ..errors import InvalidArgumentError, UnsupportedError
 from .opened import OpenTable
 from .rank import (
     NOTHING,
@@ -422,7 +423,7 @@ class Answer:
                 )
                 for hit in hits
             ]
-        self.hits = Results(hits, columns=columns_of(schema, names, hits=True, vector=vector))
+        self.hits = Results(hits, columns=result_columns(schema, names, hits=True, vector=vector))
 
 
 def hits_in(answers: Sequence[Answer]) -> int:

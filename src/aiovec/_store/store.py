@@ -73,9 +73,6 @@ from .._input.vectors import (
     texts_among,
 )
 from .._model.arrays import Float32Array
-from .._model.fusion import Fusion, Weighted
-from .._model.hints import Hints, hints_methods
-from .._model.lazy_arrow import pa
 from .._model.patch import Remove
 from .._model.records import Hit, Record
 from .._model.results import Counts, Results, ResultsList
@@ -88,7 +85,10 @@ from .._model.schema import (
     Schema,
     check_table_name,
 )
+from .._search.fusion import Fusion, Weighted
 from .._telemetry.spans import span
+from .._tools.hints import Hints, hints_methods
+from .._tools.lazy_arrow import pa
 from ..backend.changes import (
     AddField,
     Delete,

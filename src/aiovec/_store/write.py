@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._embed.protocol import Purpose
-from .._embed.rows import Lacking, filled, lacking, of_row, of_text, without
+from .._embed.rows import Lacking, lacking, of_row, of_text, with_vectors, without
 from .._input.arguments import check_model
 from .._input.rows import bytes_to_write, holds_arrow, one_of_each_id, repeated_ids, to_batch
 from .._input.types import OnConflict
@@ -121,7 +121,7 @@ class RowsToWrite:
                 # Without repeated ids, the rows have kept their positions.
                 numbered = self.on_conflict == "fail"
                 raise of_row(exc, missing, numbered=numbered) from exc.__cause__
-            rows = await hop(len(rows), filled, rows, missing, vectors)
+            rows = await hop(len(rows), with_vectors, rows, missing, vectors)
         self._embedded = schema, rows
         return rows
 

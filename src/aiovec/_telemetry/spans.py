@@ -13,13 +13,13 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
-from .._model.redaction import redacted
+from .._tools.redaction import redacted
 from . import Attributes, Reported
 
 _NOTHING = nullcontext()
 
 
-def place_of(backend: str, target: str) -> Attributes:
+def attributes_of(backend: str, target: str) -> Attributes:
     """Return the attributes that name a backend, without the secrets of its target."""
     return {
         "db.system.name": backend,

@@ -11,7 +11,8 @@ from .._filters.tree import Expr
 from .._model.arrays import Float32Array
 from .._model.patch import PayloadPatch
 from .._model.schema import Field, FieldIndex, Schema, check_field_name
-from ..errors import InvalidArgumentError, did_you_mean, listed, shown
+from .._tools.messages import did_you_mean, listed, shown
+from ..errors import InvalidArgumentError
 from .rows import Batch
 
 # Rows

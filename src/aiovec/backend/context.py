@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from ..errors import InvalidArgumentError, shown
+from .._tools.messages import shown
+from ..errors import InvalidArgumentError
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,8 @@ from .._filters.tree import Expr, Ref, Value
 from .._model.arrays import Float32Array
 from .._model.arrow import one_array, payload_texts, python_values, to_matrix
 from .._model.schema import Schema
-from .._text.query import TextClause
-from .._text.snippets import Texts
+from .._search.query import TextClause
+from .._search.snippets import Texts
 from ..errors import (
     AiovecError,
     OutcomeUnknownError,
@@ -61,8 +61,8 @@ from .threads import hop
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .._model.fusion import Fusion
     from .._model.records import Rank
+    from .._search.fusion import Fusion
     from .limits import Slot
 
 
@@ -167,9 +167,9 @@ class Query:
 
     By words, a row matches if it matches all clauses, or with "any" at least one. With "best", rows
     that match all clauses come first; if these are fewer than ``limit``, rows that match any follow
-    (``aiovec.backend.filled``). A row that matches an excluded clause does not match; if every
-    clause is excluded, none does. ``highlight`` has the texts to put before and after each matching
-    word of the snippets.
+    (``aiovec.backend.all_words_first``). A row that matches an excluded clause does not match; if
+    every clause is excluded, none does. ``highlight`` has the texts to put before and after each
+    matching word of the snippets.
 
     By both, ``limit`` is the length of either list and ``hits`` that of the fused list, which
     ``aiovec.backend.hybrid`` makes. The vector list has no rows beyond ``max_distance``.

@@ -12,9 +12,9 @@ from uuid import UUID
 
 import numpy as np
 
-from .._model.lazy_arrow import is_array, is_table
 from .._model.records import Hit, Record
 from .._model.schema import Schema
+from .._tools.lazy_arrow import is_array, is_table
 from .rows import Batch
 from .threads import INLINE_LIMIT, arrow_is_ready
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._model.lazy_arrow import REINSTALL_ARROW
+from .._tools.lazy_arrow import REINSTALL_ARROW
 from .memory import size_text
 from .plugin import Finding, backends
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
-from .._model.distance import distances
-from .._model.fusion import FusedHit, Fusion, fuse
 from .._model.schema import Metric
+from .._search.distance import distances
+from .._search.fusion import FusedHit, Fusion, fuse
 from .contract import Columns, Found, Query, Snippets
 from .rows import Batch
 
@@ -31,7 +31,7 @@ def fused(
     return fuse(cast("Fusion", query.fusion), metric, nearest, words, whole, query.hits)
 
 
-def columns_of(query: Query, hits: Sequence[FusedHit]) -> Columns:
+def columns_to_read(query: Query, hits: Sequence[FusedHit]) -> Columns:
     """Return the columns to read of the hits: the vector too if a distance is not known."""
     if query.columns.vector or None not in [hit.distance for hit in hits]:
         return query.columns

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from .._model.redaction import URL, redacted
+from .._tools.redaction import URL, redacted
 from ..errors import ConfigError
 
 MEMORY = ":memory:"

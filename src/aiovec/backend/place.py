@@ -7,14 +7,9 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .._model.redaction import URL, redacted
-from ..errors import (
-    BackendNotInstalledError,
-    ConfigError,
-    InvalidArgumentError,
-    UnsupportedError,
-    shown,
-)
+from .._tools.messages import shown
+from .._tools.redaction import URL, redacted
+from ..errors import BackendNotInstalledError, ConfigError, InvalidArgumentError, UnsupportedError
 from .config import RetrievalSettings, load_settings
 from .contract import Backend
 from .paths import PathText, is_url, local_path, text_of

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from .._model.packages import entry_points
+from .._tools.packages import entry_points
 from ..errors import AiovecError, BackendNotInstalledError, ConfigError
 
 if TYPE_CHECKING:

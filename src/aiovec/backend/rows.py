@@ -19,8 +19,8 @@ from .._model.arrow import (
     to_matrix,
     without_vector,
 )
-from .._model.lazy_arrow import is_array, pa
 from .._model.schema import Schema, may_lack_vectors
+from .._tools.lazy_arrow import is_array, pa
 from ..errors import InvalidRowError
 
 BYTES_A_VALUE = 32

@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 
-from .._model.redaction import names_secret
-from ..errors import ConfigError, did_you_mean, shown
+from .._tools.messages import did_you_mean, shown
+from .._tools.redaction import names_secret
+from ..errors import ConfigError
 
 ENVIRONMENT = "environment"
 """The source of values from environment variables, which are texts."""

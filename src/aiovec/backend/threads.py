@@ -19,7 +19,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from .._model.lazy_arrow import pa, pc
+from .._tools.lazy_arrow import pa, pc
 from ..errors import AiovecError
 
 _T = TypeVar("_T")

@@ -21,11 +21,11 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 
-from .._model.hints import Hints, hints_arguments, taking_arguments_of, without_frames
-from .._model.redaction import redacted
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
 from .._store.store import VectorStore as AsyncStore
+from .._tools.hints import Hints, hints_arguments, taking_arguments_of, without_frames
+from .._tools.redaction import redacted
 from ..backend.paths import PathText
 from ..errors import AiovecError, StoreClosedError
 from .portal import Portal

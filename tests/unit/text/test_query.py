@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiovec import Field, InvalidArgumentError, Schema
-from aiovec._text.query import parse
+from aiovec._search.query import parse
 
 SCHEMA = Schema(3, fields={"title": Field(str, text=True)})
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from .._model.schema import Schema
-from ..errors import InvalidArgumentError, InvalidNameError, listed, nearest_name
+from .._tools.messages import listed, nearest_name
+from ..errors import InvalidArgumentError, InvalidNameError
 
 # Each clause costs a lookup, and few queries are longer than a paragraph.
 _MOST_CLAUSES = 1_000

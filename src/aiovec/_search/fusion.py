@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeVar
 
+from .._model.records import Rank
+from .._model.schema import Metric
 from ..errors import InvalidArgumentError
 from .distance import scores_of
-from .records import Rank
-from .schema import Metric
 
 _K = TypeVar("_K")
 
@@ -77,7 +77,7 @@ def as_floats(options: object, *names: str) -> None:
         object.__setattr__(options, name, float(getattr(options, name)))
 
 
-def filled(
+def all_words_first(
     all_words: Sequence[tuple[_K, float]], any_word: Sequence[tuple[_K, float]], limit: int
 ) -> list[tuple[_K, float]]:
     """Return the rows with all words, and behind them those with some, whose scores are lower.

@@ -10,8 +10,8 @@ from typing import cast
 
 import numpy as np
 
-from .arrays import Float32Array, Float64Array, Int64Array
-from .schema import Metric
+from .._model.arrays import Float32Array, Float64Array, Int64Array
+from .._model.schema import Metric
 
 # Components measured in one step, and the least rows of a step. More would allocate new memory each
 # time. Fewer switch threads more often, and wait for the interpreter (``python -m bench search``).

@@ -8,7 +8,8 @@ from functools import wraps
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
-from ..errors import AiovecError, did_you_mean, shown
+from ..errors import AiovecError
+from .messages import did_you_mean, shown
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _P = ParamSpec("_P")

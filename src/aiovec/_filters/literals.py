@@ -10,7 +10,7 @@ from enum import Enum
 from numbers import Integral, Real
 from uuid import UUID
 
-from .. import errors
+from .._tools.messages import shown
 from ..errors import FilterError
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
@@ -53,11 +53,6 @@ def literal(value: str | int | float | bool | datetime) -> str:
     if isinstance(value, datetime):
         return f"TIMESTAMP '{value.isoformat().replace('+00:00', 'Z')}'"
     return repr(value)
-
-
-def shown(value: object) -> str:
-    """Return a value for an error message, shortened."""
-    return errors.shown(value, 80)
 
 
 def checked_value(value: object) -> str | int | float | bool | datetime:

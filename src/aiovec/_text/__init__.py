@@ -1,1 +1,0 @@
-"""The parts of keyword search that all backends share: the query language and snippets."""

@@ -1,0 +1,1 @@
+"""Tools that know no store: late imports, entry points, and messages without secrets."""
