@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,12 @@ OWN_TEST = {
     "how-to/crewai.md",  # CrewAI prints panels
     "how-to/from-other-stores.md",
     "how-to/move-to-lancedb.md",
+    "how-to/test-your-app.md",
 }
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
 LIBRARIES = {
     "docs/reference/documents.md": "semantic_text_splitter",
+    "docs/tutorial/answer-questions.md": "openai semantic_text_splitter wordllama",
     "docs/tutorial/search-your-files.md": "python_multipart semantic_text_splitter wordllama",
     "docs/how-to/files-and-frames.md": "pandas",
     "docs/how-to/haystack.md": "haystack",
@@ -99,6 +103,16 @@ def test_the_app_of_the_tutorial_takes_uploads(folder: Path) -> None:
         assert (hit["source"], hit["start"], hit["title"]) == ("keys.md", 5, "Keys > Rotation")
         refused = client.post("/documents", files={"file": ("a.pdf", b"no PDF")})
         assert (refused.status_code, refused.json()["error"]) == (422, "DocumentError")
+
+
+def test_the_tests_of_the_guide_pass(folder: Path) -> None:
+    pytest.importorskip("lancedb")
+    code = "\n\n".join(blocks("docs/how-to/test-your-app.md", "python"))
+    (folder / "test_notes.py").write_text(code, "utf-8")
+    options = ["-q", "-p", "no:cacheprovider", "-W", "error::ResourceWarning"]
+    command = [sys.executable, "-m", "pytest", *options, "test_notes.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1][:8]) == (0, "6 passed"), done.stdout
 
 
 async def test_the_first_program_is_short_and_its_file_is_searched_by_text(folder: Path) -> None:

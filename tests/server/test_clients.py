@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.server.process import Served, serving
@@ -29,18 +30,32 @@ def run(*command: str) -> str:
     return finished.stdout
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_curl_commands_of_the_docs_work(served: Served) -> None:
-    page = (ROOT / "docs/reference/http.md").read_text("utf-8")
-    (script,) = (
-        block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block
-    )
-    script = script.replace("URL=http://127.0.0.1:4002", f"URL={served.url}")
+def answers(page: str, url: str) -> list[dict[str, Any]]:
+    """Run the curl commands of a page; return what the server answers."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (script,) = re.findall(r"```sh\n(URL=.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    script = script.replace("URL=http://127.0.0.1:4002", f"URL={url}")
     script = script.replace("curl -sS", "echo; curl -sS --fail-with-body")
-    answers = [
-        json.loads(line) for line in run("sh", "-e", "-c", script).splitlines() if line.strip()
-    ]
-    made, written, search, count, *records, deleted = answers
+    said = run("sh", "-e", "-c", script)
+    return [json.loads(line) for line in said.splitlines() if line.strip()]
+
+
+def test_the_curl_commands_of_the_guide_make_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("wordllama")
+    page = "docs/how-to/other-languages.md"
+    (settings,) = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    path = tmp_path / "notes.db"
+    (tmp_path / "aiovec.toml").write_text(settings.replace("notes.db", path.as_posix()), "utf-8")
+    with serving("--config", tmp_path / "aiovec.toml") as served:
+        made, written, search = answers(page, served.url)
+    assert made["schema"]["embed"]["recipe"] == {"kind": "local"}
+    assert written == {"count": 1}
+    assert [hit["id"] for hit in search["hits"]] == ["loop"]
+
+
+def test_the_curl_commands_of_the_reference_work(served: Served) -> None:
+    made, written, search, count, *records, deleted = answers("docs/reference/http.md", served.url)
     assert (made["name"], made["rows"]) == ("notes", 0)
     assert written == {"count": 2}
     assert [hit["id"] for hit in search["hits"]] == ["walk", "a/b"]
