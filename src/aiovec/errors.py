@@ -10,7 +10,7 @@ AiovecError
 ├── TableExistsError
 ├── SchemaMismatchError         the table exists with another schema
 ├── ModelMismatchError          vectors of one embedding model for a table of another
-├── DimensionMismatchError      a vector of another length than the table's
+├── DimensionMismatchError      a vector whose length differs from the table's
 ├── InvalidVectorError          NaN, a number beyond 1e15, or a zero vector under cosine
 ├── InvalidRowError             a row's field of the wrong type, or a missing one
 ├── DocumentError               a document that cannot be read, or has no text

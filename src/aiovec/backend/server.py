@@ -46,7 +46,7 @@ class ServerSettings(Section):
     """Web origins whose pages may call the server from a browser, such as
     "https://app.example.com". Empty means none.
 
-    ["*"] lets the pages of all websites in, and needs an API key."""
+    ["*"] allows pages from any site, and needs an API key."""
 
     page_writes: bool = False
     """Let the page at / delete rows and optimize tables. This does not affect the API."""
