@@ -2,7 +2,7 @@
 #
 #   make demo    search the documentation in docs/; QUESTION="how do I …" asks another question
 #   make test    the tests; make test ARGS="-k filter" passes options to pytest
-#   make lint    ruff, mypy --strict, the import rules
+#   make lint    ruff, mypy --strict, the import rules, spelling
 #   make soak    the long campaigns, hours in all; ARGS="--minutes 30" cuts them short
 #   make docs    the documentation as a site, in site/
 #   make bench   the benchmarks; ARGS="search" runs one
@@ -46,7 +46,7 @@ lint soak bench format: $(VENV)/.for-nox
 
 docs: $(VENV)/.for-docs
 	@rm -rf build/pages && mkdir -p build/pages
-	@cp -r README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE Dockerfile docs examples config build/pages
+	@cp -r README.md CHANGELOG.md CONTRIBUTING.md CODE_OF_CONDUCT.md SECURITY.md LICENSE Dockerfile docs examples config build/pages
 	@mkdir -p build/pages/distributions/llm-aiovec && cp distributions/llm-aiovec/README.md build/pages/distributions/llm-aiovec
 	@sed -i.bak -E "s#\]\(\.\./\.\./(src|adapters|migrate)/#]($$(sed -n 's/^repo_url: //p' mkdocs.yml)/blob/main/\1/#g" \
 		build/pages/docs/internals/architecture.md && rm build/pages/docs/internals/*.bak  # code is on the forge

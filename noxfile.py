@@ -33,7 +33,7 @@ PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(vers
 
 @nox.session(python=PYTHONS[0])
 def lint(session: nox.Session) -> None:
-    """Check with ruff, mypy --strict and the import rules, by the oldest Python.
+    """Check with ruff, mypy --strict, the import rules and a spell checker, by the oldest Python.
 
     NumPy's types of its newest release differ, which older Pythons do not get.
     """
@@ -42,6 +42,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", "--strict")
     session.run("lint-imports")
+    session.run("codespell")
 
 
 @nox.session(name="format")
