@@ -10,7 +10,7 @@ import os
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from aiovec import F, VectorStore
+from aiovec._input.rows import to_batch
 from aiovec._internals import StoreInternals
 from aiovec.backend import Expr, Schema
 from aiovec.backend.threads import in_thread
 from aiovec.documents import SCHEMA, SUFFIXES, Cutter, passage_id, read_document, text_of_name
-from aiovec.errors import ConfigError, DocumentError, TableNotFoundError
+from aiovec.errors import ConfigError, DocumentError, InvalidRowError, TableNotFoundError
 
 from .sources import Import, Reject, RejectsFile, read_ahead
 
@@ -227,7 +228,7 @@ class DocumentImport(Import):
                 elif state is None and is_empty:
                     self.counts["empty"] += 1
                 else:
-                    rows += [] if is_empty else self._cutter.rows(data, source, modified)
+                    rows += [] if is_empty else self._rows(data, source, modified)
                     changed += [] if state is None else [source]
                     self.counts["new" if state is None else "changed"] += 1
             except DocumentError as exc:
@@ -242,6 +243,25 @@ class DocumentImport(Import):
                 changed, rows = [], []
         if changed or rows:
             yield changed, rows
+
+    def _rows(self, data: bytes, source: str, modified: datetime) -> list[Row]:
+        """Return the passages of a document as rows of the table, or raise DocumentError."""
+        changed, date = (self._schema.fields.get(self._name(n)) for n in ("modified", "date"))
+        rows = []
+        for row in self._cutter.rows(data, source, modified):
+            row["base"] = self.base
+            if changed is None or changed.kind == "text":  # None: a key of the payload
+                row["modified"] = modified.isoformat()
+            if date is not None and date.kind == "datetime" and "date" in row:
+                with suppress(ValueError):  # a day begins in UTC
+                    day = datetime.fromisoformat(row["date"])
+                    row["date"] = day if day.tzinfo else day.replace(tzinfo=UTC)
+            rows.append({self._name(name): value for name, value in row.items()})
+        try:
+            to_batch(rows, self._schema)
+        except InvalidRowError as exc:
+            raise DocumentError(source, f"field {exc.field!r}: {exc.reason}") from exc
+        return rows
 
     async def parts(self) -> AsyncGenerator[_Part, None]:
         """Cut the next documents while the last ones are embedded."""
@@ -272,19 +292,13 @@ class DocumentImport(Import):
         where = self._passages(changed)
         old = await store.find(self.table, where, limit=None, select=[]) if changed else []
         gone = [row.id for row in old if row.id not in ids]
-        rows = [{**row, "base": self.base} for row in rows]
-        named = [{self._name(name): value for name, value in row.items()} for row in rows]
-        modified = self._name("modified")
-        field = self._schema.fields.get(modified)
-        if field is None or field.kind == "text":  # None: a key of the payload
-            named = [{**row, modified: row[modified].isoformat()} for row in named]
         # A row that only expires has no values for the other fields.
         nullable = all(field.nullable for field in self._schema.fields.values())
         expires = self._schema.expires if nullable else None
         if gone and expires is not None:
             vector = [1.0, *[0.0] * (self._schema.dim - 1)]
-            named += [{"id": id, self._schema.vector: vector, expires: _LONG_AGO} for id in gone]
-        await store.upsert(self.table, named)
+            rows += [{"id": id, self._schema.vector: vector, expires: _LONG_AGO} for id in gone]
+        await store.upsert(self.table, rows)
         if gone and expires is None:
             await store.delete(self.table, gone)
 

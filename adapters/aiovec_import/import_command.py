@@ -118,8 +118,8 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="NAME=FIELD",
-            help="Documents: field of an existing table for body, title, source, start, part, "
-            "parts, modified or hash. Can be repeated.",
+            help="Documents: field of an existing table for body, title, source, anchor, start, "
+            "part, parts, modified, hash, base or expires. Can be repeated.",
         ),
     ] = None,
     delete: Annotated[

@@ -67,7 +67,7 @@ LARGEST = 64 * 2**20
 """Bytes of a document at most: it is held in memory with all its passages."""
 
 # Changes when the same document is cut otherwise, so that the next import cuts all anew.
-_VERSION = 3
+_VERSION = 4
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
 # What MkDocs, Pandoc and Hugo write behind the words of a heading: { #anchor .class }.
 _ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
@@ -76,6 +76,8 @@ _SILENT = re.compile(
     r"(?m)^(?:\.\. (?:_[^:\n]+:|(?:(?:current)?module|highlight|contents)::.*)|:orphan:)[ \t]*$"
 )
 _DIRECTIVE = re.compile(r"(?m)^\.\. (?:[\w-]+::|_[^\s:]+:)")
+# The code and the headings of Markdown that a reader made of other markup, with their anchors.
+_MADE = re.compile(r"(?ms)^(`{3,}+).*?^\1$|^(#{1,6}) ([^\n]*?)(?: \{#([^\s{}]+)\})?$")
 _ANCHORED = re.compile(r"(?m)^(#{1,6} .{0,2000}?) \{#[^\s{}]+\}$")
 _FRONT = re.compile(r"---[ \t]*\n(?=[\w-]+[ \t]*:)(.{,9999}?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
 # The splitter's time grows with the square of its text, so it gets windows of so many characters.
@@ -83,8 +85,8 @@ _WINDOW = 2**15
 
 
 _Cuts = Callable[[str], Iterable[tuple[int, str]]]
-_Headings = Iterator[tuple[int, int, int, str]]
-"""The start, the end, the level and the words of each heading."""
+_Headings = Iterator[tuple[int, int, int, str, str | None]]
+"""The start, the end, the level, the words and the anchor of each heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +173,12 @@ class Cutter:
         """Yield the fields of each passage that its text decides."""
         facts: dict[str, Any] = {}
         made = kind in READERS and kind != "pdf"
-        kind = "markdown" if made else kind
-        if kind == "markdown" and not made:
+        if kind == "markdown":
             text, facts = _front_matter(text)
         elif kind == "text" and _DIRECTIVE.search(text, 0, 2**16):
             kind = "rst"  # whose sources Sphinx calls .txt too
         title = facts.pop("title", None) or title
-        cuts = self._splitter(kind)
+        cuts = self._splitter("MarkdownSplitter" if made or kind == "markdown" else "TextSplitter")
         line, counted = 1, 0
         for begin, content, end, path, anchor in _sections(text, kind, title):
             start = None
@@ -192,8 +193,7 @@ class Cutter:
                 if re.search(r"\w", _SILENT.sub("", body) if kind == "rst" else body):
                     yield {"body": body, "title": path, "start": line, "anchor": anchor, **facts}
 
-    def _splitter(self, kind: str) -> _Cuts:
-        name = "MarkdownSplitter" if kind == "markdown" else "TextSplitter"
+    def _splitter(self, name: str) -> _Cuts:
         splitter = getattr(_package("semantic_text_splitter"), name)
         size = self.limit - self._short  # which may be joined to it
         overlap = min(self.overlap, size - 1)
@@ -382,14 +382,9 @@ def _sections(
     path: list[tuple[int, str, str | None]] = []
     begin = content = 0
     headings = _HEADINGS.get(kind, _none)
-    for start, end, level, words in (*headings(text), (len(text), 0, 0, "")):
+    for start, end, level, words, anchor in (*headings(text), (len(text), 0, 0, "", None)):
         if len(words) > LONGEST_TITLE:  # each passage below it would repeat it
             continue
-        anchor = None
-        if kind == "markdown" and words:
-            attributes = _ATTRIBUTES.search(words)
-            anchor = attributes and attributes[1]
-            words = _plain(_ATTRIBUTES.sub("", words))
         if text[content:start].strip() or (not level and text[begin:start].strip()):
             # Without text below them, the last headings are a section of their own.
             content = content if text[content:start].strip() else begin
@@ -425,7 +420,7 @@ def _markdown(text: str) -> _Headings:
         for token, words in pairwise(tokens):
             if token.type == "heading_open" and not token.level and places[token.map[0]] < stop:
                 begin, end = (places[line] for line in token.map)
-                yield begin, end - 1, int(token.tag[1]), words.content
+                yield begin, end - 1, int(token.tag[1]), *_plain(words.content)
         start, size = stop, _WINDOW
 
 
@@ -446,11 +441,22 @@ def _inlines() -> Any:
     return parser
 
 
-def _plain(words: str) -> str:
-    """Return a heading of Markdown without its links, emphasis and comments."""
-    (inline,) = _inlines().parseInline(words)
+def _plain(words: str) -> tuple[str, str | None]:
+    """Return a heading of Markdown without its links, emphasis and comments, and its anchor."""
+    if len(words) > LONGEST_TITLE:
+        return words, None
+    attributes = _ATTRIBUTES.search(words)
+    (inline,) = _inlines().parseInline(_ATTRIBUTES.sub("", words))
     kept = ("text", "code_inline", "softbreak")
-    return "".join(each.content or " " for each in inline.children if each.type in kept).strip()
+    plain = "".join(each.content or " " for each in inline.children if each.type in kept)
+    return plain.strip(), attributes and attributes[1]
+
+
+def _made(text: str) -> _Headings:
+    """Yield the headings of Markdown that a reader made. Their words are no Markdown."""
+    for each in _MADE.finditer(text):
+        if each[2]:
+            yield each.start(), each.end(), len(each[2]), each[3].replace("`", ""), each[4]
 
 
 def _underlined(text: str) -> _Headings:
@@ -475,7 +481,10 @@ def _underlined(text: str) -> _Headings:
         style = (rule[1], above)
         if style not in levels:
             levels.append(style)
-        yield places[n - 1 - above], places[n + 1] - 1, min(levels.index(style), 6), name
+        yield places[n - 1 - above], places[n + 1] - 1, min(levels.index(style), 6), name, None
 
 
-_HEADINGS = {"markdown": _markdown, "rst": _underlined}
+_HEADINGS = {
+    "markdown": _markdown, "notebook": _markdown, "rst": _underlined,
+    "html": _made, "docx": _made, "pptx": _made, "epub": _made,
+}  # fmt: skip

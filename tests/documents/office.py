@@ -79,7 +79,7 @@ def epub(**more: str) -> bytes:
     })  # fmt: skip
 
 
-def notebook() -> bytes:
+def notebook(**more: None) -> bytes:
     """Return a notebook with text, code, what it printed, and a picture."""
     code = {
         "cell_type": "code", "source": ["print('hello')\n", "# no heading"],
@@ -90,4 +90,4 @@ def notebook() -> bytes:
     }  # fmt: skip
     text = {"cell_type": "markdown", "source": ["# Trial\n", "\n", "How it went."]}
     about = {"language_info": {"name": "python"}}
-    return json.dumps({"cells": [text, code], "metadata": about, "nbformat": 4}).encode()
+    return json.dumps({"cells": [text, code], "metadata": about, "nbformat": 4, **more}).encode()

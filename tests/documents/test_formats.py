@@ -122,11 +122,40 @@ async def test_a_page_says_its_encoding_as_browsers_read_it() -> None:
             assert row["body"] == text
 
 
+async def test_a_title_of_another_format_is_no_markdown() -> None:
+    for heading, title in (
+        ("__init__", "__init__"),
+        ("Foo&lt;T&gt;", "Foo<T>"),
+        ("<code>*args</code> of [x](y) {.z}", "*args of [x](y) {.z}"),
+    ):
+        with case(heading):
+            text = "<p>```</p><p># no heading</p><p>&lt;pre&gt;</p><pre># none</pre>"
+            page = f"{text}<h2 id=a>{heading}</h2><p>Text.</p>{text}<h3>Next</h3><p>Words.</p>"
+            places = await _places(page, "a.html")
+            assert [(place, name) for place, name, _ in places] == [
+                ("a.html", None), ("a.html#a", title), ("a.html#a", f"{title} > Next"),
+            ]  # fmt: skip
+
+
+async def test_a_form_around_a_page_and_panels_of_tabs_are_content() -> None:
+    panel = "<div role=tabpanel hidden><p>{}</p></div>"
+    tabs = panel.format("On Linux.") + panel.format("On a Mac.") + "<div hidden>Menu</div>"
+    search = "<form><label>Find</label><select><option>All</select></form>"
+    html = f"<p>Install it.</p><select><option>All</select>{tabs}"
+    for page in (f"{search}{html}", f"<form>{html}</form>", f"<main>{search}{html}</main>"):
+        with case(page):
+            (row,) = await _cut(page, "a.html")
+            assert row["body"] == "Install it.\n\nOn Linux.\n\nOn a Mac."
+
+
 async def test_a_notebook_is_its_text_its_code_and_what_it_printed() -> None:
     body = (
         "# Trial\n\nHow it went.\n\n```python\nprint('hello')\n# no heading\n```\n\n```\nhello\n```"
     )
     assert await _places(office.notebook(), "a.ipynb") == [("a.ipynb", "Trial", body)]
+    bare = office.notebook(metadata=None).replace(b'"outputs": [', b'"outputs": null, "no": [')
+    body = body.replace("python", "").removesuffix("\n\n```\nhello\n```")
+    assert await _places(bare, "a.ipynb") == [("a.ipynb", "Trial", body)]
 
 
 TABLE = "| Year | Sum |\n| --- | --- |\n| 2026 | 42 43 |"
@@ -193,7 +222,7 @@ async def test_a_hostile_file_of_another_program_is_refused() -> None:
         (good[: len(good) // 2], "a.docx", "no docx that can be read"),
         (b"\x89PNG", "a.pptx", "no pptx that can be read"),
         (b"[" * 10**6, "a.ipynb", "no notebook that can be read"),
-        (b'{"cells": 1}', "a.ipynb", "no notebook that can be read"),
+        (b'{"cells": 1}', "a.ipynb", "no notebook that can be read: it lacks parts"),
         (b"<b>" * 10**5, "a.html", "no html that can be read"),
         (office.zipped({"a": "b"}), "report", "convert it to Markdown"),
         (b"x", "a.doc", "convert it to Markdown"),

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -503,6 +503,25 @@ def test_passages_are_mapped_to_the_fields_of_an_existing_table(folder: Path, st
         assert (row["text"], row["title"], row["parts"]) == ("# Guide\n\nShort.", "Guide", 1)
         assert opened.count("mine") == 4
     assert "--fields body=FIELD" in refused(store, notes, "--table", "mine").err
+
+
+def test_metadata_that_do_not_suit_a_field_fail_their_document_alone(
+    folder: Path, store: Path
+) -> None:
+    fields = {"body": str, "source": str, "date": datetime, "tags": str}
+    with sync.connect(store, embedder="demo") as opened:
+        opened.create_table("documents", Schema(fields=fields, embed=Embed("body")))
+    notes = written(folder / "notes", {
+        **NOTES, "day.md": "---\ndate: 2026-01-02\n---\nA.",
+        "later.md": "---\ndate: later\n---\nB.", "tagged.md": "---\ntags: [a]\n---\nC.",
+    })  # fmt: skip
+    for strict in (["--strict"], []):
+        done = run("import", notes, *strict, "-s", store, "--embedder", "demo")
+        assert (done.code, "later.md: not imported: field 'date': must be" in done.err) == (
+            1, not strict,
+        ), done.err  # fmt: skip
+        assert sources(store).keys() == (set() if strict else {*NOTES, "day.md"})
+    assert passages(store)["day.md#1"]["date"] == datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def test_a_document_shrinks_in_a_table_whose_fields_need_values(folder: Path, store: Path) -> None:

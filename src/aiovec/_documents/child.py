@@ -65,7 +65,9 @@ def read(kind: str, data: bytes) -> dict[str, Any]:
     except MemoryError:
         return {"reason": TOO_LARGE}
     except Exception as exc:  # noqa: BLE001 - whatever a damaged file does to its reader
-        return {"reason": f"it is no {kind} that can be read: {type(exc).__name__}: {exc}"[:500]}
+        is_lacking = isinstance(exc, (AttributeError, LookupError, TypeError))
+        why = "it lacks parts" if is_lacking else f"{type(exc).__name__}: {exc}"
+        return {"reason": f"it is no {kind} that can be read: {why}"[:500]}
     return {"title": title if 0 < len(title) <= LONGEST_TITLE else None, "pages": pages}
 
 
@@ -94,7 +96,8 @@ def _pdf(data: bytes) -> Iterator[str]:
 # Where a page has its content, the surest first. Whatever else it has is for finding other pages.
 _MAIN = "main", "[role=main]", "article", "#content", "#main-content", ".document"
 _NO_CONTENT = (
-    "script, style, noscript, template, nav, footer, form, button, iframe, svg, [hidden], "
+    "script, style, noscript, template, nav, footer, button, select, iframe, svg, "
+    "[hidden]:not([role=tabpanel], [hidden=until-found]), "
     ".sphinxsidebar, [role=navigation], [role=search], [role=banner], [role=contentinfo], "
     ".headerlink, .related, .navheader, .navfooter, .hash-link, "
     "[id*=cookie-banner], [class*=cookie-banner], "
@@ -156,6 +159,10 @@ def _page(html: str) -> Iterator[str]:
         return
     for node in root.css(f"{_NO_CONTENT}, {_AROUND}" if main is None else _NO_CONTENT):
         node.decompose()
+    most = len(root.text()) / 2
+    for form in root.css("form"):  # one around everything is content
+        if len(form.text()) < most:
+            form.decompose()
     yield "\n\n".join(_blocks(root, root, set()))
 
 
@@ -170,8 +177,7 @@ def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
     line: list[str] = []
 
     def end_line() -> None:
-        if words := " ".join("".join(line).split()):
-            blocks.append(f"\\{words}" if words[0] == "#" else words)
+        blocks.append(_text("".join(line)))
         line.clear()
 
     for child in node.iter(include_text=True):
@@ -193,7 +199,7 @@ def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
             indented = (item.replace("\n", "\n" + " " * len(mark)) for item in items if item)
             blocks.append("\n".join(mark + item for item in indented))
         elif child.tag == "table" and len(child.css(f"table, pre, ul, ol, {_HEADING}")) == 1:
-            blocks += [" ".join(_inline(each).split()) for each in child.css("caption")]
+            blocks += [_text(_inline(each)) for each in child.css("caption")]
             blocks.append(_table(
                 [[_inline(cell) for cell in row.css("td, th")] for row in child.css("tr")]
             ))  # fmt: skip
@@ -201,6 +207,12 @@ def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
             blocks += _blocks(child, root, anchors)
     end_line()
     return [block for block in blocks if block]
+
+
+def _text(words: str) -> str:
+    """Return a paragraph, which begins neither a heading nor code."""
+    words = " ".join(words.split())
+    return f"\\{words}" if words.startswith(("#", "```")) else words
 
 
 def _inline(node: Any) -> str:
@@ -245,14 +257,14 @@ def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
 def _notebook(data: bytes) -> Iterator[str]:
     """Yield a title, which a notebook has not, and its text, its code and what that printed."""
     notebook = json.loads(data)
-    about = notebook.get("metadata", {})
-    language = about.get("language_info", about.get("kernelspec", {})).get("name", "")
+    about = notebook.get("metadata") or {}
+    language = (about.get("language_info") or about.get("kernelspec") or {}).get("name") or ""
     parts = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
         parts.append(_fenced(text, language) if cell["cell_type"] == "code" else text)
-        for output in cell.get("outputs", ()):
-            printed = output.get("text") or output.get("data", {}).get("text/plain", "")
+        for output in cell.get("outputs") or ():
+            printed = output.get("text") or (output.get("data") or {}).get("text/plain", "")
             parts.append(_fenced("".join(printed), ""))
     yield ""
     yield "\n\n".join(part for part in parts if part)
@@ -311,12 +323,12 @@ def _pptx(data: bytes) -> Iterator[str]:
             elif shape.tag == "sp":
                 holder = shape.find(".//ph")
                 is_title = holder is not None and "itle" in holder.get("type", "")
-                mark = "# " if is_title else ""
-                parts += [mark + _words(each) for each in shape.iter("p") if _words(each)]
+                texts = [_words(each) for each in shape.iter("p")]
+                parts += [f"# {text}" if is_title else _text(text) for text in texts if text]
         for target in _targets(archive, name).values():
             if "notesSlide" in target:
-                parts += [_words(each) for each in archive.xml(target).iter("p") if _words(each)]
-        yield "\n\n".join(parts)
+                parts += [_text(_words(each)) for each in archive.xml(target).iter("p")]
+        yield "\n\n".join(part for part in parts if part)
 
 
 def _words(element: ET.Element) -> str:
