@@ -25,6 +25,7 @@ from aiovec.backend.threads import in_thread
 from aiovec.documents import SCHEMA, SUFFIXES, Cutter, passage_id, read_document, text_of_name
 from aiovec.errors import ConfigError, DocumentError, InvalidRowError, TableNotFoundError
 
+from .ignoring import Globs, Rules, is_ignored, rules_above, rules_in
 from .sources import Import, Reject, RejectsFile, read_ahead
 
 # Passages of one upsert: whole documents, until there are so many.
@@ -45,14 +46,17 @@ _Part = tuple[list[str], list[Row]]
 
 @dataclass(slots=True)
 class Documents:
-    """The files of documents by their sources, and the number of other files by their suffixes."""
+    """The files of documents by their sources, and the number of others by suffix or reason."""
 
     files: dict[str, Path] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def others(self) -> str:
-        """The files that are left out, in words: ``20 files: 16 .html, 3 .ipynb, 1 .docx``."""
+        """The files that are left out, in words: ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.
+
+        A folder that a glob names is one of them.
+        """
         kinds = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
         named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds]
         if len(named) > _KINDS_SHOWN:
@@ -61,18 +65,22 @@ class Documents:
         return f"{total:,} file{'s' * (total != 1)}: {', '.join(named)}"
 
 
-def documents_in(places: Sequence[str], base: str = "") -> Documents:
+def documents_in(
+    places: Sequence[str], base: str = "", include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Documents:
     """Find the documents among files and in folders; there are none if no place has one.
 
-    Folders are walked, also behind links; names that begin with a dot are left out. A folder in one
-    that cannot be read is there with a slash behind its name, and fails as a document.
+    Folders are walked, also behind links; left out are names that begin with a dot, what a
+    ``.gitignore`` or ``exclude`` names and, with ``include``, all that it does not name. A folder
+    in one that cannot be read is there with a slash behind its name, and fails as a document.
     """
     found = Documents()
+    globs = Globs(include) if include else None, Globs(exclude)
     empty = []
     for place in places:
         path = Path(os.path.expanduser(place))
         is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
-        below = {path.name: path} if is_file else _walked(path, found.left_out)
+        below = {path.name: path} if is_file else _walked(path, found.left_out, *globs)
         empty += [] if below else [place]
         for name, file in below.items():
             source = base + text_of_name(name)
@@ -87,12 +95,28 @@ def documents_in(places: Sequence[str], base: str = "") -> Documents:
     return found
 
 
-def _walked(top: Path, left_out: Counter[str]) -> dict[str, Path]:
+def _walked(
+    top: Path, left_out: Counter[str], include: Globs | None, exclude: Globs
+) -> dict[str, Path]:
     """Return the documents in a folder by their paths below it, and what cannot be read.
 
     A folder that links lead to twice is walked once. Other files are counted as ``left_out``.
     """
-    files, unread, seen = [], [], set()
+    files: dict[str, Path] = {}
+    unread, seen = [], set()
+    rules_of = {os.path.dirname(top): rules_above(top)}
+
+    def is_wanted(path: str, rules: Rules) -> bool:
+        for says_no, reason in (
+            (exclude.say(path), "by --exclude"),
+            (is_ignored(path, rules), "by .gitignore"),
+            (include and path[-1] != "/" and not include.name(path), "by --include"),
+        ):
+            if says_no:
+                left_out[reason] += 1
+                return False
+        return True
+
     for folder, folders, names in os.walk(
         top, onerror=lambda exc: unread.append(Path(exc.filename)), followlinks=True
     ):
@@ -101,16 +125,19 @@ def _walked(top: Path, left_out: Counter[str]) -> dict[str, Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        at = "".join(f"{name}/" for name in Path(folder).relative_to(top).parts)
+        rules = rules_of[os.path.dirname(folder)] + rules_in(Path(folder), "", len(at))
+        rules_of[folder] = rules
+        shown = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in shown if is_wanted(f"{at}{name}/", rules)]
         for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
             if path.suffix.lower() in SUFFIXES:
-                files.append(path)
+                files |= {at + path.name: path} if is_wanted(at + path.name, rules) else {}
             elif os.path.exists(path):
                 left_out[path.suffix.lower()] += 1
             else:  # a link, perhaps to a folder that is not mounted now
                 unread.append(path)
-    paths = {path.relative_to(top).as_posix(): path for path in files}
-    return paths and paths | {f"{path.relative_to(top).as_posix()}/": path for path in unread}
+    return files and files | {f"{path.relative_to(top).as_posix()}/": path for path in unread}
 
 
 @dataclass

@@ -57,7 +57,8 @@ _COUNTS = ("new", "changed", "unchanged", "empty", "deleted", "failed", "passage
 _REASONS_SHOWN = _NAMES_SHOWN = 10
 
 _OF_DOCUMENTS = (
-    "--chunk-size", "--overlap", "--base", "--fields", "--delete", "--delete-all", "--dry-run",
+    "--chunk-size", "--overlap", "--base", "--fields", "--include", "--exclude", "--delete",
+    "--delete-all", "--dry-run",
 )  # fmt: skip
 _OF_ROWS = (
     "--list", "--schema", "--id-column", "--vector-column", "--dtype", "--text", "--index",
@@ -120,6 +121,22 @@ def import_(
             metavar="NAME=FIELD",
             help="Documents: field of an existing table for body, title, source, anchor, start, "
             "part, parts, modified, hash, base or expires. Can be repeated.",
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Documents: only those of a folder that match, such as 'guide/**' or '*.md'. Can "
+            "be repeated.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Documents: leave out what of a folder matches, such as 'drafts/'. What its "
+            ".gitignore names is left out anyway. Can be repeated.",
         ),
     ] = None,
     delete: Annotated[
@@ -213,7 +230,7 @@ def import_(
         raise typer.BadParameter("a SOURCE is empty; write . for the current folder")
     if table is not None:
         check_table_name(table)  # before the store is created
-    look = partial(documents_in, sources, base)
+    look = partial(documents_in, sources, base, include or (), exclude or ())
     documents = None if form else look()  # a format says that it has rows
     if documents is not None and documents.files:
         for option in _given(ctx, _OF_ROWS):

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from tests.documents.files import pdf
 from tests.embed.models import stand_in
+from tests.harness.cases import case
 from tests.harness.command import Finished, run
 from tests.transfer.support import error_of
 
@@ -232,6 +233,60 @@ def test_files_of_other_kinds_are_counted(folder: Path, store: Path) -> None:
         done = run("import", notes, *options, "-s", store, "--embedder", "demo")
         said = "left out 4 files: 2 .css, 1 without a suffix, 1 .odt"
         assert (done.code, said in done.err) == (0, True), done.err
+
+
+IGNORED = {
+    ".gitignore": "/guide.md\n*.rst\n!good.rst\nbuild/\n/docs/out/**\n\\#a.md\n# no.md\n[xy]?.md ",
+    "docs/.gitignore": "!api.rst\na/**/late.txt\n*/*.html\n",
+    "docs/sub/.gitignore": "!/kept.html",
+}
+KEPT = (
+    "no.md", "good.rst", "docs/api.rst", "docs/guide.md", "docs/late.txt", "docs/sub/kept.html",
+    "xyz.md", "[xy]?.md", "docs/build.md",
+)  # fmt: skip
+LEFT = (
+    "guide.md", "keys.rst", "docs/keys.rst", "build/a.md", "docs/build/b.md", "docs/out/c/d.md",
+    "#a.md", "x1.md", "docs/a/late.txt", "docs/a/b/late.txt", "docs/sub/other.html",
+)  # fmt: skip
+
+
+def test_files_that_gitignore_names_are_left_out(folder: Path, store: Path) -> None:
+    text = dict.fromkeys((*KEPT, *LEFT), "Words.")
+    notes = written(folder / "notes", {**text, **IGNORED, ".git/HEAD": ""})
+    facts = imported(store, notes)
+    assert sources(store).keys() == {*KEPT}
+    assert facts["left_out"] == {"by .gitignore": len(LEFT)}
+    for part, names in (
+        ("docs", [name[5:] for name in KEPT if name[:5] == "docs/"]),
+        ("docs/sub", ["kept.html"]),
+        ("build", ["a.md"]),  # a folder that is named itself
+        ("docs/out/c", ["d.md"]),
+        ("guide.md", ["guide.md"]),
+    ):
+        with case(part):
+            facts = imported(store, notes / part, "--table", part.replace("/", "_")[:4])
+            assert facts["new"] == len(names)
+            assert sources(store, part.replace("/", "_")[:4]).keys() >= {*names}
+
+
+def test_documents_are_chosen_by_globs(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes", {**NOTES, "drafts/d.md": "Draft.", ".gitignore": "plain.txt"})
+    for options, names, left_out in (
+        (["--include", "*.md"], ["guide.md", "drafts/d.md"], {"by --include": 1}),
+        (["--include", "sub/"], ["sub/keys.rst"], {"by --include": 2}),
+        (["--include", "**/*.rst", "--include", "/guide.*"], ["guide.md", "sub/keys.rst"],
+         {"by --include": 1}),
+        (["--exclude", "drafts/"], ["guide.md", "sub/keys.rst"], {"by --exclude": 1}),
+        (["--include", "*.md", "--include", "!guide.md", "--exclude", "/sub"], ["drafts/d.md"],
+         {"by --include": 1, "by --exclude": 1}),
+    ):  # fmt: skip
+        with case(options):
+            facts = imported(store, notes, *options, "--delete-all")
+            assert sources(store).keys() == {*names}
+            ignored = {} if "/sub" in options else {"by .gitignore": 1}
+            assert facts["left_out"] == left_out | ignored
+    done = refused(folder / "none.db", notes, "--include", "*.pdf")
+    assert "it has 4 files: 3 by --include, 1 by .gitignore" in " ".join(done.err.split())
 
 
 def test_what_is_no_document_is_named_as_such(folder: Path, store: Path) -> None:

@@ -1,0 +1,110 @@
+"""Globs as ``.gitignore`` has them, which say what of a folder is left out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+
+_TOKEN = re.compile(
+    r"(?P<folders>(?:^|(?<=/))\*\*/)|(?P<below>(?<=/)\*\*$)|(?P<some>\*+)|(?P<one>\?)"
+    r"|\[(?P<no>[!^]?)(?P<set>\]?(?:\\.|[^]\\])*)\]|\\?(?P<plain>.)",
+    re.DOTALL,
+)
+_STAR = "\0"
+_MEANINGS = {"folders": "(?:.*/)?", "below": ".+", "some": _STAR, "one": "[^/]"}
+
+
+class Globs:
+    """Globs of which the last one that matches a path decides; one after ``!`` says no."""
+
+    def __init__(self, globs: Iterable[str]) -> None:
+        # The first alternative that matches wins, and its number says which it was.
+        self._says: list[bool] = []
+        parts = []
+        for glob in [*globs][::-1]:
+            glob = re.sub(r"(?<!\\)[ \t\r]+$", "", glob)
+            says = not glob.startswith("!")
+            if part := _translated(glob if says else glob[1:]):
+                self._says.append(says)
+                parts.append(f"({part})")
+        self._all = re.compile("|".join(parts), re.DOTALL)
+
+    def say(self, path: str) -> bool | None:
+        """Return what they say about a path, which ends in / if it is a folder's; None: nothing."""
+        found = self._all.fullmatch(path)
+        return self._says[found.lastindex - 1] if found and found.lastindex else None
+
+    def name(self, path: str) -> bool:
+        """Return whether they name a file, or else a folder that it is in."""
+        names = accumulate(re.findall("[^/]*/|[^/]+", path))
+        said = (self.say(name) for name in reversed([*names]))
+        return next((bool(each) for each in said if each is not None), False)
+
+
+def _translated(glob: str) -> str | None:
+    """Return a glob as a regular expression; None if it is a comment or wrong."""
+    name = glob.removesuffix("/")
+    if not name or glob.startswith("#"):
+        return None
+    begin = "" if "/" in name else "(?:.*/)?"  # without a slash, it names entries of all folders
+    first, *others = "".join(map(_meaning, _TOKEN.finditer(name.removeprefix("/")))).split(_STAR)
+    # All stars but the last take the least that goes, so that no name is tried in all its cuts.
+    least = [f"(?>[^/]*?{each})" if "(" not in each else f"[^/]*{each}" for each in others[:-1]]
+    words = "".join([first, *least, *(f"[^/]*{each}" for each in others[-1:])])
+    with suppress(re.error):
+        return re.compile(f"{begin}{words}/{'' if name != glob else '?'}").pattern
+    return None
+
+
+def _meaning(token: re.Match[str]) -> str:
+    if token.lastgroup == "plain":
+        return re.escape(token["plain"])
+    if token.lastgroup == "set":
+        members = re.sub(
+            r"\\(.)|([\[&~|])", lambda each: re.escape(each[1] or each[2]), token["set"]
+        )
+        return f"(?!/)[{'^' * bool(token['no'])}{members}]"
+    return _MEANINGS[str(token.lastgroup)]
+
+
+Rules = list[tuple[Globs, str, int]]
+"""The globs of each ``.gitignore``, and how a path here becomes one in its folder: by a text before
+it, and without so many characters."""
+
+
+def rules_in(folder: Path, before: str = "", skip: int = 0) -> Rules:
+    """Return the globs of the ``.gitignore`` in a folder, if it has one."""
+    path = folder / ".gitignore"
+    with suppress(OSError):
+        if path.is_file():  # to open a pipe is to wait
+            text = path.read_text("utf-8-sig", "surrogateescape")
+            return [(Globs(text.split("\n")), before, skip)]
+    return []
+
+
+def rules_above(top: Path) -> Rules:
+    """Return the globs of the folders above one, up to that of its repository.
+
+    There are none for a folder that they leave out: who names it wants it.
+    """
+    rules: Rules = []
+    here = Path(os.path.abspath(top))
+    for folder in () if (here / ".git").exists() else here.parents:
+        names = [*accumulate(f"{name}/" for name in here.relative_to(folder).parts)]
+        below = rules_in(folder, names[-1])
+        if any(globs.say(name) for globs, *_ in below for name in names):
+            return []
+        rules = below + rules
+        if (folder / ".git").exists():
+            return rules
+    return []
+
+
+def is_ignored(path: str, rules: Rules) -> bool:
+    """Return whether rules leave a path out. Those of the nearest folder count first."""
+    says = (globs.say(before + path[skip:]) for globs, before, skip in reversed(rules))
+    return next((said for said in says if said is not None), False)
