@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec import Embed
-from aiovec._input.rows import repeated_ids, to_batch
+from aiovec._input.rows import Collected, repeated_ids, to_batch
 from aiovec.backend import BoolArray, Schema
 from aiovec.errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
 
@@ -106,7 +106,8 @@ def _halved(
         if not count:
             continue
         try:
-            batch = to_batch(rows, schema, new_ids="always" if new_ids else "never")
+            given = Collected([rows], "tables") if isinstance(rows, pa.Table) else Collected(rows)
+            batch = to_batch(given, schema, new_ids="always" if new_ids else "never")
             tables.append(batch.table(schema))
             kept += places
         except _FAULTS as exc:

@@ -90,7 +90,7 @@ async def main(path):
         await show_of("optimize", "t")
         inferred = {"id": np.arange(3_000), "vector": np.ones((3_000, 4)), "n": np.arange(3_000)}
         inferred |= {"ok": np.ones(3_000, bool), "s": np.full(3_000, "s"), "f": np.ones(3_000)}
-        await show_of("create_table", "inferred", inferred)
+        await show_of("create_table_from", "inferred", inferred)
         await show_of("create_table", "e", Schema(fields={"body": str}, embed=Embed("body")))
         texts = [{"id": f"e{n}", "body": f"text {n}"} for n in range(5_000)]
         await show_of("insert", "e", texts[:1])
@@ -128,7 +128,7 @@ async def main(path):
             frame(), arrow(), polar(), export(), migrate(), store.changes("t"),
             store.insert("t", pandas.DataFrame(ROWS)),
             store.insert("t", polars.DataFrame(ROWS)),
-            store.create_table("u", polars.DataFrame(ROWS)),
+            store.create_table_from("u", polars.DataFrame(ROWS)),
             store.insert("t", {**ROWS, "id": pandas.Series(["2"])}),
             store.insert("t", {**ROWS, "id": polars.Series(["2"])}),
         ):

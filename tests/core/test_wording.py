@@ -88,16 +88,20 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     for field in ("att", "year"):
         boosted = partial(store.search, "docs", vector, rerank=aiovec.Decay(field, "7d"))
         yield boosted, arguments, rf"a field of times: title, at, payload.<key>, not '{field}'"
-    yield lambda: store.create_table("x", {"dim": 3}), arguments, r"schema must be aiovec\.Schema\("
+    yield lambda: store.create_table("x", {"dim": 3}), arguments, r"must be an aiovec\.Schema \("
     yield lambda: store.insert("docs", ["hello"]), rows, "^row 0: a row must be a mapping.*not str$"
     yield lambda: store.insert("texts", ["hello"]), rows, r"write {'body': \['hello', \.\.\.\]}$"
     yield lambda: store.create_index("docs"), aiovec.UnsupportedError, "searches are exact"
     argument, rows = aiovec.InvalidArgumentError, [{"embedding": [1, 0]}]
     yield lambda: store.delete("docs"), argument, "^pass ids or where; to select every row, pass"
-    yield lambda: store.create_table("new", rows, exist_ok=True), argument, r"with upsert\(\)$"
-    yield lambda: store.create_table("new", metric="l2"), argument, "set them in the schema$"
-    yield lambda: store.create_table("new", [{"x": 1}]), aiovec.InvalidRowError, r"columns \['x'\]"
-    yield lambda: store.create_table("new", [{}]), aiovec.InvalidRowError, "there are no columns;"
+    create = store.create_table_from
+    yield (
+        lambda: store.create_table("new", rows),
+        argument,
+        r"create_table_from\(table, rows\) takes",
+    )
+    yield lambda: create("new", [{"x": 1}]), aiovec.InvalidRowError, r"columns \['x'\]"
+    yield lambda: create("new", [{}]), aiovec.InvalidRowError, "there are no columns;"
     small = Schema(3, fields={"body": str}, embed=Embed("body"))
     makes = "^the embedder 'demo' makes vectors of 256 numbers.*leave dim out"
     yield lambda: store.create_table("new", small), aiovec.DimensionMismatchError, makes
@@ -110,7 +114,7 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     for given in (np.ones((3, 2)), [vector, vector], np.ones((1, 2))):
         yield partial(store.search, "docs", given), aiovec.InvalidVectorError, several
     typed = r"aiovec\.Schema\(dim, fields={"
-    yield lambda: store.create_table("new", {"body": str}), aiovec.InvalidRowError, typed
+    yield lambda: create("new", {"body": str}), aiovec.InvalidRowError, typed
     late = [{"id": "a", "embedding": vector, "took": timedelta(1)}]
     yield lambda: store.insert("docs", late), aiovec.InvalidRowError, r"total_seconds\(\)"
     yield lambda: store.versions("docs"), aiovec.UnsupportedError, r"backup\(\)"

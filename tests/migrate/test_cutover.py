@@ -322,11 +322,11 @@ async def test_a_table_of_rows_that_meets_the_switch_has_them(
 
     monkeypatch.setattr(kind, "create_table", create_and_switch)
     async with aiovec.connect(config=config) as store:
-        schema = await store.create_table("new", [{"id": "a", "embedding": [1.0, 2.0]}])
+        schema = await store.create_table_from("new", [{"id": "a", "embedding": [1.0, 2.0]}])
         assert (store.backend_name, await store.schema("new")) == ("lancedb", schema)
         assert await store.count("new") == 1
         with pytest.raises(TableExistsError):
-            await store.create_table("new", [{"id": "b", "embedding": [1.0, 2.0]}])
+            await store.create_table_from("new", [{"id": "b", "embedding": [1.0, 2.0]}])
 
 
 @pytest.mark.slow

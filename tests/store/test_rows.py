@@ -382,8 +382,8 @@ async def test_rows_whose_id_has_another_name_are_refused(store: VectorStore) ->
             "arrow": pa.table({name: ["a"], **columns}),
         }
         for form, rows in given.items():
-            for call in (store.insert, store.upsert, store.create_table):
-                table = "new" if call == store.create_table else "notes"
+            for call in (store.insert, store.upsert, store.create_table_from):
+                table = "new" if call == store.create_table_from else "notes"
                 with case((name, form)):
                     with pytest.raises(InvalidRowError, match="rename it") as caught:
                         await call(table, rows)

@@ -249,6 +249,7 @@ async def every_call(target: str, copy: Path) -> None:
 
 
 async def by_table(table: aiovec.Table) -> None:
+    assert_type(await table.create_from([Page("t", [1.0, 2.0])], text=["body"]), Schema)
     await table.create(
         SCHEMA.with_field("live", Field(bool)).with_field("page", PAGE), exist_ok=True
     )

@@ -91,7 +91,8 @@ def _foreign(file: Path) -> ConfigError:
     return ConfigError(
         f"{file} has no docstore of LangChain's FAISS.save_local beside it ({file.stem}.pkl), and "
         f"import reads no other; with your ids in Python: index = faiss.read_index({file.name!r}); "
-        "store.create_table('docs', {'id': ids, 'embedding': index.reconstruct_n(0, len(ids))})"
+        "store.create_table_from('docs', {'id': ids, "
+        "'embedding': index.reconstruct_n(0, len(ids))})"
     )
 
 

@@ -89,12 +89,10 @@ def columns_of_frame(frame: Any) -> dict[str, Any]:
     return columns
 
 
-def columns_of_whole(rows: Any) -> dict[str, Any]:
-    """Return the columns of a frame, a mapping of columns, or Arrow data by name."""
+def columns_of_table(rows: Any) -> dict[str, Any]:
+    """Return the columns of a frame or of Arrow data by name."""
     if is_frame(rows):
         return columns_of_frame(rows)
-    if isinstance(rows, Mapping):
-        return dict(rows)
     table = table_of(rows)
     names = names_of(table)
     if len(set(names)) != len(names):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .._model.arrow import check_array, is_arrow, is_number, table_of
+from .._model.arrow import check_array, is_number, table_of
 from .._model.kinds import BY_TYPE, KINDS, Kind, kind_of_dtype
 from .._model.schema import Embed, Field, FieldIndex, Metric, Schema, check_field_name
 from .._tools.lazy_arrow import is_array, is_list, is_of, pa, pc
@@ -26,9 +26,10 @@ from .foreign_rows import (
     array_of_typed,
     as_row,
     check_column,
-    columns_of_whole,
+    columns_of_table,
     is_typed,
 )
+from .rows import Collected
 
 USUAL_VECTORS = ("embedding", "vector")
 """The names of columns that are checked first for vectors."""
@@ -151,8 +152,8 @@ def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> S
     return schema
 
 
-def inferred(rows: Any, options: TableOptions) -> Schema:
-    """Infer the schema of rows, which come from ``collect``.
+def inferred(rows: Collected, options: TableOptions) -> Schema:
+    """Infer the schema of rows.
 
     Raises InvalidRowError if there are no vectors, and the options name no field to embed.
     """
@@ -183,30 +184,32 @@ def inferred(rows: Any, options: TableOptions) -> Schema:
     return with_indexes(replace(schema, **said), options.text, options.index)
 
 
-def _carried(rows: Any) -> Schema | None:
+def _carried(rows: Collected) -> Schema | None:
     """Return the schema in the metadata of Arrow rows, as exports write it."""
-    first = rows[0] if isinstance(rows, list) and rows else rows
-    columns: Any = getattr(first, "schema", None)
+    columns: Any = getattr(rows.data[0], "schema", None) if rows.form == "tables" else None
     if not is_of(columns, "pyarrow", "Schema") or b"aiovec.schema" not in (columns.metadata or {}):
         return None
     return Schema.from_arrow(columns)
 
 
-def _columns_of(rows: Any) -> dict[str, Any]:
+def _columns_of(rows: Collected) -> dict[str, Any]:
     """Return the columns of rows by name."""
-    if isinstance(rows, (list, tuple)) and not (rows and is_arrow(rows[0])):
+    if rows.form == "rows":
         values_by_name: dict[str, list[Any]] = {}
-        for row, item in enumerate(rows):
+        for row, item in enumerate(rows.data):
             mapping = as_row(item, getattr(item, "vector_name", ""), row)
             for name, value in {} if mapping is None else mapping.items():
                 values_by_name.setdefault(name, []).append(value)
         return values_by_name
-    if isinstance(rows, (list, tuple)):
+    if rows.form == "columns":
+        columns = dict(rows.data)
+    elif len(rows.data) == 1:
+        columns = columns_of_table(rows.data[0])
+    else:
         try:
-            rows = pa.concat_tables([table_of(item) for item in rows])
+            columns = columns_of_table(pa.concat_tables(map(table_of, rows.data)))
         except pa.ArrowException as exc:
             raise InvalidRowError(f"the batches have different columns: {exc}") from exc
-    columns = columns_of_whole(rows)
     for name, column in columns.items():
         check_column(name, column)
         if is_typed(column):

@@ -17,7 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -40,6 +40,7 @@ from .._model.schema import Field, Schema, may_lack_vectors
 from .._tools.lazy_arrow import is_array, is_table, pa
 from .._tools.messages import shown
 from ..backend.rows import BYTES_A_VALUE, Batch
+from ..backend.threads import arrow_ready
 from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
@@ -57,7 +58,7 @@ from .foreign_rows import (
     array_of_typed,
     as_row,
     check_column,
-    columns_of_whole,
+    columns_of_table,
     is_frame,
     is_typed,
 )
@@ -77,64 +78,80 @@ NewIds = Literal["never", "if absent", "always"]
 _FILTER_SIGNS = frozenset(" =<>")
 
 
-async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
-    """Read rows of any form once, to their end, into a form that can be read repeatedly.
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A caller's rows, which can be read repeatedly.
 
-    The result is an Arrow table or batch, a list or tuple of rows or of tables, or a mapping of
-    columns. An Arrow reader may wait for a disk, so it is read in a thread.
+    ``data`` is a list of rows, a mapping of columns, or a list of tables: of Arrow, or frames of
+    pandas.
+    """
+
+    data: Any
+    form: Literal["rows", "columns", "tables"] = "rows"
+
+    def __len__(self) -> int:
+        """The number of rows; of columns, that of the first, or 0 if it has no length."""
+        if self.form == "rows":
+            return len(self.data)
+        if self.form == "tables":
+            return sum(map(len, self.data))
+        first = next(iter(self.data.values()), ())
+        return len(first) if is_iterable(first) and hasattr(first, "__len__") else 0
+
+
+async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Collected:
+    """Read rows of any form once, to their end.
+
+    An Arrow reader may wait for a disk, so it is read in a thread. Behind this, pyarrow is imported
+    if the rows need it.
     """
     if type(rows) is list:
         items = list(rows)  # the app may change it while the call waits
-    elif is_table(rows) or is_frame(rows):
-        return rows
-    elif is_arrow(rows):
-        return await in_thread(table_of, rows)
+    elif _is_tabular(rows):
+        items = [rows]
     elif isinstance(rows, Record):
         raise InvalidRowError("rows must be a list of records, not a single record")
     elif isinstance(rows, Mapping):
         return await _collect_columns(rows)
-    elif isinstance(rows, AsyncIterable):
-        items = await read_all(rows)
-    elif isinstance(rows, (str, bytes)) or not is_iterable(rows) or as_row(rows):
+    elif not isinstance(rows, AsyncIterable) and (
+        isinstance(rows, (str, bytes)) or not is_iterable(rows) or as_row(rows)
+    ):
         raise InvalidRowError(
             "rows must be an Arrow batch or table, a frame, an iterable of these, mappings or "
             f"records, or a mapping of columns, not {type(rows).__name__}"
         )
     else:
         items = await read_all(rows)
-    if _are_arrow(items):
-        return [await in_thread(table_of, item) if _is_stream(item) else item for item in items]
-    return items
+    if not items or type(items[0]) is dict or not _is_tabular(items[0]):
+        return Collected(items)
+    await arrow_ready()
+    tables: list[Any] = []
+    for item in items:
+        if not _is_tabular(item):
+            done = sum(map(len, tables))
+            raise InvalidRowError("Arrow batches and other rows are mixed", row=done)
+        whole = is_table(item) or is_frame(item)
+        tables.append(item if whole else await in_thread(table_of, item))
+    return Collected(tables, "tables")
 
 
-def _are_arrow(items: Sequence[Any]) -> bool:
-    """Return whether a list of rows has Arrow data."""
-    return len(items) > 0 and type(items[0]) is not dict and is_arrow(items[0])
+def _is_tabular(rows: object) -> bool:
+    return is_arrow(rows) or is_frame(rows)
 
 
-def _is_stream(item: Any) -> bool:
-    """Return whether Arrow data can be read only once."""
-    return is_arrow(item) and not (is_table(item) or is_frame(item))
-
-
-def holds_arrow(rows: Any) -> bool:
-    """Return whether rows from ``collect`` are read by pyarrow: Arrow data, frames and series."""
-    parts: Iterable[Any] = [rows]
-    if isinstance(rows, Mapping):
-        parts = rows.values()
-    elif isinstance(rows, (list, tuple)):
-        parts = [part for part in rows[:1] if type(part) is not dict]
-    return any(is_arrow(part) or is_frame(part) or is_typed(part) for part in parts)
-
-
-async def _collect_columns(rows: Mapping[str, Any]) -> dict[str, Any]:
+async def _collect_columns(rows: Mapping[str, Any]) -> Collected:
     """Return the columns in a form that can be read again. Invalid ones are refused later, by
     name."""
     held = {}
+    in_arrow = False
     for name, column in dict(rows).items():  # the app may change it during the reading
-        stays = isinstance(column, _READABLE) or is_array(column) or is_typed(column)
-        held[name] = column if stays or not is_iterable(column) else await read_all(column)
-    return held
+        of_library = is_array(column) or is_typed(column)
+        in_arrow = in_arrow or of_library
+        stays = of_library or isinstance(column, _READABLE) or not is_iterable(column)
+        held[name] = column if stays else await read_all(column)
+    if in_arrow:
+        await arrow_ready()
+    return Collected(held, "columns")
 
 
 async def collect_ids(ids: Any) -> Any:
@@ -142,40 +159,30 @@ async def collect_ids(ids: Any) -> Any:
     return await read_all(ids) if isinstance(ids, Iterator) else ids
 
 
-def bytes_to_write(rows: Any, schema: Schema) -> int:
+def bytes_to_write(rows: Collected | Batch, schema: Schema) -> int:
     """Estimate the bytes that ``to_batch`` needs for the rows; too low for long texts."""
     if isinstance(rows, Batch):
         return rows.nbytes
-    if isinstance(rows, Mapping):
-        rows = next(iter(rows.values()), ())
-    count = 0
-    if isinstance(rows, (list, tuple)) and rows and hasattr(rows[0], "num_rows"):
-        count = sum(getattr(item, "num_rows", 0) for item in rows)
-    elif hasattr(rows, "num_rows"):
-        count = rows.num_rows
-    elif hasattr(rows, "__len__") and getattr(rows, "shape", None) != ():
-        count = len(rows)
-    return count * (4 * schema.dim + BYTES_A_VALUE * (2 + len(schema.fields)))
+    return len(rows) * (4 * schema.dim + BYTES_A_VALUE * (2 + len(schema.fields)))
 
 
-def to_batch(rows: Any, schema: Schema, *, new_ids: NewIds = "never") -> Batch:
-    """Check the rows, which come from ``collect``, and return them as a batch.
+def to_batch(rows: Collected, schema: Schema, *, new_ids: NewIds = "never") -> Batch:
+    """Check the rows, and return them as a batch.
 
     Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number. Ids
     may still be repeated. Rows that get new ids get them in rising order.
     """
-    if isinstance(rows, (list, tuple)) and not _are_arrow(rows):
-        return _from_mappings(rows, schema, new_ids=new_ids)
-    if isinstance(rows, (list, tuple)):
-        batches: list[Batch] = []
-        done = 0
-        for item in rows:
-            if not is_arrow(item):
-                raise InvalidRowError("Arrow batches and other rows are mixed", row=done)
-            batches.append(_from_whole(item, schema, done, new_ids=new_ids))
-            done += len(batches[-1])
-        return batches[0].joined(batches[1:])
-    return _from_whole(rows, schema, new_ids=new_ids)
+    if rows.form == "rows":
+        return _from_mappings(rows.data, schema, new_ids=new_ids)
+    if rows.form == "columns":
+        return _from_columns(rows.data, schema, new_ids=new_ids)
+    batches: list[Batch] = []
+    done = 0
+    for table in rows.data:
+        columns, is_json = columns_of_table(table), not is_frame(table)
+        batches.append(_from_columns(columns, schema, done, new_ids=new_ids, json_payload=is_json))
+        done += len(batches[-1])
+    return batches[0].joined(batches[1:]) if len(batches) > 1 else batches[0]
 
 
 def one_of_each_id(batch: Batch, *, last: bool) -> Batch:
@@ -393,11 +400,15 @@ def _with_other_name(
     return error
 
 
-def _from_whole(
-    rows: Any, schema: Schema, first_row: int = 0, *, new_ids: NewIds = "never"
+def _from_columns(
+    given: Mapping[str, Any],
+    schema: Schema,
+    first_row: int = 0,
+    *,
+    new_ids: NewIds,
+    json_payload: bool = False,
 ) -> Batch:
-    """Check rows that came as columns: a frame, a mapping, or Arrow data."""
-    given = columns_of_whole(rows)
+    """Check rows that came as columns. The payload column of Arrow data has JSON texts."""
     # An embedder makes missing vectors.
     needed = ["id"] if new_ids == "never" else []
     for name in needed if may_lack_vectors(schema) else [*needed, schema.vector]:
@@ -422,7 +433,7 @@ def _from_whole(
     vectors = columns.pop(schema.vector, None)
     fields = {name: columns.pop(name, None) for name in schema.fields}
     extra: list[Any] = [None] * len(ids)
-    if "payload" in columns and is_arrow(rows) and not is_frame(rows):  # JSON texts
+    if json_payload and "payload" in columns:
         extra = payloads_of(columns.pop("payload"), schema, locate)
     if columns:
         values = zip(*(_values(*column) for column in columns.items()), strict=True)

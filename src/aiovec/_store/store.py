@@ -42,7 +42,6 @@ from .._input.rows import (
     collect,
     collect_ids,
     distinct_ids,
-    holds_arrow,
     ids_to_delete,
 )
 from .._input.selection import (
@@ -166,12 +165,12 @@ _ALTERS = frozenset(
 # Methods that a read-only store refuses. create_table is not among them: the table may exist.
 _WRITES = _ALTERS | frozenset(
     {
-        "insert", "upsert", "update", "set_vectors", "delete",
+        "create_table_from", "insert", "upsert", "update", "set_vectors", "delete",
         "optimize", "create_index", "drop_index", "revert",
     }
 )  # fmt: skip
-# The calls that are done at most once for a write key.
-_ONCE = (_WRITES | {"create_table"}) - {"optimize"}
+# The calls that are done at most once for a write key. No server has a request to create from rows.
+_ONCE = (_WRITES | {"create_table"}) - {"create_table_from", "optimize"}
 
 
 class VectorStore(Hints):
@@ -290,24 +289,10 @@ class VectorStore(Hints):
     # Tables
 
     async def create_table(
-        self,
-        table: str,
-        schema: Schema | Rows | None = None,
-        *,
-        exist_ok: bool = False,
-        vector: str | None = None,
-        metric: Metric | None = None,
-        model: str | None = None,
-        text: str | Iterable[str] = (),
-        index: str | Iterable[str] = (),
-        embed: Embed | None = None,
-        vector_nullable: bool = False,
+        self, table: str, schema: Schema | None = None, *, exist_ok: bool = False
     ) -> Schema:
-        """Create a table, and return its schema.
-
-        ``schema`` is a ``Schema``, or rows as ``insert`` takes them: then the schema is inferred
-        from the rows, and they are stored too. By default it is ``Schema.context_vectors`` with the
-        configured ``dim``.
+        """Create a table, and return its schema, by default ``Schema.context_vectors`` with the
+        configured ``dim``. ``create_table_from`` creates one from rows.
 
         Of several concurrent callers, one creates it. An existing table raises TableExistsError.
         With ``exist_ok`` it is accepted if its schema is the same; otherwise this raises
@@ -318,37 +303,13 @@ class VectorStore(Hints):
         With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they come from the
         embedder. The embedder's settings are stored too, if it was given as a kind or a mapping, so
         that other programs can search the table by text.
-
-        With rows, ``vector`` names the column with the vectors; by default it is "embedding",
-        "vector" or the only column with lists of numbers. A column whose values all have one type
-        becomes a field: text, whole numbers, numbers, booleans, datetimes, or lists of texts or
-        numbers. Mixed and nested values stay in the payload. Columns of Arrow, pandas and Polars
-        keep their types. ``text`` names the fields for keyword search, ``index`` the fields with an
-        index for filters; ``metric``, ``model``, ``embed`` and ``vector_nullable`` are those of
-        ``Schema``. If a row is refused, no table is created. ``exist_ok`` is for schemas only;
-        ``upsert`` adds rows to an existing table.
         """
         check_table_name(table)
         exist_ok = check_flag("exist_ok", exist_ok)
-        texts, indexed = read_names("text", text), read_names("index", index)
-        nullable = check_flag("vector_nullable", vector_nullable)
-        options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed, nullable)
         if schema is not None and not isinstance(schema, Schema):
-            if isinstance(schema, Mapping) and isinstance(schema.get("dim"), int):
-                raise InvalidArgumentError("schema", schema, "aiovec.Schema(...) or rows")
-            if exist_ok:
-                reason = (
-                    "exist_ok=True cannot be combined with rows: create the table from a schema, "
-                    "then add the rows with upsert()"
-                )
-                raise InvalidArgumentError("exist_ok", True, "False with rows", reason=reason)
-            return await self._create_of_rows(table, schema, options)
-        if options != TableOptions():
-            reason = (
-                "vector, metric, model, text, index, embed and vector_nullable are for a table "
-                "created from rows; with a schema, set them in the schema"
+            raise InvalidArgumentError(
+                "schema", schema, "an aiovec.Schema (create_table_from(table, rows) takes rows)"
             )
-            raise InvalidArgumentError("schema", schema, "rows", reason=reason)
 
         async def create(active: ActiveBackend) -> Schema | None:
             backend = active.backend
@@ -357,10 +318,8 @@ class VectorStore(Hints):
             if not (exist_ok and table in await backend.tables()):
                 self._check_writable("create_table")
                 if wanted.quantized and not backend.supports("quantized"):
-                    raise UnsupportedError(
-                        "quantized", backend.name,
-                        "it stores no bit codes; leave quantized out of the schema",
-                    )  # fmt: skip
+                    reason = "it stores no bit codes; leave quantized out of the schema"
+                    raise UnsupportedError("quantized", backend.name, reason)
                 try:
                     await backend.create_table(table, wanted)
                     return wanted
@@ -373,9 +332,35 @@ class VectorStore(Hints):
         # A repeated call under a write key returns no schema.
         return await self.schema(table) if created is None else created
 
-    async def _create_of_rows(self, table: str, rows: Rows, options: TableOptions) -> Schema:
-        """Create a table from rows, which are checked and embedded before it exists."""
-        self._check_writable("create_table")
+    async def create_table_from(
+        self,
+        table: str,
+        rows: Rows,
+        *,
+        vector: str | None = None,
+        metric: Metric | None = None,
+        model: str | None = None,
+        text: str | Iterable[str] = (),
+        index: str | Iterable[str] = (),
+        embed: Embed | None = None,
+        vector_nullable: bool = False,
+    ) -> Schema:
+        """Create a table from rows as ``insert`` takes them, store the rows, and return the schema.
+
+        ``vector`` names the column with the vectors; by default it is "embedding", "vector" or the
+        only column with lists of numbers. A column whose values all have one type becomes a field:
+        text, whole numbers, numbers, booleans, datetimes, or lists of texts or numbers. Mixed and
+        nested values stay in the payload. Columns of Arrow, pandas and Polars keep their types.
+        ``text`` names the fields for keyword search, ``index`` the fields with an index for
+        filters; ``metric``, ``model``, ``embed`` and ``vector_nullable`` are those of ``Schema``.
+
+        If a row is refused, no table is created. An existing table raises TableExistsError;
+        ``upsert`` adds rows to one.
+        """
+        check_table_name(table)
+        texts, indexed = read_names("text", text), read_names("index", index)
+        nullable = check_flag("vector_nullable", vector_nullable)
+        options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed, nullable)
         held = await collect(rows, self._read_in_thread)
         writing = RowsToWrite(held, None, "fail", checked=None, embed=self._embed)
         exists = False  # an earlier attempt has created it: the store has moved since
@@ -383,9 +368,7 @@ class VectorStore(Hints):
         async def create(active: ActiveBackend) -> Schema:
             if not exists and table in await active.backend.tables():  # before texts are embedded
                 raise TableExistsError(table)
-            if holds_arrow(held):
-                await arrow_ready()
-            schema = await hop(cost_of(held), inferred, held, options)
+            schema = await hop(cost_of(held.data), inferred, held, options)
             schema = await self._embedders.completed(table, schema, active.settings)
             batch = await writing.batch(OpenTable(active, TableHandle(table, schema, None)))
             await to_its_end(fill(active.backend, schema, batch))
@@ -404,7 +387,7 @@ class VectorStore(Hints):
                 exc.add_note(f"the table {table!r} was created before that")
                 raise
 
-        return await self._call("create_table", table, create)
+        return await self._call("create_table_from", table, create)
 
     async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
         """Add a field. It is null in existing rows; its index is built before the call returns.
@@ -1433,6 +1416,7 @@ class Table(Hints):
         return f"<Table {self.name} of {self.store!r}>"
 
     create: Final = _bound(VectorStore.create_table)
+    create_from: Final = _bound(VectorStore.create_table_from)
     drop: Final = _bound(VectorStore.drop_table)
     schema: Final = _bound(VectorStore.schema)
     add_field: Final = _bound(VectorStore.add_field)

@@ -11,7 +11,7 @@ import numpy as np
 from .._embed.protocol import Purpose
 from .._embed.rows import Lacking, lacking, of_row, of_text, with_vectors, without
 from .._input.arguments import check_model
-from .._input.rows import bytes_to_write, holds_arrow, one_of_each_id, repeated_ids, to_batch
+from .._input.rows import Collected, bytes_to_write, one_of_each_id, repeated_ids, to_batch
 from .._input.types import OnConflict
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
@@ -21,7 +21,7 @@ from ..backend.context import Kept, WriteKey, call_context
 from ..backend.contract import Backend, TableHandle
 from ..backend.cost import cost_of
 from ..backend.rows import Batch
-from ..backend.threads import arrow_ready, hop
+from ..backend.threads import hop
 from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
 from .opened import OpenTable
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RowsToWrite:
-    """The rows of one call, as ``collect`` gives them.
+    """The rows of one call.
 
     Rows of an import are ``checked`` for a schema, and no id occurs twice. ``embed`` makes vectors
     of texts.
     """
 
-    rows: Any
+    rows: Collected | Batch
     model: str | None
     on_conflict: OnConflict
     checked: Schema | None
@@ -84,16 +84,14 @@ class RowsToWrite:
 
     async def _checked_rows(self, t: OpenTable) -> tuple[Batch, Lacking | None]:
         """Return the checked rows, and if the table embeds texts, those without a vector."""
-        if holds_arrow(self.rows):
-            await arrow_ready()
-        return await hop(cost_of(self.rows, t.schema), self._check, t.handle)
+        given = self.rows.data if isinstance(self.rows, Collected) else self.rows
+        return await hop(cost_of(given, t.schema), self._check, t.handle)
 
     def _check(self, handle: TableHandle) -> tuple[Batch, Lacking | None]:
-        batch = self.rows
-        if self.checked is None:
-            batch = to_batch(batch, handle.schema, new_ids="if absent")
-        elif self.checked != handle.schema:
-            batch = to_batch(batch.table(self.checked), handle.schema)
+        rows, schema = self.rows, handle.schema
+        if isinstance(rows, Batch) and self.checked is not None and self.checked != schema:
+            rows = Collected([rows.table(self.checked)], "tables")
+        batch = rows if isinstance(rows, Batch) else to_batch(rows, schema, new_ids="if absent")
         if self.on_conflict != "fail":
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
         elif self.checked is None and (repeated := repeated_ids(batch.ids)):

@@ -126,6 +126,7 @@ class Table(_Blocking[AsyncTable]):
         return f"<sync.Table {self.name} of {self.store!r}>"
 
     create: Final = _blocking(AsyncTable.create)
+    create_from: Final = _blocking(AsyncTable.create_from)
     drop: Final = _blocking(AsyncTable.drop)
     schema: Final = _blocking(AsyncTable.schema)
     add_field: Final = _blocking(AsyncTable.add_field)
@@ -224,6 +225,7 @@ class VectorStore(_Blocking[AsyncStore]):
 
     ping: Final = _blocking(AsyncStore.ping)
     create_table: Final = _blocking(AsyncStore.create_table)
+    create_table_from: Final = _blocking(AsyncStore.create_table_from)
     add_field: Final = _blocking(AsyncStore.add_field)
     create_field_index: Final = _blocking(AsyncStore.create_field_index)
     drop_field_index: Final = _blocking(AsyncStore.drop_field_index)

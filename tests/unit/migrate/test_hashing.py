@@ -17,7 +17,7 @@ from tests.harness.cases import case
 from tests.harness.values import EVERY_KIND, rows_of_every_kind
 
 from aiovec import Schema
-from aiovec._input.rows import to_batch
+from aiovec._input.rows import Collected, to_batch
 from aiovec.backend import UInt64Array
 from aiovec_migrate.hashes import Hasher
 
@@ -27,7 +27,7 @@ FEW = settings(max_examples=25)
 
 
 def rows_of(rows: Sequence[Mapping[str, Any]], schema: Schema) -> pa.Table:
-    return to_batch(rows, schema).table(schema)
+    return to_batch(Collected(rows), schema).table(schema)
 
 
 def hashes(schema: Schema, rows: Sequence[Mapping[str, Any]], **options: Any) -> UInt64Array:
