@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
 from pydantic import Field as Argument
@@ -30,11 +31,13 @@ from aiovec import (
     new_id,
 )
 from aiovec.bridge import best_search, seconds_of, storable, table_without_vectors
-from aiovec.documents import place_of
+from aiovec.documents import FARTHEST, place_of
+from aiovec.documents import around as passages_around
 
 # Limits of an answer, which a model has to read: rows, and bytes of their JSON (50,000 tokens).
 _MOST = 100
 _MOST_BYTES = 200_000
+_NEAR = frozenset({"cite", "title", "body"})
 _CENTURY = 100 * 365 * 86_400  # seconds
 
 Name = Annotated[str, Argument(description="The name of a table, as `list` shows it.")]
@@ -73,6 +76,10 @@ ExpiresIn = Annotated[
     Argument(
         description='Forget the memory after this time, such as "12h" or "30d". Default: keep.'
     ),
+]
+Around = Annotated[
+    int,
+    Argument(ge=0, le=FARTHEST, description="Passages of a document before and after each hit."),
 ]
 Ids = Annotated[list[str], Argument(description="The ids of rows.", max_length=_MOST)]
 Id = Annotated[str | None, Argument(description="To replace a memory, its id.")]
@@ -129,14 +136,16 @@ class Tools:
         where: Where = None,
         by: By = None,
         select: Select = None,
+        around: Around = 0,
     ) -> Answer:
         """Search the rows of a table for a text; the best match comes first. `_distance` tells how
         far its meaning is from the text. A search by keywords gives a `_score` instead, which
         compares the hits of one search only. A row with `cite` is a passage of a document: name
-        this place in your answer. Rows of the same `source` with the next `part` continue it."""
+        this place in your answer. `around` brings the passages `before` and `after` it too."""
         options = {"limit": limit, "where": where, "select": select}
-        hits = await self._search(await self._named(table), query, by, **options)
-        return _fitting("hits", hits)
+        named = await self._named(table)
+        hits = await self._search(named, query, by, **options)
+        return _fitting("hits", hits, await passages_around(named, hits, around) if around else ())
 
     async def get(self, table: Name, ids: Ids, select: Select = None) -> Answer:
         """Read rows of a table by their ids."""
@@ -262,10 +271,19 @@ class Tools:
         return await table.search_text(query, **options)
 
 
-def _fitting(name: str, rows: Sequence[Record | Hit]) -> Answer:
-    """Return an answer with the rows that fit into it, and a note on those that do not."""
+def _fitting(
+    name: str, rows: Sequence[Record | Hit], near: Sequence[Sequence[Record]] = ()
+) -> Answer:
+    """Return an answer with the rows that fit into it, and a note on those that do not.
+
+    ``near`` has the passages around each row.
+    """
     fitting, size = list[dict[str, Any]](), 0
-    for row in map(_short, rows):
+    for row, passages in zip_longest(map(_short, rows), near):
+        for each in passages or ():
+            if each["part"] != row["part"]:
+                side = row.setdefault("before" if each["part"] < row["part"] else "after", [])
+                side.append({key: value for key, value in _short(each).items() if key in _NEAR})
         size += len(to_json(row, fallback=str))
         if size > _MOST_BYTES:
             words = f"{len(rows) - len(fitting)} rows, from {row['id']!r} on: an answer has at "

@@ -13,20 +13,24 @@ import stat
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, partial, reduce
 from hashlib import blake2b
 from importlib import import_module
 from itertools import pairwise
+from operator import or_
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from ._documents.child import LONGEST_TITLE, READERS
 from ._documents.reading import Stop, Text, text_of
+from ._filters import F
+from ._model.records import Record
 from ._model.schema import Embed, Field, Schema
+from ._store.store import Table
 from .backend.threads import in_thread, slots
 from .errors import ConfigError, DocumentError, InvalidArgumentError
 
-__all__ = ["SCHEMA", "passages"]
+__all__ = ["SCHEMA", "around", "passages"]
 
 SCHEMA = Schema(
     fields={
@@ -65,6 +69,9 @@ CHARACTERS, TOKENS = 1200, 256
 
 LARGEST = 64 * 2**20
 """Bytes of a document at most: it is held in memory with all its passages."""
+
+FARTHEST = 10
+"""Passages before and after a hit at most."""
 
 # Changes when the same document is cut otherwise, so that the next import cuts all anew.
 _VERSION = 4
@@ -262,6 +269,30 @@ async def passages(
     work = partial(cutter.rows, data, name, changed, text)
     for row in await in_thread(work, limit=cores, stop=cutter.stop):
         yield row
+
+
+async def around(
+    table: Table, hits: Iterable[Mapping[str, Any]], reach: int = 1
+) -> list[list[Record]]:
+    """Return for each hit its passage and its neighbours, in the order of the document.
+
+    These are up to ``reach`` passages before it and after it, at most 10. One read gets them all.
+    Raises InvalidArgumentError if a hit is no passage with a ``source`` and a ``part``.
+    """
+    if not 0 <= reach <= FARTHEST:
+        raise InvalidArgumentError("reach", reach, f"from 0 to {FARTHEST}")
+    places = []
+    for hit in hits:
+        source, part = hit.get("source"), hit.get("part")
+        if not (isinstance(source, str) and isinstance(part, int)):
+            expected = "passages of documents, with their source and part"
+            raise InvalidArgumentError("hits", {"source": source, "part": part}, expected)
+        places.append((source, part))
+    near = [(F.source == s) & F.part.between(n - reach, n + reach) for s, n in places]
+    rows = await table.find(reduce(or_, near), limit=None) if near else []
+    found = {(row["source"], row["part"]): row for row in rows}
+    spans = ([(s, n + step) for step in range(-reach, reach + 1)] for s, n in places)
+    return [[found[place] for place in span if place in found] for span in spans]
 
 
 def read_document(path: Path, source: str) -> tuple[bytes, datetime]:

@@ -22,6 +22,7 @@ pytest.importorskip("mcp", reason="needs aiovec[mcp]")
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from tests.harness.cases import case
 from tests.harness.command import run
 
 import aiovec
@@ -205,6 +206,30 @@ async def test_a_passage_is_cited_by_file_and_line(tmp_path: Path) -> None:
         (hit,) = (await call(client, "search", table="documents", query="every year"))["hits"]
         assert (hit["cite"], hit["title"]) == ("keys.md:1", "Keys > Rotate")
         assert "hash" not in hit
+
+
+async def test_a_search_brings_the_passages_around_a_hit(tmp_path: Path) -> None:
+    pytest.importorskip("semantic_text_splitter")
+    text = "# Step 0\n\nDo it soon.\n\n# Step 1\n\nDo it now.\n\n# Step 2\n\nDo it late.\n"
+    async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
+        await store.create_table("documents", documents.SCHEMA)
+        for source in ("a.md", "b.md"):
+            await store.upsert("documents", documents.passages(text, source=source))
+    async with client_of(tmp_path, writes=False) as client:
+        options = {"table": "documents", "query": "do it now", "by": "text", "around": 1}
+        hit, other, *_ = (await call(client, "search", **options))["hits"]
+        assert {hit["source"], other["source"]} == {"a.md", "b.md"}
+        assert hit["before"] == [
+            {"cite": f"{hit['source']}:1", "title": "Step 0", "body": "# Step 0\n\nDo it soon."}
+        ]
+        assert [each["title"] for each in hit["after"]] == ["Step 2"]
+        for wrong, words in (
+            ({**options, "table": "articles", "query": "fox"}, "passages of documents"),
+            ({**options, "select": ["body"]}, "with their source and part"),
+            ({**options, "around": 11}, "less than or equal to 10"),
+        ):
+            with case(wrong):
+                assert words in await error_of(client, "search", **wrong)
 
 
 async def test_an_agent_has_writing_tools_only_if_it_may_write(tmp_path: Path) -> None:

@@ -23,7 +23,17 @@ from tests.harness.cases import case
 from tests.harness.command import Finished, run
 from tests.transfer.support import error_of
 
-from aiovec import Embed, F, Field, Schema, VectorStore, connect, documents, sync
+from aiovec import (
+    Embed,
+    F,
+    Field,
+    InvalidArgumentError,
+    Schema,
+    VectorStore,
+    connect,
+    documents,
+    sync,
+)
 
 pytest.importorskip("semantic_text_splitter")
 
@@ -89,6 +99,31 @@ def test_files_and_folders_become_passages_that_are_searched(folder: Path, store
     shown = run("search", "second", "-s", store, "--by", "text").out
     assert shown.startswith("handbook.pdf, page 2  score ")
     assert run("search", "second", "-s", store, "--select", "start").lines[0][-1] == "start"
+
+
+def test_a_search_shows_the_passages_around_a_hit(folder: Path, store: Path) -> None:
+    text = "".join(f"# Step {n}\n\nText {n}, {'bread' if n == 3 else 'soup'}.\n" for n in range(6))
+    imported(store, written(folder / "notes", {"a.md": text, "b.md": "Soup."}))
+    options = ["search", "bread", "--by", "text", "--around", 2, "--limit", 1, "-s", store]
+    (hit,) = run(*options, "--json").json["hits"]
+    assert [row["id"] for row in hit["before"]] == ["a.md#2", "a.md#3"]
+    assert [row["id"] for row in hit["after"]] == ["a.md#5", "a.md#6"]
+    assert re.findall(r"Text \d", run(*options).out) == [f"Text {n}" for n in range(1, 6)]
+
+    async def near() -> None:
+        async with connect(store) as opened:
+            table = opened.table("documents")
+            hits = await table.get(["b.md#1", "a.md#1"])
+            passages = await documents.around(table, hits)
+            assert [[row.id for row in each] for each in passages] == [
+                ["b.md#1"], ["a.md#1", "a.md#2"],
+            ]  # fmt: skip
+            assert await documents.around(table, []) == []
+            for rows, reach in ((hits, 11), (await table.get("a.md#1", select="body"), 1)):
+                with pytest.raises(InvalidArgumentError):
+                    await documents.around(table, rows, reach)
+
+    asyncio.run(near())
 
 
 def test_the_question_of_the_makefile_is_answered_by_its_page(store: Path) -> None:

@@ -102,6 +102,12 @@ async def search(
             "or rows with a higher number from 0 to 1, as importance:0.2. Can be repeated.",
         ),
     ] = None,
+    around: Annotated[
+        int,
+        typer.Option(
+            min=0, max=10, help="Passages of documents: show so many before and after each hit."
+        ),
+    ] = 0,
     embedder: Embedder = None,
 ) -> Shown:
     """Show the best hits for words, or the rows nearest to a vector or to a stored row.
@@ -137,8 +143,15 @@ async def search(
     else:
         by_words = opened.search_text if how == "text" else opened.search_hybrid
         hits = await by_words(query, match=match or "best", **options)
+    flat = [hit.to_dict() for hit in hits]
+    if around:
+        from ..documents import around as passages_around
+
+        for row, near in zip(flat, await passages_around(opened, hits, around), strict=True):
+            row["before"] = [each.to_dict() for each in near if each["part"] < row["part"]]
+            row["after"] = [each.to_dict() for each in near if each["part"] > row["part"]]
     seconds = time.perf_counter() - began
-    return _shown(hits, seconds, words or "", whole=select is None and not include_vector)
+    return _shown(flat, seconds, words or "", whole=select is None and not include_vector)
 
 
 def _check_search(
@@ -152,11 +165,10 @@ def _check_search(
         raise typer.BadParameter("--by needs WORDS, and --match a search by keywords")
 
 
-def _shown(hits: Sequence[Hit], seconds: float, words: str, *, whole: bool) -> Shown:
+def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: bool) -> Shown:
     """Show passages of documents as a person reads them, or other hits as a table."""
     from ..documents import place_of  # its schema is slow to make
 
-    flat = [hit.to_dict() for hit in hits]
     facts = {"hits": flat, "seconds": round(seconds, 6)}
     if whole and flat and all(map(place_of, flat)):
         return Shown(facts, (_passage(row, str(place_of(row)), words) for row in flat))
@@ -169,7 +181,7 @@ def _shown(hits: Sequence[Hit], seconds: float, words: str, *, whole: bool) -> S
     cells = [[*(show(row) for show in measures.values()), row["id"],
               *(cell(row.get(name)) for name in names)] for row in flat]  # fmt: skip
     listing = Listing([*measures, "id", *names], cells, right=[*measures])
-    return Shown(facts, [listing], note=f"{len(hits)} hits in {seconds * 1000:.1f} ms")
+    return Shown(facts, [listing], note=f"{len(flat)} hits in {seconds * 1000:.1f} ms")
 
 
 def _passage(row: dict[str, Any], place: str, words: str) -> Text:
@@ -181,11 +193,17 @@ def _passage(row: dict[str, Any], place: str, words: str) -> Text:
     head = Text.assemble((one_line(place), "bold cyan"), (measure, "dim"))
     if row.get("title"):
         head.append(f"\n{one_line(row['title'])}", "bold")
-    body = str(row.get("body") or "")
-    shown = body if len(body) <= _LONGEST_PASSAGE else body[: _LONGEST_PASSAGE - 1] + "…"
-    text = Text("\n".join(f"  {line}".rstrip() for line in shown.split("\n") if line.strip()))
-    text.highlight_words(re.findall(r"\w{3,}", words), "bold yellow", case_sensitive=False)
-    return Text("\n").join([head, text, Text()])
+    texts = [head]
+    for each in (*row.get("before", ()), row, *row.get("after", ())):
+        body = str(each.get("body") or "")
+        shown = body if len(body) <= _LONGEST_PASSAGE else body[: _LONGEST_PASSAGE - 1] + "…"
+        text = Text("\n".join(f"  {line}".rstrip() for line in shown.split("\n") if line.strip()))
+        if each is row:
+            text.highlight_words(re.findall(r"\w{3,}", words), "bold yellow", case_sensitive=False)
+        else:
+            text.stylize("dim")
+        texts.append(text)
+    return Text("\n").join([*texts, Text()])
 
 
 @on_store()
