@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from aiovec import F, VectorStore
-from aiovec._input.rows import to_batch
+from aiovec._input.rows import Collected, to_batch
 from aiovec._internals import StoreInternals
 from aiovec.backend import Expr, Schema
 from aiovec.backend.threads import in_thread
@@ -285,7 +285,7 @@ class DocumentImport(Import):
                     row["date"] = day if day.tzinfo else day.replace(tzinfo=UTC)
             rows.append({self._name(name): value for name, value in row.items()})
         try:
-            to_batch(rows, self._schema)
+            to_batch(Collected(rows), self._schema)
         except InvalidRowError as exc:
             raise DocumentError(source, f"field {exc.field!r}: {exc.reason}") from exc
         return rows
