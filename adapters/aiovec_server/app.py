@@ -20,8 +20,7 @@ from aiovec.backend.threads import in_thread
 
 from .call import Call
 from .endpoints import ENDPOINTS
-from .endpoints.declaring import Endpoint, routes_of
-from .endpoints.document import openapi
+from .endpoints.declaring import Endpoint, openapi, routes_of
 from .observing import METRICS, Metrics, Observing
 from .page import page_endpoints
 from .problems import problem_response

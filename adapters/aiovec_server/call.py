@@ -22,7 +22,7 @@ from aiovec._http.ipc import ARROW, BODY, DamagedStreamError, cost_of_body, read
 from aiovec.backend.threads import arrow_ready, hop
 from aiovec.errors import InvalidArgumentError
 
-from .bounds import check_rows
+from .limits import check_rows
 from .models import OLDER_NAMES, Model
 from .once import WriteKeys
 from .problems import RequestError

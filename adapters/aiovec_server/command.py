@@ -123,8 +123,8 @@ def serve(
 def _serve_alone(
     opened: Opened, settings: ServerSettings, idle_timeout: float | None, *, json: bool
 ) -> None:
-    from .keys import keys_of
     from .process import is_loopback, listen, url_of
+    from .security import keys_of
 
     with listen(settings.host, settings.port) as listening:
         if not keys_of(settings) and not is_loopback(listening):

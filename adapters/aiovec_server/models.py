@@ -27,7 +27,8 @@ from aiovec import RRF, Decay, Factor, Tuning, Weighted
 from aiovec.backend import shown
 from aiovec.errors import InvalidArgumentError
 
-OLDER_NAMES = {"limit": "topK", "where": "filter"}
+_LIMIT, _WHERE = ("limit", "topK"), ("where", "filter")
+OLDER_NAMES = dict((_LIMIT, _WHERE))
 """Names of arguments that older clients send, by the present ones."""
 
 _MOST_FIELDS, _MOST_BOOSTS = 2_000, 16
@@ -135,16 +136,10 @@ def _made(default: type, *others: type) -> Any:
     return Annotated[dict[str, Any], AfterValidator(make), WithJsonSchema({"type": "object"})]
 
 
-def _maybe(about: str, alias: str | None = None) -> Any:
-    """Return the field of an argument that may be left out."""
-    named: dict[str, Any] = {} if alias is None else {"validation_alias": alias}
-    return Field(None, description=about, **named)
-
-
-def _older(name: str, default: Any, about: str) -> Any:
-    """Return the field of an argument that has an older name, too."""
-    names = AliasChoices(name, OLDER_NAMES[name])
-    return Field(default, description=about, validation_alias=names)
+def _maybe(about: str, *names: str, default: Any = None) -> Any:
+    """Return the field of an argument that may be left out; by default it has its own name."""
+    alias = AliasChoices(*names) if names else None
+    return Field(default, description=about, validation_alias=alias)
 
 
 # The store looks at the ids and the numbers themselves.
@@ -197,7 +192,7 @@ class Rename(Model):
 
 
 class Confirm(Model):
-    confirm: str = Field("", description="The name once more.")
+    confirm: str = Field("", description="The name again, to confirm.")
 
 
 class AddField(Model):
@@ -212,22 +207,22 @@ class FieldIndex(Model):
 
 
 class DropFieldIndex(Model):
-    kind: IndexKind | None = _maybe("By default all indexes over the field.")
+    kind: IndexKind | None = _maybe("Default: all indexes over the field.")
 
 
 class VectorIndex(Model):
     kind: str = Field("auto", description="A kind of index that the backend has.")
     wait: bool = Field(
-        True, description="Answer when the index is built; else when its build has begun."
+        True, description="Answer when the index is built; otherwise, as soon as its build begins."
     )
-    recall: float | None = _maybe("The part of the true nearest rows to find, up to 1.")
+    recall: float | None = _maybe("The share of the true nearest rows to find, up to 1.")
     num_partitions: Count | None = _maybe("Partitions of an IVF index.")
-    target_partition_size: Count | None = _maybe("Rows of a partition, in place of numPartitions.")
-    max_iterations: Count | None = _maybe("Iterations of the training.")
-    sample_rate: Count | None = _maybe("Rows for each partition that are trained on.")
-    m: Count | None = _maybe("Links of a row in a graph.")
-    ef_construction: Count | None = _maybe("Candidates while a graph is built.")
-    num_sub_vectors: Count | None = _maybe("Parts of a vector's code.")
+    target_partition_size: Count | None = _maybe("Rows per partition, instead of numPartitions.")
+    max_iterations: Count | None = _maybe("Training iterations.")
+    sample_rate: Count | None = _maybe("Training rows per partition.")
+    m: Count | None = _maybe("Links per row in the graph.")
+    ef_construction: Count | None = _maybe("Candidates per row while the graph is built.")
+    num_sub_vectors: Count | None = _maybe("Parts that the code of a vector has.")
     num_bits: Count | None = _maybe("Bits of each part.")
 
 
@@ -239,7 +234,7 @@ class Revert(Model):
 
 
 class Filtered(Model):
-    where: str | None = _older("where", None, "A condition on the rows.")
+    where: str | None = _maybe("A condition on the rows.", *_WHERE)
 
 
 class ById(Model):
@@ -248,7 +243,7 @@ class ById(Model):
 
 class Selected(Model):
     select: Names | None = _maybe("Fields, the vector or payload; all fields by default.")
-    include_vector: bool = Field(False, description="Give the vectors too.")
+    include_vector: bool = Field(False, description="Return the vectors too.")
 
 
 class ByModel(Model):
@@ -268,17 +263,17 @@ class Write(ByModel):
 
 class Export(Filtered):
     select: Names | None = _maybe("Fields, the vector or payload; all by default.")
-    batch_size: Count = Field(1000, description="Rows that are read at once.")
-    after: str | None = _maybe("A cursor: go on behind it.")
+    batch_size: Count = Field(1000, description="Rows to read at a time.")
+    after: str | None = _maybe("A cursor: continue after it.")
     cursors: bool = Field(
         False,
-        description="In JSON Lines, put a line with the cursor behind each batch: "
+        description="In JSON Lines, add a line with the cursor after each batch: "
         '`{"cursor": "…"}`.',
     )
 
 
 class Get(ById, Selected):
-    include_vector: bool = Field(True, description="Give the vectors too.")
+    include_vector: bool = Field(True, description="Return the vectors too.")
 
 
 class Find(Filtered, Selected):
@@ -286,7 +281,7 @@ class Find(Filtered, Selected):
         "Fields, id or payload.<key>; a leading minus sorts descending."
     )
     descending: bool = Field(False, description="Reverse all directions.")
-    limit: Count = _older("limit", 100, "Records, at most.")
+    limit: Count = _maybe("The most records to return.", *_LIMIT, default=100)
     offset: Whole = Field(0, description="Records to skip.")
 
 
@@ -313,7 +308,7 @@ class Bounds(Filtered):
 
 
 class Distinct(Bounds):
-    limit: Count | None = _older("limit", None, "Values, at most.")
+    limit: Count | None = _maybe("The most values to return.", *_LIMIT)
 
 
 class SetVectors(ById, ByModel):
@@ -330,11 +325,11 @@ _Boosts: Any = Annotated[
 
 
 class _Search(Selected, Filtered):
-    limit: Count = _older("limit", 10, "Hits, at most.")
+    limit: Count = _maybe("The most hits to return.", *_LIMIT, default=10)
     offset: Whole = Field(0, description="Hits to skip.")
     min_score: float | None = _maybe("Leave out hits with a lower score.")
     group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
-    per_group: Count = Field(1, description="Hits of each group, at most.")
+    per_group: Count = Field(1, description="The most hits of each group.")
     diversity: float | None = _maybe("From 0 to 1: trade nearness for variety.")
     rerank: _Boost | _Boosts | None = _maybe(  # type: ignore[valid-type]
         'Prefer newer hits, {"field": "at", "halfLife": "7d", "weight": 0.3, "pinned": '
@@ -354,7 +349,7 @@ class _Near(_Search):
 
 class Search(_Near, ByModel):
     vector: Vector | None = _maybe("The vector to search for.")
-    text: str | None = _maybe("A text in its place, if the table has an embedder.")
+    text: str | None = _maybe("A text instead, if the table has an embedder.")
 
 
 class SearchMany(_Near, ByModel):
@@ -362,7 +357,7 @@ class SearchMany(_Near, ByModel):
         "A condition, or null, for each vector or text, which narrows `where`."
     )
     vectors: Vectors | None = _maybe("The vectors to search for.")
-    texts: Texts | None = _maybe("Texts in their place, if the table has an embedder.")
+    texts: Texts | None = _maybe("Texts instead, if the table has an embedder.")
 
 
 class _Words(Model):
@@ -373,7 +368,7 @@ class _Words(Model):
     )
     highlight: bool | Annotated[Texts, AfterValidator(tuple)] = Field(
         False,
-        description="Give a snippet of each field that matched, with matches between <mark> "
+        description="Return a snippet of each field that matched, with matches between <mark> "
         "and </mark>, or between two texts.",
     )
 
@@ -446,6 +441,7 @@ BuiltIndex = _answer(
 Hits = _answer("Hits", hits=list[Hit])
 HitsOfMany = _answer("HitsOfMany", results=list[Hits])  # type: ignore[valid-type]
 Records = _answer("Records", records=list[Record])
+ANSWERS_OF_ROWS = (Hits, HitsOfMany, Records)
 Counts = _answer("Count", count=Whole)
 Deleted = _answer("Deleted", deleted=Whole)
 Updated = _answer("Updated", updated=Whole)

@@ -1,10 +1,11 @@
-"""Declarations of endpoints: what each takes and answers, and its place in the router."""
+"""Declarations of endpoints: what each takes and answers, its place in the router, OpenAPI."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from urllib.parse import quote
 
@@ -16,19 +17,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiovec import VectorStore
 from aiovec._http.ipc import ARROW
+from aiovec._http.problems import MEDIA_TYPE
 from aiovec.asgi import get_store
 from aiovec.backend.context import TableChangedError
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import AiovecError
 
 from ..bodies import dump
-from ..call import JSON, JSON_LINES, Call
-from ..keys import Access
+from ..call import JSON, JSON_LINES, OF_ROWS, Call
 from ..limits import Limits
-from ..models import Model, NewRecords
-from ..once import WriteKeys
+from ..models import ANSWERS_OF_ROWS, Model, NewRecords, Problem, schemas_of
+from ..once import HEADER, RETRY_HEADER, STATE_HEADER, WriteKeys
 from ..problems import RequestError, response_of
-from ..security import Security
+from ..security import Access, Security
 
 Handler = Callable[[Call, dict[str, Any]], Awaitable[Any]]
 
@@ -94,17 +95,26 @@ ENDPOINTS: list[Endpoint] = []
 
 
 def endpoint(
-    method: str, path: str, answer: type[BaseModel] | None = None, **options: Any
+    method: str, path: str, answer: Any = None, body: Any = None, example: Any = None, **more: Any
 ) -> Callable[[Handler], Handler]:
-    """Declare the function below as an endpoint."""
-    if answer is None and "kinds" not in options:
-        options["status"] = 204
+    """Declare the function below as an endpoint. A path without a slash before it is a table's."""
+    if not path.startswith("/"):
+        path = f"/tables/{{table}}/{path}".rstrip("/")
+    if answer in ANSWERS_OF_ROWS:
+        more["kinds"] = OF_ROWS
+    elif answer is None and "kinds" not in more:
+        more["status"] = 204
 
     def declare(handler: Handler) -> Handler:
-        ENDPOINTS.append(Endpoint(method, path, handler, answer, **options))
+        made = Endpoint(method, path, handler, answer, body=body, example=example, **more)
+        ENDPOINTS.append(made)
         return handler
 
     return declare
+
+
+reads = partial(endpoint, "POST", reads=True)
+"""Declare the function below as an endpoint that reads: arguments in a body may be long."""
 
 
 class _Path:
@@ -166,3 +176,107 @@ def _check_slashes(request: Request) -> None:
     raw = (request.scope.get("raw_path") or quote(path).encode()).partition(b"?")[0]
     if path.count("/") - raw.count(b"/") > request.path_params.get("id", "").count("/"):
         raise RequestError(404, "there is nothing at this path: it has an encoded slash in it")
+
+
+# The OpenAPI document, made of the endpoints and the models of their bodies and answers
+
+_BYTES = {"type": "string", "format": "binary"}
+_KEY = {"type": "string", "pattern": "^[!-~]{1,200}$"}
+_SEGMENTS: dict[str, Any] = {
+    "table": {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,62}$"},
+    "id": {"type": "string", "minLength": 1, "maxLength": 512},
+    "key": _KEY,
+}
+_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    HEADER: ("Names this write, so that it can be repeated without being done twice.", _KEY),
+    RETRY_HEADER: (
+        "1 where the request is repeated because its answer was lost.",
+        {"type": "string", "enum": ["0", "1"]},
+    ),
+    STATE_HEADER: (
+        "The ETag of GET /tables/{table}: the call is refused with 412 if the schema has changed.",
+        {"type": "string", "maxLength": 200},
+    ),
+}
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+@cache
+def openapi(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
+    """Return the document, which must not be changed. To make it takes 50 ms."""
+    models = [model for each in endpoints for model in (each.body, each.answer) if model]
+    places, schemas = schemas_of([*dict.fromkeys(models), Problem])
+    paths: dict[str, dict[str, Any]] = {}
+    names: set[str] = set()
+    for endpoint in endpoints:
+        path, method = re.sub(r":\w+", "", endpoint.path), endpoint.method.lower()
+        name = endpoint.handler.__name__
+        name = f"{name}_by_{method}" if name in names else name  # it has two methods
+        names.add(name)
+        paths.setdefault(path, {})[method] = _operation(endpoint, name, places)
+    problem = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": places[Problem]}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "aiovec", "summary": "A vector store over HTTP", "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "responses": {"Problem": problem},
+            "securitySchemes": _KEYS,
+        },
+        "security": [*({name: []} for name in _KEYS), {}],  # a server may have no keys
+    }
+
+
+def _operation(endpoint: Endpoint, name: str, places: dict[Any, Any]) -> dict[str, Any]:
+    summary, _, description = (endpoint.handler.__doc__ or "").partition("\n")
+    operation: dict[str, Any] = {
+        "summary": summary.rstrip("."),
+        "description": "\n".join(line.strip() for line in description.strip().split("\n")),
+        "operationId": name,
+        "parameters": _parameters(endpoint),
+        "responses": {
+            str(endpoint.status): {"description": "Done"},
+            "4XX": {"$ref": "#/components/responses/Problem"},
+            "5XX": {"$ref": "#/components/responses/Problem"},
+        },
+    }
+    if endpoint.access is Access.NONE:
+        operation["security"] = []
+    if endpoint.status != 204:
+        schema = places.get(endpoint.answer)
+        operation["responses"][str(endpoint.status)]["content"] = _contents(endpoint.kinds, schema)
+    if (body := endpoint.body) is not None:
+        contents = _contents(endpoint.body_kinds(), places[body], endpoint.example)
+        needed = body is NewRecords or body.is_needed()
+        operation["requestBody"] = {"required": needed, "content": contents}
+    return operation
+
+
+def _contents(kinds: Sequence[str], schema: Any, example: Any = None) -> dict[str, Any]:
+    shown = {} if example is None else {"example": example}
+    return {kind: {"schema": schema, **shown} if kind == JSON else {"schema": _BYTES}
+            for kind in kinds}  # fmt: skip
+
+
+def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True,
+         "schema": _SEGMENTS.get(name, {"type": "string"})}
+        for name in re.findall(r"\{(\w+)", endpoint.path)
+    ]  # fmt: skip
+    query = {} if endpoint.query is None else endpoint.query.model_json_schema()
+    for name, schema in query.get("properties", {}).items():
+        # A list is one value, with commas.
+        place = {"name": name, "in": "query", "required": name == "confirm", "explode": False}
+        parameters.append({**place, "description": schema.pop("description", ""), "schema": schema})
+    headers = [HEADER, RETRY_HEADER] if endpoint.access is Access.WRITE else []
+    if "{table}" in endpoint.path:
+        headers.append(STATE_HEADER)
+    for name in headers:
+        about, schema = _HEADERS[name]
+        parameters.append({"name": name, "in": "header", "description": about, "schema": schema})
+    return parameters

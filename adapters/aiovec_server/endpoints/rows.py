@@ -1,4 +1,4 @@
-"""Rows: written, read by ids or by a filter, changed, deleted, summed up, exported."""
+"""Rows: written, read, searched for, changed, deleted, summed up, exported."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from typing import Any
 from starlette.responses import Response
 
 from aiovec import REMOVE
-from aiovec._http.ipc import ARROW
 from aiovec.backend.threads import hop
 
 from .. import models
-from ..bodies import dump, found_response, rows_response, values_response
-from ..bounds import BOUNDS, check_answered, cut
-from ..call import JSON, JSON_LINES, OF_ROWS, Call
-from ..exporting import Streamed, arrow_stream, cursor_of, lines_stream
+from ..bodies import (
+    STREAMS,
+    dump,
+    exported_response,
+    found_response,
+    rows_response,
+    values_response,
+)
+from ..call import JSON, Call
+from ..limits import bounded, check_answered, cut
 from ..problems import RequestError
-from .declaring import endpoint
+from .declaring import endpoint, reads
 
-_STREAM = (JSON_LINES, ARROW)
 _RECENT = {"where": "year >= 2024"}
+_VECTOR = [0.6, 0.8, 0.0]
 
 
 @endpoint(
-    "POST", "/tables/{table}/records", models.Counts, query=models.Write, body=models.NewRecords,
+    "POST", "records", models.Counts, models.NewRecords, query=models.Write,
     example=[{"id": "note-1", "embedding": [0.6, 0.8, 0.0], "year": 2024, "body": "A walk."}],
 )  # fmt: skip
 async def add_records(call: Call, options: dict[str, Any]) -> Any:
@@ -40,11 +45,8 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
     return {"count": await write(call.table, **options)}
 
 
-@endpoint("GET", "/tables/{table}/records", kinds=_STREAM, query=models.Export)
-@endpoint(
-    "POST", "/tables/{table}/export", kinds=_STREAM, body=models.Export, example=_RECENT,
-    reads=True,
-)  # fmt: skip
+@endpoint("GET", "records", kinds=STREAMS, query=models.Export)
+@reads("export", None, models.Export, _RECENT, kinds=STREAMS)
 async def export_records(call: Call, options: dict[str, Any]) -> Response:
     """Stream all records, or the records that a filter selects.
 
@@ -52,57 +54,38 @@ async def export_records(call: Call, options: dict[str, Any]) -> Response:
     has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
     URL-safe Base64. By POST, a filter may be too long for a path.
     """
-    kind = call.answer_type(_STREAM)
-    cursors = options.pop("cursors", False)
-    if "after" in options:
-        options["after"] = cursor_of(options["after"])
-    if "batch_size" in options:
-        options["batch_size"] = min(options["batch_size"], BOUNDS.get().rows)
-    batches = call.store.export(call.table, **options)
-    if kind == ARROW:
-        schema = await call.store.schema(call.table)
-        return await Streamed.begun(arrow_stream(batches, schema, options.get("select")), kind)
-    return await Streamed.begun(lines_stream(batches, cursors=cursors), kind)
+    return await exported_response(call, options)
 
 
-@endpoint("DELETE", "/tables/{table}/records/{id:path}", models.Deleted)
+@endpoint("DELETE", "records/{id:path}", models.Deleted)
 async def delete_record(call: Call, options: dict[str, Any]) -> Any:
     """Delete one record.
 
     A slash in the id is encoded as %2F. Ids with a line break go in the body of
-    `DELETE /tables/{table}/records`, and so do `.` and `..`, since clients take them for folders.
+    `DELETE /tables/{table}/records`, and so do `.` and `..`, which clients take for folders.
     An id that is absent is no error.
     """
     return {"deleted": await call.store.delete(call.table, [call.last_segment("id")])}
 
 
-@endpoint("GET", "/tables/{table}/count", models.Counts, query=models.Filtered)
-@endpoint(
-    "POST", "/tables/{table}/count", models.Counts, body=models.Filtered, example=_RECENT,
-    reads=True,
-)  # fmt: skip
+@endpoint("GET", "count", models.Counts, query=models.Filtered)
+@reads("count", models.Counts, models.Filtered, _RECENT)
 async def count_records(call: Call, options: dict[str, Any]) -> Any:
     """Count the records, or the records that a filter selects."""
     return {"count": await call.store.count(call.table, **options)}
 
 
-@endpoint(
-    "POST", "/tables/{table}/get", models.Records, kinds=OF_ROWS, body=models.Get,
-    example={"ids": ["note-1"]}, reads=True,
-)  # fmt: skip
+@reads("get", models.Records, models.Get, {"ids": ["note-1"]})
 async def get_records(call: Call, options: dict[str, Any]) -> Response:
     """Read records by their ids.
 
-    They come in the order of the ids; absent ids are left out.
+    They come in the order of the ids. Absent ids are left out.
     """
     records = await call.store.get(call.table, _listed(options.pop("ids")), **options)
     return await rows_response(call, "records", [records])
 
 
-@endpoint(
-    "POST", "/tables/{table}/find", models.Records, kinds=OF_ROWS, body=models.Find,
-    example={**_RECENT, "orderBy": ["-year", "id"], "limit": 20}, reads=True,
-)  # fmt: skip
+@reads("find", models.Records, models.Find, {**_RECENT, "orderBy": ["-year", "id"], "limit": 20})
 async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
 
@@ -112,8 +95,8 @@ async def find_records(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint(
-    "POST", "/tables/{table}/update", models.Updated, body=models.Update,
-    example={"set": {"year": 2025, "payload.seen": True}, "where": "year = 2024"},
+    "POST", "update", models.Updated, models.Update,
+    {"set": {"year": 2025, "payload.seen": True}, "where": "year = 2024"},
 )  # fmt: skip
 async def update_records(call: Call, options: dict[str, Any]) -> Any:
     """Set fields of records.
@@ -127,10 +110,7 @@ async def update_records(call: Call, options: dict[str, Any]) -> Any:
     return {"updated": await call.store.update(call.table, fields | removed, **options)}
 
 
-@endpoint(
-    "DELETE", "/tables/{table}/records", models.Deleted, body=models.Delete,
-    example={"ids": ["note-1", ".."]},
-)  # fmt: skip
+@endpoint("DELETE", "records", models.Deleted, models.Delete, {"ids": ["note-1", ".."]})
 async def delete_records(call: Call, options: dict[str, Any]) -> Any:
     """Delete records by their ids, by a filter, or by both.
 
@@ -140,12 +120,9 @@ async def delete_records(call: Call, options: dict[str, Any]) -> Any:
     return {"deleted": await call.store.delete(call.table, **options)}
 
 
-@endpoint(
-    "POST", "/tables/{table}/exists", models.Existing, body=models.ById,
-    example={"ids": ["note-1", "note-2"]}, reads=True,
-)  # fmt: skip
+@reads("exists", models.Existing, models.ById, {"ids": ["note-1", "note-2"]})
 async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
-    """Tell which ids exist.
+    """List which of these ids exist.
 
     Returns the existing ids, in the order of the request.
     """
@@ -159,10 +136,7 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
     return Response(await hop(len(ids), body), media_type=JSON)
 
 
-@endpoint(
-    "POST", "/tables/{table}/distinct", models.Values, body=models.Distinct,
-    example={"field": "year", "limit": 10}, reads=True,
-)  # fmt: skip
+@reads("distinct", models.Values, models.Distinct, {"field": "year", "limit": 10})
 async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
     """Count the distinct values of a field.
 
@@ -175,23 +149,17 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
     return await values_response({"values": values})
 
 
-@endpoint(
-    "POST", "/tables/{table}/bounds", models.Ends, body=models.Bounds, example={"field": "year"},
-    reads=True,
-)  # fmt: skip
+@reads("bounds", models.Ends, models.Bounds, {"field": "year"})
 async def bounds_of_values(call: Call, options: dict[str, Any]) -> Response:
     """Read the least and the greatest value of a field.
 
-    Both are null where every value is.
+    Both are null if every value is null.
     """
     least, greatest = await call.store.bounds(call.table, **options) or (None, None)
     return await values_response({"min": least, "max": greatest})
 
 
-@endpoint(
-    "POST", "/tables/{table}/fields_info", models.FieldsInfo, body=models.Filtered,
-    example=_RECENT, reads=True, long=True,
-)  # fmt: skip
+@reads("fields_info", models.FieldsInfo, models.Filtered, _RECENT, long=True)
 async def types_of_fields(call: Call, options: dict[str, Any]) -> Any:
     """Count the types of the values of fields and payload keys.
 
@@ -201,15 +169,90 @@ async def types_of_fields(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "POST", "/tables/{table}/set_vectors", models.Updated, body=models.SetVectors,
-    example={"ids": ["note-1"], "vectors": [[0.0, 0.6, 0.8]]},
+    "POST", "set_vectors", models.Updated, models.SetVectors,
+    {"ids": ["note-1"], "vectors": [[0.0, 0.6, 0.8]]},
 )  # fmt: skip
 async def set_vectors(call: Call, options: dict[str, Any]) -> Any:
-    """Give records new vectors.
+    """Set the vectors of records.
 
-    Their fields stay; absent ids are not counted.
+    Other fields keep their values; absent ids are not counted.
     """
     return {"updated": await call.store.set_vectors(call.table, **options)}
+
+
+# Searches
+
+
+@reads("search", models.Hits, models.Search, {"vector": _VECTOR, "limit": 5, **_RECENT})
+async def search(call: Call, options: dict[str, Any]) -> Response:
+    """Search by vector.
+
+    Returns the rows nearest to a vector, best first.
+    """
+    _choose(options, "vector", "text")
+    return await found_response(call, options, "search")
+
+
+@reads(
+    "search_many", models.HitsOfMany, models.SearchMany,
+    {"vectors": [_VECTOR, [0.0, 0.0, 1.0]], "limit": 5},
+)  # fmt: skip
+async def search_many(call: Call, options: dict[str, Any]) -> Response:
+    """Search by several vectors.
+
+    All searches see the same state of the table. The results stand in the order of the vectors.
+    In Arrow, `_query` is the number of a row's vector.
+    """
+    _choose(options, "vectors", "texts")
+    options = bounded(options, queries=len(options["vectors"]))
+    hits = await call.store.search_many(call.table, **options)
+    return await rows_response(call, "hits", hits, of_many=True)
+
+
+@reads(
+    "search_text", models.Hits, models.SearchText,
+    {"query": "walk sea", "limit": 5, "highlight": True},
+)  # fmt: skip
+async def search_text(call: Call, options: dict[str, Any]) -> Response:
+    """Search by keywords.
+
+    Returns the best rows by BM25. Rows with all words come first. Where these are fewer than
+    `limit`, rows with some of the words follow; with `"match": "all"` they do not.
+    """
+    return await found_response(call, options, "search_text")
+
+
+@reads(
+    "search_hybrid", models.Hits, models.SearchHybrid,
+    {"query": "walk sea", "vector": _VECTOR, "limit": 5},
+)  # fmt: skip
+async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
+    """Search by keywords and by vector.
+
+    Both lists are fused into one. Each hit has its `ranks` in them. Without a vector, the table's
+    embedder makes one of the query.
+    """
+    if "text" in options:
+        _choose(options, "vector", "text")
+    return await found_response(call, options, "search_hybrid")
+
+
+@reads("search_like", models.Hits, models.SearchLike, {"ids": ["note-1"], "limit": 5})
+async def search_like(call: Call, options: dict[str, Any]) -> Response:
+    """Search by rows.
+
+    Returns the rows nearest to a row, or to the mean of several, without these. With `notLike`, the
+    search leads away from other rows.
+    """
+    return await found_response(call, options, "search_like")
+
+
+def _choose(options: dict[str, Any], name: str, other: str) -> None:
+    """Put the one of two arguments that was given under the first one's name."""
+    if (name in options) == (other in options):
+        raise RequestError(422, f"the body needs {name!r} or {other!r}, and not both")
+    if other in options:
+        options[name] = options.pop(other)
 
 
 def _listed(ids: Any) -> Any:

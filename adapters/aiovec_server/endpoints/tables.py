@@ -21,14 +21,15 @@ from ..once import key_name
 from ..problems import RequestError
 from .declaring import endpoint
 
-_FIELD = "/tables/{table}/fields/{field}"
+_FIELD = "fields/{field}"
+_FIELDS = {"year": "int", "body": {"type": "text", "text": True}}
 # Tables that one request reads at once: each may open files of a bucket.
 TABLES_AT_ONCE = 4
 
 
 @endpoint("GET", "/health", models.Health, open=True)
 async def health(call: Call, options: dict[str, Any]) -> Any:
-    """Tell whether the store can be reached."""
+    """Check whether the store can be reached."""
     await _reach(call)
     return {"status": "ok", "backend": call.store.backend_name, "version": __version__}
 
@@ -54,7 +55,7 @@ _OFFERED = ("text", "indexes", "snapshots", "quantized", "power-loss")
 
 @endpoint("GET", "/store", models.Store)
 async def describe_store(call: Call, options: dict[str, Any]) -> Any:
-    """Read what the served store is able to do."""
+    """List what the served store can do."""
     await call.store.ping()
     abilities = [name for name in _OFFERED if call.store.supports(name)]
     return {"backend": call.store.backend_name, "version": __version__, "abilities": abilities}
@@ -64,8 +65,8 @@ async def describe_store(call: Call, options: dict[str, Any]) -> Any:
 async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
     """Cancel a write by its `Idempotency-Key`.
 
-    When this is answered, the write has ended, wholly done or not at all; one that has not come yet
-    will not begin.
+    When this is answered, the write has ended, either done as a whole or not at all. A write that
+    has not arrived yet will not begin.
     """
     await call.writes.cancel(str(key_name([call.last_segment("key")])))
 
@@ -88,11 +89,8 @@ async def list_tables(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint(
-    "POST", "/tables", models.Table, body=models.CreateTable, status=201,
-    example={
-        "name": "notes",
-        "schema": {"dim": 3, "fields": {"year": "int", "body": {"type": "text", "text": True}}},
-    },
+    "POST", "/tables", models.Table, models.CreateTable, status=201,
+    example={"name": "notes", "schema": {"dim": 3, "fields": _FIELDS}},
 )  # fmt: skip
 async def create_table(call: Call, options: dict[str, Any]) -> Response:
     """Create a table."""
@@ -102,36 +100,33 @@ async def create_table(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, options["table"], 201)
 
 
-@endpoint("GET", "/tables/{table}", models.Table, query=models.Counted)
+@endpoint("GET", "", models.Table, query=models.Counted)
 async def describe_table(call: Call, options: dict[str, Any]) -> Response:
     """Read a table's schema and its number of rows.
 
-    The ETag names the state of its schema: calls with that as If-Match are refused once the schema
+    The ETag names the state of its schema. A call with it as If-Match is refused once the schema
     has changed.
     """
     return await _described(call, call.table, **options)
 
 
-@endpoint("DELETE", "/tables/{table}", query=models.Confirm, long=True)
+@endpoint("DELETE", "", query=models.Confirm, long=True)
 async def drop_table(call: Call, options: dict[str, Any]) -> Any:
     """Drop a table with all its rows."""
     _check_confirmed(options, call.table, "table")
     await call.store.drop_table(call.table)
 
 
-@endpoint(
-    "POST", "/tables/{table}/rename", models.Table, body=models.Rename, example={"name": "memos"},
-    long=True,
-)  # fmt: skip
+@endpoint("POST", "rename", models.Table, models.Rename, {"name": "memos"}, long=True)
 async def rename_table(call: Call, options: dict[str, Any]) -> Response:
-    """Give a table another name."""
+    """Rename a table."""
     await call.store.rename_table(call.table, options["name"])
     return await _described(call, options["name"])
 
 
 @endpoint(
-    "POST", "/tables/{table}/fields", models.Table, body=models.AddField, status=201,
-    example={"name": "lang", "field": {"type": "text", "index": "bitmap"}}, long=True,
+    "POST", "fields", models.Table, models.AddField, status=201, long=True,
+    example={"name": "lang", "field": {"type": "text", "index": "bitmap"}},
 )  # fmt: skip
 async def add_field(call: Call, options: dict[str, Any]) -> Response:
     """Add a field, which is null in existing rows."""
@@ -149,20 +144,14 @@ async def drop_field(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, call.table)
 
 
-@endpoint(
-    "POST", f"{_FIELD}/rename", models.Table, body=models.Rename, example={"name": "published"},
-    long=True,
-)  # fmt: skip
+@endpoint("POST", f"{_FIELD}/rename", models.Table, models.Rename, {"name": "published"}, long=True)
 async def rename_field(call: Call, options: dict[str, Any]) -> Response:
-    """Give a field another name."""
+    """Rename a field."""
     await call.store.rename_field(call.table, call.segment("field"), options["name"])
     return await _described(call, call.table)
 
 
-@endpoint(
-    "PUT", f"{_FIELD}/index", models.Table, body=models.FieldIndex, example={"kind": "btree"},
-    long=True,
-)  # fmt: skip
+@endpoint("PUT", f"{_FIELD}/index", models.Table, models.FieldIndex, {"kind": "btree"}, long=True)
 async def create_field_index(call: Call, options: dict[str, Any]) -> Response:
     """Build an index over a field, for filters or for keyword search."""
     await call.store.create_field_index(call.table, call.segment("field"), **options)
@@ -176,51 +165,48 @@ async def drop_field_index(call: Call, options: dict[str, Any]) -> Response:
     return await _described(call, call.table)
 
 
-@endpoint("GET", "/tables/{table}/stats", models.Stats, long=True)
+@endpoint("GET", "stats", models.Stats, long=True)
 async def table_stats(call: Call, options: dict[str, Any]) -> Any:
     """Read the size and the costs of a table."""
     return camel_case(await call.store.stats(call.table))
 
 
-@endpoint("POST", "/tables/{table}/optimize", long=True)
+@endpoint("POST", "optimize", long=True)
 async def optimize_table(call: Call, options: dict[str, Any]) -> Any:
-    """Do now what keeps a table small and fast."""
+    """Free space, update indexes and delete expired rows now."""
     await call.store.optimize(call.table)
 
 
-@endpoint("GET", "/tables/{table}/indexes", models.Indexes, long=True)
+@endpoint("GET", "indexes", models.Indexes, long=True)
 async def list_indexes(call: Call, options: dict[str, Any]) -> Any:
     """List the indexes over the vectors."""
     return {"indexes": [camel_case(index) for index in await call.store.indexes(call.table)]}
 
 
 @endpoint(
-    "POST", "/tables/{table}/indexes", models.Indexes, body=models.VectorIndex,
-    example={"recall": 0.95}, status=201, long=True,
-)  # fmt: skip
+    "POST", "indexes", models.Indexes, models.VectorIndex, {"recall": 0.95}, status=201, long=True
+)
 async def create_index(call: Call, options: dict[str, Any]) -> Any:
     """Build an approximate index over the vectors."""
     await call.store.create_index(call.table, **options)
     return await list_indexes(call, {})
 
 
-@endpoint("DELETE", "/tables/{table}/indexes/{index}", long=True)
+@endpoint("DELETE", "indexes/{index}", long=True)
 async def drop_index(call: Call, options: dict[str, Any]) -> Any:
     """Drop an index over the vectors."""
     await call.store.drop_index(call.table, call.last_segment("index"))
 
 
-@endpoint("GET", "/tables/{table}/versions", models.Versions)
+@endpoint("GET", "versions", models.Versions)
 async def list_versions(call: Call, options: dict[str, Any]) -> Any:
     """List the earlier versions of a table that are kept."""
     return {"versions": [dict(version) for version in await call.store.versions(call.table)]}
 
 
-@endpoint(
-    "POST", "/tables/{table}/versions/revert", body=models.Revert, example={"version": 3}, long=True
-)
+@endpoint("POST", "versions/revert", None, models.Revert, {"version": 3}, long=True)
 async def revert_version(call: Call, options: dict[str, Any]) -> Any:
-    """Make an earlier version of a table the present one."""
+    """Return a table to an earlier version."""
     await call.store.revert(call.table, **options)
 
 

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
-from typing import Any
+import time
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Annotated, Any
 
+from pydantic import Field
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+import aiovec
+from aiovec import VectorStore
+from aiovec._http.problems import problem_of
+from aiovec._internals import StoreInternals
 from aiovec.backend.server import ServerSettings
+from aiovec.backend.threads import together
+from aiovec.errors import AiovecError
+from aiovec.plot import MAX_ROWS, label_field, map_points
 
+from ..bodies import camel_case
 from ..call import Call
 from ..endpoints.declaring import Endpoint
-from .endpoints import data_endpoints
+from ..endpoints.tables import TABLES_AT_ONCE
+from ..models import Model
 
 # The registry of Windows may call it a text, which no browser runs.
 mimetypes.add_type("text/javascript", ".js")
@@ -35,6 +49,21 @@ _HEADERS = {
     "cache-control": "no-cache",
 }
 
+_PER_OVERVIEW = 25
+"""Tables of one overview. The page asks for more."""
+# A map of the largest sample takes a core for a tenth of a second and 32 MB.
+_MAPS_AT_ONCE = 2
+_NO_COLOR = "-"
+
+
+class _From(Model):
+    offset: Annotated[int, Field(ge=0, le=10**9)] = 0
+
+
+class _Map(Model):
+    rows: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 1000
+    color: str | None = None
+
 
 def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
     """Return the endpoints of the page's files, which hold no data, and of its data.
@@ -42,8 +71,72 @@ def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
     With ``page_writes`` the page offers to delete rows and to optimize tables; it does so by the
     server's endpoints, whose keys decide.
     """
-    files = [Endpoint("GET", path, _send, query=None, open=True) for path in _PATHS]
-    return [*files, *data_endpoints(page_writes=settings.page_writes)]
+    maps = asyncio.Semaphore(_MAPS_AT_ONCE)
+
+    async def about(call: Call, options: dict[str, Any]) -> Any:
+        return {
+            "version": aiovec.__version__,
+            "backend": call.store.backend_name,
+            "writes": settings.page_writes and not call.store.read_only,
+        }
+
+    async def overview(call: Call, options: dict[str, Any]) -> Any:
+        names = await call.store.tables()
+        start = options.get("offset", 0)
+
+        async def facts(name: str) -> dict[str, Any]:
+            try:
+                return await _table_facts(call.store, name)
+            except AiovecError as error:  # one damaged table does not hide the others
+                return {"name": name, "detail": problem_of(error).detail}
+
+        shown = names[start : start + _PER_OVERVIEW]
+        tables = await together([partial(facts, name) for name in shown], TABLES_AT_ONCE)
+        return {**await about(call, {}), "tables": tables, "total": len(names)}
+
+    async def table(call: Call, options: dict[str, Any]) -> Any:
+        return await _table_facts(call.store, call.table)
+
+    async def sample_map(call: Call, options: dict[str, Any]) -> Any:
+        if options.get("color") == _NO_COLOR:
+            options = {**options, "color": False}
+        async with maps:
+            began = time.perf_counter()
+            points = await map_points(call.store, call.table, **options)
+            seconds = round(time.perf_counter() - began, 6)
+        return {**asdict(replace(points, values=[])), "rows": len(points.ids), "seconds": seconds}
+
+    return [
+        *(Endpoint("GET", path, _send, query=None, open=True) for path in _PATHS),
+        Endpoint("GET", "/page/about", about),
+        Endpoint("GET", "/page/overview", overview, query=_From),
+        Endpoint("GET", "/page/tables/{table}", table),
+        Endpoint("GET", "/page/tables/{table}/map", sample_map, query=_Map),
+    ]
+
+
+async def _table_facts(store: VectorStore, name: str) -> dict[str, Any]:
+    """Return what the page shows of a table, and what can be done with it."""
+    schema = await store.schema(name)
+    stats = await store.stats(name)
+    indexes = await store.indexes(name) if store.supports("indexes") else []
+    of_vectors = [info for info in indexes if info.column == schema.vector]
+    recalls = [info.recall for info in of_vectors if info.recall is not None]
+    texts = [field for field, facts in schema.fields.items() if facts.text]
+    return {
+        **camel_case(stats),
+        "name": name,
+        "recall": min(recalls, default=None),
+        "approximate": bool(of_vectors),
+        "indexes": [asdict(info) for info in indexes],
+        "schema": schema.to_dict(),
+        "label": label_field(schema),
+        "can": {
+            "words": bool(texts) and store.supports("text"),
+            "meaning": await StoreInternals(store).can_embed(schema),
+            "optimize": not store.read_only,
+        },
+    }
 
 
 async def _send(call: Call, options: dict[str, Any]) -> Response:
