@@ -6,19 +6,17 @@ commands imports it, so it imports little; the commands import the migrator when
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from aiovec._cli.output import say_error
-from aiovec._cli.run import command_app, failing_clearly, run_async
-from aiovec._cli.stores import AsJson, Config
+from aiovec._cli.run import command_app, run_async
+from aiovec._cli.stores import AsJson, Config, Shown, with_options
 
-from .events import Options
-
-_P = ParamSpec("_P")
+from .events import Listener, Options, unheard
 
 From = Annotated[
     str | None,
@@ -100,116 +98,124 @@ def _options(
     return Options(_names(tables), switch, pause_limit)
 
 
-def _interruptible(command: Callable[_P, None]) -> Callable[_P, None]:
-    """Return the command; when interrupted, it says how to continue."""
-
-    @wraps(command)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        from asyncio import CancelledError  # slow, and the help does not need it
-
-        try:
-            command(*args, **kwargs)
-        except (KeyboardInterrupt, CancelledError) as exc:
-            say_error("interrupted; nothing is lost. Run the same command again to continue")
-            raise typer.Exit(130) from exc
-
-    return run
+class _Call(NamedTuple):
+    config: str | None
+    listener: Listener
 
 
-@app.command("plan")
-@failing_clearly
-def plan_(
+_Function = Callable[..., Awaitable[Shown]]
+
+
+def _command(name: str, *, events: bool = False) -> Callable[[_Function], Callable[..., None]]:
+    """Make a command of an async function of a ``_Call`` and of the command's own options.
+
+    It gets ``--config`` and ``--json``. With ``events`` it shows what happens while it runs; when
+    interrupted, it says how to continue.
+    """
+
+    def decorate(function: _Function) -> Callable[..., None]:
+        @wraps(function)
+        def run(*, config: str | None, json: bool, **options: Any) -> None:
+            from asyncio import CancelledError  # slow, and the help does not need it
+
+            from . import show
+
+            if not events:
+                shown = run_async(function(_Call(config, unheard), **options))
+            else:
+                try:
+                    with show.events_shown(json=json) as listener:
+                        shown = run_async(function(_Call(config, listener), **options))
+                except (KeyboardInterrupt, CancelledError) as exc:
+                    say_error(
+                        "interrupted; nothing is lost. Run the same command again to continue"
+                    )
+                    raise typer.Exit(130) from exc
+            show.emit_lines(shown.facts, shown.lines, json, behind_events=events)
+            if shown.error is not None:
+                raise shown.error
+
+        kinds = {"config": Config, "json": Events if events else AsJson}
+        return app.command(name)(with_options(run, function, **kinds))
+
+    return decorate
+
+
+@_command("plan")
+async def plan_(
+    call: _Call,
     source: From = None,
     target: To = None,
-    config: Config = None,
     table: Tables = None,
     switch: Switch = False,
     embedder: Embedder = "",
     from_field: FromField = "",
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Show what a run would do and any problems that would stop it. Writes nothing.
 
     Exits with 1 if there are problems.
     """
-    options = _options(target, table, switch, 5.0)
-    from . import api, show
+    from . import api
 
-    plan = run_async(
-        api.plan(
-            source, target, config=config, options=options, embedder=embedder, from_field=from_field
-        )
-    )
-    show.emit_lines(plan.to_dict(), plan.lines(), json)
-    if not plan.ok:
-        raise typer.Exit(1)
+    plan = await api.plan(
+        source, target, config=call.config, options=_options(target, table, switch, 5.0),
+        embedder=embedder, from_field=from_field,
+    )  # fmt: skip
+    return Shown(plan.to_dict(), plan.lines(), error=None if plan.ok else typer.Exit(1))
 
 
-@app.command("run")
-@failing_clearly
-@_interruptible
-def run_(
+@_command("run", events=True)
+async def run_(
+    call: _Call,
     source: From = None,
     target: To = None,
-    config: Config = None,
     table: Tables = None,
     switch: Switch = False,
     pause_limit: PauseLimit = 5.0,
     embedder: Embedder = "",
     from_field: FromField = "",
-    json: Events = False,
-) -> None:
+) -> Shown:
     """Copy all tables to another store while apps keep writing.
 
     With --switch, apps use the new store afterwards; the way back is a run in the other direction.
     Run it again to resume. Rows that the target already has are compared, and differences are
     brought over.
     """
-    options = _options(target, table, switch, pause_limit)
-    from . import api, show
+    from . import api
 
-    with show.shown(json=json) as listener:
-        running = api.run(
-            source, target, config=config, options=options, embedder=embedder,
-            from_field=from_field, listener=listener,
-        )  # fmt: skip
-        report = run_async(running)
+    report = await api.run(
+        source, target, config=call.config, options=_options(target, table, switch, pause_limit),
+        embedder=embedder, from_field=from_field, listener=call.listener,
+    )  # fmt: skip
     pause = f"; writers waited {report.pause:.2f} s" if report.pause else ""
     end = f"copied to {report.target}; apps still use {report.source}"
     if report.switched:
         end = f"switched: apps use {report.target}{pause}"
-    show.emit_lines(report.to_dict(), [*report.lines(), end], json, behind_events=True)
+    return Shown(report.to_dict(), [*report.lines(), end])
 
 
-@app.command("status")
-@failing_clearly
-def status_(
-    source: From = None, target: To = None, config: Config = None, json: AsJson = False
-) -> None:
+@_command("status")
+async def status_(call: _Call, source: From = None, target: To = None) -> Shown:
     """Show the migration of these stores, or of the stores that the TOML file configures."""
-    from . import api, show
+    from . import api
 
-    move = run_async(api.status(source, target, config=config))
-    lines = ["no migration is open"]
-    if move is not None:
-        lines = [f"{move.state}: from {move.source} to {move.target} (run {move.run})"]
-        for name, rows in move.tables.items():
-            in_source, in_target = (
-                "no table" if count is None else f"{count:,} rows" for count in rows
-            )
-            lines.append(f"table   {name}: {in_source} in the source, {in_target} in the target")
-        lines.append(f"next    {move.next}")
-    facts = {"migration": None if move is None else move.to_dict()}
-    show.emit_lines(facts, lines, json)
+    move = await api.status(source, target, config=call.config)
+    if move is None:
+        return Shown({"migration": None}, ["no migration is open"])
+    lines = [f"{move.state}: from {move.source} to {move.target} (run {move.run})"]
+    for name, rows in move.tables.items():
+        in_source, in_target = (
+            "no table" if count is None else f"{count:,} rows" for count in rows
+        )
+        lines.append(f"table   {name}: {in_source} in the source, {in_target} in the target")
+    return Shown({"migration": move.to_dict()}, [*lines, f"next    {move.next}"])
 
 
-@app.command("verify")
-@failing_clearly
-@_interruptible
-def verify_(
+@_command("verify", events=True)
+async def verify_(
+    call: _Call,
     source: From = None,
     target: To = None,
-    config: Config = None,
     table: Tables = None,
     repair: Annotated[
         bool,
@@ -217,58 +223,49 @@ def verify_(
             "--repair", help="Bring over the differences, if the target is a copy and not in use."
         ),
     ] = False,
-    json: Events = False,
-) -> None:
+) -> Shown:
     """Compare every row of both stores.
 
     Without --from and --to, compares the stores of the migration. Exits with 1 if anything differs,
     but with 0 after a switch: the target is in use then, and its newer writes are no fault.
     """
-    from . import api, show
+    from . import api
 
-    with show.shown(json=json) as listener:
-        comparing = api.verify(
-            source, target, config=config, tables=_names(table), repair=repair, listener=listener
-        )
-        report = run_async(comparing)
+    report = await api.verify(
+        source, target, config=call.config, tables=_names(table), repair=repair,
+        listener=call.listener,
+    )  # fmt: skip
     end = "every row is equal" if report.equal else "NOT EQUAL"
     if report.in_use and not report.equal:
         end = f"{report.target} is in use and has newer writes; this is no fault"
-    show.emit_lines(report.to_dict(), [*report.lines(), end], json, behind_events=True)
-    if not (report.equal or report.in_use):
-        raise typer.Exit(1)
+    wrong = not (report.equal or report.in_use)
+    lines = [*report.lines(), end]
+    return Shown(report.to_dict(), lines, error=typer.Exit(1) if wrong else None)
 
 
-@app.command("abort")
-@failing_clearly
-@_interruptible
-def abort_(
-    source: From = None, target: To = None, config: Config = None, json: Events = False
-) -> None:
+@_command("abort", events=True)
+async def abort_(call: _Call, source: From = None, target: To = None) -> Shown:
     """Cancel a run. The source is unchanged; tables copied to the target are dropped."""
-    from . import api, show
+    from . import api
 
-    with show.shown(json=json) as listener:
-        warnings = run_async(api.abort(source, target, config=config, listener=listener))
+    warnings = await api.abort(source, target, config=call.config, listener=call.listener)
     lines = [*(f"warning: {text}" for text in warnings), "aborted; the source is as it was"]
-    show.emit_lines({"aborted": True, "warnings": warnings}, lines, json, behind_events=True)
+    return Shown({"aborted": True, "warnings": warnings}, lines)
 
 
-@app.command("forget")
-@failing_clearly
-def forget_(
+@_command("forget")
+async def forget_(
+    call: _Call,
     store: Annotated[
         str, typer.Argument(metavar="STORE", help="The store, or a backend of the TOML file.")
     ],
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Make an old store usable again on its own.
 
     Removes its mark, which sends apps to the store that it moved to, or an unreadable mark.
     """
-    from . import api, show
+    from . import api
 
-    warnings = run_async(api.forget(store, config=config))
+    warnings = await api.forget(store, config=call.config)
     lines = [*(f"warning: {text}" for text in warnings), f"{store} is an independent store again"]
-    show.emit_lines({"store": store, "forgotten": True, "warnings": warnings}, lines, json)
+    return Shown({"store": store, "forgotten": True, "warnings": warnings}, lines)

@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def shown(*, json: bool) -> Iterator[Listener]:
+def events_shown(*, json: bool) -> Iterator[Listener]:
     """Return a listener that shows events until the block ends."""
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 

@@ -11,9 +11,8 @@ import typer
 
 from .._tools.redaction import redacted
 from ..errors import AiovecError, ConfigError
-from .output import emit, one_line
-from .run import failing_clearly
-from .stores import AsJson, Config, Store, check_there, place_named
+from .output import one_line
+from .stores import At, Shown, check_there, on_store, place_named
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,21 +21,25 @@ if TYPE_CHECKING:
     from ..backend.plugin import Finding
 
 
-@failing_clearly
-def doctor(store: Store = None, config: Config = None, json: AsJson = False) -> None:
+@on_store()
+async def doctor(at: At) -> Shown:
     """Check the installation and a store: show what is wrong and how to fix it.
 
     Changes nothing. Exits with 1 if something is wrong, or if the --store does not exist.
     """
-    findings = [*_findings(store, config), *_of_documents()]
+    from ..backend.threads import in_thread  # slow
+
+    findings = await in_thread(_findings, at.store, at.config)
     wrong = sum(not finding.ok for finding in findings)
     facts = {"ok": not wrong, "findings": findings}
-    emit(facts, _lines(findings, wrong), json)
-    if wrong:
-        raise typer.Exit(1)
+    return Shown(facts, _lines(findings, wrong), error=typer.Exit(1) if wrong else None)
 
 
 def _findings(store: str | None, config: str | None) -> list[Finding]:
+    return [*_of_place(store, config), *_of_documents()]
+
+
+def _of_place(store: str | None, config: str | None) -> list[Finding]:
     from ..backend.doctor import examine
     from ..backend.plugin import Finding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json as jsonlib
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -189,14 +189,14 @@ class Shown(NamedTuple):
     """The result of a command: its facts for ``--json``, and what is shown to people.
 
     It goes to standard error with ``stderr``. A ``note`` goes there too, on a terminal only. An
-    ``error`` is raised afterwards.
+    ``error`` is raised afterwards, ``typer.Exit`` for an exit code without a word.
     """
 
     facts: Any
     lines: Iterable[Line]
     stderr: bool = False
     note: str = ""
-    error: AiovecError | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +210,19 @@ class At:
     store: str | None
     config: str | None
     exits: AsyncExitStack
+
+    def engine(self, name: str | None, address: str | None) -> Engine | None:
+        """Connect to the engine that a command names; None for this process. Call before ``open``.
+
+        So the engine ends after the store, and a wrong address is told before a store is made.
+        """
+        return self.exits.enter_context(engine_of(name, address))
+
+    async def place(self) -> Place:
+        """Return the place of the store, which need not exist."""
+        from ..backend.threads import in_thread  # slow
+
+        return await in_thread(place_named, self.store, self.config)
 
     async def open(self, *, reading: bool = False, create: bool = False) -> VectorStore:
         """Open the store."""
@@ -255,40 +268,62 @@ def in_store(store: str | None, config: str | None, work: Callable[[At], Awaitab
     return run_async(run())
 
 
-def on_store(
-    *, shows_progress: bool = False
-) -> Callable[[Callable[..., Awaitable[Shown]]], Callable[..., None]]:
+_Command = Callable[..., Awaitable[Shown] | AsyncIterator[Shown]]
+
+
+def on_store(*, shows_progress: bool = False) -> Callable[[_Command], Callable[..., None]]:
     """Make a command of an async function of a store and of the command's own options.
 
-    It gets ``--store``, ``--config`` and ``--json``, and prints what the function returns.
+    It gets ``--store``, ``--config`` and ``--json``, and prints what the function returns, or each
+    result that it yields.
     """
 
-    def decorate(command: Callable[..., Awaitable[Shown]]) -> Callable[..., None]:
+    def decorate(command: _Command) -> Callable[..., None]:
         @wraps(command)
         def run(*, store: str | None, config: str | None, json: bool, **options: Any) -> None:
             if shows_progress:
                 import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
 
-            shown = in_store(store, config, lambda at: command(at, **options))
-            emit(shown.facts, shown.lines, json, stderr=shown.stderr)
-            if shown.note and not json and out(stderr=True).is_terminal:
-                say(shown.note, stderr=True)
-            if shown.error is not None:
-                raise shown.error
+            async def work(at: At) -> Shown | None:
+                result = command(at, **options)
+                if not isinstance(result, AsyncIterator):
+                    return await result
+                async for shown in result:
+                    show(shown, json)
+                return None
 
-        made: Any = failing_clearly(run)
-        _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [each.replace(kind=keyword) for each in own] + [
-            inspect.Parameter("store", keyword, default=None, annotation=Store),
-            inspect.Parameter("config", keyword, default=None, annotation=Config),
-            inspect.Parameter("json", keyword, default=False, annotation=AsJson),
-        ]
-        made.__signature__ = inspect.Signature(parameters)
-        made.__annotations__ = {each.name: each.annotation for each in parameters}
-        return made  # type: ignore[no-any-return]
+            if (last := in_store(store, config, work)) is not None:
+                show(last, json)
+
+        return with_options(run, command, store=Store, config=Config, json=AsJson)
 
     return decorate
+
+
+def show(shown: Shown, json: bool) -> None:
+    """Print the result of a command."""
+    emit(shown.facts, shown.lines, json, stderr=shown.stderr)
+    if shown.note and not json and out(stderr=True).is_terminal:
+        say(shown.note, stderr=True)
+    if shown.error is not None:
+        raise shown.error
+
+
+def with_options(run: Callable[..., None], command: Any, **added: Any) -> Callable[..., None]:
+    """Return ``run`` as a command with the options of ``command``, and further types of options.
+
+    The first argument of ``command`` is no option.
+    """
+    made: Any = failing_clearly(run)
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [each.replace(kind=keyword) for each in own]
+    for name, kind in added.items():
+        default = False if name == "json" else None
+        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=kind))
+    made.__signature__ = inspect.Signature(parameters)
+    made.__annotations__ = {each.name: each.annotation for each in parameters}
+    return made  # type: ignore[no-any-return]
 
 
 def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,27 +13,11 @@ from .._internals import StoreInternals
 from .._store.connect import restore_place
 from ..errors import AiovecError, UnsupportedError
 from .facts import index_line
-from .output import emit, say_error, working
-from .run import failing_clearly, run_async
-from .stores import (
-    Address,
-    AnyTable,
-    AsJson,
-    At,
-    Config,
-    EngineName,
-    Shown,
-    Store,
-    engine_of,
-    in_store,
-    of_each_table,
-    on_store,
-    place_named,
-)
+from .output import say_error, working
+from .stores import Address, AnyTable, At, EngineName, Shown, of_each_table, on_store
 
 if TYPE_CHECKING:
     from .._store.store import VectorStore
-    from ..backend.contract import IndexInfo
     from ..backend.engine import Engine
 
 
@@ -40,12 +25,12 @@ _DIGITS = 18  # of the largest option: every backend takes 64 bits at most
 _OWN = ("", "table", "kind", "recall", "wait")  # no options, or ones of the command
 
 
-@failing_clearly
-def optimize(
+@on_store(shows_progress=True)
+async def optimize(
+    at: At,
     tables: Annotated[
         list[str] | None, typer.Argument(metavar="TABLE", help="Only these tables. Default: all.")
     ] = None,
-    store: Store = None,
     every: Annotated[
         str | None,
         typer.Option(
@@ -56,46 +41,38 @@ def optimize(
     ] = None,
     engine: EngineName = None,
     address: Address = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> AsyncIterator[Shown]:
     """Compact tables and bring their indexes up to date.
 
     With --every, one process looks after a store whose other processes have upkeep = "elsewhere": a
     table that fails is reported and tried again in the next round.
     """
+    import asyncio
+
     pause = 0.0
     if every is not None:
         from .._store.rank import seconds_of  # slow
 
         if not (pause := seconds_of(every)):
             raise typer.BadParameter(f"--every must be a time such as 10m or 1h, not {every!r:.60}")
+    workers = at.engine(engine, address)
+    vectors = await at.open()
 
-    async def work(at: At, workers: Engine | None) -> None:
-        import asyncio
-
-        vectors = await at.open()
-
-        async def of(name: str) -> dict[str, Any] | None:
-            try:
-                return await _optimized(vectors, name, workers)
-            except AiovecError as exc:
-                if not pause:
-                    raise
-                say_error(exc)
-                return None
-
-        while True:
-            done = list(filter(None, await of_each_table(vectors, tables, of, "optimizing")))
-            emit({"tables": done}, list(map(_optimized_line, done)), json)
+    async def of(name: str) -> dict[str, Any] | None:
+        try:
+            return await _optimized(vectors, name, workers)
+        except AiovecError as exc:
             if not pause:
-                return
-            await asyncio.sleep(pause)
+                raise
+            say_error(exc)
+            return None
 
-    import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
-
-    with engine_of(engine, address) as workers:
-        in_store(store, config, lambda at: work(at, workers))
+    while True:
+        done = list(filter(None, await of_each_table(vectors, tables, of, "optimizing")))
+        yield Shown({"tables": done}, list(map(_optimized_line, done)))
+        if not pause:
+            return
+        await asyncio.sleep(pause)
 
 
 async def _optimized(vectors: VectorStore, name: str, workers: Engine | None) -> dict[str, Any]:
@@ -118,10 +95,10 @@ def _optimized_line(table: dict[str, Any]) -> str:
     )
 
 
-@failing_clearly
-def index(
+@on_store(shows_progress=True)
+async def index(
+    at: At,
     table: AnyTable = None,
-    store: Store = None,
     kind: Annotated[
         str, typer.Option(help="auto, or a kind of index that the backend has, such as ivf_pq.")
     ] = "auto",
@@ -145,9 +122,7 @@ def index(
     ] = None,
     engine: EngineName = None,
     address: Address = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Build an approximate index over a table's vectors, measure its recall, and show all indexes.
 
     Others can read and write in the meantime. If the build is interrupted, the table stays as it
@@ -158,34 +133,28 @@ def index(
         options["recall"] = recall
     if drop is not None and (options or kind != "auto" or engine is not None):
         raise typer.BadParameter("--drop takes no other option of an index")
-
-    async def work(at: At, workers: Engine | None) -> tuple[str, float, list[IndexInfo]]:
-        opened = await at.table(table)
-        vectors = opened.store
-        if not vectors.supports("indexes"):
-            hint = "it needs none: every search is exact"
-            raise UnsupportedError("indexes", vectors.backend_name, hint)
-        began = time.perf_counter()
-        with working("building the index" if drop is None else "dropping the index"):
-            if drop is not None:
-                await opened.drop_index(drop)
-            elif workers is None:
-                await opened.create_index(kind, **options)
-            else:
-                build = partial(workers.index, kind=kind, options=options)
-                await StoreInternals(vectors).on_table("create_index", opened.name, build)
-        return opened.name, time.perf_counter() - began, await opened.indexes()
-
-    import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
-
-    with engine_of(engine, address) as workers:
-        name, seconds, indexes = in_store(store, config, lambda at: work(at, workers))
+    workers = at.engine(engine, address)
+    opened = await at.table(table)
+    vectors, name = opened.store, opened.name
+    if not vectors.supports("indexes"):
+        hint = "it needs none: every search is exact"
+        raise UnsupportedError("indexes", vectors.backend_name, hint)
+    began = time.perf_counter()
+    with working("building the index" if drop is None else "dropping the index"):
+        if drop is not None:
+            await opened.drop_index(drop)
+        elif workers is None:
+            await opened.create_index(kind, **options)
+        else:
+            build = partial(workers.index, kind=kind, options=options)
+            await StoreInternals(vectors).on_table("create_index", name, build)
+    seconds, indexes = time.perf_counter() - began, await opened.indexes()
     done = "indexed" if drop is None else f"dropped the index {drop} of"
-    shown = [f"{done} {name} in {seconds:.2f} s"]
-    shown += [f"{info.name}: {index_line(info)}" for info in indexes]
+    lines = [f"{done} {name} in {seconds:.2f} s"]
+    lines += [f"{info.name}: {index_line(info)}" for info in indexes]
     if not indexes:
-        shown.append("the table has no index: every search scans every row")
-    emit({"table": name, "seconds": round(seconds, 6), "indexes": indexes}, shown, json)
+        lines.append("the table has no index: every search scans every row")
+    return Shown({"table": name, "seconds": round(seconds, 6), "indexes": indexes}, lines)
 
 
 @on_store(shows_progress=True)
@@ -206,32 +175,27 @@ async def backup(
     return Shown(facts, [f"copied {source} to {path} in {seconds:.2f} s"])
 
 
-@failing_clearly
-def restore(
+@on_store(shows_progress=True)
+async def restore(
+    at: At,
     backup: Annotated[
-        str,
-        typer.Argument(metavar="BACKUP", help="A copy that aiovec backup wrote."),
+        str, typer.Argument(metavar="BACKUP", help="A copy that aiovec backup wrote.")
     ],
-    store: Store = None,
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite", help="Delete the replaced store. Default: keep it under another name."
         ),
     ] = False,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown:
     """Check a backup, then replace a store with it. No process may have the store open."""
-    place = place_named(store, config)
+    place = await at.place()
     with working("restoring"):
-        kept = run_async(restore_place(backup, place, overwrite=overwrite))
-    target = str(place)
-    lines = [f"restored {target} from {backup}"]
+        kept = await restore_place(backup, place, overwrite=overwrite)
+    lines = [f"restored {place} from {backup}"]
     if kept is not None:
         lines.append(f"the replaced store is now {kept}")
-    facts = {"backup": backup, "store": target, "kept": kept and str(kept)}
-    emit(facts, lines, json)
+    return Shown({"backup": backup, "store": str(place), "kept": kept and str(kept)}, lines)
 
 
 def _option(text: str) -> tuple[str, int]:
