@@ -70,10 +70,7 @@ def create_app(
             embedder=embedder,
             embedders=embedders,
         ),
-        middleware=[
-            Middleware(Observing, metrics=metrics, logs=chosen.access_log),
-            *cors(chosen),
-        ],
+        middleware=[Middleware(Observing, metrics=metrics, logs=chosen.access_log), *cors(chosen)],
     )
     app.router.redirect_slashes = False
     app.state.aiovec_metrics = metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -9,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from aiovec.backend.contract import StaleTableError
+from aiovec.backend.files import lock_file, unlock_file
 from aiovec.backend.marks import MoveMark
 from aiovec.backend.paths import PathText
 from aiovec.backend.place import Place
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import ConfigError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
 from .embedding import Reembedding
 from .events import Event, Listener, Options, unheard
-from .limits import Limits
-from .lock import migrator_lock
-from .marks import forget_move
+from .marks import State, forget_move, marks_of
 from .migration import Migration, Report, TableReport
 from .places import (
     OpenPlace,
@@ -33,10 +33,9 @@ from .places import (
     unwritable,
 )
 from .planning import Plan, count_removed, other_vectors
-from .states import State, marks_of
 from .tables import OpenTable
 from .toml import TomlFile
-from .work import Step, Work, no_step, run_of
+from .work import Limits, Step, Work, no_step, run_of
 
 
 async def plan(
@@ -311,7 +310,8 @@ class _Session:
         An open mark counts before one that is over, and otherwise the newest counts.
         """
         names = [name for name in (source, target) if name is not None]
-        places = [await self.opened(name) for name in names or await self._configured()]
+        named: Sequence[PathText] = names or await in_thread(configured, self.file)
+        places = [await self.opened(name) for name in named]
         every = [(await place.record()).mark for place in places]
         marks = [
             (not mark.left, not mark.filling, mark.generation, number, mark)
@@ -331,9 +331,6 @@ class _Session:
         )
         other = next(others, None) or await self.opened(partner)
         return ((other, places[number]) if mark.filling else (places[number], other)), mark
-
-    async def _configured(self) -> Sequence[PathText]:
-        return await in_thread(configured, self.file)
 
 
 @asynccontextmanager
@@ -392,10 +389,7 @@ async def _counts(place: OpenPlace) -> dict[str, int]:
 
 
 async def _compared(
-    source: OpenPlace,
-    target: OpenPlace,
-    tables: tuple[str, ...] | None,
-    listener: Listener,
+    source: OpenPlace, target: OpenPlace, tables: tuple[str, ...] | None, listener: Listener
 ) -> Report:
     for place in (source, target):
         if place.missing:
@@ -449,3 +443,39 @@ async def _compared_table(
 
 
 __all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]
+
+
+# One migrator at a time
+
+
+@asynccontextmanager
+async def migrator_lock(source: OpenPlace, target: OpenPlace) -> AsyncIterator[None]:
+    """Keep other migrators of these stores out. Raises MigrationError if one is at work.
+
+    The locked file lies beside the source, or the target if the source is remote.
+    """
+    beside = source.path or target.path
+    file = Path(tempfile.gettempdir()) / f"aiovec-migrate-{run_of(source, target)}.lock"
+    if beside is not None:
+        file = beside.with_name(f".{beside.name}.migrate.lock")
+    lock = await in_thread(_take, file)
+    try:
+        yield
+    finally:
+        await to_its_end(in_thread(_release, file, lock))
+
+
+def _take(file: Path) -> int:
+    try:
+        lock = lock_file(file)
+    except OSError as exc:
+        raise MigrationError(f"{file} cannot be locked: {exc.strerror or exc}") from exc
+    if lock is None:
+        raise MigrationError(f"another migrator is at work: it holds {file}; wait until it ends")
+    return lock
+
+
+def _release(file: Path, lock: int) -> None:
+    with suppress(OSError):
+        file.unlink()
+    unlock_file(lock)

@@ -6,7 +6,7 @@ commands imports it, so it imports little; the commands import the migrator when
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
@@ -103,7 +103,7 @@ class _Call(NamedTuple):
     listener: Listener
 
 
-_Function = Callable[..., Awaitable[Shown]]
+_Function = Callable[..., Coroutine[Any, Any, Shown]]
 
 
 def _command(name: str, *, events: bool = False) -> Callable[[_Function], Callable[..., None]]:
@@ -131,7 +131,7 @@ def _command(name: str, *, events: bool = False) -> Callable[[_Function], Callab
                         "interrupted; nothing is lost. Run the same command again to continue"
                     )
                     raise typer.Exit(130) from exc
-            show.emit_lines(shown.facts, shown.lines, json, behind_events=events)
+            show.show_result(shown, json, behind_events=events)
             if shown.error is not None:
                 raise shown.error
 

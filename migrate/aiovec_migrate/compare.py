@@ -27,8 +27,8 @@ from aiovec.backend.threads import in_thread, together
 from aiovec.errors import MigrationError
 
 from .hashes import Hasher, Hashes, among, unlike
-from .limits import Limits
 from .tables import OpenTable, everything, row_bytes
+from .work import Limits
 
 Progress = Callable[[int], None]
 """Called with the number of rows just read, on either side."""

@@ -17,9 +17,8 @@ from functools import partial
 from aiovec.backend.threads import together
 from aiovec.errors import AiovecError, ConfigError, MigrationError
 
-from .marks import pause_writers, resume_writers, set_moved
+from .marks import State, marks_of, pause_writers, resume_writers, set_moved
 from .moving import TableMove
-from .states import State, marks_of
 from .toml import TomlFile
 from .work import Work
 

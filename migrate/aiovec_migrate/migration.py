@@ -25,10 +25,9 @@ from aiovec.errors import AiovecError, MigrationError
 
 from .compare import Difference
 from .cut_over import Cutover, complete
-from .marks import begin_move, end_move, fill, reenter, resume_writers
+from .marks import Marks, State, begin_move, end_move, fill, marks_of, reenter, resume_writers
 from .moving import TableMove
 from .planning import Plan, look, without_source
-from .states import Marks, State, marks_of
 from .tables import OpenTable
 from .toml import TomlFile
 from .work import Work

@@ -13,8 +13,8 @@ from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
 from .embedding import Reembedding
+from .marks import Marks
 from .places import OpenPlace
-from .states import Marks
 from .tables import OpenTable, repeated
 from .work import Work
 

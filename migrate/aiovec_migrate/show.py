@@ -11,13 +11,14 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.text import Text
 
 from aiovec._cli.output import emit, one_line, out
+from aiovec._cli.stores import Shown
 
 from .events import Event, Listener
 
@@ -91,14 +92,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def emit_lines(
-    facts: dict[str, Any], lines: Iterable[str], json: bool, *, behind_events: bool = False
-) -> None:
+def show_result(result: Shown, json: bool, *, behind_events: bool) -> None:
     """Print a result as JSON, one more line behind events, or as lines with their spaces kept."""
     if json and behind_events:
-        out().file.write(json_line({"kind": "result", **facts}))
+        out().file.write(json_line({"kind": "result", **result.facts}))
     else:
-        emit(facts, map(Text, lines), json)
+        emit(result.facts, [Text(str(line)) for line in result.lines], json)
 
 
 def json_line(value: object) -> str:

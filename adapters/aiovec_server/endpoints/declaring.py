@@ -131,9 +131,7 @@ class _Path:
 
 
 def routes_of(
-    endpoints: Sequence[Endpoint],
-    store: VectorStore | None,
-    settings: ServerSettings | None = None,
+    endpoints: Sequence[Endpoint], store: VectorStore | None, settings: ServerSettings | None = None
 ) -> list[Route]:
     """Return a route for each path, with limits and security where there are settings.
 

@@ -19,8 +19,8 @@ import aiovec
 from aiovec import MigrationError, VectorStore
 from aiovec.backend.place import find_place
 from aiovec_migrate.compare import Comparison
-from aiovec_migrate.limits import Limits
 from aiovec_migrate.tables import OpenTable
+from aiovec_migrate.work import Limits
 
 MUCH, TIGHT = Limits(), Limits(compared_rows=30)
 

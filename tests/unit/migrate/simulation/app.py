@@ -195,9 +195,7 @@ class Worker:
             await self._update(follower, table, {**rows[id], "version": rows[id]["version"] + 1})
         else:
             count = await self._call(
-                follower,
-                table,
-                lambda backend, handle: backend.write(handle, Delete(ids)),
+                follower, table, lambda backend, handle: backend.write(handle, Delete(ids))
             )
             assert count == len(ids), f"{count} of {ids} were deleted"
             for id in ids:

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from tests.harness.values import python_rows
 
-from aiovec import Schema, TableStats
+import aiovec
+from aiovec import DuplicateIdError, Schema, TableExistsError, TableNotFoundError, TableStats
 from aiovec.backend import Expr
 from aiovec.backend.changes import Delete, Insert, RowChange, Update, Upsert
 from aiovec.backend.contract import (
@@ -30,12 +31,6 @@ from aiovec.backend.contract import (
 )
 from aiovec.backend.marks import PAUSED, MoveMark, MoveRecord
 from aiovec.backend.rows import Batch
-from aiovec.errors import (
-    DuplicateIdError,
-    StoreBusyError,
-    TableExistsError,
-    TableNotFoundError,
-)
 
 from .disk import Disk, ModelTable, Row, place_of
 from .loop import current_process
@@ -98,12 +93,7 @@ class ModelBackend(_Unused):
         return answer
 
     async def _write(
-        self,
-        name: str,
-        table: str,
-        act: Callable[[], _T],
-        *,
-        schema: bool = False,
+        self, name: str, table: str, act: Callable[[], _T], *, schema: bool = False
     ) -> _T:
         """A write: ``act`` commits it, in one step in which nothing else happens."""
         await self._before(name)
@@ -355,7 +345,7 @@ class LakeBackend(ModelBackend):
         tries = 0
         while self.disk.locks.get(table) is not None:
             if loop.time() > until:
-                raise StoreBusyError(f"{table} is locked", limit)
+                raise aiovec.StoreBusyError(f"{table} is locked", limit)
             # Looks at a lock whose holder stalls for a minute would be most of what is simulated.
             tries += 1
             slower = min(1 + tries / 4, 20)

@@ -15,10 +15,9 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.rows import Batch
 from aiovec.errors import AiovecError, MigrationError
 from aiovec_migrate import Event, Options
-from aiovec_migrate.limits import Limits
 from aiovec_migrate.migration import Migration
 from aiovec_migrate.places import OpenPlace
-from aiovec_migrate.work import Work
+from aiovec_migrate.work import Limits, Work
 
 from .app import SCHEMA, Worker, as_table, comparable, make_row
 from .backend import LOOKS, ModelBackend
@@ -91,9 +90,7 @@ class Scenario:
             source=source,
             target=chance.choice(["sqlite", "lancedb", "lancedb"]),
             options=Options(
-                switch=switch,
-                pause_limit=chance.choice([0.3, 5.0]),
-                attempts=chance.choice([1, 3]),
+                switch=switch, pause_limit=chance.choice([0.3, 5.0]), attempts=chance.choice([1, 3])
             ),
             tables=chance.choice([1, 1, 2]),
             rows=chance.choice([0, 5, 30]),
