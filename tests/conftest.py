@@ -22,6 +22,11 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.pycache_prefix = str(Path(__file__).parents[1] / "build" / "bytecode")
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
+# No setting of who runs the tests reaches one.
+for _name in [*os.environ]:
+    if _name.upper().startswith("AIOVEC_") and _name != "AIOVEC_LOOP":
+        del os.environ[_name]
+
 pytest.register_assert_rewrite("tests.contract", "tests.harness")
 
 from tests.harness.blocking import watching  # noqa: E402 - behind what rewrites the asserts

@@ -37,9 +37,8 @@ def run() -> Run:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to an empty folder, in an environment that names no TOML file."""
+    """Change to an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
     return tmp_path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,6 @@ from aiovec.backend.place import find_place
 from aiovec.backend.settings import BackendSettings
 
 Toml = Callable[[str | bytes], Path]
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.upper().startswith("AIOVEC_"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -183,9 +175,7 @@ ENVIRONMENT = [
 ]
 
 
-def test_faults_of_the_environment_name_the_variable(
-    toml: Toml, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faults_of_environment_name_variable(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value, accepted in ENVIRONMENT:
         with case((name, value)), monkeypatch.context() as patched:
             patched.setenv(name, value)

@@ -15,22 +15,12 @@ from tests.connect.toy import Toy, install
 from tests.contract.base import case
 from tests.harness.waiting import until
 
-from aiovec import (
-    AiovecError,
-    BackendNotInstalledError,
-    ConfigError,
-    InvalidArgumentError,
-    VectorStore,
-    connect,
-    restore,
-)
+import aiovec
+from aiovec import AiovecError, BackendNotInstalledError, ConfigError, VectorStore, connect, restore
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.upper().startswith("AIOVEC_"):
-            monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 
@@ -150,7 +140,7 @@ async def test_a_place_that_cannot_hold_a_store_or_a_backup_is_refused(tmp_path:
         with case(wrong), pytest.raises(ConfigError, match="backup"):
             await restore(wrong, ":memory:")
     async with connect(tmp_path / "n.db") as store:
-        with pytest.raises(InvalidArgumentError):
+        with pytest.raises(aiovec.InvalidArgumentError):
             await store.backup(f"{tmp_path}/\ud800")
 
 

@@ -41,9 +41,7 @@ def _rows_of(title: str, backends: Sequence[str]) -> dict[str, list[str]]:
     return {row[0].strip("| "): row[1:] for row in result}
 
 
-async def test_the_backend_of_the_page_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_backend_of_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (module,) = [
         body
         for body in blocks("docs/internals/writing-a-backend.md", "python")
@@ -121,10 +119,7 @@ def test_the_table_of_the_remote_backend_is_complete() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_the_lines_of_the_switch(
-    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("AIOVEC_RETRIEVAL__BACKEND", raising=False)
+async def test_the_lines_of_the_switch(backend: str, tmp_path: Path) -> None:
     lines = blocks("docs/reference/configuration.md", "toml")[0]
     assert lines.count('"sqlite"') == 1
     (tmp_path / "aiovec.toml").write_text(lines.replace('"sqlite"', f'"{backend}"'))

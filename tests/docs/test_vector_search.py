@@ -38,7 +38,6 @@ CREATE TABLE docs (id INTEGER PRIMARY KEY, title TEXT, year INTEGER, embedding B
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the databases of the page, in which two rows are bad."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
     (view,) = blocks(PAGE, "sql")
     db = connect(tmp_path / "old.db")
     db.executescript(TABLES)

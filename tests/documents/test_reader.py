@@ -36,10 +36,7 @@ async def test_a_title_that_cannot_be_decoded_is_none() -> None:
 
 
 async def test_a_document_beyond_a_bound_fails_alone() -> None:
-    for data, reason in (
-        (blown_up(), "memory"),
-        (pdf([""] * 10_001), "more than 10,000 pages"),
-    ):
+    for data, reason in ((blown_up(), "memory"), (pdf([""] * 10_001), "more than 10,000 pages")):
         with case(reason):
             with pytest.raises(DocumentError, match=reason):
                 await _cut(data)
@@ -85,8 +82,9 @@ async def test_the_store_answers_beside_slow_uploads() -> None:
 
 @pytest.mark.slow
 async def test_the_reader_ends_after_a_rest() -> None:
-    await _cut(pdf(["Text."]))
-    assert _readers()
+    cutting = asyncio.ensure_future(_cut(pdf(["Text."])))
+    await until(_readers)
+    await cutting
     await until(lambda: not _readers())
 
 
@@ -189,14 +187,13 @@ async def test_an_interrupted_import_ends_at_once(tmp_path: Path) -> None:
                 *COMMAND, "import", ".", "--embedder", "demo", "-s", "s.db", *options,
                 cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
-            await until(lambda process=process: _readers(process.pid))
-            (reader,) = _readers(process.pid)
+            (reader,) = await until(lambda process=process: _readers(process.pid))
             process.send_signal(signal.SIGINT)
             _, said = await process.communicate()
             assert (process.returncode, said.decode().splitlines()[-1:]) == (
                 130, ["error: interrupted"],
             )  # fmt: skip
-            assert not reader.is_running()
+            await until(lambda reader=reader: _has_ended(reader))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
@@ -206,11 +203,10 @@ async def test_the_reader_of_a_killed_process_ends(tmp_path: Path) -> None:
         *COMMAND, "import", ".", "--embedder", "demo", "-s", "s.db", cwd=tmp_path,
         stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    await until(lambda: _readers(process.pid))
-    (reader,) = _readers(process.pid)
+    (reader,) = await until(lambda: _readers(process.pid))
     process.kill()
     await process.wait()
-    await until(lambda: not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE)
+    await until(lambda: _has_ended(reader))
 
 
 def _readers(pid: int | None = None) -> list[psutil.Process]:
@@ -219,6 +215,13 @@ def _readers(pid: int | None = None) -> list[psutil.Process]:
     for child in psutil.Process(pid).children():
         # A child may end between two looks at it, and has no command line from then on.
         with suppress(psutil.NoSuchProcess):
-            if "child.py" in child.cmdline()[-1]:
+            if "child.py" in " ".join(child.cmdline()):
                 readers.append(child)
     return readers
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

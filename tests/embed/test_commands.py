@@ -27,7 +27,6 @@ TOML = ("--config", "aiovec.toml")
 @pytest.fixture(autouse=True)
 def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
     Path("aiovec.toml").write_text(CONFIG)
 
 

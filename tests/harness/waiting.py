@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from inspect import isawaitable
+from typing import Any
 
 
-async def until(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Return once the condition, which may be awaited, holds; fail when it does not in time."""
+async def until(condition: Callable[[], object], seconds: float = 120) -> Any:
+    """Return what the condition, which may be awaited, gives once that holds; fail when it does not
+    in time."""
     async with asyncio.timeout(seconds):
         while True:
             result = condition()
             if isawaitable(result):
                 result = await result
             if result:
-                return
+                return result
             await asyncio.sleep(0.01)

@@ -11,9 +11,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+def run() -> Run:
     """``aiovec migrate`` with these arguments: its exit code, and what it wrote to both streams."""
-    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         done = command.run("migrate", *arguments)

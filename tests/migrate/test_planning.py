@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,24 +17,10 @@ import aiovec_migrate
 from aiovec import AiovecError, ConfigError, Field, MigrationError, Schema
 from aiovec_migrate import Options
 
-from .support import (
-    BACK_FIRST,
-    SWITCH,
-    WAYS,
-    a_store,
-    contents_at,
-    place_of,
-    write_toml,
-)
+from .support import BACK_FIRST, SWITCH, WAYS, a_store, contents_at, place_of, write_toml
 
 FIELDS: dict[str, Any] = {"name": str, "year": Field(int, nullable=False)}
 NOTES = Schema(4, model="m1", fields=FIELDS)
-
-
-@pytest.fixture(autouse=True)
-def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.upper().startswith("AIOVEC_")]:
-        monkeypatch.delenv(name)
 
 
 async def a_store_of(target: str | Path, count: int = 3, **tables: Schema) -> str:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ class Place:
         (pid,) = self.servers()
         return pid
 
+    def kill(self) -> None:
+        """Kill the servers; one may just have ended by itself."""
+        for pid in self.servers():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def until_ended(self) -> None:
         deadline = time.monotonic() + START
         while self.servers():
@@ -67,13 +74,10 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    for name in [name for name in os.environ if name.startswith("AIOVEC_")]:
-        monkeypatch.delenv(name)
+def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
-    for pid in made.servers():  # they would also end by themselves
-        os.kill(pid, signal.SIGKILL)
+    made.kill()  # they would also end by themselves
 
 
 APP = """
@@ -155,7 +159,7 @@ async def test_no_write_is_lost_or_doubled_when_the_server_is_killed_and_started
             for number in range(kills):
                 least = calls + random.Random(number).randrange(20, 60)
                 await until(lambda least=least: calls >= least)
-                os.kill(await asyncio.to_thread(place.server), signal.SIGKILL)
+                await asyncio.to_thread(place.kill)
             least = calls + 10
             await until(lambda: calls >= least)
             over = True

@@ -21,13 +21,7 @@ from tests.remote.answers import http, problem
 from tests.remote.conftest import SECRET, Opens
 
 import aiovec
-from aiovec.errors import (
-    AiovecError,
-    ConfigError,
-    InvalidArgumentError,
-    OutcomeUnknownError,
-    UnsupportedError,
-)
+from aiovec import AiovecError, ConfigError, InvalidArgumentError, UnsupportedError
 
 TOML = '[retrieval]\nbackend = "remote"\nremote_url = "{}"\n[retrieval.remote]\n'
 
@@ -123,7 +117,7 @@ async def test_an_answer_that_is_too_long_is_not_read(proxy: Proxy, opens: Opens
         with pytest.raises(ConfigError, match="client reads 1,024 MiB"):
             await anext(store.export("notes"))
         proxy.answer(longer(http(b"")))
-        with pytest.raises(OutcomeUnknownError):
+        with pytest.raises(aiovec.OutcomeUnknownError):
             await store.delete("notes", ["r0001"])
 
 
@@ -166,8 +160,15 @@ async def test_the_key_is_sent_but_never_shown(proxy: Proxy, opens: Opens) -> No
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 async def test_a_private_certificate_is_refused_until_trusted(url: str, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    request = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate}"
-    about = ["-subj", "/CN=aiovec", "-addext", "subjectAltName=IP:127.0.0.1"]
+    request = f"openssl req -x509 -newkey ec -nodes -days 2 -keyout {key} -out {certificate}"
+    about = [
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-subj",
+        "/CN=aiovec",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
     made = await asyncio.create_subprocess_exec(*request.split(), *about, stderr=subprocess.DEVNULL)
     assert await made.wait() == 0
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -41,9 +41,14 @@ class Served:
             data=body if isinstance(body, bytes | None) else json.dumps(body).encode(),
             headers={"content-type": "application/json", **(headers or {})},
         )
-        with urllib.request.urlopen(request, timeout=START) as answer:
-            text = answer.read()
+        text = self.text(request)
         return json.loads(text) if text else None
+
+    def text(self, request: urllib.request.Request | str) -> str:
+        """Send a request, or GET a path, and return the text of the answer."""
+        whole = self.url + request if isinstance(request, str) else request
+        with urllib.request.urlopen(whole, timeout=START) as answer:
+            return str(answer.read(), "utf-8")
 
     def stop(self, kind: int = signal.SIGTERM) -> int:
         """Send a signal, and return the exit code."""

@@ -241,7 +241,8 @@ def test_a_stopping_server_answers_a_call_that_does_not_end(tmp_path: Path) -> N
         for name, value in (("Content-Type", "application/json"), ("Content-Length", "100")):
             call.putheader(name, value)
         call.endheaders(b"[")  # and sends no more
-        time.sleep(0.2)
+        while "in_progress 2.0" not in server.text("/metrics"):
+            time.sleep(0.01)
         assert server.stop() == 0
         answer = call.getresponse()
         problem = json.loads(answer.read())

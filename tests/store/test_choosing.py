@@ -384,17 +384,15 @@ async def test_diversity_chooses_by_the_published_formula(store: VectorStore) ->
         await store.create_table(metric, Schema(DIM, metric=metric))
         await store.insert(metric, rows)
         every = await store.search(metric, query, limit=3_000, include_vector=True)
-        unit = [_unit(hit.vector) for hit in every]
-        near = [float(vector @ _unit(query)) for vector in unit]
+        unit = np.array([_unit(hit.vector) for hit in every])
+        near = unit @ _unit(query)
         for diversity, size in itertools.product((0.3, 0.5, 1.0), (20, 3_000)):
-            picked: list[int] = []
+            picked = [int(near[:size].argmax())]
             while len(picked) < 5:
-                worth = {
-                    i: near[i] if not picked else (1 - diversity) * near[i]
-                    - diversity * max(float(unit[i] @ unit[j]) for j in picked)
-                    for i in range(size) if i not in picked
-                }  # fmt: skip
-                picked.append(max(worth, key=lambda i, worth=worth: worth[i]))  # type: ignore[misc]  # the loop's value
+                closest = (unit[:size] @ unit[picked].T).max(axis=1)
+                worth = (1 - diversity) * near[:size] - diversity * closest
+                worth[picked] = -np.inf
+                picked.append(int(worth.argmax()))
             hits = await store.search(metric, query, limit=5, diversity=diversity, fetch_k=size)
             with case((metric, diversity, size)):
                 assert ids_of(hits) == [every[i].id for i in picked]

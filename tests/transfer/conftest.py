@@ -9,7 +9,6 @@ import pytest
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to an empty folder without a TOML file."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
     return tmp_path
 
 

@@ -19,11 +19,6 @@ ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "config/aiovec.toml"
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AIOVEC_CONFIG", raising=False)
-
-
 def defaults_of(section: type[Section]) -> dict[str, Any]:
     return {
         name: key.default if key.section is None else defaults_of(key.section)
