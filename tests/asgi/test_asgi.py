@@ -25,16 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.websockets import WebSocketDisconnect
 
 import aiovec
-from aiovec import (
-    ConfigError,
-    InvalidArgumentError,
-    Schema,
-    StoreBusyError,
-    StoreClosedError,
-    StoreFullError,
-    TableNotFoundError,
-    VectorStore,
-)
+from aiovec import Schema, StoreBusyError, StoreFullError, TableNotFoundError, VectorStore
 from aiovec.asgi import add_error_handlers, get_store, lifespan
 
 with warnings.catch_warnings():
@@ -96,7 +87,7 @@ def test_fastapi_handlers_get_the_store() -> None:
                 assert socket.receive_json() == ["notes"]
             paths = client.get("/openapi.json").json()["paths"]
             assert "parameters" not in paths["/tables"]["get"]  # the request is none
-        with pytest.raises(StoreClosedError):
+        with pytest.raises(aiovec.StoreClosedError):
             asyncio.run(app.state.seen[-1].tables())
 
     class Other:
@@ -163,7 +154,7 @@ async def test_a_second_store_of_one_app_is_refused(tmp_path: Path) -> None:
     first, second = lifespan(tmp_path / "a.db"), lifespan(tmp_path / "b.db")
     app = FastAPI()
     async with first(app):
-        with pytest.raises(ConfigError, match=r"a\.db.*aiovec\.connect"):
+        with pytest.raises(aiovec.ConfigError, match=r"a\.db.*aiovec\.connect"):
             async with second(app):
                 pass
         assert not (tmp_path / "b.db").exists()
@@ -197,14 +188,14 @@ def test_config_is_passed_on_and_a_store_that_cannot_open_stops_the_start(tmp_pa
         assert client.get("/tables").json() == []
     assert (tmp_path / "x.db").exists()
     app = starlette_app(lifespan=lifespan(config=tmp_path / "missing.toml"))
-    with pytest.raises(ConfigError, match=r"missing\.toml"), TestClient(app):
+    with pytest.raises(aiovec.ConfigError, match=r"missing\.toml"), TestClient(app):
         pytest.fail("it started")
 
 
 def test_a_request_without_the_lifespan_is_refused() -> None:
-    with pytest.raises(ConfigError, match="lifespan"):
+    with pytest.raises(aiovec.ConfigError, match="lifespan"):
         TestClient(starlette_app()).get("/tables")
-    with pytest.raises(ConfigError, match="lifespan"):
+    with pytest.raises(aiovec.ConfigError, match="lifespan"):
         get_store({"type": "http"})
 
 
@@ -374,5 +365,5 @@ def test_an_error_closes_a_web_socket_that_is_open(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("app", [None, object(), "app", {}])
 def test_an_object_that_is_no_app_is_refused(app: object) -> None:
-    with pytest.raises(InvalidArgumentError, match="FastAPI, Starlette or Litestar"):
+    with pytest.raises(aiovec.InvalidArgumentError, match="FastAPI, Starlette or Litestar"):
         add_error_handlers(app)

@@ -25,15 +25,7 @@ import pytest
 from tests.harness.cases import case
 
 import aiovec
-from aiovec import (
-    AiovecError,
-    F,
-    FilterError,
-    InvalidArgumentError,
-    Schema,
-    StoreClosedError,
-    sync,
-)
+from aiovec import AiovecError, F, FilterError, InvalidArgumentError, Schema, StoreClosedError, sync
 from aiovec.bridge import (
     Bridge,
     Closable,

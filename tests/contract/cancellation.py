@@ -43,9 +43,7 @@ class CancellationContract(ContractBase):
                     break
         assert await store.count("notes") == total
 
-    async def test_a_cancelled_insert_leaves_the_others_of_its_group(
-        self, store: VectorStore
-    ) -> None:
+    async def test_cancelled_insert_leaves_others_of_its_group(self, store: VectorStore) -> None:
         """Calls that wait together: cancelling some leaves the others as they were."""
         await store.create_table("notes", SMALL)
         for turn in range(6):

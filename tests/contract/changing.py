@@ -21,14 +21,8 @@ from tests.harness.values import (
     vectors,
 )
 
-from aiovec import Embed, F, Field, Schema, VectorStore
-from aiovec.errors import (
-    DimensionMismatchError,
-    EmbeddingError,
-    InvalidNameError,
-    InvalidRowError,
-    TableNotFoundError,
-)
+import aiovec
+from aiovec import DimensionMismatchError, Embed, F, Field, InvalidRowError, Schema, VectorStore
 
 SCHEMAS = {
     "plain": EVERY_KIND,
@@ -118,7 +112,7 @@ class ChangingContract(ContractBase):
         assert await notes.exists("notes", ids) == set(ids[:10])
         assert await notes.exists("notes", "r0003") == {"r0003"}
         assert await notes.exists("notes", []) == set()
-        with pytest.raises(TableNotFoundError):
+        with pytest.raises(aiovec.TableNotFoundError):
             await notes.exists("absent", "a")
         for options, fields, with_vector in (
             ({}, {"name", "year"}, True),
@@ -128,7 +122,7 @@ class ChangingContract(ContractBase):
         ):
             (record,) = await notes.get("notes", "r0003", **options)  # type: ignore[arg-type]
             assert (set(record.fields), record.vector is not None) == (fields, with_vector)
-        with pytest.raises(InvalidNameError):
+        with pytest.raises(aiovec.InvalidNameError):
             await notes.get("notes", [], select=["absent"])
         for included in (True, False):
             rows = await notes.find("notes", "year < 3", include_vector=included)
@@ -284,7 +278,7 @@ class ChangingContract(ContractBase):
             assert await store.update("notes", {"body": "dddd"}, where="year >= 4") == 2
             assert await store.update("notes", {"body": "cc", "year": 9}, ids=["r0", "x"]) == 1
             for text in ("refused", ""):
-                with pytest.raises((EmbeddingError, InvalidRowError)):
+                with pytest.raises((aiovec.EmbeddingError, InvalidRowError)):
                     await store.update("notes", {"body": text, "year": 77}, where="TRUE")
             assert await store.count("notes", "year = 77") == 0
             calls = letters.calls

@@ -22,13 +22,8 @@ from tests.harness.values import (
     vectors,
 )
 
-from aiovec import Schema, VectorStore
+from aiovec import FilterError, InvalidNameError, Schema, StoreClosedError, VectorStore
 from aiovec.backend import pa
-from aiovec.errors import (
-    FilterError,
-    InvalidNameError,
-    StoreClosedError,
-)
 
 
 async def _batches(store: VectorStore, **options: Any) -> list[pa.RecordBatch]:

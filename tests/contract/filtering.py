@@ -229,9 +229,7 @@ class FilteringContract(ContractBase):
                     case _:
                         assert await store.count("notes", text) == len(wanted)
 
-    async def test_a_filter_may_be_a_list_a_mapping_or_a_closed_text(
-        self, store: VectorStore
-    ) -> None:
+    async def test_filter_may_be_list_mapping_or_closed_text(self, store: VectorStore) -> None:
         await self._filled(store)
         cases: list[tuple[Any, str]] = [
             ([F.year >= 2021, "live = FALSE OR live IS NULL", None], "b c ü"),
@@ -266,9 +264,7 @@ class FilteringContract(ContractBase):
         assert await store.delete("notes", where={"part": "p"}) == 2
         assert await store.update("notes", {"year": 1}, where=[{"part": "q"}, F.year > 0]) == 1
 
-    async def test_a_filter_selects_rows_with_and_without_a_vector(
-        self, store: VectorStore
-    ) -> None:
+    async def test_filter_selects_rows_with_and_without_vector(self, store: VectorStore) -> None:
         schema = Schema(DIM, vector="v", vector_nullable=True, fields={"year": int})
         rows = [{"id": f"r{n}", "v": [1.0] * DIM if n % 3 else None, "year": n} for n in range(9)]
         await filled(store, schema, rows)

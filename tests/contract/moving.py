@@ -163,9 +163,7 @@ class MovingContract(ContractBase):
         assert await one_row.delete("notes", "c") == 1
 
     @pytest.mark.core
-    async def test_writers_wait_for_the_end_of_a_pause(
-        self, one_row: VectorStore, moves: Any
-    ) -> None:
+    async def test_writers_wait_for_end_of_pause(self, one_row: VectorStore, moves: Any) -> None:
         await begin_move(moves, "r1")
         await pause_writers(moves, "r1", 60.0)
         writes = [

@@ -76,9 +76,7 @@ class NamesContract(ContractBase):
         async for batch in store.export("notes"):
             assert batch.schema.names == schema.to_arrow().names
 
-    async def test_each_condition_on_a_reserved_name_means_the_field(
-        self, store: VectorStore
-    ) -> None:
+    async def test_each_condition_on_reserved_name_means_field(self, store: VectorStore) -> None:
         """A condition on each means the field, not what the engine calls by that name."""
         for number, (declared, values, conditions) in enumerate(_BY_KIND.values()):
             table = f"t{number}"

@@ -228,9 +228,7 @@ class ReadingContract(ContractBase):
                 assert repr(counts) == "Counts({0.0: 3})"
                 assert repr(await store.distinct("notes", name, "id = 'r0'")) == "Counts({0.0: 1})"
 
-    async def test_items_of_lists_in_a_payload_are_counted_once_a_row(
-        self, store: VectorStore
-    ) -> None:
+    async def test_items_of_lists_in_payload_are_counted_once_row(self, store: VectorStore) -> None:
         values: list[Any] = [
             ["a", "b", "a"], ["b", "é\0", True, None, ["c"], {"d": 1}], "b", [1.0, 1, 2.5], 1.0,
             [True, False], [], {"a": 1}, None, [{}], "[]",
@@ -279,9 +277,7 @@ class ReadingContract(ContractBase):
             await store.fields_info("notes")
 
     @pytest.mark.core
-    async def test_find_and_search_select_fields_keys_and_the_vector(
-        self, store: VectorStore
-    ) -> None:
+    async def test_find_and_search_select_fields_keys_and_vector(self, store: VectorStore) -> None:
         rows = rows_of_every_kind(6)
         await filled(store, EVERY_KIND, rows)
         row = rows[3]

@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 from tests.contract.base import ContractBase, filled
-from tests.harness.values import (
-    EVERY_KIND,
-    SMALL,
-    assert_same_rows,
-    rows_of_every_kind,
-    small_rows,
-)
+from tests.harness.values import EVERY_KIND, SMALL, assert_same_rows, rows_of_every_kind, small_rows
 
 from aiovec import Record, Results, VectorStore
 from aiovec.errors import FilterError, InvalidNameError, TableNotFoundError

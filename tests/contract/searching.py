@@ -23,12 +23,9 @@ from tests.harness.values import (
     vectors,
 )
 
-from aiovec import Decay, F, Factor, Field, Hit, Schema, Tuning, VectorStore
+import aiovec
+from aiovec import Decay, F, Factor, Field, Hit, InvalidArgumentError, Schema, Tuning, VectorStore
 from aiovec.backend import Metric
-from aiovec.errors import (
-    InvalidArgumentError,
-    UnsupportedError,
-)
 
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
 # Points around the query [2, 0], the nearest first, with their distances and scores.
@@ -365,7 +362,7 @@ class SearchingContract(ContractBase):
             }
 
         calls: list[Callable[..., Awaitable[list[Hit]]]] = [
-            lambda **options: store.search("notes", query, fetch_k=12, **options),
+            lambda **options: store.search("notes", query, fetch_k=12, **options)
         ]
         if store.supports("text"):
             calls += [
@@ -488,7 +485,7 @@ class SearchingContract(ContractBase):
                 if notes.supports(ability):
                     assert len(await search) == 2
                 else:
-                    with pytest.raises(UnsupportedError, match="exact=True"):
+                    with pytest.raises(aiovec.UnsupportedError, match="exact=True"):
                         await search
 
     async def test_quantized_tables_search_exactly_when_asked(self, store: VectorStore) -> None:

@@ -10,23 +10,10 @@ from typing import Any
 
 import pytest
 from tests.contract.base import ContractBase, case
-from tests.harness.values import (
-    DIM,
-    EVERY_KIND,
-    SMALL,
-    assert_same_rows,
-    small_rows,
-    vectors,
-)
+from tests.harness.values import DIM, EVERY_KIND, SMALL, assert_same_rows, small_rows, vectors
 
-from aiovec import Field, Schema, VectorStore
-from aiovec.errors import (
-    InvalidNameError,
-    SchemaMismatchError,
-    TableExistsError,
-    TableNotFoundError,
-    UnsupportedError,
-)
+import aiovec
+from aiovec import Field, Schema, TableExistsError, TableNotFoundError, VectorStore
 
 SCHEMAS = {
     "plain": Schema(DIM),
@@ -115,7 +102,7 @@ class TablesContract(ContractBase):
             for name, schema in sorted(SCHEMAS.items(), reverse=True):
                 with case(name):
                     if name not in able:
-                        with pytest.raises(UnsupportedError) as caught:
+                        with pytest.raises(aiovec.UnsupportedError) as caught:
                             await store.create_table(name, schema, exist_ok=True)
                         assert caught.value.ability == "quantized"
                         continue
@@ -136,9 +123,7 @@ class TablesContract(ContractBase):
             assert await store.schema("notes") == Schema.context_vectors(5)
 
     @pytest.mark.core
-    async def test_creating_a_table_that_exists_needs_the_same_schema(
-        self, notes: VectorStore
-    ) -> None:
+    async def test_creating_table_that_exists_needs_same_schema(self, notes: VectorStore) -> None:
         with pytest.raises(TableExistsError) as caught:
             await notes.create_table("notes", SMALL)
         assert caught.value.table == "notes"
@@ -149,7 +134,7 @@ class TablesContract(ContractBase):
             Schema(DIM, fields={"name": str, "year": float}),
             Schema(DIM, fields=SMALL.fields, payload=False),
         ):
-            with pytest.raises(SchemaMismatchError) as mismatch:
+            with pytest.raises(aiovec.SchemaMismatchError) as mismatch:
                 await notes.create_table("notes", other, exist_ok=True)
             assert mismatch.value.table == "notes"
             assert mismatch.value.differences
@@ -217,7 +202,7 @@ class TablesContract(ContractBase):
     async def test_a_renamed_table_keeps_its_rows(self, notes: VectorStore) -> None:
         before = await notes.find("notes")
         if not self.renames_tables:
-            with pytest.raises(UnsupportedError):
+            with pytest.raises(aiovec.UnsupportedError):
                 await notes.rename_table("notes", "other")
             assert await notes.find("notes") == before
             return
@@ -242,9 +227,9 @@ class TablesContract(ContractBase):
             await notes.rename_table("none", "new")
         bad: Any
         for bad in ("No Table", "", None, "a.b"):
-            with pytest.raises(InvalidNameError):
+            with pytest.raises(aiovec.InvalidNameError):
                 await notes.rename_table("other", bad)
-            with pytest.raises(InvalidNameError):
+            with pytest.raises(aiovec.InvalidNameError):
                 await notes.rename_table(bad, "new")
         await notes.drop_table("notes")
         await notes.rename_table("other", "notes")

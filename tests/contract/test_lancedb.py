@@ -14,7 +14,7 @@ from tests.lancedb.buckets import BUCKET, s3_server
 
 DEVIATIONS = {
     "test_a_payload_keeps_the_order_of_its_keys": "Lance keeps JSON in a binary form that sorts "
-    "the keys; filters on payload keys need that form",
+    "the keys; filters on payload keys need that form"
 }
 
 

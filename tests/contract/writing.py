@@ -353,9 +353,7 @@ class WritingContract(ContractBase):
         assert_same_rows(await store.get("notes", ["a", "b", "c"]), rows, schema)
 
     @pytest.mark.arrow
-    async def test_the_upsert_of_a_migration_moves_rows(
-        self, store: VectorStore, tmp_path: Path
-    ) -> None:
+    async def test_upsert_of_migration_moves_rows(self, store: VectorStore, tmp_path: Path) -> None:
         self.need_persistence()
         schema = Schema(DIM, fields={"part": Field(str, partition=True)})
         rows = [{"id": id, "embedding": GOOD, "part": "a"} for id in "ab"]

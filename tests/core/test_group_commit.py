@@ -68,9 +68,7 @@ class Failing(Committer[WriteCall]):
 
 
 @pytest.mark.parametrize("fails_to_lock", [False, True])
-async def test_each_call_that_a_failed_commit_left_gets_a_copy_of_the_error(
-    fails_to_lock: bool,
-) -> None:
+async def test_each_call_that_failed_commit_left_gets_copy_of_error(fails_to_lock: bool) -> None:
     committer = Failing()
     committer.fails_to_lock = fails_to_lock
     commits = GroupCommit(committer, Gate("full"))

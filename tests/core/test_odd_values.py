@@ -12,19 +12,7 @@ import pytest
 from tests.contract.base import case
 
 import aiovec
-from aiovec import (
-    RRF,
-    AiovecError,
-    Decay,
-    Factor,
-    Field,
-    InvalidArgumentError,
-    InvalidNameError,
-    Schema,
-    VectorStore,
-    Weighted,
-    new_id,
-)
+from aiovec import RRF, AiovecError, Decay, Factor, Field, Schema, VectorStore, Weighted, new_id
 
 LOOPY: list[Any] = []
 LOOPY.append(LOOPY)
@@ -69,7 +57,7 @@ async def test_values_without_a_text_are_refused_like_others(store: VectorStore)
         (pa.array(["a"]), "not <StringArray of length 1>"), ([pa.scalar("a")], "<StringScalar>"),
         (Foreign(), "not <Foreign>"), (Schema(2).metric, "not 'cosine'"),
     ):  # fmt: skip
-        with case(words), pytest.raises(InvalidArgumentError) as caught:
+        with case(words), pytest.raises(aiovec.InvalidArgumentError) as caught:
             await store.search("notes", [1, 0], limit=value)
         assert words in str(caught.value)
 
@@ -86,17 +74,17 @@ async def test_a_selected_name_that_is_no_field_is_refused(store: VectorStore) -
             store.get("notes", ["a"], select=names),
             store.search("notes", [1, 0], select=names),
         ):
-            with pytest.raises(InvalidNameError) as caught:
+            with pytest.raises(aiovec.InvalidNameError) as caught:
                 await call
             assert hint in str(caught.value)
 
 
 def test_bad_fusions_are_refused() -> None:
     for bad in (0, -1, float("nan")):
-        with pytest.raises(InvalidArgumentError):
+        with pytest.raises(aiovec.InvalidArgumentError):
             RRF(k=bad)
     for vector, text in ((-1, 1), (1, -1), (0, 0), (float("nan"), 1)):
-        with pytest.raises(InvalidArgumentError):
+        with pytest.raises(aiovec.InvalidArgumentError):
             Weighted(vector=vector, text=text)
 
 

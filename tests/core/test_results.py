@@ -18,16 +18,7 @@ import pydantic
 import pytest
 
 import aiovec
-from aiovec import (
-    Counts,
-    Hit,
-    Record,
-    Results,
-    ResultsList,
-    Schema,
-    UnsupportedError,
-    VectorStore,
-)
+from aiovec import Counts, Hit, Record, Results, ResultsList, Schema, UnsupportedError, VectorStore
 
 SCHEMA = Schema(2, fields={"year": int, "seen": datetime, "tags": list[str], "live": bool})
 SEEN = datetime(2024, 1, 2, 3, 4, 5, 6, UTC)

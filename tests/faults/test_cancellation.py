@@ -14,15 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from tests.harness.cancel import STOPS, run_and_stop, stopped_at
-from tests.harness.scripts import (
-    KINDS,
-    SCHEMA,
-    TABLE,
-    campaign,
-    row,
-    scripts_of,
-    target_in,
-)
+from tests.harness.scripts import KINDS, SCHEMA, TABLE, campaign, row, scripts_of, target_in
 from tests.sqlite.support import LockHolder
 
 import aiovec

@@ -57,9 +57,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def test_an_acknowledged_write_is_flushed_to_the_disk_unless_users_say_normal(
-    tmp_path: Path,
-) -> None:
+def test_acknowledged_write_is_flushed_to_disk_unless_users_say_normal(tmp_path: Path) -> None:
     flushes = {}
     for durability in ("full", "normal"):
         environment = syscalls.environment(tmp_path, tmp_path / "control")

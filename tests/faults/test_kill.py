@@ -23,9 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "kills"), [("sqlite", 4), ("lancedb", 2)])
-def test_a_killed_process_leaves_each_call_done_or_not(
-    tmp_path: Path, kind: str, kills: int
-) -> None:
+def test_killed_process_leaves_each_call_done_or_not(tmp_path: Path, kind: str, kills: int) -> None:
     kill_repeatedly(tmp_path, kind, 1, kills)
 
 

@@ -143,9 +143,7 @@ HOSTILE = {
 }
 
 
-async def test_a_store_with_sql_of_its_own_is_refused_unchanged(
-    tmp_path: Path, whole: Path
-) -> None:
+async def test_store_with_sql_of_its_own_is_refused_unchanged(tmp_path: Path, whole: Path) -> None:
     told = "is not one that aiovec makes"
     for number, (name, statements) in enumerate(HOSTILE.items()):
         with case(name):

@@ -18,15 +18,7 @@ import pytest
 from tests.harness.scripts import KINDS, SCHEMA, TABLE, path_of, row, target_in
 
 import aiovec
-from aiovec import (
-    AiovecError,
-    ConfigError,
-    CorruptStoreError,
-    InvalidArgumentError,
-    StoreBusyError,
-    StoreReplacedError,
-    UnsupportedError,
-)
+from aiovec import AiovecError, CorruptStoreError, InvalidArgumentError, UnsupportedError
 
 
 async def backed_up(target: str, backup: Path) -> None:
@@ -153,7 +145,7 @@ async def refused(target: str, backup: Path) -> None:
     """Check that the restore is refused and changes nothing."""
     before = await to_thread(names_in, backup.parent)
     for overwrite in (False, True):
-        with pytest.raises(StoreBusyError, match="in use"):
+        with pytest.raises(aiovec.StoreBusyError, match="in use"):
             await aiovec.restore(backup, target, overwrite=overwrite)
     assert await to_thread(names_in, backup.parent) == before
 
@@ -200,7 +192,7 @@ async def test_a_restore_is_refused_while_a_lancedb_version_is_read(tmp_path: Pa
         await refused(target, backup)
         await exporting.aclose()
         await aiovec.restore(backup, target)
-        with pytest.raises(StoreReplacedError):
+        with pytest.raises(aiovec.StoreReplacedError):
             await store.insert(TABLE, [row("d", 4)])
     assert await ids_in(target) == ["a", "b"]
 
@@ -234,7 +226,7 @@ async def test_a_restore_checks_the_backup_and_the_target_first(tmp_path: Path) 
         await aiovec.restore(tmp_path, path)
     with pytest.raises(CorruptStoreError, match="a file is one of SQLite, which is restored to a"):
         await aiovec.restore(backup, f"lancedb://{tmp_path}/n.lance")
-    with pytest.raises(ConfigError, match="there is no backup"):
+    with pytest.raises(aiovec.ConfigError, match="there is no backup"):
         await aiovec.restore(tmp_path / "absent.db", path)
     with pytest.raises(InvalidArgumentError):
         await aiovec.restore(path, path)

@@ -218,14 +218,8 @@ async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
 @pytest.mark.parametrize(
     ("where", "cure"),
     [
-        (
-            {"n": {"$gte": 500}},
-            "'\\$gte': 500}} has the filter syntax of MongoDB; write",
-        ),
-        (
-            {"$or": [{"n": 1}, {"n": 2}]},
-            "'\\$or' has the filter syntax of MongoDB; write text",
-        ),
+        ({"n": {"$gte": 500}}, "'\\$gte': 500}} has the filter syntax of MongoDB; write"),
+        ({"$or": [{"n": 1}, {"n": 2}]}, "'\\$or' has the filter syntax of MongoDB; write text"),
         ({"n": {}}, "write text such as"),
     ],
 )

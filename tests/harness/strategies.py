@@ -112,10 +112,7 @@ def vectors(schema: Schema) -> Strategy[list[float]]:
 
 @st.composite
 def good_rows(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": draw(st.sampled_from(IDS)),
-        schema.vector: draw(vectors(schema)),
-    }
+    row: dict[str, Any] = {"id": draw(st.sampled_from(IDS)), schema.vector: draw(vectors(schema))}
     if schema.vector_nullable and not draw(st.integers(0, 2)):
         row[schema.vector] = None
     for name, field in schema.fields.items():

@@ -119,9 +119,7 @@ async def write(store: aiovec.VectorStore, batch: pa.RecordBatch) -> str:
 
 @pytest.mark.soak(minutes=2)
 @pytest.mark.timeout(3600)
-async def test_ten_thousand_mutants_are_refused_or_stored_as_arrow_reads_them(
-    seeds: Seeds,
-) -> None:
+async def test_ten_thousand_mutants_are_refused_or_stored_as_arrow_reads_them(seeds: Seeds) -> None:
     outcomes: Counter[str] = Counter()
     async with aiovec.connect(":memory:") as store:
         await store.create_table("t", SCHEMA)

@@ -19,19 +19,8 @@ from tests.contract.base import case
 from tests.harness.marks import begin_move, forget_move
 from tests.harness.values import SMALL, small_rows
 
-from aiovec import (
-    AiovecError,
-    CorruptStoreError,
-    DuplicateIdError,
-    Field,
-    FilterError,
-    MigrationError,
-    OutcomeUnknownError,
-    StoreBusyError,
-    TableExistsError,
-    TableNotFoundError,
-    VectorStore,
-)
+import aiovec
+from aiovec import CorruptStoreError, Field, FilterError, OutcomeUnknownError, VectorStore
 
 from .buckets import s3_server
 from .support import backend_on, opened
@@ -100,7 +89,7 @@ async def test_a_damaged_file_is_an_error_for_every_call(tmp_path: Path) -> None
                 async with opened(folder, index="none") as store:
                     assert await store.tables() == ["notes"]
                     for name, call in CALLS.items():
-                        with case(name), pytest.raises(AiovecError) as caught:
+                        with case(name), pytest.raises(aiovec.AiovecError) as caught:
                             await call(store)
                         error = caught.value
                         if harm is crash:
@@ -123,7 +112,7 @@ async def test_a_table_of_another_program_is_listed_and_refused(tmp_path: Path) 
         assert await store.tables() == ["foreign"]
         with pytest.raises(CorruptStoreError, match=r"'foreign'.*no aiovec schema"):
             await store.count("foreign")
-        with pytest.raises(TableExistsError):
+        with pytest.raises(aiovec.TableExistsError):
             await store.create_table("foreign", SMALL)
 
 
@@ -149,7 +138,7 @@ async def test_calls_to_a_removed_table_say_that_it_does_not_exist(tmp_path: Pat
         assert await store.count("notes") == 300
         await to_thread(shutil.rmtree, tmp_path / "s" / "notes.lance")
         for name, call in CALLS.items():
-            with case(name), pytest.raises(TableNotFoundError) as caught:
+            with case(name), pytest.raises(aiovec.TableNotFoundError) as caught:
                 await call(store)
             assert caught.value.table == "notes"
         await store.create_table("notes", SMALL)
@@ -167,7 +156,7 @@ async def test_a_table_dropped_by_another_store_while_it_is_read(tmp_path: Path)
             drop = asyncio.ensure_future(store.drop_table("notes"))
             for outcome in await asyncio.gather(*calls, return_exceptions=True):
                 if isinstance(outcome, BaseException):
-                    allowed = (TableNotFoundError, DuplicateIdError)
+                    allowed = (aiovec.TableNotFoundError, aiovec.DuplicateIdError)
                     assert isinstance(outcome, allowed), f"turn {turn}: {outcome!r}"
             await drop
 
@@ -212,7 +201,7 @@ async def test_a_write_protected_folder(tmp_path: Path) -> None:
     await filled(tmp_path / "s")
     (tmp_path / "s" / "notes.lance" / "data").chmod(0o500)
     async with opened(tmp_path / "s") as store:
-        with pytest.raises(AiovecError, match="cannot be read or written"):
+        with pytest.raises(aiovec.AiovecError, match="cannot be read or written"):
             await store.insert("notes", small_rows(1, start=900))
 
 
@@ -227,7 +216,7 @@ async def test_a_write_gives_up_after_busy_timeout(tmp_path: Path) -> None:
             for path in (tmp_path / "s" / ".aiovec").glob("*.lock"):
                 file = held.enter_context(path.open("rb+"))
                 await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
-            with pytest.raises(StoreBusyError) as caught:
+            with pytest.raises(aiovec.StoreBusyError) as caught:
                 await store.insert("notes", small_rows(1, start=900))
             assert caught.value.waited >= 0.2
             assert await store.count("notes") == 10
@@ -283,7 +272,7 @@ async def test_nobody_knows_if_a_migration_copies_a_table_made_while_it_begins(
                 lambda other: other.add_field("notes", "extra", Field(int)),
             ):
                 async with opened(target) as other:
-                    with pytest.raises(MigrationError, match="run r1"):
+                    with pytest.raises(aiovec.MigrationError, match="run r1"):
                         await change(other)
             assert await store.schema("notes") == SMALL
 
@@ -311,6 +300,6 @@ async def test_a_write_that_other_commits_overtake_is_repeated_until_its_timeout
                     assert await store.delete("notes", "r0001") == 1
                     await store.insert("notes", small_rows(1, start=1))
                 else:
-                    with pytest.raises(StoreBusyError, match="other writers changed"):
+                    with pytest.raises(aiovec.StoreBusyError, match="other writers changed"):
                         await store.delete("notes", "r0001")
                     assert conflicts == 0

@@ -15,16 +15,7 @@ from tests.contract.base import case
 from tests.harness.waiting import until
 
 import aiovec
-from aiovec import (
-    DimensionMismatchError,
-    F,
-    Field,
-    InvalidArgumentError,
-    Schema,
-    Tuning,
-    UnsupportedError,
-    VectorStore,
-)
+from aiovec import F, Field, InvalidArgumentError, Schema, Tuning, UnsupportedError, VectorStore
 from aiovec.backend import Metric
 
 from .indexed import DIM, QUESTIONS, ROWS, SCHEMA, VECTORS, filled, rows, true_recall
@@ -113,9 +104,7 @@ async def test_an_index_of_each_kind(store: VectorStore, kind: str) -> None:
         assert await true_recall(store) == 1.0
 
 
-async def test_refused_index_options_are_answered_with_the_accepted_ones(
-    store: VectorStore,
-) -> None:
+async def test_refused_index_options_are_answered_with_accepted_ones(store: VectorStore) -> None:
     await store.create_table("notes", Schema(DIM, fields={"number": int, "kind": str}))
     with pytest.raises(InvalidArgumentError, match="no rows"):
         await store.create_index("notes", "ivf_flat")
@@ -378,7 +367,7 @@ async def test_the_recall_is_measured_with_given_questions(store: VectorStore) -
                 await store.optimize("notes", questions=questions)
         with pytest.raises(InvalidArgumentError, match="at least 64"):
             await store.create_index("notes", questions=FAR[:63])
-        with pytest.raises(DimensionMismatchError):
+        with pytest.raises(aiovec.DimensionMismatchError):
             await store.optimize("notes", questions=FAR[:100, 1:])
         assert (await reported_recall(store))[1] == "200 given questions"
 

@@ -21,14 +21,8 @@ from tests.harness import syscalls
 from tests.harness.oracle import Oracle
 from tests.harness.processes import output_of
 
-from aiovec import (
-    DuplicateIdError,
-    Field,
-    InvalidRowError,
-    OutcomeUnknownError,
-    Schema,
-    VectorStore,
-)
+import aiovec
+from aiovec import DuplicateIdError, Field, InvalidRowError, Schema, VectorStore
 
 from .buckets import s3_server
 from .support import opened
@@ -272,5 +266,5 @@ async def test_calls_whose_joined_commit_may_have_happened_are_not_done_again(
     monkeypatch.setattr(lancedb.AsyncTable, "add", unanswered)
     inserts = [store.insert("notes", [_year(n, 0)]) for n in range(8)]
     outcomes = await asyncio.gather(*inserts, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknownError] * 8
+    assert [type(outcome) for outcome in outcomes] == [aiovec.OutcomeUnknownError] * 8
     assert await years_in(store) == {f"r{n}": 0 for n in range(8)}

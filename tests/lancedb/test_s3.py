@@ -22,15 +22,7 @@ from tests.harness.proxy import Proxy
 from tests.harness.values import SMALL, small_rows
 
 import aiovec
-from aiovec import (
-    AiovecError,
-    DuplicateIdError,
-    OutcomeUnknownError,
-    Schema,
-    StoreMovedError,
-    TableExistsError,
-    TableNotFoundError,
-)
+from aiovec import AiovecError, DuplicateIdError, Schema, TableExistsError, TableNotFoundError
 
 from . import contest
 from .buckets import BUCKET, KEY_ID, SECRET, Bucket, s3_server
@@ -270,23 +262,6 @@ async def test_a_creation_killed_at_any_write_leaves_a_table_or_a_free_name(
             assert await store.insert("notes", small_rows(2)) == 2
 
 
-@pytest.mark.parametrize("place", ["folder", "bucket"])
-async def test_processes_that_create_a_table_at_once(
-    bucket: Bucket, tmp_path: Path, environment: pytest.MonkeyPatch, place: str
-) -> None:
-    """Each row that one of them inserts behind it is kept."""
-    target = bucket.new_url() if place == "bucket" else f"lancedb://{tmp_path / 'store'}"
-    racers = await asyncio.gather(*(start_code(OTHER) for _ in range(4)))
-    for turn in range(4):
-        replies = (tell(racer, target, f"t{turn}", n) for n, racer in enumerate(racers))
-        await asyncio.gather(*replies)
-    for racer in racers:
-        await racer.communicate(b"")
-    async with aiovec.connect(target) as store:
-        for turn in range(4):
-            assert await ids_in(store, f"t{turn}") == [f"r000{n}" for n in range(4)]
-
-
 async def test_a_transaction_of_a_killed_creation_is_no_table(bucket: Bucket) -> None:
     """It writes a transaction first, which is no table."""
     url = bucket.new_url()
@@ -424,7 +399,7 @@ async def test_a_write_in_a_pause_is_acknowledged_unless_the_store_is_left(
                 assert not await set_moved(mover, "r1", 1)
                 return
             assert await set_moved(mover, "r1", 1)
-            error = OutcomeUnknownError if committing else StoreMovedError
+            error = aiovec.OutcomeUnknownError if committing else aiovec.StoreMovedError
             with pytest.raises(error, match="run r1" if committing else "has moved") as caught:
                 await write
             assert caught.value.target == url
@@ -491,9 +466,7 @@ async def test_an_unreachable_store_is_explained_without_secrets(bucket: Bucket)
         assert "rejects these credentials" in await refusal(strict.options)
 
 
-async def test_a_bucket_without_credentials(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bucket_without_credentials(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the machine has no role, whether it refuses the question or nobody answers it."""
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nowhere")

@@ -131,9 +131,7 @@ STATES = {
         for turn, way in enumerate(WAYS)
     ],
 )
-async def test_a_command_leads_out_where_a_store_was_lost(
-    tmp_path: Path, way: str, name: str
-) -> None:
+async def test_command_leads_out_where_store_was_lost(tmp_path: Path, way: str, name: str) -> None:
     """What is refused makes and changes nothing."""
     state, scene = STATES[name], Scene(tmp_path / "one", way)
     await scene.begin(state.step)

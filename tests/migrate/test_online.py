@@ -20,15 +20,7 @@ import aiovec_migrate
 from aiovec import MigrationError
 
 from .app import App, Log, problems
-from .support import (
-    SWITCH,
-    THERE_FIRST,
-    WAYS,
-    a_store,
-    named,
-    switched,
-    victim,
-)
+from .support import SWITCH, THERE_FIRST, WAYS, a_store, named, switched, victim
 
 # A busy machine may need more than a few attempts to keep to the pause.
 PATIENT = replace(SWITCH, attempts=30)

@@ -115,8 +115,7 @@ async def test_the_command_says_what_to_write_if_it_cannot_change_the_file(
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("[retrieval\n", "is not TOML"), ("[retrieval]\nbackend = 3\n", "backend")],
+    ("text", "words"), [("[retrieval\n", "is not TOML"), ("[retrieval]\nbackend = 3\n", "backend")]
 )
 async def test_a_file_that_cannot_be_flipped_stays(tmp_path: Path, text: str, words: str) -> None:
     config = tmp_path / "aiovec.toml"

@@ -144,9 +144,7 @@ def test_every_file_that_names_the_projects_address_names_the_same() -> None:
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_a_distribution_holds_the_module_that_its_framework_expects(
-    name: str, tmp_path: Path
-) -> None:
+def test_distribution_holds_module_that_its_framework_expects(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path]
     folder = ROOT / "distributions" / name
     subprocess.run([*command, folder], check=True, capture_output=True)

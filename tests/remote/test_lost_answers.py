@@ -12,14 +12,8 @@ from tests.harness.values import ids_of
 from tests.remote.answers import http, problem
 from tests.remote.conftest import Opens
 
-from aiovec.errors import (
-    AiovecError,
-    OutcomeUnknownError,
-    StoreBusyError,
-    StoreClosedError,
-    StoreMovedError,
-    TableNotFoundError,
-)
+import aiovec
+from aiovec import AiovecError, StoreBusyError, StoreMovedError, TableNotFoundError
 
 BUSY = problem(503, "busy", error="StoreBusyError", headers="retry-after: 0\r\n")
 FULL = problem(429, "too many calls", headers="retry-after: 0\r\n")
@@ -88,7 +82,7 @@ async def test_an_answer_that_drips_ends_at_the_timeout(proxy: Proxy, opens: Ope
             await proxy.closed.wait()
             proxy.closed.clear()
         proxy.arm(dripping(20))
-        with pytest.raises(OutcomeUnknownError, match="too slowly"):
+        with pytest.raises(aiovec.OutcomeUnknownError, match="too slowly"):
             await store.delete("notes", ["r0001"])
         proxy.answer(whole)
         assert await store.count("notes") == 10
@@ -107,13 +101,11 @@ async def test_a_cancelled_or_closed_read_closes_its_connection(proxy: Proxy, op
         came = proxy.hold()
         reading = asyncio.ensure_future(store.count("notes"))
         await came.wait()
-    with pytest.raises(StoreClosedError):
+    with pytest.raises(aiovec.StoreClosedError):
         await reading
 
 
-async def test_an_export_continues_after_a_cut_but_not_after_many(
-    proxy: Proxy, opens: Opens
-) -> None:
+async def test_export_continues_after_cut_but_not_after_many(proxy: Proxy, opens: Opens) -> None:
     async with opens() as store:
 
         async def exported(**options: Any) -> list[str]:

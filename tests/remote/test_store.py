@@ -42,9 +42,7 @@ def test_a_migration_to_a_server_and_back_keeps_the_rows(
         assert [row["id"] for row in store.find("notes")] == ["a", "b"]
 
 
-def test_commands_work_on_a_server(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_work_on_server(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which no call asks
     monkeypatch.delenv("no_proxy", raising=False)

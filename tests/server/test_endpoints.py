@@ -71,26 +71,6 @@ WRITES: list[Step] = [
     ("DELETE", "/notes/records", {"where": "year >= 2023"}, 200, {"deleted": 2}),
     ("DELETE", "/notes/records", {"where": "TRUE"}, 200, {"deleted": 2}),
 ]  # fmt: skip
-READS: list[Step] = [
-    ("POST", "/notes/get", {"ids": ["note-2", "gone", "note-1"], "select": ["year"]}, 200,
-     {"records": [{"id": f"note-{n}", "embedding": pytest.approx([1, n / 10, 0.5]),
-                   "year": 2020 + n} for n in (2, 1)]}),
-    ("POST", "/notes/find", {"where": "year < 2024", "orderBy": "-year", "limit": 2,
-                             "select": ["year"]}, 200,
-     {"records": [{"id": "note-3", "year": 2023}, {"id": "note-2", "year": 2022}]}),
-    ("POST", "/notes/exists", {"ids": ["note-4", "gone", "note-0", "note-4"]}, 200,
-     {"ids": ["note-4", "note-0"]}),
-    ("POST", "/notes/fields_info", {"where": "id = 'none'"}, 200,
-     {"fields": {"year": {"int": 0}, "at": {"datetime": 0}, "tags": {"list[text]": 0},
-                 "body": {"text": 0}}}),
-    ("POST", "/notes/distinct", {"field": "payload.kind"}, 200,
-     {"values": [{"value": "y", "count": 3}, {"value": "x", "count": 2}]}),
-    ("POST", "/notes/bounds", {"field": "at"}, 200,
-     {"min": "2024-01-01T00:00:00Z", "max": "2024-01-05T00:00:00Z"}),
-    ("POST", "/notes/bounds", {"field": "payload.none"}, 200, {"min": None, "max": None}),
-    ("POST", "/notes/exists", {"ids": 7}, 200, {"ids": []}),  # a whole number is an id, too
-    ("POST", "/notes/get", {"ids": [10**30]}, 200, {"records": []}),
-]  # fmt: skip
 TABLES: list[Step] = [
     ("GET", "/notes", None, 200,
      {"name": "notes", "rows": 5, "schema": aiovec.Schema.from_json(SCHEMA).to_dict()}),
@@ -110,7 +90,7 @@ TABLES: list[Step] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", [CLASSIC, WRITES, READS, TABLES])
+@pytest.mark.parametrize("steps", [CLASSIC, WRITES, TABLES])
 async def test_each_endpoint_answers_as_documented(client: Client, steps: list[Step]) -> None:
     for method, path, body, status, answer in steps:
         ask = client.ok if status < 400 else client.problem
@@ -175,40 +155,6 @@ async def test_listed_tables_are_counted_concurrently() -> None:
             failure = aiovec.StoreBusyError("another process writes", 1.5)
             await client.problem("GET", "/tables", 503)
             assert running == 0
-
-
-async def test_each_kind_of_search_returns_its_hits(client: Client) -> None:
-    async def hits(path: str, **body: Any) -> list[Any]:
-        document = await client.ok("POST", f"/tables/notes/{path}", json=body)
-        return list(document["hits"])
-
-    (hit,) = await hits("search", vector=VECTOR, limit=1, includeVector=True, select=["year"])
-    assert hit == {
-        "id": "note-0", "_score": pytest.approx(1), "_distance": hit["_distance"],
-        "year": 2020, "embedding": VECTOR,
-    }  # fmt: skip
-    (hit,) = await hits("search_text", query="number3", highlight=True)
-    assert (hit["id"], hit["_distance"]) == ("note-3", None)
-    assert hit["_highlights"] == {"body": "walk <mark>number3</mark> by the sea"}
-    fusion = {"type": "weighted", "vector": 0, "text": 1}
-    (hit,) = await hits("search_hybrid", query="number3", vector=VECTOR, limit=1, fusion=fusion)
-    assert hit["id"] == "note-3"
-    assert {"rank", "score"} == set(hit["_ranks"]["text"])
-    assert [h["id"] for h in await hits("search_like", ids="note-0", limit=2)] == [
-        "note-1",
-        "note-2",
-    ]
-    away = await hits("search_like", ids=["note-1"], notLike=["note-0"], offset=1, limit=1)
-    assert [hit["id"] for hit in away] == ["note-3"]
-    boost = {"field": "payload.kind", "halfLife": "7d", "weight": 0.25}
-    (hit,) = await hits("search", vector=VECTOR, limit=1, rerank=boost)
-    assert (hit["id"], hit["_score"]) == ("note-0", pytest.approx(1))
-    assert await hits("search", vector=VECTOR, maxDistance=-1) == []
-    grouped = await hits("search", vector=VECTOR, groupBy="payload.kind", perGroup=1)
-    assert [hit["id"] for hit in grouped] == ["note-0", "note-1"]
-    body = {"vectors": [VECTOR, VECTOR], "limit": 1, "eachWhere": ["year = 2022", None]}
-    many = await client.ok("POST", "/tables/notes/search_many", json=body)
-    assert [[h["id"] for h in r["hits"]] for r in many["results"]] == [["note-2"], ["note-0"]]
 
 
 # Bodies that the OpenAPI document allows, or whose error names a cure; test_openapi sends others.
@@ -434,19 +380,6 @@ async def test_head_answers_as_get_without_the_body_and_nothing_is_cached(client
         answer = await client.head(path)
         assert (answer.status_code, answer.headers["cache-control"]) == (404, "no-store")
     assert (await client.get("/")).headers.get_list("cache-control") == ["no-cache"]
-
-
-async def test_generated_clients_get_names_for_classes_and_functions(client: Client) -> None:
-    document = await client.ok("GET", "/openapi.json")
-    names = list(document["components"]["schemas"])  # what generated clients call their classes
-    assert all(name.isidentifier() and not name.startswith("_") for name in names)
-    for path, methods in document["paths"].items():
-        for operation in methods.values():
-            assert operation["summary"], path
-            names.append(operation["operationId"])
-            for media in operation.get("requestBody", {"content": {}})["content"].values():
-                assert media.get("example") or media["schema"].get("format") == "binary", path
-    assert len(names) == len(set(names))
 
 
 async def test_an_app_can_mount_the_router() -> None:

@@ -144,9 +144,7 @@ async def test_a_call_cancelled_by_the_app_around_it_is_not_answered(held: Held)
     assert not connection.sent
 
 
-async def test_an_unexpected_error_is_logged_and_not_shown(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_unexpected_error_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     async def search(*_: Any, **__: Any) -> Any:
         raise RuntimeError("/srv/secret")
 

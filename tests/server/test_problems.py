@@ -75,9 +75,7 @@ async def test_no_error_shows_a_path_or_a_secret_of_the_server() -> None:
     assert answer.json()["detail"] == text
 
 
-async def test_a_fault_of_the_server_is_logged_with_its_cause(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_fault_of_server_is_logged_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
     """A busy store is none: an overload takes a line for each request, not a traceback."""
     failures = [E.StoreBusyError("the table is locked", 1.0), RuntimeError("secret cause")]
     busy, broken = await answers([*failures])

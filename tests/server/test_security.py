@@ -130,9 +130,7 @@ async def test_the_page_and_the_health_need_no_key(store: aiovec.VectorStore) ->
             assert (await client.request(method, path)).status_code == 405
 
 
-async def test_without_keys_only_a_read_only_server_refuses_writes(
-    store: aiovec.VectorStore,
-) -> None:
+async def test_without_keys_only_read_only_server_refuses_writes(store: aiovec.VectorStore) -> None:
     async with client_of(store) as client:
         assert (await client.post("/tables", json={"name": "more"})).status_code == 201
         assert (await client.get("/tables", headers=bearer("whatever"))).status_code == 200

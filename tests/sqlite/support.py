@@ -27,12 +27,7 @@ from aiovec.backend.plugin import plugin_of
 
 DIM = 16
 
-FIELDS: dict[str, Any] = {
-    "version": int,
-    "vector_version": int,
-    "name": str,
-    "tags": list[str],
-}
+FIELDS: dict[str, Any] = {"version": int, "vector_version": int, "name": str, "tags": list[str]}
 SCHEMAS = {
     "plain": Schema(DIM, fields={**FIELDS, "owner": str}),
     "partitioned": Schema(

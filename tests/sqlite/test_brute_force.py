@@ -206,11 +206,7 @@ async def same_as_brute_force(path: Path, shape: Shape, rounds: int, seed: int) 
     )
     memory = 2**30 if shape.in_memory else 16 * 2**10
     with memory_for_copies(memory):
-        async with (
-            opened(path) as store,
-            opened(path) as other,
-            opened(path, scan="disk") as disk,
-        ):
+        async with opened(path) as store, opened(path) as other, opened(path, scan="disk") as disk:
             await store.create_table("t", schema)
             twin = Twin(store, shape, rng)
             await twin.upsert(range(shape.count))

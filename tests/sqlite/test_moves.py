@@ -49,10 +49,7 @@ async def test_while_it_is_open_no_deletion_is_forgotten(tmp_path: Path) -> None
 
 async def test_a_pause_is_no_part_of_the_time_for_a_turn_to_write(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    async with (
-        opened(path, busy_timeout=0.5, write_queue=2) as store,
-        backend_on(path) as moves,
-    ):
+    async with opened(path, busy_timeout=0.5, write_queue=2) as store, backend_on(path) as moves:
         await store.create_table("notes", SCHEMA)
         await begin_move(moves, "r1")
         await pause_writers(moves, "r1", 60.0)

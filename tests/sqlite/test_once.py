@@ -70,9 +70,7 @@ async def test_a_key_is_kept_with_its_write(store: VectorStore, path: Path, tmp_
         assert await backend.kept(WriteKey("other", b"d")) is None
 
 
-async def test_a_store_that_was_left_still_knows_its_outcomes(
-    store: VectorStore, path: Path
-) -> None:
+async def test_store_that_was_left_still_knows_its_outcomes(store: VectorStore, path: Path) -> None:
     """The write was done before the switch, so it is in the other store; it is not done again."""
     with keyed("k"):
         await store.insert("notes", [row("a")])
@@ -86,9 +84,7 @@ async def test_a_store_that_was_left_still_knows_its_outcomes(
         await store.insert("notes", [row("b")])
 
 
-async def test_the_outcome_of_a_write_before_a_switch_is_not_known(
-    store: VectorStore, path: Path
-) -> None:
+async def test_outcome_of_write_before_switch_is_not_known(store: VectorStore, path: Path) -> None:
     """The keys of earlier writes are in the store that was left."""
     async with backend_on(path) as moves:
         await moves.arrive("run", 1)

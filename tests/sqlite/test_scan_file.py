@@ -408,9 +408,7 @@ ATTACKS = (
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-async def test_a_scan_file_that_is_not_the_tables_is_never_used(
-    folder: Path, attack: Attack
-) -> None:
+async def test_scan_file_that_is_not_tables_is_never_used(folder: Path, attack: Attack) -> None:
     await attack.act(folder)
     before = set(scan_files(folder))
     async with opened(folder / NAME) as store:
@@ -483,9 +481,7 @@ async def test_a_backup_has_no_scan_file_and_a_deleted_one_is_written_again(fold
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
-async def test_a_scan_file_has_the_stores_permissions_and_foreign_files_stay(
-    tmp_path: Path,
-) -> None:
+async def test_scan_file_has_stores_permissions_and_foreign_files_stay(tmp_path: Path) -> None:
     foreign = tmp_path / f"{NAME}-scan-{FOREIGN}"
     foreign.write_bytes(b"another program's")
     async with opened(tmp_path / NAME) as store:
@@ -741,21 +737,8 @@ async def test_processes_write_one_scan_file_at_the_same_time(folder: Path) -> N
         await kept(store, folder)
 
 
-async def test_the_first_search_removes_a_partial_scan_file(
-    folder: Path,
-) -> None:
-    (file,) = scan_files(folder)
-    left = file.with_name(f"{NAME}-scan-{'f' * 32}")
-    await asyncio.to_thread(shutil.copy, file, left)
-    async with opened(folder / NAME) as store:
-        await kept(store, folder)
-    assert scan_files(folder) == [file]
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-async def test_a_process_killed_while_it_writes_a_scan_file_leaves_nothing_behind(
-    folder: Path,
-) -> None:
+async def test_process_killed_while_it_writes_scan_file_leaves_nothing_behind(folder: Path) -> None:
     for file in scan_files(folder):
         file.unlink()
     store = await open_store(folder / NAME, scan="disk")  # so that the WAL stays

@@ -12,14 +12,7 @@ import numpy as np
 import pytest
 from tests.harness.processes import python
 from tests.harness.waiting import until
-from tests.sqlite.support import (
-    LockHolder,
-    check_file,
-    memory_for_copies,
-    open_store,
-    opened,
-    sql,
-)
+from tests.sqlite.support import LockHolder, check_file, memory_for_copies, open_store, opened, sql
 
 import aiovec
 from aiovec import Schema, StoreBusyError, VectorStore

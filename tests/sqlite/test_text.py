@@ -225,45 +225,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.slow
-async def test_a_killed_build_goes_on(tmp_path: Path) -> None:
-    path, count = tmp_path / "s.db", 30_000
-    await filled(path, count, LATER)
-    process = python("-c", BUILD, str(path))
-
-    def state() -> tuple[int | None, int] | None:
-        with sql(path) as db:
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name='aiovec_text'").fetchone():
-                return None
-            progress: tuple[int | None, int] | None = db.execute(
-                "SELECT done, upto FROM aiovec_text"
-            ).fetchone()
-            return progress
-
-    def kill_in_the_middle() -> None:
-        while (now := state()) is None or now[0] == 0:
-            assert process.poll() is None, "it ended before it could be killed"
-        process.kill()
-        process.wait(60)
-
-    await asyncio.to_thread(kill_in_the_middle)
-    left = state()
-    assert left is not None
-    assert left[0] is not None, "it was ready before it was killed"
-    async with aiovec.connect(path) as store:
-        with pytest.raises(UnsupportedError, match=r"being built \(\d+% done\)") as caught:
-            await store.search_text("notes", "wool")
-        assert "optimize('notes')" in str(caught.value)
-        # Rows on both sides of where it stopped.
-        await store.update("notes", {"body": "silk"}, where=f"n < 10 OR n >= {count - 10}")
-        await store.delete("notes", where=f"n = 20 OR n = {count - 20}")
-        await store.insert("notes", columns(5, count))
-        await store.optimize("notes")
-        assert len(await matching(store, "silk")) == 20
-        assert len(await matching(store, "wool")) == count - 22 + 5
-    assert check_index(path) == count + 3
-
-
 _TITLES = Schema(DIM, fields={**SCHEMA.fields, "title": str})
 _INDEX_TITLES = BUILD.replace('"body"', '"title"')
 
@@ -311,9 +272,7 @@ async def test_a_cancelled_build_hides_no_row_and_goes_on_by_itself(tmp_path: Pa
     check_index(path)
 
 
-async def test_a_killed_build_hides_no_row_and_goes_on_when_the_store_is_opened(
-    tmp_path: Path,
-) -> None:
+async def test_killed_build_hides_no_row_and_goes_on_when_store_is_opened(tmp_path: Path) -> None:
     path, count = tmp_path / "s.db", 20_000
     await titled(path, count)
     process = python("-c", _INDEX_TITLES, str(path))

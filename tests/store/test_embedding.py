@@ -14,16 +14,7 @@ from tests.contract.base import case
 from tests.harness.values import DIM
 
 import aiovec
-from aiovec import Embed, Field, Schema
-from aiovec.errors import (
-    DimensionMismatchError,
-    DuplicateIdError,
-    EmbeddingError,
-    InvalidArgumentError,
-    InvalidRowError,
-    ModelMismatchError,
-    StoreClosedError,
-)
+from aiovec import DimensionMismatchError, Embed, EmbeddingError, Field, InvalidRowError, Schema
 
 EMBEDDED = Schema(
     DIM, model="letters", fields={"body": Field(str), "year": Field(int)}, embed=Embed("body")
@@ -113,7 +104,7 @@ async def test_a_text_stands_for_a_vector_in_searches(tmp_path: Path) -> None:
         assert {kind for kind, _ in letters.calls[1:]} == {"query"}
         assert await store.search("notes", "kiwi", where="year = 2") == []
         for bad in ("", "\ud800"):
-            with pytest.raises(InvalidArgumentError):
+            with pytest.raises(aiovec.InvalidArgumentError):
                 await store.search("notes", bad)
 
 
@@ -122,17 +113,14 @@ async def test_a_row_without_text_and_vector_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path, letters) as store:
         await store.create_table("notes", EMBEDDED)
         for bad in (None, ""):
-            rows: list[dict[str, object]] = [
-                {"id": "a", "body": "fine"},
-                {"id": "b", "body": bad},
-            ]
+            rows: list[dict[str, object]] = [{"id": "a", "body": "fine"}, {"id": "b", "body": bad}]
             with pytest.raises(InvalidRowError) as caught:
                 await store.insert("notes", rows)
             assert (caught.value.row, caught.value.id, caught.value.field) == (1, "b", "body")
         # Rows that cannot be written are found before the embedder is asked.
         with pytest.raises(InvalidRowError):
             await store.insert("notes", [{"id": "a", "body": "fine", "year": "no"}])
-        with pytest.raises(DuplicateIdError):
+        with pytest.raises(aiovec.DuplicateIdError):
             await store.insert("notes", [{"id": "a", "body": "b"}] * 2)
         with pytest.raises(DimensionMismatchError):
             await store.insert("notes", [{"id": "a", "body": "b", "embedding": [1.0]}])
@@ -247,13 +235,11 @@ async def test_a_store_without_the_embedder_reads_and_searches_by_vectors(tmp_pa
             assert caught.value.embedder == "default"
 
 
-async def test_another_model_or_length_is_refused_before_the_embedder_is_asked(
-    tmp_path: Path,
-) -> None:
+async def test_another_model_or_length_is_refused_before_embedder_is_asked(tmp_path: Path) -> None:
     async with opened(tmp_path, Letters()) as store:
         await store.create_table("notes", UNNAMED)
         await store.insert("notes", [{"id": "a", "body": "abc"}])
-        with pytest.raises(ModelMismatchError):
+        with pytest.raises(aiovec.ModelMismatchError):
             await store.create_table("other", Schema(DIM, model="x", fields={"body": str},
                                                      embed=Embed("body")))  # fmt: skip
         with pytest.raises(DimensionMismatchError):
@@ -261,7 +247,7 @@ async def test_another_model_or_length_is_refused_before_the_embedder_is_asked(
                                                      embed=Embed("body")))  # fmt: skip
         assert await store.tables() == ["notes"]
     for other, error in (
-        (Letters(model="other"), ModelMismatchError),
+        (Letters(model="other"), aiovec.ModelMismatchError),
         (Letters(dim=DIM + 1), DimensionMismatchError),
     ):
         async with opened(tmp_path, other) as store:
@@ -345,4 +331,4 @@ async def test_closing_ends_calls_that_wait_for_vectors(tmp_path: Path) -> None:
         await letters.asked.acquire()
     await asyncio.wait_for(store.close(), 30)
     for outcome in await asyncio.gather(insert, search, return_exceptions=True):
-        assert isinstance(outcome, StoreClosedError)
+        assert isinstance(outcome, aiovec.StoreClosedError)

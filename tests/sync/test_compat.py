@@ -13,18 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.harness.cases import case
 
-from aiovec import (
-    DimensionMismatchError,
-    FilterError,
-    InvalidArgumentError,
-    InvalidNameError,
-    InvalidRowError,
-    InvalidVectorError,
-    ModelMismatchError,
-    Schema,
-    SchemaMismatchError,
-    TableNotFoundError,
-)
+import aiovec
+from aiovec import DimensionMismatchError, ModelMismatchError, Schema, SchemaMismatchError
 from aiovec.compat import FieldCondition, Filter, VectorFilter, VectorStore, to_uuid
 from aiovec.sync import connect
 
@@ -73,7 +63,7 @@ def test_a_collection_keeps_its_length_and_model(store: VectorStore) -> None:
         lambda: store.upsert("nosuch", id="a", vector=[1, 0, 0]),
         lambda: store.delete("nosuch", ["a"]),
     ):
-        with pytest.raises(TableNotFoundError):
+        with pytest.raises(aiovec.TableNotFoundError):
             call()
     store.ensure_collection("notes", 3)
     for model in ("m", "m", None):
@@ -83,8 +73,8 @@ def test_a_collection_keeps_its_length_and_model(store: VectorStore) -> None:
         (("notes", 3), "m", ModelMismatchError),
         (("named", 3), "other", ModelMismatchError),
         (("named", 4), "other", SchemaMismatchError),
-        (("Notes!", 3), None, InvalidNameError),
-        (("notes", 0), None, InvalidArgumentError),
+        (("Notes!", 3), None, aiovec.InvalidNameError),
+        (("notes", 0), None, aiovec.InvalidArgumentError),
     ):
         with pytest.raises(error):
             store.ensure_collection(*arguments, model=model)
@@ -137,7 +127,7 @@ def test_points_with_wrong_keys_or_vectors_are_refused(store: VectorStore) -> No
     good = {"id": "good", "vector": [1, 0, 0]}
     whole: list[Any] = [5, None, np.array(5), good]
     for points in (*([good, *points] for points in NO_POINTS), *whole):
-        with pytest.raises(InvalidRowError):
+        with pytest.raises(aiovec.InvalidRowError):
             store.upsert_batch("notes", points)
     with pytest.raises(DimensionMismatchError):
         store.upsert("notes", id="a", vector=[1, 0])
@@ -145,7 +135,7 @@ def test_points_with_wrong_keys_or_vectors_are_refused(store: VectorStore) -> No
         store.search("notes", [1, 0])
     vectors: list[Any] = [[0, 0, 0], [1, 0, float("nan")], None]
     for vector in vectors:
-        with pytest.raises(InvalidVectorError):
+        with pytest.raises(aiovec.InvalidVectorError):
             store.upsert("notes", id="a", vector=vector)
     assert store.count("notes") == 0
 
@@ -226,10 +216,10 @@ def test_wrong_filters_of_collections_are_refused(store: VectorStore) -> None:
         {"must": []}, "v = 1", VectorFilter(must="v"), VectorFilter(must=["v"]),  # type: ignore[list-item]
         VectorFilter(must=[FieldCondition("", 1)]),
     ):  # fmt: skip
-        with pytest.raises(InvalidArgumentError):
+        with pytest.raises(aiovec.InvalidArgumentError):
             store.search("notes", [1, 0, 0], filter_=wrong)  # type: ignore[arg-type]
     for value in ([[1]], {"a": 1}, b"x", float("nan"), 2**64):
-        with pytest.raises(FilterError):
+        with pytest.raises(aiovec.FilterError):
             store.search("notes", [1, 0, 0], filter_=only(v=value))
     place = "https://example.org/a"
     assert to_uuid(place) == str(uuid.uuid5(uuid.NAMESPACE_URL, place)) != to_uuid("b")

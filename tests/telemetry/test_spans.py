@@ -18,20 +18,7 @@ from tests.telemetry.conftest import Metrics, Spans
 
 import aiovec
 import aiovec.sync
-from aiovec import (
-    DuplicateIdError,
-    Embed,
-    EmbeddingError,
-    F,
-    Field,
-    FilterError,
-    InvalidArgumentError,
-    InvalidNameError,
-    Schema,
-    StoreClosedError,
-    TableNotFoundError,
-    VectorStore,
-)
+from aiovec import Embed, EmbeddingError, F, Field, FilterError, Schema, VectorStore
 
 SCHEMA = Schema(3, fields={"year": int, "body": Field(str, text=True)})
 ROWS: list[dict[str, Any]] = [
@@ -129,8 +116,8 @@ async def test_a_failed_call_records_only_the_class_of_its_error(
     notes: VectorStore, spans: Spans, measured: Metrics
 ) -> None:
     calls: list[tuple[Call, type[Exception]]] = [
-        (lambda s: s.insert("notes", ROWS), DuplicateIdError),
-        (lambda s: s.count("absent"), TableNotFoundError),
+        (lambda s: s.insert("notes", ROWS), aiovec.DuplicateIdError),
+        (lambda s: s.count("absent"), aiovec.TableNotFoundError),
         (lambda s: s.count("notes", "nothing = 'SECRET'"), FilterError),
         (lambda s: exported(s, where="year ~ 'SECRET'"), FilterError),
     ]
@@ -152,15 +139,15 @@ async def test_a_failed_call_records_only_the_class_of_its_error(
 
 
 async def test_calls_that_reach_no_backend_make_no_span(notes: VectorStore, spans: Spans) -> None:
-    with pytest.raises(InvalidNameError):
+    with pytest.raises(aiovec.InvalidNameError):
         await notes.search_hybrid("SECRET name", "word", VECTOR)
-    with pytest.raises(InvalidNameError):
+    with pytest.raises(aiovec.InvalidNameError):
         await anext(notes.export("SECRET name"))
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(aiovec.InvalidArgumentError):
         await notes.search("notes", VECTOR, limit=0)
     await notes.close()
     for call in (notes.ping(), notes.search_hybrid("notes", "word", VECTOR), exported(notes)):
-        with pytest.raises(StoreClosedError):
+        with pytest.raises(aiovec.StoreClosedError):
             await call
     assert spans.from_aiovec() == []
 

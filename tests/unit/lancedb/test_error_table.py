@@ -7,30 +7,21 @@ from typing import Any
 import pytest
 from tests.contract.base import case
 
-from aiovec import (
-    AiovecError,
-    ConfigError,
-    CorruptStoreError,
-    FilterError,
-    OutcomeUnknownError,
-    StoreBusyError,
-    StoreClosedError,
-    StoreFullError,
-    StorePermissionError,
-)
+import aiovec
+from aiovec import AiovecError, CorruptStoreError, FilterError, StoreBusyError, StoreClosedError
 from aiovec.backend import without_secrets
 from aiovec_lancedb.errors import Translated, failure, translate
 
 SAYS: list[tuple[type[AiovecError], str, str]] = [
     (StoreClosedError, "Connection notes is closed", ""),
-    (OutcomeUnknownError, "the commit result for version 7 is unknown", "version 7"),
-    (StoreFullError, "LanceError(IO): No space left on device (os error 28)", "No space"),
-    (StoreFullError, "LanceError(IO): File too large (os error 27)", "too large"),
+    (aiovec.OutcomeUnknownError, "the commit result for version 7 is unknown", "version 7"),
+    (aiovec.StoreFullError, "LanceError(IO): No space left on device (os error 28)", "No space"),
+    (aiovec.StoreFullError, "LanceError(IO): File too large (os error 27)", "too large"),
     (FilterError, "sql parser error: recursion limit exceeded", "nested too deeply"),
     (FilterError, "regex 'a' exceeds size limit of 10", "LIKE pattern is too long"),
     (StoreBusyError, "Retryable commit conflict for version 3", "other writers changed"),
     (StoreBusyError, "Too many concurrent writers", "other writers changed"),
-    (ConfigError, "Could not parse bucket from url", "parse bucket"),
+    (aiovec.ConfigError, "Could not parse bucket from url", "parse bucket"),
     (CorruptStoreError, "Invalid magic number in the footer", "damaged or missing"),
     (CorruptStoreError, "Object at x/data/1.lance not found: data/1.lance", "damaged or missing"),
     (CorruptStoreError, "Invalid input, Global buffer 0 position 9 is outside of file of size 8",
@@ -39,7 +30,7 @@ SAYS: list[tuple[type[AiovecError], str, str]] = [
      "aiovec doctor"),
     (AiovecError, "task 9 panicked with message \"index out of bounds\"", "crashed on here"),
     (AiovecError, "Not found: /tmp/.tmpQJ0fX3/ivf_0.lance", "none of them has a vector"),
-    (StorePermissionError, "Permission denied (os error 13)", "no permission for here"),
+    (aiovec.StorePermissionError, "Permission denied (os error 13)", "no permission for here"),
     (AiovecError, "something new", "LanceDB failed on here: something new"),
 ]  # fmt: skip
 

@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 from tests.contract.base import case
 
-from aiovec import (
-    AiovecError,
-    CorruptStoreError,
-    FilterError,
-    StoreBusyError,
-    StoreFullError,
-    StorePermissionError,
-)
+import aiovec
+from aiovec import AiovecError, CorruptStoreError, FilterError, StoreBusyError, StoreFullError
 from aiovec.backend.files import writing_to
 from aiovec_sqlite.driver import load_driver
 from aiovec_sqlite.errors import DamageError, TextDamageError, translate, translated
@@ -84,7 +78,7 @@ def test_an_error_about_a_protected_file_is_one_of_permission(tmp_path: Path) ->
     path = tmp_path / "a.db"
     path.touch(0o444)
     kind = type(translate(error, str(path)))
-    assert kind is (StorePermissionError if not _writes(path) else AiovecError)
+    assert kind is (aiovec.StorePermissionError if not _writes(path) else AiovecError)
 
 
 def _writes(path: Path) -> bool:
