@@ -197,7 +197,7 @@ class DocumentImport(Import):
                 "field of the texts with --fields body=FIELD, or another table",
                 key="--fields",
             )
-        tokenizer = await StoreInternals(store).tokenizer(self._schema)
+        tokenizer, _ = await StoreInternals(store).tokenizer(self._schema)
         self._cutter = Cutter(self.size, self.overlap, tokenizer, self._cutter.stop)
         if self._exists:
             await self._find_documents(store)
@@ -319,15 +319,7 @@ class DocumentImport(Import):
         where = self._passages(changed)
         old = await store.find(self.table, where, limit=None, select=[]) if changed else []
         gone = [row.id for row in old if row.id not in ids]
-        # A row that only expires has no values for the other fields.
-        nullable = all(field.nullable for field in self._schema.fields.values())
-        expires = self._schema.expires if nullable else None
-        if gone and expires is not None:
-            vector = [1.0, *[0.0] * (self._schema.dim - 1)]
-            rows += [{"id": id, self._schema.vector: vector, expires: _LONG_AGO} for id in gone]
-        await store.upsert(self.table, rows)
-        if gone and expires is None:
-            await store.delete(self.table, gone)
+        await replace_rows(store, self.table, self._schema, rows, gone)
 
     def _gone(self, present: Documents) -> list[str]:
         """Return the documents of imports with this ``base`` whose files are gone."""
@@ -349,3 +341,18 @@ class DocumentImport(Import):
             await store.delete(self.table, where=where)
         written = any(self.counts[what] for what in ("new", "changed", "deleted"))
         return [self.table] if written else []
+
+
+async def replace_rows(
+    store: VectorStore, table: str, schema: Schema, rows: list[Row], gone: Sequence[str]
+) -> None:
+    """Upsert rows, and remove others, in one call if rows of the table can expire."""
+    # A row that only expires has no values for the other fields.
+    nullable = all(field.nullable for field in schema.fields.values())
+    expires = schema.expires if nullable else None
+    if gone and expires is not None:
+        vector = [1.0, *[0.0] * (schema.dim - 1)]
+        rows = [*rows, *({"id": id, schema.vector: vector, expires: _LONG_AGO} for id in gone)]
+    await store.upsert(table, rows)
+    if gone and expires is None:
+        await store.delete(table, gone)

@@ -124,7 +124,7 @@ class FileReader(Reader):
         name, new_ids = legal_table_name(self._path.stem), self._hints.wants_new_ids
         table = ForeignTable(
             name, self._path.name, self.form, self.rows, self.schema, self.notes, self.omitted,
-            new_ids=new_ids,
+            new_ids=new_ids, texts=self._of_texts and not new_ids, base=self._path.name,
         )  # fmt: skip
         return [table]
 
@@ -184,6 +184,7 @@ class FileReader(Reader):
                 dim or int(embed is None), vector=legal_vector(vector), fields=fields, embed=embed
             )
         self._vector, self.schema = vector or table.vector, table
+        self._of_texts = table.embed is not None and self._vector not in names
 
     def _dim(self, name: str) -> int | None:
         """Return the length of the first vector in a column; None if it holds none."""

@@ -48,21 +48,22 @@ if TYPE_CHECKING:
     from aiovec import Field, Schema, VectorStore
     from aiovec.backend.place import Place
 
-    from .documents import DocumentImport, Documents
+    from .documents import DocumentImport
     from .loading import Load, RowImport
     from .opening import Opener
     from .sources import ForeignTable, Import, Reader
+    from .texts import TextImport
 
 _COUNTS = ("new", "changed", "unchanged", "empty", "deleted", "failed", "passages")
+_COUNTS_OF_TEXTS = _COUNTS[:5]
 _REASONS_SHOWN = _NAMES_SHOWN = 10
 
-_OF_DOCUMENTS = (
-    "--chunk-size", "--overlap", "--base", "--fields", "--include", "--exclude", "--delete",
-    "--delete-all", "--dry-run",
-)  # fmt: skip
+_OF_DOCUMENTS = ("--fields", "--include", "--exclude")
+_OF_PASSAGES = ("--chunk-size", "--overlap")
+_OF_TEXTS = ("--passages", "--base", "--delete", "--delete-all", "--dry-run")
 _OF_ROWS = (
-    "--list", "--schema", "--id-column", "--vector-column", "--dtype", "--text", "--index",
-    "--embed", "--upsert", "--backup", "--engine", "--address",
+    "--list", "--query", "--passages", "--schema", "--id-column", "--vector-column", "--dtype",
+    "--text", "--index", "--embed", "--upsert", "--backup", "--engine", "--address",
 )  # fmt: skip
 _Shown = tuple[dict[str, Any], list[str], list[str]]
 """The facts about an import, its lines, and the notes beside them."""
@@ -104,6 +105,14 @@ def import_(
             "cuts off long texts (fastembed, sentence-transformers). Default: 1200, or 256.",
         ),
     ] = None,
+    passages: Annotated[
+        bool,
+        typer.Option(
+            "--passages",
+            help="Rows with --embed: cut the texts into passages, as documents are. The field "
+            "source holds the id of the row.",
+        ),
+    ] = False,
     overlap: Annotated[
         int, typer.Option(min=0, help="Documents: length that passages of a section share.")
     ] = 0,
@@ -162,6 +171,14 @@ def import_(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Embedding model, if not in SOURCE.")] = None,
     metric: Annotated[Metric | None, typer.Option(help="Metric, if not in SOURCE.")] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SQL",
+            help="SELECT whose rows are imported from a SQLite or PostgreSQL database, with "
+            "--embed.",
+        ),
+    ] = None,
     id_column: Annotated[
         str | None, typer.Option(help="Column or key of the ids; none makes new ids. Default: id.")
     ] = None,
@@ -244,22 +261,23 @@ def import_(
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
         name = table or "documents"
         listed = RejectsFile(expanded(rejects or f"{name}.rejects.jsonl"), _say_error)
-        passages = DocumentImport(
+        cut = DocumentImport(
             documents, look, name, listed, _mapped(fields),
             replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
             base, chunk_size, overlap, delete, delete_all, dry_run, strict,
         )  # fmt: skip
-        _run(passages, store, config, embedder, lambda: _of_documents(passages), json)
-        if passages.counts["failed"] and not allow_rejects:
+        _run(cut, store, config, embedder, lambda: _of_documents(cut), json)
+        if cut.counts["failed"] and not allow_rejects:
             raise typer.Exit(1)
         return
-    for option in _given(ctx, _OF_DOCUMENTS):
-        raise _no_documents(sources, option, documents)
+    for option in _given(ctx, _OF_DOCUMENTS if passages else (*_OF_DOCUMENTS, *_OF_PASSAGES)):
+        raise _misplaced(option)
     from aiovec.backend.files import schema_in
 
     from .globs import files_of
     from .loading import Load, RowImport
     from .opening import Opener
+    from .texts import TextImport, for_passages
     from .workers import load_by
 
     if list_ and backup is not None:
@@ -273,11 +291,16 @@ def import_(
     if (piped or len(files) > 1) and not (list_ or table):
         reason = "standard input has no name" if piped else f"{len(files)} files go into one table"
         raise typer.BadParameter(f"{reason}; name the table with --table")
+    if query is not None and table is None:
+        raise typer.BadParameter("a query has no name; name the table with --table")
+    delete = delete or delete_all
+    if delete and len(sources) > 1:
+        raise typer.BadParameter("--delete takes one SOURCE, which may be a glob in quotes")
     name = table or legal_table_name(Path(next(iter(files))).stem)
     existing = cache(partial(_existing_schema, store, config, name))
     given = None if schema is None else schema_in(expanded(schema))
     new = NewTable(metric, model, text or (), index or (), embed)
-    opener = Opener(Hints(None, id_column, vector_column, dtype, new), form, given)
+    opener = Opener(Hints(None, query, id_column, vector_column, dtype, new), form, given)
     with (
         engine_of(engine, address) as workers,
         closing(_opened(opener, list(files), existing, one_by_one=workers is None)) as source,
@@ -291,9 +314,24 @@ def import_(
             return
         if source.remark:
             say(source.remark, stderr=True)
+        texts = workers is None and tables[0].texts
+        for option in () if texts else _given(ctx, _OF_TEXTS):
+            raise _misplaced(option)
+        if passages:
+            tables = [replace(tables[0], schema=for_passages(tables[0].schema))]
         loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
         path = expanded(rejects) if rejects else _rejects_path(list(files), table, source)
-        rows = RowImport(source, loads, RejectsFile(path, _say_error), strict)
+        listed = RejectsFile(path, _say_error)
+        if texts:
+            synced = TextImport(
+                source, loads, listed, strict, base, passages, chunk_size, overlap, delete,
+                delete_all, dry_run,
+            )  # fmt: skip
+            _run(synced, store, config, embedder, lambda: _of_texts(synced, backup), json)
+            if synced.rejects.count and not allow_rejects:
+                raise typer.Exit(1)
+            return
+        rows = RowImport(source, loads, listed, strict)
         by_workers = None
         if workers is not None:
             by_workers = partial(load_by, workers, load=loads[0], files=files, opener=opener)
@@ -390,17 +428,12 @@ async def _imported(
         return vectors.target if exists else str(place)
 
 
-def _no_documents(
-    sources: Sequence[str], option: str, documents: Documents | None
-) -> typer.BadParameter | ConfigError:
-    """Return the error for an option of documents where there are none."""
+def _misplaced(option: str) -> typer.BadParameter:
+    """Return the error for an option of documents, or also of texts, where there are none."""
     from .documents import KINDS
 
-    path = expanded(sources[0])
-    if documents is None or path.is_file():
-        return typer.BadParameter(f"{option} is for documents ({KINDS})")
-    there = f"; it has {documents.others}" if documents.left_out else ""
-    return ConfigError(f"there are no documents ({KINDS}) in {path}{there}")
+    texts = "" if option in _OF_DOCUMENTS else ", and for rows with the --embed FIELD of a text"
+    return typer.BadParameter(f"{option} is for documents ({KINDS}){texts}")
 
 
 def _mapped(fields: list[str] | None) -> dict[str, str]:
@@ -431,6 +464,25 @@ def _of_documents(job: DocumentImport) -> _Shown:
     if len(job.reasons) > limit:
         notes.append(f"{job.rejects.place} lists all {len(job.reasons):,}")
     return facts, [line], notes
+
+
+def _of_texts(job: TextImport, backup: str | None) -> _Shown:
+    facts, lines, notes = _of_rows(job, backup)
+    (load,), counts = job.loads, job.counts
+    facts["dry_run"] = job.dry_run
+    facts["tables"][0] |= {name: counts[name] for name in _COUNTS_OF_TEXTS}
+    facts["tables"][0]["cut_off"] = job.long
+    said = ", ".join(f"{counts[name]:,} {name}" for name in _COUNTS_OF_TEXTS if counts[name])
+    wrote, gone = ("would write", "would be ") if job.dry_run else ("wrote", "")
+    lines[backup is not None] = f"{load.table}: {said or 'nothing'}; {wrote} {counted(job.written)}"
+    notes += [f"{load.table}: {gone}deleted: {_first(job.gone)}"] if job.gone else []
+    if job.long:
+        longer = f"{counted(len(job.long), 'text')} longer than the {job.most:,} tokens"
+        notes.append(
+            f"{load.table}: the model cuts off {longer} that it reads; --passages keeps all of "
+            f"them: {_first(job.long)}"
+        )
+    return facts, lines, notes
 
 
 def _of_rows(job: RowImport, backup: str | None) -> _Shown:

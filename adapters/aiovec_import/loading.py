@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
@@ -113,7 +114,7 @@ class RowImport(Import):
         for load in self.loads:
             await find_table(store, load)
 
-    async def parts(self) -> AsyncGenerator[tuple[Load, Sifted], None]:
+    async def parts(self) -> AsyncGenerator[Any, None]:
         """Read the next chunk ahead; yield each with the load that it belongs to."""
         for load in self.loads:
             schema = load.used_schema
@@ -142,7 +143,7 @@ class RowImport(Import):
 
     async def _note(self, load: Load, rejects: Sequence[Reject]) -> None:
         load.note(rejects)
-        if rejects:
+        if rejects and not self.dry_run:
             await in_thread(self.rejects.write, load.table, self.source.place, rejects)
 
     async def check(self, store: VectorStore) -> None:
@@ -177,8 +178,10 @@ class RowImport(Import):
             )
         return False
 
-    async def write(self, store: VectorStore, part: tuple[Load, Sifted]) -> None:
+    async def write(self, store: VectorStore, part: Any) -> None:
         """Write rows; those whose id exists already become rejects."""
+        load: Load
+        rows: Sifted
         load, rows = part
         await create(store, load)
         while rows.rows.num_rows:
@@ -209,19 +212,21 @@ class RowImport(Import):
 
 async def find_table(store: VectorStore, load: Load) -> None:
     """Settle the schema: of the existing table, or of the table to create."""
-    wanted = await StoreInternals(store).completed(load.table, wanted_schema(load))
+    wanted = wanted_schema(load)
     if load.schema is None and wanted.quantized and not store.supports("quantized"):
         wanted = replace(wanted, quantized=None)  # the file suggests it, not the user
     try:
         existing = await store.schema(load.table)
     except TableNotFoundError:
-        load.schema = wanted
+        load.schema = await StoreInternals(store).completed(load.table, wanted)
         return
+    if wanted.dim or not load.source.texts:  # else the table says how vectors are made
+        wanted = await StoreInternals(store).completed(load.table, wanted)
     if load.schema is not None:  # the user's must be the same; one that a file suggests need not
         await store.create_table(load.table, load.schema, exist_ok=True)
     if wanted.model is not None and existing.model is not None and wanted.model != existing.model:
         raise ModelMismatchError(load.table, existing.model, wanted.model)
-    if wanted.dim != existing.dim:
+    if wanted.dim not in (0, existing.dim):
         raise DimensionMismatchError(existing.dim, wanted.dim)
     new = load.new
     if new.metric is not None and new.metric != existing.metric:

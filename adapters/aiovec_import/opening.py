@@ -127,6 +127,8 @@ class Opener:
                     raise ConfigError(
                         "--dtype is for databases; a file has its own types", key="--dtype"
                     )
+                if self.hints.query is not None:
+                    raise ConfigError("--query is for databases, not for files", key="--query")
                 if not file.seekable():  # a named pipe
                     with file:
                         file = _copied(file)
@@ -158,7 +160,7 @@ class Files(Reader):
             self.form: str = first.form
 
     def tables(self) -> list[ForeignTable]:
-        return [replace(self._table, origin=self.name, rows=None)]
+        return [replace(self._table, origin=self.name, rows=None, base="files")]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         for path in self._paths:

@@ -117,6 +117,8 @@ class ForeignTable:
     lies there, in words. ``rows`` is None where counting them takes long. ``notes`` say what of it
     is taken otherwise than one may expect, ``omitted`` which columns with values are not taken, and
     why. With ``new_ids`` its rows come without ids, and get new ones. ``part`` is the reader's own.
+    With ``texts`` its rows have no vectors: they are made of a text. ``base`` names the source in
+    such rows.
     """
 
     name: str
@@ -128,6 +130,8 @@ class ForeignTable:
     omitted: tuple[str, ...] = ()
     part: Any = None
     new_ids: bool = False
+    texts: bool = False
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +163,19 @@ class NewTable:
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """The table, columns and type that the user names; None where the user named none."""
+    """The table or query, columns and type that the user names; None where the user named none."""
 
     table: str | None = None
+    query: str | None = None
     id_column: str | None = None
     vector_column: str | None = None
     dtype: str | None = None
     new: NewTable = field(default_factory=NewTable)
+
+    @property
+    def of_texts(self) -> bool:
+        """True if a table without vectors is wanted, whose text they are made of."""
+        return self.new.embed is not None and self.vector_column is None
 
     @property
     def wants_new_ids(self) -> bool:

@@ -44,8 +44,9 @@ class StoreInternals:
         settings = self._store._backends.active.settings
         return await self._store._embedders.completed(table, schema, settings)
 
-    async def tokenizer(self, schema: Schema) -> Any:
-        """Return the tokenizer of a table's model if that cuts long texts off; None otherwise."""
+    async def tokenizer(self, schema: Schema) -> tuple[Any, int | None]:
+        """Return the tokenizer of a table's model if that cuts long texts off, and the tokens that
+        it reads; None otherwise."""
         return await self._store._embedders.tokenizer(schema, self._store._backends.active.settings)
 
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:

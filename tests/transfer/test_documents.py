@@ -334,8 +334,8 @@ def test_what_is_no_document_is_named_as_such(folder: Path, store: Path) -> None
         ([other / "h.odt"], "h.odt is no document (.docx, .epub"),
         ([other / "h.odt"], "no file of rows (.parquet"),
         ([folder / "bare"], "bare has no documents"),
-        ([folder / "bare", "--delete"], "there are no documents"),
-        ([folder / "gone", "--delete", "--base", "https://x.example/"], "there are no documents"),
+        ([folder / "bare", "--delete"], "bare has no documents"),
+        ([folder / "gone", "--delete", "--base", "https://x.example/"], "there is no file"),
         ([folder / "gone"], "there is no file"),
     ):
         done = refused(store, *arguments)
@@ -667,6 +667,7 @@ def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) 
         ([notes, "--upsert"], "--upsert is for files of rows"),
         ([notes / "guide.md", "--delete"], "--delete needs a folder"),
         ([rows, "--chunk-size", 3], "--chunk-size is for documents"),
+        ([rows, "--delete"], "and for rows with the --embed FIELD of a text"),
         ([notes, "--base", os.fsdecode(b"https://a.example/\xff/")], "--base is a URL"),
         ([notes, rows], "rows.csv is no document"),
         ([notes, written(folder / "other")], "would both be the source 'guide.md'"),

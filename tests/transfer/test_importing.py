@@ -409,10 +409,10 @@ def test_texts_without_vectors_are_embedded_during_the_import(folder: Path, stor
         assert "body" in error
     assert not store.exists()
     embedded = ("--embedder", "demo", "--embed", "body", "--text", "body")
-    done = bring(path, store, *embedded, code=1)
+    done = bring(path, store, *embedded)
     assert (done["created"], done["rows"], done["model"]) == (True, 2, "aiovec-demo-hash-256")
-    assert done["reasons"] == {"there is no vector, and no text in 'body' to make one of": 1}
-    assert bring(path, store, *embedded, "--upsert", code=1)["rows"] == 2
+    assert (done["new"], done["empty"]) == (2, 1)
+    assert bring(path, store, *embedded)["unchanged"] == 2
     with sync.connect(store) as opened:
         (hit,) = opened.search("notes", "open sockets", limit=1)
         assert (hit.id, hit["n"]) == ("a", 1)

@@ -93,14 +93,22 @@ class CollectionSource(Source):
     """A store of collections, read by its own client. ``layout`` is the word for one of them.
 
     One that cannot be imported stops no other. With ``chooses_ids`` the user names the column of
-    the ids, with ``takes_dtypes`` the type of the vectors.
+    the ids, with ``takes_dtypes`` the type of the vectors, with ``takes_queries`` what is read.
     """
 
     layout: ClassVar[str]
     chooses_ids: ClassVar[bool] = False
     takes_dtypes: ClassVar[bool] = False
+    takes_queries: ClassVar[bool] = False
 
     def __init__(self, place: str, hints: Hints) -> None:
+        if hints.query is not None and not (self.takes_queries and hints.of_texts):
+            raise ConfigError(
+                "--query is for SQLite and PostgreSQL, with the --embed COLUMN of a text",
+                key="--query",
+            )
+        if hints.query is not None and hints.table is not None:
+            raise ConfigError(f"leave out #{hints.table}: --query says what is read", key="--query")
         if hints.dtype is not None and not self.takes_dtypes:
             raise ConfigError("--dtype is for SQLite databases", key="--dtype")
         if hints.id_column not in (None, "none") and not self.chooses_ids:

@@ -1,18 +1,21 @@
-"""PostgreSQL with pgvector: each table with a column of vectors, all read in one snapshot."""
+"""PostgreSQL, read in one snapshot: tables with pgvector's columns, and tables of texts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from aiovec.backend import Field, Schema
 from aiovec.errors import ConfigError
 
-from ..sources import Hints
+from ..files import reading
+from ..sources import Chunk, ForeignTable, Hints
+from ..tables import batches, chunk_of, foreign_texts, key_of, schema_of_texts
 from .common import Collection, CollectionSource, Point, Vectors, client, fields_of_kinds
 
 _KINDS: dict[str, Any] = {
@@ -24,43 +27,54 @@ _KINDS: dict[str, Any] = {
 # Values of these types go to the payload as they are, values of other types as text.
 _STORABLE = {"json", "jsonb", "numeric", "date", "timestamp"}
 _DENSE = ("vector", "halfvec")
+_VECTORS = {*_DENSE, "sparsevec"}
 _OMITTED = ("bytea", "bit", "varbit")
 
-# An index has the metric; a key of several columns is no id.
+# An index has the metric.
 _COLUMNS = """
 SELECT c.oid::regclass::text,
     CASE WHEN pg_table_is_visible(c.oid) THEN relname ELSE nspname || '.' || relname END,
     attname, typname, atttypmod,
     (SELECT min(split_part(opcname, '_', 2)) FROM pg_index JOIN pg_opclass o ON o.oid = indclass[0]
         WHERE indrelid = c.oid AND indkey[0] = attnum AND opcname ~ '^(vector|halfvec)_'),
-    EXISTS (SELECT FROM pg_index
-        WHERE indrelid = c.oid AND indisprimary AND indnkeyatts = 1 AND indkey[0] = attnum)
+    (SELECT array_position(indkey::int2[], attnum) FROM pg_index
+        WHERE indrelid = c.oid AND indisprimary),
+    EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indkey[0] = attnum)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     JOIN pg_attribute a ON attrelid = c.oid JOIN pg_type t ON t.oid = atttypid
 WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition AND attnum > 0
-    AND NOT attisdropped AND has_table_privilege(c.oid, 'SELECT') AND EXISTS (
-        SELECT FROM pg_attribute v JOIN pg_type vt ON vt.oid = v.atttypid
-        WHERE v.attrelid = c.oid AND vt.typname IN ('vector', 'halfvec', 'sparsevec'))
+    AND nspname NOT IN ('pg_catalog', 'information_schema') AND NOT attisdropped
+    AND has_table_privilege(c.oid, 'SELECT')
 ORDER BY 2, attnum
 """
+_TYPE = "SELECT typname FROM pg_type WHERE oid = %s"
 
 
 class _Column(NamedTuple):
     name: str
     type: str
     dim: int
-    metric: str | None
-    is_key: bool
+    metric: str | None = None
+    key: int | None = None
+    """The place of the column in the primary key."""
+    is_indexed: bool = False
 
     @property
     def sql(self) -> str:
         """The column, as text if no other form of its values is wanted."""
         return _quoted(self.name) + ("" if self.type in _STORABLE | _KINDS.keys() else "::text")
 
+    @property
+    def field(self) -> Field | None:
+        """The field of the column if it is named or has an index."""
+        if self.type in ("json", "jsonb"):
+            return None
+        return Field("float" if self.type == "numeric" else _KINDS.get(self.type, "text"))
+
 
 class PostgresSource(CollectionSource):
     layout = "pgvector table"
-    chooses_ids = True
+    chooses_ids = takes_queries = True
 
     def __init__(self, place: str, hints: Hints) -> None:
         if not place.startswith("//"):
@@ -77,17 +91,82 @@ class PostgresSource(CollectionSource):
         self._db.read_only = True
         self._db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
 
-    def names(self) -> Iterable[str]:
-        listed = self._db.execute(_COLUMNS).fetchall()
         self._listed = {
             name: (source, [_Column(*row[2:]) for row in columns])
-            for (source, name), columns in groupby(listed, lambda row: row[:2])
+            for (source, name), columns in groupby(
+                self._db.execute(_COLUMNS).fetchall(), lambda row: row[:2]
+            )
         }
-        return self._listed
+
+    def names(self) -> Iterable[str]:
+        return [
+            name for name, (_, columns) in self._listed.items()
+            if any(column.type in _VECTORS for column in columns)
+        ]  # fmt: skip
+
+    def tables(self) -> list[ForeignTable]:
+        query, name = self._hints.query, self._hints.table or ""
+        if not self._hints.of_texts or (query is None and name not in self._listed):
+            return super().tables()
+        self.place: str = "key"
+        with reading(None):
+            if query is None:
+                return [self._texts(name, *self._listed[name])]
+            # In parentheses, and by a protocol that takes one statement only.
+            source = f"({query.rstrip().rstrip(';')}\n) AS query"
+            with self._db.cursor("shape") as cursor:
+                cursor.execute(f"SELECT * FROM {source} LIMIT 0")
+                shape = cursor.description
+            columns = [
+                _Column(column.name, self._db.execute(_TYPE, (column.type_code,)).fetchone()[0], -1)
+                for column in shape
+            ]
+            return [self._texts("query", source, columns)]
+
+    def _texts(self, name: str, source: str, columns: Sequence[_Column]) -> ForeignTable:
+        """Return a table whose vectors are made of a text."""
+        keys = sorted((column for column in columns if column.key), key=lambda each: each.key or 0)
+        names = [column.name for column in columns]
+        key = key_of(name, self._hints, [column.name for column in keys], names)
+        left_out = [c for c in columns if c.type in (*_OMITTED, *_VECTORS, "tsvector")]
+        own = [] if len(key) > 1 else key
+        kept = [c for c in columns if c not in left_out and c.name not in own]
+        indexed = [column.name for column in kept if column.is_indexed]
+        fields = {column.name: column.field for column in kept}
+        schema = schema_of_texts(name, fields, indexed, self._hints)
+        (rows,) = self._db.execute(f"SELECT count(*) FROM {source}").fetchone()
+        words = [f"the column {column.name} ({column.type})" for column in left_out]
+        database = self._db.info.dbname
+        part = (source, key, kept)
+        return foreign_texts(name, "table", rows, schema, words, database, part)
+
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        if not table.texts:
+            yield from super().read(table, schema, size)
+            return
+        source, key, columns = table.part
+        casts = {"float": "::float8", "text": "::text"}
+        chosen = [f"{_quoted(name)}::text" for name in key]
+        for column in columns:
+            field = schema.fields.get(column.name)
+            cast = "" if field is None or column.type in _KINDS else casts[field.kind]
+            chosen.append(f"{_quoted(column.name)}{cast}" if cast else column.sql)
+        with reading(None), self._db.cursor("rows") as cursor:
+            cursor.execute(f"SELECT {', '.join(chosen)} FROM {source}")
+            for rows in batches(cursor, size):
+                named = [
+                    (
+                        row[: len(key)],
+                        {c.name: value for c, value in zip(columns, row[len(key) :], strict=True)},
+                    )
+                    for row in rows
+                ]
+                yield chunk_of(named, schema)
 
     def collection(self, name: str) -> Collection:
         source, columns = self._listed[name]
-        key = next((column.name for column in columns if column.is_key), "none")
+        keys = [column.name for column in columns if column.key]
+        key = keys[0] if len(keys) == 1 else "none"  # a key of several columns is no id
         id = self._hints.id_column or key
         if id not in ("none", *(column.name for column in columns)):
             raise ConfigError(f"{name} has no column {id!r}", key="--id-column")

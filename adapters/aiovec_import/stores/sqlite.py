@@ -12,26 +12,25 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from aiovec.backend import MAX_DIM, Field, read_json
+from aiovec.backend import MAX_DIM, Field, Schema, read_json
 from aiovec.errors import ConfigError
 from aiovec_sqlite.driver import load_driver
 from aiovec_sqlite.errors import ERROR, code_of, failures, translate
 from aiovec_sqlite.layout import APPLICATION_ID, is_database, quoted, read_header
 from aiovec_sqlite.opening import connect_read_only
 
-from ..sources import BYTES_AT_ONCE, Reject, legal_table_name
+from ..sources import Chunk, ForeignTable, Reject, legal_table_name
+from ..tables import QUERY, Column, SqliteTable, as_text, batches
 from .common import Collection, CollectionSource, Point, Vectors
 
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
 _TYPES = f"choose one of {', '.join(_DTYPES)}"
 _BUSY_SECONDS = 10.0
 _PAGES_AT_ONCE = 4096  # of a backup
-# Rows are fetched so many at a time, to notice where their bytes end a chunk.
-_ROWS_AT_ONCE = 64
 
 # What a vec0 table declares, such as "embedding float[4] distance_metric=cosine" and
 # "tenant text partition key"; options such as "chunk_size=8" match neither.
@@ -48,15 +47,6 @@ _PLAIN = re.compile(
 _CHUNKS = re.compile(r"_(vector_chunks|metadatachunks|metadatatext)\d\d\Z")
 _ELEMENTS = {"float": "float32", "f32": "float32", "int8": "int8", "i8": "int8", "bit": "bit"}
 
-# By SQLite's rules for declared types, and bool beside them.
-_KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, ...]], ...] = (
-    ("bool", ("bool",)),
-    ("int", ("int",)),
-    ("text", ("char", "clob", "text")),
-    (None, ("blob",)),
-    ("float", ("real", "floa", "doub")),
-)
-
 # The columns of llm's tables that are read.
 _LLM = {
     "collections": {"id", "name", "model"},
@@ -71,24 +61,6 @@ _RESERVED = re.compile(rf"_*(id|{_COLLECTION_VECTOR})\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
-    """A column beside the vectors, with its declared type."""
-
-    name: str
-    type: str
-    is_partition: bool = False
-    is_key: bool = False
-
-    @property
-    def field(self) -> Field | None:
-        """The field that the column becomes; None if its values go to the payload."""
-        declared = self.type.lower()
-        kind = next((k for k, words in _KINDS if any(w in declared for w in words)), None)
-        partition = self.is_partition and kind in ("text", "int")
-        return None if kind is None else Field(kind, partition=partition)
-
-
-@dataclass(frozen=True, slots=True)
 class _Part:
     """The way to read a table. ``place`` is the column with the position of a row.
 
@@ -100,7 +72,7 @@ class _Part:
     place: str
     id: str
     dtypes: Mapping[str, str]
-    columns: Sequence[_Column] | None
+    columns: Sequence[Column] | None
     content: str | None = None
 
     @property
@@ -116,7 +88,7 @@ class SqliteSource(CollectionSource):
 
     layout = "SQLite database"
     place = "rowid"
-    chooses_ids = takes_dtypes = True
+    chooses_ids = takes_dtypes = takes_queries = True
 
     @classmethod
     def recognise(cls, path: Path) -> bool:
@@ -138,7 +110,9 @@ class SqliteSource(CollectionSource):
         with _reading(path):
             self._db = connect_read_only(path, _BUSY_SECONDS, _read)
             # Text that is not UTF-8 rejects its own row only.
-            self._db.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+            self._db.text_factory = as_text
+            if self._hints.query is not None:  # a view takes one statement, which only reads
+                self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {self._hints.query}")
             # One snapshot of the file, whatever others write during the import.
             self._db.execute("BEGIN")
             listed = self._db.execute(
@@ -154,6 +128,29 @@ class SqliteSource(CollectionSource):
             # The tables of the layouts that name their collections, and what reads each collection.
             self._known: set[str] = set()
             self._named = {**self._collections(), **self._collections_of_llm()}
+
+    def tables(self) -> list[ForeignTable]:
+        name = QUERY if self._hints.query is not None else self._hints.table or ""
+        plain = {QUERY, *self._kinds} - self._vec0.keys() - self._named.keys()
+        if name not in plain or not self._hints.of_texts:
+            return super().tables()
+        self.place = "key"
+        with _reading(self._path):
+            table = SqliteTable(self._db, name, self._hints).foreign(self._path.name)
+            (mode,) = self._db.execute("PRAGMA journal_mode").fetchone()
+            self._copies = mode != "wal"
+            if self._copies:
+                self._db.execute("COMMIT")
+            return [table]
+
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        if not table.texts:
+            yield from super().read(table, schema, size)
+            return
+        with _reading(self._path):
+            if self._copies:
+                table.part.copy()
+            yield from table.part.chunks(schema, size)
 
     def names(self) -> Iterable[str]:
         """Return the named table; without a name the collections, or the only vec0 table."""
@@ -194,8 +191,11 @@ class SqliteSource(CollectionSource):
             name if name in ("rowid", "NULL") else quoted(name)
             for name in (part.place, part.id, vector, *part.names)
         )
-        with _reading(self._path):
-            for rows in self._batches(f"SELECT {chosen} FROM {part.table}", size):
+        with (
+            _reading(self._path),
+            closing(self._db.execute(f"SELECT {chosen} FROM {part.table}")) as cursor,
+        ):
+            for rows in batches(cursor, size):
                 yield [_point(row, part, part.dtypes[vector]) for row in rows]
 
     def backup(self, path: Path) -> None:
@@ -223,14 +223,15 @@ class SqliteSource(CollectionSource):
             listed.append(f"{name} (BLOBs: {blobs})" if blobs else name)
         return ConfigError(
             f"{why}. Name the table to import as {self._path}#TABLE, and for BLOBs also "
-            f"--vector-column and --dtype. The tables are: {', '.join(sorted(listed)) or 'none'}",
+            "--vector-column and --dtype, for a text that vectors are made of --embed. "
+            f"The tables are: {', '.join(sorted(listed)) or 'none'}",
             file=str(self._path), key="SOURCE",
         )  # fmt: skip
 
-    def _columns(self, table: str) -> list[_Column]:
+    def _columns(self, table: str) -> list[Column]:
         rows = self._db.execute(f"PRAGMA table_xinfo({quoted(table)})").fetchall()
         # Generated columns are among them, those that a virtual table hides are not.
-        return [_Column(row[1], row[2] or "", is_key=row[5] > 0) for row in rows if row[6] != 1]
+        return [Column(row[1], row[2] or "", is_key=row[5] > 0) for row in rows if row[6] != 1]
 
     def _blobs(self, table: str) -> list[str]:
         if self._kinds[table] != "table":
@@ -303,7 +304,8 @@ class SqliteSource(CollectionSource):
         if vector not in columns or dtype is None:
             raise ConfigError(
                 f"name the column of the vectors in the table {table!r} with --vector-column "
-                f"({', '.join(columns)}), and their type with --dtype; {_TYPES}",
+                f"({', '.join(columns)}), and their type with --dtype; {_TYPES}; or make them of "
+                "a text with --embed COLUMN and --embedder KIND",
                 key="--dtype" if vector in columns else "--vector-column",
             )
         dim = self._usual_dim(quoted(table), vector, dtype)
@@ -327,11 +329,11 @@ class SqliteSource(CollectionSource):
 
     def _as_collection(
         self, name: str, layout: str, vectors: Sequence[Vectors], dtypes: Mapping[str, str],
-        columns: list[_Column],
+        columns: list[Column],
     ) -> Collection:  # fmt: skip
         columns = [column for column in columns if column.name not in dtypes]
         id = self._id_column(name, columns)
-        kept: list[_Column] = []
+        kept: list[Column] = []
         omitted = []
         for column in columns:
             if column.field is None and (blobs := self._only_blobs(quoted(name), column.name)):
@@ -355,7 +357,7 @@ class SqliteSource(CollectionSource):
         ).fetchone()
         return int(blobs) if blobs == values else 0
 
-    def _id_column(self, table: str, columns: list[_Column]) -> str:
+    def _id_column(self, table: str, columns: list[Column]) -> str:
         """Return the named column, else the key of one column, else ``id``, else the rowid."""
         names = [column.name for column in columns]
         keys = [column.name for column in columns if column.is_key]
@@ -368,20 +370,6 @@ class SqliteSource(CollectionSource):
             f"the column of the ids with --id-column: {', '.join(names)}",
             key="--id-column",
         )
-
-    def _batches(self, sql: str, size: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield the rows of a statement, up to ``size`` at once, and fewer if they are large."""
-        with closing(self._db.execute(sql)) as cursor:
-            rows: list[tuple[Any, ...]] = []
-            nbytes = 0
-            while fetched := cursor.fetchmany(min(size, _ROWS_AT_ONCE)):
-                rows += fetched
-                nbytes += sum(len(v) for row in fetched for v in row if isinstance(v, (bytes, str)))
-                if len(rows) >= size or nbytes >= BYTES_AT_ONCE:
-                    yield rows
-                    rows, nbytes = [], 0
-            if rows:
-                yield rows
 
 
 def _read(db: Any, path: str) -> None:
@@ -403,14 +391,14 @@ def _reading(path: Path) -> Iterator[None]:
         ) from exc  # fmt: skip
 
 
-def _declared(sql: str) -> tuple[list[Vectors], dict[str, str], list[_Column]] | None:
+def _declared(sql: str) -> tuple[list[Vectors], dict[str, str], list[Column]] | None:
     """Read the vectors, their types and the columns that a vec0 table declares; None otherwise."""
     made = _VEC0.search(sql)
     if made is None:
         return None
     vectors: list[Vectors] = []
     dtypes: dict[str, str] = {}
-    columns: list[_Column] = []
+    columns: list[Column] = []
     for argument in _COMMENT.sub("", made[1]).split(","):
         if vector := _VECTOR.fullmatch(argument.strip()):
             name, element, dim, metric = vector.groups()
@@ -419,7 +407,7 @@ def _declared(sql: str) -> tuple[list[Vectors], dict[str, str], list[_Column]] |
             vectors.append(Vectors(name, able, metric or "l2", f"{dtypes[name]}[{dim}]"))
         elif plain := _PLAIN.fullmatch(argument.strip()):
             name, kind, key = plain[1], plain[2], (plain[3] or "").lower()
-            columns.append(_Column(name, kind, key == "partition", key == "primary"))
+            columns.append(Column(name, kind, key == "partition", key == "primary"))
     return vectors, dtypes, columns
 
 
@@ -444,17 +432,5 @@ def _point(row: tuple[Any, ...], part: _Part, dtype: str) -> Point | Reject:
         keys = {f"_{key}" if _RESERVED.match(key) else key: v for key, v in payload.items()}
     else:
         named = zip(part.columns, values, strict=True)
-        keys = {column.name: _value(v, column) for column, v in named}
+        keys = {column.name: column.value(v) for column, v in named}
     return Point(id, vector, keys, place=place)
-
-
-def _value(value: Any, column: _Column) -> Any:
-    """Return a value as a field or the payload takes it: flags as bool, and JSON as it reads."""
-    if "bool" in column.type.lower():
-        return bool(value) if value in (0, 1) else value
-    if isinstance(value, str) and value[:1] in ("{", "[") and column.field is None:
-        try:
-            return read_json(value)
-        except (ValueError, RecursionError):
-            return value
-    return value

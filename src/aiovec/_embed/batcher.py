@@ -81,10 +81,11 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<embedder {self.name!r} ({self.model})>"
 
-    async def tokenizer(self) -> Any:
-        """Return the tokenizer of a model that cuts long texts off; None for others."""
+    async def tokenizer(self) -> tuple[Any, int | None]:
+        """Return the tokenizer of a model that cuts long texts off, and the tokens that it reads;
+        None for others."""
         if not isinstance(self._embedder, LocalModel):
-            return None
+            return None, None
         return await in_thread(self._embedder.tokenizer)
 
     async def learn_dim(self) -> None:

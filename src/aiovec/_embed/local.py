@@ -36,18 +36,21 @@ class LocalModel:
             if self._loaded is None:
                 self._loaded = self._load()
 
-    def tokenizer(self) -> Any:
-        """Return a copy of the model's tokenizer that counts every token; None if it has none."""
+    def tokenizer(self) -> tuple[Any, int | None]:
+        """Return a copy of the model's tokenizer that counts every token, None if it has none, and
+        the number of tokens that the model reads, None if that is unknown."""
         self.prepare()
         model = self._loaded.model if self._kind == "fastembed" else self._loaded
         tokenizer: Any = getattr(model, "tokenizer", None)
         tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # inside one of transformers
         if not hasattr(tokenizer, "no_truncation"):
-            return None
+            return None, None
+        most = getattr(self._loaded, "max_seq_length", None)
+        most = most or (tokenizer.truncation or {}).get("max_length")
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return tokenizer
+        return tokenizer, most
 
     def __call__(self, texts: list[str], *, kind: Purpose = "document") -> Any:
         """Return the vectors of texts."""

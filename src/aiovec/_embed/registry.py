@@ -100,10 +100,13 @@ class Embedders:
             return True
         return (await in_thread(_recipe_of, schema, schema.embed))[1] is not None
 
-    async def tokenizer(self, schema: Schema, settings: RetrievalSettings) -> Any:
-        """Return the tokenizer of a model that cuts long texts off; None for others."""
+    async def tokenizer(
+        self, schema: Schema, settings: RetrievalSettings
+    ) -> tuple[Any, int | None]:
+        """Return the tokenizer of a model that cuts long texts off, and the tokens that it reads;
+        None for others."""
         if schema.embed is None or not await self.can_embed(schema, settings):
-            return None
+            return None, None
         embedder = await self.find(schema.embed.using, settings)
         return await (embedder or await self._of_recipe("", schema, schema.embed)).tokenizer()
 
