@@ -136,11 +136,14 @@ class SqliteTable:
         for rows in batches(self._db.execute(self._rows), size):
             yield self._chunk(rows, schema)
 
-    def some(self, keys: Iterable[Sequence[Any]], schema: Schema) -> Chunk:
-        """Return the rows with these keys; missing ones are left out."""
+    def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
+        """Return the rows with these keys, and the ids of the keys that no row has."""
         by = " AND ".join(f"{name if name == 'rowid' else quoted(name)} = ?" for name in self.key)
         find = f"{self._select} WHERE {by}"
-        return self._chunk([row for key in keys for row in self._db.execute(find, key)], schema)
+        rows = [row for key in keys for row in self._db.execute(find, key)]
+        present = {id_of(row[: len(self.key)]) for row in rows}
+        absent = {id for key in keys if (id := id_of(key)) is not None and id not in present}
+        return self._chunk(rows, schema), absent
 
     def _chunk(self, rows: Sequence[tuple[Any, ...]], schema: Schema) -> Chunk:
         count = len(self.key)
