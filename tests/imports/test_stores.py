@@ -496,11 +496,11 @@ def test_a_docstore_runs_no_code(folder: Path) -> None:
     assert not Path("new.db").exists()
 
 
-# pgvector
+# PostgreSQL, with pgvector and without
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Any]:
+def server() -> Iterator[Any]:
     """Yield a connection to a PostgreSQL server that runs for these tests."""
     psycopg = pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
@@ -522,14 +522,75 @@ def postgres() -> Iterator[Any]:
         try:
             url = f"postgresql://app:its-secret@/postgres?host={folder}"
             with psycopg.connect(url, autocommit=True) as db:
-                try:
-                    db.execute("CREATE EXTENSION vector; SELECT '[1]'::halfvec")
-                except psycopg.Error as exc:
-                    pytest.skip(f"needs pgvector 0.7: {exc}")
                 db.url = url
                 yield db
         finally:
             server("stop", "-m", "immediate")
+
+
+@pytest.fixture(scope="module")
+def postgres(server: Any) -> Any:
+    """Return the connection, once the server has pgvector."""
+    import psycopg
+
+    try:
+        server.execute("CREATE EXTENSION IF NOT EXISTS vector; SELECT '[1]'::halfvec")
+    except psycopg.Error as exc:
+        pytest.skip(f"needs pgvector 0.7: {exc}")
+    return server
+
+
+def test_a_table_of_postgresql_is_a_source_of_texts(server: Any, store: Any) -> None:
+    server.execute(
+        """CREATE TYPE mood AS ENUM ('sad', 'glad');
+        CREATE TABLE posts (lang text, nr bigint, body text, author uuid, felt mood,
+            price numeric(9, 2), at timestamptz, day date, meta jsonb, tags text[], raw bytea,
+            words tsvector GENERATED ALWAYS AS (to_tsvector('simple', body)) STORED,
+            PRIMARY KEY (lang, nr));
+        CREATE INDEX ON posts (author); CREATE INDEX ON posts (price); CREATE INDEX ON posts (at);
+        CREATE INDEX ON posts USING gin (meta); CREATE INDEX ON posts (felt);
+        CREATE VIEW glad AS SELECT lang || nr AS id, body FROM posts WHERE felt = 'glad'"""
+    )
+    author = "00000000-0000-4000-8000-000000000001"
+    for nr, body in ((1, "on keys"), (2, "on locks"), (3, None)):
+        server.execute(
+            "INSERT INTO posts VALUES ('d/e', %s, %s, %s, 'glad', 1.5, '2026-01-31T12:00:00Z', "
+            "'2026-01-31', '{\"a\": 1}', '{x,y}', '\\x00')",
+            (nr, body, author),
+        )
+    url = server.url.replace("postgresql:", "postgres:")
+
+    def again(*options: str) -> dict[str, int]:
+        done = bring(f"{url}#posts", "--embed", "body", "--embedder", "demo", *options)
+        assert done.code == 0, done.err
+        names = ("new", "changed", "unchanged", "empty", "deleted")
+        return {name: table(done)[name] for name in names if table(done)[name]}
+
+    assert again() == {"new": 2, "empty": 1}
+    schema, rows = store("posts")
+    kinds = {name: (field.kind, field.index) for name, field in schema.fields.items()}
+    assert kinds == {
+        "lang": ("text", "btree"), "body": ("text", None), "author": ("text", "btree"),
+        "felt": ("text", "btree"), "price": ("float", "btree"), "at": ("datetime", "btree"),
+    }  # fmt: skip
+    values = dict(rows["d%2Fe/1"].fields)
+    assert len(str(values.pop("hash"))) == 32
+    assert values == {
+        "lang": "d/e", "nr": 1, "body": "on keys", "author": author, "felt": "glad", "price": 1.5,
+        "at": datetime(2026, 1, 31, 12, tzinfo=UTC), "day": "2026-01-31", "meta": {"a": 1},
+        "tags": ["x", "y"], "base": "postgres#posts",
+    }  # fmt: skip
+    server.execute("UPDATE posts SET body = 'on doors' WHERE nr = 2; DELETE FROM posts WHERE nr = 1")
+    assert again("--delete") == {"changed": 1, "empty": 1, "deleted": 1}
+    assert again() == {"unchanged": 1, "empty": 1}
+    assert table(bring(f"{url}#glad", "--embed", "body", "--embedder", "demo"))["new"] == 1
+    query = ("--id-column", "n", "--embed", "body", "--embedder", "demo", "--table", "q", "--query")
+    read = "SELECT nr AS n, body, price * 2 AS double FROM posts WHERE body LIKE '%on%'; -- all"
+    assert "syntax error" in error_of("import", url, "-s", "new.db", *query, read)
+    assert table(bring(url, *query, read.partition(" -- ")[0]))["new"] == 1
+    for wrong in ("DELETE FROM posts", "SELECT 1) AS q; DROP TABLE posts; SELECT (1"):
+        error_of("import", url, "-s", "new.db", *query, wrong)
+    assert server.execute("SELECT count(*) FROM posts").fetchone() == (2,)
 
 
 def test_a_pgvector_table_keeps_its_columns(postgres: Any, store: Any) -> None:

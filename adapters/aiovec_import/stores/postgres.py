@@ -125,7 +125,7 @@ class PostgresSource(CollectionSource):
 
     def _texts(self, name: str, source: str, columns: Sequence[_Column]) -> ForeignTable:
         """Return a table whose vectors are made of a text."""
-        keys = sorted((column for column in columns if column.key), key=lambda each: each.key or 0)
+        keys = sorted((c for c in columns if c.key is not None), key=lambda each: each.key or 0)
         names = [column.name for column in columns]
         key = key_of(name, self._hints, [column.name for column in keys], names)
         left_out = [c for c in columns if c.type in (*_OMITTED, *_VECTORS, "tsvector")]
@@ -165,7 +165,7 @@ class PostgresSource(CollectionSource):
 
     def collection(self, name: str) -> Collection:
         source, columns = self._listed[name]
-        keys = [column.name for column in columns if column.key]
+        keys = [column.name for column in columns if column.key is not None]
         key = keys[0] if len(keys) == 1 else "none"  # a key of several columns is no id
         id = self._hints.id_column or key
         if id not in ("none", *(column.name for column in columns)):
