@@ -580,7 +580,8 @@ def test_a_table_of_postgresql_is_a_source_of_texts(server: Any, store: Any) -> 
         "at": datetime(2026, 1, 31, 12, tzinfo=UTC), "day": "2026-01-31", "meta": {"a": 1},
         "tags": ["x", "y"], "base": "postgres#posts",
     }  # fmt: skip
-    server.execute("UPDATE posts SET body = 'on doors' WHERE nr = 2; DELETE FROM posts WHERE nr = 1")
+    server.execute("UPDATE posts SET body = 'on doors' WHERE nr = 2")
+    server.execute("DELETE FROM posts WHERE nr = 1")
     assert again("--delete") == {"changed": 1, "empty": 1, "deleted": 1}
     assert again() == {"unchanged": 1, "empty": 1}
     assert table(bring(f"{url}#glad", "--embed", "body", "--embedder", "demo"))["new"] == 1
