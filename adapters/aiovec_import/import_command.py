@@ -84,7 +84,9 @@ def import_(
             help="Documents: files of Markdown, text, HTML, PDF, Word and more, and folders. Or "
             "rows: Parquet, Arrow IPC, JSON Lines or CSV: paths, globs in quotes such as "
             "'parts/*.parquet', or s3:// and gs:// URLs, whose credentials come from the "
-            "environment. Or one store of another program: a SQLite database with vectors, a "
+            "environment. Or a table of a SQLite or PostgreSQL database, such as "
+            "app.db#articles, with --embed. Or one store of another program: a SQLite database "
+            "with vectors, a "
             "folder of LanceDB, Chroma, Qdrant, Milvus Lite or FAISS, or NAME:PLACE, such as "
             "qdrant:http://localhost:6333; #TABLE behind it chooses a table. Or - for standard "
             "input, with --format and --table.",
@@ -101,8 +103,9 @@ def import_(
         int | None,
         typer.Option(
             min=1,
-            help="Documents: length of a passage at most, in characters, or in tokens if the model "
-            "cuts off long texts (fastembed, sentence-transformers). Default: 1200, or 256.",
+            help="Documents and --passages: length of a passage at most, in characters, or in "
+            "tokens if the model cuts off long texts (fastembed, sentence-transformers). Default: "
+            "1200, or 256.",
         ),
     ] = None,
     passages: Annotated[
@@ -114,14 +117,18 @@ def import_(
         ),
     ] = False,
     overlap: Annotated[
-        int, typer.Option(min=0, help="Documents: length that passages of a section share.")
+        int,
+        typer.Option(
+            min=0, help="Documents and --passages: length that passages of a section share."
+        ),
     ] = 0,
     base: Annotated[
         str,
         typer.Option(
             metavar="URL",
             help="Documents: URL before each path, such as https://docs.example.com/. Default: the "
-            "path below the folder alone.",
+            "path below the folder alone. Rows with --embed: name of the source in its rows. "
+            "Default: file and table, such as app.db#articles.",
         ),
     ] = "",
     fields: Annotated[
@@ -152,15 +159,20 @@ def import_(
         bool,
         typer.Option(
             "--delete",
-            help="Documents: delete those whose files are gone, of imports with this --base.",
+            help="Documents, and rows with --embed: delete those that SOURCE no longer has, of "
+            "imports with this --base.",
         ),
     ] = False,
     delete_all: Annotated[
         bool,
-        typer.Option("--delete-all", help="Documents: as --delete, even if most of them are gone."),
+        typer.Option("--delete-all", help="As --delete, even if most of them are gone."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Documents: say what would change, and write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Documents, and rows with --embed: say what would change, and write nothing.",
+        ),
     ] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show what would be imported, and write nothing.")
@@ -195,7 +207,11 @@ def import_(
     ] = None,
     embed: Annotated[
         str | None,
-        typer.Option(metavar="FIELD", help="Text field that --embedder makes new vectors from."),
+        typer.Option(
+            metavar="FIELD",
+            help="Text field or column that --embedder makes vectors from. Again, only rows that "
+            "changed are written, as of documents.",
+        ),
     ] = None,
     upsert: Annotated[
         bool, typer.Option("--upsert", help="Replace rows that have the same id.")
@@ -227,8 +243,8 @@ def import_(
     """Import documents, files of rows, or the tables of a store that another program wrote.
 
     Documents are cut into passages, which are the rows of one table. Again, only what changed since
-    is embedded. What cannot be read is listed with the reason, and the rest is imported. Files of
-    other kinds are counted.
+    is embedded, as of rows with --embed. What cannot be read is listed with the reason, and the
+    rest is imported. Files of other kinds are counted.
 
     Creates the store and the table if they do not exist. Several files go into one table, whose
     fields come from the first file. Rows that cannot be imported are listed with the reason; all
@@ -328,7 +344,7 @@ def import_(
                 delete_all, dry_run,
             )  # fmt: skip
             _run(synced, store, config, embedder, lambda: _of_texts(synced, backup), json)
-            if synced.rejects.count and not allow_rejects:
+            if loads[0].rejected and not allow_rejects:
                 raise typer.Exit(1)
             return
         rows = RowImport(source, loads, listed, strict)

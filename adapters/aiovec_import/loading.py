@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
@@ -94,6 +94,8 @@ class RowImport(Import):
     alone, or with ``strict``, it raises the error.
     """
 
+    going_on: ClassVar[str] = "with --upsert the import goes on"
+
     source: Reader
     loads: Sequence[Load]
     rejects: RejectsFile
@@ -102,7 +104,7 @@ class RowImport(Import):
     @property
     def kept(self) -> str:
         kept = [f"{load.rows:,} rows of {load.table!r}" for load in self.loads if load.rows]
-        return f"{', '.join(kept)}; with --upsert the import goes on" if kept else ""
+        return f"{', '.join(kept)}; {self.going_on}" if kept else ""
 
     def followed(self) -> Iterable[tuple[Load, str, int | None]]:
         return [(load, load.table, load.source.rows) for load in self.loads]

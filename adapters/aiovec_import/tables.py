@@ -7,9 +7,9 @@ brings the chunks into a table of its ``schema``, completed by the store's embed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of, kinds_in, with_indexes
 from aiovec.backend import Field, Schema, read_json
@@ -17,7 +17,7 @@ from aiovec.bridge import storable
 from aiovec.errors import AiovecError, ConfigError
 from aiovec_sqlite.layout import quoted
 
-from .sources import BYTES_AT_ONCE, Chunk, ForeignTable, Hints, Reject, legal_table_name
+from .sources import BYTES_AT_ONCE, Chunk, ForeignTable, Hints, NewTable, Reject, legal_table_name
 
 QUERY = "aiovec_query"
 """The view of ``--query``, which hides a table of its name."""
@@ -72,55 +72,148 @@ class Column:
         return value
 
 
-class SqliteTable:
-    """A table, a view or a query of a SQLite database, whose rows have a text and no vectors.
+class TextColumn(NamedTuple):
+    """A column of a table of texts: how it is selected, and the field that it may become.
 
-    ``key`` are the columns whose values make the id, ``columns`` the others that come along. Sets
-    the ``text_factory`` of the connection: a text that is not UTF-8 is rejected with its row only.
+    ``key`` is its place in the primary key. ``left_out`` is its type if no row can hold its values.
+    """
+
+    name: str
+    sql: str
+    field: Field | None
+    key: int | None = None
+    is_indexed: bool = False
+    left_out: str = ""
+
+
+class TextTable:
+    """A table, a view or a query whose rows have a text and no vectors, in any database.
+
+    ``key`` are the columns whose values make the id, ``columns`` the others that come along.
+    ``schema`` is that of the store's table; its dimension and model are the embedder's. ``hidden``
+    are names of the id that are no columns.
+    """
+
+    def __init__(
+        self, name: str, layout: str, source: str, columns: Sequence[TextColumn], hints: Hints,
+        hidden: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.name, self.layout = name, layout
+        names = [*(column.name for column in columns), *hidden]
+        keys = sorted((c for c in columns if c.key is not None), key=lambda each: each.key or 0)
+        wanted = hints.id_column
+        usual = [column.name for column in keys] or [name for name in names if name == "id"]
+        self.key: Sequence[str] = usual if wanted is None else [n for n in names if n == wanted]
+        if not self.key:
+            lack = "no primary key" if wanted is None else f"no column {wanted!r}"
+            raise ConfigError(
+                f"{name!r} has {lack} by which the same import finds its rows again; name a "
+                f"column whose values are unique with --id-column: {', '.join(names):.500}",
+                key="--id-column",
+            )
+        self.left_out: Sequence[str] = [
+            f"the column {column.name} ({column.left_out})" for column in columns
+            if column.left_out and column.name not in self.key
+        ]  # fmt: skip
+        own = self.key if len(self.key) == 1 else ()
+        self.columns: Sequence[TextColumn] = [
+            column for column in columns if not column.left_out and column.name not in own
+        ]
+        self.schema: Schema = self._schema(hints.new)
+        by_name = {column.name: column.sql for column in columns}
+        chosen = [by_name.get(name, name) for name in self.key]
+        chosen += [column.sql for column in self.columns]
+        self.select: str = f"SELECT {', '.join(chosen)} FROM {source}"
+
+    def _schema(self, new: NewTable) -> Schema:
+        columns = {column.name: column for column in self.columns}
+        texts = [*new.text, *([] if new.embed is None else [new.embed])]
+        for option, names in (("--text", new.text), ("--index", new.index), ("--embed", texts)):
+            for name in set(names) - columns.keys():
+                raise ConfigError(
+                    f"{option} {name}: {self.name!r} has no such column; the columns: "
+                    f"{', '.join(columns):.500}", key=option,
+                )  # fmt: skip
+        fields = {}
+        for name, column in columns.items():
+            field = column.field
+            if name in texts and (field is None or field.kind != "text"):
+                field = Field("text")
+            if field is not None and column.is_indexed:
+                fields[name] = Field(field.kind, index="btree")
+            elif name in (*texts, *new.index):
+                fields[name] = field
+        kept, _ = fields_of(fields, USUAL_VECTORS[0])
+        schema = Schema(
+            0, metric=new.metric or "cosine", model=new.model, fields=kept, embed=new.embed_of(kept)
+        )
+        return with_indexes(schema, new.text, new.index)
+
+    def offered(self, rows: int, database: str) -> ForeignTable:
+        """Return the table as a reader of the database of this name offers it."""
+        return ForeignTable(
+            legal_table_name(self.name), self.name, self.layout, rows, self.schema,
+            tuple(f"not imported: {column}" for column in self.left_out), part=self, texts=True,
+            base=f"{database}#{self.name}",
+        )  # fmt: skip
+
+    def chunk(self, rows: Iterable[Sequence[Any]], schema: Schema) -> Chunk:
+        """Return rows of ``select`` for a table of this schema."""
+        taken = ("id", "payload", schema.vector)
+        kept: list[dict[str, Any]] = []
+        rejects: list[Reject] = []
+        for key, *values in ((row[: len(self.key)], *row[len(self.key) :]) for row in rows):
+            row: dict[str, Any] = {"id": id_of(key)}
+            try:
+                for column, value in zip(self.columns, values, strict=True):
+                    name = f"{column.name}_" if column.name in taken else column.name
+                    row[name] = value if name in schema.fields else storable(value, name, large=str)
+            except AiovecError as exc:
+                rejects.append(Reject(row["id"], row["id"], str(exc)))
+            else:
+                kept.append(row)
+        return Chunk(kept, [row["id"] or "" for row in kept], rejects)
+
+
+class SqliteTable(TextTable):
+    """A table of texts in a SQLite database.
+
+    Sets the ``text_factory`` of the connection: a text that is not UTF-8 rejects its own row only.
     """
 
     def __init__(self, db: Any, name: str, hints: Hints) -> None:
         db.text_factory = as_text
-        self._db = db
-        self.name = name
+        self._db, self._source = db, quoted(name)
         listed = db.execute(
             "SELECT type, wr FROM pragma_table_list WHERE name = ? ORDER BY schema = 'main'",
             (name,),
         ).fetchone()
         if listed is None:
             raise ConfigError(f"there is no table {name!r}", key="SOURCE")
-        self.layout: str = "query" if name == QUERY else listed[0]
-        info = db.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
+        is_query = name == QUERY
+        first = "SELECT i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i"
+        indexed = {n for (n,) in db.execute(f"{first} WHERE seqno = 0 AND cid >= 0", (name,))}
+        info = db.execute(f"PRAGMA table_xinfo({self._source})").fetchall()
         # Generated columns are among them, those that a virtual table hides are not.
-        columns = [Column(row[1], row[2] or "", is_key=row[5] > 0) for row in info if row[6] != 1]
-        keys = [row[1] for row in sorted(info, key=lambda row: row[5]) if row[5]]
-        has_rowid = listed[0] != "view" and not listed[1]
-        names = [column.name for column in columns]
-        self.key: Sequence[str] = key_of(name, hints, keys, names, ["rowid"] * has_rowid)
-        blobs = [column for column in columns if "blob" in column.type.lower()]
-        self.left_out: Sequence[str] = [
-            f"the column {column.name} ({column.type})" for column in blobs
-            if column.name not in self.key
+        self._types = {row[1]: Column(row[1], row[2] or "") for row in info if row[6] != 1}
+        columns = [
+            TextColumn(
+                row[1], quoted(row[1]), self._field(self._types[row[1]]), row[5] or None,
+                row[1] in indexed, row[2] if "blob" in (row[2] or "").lower() else "",
+            )
+            for row in info if row[6] != 1
         ]  # fmt: skip
-        own = [] if len(self.key) > 1 else self.key
-        self.columns: Sequence[Column] = [
-            column for column in columns if column not in blobs and column.name not in own
-        ]
-        self.schema: Schema = schema_of_texts(
-            name, {column.name: self._field(column) for column in self.columns},
-            self._indexed(), hints,
+        hidden = () if listed[0] == "view" or listed[1] else ("rowid",)
+        super().__init__(
+            "query" if is_query else name, "query" if is_query else listed[0], self._source,
+            columns, hints, hidden,
         )  # fmt: skip
-        chosen = ", ".join(
-            name if name == "rowid" else quoted(name)
-            for name in (*self.key, *(column.name for column in self.columns))
-        )
-        self._select = self._rows = f"SELECT {chosen} FROM {quoted(name)}"
+        self._rows: str = self.select
 
     def foreign(self, database: str) -> ForeignTable:
         """Return the table as a reader of the database of this name offers it."""
-        (rows,) = self._db.execute(f"SELECT count(*) FROM {quoted(self.name)}").fetchone()
-        name = "query" if self.name == QUERY else self.name
-        return foreign_texts(name, self.layout, rows, self.schema, self.left_out, database, self)
+        (rows,) = self._db.execute(f"SELECT count(*) FROM {self._source}").fetchone()
+        return self.offered(rows, database)
 
     def copy(self) -> None:
         """Copy all rows into a temporary file, from which ``chunks`` reads them then.
@@ -128,49 +221,41 @@ class SqliteTable:
         Without WAL, a reader keeps writers from their commits until its last row.
         """
         self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
-        self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {self._select}")
+        self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {self.select}")
         self._rows = f"SELECT * FROM temp.{_COPY}"
 
     def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
         """Yield all rows for a table of this schema, up to ``size`` at once."""
         for rows in batches(self._db.execute(self._rows), size):
-            yield self._chunk(rows, schema)
+            yield self.chunk(rows, schema)
 
     def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
         """Return the rows with these keys, and the ids of the keys that no row has."""
         by = " AND ".join(f"{name if name == 'rowid' else quoted(name)} = ?" for name in self.key)
-        find = f"{self._select} WHERE {by}"
+        find = f"{self.select} WHERE {by}"
         rows = [row for key in keys for row in self._db.execute(find, key)]
         present = {id_of(row[: len(self.key)]) for row in rows}
         absent = {id for key in keys if (id := id_of(key)) is not None and id not in present}
-        return self._chunk(rows, schema), absent
+        return self.chunk(rows, schema), absent
 
-    def _chunk(self, rows: Sequence[tuple[Any, ...]], schema: Schema) -> Chunk:
+    def chunk(self, rows: Iterable[Sequence[Any]], schema: Schema) -> Chunk:
+        types = [self._types[column.name] for column in self.columns]
         count = len(self.key)
-        named = (
-            (
-                row[:count],
-                {c.name: c.value(v) for c, v in zip(self.columns, row[count:], strict=True)},
-            )
+        read = (
+            (*row[:count], *(t.value(value) for t, value in zip(types, row[count:], strict=True)))
             for row in rows
         )
-        return chunk_of(named, schema)
+        return super().chunk(read, schema)
 
     def _field(self, column: Column) -> Field | None:
         """Return the field of a column that is named or has an index."""
         declared = column.type.lower()
         kind = next((k for k, words in _LOOSE if any(w in declared for w in words)), None)
-        if (field := column.field or (kind and Field(kind))) is not None or declared:
-            return field
-        few = f"SELECT {quoted(column.name)} FROM {quoted(self.name)} LIMIT {_FIRST_ROWS}"
+        if declared or column.field:
+            return column.field or (Field(kind) if kind else None)
+        few = f"SELECT {quoted(column.name)} FROM {self._source} LIMIT {_FIRST_ROWS}"
         kinds = kinds_in([value for (value,) in self._db.execute(few)])
         return field_of_kinds(kinds) if kinds else None
-
-    def _indexed(self) -> set[str]:
-        """Return the columns that an index of the table begins with."""
-        first = "SELECT i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i"
-        rows = self._db.execute(f"{first} WHERE i.seqno = 0 AND i.cid >= 0", (self.name,))
-        return {name for (name,) in rows}
 
 
 def id_of(key: Sequence[Any]) -> str | None:
@@ -185,92 +270,6 @@ def id_of(key: Sequence[Any]) -> str | None:
     if len(parts) == 1:
         return parts[0]
     return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
-
-
-def key_of(
-    table: str, hints: Hints, keys: Sequence[str], names: Sequence[str], hidden: Sequence[str] = ()
-) -> Sequence[str]:
-    """Return the column that the user names, or else the primary key, or the column ``id``."""
-    wanted = hints.id_column
-    if wanted is None and (keys or "id" in names):
-        return keys or ["id"]
-    if wanted in (*names, *hidden):
-        return [wanted]
-    if hints.wants_new_ids:
-        raise ConfigError(
-            "rows whose vectors are made of a text need ids of their own, by which the same import "
-            "finds them again; name a column with --id-column", key="--id-column",
-        )  # fmt: skip
-    lack = "no primary key" if wanted is None else f"no column {wanted!r}"
-    raise ConfigError(
-        f"{table!r} has {lack}; name a column whose values are unique with --id-column: "
-        f"{', '.join((*names, *hidden)):.500}",
-        key="--id-column",
-    )
-
-
-def schema_of_texts(
-    table: str, columns: Mapping[str, Field | None], indexed: Iterable[str], hints: Hints
-) -> Schema:
-    """Return the schema for rows with these columns; dimension and model are the embedder's.
-
-    A column that is named, or has an index, becomes a field. The payload keeps the others.
-    """
-    new = hints.new
-    fields: dict[str, Field | None] = {
-        name: Field(kind.kind, index="btree") for name in indexed if (kind := columns.get(name))
-    }
-    texts = [*new.text, *([] if new.embed is None else [new.embed])]
-    for option, names in (("--text", new.text), ("--index", new.index), ("--embed", texts)):
-        for name in names:
-            if name not in columns:
-                listed = ", ".join(columns)
-                raise ConfigError(
-                    f"{option} {name}: {table!r} has no such column; the columns: {listed:.500}",
-                    key=option,
-                )
-            if name in texts and getattr(fields.get(name), "kind", None) != "text":
-                fields[name] = Field(str)
-            fields.setdefault(name, columns[name])
-    kept, _ = fields_of(
-        {name: fields[name] for name in columns if name in fields}, USUAL_VECTORS[0]
-    )
-    schema = Schema(
-        0, metric=new.metric or "cosine", model=new.model, fields=kept, embed=new.embed_of(kept)
-    )
-    return with_indexes(schema, new.text, new.index)
-
-
-def foreign_texts(
-    name: str, layout: str, rows: int, schema: Schema, left_out: Sequence[str], database: str,
-    part: Any,
-) -> ForeignTable:  # fmt: skip
-    """Return a table with texts as a reader of the database of this name offers it."""
-    notes = tuple(f"not imported: {column}" for column in left_out)
-    base = f"{database}#{name}"
-    return ForeignTable(
-        legal_table_name(name), name, layout, rows, schema, notes, part=part, texts=True, base=base
-    )
-
-
-def chunk_of(rows: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], schema: Schema) -> Chunk:
-    """Return rows, given by their keys and columns, for a table of a schema."""
-    taken = ("id", "payload", schema.vector)
-    kept: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
-    for key, columns in rows:
-        id = id_of(key)
-        try:
-            row = {
-                f"{name}_" if name in taken else name:
-                value if name in schema.fields else storable(value, name, large=str)
-                for name, value in columns.items()
-            }  # fmt: skip
-        except AiovecError as exc:
-            rejects.append(Reject(id, id, str(exc)))
-        else:
-            kept.append({"id": id, **row})
-    return Chunk(kept, [row["id"] or "" for row in kept], rejects)
 
 
 def batches(cursor: Any, size: int) -> Iterator[list[tuple[Any, ...]]]:

@@ -13,9 +13,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from aiovec import F, VectorStore
@@ -36,7 +35,7 @@ from .sources import Chunk, Reject, read_ahead
 _ROWS_AT_ONCE = 1000
 # Rows that one delete removes.
 _DELETED_AT_ONCE = 500
-_FOREIGN = "the table has a row with this id that another import or an app stored"
+_FOREIGN = "another import or an app stored the row of this id; --upsert replaces it"
 _MARKS = ("base", "hash")
 _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)
 
@@ -131,13 +130,16 @@ class TextSync:
             digest = blake2b(data, digest_size=16).hexdigest()
             return [{**own, "id": id, "base": self.base, "hash": digest}]
         marks = {"base": self.base, "hash": self.cutter.hash(data)}
-        return [
-            {**_facts(cut), **own, column: cut["body"], **_place(cut), **marks}
-            for cut in self.cutter.rows(b"", id, None, Text(None, [text or ""]))
-        ]
+        rows = []
+        for cut in self.cutter.rows(b"", id, None, Text(None, [text or ""])):
+            body = cut.pop("body")
+            facts = {name: value for name, value in cut.items() if value is not None}
+            rows.append({**facts, **own, column: body, **marks})
+        return rows
 
     @property
     def embedded(self) -> str:
+        """The field of the texts."""
         embed = self.schema.embed
         if embed is None:
             raise ConfigError(f"the table {self.table!r} makes no vectors of texts", key="--embed")
@@ -154,10 +156,8 @@ class TextSync:
         for id, rows in part.rows.items():
             stored = state.get(id, {})
             if not (self.upsert or all(base == self.base for base, _ in stored.values())):
-                if rows:
-                    change.rejects.append(Reject(part.places[id], id, _FOREIGN))
-                continue
-            if not rows:
+                change.rejects += [Reject(part.places[id], id, _FOREIGN)] if rows else []
+            elif not rows:
                 change.gone += stored
                 change.counts["deleted" if stored else "empty"] += 1
             elif stored == {row["id"]: (self.base, row["hash"]) for row in rows}:
@@ -213,7 +213,8 @@ class TextSync:
         stored = {row.id: row for row in await store.get(self.table, ids, select=[column])}
         for row in rows:
             old = stored.get(row["id"])
-            if old is not None and old.vector is not None and old[column] == row[column]:
+            same = old is not None and old.get(column) == row.get(column)
+            if old is not None and same and old.vector is not None:
                 row[self.schema.vector] = old.vector
 
     async def gone(self, store: VectorStore, seen: Seen) -> tuple[dict[str, str], int]:
@@ -236,6 +237,22 @@ class TextSync:
             await store.delete(self.table, some, where=F[self._ref("base")] == self.base)
 
 
+class Seen:
+    """The ids that a source has, as 64 bits each."""
+
+    def __init__(self) -> None:
+        self._hashes: set[int] = set()
+
+    def __contains__(self, id: str) -> bool:
+        return hash(id) in self._hashes
+
+    def add(self, ids: Iterable[str]) -> list[str]:
+        """Add ids, and return those that were added before."""
+        known = [id for id in ids if id in self]
+        self._hashes.update(map(hash, ids))
+        return known
+
+
 @dataclass
 class TextImport(RowImport):
     """A table whose vectors are made of a text: only new and changed rows are written.
@@ -245,6 +262,8 @@ class TextImport(RowImport):
     table that the source no longer has, ``long`` those of rows whose texts the model cuts off
     after ``most`` tokens. ``written`` rows of the table were written, or would be.
     """
+
+    going_on: ClassVar[str] = "the same command goes on"
 
     base: str = ""
     passages: bool = False
@@ -261,13 +280,15 @@ class TextImport(RowImport):
     most: int | None = None
     written: int = 0
     _tokenizer: Any = None
-    _seen: Seen = field(default_factory=lambda: Seen())
+    _seen: Seen = field(default_factory=Seen)
     _nameless: int = 0
 
     @property
-    def kept(self) -> str:
-        kept = [f"{load.rows:,} rows of {load.table!r}" for load in self.loads if load.rows]
-        return f"{', '.join(kept)}; the same command goes on" if kept else ""
+    def sync(self) -> TextSync:
+        """What brings rows into the table, once that was found."""
+        if self._sync is None:
+            raise RuntimeError("find the table first")
+        return self._sync
 
     async def find(self, store: VectorStore) -> None:
         (load,) = self.loads
@@ -288,37 +309,33 @@ class TextImport(RowImport):
         self._seen = Seen()
         self.written = self._nameless = read = 0
         chunks = self.source.read(load.source, load.used_schema, _ROWS_AT_ONCE)
-        following = partial(self._following_part, chunks)
-        async with aclosing(read_ahead(following)) as parts:
-            async for sync, part in parts:
+        async with aclosing(read_ahead(partial(self._following_part, chunks))) as parts:
+            async for part in parts:
                 read += len(part.rows) + len(part.rejects)
                 for id in self._seen.add([*part.rows]):
                     del part.rows[id]
                     part.rejects.append(Reject(part.places[id], id, CAME_BEFORE))
                 self._seen.add([each.id for each in part.rejects if each.id is not None])
                 self._nameless += sum(each.id is None for each in part.rejects)
-                change = await sync.compare(self._store if load.exists else None, part)
+                change = await self.sync.compare(self._store if load.exists else None, part)
                 self.counts.update(change.counts)
                 await self._note(load, change.rejects)
                 if self.most and not self.passages:
-                    self.long += await in_thread(self._cut_off, sync, change)
+                    self.long += await in_thread(self._cut_off, change)
                 self.written += len(change.rows())
                 if change.new or change.changed or change.gone:
-                    yield sync, change
+                    yield change
                 load.seen(read)
 
-    def _following_part(self, chunks: Iterator[Chunk]) -> tuple[TextSync, Part] | None:
+    def _following_part(self, chunks: Iterator[Chunk]) -> Part | None:
         with reading(self.source.name):
             chunk = next(chunks, None)
-        if chunk is None or self._sync is None:
-            return None
-        return self._sync, self._sync.prepare(chunk)
+        return None if chunk is None else self.sync.prepare(chunk)
 
-    def _cut_off(self, sync: TextSync, change: Change) -> list[str]:
+    def _cut_off(self, change: Change) -> list[str]:
         """Return the rows with texts of more tokens than the model reads."""
-        rows = change.rows()
-        counted = self._tokenizer.encode_batch([row[sync.embedded] for row in rows])
-        most = self.most or 0
+        rows, most = change.rows(), self.most or 0
+        counted = self._tokenizer.encode_batch([row.get(self.sync.embedded, "") for row in rows])
         return [row["id"] for row, text in zip(rows, counted, strict=True) if len(text.ids) > most]
 
     async def check(self, store: VectorStore) -> None:
@@ -330,11 +347,9 @@ class TextImport(RowImport):
 
     async def write(self, store: VectorStore, part: Any) -> None:
         (load,) = self.loads
-        sync: TextSync
-        change: Change
-        sync, change = part
+        change: Change = part
         await create(store, load)
-        rejects = await sync.write(store, change)
+        rejects = await self.sync.write(store, change)
         self.counts["new"] -= len(rejects)
         self.written -= len(rejects)
         load.rows += len(change.rows())
@@ -347,16 +362,17 @@ class TextImport(RowImport):
             await create(store, load)
         if not self.counts.total():
             self.is_over()
-        if self.delete and load.exists and self._sync is not None:
-            await self._delete_gone(store, self._sync)
+        if self.delete and load.exists:
+            await self._delete_gone(store)
         return [load.table] if load.rows or self.counts["deleted"] else []
 
-    async def _delete_gone(self, store: VectorStore, sync: TextSync) -> None:
+    async def _delete_gone(self, store: VectorStore) -> None:
         if self._nameless:
             raise ConfigError(
                 f"--delete deleted nothing: {self._nameless:,} rows cannot be read and have no id, "
                 f"so they may be rows that seem to be gone; {self.rejects.place} lists each"
             )
+        sync = self.sync
         gone, own = await sync.gone(store, self._seen)
         if len(gone) * 2 > own and not (self.delete_all or self.dry_run):
             raise ConfigError(
@@ -369,41 +385,6 @@ class TextImport(RowImport):
             await sync.delete(store, [*gone])
 
 
-class Seen:
-    """The ids that a source has, each as 8 bytes of a digest."""
-
-    def __init__(self) -> None:
-        # Sorted, each at least twice as long as the next one.
-        self._runs: list[Any] = []
-
-    def __contains__(self, id: str | None) -> bool:
-        return id is not None and bool(self._among(_digests([id]))[0])
-
-    def add(self, ids: Sequence[str]) -> set[str]:
-        """Add ids, and return those that were added before."""
-        if not ids:
-            return set()
-        digests = _digests(ids)
-        known = {ids[at] for at in np.flatnonzero(self._among(digests)).tolist()}
-        self._runs.append(np.sort(digests))
-        while len(self._runs) > 1 and 2 * len(self._runs[-1]) > len(self._runs[-2]):
-            last = self._runs.pop()
-            self._runs[-1] = np.sort(np.concatenate([self._runs[-1], last]), kind="stable")
-        return known
-
-    def _among(self, digests: Any) -> Any:
-        among = np.zeros(len(digests), dtype=np.bool_)
-        for run in self._runs:
-            at = np.minimum(np.searchsorted(run, digests), len(run) - 1)
-            among |= run[at] == digests
-        return among
-
-
-def _digests(ids: Sequence[str]) -> Any:
-    texts = b"".join(blake2b(id.encode(), digest_size=8).digest() for id in ids)
-    return np.frombuffer(texts, dtype=np.uint64)
-
-
 def _mappings(rows: pa.Table, schema: Schema) -> Iterator[tuple[str, Row]]:
     """Yield the id and the columns of checked rows, without a vector."""
     batch = Batch.of_table(rows, schema)
@@ -412,16 +393,6 @@ def _mappings(rows: pa.Table, schema: Schema) -> Iterator[tuple[str, Row]]:
     for id, payload, *values in zip(batch.ids, payloads, *columns, strict=True):
         row = dict(zip(schema.fields, values, strict=True))
         yield id, {**(json.loads(payload) if payload else {}), **row}
-
-
-def _facts(cut: Row) -> Row:
-    """Return what a passage's text says of it, such as its headings."""
-    known = ("id", "body", "hash", "modified", "source", "anchor", "start", "part", "parts")
-    return {name: value for name, value in cut.items() if name not in known and value is not None}
-
-
-def _place(cut: Row) -> Row:
-    return {name: cut[name] for name in ("id", "source", "start", "part", "parts")}
 
 
 def _joined(rows: Mapping[str, list[Row]]) -> list[Row]:

@@ -138,7 +138,7 @@ def test_keys_of_each_kind_become_ids_that_no_two_rows_share(db: sqlite3.Connect
     imported("app.db#bytes", "store.db")
     assert set(rows_of("store.db", "bytes")) == {"00ff"}
     error = error_of("import", "app.db#bare", "-s", "store.db", "--embed", "body")
-    assert "'bare' has no primary key; name a column whose values are unique" in error
+    assert "'bare' has no primary key by which the same import finds its rows again" in error
     imported("app.db#bare", "store.db", "--id-column", "rowid")
     assert rows_of("store.db", "bare")["1"]["name"] == "n"
     facts = imported("app.db#joined", "store.db", "--embed", "words", "--index", "author_id")
@@ -210,7 +210,7 @@ def test_only_rows_of_this_source_are_replaced_and_deleted(
     facts = imported("app.db#articles", "store.db", code=1)
     assert counts(facts) == {"new": 1, "rejected": 1}
     (reason,) = facts["reasons"]
-    assert reason == "the table has a row with this id that another import or an app stored"
+    assert reason == "another import or an app stored the row of this id; --upsert replaces it"
     other = jsonl(folder / "more.jsonl", [{"id": "more", "body": "of a file"}])
     assert counts(imported(other, "store.db", "--table", "articles")) == {"new": 1}
     assert counts(imported("app.db#articles", "store.db", "--upsert")) == {

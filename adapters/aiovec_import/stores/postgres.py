@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from aiovec.errors import ConfigError
 
 from ..files import reading
 from ..sources import Chunk, ForeignTable, Hints
-from ..tables import batches, chunk_of, foreign_texts, key_of, schema_of_texts
+from ..tables import TextColumn, TextTable, batches
 from .common import Collection, CollectionSource, Point, Vectors, client, fields_of_kinds
 
 _KINDS: dict[str, Any] = {
@@ -47,7 +47,6 @@ WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition AND attnum > 0
     AND has_table_privilege(c.oid, 'SELECT')
 ORDER BY 2, attnum
 """
-_TYPE = "SELECT typname FROM pg_type WHERE oid = %s"
 
 
 class _Column(NamedTuple):
@@ -64,12 +63,15 @@ class _Column(NamedTuple):
         """The column, as text if no other form of its values is wanted."""
         return _quoted(self.name) + ("" if self.type in _STORABLE | _KINDS.keys() else "::text")
 
-    @property
-    def field(self) -> Field | None:
-        """The field of the column if it is named or has an index."""
-        if self.type in ("json", "jsonb"):
-            return None
-        return Field("float" if self.type == "numeric" else _KINDS.get(self.type, "text"))
+    def of_texts(self) -> TextColumn:
+        """Return the column as one of a table of texts."""
+        plain = self.type in _KINDS or self.type in ("json", "jsonb")
+        cast = "" if plain else "::float8" if self.type == "numeric" else "::text"
+        kind = "float" if self.type == "numeric" else _KINDS.get(self.type, "text")
+        field = None if self.type in ("json", "jsonb") else Field(kind)
+        left_out = self.type if self.type in (*_OMITTED, *_VECTORS, "tsvector") else ""
+        sql = _quoted(self.name) + cast
+        return TextColumn(self.name, sql, field, self.key, self.is_indexed, left_out)
 
 
 class PostgresSource(CollectionSource):
@@ -105,63 +107,34 @@ class PostgresSource(CollectionSource):
         ]  # fmt: skip
 
     def tables(self) -> list[ForeignTable]:
-        query, name = self._hints.query, self._hints.table or ""
+        name, query = self._hints.table or "", self._hints.query
         if not self._hints.of_texts or (query is None and name not in self._listed):
             return super().tables()
         self.place: str = "key"
         with reading(None):
             if query is None:
-                return [self._texts(name, *self._listed[name])]
-            # In parentheses, and by a protocol that takes one statement only.
-            source = f"({query.rstrip().rstrip(';')}\n) AS query"
-            with self._db.cursor("shape") as cursor:
-                cursor.execute(f"SELECT * FROM {source} LIMIT 0")
-                shape = cursor.description
-            columns = [
-                _Column(column.name, self._db.execute(_TYPE, (column.type_code,)).fetchone()[0], -1)
-                for column in shape
-            ]
-            return [self._texts("query", source, columns)]
-
-    def _texts(self, name: str, source: str, columns: Sequence[_Column]) -> ForeignTable:
-        """Return a table whose vectors are made of a text."""
-        keys = sorted((c for c in columns if c.key is not None), key=lambda each: each.key or 0)
-        names = [column.name for column in columns]
-        key = key_of(name, self._hints, [column.name for column in keys], names)
-        left_out = [c for c in columns if c.type in (*_OMITTED, *_VECTORS, "tsvector")]
-        own = [] if len(key) > 1 else key
-        kept = [c for c in columns if c not in left_out and c.name not in own]
-        indexed = [column.name for column in kept if column.is_indexed]
-        fields = {column.name: column.field for column in kept}
-        schema = schema_of_texts(name, fields, indexed, self._hints)
-        (rows,) = self._db.execute(f"SELECT count(*) FROM {source}").fetchone()
-        words = [f"the column {column.name} ({column.type})" for column in left_out]
-        database = self._db.info.dbname
-        part = (source, key, kept)
-        return foreign_texts(name, "table", rows, schema, words, database, part)
+                source, columns = self._listed[name]
+            else:  # in parentheses, and by a protocol that takes one statement only
+                name, source = "query", f"({query.rstrip().rstrip(';')}\n) AS query"
+                with self._db.cursor("shape") as cursor:
+                    cursor.execute(f"SELECT * FROM {source} LIMIT 0")
+                    shape = [(column.name, column.type_code) for column in cursor.description]
+                types = dict(self._db.execute("SELECT oid, typname FROM pg_type").fetchall())
+                columns = [_Column(column, types[code], -1) for column, code in shape]
+            (rows,) = self._db.execute(f"SELECT count(*) FROM {source}").fetchone()
+            layout = "table" if query is None else "query"
+            texts = [column.of_texts() for column in columns]
+            table = TextTable(name, layout, source, texts, self._hints)
+            return [table.offered(rows, self._db.info.dbname)]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         if not table.texts:
             yield from super().read(table, schema, size)
             return
-        source, key, columns = table.part
-        casts = {"float": "::float8", "text": "::text"}
-        chosen = [f"{_quoted(name)}::text" for name in key]
-        for column in columns:
-            field = schema.fields.get(column.name)
-            cast = "" if field is None or column.type in _KINDS else casts[field.kind]
-            chosen.append(f"{_quoted(column.name)}{cast}" if cast else column.sql)
         with reading(None), self._db.cursor("rows") as cursor:
-            cursor.execute(f"SELECT {', '.join(chosen)} FROM {source}")
+            cursor.execute(table.part.select)
             for rows in batches(cursor, size):
-                named = [
-                    (
-                        row[: len(key)],
-                        {c.name: value for c, value in zip(columns, row[len(key) :], strict=True)},
-                    )
-                    for row in rows
-                ]
-                yield chunk_of(named, schema)
+                yield table.part.chunk(rows, schema)
 
     def collection(self, name: str) -> Collection:
         source, columns = self._listed[name]
