@@ -100,7 +100,8 @@ class LancedbBackend(Backend):
 
     name: ClassVar[str] = "lancedb"
     hints: ClassVar[Mapping[str, str]] = {
-        "backup": "it copies files, and this store has none here; export its tables"
+        "payload-indexes": "add_field adds a field with an index, for values that are filtered on",
+        "backup": "it copies files, and this store has none here; export its tables",
     }
 
     def __init__(

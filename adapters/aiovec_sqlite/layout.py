@@ -23,7 +23,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from aiovec.backend import Field, Schema, check_table_name
+from aiovec.backend import Field, Ref, Schema, check_table_name
 from aiovec.backend.contract import StaleTableError, TableHandle
 from aiovec.backend.rows import partition_fields
 from aiovec.errors import (
@@ -44,6 +44,7 @@ from .errors import (
     failures,
     names_text_index,
 )
+from .sql.filters import indexed_value
 from .sql.schema import check_schema
 
 _HEADER_BYTES = 100
@@ -267,19 +268,32 @@ class TableLayout:
             f"CREATE INDEX {quoted(f'{self.stem}.seq')} ON {self.rows} (_seq)",
             f"CREATE VIRTUAL TABLE {self.vec} USING vec0({', '.join(vectors)})",
         ]
-        for name, field in schema.fields.items():
-            statements += self.index_statements(name, field)
+        for name in (*schema.fields, *schema.payload_indexes):
+            statements += self.index_statements(name, schema)
         return statements
 
-    def index_statements(self, name: str, field: Field) -> list[str]:
-        """Return the statements for a field's index: SQLite has one kind for all of ours."""
-        if field.index is None and not field.partition:
+    def index_statements(self, name: str, schema: Schema) -> list[str]:
+        """Return the statements for the index of a field, or of a payload key: SQLite has one kind
+        for all of ours."""
+        if name in schema.payload_indexes:
+            value = indexed_value(name.split(".")[1:], "payload")
+        elif (field := schema.fields.get(name)) and (field.index or field.partition):
+            value = quoted(name)
+        else:
             return []
-        return [f"CREATE INDEX {self.field_index(name)} ON {self.rows} ({quoted(name)})"]
+        return [f"CREATE INDEX {self.index_of(name)} ON {self.rows} ({value})"]
 
-    def field_index(self, name: str) -> str:
-        """Return the name of a field's index, quoted."""
+    def index_of(self, name: str) -> str:
+        """Return the name of the index of a field or a payload key, quoted."""
+        if "." in name:  # SQLite's names ignore case, and keys do not
+            name = f"payload.{name.encode().hex()}"
         return quoted(f"{self.stem}.rows.{name}")
+
+    @cached_property
+    def payload_values(self) -> dict[Ref, str]:
+        """The indexed payload keys, with the SQL of their indexes over the table as ``r``."""
+        paths = [tuple(name.split(".")[1:]) for name in self.schema.payload_indexes]
+        return {Ref("payload", path): indexed_value(path, "r.payload") for path in paths}
 
 
 def column_definition(name: str, field: Field) -> str:

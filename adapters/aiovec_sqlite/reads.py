@@ -52,7 +52,7 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
         return "1", []
     # If a row has a vector, vec0 has its rowid.
     with_vector = f"(SELECT m.rowid FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
-    return filter_to_sql(where, {table.schema.vector: with_vector})
+    return filter_to_sql(where, {Ref(table.schema.vector): with_vector, **table.payload_values})
 
 
 def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:

@@ -119,6 +119,7 @@ class SqliteBackend(Backend):
         self._run: str | None = None
         kept = not self._in_memory and settings.durability == "full"
         able = {"changes", "backup", "restore", "moves", "read-only", "once", "quantized"}
+        able.add("payload-indexes")
         if kept:
             able.add("power-loss")
         if has_fts5():

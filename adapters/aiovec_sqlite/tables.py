@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from aiovec.backend import Field, Schema
+from aiovec.backend import Schema
 from aiovec.backend.changes import (
     AddField,
     DropField,
@@ -92,32 +92,32 @@ def alter(tx: Transaction, handle: TableHandle, change: SchemaChange, check_free
             # schema's.
             definition = column_definition(name, change.field)
             tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {definition}")
-            _index(tx, table, name, change.field)
+            _index(tx, table, name, schema)
         case IndexField():
             text.check_can_index(schema)
-            if not table.index_statements(name, before.fields[name]):
-                _index(tx, table, name, schema.fields[name])
+            if not table.index_statements(name, before):
+                _index(tx, table, name, schema)
         case UnindexField():
-            if not table.index_statements(name, schema.fields[name]):
-                tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
+            if not table.index_statements(name, schema):
+                tx.db.execute(f"DROP INDEX IF EXISTS {table.index_of(name)}")
             if not text.wanted_fields(schema):
                 text.drop_all(tx, table.name)
         case DropField():
             text.drop_with(tx, table.name, name)
-            tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
+            tx.db.execute(f"DROP INDEX IF EXISTS {table.index_of(name)}")
             tx.db.execute(f"ALTER TABLE {table.rows} DROP COLUMN {quoted(name)}")
         case RenameField(_, new):
-            tx.db.execute(f"DROP INDEX IF EXISTS {table.field_index(name)}")
+            tx.db.execute(f"DROP INDEX IF EXISTS {table.index_of(name)}")
             renaming = f"RENAME COLUMN {quoted(name)} TO {quoted(new)}"
             tx.db.execute(f"ALTER TABLE {table.rows} {renaming}")
             text.rename_field(tx, table.name, name, new)
             # The index gets the new name, because its old name may be needed for a later field.
-            _index(tx, table, new, schema.fields[new])
+            _index(tx, table, new, schema)
     _alter(tx, table, schema)
 
 
-def _index(tx: Transaction, table: TableLayout, name: str, field: Field) -> None:
-    for statement in table.index_statements(name, field):
+def _index(tx: Transaction, table: TableLayout, name: str, schema: Schema) -> None:
+    for statement in table.index_statements(name, schema):
         tx.db.execute(statement)
 
 

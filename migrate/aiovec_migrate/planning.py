@@ -201,6 +201,12 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
         texts = any(field.text for field in schema.fields.values())
         if texts and not work.target.backend.supports("text"):
             plan.notes.append(f"the target has no keyword search, which table {name!r} uses")
+        if schema.payload_indexes and not work.target.backend.supports("payload-indexes"):
+            plan.notes.append(
+                f"the target has no indexes over payload keys, so filters of the table {name!r} on "
+                f"{', '.join(schema.payload_indexes)} will read every row there; add_field makes "
+                "fields of them"
+            )
     plan.others = [name for name in existing if name not in names]
     if not work.options.switch:
         return

@@ -49,6 +49,24 @@ def test_thresholds_decide_the_verdict(run: Run, store: Path) -> None:
     assert "advise: move notes; start with: aiovec migrate plan" in shown
 
 
+def test_filters_on_payload_keys_without_an_index_are_measured(run: Run, folder: Path) -> None:
+    path = folder / "keys.db"
+    with sync.connect(path) as store:
+        store.create_table("t", Schema(1))
+        store.insert(
+            "t",
+            [
+                {"embedding": [1], "user": n % 3, "a.b": True, "text": str(n), "of": {"x": 1}}
+                for n in range(9)
+            ],
+        )
+        (table,) = advised(run, "-s", path)["tables"]
+        assert set(table["filters_ms"]) == {"payload.user", 'payload."a.b"'}
+        store.create_field_index("t", "payload.user", "btree")
+        (table,) = advised(run, "-s", path)["tables"]
+        assert set(table["filters_ms"]) == {'payload."a.b"'}
+
+
 def test_growth_is_computed_from_a_field_of_times(run: Run, folder: Path) -> None:
     path = folder / "growing.db"
     now = datetime.now(UTC)

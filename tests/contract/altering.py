@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from aiovec.backend import FieldIndex
 from aiovec.errors import (
     FilterError,
     InvalidArgumentError,
+    InvalidNameError,
     SchemaMismatchError,
     TableNotFoundError,
+    UnsupportedError,
 )
 
 INDEXES: tuple[FieldIndex, ...] = ("btree", "bitmap")
@@ -252,6 +255,56 @@ class AlteringContract(ContractBase):
                 assert await store.schema("notes") != EVERY_KIND
                 await store.drop_field_index("notes", name, INDEXES[-1])
         await store.create_table("notes", EVERY_KIND, exist_ok=True)
+
+    @pytest.mark.core
+    async def test_an_index_over_a_payload_key_comes_and_goes(self, notes: VectorStore) -> None:
+        first = {"id": "first", "embedding": vectors(1)[0], "user": "a", "of": {"b-c": 1}}
+        await notes.insert("notes", [first])
+        keys = ["payload.user", "payload.USER", "payload.of.b-c"]
+        if not notes.supports("payload-indexes"):
+            for call in (
+                notes.create_field_index("notes", "payload.user", "btree"),
+                notes.drop_field_index("notes", "payload.user"),
+                notes.create_table("other", replace(SMALL, payload_indexes=keys)),
+            ):
+                with pytest.raises(UnsupportedError, match="add_field"):
+                    await call
+            return
+        for key in [*keys, keys[0]]:
+            await notes.create_field_index("notes", key, "btree")
+        indexed = replace(SMALL, payload_indexes=keys)
+        assert await notes.schema("notes") == indexed
+        await notes.insert("notes", [{**first, "id": "later", "USER": "a"}])
+        await notes.update("notes", {"user": "b"}, ids="r0003")
+        for where, ids in {
+            "payload.user = 'a'": ["first", "later"], "payload.user IN ('b', 'c', 'd')": ["r0003"],
+            "payload.USER STARTSWITH 'a'": ["later"], 'payload.of."b-c" < 2': ["first", "later"],
+        }.items():  # fmt: skip
+            with case(where):
+                assert ids_of(await notes.find("notes", where)) == ids
+                hits = await notes.search("notes", vectors(1)[0], where=where)
+                assert sorted(ids_of(hits)) == ids
+                assert await notes.delete("notes", ids="none", where=where) == 0
+        await notes.rename_field("notes", "name", "user")
+        assert await notes.count("notes", "payload.user = 'a'") == 2
+        await notes.drop_field("notes", "user")
+        for key in [*keys, keys[0]]:
+            await notes.drop_field_index("notes", key)
+        assert (await notes.schema("notes")).payload_indexes == ()
+        assert await notes.count("notes", "payload.user = 'a'") == 2
+        await notes.create_table("other", indexed)
+        await notes.create_table("other", indexed, exist_ok=True)
+        assert (await notes.schema("other")).payload_indexes == tuple(sorted(keys))
+        bad: dict[str, FieldIndex] = {
+            "payload.user": "text", "payload": "btree", "payload.": "btree", "payload.a b": "btree",
+            "payload.a'": "btree", "payload.ключ": "btree", "payload" + ".a" * 9: "btree",
+        }  # fmt: skip
+        for key, kind in bad.items():
+            with case(key), pytest.raises((InvalidArgumentError, InvalidNameError)):
+                await notes.create_field_index("notes", key, kind)
+        await notes.create_table("bare", Schema(DIM, payload=False))
+        with pytest.raises(InvalidArgumentError):
+            await notes.create_field_index("bare", "payload.user", "btree")
 
     async def test_fields_and_indexes_change_while_rows_come_and_are_read(
         self, store: VectorStore

@@ -22,7 +22,7 @@ from aiovec.backend.place import find_place
 
 ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "moves", "read-only", "restore",
-    "once", "power-loss", "quantized",
+    "once", "power-loss", "quantized", "payload-indexes",
 )  # fmt: skip
 """The names that ``VectorStore.supports`` knows."""
 

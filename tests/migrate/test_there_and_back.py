@@ -43,7 +43,12 @@ TABLES: dict[str, tuple[Schema, list[dict[str, Any]]]] = {
     "every": (EVERY_KIND, rows_of_every_kind(90)),
     "empty": (Schema(3, metric="dot", model="a-model", fields={"n": int}), []),
     "hostile": (
-        Schema(4, metric="l2", fields={"name": Field(str, index="btree"), "year": int}),
+        Schema(
+            4,
+            metric="l2",
+            fields={"name": Field(str, index="btree"), "year": int},
+            payload_indexes=("payload.more",),
+        ),
         [
             {**row, "id": id, "name": text, "more": {"of": [text, 1, 1.0, None, -0.0]}}
             for row, id, text in zip(
@@ -80,12 +85,15 @@ async def test_every_value_survives_a_move_there_and_back_to_the_bit(
     places += [f"lancedb://{tmp_path}/{n}" if n in "ac" else f"{tmp_path}/{n}.db" for n in route]
     await fill_all(places[0])
     before = await contents_at(places[0])
+    (note,) = (await aiovec_migrate.plan(places[0], places[1])).notes
+    assert "'hostile' on payload.more" in note
     for source, target in itertools.pairwise(places):
         assert (await aiovec_migrate.run(source, target)).equal
         assert_same(before, await contents_at(target))
     assert_same(before, await contents_at(places[0]))
     async with aiovec.connect(places[-1]) as store:
         assert (await store.search_text("texts", "text 3"))[0].id == "r3"
+        assert (await store.schema("hostile")).payload_indexes == ("payload.more",)
 
 
 @BACK_FIRST

@@ -62,4 +62,5 @@ async def test_the_store_says_its_backend_version_and_abilities() -> None:
         store = await client.ok("GET", "/store")
         assert (store["backend"], store["version"]) == ("sqlite", aiovec.__version__)
         abilities = set(store["abilities"])
-        assert {"text", "quantized"} <= abilities <= {"text", "quantized", "power-loss"}
+        always = {"text", "quantized", "payload-indexes"}
+        assert always <= abilities <= always | {"power-loss"}

@@ -130,7 +130,7 @@ NO_BOUNDS = ("1", float("nan"), float("inf"), True, [1], 10**400)
 NO_FIELDS = ("none", "id", "embedding", "payload", "payload.x", "Name", None, 5, [])
 NO_INDEXES: tuple[tuple[Any, Any], ...] = (
     ("tags", "btree"), ("none", "btree"), ("id", "btree"), ("embedding", "btree"),
-    ("payload.x", "btree"), ("YEAR", "btree"), (None, "btree"), (["year"], "btree"),
+    ("payload.x", "bitmap"), ("YEAR", "btree"), (None, "btree"), (["year"], "btree"),
     ("year", "hash"), ("year", []),
 )  # fmt: skip
 

@@ -50,7 +50,7 @@ async def _reach(call: Call) -> None:
 
 
 # The others need the store's files, or its process.
-_OFFERED = ("text", "indexes", "snapshots", "quantized", "power-loss")
+_OFFERED = ("text", "indexes", "snapshots", "quantized", "power-loss", "payload-indexes")
 
 
 @endpoint("GET", "/store", models.Store)

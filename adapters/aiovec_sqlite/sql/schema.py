@@ -12,6 +12,8 @@ import sqlite3
 
 from aiovec.errors import CorruptStoreError
 
+from .filters import INDEXED
+
 # A quoted name, read as SQLite reads it.
 _N = r'"(?:[^"]|"")*+"'
 # The names of a table's rows, of a text index, and of its view.
@@ -41,12 +43,15 @@ _REMOVE = (
 )
 _CHANGES = rf"_rowid(?:, {_N})++"
 _CHANGED = rf"old\._rowid IS NOT new\._rowid(?: OR old\.{_N} IS NOT new\.{_N})++"
+_PATH = r"'\$(?:\.\"[A-Za-z0-9_-]++\")++'"
+_OF_KEY = re.escape(INDEXED.format(column="payload", at="@")).replace("@", _PATH)
 _OPTIONS = r"content_rowid=_rowid, tokenize='[a-z0-9_ ]++'"
 _EXCHANGE = rf"{_REMOVE} WHERE {_IN_OLD}; {_ADD} WHERE {_IN_NEW}"
 _OURS = (
     # Plain columns: no operator and no comment. See also ``_EXPRESSION``.
     rf"TABLE (?:[\w\s(),.]|{_N}|'[^']*+')*+",
     rf"(?:UNIQUE )?INDEX (?:{_N}|\w++) ON (?:{_N}|\w++) ?\((?:[\w\s,]|{_N})*+\)",
+    rf"INDEX {_N} ON {_ROWS} \({_OF_KEY}\)",
     r'VIRTUAL TABLE "[a-z0-9_-]++\.vec" USING vec0\([\w\s,=[\]]*+\)',
     rf"VIRTUAL TABLE {_TEXT} USING fts5\((?:c[0-9]++, )++content={_VIEW}, {_OPTIONS}\)",
     rf"VIEW {_VIEW} AS SELECT _rowid{_SHOWN} FROM {_ROWS} WHERE {_HAS_TEXT}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from ..errors import AiovecError, UnsupportedError
 from .stores import At, OnlyTable, Shown, of_each_table, on_store
 
 if TYPE_CHECKING:
+    from .._model.schema import Schema
     from .._store.store import VectorStore
 
 # Queries of the probe: this many stored vectors from each of this many places of the table.
@@ -23,6 +25,9 @@ _PROBE_SECONDS, _FEWEST = 3.0, 5
 # The probe waits up to a minute until SQLite has loaded the table into memory: a million rows of
 # 384 dimensions take about five seconds (``python -m bench search --rows 1000000``).
 _MOST_POLLS, _POLL_SECONDS = 600, 0.1
+# Payload keys whose filters are measured, out of those whose values repeat in so many rows, and the
+# milliseconds from which a filter is slow.
+_KEYS, _SAMPLE, _SLOW_FILTER = 8, 200, 5.0
 # Growth is counted over so many days; a table is watched if it becomes slow within so many.
 _DAYS, _SOON = 30, 365
 
@@ -56,7 +61,8 @@ async def advise(
     """Measure each table of a SQLite store, and say whether it should move to LanceDB.
 
     The thresholds say when to look closer. A table should move if its searches are slow for its
-    rows and LanceDB would be faster. Changes nothing.
+    rows and LanceDB would be faster. Filters on payload keys that take long are named, with the
+    call that makes them fast. Changes nothing.
     """
     limits = {"rows": rows, "p95_ms": p95_ms, "rows_a_day": rows_a_day}
 
@@ -114,6 +120,7 @@ async def _measure(vectors: VectorStore, name: str, created: str | None) -> Fact
         "dim": schema.dim,
         "p95_ms": times[math.ceil(0.95 * len(times)) - 1] if times else None,
         "rows_a_day": growth,
+        "filters_ms": await _filters(vectors, name, schema),
         "memory": stats.scan_memory,
         "scan_file": stats.details.get("scan_file", 0),
     }
@@ -143,6 +150,29 @@ async def _probe(vectors: VectorStore, name: str) -> list[float]:
         began = time.perf_counter()
         await vectors.search(name, query)
         seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+async def _filters(vectors: VectorStore, name: str, schema: Schema) -> dict[str, float]:
+    """Return the milliseconds of filters on payload keys that have no index, by their names."""
+    from .._filters import F
+    from .._filters.tree import Ref
+
+    if not schema.payload:
+        return {}
+    values: dict[str, Counter[Any]] = {}
+    for record in await vectors.find(name, order_by="-id", limit=_SAMPLE, select=["payload"]):
+        for key, value in record.fields.items():
+            if isinstance(value, (str, int, float)):
+                values.setdefault(key, Counter())[value] += 1
+    seconds: dict[str, float] = {}
+    for key, counts in sorted(values.items(), key=lambda item: -max(item[1].values())):
+        named = str(Ref("payload", (key,)))
+        (value, repeated), *_ = counts.most_common(1)
+        if repeated > 1 and named not in schema.payload_indexes and len(seconds) < _KEYS:
+            began = time.perf_counter()
+            await vectors.count(name, F.payload[key] == value)
+            seconds[named] = 1000 * (time.perf_counter() - began)
     return seconds
 
 
@@ -187,6 +217,11 @@ def _lines(facts: Facts, lancedb_ms: float) -> dict[str, str]:
         cores = f"{usable_cores()} core{'s' * (usable_cores() > 1)}"
         most = f"95 % take at most {facts['p95_ms']:.3g} ms on {cores}"
         lines["search"] = f"{most}, and find the nearest rows"
+    slow = {key: ms for key, ms in facts["filters_ms"].items() if ms > _SLOW_FILTER}
+    if slow:
+        times = ", ".join(f"{key} {ms:.0f} ms" for key, ms in slow.items())
+        call = f"create_field_index({facts['table']!r}, {next(iter(slow))!r}, 'btree')"
+        lines["filters"] = f"{times}; if the app filters on one: {call}"
     if facts["rows_a_day"] is not None:
         lines["growth"] = f"{facts['rows_a_day']:,.0f} rows a day"
     if "rows" in facts["passed"]:

@@ -78,6 +78,8 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "searches": table["index"],
         "optimized": optimized.isoformat(timespec="seconds") if optimized else "never",
     }
+    if keys := schema.get("payload_indexes"):
+        lines["other keys"] += f", indexed: {', '.join(keys)}"
     if texts:
         lines["keywords"] = f"{', '.join(texts)} (analyzer {schema.get('analyzer', 'plain')})"
     if "indexes" in table:

@@ -37,6 +37,7 @@ MAX_FIELDS = 1_996
 MAX_PARTITIONS = 4
 MAX_MODEL_LENGTH = 1_000
 MAX_ID_BYTES = 512
+MAX_PAYLOAD_INDEXES = 64
 
 _METADATA_KEY = b"aiovec.schema"
 
@@ -47,6 +48,7 @@ RECIPE_KEYS = frozenset(
 )
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
+_PAYLOAD_KEY = re.compile(r"payload(?:\.[A-Za-z_][A-Za-z0-9_-]{0,62}){1,8}\Z")
 _LOWER_CASE = (
     "it must start with a lower-case letter and hold at most 63 lower-case letters, digits, "
     "'_' or '-'"
@@ -69,6 +71,19 @@ def check_field_name(name: object) -> str:
     """Return the name, or raise InvalidNameError."""
     if not isinstance(name, str) or not _FIELD_NAME.match(name):
         raise InvalidNameError(name, "field", _ANY_CASE)
+    return name
+
+
+def check_payload_key(name: object) -> str:
+    """Return the name of a payload key that can have an index, or raise InvalidNameError."""
+    if not isinstance(name, str) or not _PAYLOAD_KEY.match(name):
+        raise InvalidNameError(
+            name,
+            "payload index",
+            "it must be payload.<key>, or payload.<key>.<key> of at most 8 keys, each of which "
+            "starts with a letter or '_' and holds at most 63 letters, digits, '_' or '-'; for "
+            "another key add a field",
+        )
     return name
 
 
@@ -259,6 +274,7 @@ class Schema:
 
     ``fields`` may have a Python type if no option is needed: ``{"year": int}``. A schema with
     ``embed`` may leave ``dim`` out; it is 0 until ``create_table`` takes it from the embedder.
+    ``payload_indexes`` are the payload keys with an index, as filters name them, sorted.
     """
 
     dim: int
@@ -271,6 +287,7 @@ class Schema:
     quantized: Literal["bit"] | None
     embed: Embed | None
     vector_nullable: bool
+    payload_indexes: tuple[str, ...]
 
     def __init__(
         self,
@@ -285,6 +302,7 @@ class Schema:
         quantized: Literal["bit"] | None = None,
         embed: Embed | None = None,
         vector_nullable: bool = False,
+        payload_indexes: Collection[str] = (),
     ) -> None:
         if dim == 0 and embed is None and type(dim) is int:
             reason = "dim is missing: pass the length of the vectors, as in Schema(384), or embed"
@@ -310,9 +328,10 @@ class Schema:
             raise InvalidArgumentError("dim", dim, "a multiple of 8 for quantized='bit'")
         checked = _checked_fields(vector, {} if fields is None else fields)
         _check_embed(embed, checked)
+        keys = _checked_payload_indexes(payload_indexes, payload)
         values = (
             dim, metric, model, vector, checked, payload, analyzer, quantized, embed,
-            vector_nullable,
+            vector_nullable, keys,
         )  # fmt: skip
         for name, value in zip(_NAMES, values, strict=True):
             object.__setattr__(self, name, value)
@@ -374,6 +393,15 @@ class Schema:
         """Return the schema with other options of one of its fields."""
         return replace(self, fields={**self.fields, name: field})
 
+    def with_payload_index(self, key: str) -> Schema:
+        """Return the schema with an index over a payload key."""
+        return replace(self, payload_indexes=(*self.payload_indexes, key))
+
+    def without_payload_index(self, key: str) -> Schema:
+        """Return the schema without an index over a payload key, if it has one."""
+        kept = tuple(each for each in self.payload_indexes if each != check_payload_key(key))
+        return replace(self, payload_indexes=kept)
+
     def differences(self, other: Schema) -> list[str]:
         """Return the differences to another schema as texts; empty if both are the same."""
         differences = [
@@ -400,6 +428,8 @@ class Schema:
         for name, usual in _RARE.items():
             if (value := getattr(self, name)) != usual:
                 form[name] = value.to_dict() if isinstance(value, Embed) else value
+        if self.payload_indexes:
+            form["payload_indexes"] = [*self.payload_indexes]
         return form
 
     def to_json(self) -> str:
@@ -517,6 +547,18 @@ def _checked_fields(vector: str, fields: Fields) -> Mapping[str, Field]:
         reason = f"the fields {listed(expiring)} have expires=True; only one may"
         raise InvalidArgumentError("expires", expiring, "True for one field", reason=reason)
     return MappingProxyType(checked)
+
+
+def _checked_payload_indexes(keys: object, payload: bool) -> tuple[str, ...]:
+    if isinstance(keys, (str, Mapping)) or not isinstance(keys, Collection):
+        raise InvalidArgumentError("payload_indexes", keys, 'names such as ["payload.user"]')
+    checked = tuple(sorted({check_payload_key(key) for key in keys}))
+    if checked and not payload:
+        raise InvalidArgumentError("payload_indexes", keys, "empty with payload=False")
+    if len(checked) > MAX_PAYLOAD_INDEXES:
+        expected = f"at most {MAX_PAYLOAD_INDEXES} keys"
+        raise InvalidArgumentError("payload_indexes", len(checked), expected)
+    return checked
 
 
 def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:

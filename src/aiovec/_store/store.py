@@ -100,6 +100,7 @@ from ..backend.changes import (
     UnindexField,
     Update,
     changes_text,
+    is_payload_key,
 )
 from ..backend.context import write_key
 from ..backend.contract import (
@@ -262,7 +263,8 @@ class VectorStore(Hints):
 
     def supports(self, ability: str) -> bool:
         """Return whether the backend has an ability: "text", "indexes", "changes", "snapshots",
-        "backup", "restore", "moves", "read-only", "once", "power-loss" or "quantized"."""
+        "backup", "restore", "moves", "read-only", "once", "power-loss", "quantized" or
+        "payload-indexes"."""
         if not isinstance(ability, str):
             raise InvalidArgumentError("ability", ability, "the name of an ability")
         return self._backends.active.backend.supports(ability)
@@ -320,6 +322,8 @@ class VectorStore(Hints):
                 if wanted.quantized and not backend.supports("quantized"):
                     reason = "it stores no bit codes; leave quantized out of the schema"
                     raise UnsupportedError("quantized", backend.name, reason)
+                if wanted.payload_indexes:
+                    backend.check_able("payload-indexes")
                 try:
                     await backend.create_table(table, wanted)
                     return wanted
@@ -400,12 +404,14 @@ class VectorStore(Hints):
 
     async def create_field_index(self, table: str, field: str, kind: FieldIndex) -> None:
         """Build an index over an existing field: "btree" or "bitmap" for filters, "text" for
-        keyword search. Reads continue during the build.
+        keyword search; or over a payload key, as in ``"payload.user"``: "btree". Reads continue
+        during the build.
 
-        Afterwards the schema has ``Field(index=…)`` or ``Field(text=True)``. A "bitmap" replaces a
-        "btree", and the reverse. If the same index exists, this completes a build that was killed,
-        or does nothing. List fields cannot have these indexes. OutcomeUnknownError means that the
-        schema has the index, but its build failed; ``optimize`` completes it.
+        Afterwards the schema has ``Field(index=…)`` or ``Field(text=True)``, or the key among its
+        ``payload_indexes``, which LanceDB cannot build. A "bitmap" replaces a "btree", and the
+        reverse. If the same index exists, this completes a build that was killed, or does nothing.
+        List fields cannot have these indexes. OutcomeUnknownError means that the schema has the
+        index, but its build failed; ``optimize`` completes it.
         """
         await self._alter("create_field_index", table, IndexField(field, kind))
 
@@ -438,6 +444,8 @@ class VectorStore(Hints):
             change.apply(t.schema)  # raises if it cannot be made
             if changes_text(change, t.schema):
                 t.backend.check_able("text")
+            if is_payload_key(t.schema, change.name):
+                t.backend.check_able("payload-indexes")
             await t.backend.alter(t.handle, change)
             t.active.forget(table)
 

@@ -130,13 +130,16 @@ class IndexField:
     """Build an index over a field, note it in the schema, and return when it is in use.
 
     "btree" and "bitmap" replace each other; "text" is independent of them. If the same index
-    exists, only a build that was killed is completed. Reads continue during the build.
+    exists, only a build that was killed is completed. Reads continue during the build. A payload
+    key, ``payload.<key>``, needs the ability "payload-indexes".
     """
 
     name: str
     kind: FieldIndex
 
     def apply(self, schema: Schema) -> Schema:
+        if is_payload_key(schema, self.name, self.kind):
+            return schema.with_payload_index(self.name)
         field = indexable_field(schema, self.name, self.kind)
         return schema.with_changed_field(self.name, field.with_index(self.kind))
 
@@ -152,6 +155,8 @@ class UnindexField:
     kind: FieldIndex | None
 
     def apply(self, schema: Schema) -> Schema:
+        if is_payload_key(schema, self.name, self.kind):
+            return schema.without_payload_index(self.name)
         field = indexable_field(schema, self.name, "btree" if self.kind is None else self.kind)
         return schema.with_changed_field(self.name, field.without_index(self.kind))
 
@@ -170,7 +175,20 @@ def changes_text(change: SchemaChange, schema: Schema) -> bool:
             return False
         case UnindexField() if change.kind not in (None, "text"):
             return False
+        case UnindexField() if change.name not in schema.fields:  # a payload key
+            return False
     return schema.fields[change.name].text
+
+
+def is_payload_key(schema: Schema, name: object, kind: object = None) -> bool:
+    """Return whether ``name`` means a key of the payload; raise InvalidArgumentError if the key
+    cannot have an index of this kind."""
+    if not (isinstance(name, str) and name.startswith("payload.") and schema.payload):
+        return False
+    if kind not in (None, "btree"):
+        reason = f"a payload key has a 'btree' index only; for {shown(kind)} add a field"
+        raise InvalidArgumentError("kind", kind, "'btree' for a payload key", reason=reason)
+    return True
 
 
 def existing_field(schema: Schema, name: object, argument: str = "field") -> Field:

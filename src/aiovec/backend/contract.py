@@ -315,6 +315,8 @@ class Backend(ABC):
     - "once": the key of a write (``write_key``) is committed with it, so that a repeated write is
       not done twice.
     - "power-loss": an acknowledged write survives a power failure.
+    - "payload-indexes": it has indexes over payload keys; another backend keeps those of a schema
+      that a migration brings, as a note for the way back.
     - "quantized": it stores the bit codes of ``Schema(quantized="bit")``.
     - "read-only": it heeds ``read_only``.
     """
@@ -669,5 +671,6 @@ def index_behind_change(target: str, table: str) -> Iterator[None]:
 ABILITIES = (
     "text", "indexes", "changes", "snapshots", "backup", "restore", "moves",
     "read-only", "once", "power-loss", "quantized",
+    "payload-indexes",
 )  # fmt: skip
 """The names that ``VectorStore.supports`` accepts."""

@@ -10,8 +10,8 @@ from tests.contract.base import case
 from tests.filters.cases import SCHEMA
 
 from aiovec import F
-from aiovec.backend import bind
-from aiovec_sqlite.sql.filters import register, to_sql
+from aiovec.backend import Ref, bind
+from aiovec_sqlite.sql.filters import indexed_value, register, to_sql
 
 HOSTILE = "x' OR 1=1; -- \" ) ? $? \0"
 INDEXED = {
@@ -24,13 +24,19 @@ INDEXED = {
     "NOT order >= 5": "t.order",
     "\"like\" BETWEEN 1 AND 2 AND body LIKE '%a'": "t.like",
     "id = 'a'": "sqlite_autoindex",
+    "payload.a.b = 'x'": "payload.a.b",
+    "NOT payload.a.b >= 5": "payload.a.b",
+    "payload.a.b IN ('x', 'y', 'z')": "payload.a.b",
+    "payload.a.b STARTSWITH 'x'": "payload.a.b",
+    "payload.a.b = TRUE OR payload.a.b = 'x'": "payload.a.b",
 }
+PATH = ("a", "b")
 
 
 def sql_of(where: Any) -> tuple[str, Any]:
     expr = bind(where, SCHEMA)
     assert expr is not None
-    return to_sql(expr)
+    return to_sql(expr, {Ref("payload", PATH): indexed_value(PATH, "r.payload")})
 
 
 def test_nothing_that_users_write_stands_in_the_sql() -> None:
@@ -50,6 +56,9 @@ def test_each_filter_on_an_indexed_field_uses_its_index() -> None:
         for name, field in SCHEMA.fields.items():
             if field.index:
                 connection.execute(f'CREATE INDEX "t.{name}" ON "t.rows"("{name}")')
+        connection.execute(
+            f'CREATE INDEX "payload.a.b" ON "t.rows" ({indexed_value(PATH, "payload")})'
+        )
         for where, index in INDEXED.items():
             sql, parameters = sql_of(where)
             plan = connection.execute(
