@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.contract.base import case
+from tests.embed.models import stand_in
 from tests.harness.command import COMMAND, run
 from tests.harness.waiting import until
 from tests.transfer.support import assert_rejects, error_of, jsonl, rows_of, schema_of
@@ -263,6 +266,29 @@ def test_long_texts_become_passages_of_their_row(db: sqlite3.Connection, target:
     db.execute("DELETE FROM articles WHERE id = 2")
     assert imported("app.db#articles", target, *options, "--delete")["deleted"] == 1
     assert set(rows_of(target, "articles")) == {"1#1"}
+
+
+def test_texts_that_the_model_cuts_off_are_named(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.enable_truncation(3)  # as fastembed does
+    fastembed = stand_in([], 384)
+    fastembed.TextEmbedding.model = SimpleNamespace(tokenizer=words)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fastembed", fastembed)
+    db.execute("UPDATE articles SET body = 'one two three four' WHERE id = 2")
+    options = ("app.db#articles", "-s", "store.db", "--embed", "body", "--embedder", "fastembed")
+    done = run("import", *options)
+    assert "articles: the model cuts off 1 text longer than the 3 tokens that it reads" in done.err
+    assert done.err.rstrip().endswith("--passages keeps all of them: 2")
+    assert (
+        run("import", *options, "--passages", "--table", "cut", "--json").json["tables"][0][
+            "cut_off"
+        ]
+        == []
+    )
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
