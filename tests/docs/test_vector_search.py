@@ -99,7 +99,7 @@ def test_every_command_says_what_the_page_shows(old: Path) -> None:
 
 
 def test_the_pages_on_imports_name_every_option() -> None:
-    names = (PAGE, "docs/how-to/files-and-frames.md", "docs/reference/documents.md")
+    names = (PAGE, "docs/how-to/files-and-frames.md", "docs/reference/sources.md")
     pages = "".join((ROOT / name).read_text(encoding="utf-8") for name in names)
     options = set(re.findall(r"(?m)^ +(?:-\w, )?(--[a-z-]+)", run("import", "--help").out))
     assert len(options) > 10
