@@ -134,7 +134,7 @@ class TextTable:
                     f"{option} {name}: {self.name!r} has no such column; the columns: "
                     f"{', '.join(columns):.500}", key=option,
                 )  # fmt: skip
-        fields = {}
+        fields: dict[str, Field | None] = {}
         for name, column in columns.items():
             field = column.field
             if name in texts and (field is None or field.kind != "text"):

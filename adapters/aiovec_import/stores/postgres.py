@@ -67,7 +67,7 @@ class _Column(NamedTuple):
         """Return the column as one of a table of texts."""
         plain = self.type in _KINDS or self.type in ("json", "jsonb")
         cast = "" if plain else "::float8" if self.type == "numeric" else "::text"
-        kind = "float" if self.type == "numeric" else _KINDS.get(self.type, "text")
+        kind: Any = "float" if self.type == "numeric" else _KINDS.get(self.type, "text")
         field = None if self.type in ("json", "jsonb") else Field(kind)
         left_out = self.type if self.type in (*_OMITTED, *_VECTORS, "tsvector") else ""
         sql = _quoted(self.name) + cast
