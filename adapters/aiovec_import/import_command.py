@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from aiovec import Field, Schema, VectorStore
     from aiovec.backend.place import Place
 
-    from .documents import DocumentImport
+    from .documents import DocumentImport, Documents
     from .loading import Load, RowImport
     from .opening import Opener
     from .sources import ForeignTable, Import, Reader
@@ -287,7 +287,7 @@ def import_(
             raise typer.Exit(1)
         return
     for option in _given(ctx, _OF_DOCUMENTS if passages else (*_OF_DOCUMENTS, *_OF_PASSAGES)):
-        raise _misplaced(option)
+        raise _misplaced(option, documents)
     from aiovec.backend.files import schema_in
 
     from .globs import files_of
@@ -332,7 +332,7 @@ def import_(
             say(source.remark, stderr=True)
         texts = workers is None and tables[0].texts
         for option in () if texts else _given(ctx, _OF_TEXTS):
-            raise _misplaced(option)
+            raise _misplaced(option, documents)
         if passages:
             tables = [replace(tables[0], schema=for_passages(tables[0].schema))]
         loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
@@ -444,10 +444,12 @@ async def _imported(
         return vectors.target if exists else str(place)
 
 
-def _misplaced(option: str) -> typer.BadParameter:
+def _misplaced(option: str, documents: Documents | None) -> typer.BadParameter | ConfigError:
     """Return the error for an option of documents, or also of texts, where there are none."""
     from .documents import KINDS
 
+    if documents is not None and documents.left_out:
+        return ConfigError(f"there are no documents ({KINDS}) in SOURCE; it has {documents.others}")
     texts = "" if option in _OF_DOCUMENTS else ", and for rows with the --embed FIELD of a text"
     return typer.BadParameter(f"{option} is for documents ({KINDS}){texts}")
 
