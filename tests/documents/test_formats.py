@@ -122,6 +122,15 @@ async def test_a_page_says_its_encoding_as_browsers_read_it() -> None:
             assert row["body"] == text
 
 
+async def test_a_heading_has_the_anchor_of_a_section_that_it_opens() -> None:
+    page = (
+        '<main><div id="rule"><div></div><a id="index-1"></a><div><h2>Rule</h2><p>Text.</p></div>'
+        "<div><h2>Synopsis</h2><p>More.</p></div></div> <a name=end></a> <h2>End</h2> <p>Last.</p>"
+    )
+    places = await _places(page, "a.html")
+    assert [place for place, *_ in places] == ["a.html#rule", "a.html", "a.html#end"]
+
+
 async def test_a_title_of_another_format_is_no_markdown() -> None:
     for heading, title in (
         ("__init__", "__init__"),

@@ -243,12 +243,16 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
-    """Return the anchor of a heading: its own, or that before it or of a section that it opens."""
-    nodes, above = [heading, *heading.css("[id], [name]")[:1]], heading
-    while above is not None and above.mem_id != root.mem_id and len(nodes) < 12:
-        nodes += [above, *([above.prev] if above.prev is not None else [])]
-        above = above.parent
-    names = (node.id or node.attributes.get("name") for node in nodes)
+    """Return the anchor of a heading: its own, that of a section that it opens, or that before it."""
+    nodes, marks, above = [heading, *heading.css("[id], [name]")[:1]], list[Any](), heading
+    while above is not None and above.mem_id != root.mem_id and len(nodes + marks) < 16:
+        nodes.append(above)
+        before = above.prev
+        while before is not None and not before.text(strip=True) and len(marks) < 8:
+            marks.append(before)
+            before = before.prev
+        above = above.parent if before is None else None
+    names = (node.id or node.attributes.get("name") for node in nodes + marks)
     return next(
         (each for each in names if each and each not in taken and _ID.fullmatch(each)), None
     )
