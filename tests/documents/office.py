@@ -31,10 +31,10 @@ def docx() -> bytes:
 
 
 def pptx() -> bytes:
-    """Return two slides, with notes and a table."""
+    """Return two slides, with a subtitle, notes and a table."""
     library = pytest.importorskip("pptx")
     slides = library.Presentation()
-    first = slides.slides.add_slide(slides.slide_layouts[1])
+    first = slides.slides.add_slide(slides.slide_layouts[0])
     first.shapes.title.text = "Plan"
     first.placeholders[1].text = "One\nTwo"
     first.notes_slide.notes_text_frame.text = "Say hello."

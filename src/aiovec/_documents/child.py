@@ -326,7 +326,7 @@ def _pptx(data: bytes) -> Iterator[str]:
                 parts.append(_table(rows))
             elif shape.tag == "sp":
                 holder = shape.find(".//ph")
-                is_title = holder is not None and "itle" in holder.get("type", "")
+                is_title = holder is not None and holder.get("type") in ("title", "ctrTitle")
                 texts = [_words(each) for each in shape.iter("p")]
                 parts += [f"# {text}" if is_title else _text(text) for text in texts if text]
         for target in _targets(archive, name).values():
