@@ -53,14 +53,15 @@ SCHEMA = Schema(
 _KINDS = {
     ".md": "markdown", ".markdown": "markdown", ".mdown": "markdown", ".rst": "rst",
     ".txt": "text", ".text": "text", ".pdf": "pdf", ".html": "html", ".htm": "html",
-    ".xhtml": "html", ".ipynb": "notebook", ".docx": "docx", ".pptx": "pptx", ".epub": "epub",
+    ".xhtml": "html", ".ipynb": "notebook", ".docx": "docx", ".odt": "odt", ".pptx": "pptx",
+    ".epub": "epub",
 }  # fmt: skip
 
 SUFFIXES = frozenset(_KINDS)
 """The suffixes of documents."""
 
 # Of which no text can be made here.
-_UNREAD = frozenset(".doc .ppt .xls .xlsx .odt .rtf".split())
+_UNREAD = frozenset(".doc .ppt .xls .xlsx .odp .ods .rtf".split())
 _PAGED = {"pdf": "page", "pptx": "slide", "epub": "chapter"}
 _FIRST = {b"%pdf-": "pdf", b"<!doctype html": "html", b"<html": "html"}
 
@@ -517,5 +518,5 @@ def _underlined(text: str) -> _Headings:
 
 _HEADINGS = {
     "markdown": _markdown, "notebook": _markdown, "rst": _underlined,
-    "html": _made, "docx": _made, "pptx": _made, "epub": _made,
+    "html": _made, "docx": _made, "odt": _made, "pptx": _made, "epub": _made,
 }  # fmt: skip

@@ -30,6 +30,28 @@ def docx() -> bytes:
     return _saved(document)
 
 
+def odt() -> bytes:
+    """Return the same report as OpenDocument."""
+    cell = "<table:table-cell><text:p>{}</text:p></table:table-cell>"
+    head, row = (
+        f"<table:table-row>{''.join(map(cell.format, texts))}</table:table-row>"
+        for texts in (("Year", "Sum"), ("2026", "42</text:p><text:p>43"))
+    )
+    content = (
+        '<text:h text:outline-level="1">Report</text:h><text:tracked-changes><text:p>Gone.</text:p>'
+        "</text:tracked-changes><text:p>Words<text:s/><text:span>first</text:span>"
+        "<office:annotation><text:p>Really?</text:p></office:annotation>.</text:p>"
+        '<text:h text:outline-level="1">Costs</text:h>'
+        "<text:list><text:list-item><text:p>They rose.</text:p></text:list-item></text:list>"
+        f"<table:table><table:table-header-rows>{head}</table:table-header-rows>{row}</table:table>"
+        '<text:section><text:h text:outline-level="2">Next year</text:h><text:p>Less.</text:p>'
+        "</text:section>"
+    )
+    spaces = " ".join(f'xmlns:{name}="urn:{name}"' for name in ("office", "text", "table"))
+    body = f"<office:body><office:text>{content}</office:text></office:body>"
+    return zipped({"content.xml": f"<office:document {spaces}>{body}</office:document>"})
+
+
 def pptx() -> bytes:
     """Return two slides, with a subtitle, notes and a table."""
     library = pytest.importorskip("pptx")

@@ -170,12 +170,14 @@ async def test_a_notebook_is_its_text_its_code_and_what_it_printed() -> None:
 TABLE = "| Year | Sum |\n| --- | --- |\n| 2026 | 42 43 |"
 
 
-async def test_a_word_file_has_its_headings_lists_and_tables() -> None:
-    assert await _places(office.docx(), "a.docx") == [
-        ("a.docx", "Report", "# Report\n\nWords first."),
-        ("a.docx", "Costs", f"# Costs\n\n- They rose.\n\n{TABLE}"),
-        ("a.docx", "Costs > Next year", "## Next year\n\nLess."),
-    ]  # fmt: skip
+async def test_a_text_of_an_office_has_its_headings_lists_and_tables() -> None:
+    for name, data in ("a.docx", office.docx()), ("a.odt", office.odt()):
+        with case(name):
+            assert await _places(data, name) == [
+                (name, "Report", "# Report\n\nWords first."),
+                (name, "Costs", f"# Costs\n\n- They rose.\n\n{TABLE}"),
+                (name, "Costs > Next year", "## Next year\n\nLess."),
+            ]  # fmt: skip
 
 
 async def test_slides_have_their_numbers_and_notes() -> None:

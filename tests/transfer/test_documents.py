@@ -259,14 +259,14 @@ def test_rows_that_are_no_passages_are_neither_replaced_nor_deleted(
 
 def test_files_of_other_kinds_are_counted(folder: Path, store: Path) -> None:
     notes = written(folder / "notes", {
-        **NOTES, "a.css": "p", "sub/b.CSS": "p", "c.odt": b"PK", "Makefile": "all:",
+        **NOTES, "a.css": "p", "sub/b.CSS": "p", "c.ods": b"PK", "Makefile": "all:",
         ".hidden.css": "p", ".git/config": "x",
     })  # fmt: skip
-    expected = {".css": 2, ".odt": 1, "": 1}
+    expected = {".css": 2, ".ods": 1, "": 1}
     for options in (["--dry-run"], []):
         assert imported(store, notes, *options)["left_out"] == expected
         done = run("import", notes, *options, "-s", store, "--embedder", "demo")
-        said = "left out 4 files: 2 .css, 1 without a suffix, 1 .odt"
+        said = "left out 4 files: 2 .css, 1 without a suffix, 1 .ods"
         assert (done.code, said in done.err) == (0, True), done.err
 
 
@@ -325,14 +325,14 @@ def test_documents_are_chosen_by_globs(folder: Path, store: Path) -> None:
 
 
 def test_what_is_no_document_is_named_as_such(folder: Path, store: Path) -> None:
-    other = written(folder / "other", {"h.odt": "p", "n.css": "p", "m.css": "p"})
+    other = written(folder / "other", {"h.ods": "p", "n.css": "p", "m.css": "p"})
     (folder / "bare").mkdir()
     for arguments, words in (
         ([other], "has no documents (.docx, .epub, .htm, .html"),
-        ([other], "it has 3 files: 2 .css, 1 .odt"),
-        ([other, "--delete"], "it has 3 files: 2 .css, 1 .odt"),
-        ([other / "h.odt"], "h.odt is no document (.docx, .epub"),
-        ([other / "h.odt"], "no file of rows (.parquet"),
+        ([other], "it has 3 files: 2 .css, 1 .ods"),
+        ([other, "--delete"], "it has 3 files: 2 .css, 1 .ods"),
+        ([other / "h.ods"], "h.odt is no document (.docx, .epub"),
+        ([other / "h.ods"], "no file of rows (.parquet"),
         ([folder / "bare"], "bare has no documents"),
         ([folder / "bare", "--delete"], "bare has no documents"),
         ([folder / "gone", "--delete", "--base", "https://x.example/"], "there is no file"),

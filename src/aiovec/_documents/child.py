@@ -243,7 +243,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
-    """Return the anchor of a heading: its own, that of a section that it opens, or that before it."""
+    """Return an anchor of a heading: its own, that of a section that it opens, or one before it."""
     nodes, marks, above = [heading, *heading.css("[id], [name]")[:1]], list[Any](), heading
     while above is not None and above.mem_id != root.mem_id and len(nodes + marks) < 16:
         nodes.append(above)
@@ -355,6 +355,27 @@ def _targets(archive: _Archive, name: str) -> dict[str, str]:
     }
 
 
+# Elements of OpenDocument and what they are in HTML. All others are spans.
+_IN_HTML = {
+    "p": "p", "list": "ul", "list-item": "li", "line-break": "br", "table": "table",
+    "table-header-rows": "tbody", "table-rows": "tbody", "table-row": "tr", "table-cell": "td",
+    "table-columns": "colgroup", "table-column": "col", "tracked-changes": "template",
+    "annotation": "template", "table-of-content": "nav",
+}  # fmt: skip
+
+
+def _odt(data: bytes) -> Iterator[str]:
+    body = next(_Archive(data).xml("content.xml").iter("text"))
+    for each in body.iter():
+        if each.tag in ("s", "tab"):
+            each.text = " "
+        level = next((value for name, value in each.items() if name.endswith("level")), "1")
+        is_heading = each.tag == "h"
+        each.tag = f"h{min(int(level), 6)}" if is_heading else _IN_HTML.get(each.tag, "span")
+        each.attrib.clear()
+    return _page(ET.tostring(body, "unicode", method="html"))
+
+
 def _epub(data: bytes) -> Iterator[str]:
     """Yield the title and the chapters of a book."""
     archive = _Archive(data)
@@ -378,7 +399,8 @@ def _epub(data: bytes) -> Iterator[str]:
 
 
 READERS: dict[str, Callable[[bytes], Iterator[str]]] = {
-    "pdf": _pdf, "html": _html, "notebook": _notebook, "docx": _docx, "pptx": _pptx, "epub": _epub,
+    "pdf": _pdf, "html": _html, "notebook": _notebook, "docx": _docx, "odt": _odt, "pptx": _pptx,
+    "epub": _epub,
 }  # fmt: skip
 
 
