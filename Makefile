@@ -1,6 +1,6 @@
 # Each target makes the environment that it needs; nothing has to be done before.
 #
-#   make demo    search the documentation in docs/; QUESTION="how do I …" asks another question
+#   make demo    search docs/, notebooks and a page of HTML; QUESTION="what is recall" asks another question
 #   make test    the tests; make test ARGS="-k filter" passes options to pytest
 #   make lint    ruff, mypy --strict, the import rules, spelling
 #   make soak    the long campaigns, hours in all; ARGS="--minutes 30" cuts them short
@@ -33,8 +33,8 @@ help:
 
 demo: $(VENV)/.for-demo
 	@mkdir -p build
-	@$(BIN)/python -m aiovec import docs --embedder local --delete -s build/docs.db
-	@echo "== asking docs/: $(QUESTION)"
+	@$(BIN)/python -m aiovec import docs examples/notebooks examples/pages --embedder local --delete -s build/docs.db
+	@echo "== asking docs/, two notebooks and a page of HTML: $(QUESTION)"
 	@$(BIN)/python -m aiovec search "$(QUESTION)" --limit 2 -s build/docs.db
 	@echo "demo: done; the passages are in build/docs.db, and make demo QUESTION=\"how do I ...\" asks another question"
 

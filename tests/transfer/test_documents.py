@@ -130,9 +130,15 @@ def test_the_question_of_the_makefile_is_answered_by_its_page(store: Path) -> No
     pytest.importorskip("wordllama")
     root = Path(__file__).parents[2]
     (question,) = re.findall(r"(?m)^QUESTION \?= (.+)$", (root / "Makefile").read_text("utf-8"))
-    imported(store, root / "docs", embedder="local")
+    examples = root / "examples"
+    imported(store, root / "docs", examples / "notebooks", examples / "pages", embedder="local")
     shown = run("search", question, "--limit", "2", "-s", store).out
     assert re.match(r"how-to/tenants\.md:\d+  distance .*\nKeep tenants apart", shown)
+    for words, place in (
+        ("what does recall mean", r"terms\.html#recall  distance .*\nTerms of search > Measures"),
+        ("functions and classes of asyncio as a frame", r"look_at_a_table\.ipynb  distance "),
+    ):
+        assert re.match(place, run("search", words, "-s", store, "--limit", "1").out)
 
 
 @pytest.mark.parametrize("target", ["store.db", "lancedb://store.lance"])
