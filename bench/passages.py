@@ -6,7 +6,7 @@ sections. Needs ``aiovec[documents,local]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,13 @@ from .quality import on_pages
 _DOCS = Path(__file__).parents[1]
 _SIZES = (200, 400, 800, 1200, 2000, 4000, 100_000)
 _FIRST = 3
+_PLAIN, _TITLED = "as plain text", "at headings, with those above before the text"
+_CUTS = (
+    *(("at headings", size, 0) for size in _SIZES),
+    *(("at headings", 1200, overlap) for overlap in (100, 300)),
+    *((_PLAIN, size, 0) for size in (400, 1200, 100_000)),
+    (_TITLED, 1200, 0),
+)
 
 
 async def run(options: Options) -> list[Result]:
@@ -26,32 +33,23 @@ async def run(options: Options) -> list[Result]:
         Result("passages", f"{model!r}, {kind}, at most {size:,} characters, overlap {overlap}", "",
                await _measured(model, kind, size, overlap))
         for model in ("local", "demo")
-        for kind, size, overlap in _cuts()
+        for kind, size, overlap in _CUTS
     ]  # fmt: skip
-
-
-def _cuts() -> Iterator[tuple[str, int, int]]:
-    for size in _SIZES:
-        yield "at headings", size, 0
-    for overlap in (100, 300):
-        yield "at headings", 1200, overlap
-    for size in (400, 1200, 100_000):
-        yield "as plain text", size, 0  # without the headings of Markdown
 
 
 async def _measured(model: str, kind: str, size: int, overlap: int) -> dict[str, float]:
     rows: list[dict[str, Any]] = []
     sections: dict[str, Mapping[str, int]] = {}
+    how = "text" if kind == _PLAIN else None
+    shown = "{title}\n{body}" if kind == _TITLED else "{body}"
     for path in sorted((_DOCS / "docs").glob("[!i]*/*.md")):
         page = path.relative_to(_DOCS).as_posix()
         text = path.read_text("utf-8")
-        lines = text.splitlines()
         sections[page] = {
-            line.lstrip("# "): n for n, line in enumerate(lines, 1) if line[:2] == "##"
+            line.lstrip("# "): n for n, line in enumerate(text.splitlines(), 1) if line[:2] == "##"
         }
-        name = page if kind == "at headings" else f"{page}.txt"
-        passages = documents.passages(text, source=name, size=size, overlap=overlap)
-        rows += [{**row, "source": page} async for row in passages]
+        cut = documents.passages(text, source=page, size=size, overlap=overlap, kind=how)
+        rows += [{**row, "body": shown.format(**row)} async for row in cut]
     questions = {**on_pages("pages").questions, **on_pages("sentences").questions}
     counts = {"page": 0, "section": 0}
     async with aiovec.connect(":memory:", embedder=model) as store:
