@@ -48,7 +48,8 @@ def odt() -> bytes:
         "</text:section>"
     )
     spaces = " ".join(f'xmlns:{name}="urn:{name}"' for name in ("office", "text", "table"))
-    body = f"<office:body><office:text>{content}</office:text></office:body>"
+    style = "<office:automatic-styles><text:text>No text</text:text></office:automatic-styles>"
+    body = f"{style}<office:body><office:text>{content}</office:text></office:body>"
     return zipped({"content.xml": f"<office:document {spaces}>{body}</office:document>"})
 
 

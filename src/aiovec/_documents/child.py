@@ -365,7 +365,9 @@ _IN_HTML = {
 
 
 def _odt(data: bytes) -> Iterator[str]:
-    body = next(_Archive(data).xml("content.xml").iter("text"))
+    body = _Archive(data).xml("content.xml").find("body/text")
+    if body is None:
+        raise _UnreadableError("it has no text of OpenDocument")
     for each in body.iter():
         if each.tag in ("s", "tab"):
             each.text = " "
