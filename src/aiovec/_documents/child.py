@@ -212,7 +212,7 @@ def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
 def _text(words: str) -> str:
     """Return a paragraph, which begins neither a heading nor code."""
     words = " ".join(words.split())
-    return f"\\{words}" if words.startswith(("#", "```")) else words
+    return f"\\{words}" if re.match("#{1,6} |```", words) else words
 
 
 def _inline(node: Any) -> str:
