@@ -286,6 +286,8 @@ def import_(
         if cut.counts["failed"] and not allow_rejects:
             raise typer.Exit(1)
         return
+    if documents is not None and documents.left_out and (include or exclude):
+        raise ConfigError(f"{sources[0]} has no documents to import; it has {documents.others}")
     for option in _given(ctx, _OF_DOCUMENTS if passages else (*_OF_DOCUMENTS, *_OF_PASSAGES)):
         raise _misplaced(option, documents)
     from aiovec.backend.files import schema_in

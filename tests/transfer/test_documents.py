@@ -337,7 +337,7 @@ def test_what_is_no_document_is_named_as_such(folder: Path, store: Path) -> None
         ([other], "has no documents (.docx, .epub, .htm, .html"),
         ([other], "it has 3 files: 2 .css, 1 .ods"),
         ([other, "--delete"], "it has 3 files: 2 .css, 1 .ods"),
-        ([other / "h.ods"], "h.odt is no document (.docx, .epub"),
+        ([other / "h.ods"], "h.ods is no document (.docx, .epub"),
         ([other / "h.ods"], "no file of rows (.parquet"),
         ([folder / "bare"], "bare has no documents"),
         ([folder / "bare", "--delete"], "bare has no documents"),
