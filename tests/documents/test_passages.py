@@ -121,7 +121,7 @@ async def test_a_kind_is_named_for_a_text_that_was_converted() -> None:
     assert [(row["title"], row["source"]) for row in rows] == [
         ("Guide", "a.html"), ("Keys", "a.html"),
     ]  # fmt: skip
-    with pytest.raises(InvalidArgumentError, match="markdown, notebook, pdf"):
+    with pytest.raises(InvalidArgumentError, match="markdown, notebook, odt, pdf"):
         await _cut(text, source="a.html", kind="html5")
 
 
