@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aiovec.backend.place import Place
 
 KEY_VARIABLE = "AIOVEC_MCP_KEY"
+KEYS_VARIABLE = "AIOVEC_MCP_KEYS"
 
 app: typer.Typer = command_app("mcp")
 
@@ -48,12 +49,19 @@ def mcp(
             "Default: every table.",
         ),
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="User whose memories the agent sees and writes, and no other's."
+        ),
+    ] = None,
     http: Annotated[
         bool,
         typer.Option(
             "--http",
             help="Serve streamable HTTP on this machine instead of standard input. With a key in "
-            f"${KEY_VARIABLE}, each request must bring it as a bearer token.",
+            f"${KEY_VARIABLE}, each request must bring it as a bearer token. ${KEYS_VARIABLE} has "
+            "a key for each of several users: ana=KEY ben=KEY.",
         ),
     ] = False,
     port: Annotated[
@@ -73,13 +81,31 @@ def mcp(
             f"aiovec mcp needs the package {exc.name}, which is not installed; "
             'pip install "aiovec[mcp]" brings it'
         ) from exc
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if http and key and not re.fullmatch("[!-~]{16,512}", key):  # fewer could be guessed
-        raise ConfigError(f"the key in {KEY_VARIABLE} must be 16 to 512 visible ASCII characters")
+    users = _users_by_key(user) if http else {"": user}
     place = place_named(store, config)
     if not allow_writes:
         check_there(place)
-    run_async(_serve(place, table, read, embedder, allow_writes, port if http else None, key))
+    run_async(_serve(place, table, read, embedder, allow_writes, port if http else None, users))
+
+
+def _users_by_key(user: str | None) -> dict[str, str | None]:
+    """Return the user of each key; the only key is empty if requests need none."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    users: dict[str, str | None] = {key: user}
+    variable = KEY_VARIABLE
+    if entries := os.environ.get(KEYS_VARIABLE, "").split():
+        if key or user is not None:
+            raise ConfigError(f"{KEYS_VARIABLE} has a key for each user: leave out {KEY_VARIABLE} "
+                              "and --user")  # fmt: skip
+        pairs = [entry.partition("=") for entry in entries]
+        users, variable = {given: name for name, _, given in pairs}, KEYS_VARIABLE
+        if len(users) < len(entries):
+            raise ConfigError(f"{KEYS_VARIABLE} has a key twice; each user needs another one")
+    for given in users:
+        if (given or entries) and not re.fullmatch("[!-~]{16,512}", given):  # could be guessed
+            words = f"the key in {variable} must be 16 to 512 visible ASCII characters"
+            raise ConfigError(words + (", as in ana=KEY ben=KEY" if entries else ""))
+    return users
 
 
 async def _serve(
@@ -89,9 +115,9 @@ async def _serve(
     embedder: str | None,
     allow_writes: bool,
     port: int | None,
-    key: str,
+    users: dict[str, str | None],
 ) -> None:
-    from .server import create_server, with_key
+    from .server import by_key, create_server
     from .tools import MEMORY
 
     async with await open_place(place, read_only=not allow_writes) as store:
@@ -100,16 +126,19 @@ async def _serve(
         except TableNotFoundError:
             schema = MEMORY
         give_embedder(store, schema, embedder)
-        server = create_server(store, table=table, allow_writes=allow_writes, readable=read or None)
+        servers = {
+            key: create_server(store, table=table, allow_writes=allow_writes, readable=read or None,
+                               user=user)
+            for key, user in users.items()
+        }  # fmt: skip
         if port is None:
-            await server.run_stdio_async()
+            await servers[""].run_stdio_async()
             return
         import uvicorn
 
         # It answers requests for this machine's own names only, so no web page can reach it.
-        app: Any = server.streamable_http_app(host="127.0.0.1")
-        if key:
-            app = with_key(app, key)
+        apps = {key: each.streamable_http_app(host="127.0.0.1") for key, each in servers.items()}
+        app: Any = apps.get("") or by_key(apps)
         settings = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
         listening = settings.bind_socket()
         listening.listen()

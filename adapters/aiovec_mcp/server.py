@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import wraps
 from hmac import compare_digest
 from typing import Any
@@ -13,7 +14,9 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import ValidationError, create_model
 from pydantic_core import to_json, to_jsonable_python
+from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiovec import AiovecError, VectorStore, __version__
@@ -32,15 +35,17 @@ def create_server(
     table: str = "memories",
     allow_writes: bool = False,
     readable: Collection[str] | None = None,
+    user: str | None = None,
 ) -> MCPServer[Any]:
     """Return an MCP server over an open store.
 
     ``table`` is the memory that ``recall`` searches. With ``allow_writes`` the tools ``remember``
     and ``forget`` write it, and nothing else. The agent can search and read the tables
-    ``readable``, by default every table, and its memory.
+    ``readable``, by default every table, and its memory: with ``user``, only the memories of this
+    user, which the agent cannot change.
     """
     more = ", which `remember` and `forget` change." if allow_writes else "; you cannot write."
-    tools = Tools(store, store.table(table), readable)
+    tools = Tools(store, store.table(table), readable, user)
     reading = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     offered = [
         _tool(tools.recall, "recall", reading),
@@ -62,21 +67,27 @@ def create_server(
     )
 
 
-def with_key(app: ASGIApp, key: str) -> ASGIApp:
-    """Return the app of a server, which answers only requests with this key as a bearer token."""
-    expected = f"Bearer {key}".encode()
+def by_key(apps: Mapping[str, Starlette]) -> ASGIApp:
+    """Return the app of several servers, each for requests with its key as a bearer token."""
+    expected = {f"Bearer {key}".encode(): app for key, app in apps.items()}
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope.get("headers", ())).get(b"authorization", b"")
-        if scope["type"] == "lifespan" or compare_digest(given, expected):
-            await app(scope, receive, send)
-        else:
-            words = "This server requires its key: Authorization: Bearer <key>"
-            await PlainTextResponse(words, 401, {"WWW-Authenticate": "Bearer"})(
-                scope, receive, send
-            )
+        for header, app in expected.items():
+            if compare_digest(given, header):
+                await app(scope, receive, send)
+                return
+        words = "This server requires its key: Authorization: Bearer <key>"
+        await PlainTextResponse(words, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
-    return answer
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for app in apps.values():
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            yield
+
+    return Starlette(routes=[Mount("/", answer)], lifespan=lifespan)
 
 
 class _Tool(Tool):

@@ -6,6 +6,7 @@ Their docstrings and the descriptions of their arguments are what the model sees
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from aiovec import (
     Decay,
     Embed,
     EmbeddingError,
+    F,
     Field,
     Hit,
     InvalidArgumentError,
@@ -100,14 +102,23 @@ class Tools:
     """The tools over one store.
 
     ``memory`` is the table of the memories, and ``readable`` the names of the tables that an agent
-    may read beside it; None means every table.
+    may read beside it; None means every table. Of the memories, a ``user`` sees, replaces and
+    deletes only their own: the fact ``user`` of each says whose it is.
     """
 
     def __init__(
-        self, store: VectorStore, memory: Table, readable: Collection[str] | None = None
+        self,
+        store: VectorStore,
+        memory: Table,
+        readable: Collection[str] | None = None,
+        user: str | None = None,
     ) -> None:
+        if user is not None and not re.fullmatch(r"[\w.@+-]{1,100}", user):
+            words = "1 to 100 letters, digits and . _ @ + -"
+            raise InvalidArgumentError("user", user, words)
         self._store = store
         self._memory = memory
+        self._user = user
         self._readable = None if readable is None else {*readable, memory.name}
 
     async def recall(
@@ -122,9 +133,10 @@ class Tools:
         the query: 0 is the same, 1 unrelated. `where` filters facts as payload.NAME, such as
         "payload.user = 'ana'". Use it before you ask the user again."""
         boost = None if half_life is None else Decay("at", half_life)
-        options = {"limit": limit, "where": where, "rerank": boost}
         hits: Sequence[Hit] = []
         with suppress(TableNotFoundError):
+            seen = await self._seen(self._memory, where)
+            options = {"limit": limit, "where": seen, "rerank": boost}
             hits = await self._search(self._memory, query, None, **options)
         return _fitting("memories", hits)
 
@@ -142,16 +154,20 @@ class Tools:
         far its meaning is from the text. A search by keywords gives a `_score` instead, which
         compares the hits of one search only. A row with `cite` is a passage of a document: name
         this place in your answer. `around` brings the passages `before` and `after` it too."""
-        options = {"limit": limit, "where": where, "select": select}
         named = await self._named(table)
+        seen = await self._seen(named, where)
+        options = {"limit": limit, "where": seen, "select": select}
         hits = await self._search(named, query, by, **options)
+        if self._user is not None and table == self._memory.name:
+            around = 0  # rows around a memory may be another user's
         return _fitting("hits", hits, await passages_around(named, hits, around) if around else ())
 
     async def get(self, table: Name, ids: Ids, select: Select = None) -> Answer:
         """Read rows of a table by their ids."""
         named = await self._named(table)
-        rows = await named.get(ids, select=select, include_vector=False)
-        return _fitting("rows", rows)
+        seen = await self._seen(named, F.id.in_(ids))
+        rows = {row.id: row for row in await named.find(seen, select=select)}
+        return _fitting("rows", [rows[id] for id in ids if id in rows])
 
     async def list_(
         self,
@@ -168,7 +184,8 @@ class Tools:
         if table is None:
             return await self._tables()
         named = await self._named(table)
-        rows = await named.find(where, order_by=order_by, limit=limit, offset=offset, select=select)
+        seen = await self._seen(named, where)
+        rows = await named.find(seen, order_by=order_by, limit=limit, offset=offset, select=select)
         return _fitting("rows", rows)
 
     async def remember(
@@ -181,6 +198,12 @@ class Tools:
             words = f"facts cannot have the key {min(taken)!r}; a memory's own fields are: {names}"
             raise InvalidArgumentError("facts", min(taken), "another key", reason=words)
         row = {**storable(facts or {}, "facts"), "id": new_id() if id is None else id, "text": text}
+        if self._user is not None:
+            if row.setdefault("user", self._user) != self._user:
+                words = f"the user of this session is {self._user!r}; leave the fact 'user' out"
+                raise InvalidArgumentError("facts", row["user"], repr(self._user), reason=words)
+            # No user has an id of another one's, so none replaces their memory.
+            row["id"] = f"{self._user}/{str(row['id']).removeprefix(f'{self._user}/')}"
         row["at"] = datetime.now(UTC)
         if expires_in is not None:
             seconds = seconds_of(expires_in)
@@ -205,11 +228,19 @@ class Tools:
             words = "pass ids or where; where='TRUE' deletes every memory"
             raise InvalidArgumentError("ids", ids, "given", reason=words)
         try:
-            return {"deleted": await self._memory.delete(ids, where=where)}
+            seen = await self._seen(self._memory, where)
+            return {"deleted": await self._memory.delete(ids, where=seen)}
         except TableNotFoundError:
             return {"deleted": 0}
 
     # Inside
+
+    async def _seen(self, table: Table, where: Any) -> Any:
+        """Return a filter for the rows of a table that the session's user may see."""
+        if self._user is None or table.name != self._memory.name:
+            return where
+        own = "user" if "user" in (await table.schema()).fields else "payload.user"
+        return [where, F[own] == self._user]
 
     async def _names(self) -> list[str]:
         names = await self._store.tables()
@@ -221,7 +252,9 @@ class Tools:
         for place, name in enumerate(names):
             with suppress(TableNotFoundError):
                 schema = json.loads((await self._store.schema(name)).to_json())
-                rows = await self._store.count(name)
+                rows = await self._store.count(
+                    name, await self._seen(self._store.table(name), None)
+                )
                 described = {"name": name, "rows": rows, "schema": schema}
                 size += len(to_json(described))
                 if size > _MOST_BYTES:

@@ -289,6 +289,42 @@ async def test_an_argument_that_a_tool_does_not_have_is_refused(tmp_path: Path) 
             assert tool.input_schema["additionalProperties"] is False
 
 
+@pytest.mark.parametrize("declared", [False, True])
+async def test_a_user_sees_and_changes_only_their_memories(tmp_path: Path, declared: bool) -> None:
+    async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
+        if declared:
+            fields = {"text": Field(str, text=True), "at": datetime, "user": Field(str, index=None)}
+            await store.create_table("memories", Schema(fields=fields, embed=Embed("text")))
+        ana, ben = (create_server(store, allow_writes=True, user=name) for name in ("ana", "ben"))
+        async with Client(ana) as of_ana, Client(ben) as of_ben:
+            mine = await call(of_ana, "remember", text="Ana likes wool.", id="taste")
+            await call(of_ana, "remember", text="Ana likes snow.", facts={"user": "ana"})
+            other = await call(of_ben, "remember", text="Ben likes wool.", id="taste")
+            for id in (mine["id"], "taste", other["id"]):  # none replaces a memory of Ana
+                await call(of_ben, "remember", text="Ben likes silk.", id=id)
+            assert "leave the fact 'user' out" in await error_of(
+                of_ben, "remember", text="x", facts={"user": "ana"}
+            )
+            everything = "payload.user = 'ana' OR TRUE" if not declared else "user = 'ana' OR TRUE"
+            for where in (None, everything):
+                seen = await call(of_ana, "recall", query="likes wool", limit=50, where=where)
+                assert {row["user"] for row in seen["memories"]} == {"ana"}
+                assert len(seen["memories"]) == 2
+                for tool, arguments in (("search", {"query": "likes"}), ("list", {})):
+                    arguments = {**arguments, "table": "memories", "where": where}
+                    rows = (await call(of_ana, tool, **arguments)).popitem()[1]
+                    assert {row["user"] for row in rows} == {"ana"}
+            ids = [mine["id"], other["id"]]
+            rows = (await call(of_ana, "get", table="memories", ids=ids))["rows"]
+            assert [row["id"] for row in rows] == [mine["id"]]
+            assert (await call(of_ana, "list"))["tables"][0]["rows"] == 2
+            assert await call(of_ben, "forget", ids=ids) == {"deleted": 1}
+            assert await call(of_ben, "forget", where="TRUE") == {"deleted": 1}
+            assert await store.count("memories") == 2
+    with pytest.raises(aiovec.InvalidArgumentError, match="user"):
+        create_server(store, user="a/b")
+
+
 async def test_half_life_needs_a_field_of_times(tmp_path: Path) -> None:
     async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
         await store.create_table("articles", ARTICLES)
@@ -361,14 +397,22 @@ def test_the_example_prints_the_output_of_its_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", ["", "a-key-of-some-length"])
-async def test_the_command_serves_http_to_its_key_and_machine_only(folder: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    "keys", [[""], ["a-key-of-some-length"], ["a-key-of-ana-of-16", "ben" * 9]]
+)
+async def test_the_command_serves_http_to_its_key_and_machine_only(
+    folder: Path, keys: list[str]
+) -> None:
     import httpx
 
+    key = keys[0]
+    environment = {"AIOVEC_MCP_KEY": key}
+    if len(keys) > 1:
+        environment = {"AIOVEC_MCP_KEYS": f"ana={keys[0]} ben={keys[1]}"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "aiovec", "mcp", "-s", "agent.db", "--config", "aiovec.toml",
         "--allow-writes", "--http", "--port", "0", "--read", "articles",
-        cwd=folder, stderr=asyncio.subprocess.PIPE, env={**os.environ, "AIOVEC_MCP_KEY": key},
+        cwd=folder, stderr=asyncio.subprocess.PIPE, env=os.environ | environment,
     )  # fmt: skip
     try:
         assert process.stderr is not None
@@ -382,6 +426,10 @@ async def test_the_command_serves_http_to_its_key_and_machine_only(folder: Path,
             async with Client(streamable_http_client(url, http_client=http)) as client:
                 await call(client, "remember", text="Ana prefers short answers.")
                 assert len((await call(client, "recall", query="Ana"))["memories"]) == 1
+            for other in keys[1:]:
+                theirs = httpx.AsyncClient(headers={"Authorization": f"Bearer {other}"})
+                async with theirs, Client(streamable_http_client(url, http_client=theirs)) as ben:
+                    assert await call(ben, "recall", query="Ana") == {"memories": []}
             for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
                 answer = await http.post(url, headers=headers, json={})
                 assert answer.status_code in (403, 421)
