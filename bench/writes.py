@@ -8,7 +8,8 @@ import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import aiosqlite
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 import aiovec
 
-from .data import COLUMNS, TABLE, Data, generate
+from .data import COLUMNS, TABLE, Data, generate, row_id
 from .measure import (
     Options,
     Result,
@@ -28,6 +29,7 @@ from .measure import (
     output,
     ratios,
     shared,
+    timed,
 )
 from .stores import (
     INSERT_ROW,
@@ -38,14 +40,16 @@ from .stores import (
     exporting,
     fill,
     fill_by_hand,
+    fill_lance,
     insert,
+    lance,
 )
 
 _DIM = 768
 _ROUNDS = 5
 _SINGLE, _ALONE, _TASKS = 2_000, 300, 64
 _BULK, _BATCH = 30_000, 1_000
-_MOVED = 100_000
+_MOVED = _LABELLED = 100_000
 
 _IMPORT_BY_HAND = """
 import sys
@@ -62,7 +66,8 @@ for batch in pq.ParquetFile(file).iter_batches(1000):
 
 
 async def run(options: Options) -> list[Result]:
-    return [await _single(options), await _bulk(options), *await _moved(options)]
+    return [await _single(options), await _bulk(options), await _labels(options),
+            *await _moved(options)]  # fmt: skip
 
 
 def in_folder(options: Options, way: Callable[[Path], Awaitable[float]]) -> Way:
@@ -181,6 +186,34 @@ async def _bulk(options: Options) -> Result:
         "writes, bulk",
         f"{data}, batches of {_BATCH:,}, a durable commit each (median)",
         "rows/s", medians(rates), ratios(rates, "aiovec", "SQLite by hand"),
+    )  # fmt: skip
+
+
+async def _labels(options: Options) -> Result:
+    """A value of its own for each row, beside the same by lancedb."""
+    data = generate(options.rows(_LABELLED), 384)
+    columns = {"id": [row_id(n) for n in range(len(data))], "pick": [*range(len(data))]}
+    labels = pa.table(
+        {"id": pa.array(columns["id"]), "pick": pa.array(columns["pick"], pa.int64())}
+    )
+    ways: dict[str, Way] = {}
+    async with AsyncExitStack() as stack:
+        for name, target in (("SQLite", "a.db"), ("LanceDB", "lancedb://{}/lance")):
+            target = target.format(options.folder) if "{}" in target else options.folder / target
+            store = await stack.enter_async_context(aiovec.connect(target))
+            await fill(store, data)
+            ways[f"aiovec, {name}"] = timed(partial(store.update, TABLE, labels))
+        connection = await stack.enter_async_context(lance(options.folder / "bare"))
+        table = await fill_lance(connection, data)
+        merge = table.merge_insert("id").when_matched_update_all()
+        ways["lancedb, merge_insert"] = timed(partial(merge.execute, labels))
+        seconds = await interleaved(ways, options.rounds(_ROUNDS))
+    bare = "lancedb, merge_insert"
+    return Result(
+        "writes, labels",
+        f"{data}: an id and a number for each row, written back in one call (median)",
+        "ms", medians(seconds),
+        ratios(seconds, "aiovec, SQLite", bare) | ratios(seconds, "aiovec, LanceDB", bare),
     )  # fmt: skip
 
 

@@ -63,7 +63,11 @@ _OF_PASSAGES = ("--chunk-size", "--overlap")
 _OF_TEXTS = ("--passages", "--base", "--delete", "--delete-all", "--dry-run")
 _OF_ROWS = (
     "--list", "--query", "--passages", "--schema", "--id-column", "--vector-column", "--dtype",
-    "--text", "--index", "--embed", "--upsert", "--backup", "--engine", "--address",
+    "--text", "--index", "--embed", "--upsert", "--update", "--backup", "--engine", "--address",
+)  # fmt: skip
+_OF_NEW_ROWS = (
+    "--schema", "--model", "--metric", "--text", "--index", "--embed", "--upsert", "--backup",
+    "--engine", "--address", "--list", "--rejects", *_OF_TEXTS,
 )  # fmt: skip
 _Shown = tuple[dict[str, Any], list[str], list[str]]
 """The facts about an import, its lines, and the notes beside them."""
@@ -216,6 +220,15 @@ def import_(
     upsert: Annotated[
         bool, typer.Option("--upsert", help="Replace rows that have the same id.")
     ] = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Set the columns of the file in the existing rows that have its ids, all in one "
+            "commit, and keep the rest; an empty cell of CSV keeps its value. With --strict, every "
+            "id must exist.",
+        ),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Check all rows first, and import none if one is bad.")
     ] = False,
@@ -317,6 +330,10 @@ def import_(
     name = table or legal_table_name(Path(next(iter(files))).stem)
     existing = cache(partial(_existing_schema, store, config, name))
     given = None if schema is None else schema_in(expanded(schema))
+    if update:
+        for option in _given(ctx, _OF_NEW_ROWS):
+            raise typer.BadParameter(f"--update changes existing rows; leave out {option}")
+        given = in_store(store, config, partial(_schema_of, table=name))
     new = NewTable(metric, model, text or (), index or (), embed)
     opener = Opener(Hints(None, query, id_column, vector_column, dtype, new), form, given)
     with (
@@ -332,6 +349,10 @@ def import_(
             return
         if source.remark:
             say(source.remark, stderr=True)
+        if update:
+            rows_of_file = _rows_of(source, tables[0])
+            _update(rows_of_file, name, store, config, embedder, strict, json)
+            return
         texts = workers is None and tables[0].texts
         for option in () if texts else _given(ctx, _OF_TEXTS):
             raise _misplaced(option, documents)
@@ -503,6 +524,41 @@ def _of_texts(job: TextImport, backup: str | None) -> _Shown:
             f"them: {_first(job.long)}"
         )
     return facts, lines, notes
+
+
+def _rows_of(source: Reader, table: ForeignTable) -> list[Any]:
+    """Return the rows of a file that have anything beside their ids, or Arrow tables of them."""
+    from .files import reading, rows_at_once
+
+    rows: list[Any] = []
+    with reading(source.name):
+        for chunk in source.read(table, table.schema, rows_at_once(table.schema)):
+            for reject in chunk.rejects:
+                raise ConfigError(
+                    f"{source.name}: row {reject.row}: {reject.reason}; nothing was changed"
+                )
+            if isinstance(chunk.rows, list):
+                rows += [row for row in chunk.rows if row.keys() != {"id"}]
+            else:
+                rows.append(chunk.rows)
+    return rows
+
+
+def _update(
+    rows: list[Any], table: str, store: str | None, config: str | None, embedder: str | None,
+    strict: bool, json: bool,
+) -> None:  # fmt: skip
+    async def write(at: At) -> int:
+        vectors = await at.open()
+        if embedder is not None:
+            give_embedder(vectors, await vectors.schema(table), embedder)
+        return await vectors.update(table, rows, strict=strict)
+
+    updated = in_store(store, config, write)
+    absent = sum(1 if isinstance(row, dict) else row.num_rows for row in rows) - updated
+    line = f"updated {counted(updated)} of {table}"
+    line += f"; {counted(absent, 'id')} of the file do not exist" if absent else ""
+    emit({"table": table, "updated": updated, "absent": absent}, [line], json)
 
 
 def _of_rows(job: RowImport, backup: str | None) -> _Shown:

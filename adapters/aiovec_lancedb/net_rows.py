@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aiovec.backend import And, Compare, Expr, IsNull, Or, Ref, Schema
+from aiovec.backend.contract import Columns
 from aiovec.backend.rows import Batch, check_partitions, partition_fields
 
 from .layout import PAYLOAD
@@ -94,7 +95,7 @@ class NetRows:
         text: str | None = self._now[id][PAYLOAD]
         return text
 
-    def to_write(self, wanted: Container[str]) -> Batch:
+    def to_write(self, wanted: Container[str], columns: Columns) -> Batch:
         """Return the rows with these ids, in the order of their calls."""
         if self._many is not None:
             return self._many
@@ -102,9 +103,9 @@ class NetRows:
         rows = [self.written[id] for id in ids]
         return Batch(
             ids,
-            {name: [row[name] for row in rows] for name in self.schema.fields},
-            [row[PAYLOAD] for row in rows] if self.schema.payload else None,
-            np.stack([row[self.schema.vector] for row in rows]),
+            {name: [row[name] for row in rows] for name in columns.fields},
+            [row[PAYLOAD] for row in rows] if columns.payload else None,
+            np.stack([row[self.schema.vector] for row in rows]) if columns.vector else None,
         )
 
 
@@ -158,10 +159,11 @@ def partition_values(
 
 
 def rows_of(schema: Schema, stored: Batch) -> Iterator[tuple[str, Row]]:
-    """Yield the id and the row of each stored row, which must have all columns."""
+    """Yield the id and the row of each stored row."""
     columns: dict[str, Any] = {name: stored.values(name) for name in stored.fields}
-    columns[schema.vector] = stored.vectors
-    if schema.payload:
+    if stored.vectors is not None:
+        columns[schema.vector] = stored.vectors
+    if stored.payloads is not None:
         columns[PAYLOAD] = stored.payloads
     for id, *values in zip(stored.ids, *columns.values(), strict=True):
         yield id, dict(zip(columns, values, strict=True))

@@ -11,9 +11,11 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Iterable,
     Sequence,
 )
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -22,18 +24,17 @@ import pyarrow.compute as pc
 
 from aiovec.backend import (
     Expr,
+    PayloadPatch,
     Schema,
-    from_matrix,
-    payload_array,
     payload_texts,
     python_values,
     without_vector,
 )
-from aiovec.backend.changes import Delete, Insert, SetVectors, Update, Upsert
+from aiovec.backend.changes import Delete, Insert, Update, UpdateRows, Upsert
 from aiovec.backend.contract import Columns, TableHandle, stored_rows
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import copy_of_error
-from aiovec.backend.rows import partition_fields
+from aiovec.backend.rows import Batch, partition_fields
 from aiovec.backend.threads import INLINE_LIMIT, hop, in_thread
 from aiovec.errors import (
     AiovecError,
@@ -181,7 +182,8 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
             await table.session.run(table.lance.delete(ids_to_sql(sorted(ids))))
             return
         new = await hop(
-            cost, lambda: stored_form(rows.to_write(ids).table(table.schema), table.schema)
+            cost,
+            lambda: _table_of(rows.to_write(ids, columns), table.schema),
         )
         if kind == "change":
             await _write(table, new, _unchanged(rows, old), inserts=False)
@@ -414,24 +416,66 @@ def update(handle: TableHandle, change: Update) -> RowsOperation:
     return RowsOperation(handle, "change", ids or (), act.apply, act.direct, size, by_rows)
 
 
-def set_vectors(handle: TableHandle, change: SetVectors) -> RowsOperation:
-    ids, vectors = change.ids, change.vectors
+def update_rows(handle: TableHandle, change: UpdateRows) -> RowsOperation:
+    ids, parts = change.ids, change.parts
 
     def apply(rows: NetRows) -> int:
-        places = [place for place, id in enumerate(ids) if id in rows]
-        for place in places:
-            rows.change(ids[place], {rows.schema.vector: vectors[place]})
-        return len(places)
+        existing = rows.existing(ids)
+        change.check(set(existing))
+        new: dict[str, Row] = {}
+        for part in parts:
+            columns = _stored_columns(part, rows.schema)
+            for id, *cells in zip(part.ids, *columns.values(), strict=True):
+                if id in rows:
+                    new[id] = dict(zip(columns, cells, strict=True))
+        if patched := [id for id in existing if id in change.payloads]:
+            patches = [change.payloads[id] for id in patched]
+            texts = _patched(handle, patches, [rows.payload(id) for id in patched], patched)
+            for id, text in zip(patched, texts, strict=True):
+                new[id] = {**new[id], PAYLOAD: text}
+        for id, values in new.items():
+            rows.change(id, values)
+        return len(existing)
 
     async def direct(table: Opened) -> int:
-        layout = table.schema.to_arrow()
-        fields = [layout.field("id"), layout.field(table.schema.vector)]
-        columns = [pa.array(ids, pa.utf8()), from_matrix(vectors)]
-        return await _set_columns(table, pa.Table.from_arrays(columns, schema=pa.schema(fields)))
+        schema = table.schema
+        alike = len({(*part.fields, part.vectors is None) for part in parts}) == 1
+        if change.strict:
+            await hop(len(ids), change.check, await existing_rows(table, ids))
+        if alike and not change.payloads:
+            tables = [await hop(cost_of(part), _table_of, part, schema) for part in parts]
+            return await _set_columns(table, pa.concat_tables(tables))
+        # Lance sets the same columns of all rows, so the other values are read. The call has as
+        # many rows in memory, and only one writes at a time, so this takes no share of the memory.
+        named = {name for part in parts for name in part.fields}
+        columns = Columns(
+            tuple(name for name in schema.fields if name in named),
+            bool(change.payloads),
+            any(part.vectors is not None for part in parts),
+        )
+        old = await rows_by_id(table, ids, columns)
+
+        def changed() -> pa.Table:
+            rows = NetRows(schema, dict(rows_of(schema, stored_rows(old, schema, columns))))
+            apply(rows)
+            return _table_of(rows.to_write(rows.written, columns), schema)
+
+        return await _set_columns(table, await hop(cost_of(old), changed)) if len(old) else 0
 
     few = len(ids) <= _MOST_CHANGED
     size = len(ids) * _SIZE_OF_CHANGED if few else ALONE
     return RowsOperation(handle, "change", ids, apply, direct, size, few)
+
+
+def _stored_columns(part: Batch, schema: Schema) -> dict[str, Sequence[Any]]:
+    columns: dict[str, Any] = {name: list(map(_stored, part.values(name))) for name in part.fields}
+    if part.vectors is not None:
+        columns[schema.vector] = part.vectors
+    return columns
+
+
+def _table_of(part: Batch, schema: Schema) -> pa.Table:
+    return stored_form(part.table(schema), schema)
 
 
 async def _set_columns(table: Opened, rows: pa.Table) -> int:
@@ -461,7 +505,8 @@ class _Update:
             values[rows.schema.vector] = self.change.vector
         matches = rows.matching(self.change.ids or (), self.change.where)
         if self.change.payload:
-            texts = self._patched([rows.payload(id) for id in matches], matches)
+            payloads = [rows.payload(id) for id in matches]
+            texts = _patched(self.handle, repeat(self.change.payload), payloads, matches)
             for id, text in zip(matches, texts, strict=True):
                 rows.change(id, {**values, PAYLOAD: text})
         else:
@@ -498,31 +543,30 @@ class _Update:
         query = table.lance.query().select(["id", PAYLOAD])
         batches = await table.session.batches(query, _CHANGED_AT_ONCE, condition)
         blocks = [await in_thread(self._changed, batch, table.schema) async for batch in batches]
-        return await _set_columns(table, pa.Table.from_batches(blocks)) if blocks else 0
+        return await _set_columns(table, pa.concat_tables(blocks)) if blocks else 0
 
-    def _changed(self, rows: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
+    def _changed(self, rows: pa.RecordBatch, schema: Schema) -> pa.Table:
         """Return the changed columns, with the ids."""
-        ids = rows.column("id").to_pylist()
-        texts = self._patched(payload_texts(rows.column(PAYLOAD)), ids)
-        layout = schema.to_arrow()
-        columns = [rows.column("id"), payload_array(texts)]
-        named = [layout.field("id"), layout.field(PAYLOAD)]
-        for name, value in self.change.values.items():
-            field = layout.field(name)
-            value_array = pa.array([_stored(value)], type=field.type)
-            columns.append(pa.concat_arrays([value_array]).take(pa.array([0] * rows.num_rows)))
-            named.append(field)
-        if self.change.vector is not None:
-            matrix = np.tile(self.change.vector, (rows.num_rows, 1))
-            columns.append(from_matrix(matrix, without_vector(matrix)))
-            named.append(layout.field(schema.vector))
-        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(named))
+        ids, vectors = rows.column("id").to_pylist(), self.change.vector
+        payloads = payload_texts(rows.column(PAYLOAD))
+        texts = _patched(self.handle, repeat(self.change.payload), payloads, ids)
+        values = {name: [value] * len(ids) for name, value in self.change.values.items()}
+        matrix = None if vectors is None else np.tile(vectors, (len(ids), 1))
+        return _table_of(Batch(ids, values, texts, matrix), schema)
 
-    def _patched(self, payloads: Sequence[str | None], ids: Sequence[str]) -> list[str | None]:
-        try:
-            return [self.change.payload.apply(*row) for row in zip(payloads, ids, strict=True)]
-        except (ValueError, RecursionError) as exc:
-            if isinstance(exc, AiovecError):
-                raise
-            reason = f"a payload of the table {self.handle.name!r} is not a JSON object"
-            raise CorruptStoreError(self.handle.name, reason) from exc
+
+def _patched(
+    handle: TableHandle,
+    patches: Iterable[PayloadPatch],
+    payloads: Sequence[str | None],
+    ids: Sequence[str],
+) -> list[str | None]:
+    """Return the changed payloads of rows."""
+    try:
+        rows = zip(patches, payloads, ids, strict=False)  # one patch may be repeated
+        return [patch.apply(text, id) for patch, text, id in rows]
+    except (ValueError, RecursionError) as exc:
+        if isinstance(exc, AiovecError):
+            raise
+        reason = f"a payload of the table {handle.name!r} is not a JSON object"
+        raise CorruptStoreError(handle.name, reason) from exc

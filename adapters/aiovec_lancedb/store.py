@@ -31,9 +31,9 @@ from aiovec.backend.changes import (
     RenameField,
     RowChange,
     SchemaChange,
-    SetVectors,
     UnindexField,
     Update,
+    UpdateRows,
     Upsert,
 )
 from aiovec.backend.contract import (
@@ -282,8 +282,9 @@ class LancedbBackend(Backend):
             case Insert(rows) | Upsert(rows):
                 work = await hop(cost_of(rows), operations.put, table, change)
                 return int(await self._commit(table.name, work))
-            case SetVectors():
-                return int(await self._commit(table.name, operations.set_vectors(table, change)))
+            case UpdateRows(parts):
+                work = await hop(cost_of(*parts), operations.update_rows, table, change)
+                return int(await self._commit(table.name, work))
             case Delete():
                 return int(await self._write(table.name, operations.delete(table, change)))
             case Update():

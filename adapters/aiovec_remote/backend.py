@@ -19,6 +19,7 @@ from aiovec import REMOVE
 from aiovec._http.ipc import cost_of_body
 from aiovec.backend import (
     Expr,
+    PayloadPatch,
     Ref,
     Schema,
     TextClause,
@@ -34,9 +35,9 @@ from aiovec.backend.changes import (
     RenameField,
     RowChange,
     SchemaChange,
-    SetVectors,
     UnindexField,
     Update,
+    UpdateRows,
     Upsert,
 )
 from aiovec.backend.contract import (
@@ -169,9 +170,13 @@ class RemoteBackend(Backend):
                 if change.moves and partition_fields(table.schema):  # the server lets no upsert
                     await self.write(table, Delete(rows.ids))
                 return await self._put(table, rows, {"mode": "upsert"})
-            case SetVectors(ids, vectors):
-                named = pa.table({"ids": pa.array(ids, pa.utf8()), "vectors": from_matrix(vectors)})
-                return await self._change(table, "/set_vectors", "updated", rows=named)
+            case UpdateRows(parts):
+                cost = sum(map(cost_of, parts))
+                sent = await hop(cost, _rows_of, change, table.schema)
+                query = {"strict": "true"} if change.strict else {}
+                return await self._change(
+                    table, "/records", "updated", method="PATCH", query=query, rows=sent
+                )
             case Delete(ids, where):
                 return await self._change(
                     table, "/records", "deleted",
@@ -374,14 +379,38 @@ def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
 
 
 def _body_of(change: Update) -> dict[str, Any]:
-    payload = {str(Ref("payload", path)): value for path, value in change.payload.changes}
-    removed = [name for name, value in payload.items() if value is REMOVE]
-    set_ = {name: value for name, value in payload.items() if value is not REMOVE}
-    body = {"set": {**change.values, **set_}, "remove": removed, "where": change.where}
+    payload, removed = _by_name(change.payload)
+    body = {"set": {**change.values, **payload}, "remove": removed, "where": change.where}
     # Of NaN where the rows shall have none, as the server knows by the text.
     if change.vector is not None and not np.isnan(change.vector[0]):
         body["vector"] = change.vector.tolist()
     return body
+
+
+def _rows_of(change: UpdateRows, schema: Schema) -> pa.Table | list[Any]:
+    """Return rows of an update as columns, or as objects if their keys differ."""
+    if len(change.parts) == 1 and not change.payloads:
+        return change.parts[0].table(schema)
+    rows = []
+    for part in change.parts:
+        fields = [(name, part.values(name)) for name in part.fields]
+        for place, id in enumerate(part.ids):
+            payload, removed = _by_name(change.payloads.get(id, PayloadPatch()))
+            row = {"id": id, **{name: values[place] for name, values in fields}, **payload}
+            if removed:
+                row["_remove"] = removed
+            if part.vectors is not None:
+                vector = part.vectors[place]
+                row[schema.vector] = None if np.isnan(vector[0]) else vector.tolist()
+            rows.append(row)
+    return rows
+
+
+def _by_name(patch: PayloadPatch) -> tuple[dict[str, Any], list[str]]:
+    """Return the keys to set in payloads, and those to remove."""
+    payload = {str(Ref("payload", path)): value for path, value in patch.changes}
+    removed = [name for name, value in payload.items() if value is REMOVE]
+    return {name: value for name, value in payload.items() if value is not REMOVE}, removed
 
 
 def _ids_table(ids: Sequence[str] | None) -> pa.Table | None:

@@ -62,13 +62,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request; its ``body`` is the JSON object, ``rows`` its long lists."""
+    """A request; its ``body`` is the JSON object, ``rows`` its long lists, or a list of rows."""
 
     method: str
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
-    rows: pa.Table | None = None
+    rows: pa.Table | list[Any] | None = None
     state: str | None = None
     """The state that the table must have."""
     writes: bool = False

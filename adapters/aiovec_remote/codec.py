@@ -28,6 +28,7 @@ from aiovec.backend.contract import Columns, Found, stored_rows
 from aiovec.errors import InvalidArgumentError
 
 JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
 LONGEST_ANSWER = 2**30
 """Bytes of an answer, or of a batch of an export, at most. By default servers send 256 MiB."""
 # Ends an Arrow IPC stream.
@@ -38,11 +39,15 @@ class WireError(Exception):
     """A body that cannot be read. Never reaches a user."""
 
 
-def encode(body: Mapping[str, Any] | None, rows: pa.Table | None) -> tuple[str, memoryview]:
+def encode(
+    body: Mapping[str, Any] | None, rows: pa.Table | list[Any] | None
+) -> tuple[str, memoryview]:
     """Return the content type and the bytes of a request's body; both empty if it has none."""
     if rows is None and body is None:
         return "", memoryview(b"")
     try:
+        if isinstance(rows, list):
+            return JSON_LINES, memoryview("\n".join(map(_ENCODER.encode, rows)).encode())
         text = _ENCODER.encode(body or {})
     except ValueError as exc:
         raise InvalidArgumentError(

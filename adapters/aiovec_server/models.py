@@ -303,6 +303,10 @@ class Update(Delete):
     )
 
 
+class UpdateRows(Model):
+    strict: bool = Field(False, description="Refuse all records if the id of one is absent.")
+
+
 class Bounds(Filtered):
     field: str = Field(description="A field, id, or payload.<key>.")
 

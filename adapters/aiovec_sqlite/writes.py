@@ -7,7 +7,7 @@ the change number of its first write, so no rowid is ever used twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from aiovec.backend import Expr, Float32Array, PayloadPatch, without_vector
-from aiovec.backend.changes import Delete, Insert, RowChange, SetVectors, Update, Upsert
+from aiovec.backend.changes import Delete, Insert, RowChange, Update, UpdateRows, Upsert
 from aiovec.backend.contract import TableHandle
 from aiovec.backend.rows import Batch, check_partitions
 from aiovec.errors import AiovecError, DuplicateIdError
@@ -27,13 +27,13 @@ from .errors import DamageError, decodes
 from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
 from .reads import condition_of
-from .sql.values import row_columns, to_sql
+from .sql.values import field_columns, row_columns, to_sql
 from .text_index import wanted_fields
 from .vectors import check_places
 
 # Rows for each executemany: few enough that a cancelled call ends soon.
 _BLOCK = 1000
-# Characters of payloads that are changed at a time.
+# Characters of payloads that are changed at a time, and of texts in one statement.
 _BLOCK_PAYLOADS = 8 * 2**20
 # Rows with text in one statement, and SQLite's default limit of values in one.
 _ROWS_A_STATEMENT, _MOST_PARAMETERS = 256, 32_766
@@ -93,8 +93,8 @@ def work_of(
             return RowsWrite(overwrite if change.moves else upsert, handle, rows)
         case Update():
             return lambda tx: update(tx, handle, change)
-        case SetVectors():
-            return lambda tx: set_vectors(tx, handle, change)
+        case UpdateRows():
+            return lambda tx: update_rows(tx, handle, change)
         case Delete():
             return lambda tx: delete(tx, handle, change, keep_deletes)
 
@@ -223,8 +223,10 @@ def _run_rows(
         tx.db.executemany(_rows_statement(table.rows, act, columns, 1), values)
         return
     width = len(columns) + (act == _UPDATE)
-    size = max(1, min(_ROWS_A_STATEMENT, _MOST_PARAMETERS // width))
     rows = list(values)
+    held = sum(len(value) for value in rows[0] if isinstance(value, str)) if rows else 0
+    size = min(_ROWS_A_STATEMENT, _MOST_PARAMETERS // width, _BLOCK_PAYLOADS // (held or 1))
+    size = max(1, size)
     start = 0
     while start < len(rows):
         while size > len(rows) - start:
@@ -318,29 +320,6 @@ def _partitions(
     return values
 
 
-def set_vectors(tx: Transaction, handle: TableHandle, change: SetVectors) -> int:
-    ids, vectors = change.ids, change.vectors
-    table = current_table(tx.db, handle)
-    tx.expect(len(ids))
-    known = dict(_rowids(tx, table, ids))
-    existing = [row for row, id in enumerate(ids) if id in known]
-    if not existing:
-        return 0
-    if len(existing) < len(ids):
-        vectors = vectors[existing]
-    rowids = [known[ids[row]] for row in existing]
-    first = tx.take(len(rowids))
-    check_places(tx.db, table)
-    change_row = f"UPDATE {table.rows} SET _seq = ? WHERE _rowid = ?"
-    for start in range(0, len(rowids), _BLOCK):
-        tx.check()
-        block = rowids[start : start + _BLOCK]
-        tx.db.executemany(change_row, ((first + start + i, r) for i, r in enumerate(block)))
-        keys = _stored_partitions(tx, table, block)
-        _change_vectors(tx, table, block, vectors[start : start + _BLOCK], keys)
-    return len(rowids)
-
-
 def _vector_insert(table: TableLayout) -> str:
     columns = ["rowid", "vector"]
     marks = ["?", "?"]
@@ -398,74 +377,109 @@ def selected(
 
 
 def update(tx: Transaction, handle: TableHandle, change: Update) -> int:
-    values, payload, vector = change.values, change.payload, change.vector
     table = current_table(tx.db, handle)
     rowids = selected(tx, table, change.ids, change.where)
-    tx.expect(len(rowids))
-    if vector is not None and rowids:
+    count = len(rowids)
+    tx.expect(count)
+    values = {name: [to_sql(value)] * count for name, value in change.values.items()}
+    patches = [change.payload] * count if change.payload else None
+    vectors = change.vector
+    if vectors is not None:
+        vectors = np.broadcast_to(vectors, (count, len(vectors)))
+    _change(tx, table, rowids, values, patches, vectors)
+    return count
+
+
+def update_rows(tx: Transaction, handle: TableHandle, change: UpdateRows) -> int:
+    table = current_table(tx.db, handle)
+    ids = change.ids
+    tx.expect(len(ids))
+    known = dict(_rowids(tx, table, ids))
+    change.check(known)
+    for part in change.parts:
+        rows = part
+        if len(known) < len(ids):
+            rows = part.take([row for row, id in enumerate(part.ids) if id in known])
+        patches = [change.payloads[id] for id in rows.ids] if change.patches(part) else None
+        rowids = [known[id] for id in rows.ids]
+        _change(tx, table, rowids, field_columns(rows, table.schema), patches, rows.vectors)
+    return len(known)
+
+
+def _change(
+    tx: Transaction,
+    table: TableLayout,
+    rowids: Sequence[int],
+    values: Mapping[str, Sequence[Any]],
+    patches: Sequence[PayloadPatch] | None,
+    vectors: Float32Array | None,
+) -> None:
+    """Set fields of rows, each to its value in a column, and change payloads and vectors, unless
+    they stay."""
+    if not rowids:
+        return
+    if vectors is not None:
         check_places(tx.db, table)
     first = tx.take(len(rowids))
-    sets = [f"{quoted(name)} = ?" for name in values]
-    bound = list(map(to_sql, values.values()))
-    if payload:
-        sets.append("payload = ?")
-    sql = f"UPDATE {table.rows} SET {', '.join([*sets, '_seq = ?'])} WHERE _rowid = ?"
+    columns = (*map(quoted, values), *(["payload"] if patches else []), "_seq")
     moves = any(name in values for name in table.partitions)
-    start = first
-    for block in _blocks_of(tx, table, rowids, payload):
+    for start, end in _blocks_of(tx, table, rowids, patches):
         tx.check()
-        numbers = range(start, start + len(block))
-        start += len(block)
-        texts = [_patched(tx, table, payload, block)] if payload else []
-        changes = zip(*texts, numbers, block, strict=True)
-        tx.db.executemany(sql, ((*bound, *one) for one in changes))
-        if vector is not None:
-            vectors = np.broadcast_to(vector, (len(block), len(vector)))
-            _change_vectors(tx, table, block, vectors, _stored_partitions(tx, table, block))
+        block = rowids[start:end]
+        cells = [column[start:end] for column in values.values()]
+        if patches:
+            cells.append(_patched(tx, table, patches[start:end], block))
+        cells.append(range(first + start, first + end))
+        _run_rows(tx, table, _UPDATE, columns, zip(*cells, block, strict=True))
+        if vectors is not None:
+            keys = _stored_partitions(tx, table, block)
+            _change_vectors(tx, table, block, vectors[start:end], keys)
         elif moves:
             move_vectors(tx, table, block)
-    return len(rowids)
 
 
 def _blocks_of(
-    tx: Transaction, table: TableLayout, rowids: Sequence[int], payload: PayloadPatch
-) -> Iterator[Sequence[int]]:
-    """Yield the rows in blocks. If payloads change, a block's payloads have a few MiB at most,
-    before and after the change, or it is a single row."""
-    added = len((payload.apply(None, "") or "").encode())
+    tx: Transaction,
+    table: TableLayout,
+    rowids: Sequence[int],
+    patches: Sequence[PayloadPatch] | None,
+) -> Iterator[tuple[int, int]]:
+    """Yield the beginnings and ends of blocks. If payloads change, a block's payloads have a few
+    MiB at most, before and after the change, or it is a single row."""
     for start in range(0, len(rowids), _BLOCK):
-        block = rowids[start : start + _BLOCK]
-        if not payload:
-            yield block
-            continue
-        sizes = tx.db.execute(
-            f"SELECT length(CAST(r.payload AS BLOB)) FROM json_each(?) AS j "
-            f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
-            (json.dumps(list(block)),),
-        )
-        begin, held = 0, 0
-        for place, (length,) in enumerate(sizes.fetchall()):
-            size = (length or 0) + added
-            if held and held + size > _BLOCK_PAYLOADS:
-                yield block[begin:place]
-                begin, held = place, 0
-            held += size
-        yield block[begin:]
+        end = min(start + _BLOCK, len(rowids))
+        if patches:
+            sizes = tx.db.execute(
+                f"SELECT length(CAST(r.payload AS BLOB)) FROM json_each(?) AS j "
+                f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
+                (json.dumps(rowids[start:end]),),
+            ).fetchall()
+            added, patch, held = 0, None, 0
+            for place, (length,) in enumerate(sizes, start):
+                if patches[place] is not patch:
+                    patch = patches[place]
+                    added = len((patch.apply(None, "") or "").encode())
+                size = (length or 0) + added
+                if held and held + size > _BLOCK_PAYLOADS:
+                    yield start, place
+                    start, held = place, 0
+                held += size
+        yield start, end
 
 
 def _patched(
-    tx: Transaction, table: TableLayout, payload: PayloadPatch, rowids: Sequence[int]
+    tx: Transaction, table: TableLayout, patches: Sequence[PayloadPatch], rowids: Sequence[int]
 ) -> list[str | None]:
     """Return the changed payloads of these rows."""
     stored = tx.db.execute(
         f"SELECT r.id, r.payload FROM json_each(?) AS j "
         f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
-        (json.dumps(list(rowids)),),
+        (json.dumps(rowids),),
     ).fetchall()
     if len(stored) < len(rowids):
         raise DamageError(f"rows of {table.name!r} that an index names are missing")
     try:
-        return [payload.apply(text, id) for id, text in stored]
+        return [patch.apply(text, id) for patch, (id, text) in zip(patches, stored, strict=True)]
     except (ValueError, RecursionError) as exc:
         if isinstance(exc, AiovecError):
             raise

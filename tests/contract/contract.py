@@ -24,6 +24,7 @@ from tests.contract.rows import RowsContract
 from tests.contract.searching import SearchingContract
 from tests.contract.tables import TablesContract
 from tests.contract.text import TextContract
+from tests.contract.updating import UpdatingContract
 from tests.contract.writing import WritingContract
 
 
@@ -34,6 +35,7 @@ class BackendContract(
     NamesContract,
     WritingContract,
     ChangingContract,
+    UpdatingContract,
     ReadingContract,
     RowsContract,
     SearchingContract,

@@ -66,6 +66,10 @@ CALLS: dict[str, tuple[Act, Any, Any]] = {
     "update a key": (lambda t, id: t.update({"payload.n": 1}, ids=id), 0, 1),
     "update by filter": (lambda t, id: t.update({"payload.n": 1}, where=F.id == id), 0, 1),
     "update by both": (lambda t, id: t.update({"until": None}, ids=id, where=F.id == id), 0, 1),
+    "update of rows": (lambda t, id: t.update([{"id": id, "until": None, "n": 1}]), 0, 1),
+    "strict update": (
+        lambda t, id: t.update([{"id": id, "until": None}], strict=True), InvalidRowError, 1,
+    ),
     "set_vectors": (lambda t, id: t.set_vectors([id], [[2.0] * DIM]), 0, 1),
     "delete": (lambda t, id: t.delete(id), 0, 1),
     "delete by filter": (lambda t, id: t.delete(where=F.id == id), 0, 1),
@@ -160,7 +164,11 @@ class ExpiringContract(ContractBase):
         for (id, _, expected), outcome in zip(calls, made, strict=True):
             with case(id):
                 assert outcome == expected
-                gone = id.endswith("gone") and expected in (0, InvalidArgumentError)
+                gone = id.endswith("gone") and expected in (
+                    0,
+                    InvalidArgumentError,
+                    InvalidRowError,
+                )
                 deleted = id in ("delete here", "delete by filter here")
                 assert await table.exists(id) == (set() if gone or deleted else {id})
 

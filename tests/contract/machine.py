@@ -203,6 +203,26 @@ class StoreMachine(RuleBasedStateMachine):
             lambda: self._oracle.update(table, change, ids=ids, where=tree),
         )
 
+    @rule(data=st.data(), strict=st.booleans(), shape=st.sampled_from(("mixed", "alike", "many")))
+    @precondition(lambda self: self._oracle.tables())
+    def update_rows(self, data: st.DataObject, strict: bool, shape: str) -> None:
+        """Rows with values of their own: with different keys, with the same ones, and so many that
+        a backend writes them in another way."""
+        table, schema = self._drawn_table(data)
+        ids = data.draw(_ids(), label="ids")
+        vector = st.fixed_dictionaries({}, optional={schema.vector: draws.vectors(schema)})
+        change = st.builds(lambda fields, own: fields | own, self._changes(schema), vector)
+        if shape == "alike":
+            change = st.just(data.draw(change, label="change of all"))
+        drawn = [data.draw(change, label="change") for _ in ids]
+        rows = [{"id": id, **change} for id, change in zip(ids, drawn, strict=True) if change]
+        if shape == "many" and rows:
+            rows += [{**rows[-1], "id": f"absent {n}"} for n in range(70)]
+        self._both(
+            self._store.update(table, rows, strict=strict),
+            lambda: self._oracle.update_rows(table, rows, strict=strict),
+        )
+
     @rule(data=st.data(), model=st.sampled_from((None, None, "m", "other")))
     @precondition(lambda self: self._oracle.tables())
     def set_vectors(self, data: st.DataObject, model: str | None) -> None:

@@ -37,6 +37,10 @@ _CALLS: dict[str, tuple[Call, Any, Call]] = {
         lambda s: s.update("notes", {"name": "new", "more": 1}, where="year < 4"), 4,
         lambda s: s.update("notes", {"name": "later", "year": 100}, where="TRUE"),
     ),
+    "update of rows": (
+        lambda s: s.update("notes", [{"id": "r0001", "year": 7}, {"id": "r0099", "more": 1}]), 1,
+        lambda s: s.update("notes", {"year": 100}, where="TRUE"),
+    ),
     "set_vectors": (
         lambda s: s.set_vectors("notes", ["r0001", "r0099"], [[1.0] * DIM] * 2), 1,
         lambda s: s.set_vectors("notes", ["r0001"], [[2.0] * DIM]),

@@ -242,6 +242,7 @@ async def test_a_name_of_another_library_is_refused_with_ours(store: Any) -> Non
         (lambda: hits[0]["yaer"], KeyError, "'yaer'; did you mean 'year'"),
         (lambda: store["docs"], TypeError, r"write store\.table\('docs'\)"),
         (lambda: docs.head(), AttributeError, r"write find\(limit=5\)$"),
+        (lambda: len(docs), TypeError, r"write count\(\)$"),
         (lambda: docs.to_pandas(), AttributeError, r"find\(limit=None\)\.to_pandas\(\)$"),
         (lambda: hits[0].__setitem__("year", 1), TypeError, r"; update\(\) changes rows$"),
     )  # fmt: skip

@@ -68,6 +68,12 @@ async def test_backend_of_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyP
             ("r2", 2), ("r1", 1), ("r0", 9),
         ]  # fmt: skip
         assert await store.set_vectors("notes", ["r2", "none"], [[3, 4, 0], [1, 0, 0]]) == 1
+        own = [{"id": "r1", "payload.x": 7}, {"id": "r2", "tags": ["a"], "embedding": [0, 1, 0]}]
+        assert await store.update("notes", [*own, {"id": "none", "year": 1}]) == 2
+        assert [(row["x"], row["tags"]) for row in await store.get("notes", ["r1", "r2"])] == [
+            (7, ["a"]), (2, ["a"]),
+        ]  # fmt: skip
+        await store.update("notes", [{"id": "r2", "tags": ["a", "a"], "embedding": [3, 4, 0]}])
         assert await store.bounds("notes", "year") == (2001, 2002)
         assert await store.distinct("notes", "tags") == {"a": 2}
         assert await store.upsert("notes", [{**rows[0], "year": 1}]) == 1

@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from aiovec import REMOVE, Counts, Field, Hit, Schema
 from aiovec.backend import Expr, Float32Array, Float64Array, Ref, Value, pa
 from aiovec.backend.contract import Order
 from aiovec.errors import (
+    AiovecError,
     DimensionMismatchError,
     DuplicateIdError,
     InvalidArgumentError,
@@ -230,6 +231,30 @@ class Oracle:
             row.fields |= values
             row.payload = new
         return len(selected)
+
+    def update_rows(
+        self, table: str, rows: Sequence[Mapping[str, Any]], *, strict: bool = False
+    ) -> int:
+        """Do one update for each row, or none."""
+        held = self._table(table)
+        ids = [row["id"] for row in rows]
+        if len(set(ids)) < len(ids):
+            raise InvalidRowError("twice", id=next(id for id in ids if ids.count(id) > 1))
+        before = {id: replace(row, fields=dict(row.fields)) for id, row in held.rows.items()}
+        own = {"id", held.schema.vector}
+        try:
+            for row in rows:
+                fields = {key: value for key, value in row.items() if key not in own}
+                self.update(table, fields, ids=[row["id"]])
+            if strict and (missing := set(ids) - held.rows.keys()):
+                raise InvalidRowError(f"missing: {missing}")
+        except AiovecError:
+            held.rows = before
+            raise
+        given = [row for row in rows if held.schema.vector in row]
+        vectors = [row[held.schema.vector] for row in given]
+        self.set_vectors(table, [row["id"] for row in given], vectors)
+        return len(set(ids) & held.rows.keys())
 
     def set_vectors(
         self,

@@ -105,7 +105,8 @@ class App:
             if delete:
                 assert await self.store.delete(TABLE, id) == 1
             elif id in self.now:
-                assert await self.store.upsert(TABLE, [row]) == 1
+                by = self.store.update if self.chance.random() < 0.5 else self.store.upsert
+                assert await by(TABLE, [row]) == 1
             else:
                 assert await self.store.insert(TABLE, [row]) == 1
         except StoreBusyError:  # others were stopped, or slow, for longer than it waits

@@ -115,6 +115,8 @@ async def test_rows_written_during_a_run_arrive(tmp_path: Path, way: str) -> Non
                 await store.delete("notes", [f"new{written // 2}/1", f"r/{written}"])
             else:
                 await store.update("notes", {"name": step}, ids=[f"r/{39 - written}"])
+                changes = [{"id": f"r/{n}", "year": written, "payload.n": n} for n in range(5, 9)]
+                await store.update("notes", [*changes, {"id": "r/10", "name": step}])
 
         await aiovec_migrate.run(kind, target, config=config, _step=write)
         assert len(steps) > 5

@@ -257,3 +257,40 @@ async def test_an_error_during_an_export_cuts_the_answer_off() -> None:
         assert await connection.status() == 200
         assert not connection.whole
         assert b"secret" not in b"".join(connection.body)
+
+
+async def test_a_patch_changes_records_by_their_own_values() -> None:
+    async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
+        schema = aiovec.Schema(3, fields={"year": int, "label": str})
+        await store.create_table("notes", schema)
+        rows = [{"id": id, "embedding": [1, 2, 3], "year": 1, "seen": {"at": 1}} for id in "abc"]
+        await store.insert("notes", rows)
+        changes = [
+            {"id": "a", "year": 2, "_remove": ["payload.seen.at", "gone"]},
+            {"id": "b", "label": "x", "payload.seen.by": "me", "embedding": [3, 2, 1]},
+            {"id": "z", "year": 2},
+        ]
+        for text, kind in (
+            (json.dumps(changes[:1]), JSON),
+            ("\n".join(map(json.dumps, changes[1:])), LINES),
+            (ipc(pa.table({"id": ["c"], "year": [None], "label": ["y"]})), ARROW),
+        ):
+            assert await client.ok("PATCH", RECORDS, content=text, headers=kind) == {"updated": 1}
+        found = await store.get("notes", ["a", "b", "c"])
+        a, b, c = (dict(row.fields) for row in found)
+        assert a == {"year": 2, "label": None, "seen": {}}
+        assert b == {"year": 1, "label": "x", "seen": {"at": 1, "by": "me"}}
+        assert c == {"year": None, "label": "y", "seen": {"at": 1}}
+        assert [list(row.vector) for row in found] == [[1, 2, 3], [3, 2, 1], [1, 2, 3]]  # type: ignore[arg-type]
+        both = [{"id": "a", "x": 1, "_remove": ["x"]}]
+        for body in (
+            both,
+            [{"id": "a", "_remove": "x"}],
+            [{"id": "a", "year": "x"}],
+            [{"year": 1}],
+        ):
+            await client.problem("PATCH", RECORDS, 422, json=body)
+        strict = f"{RECORDS}?strict=true"
+        problem = await client.problem("PATCH", strict, 422, json=changes[1:])
+        assert problem["error"] == "InvalidRowError"
+        assert await store.get("notes", ["a", "b", "c"]) == found

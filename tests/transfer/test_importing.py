@@ -21,6 +21,7 @@ from aiovec import F, Schema, sync
 
 from .support import (
     Row,
+    assert_one_error,
     assert_rejects,
     bring,
     jsonl,
@@ -518,3 +519,34 @@ def test_the_type_of_a_column_comes_from_all_its_rows(folder: Path, store: Path)
     assert dict(rows_of(other)["c"].fields)["nested"] == {"a": 1}
     assert "text must be a text field" in refused(lines, other, "--text", "n", table="new")
     assert "are for new tables" in refused(lines, other, "--index", "n")
+
+
+def test_update_sets_the_columns_of_a_file_in_existing_rows(folder: Path, store: Path) -> None:
+    schema = Schema(2, fields={"label": str, "score": float})
+    made(store, schema, [row | {"label": "old", "kind": "x"} for row in numbered("a", "b", "c")])
+    labels = folder / "labels.csv"
+    labels.write_text("id,label,score,seen\na,new,0.5,true\nb,,1.5,\nz,new,1,\nc,,,\n", "utf-8")
+    before = rows_of(store)
+    command = ["import", labels, "--table", "notes", "-s", store, "--update"]
+    assert_one_error(run(*command, "--strict"))
+    assert rows_of(store) == before
+    done = run(*command, "--json")
+    assert (done.code, done.json) == (0, {"table": "notes", "updated": 2, "absent": 1}), done.err
+    after = rows_of(store)
+    assert after["a"].fields == {"label": "new", "score": 0.5, "kind": "x", "seen": "true"}
+    assert after["b"].fields == {"label": "old", "score": 1.5, "kind": "x"}
+    assert after["c"] == before["c"]
+    assert np.array_equal(after["a"].vector, [1.0, 0.0])
+    columns = {"id": ["a", "b"], "label": ["p", None], "embedding": [[0.0, 1.0]] * 2}
+    pq.write_table(pa.table(columns), folder / "labels.parquet")
+    command[1] = folder / "labels.parquet"
+    assert "updated 2 rows of notes" in run(*command).out
+    after = rows_of(store)
+    assert [after[id]["label"] for id in "ab"] == ["p", None]
+    assert np.array_equal(after["b"].vector, [0.0, 1.0])
+    for options in (["--upsert"], ["--schema", "x.json"], ["--table", "other"]):
+        assert run(*command, *options).code != 0
+    labels.write_text("id,score\na,1\nb,much\n", "utf-8")
+    command[1] = labels
+    assert_one_error(run(*command))
+    assert rows_of(store) == after

@@ -256,6 +256,9 @@ async def by_table(table: aiovec.Table) -> None:
     assert_type(await table.insert([Page("t", [1.0, 2.0])]), int)
     assert_type(await table.upsert({"id": ["t"], "embedding": [[1, 2]]}), int)
     assert_type(await table.update({"year": 1}, ids=["t"]), int)
+    assert_type(
+        await table.update([{"id": "t", "year": 1, "seen": aiovec.REMOVE}], strict=True), int
+    )
     assert_type(await table.search([1, 2], limit=1, where="year = 1"), Results[Hit])
     assert_type(await table.search_many([[1, 2]], limit=1), ResultsList)
     assert_type(await table.get("t"), Results[Record])
@@ -307,7 +310,7 @@ async def refused(store: aiovec.VectorStore, number: int, text: str) -> None:
     await store.search_many("notes", [1.0, 2.0])  # type: ignore[list-item]
     await store.search("notes", [1.0], where=number)  # type: ignore[arg-type]
     await store.search("notes", [1.0], limits=5)  # type: ignore[call-arg]
-    await store.update("notes", {"year": object()}, ids="a")  # type: ignore[dict-item]
+    await store.update("notes", number, ids="a")  # type: ignore[arg-type]
     await store.create_index("notes", num_partition=4)  # type: ignore[call-arg]
     await store.create_index("notes", m="4")  # type: ignore[arg-type]
     await store.table("notes").insert(number)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from aiovec import REMOVE
+from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 
 from .. import models
@@ -43,6 +44,34 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
         raise RequestError(422, "mode=upsert replaces rows always: leave onConflict out")
     write = call.store.insert if mode == "insert" else call.store.upsert
     return {"count": await write(call.table, **options)}
+
+
+@endpoint(
+    "PATCH", "records", models.Updated, query=models.UpdateRows,
+    body=models.NewRecords, example=[{"id": "note-1", "year": 2025, "payload.seen": True}],
+)  # fmt: skip
+async def change_records(call: Call, options: dict[str, Any]) -> Any:
+    """Change records, each by values of its own.
+
+    A record has its id and the fields, payload keys (also `payload.<key>`) and the vector to set;
+    `_remove` lists payload keys to remove. All are changed or none; absent ids are not counted.
+    """
+    rows = options.pop("rows")
+    if isinstance(rows, list):
+        rows = await hop(cost_of(rows), list, map(_with_removed, rows))
+    return {"updated": await call.store.update(call.table, rows, **options)}
+
+
+def _with_removed(row: Any) -> Any:
+    """Return a record whose keys under ``_remove`` are to be removed."""
+    if not isinstance(row, dict) or "_remove" not in row:
+        return row
+    names = row.pop("_remove")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RequestError(422, "'_remove' has to be a list of payload keys")
+    if twice := row.keys() & set(names):
+        raise RequestError(422, f"{min(twice)!r} is set and stands in '_remove'; choose one")
+    return row | dict.fromkeys(names, REMOVE)
 
 
 @endpoint("GET", "records", kinds=STREAMS, query=models.Export)

@@ -34,12 +34,19 @@ def to_sql(value: Any) -> Any:
 
 def row_columns(rows: Batch, schema: Schema) -> list[Sequence[Any]]:
     """Return the columns of rows except the vector, for SQLite: id, fields, payload."""
-    columns = [rows.ids]
-    for name, field in schema.fields.items():
-        column = rows.fields[name]
-        convert = _column_to_sql if is_array(column) else _values_to_sql
-        columns.append(convert(column, field.kind))
+    columns = [rows.ids, *field_columns(rows, schema).values()]
     return columns if rows.payloads is None else [*columns, rows.payloads]
+
+
+def field_columns(rows: Batch, schema: Schema) -> dict[str, Sequence[Any]]:
+    """Return the fields that rows have, for SQLite."""
+    columns = {}
+    for name, field in schema.fields.items():
+        if name in rows.fields:
+            column = rows.fields[name]
+            convert = _column_to_sql if is_array(column) else _values_to_sql
+            columns[name] = convert(column, field.kind)
+    return columns
 
 
 def _values_to_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:

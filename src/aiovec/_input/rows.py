@@ -31,11 +31,12 @@ from .._model.arrow import (
     is_arrow,
     plain,
     table_of,
+    without_vector,
 )
 from .._model.ids import id_text
 from .._model.ids import new_ids as make_ids
 from .._model.patch import PayloadPatch, Remove, path_text
-from .._model.records import Record
+from .._model.records import Hit, Record
 from .._model.schema import Field, Schema, may_lack_vectors
 from .._tools.lazy_arrow import is_array, is_table, pa
 from .._tools.messages import shown
@@ -262,23 +263,115 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
         raise InvalidArgumentError("fields", fields, "a mapping with at least one field")
     if len(fields) > _MOST_CHANGES:
         raise InvalidArgumentError("fields", len(fields), f"at most {_MOST_CHANGES:,} keys")
+    if "id" in fields:
+        raise InvalidRowError("update cannot change the id of a row", field="id")
+    if schema.vector in fields:
+        raise InvalidRowError(
+            "update cannot set the vector as a field; pass vector=, or use set_vectors()",
+            field=schema.vector,
+        )
     values: dict[str, Any] = {}
-    changes: dict[tuple[str, ...], Any] = {}
+    others: dict[Any, Any] = {}
     for name, value in fields.items():
-        if name == "id":
-            raise InvalidRowError("update cannot change the id of a row", field=name)
-        if name == schema.vector:
-            raise InvalidRowError(
-                "update cannot set the vector as a field; pass vector=, or use set_vectors()",
-                field=name,
-            )
         if name in schema.fields:
+            (values[name],) = _new_values(name, [value], schema, nowhere)
+        else:
+            others[name] = value
+    return values, _patch(others, schema, {})
+
+
+def to_changes(rows: Collected, schema: Schema) -> tuple[list[Batch], dict[str, PayloadPatch]]:
+    """Check rows that change parts of stored rows.
+
+    Return them in parts with the same columns, and the changes of payloads by id.
+    """
+    changes: list[_Columns] = []
+    if rows.form == "rows":
+        changes += _groups_of_rows(rows.data, schema)
+    elif rows.form == "columns":
+        changes.append(_whole(rows.data, schema, 0, needed=["id"]))
+    else:
+        start = 0
+        for table in rows.data:
+            columns, is_json = columns_of_table(table), not is_frame(table)
+            changes.append(_whole(columns, schema, start, needed=["id"], json_payload=is_json))
+            start += len(table)
+    payloads: dict[str, PayloadPatch] = {}
+    parts = [_part(*change, schema, payloads) for change in changes if change[0]]
+    if repeated := repeated_ids([id for part in parts for id in part.ids]):
+        reason = "the id occurs more than once in this call; give each id a single row"
+        raise InvalidRowError(reason, id=repeated[0])
+    return parts, payloads
+
+
+def _groups_of_rows(items: Sequence[Any], schema: Schema) -> Iterator[_Columns]:
+    """Yield the columns of the rows that have the same fields."""
+    mappings = _mappings_of(items, schema)
+    ids = id_texts([mapping.get("id") for mapping in mappings])
+    own = {"id", schema.vector, *schema.fields}
+    groups: dict[tuple[frozenset[str], bool], list[int]] = {}
+    for row, mapping in enumerate(mappings):
+        chosen = {name for name in mapping if name in own and name != "id"}
+        if isinstance(items[row], (Record, Hit)) and items[row].vector is None:  # not read
+            chosen.discard(schema.vector)
+        groups.setdefault((frozenset(chosen), not mapping.keys() <= own), []).append(row)
+    for (names, others), places in groups.items():
+        rows = [mappings[row] for row in places]
+        columns = {name: [row[name] for row in rows] for name in names}
+        extra = [
+            {key: row[key] for key in row if key not in own} if others else None for row in rows
+        ]
+        yield [ids[row] for row in places], columns, extra, partial(_numbered, ids, places)
+
+
+def _numbered(ids: Sequence[str], places: Sequence[int], at: int) -> RowNumber:
+    return _located(ids, 0, places[at])
+
+
+def _part(
+    ids: list[str],
+    columns: Mapping[str, Any],
+    extra: Sequence[Mapping[str, Any] | None],
+    locate: RowLocator,
+    schema: Schema,
+    payloads: dict[str, PayloadPatch],
+) -> Batch:
+    """Return a part of an update, and add its changes of payloads."""
+    if not columns and extra[0] is None:
+        raise InvalidRowError("there is nothing to set beside the id", **locate(0))
+    ids = field_column("id", _ID, ids, locate)
+    fields = {
+        name: _new_values(name, columns[name], schema, locate)
+        for name in schema.fields if name in columns
+    }  # fmt: skip
+    embeds = schema.embed is not None and schema.embed.field in fields
+    vectors = None
+    if schema.vector in columns or embeds:  # an embedder makes the missing ones
+        vectors = _vectors(columns.get(schema.vector), len(ids), schema, locate)
+        missing = without_vector(vectors)
+        if missing.any() and not (embeds or schema.vector_nullable):
+            reason = "there is no vector, and no text to make it of"
+            raise InvalidRowError(reason, field=schema.vector, **locate(int(missing.argmax())))
+    for row, keys in enumerate(extra):
+        if keys is not None:
+            payloads[ids[row]] = _patch(keys, schema, locate(row))
+    return Batch(ids, fields, None, vectors)
+
+
+def _new_values(name: str, values: Any, schema: Schema, locate: RowLocator) -> Any:
+    """Return new values of a field, checked."""
+    if type(values) is list:
+        for row, value in enumerate(values):
             if isinstance(value, Remove):
-                raise InvalidRowError(
-                    "a declared field cannot be removed; set it to None", field=name
-                )
-            (values[name],) = field_column(name, schema.fields[name], [value], nowhere)
-            continue
+                reason = "a declared field cannot be removed; set it to None"
+                raise InvalidRowError(reason, field=name, **locate(row))
+    return field_column(name, schema.fields[name], values, locate)
+
+
+def _patch(keys: Mapping[Any, Any], schema: Schema, number: RowNumber) -> PayloadPatch:
+    """Return the changes of a row's payload, each by its key or path."""
+    changes: dict[tuple[str, ...], Any] = {}
+    for name, value in keys.items():
         path: tuple[str, ...] = (name,)
         if isinstance(name, str) and name.startswith("payload."):
             path = tuple(path_of(name, "field", MOST_KEYS))
@@ -287,29 +380,29 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
                 raise InvalidRowError(
                     f"{path[0]!r} is a field of the row, not a key of the payload; set it by its "
                     "name",
-                    field=name,
-                )
+                    field=name, **number,
+                )  # fmt: skip
         if path in changes:
-            raise InvalidRowError("is given twice", field=name)
-        changes[path] = _checked_change(path, value, schema)
+            raise InvalidRowError("is given twice", field=name, **number)
+        changes[path] = _checked_change(path, value, schema, number)
     paths = sorted(changes) if len(changes) > 1 else []
     for path, other in pairwise(paths):
         if other[: len(path)] == path:
             raise InvalidRowError(
                 f"{path_text(path):.120} and {path_text(other):.120} change the same part of the "
                 "payload",
-                field=path_text(other),
-            )
-    return values, PayloadPatch(tuple(changes.items()))
+                field=path_text(other), **number,
+            )  # fmt: skip
+    return PayloadPatch(tuple(changes.items()))
 
 
-def _checked_change(path: tuple[str, ...], value: Any, schema: Schema) -> Any:
+def _checked_change(path: tuple[str, ...], value: Any, schema: Schema, number: RowNumber) -> Any:
     """Return a value for the payload in its stored form, or REMOVE."""
     removed = isinstance(value, Remove)
     nested: Any = None if removed else value
     for key in reversed(path[1:]):
         nested = {key: nested}
-    (text,) = payload_column([{path[0]: nested}], schema, nowhere)
+    (text,) = payload_column([{path[0]: nested}], schema, lambda _: number)
     if removed:
         return value
     nested = json.loads(text or "{}")
@@ -332,7 +425,11 @@ def _texts_as_rows(item: object, schema: Schema) -> str:
     return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
 
 
-def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> Batch:
+_Columns = tuple[list[str], dict[str, Any], list[Any], RowLocator]
+"""Rows as columns: ids, columns of the schema, each row's other keys or None, row numbers."""
+
+
+def _mappings_of(items: Sequence[Any], schema: Schema) -> list[Mapping[str, Any]]:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
         mapping = item if type(item) is dict else as_row(item, schema.vector, row)
@@ -342,6 +439,11 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> 
                 f"tuple, not {type(item).__name__}{_texts_as_rows(item, schema)}", row=row,
             )  # fmt: skip
         mappings.append(mapping)
+    return mappings
+
+
+def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> Batch:
+    mappings = _mappings_of(items, schema)
     # One loop instead of one for each column, since most calls have a single row.
     columns: dict[str, list[Any]] = {"id": [], schema.vector: []}
     for name in schema.fields:
@@ -410,8 +512,27 @@ def _from_columns(
 ) -> Batch:
     """Check rows that came as columns. The payload column of Arrow data has JSON texts."""
     # An embedder makes missing vectors.
-    needed = ["id"] if new_ids == "never" else []
-    for name in needed if may_lack_vectors(schema) else [*needed, schema.vector]:
+    needed = [] if may_lack_vectors(schema) else [schema.vector]
+    if new_ids == "never":
+        needed.insert(0, "id")
+    ids, columns, extra, locate = _whole(
+        given, schema, first_row, new_ids=new_ids, needed=needed, json_payload=json_payload
+    )
+    fields = {name: columns.get(name) for name in schema.fields}
+    return _assemble(ids, columns.get(schema.vector), fields, extra, schema, locate)
+
+
+def _whole(
+    given: Mapping[str, Any],
+    schema: Schema,
+    first_row: int,
+    *,
+    needed: Sequence[str],
+    new_ids: NewIds = "never",
+    json_payload: bool = False,
+) -> _Columns:
+    """Return columns in a form that can be checked; their values are not checked yet."""
+    for name in needed:
         if name not in given:
             raise InvalidRowError(
                 f"the column {name!r} is missing; the columns are: {', '.join(map(shown, given))}"
@@ -430,20 +551,20 @@ def _from_columns(
             )
     locate = partial(_located, ids, first_row)
     _check_zones(columns, locate)
-    vectors = columns.pop(schema.vector, None)
-    fields = {name: columns.pop(name, None) for name in schema.fields}
+    own = {schema.vector, *schema.fields}
     extra: list[Any] = [None] * len(ids)
     if json_payload and "payload" in columns:
         extra = payloads_of(columns.pop("payload"), schema, locate)
-    if columns:
-        values = zip(*(_values(*column) for column in columns.items()), strict=True)
+    others = {name: columns.pop(name) for name in [*columns] if name not in own}
+    if others:
+        values = zip(*(_values(*column) for column in others.items()), strict=True)
         for row, cells in enumerate(values):
             kept = extra[row] or {}
-            if twice := kept.keys() & columns.keys():
+            if twice := kept.keys() & others.keys():
                 reason = "is both a key in the payload column and a column"
                 raise InvalidRowError(reason, field=min(twice), **locate(row))
-            extra[row] = {**kept, **dict(zip(columns, cells, strict=True))}
-    return _assemble(ids, vectors, fields, extra, schema, locate)
+            extra[row] = {**kept, **dict(zip(others, cells, strict=True))}
+    return ids, columns, extra, locate
 
 
 def _column(name: str, column: Any, schema: Schema) -> Any:

@@ -86,7 +86,7 @@ from .._model.schema import (
 )
 from .._search.fusion import Fusion, Weighted
 from .._telemetry.spans import span
-from .._tools.hints import Hints, hints_methods
+from .._tools.hints import Hints, NoLength, hints_methods
 from .._tools.lazy_arrow import pa
 from ..backend.changes import (
     AddField,
@@ -96,9 +96,9 @@ from ..backend.changes import (
     Insert,
     RenameField,
     SchemaChange,
-    SetVectors,
     UnindexField,
     Update,
+    UpdateRows,
     changes_text,
     is_payload_key,
 )
@@ -145,7 +145,7 @@ from .search import (
     plan_of,
     vector_like,
 )
-from .write import RowsToWrite, kept_of, vector_of_update
+from .write import RowsToUpdate, RowsToWrite, kept_of, vector_of_update
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -574,26 +574,43 @@ class VectorStore(Hints):
     async def update(
         self,
         table: str,
-        fields: Mapping[str, FieldValue | Remove],
+        fields: Mapping[str, FieldValue | Remove] | Rows,
         *,
         ids: Ids | None = None,
         where: Where = None,
         vector: Vector | None = None,
+        strict: bool = False,
     ) -> int:
-        """Set fields and payload keys, keep vectors, and return the number of rows.
+        """Set fields and payload keys, keep the rest of each row, and return the number of rows.
+
+        One mapping of ``fields`` is for all rows that ``ids`` and ``where`` select; both narrow
+        them. Pass at least one of them; ``where="TRUE"`` selects every row. Rows in any form of
+        ``upsert``, each with an id and some of its values, change the rows with these ids, each by
+        its own values, all in one commit. Ids that do not exist are not counted; with ``strict``
+        they raise InvalidRowError, and no row is changed. An id may occur once.
 
         A key ``payload.<key>.<key>`` sets a key of a nested object, as in filters, and keeps the
         other keys; objects on the path that are missing or null are created. Any other value on the
         path raises InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes
-        the key. ``ids`` and ``where`` both narrow the rows. Pass at least one of them;
-        ``where="TRUE"`` selects every row. A new text in the field of ``embed`` also gives the rows
-        its vector, in the same write; without a text they lose their vector if the schema allows
-        that. ``vector`` is the new vector of all these rows; then no embedder is called.
+        the key. A new text in the field of ``embed`` also gives a row its vector, in the same
+        write; without a text the row loses its vector if the schema allows that. Where a vector is
+        given, in the rows or by ``vector`` for all rows of ``ids`` and ``where``, no embedder is
+        called.
         """
-        if isinstance(fields, Mapping):
-            fields = dict(fields)  # its owner may change it while the call waits
+        if not isinstance(fields, Mapping) or (ids is None and where is None and "id" in fields):
+            for name, given in {"ids": ids, "where": where, "vector": vector}.items():
+                if given is not None:
+                    reason = f"{name} is for one mapping of fields; rows have ids of their own"
+                    raise InvalidArgumentError(name, given, "left out", reason=reason)
+            held = await collect(fields, self._read_in_thread)
+            rows = RowsToUpdate(held, check_flag("strict", strict), self._embed)
+            return await self._on_table("update", table, rows.write, rows=int)
+        if strict:
+            reason = "strict is for rows with ids of their own, not for ids= and where="
+            raise InvalidArgumentError("strict", strict, "left out", reason=reason)
+        fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
-        cost = cost_of(fields, *fields) if isinstance(fields, dict) else 0
+        cost = cost_of(fields, *fields)
 
         async def update(t: OpenTable) -> int:
             values, payload = await hop(cost, check_patch, fields, t.schema)
@@ -646,7 +663,8 @@ class VectorStore(Hints):
                 wanted, matrix = await hop(cost, checked)
                 if not wanted:
                     return 0
-                return await t.backend.write(t.handle, SetVectors(wanted, matrix))
+                change = UpdateRows([Batch(wanted, {}, vectors=matrix)])
+                return await t.backend.write(t.handle, change)
 
         return await self._on_table("set_vectors", table, write, rows=int)
 
@@ -1408,7 +1426,7 @@ def _bound(
     return call
 
 
-class Table(Hints):
+class Table(NoLength, Hints):
     """A light handle on one table: the store's methods without the table's name.
 
     Making one reads nothing. It stays valid when the table is dropped and created again.

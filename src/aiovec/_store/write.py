@@ -11,12 +11,19 @@ import numpy as np
 from .._embed.protocol import Purpose
 from .._embed.rows import Lacking, lacking, of_row, of_text, with_vectors, without
 from .._input.arguments import check_model
-from .._input.rows import Collected, bytes_to_write, one_of_each_id, repeated_ids, to_batch
+from .._input.rows import (
+    Collected,
+    bytes_to_write,
+    one_of_each_id,
+    repeated_ids,
+    to_batch,
+    to_changes,
+)
 from .._input.types import OnConflict
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array
 from .._model.schema import Schema
-from ..backend.changes import Insert, Upsert
+from ..backend.changes import Insert, UpdateRows, Upsert
 from ..backend.context import Kept, WriteKey, call_context
 from ..backend.contract import Backend, TableHandle
 from ..backend.cost import cost_of
@@ -122,6 +129,67 @@ class RowsToWrite:
             rows = await hop(len(rows), with_vectors, rows, missing, vectors)
         self._embedded = schema, rows
         return rows
+
+
+@dataclass(slots=True)
+class RowsToUpdate:
+    """Rows that change parts of stored rows."""
+
+    rows: Collected
+    strict: bool
+    embed: Embeds
+
+    async def write(self, t: OpenTable) -> int:
+        """Write the values in one attempt, and return how many of the rows exist."""
+        # Before the gate where rows or an embedder are asked: a read may wait for memory.
+        asks = t.expires or t.schema.embed is not None
+        change = await self._of_existing(t) if asks else None
+        async with t.backend.writing(bytes_to_write(self.rows, t.schema)):
+            change = change or await self._checked(t)
+            return await t.backend.write(t.handle, change) if any(change.parts) else 0
+
+    async def _checked(self, t: OpenTable) -> UpdateRows:
+        schema = t.schema
+
+        def checked() -> UpdateRows:
+            return UpdateRows(*to_changes(self.rows, schema), self.strict)
+
+        return await hop(cost_of(self.rows.data, schema), checked)
+
+    async def _of_existing(self, t: OpenTable) -> UpdateRows:
+        """Return the change of rows that exist, with the vectors of their new texts."""
+        change = await self._checked(t)
+        if not (t.expires or any(_has_texts(part, t.schema) for part in change.parts)):
+            return change
+        count = sum(map(len, change.parts))
+        existing = await t.ids(await hop(count, lambda: change.ids))
+
+        def checked() -> list[Batch]:
+            change.check(existing)
+            return [
+                part.take([row for row, id in enumerate(part.ids) if id in existing])
+                for part in change.parts
+            ]
+
+        parts = await hop(count, checked)
+        for place, part in enumerate(parts):
+            if len(part) and _has_texts(part, t.schema):
+                missing = await hop(len(part), lacking, part, t.schema)
+                if missing is not None and missing.texts:
+                    parts[place] = await self._embedded(t, part, missing)
+        return replace(change, parts=parts)
+
+    async def _embedded(self, t: OpenTable, rows: Batch, missing: Lacking) -> Batch:
+        try:
+            vectors = await self.embed(t, missing.texts, "document", None)
+        except EmbeddingError as exc:
+            raise of_row(exc, missing, numbered=False) from exc.__cause__
+        return await hop(len(rows), with_vectors, rows, missing, vectors)
+
+
+def _has_texts(part: Batch, schema: Schema) -> bool:
+    """Return whether a part of an update sets the field that vectors are made of."""
+    return schema.embed is not None and schema.embed.field in part.fields
 
 
 async def vector_of_update(

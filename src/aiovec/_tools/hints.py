@@ -167,3 +167,17 @@ class Hints:
         def __getitem__(self, name: object) -> NoReturn:
             cure = f"; write store.table({shown(name)})" if hasattr(self, "table") else ""
             raise TypeError(f"{type(self).__name__!r} object is not subscriptable{cure}")
+
+
+class NoLength:
+    """A class whose length has to be asked for by a call."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __len__(self) -> NoReturn:
+            raise TypeError(f"object of type {type(self).__name__!r} has no len(); write count()")
+
+    def __bool__(self) -> bool:  # not by the length
+        return True

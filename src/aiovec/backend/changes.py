@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .._filters.tree import Expr
@@ -12,7 +12,7 @@ from .._model.arrays import Float32Array
 from .._model.patch import PayloadPatch
 from .._model.schema import Field, FieldIndex, Schema, check_field_name
 from .._tools.messages import did_you_mean, listed, shown
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, InvalidRowError
 from .rows import Batch
 
 # Rows
@@ -59,14 +59,35 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SetVectors:
-    """Give the rows with these distinct ids new vectors; the result is how many existed.
+class UpdateRows:
+    """Give each of the rows with these ids values of its own; the result is how many existed.
 
-    ``vectors`` has one for each id. Fields stay, and missing ids are skipped.
+    The ids are distinct in all ``parts`` together. A part has the fields to set, and the vectors
+    unless they stay; a vector of NaN removes the row's. ``payloads`` changes the payloads of all
+    rows of a part, or of none. Missing ids are skipped; with ``strict`` they raise InvalidRowError,
+    and nothing is changed.
     """
 
-    ids: Sequence[str]
-    vectors: Float32Array
+    parts: Sequence[Batch]
+    payloads: Mapping[str, PayloadPatch] = field(default_factory=dict)
+    strict: bool = False
+
+    @property
+    def ids(self) -> list[str]:
+        return [id for part in self.parts for id in part.ids]
+
+    def patches(self, part: Batch) -> bool:
+        """Return whether the payloads of a part's rows change."""
+        return len(part) > 0 and part.ids[0] in self.payloads
+
+    def check(self, existing: Container[str]) -> None:
+        """Raise InvalidRowError if ids are missing that must not be."""
+        if self.strict and (missing := [id for id in self.ids if id not in existing]):
+            names = listed(missing, most=12, show=shown)
+            raise InvalidRowError(
+                f"these ids do not exist: {names}; nothing was changed, and without strict the "
+                "other rows are"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +98,7 @@ class Delete:
     where: Expr | None = None
 
 
-RowChange = Insert | Upsert | Update | SetVectors | Delete
+RowChange = Insert | Upsert | Update | UpdateRows | Delete
 
 # The schema. ``apply`` returns the schema with the change, or raises if it cannot be made.
 

@@ -404,7 +404,7 @@ class Backend(ABC):
         """Return a slot among the running writes, for about ``size`` bytes of rows.
 
         ``VectorStore`` holds it while it checks and writes the rows of an ``Insert`` or ``Upsert``,
-        or the vectors of ``SetVectors``, so that waiting calls take no memory. The other writes
+        or the columns of ``UpdateRows``, so that waiting calls take no memory. The other writes
         take a slot themselves, so they must not be called while one is held. Raises StoreBusyError
         if no slot is free in time.
         """

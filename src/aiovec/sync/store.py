@@ -24,7 +24,13 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
 from .._store.store import VectorStore as AsyncStore
-from .._tools.hints import Hints, hints_arguments, taking_arguments_of, without_frames
+from .._tools.hints import (
+    Hints,
+    NoLength,
+    hints_arguments,
+    taking_arguments_of,
+    without_frames,
+)
 from .._tools.redaction import redacted
 from ..backend.paths import PathText
 from ..errors import AiovecError, StoreClosedError
@@ -114,7 +120,7 @@ def _read(argument: object) -> object:
     return argument
 
 
-class Table(_Blocking[AsyncTable]):
+class Table(NoLength, _Blocking[AsyncTable]):
     """A light handle on one table: the store's methods without the table's name."""
 
     def __init__(self, store: VectorStore, awaited: AsyncTable) -> None:
