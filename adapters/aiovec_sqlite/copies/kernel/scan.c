@@ -95,10 +95,12 @@
 #define SEEN(place) (*(const volatile long *)(place))
 #define PUT(place, number) (*(volatile long *)(place) = (number))
 #define TAKE(place) _InterlockedExchangeAdd((volatile long *)(place), 1)
+#define ENDED(stop) ((stop) && *(const volatile int8_t *)(stop))
 #else
 #define SEEN(place) __atomic_load_n(place, __ATOMIC_RELAXED)
 #define PUT(place, number) __atomic_store_n(place, number, __ATOMIC_RELAXED)
 #define TAKE(place) __atomic_fetch_add(place, 1, __ATOMIC_RELAXED)
+#define ENDED(stop) ((stop) && __atomic_load_n(stop, __ATOMIC_RELAXED))
 #endif
 
 /* What the caller gives, laid out as in library.py. */
@@ -1420,7 +1422,7 @@ typedef struct {
     int64_t kind, number, metric;
     const float *points;
     double longest;
-    const volatile int8_t *stop;
+    const int8_t *stop;
     int64_t unit;   /* rows that a thread takes at a time */
     int64_t lowers; /* lower ends of all queries together */
     int8_t *room;   /* for the queries' codes and the next two */
@@ -1457,7 +1459,7 @@ INLINE int8_t *at_line(int8_t *room) { return room + (LINE - ((uintptr_t)room & 
 EXPORTED Search *aiovec_scan_begin(int64_t kind, const Segment *segments, int64_t number,
                                    const uint8_t *const *masks, const float *points,
                                    const int64_t *wanted, int64_t count, int64_t dim,
-                                   int64_t metric, double longest, const volatile int8_t *stop,
+                                   int64_t metric, double longest, const int8_t *stop,
                                    int64_t parts, int64_t unit) {
     int64_t half = (dim + 1) / 2, wide = (half + LINE - 1) / LINE * LINE;
     /* One kernel for many queries multiplies the codes of each half one by one. */
@@ -1545,7 +1547,7 @@ EXPORTED void aiovec_scan_part(Search *search) {
     int8_t *room = part_room(search, &search->part[number], &scan);
     int done = room != NULL;
     int64_t segment = 0, before = 0, size = search->unit; /* units of the segments before */
-    while (done && !SEEN(&search->failed) && !(search->stop && *search->stop)) {
+    while (done && !SEEN(&search->failed) && !ENDED(search->stop)) {
         int64_t unit = TAKE(&search->next);
         for (; segment < search->number; segment++) {
             int64_t units = (scan.segments[segment].rows + size - 1) / size;
@@ -1627,7 +1629,7 @@ EXPORTED int64_t aiovec_scan_end(Search *search, int64_t room, int64_t *ends, in
 EXPORTED int64_t aiovec_scan_search(int64_t kind, const Segment *segments, int64_t number,
                                     const uint8_t *const *masks, const float *points,
                                     const int64_t *wanted, int64_t count, int64_t dim,
-                                    int64_t metric, double longest, const volatile int8_t *stop,
+                                    int64_t metric, double longest, const int8_t *stop,
                                     int64_t room, int64_t *ends, int64_t *rowids,
                                     double *distances, float *vectors) {
     Search *search = aiovec_scan_begin(kind, segments, number, masks, points, wanted, count, dim,

@@ -117,7 +117,7 @@ static void word_keep(BestRows *best, uint32_t row, double score) {
 EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t required,
                                    const uint8_t *gone, const uint32_t *lengths,
                                    double shortest, double mean, int64_t wanted, double *heap,
-                                   const volatile int8_t *stop, int64_t room, uint32_t *rows, double *scores) {
+                                   const int8_t *stop, int64_t room, uint32_t *rows, double *scores) {
     BestRows best = {heap, wanted, 0, rows, scores, room, 0, 0, 0, 0};
     double least = K1 * (1 - B + B * shortest / mean);
     for (int64_t i = count; i-- > 0;) {
@@ -131,7 +131,7 @@ EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t requi
         if (list->most * ROUNDED < best.floor) break;
         for (int64_t i = 0; i < count; i++) lists[i].at = 0, lists[i].count = 0;
         for (list->at = 0; list->at < list->size; list->at++) {
-            if (list->at % BLOCK == 0 && stop && *stop) return 0;
+            if (list->at % BLOCK == 0 && ENDED(stop)) return 0;
             uint32_t row = list->rows[list->at];
             if (gone[row]) continue;
             double base = K1 * (1 - B + B * (double)lengths[row] / mean);
