@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import sqlite_vec
 
-from aiovec import Tuning, VectorStore
+from aiovec import VectorStore
 
 from .data import COLUMNS, LIMIT, TABLE, Data, Float32Array, row_number
 from .measure import Ask, Way
@@ -32,17 +32,14 @@ async def fill(store: VectorStore, data: Data, table: str = TABLE, *, text: bool
 
 
 def by_aiovec(
-    store: VectorStore, data: Data, tables: Sequence[str] = (TABLE,), *, where: str | None = None,
-    exact: bool = False, tuning: Tuning | None = None,
-) -> Ask:  # fmt: skip
+    store: VectorStore, data: Data, tables: Sequence[str] = (TABLE,), **options: Any
+) -> Ask:
     """Search as an app does, with the rows' fields; of several tables one at random."""
     chosen = np.random.default_rng(2).integers(len(tables), size=1009)
 
     async def ask(query: int) -> list[int]:
-        hits = await store.search(
-            tables[chosen[query % len(chosen)]], data.queries[query % len(data.queries)],
-            limit=LIMIT, where=where, exact=exact, tuning=tuning,
-        )  # fmt: skip
+        table, vector = tables[chosen[query % len(chosen)]], data.queries[query % len(data.queries)]
+        hits = await store.search(table, vector, limit=LIMIT, **options)
         return [row_number(hit.id) for hit in hits]
 
     return ask
