@@ -86,7 +86,7 @@ def connect(path: Path) -> sqlite3.Connection:
     db.enable_load_extension(True)
     sqlite_vec.load(db)
     db.enable_load_extension(False)
-    for pragma in ("page_size = 16384", "journal_mode = WAL", "synchronous = FULL",
+    for pragma in ("page_size = 8192", "journal_mode = WAL", "synchronous = FULL",
                    "cache_size = -65536"):  # fmt: skip
         db.execute(f"PRAGMA {pragma}").fetchall()
     return cast("sqlite3.Connection", db)

@@ -416,7 +416,8 @@ def create_store(db: sqlite3.Connection) -> None:
     as soon as the store exists. Everything is one transaction, so a killed creation leaves an empty
     file, or one that a journal beside it makes empty again.
     """
-    db.execute("PRAGMA page_size = 16384")  # large pages suit vectors
+    # A commit of one row writes eight pages to the WAL. 4 KiB make bulk inserts a quarter slower.
+    db.execute("PRAGMA page_size = 8192")
     db.execute("BEGIN")
     try:
         # Lets optimize return free room in small steps. The first write of the transaction, because

@@ -20,7 +20,7 @@ from aiovec import sync
 
 from .conftest import Run, contents
 
-PAGE = 16_384
+PAGE = 8_192
 
 
 def findings(finished: Finished) -> dict[str, dict[str, Any]]:

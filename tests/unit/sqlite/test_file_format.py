@@ -96,7 +96,7 @@ def test_the_page_reads_the_file_header(path: Path) -> None:
             for name in ("page_size", "auto_vacuum", "journal_mode", "encoding")
         }
     assert pragmas == {
-        "page_size": 16384, "auto_vacuum": 2, "journal_mode": "wal", "encoding": "UTF-8"
+        "page_size": 8192, "auto_vacuum": 2, "journal_mode": "wal", "encoding": "UTF-8"
     }  # fmt: skip
 
 
