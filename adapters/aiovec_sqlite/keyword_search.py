@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from aiovec.backend import (
     LANGUAGES,
     Float32Array,
     Float64Array,
+    FusedHit,
     Metric,
     TextClause,
     all_words_first,
@@ -44,7 +45,7 @@ from .connection import Ticket
 from .driver import load_driver
 from .errors import CORRUPT, TextDamageError, code_of, names_text_index
 from .layout import TableLayout, current_table, quoted
-from .reads import by_rowids, condition_of
+from .reads import by_rowids, condition_of, split
 from .sql.folding import folded, places_of
 from .stems import stems
 from .text_index import (
@@ -71,8 +72,7 @@ def weight_of(rows: int, having: int) -> float:
     return max(LEAST_WEIGHT, math.log((rows - having + 0.5) / (having + 0.5)))
 
 
-@dataclass(frozen=True, slots=True)
-class Sought:
+class Sought(NamedTuple):
     """A clause of a query, as the index has it."""
 
     text: str
@@ -89,7 +89,6 @@ class Asked:
     db: sqlite3.Connection
     ticket: Ticket
     table: TableLayout
-    index: TextIndex
     wanted: Sequence[Sought]
     unwanted: Sequence[Sought]
     query: Query
@@ -104,6 +103,10 @@ class Lists(Protocol):
 
 class Words(Protocol):
     """The words of a table's index in memory, at a snapshot."""
+
+    @property
+    def index(self) -> TextIndex:
+        """The index that serves in this snapshot."""
 
     def lists(self, asked: Asked) -> Lists | None:
         """Return the lists of a query; None if FTS5 has to find the rows."""
@@ -130,42 +133,59 @@ def search_text(
     return Found(rows, scores=[score for _, score in best], snippets=maker)
 
 
-def search_both(
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The hits of a hybrid query by their rowids. Their rows are not read yet."""
+
+    query: Query
+    hits: Sequence[FusedHit[int]]
+    snippets: Snippets | None
+
+
+def merged(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
     query: Query,
     nearest: Sequence[int],
     far: Sequence[float],
-    measured: Measured,
     words: Words | None = None,
-) -> Found:
-    """Search for the query's words, and fuse the rows with the nearest ones and their distances.
-
-    ``measured`` computes the distances of the others.
-    """
+) -> Merged:
+    """Search for the query's words, and fuse the rows with the nearest ones and their
+    distances."""
     best, whole, maker = _ranked(db, ticket, table, query, words)
-    matching = [rowid for rowid, _ in best]
-    rowids = [*dict.fromkeys([*nearest, *matching])]
-    ids = _ids(db, table, rowids)
-    id_of, rowid_of = dict(zip(rowids, ids, strict=True)), dict(zip(ids, rowids, strict=True))
-    hits = fused(
-        query,
-        table.schema.metric,
-        zip(far, [id_of[rowid] for rowid in nearest], strict=True),
-        [(id_of[rowid], score) for rowid, score in best],
-        whole,
-    )
-    if lacking := [hit for hit in hits if hit.distance is None]:
-        rows_of = np.array([rowid_of[hit.id] for hit in lacking], dtype=np.int64)
-        vectors = VectorReader(db, table).read(rows_of, ticket)
-        distances = measured(vectors, query.vector, table.schema.metric).tolist()
-        for hit, distance in zip(lacking, distances, strict=True):
-            if distance == distance:  # NaN: no vector
-                hit.distance = distance
-    shown = [rowid_of[hit.id] for hit in hits]
-    rows = _rows(db, ticket, table, shown, query.columns)
-    return found(query, table.schema.metric, hits, rows, maker)
+    near = [*zip(far, nearest, strict=True)]
+    ids_of = partial(_ids, db, table)
+    return Merged(query, fused(query, table.schema.metric, near, best, whole, ids_of), maker)
+
+
+def found_by_both(
+    db: sqlite3.Connection,
+    ticket: Ticket,
+    table: TableLayout,
+    searches: Sequence[Merged],
+    measured: Measured,
+) -> list[Found]:
+    """Read the rows of hybrid queries that want the same columns.
+
+    ``measured`` computes the distances of rows that the vector lists do not have.
+    """
+    metric, columns = table.schema.metric, searches[0].query.columns
+    rows = _rows(db, ticket, table, [hit.key for one in searches for hit in one.hits], columns)
+    lacking = [[hit for hit in one.hits if hit.distance is None] for one in searches]
+    if any(lacking) and not columns.vector:  # ``found`` measures vectors that are read anyway
+        rowids = np.array([hit.key for hits in lacking for hit in hits], dtype=np.int64)
+        vectors, start = VectorReader(db, table).read(rowids, ticket), 0
+        for one, hits in zip(searches, lacking, strict=True):
+            part, start = vectors[start : start + len(hits)], start + len(hits)
+            distances = measured(part, one.query.vector, metric).tolist() if hits else ()
+            for hit, distance in zip(hits, distances, strict=True):
+                if distance == distance:  # NaN: no vector
+                    hit.distance = distance
+    return [
+        found(one.query, metric, one.hits, part, one.snippets)
+        for one, part in zip(searches, split(rows, [len(one.hits) for one in searches]), strict=True)
+    ]
 
 
 def _ranked(
@@ -177,7 +197,7 @@ def _ranked(
 ) -> tuple[Scored, int, Snippets | None]:
     """Return the rowids of the best rows with their scores, the number of the first ones that have
     all words, and what makes snippets."""
-    index = serving(db, table)
+    index = serving(db, table) if words is None else words.index
     terms = _Terms(db, table, index, query.clauses)
 
     def matching(*, any: bool) -> Scored:
@@ -194,9 +214,7 @@ def _ranked(
     with _as_index_damage(table.name):
         lists = None
         if words is not None and terms.indexed and not terms.scanned:
-            lists = words.lists(
-                Asked(db, ticket, table, index, terms.indexed, terms.without, query)
-            )
+            lists = words.lists(Asked(db, ticket, table, terms.indexed, terms.without, query))
         best = matching(any=query.match == "any")
         whole = 0 if query.match == "any" else len(best)
         if query.match == "best" and query.wanted > 1 and len(best) < query.limit:
@@ -323,8 +341,10 @@ def _rows(
         raise TextDamageError(table.name, "rows that it names do not exist") from exc
 
 
-def _ids(db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]) -> list[str]:
-    """Return the ids of rows, in their order, in one step of one statement."""
+def _ids(
+    db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]
+) -> dict[int, str]:
+    """Return the ids of rows, in one step of one statement."""
     (text,) = db.execute(
         f"SELECT json_group_array(r.id) FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r._rowid = j.value",
@@ -333,7 +353,7 @@ def _ids(db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]) -> l
     ids: list[str] = json.loads(text)
     if len(ids) != len(rowids):
         raise TextDamageError(table.name, "rows that it names do not exist")
-    return ids
+    return dict(zip(rowids, ids, strict=True))
 
 
 # Clauses too short or too long for the index

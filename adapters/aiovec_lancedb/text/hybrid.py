@@ -51,11 +51,17 @@ async def _fused(
     words."""
     metric = table.schema.metric
 
-    def fuse() -> list[FusedHit]:
-        nearest = zip(cast("Sequence[float]", near.distances), near.rows.ids, strict=True)
-        return fused(query, metric, nearest, pairs(matching), having)
+    def fuse() -> list[FusedHit[str]]:
+        distances = cast("Sequence[float]", near.distances)
+        nearest = [*zip(distances, near.rows.ids, strict=True)]
+        return fused(query, metric, nearest, pairs(matching), having, _ids)
 
     hits = await hop(len(near.distances) + matching.num_rows, fuse)
-    rows = await get(table, [hit.id for hit in hits], columns_to_read(query, hits))
+    ids = [hit.key for hit in hits]
+    rows = await get(table, ids, columns_to_read(query, hits), ordered=True)
     snippets = snippets_of(table.schema, query)
     return await hop(cost_of(rows), found, query, metric, hits, rows, snippets)
+
+
+def _ids(keys: Sequence[str]) -> dict[str, str]:
+    return {key: key for key in keys}

@@ -22,7 +22,7 @@ from aiovec.backend import (
 from aiovec.backend.contract import Found, Query, TableHandle
 
 from ..connection import Ticket
-from ..keyword_search import search_both
+from ..keyword_search import found_by_both, merged
 from ..layout import TableLayout, current_table, partition_value
 from ..reads import by_rowids, condition_of, rowids_where
 from ..sql.filters import fixed_values
@@ -118,7 +118,8 @@ def _settled(
     best = nearest_first(far, query.limit)
     if query.fusion is not None:
         near = rowids[best].tolist(), far[best].tolist()
-        return search_both(db, ticket, table, query, *near, measured)
+        both = merged(db, ticket, table, query, *near)
+        return found_by_both(db, ticket, table, [both], measured)[0]
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
     return Found(rows, far[best].tolist())

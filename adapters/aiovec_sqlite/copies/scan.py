@@ -25,7 +25,7 @@ from aiovec.backend.contract import Columns, Found, Query
 from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
-from ..keyword_search import Words, search_both
+from ..keyword_search import Merged, Words, found_by_both, merged
 from ..layout import TableLayout
 from ..reads import by_rowids, split
 from .copy import Masks
@@ -246,21 +246,22 @@ def _found(
 ) -> Iterator[dict[int, Found]]:
     """Read the rows of all, with one statement for the small queries that want the same columns."""
     db, ticket, table = snapshot.db, snapshot.ticket, snapshot.table
-    alike: dict[Columns, list[int]] = {}
+    alike: dict[tuple[bool, Columns], list[int]] = {}
     others: list[int] = []
     for place, query in enumerate(queries):
-        large = query.fusion is not None or len(best[place].rowids) > LARGE
-        (others if large else alike.setdefault(query.columns, [])).append(place)
+        by_both = query.fusion is not None
+        large = (query.hits if by_both else len(best[place].rowids)) > LARGE
+        key = by_both, query.columns
+        (others if large else alike.setdefault(key, [])).append(place)
     others.sort(key=lambda place: len(best[place].rowids))
-    for places in [*alike.values(), *([place] for place in others)]:
+    # Those with words take longer.
+    groups = [alike[key] for key in sorted(alike, key=lambda key: key[0])]
+    for places in [*groups, *([place] for place in others)]:
         query, some = queries[places[0]], [best[place] for place in places]
         if query.fusion is not None:
-            rowids, far = some[0].rowids.tolist(), some[0].distances.tolist()
-            yield {
-                places[0]: search_both(
-                    db, ticket, table, query, rowids, far, measured, snapshot.words
-                )
-            }
+            both = [_merged(snapshot, queries[place], best[place]) for place in places]
+            answered = found_by_both(db, ticket, table, both, measured)
+            yield dict(zip(places, answered, strict=True))
             continue
         # Scans of queries that count bytes, and those beside them, need not have read vectors.
         kept = [one.vectors for one in some if one.vectors is not None]
@@ -273,3 +274,10 @@ def _found(
             place: Found(part, one.distances.tolist())
             for place, one, part in zip(places, some, parts, strict=True)
         }
+
+
+def _merged(snapshot: Snapshot, query: Query, near: Nearest) -> Merged:
+    lists = near.rowids.tolist(), near.distances.tolist()
+    return merged(
+        snapshot.db, snapshot.ticket, snapshot.table, query, *lists, snapshot.words
+    )

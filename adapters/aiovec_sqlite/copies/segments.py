@@ -249,7 +249,7 @@ class Segment:
         present = self.rowids[: self.count]
         if not self.ordered:
             return np.flatnonzero(np.isin(present, rowids, kind="sort"))
-        return _found(present, rowids)
+        return positions_of(present, rowids)
 
     def among(self, rowids: Int64Array, start: int) -> BoolArray:
         """Return a mask of the rows from ``start`` on that have one of these sorted ids."""
@@ -279,12 +279,12 @@ def among(
     if not ordered:
         return np.isin(present, numbers)
     selected = np.zeros(len(present), dtype=np.bool_)
-    selected[_found(present, numbers)] = True
+    selected[positions_of(present, numbers)] = True
     return selected
 
 
-def _found(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
-    """Return the places, in sorted numbers, of these sorted rowids."""
+def positions_of(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
+    """Return the places, in sorted numbers, of these sorted ones that are among them."""
     if not len(present):
         return np.zeros(0, dtype=np.int64)
     first, last = np.searchsorted(rowids, (present[0], present[-1] + 1))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sqlite3
+import struct
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from ..layout import TableLayout, newest_change, quoted
 from ..text_index import TextIndex, serving, tokenizer_of
 from .copy import Masks, OlderSnapshotError, changes_since, selected_among
 from .kernel.library import address, library
-from .segments import among
+from .segments import among, positions_of
 
 UInt32Array = npt.NDArray[np.uint32]
 UInt8Array = npt.NDArray[np.uint8]
@@ -58,15 +59,10 @@ _LIST_BYTES = 1_000
 # Tokens of a text are numbered in so many bits: a text has at most a million characters.
 _PLACE_BITS = 21
 
-# A list in the form that native code reads (words.c).
-RECORD = np.dtype(
-    {
-        "names": ["rows", "counts", "size", "wide", "largest", "weight", "original"],
-        "formats": ["u8", "u8", "i8", "i8", "f8", "f8", "i8"],
-        "offsets": [0, 8, 16, 24, 32, 40, 48],
-        "itemsize": 80,
-    }
-)
+# A list in the form that native code reads (words.c): the addresses of rows and counts, their
+# number, the bytes of a count, and the largest one; then the clause's weight and place in the
+# query, and what a search keeps.
+_LIST, _CLAUSE = struct.Struct("QQqqd"), struct.Struct("dq24x")
 
 
 @dataclass(slots=True)
@@ -80,11 +76,11 @@ class _List:
     having: int = 0
     """The rows that are not gone, of as many gone ones as ``seen``."""
     seen: int = 0
-    record: tuple[int, int, int, int, float] = (0, 0, 0, 0, 0.0)
-    """The first fields of its record."""
+    record: bytes = b""
+    """The first part of its record."""
 
     def __post_init__(self) -> None:
-        self.record = (
+        self.record = _LIST.pack(
             address(self.rows), address(self.counts), len(self.rows), self.counts.itemsize,
             float(self.counts.max()) if len(self.counts) else 0.0,
         )  # fmt: skip
@@ -188,10 +184,8 @@ class Words:
             return None
         words = cls(table, index, most_bytes)
         words._load(db)
-        asked = Asked(
-            db, ticket, table, index, clauses, (), Query(limit=0, where=None, columns=Columns(()))
-        )
-        words.lists(words._state, asked)
+        query = Query(limit=0, where=None, columns=Columns(()))
+        words.lists(words._state, Asked(db, ticket, table, clauses, (), query))
         return words
 
     def clauses(self) -> list[Sought]:
@@ -248,17 +242,13 @@ class Words:
 
         OlderSnapshotError if another search has brought in newer changes.
         """
-        sql, generation = "SELECT 1 FROM aiovec_text WHERE generation = ?", self.index.generation
+        replaced = serving(db, self._table) != self.index
         with self._lock:
-            if db.execute(sql, (generation,)).fetchone() is None:  # another index has replaced it
-                self.lost = True
+            self.lost |= replaced
             return WordsAt(self, self._state) if self._advance(db, ticket) else None
 
     def lists(self, state: _State, asked: Asked) -> Lists | None:
         """Return the lists of a query at a state; None if FTS5 has to answer."""
-        if asked.index != self.index:
-            self.lost = True
-            return None
         if any(len(clause.text) > _LONGEST_TEXT for clause in (*asked.wanted, *asked.unwanted)):
             return None
         with self._lock:
@@ -367,7 +357,7 @@ class Words:
             seen, having = 0, len(known.rows)
         if seen < state.gone:
             gone = np.sort(np.array(self._gone[seen : state.gone], dtype=np.uint32))
-            having -= int(np.count_nonzero(among(known.rows, gone, ordered=True)))
+            having -= len(positions_of(known.rows, gone))
             if known.seen < state.gone:
                 known.seen, known.having = state.gone, having
         return known, having
@@ -518,6 +508,10 @@ class WordsAt:
     words: Words
     state: _State
 
+    @property
+    def index(self) -> TextIndex:
+        return self.words.index
+
     def lists(self, asked: Asked) -> Lists | None:
         return self.words.lists(self.state, asked)
 
@@ -568,32 +562,38 @@ class _PartOfQuery:
         # The rarest first: its rows have the best scores.
         order = sorted(range(len(weights)), key=lambda n: -weights[n])
         self._first = 0
-        records = [(*lists[n].record, weights[n]) for n in order]
+        records, places = [(lists[n].record, weights[n]) for n in order], [0] * len(order)
         if mask is not None:
             self._chosen = np.flatnonzero(mask).astype(np.uint32)
             if len(self._chosen) < sum(len(one.rows) for one in lists[: len(weights)]):
                 # The filter selects so few rows that these are looked up in the lists.
-                records.insert(0, (address(self._chosen), 0, len(self._chosen), 0, 0.0, 0.0))
+                chosen = _LIST.pack(address(self._chosen), 0, len(self._chosen), 0, 0.0)
+                records.insert(0, (chosen, 0.0))
                 self._first = 1
             else:
                 self._gone |= ~mask
-        originals = [0] * len(records)
         for place, n in enumerate(order, self._first):
-            originals[n + self._first] = place
-        self._records = np.array(
-            [(*record, n) for record, n in zip(records, originals, strict=True)], dtype=RECORD
+            places[n] = place
+        self._count = len(records)
+        self._records = ctypes.create_string_buffer(
+            b"".join(
+                record + _CLAUSE.pack(weight, place)
+                for (record, weight), place in zip(
+                    records, [0] * self._first + places, strict=True
+                )
+            )
         )
 
     def best(self, ticket: Ticket, limit: int, *, some: bool) -> tuple[Int64Array, Float64Array]:
         """Return the best rows with their scores, in any order, and all that equal the last."""
-        part, records = self.part, self._records
-        required = self._first if some else len(records)
+        part, count_of = self.part, self._count
+        required = self._first if some else count_of
         wanted = max(1, min(limit, part.count))
         heap, room = np.empty(wanted), 2 * wanted + 16
         while True:
             rows, scores = np.empty(room, np.uint32), np.empty(room)
             count = library().functions["words"](
-                address(records), len(records), required, address(self._gone),
+                self._records, count_of, required, address(self._gone),
                 address(part.lengths), part.shortest, self._mean, wanted, address(heap),
                 ctypes.byref(ticket.stop), room, address(rows), address(scores),
             )  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, TypeVar
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
 
 from .._model.records import Rank
 from .._model.schema import Metric
@@ -95,11 +97,36 @@ def all_words_first(
     return [*all_words, *((row, share * score) for row, score in others)]
 
 
-@dataclass(slots=True)
-class FusedHit:
-    """A row of a fused list. The distance is None without a vector, and until it is known."""
+IdsOf = Callable[[Sequence[_K]], Mapping[_K, str]]
+"""Returns the ids of rows by their keys."""
 
-    id: str
+
+def least(
+    rows: Sequence[tuple[float, _K]], limit: int, ids_of: IdsOf[_K]
+) -> list[tuple[float, _K]]:
+    """Return the rows of the least values, in order, equal ones by id.
+
+    Only the ids of rows that are equal to another one are asked for.
+    """
+    order = sorted(rows, key=itemgetter(0))
+    if len(order) > limit:
+        last = order[limit - 1][0]
+        order = [row for row in order if row[0] <= last]
+    if len({value for value, _ in order}) < len(order):
+        counts = Counter(value for value, _ in order)
+        ids = ids_of([key for value, key in order if counts[value] > 1])
+        order.sort(key=lambda row: (row[0], ids.get(row[1], "")))
+    return order[:limit]
+
+
+@dataclass(slots=True)
+class FusedHit(Generic[_K]):
+    """A row of a fused list, by its id or another key of the backend.
+
+    The distance is None without a vector, and until it is known.
+    """
+
+    key: _K
     score: float
     distance: float | None
     ranks: Mapping[str, Rank]
@@ -116,43 +143,52 @@ _NONE_WHOLE = 0.7
 def fuse(
     fusion: Fusion,
     metric: Metric,
-    near: Sequence[tuple[str, float]],
-    words: Sequence[tuple[str, float]],
+    near: Sequence[tuple[_K, float]],
+    words: Sequence[tuple[_K, float]],
     whole: int,
     limit: int,
-) -> list[FusedHit]:
+    ids_of: IdsOf[_K],
+) -> list[FusedHit[_K]]:
     """Return the best rows of both lists together, equal ones by id.
 
-    ``near`` has the ids of the vector list with their distances, ``words`` those of the keyword
+    ``near`` has the keys of the vector list with their distances, ``words`` those of the keyword
     list with their scores, both best first. The first ``whole`` of ``words`` have all words.
     """
     distances = dict(near)
-    scores = scores_of(metric, [*distances.values()])
-    lists = {"text": words, "vector": list(zip(distances, scores, strict=True))}
-    fused: dict[str, float] = {}
-    for name, rows in lists.items():
-        for (id, _), share in zip(rows, _shares(fusion, name, rows, whole), strict=False):
-            fused[id] = fused.get(id, 0.0) + share
-    best = sorted([(-score, id) for id, score in fused.items()])[:limit]
-    ranks: dict[str, dict[str, Rank]] = {id: {} for _, id in best}
-    for name, rows in lists.items():
-        for rank, (id, score) in enumerate(rows, 1):
-            if id in ranks:
-                ranks[id][name] = Rank(rank, score)
-    return [FusedHit(id, fused[id], distances.get(id), ranks[id]) for _, id in best]
+    lists: dict[str, dict[_K, float]] = {
+        "text": dict(words),
+        "vector": dict(zip(distances, scores_of(metric, [*distances.values()]), strict=True)),
+    }
+    fused: dict[_K, float] = {}
+    for name, scores in lists.items():
+        shares = _shares(fusion, name, [*scores.values()], whole)
+        for key, share in zip(scores, shares, strict=False):
+            fused[key] = fused.get(key, 0.0) + share
+    best = least([(-score, key) for key, score in fused.items()], limit, ids_of)
+    places = {name: {key: n for n, key in enumerate(scores, 1)} for name, scores in lists.items()}
+    return [
+        FusedHit(
+            key,
+            -score,
+            distances.get(key),
+            {
+                name: Rank(places[name][key], scores[key])
+                for name, scores in lists.items()
+                if key in scores
+            },
+        )
+        for score, key in best
+    ]
 
 
-def _shares(
-    fusion: Fusion, name: str, rows: Sequence[tuple[str, float]], whole: int
-) -> list[float]:
+def _shares(fusion: Fusion, name: str, scores: Sequence[float], whole: int) -> list[float]:
     """Return what a list adds to the scores of its rows; nothing if its weight is 0."""
     if isinstance(fusion, RRF):
         most = (fusion.k + 1) / 2  # the first rank in both lists adds up to 1
-        return [most / (fusion.k + rank) for rank in range(1, len(rows) + 1)]
+        return [most / (fusion.k + rank) for rank in range(1, len(scores) + 1)]
     weight = (fusion.vector if name == "vector" else fusion.text) / (fusion.vector + fusion.text)
     if not weight:
         return []
-    scores = [score for _, score in rows]
     if name == "vector":
         # The last row of the list is near too: a list has to end somewhere.
         shares = _between(scores, 0.2, 1.0)

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from .._model.schema import Metric
 from .._search.distance import distances
-from .._search.fusion import FusedHit, Fusion, fuse
+from .._search.fusion import FusedHit, Fusion, IdsOf, fuse, least
 from .contract import Columns, Found, Query, Snippets
 from .rows import Batch
+
+_K = TypeVar("_K")
 
 
 def fused(
     query: Query,
     metric: Metric,
-    near: Iterable[tuple[float, str]],
-    words: Sequence[tuple[str, float]],
+    near: Sequence[tuple[float, _K]],
+    words: Sequence[tuple[_K, float]],
     whole: int,
-) -> list[FusedHit]:
+    ids_of: IdsOf[_K],
+) -> list[FusedHit[_K]]:
     """Return the hits of a hybrid search, whose rows are not read yet.
 
-    ``near`` has distances and ids in any order, perhaps more than the limit; ``words`` has ids and
-    scores, best first, beginning with the ``whole`` rows that surely have all words.
+    ``near`` has distances and keys in any order, perhaps more than the limit; ``words`` has keys
+    and scores, best first, beginning with the ``whole`` rows that surely have all words.
     """
     farthest = math.inf if query.max_distance is None else query.max_distance
-    nearest = [(id, far) for far, id in sorted(near)[: query.limit] if far <= farthest]
-    return fuse(cast("Fusion", query.fusion), metric, nearest, words, whole, query.hits)
+    best = least(near, query.limit, ids_of)
+    nearest = [(key, far) for far, key in best if far <= farthest]
+    return fuse(
+        cast("Fusion", query.fusion), metric, nearest, words, whole, query.hits, ids_of
+    )
 
 
-def columns_to_read(query: Query, hits: Sequence[FusedHit]) -> Columns:
+def columns_to_read(query: Query, hits: Sequence[FusedHit[Any]]) -> Columns:
     """Return the columns to read of the hits: the vector too if a distance is not known."""
     if query.columns.vector or None not in [hit.distance for hit in hits]:
         return query.columns
@@ -41,13 +47,12 @@ def columns_to_read(query: Query, hits: Sequence[FusedHit]) -> Columns:
 def found(
     query: Query,
     metric: Metric,
-    hits: Sequence[FusedHit],
+    hits: Sequence[FusedHit[Any]],
     rows: Batch,
     snippets: Snippets | None,
 ) -> Found:
-    """Return the rows of the hits, read in any order, each with its distance if it has a vector."""
-    place = {id: n for n, id in enumerate(rows.ids)}
-    rows = rows.take([place[hit.id] for hit in hits])
+    """Return the rows of the hits, read in their order, each with its distance if it has a
+    vector."""
     if rows.vectors is not None and hits:
         measured = distances(rows.vectors, query.vector, metric).tolist()
         for hit, distance in zip(hits, measured, strict=True):

@@ -15,7 +15,6 @@ from aiovec.backend import Metric, distances
 from aiovec_sqlite.copies.kernel import library as native
 from aiovec_sqlite.copies.scan import ScanQuery, nearest
 from aiovec_sqlite.copies.segments import Int8Array, Segment, State, encode_rows
-from aiovec_sqlite.copies.words import RECORD
 
 Bools = npt.NDArray[np.bool_]
 Near = list[tuple[list[int], npt.NDArray[np.float64]]]
@@ -274,6 +273,16 @@ def random_pairs(rng: np.random.Generator) -> Pairs:
         if rng.random() < 0.05:
             array[0, 0] = np.nan if rng.random() < 0.5 else np.inf
     return Pairs(vectors, rows, points, which, METRICS[rng.integers(3)])
+
+
+# As in words.c; a search keeps more behind these fields.
+RECORD = np.dtype(
+    {
+        "names": ["rows", "counts", "size", "wide", "largest", "weight", "original"],
+        "formats": ["u8", "u8", "i8", "i8", "f8", "f8", "i8"],
+        "itemsize": 80,
+    }
+)
 
 
 @dataclass(frozen=True)
