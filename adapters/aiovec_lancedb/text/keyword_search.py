@@ -25,7 +25,7 @@ from ..table import Versions
 from . import grams
 from .grams import letters
 from .highlight import snippets_of
-from .query import SCORE, ask, fields_of, first, query_of, ranking, text_fields
+from .query import ROW, SCORE, ask, fetch, fields_of, first, query_of, ranking, text_fields
 
 # For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
 _COST = 32
@@ -80,10 +80,20 @@ async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Tabl
     words = await _beginnings(table, query, where)
 
     matching = partial(_matching, table, query, words, where, columns)
-    whole = await matching(any=query.match == "any")
-    if query.match != "best" or query.wanted < 2 or whole.num_rows >= query.limit:
-        return whole, 0 if query.match == "any" else whole.num_rows
-    more = await matching(any=True)
+    if query.match != "best" or query.wanted < 2:
+        rows = await matching(any=query.match == "any")
+        return rows, 0 if query.match == "any" else rows.num_rows
+    # The few rows that have all words are nearly always among the best that have any of them.
+    having = await _having_all(table, query, words, where)
+    more = None if having is None else await matching(any=True)
+    whole = None
+    if having is not None and more is not None:
+        whole = await hop(more.num_rows, _among, more, having, query.limit)
+    if whole is None:
+        whole = await matching(any=False)
+        if whole.num_rows >= query.limit:
+            return whole, whole.num_rows
+        more = await matching(any=True) if more is None else more
 
     def combined() -> pa.Table:
         order = all_words_first(pairs(whole), pairs(more), query.limit)
@@ -101,6 +111,40 @@ def pairs(rows: pa.Table) -> list[tuple[str, float]]:
     return list(zip(rows.column("id").to_pylist(), rows.column(SCORE).to_pylist(), strict=True))
 
 
+async def _having_all(
+    table: Opened, query: Query, words: Mapping[TextClause, Sequence[str]], where: str | None
+) -> dict[int, float] | None:
+    """Return the numbers and scores of all rows that match all clauses, also of deleted rows, which
+    indexes keep; None if they are more than the limit.
+
+    It reads no column, which takes most of a query's time.
+    """
+    cost = _cost_of(query, words)
+    if table.schema.analyzer == "ngram":
+        return None
+    built = await hop(cost, partial(query_of, table.schema, query, words, any=False))
+    if built is None:
+        return None
+    rows = await fetch(table, built, [], where, query.limit + 1, cost)
+    if rows.num_rows > query.limit:
+        return None
+    return dict(zip(rows.column(ROW).to_pylist(), rows.column(SCORE).to_pylist(), strict=True))
+
+
+def _among(rows: pa.Table, having: Mapping[int, float], limit: int) -> pa.Table | None:
+    """Return the ranked rows with these numbers, and with their scores, best first; None if there
+    are others."""
+    if not having.keys() <= {*rows.column(ROW).to_pylist()}:
+        return None
+    rows = rows.filter(pc.is_in(rows.column(ROW), value_set=pa.array([*having], pa.uint64())))
+    scores = pa.array([having[row] for row in rows.column(ROW).to_pylist()], pa.float32())
+    return first(rows.set_column(rows.schema.get_field_index(SCORE), SCORE, scores), limit)
+
+
+def _cost_of(query: Query, words: Mapping[TextClause, Sequence[str]]) -> int:
+    return _COST * (len(query.clauses) + sum(map(len, words.values())))
+
+
 async def _matching(
     table: Opened,
     query: Query,
@@ -115,7 +159,7 @@ async def _matching(
         best = await grams.search(table, query, where, any=any)
         best = await hop(best.num_rows, first, best, query.limit)
         return await _with_columns(table, best, columns)
-    cost = _COST * (len(query.clauses) + sum(map(len, words.values())))
+    cost = _cost_of(query, words)
     built = await hop(cost, partial(query_of, table.schema, query, words, any=any))
     if built is None:
         return await _with_columns(table, ranking([], []), columns)
@@ -242,7 +286,10 @@ async def _with_columns(table: Opened, ranked: pa.Table, columns: Columns) -> pa
 
     def scored() -> pa.Table:
         places = pc.index_in(ranked.column("id"), value_set=rows.column("id"))
-        return rows.take(places).append_column(SCORE, ranked.column(SCORE))
+        taken = rows.take(places)
+        for column in ranked.column_names[1:]:
+            taken = taken.append_column(column, ranked.column(column))
+        return taken
 
     return await hop(rows.num_rows, scored)
 

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 Words = Mapping[TextClause, Sequence[str]]
 """The words that each clause with a prefix may stand for."""
 
-SCORE = "_score"
-"""The column that Lance adds: BM25, higher is better."""
+ROW, SCORE = "_rowid", "_score"
+"""The columns that Lance adds: the row's number, and BM25, higher is better."""
 MOST = 64
 """The most conditions of one query. Lance survived 200, each over eight columns."""
 
@@ -190,34 +190,41 @@ async def ask(
     limit: int,
     cost: int,
 ) -> pa.Table:
-    """Return the best rows that match, with their score. ``cost`` is that of the query, for
-    ``hop``.
+    """Return the best rows that match, with their number and score. ``cost`` is that of the
+    query, for ``hop``.
 
     Indexes keep deleted rows even after a compaction, and these take places among the best, even
     behind a filter that another index answers. So if an answer is not full, a query for one place
     more, without columns, does not notice that a row is deleted; if there is one more, the best
     existing rows are looked for.
     """
+    names = column_names(table.schema, columns)
+    rows = await fetch(table, query, names, where, limit, cost)
+    if rows.num_rows < min(limit, ALL):
+        ranked = await fetch(table, query, [], where, rows.num_rows + 1, cost)
+        if ranked.num_rows > rows.num_rows:
+            existing = _EXISTING if where is None else f"({where}) AND {_EXISTING}"
+            rows = await fetch(table, query, names, existing, limit, cost)
+    return rows
 
-    def build(names: Sequence[str], limit: int) -> AsyncFTSQuery:
+
+async def fetch(
+    table: Opened,
+    query: FullTextQuery,
+    names: Sequence[str],
+    where: str | None,
+    limit: int,
+    cost: int,
+) -> pa.Table:
+    """Return what Lance ranks first, with these columns; without any, deleted rows too."""
+
+    def build() -> AsyncFTSQuery:
         with table.session.translated:
             built = table.lance.query().nearest_to_text(query)
-            return built.select([*names, SCORE]).limit(min(limit, ALL))
+            return built.select([*names, ROW, SCORE]).limit(min(limit, ALL))
 
-    async def fetch(names: Sequence[str], limit: int, where: str | None) -> pa.Table:
-        # A query of a thousand words takes a while to become JSON.
-        built = await hop(cost, build, names, limit)
-        return await table.session.fetch(built, where=where)
-
-    names = column_names(table.schema, columns)
-    rows = await fetch(names, limit, where)
-    if (
-        rows.num_rows < min(limit, ALL)
-        and (await fetch([], rows.num_rows + 1, where)).num_rows > rows.num_rows
-    ):
-        existing = _EXISTING if where is None else f"({where}) AND {_EXISTING}"
-        rows = await fetch(names, limit, existing)
-    return rows
+    # A query of a thousand words takes a while to become JSON.
+    return await table.session.fetch(await hop(cost, build), where=where)
 
 
 def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
