@@ -184,7 +184,9 @@ def found_by_both(
                     hit.distance = distance
     return [
         found(one.query, metric, one.hits, part, one.snippets)
-        for one, part in zip(searches, split(rows, [len(one.hits) for one in searches]), strict=True)
+        for one, part in zip(
+            searches, split(rows, [len(one.hits) for one in searches]), strict=True
+        )
     ]
 
 
@@ -341,9 +343,7 @@ def _rows(
         raise TextDamageError(table.name, "rows that it names do not exist") from exc
 
 
-def _ids(
-    db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]
-) -> dict[int, str]:
+def _ids(db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]) -> dict[int, str]:
     """Return the ids of rows, in one step of one statement."""
     (text,) = db.execute(
         f"SELECT json_group_array(r.id) FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "

@@ -301,6 +301,46 @@ class TextContract(ContractBase):
                 assert [hit.id for page in pages for hit in page] == whole
                 assert all(hit["body"] and hit.highlights for page in pages for hit in page)
 
+    async def test_equal_hybrid_hits_come_by_id(self, store: VectorStore) -> None:
+        chance = random.Random(2)
+        ids = chance.sample([f"{n:04}" for n in range(200)], 200)
+        rows = [{"id": id, "embedding": [1.0] * DIM, "body": "one wool hat"} for id in ids]
+        await filled(store, ENGLISH, rows)
+        for limit in (1, 10, 200):
+            hits = await store.search_hybrid("notes", "wool cap", [1.0] * DIM, limit=limit)
+            with case(limit):
+                assert ids_of(hits) == sorted(ids)[:limit]
+
+    async def test_rows_with_all_words_come_first_wherever_the_others_rank(
+        self, store: VectorStore
+    ) -> None:
+        """Also if they rank far behind rows with one word, and if most of them were deleted."""
+        chance = random.Random(3)
+        texts = {f"short{n:03}": "heddle " * (1 + n % 7) for n in range(90)}
+        texts |= {f"long{n:02}": "heddle loom " + "wool " * (400 + n) for n in range(12)}
+        texts |= {f"near{n:02}": "loom heddle" for n in range(12)}
+        order = dict(chance.sample([*texts.items()], len(texts)))
+        await self._texts(store, ENGLISH, order)
+
+        async def check() -> None:
+            for limit in (1, 5, 12, 15, 30, 200):
+                every, some, best = [
+                    await store.search_text("notes", "heddle loom", match=match, limit=limit)
+                    for match in ("all", "any", "best")
+                ]
+                whole = ids_of(every)
+                with case(limit):
+                    behind = [id for id in ids_of(some) if id not in whole]
+                    assert ids_of(best) == [*whole, *behind][:limit]
+                    assert [hit.score for hit in best[: len(whole)]] == [hit.score for hit in every]
+
+        await check()
+        await store.optimize("notes")
+        await store.delete("notes", [f"near{n:02}" for n in range(12)])
+        await check()
+        await store.delete("notes", [f"long{n:02}" for n in range(11)])
+        await check()
+
     async def test_accents_are_folded_and_symbols_are_kept(self, store: VectorStore) -> None:
         words = ["pêche", "PÉCHÉ", "peche", "perche", "cafe\u0301 ole", "café"]
         await self._texts(store, texts={f"r{n}": (None, word) for n, word in enumerate(words)})

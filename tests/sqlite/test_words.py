@@ -217,6 +217,28 @@ async def test_a_search_does_not_wait_while_another_reads_long_lists(tmp_path: P
         assert await task == []
 
 
+@pytest.mark.slow
+async def test_a_word_of_millions_of_places_is_read_in_parts(tmp_path: Path) -> None:
+    """FTS5 looks for its phrases."""
+    chance = random.Random(11)
+    rows = [
+        {**row(chance, number), "body": f"{'the ' * 17_000}w{number % 7} the"}
+        for number in range(510)
+    ]
+    async with both(tmp_path / "s.db", "plain", rows[:500]) as (words, fts5):
+        await words.upsert("notes", rows[490:])
+        for query in ("the w1", "th* w1", "body:the w2", '"the the w3" w4', '"w5 the"', "-the w1"):
+            hits, expected = [
+                await store.search_text("notes", query, match="any", limit=20, select=[])
+                for store in (words, fts5)
+            ]
+            with case(query):
+                assert [(hit.id, hit.score) for hit in hits] == [
+                    (hit.id, pytest.approx(hit.score)) for hit in expected
+                ]
+        assert (await words.stats("notes")).details["keywords"] == "in memory"
+
+
 _WRITER = """
 import asyncio, sys
 import aiovec

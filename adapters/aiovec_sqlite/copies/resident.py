@@ -185,14 +185,21 @@ class ResidentSearch:
         if words is not None and words.nbytes > resident.words_bytes:
             resident.words_bytes = words.nbytes
             if not self._has_room():
-                resident.words, resident.words_at = None, time.monotonic() + _PAUSE
+                self._set_words(resident, None)
+                resident.words_at = time.monotonic() + _PAUSE
         if words is not None and not words.worn:
             return
         idle = loading is None or loading.done()
         if idle and not self._closed and time.monotonic() >= resident.words_at:
             resident.loading = self._tasks.start(self._load_words(resident, words))
         if words is not None and words.lost:
-            resident.words = None
+            self._set_words(resident, None)
+
+    def _set_words(self, resident: _Resident, words: Words | None) -> None:
+        """Replace the words of a table, and close those before."""
+        before, resident.words = resident.words, words
+        if before is not None and not self._closed:
+            self._tasks.start(in_thread(before.close))
 
     async def _load_words(self, resident: _Resident, before: Words | None) -> None:
         def load(db: sqlite3.Connection, ticket: Ticket) -> Words | None:
@@ -205,7 +212,8 @@ class ResidentSearch:
             async with self._readers.aside() as read:
                 words = await read(load)
             if words is not None:
-                resident.words, resident.words_at, resident.words_bytes = words, 0.0, 0
+                self._set_words(resident, words)
+                resident.words_at, resident.words_bytes = 0.0, 0
 
     def _of(self, table: TableHandle) -> _Resident:
         """Return what is known of the table, as the one that was searched last."""
@@ -248,10 +256,13 @@ class ResidentSearch:
         """Fail the waiting calls, stop builds, and release everything."""
         self._closed = True
         self._batches.close()
+        words = [resident.words for resident in self._tables.values() if resident.words]
         for resident in self._tables.values():
             self._unload(resident)
         self._tables.clear()
         await self._tasks.cancel()
+        for each in words:
+            await in_thread(each.close)
 
     # Builds
 
@@ -444,9 +455,9 @@ class ResidentSearch:
             del self._tables[resident.table.name]
         self._unload(resident)
 
-    @staticmethod
-    def _unload(resident: _Resident) -> None:
-        resident.copy = resident.words = None
+    def _unload(self, resident: _Resident) -> None:
+        resident.copy = None
+        self._set_words(resident, None)
         building = resident.building
         if building is not None and building is not asyncio.current_task():
             building.cancel()

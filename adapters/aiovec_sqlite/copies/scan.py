@@ -25,7 +25,7 @@ from aiovec.backend.contract import Columns, Found, Query
 from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
-from ..keyword_search import Merged, Words, found_by_both, merged
+from ..keyword_search import Words, found_by_both, merged
 from ..layout import TableLayout
 from ..reads import by_rowids, split
 from .copy import Masks
@@ -259,7 +259,13 @@ def _found(
     for places in [*groups, *([place] for place in others)]:
         query, some = queries[places[0]], [best[place] for place in places]
         if query.fusion is not None:
-            both = [_merged(snapshot, queries[place], best[place]) for place in places]
+            both = [
+                merged(
+                    db, ticket, table, queries[place], best[place].rowids.tolist(),
+                    best[place].distances.tolist(), snapshot.words,
+                )
+                for place in places
+            ]  # fmt: skip
             answered = found_by_both(db, ticket, table, both, measured)
             yield dict(zip(places, answered, strict=True))
             continue
@@ -274,10 +280,3 @@ def _found(
             place: Found(part, one.distances.tolist())
             for place, one, part in zip(places, some, parts, strict=True)
         }
-
-
-def _merged(snapshot: Snapshot, query: Query, near: Nearest) -> Merged:
-    lists = near.rowids.tolist(), near.distances.tolist()
-    return merged(
-        snapshot.db, snapshot.ticket, snapshot.table, query, *lists, snapshot.words
-    )

@@ -19,6 +19,7 @@ import struct
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,10 @@ _FOR_MASKS = 1 / 4
 _FEW = 4096
 # FTS5 looks for phrases of more words, and for longer texts of a clause.
 _LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
+# Places of a word that are read at a time, which takes about 35 bytes for each. FTS5 looks for
+# phrases with a word that has more: all places of a phrase's words are needed together.
+_PLACES = 2**23
+_WHERE = ", group_concat(substr(col, 2)), group_concat(offset)"
 # Texts whose tokens are kept, and lists of changed rows.
 _MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 1_000
 # Approximate bytes of a list beside its numbers: a word that no row has costs so much.
@@ -76,6 +81,8 @@ class _List:
     having: int = 0
     """The rows that are not gone, of as many gone ones as ``seen``."""
     seen: int = 0
+    too_long: bool = False
+    """True for a phrase that FTS5 has to look for."""
     record: bytes = b""
     """The first part of its record."""
 
@@ -183,10 +190,20 @@ class Words:
         if index.analyzer == "ngram" or rows < _FEWEST or rows * _ROW_BYTES > most_bytes // 2:
             return None
         words = cls(table, index, most_bytes)
-        words._load(db)
-        query = Query(limit=0, where=None, columns=Columns(()))
-        words.lists(words._state, Asked(db, ticket, table, clauses, (), query))
+        try:
+            words._load(db)
+            query = Query(limit=0, where=None, columns=Columns(()))
+            words.lists(words._state, Asked(db, ticket, table, clauses, (), query))
+        except BaseException:
+            words.close()
+            raise
         return words
+
+    def close(self) -> None:
+        """End this, behind the searches that read changed rows. FTS5 answers later ones."""
+        with self._lock:
+            self.lost = True
+            self._memory.close()
 
     def clauses(self) -> list[Sought]:
         """Return the clauses whose lists are kept."""
@@ -252,6 +269,8 @@ class Words:
         if any(len(clause.text) > _LONGEST_TEXT for clause in (*asked.wanted, *asked.unwanted)):
             return None
         with self._lock:
+            if self.lost:
+                return None
             tokens = {one: self._tokens_of(one) for one in (*asked.wanted, *asked.unwanted)}
         if any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
             return None
@@ -263,6 +282,8 @@ class Words:
         read: dict[Sought, _List] = {}
         while True:
             with self._lock:
+                if self.lost:
+                    return None
                 missing = [one for one in clauses if one not in read and self._lacks(state, one)]
                 if not missing:
                     known = [
@@ -273,6 +294,8 @@ class Words:
             for clause in missing:  # without the lock, because a common word takes long
                 read[clause] = self._read_from_file(asked, state, clause, tokens)
         lists = [[one for one, _ in of] for of in known]
+        if any(one.too_long for of in lists for one in of):
+            return None
         having = [sum(of[n][1] for of in known) for n in range(len(wanted))]
         weights = [weight_of(state.rows, rows) for rows in having]
         mean = state.tokens / max(1, state.rows)
@@ -373,7 +396,8 @@ class Words:
     ) -> _List:
         """Return the list of a clause, from a list of all places of words."""
         tokens = tokens_of[clause]
-        keys = np.empty(0, dtype=np.int64)
+        phrase = len(tokens) > 1
+        rows, counts, keys = (np.empty(0, dtype=np.int64) for _ in range(3))
         for place, token in enumerate(tokens):
             condition, values = "term = ?", [token]
             if clause.prefix and place == len(tokens) - 1:
@@ -381,26 +405,34 @@ class Words:
             if clause.columns:
                 condition += f" AND col IN ({', '.join('?' * len(clause.columns))})"
                 values += clause.columns
-            where = "group_concat(substr(col, 2)), group_concat(offset)"
-            docs, columns, offsets = db.execute(
-                f"SELECT group_concat(doc), {where if len(tokens) > 1 else 'NULL, NULL'} "
-                f"FROM {words} WHERE {condition}",
-                values,
-            ).fetchone()
-            found = _numbers_in(docs)
-            if part.ordered:
-                found, present = part.numbers(found)
-            else:  # the rowids in memory are the numbers; some may be of a newer state
-                present = found < part.count
-                found = found[present]
-            if len(tokens) > 1:
-                found = found * (len(self.index.columns) + 1) + _numbers_in(columns)[present]
-                found = (found << _PLACE_BITS) + _numbers_in(offsets)[present] - place
-                found = found if not place else np.intersect1d(keys, found, assume_unique=True)
-            keys = found
-        if len(tokens) > 1:
+            for start in count(0, _PLACES):
+                docs, *where = db.execute(
+                    f"SELECT group_concat(doc){_WHERE if phrase else ''} FROM (SELECT "
+                    f"doc{', col, offset' if phrase else ''} FROM {words} WHERE {condition} "
+                    f"LIMIT {_PLACES} OFFSET {start})",
+                    values,
+                ).fetchone()
+                found = _numbers_in(docs)
+                full = len(found) == _PLACES
+                if full and phrase:
+                    return _List(*_no_matches(), state.gone, too_long=True)
+                if part.ordered:
+                    found, present = part.numbers(found)
+                else:  # the rowids in memory are the numbers; some may be of a newer state
+                    present = found < part.count
+                    found = found[present]
+                if phrase:
+                    column, offset = (_numbers_in(text)[present] for text in where)
+                    found = found * (len(self.index.columns) + 1) + column
+                    found = (found << _PLACE_BITS) + offset - place
+                    keys = found if not place else np.intersect1d(keys, found, assume_unique=True)
+                else:
+                    rows, counts = _added(rows, counts, *np.unique(found, return_counts=True))
+                if not full:
+                    break
+        if phrase:
             keys = (keys >> _PLACE_BITS) // (len(self.index.columns) + 1)
-        rows, counts = np.unique(keys, return_counts=True)
+            rows, counts = np.unique(keys, return_counts=True)
         small = not len(counts) or counts.max() < 256
         kind = np.uint8 if small else np.uint32
         return _List(rows.astype(np.uint32), counts.astype(kind), state.gone)
@@ -516,9 +548,23 @@ class WordsAt:
         return self.words.lists(self.state, asked)
 
 
+def _no_matches() -> tuple[UInt32Array, UInt8Array]:
+    return np.zeros(0, np.uint32), np.zeros(0, np.uint8)
+
+
 def _no_rows() -> _Part:
-    nothing = np.zeros(0, np.uint32), np.zeros(0, np.uint8)
-    return _Part(object(), np.zeros(0, np.int64), *nothing, shortest=0.0, ordered=False)
+    return _Part(object(), np.zeros(0, np.int64), *_no_matches(), shortest=0.0, ordered=False)
+
+
+def _added(
+    rows: Int64Array, counts: Int64Array, more: Int64Array, more_counts: Int64Array
+) -> tuple[Int64Array, Int64Array]:
+    """Return sorted rows and their counts with those of the next places."""
+    if not len(rows):
+        return more, more_counts
+    every, places = np.unique(np.concatenate([rows, more]), return_inverse=True)
+    sums = np.bincount(places, np.concatenate([counts, more_counts]))
+    return every, sums.astype(np.int64)
 
 
 def _numbers_in(text: str | None) -> Int64Array:
@@ -578,9 +624,7 @@ class _PartOfQuery:
         self._records = ctypes.create_string_buffer(
             b"".join(
                 record + _CLAUSE.pack(weight, place)
-                for (record, weight), place in zip(
-                    records, [0] * self._first + places, strict=True
-                )
+                for (record, weight), place in zip(records, [0] * self._first + places, strict=True)
             )
         )
 

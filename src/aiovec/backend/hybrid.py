@@ -32,9 +32,7 @@ def fused(
     farthest = math.inf if query.max_distance is None else query.max_distance
     best = least(near, query.limit, ids_of)
     nearest = [(key, far) for far, key in best if far <= farthest]
-    return fuse(
-        cast("Fusion", query.fusion), metric, nearest, words, whole, query.hits, ids_of
-    )
+    return fuse(cast("Fusion", query.fusion), metric, nearest, words, whole, query.hits, ids_of)
 
 
 def columns_to_read(query: Query, hits: Sequence[FusedHit[Any]]) -> Columns:
