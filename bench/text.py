@@ -1,4 +1,4 @@
-"""Keyword and hybrid search, by a word and by a question, beside FTS5, tantivy and lancedb."""
+"""Keyword and hybrid search by words and questions, in short and long texts, beside others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sqlite3
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import aiovec
 from aiovec import VectorStore
@@ -17,7 +19,8 @@ from .stores import by_aiovec, connect, fill, fill_by_hand, fill_lance, lance
 
 AIOVEC, HYBRID, VECTOR = "aiovec, keywords", "aiovec, hybrid", "aiovec, vector"
 ON_LANCE = "aiovec on LanceDB, keywords"
-FTS5, TANTIVY, LANCEDB = "FTS5 by hand", "tantivy", "lancedb"
+FTS5, TANTIVY, BM25S, LANCEDB = "FTS5 by hand", "tantivy", "bm25s", "lancedb"
+_PASSAGES, _TOGETHER = 40_000, 15
 _WORDS = 1000
 _ROUNDS, _SECONDS = 12, 0.2
 _CLIENTS = 64
@@ -25,8 +28,18 @@ _CLIENTS = 64
 
 async def run(options: Options) -> list[Result]:
     data = load(options.rows(ROWS), options.data)
+    long, questions = _passages(data), data.questions(_WORDS)
     by_word = await _compared(options, data, data.words(_WORDS), "a word of a text")
-    return by_word + await _compared(options, data, data.questions(_WORDS), "a question")
+    by_question = await _compared(options, data, questions, "a question")
+    return by_word + by_question + await _compared(options, long, questions, "one in long texts")
+
+
+def _passages(data: Data) -> Data:
+    """Return fewer rows, with the texts of fifteen random rows each: some 230 real words."""
+    shape = min(len(data), _PASSAGES), _TOGETHER
+    picked = np.random.default_rng(5).integers(len(data), size=shape)
+    texts = [" ".join(data.texts[n] for n in row) for row in picked]
+    return Data(f"{data.origin}, long texts", data.vectors[: len(texts)], texts, data.queries)
 
 
 async def _compared(options: Options, data: Data, words: list[str], what: str) -> list[Result]:
@@ -39,19 +52,20 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
         stack.callback(db.close)
         asking = {
             AIOVEC: _by_words(store, words), VECTOR: by_aiovec(store, data),
-            HYBRID: _by_both(store, words, data), FTS5: _by_fts5(db, words),
+            HYBRID: _by_words(store, words, data), FTS5: _by_fts5(db, words),
         }  # fmt: skip
         if not options.alone:
-            try:
-                asking[TANTIVY] = _by_tantivy(folder / "tantivy", data, words)
-            except ImportError:
-                notes.append("skipped: tantivy: it is not installed")
+            for name, other in (TANTIVY, _by_tantivy), (BM25S, _by_bm25s):
+                try:
+                    asking[name] = other(folder / name, data, words)
+                except ImportError:
+                    notes.append(f"skipped: {name}: it is not installed")
             connection = await stack.enter_async_context(lance(folder / "bare"))
             asking[LANCEDB] = await _by_lancedb(connection, data, words)
             place = f"lancedb://{folder / 'ours'}"
-            other = await stack.enter_async_context(aiovec.connect(place))
-            await fill(other, data, text=True)
-            asking[ON_LANCE] = _by_words(other, words)
+            ours = await stack.enter_async_context(aiovec.connect(place))
+            await fill(ours, data, text=True)
+            asking[ON_LANCE] = _by_words(ours, words)
         seconds = options.seconds(_SECONDS)
         times = await interleaved(
             {name: block_of(ask, _WORDS, seconds) for name, ask in asking.items()},
@@ -61,10 +75,9 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
         rates = {
             f"{name}, {_CLIENTS} clients": [await rate(ask, _CLIENTS, 10 * seconds)]
             for name, ask in asking.items()
-            if name in (AIOVEC, HYBRID, VECTOR, ON_LANCE)
         }
         wrong = [f"no row found with {word!r}" for word, rows in hits.items() if not rows]
-    compared = ratios(times, AIOVEC, FTS5, TANTIVY, LANCEDB)
+    compared = ratios(times, AIOVEC, FTS5, TANTIVY, BM25S, LANCEDB)
     if ON_LANCE in times:
         compared |= ratios(times, ON_LANCE, LANCEDB)
     return [
@@ -76,18 +89,13 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
     ]  # fmt: skip
 
 
-def _by_words(store: VectorStore, words: list[str]) -> Ask:
+def _by_words(store: VectorStore, words: list[str], data: Data | None = None) -> Ask:
+    """Search by words, or with data by its queries too."""
+
     async def ask(query: int) -> list[int]:
-        hits = await store.search_text(TABLE, words[query % len(words)], limit=LIMIT)
-        return [row_number(hit.id) for hit in hits]
-
-    return ask
-
-
-def _by_both(store: VectorStore, words: list[str], data: Data) -> Ask:
-    async def ask(query: int) -> list[int]:
-        vector = data.queries[query % len(data.queries)]
-        hits = await store.search_hybrid(TABLE, words[query % len(words)], vector, limit=LIMIT)
+        vector = () if data is None else (data.queries[query % len(data.queries)],)
+        search: Any = store.search_hybrid if vector else store.search_text
+        hits = await search(TABLE, words[query % len(words)], *vector, limit=LIMIT)
         return [row_number(hit.id) for hit in hits]
 
     return ask
@@ -141,6 +149,20 @@ def _by_tantivy(folder: Path, data: Data, words: list[str]) -> Ask:
         parsed = index.parse_query(words[query % len(words)], ["text"])
         rows = [searcher.doc(at).to_dict() for _, at in searcher.search(parsed, LIMIT).hits]
         return [row_number(row["id"][0]) for row in rows]
+
+    return ask
+
+
+def _by_bm25s(_: Path, data: Data, words: list[str]) -> Ask:
+    """Search in its memory, which has no rows. It blocks the event loop. Raises ImportError."""
+    module: Any = importlib.import_module("bm25s")
+    index = module.BM25()
+    index.index(module.tokenize(data.texts, None, show_progress=False), show_progress=False)
+
+    async def ask(query: int) -> list[int]:
+        wanted = module.tokenize(words[query % len(words)], None, show_progress=False)
+        rows, _ = index.retrieve(wanted, k=LIMIT, show_progress=False)
+        return [int(row) for row in rows[0]]
 
     return ask
 
