@@ -28,6 +28,7 @@ from aiovec.backend import (
     Metric,
     TextClause,
     all_words_first,
+    least,
     snippets,
     word_snippets,
 )
@@ -220,7 +221,11 @@ def _ranked(
         best = matching(any=query.match == "any")
         whole = 0 if query.match == "any" else len(best)
         if query.match == "best" and query.wanted > 1 and len(best) < query.limit:
-            best = all_words_first(best, matching(any=True), query.limit)
+            having = {rowid for rowid, _ in best}
+            others = [(-score, row) for row, score in matching(any=True) if row not in having]
+            # The limit may part rows of equal scores.
+            more = least(others, query.limit - len(best), partial(_ids, db, table))
+            best = all_words_first(best, [(row, -value) for value, row in more], query.limit)
     ticket.check()
     return best, whole, _snippets(index, query)
 

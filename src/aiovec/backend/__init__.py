@@ -65,6 +65,7 @@ from .._search.distance import distances as distances
 from .._search.distance import nearest_first as nearest_first
 from .._search.fusion import FusedHit as FusedHit
 from .._search.fusion import all_words_first as all_words_first
+from .._search.fusion import least as least
 from .._search.query import TextClause as TextClause
 from .._search.snippets import Match as Match
 from .._search.snippets import Texts as Texts
