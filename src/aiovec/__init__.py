@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 else:
     # connect() loads these off the event loop; before that, the first use does.
     _LATER = (
-        "_filters", "_search.fusion", "_model.records", "_model.results", "backend.contract",
-        "_input.types", "_store.rank", "_store.store",
-    )  # fmt: skip
+        "_filters _search.fusion _model.records _model.results backend.contract _input.types "
+        "_store.rank _store.store"
+    ).split()
 
     def __getattr__(name):
         from importlib import import_module

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import operator
 import os
 import re
 import sys
@@ -432,9 +433,11 @@ def storable(value: Any, name: str = "metadata", *, large: type[str] | None = No
 _Meant: TypeAlias = Callable[[str], FieldRef | Sequence[FieldRef]]
 
 
-def metadata_filter(
-    wanted: Mapping[str, Any], field: _Meant = lambda key: F[f"payload.{key}"]
-) -> Expr:
+def _in_payload(key: str) -> FieldRef:
+    return F[f"payload.{key}"]
+
+
+def metadata_filter(wanted: Mapping[str, Any], field: _Meant = _in_payload) -> Expr:
     """Return a filter from a mapping in MongoDB's syntax.
 
     All entries of ``{"year": {"$gte": 2020}, "lang": "en"}`` must match. A plain value means
@@ -519,13 +522,13 @@ def _contains(field: FieldRef, value: Any) -> Expr:
 
 
 _OPERATORS: dict[str, Callable[[FieldRef, Any], Expr]] = {
-    "$eq": lambda field, value: field == value,
-    "$gt": lambda field, value: field > value,
-    "$gte": lambda field, value: field >= value,
-    "$lt": lambda field, value: field < value,
-    "$lte": lambda field, value: field <= value,
-    "$like": lambda field, value: field.like(value),
-    "$ilike": lambda field, value: field.ilike(value),
+    "$eq": operator.eq,
+    "$gt": operator.gt,
+    "$gte": operator.ge,
+    "$lt": operator.lt,
+    "$lte": operator.le,
+    "$like": FieldRef.like,
+    "$ilike": FieldRef.ilike,
     "$contains": _contains,
 }
 _NEGATED = {"$ne": "$eq", "$nin": "$in", "$not_contains": "$contains"}

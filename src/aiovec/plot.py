@@ -152,10 +152,8 @@ def label_field(schema: Schema) -> str | None:
 def _colors(schema: Schema, label: str | None) -> list[str]:
     """Return the fields that may have few values."""
     kinds = (str, bool, int, list[str])
-    return [
-        name for name, field in schema.fields.items()
-        if name != label and field.type in kinds and not field.text
-    ]  # fmt: skip
+    able = {name: field for name, field in schema.fields.items() if field.type in kinds}
+    return [name for name, field in able.items() if name != label and not field.text]
 
 
 def _has_few_values(sample: Results[Record], name: str) -> bool:

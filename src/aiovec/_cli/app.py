@@ -68,8 +68,8 @@ class Commands(TyperGroup):
         listed += filter(None, (_loaded(name, app) for name, app in _apps().items()))
         width = formatter.width - 6 - max(len(str(command.name)) for command in listed)
         with formatter.section("Commands"):
-            formatter.write_dl([(str(command.name), command.get_short_help_str(width))
-                                for command in listed])  # fmt: skip
+            lines = [(str(each.name), each.get_short_help_str(width)) for each in listed]
+            formatter.write_dl(lines)
 
 
 def _function(command: str) -> Callable[..., None]:

@@ -119,11 +119,9 @@ async def search(
     if words is None and vector is None and not like:
         table, words = None, table
     _check_search(words, vector, like, not_like, by, match)
-    options: dict[str, Any] = {
-        "where": where, "limit": limit, "select": names_in(select), "min_score": min_score,
-        "include_vector": include_vector, "offset": offset,
-        "rerank": [*map(_boost_in, boost)] if boost else None,
-    }  # fmt: skip
+    options: dict[str, Any] = {"where": where, "limit": limit, "offset": offset}
+    options |= {"select": names_in(select), "include_vector": include_vector}
+    options |= {"min_score": min_score, "rerank": [*map(_boost_in, boost)] if boost else None}
     query: Any = words if vector is None else _vector_in(vector)
 
     opened = await at.table(table, reading=True)
@@ -172,14 +170,17 @@ def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: boo
     facts = {"hits": flat, "seconds": round(seconds, 6)}
     if whole and flat and all(map(place_of, flat)):
         return Shown(facts, (_passage(row, str(place_of(row)), words) for row in flat))
-    names = [name for name in dict.fromkeys(name for row in flat for name in row)
-             if name not in ("id", "_score", "_distance", "_ranks")]  # fmt: skip
+    names = dict.fromkeys(name for row in flat for name in row)
+    for name in ("id", "_score", "_distance", "_ranks"):
+        names.pop(name, None)
     # A merged score says how a hit compares with the others, and the distance how near it is.
     measures = {"score": _score} | (
         {"distance": _distance} if any("_ranks" in row for row in flat) else {}
     )
-    cells = [[*(show(row) for show in measures.values()), row["id"],
-              *(cell(row.get(name)) for name in names)] for row in flat]  # fmt: skip
+    cells = [
+        [*(show(row) for show in measures.values()), row["id"], *map(cell, map(row.get, names))]
+        for row in flat
+    ]
     listing = Listing([*measures, "id", *names], cells, right=[*measures])
     return Shown(facts, [listing], note=f"{len(flat)} hits in {seconds * 1000:.1f} ms")
 
@@ -227,10 +228,9 @@ async def rows(
 ) -> Shown:
     """Show rows of a table, without a search."""
     opened = await at.table(table, reading=True)
-    return _listed(await opened.find(
-        where, order_by=names_in(order_by), limit=limit, offset=offset, select=names_in(select),
-        include_vector=include_vector,
-    ))  # fmt: skip
+    part: dict[str, Any] = {"limit": limit, "offset": offset, "include_vector": include_vector}
+    order, names = names_in(order_by), names_in(select)
+    return _listed(await opened.find(where, order_by=order, select=names, **part))
 
 
 @on_store()

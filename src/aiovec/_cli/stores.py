@@ -246,9 +246,11 @@ class At:
         """
         vectors = await self.open(reading=reading)
         if (
-            name is None and field is not None and field in await vectors.tables()
+            name is None
+            and field is not None
+            and field in await vectors.tables()
             and field not in (await vectors.schema(field)).fields
-        ):  # fmt: skip
+        ):
             raise typer.BadParameter(f"{field} is a table: write the FIELD after it")
         if name is None:
             name, *others = await vectors.tables() or [""]

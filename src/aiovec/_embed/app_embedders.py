@@ -47,8 +47,9 @@ def check_embedders(single: object, several: object) -> dict[str, Embedder | Map
     if isinstance(given.get("kind"), str):
         raise ConfigError(
             f"embedders must map names to embedders: {{'default': {shown(dict(given))}}}; pass a "
-            "single one as embedder=", key="embedders",
-        )  # fmt: skip
+            "single one as embedder=",
+            key="embedders",
+        )
     checked: dict[str, Embedder | Mapping[str, object]] = {}
     for name, option in given.items():
         if isinstance(option, str):
@@ -66,15 +67,17 @@ def _kind(option: str) -> Mapping[str, object]:
         kind = service if colon else "openai"
         raise ConfigError(
             f"{option!r} names a model: pass {{'kind': {kind!r}, 'model': {model or option!r}, "
-            "'dim': <the length of its vectors>}", key="embedder",
-        )  # fmt: skip
+            "'dim': <the length of its vectors>}",
+            key="embedder",
+        )
     if not colon and option not in _KINDS:
         raise ConfigError(
             f"{option!r} is no kind of embedder ({', '.join(_KINDS)}); a model is named behind its "
             "kind: {'kind': 'fastembed', 'model': 'BAAI/bge-small-en-v1.5', 'dim': 384}, or for "
             "Ollama and other services {'kind': 'openai', 'base_url': 'http://localhost:11434/v1', "
-            "'model': 'nomic-embed-text', 'dim': 768}", key="embedder",
-        )  # fmt: skip
+            "'model': 'nomic-embed-text', 'dim': 768}",
+            key="embedder",
+        )
     return {"kind": option}
 
 
@@ -84,8 +87,9 @@ def check_embedder(name: str, given: object) -> Embedder:
     if isinstance(given, type):
         raise ConfigError(
             f"the embedder {name!r} is the class {given.__name__}; pass an object, such as "
-            f"{given.__name__}()", key=f"embedders.{name}",
-        )  # fmt: skip
+            f"{given.__name__}()",
+            key=f"embedders.{name}",
+        )
     if not callable(given):
         raise ConfigError(
             f"the embedder {name!r} must be a kind such as 'demo', a mapping such as "
@@ -103,6 +107,7 @@ def check_embedder(name: str, given: object) -> Embedder:
     ):
         raise ConfigError(
             f"the embedder {name!r} has the attribute dim {shown(dim)}, which must be a length "
-            f"from 1 to {MAX_DIM}, or None; {wrap}", key=f"embedders.{name}.dim",
-        )  # fmt: skip
+            f"from 1 to {MAX_DIM}, or None; {wrap}",
+            key=f"embedders.{name}.dim",
+        )
     return cast("Embedder", given)

@@ -130,10 +130,8 @@ class Batcher:
 
     def error_of(self, failure: Failure, row: int | None) -> EmbeddingError:
         """Return the error that a user gets for a failure."""
-        error = EmbeddingError(
-            self.name, failure.reason, model=self.model, row=row, status=failure.status,
-            retryable=failure.retryable,
-        )  # fmt: skip
+        facts: dict[str, Any] = {"status": failure.status, "retryable": failure.retryable}
+        error = EmbeddingError(self.name, failure.reason, model=self.model, row=row, **facts)
         error.__cause__ = failure.cause
         return error
 

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 LARGEST_BATCH = 2048
 """Most texts in a request, since the event loop joins them."""
 
-_PACKAGES = {
-    "openai": "aiohttp", "fastembed": "fastembed", "sentence-transformers": "sentence_transformers",
-}  # fmt: skip
+_PACKAGES = {"openai": "aiohttp", "fastembed": "fastembed"}
+_PACKAGES["sentence-transformers"] = "sentence_transformers"
 # 67 MB, for English, with the MIT license. It reads 512 tokens of a text.
 _FASTEMBED = {"model": "BAAI/bge-small-en-v1.5", "dim": 384}
 # The name of a public model, not a folder.
@@ -196,8 +195,8 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
 def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Batcher:
     from .batcher import Batcher
 
-    recipe = {name: value for name, value in vars(settings).items()
-              if name in RECIPE_KEYS and value != settings.keys[name].default}  # fmt: skip
+    recipe = {name: value for name, value in vars(settings).items() if name in RECIPE_KEYS}
+    recipe = {name: value for name, value in recipe.items() if value != settings.keys[name].default}
     recipe["kind"] = settings.kind
     if "base_url" in recipe:
         recipe["base_url"] = redacted(settings.base_url)
@@ -246,7 +245,7 @@ def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Emb
             f"the embedder {name!r} needs {package}; install it with: "
             f'pip install "aiovec[{settings.kind}]"',
             key=f"retrieval.embedders.{name}.kind",
-        )  # fmt: skip
+        )
     if settings.kind == "openai":
         from .openai import OpenAIEmbedder
 

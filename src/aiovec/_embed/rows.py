@@ -39,11 +39,9 @@ def lacking(rows: Batch, schema: Schema) -> Lacking | None:
     if not schema.vector_nullable:
         for row in missing:
             if not texts[row]:
-                reason = "no text" if texts[row] is None else "only an empty text"
-                raise InvalidRowError(
-                    f"there is {reason} for the embedder; give the row a text or a vector",
-                    row=row, id=ids[row], field=embed.field,
-                )  # fmt: skip
+                given = "no text" if texts[row] is None else "only an empty text"
+                reason = f"there is {given} for the embedder; give the row a text or a vector"
+                raise InvalidRowError(reason, row=row, id=ids[row], field=embed.field)
     chosen = [row for row in missing if texts[row]]
     positions = np.array(chosen, dtype=np.int64)
     return Lacking(positions, [ids[row] for row in chosen], [texts[row] for row in chosen])

@@ -100,7 +100,7 @@ class StaticModel:
                 f'the embedder "local" needs {package}; install it with: '
                 'pip install "aiovec[local]"',
                 key=f"{self._key}.kind",
-            )  # fmt: skip
+            )
         return Path(spec.origin).parent
 
     def _mapped(self) -> npt.NDArray[Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .._model.arrow import check_array, is_number, table_of
-from .._model.kinds import BY_TYPE, KINDS, Kind, kind_of_dtype
+from .._model.kinds import BY_TYPE, KINDS, Kind, kind_of_arrow, kind_of_dtype
 from .._model.schema import Embed, Field, FieldIndex, Metric, Schema, check_field_name
 from .._tools.lazy_arrow import is_array, is_list, is_of, pa, pc
 from .._tools.messages import shown
@@ -111,9 +111,9 @@ def field_of_kinds(kinds: set[str]) -> Field | None:
 
 def field_of_arrow(column: pa.Field) -> Field | None:
     """Return the field for an Arrow column; None if no field has its type."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    name = next((name for name, known in KINDS.items() if known.is_arrow(kind)), None)
-    return None if name is None else Field(name, nullable=column.nullable)
+    dictionary = pa.types.is_dictionary(column.type)
+    kind = kind_of_arrow(column.type.value_type if dictionary else column.type)
+    return None if kind is None else Field(kind.name, nullable=column.nullable)
 
 
 def fields_of(
@@ -142,13 +142,10 @@ def _may_name(name: object) -> bool:
 
 def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> Schema:
     """Return the schema with keyword search and filter indexes for these fields."""
-    wanted: Sequence[tuple[FieldIndex, str, Sequence[str]]] = (
-        ("text", "text", text), ("btree", "index", index),
-    )  # fmt: skip
-    for kind, argument, names in wanted:
-        for name in names:
-            indexable_field(schema, name, kind, argument)
-            schema = schema.with_changed_field(name, schema.fields[name].with_index(kind))
+    wanted: list[tuple[str, FieldIndex, str]] = [(name, "text", "text") for name in text]
+    for name, kind, argument in [*wanted, *((name, "btree", "index") for name in index)]:
+        indexable_field(schema, name, kind, argument)
+        schema = schema.with_changed_field(name, schema.fields[name].with_index(kind))
     return schema
 
 

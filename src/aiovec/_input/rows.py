@@ -434,10 +434,11 @@ def _mappings_of(items: Sequence[Any], schema: Schema) -> list[Mapping[str, Any]
     for row, item in enumerate(items):
         mapping = item if type(item) is dict else as_row(item, schema.vector, row)
         if mapping is None:
-            raise InvalidRowError(
+            reason = (
                 "a row must be a mapping, a record, a pydantic model, a dataclass or a named "
-                f"tuple, not {type(item).__name__}{_texts_as_rows(item, schema)}", row=row,
-            )  # fmt: skip
+                f"tuple, not {type(item).__name__}{_texts_as_rows(item, schema)}"
+            )
+            raise InvalidRowError(reason, row=row)
         mappings.append(mapping)
     return mappings
 

@@ -260,11 +260,11 @@ def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) 
             raise InvalidNameError(name, kind, f"a path may have at most {most} keys")
         match = _PIECE.match(name, at + 1)
         if match is None:
-            raise InvalidNameError(
-                name, kind,
+            rule = (
                 "each key of the payload stands behind a dot, in double quotes if it is empty or "
-                "has a dot or a quote in it",
-            )  # fmt: skip
+                "has a dot or a quote in it"
+            )
+            raise InvalidNameError(name, kind, rule)
         quoted = match["quoted"]
         path.append(match["plain"] if quoted is None else quoted.replace('""', '"'))
         at = match.end()

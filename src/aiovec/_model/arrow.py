@@ -56,9 +56,8 @@ def table_of(rows: Any) -> pa.Table:
 def array_of(column: Any, name: str) -> pa.Array | pa.ChunkedArray:
     """Return a column with Arrow's interface, such as a Polars series, as an array."""
     try:
-        return pa.chunked_array(column) if hasattr(column, "__arrow_c_stream__") else pa.array(
-            column
-        )  # fmt: skip
+        streams = hasattr(column, "__arrow_c_stream__")
+        return pa.chunked_array(column) if streams else pa.array(column)
     except (pa.ArrowException, TypeError, ValueError) as exc:
         raise InvalidRowError(
             f"this {type(column).__name__} cannot be read as an Arrow array: {exc}", field=name
@@ -182,9 +181,11 @@ def unstorable(kind: pa.DataType) -> str:
     if isinstance(kind, pa.BaseExtensionType):
         return "" if kind == pa.uuid() else unstorable(kind.storage_type)
     if (
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind)
-    ):  # fmt: skip
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    ):
         return "binary"
     if pa.types.is_duration(kind) or pa.types.is_interval(kind):
         return "durations"

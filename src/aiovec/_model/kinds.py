@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from .._tools.lazy_arrow import is_list, is_text, pa
 
-Kind = Literal[
-    "text", "int", "float", "bool", "datetime", "list[text]", "list[int]", "list[float]"
-]  # fmt: skip
+Kind = Literal["text", "int", "float", "bool", "datetime", "list[text]", "list[int]", "list[float]"]
 
 
 class FieldKind(NamedTuple):
     """A type of fields.
 
-    ``expected`` and ``literal`` describe its values in the errors of rows and of filters.
-    ``is_arrow`` accepts the Arrow types of the same meaning, and ``numpy`` has the kinds of such
-    dtypes. Rows may also bring values of the types in ``also``, and mix values of the kinds in
-    ``mixes`` with its own. The kind of a list has that of its ``item``.
+    ``expected`` and ``literal`` describe its values in the errors of rows and of filters, and
+    ``numpy`` has the kinds of dtypes of the same meaning. Rows may also bring values of the types
+    in ``also``, and mix values of the kinds in ``mixes`` with its own. The kind of a list has that
+    of its ``item``.
     """
 
     name: Kind
     python: Any
     expected: str
-    arrow: Callable[[], pa.DataType]
-    is_arrow: Callable[[pa.DataType], object]
     literal: str = ""
     numpy: str = ""
     also: tuple[type, ...] = ()
@@ -38,46 +34,25 @@ class FieldKind(NamedTuple):
         """The kind of a single value: of an item, if the values are lists."""
         return self.item or self
 
-
-_TEXT = FieldKind("text", str, "text", lambda: pa.utf8(), is_text, "text", "UT")
-_INT = FieldKind(
-    "int", int, "a whole number of up to 64 bits",
-    lambda: pa.int64(), lambda kind: pa.types.is_integer(kind), "a number", "iu",
-)  # fmt: skip
-_FLOAT = FieldKind(
-    "float", float, "a number",
-    lambda: pa.float64(), lambda kind: pa.types.is_floating(kind), "a number", "f", mixes=(_INT,),
-)  # fmt: skip
-_BOOL = FieldKind(
-    "bool", bool, "True or False",
-    lambda: pa.bool_(), lambda kind: pa.types.is_boolean(kind), "TRUE or FALSE", "b",
-)  # fmt: skip
-_DATETIME = FieldKind(
-    "datetime", datetime, "a datetime with a time zone",
-    lambda: pa.timestamp("us", tz="UTC"), lambda kind: pa.types.is_timestamp(kind) and kind.tz,
-    "a time: TIMESTAMP '...Z' in text, a datetime with a time zone in Python", also=(str,),
-)  # fmt: skip
+    def arrow(self) -> pa.DataType:
+        """Return the Arrow type of its values."""
+        return _arrow_types()[self.name] if self.item is None else pa.list_(self.item.arrow())
 
 
-def _lists(name: Kind, python: Any, expected: str, item: FieldKind, *mixes: FieldKind) -> FieldKind:
-    return FieldKind(
-        name, python, expected, lambda: pa.list_(item.arrow()),
-        lambda kind: is_list(kind) and item.is_arrow(kind.value_type), mixes=mixes, item=item,
-    )  # fmt: skip
-
-
-_INTS = _lists("list[int]", list[int], "a list of whole numbers", _INT)
+_MOMENT = "a time: TIMESTAMP '...Z' in text, a datetime with a time zone in Python"
+_TEXT = FieldKind("text", str, "text", "text", "UT")
+_INT = FieldKind("int", int, "a whole number of up to 64 bits", "a number", "iu")
+_FLOAT = FieldKind("float", float, "a number", "a number", "f", mixes=(_INT,))
+_BOOL = FieldKind("bool", bool, "True or False", "TRUE or FALSE", "b")
+_DATETIME = FieldKind("datetime", datetime, "a datetime with a time zone", _MOMENT, also=(str,))
+_TEXTS = FieldKind("list[text]", list[str], "a list of text", item=_TEXT)
+_INTS = FieldKind("list[int]", list[int], "a list of whole numbers", item=_INT)
+_FLOATS = FieldKind("list[float]", list[float], "a list of numbers", mixes=(_INTS,), item=_FLOAT)
 
 SINGLE = (_TEXT, _INT, _FLOAT, _BOOL, _DATETIME)
 """The kinds of fields without lists."""
 
-KINDS = {
-    kind.name: kind
-    for kind in (
-        *SINGLE, _lists("list[text]", list[str], "a list of text", _TEXT), _INTS,
-        _lists("list[float]", list[float], "a list of numbers", _FLOAT, _INTS),
-    )
-}  # fmt: skip
+KINDS = {kind.name: kind for kind in (*SINGLE, _TEXTS, _INTS, _FLOATS)}
 
 BY_TYPE: dict[Any, FieldKind] = {kind.python: kind for kind in KINDS.values()}
 """The kinds by the Python types of their values."""
@@ -86,3 +61,25 @@ BY_TYPE: dict[Any, FieldKind] = {kind.python: kind for kind in KINDS.values()}
 def kind_of_dtype(letter: str) -> FieldKind | None:
     """Return the kind of an array's values by the kind of its dtype; None if there is none."""
     return next((kind for kind in SINGLE if letter in kind.numpy), None)
+
+
+def kind_of_arrow(kind: pa.DataType) -> FieldKind | None:
+    """Return the kind of the values of an Arrow type; None if there is none."""
+    if is_list(kind):
+        of = kind_of_arrow(kind.value_type)
+        return next((each for each in KINDS.values() if of is not None and each.item is of), None)
+    if pa.types.is_timestamp(kind):
+        return _DATETIME if kind.tz else None
+    if is_text(kind):
+        return _TEXT
+    if pa.types.is_boolean(kind):
+        return _BOOL
+    if pa.types.is_integer(kind):
+        return _INT
+    return _FLOAT if pa.types.is_floating(kind) else None
+
+
+@cache
+def _arrow_types() -> dict[str, pa.DataType]:
+    numbers = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    return {"text": pa.utf8(), "datetime": pa.timestamp("us", tz="UTC"), **numbers}

@@ -63,11 +63,11 @@ def _set(root: dict[str, Any], path: Path, value: Any, id: str) -> None:
         if within is None:
             within = parent[key] = {}
         if type(within) is not dict:
-            raise InvalidRowError(
+            reason = (
                 f"{path_text(path[:depth]):.120} is {within!r:.60}, not an object, so no key can "
-                "be set within it; set the whole value, or remove it first",
-                id=id, field=path_text(path),
-            )  # fmt: skip
+                "be set within it; set the whole value, or remove it first"
+            )
+            raise InvalidRowError(reason, id=id, field=path_text(path))
         parent = within
     parent[path[-1]] = value
 

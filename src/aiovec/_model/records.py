@@ -232,9 +232,8 @@ class Hit(_Row):
         ``_highlights`` if the hit has them. A stored key with such a name gets one more underscore
         in front, so ``_score`` is always the hit's score.
         """
-        flat: dict[str, Any] = {
-            "id": self.id, "_score": self.score, "_distance": self.distance,
-        }  # fmt: skip
+        flat: dict[str, Any]
+        flat = {"id": self.id, "_score": self.score, "_distance": self.distance}
         if self.ranks:
             flat["_ranks"] = {
                 name: rank._asdict() if isinstance(rank, Rank) else rank

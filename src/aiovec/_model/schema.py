@@ -99,15 +99,11 @@ def _check_choices(**options: tuple[object, tuple[str | bool | None, ...]]) -> N
 _FLAG = (True, False)
 _INDEXES = (None, "btree", "bitmap")
 _METRICS = ("cosine", "l2", "dot")
-_IN_WORDS: dict[object, str] = {
-    "l2": " (Euclidean)", "dot": " (inner product)", "btree": " (the usual one)",
-    "bitmap": " (for few different values)",
-}  # fmt: skip
+_IN_WORDS: dict[object, str] = {"l2": " (Euclidean)", "dot": " (inner product)"}
+_IN_WORDS |= {"btree": " (the usual one)", "bitmap": " (for few different values)"}
 _EVERY_FIELD = "every field may be null: give a field's type without None, as in Field(str)"
-_NO_TYPE: dict[object, str] = {
-    Union: _EVERY_FIELD, UnionType: _EVERY_FIELD,
-    list: "the items of a list field need a type: list[str], list[int] or list[float]",
-}  # fmt: skip
+_NO_TYPE: dict[object, str] = {Union: _EVERY_FIELD, UnionType: _EVERY_FIELD}
+_NO_TYPE[list] = "the items of a list field need a type: list[str], list[int] or list[float]"
 ANALYZERS = get_args(Analyzer)
 LANGUAGES = frozenset(ANALYZERS[3:])
 """The analyzers by Snowball, which both backends have; SQLite's own stemmer is for English."""
@@ -329,11 +325,8 @@ class Schema:
         checked = _checked_fields(vector, {} if fields is None else fields)
         _check_embed(embed, checked)
         keys = _checked_payload_indexes(payload_indexes, payload)
-        values = (
-            dim, metric, model, vector, checked, payload, analyzer, quantized, embed,
-            vector_nullable, keys,
-        )  # fmt: skip
-        for name, value in zip(_NAMES, values, strict=True):
+        values = (dim, metric, model, vector, checked, payload, analyzer, quantized, embed)
+        for name, value in zip(_NAMES, (*values, vector_nullable, keys), strict=True):
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -491,11 +484,11 @@ class Schema:
         """Return the schema in an Arrow schema's metadata; the inverse of ``to_arrow``."""
         carried = (getattr(schema, "metadata", None) or {}).get(_METADATA_KEY)
         if carried is None:
-            raise InvalidArgumentError(
-                "an Arrow schema", schema,
+            expected = (
                 "a schema made by Schema.to_arrow() (for other Arrow data, pass the data itself to "
-                "create_table())",
-            )  # fmt: skip
+                "create_table_from())"
+            )
+            raise InvalidArgumentError("an Arrow schema", schema, expected)
         return cls.from_json(carried)
 
 

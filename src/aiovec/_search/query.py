@@ -129,10 +129,8 @@ def _check_no_field(word: str, held: str, fields: Set[str], schema: Schema) -> N
     declared = word == "id" or word in schema.fields
     if (declared or (near and len(word) > _FEW_LETTERS)) and not held.startswith("//"):
         cure = "use where to filter by it." if declared else f"did you mean {near!r}?"
-        raise InvalidNameError(
-            word, "field of keyword search",
-            f"the fields are {listed(sorted(fields))}; {cure} In quotes, it is plain text",
-        )  # fmt: skip
+        rule = f"the fields are {listed(sorted(fields))}; {cure} In quotes, it is plain text"
+        raise InvalidNameError(word, "field of keyword search", rule)
 
 
 def _is_wanted(held: str, grams: bool) -> bool:

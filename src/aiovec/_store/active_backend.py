@@ -332,12 +332,14 @@ def _check_place(mark: MoveMark, left: Backend, place: Place, target: str) -> No
         are_paths and os.path.realpath(mark.target) == os.path.realpath(target)
     )
     if not is_same:
+        reason = (
+            f"the settings of this process lead to {target} instead: correct the environment "
+            "variable or the TOML file"
+        )
+        facts = {"backend": mark.backend, "config": mark.config}
         raise StoreMovedError(
-            left.target, mark.moved_to,
-            backend=mark.backend, config=mark.config, generation=mark.generation,
-            reason=f"the settings of this process lead to {target} instead: correct the "
-            "environment variable or the TOML file",
-        )  # fmt: skip
+            left.target, mark.moved_to, **facts, generation=mark.generation, reason=reason
+        )
     if mark.target_marked and not place.exists():
         raise _lost_error(mark, left)
 

@@ -233,10 +233,14 @@ class ExpiringTable(OpenTable):
         while self.backend.upkeep:
             with renewed():
                 ids = await self.backend.find(
-                    self.handle, where=self._expired, order_by=oldest_first,
-                    limit=_SWEPT_AT_ONCE, offset=0, columns=Columns(()),
+                    self.handle,
+                    where=self._expired,
+                    order_by=oldest_first,
+                    limit=_SWEPT_AT_ONCE,
+                    offset=0,
+                    columns=Columns(()),
                     finish=lambda rows: rows.ids,
-                )  # fmt: skip
+                )
                 if ids:
                     await self._delete(ids)
             if len(ids) < _SWEPT_AT_ONCE:

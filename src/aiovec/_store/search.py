@@ -243,16 +243,11 @@ _CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
 
 
 # The ability that each value of a tuning needs, and a hint for backends without it.
-_TUNED = (
-    (
-        "indexes", ("nprobes", "ef", "refine", "measure"),
-        "it searches exactly; an index of LanceDB takes this. Leave it out, or pass exact=True",
-    ),
-    (
-        "quantized", ("dims",),
-        "SQLite does. Leave it out, or pass exact=True",
-    ),
-)  # fmt: skip
+_OF_INDEXES = (
+    "it searches exactly; an index of LanceDB takes this. Leave it out, or pass exact=True"
+)
+_TUNED = dict.fromkeys(("nprobes", "ef", "refine", "measure"), ("indexes", _OF_INDEXES))
+_TUNED["dims"] = ("quantized", "SQLite does. Leave it out, or pass exact=True")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,12 +303,17 @@ class Plan:
         query = Query(
             # Each list of a hybrid search has more hits than the caller gets.
             limit=limit if options.fusion is None or options.group_by else options.pool,
-            where=None, columns=self.selection.columns.metered(limit * len(part)),
-            exact=options.exact, tuning=options.tuning, max_distance=options.max_distance,
-            clauses=clauses or (), match=options.match,
+            where=None,
+            columns=self.selection.columns.metered(limit * len(part)),
+            exact=options.exact,
+            tuning=options.tuning,
+            max_distance=options.max_distance,
+            clauses=clauses or (),
+            match=options.match,
             highlight=_HIGHLIGHT if highlight is True else highlight or None,
-            fusion=options.fusion, hits=count,
-        )  # fmt: skip
+            fusion=options.fusion,
+            hits=count,
+        )
         if not self.vectors:
             return [replace(query, where=self.filters[0])]
         return [replace(query, where=self.filters[n], vector=self.vectors[n]) for n in part]
@@ -492,10 +492,9 @@ def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:
     """Raise UnsupportedError for a value that this backend would ignore."""
-    for ability, names, hint in _TUNED:
-        for name in () if backend.supports(ability) else names:
-            if getattr(tuning, name) is not None:
-                raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
+    for name, (ability, hint) in _TUNED.items():
+        if getattr(tuning, name) is not None and not backend.supports(ability):
+            raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
 
 
 def bound_filters(options: SearchOptions, schema: Schema, count: int) -> list[Expr | None]:
@@ -517,12 +516,11 @@ def bound_filters(options: SearchOptions, schema: Schema, count: int) -> list[Ex
 def _clauses(table: OpenTable, words: str) -> tuple[TextClause, ...]:
     """Return the clauses of a keyword search that this backend can answer on this table."""
     if not text_fields(table.schema):
-        raise UnsupportedError(
-            "text", table.backend.name,
+        reason = (
             "none of its fields has text=True; create_field_index(table, field, 'text') indexes an "
-            "existing text field, add_field(table, name, Field(str, text=True)) adds one",
-            table=table.handle.name,
-        )  # fmt: skip
+            "existing text field, add_field(table, name, Field(str, text=True)) adds one"
+        )
+        raise UnsupportedError("text", table.backend.name, reason, table=table.handle.name)
     clauses = parse(words, table.schema)
     check_phrases(words, clauses, table.schema)
     return clauses

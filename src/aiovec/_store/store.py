@@ -156,22 +156,12 @@ _Parts = Callable[[OpenTable], Awaitable[AsyncGenerator[_T, None]]]
 _MOST_ROWS = 2**31 - 1
 # Most rows that ``search_like`` takes, since it reads their vectors first.
 _MOST_LIKE = 1_000
-# The calls that make a table's handles stale.
-_ALTERS = frozenset(
-    {
-        "add_field", "create_field_index", "drop_field_index", "drop_field",
-        "rename_field", "rename_table", "drop_table",
-    }
-)  # fmt: skip
-# Methods that a read-only store refuses. create_table is not among them: the table may exist.
-_WRITES = _ALTERS | frozenset(
-    {
-        "create_table_from", "insert", "upsert", "update", "set_vectors", "delete",
-        "optimize", "create_index", "drop_index", "revert",
-    }
-)  # fmt: skip
-# The calls that are done at most once for a write key. No server has a request to create from rows.
-_ONCE = (_WRITES | {"create_table"}) - {"create_table_from", "optimize"}
+# Writes that are done at most once for a write key.
+_ONCE = frozenset(
+    "create_table insert upsert update set_vectors delete create_index drop_index revert".split()
+)
+# Writes that a read-only store refuses, as it refuses alterations. It may have to create no table.
+_WRITES = _ONCE - {"create_table"} | {"create_table_from", "optimize"}
 
 
 class VectorStore(Hints):
@@ -449,7 +439,8 @@ class VectorStore(Hints):
             await t.backend.alter(t.handle, change)
             t.active.forget(table)
 
-        await self._on_table(call, table, alter)
+        check_table_name(table)
+        await self._call(call, table, alter, opens=True, alters=True)
 
     async def rename_table(self, old: str, new: str) -> None:
         """Rename a table. Rows, schema, indexes and the change feed stay.
@@ -465,7 +456,7 @@ class VectorStore(Hints):
             active.forget(new)
             await active.backend.rename_table(old, new)
 
-        await self._call("rename_table", old, rename)
+        await self._call("rename_table", old, rename, alters=True)
 
     async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         """Drop the table and all its rows."""
@@ -480,7 +471,7 @@ class VectorStore(Hints):
                 if not missing_ok:
                     raise
 
-        await self._call("drop_table", table, drop)
+        await self._call("drop_table", table, drop, alters=True)
 
     async def tables(self) -> list[str]:
         """Return the names of the tables, sorted."""
@@ -759,11 +750,19 @@ class VectorStore(Hints):
             order = sort_order(schema, keys, descending=falling)
             condition = await t.bound(where)
             columns = chosen.first_columns(schema)
+
+            def records(rows: Batch) -> Results[Record]:
+                return Results(chosen.records(rows), columns=columns)
+
             return await t.backend.find(
-                t.handle, where=condition, order_by=order, limit=most, offset=offset,
+                t.handle,
+                where=condition,
+                order_by=order,
+                limit=most,
+                offset=offset,
                 columns=chosen.columns.metered(most),
-                finish=lambda rows: Results(chosen.records(rows), columns=columns),
-            )  # fmt: skip
+                finish=records,
+            )
 
         return await self._on_table("find", table, find, rows=len)
 
@@ -1021,10 +1020,8 @@ class VectorStore(Hints):
         With ``group_by``, each vector is a search of its own. The other arguments are those of
         ``search``.
         """
-        checked = options_of(
-            "search_many", VectorArguments, options,
-            limit=limit, where=where, each_where=each_where,
-        )  # fmt: skip
+        named = {"limit": limit, "where": where, "each_where": each_where}
+        checked = options_of("search_many", VectorArguments, options, **named)
         checked.vectors = await collect_vectors(vectors, self._read_in_thread)
         return ResultsList(await self._search("search_many", table, checked))
 
@@ -1082,10 +1079,9 @@ class VectorStore(Hints):
 
         The filter is applied before the search. ``search`` explains the other arguments.
         """
-        checked = options_of(
-            "search_text", SearchArguments, options,
-            query=_checked_query(query), limit=limit, where=where, match=match, highlight=highlight,
-        )  # fmt: skip
+        words = {"query": _checked_query(query), "match": match, "highlight": highlight}
+        named = {**words, "limit": limit, "where": where}
+        checked = options_of("search_text", SearchArguments, options, **named)
         return (await self._search("search_text", table, checked))[0]
 
     @names_options(VectorArguments)
@@ -1117,11 +1113,10 @@ class VectorStore(Hints):
         If the schema has ``embed``, ``vector`` may be a text. By default it is the vector of the
         whole query text.
         """
-        checked = options_of(
-            "search_hybrid", VectorArguments, options,
-            query=_checked_query(query), vector=vector,
-            fusion=check_fusion(fusion), limit=limit, where=where, match=match, highlight=highlight,
-        )  # fmt: skip
+        words = {"query": _checked_query(query), "match": match, "highlight": highlight}
+        named = {**words, "vector": vector, "limit": limit, "where": where}
+        fused = check_fusion(fusion)
+        checked = options_of("search_hybrid", VectorArguments, options, fusion=fused, **named)
         return (await self._search("search_hybrid", table, checked))[0]
 
     async def _search(self, call: str, table: str, options: SearchOptions) -> list[Results[Hit]]:
@@ -1319,16 +1314,17 @@ class VectorStore(Hints):
         rows: Callable[[_T], int] | None = None,
         *,
         opens: bool = False,
+        alters: bool = False,
     ) -> _T:
         """Run ``act`` on the active backend, and again if the table or the backend changed.
 
-        If ``opens``, ``act`` gets the opened table instead. ``rows`` returns the number of rows in
-        the result, for telemetry.
+        If ``opens``, ``act`` gets the opened table instead. A call that ``alters`` makes the
+        table's handles stale. ``rows`` returns the number of rows in the result, for telemetry.
         """
         self._enter()
-        if call in _WRITES:
+        if alters or call in _WRITES:
             self._check_writable(call)
-        key = write_key() if call in _ONCE else None
+        key = write_key() if alters or call in _ONCE else None
         backends, failed = self._backends, 0
         active = backends.active
         with (
@@ -1336,7 +1332,7 @@ class VectorStore(Hints):
             span(call, table, active.place) as reported,
         ):
             backends.look_ahead()
-            if call in _ALTERS:
+            if alters:
                 await backends.let_through(deadline)
             while True:
                 active, t = backends.active, None

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 
 
 def entry_points(group: str) -> Mapping[str, EntryPoint]:
-    """Return the entry points of a group, sorted by name.
+    """Return the entry points of a group, sorted by name, as they were when first asked for.
 
     If two have the same name, the first on the path wins, as with modules.
     """
+    return _entry_points(group, tuple(sys.path))
+
+
+@lru_cache(maxsize=8)
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
     first: dict[str, EntryPoint] = {}
-    if _may_have(group, sys.path):
+    if _may_have(group, path):
         from importlib import metadata
 
         for entry_point in metadata.entry_points(group=group):

@@ -30,9 +30,7 @@ _ROUNDS_FOR_CALLERS = 3
 class WriteCall:
     """A write that waits, runs, or has its outcome. ``size`` is its number of rows."""
 
-    __slots__ = (
-        "_error", "_result", "_start", "deadline", "ended", "future", "gone", "settled", "size",
-    )  # fmt: skip
+    __slots__ = tuple("_error _result _start deadline ended future gone settled size".split())
     deadline: Deadline
 
     def __init__(self, size: int = 1) -> None:

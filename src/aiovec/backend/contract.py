@@ -668,9 +668,8 @@ def index_behind_change(target: str, table: str) -> Iterator[None]:
         raise OutcomeUnknownError(target, reason) from exc
 
 
-ABILITIES = (
-    "text", "indexes", "changes", "snapshots", "backup", "restore", "moves",
-    "read-only", "once", "power-loss", "quantized",
-    "payload-indexes",
-)  # fmt: skip
+ABILITIES = tuple(
+    "text indexes changes snapshots backup restore moves read-only once power-loss quantized "
+    "payload-indexes".split()
+)
 """The names that ``VectorStore.supports`` accepts."""

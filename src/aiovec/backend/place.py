@@ -13,7 +13,7 @@ from ..errors import BackendNotInstalledError, ConfigError, InvalidArgumentError
 from .config import RetrievalSettings, load_settings
 from .contract import Backend
 from .paths import PathText, is_url, local_path, text_of
-from .plugin import OF_PATHS, BackendPlugin, backends, plugin_named, plugin_of, unusable
+from .plugin import OF_PATHS, BackendPlugin, backends, plugin_of, unusable
 
 CONFIG_VARIABLE = "AIOVEC_CONFIG"
 CONFIG_FILE = "aiovec.toml"
@@ -90,9 +90,11 @@ class Place:
         except ModuleNotFoundError as exc:
             raise BackendNotInstalledError(plugin.name, plugin.install) from exc
         except (ImportError, AttributeError, TypeError) as exc:
-            raise unusable(plugin.name, exc) from exc
+            raise unusable(plugin.name, plugin.value, exc) from exc
         if not isinstance(backend, Backend):
-            raise unusable(plugin.name, f"it returns {type(backend).__name__}, not a Backend")
+            raise unusable(
+                plugin.name, plugin.value, f"it returns {type(backend).__name__}, not a Backend"
+            )
         if read_only:
             if not backend.supports("read-only"):
                 raise UnsupportedError("read-only", backend.name, "open it without read_only=True")
@@ -150,10 +152,8 @@ def _usual_file() -> Path:
     if file.exists():
         return file
     if named:
-        raise ConfigError(
-            f"{file}: {CONFIG_VARIABLE} names this file, but it does not exist",
-            file=str(file), key=CONFIG_VARIABLE,
-        )  # fmt: skip
+        reason = f"{CONFIG_VARIABLE} names this file, but it does not exist"
+        raise ConfigError(f"{file}: {reason}", file=str(file), key=CONFIG_VARIABLE)
     raise ConfigError(
         "no store to open is given: pass a target, as in connect('notes.db'), or "
         f"config='{CONFIG_FILE}', or set {CONFIG_VARIABLE}, or put {CONFIG_FILE} into the "
@@ -174,21 +174,17 @@ def _configured(
 ) -> tuple[BackendPlugin, str]:
     """Return the backend and address of a section of the TOML file, which may name another
     backend's URL."""
-    key = plugin.address_key
+    key = f"retrieval.{plugin.address_key}"
     text = plugin.address_in(settings, file)
     if not text:
-        raise ConfigError(
-            f"{file}: retrieval.{key} is missing: it says where the {plugin.name} store is",
-            file=str(file), key=f"retrieval.{key}",
-        )  # fmt: skip
+        reason = f"{key} is missing: it says where the {plugin.name} store is"
+        raise ConfigError(f"{file}: {reason}", file=str(file), key=key)
     meant = _plugin_of(text) or plugin
     if meant.name not in {plugin.name, *plugin.delegates}:
         of_paths = plugin.name == OF_PATHS
         accepted = "a path" if of_paths else f"an address of the {plugin.name} backend"
-        raise ConfigError(
-            f"{file}: retrieval.{key} must be {accepted}, not {redacted(text)!r}",
-            file=str(file), key=f"retrieval.{key}",
-        )  # fmt: skip
+        reason = f"{key} must be {accepted}, not {redacted(text)!r}"
+        raise ConfigError(f"{file}: {reason}", file=str(file), key=key)
     return meant, meant.locate(text, file.parent)
 
 
@@ -210,13 +206,14 @@ def _plugin_of(text: str) -> BackendPlugin | None:
     if url is None:
         return None
     scheme = url[1].lower()
-    plugin = plugin_named(scheme)  # first, so that no other backend can take over a name
-    if plugin is not None:
-        return plugin
-    for plugin in backends():
+    plugins = backends()
+    names = {plugin.name: plugin for plugin in plugins}
+    if scheme in names:  # first, so that no other backend can take over a name
+        return names[scheme]
+    for plugin in plugins:
         if scheme in plugin.schemes:
             return plugin
-    known = [known for plugin in backends() for known in (plugin.name, *plugin.schemes)]
+    known = [known for plugin in plugins for known in (plugin.name, *plugin.schemes)]
     accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
     raise ConfigError(
         f"{redacted(text)}: no installed backend has the scheme {scheme}://; a target is "

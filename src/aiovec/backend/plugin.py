@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from .._tools.packages import entry_points
 from ..errors import AiovecError, BackendNotInstalledError, ConfigError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from .contract import Backend
     from .settings import BackendSettings
 
@@ -65,6 +63,11 @@ class BackendPlugin(ABC):
 
     memory: ClassVar[str] = ":memory:"
     """The prefix, in lower case, of the address of a store in memory."""
+
+    @property
+    def value(self) -> str:
+        """Its class, as the value of an entry point."""
+        return f"{type(self).__module__}:{type(self).__qualname__}"
 
     @property
     def address_key(self) -> str:
@@ -154,22 +157,6 @@ KEYS = frozenset({"backend", "dim", "server", "embedders"})
 """The keys of ``[retrieval]`` that belong to no backend, and cannot be the name of one."""
 
 
-def installed(group: str) -> Mapping[str, EntryPoint]:
-    """Return the entry points of a group, sorted by name, as they were when first asked for."""
-    return _installed(group, tuple(sys.path))
-
-
-@lru_cache(maxsize=8)
-def _installed(group: str, _path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
-    return entry_points(group)
-
-
-def unusable(name: str, reason: object) -> ConfigError:
-    """Return the error for a backend whose package is broken."""
-    value = _OURS.get(name) or installed(GROUP)[name].value
-    return ConfigError(f"the backend {name!r} ({value}) is unusable: {reason}")
-
-
 def backends() -> tuple[BackendPlugin, ...]:
     """Return the plugins of the installed backends: ours, the one of paths first, then by name.
 
@@ -180,38 +167,28 @@ def backends() -> tuple[BackendPlugin, ...]:
 
 def backend_names() -> list[str]:
     """Return the names of the installed backends, in the order of ``backends``."""
-    return [*_OURS, *(name for name in installed(GROUP) if name not in _OURS)]
+    return [*_OURS, *(name for name in entry_points(GROUP) if name not in _OURS)]
 
 
 def plugin_of(name: str) -> BackendPlugin:
     """Return the plugin of a backend. Raises ConfigError if no backend has this name."""
-    plugin = plugin_named(name)
-    if plugin is None:
+    if name in _OURS:  # without a look at other packages
+        return _plugin(name, _OURS[name], "aiovec", ())
+    entry_point = entry_points(GROUP).get(name)
+    if entry_point is None:
         names = ", ".join(backend_names())
         raise ConfigError(f"there is no backend {name!r}; the backends are: {names}")
-    return plugin
-
-
-def plugin_named(name: str) -> BackendPlugin | None:
-    """Return the plugin of a backend; None if no backend has this name."""
-    path = tuple(sys.path)
-    return _plugin(name, path) if name in _OURS or name in _installed(GROUP, path) else None
+    distribution = name if entry_point.dist is None else entry_point.dist.name
+    return _plugin(name, entry_point.value, distribution, tuple(sys.path))
 
 
 @lru_cache(maxsize=16)
-def _plugin(name: str, path: tuple[str, ...]) -> BackendPlugin:
-    entry_point = None if name in _OURS else _installed(GROUP, path)[name]
-    distribution = "aiovec"
-    if entry_point is not None:
-        distribution = name if entry_point.dist is None else entry_point.dist.name
+def _plugin(name: str, value: str, distribution: str, _path: tuple[str, ...]) -> BackendPlugin:
+    """Return the plugin of a class that is given as "module:name"."""
     try:
         if name in KEYS:
             raise ValueError(f"retrieval.{name} is a key of every TOML file")
-        if entry_point is None:
-            module, _, name_of_kind = _OURS[name].partition(":")
-            kind = getattr(import_module(module), name_of_kind)
-        else:
-            kind = entry_point.load()
+        kind = resolve_name(value)
         if not (isinstance(kind, type) and issubclass(kind, BackendPlugin) and kind.name == name):
             raise TypeError(f"it is not a subclass of BackendPlugin with the name {name!r}")
         plugin: BackendPlugin = kind()
@@ -221,6 +198,11 @@ def _plugin(name: str, path: tuple[str, ...]) -> BackendPlugin:
         error: AiovecError = BackendNotInstalledError(name, distribution)
         error.__cause__ = exc
     except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
-        error = unusable(name, exc)
+        error = unusable(name, value, exc)
         error.__cause__ = exc
     return _Unusable(name, distribution, error)
+
+
+def unusable(name: str, value: str, reason: object) -> ConfigError:
+    """Return the error for a backend whose package is broken; ``value`` names its class."""
+    return ConfigError(f"the backend {name!r} ({value}) is unusable: {reason}")

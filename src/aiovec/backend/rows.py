@@ -145,11 +145,11 @@ def check_partitions(schema: Schema, rows: Batch, stored: Mapping[str, Sequence[
         for name, value, now in zip(names, values, stored.get(id, values), strict=True):
             if value != now:
                 # The stored value is not named: it may belong to another tenant.
-                raise InvalidRowError(
+                reason = (
                     f"the row is in another partition than {value!r}, and an upsert cannot move "
-                    "it; use update(), or another id",
-                    id=id, field=name,
-                )  # fmt: skip
+                    "it; use update(), or another id"
+                )
+                raise InvalidRowError(reason, id=id, field=name)
 
 
 def _vector_column(vectors: Float32Array, schema: Schema) -> pa.FixedSizeListArray:

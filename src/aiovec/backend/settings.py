@@ -27,11 +27,10 @@ DELIMITER = "__"
 _T = TypeVar("_T")
 _Path = tuple[str, ...]
 
-_NAMES: Mapping[type, str] = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list",
-}  # fmt: skip
-_TRUTH = {"true": True, "1": True, "yes": True, "on": True,
-          "false": False, "0": False, "no": False, "off": False}  # fmt: skip
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number"}
+_NAMES |= {str: "text", list: "a list"}
+_TRUTH = dict.fromkeys(("true", "1", "yes", "on"), True)
+_TRUTH |= dict.fromkeys(("false", "0", "no", "off"), False)
 
 
 class Section:
@@ -135,8 +134,8 @@ class Key:
         if self.at_least is not None and self.at_most is not None:
             words = [f"from {self.at_least:_} to {self.at_most:_}"]
         else:
-            limits = {"at least": self.at_least, "above": self.above, "at most": self.at_most,
-                      "below": self.below}  # fmt: skip
+            limits = {"at least": self.at_least, "above": self.above}
+            limits |= {"at most": self.at_most, "below": self.below}
             words = [f"{word} {limit:_}" for word, limit in limits.items() if limit is not None]
         multiple = f", a multiple of {self.multiple_of}" if self.multiple_of else ""
         return " and ".join(words) + multiple
@@ -149,9 +148,8 @@ class Key:
         if isinstance(self.default, (Section, dict)):
             return self._read_section(value, path, texts, faults)
         if isinstance(self.default, list) and isinstance(value, list):
-            of = self.of or Key("")
-            return [of.read(item, (*path, str(number)), texts, faults)
-                    for number, item in enumerate(value)]  # fmt: skip
+            of, items = self.of or Key(""), enumerate(value)
+            return [of.read(item, (*path, str(n)), texts, faults) for n, item in items]
         value = self._converted(value, texts)
         if self._admits(value):
             return value
@@ -184,8 +182,8 @@ class Key:
             return (path, f"must have a name of the form {self.names}")
         known = self.section.keys
         sections = {key: each.section for key, each in known.items() if each.section}
-        homes = [f"[{'.'.join((*path[:-1], key))}]" for key, each in sections.items()
-                 if name in each.keys]  # fmt: skip
+        having = [key for key, section in sections.items() if name in section.keys]
+        homes = [f"[{'.'.join((*path[:-1], key))}]" for key in having]
         if homes and len(path) > 1:
             at = ".".join(path[:-1])
             return (path, f"is not a key of [{at}]; it belongs to {' or '.join(homes)}")

@@ -99,9 +99,9 @@ def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generato
 # Iterables that are not lazy, and attributes of objects that are read as a whole.
 _HELD = (Sequence, Mapping, Set, bytearray)
 _FORMS = (
-    "__array__", "__array_interface__", "__arrow_c_array__", "__arrow_c_stream__", "__dataframe__",
-    "model_fields", "shape",
-)  # fmt: skip
+    "__array__ __array_interface__ __arrow_c_array__ __arrow_c_stream__ __dataframe__ "
+    "model_fields shape"
+).split()
 
 
 def _is_lazy(argument: object) -> bool:
