@@ -214,7 +214,7 @@ class At:
     def engine(self, name: str | None, address: str | None) -> Engine | None:
         """Connect to the engine that a command names; None for this process. Call before ``open``.
 
-        So the engine ends after the store, and a wrong address is told before a store is made.
+        So the engine ends after the store, and a wrong address creates no store.
         """
         return self.exits.enter_context(engine_of(name, address))
 
