@@ -22,16 +22,9 @@ from tests.harness.values import (
     vectors,
 )
 
-from aiovec import Field, Schema, VectorStore
+import aiovec
+from aiovec import Field, FilterError, InvalidArgumentError, InvalidNameError, Schema, VectorStore
 from aiovec.backend import FieldIndex
-from aiovec.errors import (
-    FilterError,
-    InvalidArgumentError,
-    InvalidNameError,
-    SchemaMismatchError,
-    TableNotFoundError,
-    UnsupportedError,
-)
 
 INDEXES: tuple[FieldIndex, ...] = ("btree", "bitmap")
 """The kinds that a field of any type but lists may have."""
@@ -247,7 +240,7 @@ class AlteringContract(ContractBase):
                     await store.create_field_index("notes", name, kind)
         fields = (await store.schema("notes")).fields
         assert {field.index for field in fields.values()} == {None, INDEXES[-1]}
-        with pytest.raises(SchemaMismatchError):
+        with pytest.raises(aiovec.SchemaMismatchError):
             await store.create_table("notes", EVERY_KIND, exist_ok=True)
         for name, field in EVERY_KIND.fields.items():
             if not field.is_list:
@@ -267,7 +260,7 @@ class AlteringContract(ContractBase):
                 notes.drop_field_index("notes", "payload.user"),
                 notes.create_table("other", replace(SMALL, payload_indexes=keys)),
             ):
-                with pytest.raises(UnsupportedError, match="add_field"):
+                with pytest.raises(aiovec.UnsupportedError, match="add_field"):
                     await call
             return
         for key in [*keys, keys[0]]:
@@ -420,7 +413,7 @@ class AlteringContract(ContractBase):
             assert await first.update("notes", {"added": "y"}, ids="r0001") == 1
             assert (await first.schema("notes")).fields["added"] == Field(str)
             await first.drop_table("notes")
-            with pytest.raises(TableNotFoundError):
+            with pytest.raises(aiovec.TableNotFoundError):
                 await second.count("notes")
             await first.create_table("notes", Schema(2))
             assert await second.insert("notes", [{"id": "x", "embedding": [1, 2]}]) == 1

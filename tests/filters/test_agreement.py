@@ -30,8 +30,7 @@ INDEXED = [f"payload.{key}" for key in ("kind", "n", "order", "late", "a", "a.a"
 
 
 @pytest.fixture(
-    scope="module",
-    params=["sqlite", "indexed", pytest.param("lancedb", marks=pytest.mark.slow)],
+    scope="module", params=["sqlite", "indexed", pytest.param("lancedb", marks=pytest.mark.slow)]
 )
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -15,14 +15,7 @@ from tests.harness.cases import case
 
 import aiovec
 import aiovec_migrate
-from aiovec import (
-    AiovecError,
-    MigrationError,
-    Schema,
-    StoreMovedError,
-    TableExistsError,
-    UnsupportedError,
-)
+from aiovec import AiovecError, MigrationError, Schema, StoreMovedError, TableExistsError
 from aiovec.backend.contract import Backend
 from aiovec.backend.marks import MoveRecord
 from aiovec.backend.place import find_place
@@ -96,7 +89,7 @@ async def test_writers_wait_and_are_led_to_the_new_store(
         # All follow: also who was idle, or opened for reading only; or had the target open.
         assert await reader.count("notes") == await idle.count("notes") == 43
         assert reader.backend_name == target
-        with pytest.raises(UnsupportedError, match="read_only=True"):
+        with pytest.raises(aiovec.UnsupportedError, match="read_only=True"):
             await reader.delete("notes", "r/1")
         await idle.insert("notes", rows("idle", 1))
         for name, held in {"path": by_path, "file": by_file, "variable": by_variable}.items():

@@ -15,17 +15,8 @@ from tests.contract.base import case, filled
 from tests.contract.tables import CALLS
 from tests.harness.values import DIM, SMALL, ids_of, small_rows, vectors
 
-from aiovec import Embed, Field, Schema, Tuning, VectorStore
-from aiovec.errors import (
-    AiovecError,
-    DimensionMismatchError,
-    FilterError,
-    InvalidArgumentError,
-    InvalidNameError,
-    InvalidVectorError,
-    ModelMismatchError,
-    TableNotFoundError,
-)
+import aiovec
+from aiovec import Embed, Field, FilterError, InvalidNameError, Schema, Tuning, VectorStore
 
 FIELD_NAMES = (
     "", "1a", "_a", "a b", "a.b", "a-b", "a\0", 'a"', "a'", "é", "a" * 64, "a;", "*", "id", "ID",
@@ -55,7 +46,7 @@ async def test_the_embedded_field_is_renamed_and_stays(store: VectorStore) -> No
         schema = await store.schema("notes")
         assert (schema.embed, list(schema.fields)) == (replace(embed, field=new), [new, "a"])
     await store.add_field("notes", "body", str)
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(aiovec.InvalidArgumentError):
         await store.drop_field("notes", "words")
     await store.rename_field("notes", "body", "other")
     assert (await store.schema("notes")).embed == replace(embed, field="words")
@@ -98,7 +89,7 @@ async def test_another_model_is_refused(store: VectorStore) -> None:
         lambda: store.search("notes", query, model="two"),
         lambda: store.search_many("notes", [query], model="two"),
     ):
-        with pytest.raises(ModelMismatchError) as caught:
+        with pytest.raises(aiovec.ModelMismatchError) as caught:
             await call()
         assert isinstance(caught.value, ValueError)
         assert (caught.value.table, caught.value.expected, caught.value.given) == (
@@ -222,11 +213,11 @@ OTHER_ERRORS: list[tuple[type[Exception], Callable[[VectorStore], Awaitable[Any]
     (FilterError, lambda s: s.bounds("notes", "name", "absent = 1")),
     (FilterError, lambda s: s.search_like("notes", "r0001", where="absent = 1")),
     (FilterError, lambda s: s.search_hybrid("notes", "wool", QUERY, where="absent = 1")),
-    (TableNotFoundError, lambda s: s.search_like("absent", "r0001")),
-    (TableNotFoundError, lambda s: s.search_hybrid("absent", "wool", QUERY)),
-    (DimensionMismatchError, lambda s: s.search_hybrid("notes", "wool", [1.0])),
-    (InvalidVectorError, lambda s: s.search_hybrid("notes", "wool", [0.0] * DIM)),
-    (ModelMismatchError, lambda s: s.search_hybrid("notes", "wool", QUERY, model="other")),
+    (aiovec.TableNotFoundError, lambda s: s.search_like("absent", "r0001")),
+    (aiovec.TableNotFoundError, lambda s: s.search_hybrid("absent", "wool", QUERY)),
+    (aiovec.DimensionMismatchError, lambda s: s.search_hybrid("notes", "wool", [1.0])),
+    (aiovec.InvalidVectorError, lambda s: s.search_hybrid("notes", "wool", [0.0] * DIM)),
+    (aiovec.ModelMismatchError, lambda s: s.search_hybrid("notes", "wool", QUERY, model="other")),
 ]
 
 
@@ -247,7 +238,7 @@ async def test_each_argument_refuses_what_it_cannot_be(store: VectorStore) -> No
     for argument, call, values in VALUES_REFUSED:
         for value in values:
             with case((argument, value)):
-                with pytest.raises(InvalidArgumentError) as caught:
+                with pytest.raises(aiovec.InvalidArgumentError) as caught:
                     await _waited(call(store, value))
                 assert argument in (None, caught.value.argument)
     for name_of, names in NAMES_REFUSED:
@@ -259,14 +250,14 @@ async def test_each_argument_refuses_what_it_cannot_be(store: VectorStore) -> No
     for error, other in OTHER_ERRORS:
         with case(error), pytest.raises(error):
             await other(store)
-    with pytest.raises(InvalidVectorError, match=r"missing.*no embedder.*Embed\('body'\)"):
+    with pytest.raises(aiovec.InvalidVectorError, match=r"missing.*no embedder.*Embed\('body'\)"):
         await store.search_hybrid("notes", "wool")
     for garbage in (b"", b"garbage", b"\xff" * 40, b"9" * 19, b"9223372036854775808"):
-        with suppress(AiovecError):  # and no other error
+        with suppress(aiovec.AiovecError):  # and no other error
             await _exported(store, after=garbage)
     wrong: Any
     for wrong in ("id", "payload", "1", "", "a b", None):
-        with case(wrong), pytest.raises((InvalidNameError, InvalidArgumentError)):
+        with case(wrong), pytest.raises((InvalidNameError, aiovec.InvalidArgumentError)):
             Schema(DIM, vector=wrong)
     assert await store.find("notes", include_vector=True) == before
     assert (await store.tables(), await store.schema("notes")) == (["notes", "plain"], schema)

@@ -33,17 +33,7 @@ from tests.harness.values import (
 )
 
 import aiovec
-from aiovec import REMOVE, F, Field, Schema, VectorStore, new_id
-from aiovec.errors import (
-    DimensionMismatchError,
-    DuplicateIdError,
-    InvalidArgumentError,
-    InvalidNameError,
-    InvalidRowError,
-    InvalidVectorError,
-    ModelMismatchError,
-    TableNotFoundError,
-)
+from aiovec import REMOVE, DuplicateIdError, F, Field, InvalidRowError, Schema, VectorStore, new_id
 
 # Rows
 
@@ -234,11 +224,11 @@ async def test_a_bad_vector_is_refused_by_every_call(notes: VectorStore) -> None
                 facts = vars(outcome)
                 assert facts["row"] == (None if call == "search" else 1)
                 assert facts["id"] == (None if call.startswith("search") else "r0001")
-                if isinstance(outcome, DimensionMismatchError):
+                if isinstance(outcome, aiovec.DimensionMismatchError):
                     assert (outcome.expected, outcome.given) == (DIM, len(vector))
                 assert outcome.__cause__ is not None or ")" not in words
     masked = np.ma.masked_array(np.ones((2, DIM)), mask=[[False] * DIM, [True] * DIM])
-    with pytest.raises(InvalidVectorError, match="masked"):
+    with pytest.raises(aiovec.InvalidVectorError, match="masked"):
         await notes.insert("notes", {"id": ids, "embedding": masked})
     assert await notes.find("notes", include_vector=True) == before
 
@@ -247,14 +237,14 @@ async def test_set_vectors_refuses_ids_and_vectors_that_do_not_pair(store: Vecto
     schema = Schema(DIM, model="m", fields={"year": int})
     await filled(store, schema, [{"id": "a", "embedding": [1.0, 0, 0, 0]}])
     for given in ([GOOD], [GOOD] * 3, GOOD, 7, "text", {"a": GOOD}):
-        with case(given), pytest.raises((InvalidArgumentError, InvalidVectorError)):
+        with case(given), pytest.raises((aiovec.InvalidArgumentError, aiovec.InvalidVectorError)):
             await store.set_vectors("notes", ["x", "a"], given)  # type: ignore[arg-type]  # bad
     for ids in (None, b"ab", {"a": 1}, ["a", None], ["a", b"b"]):
-        with case(ids), pytest.raises(InvalidArgumentError):
+        with case(ids), pytest.raises(aiovec.InvalidArgumentError):
             await store.set_vectors("notes", ids, [GOOD, GOOD])  # type: ignore[arg-type]  # bad
-    with pytest.raises(ModelMismatchError):
+    with pytest.raises(aiovec.ModelMismatchError):
         await store.set_vectors("notes", ["a"], [GOOD], model="other")
-    with pytest.raises(TableNotFoundError):
+    with pytest.raises(aiovec.TableNotFoundError):
         await store.set_vectors("absent", ["a"], [GOOD])
     (record,) = await store.get("notes", "a")
     assert record.vector is not None
@@ -280,9 +270,9 @@ async def test_a_nullable_vector_may_be_null_or_absent_in_every_form(store: Vect
         with case(rows):
             await store.upsert("notes", rows)
             assert [r.vector for r in await store.get("notes", "c")] == [None]
-    with pytest.raises(InvalidVectorError):
+    with pytest.raises(aiovec.InvalidVectorError):
         await store.insert("notes", [{"id": "d", "embedding": [forms.NAN] * DIM}])
-    with pytest.raises(InvalidVectorError):
+    with pytest.raises(aiovec.InvalidVectorError):
         await store.set_vectors("notes", ["a"], [None])  # type: ignore[list-item]  # bad
     assert Schema.from_json(schema.to_json()) == schema == await store.schema("notes")
     assert Schema.from_arrow(schema.to_arrow()) == schema
@@ -328,7 +318,7 @@ async def test_whole_numbers_and_uuids_are_ids_in_every_call(store: VectorStore)
             store.get("notes", [bad]), store.delete("notes", [bad]), store.exists("notes", [bad]),
             store.update("notes", {"year": 1}, ids=[bad]),
         ):  # fmt: skip
-            with case(bad), pytest.raises(InvalidArgumentError):
+            with case(bad), pytest.raises(aiovec.InvalidArgumentError):
                 await call
 
 
@@ -362,7 +352,7 @@ async def test_ids_are_made_where_rows_have_none(store: VectorStore) -> None:
     many = [{"embedding": GOOD} for _ in range(300)]
     counts = await asyncio.gather(*(store.insert("notes", many) for _ in range(2)))
     assert (counts, await store.count("notes")) == ([300] * 2, 632)
-    with pytest.raises(InvalidVectorError):
+    with pytest.raises(aiovec.InvalidVectorError):
         await store.insert("notes", [{"year": 1}])
     for empty in ({}, {"year": [1]}, pa.table({"year": [1]})):
         with case(empty), pytest.raises(InvalidRowError):
@@ -497,11 +487,11 @@ async def test_an_update_of_every_row_has_to_say_so(notes: VectorStore) -> None:
     """A forgotten ``where`` changes nothing."""
     before = await notes.find("notes")
     everything: Any = None
-    with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+    with pytest.raises(aiovec.InvalidArgumentError, match="'TRUE'"):
         await notes.update("notes", {"name": "x"})
-    with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+    with pytest.raises(aiovec.InvalidArgumentError, match="'TRUE'"):
         await notes.table("notes").update({"name": "x"}, ids=None, where=None)
-    with pytest.raises(InvalidArgumentError, match="'TRUE'"):
+    with pytest.raises(aiovec.InvalidArgumentError, match="'TRUE'"):
         await notes.delete("notes", where=everything)
     assert await notes.update("notes", {"name": "x"}, ids=[]) == 0
     assert await notes.find("notes") == before
@@ -512,7 +502,7 @@ async def test_a_bad_update_changes_nothing(store: VectorStore) -> None:
     await filled(store, SMALL, rows)
     await filled(store, Schema(DIM, payload=False, fields={"year": int}), name="plain")
     bad: list[tuple[Any, type[Exception]]] = [
-        *(({name: 1}, InvalidNameError) for name in (
+        *(({name: 1}, aiovec.InvalidNameError) for name in (
             "payload.", "payload.a..b", 'payload."a', 'payload.a"b', "payload.\ud800",
             "payload." + ".".join("a" * 150),
         )),
@@ -523,7 +513,7 @@ async def test_a_bad_update_changes_nothing(store: VectorStore) -> None:
             {"year": REMOVE}, {"id": REMOVE}, {"payload.a": {1}}, {"payload.a": forms.NAN},
             {"payload.a": {"b": REMOVE}},
         )),
-        *((change, InvalidArgumentError) for change in (
+        *((change, aiovec.InvalidArgumentError) for change in (
             {}, None, [("name", "x")], dict.fromkeys(map(str, range(10_001))),
         )),
     ]  # fmt: skip
