@@ -282,7 +282,7 @@ class Words:
         read: dict[Sought, _List] = {}
         while True:
             with self._lock:
-                if self.lost:
+                if self._is_lost():
                     return None
                 missing = [one for one in clauses if one not in read and self._lacks(state, one)]
                 if not missing:
@@ -305,6 +305,10 @@ class Words:
             for part, of, mask in zip(parts, lists, masks, strict=True)
         ]
         return _ListsOfQuery(asked, made if wanted else [])
+
+    def _is_lost(self) -> bool:
+        """Return ``lost``, which another thread may have set since the last look at it."""
+        return self.lost
 
     def _selected(
         self,
