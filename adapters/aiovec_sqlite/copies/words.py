@@ -205,6 +205,10 @@ class Words:
             self.lost = True
             self._memory.close()
 
+    def _is_lost(self) -> bool:
+        """Look again: other threads set it while the lock is free."""
+        return self.lost
+
     def clauses(self) -> list[Sought]:
         """Return the clauses whose lists are kept."""
         with self._lock:
