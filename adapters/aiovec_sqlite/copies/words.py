@@ -310,10 +310,6 @@ class Words:
         ]
         return _ListsOfQuery(asked, made if wanted else [])
 
-    def _is_lost(self) -> bool:
-        """Return ``lost``, which another thread may have set since the last look at it."""
-        return self.lost
-
     def _selected(
         self,
         asked: Asked,

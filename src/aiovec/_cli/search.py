@@ -171,7 +171,9 @@ def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: boo
     if whole and flat and all(map(place_of, flat)):
         return Shown(facts, (_passage(row, str(place_of(row)), words) for row in flat))
     names = dict.fromkeys(name for row in flat for name in row)
-    for name in ("id", "_score", "_distance", "_ranks"):
+    # The marks by which an import finds its rows again mean nothing to a reader.
+    marks = ("base", "hash") if whole and {"base", "hash"} <= names.keys() else ()
+    for name in ("id", "_score", "_distance", "_ranks", *marks):
         names.pop(name, None)
     # A merged score says how a hit compares with the others, and the distance how near it is.
     measures = {"score": _score} | (
