@@ -19,7 +19,7 @@ from typing import IO, Any, ClassVar, TypeVar
 
 from aiovec import Embed, VectorStore
 from aiovec._input.infer import USUAL_VECTORS
-from aiovec.backend import Field, Metric, Schema, check_field_name, entry_points
+from aiovec.backend import Field, Metric, Schema, check_field_name, installed
 from aiovec.backend.files import writing_to
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError
@@ -317,7 +317,7 @@ def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:
     With it, return an error for each installed kind that cannot be used.
     """
     errors: list[str] = []
-    for name in entry_points(GROUP):
+    for name in installed(GROUP):
         try:
             if (kind := _kind(name)).recognise(path):
                 return kind, errors
@@ -329,17 +329,17 @@ def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:
 def named_source(text: str) -> tuple[type[Source], str] | None:
     """Return the kind and the place that a text such as ``chroma:DIR`` names, or None."""
     scheme, colon, place = text.partition(":")
-    return (_kind(scheme), place) if colon and scheme in entry_points(GROUP) else None
+    return (_kind(scheme), place) if colon and scheme in installed(GROUP) else None
 
 
 def source_names() -> list[str]:
     """Return the names of the installed kinds."""
-    return list(entry_points(GROUP))
+    return list(installed(GROUP))
 
 
 def _kind(name: str) -> type[Source]:
     """Return an installed kind of sources."""
-    entry_point = entry_points(GROUP)[name]
+    entry_point = installed(GROUP)[name]
     try:
         kind = entry_point.load()
     except Exception as exc:  # whatever is wrong with it, the others work

@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import blake2b
 from itertools import count, islice
 from typing import Any
@@ -24,7 +23,7 @@ from .._model.schema import Schema
 from ..backend.cost import cost_of
 from ..backend.embedders import EmbedderSettings
 from ..backend.threads import hop, in_daemon_thread, in_thread
-from ..errors import AiovecError, DimensionMismatchError, EmbeddingError, ModelMismatchError
+from ..errors import DimensionMismatchError, EmbeddingError, ModelMismatchError, StoreClosedError
 from .failures import Failure, failure_of
 from .local import LocalModel
 from .protocol import Embedder, Purpose, is_async, takes_kind
@@ -76,7 +75,7 @@ class Batcher:
         self._gathering: dict[Purpose, _Request] = {}
         self._requests: set[_Request] = set()
         self._slots = asyncio.Semaphore(1 if self._one_at_a_time else limits.concurrency)
-        self._closed: Callable[[], AiovecError] | None = None
+        self._closed: str | None = None
 
     def __repr__(self) -> str:
         return f"<embedder {self.name!r} ({self.model})>"
@@ -110,15 +109,15 @@ class Batcher:
         """
         keys, cached, missing = await hop(cost_of(texts), self._look_up, texts, kind)
         if self._closed is not None:
-            raise self._closed()
+            raise StoreClosedError(self._closed)
         if missing:
             cached |= await self._asked(texts, missing, kind)
         cost = len(keys) * (1 + self.dim // 256)  # numbers of an array are copied fast
-        return await hop(cost, lambda: np.stack([cached[key] for key in keys]))
+        return await hop(cost, np.stack, [cached[key] for key in keys])
 
-    def close(self, error: Callable[[], AiovecError]) -> None:
+    def close(self, target: str) -> None:
         """End the running calls with an error; later calls raise it too."""
-        self._closed = error
+        self._closed = target
         for request in self._requests:
             request.task.cancel()
 
@@ -183,7 +182,7 @@ class Batcher:
             for part, request in zip(parts, requests, strict=True):
                 await asyncio.wait([request.task])
                 if self._closed is not None:
-                    raise self._closed()
+                    raise StoreClosedError(self._closed)
                 outcomes = request.task.result()
                 for key, index in part.items():
                     outcome = outcomes[key]
@@ -271,23 +270,30 @@ class Batcher:
             pause = min(_LONGEST_PAUSE, 2 * pause)
         raise AssertionError  # the count has no end
 
+    def _call(self, texts: list[str], kind: Purpose) -> Any:
+        return self._embedder(texts, **({"kind": kind} if self._by_kind else {}))
+
+    def _embedded(self, texts: list[str], kind: Purpose) -> Float32Array:
+        count = len(texts)  # before the embedder may change the list
+        return _checked_matrix(self._call(texts, kind), count, self.dim)
+
     async def _once(self, texts: list[str], kind: Purpose, seconds: float) -> Float32Array:
         """Return the vectors of texts by one call of the embedder, or raise Failure."""
         limits = self._limits
         prefix = limits.query_prefix if kind == "query" else limits.document_prefix
-        finish = partial(_checked_matrix, count=len(texts), dim=self.dim)
         failure: Failure
         try:
             async with asyncio.timeout(seconds) as timer:
                 # A copy, since the embedder may change the list.
                 given = [prefix + text for text in texts]
-                call = partial(self._embedder, given, **({"kind": kind} if self._by_kind else {}))
                 if self._one_at_a_time is not None:
-                    return await in_daemon_thread(lambda: finish(call()), self._one_at_a_time)
-                answer = await call()  # type: ignore[misc]
+                    alone = self._one_at_a_time
+                    return await in_daemon_thread(self._embedded, given, kind, slots=alone)
+                answer = await self._call(given, kind)
                 if isinstance(answer, Iterator):  # it may compute its vectors when it is read
-                    return await in_thread(finish, answer)
-                return await hop(len(texts) * self.dim // 16, finish, answer)
+                    return await in_thread(_checked_matrix, answer, len(texts), self.dim)
+                size = len(texts) * self.dim
+                return await hop(size // 16, _checked_matrix, answer, len(texts), self.dim)
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -55,8 +54,7 @@ class OpenAIEmbedder:
         """Return the vectors of texts, or raise Failure."""
         if self._key_name and not os.environ.get(self._key_name):
             raise Failure(f"the environment variable {self._key_name} holds no key")
-        write = partial(json.dumps, {**self._options, "input": texts})
-        request = await hop(cost_of(texts), write)
+        request = await hop(cost_of(texts), json.dumps, {**self._options, "input": texts})
         status, headers, body = await self._post(request.encode(), len(texts))
         if status != 200:
             said = shortened(_message_of(body), self._secrets())
@@ -64,9 +62,8 @@ class OpenAIEmbedder:
             if status in (404, 405) and not self._url.endswith("/v1/embeddings"):
                 reason += "; base_url usually ends in /v1"
             raise of_status(status, reason, headers)
-        read = partial(_vectors_of, body, len(texts))
         try:
-            return await hop(len(body) // 256, read)
+            return await hop(len(body) // 256, _vectors_of, body, len(texts))
         except Failure as failure:
             failure.reason = shortened(failure.reason, self._secrets())
             raise

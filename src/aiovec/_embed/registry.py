@@ -10,16 +10,15 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .._model.schema import RECIPE_KEYS, Embed, Schema
 from .._tools.redaction import redacted
 from ..backend.threads import in_thread
-from ..errors import AiovecError, ConfigError, EmbeddingError, ModelMismatchError
+from ..errors import ConfigError, EmbeddingError, ModelMismatchError, StoreClosedError
 from .app_embedders import DEFAULT, check_embedder, embedder
 from .protocol import Embedder
 
@@ -48,7 +47,7 @@ class Embedders:
         self._batchers: dict[str, Batcher] = {}
         self._made: list[Batcher] = []  # made from settings, so this store closes them
         self._making = asyncio.Lock()
-        self._closed: Callable[[], AiovecError] | None = None
+        self._closed: str | None = None
 
     def give(self, name: str, given: EmbedderSettings) -> None:
         """Use this embedder from now on, unless one with its name is in use already."""
@@ -132,11 +131,11 @@ class Embedders:
         embedder.check_fits(table, replace(whole, embed=embed))
         return whole
 
-    async def close(self, error: Callable[[], AiovecError]) -> None:
+    async def close(self, target: str) -> None:
         """End the running calls with an error; later calls raise it too."""
-        self._closed = error
+        self._closed = target
         for batcher in self._batchers.values():
-            batcher.close(error)
+            batcher.close(target)
         for batcher in self._made:
             await batcher.close_service()
 
@@ -164,11 +163,10 @@ class Embedders:
                 if callable(given):
                     self._batchers[key] = Batcher(name, given, _limits_of(given))
                 else:
-                    make = partial(_batcher, name, given, offline=bool(of_table))
-                    self._batchers[key] = await in_thread(make)
+                    self._batchers[key] = await in_thread(_batcher, name, given, bool(of_table))
                     self._made.append(self._batchers[key])
             if self._closed is not None:  # perhaps while the embedder was made
-                raise self._closed()
+                raise StoreClosedError(self._closed)
             return self._batchers[key]
 
 
@@ -192,7 +190,7 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
     return embedder
 
 
-def _batcher(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Batcher:
+def _batcher(name: str, settings: EmbedderSettings, offline: bool = False) -> Batcher:
     from .batcher import Batcher
 
     recipe = {name: value for name, value in vars(settings).items() if name in RECIPE_KEYS}

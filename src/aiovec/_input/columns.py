@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from enum import Enum
-from functools import partial
 from itertools import chain
-from typing import Any, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 from uuid import UUID
 
 import numpy as np
@@ -31,9 +30,40 @@ class RowNumber(TypedDict, total=False):
     id: str | None
 
 
-RowLocator = Callable[[int], RowNumber]
-"""Returns the number and the id of the row at a position in a column."""
+class Places(NamedTuple):
+    """The rows that values belong to: from ``first``, or those of ``chosen``, with known ids."""
 
+    ids: Sequence[str] = ()
+    first: int = 0
+    chosen: Any = None  # a sequence or an array of numbers of rows
+
+    def at(self, index: int) -> RowNumber:
+        """Return the row of the value at an index."""
+        row = index if self.chosen is None else int(self.chosen[index])
+        place: RowNumber = {"row": self.first + row}
+        if row < len(self.ids):
+            place["id"] = self.ids[row]
+        return place
+
+    def of(self, indices: Sequence[int]) -> Places:
+        """Return the places of some of the values."""
+        if self.chosen is not None:
+            indices = [self.chosen[index] for index in indices]
+        return Places(self.ids, self.first, indices)
+
+    def behind(self, count: int) -> Places:
+        """Return the places behind the first ``count``."""
+        if self.chosen is not None:
+            return Places(self.ids, self.first, self.chosen[count:])
+        return Places(self.ids[count:], self.first + count)
+
+
+def located(places: Places | None, index: int) -> RowNumber:
+    """Return the row of the value at an index; nothing for values that belong to no row."""
+    return {} if places is None else places.at(index)
+
+
+_Of = TypeVar("_Of")
 _NOT_UNICODE = "the text is not valid Unicode (a lone surrogate)"
 
 
@@ -42,13 +72,10 @@ def faults() -> tuple[type[Exception], ...]:
     return (ValueError, TypeError, OverflowError, *arrow_errors())
 
 
-def nowhere(_: int) -> RowNumber:
-    """Locate values that do not belong to a row."""
-    return {}
-
-
-def first_fault(values: Any, convert: Callable[[Any], object]) -> tuple[int, Exception]:
-    """Find the first value that a conversion refuses, and its error, by halving.
+def first_fault(
+    convert: Callable[[_Of, Any], object], of: _Of, values: Any
+) -> tuple[int, Exception]:
+    """Find the first value that ``convert(of, values)`` refuses, and its error, by halving.
 
     ``values`` is a sequence or an array that was refused as a whole.
     """
@@ -56,13 +83,13 @@ def first_fault(values: Any, convert: Callable[[Any], object]) -> tuple[int, Exc
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            convert(values[low:middle])
+            convert(of, values[low:middle])
         except faults():
             high = middle
         else:
             low = middle
     try:
-        convert(values[low:high])
+        convert(of, values[low:high])
     except faults() as exc:
         return low, exc
     return low, ValueError("the values are too many or too large to be stored at once")
@@ -117,28 +144,30 @@ _INT64 = range(-(2**63), 2**63)
 _MOST_IN_A_FLOAT = 2**53
 
 
-def field_column(name: str, field: Field, values: Any, locate: RowLocator) -> Any:
+def field_column(name: str, field: Field, values: Any, places: Places | None) -> Any:
     """Return one field's values in exactly the field's type.
 
     A sequence of Python values becomes a list of Python's types; an array from ``plain`` stays an
     array if it has the field's type.
     """
+    convert: Callable[[Any, Any], Any]
+    of: Any
     if type(values) is not list and is_array(values):
-        convert = partial(_from_arrow, field)
+        convert, of = _from_arrow, field
     else:
-        convert = partial(_lists if field.is_list else _plain_values, KINDS[field.kind])
+        convert, of = _lists if field.is_list else _plain_values, KINDS[field.kind]
     try:
-        column = convert(values)
+        column = convert(of, values)
     except faults():
-        row, exc = first_fault(values, convert)
+        row, exc = first_fault(convert, of, values)
         reason = str(exc)
         if isinstance(exc, UnicodeEncodeError):
             reason = _NOT_UNICODE
         elif isinstance(exc, (*arrow_errors(), TypeError, OverflowError)):
             reason = f"must be {KINDS[field.kind].expected}; {exc}"
-        raise InvalidRowError(reason, field=name, **locate(row)) from exc
+        raise InvalidRowError(reason, field=name, **located(places, row)) from exc
     if not field.nullable and (missing := _first_null(column)) is not None:
-        raise InvalidRowError("must not be null", field=name, **locate(missing))
+        raise InvalidRowError("must not be null", field=name, **located(places, missing))
     return column
 
 
@@ -265,19 +294,19 @@ MOST_KEYS = MAX_DEPTH + 2
 
 
 def payload_column(
-    extra: Sequence[Mapping[str, Any] | None], schema: Schema, locate: RowLocator
+    extra: Sequence[Mapping[str, Any] | None], schema: Schema, places: Places | None
 ) -> list[str | None]:
     """Return the rows' undeclared keys as JSON text; None for a row without any."""
     if not any(extra):
         return [None] * len(extra)
     return [
-        _payload_text(keys, schema, locate, row) if keys else None for row, keys in enumerate(extra)
+        _payload_text(keys, schema, places, row) if keys else None for row, keys in enumerate(extra)
     ]
 
 
-def _payload_text(keys: Mapping[str, Any], schema: Schema, locate: RowLocator, row: int) -> str:
+def _payload_text(keys: Mapping[str, Any], schema: Schema, places: Places | None, row: int) -> str:
     def refuse(key: object, reason: str) -> InvalidRowError:
-        return InvalidRowError(reason, field=str(key), **locate(row))
+        return InvalidRowError(reason, field=str(key), **located(places, row))
 
     payload = {}
     for key, value in keys.items():
@@ -355,11 +384,11 @@ def _plainer(value: Any) -> Any:
     )
 
 
-def payloads_of(column: pa.Array, schema: Schema, locate: RowLocator) -> list[dict[str, Any]]:
+def payloads_of(column: pa.Array, schema: Schema, places: Places | None) -> list[dict[str, Any]]:
     """Return the objects in a column of JSON text from ``plain``, empty for null."""
 
     def refuse(row: int, reason: str) -> InvalidRowError:
-        return InvalidRowError(reason, field="payload", **locate(row))
+        return InvalidRowError(reason, field="payload", **located(places, row))
 
     if not (pa.types.is_string(column.type) or pa.types.is_null(column.type)):
         raise refuse(0, f"the payload column must be JSON text, not {column.type}")

@@ -18,7 +18,6 @@ from collections.abc import (
 )
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -46,12 +45,11 @@ from ..errors import FilterError, InvalidArgumentError, InvalidRowError, Invalid
 from .arguments import check_words, is_iterable, read_all
 from .columns import (
     MOST_KEYS,
-    RowLocator,
-    RowNumber,
+    Places,
     field_column,
     foreign_values,
     id_texts,
-    nowhere,
+    located,
     payload_column,
     payloads_of,
 )
@@ -247,7 +245,7 @@ def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str]
         raise InvalidArgumentError(
             "vectors", len(vectors), f"a sequence of {len(listed)} vectors, one for each id"
         )
-    matrix = given_matrix(vectors, schema, partial(_located, listed, 0))
+    matrix = given_matrix(vectors, schema, Places(listed))
     last = dict(zip(listed, range(len(listed)), strict=True))
     if len(last) == len(listed):
         return listed, matrix
@@ -274,10 +272,10 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
     others: dict[Any, Any] = {}
     for name, value in fields.items():
         if name in schema.fields:
-            (values[name],) = _new_values(name, [value], schema, nowhere)
+            (values[name],) = _new_values(name, [value], schema, None)
         else:
             others[name] = value
-    return values, _patch(others, schema, {})
+    return values, _patch(others, schema, None)
 
 
 def to_changes(rows: Collected, schema: Schema) -> tuple[list[Batch], dict[str, PayloadPatch]]:
@@ -321,54 +319,53 @@ def _groups_of_rows(items: Sequence[Any], schema: Schema) -> Iterator[_Columns]:
         extra = [
             {key: row[key] for key in row if key not in own} if others else None for row in rows
         ]
-        yield [ids[row] for row in places], columns, extra, partial(_numbered, ids, places)
-
-
-def _numbered(ids: Sequence[str], places: Sequence[int], at: int) -> RowNumber:
-    return _located(ids, 0, places[at])
+        yield [ids[row] for row in places], columns, extra, Places(ids, chosen=places)
 
 
 def _part(
     ids: list[str],
     columns: Mapping[str, Any],
     extra: Sequence[Mapping[str, Any] | None],
-    locate: RowLocator,
+    places: Places,
     schema: Schema,
     payloads: dict[str, PayloadPatch],
 ) -> Batch:
     """Return a part of an update, and add its changes of payloads."""
     if not columns and extra[0] is None:
-        raise InvalidRowError("there is nothing to set beside the id", **locate(0))
-    ids = field_column("id", _ID, ids, locate)
+        raise InvalidRowError("there is nothing to set beside the id", **located(places, 0))
+    ids = field_column("id", _ID, ids, places)
     fields = {
-        name: _new_values(name, columns[name], schema, locate)
-        for name in schema.fields if name in columns
-    }  # fmt: skip
+        name: _new_values(name, columns[name], schema, places)
+        for name in schema.fields
+        if name in columns
+    }
     embeds = schema.embed is not None and schema.embed.field in fields
     vectors = None
     if schema.vector in columns or embeds:  # an embedder makes the missing ones
-        vectors = _vectors(columns.get(schema.vector), len(ids), schema, locate)
+        vectors = _vectors(columns.get(schema.vector), len(ids), schema, places)
         missing = without_vector(vectors)
         if missing.any() and not (embeds or schema.vector_nullable):
             reason = "there is no vector, and no text to make it of"
-            raise InvalidRowError(reason, field=schema.vector, **locate(int(missing.argmax())))
+            raise InvalidRowError(
+                reason, field=schema.vector, **located(places, int(missing.argmax()))
+            )
     for row, keys in enumerate(extra):
         if keys is not None:
-            payloads[ids[row]] = _patch(keys, schema, locate(row))
+            payloads[ids[row]] = _patch(keys, schema, places.of([row]))
     return Batch(ids, fields, None, vectors)
 
 
-def _new_values(name: str, values: Any, schema: Schema, locate: RowLocator) -> Any:
+def _new_values(name: str, values: Any, schema: Schema, places: Places | None) -> Any:
     """Return new values of a field, checked."""
     if type(values) is list:
         for row, value in enumerate(values):
             if isinstance(value, Remove):
                 reason = "a declared field cannot be removed; set it to None"
-                raise InvalidRowError(reason, field=name, **locate(row))
-    return field_column(name, schema.fields[name], values, locate)
+                raise InvalidRowError(reason, field=name, **located(places, row))
+    return field_column(name, schema.fields[name], values, places)
 
 
-def _patch(keys: Mapping[Any, Any], schema: Schema, number: RowNumber) -> PayloadPatch:
+def _patch(keys: Mapping[Any, Any], schema: Schema, place: Places | None) -> PayloadPatch:
     """Return the changes of a row's payload, each by its key or path."""
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in keys.items():
@@ -380,29 +377,31 @@ def _patch(keys: Mapping[Any, Any], schema: Schema, number: RowNumber) -> Payloa
                 raise InvalidRowError(
                     f"{path[0]!r} is a field of the row, not a key of the payload; set it by its "
                     "name",
-                    field=name, **number,
-                )  # fmt: skip
+                    field=name,
+                    **located(place, 0),
+                )
         if path in changes:
-            raise InvalidRowError("is given twice", field=name, **number)
-        changes[path] = _checked_change(path, value, schema, number)
+            raise InvalidRowError("is given twice", field=name, **located(place, 0))
+        changes[path] = _checked_change(path, value, schema, place)
     paths = sorted(changes) if len(changes) > 1 else []
     for path, other in pairwise(paths):
         if other[: len(path)] == path:
             raise InvalidRowError(
                 f"{path_text(path):.120} and {path_text(other):.120} change the same part of the "
                 "payload",
-                field=path_text(other), **number,
-            )  # fmt: skip
+                field=path_text(other),
+                **located(place, 0),
+            )
     return PayloadPatch(tuple(changes.items()))
 
 
-def _checked_change(path: tuple[str, ...], value: Any, schema: Schema, number: RowNumber) -> Any:
+def _checked_change(path: tuple[str, ...], value: Any, schema: Schema, place: Places | None) -> Any:
     """Return a value for the payload in its stored form, or REMOVE."""
     removed = isinstance(value, Remove)
     nested: Any = None if removed else value
     for key in reversed(path[1:]):
         nested = {key: nested}
-    (text,) = payload_column([{path[0]: nested}], schema, lambda _: number)
+    (text,) = payload_column([{path[0]: nested}], schema, place)
     if removed:
         return value
     nested = json.loads(text or "{}")
@@ -414,10 +413,6 @@ def _checked_change(path: tuple[str, ...], value: Any, schema: Schema, number: R
 # The forms of rows
 
 
-def _located(ids: Sequence[str], first_row: int, row: int) -> RowNumber:
-    return {"row": first_row + row, "id": ids[row] if row < len(ids) else None}
-
-
 def _texts_as_rows(item: object, schema: Schema) -> str:
     """Return the end of a message that shows how to insert texts into a table with an embedder."""
     if not isinstance(item, str) or schema.embed is None:
@@ -425,7 +420,7 @@ def _texts_as_rows(item: object, schema: Schema) -> str:
     return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
 
 
-_Columns = tuple[list[str], dict[str, Any], list[Any], RowLocator]
+_Columns = tuple[list[str], dict[str, Any], list[Any], Places]
 """Rows as columns: ids, columns of the schema, each row's other keys or None, row numbers."""
 
 
@@ -467,9 +462,9 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> 
             if new_ids == "if absent":
                 _check_names(extra[row] or (), row)
     ids = id_texts(given)
-    locate = partial(_located, ids, 0)
+    places = Places(ids)
     try:
-        return _assemble(ids, columns[schema.vector], columns, extra, schema, locate)
+        return _assemble(ids, columns[schema.vector], columns, extra, schema, places)
     except InvalidVectorError as exc:
         raise _with_other_name(exc, mappings, schema) from exc.__cause__
 
@@ -516,11 +511,11 @@ def _from_columns(
     needed = [] if may_lack_vectors(schema) else [schema.vector]
     if new_ids == "never":
         needed.insert(0, "id")
-    ids, columns, extra, locate = _whole(
+    ids, columns, extra, places = _whole(
         given, schema, first_row, new_ids=new_ids, needed=needed, json_payload=json_payload
     )
     fields = {name: columns.get(name) for name in schema.fields}
-    return _assemble(ids, columns.get(schema.vector), fields, extra, schema, locate)
+    return _assemble(ids, columns.get(schema.vector), fields, extra, schema, places)
 
 
 def _whole(
@@ -550,12 +545,12 @@ def _whole(
             raise InvalidRowError(
                 f"the column has {len(column)} values, the ids are {len(ids)}", field=name
             )
-    locate = partial(_located, ids, first_row)
-    _check_zones(columns, locate)
+    places = Places(ids, first_row)
+    _check_zones(columns, places)
     own = {schema.vector, *schema.fields}
     extra: list[Any] = [None] * len(ids)
     if json_payload and "payload" in columns:
-        extra = payloads_of(columns.pop("payload"), schema, locate)
+        extra = payloads_of(columns.pop("payload"), schema, places)
     others = {name: columns.pop(name) for name in [*columns] if name not in own}
     if others:
         values = zip(*(_values(*column) for column in others.items()), strict=True)
@@ -563,9 +558,9 @@ def _whole(
             kept = extra[row] or {}
             if twice := kept.keys() & others.keys():
                 reason = "is both a key in the payload column and a column"
-                raise InvalidRowError(reason, field=min(twice), **locate(row))
+                raise InvalidRowError(reason, field=min(twice), **located(places, row))
             extra[row] = {**kept, **dict(zip(others, cells, strict=True))}
-    return ids, columns, extra, locate
+    return ids, columns, extra, places
 
 
 def _column(name: str, column: Any, schema: Schema) -> Any:
@@ -586,7 +581,7 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
     return column if isinstance(column, list) else list(column)
 
 
-def _check_zones(columns: dict[str, Any], locate: RowLocator) -> None:
+def _check_zones(columns: dict[str, Any], places: Places) -> None:
     """Raise InvalidRowError for a column of times without a zone, with a hint for the whole
     column. Columns of NumPy's times without any become None."""
     for name, column in columns.items():
@@ -602,7 +597,7 @@ def _check_zones(columns: dict[str, Any], locate: RowLocator) -> None:
                 f"its times have no time zone; add one: df[{name!r}].dt.tz_localize('UTC') "
                 f"in pandas, pl.col({name!r}).dt.replace_time_zone('UTC') in Polars",
                 field=name,
-                **locate(int(valid.argmax())),
+                **located(places, int(valid.argmax())),
             )
 
 
@@ -610,12 +605,12 @@ def _values(name: str, column: Any) -> list[Any]:
     return foreign_values(column, name) if is_array(column) else list(column)
 
 
-def _vectors(given: Any, count: int, schema: Schema, locate: RowLocator) -> Float32Array:
+def _vectors(given: Any, count: int, schema: Schema, places: Places) -> Float32Array:
     """Return the vectors of rows, with NaN for missing ones, which an embedder may make."""
     in_arrow = is_array(given)
     convert = arrow_matrix if in_arrow else matrix_of
     if not may_lack_vectors(schema):
-        return convert(given, schema, locate)
+        return convert(given, schema, places)
     missing = np.zeros(count, dtype=bool)
     if given is None:
         missing[:] = True
@@ -626,11 +621,11 @@ def _vectors(given: Any, count: int, schema: Schema, locate: RowLocator) -> Floa
         missing = np.fromiter((vector is None for vector in given), dtype=bool, count=count)
         given = [vector for vector in given if vector is not None]
     if given is not None and not missing.any():
-        return convert(given, schema, locate)
+        return convert(given, schema, places)
     whole = np.full((count, schema.dim), np.nan, dtype=np.float32)
     present = np.flatnonzero(~missing)
     if len(present):
-        whole[present] = convert(given, schema, lambda row: locate(int(present[row])))
+        whole[present] = convert(given, schema, places.of(present))
     return whole
 
 
@@ -640,14 +635,14 @@ def _assemble(
     columns: Mapping[str, Any],
     extra: Sequence[Mapping[str, Any] | None],
     schema: Schema,
-    locate: RowLocator,
+    places: Places,
 ) -> Batch:
     """Build a batch; ``columns`` has None for a field without any value."""
-    ids = field_column("id", _ID, ids, locate)
-    matrix = _vectors(vectors, len(ids), schema, locate)
+    ids = field_column("id", _ID, ids, places)
+    matrix = _vectors(vectors, len(ids), schema, places)
     fields = {}
     for name, field in schema.fields.items():
         values = [None] * len(ids) if columns[name] is None else columns[name]
-        fields[name] = field_column(name, field, values, locate)
-    payloads = payload_column(extra, schema, locate)
+        fields[name] = field_column(name, field, values, places)
+    payloads = payload_column(extra, schema, places)
     return Batch(ids, fields, payloads if schema.payload else None, matrix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from struct import pack
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from .._tools.lazy_arrow import is_array, is_list, is_of, pa, pc
 from ..backend.threads import INLINE_LIMIT
 from ..errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
 from .arguments import check_words, is_iterable, read_all
-from .columns import RowLocator, first_fault, nowhere
+from .columns import Places, first_fault, located
 from .foreign_rows import array_of_typed, is_typed
 
 # Bounds of components whose squares float32 can hold.
@@ -51,7 +50,7 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
         length = 0
     if length > max(INLINE_LIMIT, schema.dim):  # before it is read
         raise DimensionMismatchError(schema.dim, length)
-    return cast("Float32Array", matrix_of([vector], schema, nowhere)[0])
+    return cast("Float32Array", matrix_of([vector], schema, None)[0])
 
 
 async def collect_vectors(vectors: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
@@ -91,21 +90,21 @@ def many_queries(vectors: Any, schema: Schema, made: Mapping[int, Any]) -> list[
     positions."""
     if made:
         vectors = [made.get(position, vector) for position, vector in enumerate(vectors)]
-    return list(given_matrix(vectors, schema, lambda row: {"row": row}))
+    return list(given_matrix(vectors, schema, Places()))
 
 
-def given_matrix(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Array:
+def given_matrix(vectors: Any, schema: Schema, places: Places | None) -> Float32Array:
     """Return an argument's vectors as a matrix: a sequence, a matrix or an Arrow column."""
     if is_array(vectors):
         check_array(vectors, "vectors")
-        return arrow_matrix(plain(vectors, "vectors"), schema, locate)
+        return arrow_matrix(plain(vectors, "vectors"), schema, places)
     if isinstance(vectors, np.ndarray) and vectors.ndim == 1 and vectors.dtype != object:
         reason = "vectors is a single vector; put it in a list"
         raise InvalidArgumentError("vectors", vectors.shape, "a sequence of vectors", reason=reason)
-    return matrix_of(vectors, schema, locate)
+    return matrix_of(vectors, schema, places)
 
 
-def arrow_matrix(column: pa.Array, schema: Schema, locate: RowLocator) -> Float32Array:
+def arrow_matrix(column: pa.Array, schema: Schema, places: Places | None) -> Float32Array:
     """Return a column from ``plain`` as one matrix."""
     kind, dim = column.type, schema.dim
     if is_list(kind) and is_number(kind.value_type) and not column.null_count:
@@ -117,27 +116,26 @@ def arrow_matrix(column: pa.Array, schema: Schema, locate: RowLocator) -> Float3
             flat = column.flatten()
         if fits and not flat.null_count:
             rows = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
-            return matrix_of(rows, schema, locate)
+            return matrix_of(rows, schema, places)
     for start in range(0, len(column), _ROWS_AT_ONCE):  # to find the bad row
         rows = column.slice(start, _ROWS_AT_ONCE).to_pylist()
-        matrix_of(rows, schema, lambda row, start=start: locate(start + row))  # type: ignore[misc]
+        matrix_of(rows, schema, places and places.behind(start))
     if len(column):
         raise InvalidVectorError(f"is of the Arrow type {kind}, not a list of numbers")
     return np.empty((0, dim), dtype=np.float32)
 
 
-def matrix_of(vectors: Any, schema: Schema, locate: RowLocator) -> Float32Array:
+def matrix_of(vectors: Any, schema: Schema, places: Places | None) -> Float32Array:
     """Return vectors as one contiguous float32 matrix, each of the right length and in range."""
     if len(vectors) == 1 and (array := _usual(vectors[0], schema.dim)) is not None:
         return array[None, :]
-    convert = partial(_matrix, schema)
     try:
-        return convert(vectors)
+        return _matrix(schema, vectors)
     except ValueError:
-        row, fault = first_fault(vectors, convert)
+        row, fault = first_fault(_matrix, schema, vectors)
     if isinstance(fault, DimensionMismatchError):
-        raise DimensionMismatchError(fault.expected, fault.given, **locate(row)) from None
-    raise InvalidVectorError(str(fault), **locate(row)) from fault.__cause__
+        raise DimensionMismatchError(fault.expected, fault.given, **located(places, row)) from None
+    raise InvalidVectorError(str(fault), **located(places, row)) from fault.__cause__
 
 
 def _usual(vector: Any, dim: int) -> Float32Array | None:

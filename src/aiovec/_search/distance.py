@@ -122,9 +122,13 @@ def _squares(rows: Float64Array) -> Float64Array:
     return cast("Float64Array", np.square(rows).sum(axis=1))
 
 
+def _l2(rows: Float64Array, points: Float64Array) -> Float64Array:
+    return cast("Float64Array", np.sqrt(_squares(rows - points)))
+
+
 _MEASURES: dict[Metric, Callable[[Float64Array, Float64Array], Float64Array]] = {
     "cosine": _cosine,
-    "l2": lambda rows, points: np.sqrt(_squares(rows - points)),
+    "l2": _l2,
     "dot": _dot,
 }
 

@@ -14,7 +14,6 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from .._model.schema import Schema
@@ -262,7 +261,7 @@ class Backends:
     async def _use(self, place: Place, mark: MoveMark | None = None) -> None:
         """Replace the active backend by one of this place, to which a mark may have led."""
         left = self.active
-        backend = await in_thread(partial(place.create, read_only=left.backend.read_only))
+        backend = await in_thread(place.create, left.backend.read_only)
         try:
             if mark is not None:
                 await in_thread(_check_place, mark, left.backend, place, backend.target)

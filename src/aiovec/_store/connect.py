@@ -11,8 +11,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
-from functools import partial
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -81,18 +80,18 @@ def connect(
     whose package is missing, and the backend's own errors.
     """
     given = check_embedders(embedder, embedders)
-    return Opening(lambda: _find(target, config), given, read_only=read_only, follow=follow)
+    return Opening(target, config, given, read_only=read_only, follow=follow)
 
 
-def _find(target: PathText | None, config: PathText | None) -> Place:
-    from ..backend.place import find_place
+def _find(target: PathText | Place | None, config: PathText | None) -> Place:
+    from ..backend.place import Place, find_place
 
-    return find_place(target, config)
+    return target if isinstance(target, Place) else find_place(target, config)
 
 
 async def open_place(place: Place, *, read_only: bool = False, follow: bool = False) -> VectorStore:
     """Open the store at a place, as ``connect`` does."""
-    return await Opening(lambda: place, read_only=read_only, follow=follow)
+    return await Opening(place, read_only=read_only, follow=follow)
 
 
 class Opening:
@@ -104,13 +103,15 @@ class Opening:
 
     def __init__(
         self,
-        find: Callable[[], Place],
+        target: PathText | Place | None,
+        config: PathText | None = None,
         embedders: Mapping[str, _Given] | None = None,
         *,
         read_only: bool,
         follow: bool,
     ) -> None:
-        self._find = find
+        self._target = target
+        self._config = config
         self._given = embedders
         self._read_only = read_only
         self._follow = follow
@@ -187,7 +188,7 @@ class Opening:
                 raise ConfigError(f"{name} must be True or False, not {value!r}", key=name)
         if self._follow and not self._read_only:
             raise ConfigError("follow=True needs read_only=True", key="follow")
-        place = self._find()
+        place = _find(self._target, self._config)
         argument = "connect(embedder=...)"
         embedders = {
             name: embedder_section(name, given, argument) if isinstance(given, Mapping) else given
@@ -241,7 +242,7 @@ async def restore(
     await _import_in_thread()
     from ..backend.threads import in_daemon_thread
 
-    place = await in_daemon_thread(partial(_find, target, config))
+    place = await in_daemon_thread(_find, target, config)
     return await restore_place(backup, place, overwrite=overwrite)
 
 
@@ -249,7 +250,7 @@ async def restore_place(backup: PathText, place: Place, *, overwrite: bool) -> P
     """Replace the store at a place by a backup, as ``restore`` does."""
     from ..backend.threads import in_daemon_thread, to_its_end
 
-    path, backend = await in_daemon_thread(partial(_copy_and_backend, backup, place))
+    path, backend = await in_daemon_thread(_copy_and_backend, backup, place)
     backend.check_able("restore")
     return await to_its_end(backend.restore_from(path, overwrite=overwrite))
 

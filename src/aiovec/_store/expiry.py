@@ -114,8 +114,8 @@ class ExpiringTable(OpenTable):
         answers: dict[int, Found] = {}
         pending: Sequence[int] = range(len(queries))
         for moment in (None, self._moment.replace(second=0), self._moment):
-            wider = partial(self._wider, [queries[n] for n in pending], enough, moment)
-            wide = await hop(16 * len(pending), wider)
+            left = [queries[n] for n in pending]
+            wide = await hop(16 * len(pending), self._wider, left, enough, moment)
             kept = await super().search(wide, existing)
             answers.update((n, live) for n, (live, _) in zip(pending, kept, strict=True))
             pending = [

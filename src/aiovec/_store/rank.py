@@ -11,7 +11,6 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -261,8 +260,7 @@ async def reranked(hits: list[Hit], rerank: RerankFunction, slots: asyncio.Semap
         outcome = await cast("Awaitable[Reranked]", rerank([*hits]))
     else:
         # If the caller is cancelled, the function keeps running on its own copy and keeps its slot.
-        work = partial(copy_context().run, rerank, [*hits])
-        outcome = await in_daemon_thread(work, slots)
+        outcome = await in_daemon_thread(copy_context().run, rerank, [*hits], slots=slots)
         if inspect.isawaitable(outcome):
             outcome = await outcome
     return outcome

@@ -34,6 +34,7 @@ from .._input.arguments import (
     count_of,
     whole_number,
 )
+from .._input.columns import Places
 from .._input.infer import TableOptions, inferred
 from .._input.rows import (
     check_ids,
@@ -238,7 +239,7 @@ class VectorStore(Hints):
 
     async def _close(self) -> None:
         # Calls that wait for an embedder have not begun to write, so they are ended first.
-        await self._embedders.close(lambda: StoreClosedError(self.target))
+        await self._embedders.close(self.target)
         try:
             await self._backends.close()
         finally:
@@ -873,7 +874,7 @@ class VectorStore(Hints):
                 )
             )
 
-        return self._snapshot("export", table, begun, lambda batch: batch.num_rows)
+        return self._snapshot("export", table, begun, len)
 
     def rows(
         self,
@@ -1242,7 +1243,7 @@ class VectorStore(Hints):
         if given is None:
             return None
         t.backend.check_able("questions")
-        return await hop(cost_of(given), given_matrix, given, t.schema, lambda row: {"row": row})
+        return await hop(cost_of(given), given_matrix, given, t.schema, Places())
 
     async def indexes(self, table: str) -> list[IndexInfo]:
         """Return the indexes over the vectors."""

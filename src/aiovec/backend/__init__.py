@@ -78,7 +78,7 @@ from .._tools.lazy_arrow import needs_arrow as needs_arrow
 from .._tools.lazy_arrow import pa as pa
 from .._tools.lazy_arrow import pc as pc
 from .._tools.messages import shown as shown
-from .._tools.packages import entry_points as entry_points
+from .._tools.packages import installed as installed
 from .._tools.redaction import cleaned as cleaned
 from .._tools.redaction import redacted as redacted
 from .._tools.redaction import secrets_in as secrets_in

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._model.schema import Schema
-from .._tools.packages import entry_points
+from .._tools.packages import installed
 from ..errors import BackendNotInstalledError, ConfigError
 from .contract import Backend, TableHandle
 
@@ -77,9 +77,9 @@ def engine_named(name: str, address: str | None) -> Engine:
     Call it before a store is opened: an engine may start processes by a fork, which not every
     backend survives.
     """
-    entry_point = entry_points(GROUP).get(name)
+    entry_point = installed(GROUP).get(name)
     if entry_point is None:
-        accepted = ", ".join(entry_points(GROUP)) or "none"
+        accepted = ", ".join(installed(GROUP)) or "none"
         raise ConfigError(
             f"there is no engine {name!r}; the installed engines: {accepted}", key="--engine"
         )

@@ -77,7 +77,7 @@ class Place:
         except OSError:  # opening it reports the reason
             return True
 
-    def create(self, *, read_only: bool = False) -> Backend:
+    def create(self, read_only: bool = False) -> Backend:
         """Create the backend without opening it. Blocks: it may import the driver and try it.
 
         Raises BackendNotInstalledError if one of its modules is missing, ConfigError if the plugin

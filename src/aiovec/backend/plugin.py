@@ -15,7 +15,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from .._tools.packages import entry_points
+from .._tools.packages import installed
 from ..errors import AiovecError, BackendNotInstalledError, ConfigError
 
 if TYPE_CHECKING:
@@ -167,14 +167,14 @@ def backends() -> tuple[BackendPlugin, ...]:
 
 def backend_names() -> list[str]:
     """Return the names of the installed backends, in the order of ``backends``."""
-    return [*_OURS, *(name for name in entry_points(GROUP) if name not in _OURS)]
+    return [*_OURS, *(name for name in installed(GROUP) if name not in _OURS)]
 
 
 def plugin_of(name: str) -> BackendPlugin:
     """Return the plugin of a backend. Raises ConfigError if no backend has this name."""
     if name in _OURS:  # without a look at other packages
         return _plugin(name, _OURS[name], "aiovec", ())
-    entry_point = entry_points(GROUP).get(name)
+    entry_point = installed(GROUP).get(name)
     if entry_point is None:
         names = ", ".join(backend_names())
         raise ConfigError(f"there is no backend {name!r}; the backends are: {names}")

@@ -126,21 +126,21 @@ begin_in_thread: Callable[[Callable[[], object]], None] = _threads.begin
 
 # At exit, wait for abandoned work: native code that runs in a thread while the interpreter ends may
 # crash.
-atexit.register(lambda: _threads.wait(10.0))
+atexit.register(_threads.wait, 10.0)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
 
 
-def _in_daemon_thread(work: Callable[[], _T]) -> asyncio.Future[_T]:
+def _in_daemon_thread(work: Callable[..., _T], *args: object) -> asyncio.Future[_T]:
     done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-    begin_in_thread(lambda: do_for(done, work))
+    begin_in_thread(partial(do_for, done, partial(work, *args) if args else work))
     return done
 
 
 def do_for(
     done: asyncio.Future[_T] | None,
     work: Callable[[], _T],
-    clear: Callable[[BaseException], object] = lambda _: None,
+    clear: Callable[[BaseException], object] | None = None,
 ) -> None:
     """Run the work in this thread, and set the future's outcome on its event loop.
 
@@ -156,7 +156,7 @@ def do_for(
     except BaseException as exc:  # noqa: BLE001 - raised again by the waiting call
         error = exc
     try:
-        if error is not None:
+        if error is not None and clear is not None:
             clear(error)
         if done is not None:
             with suppress(RuntimeError):  # the loop is closed: no call waits
@@ -175,17 +175,19 @@ def _settle(done: asyncio.Future[Any], result: object, error: BaseException | No
         done.set_result(result)
 
 
-async def in_daemon_thread(work: Callable[[], _T], slots: asyncio.Semaphore | None = None) -> _T:
+async def in_daemon_thread(
+    work: Callable[..., _T], *args: object, slots: asyncio.Semaphore | None = None
+) -> _T:
     """Return the result of a function that runs in a daemon thread, without a limit on threads.
 
     When cancelled it returns at once, and the function keeps running without effect. With
     ``slots`` it first waits for a slot, which it holds until the function has ended.
     """
     if slots is None:
-        return await _in_daemon_thread(work)
+        return await _in_daemon_thread(work, *args)
     await slots.acquire()
     try:
-        done = _in_daemon_thread(work)
+        done = _in_daemon_thread(work, *args)
     except AiovecError:
         slots.release()
         raise
@@ -221,7 +223,7 @@ async def in_thread(
     end early.
     """
     async with limit or thread_limit():
-        done = _in_daemon_thread(partial(copy_context().run, work, *args))
+        done: asyncio.Future[_T] = _in_daemon_thread(copy_context().run, work, *args)
         try:
             await asyncio.wait([done])
         except asyncio.CancelledError:
