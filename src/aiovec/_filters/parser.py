@@ -37,9 +37,8 @@ from .tree import (
 _OPERATORS: dict[str, Operator] = {
     "=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
 }  # fmt: skip
-_MIRRORED: dict[Operator, Operator] = {
-    "=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<=",
-}  # fmt: skip
+_MIRRORED: dict[Operator, Operator] = {"=": "=", "!=": "!=", "<": ">", "<=": ">="}
+_MIRRORED |= {">": "<", ">=": "<="}
 
 _END = "end"
 _A_CONDITION = "a field, a literal, NOT or '('"
