@@ -45,7 +45,7 @@ class Places(NamedTuple):
             place["id"] = self.ids[row]
         return place
 
-    def of(self, indices: Sequence[int]) -> Places:
+    def of(self, indices: Any) -> Places:
         """Return the places of some of the values."""
         if self.chosen is not None:
             indices = [self.chosen[index] for index in indices]
