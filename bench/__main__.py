@@ -25,7 +25,7 @@ SUBJECTS = (
     "quality",
 )
 # ``all`` leaves out what takes long, needs a cluster, or installs other stores.
-ALONE = ("against", "passages", "sizes", "scale", "waiting")
+ALONE = ("against", "passages", "sizes", "scale", "waiting", "watch")
 
 
 def main(arguments: list[str] | None = None) -> int:

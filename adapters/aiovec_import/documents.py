@@ -9,7 +9,15 @@ from __future__ import annotations
 import os
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -146,7 +154,8 @@ class DocumentImport(Import):
 
     ``look`` looks for ``documents`` again. ``names`` maps the fields of a passage to those of an
     existing table. ``counts`` has the documents that are new, changed, unchanged, empty, deleted
-    and failed, and the ``passages`` written. ``gone`` are the deleted ones.
+    and failed, and the ``passages`` written. ``gone`` are the deleted ones. With ``only``, just
+    these documents are looked for in the table.
     """
 
     unit: ClassVar[str] = "documents"
@@ -164,6 +173,7 @@ class DocumentImport(Import):
     delete_all: bool = False
     dry_run: bool = False
     strict: bool = False
+    only: Collection[str] | None = None
     seen: Callable[[int], None] = lambda documents: None
     gone: Sequence[str] = ()
     counts: Counter[str] = field(default_factory=Counter)
@@ -181,6 +191,11 @@ class DocumentImport(Import):
 
     def wanted(self) -> tuple[str, Schema]:
         return self.table, self.new
+
+    @property
+    def stored(self) -> Collection[str]:
+        """The documents that earlier imports stored, once the table was read."""
+        return self._own
 
     async def find(self, store: VectorStore) -> None:
         """Read the schema of the table, and the state of each document in it."""
@@ -211,7 +226,8 @@ class DocumentImport(Import):
     async def _find_documents(self, store: VectorStore) -> None:
         names = ("source", "hash", "parts", "base")
         begins = {passage_id(source, 1).removesuffix("1") for source in self.documents.files}
-        async for row in store.rows(self.table, select=[*map(self._ref, names)]):
+        where = None if self.only is None else F[self._ref("source")].in_(self.only)
+        async for row in store.rows(self.table, where, select=[*map(self._ref, names)]):
             document, digest, parts, base = (row.get(self._name(name)) for name in names)
             if None not in (document, digest, parts):
                 state = self._known.setdefault(document, Counter())

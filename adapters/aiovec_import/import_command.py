@@ -69,6 +69,19 @@ _OF_NEW_ROWS = (
     "--schema", "--model", "--metric", "--text", "--index", "--embed", "--upsert", "--backup",
     "--engine", "--address", "--list", "--rejects", *_OF_TEXTS,
 )  # fmt: skip
+_OF_ONE_IMPORT = (
+    "--format",
+    "--model",
+    "--metric",
+    "--strict",
+    "--allow-rejects",
+    "--rejects",
+    "--json",
+)
+_OF_WATCHING = {
+    "--chunk-size", "--overlap", "--base", "--passages", "--query", "--id-column", "--text",
+    "--index", "--embed", "--include", "--exclude",
+}  # fmt: skip
 _Shown = tuple[dict[str, Any], list[str], list[str]]
 """The facts about an import, its lines, and the notes beside them."""
 
@@ -247,6 +260,29 @@ def import_(
         str | None,
         typer.Option(metavar="COPY", help="Copy a SQLite database to this path first."),
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Stay, and keep the table as SOURCE is: a folder of documents, or FILE#TABLE of "
+            "an app's SQLite database, which gets a queue and four triggers.",
+        ),
+    ] = False,
+    every: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="With --watch: time between two comparisons of all rows, where no trigger can be "
+            "made. Default: 60.",
+        ),
+    ] = 60.0,
+    unwatch: Annotated[
+        bool,
+        typer.Option(
+            "--unwatch", help="Remove the queue and the triggers that --watch made for FILE#TABLE."
+        ),
+    ] = False,
     engine: EngineName = None,
     address: Address = None,
     embedder: Embedder = None,
@@ -276,6 +312,25 @@ def import_(
         raise typer.BadParameter("a SOURCE is empty; write . for the current folder")
     if table is not None:
         check_table_name(table)  # before the store is created
+    if unwatch or watch:
+        if len(sources) > 1:
+            raise typer.BadParameter("--watch and --unwatch take one SOURCE")
+        if unwatch:
+            from .watching import unwatch_table
+
+            emit({"removed": (made := unwatch_table(sources[0]))}, made, json)
+            return
+        others = (*_OF_DOCUMENTS, *_OF_TEXTS, *_OF_ROWS, *_OF_ONE_IMPORT)
+        for option in sorted({*_given(ctx, others)} - _OF_WATCHING):
+            raise typer.BadParameter(f"--watch does not take {option}")
+        options = {
+            "table": table, "embed": embed, "text": text or (), "index": index or (),
+            "id_column": id_column, "query": query, "passages": passages, "chunk_size": chunk_size,
+            "overlap": overlap, "base": base, "include": include or (), "exclude": exclude or (),
+            "every": every,
+        }  # fmt: skip
+        run_async(_watched(place_named(store, config), embedder, sources[0], options))
+        return
     look = partial(documents_in, sources, base, include or (), exclude or ())
     documents = None if form else look()  # a format says that it has rows
     if documents is not None and documents.files:
@@ -378,6 +433,33 @@ def import_(
     failed = source.failed or any(load.problem for load in loads)
     if failed or not (allow_rejects or all(load.whole for load in loads)):
         raise typer.Exit(1)
+
+
+async def _watched(
+    place: Place, embedder: str | None, source: str, options: dict[str, Any]
+) -> None:
+    """Watch a source until a signal ends it."""
+    import asyncio
+    import logging
+    import signal
+
+    from aiovec import watch
+    from aiovec.documents import SCHEMA
+
+    log, said = logging.getLogger("aiovec.watch"), logging.StreamHandler()
+    log.setLevel(logging.INFO)
+    log.addHandler(said)
+    ended = asyncio.Event()
+    with suppress(NotImplementedError):  # on Windows
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with await open_place(place) as vectors:
+        schema = SCHEMA
+        with suppress(TableNotFoundError):
+            schema = await vectors.schema(options["table"] or "documents")
+        give_embedder(vectors, schema, embedder)
+        async with watch(vectors, source, **options):
+            await ended.wait()
 
 
 def _given(ctx: typer.Context, options: Iterable[str]) -> list[str]:

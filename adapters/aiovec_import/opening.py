@@ -67,7 +67,7 @@ class Opener:
             place, _, table = place.partition("#")
             shown = redacted(f"{source.partition(':')[0]}:{redacted(place)}")
             return self._store(kind, place, table, shown)
-        path, table = _path_and_table(source)
+        path, table = path_and_table(source)
         if is_url(source) or not (path.is_dir() or (self.form is None and not has_suffix(path))):
             if table:
                 raise ConfigError(f"{path} is a file with one table; leave out #{table}")
@@ -191,7 +191,7 @@ def _unknown(path: Path) -> str:
     )
 
 
-def _path_and_table(source: str) -> tuple[Path, str]:
+def path_and_table(source: str) -> tuple[Path, str]:
     """Return the path, and the table behind a ``#`` that is no part of it."""
     path = os.path.expanduser(source)
     before, _, table = path.rpartition("#")

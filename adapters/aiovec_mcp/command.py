@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,6 +68,15 @@ def mcp(
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port for --http; 0 takes a free one.")
     ] = 4003,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--watch",
+            metavar="SOURCE",
+            help="Follow a folder of documents, or FILE#TABLE of an app's SQLite database, as "
+            "aiovec import --watch does; may be repeated.",
+        ),
+    ] = None,
     embedder: Embedder = None,
 ) -> None:
     """Serve a store to an agent over the Model Context Protocol.
@@ -83,9 +93,10 @@ def mcp(
         ) from exc
     users = _users_by_key(user) if http else {"": user}
     place = place_named(store, config)
-    if not allow_writes:
+    if not (allow_writes or watch):
         check_there(place)
-    run_async(_serve(place, table, read, embedder, allow_writes, port if http else None, users))
+    port_of_http = port if http else None
+    run_async(_serve(place, table, read, embedder, allow_writes, port_of_http, users, watch or []))
 
 
 def _users_by_key(user: str | None) -> dict[str, str | None]:
@@ -116,16 +127,22 @@ async def _serve(
     allow_writes: bool,
     port: int | None,
     users: dict[str, str | None],
+    watch: list[str],
 ) -> None:
+    from aiovec._internals import StoreInternals
+
     from .server import by_key, create_server
     from .tools import MEMORY
 
-    async with await open_place(place, read_only=not allow_writes) as store:
+    read_only = not (allow_writes or watch)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(await open_place(place, read_only=read_only))
         try:
             schema = await store.schema(table)
         except TableNotFoundError:
             schema = MEMORY
         give_embedder(store, schema, embedder)
+        await stack.enter_async_context(StoreInternals(store).watching(watch))
         servers = {
             key: create_server(store, table=table, allow_writes=allow_writes, readable=read or None,
                                user=user)

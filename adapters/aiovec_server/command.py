@@ -22,7 +22,7 @@ from aiovec._cli.stores import AsJson, Config, Store, open_place, place_named
 from aiovec.errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from socket import socket
 
     from aiovec import VectorStore
@@ -62,6 +62,15 @@ IdleTimeout = Annotated[
         metavar="SECONDS", min=0.1, help="Stop after this long without a request. Default: never."
     ),
 ]
+Watch = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--watch",
+        metavar="SOURCE",
+        help="Follow a folder of documents, or FILE#TABLE of an app's SQLite database, as aiovec "
+        "import --watch does. Can be repeated.",
+    ),
+]
 Shared = Annotated[
     bool,
     # The remote backend starts a server with it: see ``aiovec._http.autostart``.
@@ -81,6 +90,7 @@ def serve(
     page_writes: PageWrites = False,
     read_only: ReadOnly = False,
     follow: Follow = False,
+    watch: Watch = None,
     idle_timeout: IdleTimeout = None,
     json: AsJson = False,
     shared: Shared = False,
@@ -117,11 +127,16 @@ def serve(
     if shared:
         _serve_shared(opened, settings, Path(str(config)))
     else:
-        _serve_alone(opened, settings, idle_timeout, json=json)
+        _serve_alone(opened, settings, idle_timeout, watch or (), json=json)
 
 
 def _serve_alone(
-    opened: Opened, settings: ServerSettings, idle_timeout: float | None, *, json: bool
+    opened: Opened,
+    settings: ServerSettings,
+    idle_timeout: float | None,
+    watch: Sequence[str],
+    *,
+    json: bool,
 ) -> None:
     from .process import is_loopback, listen, url_of
     from .security import keys_of
@@ -143,7 +158,7 @@ def _serve_alone(
             with suppress(OSError):  # standard output is closed
                 typer.echo(dump({**facts, "pid": os.getpid()}) if json else one_line(line))
 
-        _run(opened, settings, ready, idle_timeout, listening=listening)
+        _run(opened, settings, ready, idle_timeout, listening=listening, watch=watch)
 
 
 def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> None:
@@ -184,11 +199,14 @@ def _run(
     *,
     listening: socket | None,
     uds: str | None = None,
+    watch: Sequence[str] = (),
 ) -> None:
     """Open the store and serve it until a signal, or for want of requests."""
     import asyncio
 
     from uvicorn.loops.auto import auto_loop_factory
+
+    from aiovec._internals import StoreInternals
 
     from .app import create_app
     from .logs import log_to_stderr
@@ -197,7 +215,7 @@ def _run(
     log_to_stderr()
 
     async def run() -> None:
-        async with await opened() as store:
+        async with await opened() as store, StoreInternals(store).watching(watch):
             app = create_app(store=store, settings=settings)
             server = Server(
                 app, settings, ready=lambda: ready(store), idle_timeout=idle_timeout, uds=uds

@@ -453,7 +453,11 @@ Existing = _answer("Existing", ids=list[str])
 FieldsInfo = _answer("FieldsInfo", fields=dict[str, dict[str, int]])
 Values = _answer("Values", values=list[CountedValue])  # type: ignore[valid-type]
 Ends = _answer("Ends", min=Any, max=Any)
-Health = _answer("Health", status=str, backend=str, version=str)
+Health = create_model(
+    "Health",
+    __base__=_answer("Health", status=str, backend=str, version=str),
+    watching=(list[dict[str, Any]], []),
+)
 Store = _answer("Store", backend=str, version=str, abilities=list[str])
 Tables = _answer("Tables", tables=list[ListedTable])  # type: ignore[valid-type]
 Table = create_model("Table", __base__=ListedTable, schema_=(dict[str, Any], Field(alias="schema")))

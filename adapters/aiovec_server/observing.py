@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aiovec import WatchState
 from aiovec._http.problems import Problem
 from aiovec.backend import called_by
 from aiovec.backend.threads import in_thread
@@ -52,6 +53,11 @@ _STOPPING = Problem(
 _BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 )  # fmt: skip
+_WATCHED = {
+    "waiting": "Changes of a watched source that are not applied yet.",
+    "seconds": "Seconds for which changes of a watched source have waited.",
+    "failing": "1 if the last attempt to follow a source failed.",
+}
 
 
 class Metrics:
@@ -71,6 +77,10 @@ class Metrics:
         self.running: Gauge = made(Gauge, "requests_in_progress", "Requests in progress.")
         self._received = made(Counter, "received_bytes", "Bytes of requests' bodies.")
         self._sent = made(Counter, "sent_bytes", "Bytes of answers' bodies.")
+        self._watched = {
+            name: Gauge(f"aiovec_watch_{name}", about, ["table"], registry=self._registry)
+            for name, about in _WATCHED.items()
+        }
 
     def ended(self, facts: dict[str, Any]) -> None:
         """Count a request that ended."""
@@ -81,6 +91,12 @@ class Metrics:
         self._received.inc(facts["received"])
         self._sent.inc(facts["sent"])
 
+    def watched(self, state: WatchState) -> None:
+        """Note how far a watched table is behind its source."""
+        facts = {"waiting": state.waiting or 0, "seconds": state.seconds}
+        for name, value in {**facts, "failing": bool(state.error)}.items():
+            self._watched[name].labels(state.table).set(value)
+
     def text(self) -> bytes:
         """Return the figures as Prometheus reads them."""
         return generate_latest(self._registry)
@@ -88,7 +104,10 @@ class Metrics:
 
 async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
     """Figures for Prometheus."""
-    text = await in_thread(call.request.app.state.aiovec_metrics.text)
+    metrics = call.request.app.state.aiovec_metrics
+    for each in call.store.watching:
+        metrics.watched(await each.state())
+    text = await in_thread(metrics.text)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

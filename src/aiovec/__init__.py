@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from ._search.fusion import RRF, Weighted
     from ._store.rank import Decay, Factor
     from ._store.store import Table, VectorStore
+    from ._store.watch import Watching, WatchState, watch
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
     # connect() loads these off the event loop; before that, the first use does.
     _LATER = (
         "_filters _search.fusion _model.records _model.results backend.contract _input.types "
-        "_store.rank _store.store"
+        "_store.rank _store.store _store.watch"
     ).split()
 
     def __getattr__(name):
@@ -69,12 +70,15 @@ __all__ = [
     "Vector",
     "VectorStore",
     "Vectors",
+    "WatchState",
+    "Watching",
     "Weighted",
     "Where",
     "connect",
     "embedder",
     "new_id",
     "restore",
+    "watch",
     "where",
 ]
 __all__ += errors.__all__

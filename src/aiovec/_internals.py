@@ -5,7 +5,8 @@ An app must not use them: they may change in any release.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,19 @@ class StoreInternals:
 
     def __init__(self, store: VectorStore) -> None:
         self._store = store
+
+    @property
+    def identity(self) -> str:
+        """The name of the store, which a move that its TOML file follows does not change."""
+        return self._store._backends.identity
+
+    def watching(
+        self, sources: Iterable[str | Mapping[str, Any]]
+    ) -> AbstractAsyncContextManager[None]:
+        """Watch sources, as ``aiovec.asgi.lifespan`` does, while this is entered."""
+        from ._store.watch import watching_all
+
+        return watching_all(self._store, sources)
 
     def owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store. Reads the disk."""

@@ -17,14 +17,18 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
+from ._embed.protocol import EmbedderOption
 from ._http.problems import Problem, log_error, problem_of
 from ._store.connect import connect
 from ._store.store import VectorStore  # at run time too: Litestar resolves the annotations
-from ._tools.hints import hints_arguments, taking_arguments_of
+from ._store.watch import watching_all
+from ._tools.hints import hints_arguments
+from .backend.paths import PathText
 from .errors import AiovecError, ConfigError, InvalidArgumentError
 
 LOG = logging.getLogger("aiovec.asgi")
@@ -36,9 +40,21 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
 @hints_arguments
-@taking_arguments_of(connect)
-def lifespan(*args: Any, **options: Any) -> Lifespan:
-    """Return a ``lifespan`` for a framework; the arguments are those of ``aiovec.connect``.
+def lifespan(
+    target: PathText | None = None,
+    *,
+    config: PathText | None = None,
+    read_only: bool = False,
+    follow: bool = False,
+    embedder: EmbedderOption | None = None,
+    embedders: Mapping[str, EmbedderOption] | None = None,
+    watch: Iterable[PathText | Mapping[str, Any]] = (),
+) -> Lifespan:
+    """Return a ``lifespan`` for a framework; the other arguments are those of ``aiovec.connect``.
+
+    ``watch`` are sources that the store follows while the app runs: each is the source of
+    ``aiovec.watch``, or a mapping of its arguments, such as ``{"source": "app.db#articles",
+    "embed": "body"}``. ``store.watching`` has them.
 
     The store opens when the app starts; if that fails, the app does not start. It closes when the
     app ends, after the accepted writes. An app may start again later.
@@ -46,7 +62,17 @@ def lifespan(*args: Any, **options: Any) -> Lifespan:
     Within your own lifespan: ``async with lifespan(...)(app) as state: yield state``. An app has
     one such store; open others with ``aiovec.connect`` in that lifespan.
     """
-    connect(*args, **options)  # opens nothing, but refuses wrong arguments now
+    opening = partial(
+        connect,
+        target,
+        config=config,
+        read_only=read_only,
+        follow=follow,
+        embedder=embedder,
+        embedders=embedders,
+    )
+    opening()  # opens nothing, but refuses wrong arguments now
+    watched = [*watch]
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
@@ -58,7 +84,7 @@ def lifespan(*args: Any, **options: Any) -> Lifespan:
                 "aiovec.connect in your own lifespan, and pass it to its handlers yourself",
                 key="lifespan",
             )
-        async with connect(*args, **options) as store:
+        async with opening() as store, watching_all(store, watched):
             # Set twice: requests to mounted apps see only the state of their scope, and servers and
             # frameworks without such a state keep the app's.
             if state is not None:

@@ -75,4 +75,5 @@ def _run_python(runner: asyncio.Runner, code: str, names: dict[str, Any], page: 
 
 
 def _compiled(code: str, page: str) -> Any:
-    return compile(code, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT  # and none of this module's own
+    return compile(code, page, "exec", flags=flags, dont_inherit=True)

@@ -31,7 +31,15 @@ TABLES_AT_ONCE = 4
 async def health(call: Call, options: dict[str, Any]) -> Any:
     """Check whether the store can be reached."""
     await _reach(call)
-    return {"status": "ok", "backend": call.store.backend_name, "version": __version__}
+    # No names, since no key is asked for.
+    states = [await each.state() for each in call.store.watching]
+    watching = [
+        {"waiting": state.waiting, "seconds": state.seconds, "failing": bool(state.error)}
+        for state in states
+    ]
+    backend = call.store.backend_name
+    more = {"watching": watching} if watching else {}
+    return {"status": "ok", "backend": backend, "version": __version__, **more}
 
 
 _REMEMBERED = 1.0

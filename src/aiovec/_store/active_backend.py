@@ -146,6 +146,12 @@ class Backends:
         self._next_look = self._first_look()
         self._closed = False
 
+    @property
+    def identity(self) -> str:
+        """The name of the store: the TOML file that says where it is, or the place itself."""
+        path = self._place.file or self._place.path
+        return str(self._place) if path is None else os.path.realpath(path)
+
     def look_ahead(self) -> None:
         """Now and then begin a look for a migration that will lead elsewhere."""
         if (now := time.monotonic()) >= self._next_look and not self._closed:

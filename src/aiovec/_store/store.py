@@ -17,10 +17,11 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
+from dataclasses import asdict, replace
 from functools import partial, update_wrapper
 from itertools import chain
 from pathlib import Path
-from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar, Unpack, cast
 
 from .._embed.protocol import Purpose
 from .._embed.registry import Embedders
@@ -148,6 +149,9 @@ from .search import (
 )
 from .write import RowsToUpdate, RowsToWrite, kept_of, vector_of_update
 
+if TYPE_CHECKING:
+    from .watch import Watching
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Parts = Callable[[OpenTable], Awaitable[AsyncGenerator[_T, None]]]
@@ -199,6 +203,7 @@ class VectorStore(Hints):
         self._exports: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
+        self._watching: list[Watching] = []
 
     # The store
 
@@ -211,6 +216,11 @@ class VectorStore(Hints):
     def backend_name(self) -> str:
         """The name of the backend in use now."""
         return self._backends.active.backend.name
+
+    @property
+    def watching(self) -> list[Watching]:
+        """The sources that ``aiovec.watch`` follows for this store, in this process."""
+        return self._watching
 
     def __repr__(self) -> str:
         state = "closed " if self._closing is not None else ""
@@ -1179,10 +1189,12 @@ class VectorStore(Hints):
         """Return the size and costs of the table.
 
         If the table's rows expire, each call counts the expired ones. This reads the times of all
-        rows unless their field has an index.
+        rows unless their field has an index. ``details["watching"]`` has the states of the sources
+        that ``aiovec.watch`` follows for it.
         """
-
-        return await self._on_table("stats", table, lambda t: t.stats())
+        stats = await self._on_table("stats", table, lambda t: t.stats())
+        states = [asdict(await each.state()) for each in self._watching if each.table == table]
+        return replace(stats, details={**stats.details, "watching": states}) if states else stats
 
     async def optimize(self, table: str, *, questions: Vectors | None = None) -> None:
         """Free space, update indexes and delete expired rows now.

@@ -12,11 +12,13 @@ share one store, and their calls overlap. Ctrl-C cancels the call that it interr
 not survive ``fork``.
 """
 
-from .store import Table, VectorStore, aio, connect
+from .store import Table, VectorStore, Watching, aio, connect, watch
 
 __all__ = [
     "Table",
     "VectorStore",
+    "Watching",
     "aio",
     "connect",
+    "watch",
 ]

@@ -24,6 +24,8 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
 from .._store.store import VectorStore as AsyncStore
+from .._store.watch import Watching as AsyncWatching
+from .._store.watch import watch as watch_async
 from .._tools.hints import (
     Hints,
     NoLength,
@@ -169,6 +171,20 @@ class Table(NoLength, _Blocking[AsyncTable]):
     revert: Final = _blocking(AsyncTable.revert)
 
 
+class Watching(_Blocking[AsyncWatching]):
+    """A source that is followed while this is entered. Made by ``aiovec.sync.watch``."""
+
+    def __enter__(self) -> Watching:
+        self._portal.run(self._awaited.__aenter__)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._portal.run(lambda: self._awaited.__aexit__(None, None, None))
+
+    caught_up: Final = _blocking(AsyncWatching.caught_up)
+    state: Final = _blocking(AsyncWatching.state)
+
+
 class VectorStore(_Blocking[AsyncStore]):
     """A store from ``aiovec.sync.connect``; its methods are those of ``aiovec.VectorStore``."""
 
@@ -193,6 +209,11 @@ class VectorStore(_Blocking[AsyncStore]):
     def read_only(self) -> bool:
         """True if the store was opened for reading only."""
         return self._awaited.read_only
+
+    @property
+    def watching(self) -> list[Watching]:
+        """The sources that ``aiovec.sync.watch`` follows for this store, in this process."""
+        return [Watching(each, self._portal) for each in self._awaited.watching]
 
     def __repr__(self) -> str:
         return f"<sync.VectorStore {self.target}>"
@@ -338,3 +359,16 @@ def open_store(target: PathText | None = None, **options: Any) -> VectorStore:
         raise
     portal.target = store.target
     return VectorStore(store, portal)
+
+
+def _for_blocking(
+    function: Callable[Concatenate[AsyncStore, _P], AsyncWatching],
+) -> Callable[Concatenate[VectorStore, _P], Watching]:
+    @wraps(function)
+    def call(store: VectorStore, /, *args: _P.args, **kwargs: _P.kwargs) -> Watching:
+        return Watching(function(store._awaited, *args, **kwargs), store._portal)
+
+    return call
+
+
+watch = _for_blocking(watch_async)

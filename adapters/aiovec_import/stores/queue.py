@@ -1,0 +1,223 @@
+"""The keys of changed rows, which triggers note in an app's own SQLite database.
+
+This module uses Python's ``sqlite3``, as the app does. Two SQLite libraries in one process would
+not see each other's locks, and each would drop the other's when it closes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiovec.errors import AiovecError, ConfigError
+from aiovec_sqlite.layout import quoted
+
+# How long a commit of the app is waited for.
+_BUSY_SECONDS = 5.0
+_EVENTS = ("insert", "update", "key", "delete")
+_BEGIN = "/* aiovec "
+
+Versions = tuple[int, tuple[int, int]]
+
+
+def connected(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    """Return a connection of Python's own SQLite to an existing file, for any thread."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    with translated(path):
+        return sqlite3.connect(
+            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Raise an AiovecError for each error of Python's SQLite."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise AiovecError(f"{path}: {exc}") from exc
+
+
+class Queue:
+    """The queue of one table: an entry for each change, in the order of the commits.
+
+    ``says`` is what its entries are for, and stands in each trigger: the store, and all that
+    changes the rows that the store gets. One entry is the mark up to which all are applied; without
+    it the rows have to be noted anew. All methods block.
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        path: Path,
+        table: str,
+        keys: Sequence[str],
+        store: str,
+        says: Mapping[str, Any],
+    ) -> None:
+        self._db, self._path, self._table, self._keys = db, path, table, [*map(quoted, keys)]
+        self._queue = quoted(_name(table))
+        self._says: dict[str, Any] = {"store": store, "keys": [*keys], **says}
+
+    def statements(self) -> list[str]:
+        """Return the statements that make the queue and its triggers."""
+        columns = ", ".join(f"k{number}" for number in range(len(self._keys)))
+        said = json.dumps(self._says, sort_keys=True).replace("*/", "*\\/")
+        changed = " OR ".join(f"old.{k} COLLATE BINARY IS NOT new.{k}" for k in self._keys)
+        made = [f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {columns}, done)"]
+        for name, event, row in zip(
+            _EVENTS,
+            ("INSERT", "UPDATE", "UPDATE", "DELETE"),
+            ("new", "new", "old", "old"),
+            strict=True,
+        ):
+            when = f" WHEN {changed}" if name == "key" else ""
+            keys = ", ".join(f"{row}.{key}" for key in self._keys)
+            made.append(
+                f"CREATE TRIGGER {quoted(_name(self._table, name))} AFTER {event} ON "
+                f"{quoted(self._table)}{when} BEGIN {_BEGIN}{said} */ "
+                f"INSERT INTO {self._queue} ({columns}) VALUES ({keys}); END"
+            )
+        return made
+
+    def is_marked(self) -> bool:
+        """Return whether the triggers are as they should be, and all rows were noted or applied.
+
+        ConfigError if the queue belongs to another store.
+        """
+        with translated(self._path):
+            found = dict(
+                self._db.execute(
+                    "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' "
+                    "AND tbl_name = ? COLLATE NOCASE",
+                    (self._table,),
+                )
+            )
+        said = [_said(found.get(_name(self._table, event), "")) for event in _EVENTS]
+        other = said[0].get("store", store := self._says["store"])
+        if other != store:
+            source = f"{self._path}#{self._table}"
+            raise ConfigError(
+                f"{source} is watched for the store {other}, and its queue can serve one store "
+                f"only; to watch it for {store}, end that with: aiovec import {source} --unwatch"
+            )
+        return said == [self._says] * len(_EVENTS) and self.marked() is not None
+
+    def make(self) -> None:
+        """Make the queue and its triggers anew, with an entry for each row and without the mark."""
+        columns = ", ".join(f"k{number}" for number in range(len(self._keys)))
+        with self._writing():
+            for statement in (*removals(self._table), *self.statements()):
+                self._db.execute(statement)
+            self._db.execute(
+                f"INSERT INTO {self._queue} ({columns}) "
+                f"SELECT {', '.join(self._keys)} FROM {quoted(self._table)}"
+            )
+
+    def all_keys(self, size: int = 1000) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the keys of all rows, in one snapshot."""
+        with translated(self._path):
+            keys = self._db.execute(f"SELECT {', '.join(self._keys)} FROM {quoted(self._table)}")
+            while some := keys.fetchmany(size):
+                yield some
+
+    def mark(self, until: int) -> None:
+        """Say that all entries up to one are applied."""
+        with self._writing():
+            self._db.execute(f"DELETE FROM {self._queue} WHERE seq <= ?", (until,))
+            self._db.execute(f"INSERT INTO {self._queue} (seq, done) VALUES (?, 1)", (until,))
+
+    def marked(self) -> int | None:
+        """Return the entry up to which all are applied; None while that is not known."""
+        return self._entry("WHERE done ORDER BY seq LIMIT 1")
+
+    def last(self) -> int:
+        """Return the last entry that is committed now."""
+        return self._entry("ORDER BY seq DESC LIMIT 1") or 0
+
+    def _entry(self, which: str) -> int | None:
+        with translated(self._path):
+            try:
+                row = self._db.execute(f"SELECT seq FROM {self._queue} {which}").fetchone()
+            except sqlite3.OperationalError as exc:
+                if "no such table" not in str(exc):
+                    raise
+                row = None
+        return None if row is None else int(row[0])
+
+    def noted(self, limit: int, after: int) -> tuple[int, list[tuple[Any, ...]]]:
+        """Return the keys of the next entries, each once, and the last of these entries."""
+        with translated(self._path):
+            rows = self._db.execute(
+                f"SELECT * FROM {self._queue} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+            ).fetchall()
+        return (rows[-1][0] if rows else 0), [*dict.fromkeys(row[1:-1] for row in rows)]
+
+    def waiting(self, until: int | None = None) -> int | None:
+        """Return how many entries wait, up to one; None while the queue is being made."""
+        mark = self.marked()
+        return None if mark is None else max(0, (self.last() if until is None else until) - mark)
+
+    def versions(self) -> Versions:
+        """Return a number that changes with each commit of others, and what changes with the
+        schema, or when another file has this path."""
+        with translated(self._path):
+            (commits,) = self._db.execute("PRAGMA main.data_version").fetchone()
+            (schema,) = self._db.execute("PRAGMA main.schema_version").fetchone()
+        return commits, (schema, os.stat(self._path).st_ino)
+
+    @contextmanager
+    def snapshot(self, begin: str = "BEGIN") -> Iterator[None]:
+        """Run statements in one transaction."""
+        with translated(self._path):
+            self._db.execute(begin)
+            try:
+                yield
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def _writing(self) -> Any:
+        return self.snapshot("BEGIN IMMEDIATE")
+
+
+def removals(table: str) -> list[str]:
+    """Return the statements that remove a table's triggers and queue."""
+    names = [quoted(_name(table, event)) for event in _EVENTS]
+    triggers = [f"DROP TRIGGER IF EXISTS {name}" for name in names]
+    return [*triggers, f"DROP TABLE IF EXISTS {quoted(_name(table))}"]
+
+
+def take_turn(path: str) -> sqlite3.Connection | None:
+    """Return a connection that holds a lock until it closes, at the latest with this process.
+
+    None while another one holds it.
+    """
+    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as exc:
+        db.close()
+        if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            return None
+        raise AiovecError(f"{path}: {exc}") from exc
+    return db
+
+
+def _name(table: str, event: str = "") -> str:
+    return f"aiovec_queue_{table}{event and '_'}{event}"
+
+
+def _said(sql: str) -> dict[str, Any]:
+    """Return what a trigger says; nothing if it is none of ours."""
+    _, begin, rest = sql.partition(_BEGIN)
+    try:
+        return dict(json.loads(rest.partition(" */")[0])) if begin else {}
+    except ValueError:
+        return {}

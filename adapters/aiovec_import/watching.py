@@ -1,0 +1,666 @@
+"""Sources that are followed: folders of documents, and tables of SQLite with a queue of changes.
+
+Each is a ``Feed`` of ``aiovec.watch``. Applying a change twice changes nothing, so a follower that
+was killed begins again where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, suppress
+from dataclasses import replace
+from functools import partial
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from aiovec import Schema, VectorStore, new_id
+from aiovec._internals import StoreInternals
+from aiovec.backend import redacted
+from aiovec.backend.paths import is_url
+from aiovec.backend.threads import begin_in_thread, in_thread
+from aiovec.documents import SCHEMA, SUFFIXES
+from aiovec.errors import ConfigError, EmbeddingError, TableNotFoundError
+
+from .documents import DocumentImport, Documents, documents_in
+from .files import has_suffix
+from .loading import Load, create
+from .opening import Opener, path_and_table
+from .sources import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Import,
+    NewTable,
+    Reader,
+    Reject,
+    RejectsFile,
+    legal_table_name,
+    named_source,
+)
+from .stores.queue import Queue, Versions, connected, removals, take_turn, translated
+from .tables import QUERY, SqliteTable, id_of
+from .texts import Seen, TextImport, for_passages
+
+LOG = logging.getLogger("aiovec.watch")
+
+# Rows or documents of one step, and names of refused ones that are remembered.
+_AT_ONCE = 500
+_REMEMBERED = 1000
+# The system's events come when none followed for this long, or after the longest wait.
+_STEP_MS, _DEBOUNCE_MS = 50, 400
+# The watcher may begin after the first look, so there is another one this long after its start.
+_SETTLED_MS = 1000
+
+# Seconds between two looks at what a database has committed.
+_LOOK = 0.025
+
+_NEVER: Versions = (0, (0, 0))
+_State = tuple[int, ...]
+_T = TypeVar("_T")
+
+
+async def open_feed(
+    store: VectorStore,
+    source: str,
+    *,
+    table: str | None,
+    embed: str | None,
+    text: str | Iterable[str],
+    index: str | Iterable[str],
+    id_column: str | None,
+    query: str | None,
+    passages: bool,
+    chunk_size: int | None,
+    overlap: int,
+    base: str,
+    include: Iterable[str],
+    exclude: Iterable[str],
+    every: float,
+) -> Feed:
+    """Return the feed of a source, which suits the store."""
+    look = partial(documents_in, [source], base, [*include], [*exclude])
+    is_folder = await in_thread(lambda: os.path.isdir(os.path.expanduser(source)))
+    if not query and ((present := await in_thread(look)).files or is_folder):
+        job = DocumentImport(
+            present, look, table or "documents", Refused(), {}, SCHEMA, base, chunk_size, overlap
+        )
+        folder = FolderFeed(store, [source], every, look, job)
+        await folder.begin()
+        return folder
+    path, name = await in_thread(path_and_table, source)
+    if embed is None and (table or name):  # the table that an earlier import made says it
+        with suppress(TableNotFoundError):
+            schema = await store.schema(table or legal_table_name(name))
+            embed = None if schema.embed is None else schema.embed.field
+            passages = {"part", "parts"} <= schema.fields.keys()
+    new = NewTable(None, None, _names(text), _names(index), embed)
+    hints = Hints(name or None, query, id_column, None, None, new)
+    if embed is None:
+        raise ConfigError(
+            f"{source} cannot be watched without embed, the column of the texts that vectors are "
+            "made of",
+            key="embed",
+        )
+
+    def made(reader: Reader, rows: ForeignTable, rejects: RejectsFile) -> TextImport:
+        if passages:
+            rows = replace(rows, schema=for_passages(rows.schema))
+        return TextImport(
+            reader,
+            [Load(rows, table or rows.name, new=new)],
+            rejects,
+            False,
+            base,
+            passages,
+            chunk_size,
+            overlap,
+            delete=True,
+            delete_all=True,
+        )
+
+    def opened(rejects: RejectsFile) -> TextImport:
+        reader = SqliteRows(path, hints) if of_sqlite else Opener(hints).open(source, lambda: None)
+        try:
+            (rows,) = reader.tables()
+            return made(reader, rows, rejects)
+        except BaseException:
+            reader.close()
+            raise
+
+    def tried() -> tuple[str, bool]:
+        """Return the table to write, and whether the source can have triggers; raise what is wrong
+        with it."""
+        if of_sqlite and StoreInternals(store).owns(path.resolve()):
+            raise ConfigError(f"{path} is this store itself; name a table of another database")
+        job = opened(Refused())
+        with closing(job.source):
+            layout = job.loads[0].source.layout
+            return job.loads[0].table, of_sqlite and layout == "table" and os.access(path, os.W_OK)
+
+    # Python's own SQLite reads a file that the app may have open: see stores/queue.py.
+    of_sqlite = named_source(source) is None and not is_url(source) and not has_suffix(path)
+    written, can_note = await in_thread(tried)
+    if not can_note:
+        return ComparedFeed(store, redacted(source), written, every, opened)
+    says = {"passages": passages, "chunk_size": chunk_size, "overlap": overlap}
+    noted = TableFeed(store, path, hints, says, made)
+    try:
+        await noted.begin()
+    except BaseException:
+        await noted.close()
+        raise
+    return noted
+
+
+class SqliteRows(Reader):
+    """A table, a view or a query, read by Python's own SQLite."""
+
+    place = "key"
+
+    def __init__(self, path: Path, hints: Hints) -> None:
+        if not path.is_file():
+            raise ConfigError(f"there is no file {path}")
+        self.name: str = str(path)
+        self._db, self._path = connected(path, "ro"), path
+        with translated(path):
+            if hints.query is not None:  # a view takes one statement, which only reads
+                self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
+            self._db.execute("BEGIN")
+            name = hints.table if hints.query is None else QUERY
+            if name is None:
+                raise ConfigError(f"name a table of {path} as {path}#TABLE", key="source")
+            self._table = SqliteTable(self._db, name, hints)
+
+    def tables(self) -> list[ForeignTable]:
+        with translated(self._path):
+            return [self._table.foreign(self._path.name)]
+
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        with translated(self._path):
+            if self._db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",):
+                self._table.copy()  # a reader would keep writers waiting
+            yield from self._table.chunks(schema, size)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def unwatch_table(source: str) -> list[str]:
+    """Remove the queue and the triggers of a table; return the statements that were run."""
+    path, table = path_and_table(source)
+    if not table or not path.is_file():
+        raise ConfigError(f"--unwatch needs a table of a SQLite database, FILE#TABLE, not {source}")
+    statements = removals(table)
+    if (turn := take_turn(_lock_of(path, table))) is None:
+        raise ConfigError(f"{source} is watched by a process now, which would make the queue anew")
+    with closing(turn), closing(connected(path)) as db, translated(path):
+        db.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            db.execute(statement)
+        db.execute("COMMIT")
+    return statements
+
+
+def _lock_of(path: Path, table: str) -> str:
+    """Return a path beside the database, which several containers may share."""
+    return f"{os.path.realpath(path)}.{quote(table, safe='')}.aiovec-lock"
+
+
+def _names(given: str | Iterable[str]) -> list[str]:
+    return [given] if isinstance(given, str) else [*given]
+
+
+class Refused(RejectsFile):
+    """The last rows or documents that were set aside, in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull), lambda _: None)
+        self.reasons: dict[str, str] = {}
+
+    def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
+        for reject in rejects:
+            self.count += 1
+            LOG.warning("%s: %s is set aside: %s", table, reject.id or reject.row, reject.reason)
+            self.reasons.pop(name := str(reject.id or reject.row), None)
+            self.reasons[name] = reject.reason
+            if len(self.reasons) > _REMEMBERED:
+                del self.reasons[next(iter(self.reasons))]
+
+
+class Feed(ABC):
+    """A source that is followed."""
+
+    def __init__(self, store: VectorStore, source: str, table: str) -> None:
+        self.store, self.source, self.table = store, source, table
+        self._refused = Refused()
+        self._turn: Any = None
+        self._stands_by = False
+
+    @property
+    def refused(self) -> dict[str, str]:
+        return self._refused.reasons
+
+    @property
+    def _lock(self) -> str:
+        """The path of the lock that the one follower on this machine holds."""
+        known = f"{StoreInternals(self.store).identity}\0{self.table}\0{self.source}"
+        name = blake2b(known.encode(), digest_size=12).hexdigest()
+        return os.path.join(tempfile.gettempdir(), f"aiovec-{name}.lock")
+
+    async def take_turn(self) -> bool:
+        self._turn = self._turn or await in_thread(lambda: take_turn(self._lock))
+        self._stands_by = self._turn is None
+        return self._turn is not None
+
+    async def close(self) -> None:
+        if self._turn is not None:
+            await in_thread(self._turn.close)
+
+    @abstractmethod
+    async def step(self) -> bool:
+        """Apply some changes; False if none is left."""
+
+    async def _say(self, counts: Mapping[str, int]) -> None:
+        """Log how many rows or documents changed, in a thread: a handler may write to a file."""
+        said = [
+            f"{counts[what]:,} {what}" for what in ("new", "changed", "deleted") if counts[what]
+        ]
+        if said:
+            await in_thread(LOG.info, "%s: %s", self.table, ", ".join(said))
+
+
+class _NamedFeed(Feed):
+    """A source whose changes are known by the names of what changed."""
+
+    @abstractmethod
+    async def _replace(self, names: Sequence[Any]) -> None:
+        """Bring what has these names into the store as it is now."""
+
+    async def _apply(self, names: Sequence[Any]) -> None:
+        """Apply changes; set aside a text that the embedder refuses though it takes others."""
+        try:
+            await self._replace(names)
+        except EmbeddingError as exc:
+            if exc.retryable or exc.table is not None or not await self._embeds():
+                raise
+            half = len(names) // 2
+            if not half:
+                reject = Reject(str(names[0]), exc.id, exc.reason)
+                await in_thread(self._refused.write, self.table, "", [reject])
+                return
+            await self._apply(names[:half])
+            await self._apply(names[half:])
+
+    async def _embeds(self) -> bool:
+        """Return whether the embedder takes any text now."""
+        try:
+            await self.store.search(self.table, new_id(), limit=1)  # no text that is cached
+        except EmbeddingError:
+            return False
+        return True
+
+
+class FolderFeed(_NamedFeed):
+    """Documents of files and folders.
+
+    The system's events say only that something may have changed. Time, size and number of each
+    file say what, so no event has to be right, and a lost one is made good after ``every`` seconds.
+    """
+
+    def __init__(
+        self,
+        store: VectorStore,
+        places: Sequence[str],
+        every: float,
+        look: Callable[[], Documents],
+        job: DocumentImport,
+    ) -> None:
+        super().__init__(store, " ".join(places), job.table)
+        self._places = [Path(place).expanduser() for place in places]
+        self._look, self._whole, self._every = look, job, every
+        self._present = Documents()
+        self._states: dict[str, _State] | None = None
+        self._stepping = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._tell = partial(asyncio.get_running_loop().call_soon_threadsafe, self._changed.set)
+        self._watcher = threading.Event()
+        self._watcher.set()
+        self._tops: list[_State] = []
+
+    async def begin(self) -> None:
+        """Raise what makes the import impossible."""
+        try:
+            await in_thread(import_module, "watchfiles")
+        except ImportError as exc:
+            raise ConfigError(
+                'a folder needs watchfiles, which is missing; pip install "aiovec[documents]"'
+            ) from exc
+        await self._limited([]).find(self.store)
+
+    def _limited(self, names: Collection[str] | None) -> DocumentImport:
+        """Return the import of some documents; those that have no file are deleted."""
+        files = self._present.files
+        if names is not None:
+            files = {name: files[name] for name in names if name in files}
+        return replace(
+            self._whole,
+            documents=replace(self._present, files=files),
+            only=names,
+            look=lambda: self._present,
+            rejects=self._refused,
+            delete=True,
+            delete_all=self._whole.delete_all or names is not None,
+            counts=Counter(),
+        )
+
+    async def _replace(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._refused.reasons.pop(name, None)
+        job = self._limited(names)
+        await _run(job, self.store)
+        await self._say(job.counts)
+
+    async def step(self) -> bool:
+        async with self._stepping:
+            if self._turn is not None:
+                await in_thread(self._watch)
+            self._present = await in_thread(self._look)
+            states = await in_thread(_states, self._present)
+            if not states:  # perhaps a folder that is not mounted
+                return False
+            if (before := self._states) is None:
+                whole = self._limited(None)
+                await whole.find(self.store)
+                before = dict.fromkeys(whole.stored, ())
+            names = sorted(
+                name
+                for name in before.keys() | states.keys()
+                if before.get(name) != states.get(name)
+            )
+            for start in range(0, len(names), _AT_ONCE):
+                await self._apply(names[start : start + _AT_ONCE])
+            self._states = states
+            return bool(names)
+
+    def _watch(self) -> None:
+        """Have a thread watch the places, anew where one of them is another file or folder."""
+        tops = [_state(place)[2:] for place in self._places]
+        if self._watcher.is_set() or tops != self._tops:
+            self._watcher.set()
+            self._watcher, self._tops = threading.Event(), tops
+            begin_in_thread(partial(_watched, self._places, self._watcher, self._tell))
+
+    async def changed(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._every):
+                await self._changed.wait()
+        self._changed.clear()
+
+    async def last(self) -> int:
+        while await self.step():
+            pass
+        return 0
+
+    async def waiting(self, mark: int | None = None) -> int | None:
+        return None if mark is None and self._states is None else 0
+
+    async def close(self) -> None:
+        self._watcher.set()
+        await super().close()
+
+
+def _states(documents: Documents) -> dict[str, _State]:
+    return {source: _state(path) for source, path in documents.files.items()}
+
+
+def _state(path: Path) -> _State:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0, 0)
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
+
+
+def _watched(places: Sequence[Path], stop: threading.Event, tell: Callable[[], object]) -> None:
+    """Tell of changes below some places until ``stop`` is set, at the latest by an error."""
+    from watchfiles import watch
+
+    told = False
+    with suppress(OSError, RuntimeError):  # no more watches, a folder that is gone, a closed loop
+        for changes in watch(
+            *places,
+            watch_filter=_may_matter,
+            debounce=_DEBOUNCE_MS,
+            step=_STEP_MS,
+            stop_event=stop,
+            rust_timeout=_SETTLED_MS,
+            yield_on_timeout=True,
+            raise_interrupt=False,
+        ):
+            if changes or not told:
+                tell()
+                told = True
+    stop.set()
+
+
+def _may_matter(_: object, path: str) -> bool:
+    """Return whether a change may be one of documents; a store may lie beside them."""
+    return Path(path).suffix.lower() in SUFFIXES or not os.path.isfile(path)
+
+
+class TableFeed(_NamedFeed):
+    """A table of SQLite whose triggers note the keys of changed rows in a queue.
+
+    The rows of noted keys are read after the queue, so they are never older than their entries.
+    """
+
+    def __init__(
+        self,
+        store: VectorStore,
+        path: Path,
+        hints: Hints,
+        says: Mapping[str, Any],
+        job: Callable[[Any, ForeignTable, RejectsFile], TextImport],
+    ) -> None:
+        super().__init__(store, f"{path}#{hints.table}", "")
+        self._path, self._hints, self._says, self._job = path, hints, says, job
+        # A connection serves one thread at a time.
+        self._alone = partial(in_thread, limit=asyncio.Semaphore(1))
+        self._stepping = asyncio.Lock()
+        self._db: Any = None
+        # As the open database was, as it was when the queue was looked at, and at the last step.
+        self._versions = self._stepped = _NEVER
+        self._schema: tuple[int, int] | None = None
+        # The last entry that is applied, and the one that the queue has as its mark.
+        self._applied = self._marked = 0
+
+    async def begin(self) -> None:
+        """Open the database, and raise what makes it impossible to follow the table."""
+        versions = await self._alone(self._open)
+        rows = await self._alone(self._shape.foreign, self._path.name)
+        job = self._job(None, rows, self._refused)
+        await job.find(self.store)
+        self._load, self._sync = job.loads[0], job.sync
+        self.table = self._load.table
+        await self._ask(Queue.is_marked)
+        self._versions = versions
+
+    def _open(self) -> Versions:
+        """Open the database, in place of the connection that is open."""
+        db, name = connected(self._path), str(self._hints.table)
+        try:
+            with translated(self._path):
+                shape = SqliteTable(db, name, self._hints)
+                if shape.key == ["rowid"]:
+                    raise ConfigError(
+                        f"{self.source} has no key that VACUUM keeps; give it a PRIMARY KEY, or "
+                        "name a column whose values are unique as the id column",
+                        key="id_column",
+                    )
+                says = {**self._says, "columns": [column.name for column in shape.columns]}
+                identity = StoreInternals(self.store).identity
+                queue = Queue(db, self._path, name, shape.key, identity, says)
+                versions = queue.versions()
+        except BaseException:
+            db.close()
+            raise
+        self._close()
+        self._db, self._shape, self._queue = db, shape, queue
+        return versions
+
+    async def _ask(self, method: Callable[..., _T], *args: object) -> _T:
+        """Call a method of the queue that is open then."""
+        return await self._alone(lambda: method(self._queue, *args))
+
+    async def _look(self) -> None:
+        """Open the database anew where its schema has changed."""
+        if (versions := await self._ask(Queue.versions))[1] != self._versions[1]:
+            await self.begin()
+        else:
+            self._versions = versions
+
+    async def step(self) -> bool:
+        async with self._stepping:
+            await self._look()
+            if self._schema != self._versions[1]:
+                await self._begin_again()
+            self._stepped = self._versions
+            last, keys = await self._ask(Queue.noted, _AT_ONCE, self._applied)
+            try:
+                if keys:
+                    await self._apply(keys)
+            except TableNotFoundError:  # dropped: the next step makes it anew
+                self._schema, self._versions = None, _NEVER
+                raise
+            self._applied = max(last, self._applied)
+            if self._applied != self._marked:
+                await self._ask(Queue.mark, self._applied)
+                self._marked = self._applied
+            return bool(last)
+
+    async def _begin_again(self) -> None:
+        """Go on with the queue if it is as it should be; else note all rows."""
+        exists = self._load.exists
+        await create(self.store, self._load)
+        if not (exists and await self._ask(Queue.is_marked)):
+            seen = await self._alone(self._note_all)
+            gone, _ = await self._sync.gone(self.store, seen)
+            await self._sync.delete(self.store, [*gone])
+            await self._ask(Queue.mark, 0)
+            self._versions = await self._ask(Queue.versions)
+        marked = await self._ask(Queue.marked)
+        self._applied = self._marked = marked or 0
+        self._schema = self._versions[1]
+
+    def _note_all(self) -> Seen:
+        """Make the queue with an entry for each row, and return the ids of all."""
+        made = "".join(f"\n{statement};" for statement in self._queue.statements())
+        about = "%s: makes a queue, which aiovec import %s --unwatch removes: %s"
+        LOG.info(about, self._path, self.source, made)
+        self._queue.make()
+        seen = Seen()
+        for keys in self._queue.all_keys():
+            seen.add([id for key in keys if (id := id_of(key)) is not None])
+        return seen
+
+    async def _replace(self, names: Sequence[Any]) -> None:
+        for key in names:
+            self.refused.pop(str(id_of(key)), None)
+        part = await in_thread(self._sync.prepare, *await self._alone(self._rows, names))
+        change = await self._sync.compare(self.store, part)
+        rejects = await self._sync.write(self.store, change)
+        await in_thread(self._refused.write, self.table, "row", [*change.rejects, *rejects])
+        await self._say(change.counts)
+
+    def _rows(self, keys: Sequence[Any]) -> tuple[Chunk, set[str]]:
+        with translated(self._path), self._queue.snapshot():
+            chunk, absent = self._shape.some(keys, self._load.used_schema)
+        # Keys that differ in letters only may find one row twice.
+        rows = {row["id"]: row for row in chunk.rows}
+        return Chunk([*rows.values()], [*rows], chunk.rejects), absent
+
+    @property
+    def _lock(self) -> str:
+        return _lock_of(self._path, str(self._hints.table))
+
+    async def changed(self) -> None:
+        while await self._ask(Queue.versions) == self._stepped:  # noqa: ASYNC110 - no event comes
+            await asyncio.sleep(_LOOK)
+
+    async def last(self) -> int:
+        while True:
+            async with self._stepping:
+                await self._look()
+                own = self._turn is not None or not self._stands_by
+                if self._schema == self._versions[1] if own else await self._ask(Queue.is_marked):
+                    return await self._ask(Queue.last)
+            await asyncio.sleep(_LOOK)
+
+    async def waiting(self, mark: int | None = None) -> int | None:
+        return await self._ask(Queue.waiting, mark)
+
+    async def close(self) -> None:
+        await self._alone(self._close)
+        await super().close()
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+
+
+class ComparedFeed(Feed):
+    """A source that tells no changes: all its rows are compared every so many seconds."""
+
+    def __init__(
+        self,
+        store: VectorStore,
+        source: str,
+        table: str,
+        every: float,
+        opened: Callable[[RejectsFile], TextImport],
+    ) -> None:
+        super().__init__(store, source, table)
+        self._opened, self._every = opened, every
+        self._stepping = asyncio.Lock()
+        self._compared = False
+
+    async def step(self) -> bool:
+        async with self._stepping:
+            self._refused = Refused()
+            job = await in_thread(self._opened, self._refused)
+            try:
+                await _run(job, self.store)
+            finally:
+                await in_thread(job.source.close)
+            await self._say(job.counts)
+            self._compared = True
+            return False
+
+    async def changed(self) -> None:
+        await asyncio.sleep(self._every)
+
+    async def last(self) -> int:
+        await self.step()
+        return 0
+
+    async def waiting(self, mark: int | None = None) -> int | None:
+        return None if mark is None and not self._compared else 0
+
+
+async def _run(job: Import, store: VectorStore) -> None:
+    """Run an import to its end."""
+    await job.find(store)
+    async with aclosing(job.parts()) as parts:
+        async for part in parts:
+            await job.write(store, part)
+    await job.finish(store)

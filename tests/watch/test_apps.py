@@ -1,0 +1,149 @@
+"""Apps, servers and moves with a store that follows a table."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from tests.harness.waiting import until
+
+import aiovec
+import aiovec.sync
+from aiovec.asgi import get_store, lifespan
+from aiovec_server import create_app
+
+from .apps import App, contents, imported
+
+pytestmark = pytest.mark.arrow
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with closing(App(tmp_path)) as made:
+        yield made
+
+
+def test_a_request_of_an_app_reads_what_was_written_before(app: App, tmp_path: Path) -> None:
+    async def search(request: Request) -> JSONResponse:
+        store = get_store(request)
+        await store.watching[0].caught_up()
+        return JSONResponse([hit.id for hit in await store.search_text("articles", "special")])
+
+    source = {"source": app.source, "embed": "body", "text": ["body"]}
+    run = lifespan(tmp_path / "s.db", embedder="demo", watch=[source])
+    with TestClient(Starlette(routes=[Route("/", search)], lifespan=run)) as client:
+        assert client.get("/").json() == []
+        app.upsert(7, "special")
+        assert client.get("/").json() == ["7"]
+        app.db.execute("DELETE FROM articles WHERE id = 7")
+        assert client.get("/").json() == []
+
+
+def test_a_table_is_followed_without_await(app: App, tmp_path: Path) -> None:
+    with (
+        aiovec.sync.connect(tmp_path / "s.db", embedder="demo") as store,
+        aiovec.sync.watch(store, app.source, embed="body") as watching,
+    ):
+        app.upsert(7, "special")
+        watching.caught_up()
+        assert "special" in store.get("articles", ["7"])[0]["body"]
+        assert [each.state().waiting for each in store.watching] == [0]
+    assert store.watching == []
+
+
+async def test_stats_health_and_metrics_tell_how_far_behind_a_table_is(
+    app: App, tmp_path: Path
+) -> None:
+    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as store:
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_app(store=store)), base_url="http://127.0.0.1:4002"
+        )
+        assert "watching" not in (await client.get("/health")).json()
+        async with aiovec.watch(store, app.source, embed="body") as watching:
+            await watching.caught_up()
+            (state,) = (await store.stats("articles")).details["watching"]
+            assert (state["source"], state["waiting"], state["error"]) == (app.source, 0, "")
+            (facts,) = (await client.get("/health")).json()["watching"]
+            assert facts == {"waiting": 0, "seconds": 0.0, "failing": False}
+            metrics = (await client.get("/metrics")).text
+            assert 'aiovec_watch_waiting{table="articles"} 0.0' in metrics
+        assert "watching" not in (await store.stats("articles")).details
+
+
+async def test_a_watched_table_moves_to_lancedb_and_back(app: App, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    config = tmp_path / "aiovec.toml"
+    config.write_text(
+        '[retrieval]\nbackend = "sqlite"\nsqlite_path = "s.db"\nlancedb_url = "lance"\n'
+        '[retrieval.embedders.default]\nkind = "demo"\n'
+    )
+    async with (
+        aiovec.connect(config=config) as store,
+        aiovec.watch(store, app.source, embed="body", text=["title"]) as watching,
+    ):
+        await watching.caught_up()
+        for backend in ("lancedb", "sqlite"):
+            command = [sys.executable, "-m", "aiovec", "migrate", "run", "--to", backend]
+            move = await asyncio.create_subprocess_exec(
+                *command, "--switch", "--config", str(config), cwd=tmp_path
+            )
+            while move.returncode is None:
+                await asyncio.to_thread(app.write)
+                await asyncio.sleep(0.01)
+            assert move.returncode == 0
+            app.upsert(5, backend)
+            await watching.caught_up()
+            assert store.backend_name == backend
+            assert await contents(store) == await imported(app, tmp_path / f"clean-{backend}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve", "mcp"])
+async def test_servers_follow_a_source(command: str, app: App, tmp_path: Path) -> None:
+    if command == "mcp":
+        pytest.importorskip("mcp")
+    arguments = [sys.executable, "-m", "aiovec", command, "-s", str(tmp_path / "s.db")]
+    arguments += ["--watch", app.source]
+    arguments += ["--port", "0"] if command == "serve" else ["--http", "--port", "0"]
+    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as store:
+        async with aiovec.watch(store, app.source, embed="body") as watching:
+            await watching.caught_up()  # the table says afterwards what is embedded, and how
+        process = await asyncio.create_subprocess_exec(*arguments, stderr=subprocess.PIPE)
+        try:
+            app.upsert(3, "served")
+
+            async def seen() -> bool:
+                assert process.returncode is None
+                return "served" in (await store.get("articles", ["3"]))[0]["body"]
+
+            await until(seen)
+        finally:
+            process.terminate()
+            await process.communicate()
+
+
+def test_an_app_on_django_is_followed(tmp_path: Path) -> None:
+    """In a process of its own, since Django's settings are global."""
+    pytest.importorskip("django")
+    program = Path(__file__).with_name("django_app.py")
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert done.stdout.split() == ["30", "changed", "gone", "11"], done.stderr

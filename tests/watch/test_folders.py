@@ -1,0 +1,142 @@
+"""A folder of documents, and a store that follows it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.harness.waiting import until
+
+import aiovec
+from aiovec import VectorStore
+
+pytest.importorskip("semantic_text_splitter")
+pytest.importorskip("watchfiles")
+pytestmark = pytest.mark.arrow
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(5):
+        write(folder / f"{number}.md", f"word{number}")
+    return folder
+
+
+@pytest.fixture
+async def store(notes: Path, tmp_path: Path) -> AsyncIterator[VectorStore]:
+    async with (
+        aiovec.connect(tmp_path / "s.db", embedder="demo") as store,
+        aiovec.watch(store, notes) as watching,
+    ):
+        await watching.caught_up()
+        yield store
+
+
+def write(path: Path, word: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# A note\n\n{word}\n", encoding="utf-8")
+
+
+async def found(store: VectorStore, word: str) -> list[str]:
+    return sorted(hit["source"] for hit in await store.search_text("documents", word, limit=600))
+
+
+async def until_found(store: VectorStore, word: str, *sources: str) -> None:
+    async def same() -> bool:
+        return await found(store, word) == sorted(sources)
+
+    await until(same)
+
+
+async def test_saves_moves_and_removals_are_followed(store: VectorStore, notes: Path) -> None:
+    write(notes / "0.md", "plainly")
+    await until_found(store, "plainly", "0.md")
+    await until_found(store, "word0")
+    write(notes / "1.md.part~", "renamed")  # as editors save
+    os.replace(notes / "1.md.part~", notes / "1.md")
+    await until_found(store, "renamed", "1.md")
+    os.rename(notes / "2.md", notes / "two.md")
+    await until_found(store, "word2", "two.md")
+    write(notes / "deep/er/x.md", "nested")
+    await until_found(store, "nested", "deep/er/x.md")
+    os.rename(notes / "deep", notes.parent / "away")
+    await until_found(store, "nested")
+    os.rename(notes.parent / "away", notes / "back")
+    await until_found(store, "nested", "back/er/x.md")
+    shutil.rmtree(notes / "back")
+    await until_found(store, "nested")
+    os.remove(notes / "3.md")
+    await until_found(store, "word3")
+
+
+async def test_a_folder_may_be_empty_at_first(tmp_path: Path, notes: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    async with (
+        aiovec.connect(tmp_path / "s.db", embedder="demo") as store,
+        aiovec.watch(store, empty) as watching,
+    ):
+        await watching.caught_up()
+        write(empty / "first.md", "arrived")
+        await watching.caught_up()
+        await until_found(store, "arrived", "first.md")
+
+
+async def test_a_checkout_of_500_files_is_followed(store: VectorStore, notes: Path) -> None:
+    for number in range(500):
+        write(notes / f"many/{number}.md", "checkout")
+    (watching,) = store.watching
+    await watching.caught_up()
+    assert len(await found(store, "checkout")) == 500
+    for number in range(250):
+        os.remove(notes / f"many/{number}.md")
+        write(notes / f"many/{number + 250}.md", "branch")
+    await watching.caught_up()
+    assert len(await found(store, "checkout")) == 0
+    assert len(await found(store, "branch")) == 250
+
+
+async def test_a_folder_without_documents_deletes_nothing_and_one_that_came_back_is_watched(
+    store: VectorStore, notes: Path
+) -> None:
+    os.rename(notes, notes.parent / "unmounted")
+    (watching,) = store.watching
+    await watching.caught_up()
+    assert await store.count("documents") == 5
+    write(notes / "5.md", "mounted")
+    await watching.caught_up()
+    assert await store.count("documents") == 1
+    write(notes / "6.md", "afterwards")
+    await until_found(store, "afterwards", "6.md")
+
+
+async def test_a_document_that_cannot_be_read_is_named_until_it_can(
+    store: VectorStore, notes: Path
+) -> None:
+    (notes / "bad.pdf").write_bytes(b"%PDF-1.4 broken")
+    (watching,) = store.watching
+    await watching.caught_up()
+    assert list((await watching.state()).refused) == ["bad.pdf"]
+    os.remove(notes / "bad.pdf")
+    await watching.caught_up()
+    assert (await watching.state()).refused == {}
+
+
+async def test_what_changed_before_the_start_is_found_and_removed_files_go(
+    notes: Path, tmp_path: Path
+) -> None:
+    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as store:
+        async with aiovec.watch(store, notes) as watching:
+            await watching.caught_up()
+        os.remove(notes / "1.md")
+        write(notes / "2.md", "rewritten")
+        async with aiovec.watch(store, notes) as watching:
+            await watching.caught_up()
+            assert await found(store, "rewritten") == ["2.md"]
+            assert await found(store, "word1") == []

@@ -1,0 +1,390 @@
+"""A table of an app's SQLite database, and a store that follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.command import run
+from tests.harness.waiting import until
+
+import aiovec
+from aiovec import AiovecError, ConfigError, VectorStore
+
+from .apps import SHAPES, App, contents, follower, imported, writer
+
+WATCH: dict[str, Any] = {"embed": "body", "text": ["title"]}
+pytestmark = pytest.mark.arrow
+
+
+@pytest.fixture(autouse=True)
+def no_lock_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    with closing(App(tmp_path)) as made:
+        yield made
+
+
+def opened(folder: Path) -> Any:
+    return aiovec.connect(folder / "s.db", embedder="demo")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_watched_table_is_what_a_first_import_gives(shape: str, tmp_path: Path) -> None:
+    with closing(App(tmp_path, shape, journal="wal" if shape != "two" else "delete")) as app:
+        async with opened(tmp_path) as store:
+            for part in range(3):  # also of what is written while nobody follows
+                for _ in range(30):
+                    app.write()
+                async with aiovec.watch(store, app.source, **WATCH) as watching:
+                    for _ in range(60):
+                        await asyncio.to_thread(app.write)
+                    await watching.caught_up()
+                    assert await contents(store) == await imported(app, tmp_path / f"{part}")
+        assert app.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+CHANGES = {
+    "add a column": "ALTER TABLE articles ADD COLUMN day TEXT DEFAULT 'monday'",
+    "rename a column": "ALTER TABLE articles RENAME COLUMN author TO writer",
+    "rename the key": "ALTER TABLE articles RENAME COLUMN id TO number",
+    "drop a column": "ALTER TABLE articles DROP COLUMN author",
+    "vacuum": "DELETE FROM articles WHERE id < 20; VACUUM; UPDATE articles SET body = 'new'",
+    "make it anew": (
+        "BEGIN; CREATE TABLE made AS SELECT * FROM articles WHERE id > 9; DROP TABLE articles;"
+        "CREATE TABLE articles (id INTEGER PRIMARY KEY, title TEXT, body TEXT);"
+        "INSERT INTO articles SELECT id, title, body FROM made; DROP TABLE made; COMMIT;"
+        "UPDATE articles SET title = 'x' WHERE id = 12"
+    ),
+    "change the tables": (
+        "ALTER TABLE articles RENAME TO older;"
+        "CREATE TABLE articles (id INTEGER PRIMARY KEY, title TEXT, body TEXT);"
+        "INSERT INTO articles SELECT id + 5, title, body FROM older"
+    ),
+    "another database": (
+        "ATTACH ':memory:' AS other; CREATE TABLE other.articles (id); "
+        "INSERT INTO other.articles VALUES (1); DELETE FROM main.articles WHERE id = 1"
+    ),
+    "replace by the key": "INSERT OR REPLACE INTO articles (id, title, body) VALUES (3, 'a', 'b')",
+}
+
+
+@pytest.mark.parametrize("followed", [True, False], ids=["followed", "meanwhile"])
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_of_the_schema_is_followed(
+    change: str, followed: bool, app: App, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as store:
+        async with aiovec.watch(store, app.source, **WATCH) as watching:
+            await watching.caught_up()
+            if followed:
+                await asyncio.to_thread(app.db.executescript, CHANGES[change])
+                await watching.caught_up()
+        if not followed:
+            app.db.executescript(CHANGES[change])
+        async with aiovec.watch(store, app.source, **WATCH) as watching:
+            await watching.caught_up()
+            assert await contents(store) == await imported(app, tmp_path / "clean")
+
+
+async def test_a_cascade_and_a_connection_that_attached_the_file_are_followed(
+    app: App, tmp_path: Path
+) -> None:
+    app.db.executescript(
+        "PRAGMA foreign_keys = ON; CREATE TABLE owners (id INTEGER PRIMARY KEY);"
+        "INSERT INTO owners VALUES (1);"
+        "ALTER TABLE articles ADD COLUMN owner INT REFERENCES owners ON DELETE CASCADE;"
+        "UPDATE articles SET owner = 1 WHERE id < 9"
+    )
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        await watching.caught_up()
+        app.db.execute("DELETE FROM owners")
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as other:
+            other.execute("ATTACH ? AS shop", (str(app.path),))
+            other.execute("UPDATE shop.articles SET body = 'attached' WHERE id = 20")
+        await watching.caught_up()
+        assert await store.count("articles") == 31
+        assert await contents(store) == await imported(app, tmp_path / "clean")
+
+
+async def test_a_table_that_is_gone_for_a_while_is_followed_again(app: App, tmp_path: Path) -> None:
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        await watching.caught_up()
+        app.db.execute("DROP TABLE articles")
+        await until(lambda: _failed(watching, "articles"))
+        app.make()
+        app.upsert(3)
+        await watching.caught_up()
+        assert await contents(store) == await imported(app, tmp_path / "clean")
+
+
+async def test_a_file_that_was_replaced_is_followed(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        with closing(App(tmp_path, journal="delete")) as app:
+            watch = aiovec.watch(store, app.source, **WATCH)
+            watching = await watch.__aenter__()
+            await watching.caught_up()
+            with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+                app.db.backup(copy)
+                copy.execute("UPDATE articles SET body = 'restored'")
+                copy.commit()
+        os.replace(tmp_path / "copy.db", app.path)
+        await until(lambda: _has_text(store, "restored"))
+        await watch.__aexit__(None, None, None)
+
+
+async def _has_text(store: VectorStore, text: str) -> bool:
+    return any(text in (row["body"] or "") for row in await store.find("articles"))
+
+
+async def test_a_row_that_replace_removes_by_another_constraint_goes_with_the_next_comparison(
+    app: App, tmp_path: Path
+) -> None:
+    app.db.execute("UPDATE articles SET tag = 'one' WHERE id = 1")
+    async with opened(tmp_path) as store:
+        async with aiovec.watch(store, app.source, **WATCH) as watching:
+            await watching.caught_up()
+            app.db.execute(
+                "INSERT OR REPLACE INTO articles (id, body, tag) VALUES (90, 'b', 'one')"
+            )
+            await watching.caught_up()
+            assert await store.exists("articles", ["1", "90"]) == {"1", "90"}
+        arguments = ["import", app.source, "--embed", "body", "--delete", "-s", tmp_path / "s.db"]
+        assert (await asyncio.to_thread(run_apart, arguments)) == 0
+        assert await store.exists("articles", ["1", "90"]) == {"90"}
+
+
+def run_apart(arguments: list[Any]) -> int:
+    """Run a command in a process of its own: another SQLite library must not open the app's file
+    in this one."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "aiovec", *map(str, arguments)]
+    return subprocess.run(command, check=False).returncode
+
+
+async def test_threads_of_the_app_and_the_follower_share_the_file(app: App, tmp_path: Path) -> None:
+    def write(seed: int) -> None:
+        with closing(sqlite3.connect(app.path, timeout=60)) as db:
+            for number in range(60):
+                with db:
+                    db.execute(
+                        "UPDATE articles SET body = ? WHERE id = ?",
+                        (f"{seed} {number}", number % 40),
+                    )
+
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        await asyncio.gather(*(asyncio.to_thread(write, seed) for seed in range(4)))
+        await watching.caught_up()
+        assert await contents(store) == await imported(app, tmp_path / "clean")
+    assert app.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.soak)])
+async def test_killed_followers_and_apps_lose_nothing(kills: int, app: App, tmp_path: Path) -> None:
+    for number in range(kills):
+        processes = [follower(app, tmp_path / "s.db"), *(writer(app, number + n) for n in (0, 99))]
+        try:
+            assert await asyncio.to_thread(processes[0].stderr.readline)  # type: ignore[union-attr]
+            await asyncio.sleep(app.chance.random())
+        finally:
+            app.chance.shuffle(processes)
+            for process in processes:
+                process.kill()
+                await asyncio.to_thread(process.communicate)
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        await watching.caught_up()
+        assert await contents(store) == await imported(app, tmp_path / "clean")
+    assert app.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.slow
+async def test_a_database_that_the_app_locks_is_tried_again(app: App, tmp_path: Path) -> None:
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        await watching.caught_up()
+        app.upsert(3, "before")
+        app.db.execute("BEGIN IMMEDIATE")
+        app.upsert(4, "unseen")
+        await until(lambda: _failed(watching, "locked"))
+        assert await _has_text(store, "before")  # written, though not marked
+        app.db.execute("ROLLBACK")
+        await watching.caught_up()
+        assert await contents(store) == await imported(app, tmp_path / "clean")
+
+
+async def test_another_process_takes_over_from_one_that_was_killed(
+    app: App, tmp_path: Path
+) -> None:
+    first = follower(app, tmp_path / "s.db")
+    try:
+        await asyncio.to_thread(first.stderr.readline)  # type: ignore[union-attr]
+        async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+            app.upsert(3, "standby")
+            await watching.caught_up()  # by the other process
+            assert not (await watching.state()).following
+            assert await store.search_text("articles", "title")
+            first.kill()
+            app.upsert(4, "afterwards")
+            await watching.caught_up()
+            assert (await watching.state()).following
+            assert "afterwards" in (await store.get("articles", ["4"]))[0]["body"]
+    finally:
+        first.kill()
+        await asyncio.to_thread(first.communicate)
+
+
+async def test_a_failing_embedder_is_tried_again_and_a_text_that_it_refuses_is_set_aside(
+    app: App, tmp_path: Path
+) -> None:
+    down = False
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        if down or any("poison" in text for text in texts):
+            raise ValueError("no vector today")
+        return [[len(text), 1.0] for text in texts]
+
+    embedder = aiovec.embedder(embed, model="own", dim=2)
+    async with aiovec.connect(tmp_path / "s.db", embedder=embedder) as store:
+        app.upsert(7, "poison")
+        async with aiovec.watch(store, app.source, **WATCH) as watching:
+            await watching.caught_up()
+            assert await store.count("articles") == 39
+            state = await watching.state()
+            assert list(state.refused) == ["7"]
+            assert "no vector today" in state.refused["7"]
+            down = True
+            app.upsert(8, "late")
+            await until(lambda: _failed(watching, "no vector today"))
+            state = await watching.state()
+            assert state.waiting == 1
+            assert state.seconds > 0
+            down = False
+            app.upsert(7, "cured")
+            await watching.caught_up()
+            assert (await watching.state()).refused == {}
+            bodies = {row.id: row["body"] for row in await store.get("articles", ["7", "8"])}
+            assert [bodies[id].split()[0] for id in ("7", "8")] == ["cured", "late"]
+
+
+async def _failed(watching: aiovec.Watching, text: str) -> bool:
+    return text in (await watching.state()).error
+
+
+async def test_a_dropped_table_of_the_store_is_copied_anew(app: App, tmp_path: Path) -> None:
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        await watching.caught_up()
+        await store.drop_table("articles")
+        app.upsert(1)
+        await until(lambda: _has(store, 40))
+    os.remove(tmp_path / "s.db")
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        await watching.caught_up()
+        assert await store.count("articles") == 40
+
+
+async def _has(store: VectorStore, rows: int) -> bool:
+    try:
+        return await store.count("articles") == rows
+    except AiovecError:
+        return False
+
+
+@pytest.mark.parametrize("way", ["view", "query", "read-only"])
+async def test_what_can_have_no_trigger_is_compared(way: str, app: App, tmp_path: Path) -> None:
+    app.db.execute("CREATE VIEW short AS SELECT id, title, body FROM articles WHERE author < 4")
+    options: dict[str, Any] = {**WATCH, "every": 0.1, "table": "articles", "id_column": "id"}
+    source = app.source
+    if way == "view":
+        source = f"{app.path}#short"
+    elif way == "query":
+        source, options["query"] = (
+            str(app.path),
+            "SELECT id, title, body FROM articles WHERE author < 4",
+        )
+    else:
+        app.db.execute("PRAGMA journal_mode=delete")
+        app.path.chmod(0o444)
+        if os.access(app.path, os.W_OK):
+            pytest.skip("this user writes to everything")
+    async with opened(tmp_path) as store, aiovec.watch(store, source, **options) as watching:
+        await watching.caught_up()
+        before = await store.count("articles")
+        app.path.chmod(0o644)
+        app.db.execute("DELETE FROM articles WHERE author < 2")
+        app.upsert(3, "seen")
+        await until(
+            lambda: _has(
+                store,
+                app.db.execute("SELECT count(*) FROM articles WHERE author < 4").fetchone()[0],
+            )
+        )
+        await watching.caught_up()
+        assert await store.count("articles") < before
+    assert not app.db.execute("SELECT 1 FROM sqlite_master WHERE type = 'trigger'").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "says"),
+    [
+        ("app.db#nothing", WATCH, "nothing"),
+        ("app.db", WATCH, "app.db#TABLE"),
+        ("none.db#articles", WATCH, "no file"),
+        ("app.db#articles", {}, "embed"),
+        ("app.db#plain", WATCH, "PRIMARY KEY"),
+        ("s.db#articles", WATCH, "this store itself"),
+    ],
+)
+async def test_a_source_that_cannot_be_watched_says_why(
+    source: str, options: dict[str, Any], says: str, app: App, tmp_path: Path
+) -> None:
+    app.db.execute("CREATE TABLE plain (title TEXT, body TEXT)")
+    if "plain" in source:
+        options = {**options, "id_column": "rowid"}
+    async with opened(tmp_path) as store:
+        with pytest.raises(ConfigError, match=says):
+            async with aiovec.watch(store, f"{tmp_path}/{source}", **options):
+                pass
+        assert store.watching == []
+
+
+@pytest.mark.parametrize("option", ["--strict", "--dry-run", "--list", "--rejects=x"])
+def test_an_option_that_does_not_suit_watching_is_refused(option: str, app: App) -> None:
+    done = run("import", app.source, "--embed", "body", "--watch", option)
+    assert done.code == 2
+    assert "--watch" in done.err
+
+
+async def test_a_store_that_is_read_only_follows_nothing(app: App, tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await store.tables()
+    async with aiovec.connect(tmp_path / "s.db", read_only=True) as store:
+        with pytest.raises(aiovec.UnsupportedError, match="read_only"):
+            async with aiovec.watch(store, app.source, **WATCH):
+                pass
+
+
+async def test_a_queue_serves_one_store_until_unwatch_removes_it(app: App, tmp_path: Path) -> None:
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        await watching.caught_up()
+        async with aiovec.connect(tmp_path / "other.db", embedder="demo") as other:
+            with pytest.raises(ConfigError, match=r"s\.db.*--unwatch"):
+                async with aiovec.watch(other, app.source, **WATCH):
+                    pass
+        arguments = ["import", app.source, "--unwatch"]
+        assert await asyncio.to_thread(run_apart, arguments) == 1  # it is followed
+    done = await asyncio.to_thread(run, "import", app.source, "--unwatch")
+    assert done.code == 0
+    assert "DROP TABLE" in done.out
+    assert (
+        app.db.execute("SELECT name FROM sqlite_master WHERE name LIKE 'aiovec%'").fetchall() == []
+    )
