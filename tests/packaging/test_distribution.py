@@ -204,10 +204,10 @@ def test_in_a_fresh_environment_the_readme_and_the_command_run(built: Path, tmp_
     assert installed.returncode == 0, installed.stderr
 
     readme = (ROOT / "README.md").read_text("utf-8")
-    example = re.search(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert example is not None
+    programs = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    (example,) = (program for program in programs if "asyncio.run" in program)
     for arguments, last in (
-        (["-W", "error", "-c", example[1]], ""),
+        (["-W", "error", "-c", example], ""),
         (["-c", "import aiovec; print(aiovec.__file__)"], f"aiovec{os.sep}__init__.py\n"),
         (["-m", "aiovec", "--version"], f"aiovec {aiovec.__version__}\n"),
         (["-m", "aiovec", "doctor"], "doctor: nothing is wrong\n"),

@@ -84,12 +84,13 @@ def test_the_types_of_the_bridges_are_stated_also_without_the_frameworks(site: P
 
 def test_the_programs_of_the_readme_pass_mypy_strict(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="it comes with the extra dev")
-    program, own_vectors = blocks("README.md", "python")
+    app, program, own_vectors = blocks("README.md", "python")
+    (tmp_path / "app.py").write_text(app, "utf-8")
     (tmp_path / "program.py").write_text(program, "utf-8")
     (tmp_path / "own.py").write_text(
         "async def f() -> None:\n" + indent(own_vectors, "    "), "utf-8"
     )
-    command = [sys.executable, "-m", "mypy", "--strict", "program.py", "own.py"]
+    command = [sys.executable, "-m", "mypy", "--strict", "app.py", "program.py", "own.py"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
     )
