@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -61,8 +62,8 @@ _STEP_MS, _DEBOUNCE_MS = 50, 400
 # The watcher may begin after the first look, so there is another one this long after its start.
 _SETTLED_MS = 1000
 
-# Seconds between two looks at what a database has committed.
-_LOOK = 0.025
+# Seconds between two looks at what a database has committed: after a change, and seconds later.
+_LOOK, _LAST_LOOK = 0.025, 0.1
 
 _NEVER: Versions = (0, (0, 0))
 _State = tuple[int, ...]
@@ -477,6 +478,7 @@ class TableFeed(_NamedFeed):
         # A connection serves one thread at a time.
         self._alone = partial(in_thread, limit=asyncio.Semaphore(1))
         self._stepping = asyncio.Lock()
+        self._wake = asyncio.Event()
         self._db: Any = None
         # As the open database was, as it was when the queue was looked at, and at the last step.
         self._versions = self._stepped = _NEVER
@@ -594,8 +596,12 @@ class TableFeed(_NamedFeed):
         return _lock_of(self._path, str(self._hints.table))
 
     async def changed(self) -> None:
-        while await self._ask(Queue.versions) == self._stepped:  # noqa: ASYNC110 - no event comes
-            await asyncio.sleep(_LOOK)
+        began = time.monotonic()
+        while not self._wake.is_set() and await self._ask(Queue.versions) == self._stepped:
+            pause = min(_LOOK + (time.monotonic() - began) / 100, _LAST_LOOK)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+        self._wake.clear()
 
     async def last(self) -> int:
         while True:
@@ -603,7 +609,9 @@ class TableFeed(_NamedFeed):
                 await self._look()
                 own = self._turn is not None or not self._stands_by
                 if self._schema == self._versions[1] if own else await self._ask(Queue.is_marked):
-                    return await self._ask(Queue.last)
+                    last = await self._ask(Queue.last)
+                    self._wake.set()
+                    return last
             await asyncio.sleep(_LOOK)
 
     async def waiting(self, mark: int | None = None) -> int | None:
