@@ -176,7 +176,10 @@ class SqliteRows(Reader):
         with translated(path):
             if hints.query is not None:  # a view takes one statement, which only reads
                 self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
-            self._db.execute("BEGIN")
+            # Without WAL a snapshot would keep writers waiting, so the rows are copied at once.
+            self._copies = self._db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",)
+            if not self._copies:
+                self._db.execute("BEGIN")
             name = hints.table if hints.query is None else QUERY
             if name is None:
                 raise ConfigError(f"name a table of {path} as {path}#TABLE", key="source")
@@ -188,8 +191,8 @@ class SqliteRows(Reader):
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         with translated(self._path):
-            if self._db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",):
-                self._table.copy()  # a reader would keep writers waiting
+            if self._copies:
+                self._table.copy()
             yield from self._table.chunks(schema, size)
 
     def close(self) -> None:
