@@ -1,4 +1,4 @@
-"""Draw the pictures of the front page from the tables of the two pages of benchmarks.
+"""Draw the pictures of the front page and of others from the tables of the two pages of benchmarks.
 
 ``python scripts/pictures.py``, run in the repository, writes them to ``docs/assets``; a test
 compares them with what it writes. Beneath the bars stand the command, the day and the machine, as
