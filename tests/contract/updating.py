@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pytest
 from tests.contract.base import ContractBase, case, filled
@@ -103,6 +101,7 @@ class UpdatingContract(ContractBase):
         assert_same_rows(await store.get("notes", ids), await _dicts(store, ids), EVERY_KIND)
 
     async def test_rows_come_in_every_form(self, store: VectorStore) -> None:
+        pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
         await filled(store, SMALL, small_rows(100, kind="old"))
         columns = {"id": [f"r{n:04}" for n in range(90)], "year": [*range(90)], "kind": ["x"] * 90}
         rows = pd.DataFrame(columns).to_dict("records")
