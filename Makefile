@@ -47,7 +47,8 @@ lint soak bench format: $(VENV)/.for-nox
 docs: $(VENV)/.for-docs
 	@rm -rf build/pages && mkdir -p build/pages
 	@cp -r README.md CHANGELOG.md CONTRIBUTING.md CODE_OF_CONDUCT.md SECURITY.md LICENSE Dockerfile docs examples config build/pages
-	@mkdir -p build/pages/distributions/llm-aiovec && cp distributions/llm-aiovec/README.md build/pages/distributions/llm-aiovec
+	@for page in distributions/llm-aiovec/README.md tests/README.md; do \
+		mkdir -p build/pages/$$(dirname $$page) && cp $$page build/pages/$$page; done
 	@sed -i.bak -E "s#\]\(\.\./\.\./(src|adapters|migrate)/#]($$(sed -n 's/^repo_url: //p' mkdocs.yml)/blob/main/\1/#g" \
 		build/pages/docs/internals/architecture.md && rm build/pages/docs/internals/*.bak  # code is on the forge
 	@printf '%s\n' --- 'hide: [toc]' --- | cat - README.md > build/pages/README.md  # wide code
