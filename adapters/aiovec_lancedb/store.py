@@ -339,10 +339,10 @@ class LancedbBackend(Backend):
             return await hop(cost_of(*results), finish, results)
         searched.upkeep.searched(query.vector for query in queries[-MOST_QUESTIONS:])
         search = VectorSearch(searched.versions)
-        if first.fusion is None:
-            results = [*await search.search(table, queries)]
-        else:
+        if first.by_both:
             results = [await search_hybrid(search, table, first)]
+        else:
+            results = [*await search.search(table, queries)]
         return await hop(cost_of(*results), finish, results)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:

@@ -62,8 +62,8 @@ class _Caller:
     def __init__(self, queries: Sequence[Query], finish: FromEach[Any], deadline: Deadline) -> None:
         self.queries = queries
         self.finish = finish
-        self.size = sum(_HYBRID if query.fusion is not None else 1 for query in queries)
-        self.large = any(query.limit > LARGE and query.fusion is None for query in queries)
+        self.size = sum(_HYBRID if query.by_both else 1 for query in queries)
+        self.large = any(query.limit > LARGE and not query.by_both for query in queries)
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # The calls that are answered together, and their task, which ends if nobody waits for it.

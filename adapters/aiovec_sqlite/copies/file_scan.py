@@ -116,7 +116,7 @@ def _settled(
     candidates = vectors.read(rowids, ticket, present=True)
     far = measured(candidates, query.vector, table.schema.metric)
     best = nearest_first(far, query.limit)
-    if query.fusion is not None:
+    if query.by_both:
         near = rowids[best].tolist(), far[best].tolist()
         both = merged(db, ticket, table, query, *near)
         return found_by_both(db, ticket, table, [both], measured)[0]

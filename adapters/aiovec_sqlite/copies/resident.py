@@ -473,7 +473,7 @@ class ResidentSearch:
         finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
-        words, by_both = resident.words, any(query.fusion is not None for query in queries)
+        words, by_both = resident.words, any(query.by_both for query in queries)
         copy: ResidentCopy | None = None
         spoiled = False
 

@@ -249,16 +249,15 @@ def _found(
     alike: dict[tuple[bool, Columns], list[int]] = {}
     others: list[int] = []
     for place, query in enumerate(queries):
-        by_both = query.fusion is not None
-        large = (query.hits if by_both else len(best[place].rowids)) > LARGE
-        key = by_both, query.columns
+        large = (query.hits if query.by_both else len(best[place].rowids)) > LARGE
+        key = query.by_both, query.columns
         (others if large else alike.setdefault(key, [])).append(place)
     others.sort(key=lambda place: len(best[place].rowids))
     # Those with words take longer.
     groups = [alike[key] for key in sorted(alike, key=lambda key: key[0])]
     for places in [*groups, *([place] for place in others)]:
         query, some = queries[places[0]], [best[place] for place in places]
-        if query.fusion is not None:
+        if query.by_both:
             both = [
                 merged(
                     db, ticket, table, queries[place], best[place].rowids.tolist(),

@@ -2,8 +2,8 @@
 
 A backend treats expired rows like all rows until the sweep deletes them. An attempt of a user's
 call that reads or writes rows makes one ``ExpiringTable``, and reads, changes and counts only the
-rows that this selects. The sweep runs in ``optimize``, and once an hour in the background of a
-write.
+rows that this selects. The sweep runs in ``optimize``, and once an hour in the background of an
+insert or upsert.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def opened(active: ActiveBackend, name: str) -> OpenTable:
 
 
 class ExpiringTable(OpenTable):
-    """A table whose rows expire, with the rows that exist by the clock at the call's beginning.
+    """A table whose rows expire, with the rows that exist by the clock at the attempt's beginning.
 
     Both the clock and the row's time are cut to whole seconds: no row is seen after its time, and
     calls within one second have equal filters, so backends can reuse masks and counts.
@@ -95,7 +95,7 @@ class ExpiringTable(OpenTable):
 
     def search(self, queries: Sequence[Query], finish: FromEach[_T]) -> Awaitable[_T]:
         first = queries[0]
-        if first.by_words or first.fusion is not None:
+        if first.by_words or first.by_both:
             return super().search([replace(first, where=self.only(first.where))], finish)
         return self._nearest(queries, finish)
 

@@ -195,6 +195,10 @@ class Query:
         return not len(self.vector)
 
     @property
+    def by_both(self) -> bool:
+        return self.fusion is not None
+
+    @property
     def wanted(self) -> int:
         """The number of clauses that are not excluded."""
         return sum(not clause.excluded for clause in self.clauses)
