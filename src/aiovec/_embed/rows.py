@@ -25,15 +25,14 @@ class Lacking:
     texts: list[str]
 
 
-def lacking(rows: Batch, schema: Schema) -> Lacking | None:
-    """Return the rows without a vector that have a text; None if the table embeds no texts.
+def lacking(rows: Batch, schema: Schema) -> Lacking:
+    """Return the rows without a vector that have a text; none if the table embeds no texts.
 
     Raises InvalidRowError for a row without both, unless the schema allows that.
     """
-    if (embed := schema.embed) is None:
-        return None
-    missing = np.flatnonzero(without_vector(rows.matrix())).tolist()
-    if not missing:
+    embed = schema.embed
+    missing = [] if embed is None else np.flatnonzero(without_vector(rows.matrix())).tolist()
+    if embed is None or not missing:
         return Lacking(np.empty(0, dtype=np.int64), [], [])
     ids, texts = rows.ids, rows.values(embed.field)
     if not schema.vector_nullable:
@@ -47,7 +46,7 @@ def lacking(rows: Batch, schema: Schema) -> Lacking | None:
     return Lacking(positions, [ids[row] for row in chosen], [texts[row] for row in chosen])
 
 
-def without(rows: Batch, schema: Schema, ids: Container[str]) -> tuple[Batch, Lacking | None]:
+def without(rows: Batch, schema: Schema, ids: Container[str]) -> tuple[Batch, Lacking]:
     """Return the rows without those with these ids, and what is lacking among them."""
     rows = rows.take([at for at, id in enumerate(rows.ids) if id not in ids])
     return rows, lacking(rows, schema)

@@ -57,7 +57,7 @@ class RowsToWrite:
         if self.model is not None:
             check_model(t.handle, self.model)
         t.sweep_now_and_then()
-        batch = None if t.schema.embed is None else await self._with_vectors(t)
+        batch = None if t.schema.embed is None else await self.batch(t)
         last = not t.expires  # otherwise expired rows may have some of the ids
         while True:
             # The gate comes first, since the checked rows take memory.
@@ -83,18 +83,12 @@ class RowsToWrite:
             change = Insert(batch, skip_existing=self.on_conflict == "skip")
         return await t.backend.write(t.handle, change)
 
-    async def batch(self, t: OpenTable) -> Batch:
-        """Return the checked rows, with their vectors, for a table that may not exist yet."""
-        if t.schema.embed is not None:
-            return await self._with_vectors(t)
-        return (await self._checked_rows(t))[0]
-
-    async def _checked_rows(self, t: OpenTable) -> tuple[Batch, Lacking | None]:
-        """Return the checked rows, and if the table embeds texts, those without a vector."""
+    async def _checked_rows(self, t: OpenTable) -> tuple[Batch, Lacking]:
+        """Return the checked rows, and those that an embedder gives a vector."""
         given = self.rows.data if isinstance(self.rows, Collected) else self.rows
         return await hop(cost_of(given, t.schema), self._check, t.handle)
 
-    def _check(self, handle: TableHandle) -> tuple[Batch, Lacking | None]:
+    def _check(self, handle: TableHandle) -> tuple[Batch, Lacking]:
         rows, schema = self.rows, handle.schema
         if isinstance(rows, Batch) and self.checked is not None and self.checked != schema:
             rows = Collected([rows.table(self.checked)], "tables")
@@ -105,10 +99,11 @@ class RowsToWrite:
             raise DuplicateIdError(handle.name, repeated, within_call=True)
         return batch, lacking(batch, handle.schema)
 
-    async def _with_vectors(self, t: OpenTable) -> Batch:
+    async def batch(self, t: OpenTable) -> Batch:
         """Return the checked rows; the embedder makes missing vectors.
 
-        Rows that ``on_conflict="skip"`` would skip are left out before they are embedded.
+        The table need not exist yet. Rows that ``on_conflict="skip"`` would skip are left out
+        before they are embedded.
         """
         schema = t.schema
         skips = self.on_conflict == "skip"
@@ -116,10 +111,10 @@ class RowsToWrite:
         if not skips and self._embedded is not None and self._embedded[0] == schema:
             return self._embedded[1]
         rows, missing = await self._checked_rows(t)
-        if missing is not None and missing.texts and skips:
+        if missing.texts and skips:
             existing = await t.ids(missing.ids)
             rows, missing = await hop(len(rows), without, rows, schema, existing)
-        if missing is not None and missing.texts:  # rows may stay without a vector
+        if missing.texts:  # rows may stay without a vector
             try:
                 vectors = await self.embed(t, missing.texts, "document", self.model)
             except EmbeddingError as exc:
@@ -175,7 +170,7 @@ class RowsToUpdate:
         for place, part in enumerate(parts):
             if len(part) and _has_texts(part, t.schema):
                 missing = await hop(len(part), lacking, part, t.schema)
-                if missing is not None and missing.texts:
+                if missing.texts:
                     parts[place] = await self._embedded(t, part, missing)
         return replace(change, parts=parts)
 
