@@ -58,7 +58,7 @@ class RowsToWrite:
             check_model(t.handle, self.model)
         t.sweep_now_and_then()
         batch = None if t.schema.embed is None else await self.batch(t)
-        last = not t.expires  # otherwise expired rows may have some of the ids
+        freed = not t.expires  # otherwise expired rows may have some of the ids
         while True:
             # The gate comes first, since the checked rows take memory.
             async with t.backend.writing(bytes_to_write(self.rows, t.schema)):
@@ -66,16 +66,17 @@ class RowsToWrite:
                     batch, _ = await self._checked_rows(t)
                 if not len(batch):
                     return 0
-                if last or self.on_conflict != "skip":  # which reports no expired rows
+                # A skip would leave a row out for an expired one, so those are deleted before it.
+                if freed or self.on_conflict != "skip":
                     try:
                         return await self._put(t, batch)
                     except (DuplicateIdError, InvalidRowError):
                         # An upsert fails if the id exists in another partition.
-                        if last:
+                        if freed:
                             raise
             # After the gate is left: a delete enters it too, and a read may wait for memory.
             await t.free(batch.ids)
-            last = True
+            freed = True
 
     async def _put(self, t: OpenTable, batch: Batch) -> int:
         change: Insert | Upsert = Upsert(batch)
