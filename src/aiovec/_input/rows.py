@@ -1,4 +1,4 @@
-"""Rows in any form, checked once and converted to one batch.
+"""Rows in any form, checked once and converted to one batch, or to the parts of an update.
 
 Imported when a store opens, off the event loop: it brings NumPy.
 """
@@ -19,7 +19,7 @@ from collections.abc import (
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from .._model.records import Hit, Record
 from .._model.schema import Field, Schema, may_lack_vectors
 from .._tools.lazy_arrow import is_array, is_table, pa
 from .._tools.messages import shown
+from ..backend.changes import UpdateRows
 from ..backend.rows import BYTES_A_VALUE, Batch
 from ..backend.threads import arrow_ready
 from ..errors import FilterError, InvalidArgumentError, InvalidRowError, InvalidVectorError
@@ -278,28 +279,42 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
     return values, _patch(others, schema, None)
 
 
-def to_changes(rows: Collected, schema: Schema) -> tuple[list[Batch], dict[str, PayloadPatch]]:
-    """Check rows that change parts of stored rows.
+class _Columns(NamedTuple):
+    """Rows as columns: those of the schema, each row's other keys or None, and row numbers."""
 
-    Return them in parts with the same columns, and the changes of payloads by id.
-    """
-    changes: list[_Columns] = []
+    ids: list[str]
+    columns: dict[str, Any]
+    extra: list[Any]
+    places: Places
+
+
+def to_changes(rows: Collected, schema: Schema, *, strict: bool) -> UpdateRows:
+    """Check rows that change parts of stored rows."""
+    groups: list[_Columns] = []
     if rows.form == "rows":
-        changes += _groups_of_rows(rows.data, schema)
+        groups += _groups_of_rows(rows.data, schema)
     elif rows.form == "columns":
-        changes.append(_whole(rows.data, schema, 0, needed=["id"]))
+        groups.append(_whole(rows.data, schema, 0, needed=["id"]))
     else:
         start = 0
         for table in rows.data:
             columns, is_json = columns_of_table(table), not is_frame(table)
-            changes.append(_whole(columns, schema, start, needed=["id"], json_payload=is_json))
+            groups.append(_whole(columns, schema, start, needed=["id"], json_payload=is_json))
             start += len(table)
+    parts: list[Batch] = []
     payloads: dict[str, PayloadPatch] = {}
-    parts = [_part(*change, schema, payloads) for change in changes if change[0]]
-    if repeated := repeated_ids([id for part in parts for id in part.ids]):
+    for group in groups:
+        if group.ids:
+            parts.append(_part(group, schema))
+            for row, keys in enumerate(group.extra):
+                if keys is not None:
+                    patch = _patch(keys, schema, group.places.of([row]))
+                    payloads[parts[-1].ids[row]] = patch
+    change = UpdateRows(parts, payloads, strict)
+    if repeated := repeated_ids(change.ids):
         reason = "the id occurs more than once in this call; give each id a single row"
         raise InvalidRowError(reason, id=repeated[0])
-    return parts, payloads
+    return change
 
 
 def _groups_of_rows(items: Sequence[Any], schema: Schema) -> Iterator[_Columns]:
@@ -319,18 +334,12 @@ def _groups_of_rows(items: Sequence[Any], schema: Schema) -> Iterator[_Columns]:
         extra = [
             {key: row[key] for key in row if key not in own} if others else None for row in rows
         ]
-        yield [ids[row] for row in places], columns, extra, Places(ids, chosen=places)
+        yield _Columns([ids[row] for row in places], columns, extra, Places(ids, chosen=places))
 
 
-def _part(
-    ids: list[str],
-    columns: Mapping[str, Any],
-    extra: Sequence[Mapping[str, Any] | None],
-    places: Places,
-    schema: Schema,
-    payloads: dict[str, PayloadPatch],
-) -> Batch:
-    """Return a part of an update, and add its changes of payloads."""
+def _part(group: _Columns, schema: Schema) -> Batch:
+    """Return a part of an update."""
+    ids, columns, extra, places = group
     if not columns and extra[0] is None:
         raise InvalidRowError("there is nothing to set beside the id", **located(places, 0))
     ids = field_column("id", _ID, ids, places)
@@ -349,9 +358,6 @@ def _part(
             raise InvalidRowError(
                 reason, field=schema.vector, **located(places, int(missing.argmax()))
             )
-    for row, keys in enumerate(extra):
-        if keys is not None:
-            payloads[ids[row]] = _patch(keys, schema, places.of([row]))
     return Batch(ids, fields, None, vectors)
 
 
@@ -418,10 +424,6 @@ def _texts_as_rows(item: object, schema: Schema) -> str:
     if not isinstance(item, str) or schema.embed is None:
         return ""
     return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
-
-
-_Columns = tuple[list[str], dict[str, Any], list[Any], Places]
-"""Rows as columns: ids, columns of the schema, each row's other keys or None, row numbers."""
 
 
 def _mappings_of(items: Sequence[Any], schema: Schema) -> list[Mapping[str, Any]]:
@@ -560,7 +562,7 @@ def _whole(
                 reason = "is both a key in the payload column and a column"
                 raise InvalidRowError(reason, field=min(twice), **located(places, row))
             extra[row] = {**kept, **dict(zip(others, cells, strict=True))}
-    return ids, columns, extra, places
+    return _Columns(ids, columns, extra, places)
 
 
 def _column(name: str, column: Any, schema: Schema) -> Any:

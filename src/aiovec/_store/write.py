@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,12 +146,8 @@ class RowsToUpdate:
             return await t.backend.write(t.handle, change) if any(change.parts) else 0
 
     async def _checked(self, t: OpenTable) -> UpdateRows:
-        schema = t.schema
-
-        def checked() -> UpdateRows:
-            return UpdateRows(*to_changes(self.rows, schema), self.strict)
-
-        return await hop(cost_of(self.rows.data, schema), checked)
+        check = partial(to_changes, self.rows, t.schema, strict=self.strict)
+        return await hop(cost_of(self.rows.data, t.schema), check)
 
     async def _of_existing(self, t: OpenTable) -> UpdateRows:
         """Return the change of rows that exist, with the vectors of their new texts."""
