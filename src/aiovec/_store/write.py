@@ -138,33 +138,36 @@ class RowsToUpdate:
 
     async def write(self, t: OpenTable) -> int:
         """Write the values in one attempt, and return how many of the rows exist."""
-        # Before the gate where rows or an embedder are asked: a read may wait for memory.
-        asks = t.expires or t.schema.embed is not None
-        change = await self._of_existing(t) if asks else None
+        needs_existing = t.expires or t.schema.embed is not None
+        # Read before the gate, since a read may wait for memory.
+        change = await self._of_existing(t) if needs_existing else None
         async with t.backend.writing(bytes_to_write(self.rows, t.schema)):
             change = change or await self._checked(t)
-            return await t.backend.write(t.handle, change) if any(change.parts) else 0
+            return await t.backend.write(t.handle, change) if any(map(len, change.parts)) else 0
 
     async def _checked(self, t: OpenTable) -> UpdateRows:
         check = partial(to_changes, self.rows, t.schema, strict=self.strict)
         return await hop(cost_of(self.rows.data, t.schema), check)
 
     async def _of_existing(self, t: OpenTable) -> UpdateRows:
-        """Return the change of rows that exist, with the vectors of their new texts."""
+        """Return the change of rows that exist, with the vectors of their new texts.
+
+        A repeated attempt embeds again, since other rows may exist by then.
+        """
         change = await self._checked(t)
         if not (t.expires or any(_has_texts(part, t.schema) for part in change.parts)):
             return change
         count = sum(map(len, change.parts))
         existing = await t.ids(await hop(count, lambda: change.ids))
 
-        def checked() -> list[Batch]:
+        def existing_parts() -> list[Batch]:
             change.check(existing)
             return [
                 part.take([row for row, id in enumerate(part.ids) if id in existing])
                 for part in change.parts
             ]
 
-        parts = await hop(count, checked)
+        parts = await hop(count, existing_parts)
         for place, part in enumerate(parts):
             if len(part) and _has_texts(part, t.schema):
                 missing = await hop(len(part), lacking, part, t.schema)
@@ -176,6 +179,7 @@ class RowsToUpdate:
         try:
             vectors = await self.embed(t, missing.texts, "document", None)
         except EmbeddingError as exc:
+            # A part without some rows does not have the caller's positions.
             raise of_row(exc, missing, numbered=False) from exc.__cause__
         return await hop(len(rows), with_vectors, rows, missing, vectors)
 
