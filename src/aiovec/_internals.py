@@ -78,5 +78,5 @@ class StoreInternals:
         ``insert``."""
         write = self._store._write
         if replace:
-            return await write("upsert", table, rows, on_conflict="replace", checked=schema)
-        return await write("insert", table, rows, on_conflict="fail", checked=schema)
+            return await write("upsert", table, rows, on_conflict="replace", checked_for=schema)
+        return await write("insert", table, rows, on_conflict="fail", checked_for=schema)

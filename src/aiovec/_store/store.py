@@ -367,7 +367,7 @@ class VectorStore(Hints):
         nullable = check_flag("vector_nullable", vector_nullable)
         options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed, nullable)
         held = await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(held, None, "fail", checked=None, embed=self._embed)
+        writing = RowsToWrite(held, None, "fail", checked_for=None, embed=self._embed)
         exists = False  # an earlier attempt has created it: the store has moved since
 
         async def create(active: ActiveBackend) -> Schema:
@@ -546,11 +546,11 @@ class VectorStore(Hints):
         model: str | None = None,
         *,
         on_conflict: OnConflict,
-        checked: Schema | None = None,
+        checked_for: Schema | None = None,
     ) -> int:
         """Insert or upsert. A batch of an import is already checked, for a schema."""
         held = rows if isinstance(rows, Batch) else await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(held, model, on_conflict, checked=checked, embed=self._embed)
+        writing = RowsToWrite(held, model, on_conflict, checked_for, embed=self._embed)
         return await self._on_table(call, table, writing.write, rows=int)
 
     async def _embed(

@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 class RowsToWrite:
     """The rows of one call.
 
-    Rows of an import are ``checked`` for a schema, and no id occurs twice. ``embed`` makes vectors
+    Rows of an import are ``checked_for`` a schema, and no id occurs twice. ``embed`` makes vectors
     of texts.
     """
 
     rows: Collected | Batch
     model: str | None
     on_conflict: OnConflict
-    checked: Schema | None
+    checked_for: Schema | None
     embed: Embeds
-    _embedded: tuple[Schema, Batch] | None = None
+    _kept: tuple[Schema, Batch] | None = None
     """Kept so that a repeated attempt does not call the embedder again."""
 
     async def write(self, t: OpenTable) -> int:
@@ -92,12 +92,12 @@ class RowsToWrite:
 
     def _check(self, handle: TableHandle) -> tuple[Batch, Lacking]:
         rows, schema = self.rows, handle.schema
-        if isinstance(rows, Batch) and self.checked is not None and self.checked != schema:
-            rows = Collected([rows.table(self.checked)], "tables")
+        if isinstance(rows, Batch) and self.checked_for is not None and self.checked_for != schema:
+            rows = Collected([rows.table(self.checked_for)], "tables")
         batch = rows if isinstance(rows, Batch) else to_batch(rows, schema, new_ids="if absent")
         if self.on_conflict != "fail":
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
-        elif self.checked is None and (repeated := repeated_ids(batch.ids)):
+        elif self.checked_for is None and (repeated := repeated_ids(batch.ids)):
             raise DuplicateIdError(handle.name, repeated, within_call=True)
         return batch, lacking(batch, handle.schema)
 
@@ -110,8 +110,8 @@ class RowsToWrite:
         schema = t.schema
         skips = self.on_conflict == "skip"
         # The existing rows may have changed since an earlier attempt.
-        if not skips and self._embedded is not None and self._embedded[0] == schema:
-            return self._embedded[1]
+        if not skips and self._kept is not None and self._kept[0] == schema:
+            return self._kept[1]
         rows, missing = await self._checked_rows(t)
         if missing.texts and skips:
             existing = await t.ids(missing.ids)
@@ -124,7 +124,7 @@ class RowsToWrite:
                 numbered = self.on_conflict == "fail"
                 raise of_row(exc, missing, numbered=numbered) from exc.__cause__
             rows = await hop(len(rows), with_vectors, rows, missing, vectors)
-        self._embedded = schema, rows
+        self._kept = schema, rows
         return rows
 
 
