@@ -67,7 +67,7 @@ class ActiveBackend:
     def __init__(self, backend: Backend, settings: RetrievalSettings) -> None:
         self.backend = backend
         self.settings = settings
-        self.place = attributes_of(backend.name, backend.target)
+        self.attributes = attributes_of(backend.name, backend.target)
         self.idle = asyncio.Event()
         """Set while no call uses it."""
         self.idle.set()

@@ -551,7 +551,7 @@ class VectorStore(Hints):
         """Insert or upsert. A batch of an import is already checked, for a schema."""
         held = rows if isinstance(rows, Batch) else await collect(rows, self._read_in_thread)
         writing = RowsToWrite(held, model, on_conflict, checked_for, embed=self._embed)
-        return await self._on_table(call, table, writing.write, rows=int)
+        return await self._on_table(call, table, writing.write, row_count=int)
 
     async def _embed(
         self,
@@ -565,7 +565,7 @@ class VectorStore(Hints):
         ``model`` is the model that the caller named.
         """
         embedder = await self._embedders.of_table(t.handle, t.active.settings, model)
-        with span("embed", t.handle.name, t.active.place) as reported:
+        with span("embed", t.handle.name, t.active.attributes) as reported:
             if reported is not None:
                 reported.rows = len(texts)
             vectors = await embedder.embed(texts, purpose)
@@ -599,14 +599,15 @@ class VectorStore(Hints):
         given, in the rows or by ``vector`` for all rows of ``ids`` and ``where``, no embedder is
         called.
         """
+        # A mapping of columns has an id; one mapping of fields has ids= or where=.
         if not isinstance(fields, Mapping) or (ids is None and where is None and "id" in fields):
             for name, given in {"ids": ids, "where": where, "vector": vector}.items():
                 if given is not None:
                     reason = f"{name} is for one mapping of fields; rows have ids of their own"
                     raise InvalidArgumentError(name, given, "left out", reason=reason)
             held = await collect(fields, self._read_in_thread)
-            rows = RowsToUpdate(held, check_flag("strict", strict), self._embed)
-            return await self._on_table("update", table, rows.write, rows=int)
+            writing = RowsToUpdate(held, check_flag("strict", strict), self._embed)
+            return await self._on_table("update", table, writing.write, row_count=int)
         if strict:
             reason = "strict is for rows with ids of their own, not for ids= and where="
             raise InvalidArgumentError("strict", strict, "left out", reason=reason)
@@ -626,7 +627,7 @@ class VectorStore(Hints):
             change = Update(values, payload, wanted, condition, made)
             return await t.backend.write(t.handle, change)
 
-        return await self._on_table("update", table, update, rows=int)
+        return await self._on_table("update", table, update, row_count=int)
 
     async def set_vectors(
         self,
@@ -668,7 +669,7 @@ class VectorStore(Hints):
                 change = UpdateRows([Batch(wanted, {}, vectors=matrix)])
                 return await t.backend.write(t.handle, change)
 
-        return await self._on_table("set_vectors", table, write, rows=int)
+        return await self._on_table("set_vectors", table, write, row_count=int)
 
     async def delete(self, table: str, ids: Ids | None = None, *, where: Where = None) -> int:
         """Delete rows, and return how many existed.
@@ -685,14 +686,14 @@ class VectorStore(Hints):
                 return 0
             return await t.backend.write(t.handle, Delete(wanted, condition))
 
-        return await self._on_table("delete", table, delete, rows=int)
+        return await self._on_table("delete", table, delete, row_count=int)
 
     # Reading
 
     async def exists(self, table: str, ids: Ids) -> set[str]:
         """Return the set of ids that exist."""
         wanted = await self._checked_ids(ids, distinct_ids)
-        return await self._on_table("exists", table, lambda t: t.ids(wanted), rows=len)
+        return await self._on_table("exists", table, lambda t: t.ids(wanted), row_count=len)
 
     async def get(
         self,
@@ -725,7 +726,7 @@ class VectorStore(Hints):
             read = chosen.columns.metered(len(distinct))
             return await t.get(distinct, read, records)
 
-        return await self._on_table("get", table, get, rows=len)
+        return await self._on_table("get", table, get, row_count=len)
 
     async def find(
         self,
@@ -775,7 +776,7 @@ class VectorStore(Hints):
                 finish=records,
             )
 
-        return await self._on_table("find", table, find, rows=len)
+        return await self._on_table("find", table, find, row_count=len)
 
     async def count(self, table: str, where: Where = None) -> int:
         """Return the number of rows that match the filter, by default of all."""
@@ -805,7 +806,7 @@ class VectorStore(Hints):
             counts = await t.backend.value_counts(t.handle, ref, condition, limit)
             return await hop(len(counts), Counts, counts)
 
-        return await self._on_table("distinct", table, counted, rows=len)
+        return await self._on_table("distinct", table, counted, row_count=len)
 
     async def bounds(
         self, table: str, field: str, where: Where = None
@@ -920,13 +921,13 @@ class VectorStore(Hints):
         return each()
 
     async def _snapshot(
-        self, call: str, table: str, begin: _Parts[_T], rows: Callable[[_T], int]
+        self, call: str, table: str, begin: _Parts[_T], row_count: Callable[[_T], int]
     ) -> AsyncGenerator[_T, None]:
-        """Yield the parts of one snapshot, from ``begin``; ``rows`` counts those of a part."""
+        """Yield the parts of one snapshot, from ``begin``; ``row_count`` is of a part."""
         self._enter()
         backends, failed, done = self._backends, 0, 0
         deadline = current_deadline(backends.active.backend.busy_timeout)
-        with span(call, table, backends.active.place, current=False) as reported:
+        with span(call, table, backends.active.attributes, current=False) as reported:
             while True:
                 active = backends.active
                 active.enter()
@@ -943,7 +944,7 @@ class VectorStore(Hints):
                             if failed:  # alterations must not wait for the caller
                                 backends.end_retry()
                                 failed = 0
-                            done += rows(part)
+                            done += row_count(part)
                             yield part
                     if self._closed:  # closing has ended the export
                         raise StoreClosedError(self.target)
@@ -1141,7 +1142,7 @@ class VectorStore(Hints):
             vectors = await self._vectors(t, options)
             return await (await hop(cost, plan_of, t, options, vectors)).answers()
 
-        answers = await self._on_table(call, table, attempt, rows=hits_in)
+        answers = await self._on_table(call, table, attempt, row_count=hits_in)
         if callable(options.rerank):
             for answer in answers:
                 await answer.finish_by(options.rerank, self._rerank_slots)
@@ -1324,7 +1325,7 @@ class VectorStore(Hints):
         call: str,
         table: str | None,
         act: Callable[..., Awaitable[_T]],
-        rows: Callable[[_T], int] | None = None,
+        row_count: Callable[[_T], int] | None = None,
         *,
         opens: bool = False,
         alters: bool = False,
@@ -1332,17 +1333,18 @@ class VectorStore(Hints):
         """Run ``act`` on the active backend, and again if the table or the backend changed.
 
         If ``opens``, ``act`` gets the opened table instead. A call that ``alters`` makes the
-        table's handles stale. ``rows`` returns the number of rows in the result, for telemetry.
+        table's handles stale. ``row_count`` returns the number of rows in the result, for
+        telemetry.
         """
         self._enter()
-        if alters or call in _WRITES:
+        if alters or call in _WRITES:  # before rows are checked and embedded
             self._check_writable(call)
         key = write_key() if alters or call in _ONCE else None
         backends, failed = self._backends, 0
         active = backends.active
         with (
             Deadline(active.backend.busy_timeout) as deadline,
-            span(call, table, active.place) as reported,
+            span(call, table, active.attributes) as reported,
         ):
             backends.look_ahead()
             if alters:
@@ -1352,6 +1354,7 @@ class VectorStore(Hints):
                 active.enter()
                 try:
                     try:
+                        # The backend looks again as it commits; this saves embedding.
                         if key is not None and (kept := await kept_of(key, active.backend)):
                             result = cast("_T", kept.outcome)
                         elif opens and table is not None:
@@ -1364,8 +1367,8 @@ class VectorStore(Hints):
                             await active.check_current(t.handle)
                         raise
                     if reported is not None:
-                        reported.place = active.place  # it may have followed a migration
-                        reported.rows = None if rows is None else rows(result)
+                        reported.place = active.attributes  # it may have followed a migration
+                        reported.rows = None if row_count is None else row_count(result)
                     return result
                 except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:
                     error = exc
@@ -1382,11 +1385,11 @@ class VectorStore(Hints):
         table: str,
         act: Callable[[OpenTable], Awaitable[_T]],
         *,
-        rows: Callable[[_T], int] | None = None,
+        row_count: Callable[[_T], int] | None = None,
     ) -> Awaitable[_T]:
         """Run ``act`` on an opened table, as ``_call`` does."""
         check_table_name(table)
-        return self._call(call, table, act, rows, opens=True)
+        return self._call(call, table, act, row_count, opens=True)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
         """Read a user's ids once, and return them as ``check`` does."""
