@@ -20,7 +20,7 @@ from .layout import PAYLOAD, column_names
 from .memory import SCAN_BATCH
 from .session import Opened
 from .sorting import key_columns, sorted_ids
-from .sql.filters import ids_to_sql, to_sql
+from .sql.filters import condition_sql, ids_to_sql
 
 ADDRESS = "_rowaddr"
 """Lance's column for the place of a row, which changes when the row is written anew."""
@@ -39,7 +39,7 @@ async def condition_of(where: Expr | None) -> str | None:
     """Return a filter as Lance's SQL. With many literals this takes a while."""
     if where is None:
         return None
-    return await hop(_COST * where.literals, partial(to_sql, where))
+    return await hop(_COST * where.literals, partial(condition_sql, where))
 
 
 async def rows_by_id(

@@ -40,8 +40,7 @@ from aiovec.errors import AiovecError, ChangesPrunedError, InvalidArgumentError
 from .connection import Ticket
 from .errors import DamageError, decodes
 from .layout import TableLayout, current_table, floor_of, quoted
-from .sql.filters import counted_items, order_to_sql, sorted_value
-from .sql.filters import to_sql as filter_to_sql
+from .sql.filters import condition_sql, counted_items, order_to_sql, sorted_value
 from .sql.values import from_sql, ids_to_arrow, payloads_to_arrow, to_arrow
 from .vectors import BLOCK, MissingRowsError, VectorReader
 
@@ -52,7 +51,7 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
         return "1", []
     # If a row has a vector, vec0 has its rowid.
     with_vector = f"(SELECT m.rowid FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
-    return filter_to_sql(where, {Ref(table.schema.vector): with_vector, **table.payload_values})
+    return condition_sql(where, {Ref(table.schema.vector): with_vector, **table.payload_values})
 
 
 def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:

@@ -50,7 +50,7 @@ _MOST_DEPTH = 46
 _NUMBERS = Schema(1, fields={"i": int, "f": float})
 
 
-def to_sql(expr: Expr) -> str:
+def condition_sql(expr: Expr) -> str:
     """Return the condition for a bound tree.
 
     Raises FilterError if the tree is nested too deeply for Lance's parser.

@@ -34,7 +34,7 @@ from ..layout import TableLayout, current_table
 from .batches import Batches, Queue, restart
 from .copy import OlderSnapshotError, ResidentCopy, rows_to_load
 from .file_scan import search as search_in_file
-from .scan import Snapshot, SpoiledFileError, answers
+from .scan import Snapshot, SpoiledFileError, found_by_scan
 from .scanfile import NewFile, ScanFiles, size_of
 from .segments import State
 from .words import Words
@@ -488,7 +488,7 @@ class ResidentSearch:
                 at = words.at(db, ticket) if words is not None and by_both else None
                 snapshot = Snapshot(db, ticket, layout, state, at)
                 try:
-                    found = answers(snapshot, copy.masks, queries, scanned)
+                    found = found_by_scan(snapshot, copy.masks, queries, scanned)
                 except SpoiledFileError:
                     spoiled = True
                     restart(queries)

@@ -175,7 +175,7 @@ class Snapshot:
 MOST_TOGETHER = 32
 
 
-def answers(
+def found_by_scan(
     snapshot: Snapshot,
     masks: Masks,
     queries: Sequence[Query],

@@ -90,8 +90,8 @@ class Location:
 
 
 __all__ = [
-    "EPOCH", "INDEXED", "counted_items", "fixed_values", "indexed_value", "order_to_sql",
-    "register", "stored", "to_sql",
+    "EPOCH", "INDEXED", "condition_sql", "counted_items", "fixed_values", "indexed_value",
+    "order_to_sql", "register", "stored",
 ]  # fmt: skip
 
 # SQLite's default limit of 32,766, with room for the statement around the filter.
@@ -100,9 +100,9 @@ MAX_PARAMETERS = 32_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EQUALS_LIST = "aiovec_equals_list"
 
-# A parameter outside of a list, until to_sql decides on its form. SQLite moves the constants of a
-# statement out of its loop and compares each with all earlier ones: 20,000 parameters take five
-# seconds. A parameter that seems to depend on the row stays in the loop.
+# A parameter outside of a list, until condition_sql decides on its form. SQLite moves the constants
+# of a statement out of its loop and compares each with all earlier ones: 20,000 parameters take
+# five seconds. A parameter that seems to depend on the row stays in the loop.
 _ONE = "$?"
 _ONE_OF_MANY = "CASE r._rowid WHEN NULL THEN NULL ELSE ? END"
 _MANY_PARAMETERS = 1_000
@@ -132,7 +132,7 @@ def register(connection: Any) -> None:
     connection.create_function(_EQUALS_LIST, 2, _lists_are_equal, deterministic=True)
 
 
-def to_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, list[Any]]:
+def condition_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, list[Any]]:
     """Return the condition and its parameters for a bound tree.
 
     The statement around it must read the table as ``r``: a field may have the name of a column of

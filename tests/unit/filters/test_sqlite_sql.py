@@ -11,7 +11,7 @@ from tests.filters.cases import SCHEMA
 
 from aiovec import F
 from aiovec.backend import Ref, bind
-from aiovec_sqlite.sql.filters import indexed_value, register, to_sql
+from aiovec_sqlite.sql.filters import condition_sql, indexed_value, register
 
 HOSTILE = "x' OR 1=1; -- \" ) ? $? \0"
 INDEXED = {
@@ -36,7 +36,7 @@ PATH = ("a", "b")
 def sql_of(where: Any) -> tuple[str, Any]:
     expr = bind(where, SCHEMA)
     assert expr is not None
-    return to_sql(expr, {Ref("payload", PATH): indexed_value(PATH, "r.payload")})
+    return condition_sql(expr, {Ref("payload", PATH): indexed_value(PATH, "r.payload")})
 
 
 def test_nothing_that_users_write_stands_in_the_sql() -> None:

@@ -7,7 +7,7 @@ from tests.docs.blocks import ROOT
 
 from aiovec import F, Schema
 from aiovec.backend import Expr, bind
-from aiovec_lancedb.sql.filters import to_sql
+from aiovec_lancedb.sql.filters import condition_sql
 
 SCHEMA = Schema(1, fields={"year": int, "name": str, "lang": str, "tags": list[str]})
 
@@ -15,7 +15,7 @@ SCHEMA = Schema(1, fields={"year": int, "name": str, "lang": str, "tags": list[s
 def sql_of(where: str | Expr) -> str:
     bound = bind(where, SCHEMA)
     assert bound is not None
-    return to_sql(bound)
+    return condition_sql(bound)
 
 
 def test_the_page_shows_filters_as_they_are() -> None:
