@@ -43,7 +43,7 @@ class Searched(Protocol):
 
 # Takes the read, the queries, what is called once the scan has ended, and what makes the result of
 # the rows by the queries' places, in a reader's thread. All are of one snapshot.
-Answer = Callable[
+AnswerQueries = Callable[
     [
         Read,
         Sequence[Query],
@@ -54,10 +54,10 @@ Answer = Callable[
 ]
 
 
-class _Caller:
-    """The queries of one caller, which may have gone, and what makes its result of their rows."""
+class _WaitingCall:
+    """The queries of a caller that may have gone, and what makes its result of their rows."""
 
-    __slots__ = ("batch", "deadline", "finish", "future", "large", "queries", "size", "task")
+    __slots__ = tuple("deadline finish future large queries size task together".split())
 
     def __init__(self, queries: Sequence[Query], finish: FromEach[Any], deadline: Deadline) -> None:
         self.queries = queries
@@ -67,7 +67,7 @@ class _Caller:
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # The calls that are answered together, and their task, which ends if nobody waits for it.
-        self.batch: Sequence[_Caller] | None = None
+        self.together: Sequence[_WaitingCall] | None = None
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -78,7 +78,7 @@ class _Caller:
 
     def give_up(self) -> None:
         """Fail, unless rows are already being read for it."""
-        if self.batch is None:
+        if self.together is None:
             self.fail(self.deadline.error(_BUSY))
 
     def succeed(self, result: Any) -> None:
@@ -93,7 +93,7 @@ class _Caller:
 class _Batch:
     """Calls that are being answered together."""
 
-    __slots__ = ("calls", "queries", "scanned")
+    __slots__ = ("calls", "needed_beside", "scanned")
 
     def __init__(self, calls: int, queries: int, large: int, *, by_file: bool) -> None:
         self.calls = calls
@@ -103,16 +103,16 @@ class _Batch:
         self.scanned = many or by_file
         # The queries that must wait for a scan beside this batch. The callers of large ones do not
         # get their answers soon.
-        self.queries = 1 if many else max(1, queries - large)
+        self.needed_beside = 1 if many else max(1, queries - large)
 
 
 class Queue:
     """The calls of one table that wait, and its batches."""
 
-    def __init__(self, table: Searched, answer: Answer) -> None:
+    def __init__(self, table: Searched, answer: AnswerQueries) -> None:
         self.table = table
         self.answer = answer
-        self.waiting: deque[_Caller] = deque()
+        self.waiting: deque[_WaitingCall] = deque()
         # The newest batch under way, and the calls of the last one that ended.
         self.batch: _Batch | None = None
         self.last_calls = 1
@@ -127,7 +127,7 @@ class Queue:
         batch = self.batch
         if batch is None:
             return self.table.ready
-        return batch.scanned and sum(call.size for call in self.waiting) >= batch.queries
+        return batch.scanned and sum(call.size for call in self.waiting) >= batch.needed_beside
 
     @property
     def is_free(self) -> bool:
@@ -137,9 +137,9 @@ class Queue:
         """
         return not (self.batch or self.waiting) and self.last_calls == 1 and self.table.ready
 
-    def take(self, share: int) -> list[_Caller]:
+    def take(self, share: int) -> list[_WaitingCall]:
         """Return the calls that waited longest, with at least ``share`` queries if there are."""
-        calls: list[_Caller] = []
+        calls: list[_WaitingCall] = []
         queries = 0
         while self.waiting and queries < share:
             call = self.waiting.popleft()
@@ -188,8 +188,8 @@ class Batches:
             return finish([answers[place] for place in range(len(queries))])
 
         try:
-            scanned = self._scanned(queue, batch)
-            return cast("_T", await queue.answer(self._readers.read, queries, scanned, all_of))
+            on_scanned = self._on_scanned(queue, batch)
+            return cast("_T", await queue.answer(self._readers.read, queries, on_scanned, all_of))
         finally:
             self._end(queue, batch)
 
@@ -199,7 +199,7 @@ class Batches:
         """
         if self._closed:
             raise StoreClosedError(self._target)
-        call = _Caller(queries, finish, current_deadline(self._busy_timeout))
+        call = _WaitingCall(queries, finish, current_deadline(self._busy_timeout))
         self._line.check_room(call.deadline, _BUSY)
         queue.waiting.append(call)
         self._waiting[queue] = None
@@ -208,8 +208,8 @@ class Batches:
         try:
             return await self._line.wait(call.future, call.deadline, call.give_up)
         except asyncio.CancelledError:
-            gone = call.batch is not None and all(other.future.done() for other in call.batch)
-            if gone and call.task is not None:
+            together = call.together or ()
+            if call.task is not None and all(other.future.done() for other in together):
                 call.task.cancel()
             raise
 
@@ -245,24 +245,24 @@ class Batches:
             # Callers with answers ask again first, so they join the waiting ones.
             asyncio.get_running_loop().call_soon(self.begin)
 
-    def _scanned(self, queue: Queue, batch: _Batch) -> Callable[[], None]:
+    def _on_scanned(self, queue: Queue, batch: _Batch) -> Callable[[], None]:
         """Return the function that a reader's thread calls when the batch has been scanned."""
         loop = asyncio.get_running_loop()
 
-        def scanned() -> None:
+        def on_scanned() -> None:
             batch.scanned = True
             if queue.waiting:
                 with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(self.begin)
 
-        return scanned
+        return on_scanned
 
-    async def _answer(self, queue: Queue, calls: Sequence[_Caller], batch: _Batch) -> None:
+    async def _answer(self, queue: Queue, calls: Sequence[_WaitingCall], batch: _Batch) -> None:
         try:
             async with self._readers.reader() as reader:
                 if calls := [call for call in calls if not call.future.done()]:
                     for call in calls:
-                        call.batch, call.task = calls, asyncio.current_task()
+                        call.together, call.task = calls, asyncio.current_task()
                     await self._answer_calls(reader.read, queue, calls, batch)
         except asyncio.CancelledError:
             for call in calls:
@@ -278,7 +278,7 @@ class Batches:
         self,
         read: Read,
         queue: Queue,
-        calls: Sequence[_Caller],
+        calls: Sequence[_WaitingCall],
         batch: _Batch,
         *,
         again: bool = False,
@@ -290,7 +290,7 @@ class Batches:
         restart(queries)
         deliver = partial(self._deliver, asyncio.get_running_loop(), calls)
         try:
-            results = await queue.answer(read, queries, self._scanned(queue, batch), deliver)
+            results = await queue.answer(read, queries, self._on_scanned(queue, batch), deliver)
         except Exception as error:  # noqa: BLE001 - it belongs to the waiting callers
             if isinstance(error, StoreBusyError):
                 for call in calls:
@@ -309,9 +309,9 @@ class Batches:
     def _deliver(
         self,
         loop: asyncio.AbstractEventLoop,
-        calls: Sequence[_Caller],
+        calls: Sequence[_WaitingCall],
         found: Iterator[dict[int, Found]],
-    ) -> list[tuple[_Caller, Any]]:
+    ) -> list[tuple[_WaitingCall, Any]]:
         """Finish the calls in the reader's thread, each as soon as all its rows are read.
 
         Return the calls that end last, with their results; the others have theirs already.

@@ -68,7 +68,7 @@ _BETWEEN_LOOKS = 1.0
 _MOST_SNAPSHOTS = 10
 
 
-class _Resident:
+class _SearchedTable:
     """The copy of one table, None until it is built, its build, and its queue of searches."""
 
     def __init__(self, table: TableHandle, copies: ResidentSearch) -> None:
@@ -99,7 +99,7 @@ class _Resident:
 
     @property
     def ready(self) -> bool:
-        """True if the copy can answer, or the file because the build takes long."""
+        """True unless searches wait for a build: the copy answers, or without one the file."""
         return self.copy is not None or not self.is_building or time.monotonic() >= self.file_at
 
     @property
@@ -142,7 +142,7 @@ class ResidentSearch:
             target, readers, check_file=check_file, workers=workers, busy_timeout=busy_timeout
         )
         self._builds_alone = min(_BUILDS_ALONE * busy_timeout, _LONGEST)
-        self._tables: dict[str, _Resident] = {}  # in the order of their last search
+        self._tables: dict[str, _SearchedTable] = {}  # in the order of their last search
         # One table is built at a time, so that each build sees the memory of the others.
         self._builder = asyncio.Lock()
         # Including the tasks of tables that were dropped from memory.
@@ -158,8 +158,8 @@ class ResidentSearch:
         """Return what ``finish`` makes of the results of exact searches, in a reader's thread."""
         resident = self._of(table)
         # The file answers one query at first, many take longer there than a build.
-        first = len(queries) == 1 and (resident.queue.batch or not resident.looked)
-        if resident.copy is None and not first:
+        answered_without_build = len(queries) == 1 and (resident.queue.batch or not resident.looked)
+        if resident.copy is None and not answered_without_build:
             self._begin_building(resident)
         return self._batches.search(resident.queue, queries, finish)
 
@@ -179,7 +179,7 @@ class ResidentSearch:
         finally:
             self._look_after_words(resident)
 
-    def _look_after_words(self, resident: _Resident) -> None:
+    def _look_after_words(self, resident: _SearchedTable) -> None:
         """Begin to load the words of a table whose texts are searched, or to load them anew."""
         loading, words = resident.loading, resident.words
         if words is not None and words.nbytes > resident.words_bytes:
@@ -195,13 +195,13 @@ class ResidentSearch:
         if words is not None and words.lost:
             self._set_words(resident, None)
 
-    def _set_words(self, resident: _Resident, words: Words | None) -> None:
+    def _set_words(self, resident: _SearchedTable, words: Words | None) -> None:
         """Replace the words of a table, and close those before."""
         before, resident.words = resident.words, words
         if before is not None and not self._closed:
             self._tasks.start(in_thread(before.close))
 
-    async def _load_words(self, resident: _Resident, before: Words | None) -> None:
+    async def _load_words(self, resident: _SearchedTable, before: Words | None) -> None:
         def load(db: sqlite3.Connection, ticket: Ticket) -> Words | None:
             layout, most = current_table(db, resident.table), int(self._memory * _FOR_WORDS)
             clauses = () if before is None else before.clauses()
@@ -215,7 +215,7 @@ class ResidentSearch:
                 self._set_words(resident, words)
                 resident.words_at, resident.words_bytes = 0.0, 0
 
-    def _of(self, table: TableHandle) -> _Resident:
+    def _of(self, table: TableHandle) -> _SearchedTable:
         """Return what is known of the table, as the one that was searched last."""
         name = table.name
         resident = self._tables.pop(name, None)
@@ -223,7 +223,7 @@ class ResidentSearch:
             self._unload(resident)
             resident = None
         if resident is None:
-            resident = _Resident(table, self)
+            resident = _SearchedTable(table, self)
         self._tables[name] = resident
         resident.searched_at = time.monotonic()
         return resident
@@ -266,7 +266,7 @@ class ResidentSearch:
 
     # Builds
 
-    def _begin_building(self, resident: _Resident, before: ResidentCopy | None = None) -> None:
+    def _begin_building(self, resident: _SearchedTable, before: ResidentCopy | None = None) -> None:
         if self._closed or resident.is_building or time.monotonic() < resident.retry_at:
             return
         resident.looked = True  # the build looks too
@@ -274,13 +274,13 @@ class ResidentSearch:
         resident.building.add_done_callback(lambda _: self._batches.begin())
         self._wait_for_build(resident)
 
-    def _wait_for_build(self, resident: _Resident) -> None:
+    def _wait_for_build(self, resident: _SearchedTable) -> None:
         """Make searches wait for the build, for a while."""
         resident.file_at = time.monotonic() + self._builds_alone
         loop = asyncio.get_running_loop()
         loop.call_later(self._builds_alone + 0.001, self._batches.begin)
 
-    async def _build(self, resident: _Resident, before: ResidentCopy | None) -> None:
+    async def _build(self, resident: _SearchedTable, before: ResidentCopy | None) -> None:
         """Make the table's copy: the one before or its scan file, with newer rows, or a new one."""
         began = time.monotonic()
         try:
@@ -298,7 +298,7 @@ class ResidentSearch:
             self._keep_to_memory(resident)
         self._clean()  # for example, a store was restored beside the files of the one before
 
-    async def _built(self, resident: _Resident, before: ResidentCopy | None) -> bool:
+    async def _built(self, resident: _SearchedTable, before: ResidentCopy | None) -> bool:
         """Make the copy; return False if this has to be tried again."""
         made: list[NewFile] = []
         copy: ResidentCopy | None = None
@@ -326,7 +326,7 @@ class ResidentSearch:
         return True
 
     async def _copy(
-        self, resident: _Resident, before: ResidentCopy | None, made: list[NewFile]
+        self, resident: _SearchedTable, before: ResidentCopy | None, made: list[NewFile]
     ) -> ResidentCopy | None:
         """Return a copy at some recent state; None while another process writes a scan file.
 
@@ -358,7 +358,7 @@ class ResidentSearch:
 
     def _look(
         self,
-        resident: _Resident,
+        resident: _SearchedTable,
         before: ResidentCopy | None,
         db: sqlite3.Connection,
         ticket: Ticket,
@@ -385,14 +385,14 @@ class ResidentSearch:
     def _copy_of(self, layout: TableLayout, state: State | None = None) -> ResidentCopy:
         return ResidentCopy(layout, int(self._memory * _FOR_MASKS), state)
 
-    def _gets_file(self, resident: _Resident, size: int) -> bool:
+    def _gets_file(self, resident: _SearchedTable, size: int) -> bool:
         """Return whether a table of so many bytes is built into a scan file."""
         files = self._files
         if files is None or not files.can_write or time.monotonic() < resident.scan_file_at:
             return False
         return size >= files.least
 
-    def _is_worn(self, resident: _Resident, state: State) -> bool:
+    def _is_worn(self, resident: _SearchedTable, state: State) -> bool:
         """Return whether enough has changed to build the table again."""
         if time.monotonic() < resident.renew_at:
             return False
@@ -401,7 +401,7 @@ class ResidentSearch:
             return state.changed > _WORN * state.rows
         return state.dead > state.rows + _GONE
 
-    async def _forget_file(self, resident: _Resident) -> None:
+    async def _forget_file(self, resident: _SearchedTable) -> None:
         """Have all processes give up the table's scan file, and remove it."""
         if self._files is not None and self._files.can_write:
             with suppress(AiovecError):
@@ -431,7 +431,7 @@ class ResidentSearch:
                 self._unload(resident)
         return left >= 0
 
-    def _keep_to_memory(self, resident: _Resident) -> None:
+    def _keep_to_memory(self, resident: _SearchedTable) -> None:
         """If the table has outgrown the memory, leave it to a new scan file or to the file."""
         copy = resident.copy
         if copy is None or copy.state is None or self._has_room():
@@ -441,7 +441,7 @@ class ResidentSearch:
         else:
             self._refuse(resident, _TOO_LARGE)
 
-    def _refuse(self, resident: _Resident, reason: str) -> None:
+    def _refuse(self, resident: _SearchedTable, reason: str) -> None:
         """Leave the table to the file for a while."""
         self._unload(resident)
         resident.retry_at = time.monotonic() + _PAUSE
@@ -450,12 +450,12 @@ class ResidentSearch:
             say = partial(LOG.warning, "table %s is searched from the file: %s", name, reason)
             self._tasks.start(in_thread(say))
 
-    def _drop(self, resident: _Resident) -> None:
+    def _drop(self, resident: _SearchedTable) -> None:
         if self._tables.get(resident.table.name) is resident:
             del self._tables[resident.table.name]
         self._unload(resident)
 
-    def _unload(self, resident: _Resident) -> None:
+    def _unload(self, resident: _SearchedTable) -> None:
         resident.copy = None
         self._set_words(resident, None)
         building = resident.building
@@ -466,10 +466,10 @@ class ResidentSearch:
 
     async def answer(
         self,
-        resident: _Resident,
+        resident: _SearchedTable,
         read: Read,
         queries: Sequence[Query],
-        scanned: Callable[[], None],
+        on_scanned: Callable[[], None],
         finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
@@ -488,7 +488,7 @@ class ResidentSearch:
                 at = words.at(db, ticket) if words is not None and by_both else None
                 snapshot = Snapshot(db, ticket, layout, state, at)
                 try:
-                    found = found_by_scan(snapshot, copy.masks, queries, scanned)
+                    found = found_by_scan(snapshot, copy.masks, queries, on_scanned)
                 except SpoiledFileError:
                     spoiled = True
                     restart(queries)
@@ -499,6 +499,7 @@ class ResidentSearch:
 
         try:
             for attempt in range(_MOST_SNAPSHOTS + 1):
+                # ``work`` uses this copy; the last attempt is by the file.
                 copy = None if attempt == _MOST_SNAPSHOTS else resident.copy
                 try:
                     state, finished = await read(work)
@@ -524,7 +525,7 @@ class ResidentSearch:
             self._wait_for_build(resident)
         return finished
 
-    def _look_after(self, resident: _Resident, queries: Sequence[Query], state: State) -> None:
+    def _look_after(self, resident: _SearchedTable, queries: Sequence[Query], state: State) -> None:
         """Count the queries, keep to the memory, and build the table again if it is worn."""
         if not self._cleaned:
             self._cleaned = True

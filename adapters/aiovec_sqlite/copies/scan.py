@@ -78,7 +78,7 @@ def nearest(
     count, dim = points.shape
     wanted = [max(1, min(target.wanted, state.rows)) for target in targets]
     arguments = (
-        KINDS[native.kind], state.records, len(state.segments), _places(state, targets),
+        KINDS[native.kind], state.records, len(state.segments), _mask_addresses(state, targets),
         address(points), (ctypes.c_int64 * count)(*wanted), count, dim, METRICS[metric],
         state.longest, None if stop is None else ctypes.byref(stop),
     )  # fmt: skip
@@ -94,11 +94,9 @@ def nearest(
         while True:
             output = np.empty(count + 2 * room, dtype=np.int64)
             kept = np.empty((room, dim), dtype=np.float32) if vectors else None
-            place = address(output)
-            rows = place + 8 * count
-            total = call(
-                room, place, rows, rows + 8 * room, None if kept is None else address(kept)
-            )
+            base = address(output)
+            rows = base + 8 * count
+            total = call(room, base, rows, rows + 8 * room, None if kept is None else address(kept))
             if total < 0:
                 raise MemoryError(_NO_MEMORY)
             if total <= room:
@@ -120,22 +118,24 @@ def nearest(
             native.functions["free"](search)
     if state.is_mapped and np.isnan(far[: ends[-1]]).any():
         raise SpoiledFileError
-    places = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     return [
-        Nearest(rowids[part], far[part], None if kept is None else kept[part]) for part in places
+        Nearest(rowids[part], far[part], None if kept is None else kept[part]) for part in slices
     ]
 
 
-def _places(state: State, targets: Sequence[ScanQuery]) -> ctypes.Array[ctypes.c_void_p] | None:
+def _mask_addresses(
+    state: State, targets: Sequence[ScanQuery]
+) -> ctypes.Array[ctypes.c_void_p] | None:
     """Return the addresses of the queries' masks, for each segment in turn; None without any."""
     if all(target.masks is None for target in targets):
         return None
-    places = [
+    addresses = [
         None if target.masks is None else address(target.masks[number])
         for number in range(len(state.segments))
         for target in targets
     ]
-    return (ctypes.c_void_p * len(places))(*places)
+    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 # A scan is shared by one thread for so many codes and queries: below this, waking another one takes
@@ -179,17 +179,17 @@ def found_by_scan(
     snapshot: Snapshot,
     masks: Masks,
     queries: Sequence[Query],
-    scanned: Callable[[], object],
+    on_scanned: Callable[[], object],
 ) -> Iterator[dict[int, Found]]:
     """Scan for all queries, and then yield what some of them find, by their places.
 
-    Those that find few rows come first. ``scanned`` is called before any field is read.
+    Those that find few rows come first. ``on_scanned`` is called before any field is read.
     """
     best: list[Nearest] = []
     for start in range(0, len(queries), MOST_TOGETHER):
         best += _best(snapshot, masks, queries[start : start + MOST_TOGETHER])
     snapshot.ticket.check()
-    scanned()
+    on_scanned()
     return _found(snapshot, queries, best)
 
 
