@@ -145,7 +145,8 @@ class Writer(Committer[_Call]):
     """Runs writes one after another on one connection, several in one commit.
 
     - Each has its own savepoint, and large ones their own commit: a failing write harms no other.
-      Small inserts into one table are tried in one go first, and one by one if that fails.
+      Small inserts or upserts into one table are tried in one go first, and one by one if that
+      fails.
     - The lock of the file is taken in the same visit to a thread that commits the
       group: a separate visit would cost as much as a small write.
     """
@@ -383,7 +384,7 @@ def _once(tx: Transaction, calls: list[_Call]) -> None:
     if len(calls) > 1:
         tx.call = None
         first, *others = (cast("RowsWrite", call.work) for call in calls)
-        results = first.joined(others)(tx)
+        results = first.act_with(tx, others)
     else:
         tx.call = calls[0]
         results = [calls[0].work(tx)]

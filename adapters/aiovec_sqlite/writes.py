@@ -1,4 +1,4 @@
-"""Insert, replace, change and delete rows: the work of one write transaction each.
+"""Insert, replace, change and delete rows: the work of one call each; calls share a transaction.
 
 A row is in two tables, joined by its rowid, and both change in the same transaction. Its rowid is
 the change number of its first write, so no rowid is ever used twice.
@@ -69,14 +69,13 @@ class RowsWrite:
             isinstance(other, RowsWrite) and self.act is other.act and self.handle == other.handle
         )
 
-    def joined(self, others: Sequence[RowsWrite]) -> Callable[[Transaction], Sequence[int]]:
-        """Return the work of this one and the others after it, with the result of each.
+    def act_with(self, tx: Transaction, others: Sequence[RowsWrite]) -> Sequence[int]:
+        """Do this one and the others after it, and return the result of each.
 
-        If it fails, each is done alone.
+        If that fails, each is done alone.
         """
         rows = self.rows.joined([other.rows for other in others])
-        sizes = [self.size, *(other.size for other in others)]
-        return lambda tx: self.act(tx, self.handle, rows, sizes)
+        return self.act(tx, self.handle, rows, [self.size, *(other.size for other in others)])
 
     def __call__(self, tx: Transaction) -> int:
         return self.act(tx, self.handle, self.rows, [self.size])[0]
@@ -157,7 +156,9 @@ def upsert(
     if not known:
         _add(tx, table, rows)
         return sizes
-    if len(known) < len(ids):  # each id is in the call once
+    # Several joined calls may repeat a known id, whose last row wins. If they repeat a new one, all
+    # fail, and each is tried alone.
+    if len(known) < len(ids):
         new = [row for row, id in enumerate(ids) if id not in known]
         _add(tx, table, rows.take(new))
         rows = rows.take([row for row, id in enumerate(ids) if id in known])
@@ -166,6 +167,7 @@ def upsert(
     return sizes
 
 
+# One object, since ``RowsWrite.joins`` compares acts by identity.
 overwrite = partial(upsert, moves=True)
 
 
@@ -241,7 +243,7 @@ def _run_rows(
 @lru_cache(maxsize=256)
 def _rows_statement(rows: str, act: str, columns: tuple[str, ...], count: int) -> str:
     width = len(columns) + (act == _UPDATE)
-    values = ", ".join([f"({_marks(width)})"] * count)
+    values = ", ".join([f"({_placeholders(width)})"] * count)
     if act == _INSERT:
         return f"INSERT INTO {rows} ({', '.join(columns)}) VALUES {values}"
     if count == 1:
@@ -352,7 +354,7 @@ def _partition_values(rows: Batch, table: TableLayout) -> list[list[str]]:
     return [list(map(partition_value, rows.values(name))) for name in table.partitions]
 
 
-def _marks(count: int) -> str:
+def _placeholders(count: int) -> str:
     return ", ".join("?" * count)
 
 
@@ -423,7 +425,7 @@ def _change(
     first = tx.take(len(rowids))
     columns = (*map(quoted, values), *(["payload"] if patches else []), "_seq")
     moves = any(name in values for name in table.partitions)
-    for start, end in _blocks_of(tx, table, rowids, patches):
+    for start, end in _payload_blocks(tx, table, rowids, patches):
         tx.check()
         block = rowids[start:end]
         cells = [column[start:end] for column in values.values()]
@@ -438,7 +440,7 @@ def _change(
             move_vectors(tx, table, block)
 
 
-def _blocks_of(
+def _payload_blocks(
     tx: Transaction,
     table: TableLayout,
     rowids: Sequence[int],
