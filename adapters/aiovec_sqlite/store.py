@@ -250,7 +250,7 @@ class SqliteBackend(Backend):
             raise StoreClosedError(self._target)
         return self._readers.read(work)
 
-    async def _read_here(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def _read_unmoved(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Read the way to a table; StoreMovedError if the store has moved.
 
         Reads with a handle need not check: handles are stale after a move.
@@ -263,12 +263,12 @@ class SqliteBackend(Backend):
         return await self._read(read)
 
     def writing(self, size: int) -> Slot:
-        self._open_writer()
+        self._usable_writer()
         return self._writing.enter(current_deadline(self.busy_timeout), size)
 
     async def _write(self, work: Callable[[Transaction], _T]) -> _T:
         async with self.writing(0):
-            return await self._open_writer().run(work)
+            return await self._usable_writer().run(work)
 
     async def _write_once(
         self, work: Callable[[Transaction], _T], *, text_of: str | None = None
@@ -279,7 +279,7 @@ class SqliteBackend(Backend):
         """
         try:
             async with self.writing(0):
-                result = await self._open_writer().run(work, key=write_key(), text_of=text_of)
+                result = await self._usable_writer().run(work, key=write_key(), text_of=text_of)
             if text_of is not None:
                 await self._build_text_behind_change(text_of)
         except asyncio.CancelledError:
@@ -288,7 +288,7 @@ class SqliteBackend(Backend):
             raise
         return result
 
-    def _open_writer(self) -> Writer:
+    def _usable_writer(self) -> Writer:
         if self.read_only:
             raise UnsupportedError("write", self.name, "it was opened with read_only=True")
         if self._writer is None or self._closed:
@@ -298,10 +298,10 @@ class SqliteBackend(Backend):
     # Tables
 
     async def tables(self) -> list[str]:
-        return await self._read_here(tables.table_names)
+        return await self._read_unmoved(tables.table_names)
 
     async def open_table(self, name: str) -> TableHandle:
-        return await self._read_here(lambda db: tables.open_table(db, name))
+        return await self._read_unmoved(lambda db: tables.open_table(db, name))
 
     async def create_table(self, name: str, schema: Schema) -> None:
         await self._alter(tables.create_table, name, schema, self._settings.chunk_size)
@@ -364,7 +364,7 @@ class SqliteBackend(Backend):
         work = writes.work_of(table, change, self._settings.keep_deletes)
         if isinstance(change, (Update, Delete)):
             return await self._write_once(work)
-        return await self._open_writer().run(work, key=write_key())
+        return await self._usable_writer().run(work, key=write_key())
 
     async def kept(self, key: WriteKey) -> Kept | None:
         record = await self._read(lambda db, _: find_key(db, key))
@@ -487,7 +487,7 @@ class SqliteBackend(Backend):
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
-        return await self._open_writer().run(
+        return await self._usable_writer().run(
             lambda tx: moves.change(tx, self._target, change, anew=anew), changes_mark=True
         )
 

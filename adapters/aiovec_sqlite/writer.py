@@ -100,7 +100,7 @@ class _Call(WriteCall):
     """A write of one store, with its work and the state of its tries."""
 
     __slots__ = (
-        "alone", "begun", "changes_mark", "key", "result", "text_of", "work",
+        "alone", "changes_mark", "key", "outcome", "text_of", "tried", "work",
     )  # fmt: skip
 
     def __init__(
@@ -117,27 +117,27 @@ class _Call(WriteCall):
         self.key = key
         self.text_of = text_of
         # The work's result, which the caller gets after the commit.
-        self.result: Any = None
+        self.outcome: Any = None
         # True once the thread has begun; only the thread reads it.
-        self.begun = False
+        self.tried = False
         # True if it changes the mark of a migration: that mark does not hold it, and it commits
         # alone.
         self.changes_mark = changes_mark
         # True if it needs its own commit: it is large, or SQLite rolled its group back as a whole.
         self.alone = changes_mark
 
-    def begin_in_thread(self) -> bool:
+    def try_begin(self) -> bool:
         """Begin the work, unless the caller has gone."""
-        self.begun = self.begin()
-        return self.begun
+        self.tried = self.begin()
+        return self.tried
 
     def fail(self, error: BaseException) -> None:
         clear_frames_of(error)
         super().fail(error)
 
     def wait_again(self) -> None:
-        self.result = None
-        self.begun = False
+        self.outcome = None
+        self.tried = False
         super().wait_again()
 
 
@@ -284,7 +284,7 @@ class Writer(Committer[_Call]):
             raise
         else:
             for call in applied:
-                call.succeed(call.result)
+                call.succeed(call.outcome)
         return None
 
     def _guard(self, group: list[_Call], state: dict[str, object]) -> MoveMark | None:
@@ -349,8 +349,8 @@ class Writer(Committer[_Call]):
 
         If it fails, several calls can be tried again, one by one.
         """
-        begun = [call for call in calls if call.begin_in_thread()]
-        error: Exception | None = None if begun == calls else CancelledWorkError()
+        tried = [call for call in calls if call.try_begin()]
+        error: Exception | None = None if tried == calls else CancelledWorkError()
         if error is None:
             if not tx.alone:
                 tx.db.execute("SAVEPOINT calls")
@@ -367,7 +367,7 @@ class Writer(Committer[_Call]):
             if not tx.alone:
                 tx.db.execute("RELEASE calls")
         if error is not None and len(calls) > 1:
-            for call in begun:
+            for call in tried:
                 call.wait_again()
         return error
 
@@ -379,7 +379,7 @@ def _once(tx: Transaction, calls: list[_Call]) -> None:
     if kept is not None:
         if len(calls) > 1:
             raise CancelledWorkError  # each is tried separately
-        calls[0].result = kept[0].outcome
+        calls[0].outcome = kept[0].outcome
         return
     if len(calls) > 1:
         tx.call = None
@@ -389,7 +389,7 @@ def _once(tx: Transaction, calls: list[_Call]) -> None:
         tx.call = calls[0]
         results = [calls[0].work(tx)]
     for call, result in zip(calls, results, strict=True):
-        call.result = result
+        call.outcome = result
         if call.key is not None:
             _keep_key(tx.db, call.key, result, call.text_of)
 
@@ -436,7 +436,7 @@ def _try_alone(group: list[_Call]) -> None:
     for call in group:
         if not call.ended:
             call.alone = True
-            if call.begun:
+            if call.tried:
                 call.wait_again()
 
 

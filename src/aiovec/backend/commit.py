@@ -28,7 +28,10 @@ _ROUNDS_FOR_CALLERS = 3
 
 
 class WriteCall:
-    """A write that waits, runs, or has its outcome. ``size`` is its number of rows."""
+    """A write that waits, runs, or has its outcome.
+
+    ``size`` is its number of rows, if these decide with which others it shares a commit.
+    """
 
     __slots__ = tuple("_error _result _start deadline ended future gone settled size".split())
     deadline: Deadline
