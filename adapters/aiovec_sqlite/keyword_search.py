@@ -102,7 +102,7 @@ class Lists(Protocol):
         """Return the best rows that all clauses match, or with ``some`` at least one."""
 
 
-class Words(Protocol):
+class SnapshotWords(Protocol):
     """The words of a table's index in memory, at a snapshot."""
 
     @property
@@ -126,7 +126,7 @@ def search_text(
     ticket: Ticket,
     handle: TableHandle,
     query: Query,
-    words: Words | None = None,
+    words: SnapshotWords | None = None,
 ) -> Found:
     table = current_table(db, handle)
     best, _, maker = _ranked(db, ticket, table, query, words)
@@ -150,7 +150,7 @@ def merged(
     query: Query,
     nearest: Sequence[int],
     far: Sequence[float],
-    words: Words | None = None,
+    words: SnapshotWords | None = None,
 ) -> Merged:
     """Search for the query's words, and fuse the rows with the nearest ones and their
     distances."""
@@ -196,7 +196,7 @@ def _ranked(
     ticket: Ticket,
     table: TableLayout,
     query: Query,
-    words: Words | None,
+    words: SnapshotWords | None,
 ) -> tuple[Scored, int, Snippets | None]:
     """Return the rowids of the best rows with their scores, the number of the first ones that have
     all words, and what makes snippets."""

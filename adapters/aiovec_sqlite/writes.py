@@ -27,7 +27,7 @@ from .errors import DamageError, decodes
 from .layout import TableLayout, current_table, partition_value, quoted
 from .moves import has_mark
 from .reads import condition_of
-from .sql.values import field_columns, row_columns, to_sql
+from .sql.values import field_columns, row_values, to_sql
 from .text_index import wanted_fields
 from .vectors import check_places
 
@@ -192,7 +192,7 @@ def _add(tx: Transaction, table: TableLayout, rows: Batch) -> None:
     add_vector = _vector_insert(table)
     for start, block in _blocks(tx, rows):
         numbers = range(first + start, first + start + len(block))
-        values = zip(numbers, *row_columns(block, table.schema), numbers, strict=True)
+        values = zip(numbers, *row_values(block, table.schema), numbers, strict=True)
         _run_rows(tx, table, _INSERT, tuple(columns), values)
         partitions = _partition_values(block, table)
         tx.db.executemany(add_vector, _vector_rows(table, numbers, block.matrix(), partitions))
@@ -266,7 +266,7 @@ def _replace(
         end = start + len(block)
         block_rowids = rowids[start:end]
         numbers = range(first + start, first + end)
-        values = zip(*row_columns(block, table.schema), numbers, block_rowids, strict=True)
+        values = zip(*row_values(block, table.schema), numbers, block_rowids, strict=True)
         _run_rows(tx, table, _UPDATE, columns, values)
         keys = _partition_values(block, table)
         _change_vectors(tx, table, block_rowids, block.matrix(), keys)

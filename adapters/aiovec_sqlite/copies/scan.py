@@ -25,7 +25,7 @@ from aiovec.backend.contract import Columns, Found, Query
 from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
-from ..keyword_search import Words, found_by_both, merged
+from ..keyword_search import SnapshotWords, found_by_both, merged
 from ..layout import TableLayout
 from ..reads import by_rowids, split
 from .copy import Masks
@@ -36,10 +36,10 @@ from .segments import State, stacked
 
 @dataclass(frozen=True, slots=True)
 class ScanQuery:
-    """A query, its number of wanted rows, and the rows of each segment that it may find."""
+    """A query, its limit, and the rows of each segment that it may find."""
 
     vector: Float32Array
-    wanted: int
+    limit: int
     masks: Sequence[BoolArray] | None = None
     """None means all rows."""
 
@@ -76,7 +76,7 @@ def nearest(
     native = library()
     points = np.ascontiguousarray(stacked([target.vector for target in targets]), np.float32)
     count, dim = points.shape
-    wanted = [max(1, min(target.wanted, state.rows)) for target in targets]
+    wanted = [max(1, min(target.limit, state.rows)) for target in targets]
     arguments = (
         KINDS[native.kind], state.records, len(state.segments), _mask_addresses(state, targets),
         address(points), (ctypes.c_int64 * count)(*wanted), count, dim, METRICS[metric],
@@ -167,7 +167,7 @@ class Snapshot:
     ticket: Ticket
     table: TableLayout
     state: State
-    words: Words | None = None
+    words: SnapshotWords | None = None
 
 
 # Queries that share a scan. More would share the reading of the codes a little better, but make
@@ -227,7 +227,7 @@ def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
             if selected < _FEW * state.rows:
                 yield [place]
                 continue
-        limit = min(target.wanted, state.rows)
+        limit = min(target.limit, state.rows)
         if together and wanted + limit > _WANTED:
             yield together
             together, wanted = [], 0

@@ -32,7 +32,7 @@ def to_sql(value: Any) -> Any:
     return list_text(value) if isinstance(value, list) else stored(value)
 
 
-def row_columns(rows: Batch, schema: Schema) -> list[Sequence[Any]]:
+def row_values(rows: Batch, schema: Schema) -> list[Sequence[Any]]:
     """Return the columns of rows except the vector, for SQLite: id, fields, payload."""
     columns = [rows.ids, *field_columns(rows, schema).values()]
     return columns if rows.payloads is None else [*columns, rows.payloads]

@@ -1,9 +1,9 @@
 """Searches by vector, by keywords and by both.
 
 ``plan_of`` makes a ``Plan`` of the arguments. ``Plan.answers`` asks the backend, which calls the
-plan again in the thread of the read: there the rows become hits, are ranked, boosted, grouped,
-diversified and cut. Only a user's function for ``rerank`` runs afterwards, by
-``Answer.finish_by``.
+plan again in the thread of the read: there the rows become hits, are ranked, grouped, boosted,
+diversified and cut. A user's function for ``rerank`` runs afterwards, by ``Answer.finish_by``, and
+the diversity and the cut behind it.
 """
 
 from __future__ import annotations
@@ -286,6 +286,7 @@ class Plan:
     async def answers(self) -> list[Answer]:
         """Search in one state of the table for all queries, or with groups for one by one."""
         every = range(len(self.filters))
+        # Without a query, there is nothing to ask.
         parts = [every] if self.options.group_by is None and every else [[n] for n in every]
         answers: list[Answer] = []
         for part in parts:
@@ -301,7 +302,8 @@ class Plan:
         options, clauses, highlight = self.options, self.clauses, self.options.highlight
         limit = count + len(self.left_out)
         query = Query(
-            # Each list of a hybrid search has more hits than the caller gets.
+            # Each list of a hybrid search has more hits than the caller gets. With groups,
+            # ``count`` is made of the pool already.
             limit=limit if options.fusion is None or options.group_by else options.pool,
             where=None,
             columns=self.selection.columns.metered(limit * len(part)),
@@ -349,6 +351,7 @@ class Plan:
             scores = scores_of(self.table.schema.metric, cast("Sequence[float]", distances))
         lowest_first: Sequence[Any] = distances if by_distance else [-score for score in scores]
         order: Sequence[int] = range(len(scores))
+        # If every row is worse than the one before, they are in order, and no tie needs the ids.
         if not all(map(lt, lowest_first, lowest_first[1:])):
             order = [i for _, _, i in sorted(zip(lowest_first, rows.ids, order, strict=True))]
         if by_distance and (farthest := options.max_distance) is not None:
