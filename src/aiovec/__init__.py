@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from ._search.fusion import RRF, Weighted
     from ._store.rank import Decay, Factor
     from ._store.store import Table, VectorStore
-    from ._store.watch import Watching, WatchState, watch
+    from ._store.watch import watch
+    from ._store.watching import Watching, WatchState
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
     # connect() loads these off the event loop; before that, the first use does.
     _LATER = (
         "_filters _search.fusion _model.records _model.results backend.contract _input.types "
-        "_store.rank _store.store _store.watch"
+        "_store.rank _store.store _store.watch _store.watching"
     ).split()
 
     def __getattr__(name):

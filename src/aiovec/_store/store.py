@@ -150,7 +150,7 @@ from .search import (
 from .write import RowsToUpdate, RowsToWrite, kept_of, vector_of_update
 
 if TYPE_CHECKING:
-    from .watch import Watching
+    from .watching import Watching
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
