@@ -177,14 +177,15 @@ class DocumentImport(Import):
     seen: Callable[[int], None] = lambda documents: None
     gone: Sequence[str] = ()
     counts: Counter[str] = field(default_factory=Counter)
-    reasons: dict[str, str] = field(default_factory=dict)
-    _cutter: Cutter = field(default_factory=Cutter)
-    _schema: Schema = SCHEMA
-    _exists: bool = False
+    # What follows is of one run: a copy with other documents begins without it.
+    reasons: dict[str, str] = field(default_factory=dict, init=False)
+    _cutter: Cutter = field(default_factory=Cutter, init=False)
+    _schema: Schema = field(default=SCHEMA, init=False)
+    _exists: bool = field(default=False, init=False)
     # The passages of each document in the table, by their hash and number of parts.
-    _known: dict[str, Counter[tuple[str, int]]] = field(default_factory=dict)
+    _known: dict[str, Counter[tuple[str, int]]] = field(default_factory=dict, init=False)
     # The documents that imports with this ``base`` stored.
-    _own: set[str] = field(default_factory=set)
+    _own: set[str] = field(default_factory=set, init=False)
 
     def followed(self) -> Iterable[tuple[DocumentImport, str, int | None]]:
         return [(self, self.table, len(self.documents.files))]

@@ -398,7 +398,7 @@ class FolderFeed(_NamedFeed):
 
     def _watch(self) -> None:
         """Have a thread watch the places, anew where one of them is another file or folder."""
-        tops = [_state(place)[2:] for place in self._places]
+        tops = [_state(place)[3:] for place in self._places]
         if self._watcher.is_set() or tops != self._tops:
             self._watcher.set()
             self._watcher, self._tops = threading.Event(), tops
@@ -431,8 +431,10 @@ def _state(path: Path) -> _State:
     try:
         status = path.stat()
     except OSError:
-        return (0, 0, 0, 0)
-    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
+        return (0, 0, 0, 0, 0)
+    # A program that keeps the time and the size, such as rsync, changes the second time.
+    changed = status.st_mtime_ns, status.st_ctime_ns, status.st_size
+    return *changed, status.st_ino, status.st_dev
 
 
 def _watched(places: Sequence[Path], stop: threading.Event, tell: Callable[[], object]) -> None:

@@ -75,6 +75,32 @@ async def test_saves_moves_and_removals_are_followed(store: VectorStore, notes: 
     await until_found(store, "word3")
 
 
+async def test_a_document_that_comes_back_as_it_was_is_stored_again(
+    store: VectorStore, notes: Path
+) -> None:
+    os.rename(notes / "0.md", notes / "0.kept")
+    await until_found(store, "word0")
+    os.rename(notes / "0.kept", notes / "0.md")
+    await until_found(store, "word0", "0.md")
+    (notes / ".gitignore").write_text("1.md\n")
+    await store.watching[0].caught_up()
+    assert await found(store, "word1") == []
+    (notes / ".gitignore").unlink()
+    await store.watching[0].caught_up()
+    assert await found(store, "word1") == ["1.md"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no time of a file's last change")
+async def test_a_save_that_keeps_the_size_and_the_time_is_found(
+    store: VectorStore, notes: Path
+) -> None:
+    before = (notes / "0.md").stat()
+    write(notes / "0.md", "w0rd0")
+    os.utime(notes / "0.md", ns=(before.st_atime_ns, before.st_mtime_ns))
+    await store.watching[0].caught_up()
+    assert await found(store, "w0rd0") == ["0.md"]
+
+
 async def test_a_folder_may_be_empty_at_first(tmp_path: Path, notes: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
