@@ -363,7 +363,7 @@ def import_(
     from .globs import files_of
     from .loading import Load, RowImport
     from .opening import Opener
-    from .texts import TextImport, for_passages
+    from .texts import TextImport
     from .workers import load_by
 
     if list_ and backup is not None:
@@ -411,8 +411,6 @@ def import_(
         texts = workers is None and tables[0].texts
         for option in () if texts else _given(ctx, _OF_TEXTS):
             raise _misplaced(option, documents)
-        if passages:
-            tables = [replace(tables[0], schema=for_passages(tables[0].schema))]
         loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
         path = expanded(rejects) if rejects else _rejects_path(list(files), table, source)
         listed = RejectsFile(path, _say_error)

@@ -7,7 +7,7 @@ brings the chunks into a table of its ``schema``, completed by the store's embed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +25,7 @@ QUERY = "aiovec_query"
 _COPY = "aiovec_copy"
 # Rows are fetched so many at a time, to notice where their bytes end a chunk.
 _ROWS_AT_ONCE = 64
+_TORN = ("utf-8", "surrogateescape")
 # Rows that show the type of a column without a declared one.
 _FIRST_ROWS = 1000
 
@@ -137,6 +138,8 @@ class TextTable:
         fields: dict[str, Field | None] = {}
         for name, column in columns.items():
             field = column.field
+            if name != free_name(name, ("id", "payload", USUAL_VECTORS[0])):
+                continue
             if name in texts and (field is None or field.kind != "text"):
                 field = Field("text")
             if field is not None and column.is_indexed:
@@ -166,7 +169,7 @@ class TextTable:
             row: dict[str, Any] = {"id": id_of(key)}
             try:
                 for column, value in zip(self.columns, values, strict=True):
-                    name = f"{column.name}_" if column.name in taken else column.name
+                    name = free_name(column.name, taken)
                     row[name] = value if name in schema.fields else storable(value, name, large=str)
             except AiovecError as exc:
                 rejects.append(Reject(row["id"], row["id"], str(exc)))
@@ -231,12 +234,16 @@ class SqliteTable(TextTable):
 
     def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
         """Return the rows with these keys, and the ids of the keys that no row has."""
-        by = " AND ".join(f"{name if name == 'rowid' else quoted(name)} = ?" for name in self.key)
-        find = f"{self.select} WHERE {by}"
-        rows = [row for key in keys for row in self._db.execute(find, key)]
+        names = [name if name == "rowid" else quoted(name) for name in self.key]
+        rows: list[Any] = []
+        for key in keys:
+            marks = ["CAST(? AS TEXT)" if _is_torn(part) else "?" for part in key]
+            by = " AND ".join(f"{n} = {mark}" for n, mark in zip(names, marks, strict=True))
+            parts = [p.encode(*_TORN) if _is_torn(p) else p for p in key]
+            rows += self._db.execute(f"{self.select} WHERE {by}", parts)
         present = {id_of(row[: len(self.key)]) for row in rows}
-        absent = {id for key in keys if (id := id_of(key)) is not None and id not in present}
-        return self.chunk(rows, schema), absent
+        ids = {id for key in keys if (id := id_of(key)) is not None and not _is_torn(id)}
+        return self.chunk(rows, schema), ids - present
 
     def chunk(self, rows: Iterable[Sequence[Any]], schema: Schema) -> Chunk:
         types = [self._types[column.name] for column in self.columns]
@@ -256,6 +263,11 @@ class SqliteTable(TextTable):
         few = f"SELECT {quoted(column.name)} FROM {self._source} LIMIT {_FIRST_ROWS}"
         kinds = kinds_in([value for (value,) in self._db.execute(few)])
         return field_of_kinds(kinds) if kinds else None
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a column's name with a "_" behind it if it is taken, or would be one of these then."""
+    return f"{name}_" if name.rstrip("_") in taken else name
 
 
 def id_of(key: Sequence[Any]) -> str | None:
@@ -288,4 +300,9 @@ def batches(cursor: Any, size: int) -> Iterator[list[tuple[Any, ...]]]:
 
 def as_text(text: bytes) -> str:
     """Return a text of SQLite; bytes that are no UTF-8 become lone surrogates."""
-    return text.decode("utf-8", "surrogateescape")
+    return text.decode(*_TORN)
+
+
+def _is_torn(value: object) -> bool:
+    """Return whether a value is a text that came of bytes which are no UTF-8."""
+    return isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value)

@@ -30,7 +30,8 @@ from .documents import replace_rows
 from .files import reading
 from .loading import RowImport, create
 from .sifting import CAME_BEFORE, sift
-from .sources import Chunk, Reject, read_ahead
+from .sources import Chunk, ForeignTable, NewTable, Reject, read_ahead
+from .tables import free_name
 
 _ROWS_AT_ONCE = 1000
 # Rows that one delete removes.
@@ -42,10 +43,21 @@ _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)
 Row = dict[str, Any]
 
 
-def for_passages(schema: Schema) -> Schema:
-    """Return the schema of a new table for the passages of rows."""
-    fields = {name: SCHEMA.fields[name] for name in _OF_PASSAGES}
-    return replace(schema, fields={**schema.fields, **fields})
+def _marked(table: ForeignTable, new: NewTable, passages: bool) -> ForeignTable:
+    """Return a table whose rows get the fields of an import, in place of columns of their names."""
+    schema, marks = table.schema, _OF_PASSAGES if passages else _MARKS
+    wanted = (("--text", new.text), ("--index", new.index), ("--embed", [new.embed or ""]))
+    for option, names in wanted:
+        for name in names:
+            if name != free_name(name, marks):
+                raise ConfigError(
+                    f"{option} {name}: the import gives each row {', '.join(marks)}; give this "
+                    "column another name, as by a query",
+                    key=option,
+                )
+    own = {name: f for name, f in schema.fields.items() if name == free_name(name, marks)}
+    made = {name: SCHEMA.fields[name] for name in _OF_PASSAGES if passages}
+    return replace(table, schema=replace(schema, fields={**own, **made}))
 
 
 @dataclass(slots=True)
@@ -96,11 +108,11 @@ class TextSync:
     def prepare(self, chunk: Chunk, absent: Iterable[str] = ()) -> Part:
         """Check rows of the source, and make those of the table. Takes a while: call it in a
         thread. ``absent`` are ids that the source no longer has."""
-        rows = chunk.rows
+        rows, marks = chunk.rows, _MARKS if self.cutter is None else _OF_PASSAGES
         if isinstance(rows, pa.Table):
-            rows = rows.rename_columns([self._free(name) for name in rows.column_names])
+            rows = rows.rename_columns([free_name(name, marks) for name in rows.column_names])
         else:
-            rows = [{self._free(name): value for name, value in row.items()} for row in rows]
+            rows = [{free_name(name, marks): value for name, value in r.items()} for r in rows]
         lenient = replace(self.schema, vector_nullable=True)
         sifted = sift(replace(chunk, rows=rows), lenient, last_counts=False)
         part = Part({id: [] for id in absent}, {}, sifted.rejects)
@@ -113,10 +125,6 @@ class TextSync:
             except DocumentError as exc:
                 part.rejects.append(Reject(place, id, exc.reason))
         return part
-
-    def _free(self, name: str) -> str:
-        """Return a column's name, with a "_" behind one that an import gives to each row."""
-        return f"{name}_" if name in (_MARKS if self.cutter is None else _OF_PASSAGES) else name
 
     def _rows(self, id: str, row: Row) -> list[Row]:
         """Return the rows of the table for one of the source."""
@@ -292,6 +300,7 @@ class TextImport(RowImport):
 
     async def find(self, store: VectorStore) -> None:
         (load,) = self.loads
+        load.source = _marked(load.source, load.new, self.passages)
         await super().find(store)
         schema, cutter = load.used_schema, None
         self._tokenizer, self.most = await StoreInternals(store).tokenizer(schema)

@@ -50,7 +50,7 @@ from .sources import (
 )
 from .stores.queue import Queue, Versions, connected, removals, take_turn, translated
 from .tables import QUERY, SqliteTable, id_of
-from .texts import Seen, TextImport, for_passages
+from .texts import Seen, TextImport
 
 LOG = logging.getLogger("aiovec.watch")
 
@@ -114,8 +114,6 @@ async def open_feed(
         )
 
     def made(reader: Reader, rows: ForeignTable, rejects: RejectsFile) -> TextImport:
-        if passages:
-            rows = replace(rows, schema=for_passages(rows.schema))
         return TextImport(
             reader,
             [Load(rows, table or rows.name, new=new)],
@@ -204,12 +202,11 @@ def unwatch_table(source: str) -> list[str]:
     path, table = path_and_table(source)
     if not table or not path.is_file():
         raise ConfigError(f"--unwatch needs a table of a SQLite database, FILE#TABLE, not {source}")
-    statements = removals(table)
     if (turn := take_turn(_lock_of(path, table))) is None:
         raise ConfigError(f"{source} is watched by a process now, which would make the queue anew")
     with closing(turn), closing(connected(path)) as db, translated(path):
         db.execute("BEGIN IMMEDIATE")
-        for statement in statements:
+        for statement in (statements := removals(db, table)):
             db.execute(statement)
         db.execute("COMMIT")
     return statements
@@ -224,6 +221,11 @@ def _names(given: str | Iterable[str]) -> list[str]:
     return [given] if isinstance(given, str) else [*given]
 
 
+def _shown(id: object) -> str:
+    """Return an id that can be written anywhere, also one of bytes that are no UTF-8."""
+    return str(id).encode(errors="replace").decode()
+
+
 class Refused(RejectsFile):
     """The last rows or documents that were set aside, in memory."""
 
@@ -234,8 +236,8 @@ class Refused(RejectsFile):
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
         for reject in rejects:
             self.count += 1
-            LOG.warning("%s: %s is set aside: %s", table, reject.id or reject.row, reject.reason)
-            self.reasons.pop(name := str(reject.id or reject.row), None)
+            self.reasons.pop(name := _shown(reject.id or reject.row), None)
+            LOG.warning("%s: %s is set aside: %s", table, name, reject.reason)
             self.reasons[name] = reject.reason
             if len(self.reasons) > _REMEMBERED:
                 del self.reasons[next(iter(self.reasons))]
@@ -575,14 +577,15 @@ class TableFeed(_NamedFeed):
         about = "%s: makes a queue, which aiovec import %s --unwatch removes: %s"
         LOG.info(about, self._path, self.source, made)
         self._queue.make()
-        seen = Seen()
-        for keys in self._queue.all_keys():
+        seen, last = Seen(), 0
+        while (noted := self._queue.noted(_AT_ONCE, last))[0]:
+            last, keys = noted
             seen.add([id for key in keys if (id := id_of(key)) is not None])
         return seen
 
     async def _replace(self, names: Sequence[Any]) -> None:
         for key in names:
-            self.refused.pop(str(id_of(key)), None)
+            self.refused.pop(_shown(id_of(key)), None)
         part = await in_thread(self._sync.prepare, *await self._alone(self._rows, names))
         change = await self._sync.compare(self.store, part)
         rejects = await self._sync.write(self.store, change)
@@ -604,8 +607,9 @@ class TableFeed(_NamedFeed):
         began = time.monotonic()
         while not self._wake.is_set() and await self._ask(Queue.versions) == self._stepped:
             pause = min(_LOOK + (time.monotonic() - began) / 100, _LAST_LOOK)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+            with suppress(TimeoutError):  # wait_for may swallow a cancellation
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
         self._wake.clear()
 
     async def last(self) -> int:

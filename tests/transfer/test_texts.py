@@ -155,6 +155,26 @@ def test_keys_of_each_kind_become_ids_that_no_two_rows_share(db: sqlite3.Connect
     }  # fmt: skip
 
 
+def test_columns_that_are_called_like_marks_are_kept_beside_them(
+    db: sqlite3.Connection, folder: Path
+) -> None:
+    db.executescript(
+        "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT, hash INT, hash_ INT, base TEXT);"
+        "CREATE INDEX by_hash ON notes (hash);"
+        "INSERT INTO notes VALUES (1, 'on keys', 1, 2, 'own')"
+    )
+    assert counts(imported("app.db#notes", "s.db")) == {"new": 1}
+    row = rows_of("s.db", "notes")["1"]
+    assert (row["hash_"], row["hash__"], row["base_"]) == (1, 2, "own")
+    assert counts(imported("app.db#notes", "s.db")) == {"unchanged": 1}
+    done = run(
+        "import", "app.db#notes", "--embed", "body", "--index", "hash", "--embedder", "demo",
+        "-s", "t.db",
+    )  # fmt: skip
+    assert done.code == 1
+    assert "--index hash" in done.err
+
+
 def test_a_query_is_one_select_that_cannot_write(db: sqlite3.Connection, folder: Path) -> None:
     query = "SELECT title AS slug, body, price * 2 AS double FROM articles WHERE live -- all;"
     options = ("--id-column", "slug", "--table", "q", "--index", "double", "--query")

@@ -116,6 +116,37 @@ async def test_a_cascade_and_a_connection_that_attached_the_file_are_followed(
         assert await contents(store) == await imported(app, tmp_path / "clean")
 
 
+async def test_a_key_that_is_no_utf8_is_set_aside_and_keeps_none_waiting(tmp_path: Path) -> None:
+    with closing(App(tmp_path, "text")) as app:
+        app.db.execute("INSERT INTO articles (id, body) VALUES (CAST(x'61ff' AS TEXT), 'torn')")
+        async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+            async with asyncio.timeout(20):
+                await watching.caught_up()
+            (refused,) = (await watching.state()).refused
+            assert refused.encode() == b"a?"
+            app.db.execute("DELETE FROM articles WHERE body = 'torn'")
+            async with asyncio.timeout(20):
+                await watching.caught_up()
+            assert (await watching.state()).refused == {}
+            assert await contents(store) == await imported(app, tmp_path / "clean")
+
+
+async def test_a_table_of_the_app_that_is_called_like_the_queue_stays(
+    app: App, tmp_path: Path
+) -> None:
+    app.db.executescript(
+        "CREATE TABLE aiovec_queue_articles (id INTEGER PRIMARY KEY, body TEXT);"
+        "INSERT INTO aiovec_queue_articles VALUES (1, 'precious')"
+    )
+    async with opened(tmp_path) as store:
+        with pytest.raises(ConfigError, match="aiovec_queue_articles"):
+            async with aiovec.watch(store, app.source, **WATCH):
+                pass
+    assert await asyncio.to_thread(run_apart, ["import", app.source, "--unwatch"]) == 1
+    rows = app.db.execute("SELECT body FROM aiovec_queue_articles").fetchall()
+    assert rows == [("precious",)]
+
+
 async def test_a_table_that_is_gone_for_a_while_is_followed_again(app: App, tmp_path: Path) -> None:
     async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
         await watching.caught_up()

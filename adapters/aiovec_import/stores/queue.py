@@ -88,9 +88,10 @@ class Queue:
     def is_marked(self) -> bool:
         """Return whether the triggers are as they should be, and all rows were noted or applied.
 
-        ConfigError if the queue belongs to another store.
+        ConfigError if the queue belongs to another store, or is a table of the app.
         """
         with translated(self._path):
+            removals(self._db, self._table)
             found = dict(
                 self._db.execute(
                     "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' "
@@ -112,19 +113,12 @@ class Queue:
         """Make the queue and its triggers anew, with an entry for each row and without the mark."""
         columns = ", ".join(f"k{number}" for number in range(len(self._keys)))
         with self._writing():
-            for statement in (*removals(self._table), *self.statements()):
+            for statement in (*removals(self._db, self._table), *self.statements()):
                 self._db.execute(statement)
             self._db.execute(
                 f"INSERT INTO {self._queue} ({columns}) "
                 f"SELECT {', '.join(self._keys)} FROM {quoted(self._table)}"
             )
-
-    def all_keys(self, size: int = 1000) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield the keys of all rows, in one snapshot."""
-        with translated(self._path):
-            keys = self._db.execute(f"SELECT {', '.join(self._keys)} FROM {quoted(self._table)}")
-            while some := keys.fetchmany(size):
-                yield some
 
     def mark(self, until: int) -> None:
         """Say that all entries up to one are applied."""
@@ -187,8 +181,18 @@ class Queue:
         return self.snapshot("BEGIN IMMEDIATE")
 
 
-def removals(table: str) -> list[str]:
-    """Return the statements that remove a table's triggers and queue."""
+def removals(db: sqlite3.Connection, table: str) -> list[str]:
+    """Return the statements that remove a table's triggers and queue.
+
+    ConfigError if the app has a table of the queue's name.
+    """
+    info = db.execute("SELECT name FROM pragma_table_info(?, 'main')", (_name(table),)).fetchall()
+    if info and (info[0], info[-1]) != (("seq",), ("done",)):
+        raise ConfigError(
+            f"the database has a table {_name(table)!r} of its own, and the queue of {table!r} "
+            "needs this name; rename it to watch",
+            key="source",
+        )
     names = [quoted(_name(table, event)) for event in _EVENTS]
     triggers = [f"DROP TRIGGER IF EXISTS {name}" for name in names]
     return [*triggers, f"DROP TABLE IF EXISTS {quoted(_name(table))}"]
