@@ -202,8 +202,13 @@ class Tools:
             if row.setdefault("user", self._user) != self._user:
                 words = f"the user of this session is {self._user!r}; leave the fact 'user' out"
                 raise InvalidArgumentError("facts", row["user"], repr(self._user), reason=words)
-            # No user has an id of another one's, so none replaces their memory.
+            # No user makes an id of another one's. An app, or an agent without a user, may.
             row["id"] = f"{self._user}/{str(row['id']).removeprefix(f'{self._user}/')}"
+            with suppress(TableNotFoundError):
+                for replaced in await self._memory.get(row["id"], include_vector=False):
+                    if replaced.get("user") != self._user:
+                        words = "the memory with this id is not yours; leave id out"
+                        raise InvalidArgumentError("id", row["id"], "another id", reason=words)
         row["at"] = datetime.now(UTC)
         if expires_in is not None:
             seconds = seconds_of(expires_in)

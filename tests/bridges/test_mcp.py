@@ -314,6 +314,10 @@ async def test_a_user_sees_and_changes_only_their_memories(tmp_path: Path, decla
                     arguments = {**arguments, "table": "memories", "where": where}
                     rows = (await call(of_ana, tool, **arguments)).popitem()[1]
                     assert {row["user"] for row in rows} == {"ana"}
+            await store.upsert("memories", [{"id": "ben/app", "text": "Of Ana.", "user": "ana"}])
+            assert "not yours" in await error_of(of_ben, "remember", text="x", id="app")
+            assert (await store.get("memories", ["ben/app"]))[0]["text"] == "Of Ana."
+            assert await store.delete("memories", ["ben/app"]) == 1
             ids = [mine["id"], other["id"]]
             rows = (await call(of_ana, "get", table="memories", ids=ids))["rows"]
             assert [row["id"] for row in rows] == [mine["id"]]
