@@ -50,7 +50,7 @@ class RowsToWrite:
     on_conflict: OnConflict
     checked_for: Schema | None
     embed: Embeds
-    _kept: tuple[Schema, Batch] | None = None
+    _ready: tuple[Schema, Batch] | None = None
     """Kept so that a repeated attempt does not call the embedder again."""
 
     async def write(self, t: OpenTable) -> int:
@@ -110,8 +110,8 @@ class RowsToWrite:
         schema = t.schema
         skips = self.on_conflict == "skip"
         # The existing rows may have changed since an earlier attempt.
-        if not skips and self._kept is not None and self._kept[0] == schema:
-            return self._kept[1]
+        if not skips and self._ready is not None and self._ready[0] == schema:
+            return self._ready[1]
         rows, missing = await self._checked_rows(t)
         if missing.texts and skips:
             existing = await t.ids(missing.ids)
@@ -124,7 +124,7 @@ class RowsToWrite:
                 numbered = self.on_conflict == "fail"
                 raise of_row(exc, missing, numbered=numbered) from exc.__cause__
             rows = await hop(len(rows), with_vectors, rows, missing, vectors)
-        self._kept = schema, rows
+        self._ready = schema, rows
         return rows
 
 

@@ -196,6 +196,7 @@ class Query:
 
     @property
     def by_both(self) -> bool:
+        """True for a search by the vector and by words."""
         return self.fusion is not None
 
     @property
