@@ -117,7 +117,7 @@ def memory_for_copies(nbytes: int) -> Iterator[None]:
 async def backend_on(path: Path) -> AsyncIterator[Any]:
     """Another backend on a store's file, for what only migrations and servers call."""
     plugin = await asyncio.to_thread(plugin_of, "sqlite")
-    backend = plugin.create(str(path), plugin.settings())
+    backend = await asyncio.to_thread(plugin.create, str(path), plugin.settings())
     await backend.open()
     try:
         yield backend
