@@ -85,8 +85,8 @@ async def test_every_value_survives_a_move_there_and_back_to_the_bit(
     places += [f"lancedb://{tmp_path}/{n}" if n in "ac" else f"{tmp_path}/{n}.db" for n in route]
     await fill_all(places[0])
     before = await contents_at(places[0])
-    (note,) = (await aiovec_migrate.plan(places[0], places[1])).notes
-    assert "'hostile' on payload.more" in note
+    notes = (await aiovec_migrate.plan(places[0], places[1])).notes
+    assert ["'hostile' on payload.more" in note for note in notes] == [True] * (route == "ab")
     for source, target in itertools.pairwise(places):
         assert (await aiovec_migrate.run(source, target)).equal
         assert_same(before, await contents_at(target))

@@ -243,13 +243,14 @@ async def every_call(target: str, copy: Path) -> None:
         if store.supports("backup"):
             await store.backup(copy)
         await by_table(store.table("notes"))
+        page = [Page("t", [1.0, 2.0])]
+        assert_type(await store.table("pages").create_from(page, metric="l2"), Schema)
         assert_type(await store.delete("notes", "a"), int)
         assert_type(await store.delete("notes", where=F.id.startswith("b")), int)
         await store.drop_table("notes", missing_ok=True)
 
 
 async def by_table(table: aiovec.Table) -> None:
-    assert_type(await table.create_from([Page("t", [1.0, 2.0])], text=["body"]), Schema)
     await table.create(
         SCHEMA.with_field("live", Field(bool)).with_field("page", PAGE), exist_ok=True
     )
@@ -257,7 +258,8 @@ async def by_table(table: aiovec.Table) -> None:
     assert_type(await table.upsert({"id": ["t"], "embedding": [[1, 2]]}), int)
     assert_type(await table.update({"year": 1}, ids=["t"]), int)
     assert_type(
-        await table.update([{"id": "t", "year": 1, "seen": aiovec.REMOVE}], strict=True), int
+        await table.update([{"id": "t", "year": 1, "payload.seen": aiovec.REMOVE}], strict=True),
+        int,
     )
     assert_type(await table.search([1, 2], limit=1, where="year = 1"), Results[Hit])
     assert_type(await table.search_many([[1, 2]], limit=1), ResultsList)

@@ -97,7 +97,8 @@ async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Tabl
 
     def combined() -> pa.Table:
         order = all_words_first(pairs(whole), pairs(more), query.limit)
-        rows = pa.concat_tables([whole, more])
+        # Where no word begins as a prefix does, nothing was asked for, and no row has a number.
+        rows = pa.concat_tables([part for part in (whole, more) if part.num_rows] or [more])
         places = {id: n for n, id in reversed([*enumerate(rows.column("id").to_pylist())])}
         taken = rows.take(pa.array([places[id] for id, _ in order], pa.int64()))
         scores = pa.array([score for _, score in order], pa.float64())
