@@ -171,17 +171,24 @@ class SqliteRows(Reader):
             raise ConfigError(f"there is no file {path}")
         self.name: str = str(path)
         self._db, self._path = connected(path, "ro"), path
-        with translated(path):
-            if hints.query is not None:  # a view takes one statement, which only reads
-                self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
-            # Without WAL a snapshot would keep writers waiting, so the rows are copied at once.
-            self._copies = self._db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",)
-            if not self._copies:
-                self._db.execute("BEGIN")
-            name = hints.table if hints.query is None else QUERY
-            if name is None:
-                raise ConfigError(f"name a table of {path} as {path}#TABLE", key="source")
-            self._table = SqliteTable(self._db, name, hints)
+        try:
+            with translated(path):
+                self._table = self._opened(hints)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _opened(self, hints: Hints) -> SqliteTable:
+        if hints.query is not None:  # a view takes one statement, which only reads
+            self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
+        # Without WAL a snapshot would keep writers waiting, so the rows are copied at once.
+        self._copies = self._db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",)
+        if not self._copies:
+            self._db.execute("BEGIN")
+        name = hints.table if hints.query is None else QUERY
+        if name is None:
+            raise ConfigError(f"name a table of {self._path} as {self._path}#TABLE", key="source")
+        return SqliteTable(self._db, name, hints)
 
     def tables(self) -> list[ForeignTable]:
         with translated(self._path):
