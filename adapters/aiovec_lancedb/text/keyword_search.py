@@ -95,10 +95,12 @@ async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Tabl
             return whole, whole.num_rows
         more = await matching(any=True) if more is None else more
 
+    # Where no word begins as a prefix does, nothing was asked for, and no row has a number.
+    ranks = [part for part in (whole, more) if part.num_rows] or [more]
+
     def combined() -> pa.Table:
         order = all_words_first(pairs(whole), pairs(more), query.limit)
-        # Where no word begins as a prefix does, nothing was asked for, and no row has a number.
-        rows = pa.concat_tables([part for part in (whole, more) if part.num_rows] or [more])
+        rows = pa.concat_tables(ranks)
         places = {id: n for n, id in reversed([*enumerate(rows.column("id").to_pylist())])}
         taken = rows.take(pa.array([places[id] for id, _ in order], pa.int64()))
         scores = pa.array([score for _, score in order], pa.float64())
