@@ -85,8 +85,8 @@ async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Tabl
         return rows, 0 if query.match == "any" else rows.num_rows
     # The few rows that have all words are nearly always among the best that have any of them.
     having = await _having_all(table, query, words, where)
-    more = None if having is None else await matching(any=True)
-    whole = None
+    more: pa.Table = None if having is None else await matching(any=True)
+    whole: pa.Table = None
     if having is not None and more is not None:
         whole = await hop(more.num_rows, _among, more, having, query.limit)
     if whole is None:
