@@ -15,6 +15,7 @@ from aiovec._cli.stores import (
     Config,
     Embedder,
     Store,
+    Watch,
     check_there,
     give_embedder,
     open_place,
@@ -68,15 +69,7 @@ def mcp(
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port for --http; 0 takes a free one.")
     ] = 4003,
-    watch: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--watch",
-            metavar="SOURCE",
-            help="Follow a folder of documents, or FILE#TABLE of an app's SQLite database, as "
-            "aiovec import --watch does; may be repeated.",
-        ),
-    ] = None,
+    watch: Watch = None,
     embedder: Embedder = None,
 ) -> None:
     """Serve a store to an agent over the Model Context Protocol.

@@ -18,7 +18,7 @@ import typer
 
 from aiovec._cli.output import one_line
 from aiovec._cli.run import command_app, failing_clearly
-from aiovec._cli.stores import AsJson, Config, Store, open_place, place_named
+from aiovec._cli.stores import AsJson, Config, Store, Watch, open_place, place_named
 from aiovec.errors import AiovecError, ConfigError
 
 if TYPE_CHECKING:
@@ -60,15 +60,6 @@ IdleTimeout = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS", min=0.1, help="Stop after this long without a request. Default: never."
-    ),
-]
-Watch = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--watch",
-        metavar="SOURCE",
-        help="Follow a folder of documents, or FILE#TABLE of an app's SQLite database, as aiovec "
-        "import --watch does. Can be repeated.",
     ),
 ]
 Shared = Annotated[

@@ -24,6 +24,7 @@ SHAPES = {
     "letters": "CREATE TABLE articles (id TEXT COLLATE NOCASE PRIMARY KEY, {})",
     "two": "CREATE TABLE articles (id TEXT, lang TEXT, {}, PRIMARY KEY (id, lang))",
 }
+EMBEDDED = ("--embed", "body", "--text", "title", "--embedder", "demo")
 COLUMNS = "title TEXT, body TEXT, tag TEXT UNIQUE, author INT"
 
 
@@ -130,13 +131,8 @@ async def imported(app: App, folder: Path, *options: str) -> dict[str, Any]:
         run,
         "import",
         f"{folder}/app.db#articles",
-        "--embed",
-        "body",
-        "--text",
-        "title",
+        *EMBEDDED,
         *options,
-        "--embedder",
-        "demo",
         "-s",
         folder / "s.db",
     )
@@ -156,12 +152,7 @@ def follower(app: App, store: Path, *options: str) -> subprocess.Popen[bytes]:
         "--watch",
         "-s",
         str(store),
-        "--embed",
-        "body",
-        "--text",
-        "title",
-        "--embedder",
-        "demo",
+        *EMBEDDED,
         *options,
     ]
     return subprocess.Popen(command, stderr=subprocess.PIPE)

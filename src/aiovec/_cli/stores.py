@@ -96,6 +96,15 @@ Embedder = Annotated[
         "needs no other host.",
     ),
 ]
+Watch = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--watch",
+        metavar="SOURCE",
+        help="Follow a folder of documents, or FILE#TABLE of an app's SQLite database, as aiovec "
+        "import --watch does. Can be repeated.",
+    ),
+]
 Select = Annotated[
     list[str] | None,
     typer.Option(
