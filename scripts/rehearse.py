@@ -1,7 +1,7 @@
 """Rehearse a release: build everything from a clean clone, and use it as a user would.
 
 ``python scripts/rehearse.py`` takes what is committed. It installs each wheel alone into a new
-environment, runs the README's first program, ``aiovec doctor``, an import of the documentation and
+environment, runs the README's whole program, ``aiovec doctor``, an import of the documentation and
 a program for each framework, and checks the links of the README on the registry's page and of the
 site.
 """
@@ -134,10 +134,11 @@ def main() -> None:
                 run(commands / "python", "-c", BRIDGES[distribution], cwd=work)
                 continue
             readme = (clone / "README.md").read_text("utf-8")
-            program = re.search(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-            if program is None:
-                sys.exit("rehearse: FAILED: the README has no program")
-            run(commands / "python", "-W", "error", "-c", program[1], cwd=work)
+            blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+            programs = [block for block in blocks if "asyncio.run" in block]
+            if len(programs) != 1:
+                sys.exit(f"rehearse: FAILED: the README has {len(programs)} whole programs, not one")
+            run(commands / "python", "-W", "error", "-c", programs[0], cwd=work)
             run(commands / "aiovec", "doctor", cwd=work)
             more = ("--find-links", dist, f"{wheel}[documents,fastembed]")
             run(commands / "python", "-m", "pip", "install", "-q", *more, cwd=work)
