@@ -47,7 +47,7 @@ PICTURES = (
     Picture(
         "stalls",
         "Longest stall of the event loop while 20 tasks search",
-        "Beside nine other stores",
+        "Nine other stores",
         "longest stall, ms",
         lambda row: f"{row['longest stall, ms']} ms",
     ),
@@ -57,7 +57,7 @@ PICTURES = (
         "A million rows",
         "one search, ms",
         lambda row: f"{row['one search, ms']} ms",
-        lambda row: f"recall {row['recall']}, {_built(row)}",
+        lambda row: f"recall {row['recall']}{_built(row)}",
     ),
     Picture(
         "migration",
@@ -97,7 +97,8 @@ def _drawn(picture: Picture, page: str) -> str:
     for number, (row, name, label) in enumerate(zip(rows, names, labels, strict=True)):
         top = _TOP + line * number
         wide = max(2, round(room * _number(row[picture.length]) / most))
-        mark = ' class="ours"' if "aiovec" in name else ""
+        default = "aiovec" in name and "on LanceDB" not in name
+        mark = ' class="ours"' if default else ""
         drawn += [
             f'<text x="{_PAD}" y="{top + 14}">{escape(name)}</text>',
             f'<rect{mark} x="{left}" y="{top}" width="{wide}" height="{_BAR}"/>',
@@ -126,7 +127,7 @@ def _number(cell: str) -> float:
 
 def _built(row: Row) -> str:
     built = row["index built in, s"]
-    return "no index" if built == "none" else f"built in {built} s"
+    return "" if not built else ", no index" if built == "none" else f", built in {built} s"
 
 
 if __name__ == "__main__":
