@@ -206,7 +206,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), strict=st.booleans(), shape=st.sampled_from(("mixed", "alike", "many")))
     @precondition(lambda self: self._oracle.tables())
     def update_rows(self, data: st.DataObject, strict: bool, shape: str) -> None:
-        """Rows with values of their own: with different keys, with the same ones, and so many that
+        """Rows with their own values: with different keys, with the same ones, and so many that
         a backend writes them in another way."""
         table, schema = self._drawn_table(data)
         ids = data.draw(_ids(), label="ids")
