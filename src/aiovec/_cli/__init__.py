@@ -21,8 +21,9 @@ def main() -> None:
 
         sys.stdout.write(f"aiovec {__version__}\n")
         return
-    # By default, each 700 new objects start a collection, a tenth of the time of a short command.
-    gc.set_threshold(20_000, *gc.get_threshold()[1:])
+    # By default, each 700 new objects start a collection, a tenth of the time of a short command,
+    # which makes some 60,000 objects.
+    gc.set_threshold(100_000, *gc.get_threshold()[1:])
     try:
         from .app import app
 
@@ -30,6 +31,7 @@ def main() -> None:
             app(prog_name="aiovec")
         finally:
             sys.stdout.flush()  # what is left would fail when the interpreter ends
+            gc.freeze()  # its last collections would look at all that was imported
     except KeyboardInterrupt:  # one that came before or after the command itself
         sys.exit(130)
     except OSError as exc:
