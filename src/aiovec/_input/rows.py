@@ -173,15 +173,16 @@ def to_batch(rows: Collected, schema: Schema, *, new_ids: NewIds = "never") -> B
     may still be repeated. Rows that get new ids get them in rising order.
     """
     if rows.form == "rows":
-        return _from_mappings(rows.data, schema, new_ids=new_ids)
-    if rows.form == "columns":
-        return _from_columns(rows.data, schema, new_ids=new_ids)
-    batches: list[Batch] = []
-    done = 0
-    for table in rows.data:
-        columns, is_json = columns_of_table(table), not is_frame(table)
-        batches.append(_from_columns(columns, schema, done, new_ids=new_ids, json_payload=is_json))
-        done += len(batches[-1])
+        mappings = _mappings_of(rows.data, schema)
+        try:
+            return _batch(_transposed(mappings, schema, new_ids), schema)
+        except InvalidVectorError as exc:
+            raise _with_other_name(exc, mappings, schema) from exc.__cause__
+    # An embedder makes missing vectors.
+    needed = [] if may_lack_vectors(schema) else [schema.vector]
+    if new_ids == "never":
+        needed.insert(0, "id")
+    batches = [_batch(group, schema) for group in _wholes(rows, schema, needed, new_ids)]
     return batches[0].joined(batches[1:]) if len(batches) > 1 else batches[0]
 
 
@@ -290,17 +291,8 @@ class _Columns(NamedTuple):
 
 def to_changes(rows: Collected, schema: Schema, *, strict: bool) -> UpdateRows:
     """Check rows that change parts of stored rows."""
-    groups: list[_Columns] = []
-    if rows.form == "rows":
-        groups += _groups_of_rows(rows.data, schema)
-    elif rows.form == "columns":
-        groups.append(_whole(rows.data, schema, 0, needed=["id"]))
-    else:
-        start = 0
-        for table in rows.data:
-            columns, is_json = columns_of_table(table), not is_frame(table)
-            groups.append(_whole(columns, schema, start, needed=["id"], json_payload=is_json))
-            start += len(table)
+    by_row = rows.form == "rows"
+    groups = _groups_of_rows(rows.data, schema) if by_row else _wholes(rows, schema, ["id"])
     parts: list[Batch] = []
     payloads: dict[str, PayloadPatch] = {}
     for group in groups:
@@ -440,15 +432,15 @@ def _mappings_of(items: Sequence[Any], schema: Schema) -> list[Mapping[str, Any]
     return mappings
 
 
-def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> Batch:
-    mappings = _mappings_of(items, schema)
+def _transposed(rows: Sequence[Mapping[str, Any]], schema: Schema, new_ids: NewIds) -> _Columns:
+    """Return the columns of whole rows; their values are not checked yet."""
     # One loop instead of one for each column, since most calls have a single row.
     columns: dict[str, list[Any]] = {"id": [], schema.vector: []}
     for name in schema.fields:
         columns[name] = []
     extra: list[dict[str, Any] | None] = []
     without = []
-    for row, mapping in enumerate(mappings):
+    for row, mapping in enumerate(rows):
         for name, column in columns.items():
             column.append(mapping.get(name))
         if mapping.keys() <= columns.keys():
@@ -457,18 +449,14 @@ def _from_mappings(items: Sequence[Any], schema: Schema, *, new_ids: NewIds) -> 
             extra.append({key: mapping[key] for key in mapping if key not in columns})
         if "id" not in mapping:
             without.append(row)
-    given = columns["id"]
+    given = columns.pop("id")
     if new_ids != "never" and without:
         for row, new in zip(without, make_ids(len(without)), strict=True):
             given[row] = new
             if new_ids == "if absent":
                 _check_names(extra[row] or (), row)
     ids = id_texts(given)
-    places = Places(ids)
-    try:
-        return _assemble(ids, columns[schema.vector], columns, extra, schema, places)
-    except InvalidVectorError as exc:
-        raise _with_other_name(exc, mappings, schema) from exc.__cause__
+    return _Columns(ids, columns, extra, Places(ids))
 
 
 def _check_names(names: Iterable[str], row: int | None = None) -> None:
@@ -500,36 +488,33 @@ def _with_other_name(
     return error
 
 
-def _from_columns(
-    given: Mapping[str, Any],
-    schema: Schema,
-    first_row: int = 0,
-    *,
-    new_ids: NewIds,
-    json_payload: bool = False,
-) -> Batch:
-    """Check rows that came as columns. The payload column of Arrow data has JSON texts."""
-    # An embedder makes missing vectors.
-    needed = [] if may_lack_vectors(schema) else [schema.vector]
-    if new_ids == "never":
-        needed.insert(0, "id")
-    ids, columns, extra, places = _whole(
-        given, schema, first_row, new_ids=new_ids, needed=needed, json_payload=json_payload
-    )
-    fields = {name: columns.get(name) for name in schema.fields}
-    return _assemble(ids, columns.get(schema.vector), fields, extra, schema, places)
+def _wholes(
+    rows: Collected, schema: Schema, needed: Sequence[str], new_ids: NewIds = "never"
+) -> Iterator[_Columns]:
+    """Yield the columns of rows that came as columns, or those of each of their tables."""
+    if rows.form == "columns":
+        yield _whole(rows.data, schema, needed, new_ids)
+        return
+    start = 0
+    for table in rows.data:
+        columns, is_json = columns_of_table(table), not is_frame(table)
+        yield _whole(columns, schema, needed, new_ids, start, json_payload=is_json)
+        start += len(table)
 
 
 def _whole(
     given: Mapping[str, Any],
     schema: Schema,
-    first_row: int,
-    *,
     needed: Sequence[str],
-    new_ids: NewIds = "never",
+    new_ids: NewIds,
+    first_row: int = 0,
+    *,
     json_payload: bool = False,
 ) -> _Columns:
-    """Return columns in a form that can be checked; their values are not checked yet."""
+    """Return columns in a form that can be checked; their values are not checked yet.
+
+    With ``json_payload``, as in Arrow data, the payload column has JSON texts.
+    """
     for name in needed:
         if name not in given:
             raise InvalidRowError(
@@ -631,20 +616,15 @@ def _vectors(given: Any, count: int, schema: Schema, places: Places) -> Float32A
     return whole
 
 
-def _assemble(
-    ids: list[str],
-    vectors: Any,
-    columns: Mapping[str, Any],
-    extra: Sequence[Mapping[str, Any] | None],
-    schema: Schema,
-    places: Places,
-) -> Batch:
-    """Build a batch; ``columns`` has None for a field without any value."""
+def _batch(group: _Columns, schema: Schema) -> Batch:
+    """Check the values of whole rows."""
+    ids, columns, extra, places = group
     ids = field_column("id", _ID, ids, places)
-    matrix = _vectors(vectors, len(ids), schema, places)
-    fields = {}
-    for name, field in schema.fields.items():
-        values = [None] * len(ids) if columns[name] is None else columns[name]
-        fields[name] = field_column(name, field, values, places)
+    matrix = _vectors(columns.get(schema.vector), len(ids), schema, places)
+    nulls = [None] * len(ids)
+    fields = {
+        name: field_column(name, field, columns.get(name, nulls), places)
+        for name, field in schema.fields.items()
+    }
     payloads = payload_column(extra, schema, places)
     return Batch(ids, fields, payloads if schema.payload else None, matrix)
