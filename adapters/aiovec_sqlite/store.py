@@ -360,11 +360,11 @@ class SqliteBackend(Backend):
 
     # Writing
 
-    async def write(self, table: TableHandle, change: RowChange) -> int:
+    def write(self, table: TableHandle, change: RowChange) -> Coroutine[Any, Any, int]:
         work = writes.work_of(table, change, self._settings.keep_deletes)
         if isinstance(change, (Update, Delete)):
-            return await self._write_once(work)
-        return await self._usable_writer().run(work, key=write_key())
+            return self._write_once(work)
+        return self._usable_writer().run(work, key=write_key())
 
     async def kept(self, key: WriteKey) -> Kept | None:
         record = await self._read(lambda db, _: find_key(db, key))

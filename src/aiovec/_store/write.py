@@ -79,16 +79,16 @@ class RowsToWrite:
             await t.free(batch.ids)
             freed = True
 
-    async def _put(self, t: OpenTable, batch: Batch) -> int:
+    def _put(self, t: OpenTable, batch: Batch) -> Awaitable[int]:
         change: Insert | Upsert = Upsert(batch)
         if self.on_conflict != "replace":
             change = Insert(batch, skip_existing=self.on_conflict == "skip")
-        return await t.backend.write(t.handle, change)
+        return t.backend.write(t.handle, change)
 
-    async def _checked_rows(self, t: OpenTable) -> tuple[Batch, Lacking]:
+    def _checked_rows(self, t: OpenTable) -> Awaitable[tuple[Batch, Lacking]]:
         """Return the checked rows, and those that an embedder gives a vector."""
         given = self.rows.data if isinstance(self.rows, Collected) else self.rows
-        return await hop(cost_of(given, t.schema), self._check, t.handle)
+        return hop(cost_of(given, t.schema), self._check, t.handle)
 
     def _check(self, handle: TableHandle) -> tuple[Batch, Lacking]:
         rows, schema = self.rows, handle.schema
@@ -145,9 +145,9 @@ class RowsToUpdate:
             change = change or await self._checked(t)
             return await t.backend.write(t.handle, change) if any(map(len, change.parts)) else 0
 
-    async def _checked(self, t: OpenTable) -> UpdateRows:
+    def _checked(self, t: OpenTable) -> Awaitable[UpdateRows]:
         check = partial(to_changes, self.rows, t.schema, strict=self.strict)
-        return await hop(cost_of(self.rows.data, t.schema), check)
+        return hop(cost_of(self.rows.data, t.schema), check)
 
     async def _of_existing(self, t: OpenTable) -> UpdateRows:
         """Return the change of rows that exist, with the vectors of their new texts.
