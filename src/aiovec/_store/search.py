@@ -69,6 +69,8 @@ Group = tuple[str, Any]
 
 Highlight = tuple[str, str]
 _HIGHLIGHT = ("<mark>", "</mark>")
+# The vector of a search by words alone.
+_NO_VECTOR: Float32Array = np.empty(0, np.float32)
 
 
 class SearchArguments(TypedDict, total=False):
@@ -299,26 +301,28 @@ class Plan:
         return answers
 
     def _queries(self, part: Sequence[int], count: int) -> list[Query]:
-        options, clauses, highlight = self.options, self.clauses, self.options.highlight
+        options, highlight = self.options, self.options.highlight
         limit = count + len(self.left_out)
-        query = Query(
-            # Each list of a hybrid search has more hits than the caller gets. With groups,
-            # ``count`` is made of the pool already.
-            limit=limit if options.fusion is None or options.group_by else options.pool,
-            where=None,
-            columns=self.selection.columns.metered(limit * len(part)),
-            exact=options.exact,
-            tuning=options.tuning,
-            max_distance=options.max_distance,
-            clauses=clauses or (),
-            match=options.match,
-            highlight=_HIGHLIGHT if highlight is True else highlight or None,
-            fusion=options.fusion,
-            hits=count,
-        )
-        if not self.vectors:
-            return [replace(query, where=self.filters[0])]
-        return [replace(query, where=self.filters[n], vector=self.vectors[n]) for n in part]
+        columns = self.selection.columns.metered(limit * len(part))
+        return [
+            Query(
+                # Each list of a hybrid search has more hits than the caller gets. With groups,
+                # ``count`` is made of the pool already.
+                limit=limit if options.fusion is None or options.group_by else options.pool,
+                where=self.filters[n],
+                columns=columns,
+                vector=self.vectors[n] if self.vectors else _NO_VECTOR,
+                exact=options.exact,
+                tuning=options.tuning,
+                max_distance=options.max_distance,
+                clauses=self.clauses or (),
+                match=options.match,
+                highlight=_HIGHLIGHT if highlight is True else highlight or None,
+                fusion=options.fusion,
+                hits=count,
+            )
+            for n in part
+        ]
 
     # From the backend to the hits, in the thread of the read
 
