@@ -197,7 +197,7 @@ def _table(db: sqlite3.Connection, name: str) -> Finding:
     if layout is None:  # dropped a moment ago
         return Finding(f"table {name}", "gone")
     # vec0 lists its rows in an ordinary table; counting the vec0 table would read all vectors.
-    rowids = layout.shadow("rowids")
+    rowids = layout.rowids
     rows, vectors, apart = db.execute(
         f"SELECT (SELECT count(*) FROM {layout.rows}), (SELECT count(*) FROM {rowids}), "
         f"(SELECT count(*) FROM {layout.rows} WHERE _rowid NOT IN (SELECT rowid FROM {rowids}))"

@@ -232,6 +232,11 @@ class TableLayout:
         """The vec0 table, quoted."""
         return quoted(f"{self.stem}.vec")
 
+    @cached_property
+    def rowids(self) -> str:
+        """The ordinary table in which vec0 keeps the places of its rows, quoted."""
+        return self.shadow("rowids")
+
     def shadow(self, suffix: str) -> str:
         """Return one of the ordinary tables in which vec0 keeps its data, quoted."""
         return quoted(f"{self.stem}.vec_{suffix}")

@@ -50,7 +50,7 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
     if where is None:
         return "1", []
     # If a row has a vector, vec0 has its rowid.
-    with_vector = f"(SELECT m.rowid FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"
+    with_vector = f"(SELECT m.rowid FROM {table.rowids} AS m WHERE m.rowid = r._rowid)"
     return condition_sql(where, {Ref(table.schema.vector): with_vector, **table.payload_values})
 
 

@@ -111,7 +111,7 @@ def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int
         rowids = [
             row[0]
             for row in tx.db.execute(
-                f"SELECT rowid FROM {table.shadow('rowids')} WHERE chunk_id = ?", (chunk,)
+                f"SELECT rowid FROM {table.rowids} WHERE chunk_id = ?", (chunk,)
             )
         ]
         tx.check()

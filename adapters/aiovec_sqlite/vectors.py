@@ -60,7 +60,7 @@ class VectorReader:
 
     def _read_with_gaps(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         rows = self._db.execute(
-            f"SELECT j.key FROM json_each(?) AS j CROSS JOIN {self._table.shadow('rowids')} AS m "
+            f"SELECT j.key FROM json_each(?) AS j CROSS JOIN {self._table.rowids} AS m "
             "ON m.rowid = j.value",
             (json.dumps(rowids.tolist()),),
         ).fetchall()
@@ -89,7 +89,7 @@ class VectorReader:
         # Two texts with all numbers are read faster than a row for each.
         sql = (
             "SELECT group_concat(m.chunk_id), group_concat(m.chunk_offset) FROM json_each(?) AS j "
-            f"CROSS JOIN {self._table.shadow('rowids')} AS m ON m.rowid = j.value"
+            f"CROSS JOIN {self._table.rowids} AS m ON m.rowid = j.value"
         )
         for start in range(0, len(rowids), BLOCK):
             block = rowids[start : start + BLOCK]
@@ -121,7 +121,7 @@ class VectorReader:
         """
         rows, vectors = self._db.execute(
             f"SELECT (SELECT count(*) FROM {self._table.rows}), "
-            f"(SELECT count(*) FROM {self._table.shadow('rowids')})"
+            f"(SELECT count(*) FROM {self._table.rowids})"
         ).fetchone()
         if rows < vectors:
             raise MissingRowsError(self._table)
@@ -171,4 +171,4 @@ class MissingRowsError(DamageError):
 
 def check_places(db: sqlite3.Connection, table: TableLayout) -> None:
     """Raise SQLite's error if vec0 cannot find rows: vec0 itself would crash."""
-    db.execute(f"SELECT id + chunk_id + chunk_offset FROM {table.shadow('rowids')} LIMIT 0")
+    db.execute(f"SELECT id + chunk_id + chunk_offset FROM {table.rowids} LIMIT 0")
