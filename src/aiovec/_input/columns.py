@@ -97,7 +97,7 @@ def first_fault(
 
 def id_texts(ids: Any, first_row: int = 0) -> list[str]:
     """Return ids as text, from an Arrow column or a sequence of texts, whole numbers and UUIDs."""
-    if type(ids) is not list and is_array(ids):
+    if is_array(ids):
         if pa.types.is_integer(ids.type):
             ids = ids.cast(pa.utf8())
         if not pa.types.is_string(ids.type) and len(ids):
@@ -152,7 +152,7 @@ def field_column(name: str, field: Field, values: Any, places: Places | None) ->
     """
     convert: Callable[[Any, Any], Any]
     of: Any
-    if type(values) is not list and is_array(values):
+    if is_array(values):
         convert, of = _from_arrow, field
     else:
         convert, of = _lists if field.is_list else _plain_values, KINDS[field.kind]

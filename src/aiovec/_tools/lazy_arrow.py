@@ -77,7 +77,7 @@ def is_of(value: object, library: str, *names: str) -> bool:
 
 def is_array(value: object) -> bool:
     """Return whether a value is a column of pyarrow."""
-    return is_of(value, "pyarrow", "Array", "ChunkedArray")
+    return type(value) is not list and is_of(value, "pyarrow", "Array", "ChunkedArray")
 
 
 def is_table(value: object) -> bool:
