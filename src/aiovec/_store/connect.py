@@ -7,7 +7,6 @@ backends in a thread.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
 import sys
@@ -31,18 +30,6 @@ if TYPE_CHECKING:
 
 # The modules that a store would import during its first calls.
 _HEAVY = ("aiovec._input.rows", "aiovec._store.store")
-
-
-@contextlib.contextmanager
-def _without_collections() -> Generator[None]:
-    """Pause Python's collector, which would run a hundred times while modules are imported."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @hints_arguments
@@ -178,7 +165,6 @@ class Opening:
             raise
         return VectorStore(backend, place, embedders, follow=self._follow)
 
-    @_without_collections()
     def _prepare(self) -> tuple[Place, Backend, dict[str, Embedder | EmbedderSettings]]:
         """Return the place, its backend and the embedders. Blocks."""
         from ..backend.config import embedder_section
@@ -197,7 +183,6 @@ class Opening:
         return place, place.create(read_only=self._read_only), embedders
 
 
-@_without_collections()
 async def _import_in_thread() -> None:
     from asyncio import to_thread
 
