@@ -9,54 +9,48 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, closing, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aiovec._cli.output import Listing, counted, emit, progress, say, working
-from aiovec._cli.run import command_app, failing_clearly, run_async
+from aiovec._cli.output import counted, progress, say, working
+from aiovec._cli.run import command_app
 from aiovec._cli.stores import (
     Address,
-    AsJson,
     At,
-    Config,
     Embedder,
     EngineName,
     Metric,
-    Store,
-    engine_of,
+    Shown,
     expanded,
     give_embedder,
     in_store,
     names_in,
     of_each_table,
+    on_store,
     open_place,
-    place_named,
 )
 from aiovec.errors import AiovecError, ConfigError, InvalidNameError, TableNotFoundError
 
 from .export_command import FileFormat
+from .reports import Reported, of_documents, of_found, of_rows, of_texts
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from aiovec import Field, Schema, VectorStore
+    from aiovec import Schema, VectorStore
     from aiovec.backend.place import Place
 
-    from .documents import DocumentImport, Documents
-    from .loading import Load, RowImport
+    from .folders import Documents
+    from .loading import Import
     from .opening import Opener
-    from .sources import ForeignTable, Import, Reader
-    from .texts import TextImport
-
-_COUNTS = ("new", "changed", "unchanged", "empty", "deleted", "failed", "passages")
-_COUNTS_OF_TEXTS = _COUNTS[:5]
-_REASONS_SHOWN = _NAMES_SHOWN = 10
+    from .sources import ForeignTable, Reader
 
 _OF_DOCUMENTS = ("--fields", "--include", "--exclude")
 _OF_PASSAGES = ("--chunk-size", "--overlap")
@@ -82,17 +76,15 @@ _OF_WATCHING = {
     "--chunk-size", "--overlap", "--base", "--passages", "--query", "--id-column", "--text",
     "--index", "--embed", "--include", "--exclude",
 }  # fmt: skip
-_Shown = tuple[dict[str, Any], list[str], list[str]]
-"""The facts about an import, its lines, and the notes beside them."""
-
 _say_error = partial(say, stderr=True)
 
 app: typer.Typer = command_app("import")
 
 
 @app.command()
-@failing_clearly
-def import_(
+@on_store(shows_progress=True)
+async def import_(
+    at: At,
     ctx: typer.Context,
     sources: Annotated[
         list[str],
@@ -109,7 +101,6 @@ def import_(
             "input, with --format and --table.",
         ),
     ],
-    store: Store = None,
     table: Annotated[
         str | None,
         typer.Option(
@@ -286,9 +277,7 @@ def import_(
     engine: EngineName = None,
     address: Address = None,
     embedder: Embedder = None,
-    config: Config = None,
-    json: AsJson = False,
-) -> None:
+) -> Shown | None:
     """Import documents, files of rows, or the tables of a store that another program wrote.
 
     Documents are cut into passages, which are the rows of one table. Again, only what changed since
@@ -303,9 +292,12 @@ def import_(
     same command again adds nothing.
     """
     from aiovec.backend import check_table_name
-    from aiovec.documents import SCHEMA
+    from aiovec.backend.threads import in_thread
 
-    from .documents import DocumentImport, documents_in
+    await in_thread(import_module, "aiovec_import.documents")  # slow
+    from .documents import DocumentImport
+    from .folders import Documents, documents_in
+    from .loading import Load
     from .sources import Hints, NewTable, RejectsFile, legal_table_name
 
     if "" in sources:
@@ -316,10 +308,9 @@ def import_(
         if len(sources) > 1:
             raise typer.BadParameter("--watch and --unwatch take one SOURCE")
         if unwatch:
-            from .watching import unwatch_table
-
-            emit({"removed": (made := unwatch_table(sources[0]))}, made, json)
-            return
+            watching = await in_thread(import_module, "aiovec_import.watching")  # slow
+            made = await in_thread(watching.unwatch_table, sources[0])
+            return Shown({"removed": made}, made)
         others = (*_OF_DOCUMENTS, *_OF_TEXTS, *_OF_ROWS, *_OF_ONE_IMPORT)
         for option in sorted({*_given(ctx, others)} - _OF_WATCHING):
             raise typer.BadParameter(f"--watch does not take {option}")
@@ -329,48 +320,40 @@ def import_(
             "overlap": overlap, "base": base, "include": include or (), "exclude": exclude or (),
             "every": every,
         }  # fmt: skip
-        run_async(_watched(place_named(store, config), embedder, sources[0], options))
-        return
+        await _watched(at, embedder, sources[0], options)
+        return None
+    delete = delete or delete_all
     look = partial(documents_in, sources, base, include or (), exclude or ())
-    documents = None if form else look()  # a format says that it has rows
-    if documents is not None and documents.files:
+    documents = Documents() if form else await in_thread(look)  # a format says that it has rows
+    if documents.files:
         for option in _given(ctx, _OF_ROWS):
             raise typer.BadParameter(f"{option} is for files of rows, not for documents")
         if base and not ("://" in base and base.endswith("/") and base.isprintable()):
             raise typer.BadParameter(
                 f"--base is a URL that ends in /, such as https://docs.example.com/, not {base!r}"
             )
-        delete = delete or delete_all
-        if delete and not any(map(os.path.isdir, map(expanded, sources))):
+        if delete and not any(await in_thread(list, map(os.path.isdir, map(expanded, sources)))):
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
-        name = table or "documents"
-        listed = RejectsFile(expanded(rejects or f"{name}.rejects.jsonl"), _say_error)
+        load = Load(documents.tables()[0], table or "documents", new=NewTable(metric, model))
+        listed = RejectsFile(expanded(rejects or f"{load.table}.rejects.jsonl"), _say_error)
         cut = DocumentImport(
-            documents, look, name, listed, _mapped(fields),
-            replace(SCHEMA, metric=metric or SCHEMA.metric, model=model),
-            base, chunk_size, overlap, delete, delete_all, dry_run, strict,
+            documents, [load], listed, strict, dry_run, base, chunk_size, overlap, delete,
+            delete_all, look=look, names=_mapped(fields),
         )  # fmt: skip
-        _run(cut, store, config, embedder, lambda: _of_documents(cut), json)
-        if cut.counts["failed"] and not allow_rejects:
-            raise typer.Exit(1)
-        return
-    if documents is not None and documents.left_out and (include or exclude):
+        return await _run(at, cut, embedder, lambda: of_documents(cut), allow_rejects)
+    if documents.left_out and (include or exclude):
         raise ConfigError(f"{sources[0]} has no documents to import; it has {documents.others}")
     for option in _given(ctx, _OF_DOCUMENTS if passages else (*_OF_DOCUMENTS, *_OF_PASSAGES)):
         raise _misplaced(option, documents)
-    from aiovec.backend.files import schema_in
-
+    await in_thread(import_module, "aiovec_import.opening")  # slow
     from .globs import files_of
-    from .loading import Load, RowImport
     from .opening import Opener
-    from .texts import TextImport
-    from .workers import load_by
 
     if list_ and backup is not None:
         raise typer.BadParameter("--list writes nothing; leave out --backup")
     if engine is not None and upsert:
         raise typer.BadParameter("--engine replaces no rows; leave out --upsert")
-    files = files_of(sources)
+    files = await in_thread(files_of, sources)
     piped = sources == ["-"]
     if piped and form is None:
         raise typer.BadParameter("standard input has no suffix: pass --format")
@@ -379,63 +362,54 @@ def import_(
         raise typer.BadParameter(f"{reason}; name the table with --table")
     if query is not None and table is None:
         raise typer.BadParameter("a query has no name; name the table with --table")
-    delete = delete or delete_all
     if delete and len(sources) > 1:
         raise typer.BadParameter("--delete takes one SOURCE, which may be a glob in quotes")
     name = table or legal_table_name(Path(next(iter(files))).stem)
-    existing = cache(partial(_existing_schema, store, config, name))
-    given = None if schema is None else schema_in(expanded(schema))
-    if update:
-        for option in _given(ctx, _OF_NEW_ROWS):
-            raise typer.BadParameter(f"--update changes existing rows; leave out {option}")
-        given = in_store(store, config, partial(_schema_of, table=name))
+    for option in _given(ctx, _OF_NEW_ROWS) if update else ():
+        raise typer.BadParameter(f"--update changes existing rows; leave out {option}")
+    given = await in_thread(_schema_given, at, name if update else None, schema)
     new = NewTable(metric, model, text or (), index or (), embed)
     opener = Opener(Hints(None, query, id_column, vector_column, dtype, new), form, given)
-    with (
-        engine_of(engine, address) as workers,
-        closing(_opened(opener, list(files), existing, one_by_one=workers is None)) as source,
-    ):
-        if backup is not None:
-            with working("copying"):
-                source.backup(expanded(backup))
-        tables = _tables_of(source, only_one=table is not None or given is not None)
-        if list_:
-            _show_found(source, tables, json)
-            return
-        if source.remark:
-            say(source.remark, stderr=True)
-        if update:
-            rows_of_file = _rows_of(source, tables[0])
-            _update(rows_of_file, name, store, config, embedder, strict, json)
-            return
-        texts = workers is None and tables[0].texts
-        for option in () if texts else _given(ctx, _OF_TEXTS):
-            raise _misplaced(option, documents)
-        loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
-        path = expanded(rejects) if rejects else _rejects_path(list(files), table, source)
-        listed = RejectsFile(path, _say_error)
-        if texts:
-            synced = TextImport(
-                source, loads, listed, strict, base, passages, chunk_size, overlap, delete,
-                delete_all, dry_run,
-            )  # fmt: skip
-            _run(synced, store, config, embedder, lambda: _of_texts(synced, backup), json)
-            if loads[0].rejected and not allow_rejects:
-                raise typer.Exit(1)
-            return
-        rows = RowImport(source, loads, listed, strict)
-        by_workers = None
-        if workers is not None:
-            by_workers = partial(load_by, workers, load=loads[0], files=files, opener=opener)
-        _run(rows, store, config, embedder, lambda: _of_rows(rows, backup), json, by_workers)
-    failed = source.failed or any(load.problem for load in loads)
-    if failed or not (allow_rejects or all(load.whole for load in loads)):
-        raise typer.Exit(1)
+    workers = await in_thread(at.engine, engine, address)
+    existing = cache(partial(_existing_schema, at, name))
+    source = await in_thread(_opened, opener, [*files], existing, workers is None)
+    at.exits.push_async_callback(in_thread, source.close)
+    if backup is not None:
+        with working("copying"):
+            await in_thread(source.backup, expanded(backup))
+    tables = await in_thread(_tables_of, source, table is not None or given is not None)
+    if list_:
+        return of_found(source, tables)
+    if source.remark:
+        await in_thread(_say_error, source.remark)
+    if update:
+        rows_of_file = await in_thread(_rows_of, source, tables[0])
+        return await _updated(at, rows_of_file, name, embedder, strict)
+    texts = workers is None and tables[0].texts
+    for option in () if texts else _given(ctx, _OF_TEXTS):
+        raise _misplaced(option, documents)
+    loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
+    path = await in_thread(_rejects_path, [*files], table, source)
+    listed = RejectsFile(expanded(rejects) if rejects else path, _say_error)
+    if texts:
+        from .texts import TextImport
+
+        synced = TextImport(
+            source, loads, listed, strict, dry_run, base, chunk_size, overlap, delete, delete_all,
+            passages=passages,
+        )  # fmt: skip
+        return await _run(at, synced, embedder, lambda: of_texts(synced, backup), allow_rejects)
+    from .copying import RowImport
+    from .workers import load_by
+
+    rows = RowImport(source, loads, listed, strict)
+    by_workers = None
+    if workers is not None:
+        by_workers = partial(load_by, workers, load=loads[0], files=files, opener=opener)
+    return await _run(at, rows, embedder, lambda: of_rows(rows, backup), allow_rejects, by_workers)
 
 
-async def _watched(
-    place: Place, embedder: str | None, source: str, options: dict[str, Any]
-) -> None:
+async def _watched(at: At, embedder: str | None, source: str, options: dict[str, Any]) -> None:
     """Watch a source until a signal ends it."""
     import asyncio
     import logging
@@ -451,13 +425,12 @@ async def _watched(
     with suppress(NotImplementedError):  # on Windows
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with await open_place(place) as vectors:
-        schema = SCHEMA
-        with suppress(TableNotFoundError):
-            schema = await vectors.schema(options["table"] or "documents")
-        give_embedder(vectors, schema, embedder)
-        async with watch(vectors, source, **options):
-            await ended.wait()
+    vectors, schema = await at.open(create=True), SCHEMA
+    with suppress(TableNotFoundError):
+        schema = await vectors.schema(options["table"] or "documents")
+    give_embedder(vectors, schema, embedder)
+    async with watch(vectors, source, **options):
+        await ended.wait()
 
 
 def _given(ctx: typer.Context, options: Iterable[str]) -> list[str]:
@@ -469,29 +442,35 @@ def _given(ctx: typer.Context, options: Iterable[str]) -> list[str]:
     return [name for name in options if getattr(sources[name], "name", "") == "COMMANDLINE"]
 
 
-def _run(
-    job: Import, store: str | None, config: str | None, embedder: str | None,
-    shown: Callable[[], _Shown], json: bool,
-    by_workers: Callable[[VectorStore], Coroutine[Any, Any, None]] | None = None,
-) -> None:  # fmt: skip
+async def _run(
+    at: At, job: Import, embedder: str | None, reported: Callable[[], Reported],
+    allow_rejects: bool, by_workers: Callable[[VectorStore], Awaitable[None]] | None = None,
+) -> Shown:  # fmt: skip
     """Run an import, and say what became of it."""
-    import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
+    from aiovec.backend.threads import in_thread
 
-    place = place_named(store, config)
-    began = time.perf_counter()
-    target = run_async(_imported(job, place, embedder, by_workers, exists=place.exists()))
+    began, done = time.perf_counter(), False
+    try:
+        target = await _imported(at, job, embedder, by_workers)
+        done = True
+    except AiovecError as exc:
+        if job.kept:  # the error is about the rows of its own call alone
+            exc.add_note(f"kept before that: {job.kept}")
+        raise
+    finally:
+        await in_thread(job.rejects.close, done and not job.dry_run)
     seconds = time.perf_counter() - began
-    facts, lines, notes = shown()
+    facts, lines, notes = reported()
     facts = {"store": target, **facts, "seconds": round(seconds, 6)}
     facts["rejects"] = job.rejects.place if job.rejects.count else None
-    emit(facts, [*lines, f"done in {seconds:.2f} s"], json)
-    for note in () if json else notes:
-        _say_error(note)
+    failed = job.source.failed or any(load.problem for load in job.loads)
+    error = typer.Exit(1) if failed or not (allow_rejects or job.whole) else None
+    return Shown(facts, [*lines, f"done in {seconds:.2f} s"], notes=notes, error=error)
 
 
 async def _imported(
-    job: Import, place: Place, embedder: str | None,
-    by_workers: Callable[[VectorStore], Coroutine[Any, Any, None]] | None, *, exists: bool,
+    at: At, job: Import, embedder: str | None,
+    by_workers: Callable[[VectorStore], Awaitable[None]] | None,
 ) -> str:  # fmt: skip
     """Import into a store, which is made once there is something to write; return its place.
 
@@ -499,59 +478,52 @@ async def _imported(
     """
     from aiovec.backend.threads import in_thread
 
-    done = False
-    async with AsyncExitStack() as stack:
+    from .loading import wanted_schema
 
-        async def opened(at: Place) -> VectorStore:
-            vectors = await stack.enter_async_context(await open_place(at))
-            if embedder is not None:
-                name, schema = job.wanted()
-                with suppress(TableNotFoundError):
-                    schema = await vectors.schema(name)
-                give_embedder(vectors, schema, embedder)
-            await job.find(vectors)
-            return vectors
+    async def opened(place: Place) -> VectorStore:
+        vectors = await at.exits.enter_async_context(await open_place(place))
+        if embedder is not None:
+            schema = wanted_schema(job.loads[0])
+            with suppress(TableNotFoundError):
+                schema = await vectors.schema(job.loads[0].table)
+            give_embedder(vectors, schema, embedder)
+        await job.find(vectors)
+        return vectors
 
-        try:
-            with progress(job.unit) as bar:
-                for each, title, total in job.followed():
-                    each.seen = partial(_advance, bar, bar.add_task(title, total=total))
-                if exists or by_workers is not None:
-                    vectors = await opened(place)
-                else:
-                    vectors = await opened(replace(place, address=place.plugin.memory, file=None))
-                if by_workers is not None:
-                    await by_workers(vectors)
-                    return vectors.target
-                if job.strict and not job.dry_run:  # which shows all reasons instead
-                    await job.check(vectors)
-                parts = await stack.enter_async_context(aclosing(job.parts()))
+    place = await at.place()
+    exists = await in_thread(place.exists)
+    with progress(f"{job.unit}s") as bar:
+        for load in job.loads:
+            task = bar.add_task(load.table, total=load.source.rows)
+            load.seen = partial(_advance, bar, task)
+        if by_workers is not None:
+            vectors = await opened(place)
+            await by_workers(vectors)
+            return vectors.target
+        memory = replace(place, address=place.plugin.memory, file=None)
+        vectors = await opened(place if exists else memory)
+        if job.strict and not job.dry_run:  # which shows all reasons instead
+            await job.check(vectors)
+        async with aclosing(job.parts()) as parts:
+            part = await anext(parts, None)
+            if not (exists or job.dry_run or (part is None and job.is_over())):
+                vectors, exists = await opened(place), True
+            while part is not None:
+                if not job.dry_run:
+                    await job.write(vectors, part)
                 part = await anext(parts, None)
-                if not (exists or job.dry_run or (part is None and job.is_over())):
-                    vectors, exists = await opened(place), True
-                while part is not None:
-                    if not job.dry_run:
-                        await job.write(vectors, part)
-                    part = await anext(parts, None)
-                changed = await job.finish(vectors)
-            done = True
-        except AiovecError as exc:
-            if job.kept:  # the error is about the rows of its own call alone
-                exc.add_note(f"kept before that: {job.kept}")
-            raise
-        finally:
-            await in_thread(job.rejects.close, done and not job.dry_run)
-        if changed and not job.dry_run:
-            # A script has nothing that builds the indexes later.
-            await of_each_table(vectors, changed, vectors.optimize, "indexing and optimizing")
-        return vectors.target if exists else str(place)
+        changed = await job.finish(vectors)
+    if changed and not job.dry_run:
+        # A script has nothing that builds the indexes later.
+        await of_each_table(vectors, changed, vectors.optimize, "indexing and optimizing")
+    return vectors.target if exists else str(place)
 
 
-def _misplaced(option: str, documents: Documents | None) -> typer.BadParameter | ConfigError:
+def _misplaced(option: str, documents: Documents) -> typer.BadParameter | ConfigError:
     """Return the error for an option of documents, or also of texts, where there are none."""
-    from .documents import KINDS
+    from .folders import KINDS
 
-    if documents is not None and documents.left_out:
+    if documents.left_out:
         return ConfigError(f"there are no documents ({KINDS}) in SOURCE; it has {documents.others}")
     texts = "" if option in _OF_DOCUMENTS else ", and for rows with the --embed FIELD of a text"
     return typer.BadParameter(f"{option} is for documents ({KINDS}){texts}")
@@ -568,42 +540,6 @@ def _mapped(fields: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"--fields is NAME=FIELD, as in body=text, not {part!r}")
         names[name] = target
     return names
-
-
-def _of_documents(job: DocumentImport) -> _Shown:
-    counts = {name: job.counts[name] for name in _COUNTS}
-    others = job.documents.left_out
-    facts = {"table": job.table, "dry_run": job.dry_run, **counts, "failures": job.reasons,
-             "left_out": dict(others.most_common())}  # fmt: skip
-    said = ", ".join(f"{counts[name]:,} {name}" for name in _COUNTS[:-1] if counts[name])
-    wrote, gone = ("would write", "would be ") if job.dry_run else ("wrote", "")
-    line = f"{job.table}: {said}; {wrote} {counted(counts['passages'], 'passage')}"
-    notes = [f"{job.table}: left out {job.documents.others}"] if others else []
-    notes += [f"{job.table}: {gone}deleted: {_first(job.gone)}"] if job.gone else []
-    limit = len(job.reasons) if job.dry_run else _REASONS_SHOWN  # a dry run writes no list
-    notes += [f"{name}: not imported: {why}" for name, why in [*job.reasons.items()][:limit]]
-    if len(job.reasons) > limit:
-        notes.append(f"{job.rejects.place} lists all {len(job.reasons):,}")
-    return facts, [line], notes
-
-
-def _of_texts(job: TextImport, backup: str | None) -> _Shown:
-    facts, lines, notes = _of_rows(job, backup)
-    (load,), counts = job.loads, job.counts
-    facts["dry_run"] = job.dry_run
-    facts["tables"][0] |= {name: counts[name] for name in _COUNTS_OF_TEXTS}
-    facts["tables"][0]["cut_off"] = job.long
-    said = ", ".join(f"{counts[name]:,} {name}" for name in _COUNTS_OF_TEXTS if counts[name])
-    wrote, gone = ("would write", "would be ") if job.dry_run else ("wrote", "")
-    lines[backup is not None] = f"{load.table}: {said or 'nothing'}; {wrote} {counted(job.written)}"
-    notes += [f"{load.table}: {gone}deleted: {_first(job.gone)}"] if job.gone else []
-    if job.long:
-        longer = f"{counted(len(job.long), 'text')} longer than the {job.most:,} tokens"
-        notes.append(
-            f"{load.table}: the model cuts off {longer} that it reads; --passages keeps all of "
-            f"them: {_first(job.long)}"
-        )
-    return facts, lines, notes
 
 
 def _rows_of(source: Reader, table: ForeignTable) -> list[Any]:
@@ -624,46 +560,22 @@ def _rows_of(source: Reader, table: ForeignTable) -> list[Any]:
     return rows
 
 
-def _update(
-    rows: list[Any], table: str, store: str | None, config: str | None, embedder: str | None,
-    strict: bool, json: bool,
-) -> None:  # fmt: skip
-    async def write(at: At) -> int:
-        vectors = await at.open()
-        if embedder is not None:
-            give_embedder(vectors, await vectors.schema(table), embedder)
-        return await vectors.update(table, rows, strict=strict)
-
-    updated = in_store(store, config, write)
+async def _updated(
+    at: At, rows: list[Any], table: str, embedder: str | None, strict: bool
+) -> Shown:
+    """Set the columns of a file in existing rows."""
+    vectors = await at.open()
+    if embedder is not None:
+        give_embedder(vectors, await vectors.schema(table), embedder)
+    updated = await vectors.update(table, rows, strict=strict)
     absent = sum(1 if isinstance(row, dict) else row.num_rows for row in rows) - updated
     line = f"updated {counted(updated)} of {table}"
     line += f"; {counted(absent, 'id')} of the file do not exist" if absent else ""
-    emit({"table": table, "updated": updated, "absent": absent}, [line], json)
-
-
-def _of_rows(job: RowImport, backup: str | None) -> _Shown:
-    source, loads = job.source, job.loads
-    failed = {**source.failed, **{load.table: load.problem for load in loads if load.problem}}
-    facts = {
-        "file": source.name,
-        "format": source.form,
-        "backup": backup,
-        "complete": all(load.whole for load in loads) and not failed,
-        "failed": failed,
-        "tables": list(map(_loaded, loads)),
-    }
-    lines = [] if backup is None else [f"copied {source.name} to {backup}"]
-    lines += [line for load in loads for line in _lines(load)]
-    if job.rejects.count:
-        rejected = counted(job.rejects.count)
-        lines.append(f"rejected {rejected}; {job.rejects.place} has the reason for each")
-    notes = [*_missing((load.source for load in loads), failed)]
-    notes += [f"{load.table}: {note}" for load in loads for note in _left_out(load)]
-    return facts, lines, notes
+    return Shown({"table": table, "updated": updated, "absent": absent}, [line])
 
 
 def _opened(
-    opener: Opener, files: list[str], existing: Callable[[], Schema | None], *, one_by_one: bool
+    opener: Opener, files: list[str], existing: Callable[[], Schema | None], one_by_one: bool
 ) -> Reader:
     """Open the only source, or several files as one table. Workers open each file themselves."""
     from .opening import Files
@@ -673,7 +585,7 @@ def _opened(
     return Files(files, opener, existing)
 
 
-def _tables_of(source: Reader, *, only_one: bool) -> list[ForeignTable]:
+def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
     """Return the tables to import; ConfigError if there are several for options of one table."""
     from .files import reading
 
@@ -689,12 +601,21 @@ def _tables_of(source: Reader, *, only_one: bool) -> list[ForeignTable]:
     return tables
 
 
-def _existing_schema(store: str | None, config: str | None, table: str) -> Schema | None:
+def _existing_schema(at: At, table: str) -> Schema | None:
     """Return the schema of the table that the rows go to, if it exists."""
     try:
-        return in_store(store, config, partial(_schema_of, table=table))
+        return in_store(at.store, at.config, partial(_schema_of, table=table))
     except (TableNotFoundError, InvalidNameError, ConfigError):  # --list needs no store
         return None
+
+
+def _schema_given(at: At, updated: str | None, file: str | None) -> Schema | None:
+    """Return the schema of a table whose rows are updated, or the one in a file."""
+    from aiovec.backend.files import schema_in
+
+    if updated is not None:
+        return in_store(at.store, at.config, partial(_schema_of, table=updated))
+    return None if file is None else schema_in(expanded(file))
 
 
 async def _schema_of(at: At, table: str) -> Schema:
@@ -715,83 +636,3 @@ def _rejects_path(files: list[str], table: str | None, source: Reader) -> Path:
         else re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
     )
     return (path.parent if beside else Path()) / f"{name}.rejects.jsonl"
-
-
-def _first(names: Sequence[str]) -> str:
-    """Return names in words, at most the first few."""
-    return ", ".join(names[:_NAMES_SHOWN]) + (" …" if len(names) > _NAMES_SHOWN else "")
-
-
-def _show_found(source: Reader, tables: list[ForeignTable], json: bool) -> None:
-    facts: list[dict[str, Any]] = []
-    cells = []
-    for table in tables:
-        schema, rows = table.schema, "?" if table.rows is None else table.rows
-        facts.append(_facts(table, table.name) | {"rows": table.rows, "schema": schema.to_dict()})
-        model = schema.model or "-"
-        cells.append(
-            [table.name, table.origin, table.layout, rows, schema.dim, schema.metric, model]
-        )
-    columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
-    named = {"file": source.name, "format": source.form, "failed": source.failed}
-    emit({**named, "tables": facts}, [Listing(columns, cells, right=["rows", "dim"])], json)
-    for note in () if json else _missing(tables, source.failed):
-        _say_error(note)
-
-
-def _missing(tables: Iterable[ForeignTable], failed: Mapping[str, str]) -> Iterator[str]:
-    for source in tables:
-        for note in (*source.notes, *(f"not imported: {omitted}" for omitted in source.omitted)):
-            yield f"{source.name}: {note}"
-    for name, reason in failed.items():
-        yield f"{name}: cannot be imported: {reason}"
-
-
-def _facts(source: ForeignTable, name: str) -> dict[str, Any]:
-    origin = {"origin": source.origin, "layout": source.layout}
-    return {"name": name, **origin, "notes": source.notes, "omitted": source.omitted}
-
-
-def _loaded(load: Load) -> dict[str, Any]:
-    schema = load.used_schema
-    return {
-        **_facts(load.source, load.table),
-        "created": load.created,
-        "rows": load.rows,
-        "rejected": load.rejected,
-        "missing": load.missing,
-        "skipped": load.skipped,
-        "reasons": dict(load.reasons.most_common()),
-        "dim": schema.dim,
-        "metric": schema.metric,
-        "model": schema.model,
-        "fields": schema.to_dict()["fields"],
-    }
-
-
-def _lines(load: Load) -> Iterator[str]:
-    into = f"into the new table {load.table}" if load.created else f"into {load.table}"
-    source = f"{load.source.origin} ({load.source.layout})"
-    yield f"imported {counted(load.rows)} from {source} {into}"
-    fields = load.used_schema.fields.items() if load.created else ()
-    if fields:
-        yield f"fields: {', '.join(f'{name} {_words(field)}' for name, field in fields)}"
-
-
-def _left_out(load: Load) -> Iterator[str]:
-    """Yield what of a table did not come, and why."""
-    for reason, rows in load.reasons.most_common(_REASONS_SHOWN):
-        yield f"rejected {counted(rows)}: {reason}"
-    if load.skipped:
-        yield (
-            f"skipped {len(load.skipped):,} files, because this load was complete and they have "
-            f"not changed since (size, time of change): {_first(load.skipped)}"
-        )
-    if load.missing:
-        total = counted(load.source.rows or 0)
-        yield f"the source counts {total}; {load.missing:,} did not come"
-
-
-def _words(field: Field) -> str:
-    options = [*(["keywords"] if field.text else []), *([field.index] if field.index else [])]
-    return f"{field.kind} ({', '.join(options)})" if options else field.kind

@@ -26,7 +26,7 @@ from aiovec.backend import (
 )
 
 from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
-from .sources import BYTES_AT_ONCE, Chunk, ForeignTable, Reject
+from .sources import Chunk, ForeignTable, Reject, in_parts
 
 # Lines whose values are looked at together, for the types of the fields.
 _SOME = 1000
@@ -42,7 +42,7 @@ class JsonLines(FileReader):
     def _begin(self) -> None:
         self._lengths: dict[str, int | None] = {}
         remark = ""
-        for number, value, _ in islice(self._lines(), FIRST_ROWS):
+        for (number, value), _ in islice(self._lines(), FIRST_ROWS):
             if isinstance(value, Reject):
                 remark = remark or f"; line {number}: {value.reason}"
                 continue
@@ -71,28 +71,21 @@ class JsonLines(FileReader):
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))
-        rows: list[dict[str, Any]] = []
-        places: list[int | str] = []
-        rejects: list[Reject] = []
-        nbytes = 0
-        for number, value, length in self._lines():
-            if isinstance(value, Reject):
-                rejects.append(value)
-            else:
-                names = self.new_names(value.keys(), schema)
-                row = {names[key]: item for key, item in value.items()}
-                rows.append(row)
-                places.append(number)
-            nbytes += length
-            if len(rows) + len(rejects) >= size or nbytes >= BYTES_AT_ONCE:
-                yield Chunk(rows, places, rejects)
-                rows, places, rejects, nbytes = [], [], [], 0
-        yield Chunk(rows, places, rejects)
+        for part in in_parts(self._lines(), size):
+            rejects = [value for _, value in part if isinstance(value, Reject)]
+            lines = [(number, value) for number, value in part if isinstance(value, dict)]
+            rows = [self._row(value, schema) for _, value in lines]
+            yield Chunk(rows, [number for number, _ in lines], rejects)
 
-    def _lines(self) -> Iterator[tuple[int, dict[str, Any] | Reject, int]]:
-        """Yield the number, the object or reject, and the bytes of each line that is not empty."""
+    def _row(self, value: dict[str, Any], schema: Schema) -> dict[str, Any]:
+        names = self.new_names(value.keys(), schema)
+        return {names[key]: item for key, item in value.items()}
+
+    def _lines(self) -> Iterator[tuple[tuple[int, dict[str, Any] | Reject], int]]:
+        """Yield the number and the object or reject of each line that is not empty, with its
+        bytes."""
         for number, text in self._texts():
-            yield number, _object(number, text), len(text)
+            yield (number, _object(number, text)), len(text)
 
     def _texts(self) -> Iterator[tuple[int, bytes]]:
         """Yield the number and the text of each line that is not empty."""

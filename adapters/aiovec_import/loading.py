@@ -1,44 +1,33 @@
-"""Import: the tables of a file or a database into a store, checked as ``insert`` checks rows."""
+"""An import: the tables that rows of a source go to, and what became of the rows."""
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
 from aiovec._internals import StoreInternals
 from aiovec.backend import Schema
-from aiovec.backend.rows import Batch
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
-    AiovecError,
     ConfigError,
     DimensionMismatchError,
-    DuplicateIdError,
     ModelMismatchError,
     TableExistsError,
     TableNotFoundError,
 )
 
-from .files import reading, rows_at_once
-from .sifting import CAME_BEFORE, Sifted, sift
-from .sources import (
-    Chunk,
-    ForeignTable,
-    Import,
-    NewTable,
-    Reader,
-    Reject,
-    RejectsFile,
-    read_ahead,
-)
+from .sources import ForeignTable, NewTable, Reader, Reject, RejectsFile
 
-_EXISTS = "the id already exists in the table"
+_T = TypeVar("_T")
+
+EXISTS = "the id already exists in the table"
 # A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
 _REASONS = 50
 
@@ -87,85 +76,70 @@ class Load:
 
 
 @dataclass
-class RowImport(Import):
-    """The tables of a source. A row that cannot be imported is listed, and the rest goes on.
+class Import(ABC):
+    """An import of tables: the command runs it and says what became of it.
 
-    A new table is created with the first of its rows. A table that cannot be read stops no other;
-    alone, or with ``strict``, it raises the error.
+    What cannot be imported is listed, and the rest goes on. With ``strict``, all is checked before
+    the first part is written, and none is if anything is bad. A ``dry_run`` writes nothing.
     """
 
-    going_on: ClassVar[str] = "with --upsert the import goes on"
+    going_on: ClassVar[str]
+    unit: ClassVar[str] = "row"
 
     source: Reader
     loads: Sequence[Load]
     rejects: RejectsFile
     strict: bool = False
+    dry_run: bool = False
 
     @property
     def kept(self) -> str:
+        """What was written so far, for the error that ends an import; may be empty."""
         kept = [f"{load.rows:,} rows of {load.table!r}" for load in self.loads if load.rows]
         return f"{', '.join(kept)}; {self.going_on}" if kept else ""
 
-    def followed(self) -> Iterable[tuple[Load, str, int | None]]:
-        return [(load, load.table, load.source.rows) for load in self.loads]
-
-    def wanted(self) -> tuple[str, Schema]:
-        return self.loads[0].table, wanted_schema(self.loads[0])
+    @property
+    def whole(self) -> bool:
+        """True if nothing was left out."""
+        return all(load.whole for load in self.loads)
 
     async def find(self, store: VectorStore) -> None:
+        """Look at the tables that rows go to, and raise what makes the import impossible.
+
+        Called with a store in memory first if the store does not exist yet.
+        """
         for load in self.loads:
             await find_table(store, load)
 
-    async def parts(self) -> AsyncGenerator[Any, None]:
-        """Read the next chunk ahead; yield each with the load that it belongs to."""
-        for load in self.loads:
-            schema = load.used_schema
-            chunks = self.source.read(load.source, schema, rows_at_once(schema))
-            read = 0
-            async with aclosing(read_ahead(partial(self._following, load, chunks))) as sifted:
-                async for part in sifted:
-                    read += part.rows.num_rows + len(part.rejects)
-                    await self._note(load, part.rejects)
-                    if part.rows.num_rows:
-                        yield load, replace(part, rejects=[])
-                    load.seen(read)
-
-    def _following(self, load: Load, chunks: Iterator[Chunk]) -> Sifted | None:
-        new_ids = load.source.new_ids
-        try:
-            with reading(self.source.name):
-                if (chunk := next(chunks, None)) is None:
-                    return None
-                return sift(chunk, load.used_schema, last_counts=load.upsert, new_ids=new_ids)
-        except AiovecError as exc:
-            if self.strict or (len(self.loads) == 1 and not self.source.failed):
-                raise
-            load.problem = str(exc)
-            return None
-
-    async def _note(self, load: Load, rejects: Sequence[Reject]) -> None:
+    async def note(self, load: Load, rejects: Sequence[Reject]) -> None:
+        """Count and list what cannot be imported."""
         load.note(rejects)
         if rejects and not self.dry_run:
             await in_thread(self.rejects.write, load.table, self.source.place, rejects)
 
+    @abstractmethod
+    def parts(self) -> AsyncGenerator[Any, None]:
+        """Read from the beginning: yield what is to be written, and list what cannot be."""
+
     async def check(self, store: VectorStore) -> None:
-        before: dict[str, set[str]] = {load.table: set() for load in self.loads}
+        """Read all, and raise ConfigError if anything cannot be written."""
         async with aclosing(self.parts()) as parts:
-            async for load, part in parts:
-                if load.upsert:
-                    continue
-                part = part.without(before[load.table], CAME_BEFORE)
-                ids = part.rows.column("id").to_pylist()
-                before[load.table].update(ids)
-                if load.exists and ids:
-                    part = part.without(await store.exists(load.table, ids), _EXISTS)
-                await self._note(load, part.rejects)
-        self.rejects.refuse(sum(load.rejected for load in self.loads), "row")
+            async for _ in parts:
+                pass
+        self.refuse()
+
+    def refuse(self) -> None:
+        """Raise ConfigError if anything was listed, of which nothing may be."""
+        if bad := sum(load.rejected for load in self.loads):
+            things = f"1 {self.unit}" if bad == 1 else f"{bad:,} {self.unit}s"
+            raise ConfigError(
+                f"{things} cannot be imported, so none was; {self.rejects.place} lists each"
+            )
 
     def is_over(self) -> bool:
-        """Raise ConfigError if no row of any table could be imported, unless the tables are empty.
+        """Return whether nothing is left to do without any part: empty tables are created.
 
-        These are created.
+        ConfigError if there were rows, and none could be imported.
         """
         if problems := {load.table: load.problem for load in self.loads if load.problem}:
             problems |= self.source.failed
@@ -173,43 +147,33 @@ class RowImport(Import):
             raise ConfigError(f"no table can be imported: {listed}")
         if self.rejects.count:
             first = next(reason for load in self.loads for reason in load.reasons)
-            cure = "; --upsert replaces the rows that exist" if first == _EXISTS else ""
+            cure = "; --upsert replaces the rows that exist" if first == EXISTS else ""
             raise ConfigError(
                 f"not one of {self.rejects.count:,} rows could be imported; the first: {first}; "
                 f"{self.rejects.place} lists each{cure}"
             )
         return False
 
+    @abstractmethod
     async def write(self, store: VectorStore, part: Any) -> None:
-        """Write rows; those whose id exists already become rejects."""
-        load: Load
-        rows: Sifted
-        load, rows = part
-        await create(store, load)
-        while rows.rows.num_rows:
-            schema = load.used_schema
-            checked = await in_thread(Batch.of_table, rows.rows, schema)
-            try:
-                await StoreInternals(store).write_checked(
-                    load.table, checked, schema, replace=load.upsert
-                )
-                load.rows += rows.rows.num_rows
-                break
-            except DuplicateIdError as exc:
-                # In a new table too, the row may be another writer's as well as an earlier one's.
-                rows = await in_thread(rows.without, set(exc.ids), _EXISTS)
-        await self._note(load, rows.rejects)
+        """Write a part."""
 
+    @abstractmethod
     async def finish(self, store: VectorStore) -> Sequence[str]:
-        for load in self.loads:
-            if not load.problem:
-                load.missing = max(0, (load.source.rows or 0) - load.rows - load.rejected)
-                if not load.rejected:
-                    await create(store, load)
-        filled = [load.table for load in self.loads if load.rows]
-        if not filled:
-            self.is_over()
-        return filled
+        """Do what is left after the last part, and return the tables that have changed."""
+
+
+async def read_ahead(following: Callable[[], Awaitable[_T | None]]) -> AsyncGenerator[_T, None]:
+    """Yield what ``following`` returns, up to None. Its next call is made ahead."""
+    coming = asyncio.ensure_future(following())
+    try:
+        while (part := await coming) is not None:
+            coming = asyncio.ensure_future(following())
+            yield part
+    finally:
+        coming.cancel()
+        # No thread may read once the source is closed.
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 async def find_table(store: VectorStore, load: Load) -> None:

@@ -24,8 +24,8 @@ from aiovec.errors import ConfigError
 
 from .arrow_files import ArrowFile
 from .csv_files import CsvFile
-from .documents import KINDS, documents_in
 from .files import SUFFIXES, TEXTS, FileReader, format_of, has_suffix, reading, schema_file
+from .folders import KINDS, documents_in
 from .jsonlines import JsonLines
 from .sources import (
     Chunk,

@@ -7,21 +7,19 @@ works without an event loop; its caller runs each call in a thread.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, Any, TypeVar
 
-from aiovec import Embed, VectorStore
+from aiovec import Embed
 from aiovec._input.infer import USUAL_VECTORS
 from aiovec.backend import Field, Metric, Schema, check_field_name, installed
 from aiovec.backend.files import writing_to
-from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError
 
 _T = TypeVar("_T")
@@ -79,12 +77,6 @@ class RejectsFile:
             self.place = "standard error"
             self.say(f"{self.path} cannot be written: {exc.strerror}; its lines follow")
 
-    def refuse(self, bad: int, thing: str) -> None:
-        """Raise ConfigError if things are bad, of which none may be."""
-        if bad:
-            things = f"1 {thing}" if bad == 1 else f"{bad:,} {thing}s"
-            raise ConfigError(f"{things} cannot be imported, so none was; {self.place} lists each")
-
     def close(self, done: bool) -> None:
         """Complete the list. ``done`` says that all rows were read."""
         if self._file is not None:
@@ -106,6 +98,20 @@ class Chunk:
     rows: Any
     places: Sequence[int | str]
     rejects: Sequence[Reject] = ()
+
+
+def in_parts(values: Iterable[tuple[_T, int]], size: int) -> Iterator[list[_T]]:
+    """Yield values, which come with their bytes, up to ``size`` at once, and fewer large ones."""
+    part: list[_T] = []
+    nbytes = 0
+    for value, length in values:
+        part.append(value)
+        nbytes += length
+        if len(part) >= size or nbytes >= BYTES_AT_ONCE:
+            yield part
+            part, nbytes = [], 0
+    if part:
+        yield part
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,77 +244,6 @@ class Source(Reader):
     @abstractmethod
     def __init__(self, place: str, hints: Hints) -> None:
         """Open a path, or another place that this kind knows, or raise an AiovecError."""
-
-
-class Import(ABC):
-    """An import, whatever its rows are: the command runs it and says what became of it.
-
-    With ``strict``, all is checked before the first part is written, and none is if anything is
-    bad. A ``dry_run`` writes nothing.
-    """
-
-    unit: ClassVar[str] = "rows"
-    rejects: RejectsFile
-    strict: bool
-    dry_run: bool = False
-
-    @property
-    def kept(self) -> str:
-        """What was written so far, for the error that ends an import; may be empty."""
-        return ""
-
-    @abstractmethod
-    def followed(self) -> Iterable[tuple[Any, str, int | None]]:
-        """Return what calls ``seen`` with the units that it has read, a title and their total."""
-
-    @abstractmethod
-    def wanted(self) -> tuple[str, Schema]:
-        """Return the first table that rows go to, with its schema if it is new."""
-
-    @abstractmethod
-    async def find(self, store: VectorStore) -> None:
-        """Look at the tables that rows go to, and raise what makes the import impossible.
-
-        Called with a store in memory first if the store does not exist yet.
-        """
-
-    @abstractmethod
-    def parts(self) -> AsyncGenerator[Any, None]:
-        """Read from the beginning: yield what is to be written, and list what cannot be."""
-
-    @abstractmethod
-    async def check(self, store: VectorStore) -> None:
-        """Read all, and raise ConfigError if anything cannot be written."""
-
-    @abstractmethod
-    def is_over(self) -> bool:
-        """Return whether nothing is left to do without any part; raise why there is none."""
-
-    @abstractmethod
-    async def write(self, store: VectorStore, part: Any) -> None:
-        """Write a part."""
-
-    @abstractmethod
-    async def finish(self, store: VectorStore) -> Sequence[str]:
-        """Do what is left after the last part, and return the tables that have changed."""
-
-
-async def read_ahead(
-    following: Callable[[], _T | None], stop: Callable[[], object] | None = None
-) -> AsyncGenerator[_T, None]:
-    """Yield what ``following`` returns, up to None. Its next call is made ahead, in a thread.
-
-    ``stop`` ends a call early, if the generator is closed.
-    """
-    coming = asyncio.ensure_future(in_thread(following, stop=stop))
-    try:
-        while (part := await coming) is not None:
-            coming = asyncio.ensure_future(in_thread(following, stop=stop))
-            yield part
-    finally:
-        coming.cancel()
-        # No thread may read once the source is closed.
-        await asyncio.gather(coming, return_exceptions=True)
 
 
 def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:

@@ -1,14 +1,15 @@
 """Tables of databases that have texts and no vectors, as rows of a store.
 
 ``SqliteTable`` is a table, a view or a query of SQLite. It reads all rows, or those of some keys,
-through a connection of its caller, in whatever transaction that has begun. ``texts.TextSync``
-brings the chunks into a table of its ``schema``, completed by the store's embedder.
+through a connection of its caller. ``texts.TextSync`` brings the chunks into a table of its
+``schema``, completed by the store's embedder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of, kinds_in, with_indexes
@@ -17,7 +18,7 @@ from aiovec.bridge import storable
 from aiovec.errors import AiovecError, ConfigError
 from aiovec_sqlite.layout import quoted
 
-from .sources import BYTES_AT_ONCE, Chunk, ForeignTable, Hints, NewTable, Reject, legal_table_name
+from .sources import Chunk, ForeignTable, Hints, NewTable, Reject, in_parts, legal_table_name
 
 QUERY = "aiovec_query"
 """The view of ``--query``, which hides a table of its name."""
@@ -211,25 +212,27 @@ class SqliteTable(TextTable):
             "query" if is_query else name, "query" if is_query else listed[0], self._source,
             columns, hints, hidden,
         )  # fmt: skip
-        self._rows: str = self.select
+        # Without WAL, a reader keeps writers from their commits until its last row.
+        self._copies = db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",)
+        if self._copies and db.in_transaction:
+            db.execute("COMMIT")
 
     def foreign(self, database: str) -> ForeignTable:
         """Return the table as a reader of the database of this name offers it."""
         (rows,) = self._db.execute(f"SELECT count(*) FROM {self._source}").fetchone()
         return self.offered(rows, database)
 
-    def copy(self) -> None:
-        """Copy all rows into a temporary file, from which ``chunks`` reads them then.
-
-        Without WAL, a reader keeps writers from their commits until its last row.
-        """
-        self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
-        self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {self.select}")
-        self._rows = f"SELECT * FROM temp.{_COPY}"
-
     def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
-        """Yield all rows for a table of this schema, up to ``size`` at once."""
-        for rows in batches(self._db.execute(self._rows), size):
+        """Yield all rows for a table of this schema, up to ``size`` at once.
+
+        They are of one moment: of the transaction that is open, or of a copy in a temporary file.
+        """
+        select = self.select
+        if self._copies:
+            self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
+            self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {select}")
+            select = f"SELECT * FROM temp.{_COPY}"
+        for rows in batches(self._db.execute(select), size):
             yield self.chunk(rows, schema)
 
     def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
@@ -286,16 +289,12 @@ def id_of(key: Sequence[Any]) -> str | None:
 
 def batches(cursor: Any, size: int) -> Iterator[list[tuple[Any, ...]]]:
     """Yield the rows of a statement, up to ``size`` at once, and fewer if they are large."""
-    rows: list[tuple[Any, ...]] = []
-    nbytes = 0
-    while fetched := cursor.fetchmany(min(size, _ROWS_AT_ONCE)):
-        rows += fetched
-        nbytes += sum(len(v) for row in fetched for v in row if isinstance(v, (bytes, str)))
-        if len(rows) >= size or nbytes >= BYTES_AT_ONCE:
-            yield rows
-            rows, nbytes = [], 0
-    if rows:
-        yield rows
+    fetched = iter(partial(cursor.fetchmany, min(size, _ROWS_AT_ONCE)), [])
+    return in_parts(((row, _bytes_of(row)) for rows in fetched for row in rows), size)
+
+
+def _bytes_of(row: Iterable[Any]) -> int:
+    return sum(len(value) for value in row if isinstance(value, (bytes, str)))
 
 
 def as_text(text: bytes) -> str:

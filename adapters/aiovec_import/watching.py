@@ -14,9 +14,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
-from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
@@ -29,18 +28,18 @@ from aiovec._internals import StoreInternals
 from aiovec.backend import redacted
 from aiovec.backend.paths import is_url
 from aiovec.backend.threads import begin_in_thread, in_thread
-from aiovec.documents import SCHEMA, SUFFIXES
+from aiovec.documents import SUFFIXES
 from aiovec.errors import ConfigError, EmbeddingError, TableNotFoundError
 
-from .documents import DocumentImport, Documents, documents_in
+from .documents import DocumentImport
 from .files import has_suffix
+from .folders import Documents, documents_in
 from .loading import Load, create
 from .opening import Opener, path_and_table
 from .sources import (
     Chunk,
     ForeignTable,
     Hints,
-    Import,
     NewTable,
     Reader,
     Reject,
@@ -49,8 +48,9 @@ from .sources import (
     named_source,
 )
 from .stores.queue import Queue, Versions, connected, removals, take_turn, translated
+from .syncing import Item, Seen, Sync, SyncImport
 from .tables import QUERY, SqliteTable, id_of
-from .texts import Seen, TextImport
+from .texts import TextImport
 
 LOG = logging.getLogger("aiovec.watch")
 
@@ -67,6 +67,7 @@ _LOOK, _LAST_LOOK = 0.025, 0.1
 
 _NEVER: Versions = (0, (0, 0))
 _State = tuple[int, ...]
+_NOTHING: Counter[str] = Counter()
 _T = TypeVar("_T")
 
 
@@ -91,11 +92,15 @@ async def open_feed(
     """Return the feed of a source, which suits the store."""
     look = partial(documents_in, [source], base, [*include], [*exclude])
     is_folder = await in_thread(lambda: os.path.isdir(os.path.expanduser(source)))
-    if not query and ((present := await in_thread(look)).files or is_folder):
-        job = DocumentImport(
-            present, look, table or "documents", Refused(), {}, SCHEMA, base, chunk_size, overlap
-        )
-        folder = FolderFeed(store, [source], every, look, job)
+    if not query and (is_folder or (await in_thread(look)).files):
+
+        def documents(present: Documents) -> DocumentImport:
+            load = Load(present.tables()[0], table or "documents")
+            return DocumentImport(
+                present, [load], Refused(), base=base, size=chunk_size, overlap=overlap
+            )
+
+        folder = FolderFeed(store, source, every, look, documents)
         await folder.begin()
         return folder
     path, name = await in_thread(path_and_table, source)
@@ -113,19 +118,11 @@ async def open_feed(
             key="embed",
         )
 
-    def made(reader: Reader, rows: ForeignTable, rejects: RejectsFile) -> TextImport:
+    def made(reader: Any, rows: ForeignTable, rejects: RejectsFile) -> TextImport:
         return TextImport(
-            reader,
-            [Load(rows, table or rows.name, new=new)],
-            rejects,
-            False,
-            base,
-            passages,
-            chunk_size,
-            overlap,
-            delete=True,
-            delete_all=True,
-        )
+            reader, [Load(rows, table or rows.name, new=new)], rejects, base=base,
+            size=chunk_size, overlap=overlap, delete_all=True, passages=passages,
+        )  # fmt: skip
 
     def opened(rejects: RejectsFile) -> TextImport:
         reader = SqliteRows(path, hints) if of_sqlite else Opener(hints).open(source, lambda: None)
@@ -169,26 +166,20 @@ class SqliteRows(Reader):
     def __init__(self, path: Path, hints: Hints) -> None:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}")
+        name = QUERY if hints.query is not None else hints.table
+        if name is None:
+            raise ConfigError(f"name a table of {path} as {path}#TABLE", key="source")
         self.name: str = str(path)
         self._db, self._path = connected(path, "ro"), path
         try:
             with translated(path):
-                self._table = self._opened(hints)
+                if hints.query is not None:  # a view takes one statement, which only reads
+                    self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
+                self._db.execute("BEGIN")
+                self._table = SqliteTable(self._db, name, hints)
         except BaseException:
             self._db.close()
             raise
-
-    def _opened(self, hints: Hints) -> SqliteTable:
-        if hints.query is not None:  # a view takes one statement, which only reads
-            self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
-        # Without WAL a snapshot would keep writers waiting, so the rows are copied at once.
-        self._copies = self._db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",)
-        if not self._copies:
-            self._db.execute("BEGIN")
-        name = hints.table if hints.query is None else QUERY
-        if name is None:
-            raise ConfigError(f"name a table of {self._path} as {self._path}#TABLE", key="source")
-        return SqliteTable(self._db, name, hints)
 
     def tables(self) -> list[ForeignTable]:
         with translated(self._path):
@@ -196,8 +187,6 @@ class SqliteRows(Reader):
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         with translated(self._path):
-            if self._copies:
-                self._table.copy()
             yield from self._table.chunks(schema, size)
 
     def close(self) -> None:
@@ -256,6 +245,7 @@ class Feed(ABC):
     def __init__(self, store: VectorStore, source: str, table: str) -> None:
         self.store, self.source, self.table = store, source, table
         self._refused = Refused()
+        self._stepping = asyncio.Lock()
         self._turn: Any = None
         self._stands_by = False
 
@@ -279,40 +269,39 @@ class Feed(ABC):
         if self._turn is not None:
             await in_thread(self._turn.close)
 
-    @abstractmethod
     async def step(self) -> bool:
+        async with self._stepping:
+            return await self._step()
+
+    @abstractmethod
+    async def _step(self) -> bool:
         """Apply some changes; False if none is left."""
 
-    async def _say(self, counts: Mapping[str, int]) -> None:
-        """Log how many rows or documents changed, in a thread: a handler may write to a file."""
-        said = [
-            f"{counts[what]:,} {what}" for what in ("new", "changed", "deleted") if counts[what]
-        ]
-        if said:
-            await in_thread(LOG.info, "%s: %s", self.table, ", ".join(said))
+    async def _bring(self, job: SyncImport, chunks: Iterator[Chunk]) -> None:
+        """Bring what a reader has read into the store."""
+        while (part := await in_thread(job.following, chunks)) is not None:
+            await self._apply(job.sync, *part)
 
-
-class _NamedFeed(Feed):
-    """A source whose changes are known by the names of what changed."""
-
-    @abstractmethod
-    async def _replace(self, names: Sequence[Any]) -> None:
-        """Bring what has these names into the store as it is now."""
-
-    async def _apply(self, names: Sequence[Any]) -> None:
-        """Apply changes; set aside a text that the embedder refuses though it takes others."""
+    async def _apply(
+        self, sync: Sync, items: Sequence[Item], rejects: Sequence[Reject] = ()
+    ) -> None:
+        """Bring items into the store; set aside a text that the embedder refuses though it takes
+        others."""
+        await in_thread(self._tell, rejects)
         try:
-            await self._replace(names)
+            async with aclosing(sync.changes(self.store, items)) as changes:
+                async for change in changes:
+                    rejects = [*change.rejects, *await sync.write(self.store, change)]
+                    await in_thread(self._tell, rejects, change.counts)
         except EmbeddingError as exc:
             if exc.retryable or exc.table is not None or not await self._embeds():
                 raise
-            half = len(names) // 2
-            if not half:
-                reject = Reject(str(names[0]), exc.id, exc.reason)
-                await in_thread(self._refused.write, self.table, "", [reject])
-                return
-            await self._apply(names[:half])
-            await self._apply(names[half:])
+            if half := len(items) // 2:
+                await self._apply(sync, items[:half])
+                await self._apply(sync, items[half:])
+            else:
+                reject = Reject(items[0].place, items[0].name, exc.reason)
+                await in_thread(self._tell, [reject])
 
     async def _embeds(self) -> bool:
         """Return whether the embedder takes any text now."""
@@ -322,8 +311,14 @@ class _NamedFeed(Feed):
             return False
         return True
 
+    def _tell(self, rejects: Sequence[Reject], counts: Counter[str] = _NOTHING) -> None:
+        """Log what was set aside, and how many rows or documents changed, perhaps to a file."""
+        self._refused.write(self.table, "", rejects)
+        if said := [f"{counts[it]:,} {it}" for it in ("new", "changed", "deleted") if counts[it]]:
+            LOG.info("%s: %s", self.table, ", ".join(said))
 
-class FolderFeed(_NamedFeed):
+
+class FolderFeed(Feed):
     """Documents of files and folders.
 
     The system's events say only that something may have changed. Time, size and number of each
@@ -333,22 +328,20 @@ class FolderFeed(_NamedFeed):
     def __init__(
         self,
         store: VectorStore,
-        places: Sequence[str],
+        place: str,
         every: float,
         look: Callable[[], Documents],
-        job: DocumentImport,
+        made: Callable[[Documents], DocumentImport],
     ) -> None:
-        super().__init__(store, " ".join(places), job.table)
-        self._places = [Path(place).expanduser() for place in places]
-        self._look, self._whole, self._every = look, job, every
-        self._present = Documents()
+        super().__init__(store, place, made(Documents()).loads[0].table)
+        self._place = Path(place).expanduser()
+        self._look, self._made, self._every = look, made, every
         self._states: dict[str, _State] | None = None
-        self._stepping = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._tell = partial(asyncio.get_running_loop().call_soon_threadsafe, self._changed.set)
+        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, self._changed.set)
         self._watcher = threading.Event()
         self._watcher.set()
-        self._tops: list[_State] = []
+        self._top: _State = ()
 
     async def begin(self) -> None:
         """Raise what makes the import impossible."""
@@ -358,60 +351,41 @@ class FolderFeed(_NamedFeed):
             raise ConfigError(
                 'a folder needs watchfiles, which is missing; pip install "aiovec[documents]"'
             ) from exc
-        await self._limited([]).find(self.store)
+        await self._made(Documents()).find(self.store)
 
-    def _limited(self, names: Collection[str] | None) -> DocumentImport:
-        """Return the import of some documents; those that have no file are deleted."""
-        files = self._present.files
-        if names is not None:
-            files = {name: files[name] for name in names if name in files}
-        return replace(
-            self._whole,
-            documents=replace(self._present, files=files),
-            only=names,
-            look=lambda: self._present,
-            rejects=self._refused,
-            delete=True,
-            delete_all=self._whole.delete_all or names is not None,
-            counts=Counter(),
+    async def _step(self) -> bool:
+        if self._turn is not None:
+            await in_thread(self._watch)
+        present = await in_thread(self._look)
+        states = await in_thread(_states, present)
+        if not states or states == self._states:  # no file: perhaps it is not mounted
+            return False
+        job = self._made(present)
+        await job.find(self.store)
+        before = self._states
+        if before is None or not job.loads[0].exists:
+            await create(self.store, job.loads[0])
+            stored, _ = await job.sync.gone(self.store, lambda _: False)
+            before = dict.fromkeys(stored.values(), ())
+        names = sorted(
+            name for name in before.keys() | states.keys() if before.get(name) != states.get(name)
         )
-
-    async def _replace(self, names: Sequence[str]) -> None:
         for name in names:
-            self._refused.reasons.pop(name, None)
-        job = self._limited(names)
-        await _run(job, self.store)
-        await self._say(job.counts)
-
-    async def step(self) -> bool:
-        async with self._stepping:
-            if self._turn is not None:
-                await in_thread(self._watch)
-            self._present = await in_thread(self._look)
-            states = await in_thread(_states, self._present)
-            if not states:  # perhaps a folder that is not mounted
-                return False
-            if (before := self._states) is None:
-                whole = self._limited(None)
-                await whole.find(self.store)
-                before = dict.fromkeys(whole.stored, ())
-            names = sorted(
-                name
-                for name in before.keys() | states.keys()
-                if before.get(name) != states.get(name)
-            )
-            for start in range(0, len(names), _AT_ONCE):
-                await self._apply(names[start : start + _AT_ONCE])
-            self._states = states
-            return bool(names)
+            self.refused.pop(name, None)
+        await self._bring(job, present.some([name for name in names if name in states], _AT_ONCE))
+        absent = [Item(name, name) for name in names if not present.has(name)]
+        for start in range(0, len(absent), _AT_ONCE):
+            await self._apply(job.sync, absent[start : start + _AT_ONCE])
+        self._states = states
+        return bool(names)
 
     def _watch(self) -> None:
-        """Have a thread watch the places, anew where one of them is another file or folder."""
-        tops = [_state(place)[3:] for place in self._places]
-        if self._watcher.is_set() or tops != self._tops:
+        """Have a thread watch the place, anew where it is another file or folder."""
+        top = _state(self._place)[3:]
+        if self._watcher.is_set() or top != self._top:
             self._watcher.set()
-            self._watcher, self._tops = threading.Event(), tops
-            begin_in_thread(partial(_watched, self._places, self._watcher, self._tell))
+            self._watcher, self._top = threading.Event(), top
+            begin_in_thread(partial(_watched, self._place, self._watcher, self._wake))
 
     async def changed(self) -> None:
         with suppress(TimeoutError):
@@ -446,14 +420,14 @@ def _state(path: Path) -> _State:
     return *changed, status.st_ino, status.st_dev
 
 
-def _watched(places: Sequence[Path], stop: threading.Event, tell: Callable[[], object]) -> None:
-    """Tell of changes below some places until ``stop`` is set, at the latest by an error."""
+def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> None:
+    """Tell of changes below a place until ``stop`` is set, at the latest by an error."""
     from watchfiles import watch
 
     told = False
     with suppress(OSError, RuntimeError):  # no more watches, a folder that is gone, a closed loop
         for changes in watch(
-            *places,
+            place,
             watch_filter=_may_matter,
             debounce=_DEBOUNCE_MS,
             step=_STEP_MS,
@@ -473,7 +447,7 @@ def _may_matter(_: object, path: str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES or not os.path.isfile(path)
 
 
-class TableFeed(_NamedFeed):
+class TableFeed(Feed):
     """A table of SQLite whose triggers note the keys of changed rows in a queue.
 
     The rows of noted keys are read after the queue, so they are never older than their entries.
@@ -491,7 +465,6 @@ class TableFeed(_NamedFeed):
         self._path, self._hints, self._says, self._job = path, hints, says, job
         # A connection serves one thread at a time.
         self._alone = partial(in_thread, limit=asyncio.Semaphore(1))
-        self._stepping = asyncio.Lock()
         self._wake = asyncio.Event()
         self._db: Any = None
         # As the open database was, as it was when the queue was looked at, and at the last step.
@@ -545,24 +518,25 @@ class TableFeed(_NamedFeed):
         else:
             self._versions = versions
 
-    async def step(self) -> bool:
-        async with self._stepping:
-            await self._look()
-            if self._schema != self._versions[1]:
-                await self._begin_again()
-            self._stepped = self._versions
-            last, keys = await self._ask(Queue.noted, _AT_ONCE, self._applied)
-            try:
-                if keys:
-                    await self._apply(keys)
-            except TableNotFoundError:  # dropped: the next step makes it anew
-                self._schema, self._versions = None, _NEVER
-                raise
-            self._applied = max(last, self._applied)
-            if self._applied != self._marked:
-                await self._ask(Queue.mark, self._applied)
-                self._marked = self._applied
-            return bool(last)
+    async def _step(self) -> bool:
+        await self._look()
+        if self._schema != self._versions[1]:
+            await self._begin_again()
+        self._stepped = self._versions
+        last, keys = await self._ask(Queue.noted, _AT_ONCE, self._applied)
+        try:
+            if keys:
+                for key in keys:
+                    self.refused.pop(_shown(id_of(key)), None)
+                await self._apply(self._sync, *await self._alone(self._items, keys))
+        except TableNotFoundError:  # dropped: the next step makes it anew
+            self._schema, self._versions = None, _NEVER
+            raise
+        self._applied = max(last, self._applied)
+        if self._applied != self._marked:
+            await self._ask(Queue.mark, self._applied)
+            self._marked = self._applied
+        return bool(last)
 
     async def _begin_again(self) -> None:
         """Go on with the queue if it is as it should be; else note all rows."""
@@ -570,7 +544,7 @@ class TableFeed(_NamedFeed):
         await create(self.store, self._load)
         if not (exists and await self._ask(Queue.is_marked)):
             seen = await self._alone(self._note_all)
-            gone, _ = await self._sync.gone(self.store, seen)
+            gone, _ = await self._sync.gone(self.store, seen.__contains__)
             await self._sync.delete(self.store, [*gone])
             await self._ask(Queue.mark, 0)
             self._versions = await self._ask(Queue.versions)
@@ -590,21 +564,14 @@ class TableFeed(_NamedFeed):
             seen.add([id for key in keys if (id := id_of(key)) is not None])
         return seen
 
-    async def _replace(self, names: Sequence[Any]) -> None:
-        for key in names:
-            self.refused.pop(_shown(id_of(key)), None)
-        part = await in_thread(self._sync.prepare, *await self._alone(self._rows, names))
-        change = await self._sync.compare(self.store, part)
-        rejects = await self._sync.write(self.store, change)
-        await in_thread(self._refused.write, self.table, "row", [*change.rejects, *rejects])
-        await self._say(change.counts)
-
-    def _rows(self, keys: Sequence[Any]) -> tuple[Chunk, set[str]]:
+    def _items(self, keys: Sequence[Any]) -> tuple[list[Item], list[Reject]]:
+        """Return the rows with some keys; those that no row has are without a text."""
         with translated(self._path), self._queue.snapshot():
             chunk, absent = self._shape.some(keys, self._load.used_schema)
         # Keys that differ in letters only may find one row twice.
         rows = {row["id"]: row for row in chunk.rows}
-        return Chunk([*rows.values()], [*rows], chunk.rejects), absent
+        items, rejects = self._sync.items(Chunk([*rows.values()], [*rows], chunk.rejects))
+        return [*items, *(Item(id, id) for id in absent)], rejects
 
     @property
     def _lock(self) -> str:
@@ -655,20 +622,22 @@ class ComparedFeed(Feed):
     ) -> None:
         super().__init__(store, source, table)
         self._opened, self._every = opened, every
-        self._stepping = asyncio.Lock()
         self._compared = False
 
-    async def step(self) -> bool:
-        async with self._stepping:
-            self._refused = Refused()
-            job = await in_thread(self._opened, self._refused)
-            try:
-                await _run(job, self.store)
-            finally:
-                await in_thread(job.source.close)
-            await self._say(job.counts)
-            self._compared = True
-            return False
+    async def _step(self) -> bool:
+        self._refused = Refused()
+        job = await in_thread(self._opened, self._refused)
+        try:
+            await job.find(self.store)
+            (load,) = job.loads
+            await create(self.store, load)
+            await self._bring(job, job.source.read(load.source, load.used_schema, _AT_ONCE))
+            await job.find_rest(self.store)
+            await job.sync.delete(self.store, [*job.gone])
+        finally:
+            await in_thread(job.source.close)
+        self._compared = True
+        return False
 
     async def changed(self) -> None:
         await asyncio.sleep(self._every)
@@ -679,12 +648,3 @@ class ComparedFeed(Feed):
 
     async def waiting(self, mark: int | None = None) -> int | None:
         return None if mark is None and not self._compared else 0
-
-
-async def _run(job: Import, store: VectorStore) -> None:
-    """Run an import to its end."""
-    await job.find(store)
-    async with aclosing(job.parts()) as parts:
-        async for part in parts:
-            await job.write(store, part)
-    await job.finish(store)

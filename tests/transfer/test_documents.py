@@ -354,7 +354,7 @@ def test_an_empty_file_is_no_error_and_has_no_passages(folder: Path, store: Path
     assert counts(imported(store, notes)) == {"new": 3, "empty": 3, "passages": 4}
     assert counts(imported(store, notes)) == {"unchanged": 3, "empty": 3}
     written(notes, {"guide.md": "\n"})
-    assert counts(imported(store, notes)) == {"changed": 1, "unchanged": 2, "empty": 3}
+    assert counts(imported(store, notes)) == {"deleted": 1, "unchanged": 2, "empty": 3}
     assert set(sources(store)) == {"sub/keys.rst", "sub/plain.txt"}
 
 

@@ -288,6 +288,23 @@ def test_long_texts_become_passages_of_their_row(db: sqlite3.Connection, target:
     assert set(rows_of(target, "articles")) == {"1#1"}
 
 
+def test_passages_of_a_row_whose_id_an_app_took_are_not_counted_as_written(
+    db: sqlite3.Connection,
+) -> None:
+    pytest.importorskip("semantic_text_splitter")
+    long = "\n\n".join(f"Paragraph {n} tells of number {n} at length." for n in range(9))
+    db.execute("UPDATE articles SET body = ? WHERE id = 1", (long,))
+    with sync.connect("store.db", embedder="demo") as store:
+        store.create_table("articles", Schema(fields={"body": str}, embed=Embed("body")))
+        store.insert("articles", [{"id": "1#1", "body": "an app's"}])
+    options = ("--passages", "--chunk-size", 150, "--embedder", "demo", "--allow-rejects")
+    done = run("import", "app.db#articles", "-s", "store.db", "--embed", "body", *options)
+    assert done.code == 0, done.err
+    assert "articles: 1 new; wrote 1 row\nrejected 1 row" in done.out
+    assert "an app stored the row '1#1'" in done.err
+    assert set(rows_of("store.db", "articles")) == {"1#1", "2#1"}
+
+
 def test_texts_that_the_model_cuts_off_are_named(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,15 @@ async def test_a_document_that_cannot_be_read_is_named_until_it_can(
     assert (await watching.state()).refused == {}
 
 
+async def test_a_dropped_table_of_the_store_gets_all_documents_again(
+    store: VectorStore, notes: Path
+) -> None:
+    await store.drop_table("documents")
+    write(notes / "0.md", "again")
+    await store.watching[0].caught_up()
+    assert await store.count("documents") == 5
+
+
 async def test_what_changed_before_the_start_is_found_and_removed_files_go(
     notes: Path, tmp_path: Path
 ) -> None:

@@ -364,6 +364,31 @@ async def test_what_can_have_no_trigger_is_compared(way: str, app: App, tmp_path
     assert not app.db.execute("SELECT 1 FROM sqlite_master WHERE type = 'trigger'").fetchall()
 
 
+async def test_a_text_that_the_embedder_refuses_keeps_no_other_row_of_a_view_waiting(
+    app: App, tmp_path: Path
+) -> None:
+    def embed(texts: list[str]) -> list[list[float]]:
+        if any("poison" in text for text in texts):
+            raise ValueError("no vector today")
+        return [[len(text), 1.0] for text in texts]
+
+    app.db.execute("CREATE VIEW short AS SELECT id, title, body FROM articles")
+    app.upsert(7, "poison")
+    options: dict[str, Any] = {**WATCH, "every": 0.1, "id_column": "id"}
+    embedder = aiovec.embedder(embed, model="own", dim=2)
+    async with (
+        aiovec.connect(tmp_path / "s.db", embedder=embedder) as store,
+        aiovec.watch(store, f"{app.path}#short", **options) as watching,
+    ):
+        await watching.caught_up()
+        assert await store.count("short") == 39
+
+        async def is_set_aside() -> bool:  # each comparison names it anew
+            return list((await watching.state()).refused) == ["7"]
+
+        await until(is_set_aside)
+
+
 @pytest.mark.parametrize(
     ("source", "options", "says"),
     [
@@ -413,6 +438,9 @@ async def test_a_queue_serves_one_store_until_unwatch_removes_it(app: App, tmp_p
                     pass
         arguments = ["import", app.source, "--unwatch"]
         assert await asyncio.to_thread(run_apart, arguments) == 1  # it is followed
+    done = await asyncio.to_thread(run, "import", app.path, "--list")
+    assert "The tables are: articles" in done.err
+    assert "aiovec_queue" not in done.err
     done = await asyncio.to_thread(run, "import", app.source, "--unwatch")
     assert done.code == 0
     assert "DROP TABLE" in done.out

@@ -19,6 +19,7 @@ from aiovec_sqlite.layout import quoted
 
 # How long a commit of the app is waited for.
 _BUSY_SECONDS = 5.0
+PREFIX = "aiovec_queue_"
 _EVENTS = ("insert", "update", "key", "delete")
 _BEGIN = "/* aiovec "
 
@@ -215,7 +216,7 @@ def take_turn(path: str) -> sqlite3.Connection | None:
 
 
 def _name(table: str, event: str = "") -> str:
-    return f"aiovec_queue_{table}{event and '_'}{event}"
+    return f"{PREFIX}{table}{event and '_'}{event}"
 
 
 def _said(sql: str) -> dict[str, Any]:

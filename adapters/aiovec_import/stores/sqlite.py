@@ -26,6 +26,7 @@ from aiovec_sqlite.opening import connect_read_only
 from ..sources import Chunk, ForeignTable, Reject, legal_table_name
 from ..tables import QUERY, Column, SqliteTable, as_text, batches
 from .common import Collection, CollectionSource, Point, Vectors
+from .queue import PREFIX
 
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
 _TYPES = f"choose one of {', '.join(_DTYPES)}"
@@ -136,20 +137,13 @@ class SqliteSource(CollectionSource):
             return super().tables()
         self.place = "key"
         with _reading(self._path):
-            table = SqliteTable(self._db, name, self._hints).foreign(self._path.name)
-            (mode,) = self._db.execute("PRAGMA journal_mode").fetchone()
-            self._copies = mode != "wal"
-            if self._copies:
-                self._db.execute("COMMIT")
-            return [table]
+            return [SqliteTable(self._db, name, self._hints).foreign(self._path.name)]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         if not table.texts:
             yield from super().read(table, schema, size)
             return
         with _reading(self._path):
-            if self._copies:
-                table.part.copy()
             yield from table.part.chunks(schema, size)
 
     def names(self) -> Iterable[str]:
@@ -218,7 +212,8 @@ class SqliteSource(CollectionSource):
         """Return an error that lists the tables and the options that name one."""
         listed = [f"{name} (collection)" for name in self._named]
         listed += [f"{name} (vec0 table)" for name in self._vec0]
-        for name in self._kinds.keys() - self._vec0.keys():
+        plain = self._kinds.keys() - self._vec0.keys()
+        for name in (name for name in plain if not name.startswith(PREFIX)):
             blobs = ", ".join(self._blobs(name))
             listed.append(f"{name} (BLOBs: {blobs})" if blobs else name)
         return ConfigError(

@@ -197,13 +197,15 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
 class Shown(NamedTuple):
     """The result of a command: its facts for ``--json``, and what is shown to people.
 
-    It goes to standard error with ``stderr``. A ``note`` goes there too, on a terminal only. An
-    ``error`` is raised afterwards, ``typer.Exit`` for an exit code without a word.
+    It goes to standard error with ``stderr``. ``notes`` go there too, without ``--json``, and a
+    ``note`` on a terminal only. An ``error`` is raised afterwards, ``typer.Exit`` for an exit code
+    without a word.
     """
 
     facts: Any
     lines: Iterable[Line]
     stderr: bool = False
+    notes: Sequence[str] = ()
     note: str = ""
     error: Exception | None = None
 
@@ -279,7 +281,7 @@ def in_store(store: str | None, config: str | None, work: Callable[[At], Awaitab
     return run_async(run())
 
 
-_Command = Callable[..., Awaitable[Shown] | AsyncIterator[Shown]]
+_Command = Callable[..., Awaitable[Shown | None] | AsyncIterator[Shown]]
 
 
 def on_store(*, shows_progress: bool = False) -> Callable[[_Command], Callable[..., None]]:
@@ -314,6 +316,8 @@ def on_store(*, shows_progress: bool = False) -> Callable[[_Command], Callable[.
 def show(shown: Shown, json: bool) -> None:
     """Print the result of a command."""
     emit(shown.facts, shown.lines, json, stderr=shown.stderr)
+    for note in () if json else shown.notes:
+        say(note, stderr=True)
     if shown.note and not json and out(stderr=True).is_terminal:
         say(shown.note, stderr=True)
     if shown.error is not None:

@@ -1,0 +1,104 @@
+"""Rows that bring their vectors, checked as ``insert`` checks rows, and written once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+from aiovec import VectorStore
+from aiovec._internals import StoreInternals
+from aiovec.backend.rows import Batch
+from aiovec.backend.threads import in_thread
+from aiovec.errors import AiovecError, DuplicateIdError
+
+from .files import reading, rows_at_once
+from .loading import EXISTS, Import, Load, create, read_ahead
+from .sifting import CAME_BEFORE, Sifted, sift
+from .sources import Chunk
+
+
+@dataclass
+class RowImport(Import):
+    """The tables of a source. A row that cannot be imported is listed, and the rest goes on.
+
+    A new table is created with the first of its rows. A table that cannot be read stops no other;
+    alone, or with ``strict``, it raises the error.
+    """
+
+    going_on: ClassVar[str] = "with --upsert the import goes on"
+
+    async def parts(self) -> AsyncGenerator[Any, None]:
+        """Read the next chunk ahead; yield each with the load that it belongs to."""
+        for load in self.loads:
+            schema = load.used_schema
+            chunks = self.source.read(load.source, schema, rows_at_once(schema))
+            read = 0
+            following = partial(in_thread, self._following, load, chunks)
+            async with aclosing(read_ahead(following)) as sifted:
+                async for part in sifted:
+                    read += part.rows.num_rows + len(part.rejects)
+                    await self.note(load, part.rejects)
+                    if part.rows.num_rows:
+                        yield load, replace(part, rejects=[])
+                    load.seen(read)
+
+    def _following(self, load: Load, chunks: Iterator[Chunk]) -> Sifted | None:
+        new_ids = load.source.new_ids
+        try:
+            with reading(self.source.name):
+                if (chunk := next(chunks, None)) is None:
+                    return None
+                return sift(chunk, load.used_schema, last_counts=load.upsert, new_ids=new_ids)
+        except AiovecError as exc:
+            if self.strict or (len(self.loads) == 1 and not self.source.failed):
+                raise
+            load.problem = str(exc)
+            return None
+
+    async def check(self, store: VectorStore) -> None:
+        before: dict[str, set[str]] = {load.table: set() for load in self.loads}
+        async with aclosing(self.parts()) as parts:
+            async for load, part in parts:
+                if load.upsert:
+                    continue
+                part = part.without(before[load.table], CAME_BEFORE)
+                ids = part.rows.column("id").to_pylist()
+                before[load.table].update(ids)
+                if load.exists and ids:
+                    part = part.without(await store.exists(load.table, ids), EXISTS)
+                await self.note(load, part.rejects)
+        self.refuse()
+
+    async def write(self, store: VectorStore, part: Any) -> None:
+        """Write rows; those whose id exists already become rejects."""
+        load: Load
+        rows: Sifted
+        load, rows = part
+        await create(store, load)
+        while rows.rows.num_rows:
+            schema = load.used_schema
+            checked = await in_thread(Batch.of_table, rows.rows, schema)
+            try:
+                await StoreInternals(store).write_checked(
+                    load.table, checked, schema, replace=load.upsert
+                )
+                load.rows += rows.rows.num_rows
+                break
+            except DuplicateIdError as exc:
+                # In a new table too, the row may be another writer's as well as an earlier one's.
+                rows = await in_thread(rows.without, set(exc.ids), EXISTS)
+        await self.note(load, rows.rejects)
+
+    async def finish(self, store: VectorStore) -> Sequence[str]:
+        for load in self.loads:
+            if not load.problem:
+                load.missing = max(0, (load.source.rows or 0) - load.rows - load.rejected)
+                if not load.rejected:
+                    await create(store, load)
+        filled = [load.table for load in self.loads if load.rows]
+        if not filled:
+            self.is_over()
+        return filled
