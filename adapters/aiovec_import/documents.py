@@ -100,6 +100,9 @@ class DocumentImport(SyncImport):
             # Another import may have added some since. If none is left, the folder may be
             # unmounted.
             present = await in_thread(self.look)
-            keep = present.has if present.files else {*self.gone}.__contains__
-            self.gone = {id: name for id, name in self.gone.items() if not keep(name)}
+            self.gone = {
+                id: name
+                for id, name in self.gone.items()
+                if present.files and not present.has(name)
+            }
         return await super().finish(store)

@@ -113,7 +113,7 @@ async def import_(
             min=1,
             help="Documents and --passages: length of a passage at most, in characters, or in "
             "tokens if the model cuts off long texts (fastembed, sentence-transformers). Default: "
-            "1200, or 256.",
+            "that of an earlier import of the source, else 1200, or 256.",
         ),
     ] = None,
     passages: Annotated[

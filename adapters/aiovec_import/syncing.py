@@ -20,7 +20,7 @@ from aiovec import F, VectorStore
 from aiovec._internals import StoreInternals
 from aiovec.backend import Expr, Schema
 from aiovec.backend.threads import in_thread
-from aiovec.documents import Cutter
+from aiovec.documents import Cutter, lengths_in
 from aiovec.errors import ConfigError, DocumentError, DuplicateIdError
 
 from .files import reading
@@ -248,6 +248,12 @@ class Sync(ABC):
         if gone and expires is None:
             await store.delete(self.table, gone)
 
+    async def lengths(self, store: VectorStore) -> tuple[int, int] | None:
+        """Return the size and the overlap of the passages that this source has in the table."""
+        where = self._imported(F[self._ref("base")] == self.base)
+        rows = await store.find(self.table, where, limit=1, select=[self._ref("hash")])
+        return next((lengths_in(str(row[self.name("hash")])) for row in rows), None)
+
     async def gone(
         self, store: VectorStore, has: Callable[[str], bool]
     ) -> tuple[dict[str, str], int]:
@@ -288,7 +294,7 @@ class Seen:
 
 @dataclass
 class SyncImport(Import):
-    """An import of which again means only what changed.
+    """An import that stores what is new or has changed, and deletes what is gone.
 
     ``counts`` are the items that are new, changed, unchanged, empty and deleted, and the rows of
     the table that were ``written``, or would be. ``gone`` are the rows of the table, with the names
@@ -327,6 +333,10 @@ class SyncImport(Import):
         (load,) = self.loads
         tokenizer = await StoreInternals(store).tokenizer(load.used_schema)
         self._sync, self._store = self.made(load, *tokenizer), store
+        if load.exists and self._sync.cutter is not None and not (self.size or self.overlap):
+            # Without a size, the rows stay cut as they are.
+            self.size, self.overlap = await self._sync.lengths(store) or (None, 0)
+            self._sync = self.made(load, *tokenizer)
 
     async def parts(self) -> AsyncGenerator[Change, None]:
         """Read, compare and cut the next ones while the last ones are embedded."""

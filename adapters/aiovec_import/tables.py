@@ -47,12 +47,15 @@ _LOOSE: tuple[tuple[Literal["text", "float"], tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table in SQLite, with its declared type."""
+    """A column of a table in SQLite, with its declared type.
+
+    ``key`` is its place in the primary key, 0 if it is none of its columns.
+    """
 
     name: str
     type: str
     is_partition: bool = False
-    is_key: bool = False
+    key: int = 0
 
     @property
     def field(self) -> Field | None:
@@ -197,15 +200,13 @@ class SqliteTable(TextTable):
         is_query = name == QUERY
         first = "SELECT i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i"
         indexed = {n for (n,) in db.execute(f"{first} WHERE seqno = 0 AND cid >= 0", (name,))}
-        info = db.execute(f"PRAGMA table_xinfo({self._source})").fetchall()
-        # Generated columns are among them, those that a virtual table hides are not.
-        self._types = {row[1]: Column(row[1], row[2] or "") for row in info if row[6] != 1}
+        self._types = {column.name: column for column in columns_of(db, name)}
         columns = [
             TextColumn(
-                row[1], quoted(row[1]), self._field(self._types[row[1]]), row[5] or None,
-                row[1] in indexed, row[2] if "blob" in (row[2] or "").lower() else "",
+                each.name, quoted(each.name), self._field(each), each.key or None,
+                each.name in indexed, each.type if "blob" in each.type.lower() else "",
             )
-            for row in info if row[6] != 1
+            for each in self._types.values()
         ]  # fmt: skip
         hidden = () if listed[0] == "view" or listed[1] else ("rowid",)
         super().__init__(
@@ -266,6 +267,14 @@ class SqliteTable(TextTable):
         few = f"SELECT {quoted(column.name)} FROM {self._source} LIMIT {_FIRST_ROWS}"
         kinds = kinds_in([value for (value,) in self._db.execute(few)])
         return field_of_kinds(kinds) if kinds else None
+
+
+def columns_of(db: Any, table: str) -> list[Column]:
+    """Return the columns of a table, also generated ones, but none that a virtual table hides."""
+    info = db.execute(f"PRAGMA table_xinfo({quoted(table)})").fetchall()
+    return [
+        Column(name, kind or "", key=key) for _, name, kind, _, _, key, hides in info if hides != 1
+    ]
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

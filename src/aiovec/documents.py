@@ -127,11 +127,14 @@ class Cutter:
         return min(self.limit // 15, 80)
 
     def hash(self, data: bytes) -> str:
-        """Return what changes with the content of a document, and with how it is cut."""
-        how = f"{_VERSION} {self.limit} {self.overlap} {self.tokenizer is not None} {self.kind}\n"
+        """Return what changes with the content of a document, and with how it is cut.
+
+        It begins with the size and the overlap, which ``lengths_in`` reads.
+        """
+        how = f"{_VERSION} {self.tokenizer is not None} {self.kind}\n"
         digest = blake2b(how.encode(), digest_size=16)
         digest.update(data)
-        return digest.hexdigest()
+        return f"{self.limit}-{self.overlap}-{digest.hexdigest()}"
 
     def kind_of(self, data: bytes, source: str) -> str:
         """Return the kind of a document, by its first bytes or its suffix.
@@ -313,6 +316,12 @@ def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
         return data, datetime.fromtimestamp(changed, UTC)
     except (OSError, OverflowError, ValueError) as exc:
         raise DocumentError(source, f"its time of change is out of range: {exc}") from exc
+
+
+def lengths_in(digest: str) -> tuple[int, int] | None:
+    """Return the size and the overlap that a passage with this hash was cut by, if it says so."""
+    lengths = re.match(r"(\d+)-(\d+)-", digest)
+    return None if lengths is None else (int(lengths[1]), int(lengths[2]))
 
 
 def place_of(row: Mapping[str, Any]) -> str | None:

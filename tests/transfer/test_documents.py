@@ -161,6 +161,8 @@ def test_a_second_import_touches_only_what_changed(folder: Path, target: str) ->
     assert passages(store)["sub/keys.rst#1"] == before["sub/keys.rst#1"]
     sized = imported(store, notes, "--chunk-size", 20)
     assert sized["changed"] == 3
+    assert imported(store, notes)["unchanged"] == 3  # they stay cut as they are
+    assert imported(store, notes, "--chunk-size", 1200)["changed"] == 3
 
 
 def test_readers_never_see_two_versions_of_a_document(folder: Path, store: Path) -> None:
@@ -484,6 +486,26 @@ def test_delete_spares_a_document_that_another_import_just_added(
     monkeypatch.setattr(VectorStore, "rows", after_another)
     assert counts(imported(store, notes, "--delete")) == {"unchanged": 2, "deleted": 1}
     assert sources(store) == {"new.md": 1, "sub/keys.rst": 1, "sub/plain.txt": 1}
+
+
+def test_delete_spares_the_documents_of_a_folder_that_goes_away(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = written(folder / "notes")
+    imported(store, notes)
+    (notes / "guide.md").unlink()
+    read_rows = VectorStore.rows
+
+    async def after_unmounting(opened: VectorStore, *args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        await asyncio.to_thread(notes.rename, folder / "unmounted")
+        async for row in read_rows(opened, *args, **options):
+            yield row
+
+    monkeypatch.setattr(VectorStore, "rows", after_unmounting)
+    rejects = ("--rejects", folder / "list.jsonl")
+    assert counts(imported(store, notes, "--delete", *rejects, code=1)) == {"failed": 2}
+    assert sources(store).keys() == {*NOTES}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")

@@ -163,6 +163,25 @@ async def test_a_dropped_table_of_the_store_gets_all_documents_again(
     assert await store.count("documents") == 5
 
 
+async def test_documents_stay_cut_as_an_earlier_import_cut_them(
+    notes: Path, tmp_path: Path
+) -> None:
+    long = "\n\n".join(f"Paragraph {n} tells of number {n} at length." for n in range(9))
+    write(notes / "long.md", long)
+    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as store:
+        async with aiovec.watch(store, notes, chunk_size=150) as watching:
+            await watching.caught_up()
+        before = {row.id: row["hash"] async for row in store.rows("documents")}
+        assert len(before) > 7
+        async with aiovec.watch(store, notes) as watching:
+            await watching.caught_up()
+            assert {row.id: row["hash"] async for row in store.rows("documents")} == before
+            write(notes / "0.md", long)
+            await watching.caught_up()
+            again = await store.find("documents", "source = '0.md'", limit=None)
+            assert len(again) == len(before) - 5
+
+
 async def test_what_changed_before_the_start_is_found_and_removed_files_go(
     notes: Path, tmp_path: Path
 ) -> None:

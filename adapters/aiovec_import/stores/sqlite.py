@@ -24,7 +24,7 @@ from aiovec_sqlite.layout import APPLICATION_ID, is_database, quoted, read_heade
 from aiovec_sqlite.opening import connect_read_only
 
 from ..sources import Chunk, ForeignTable, Reject, legal_table_name
-from ..tables import QUERY, Column, SqliteTable, as_text, batches
+from ..tables import QUERY, Column, SqliteTable, as_text, batches, columns_of
 from .common import Collection, CollectionSource, Point, Vectors
 from .queue import PREFIX
 
@@ -224,9 +224,7 @@ class SqliteSource(CollectionSource):
         )  # fmt: skip
 
     def _columns(self, table: str) -> list[Column]:
-        rows = self._db.execute(f"PRAGMA table_xinfo({quoted(table)})").fetchall()
-        # Generated columns are among them, those that a virtual table hides are not.
-        return [Column(row[1], row[2] or "", is_key=row[5] > 0) for row in rows if row[6] != 1]
+        return columns_of(self._db, table)
 
     def _blobs(self, table: str) -> list[str]:
         if self._kinds[table] != "table":
@@ -355,7 +353,7 @@ class SqliteSource(CollectionSource):
     def _id_column(self, table: str, columns: list[Column]) -> str:
         """Return the named column, else the key of one column, else ``id``, else the rowid."""
         names = [column.name for column in columns]
-        keys = [column.name for column in columns if column.is_key]
+        keys = [column.name for column in columns if column.key]
         usual = keys or (["id"] if "id" in names else ["rowid"])
         id = self._hints.id_column or (usual[0] if len(usual) == 1 else "")
         if id in ("none", *names) or (id == "rowid" and table in self._has_rowid):
