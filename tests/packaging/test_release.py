@@ -27,6 +27,20 @@ def test_every_campaign_is_in_one_job_of_the_release() -> None:
         assert jobs == 1, file
 
 
+def test_each_project_is_published_by_an_environment_of_its_own() -> None:
+    workflow = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
+    folders = [ROOT, *sorted((ROOT / "distributions").iterdir())]
+    names = [re.findall(r'^name = "(.+)"', read(folder), re.MULTILINE)[0] for folder in folders]
+    published = re.findall(r"^ +project: \[(.+)\]$", workflow, re.MULTILINE)
+    assert published == [", ".join(names)] * 2
+    kinds = re.findall(r"^ +environment: (.+)$", workflow, re.MULTILINE)
+    assert kinds == [f"{kind}-${{{{ matrix.project }}}}" for kind in ("testpypi", "release")]
+
+
+def read(folder: Path) -> str:
+    return (folder / "pyproject.toml").read_text("utf-8")
+
+
 def test_each_test_that_the_emulator_skips_exists() -> None:
     script = (ROOT / "scripts/try-arm64").read_text("utf-8")
     lines = re.findall(r'^skipped="(.+)"', script, re.MULTILINE)
