@@ -17,15 +17,7 @@ from pydantic.alias_generators import to_camel, to_snake
 
 from aiovec import REMOVE
 from aiovec._http.ipc import cost_of_body
-from aiovec.backend import (
-    Expr,
-    PayloadPatch,
-    Ref,
-    Schema,
-    TextClause,
-    Value,
-    from_matrix,
-)
+from aiovec.backend import Expr, PayloadPatch, Ref, Schema, TextClause, Value, from_matrix
 from aiovec.backend.changes import (
     AddField,
     Delete,

@@ -54,8 +54,6 @@ _PACE = 16 * 1024
 _BUFFER = 512 * 1024
 _DONE = frozenset({200, 201, 204})
 _KEY = re.compile(r"[!-~]*")
-# Errors for an answer that is another one than the call's.
-_UNREADABLE = (WireError, AiovecError, LookupError, TypeError, ValueError, AttributeError)
 
 _T = TypeVar("_T")
 
@@ -285,7 +283,7 @@ class _Call:
 
         try:
             value = await hop(cost_of_body(data), made)
-        except _UNREADABLE as exc:
+        except Exception as exc:
             raise self._client.unreadable(exc, writes=writes) from exc
         return value, response.headers.get("ETag", "").strip('"')
 

@@ -18,12 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from aiovec._http.ipc import ARROW, BODY, CURSOR, DamagedStreamError, body_length, read_rows
-from aiovec.backend import (
-    Rank,
-    Ref,
-    Schema,
-    Value,
-)
+from aiovec.backend import Rank, Ref, Schema, Value
 from aiovec.backend.contract import Columns, Found, stored_rows
 from aiovec.errors import InvalidArgumentError
 
@@ -129,7 +124,10 @@ def found_rows(schema: Schema, columns: Columns, queries: int, rows: pa.Table) -
 
     if "_query" not in names:
         return [parsed(rows)]
-    counts = np.bincount(rows["_query"].to_numpy(), minlength=queries).tolist()
+    numbers = rows["_query"].to_numpy()
+    if numbers.max(initial=0) >= queries:
+        raise WireError("a row belongs to no query")
+    counts = np.bincount(numbers, minlength=queries).tolist()
     starts = accumulate(counts, initial=0)
     return [parsed(rows.slice(start, count)) for start, count in zip(starts, counts, strict=False)]
 

@@ -9,18 +9,13 @@ import aiohttp
 
 from aiovec._http.problems import MEDIA_TYPE, error_of
 from aiovec.backend.contract import StaleTableError
-from aiovec.errors import (
-    AiovecError,
-    ConfigError,
-    InvalidArgumentError,
-    StorePermissionError,
-)
+from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError, StorePermissionError
 
 from .codec import read_body
 
 _BUSY = frozenset({429, 503})
 # The names of errors that a busy server answers with for the moment; one of HTTP alone has none.
-_PASSING = frozenset({None, "", "StoreBusyError", "StoreClosedError"})
+_PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
 """The condition for another try: a server that can be reached, or has room. The last two have none:
@@ -55,6 +50,7 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, wr
     if status == 412:
         raise StaleTableError
     error, name = error_of(problem, target=target), problem.get("error")
+    name = name if isinstance(name, str) else ""
     if status in _BUSY and name in _PASSING:
         after = response.headers.get("Retry-After", "")
         seconds = float(after) if after.isdecimal() else 0.0

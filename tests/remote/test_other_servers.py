@@ -19,6 +19,7 @@ from tests.harness.proxy import Proxy
 from tests.hostile.test_arrow_bodies import misled, unknown_first
 from tests.remote.answers import http, problem
 from tests.remote.conftest import SECRET, Opens
+from tests.server.apps import ipc
 
 import aiovec
 from aiovec import AiovecError, ConfigError, InvalidArgumentError, UnsupportedError
@@ -67,11 +68,13 @@ async def test_an_address_without_an_aiovec_server_is_refused(tmp_path: Path) ->
 
 
 STREAM = "application/vnd.apache.arrow.stream"
+OF_NO_QUERY = pa.table({"id": ["a"], "_query": pa.array([2**32 - 1], pa.uint32())})
 GARBAGE = (
     http(b""), http(b"not json"), http(b"[1]"), http(b"\xff\xfe"), http(b"null"), http(b"{}"),
     http(b"[" * 100_000), http(b'{"hits": 3}'), http(b"ARROW1", kind=STREAM),
     http(b"\xff" * 100, kind=STREAM), http(unknown_first("id"), kind=STREAM),
     http(misled(pa.array(["abc", "def"]), "id", [0, -(2**31) + 4, 6]), kind=STREAM),
+    http(ipc(OF_NO_QUERY), kind=STREAM),
 )  # fmt: skip
 
 
@@ -88,6 +91,12 @@ async def test_an_unreadable_answer_raises_an_aiovec_error(proxy: Proxy, opens: 
                 proxy.answer(http(body, status=500, kind="application/problem+json"))
                 with pytest.raises(AiovecError):
                     await store.count("notes")
+        busy = http(b'{"error": ["a"]}', status=503, kind="application/problem+json")
+        proxy.answer(busy)
+        assert await store.count("notes") == 10
+        proxy.answer(http(b'{"count": 1e999}'))
+        with pytest.raises(ConfigError, match="cannot be used"):
+            await store.count("notes")
         proxy.answer(problem(413, "at most 1 MiB"))
         with pytest.raises(InvalidArgumentError, match="1 MiB"):
             await store.create_table("t", aiovec.Schema(2))
