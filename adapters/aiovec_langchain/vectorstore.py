@@ -146,11 +146,11 @@ class AiovecVectorStore(Closable, VectorStore):
         In LangChain ``ids=None`` deletes everything. Here it is an error, because a variable that
         was never set would delete everything too; call ``delete_collection`` instead.
         """
-        if ids is None and filter is None:
+        where = self._bridge.where(filter)
+        if ids is None and where is None:
             raise InvalidArgumentError(
                 "ids", ids, "ids, or a filter; delete_collection() deletes everything"
             )
-        where = self._bridge.where(filter)
         await self._bridge.read(lambda table: table.delete(ids, where=where, **unknown), 0)
         return True
 

@@ -218,7 +218,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         doc_ids: Iterable[str] | None = None,
     ) -> Any:
         """Return the condition for nodes of these ids and documents that match the filters."""
-        conditions = [] if filters is None else [self._all(filters)]
+        conditions = [self._all(filters)] if filters and filters.filters else []
         if node_ids is not None:
             conditions.append(F.id.in_(node_ids))
         if doc_ids:

@@ -303,12 +303,12 @@ class DocumentBridge(Bridge):
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
         """Return a filter from a mapping for ``metadata_filter``, or from any filter for
-        ``where=``."""
+        ``where=``. An empty mapping is no filter."""
         if callable(wanted):
             raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
             return wanted
-        return metadata_filter(wanted, self.fields)
+        return metadata_filter(wanted, self.fields) if wanted else None
 
     def fields(self, key: str) -> list[FieldRef]:
         """Return the fields that a key of a filter can mean: dots may lead into its objects."""

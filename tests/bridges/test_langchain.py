@@ -108,8 +108,9 @@ def test_metadata_comes_back_as_it_went_in(letters: AiovecVectorStore) -> None:
 def test_a_wrong_call_says_what_to_do(letters: AiovecVectorStore) -> None:
     with pytest.raises(FilterError, match="not a function"):
         letters.similarity_search("a", filter=lambda document: True)
-    with pytest.raises(InvalidArgumentError, match="delete_collection"):
-        letters.delete()
+    for nothing in ({}, {"filter": {}}):
+        with pytest.raises(InvalidArgumentError, match="delete_collection"):
+            letters.delete(**nothing)
     with pytest.raises(InvalidArgumentError, match="as many as texts, 1"):
         letters.add_texts(["x"], [{}, {}])
     with pytest.raises(InvalidArgumentError, match=r"metadata\.file"):

@@ -209,8 +209,9 @@ def test_nodes_are_deleted_by_id_document_and_filter(ours: AiovecVectorStore) ->
     assert ids(ours, similarity_top_k=9) == ["d", "c"]
     ours.delete_nodes(["c", "a"])
     assert ids(ours, similarity_top_k=9) == ["d"]
-    with pytest.raises(InvalidArgumentError, match=r"clear\(\)"):
-        ours.delete_nodes()
+    for nothing in (None, MetadataFilters(filters=[])):
+        with pytest.raises(InvalidArgumentError, match=r"clear\(\)"):
+            ours.delete_nodes(filters=nothing)
     ours.delete_nodes(filters=filters(("n", Op.IS_EMPTY, None)))
     assert ids(ours) == []
     ours.clear()
