@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Any
+import socket
+from typing import Annotated, Any
 
 import typer
 
 from aiovec._cli.output import say
-from aiovec._cli.run import command_app, failing_clearly, run_async
+from aiovec._cli.run import check_installed, command_app, failing_clearly
 from aiovec._cli.stores import (
+    At,
     Config,
     Embedder,
     Store,
     Watch,
     check_there,
     give_embedder,
+    in_store,
     open_place,
-    place_named,
 )
-from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
-
-if TYPE_CHECKING:
-    from aiovec.backend.place import Place
+from aiovec.errors import ConfigError, TableNotFoundError
 
 KEY_VARIABLE = "AIOVEC_MCP_KEY"
 KEYS_VARIABLE = "AIOVEC_MCP_KEYS"
@@ -77,19 +75,40 @@ def mcp(
     The agent can search and read every table, or those of --read. With --allow-writes it also has a
     memory of its own, in one table that the first write creates.
     """
-    try:
-        import aiovec_mcp.server  # noqa: F401
-    except ModuleNotFoundError as exc:
-        raise AiovecError(
-            f"aiovec mcp needs the package {exc.name}, which is not installed; "
-            'pip install "aiovec[mcp]" brings it'
-        ) from exc
+    check_installed("aiovec mcp", "aiovec[mcp]", "aiovec_mcp.server")
     users = _users_by_key(user) if http else {"": user}
-    place = place_named(store, config)
-    if not (allow_writes or watch):
-        check_there(place)
-    port_of_http = port if http else None
-    run_async(_serve(place, table, read, embedder, allow_writes, port_of_http, users, watch or []))
+    reads_only = not (allow_writes or watch)
+
+    async def serve(at: At) -> None:
+        from aiovec._internals import StoreInternals
+        from aiovec.backend.threads import in_thread
+
+        from .server import create_server
+        from .tools import MEMORY, user_field
+
+        place = await at.place()
+        if reads_only:
+            await in_thread(check_there, place)
+        opened = await at.exits.enter_async_context(await open_place(place, read_only=reads_only))
+        try:
+            schema = await opened.schema(table)
+        except TableNotFoundError:
+            schema = MEMORY
+        if any(users.values()):
+            user_field(table, schema)
+        give_embedder(opened, schema, embedder)
+        await at.exits.enter_async_context(StoreInternals(opened).watching(watch or []))
+        options: dict[str, Any] = {"allow_writes": allow_writes, "readable": read or None}
+        servers = {
+            key: create_server(opened, table=table, user=name, **options)
+            for key, name in users.items()
+        }
+        if http:
+            await _serve_http(servers, port, opened.target)
+        else:
+            await servers[""].run_stdio_async()
+
+    in_store(store, config, serve)
 
 
 def _users_by_key(user: str | None) -> dict[str, str | None]:
@@ -112,46 +131,20 @@ def _users_by_key(user: str | None) -> dict[str, str | None]:
     return users
 
 
-async def _serve(
-    place: Place,
-    table: str,
-    read: list[str] | None,
-    embedder: str | None,
-    allow_writes: bool,
-    port: int | None,
-    users: dict[str, str | None],
-    watch: list[str],
-) -> None:
-    from aiovec._internals import StoreInternals
+async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
+    """Serve each server to the requests with its key."""
+    import uvicorn
 
-    from .server import by_key, create_server
-    from .tools import MEMORY
+    from .server import by_key
 
-    read_only = not (allow_writes or watch)
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(await open_place(place, read_only=read_only))
-        try:
-            schema = await store.schema(table)
-        except TableNotFoundError:
-            schema = MEMORY
-        give_embedder(store, schema, embedder)
-        await stack.enter_async_context(StoreInternals(store).watching(watch))
-        servers = {
-            key: create_server(store, table=table, allow_writes=allow_writes, readable=read or None,
-                               user=user)
-            for key, user in users.items()
-        }  # fmt: skip
-        if port is None:
-            await servers[""].run_stdio_async()
-            return
-        import uvicorn
-
-        # It answers requests for this machine's own names only, so no web page can reach it.
-        apps = {key: each.streamable_http_app(host="127.0.0.1") for key, each in servers.items()}
-        app: Any = apps.get("") or by_key(apps)
-        settings = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
-        listening = settings.bind_socket()
-        listening.listen()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
-        say(f"Serving {store.target} at {url} (Ctrl+C stops it)", stderr=True)
-        await uvicorn.Server(settings).serve([listening])
+    # It answers requests for this machine's own names only, so no web page can reach it.
+    apps = {key: each.streamable_http_app(host="127.0.0.1") for key, each in servers.items()}
+    app: Any = apps.get("") or by_key(apps)
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError as exc:
+        words = f"the server cannot listen at port {port}: {exc.strerror}"
+        raise ConfigError(f"{words}; pass another --port, or --port 0 for a free one") from exc
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+    say(f"Serving {target} at {url} (Ctrl+C stops it)", stderr=True)
+    await uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve([listening])

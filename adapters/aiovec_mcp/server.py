@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import wraps
-from hmac import compare_digest
+from hashlib import sha256
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
@@ -15,6 +15,7 @@ from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import ValidationError, create_model
 from pydantic_core import to_json, to_jsonable_python
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -69,16 +70,15 @@ def create_server(
 
 def by_key(apps: Mapping[str, Starlette]) -> ASGIApp:
     """Return the app of several servers, each for requests with its key as a bearer token."""
-    expected = {f"Bearer {key}".encode(): app for key, app in apps.items()}
+    words = "This server requires its key: Authorization: Bearer <key>"
+    refused = PlainTextResponse(words, 401, {"WWW-Authenticate": "Bearer"})
+    # By digests, so the time of a comparison tells nothing about a key.
+    expected = {_digest_of(key): app for key, app in apps.items()}
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        given = dict(scope.get("headers", ())).get(b"authorization", b"")
-        for header, app in expected.items():
-            if compare_digest(given, header):
-                await app(scope, receive, send)
-                return
-        words = "This server requires its key: Authorization: Bearer <key>"
-        await PlainTextResponse(words, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        app = expected.get(_digest_of(key)) if scheme.lower() == "bearer" else None
+        await (app or refused)(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -88,6 +88,10 @@ def by_key(apps: Mapping[str, Starlette]) -> ASGIApp:
             yield
 
     return Starlette(routes=[Mount("/", answer)], lifespan=lifespan)
+
+
+def _digest_of(key: str) -> bytes:
+    return sha256(key.strip().encode("utf-8", "replace")).digest()
 
 
 class _Tool(Tool):

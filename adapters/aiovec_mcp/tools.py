@@ -98,6 +98,21 @@ _OWN = frozenset({"id", "embedding", *_FIELDS})
 Answer = dict[str, Any]
 
 
+def user_field(table: str, schema: Schema) -> str:
+    """Return the field that says whose a memory is, if the table has one."""
+    field = schema.fields.get("user")
+    if field is not None and field.kind == "text":
+        return "user"
+    if field is None and schema.payload:
+        return "payload.user"
+    words = f"the table {table!r} cannot keep memories apart by user: "
+    if field is None:
+        words += f"add a field for the user, await store.add_field({table!r}, 'user', str)"
+    else:
+        words += f"its field 'user' is {field.kind}, not text; name another table"
+    raise InvalidArgumentError("user", table, "a table with the text field 'user'", reason=words)
+
+
 class Tools:
     """The tools over one store.
 
@@ -205,6 +220,7 @@ class Tools:
             # No user makes an id of another one's. An app, or an agent without a user, may.
             row["id"] = f"{self._user}/{str(row['id']).removeprefix(f'{self._user}/')}"
             with suppress(TableNotFoundError):
+                user_field(self._memory.name, await self._memory.schema())
                 for replaced in await self._memory.get(row["id"], include_vector=False):
                     if replaced.get("user") != self._user:
                         words = "the memory with this id is not yours; leave id out"
@@ -244,7 +260,7 @@ class Tools:
         """Return a filter for the rows of a table that the session's user may see."""
         if self._user is None or table.name != self._memory.name:
             return where
-        own = "user" if "user" in (await table.schema()).fields else "payload.user"
+        own = user_field(table.name, await table.schema())
         return [where, F[own] == self._user]
 
     async def _names(self) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 from contextlib import suppress
-from importlib import import_module
 from json import dumps as dump
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aiovec._cli.output import one_line
-from aiovec._cli.run import command_app, failing_clearly
+from aiovec._cli.run import check_installed, command_app, failing_clearly
 from aiovec._cli.stores import AsJson, Config, Store, Watch, open_place, place_named
-from aiovec.errors import AiovecError, ConfigError
+from aiovec.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -32,41 +31,7 @@ if TYPE_CHECKING:
     Opened = Callable[[], Awaitable[VectorStore]]
 
 
-Host = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Address to listen on. An address that other machines can reach needs an API key. "
-        "Default: `host` of the TOML file, or 127.0.0.1.",
-    ),
-]
-Port = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=65_535,
-        help="Port to listen on; 0 takes a free one. Default: `port` of the TOML file, or 4002.",
-    ),
-]
-PageWrites = Annotated[
-    bool, typer.Option("--page-writes", help="Let the web page delete rows and optimize tables.")
-]
-ReadOnly = Annotated[bool, typer.Option("--read-only", help="Refuse all writes.")]
-Follow = Annotated[
-    bool,
-    typer.Option("--follow", help="Open a newer copy that replaces the file; with --read-only."),
-]
-IdleTimeout = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SECONDS", min=0.1, help="Stop after this long without a request. Default: never."
-    ),
-]
-Shared = Annotated[
-    bool,
-    # The remote backend starts a server with it: see ``aiovec._http.autostart``.
-    typer.Option("--shared", hidden=True),
-]
+_PACKAGES = ("httptools", "prometheus_client", "pyarrow", "starlette", "uvicorn")
 
 app: typer.Typer = command_app("serve")
 
@@ -76,21 +41,52 @@ app: typer.Typer = command_app("serve")
 def serve(
     store: Store = None,
     config: Config = None,
-    host: Host = None,
-    port: Port = None,
-    page_writes: PageWrites = False,
-    read_only: ReadOnly = False,
-    follow: Follow = False,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on. An address that other machines can reach needs an API key. "
+            "Default: `host` of the TOML file, or 127.0.0.1.",
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Port to listen on; 0 takes a free one. Default: `port` of the TOML file, or "
+            "4002.",
+        ),
+    ] = None,
+    page_writes: Annotated[
+        bool,
+        typer.Option("--page-writes", help="Let the web page delete rows and optimize tables."),
+    ] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse all writes.")] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Open a newer copy that replaces the file; with --read-only."
+        ),
+    ] = False,
     watch: Watch = None,
-    idle_timeout: IdleTimeout = None,
+    idle_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Stop after this long without a request. Default: never.",
+        ),
+    ] = None,
     json: AsJson = False,
-    shared: Shared = False,
+    # The remote backend starts a server with it: see ``aiovec._http.autostart``.
+    shared: Annotated[bool, typer.Option("--shared", hidden=True)] = False,
 ) -> None:
     """Serve a store over HTTP, with a REST API and a web page at /.
 
     SIGTERM and Ctrl+C stop the server after the calls in progress. A second signal cancels them.
     """
-    _check_installed()
+    check_installed("aiovec serve", "aiovec[server]", *_PACKAGES)
     _open_standard_streams()
     if shared and config is None:
         raise typer.BadParameter("--shared needs --config")
@@ -224,17 +220,6 @@ def _open_standard_streams() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # the lowest number that is free
         pass
     os.close(number)
-
-
-def _check_installed() -> None:
-    try:
-        for name in ("httptools", "prometheus_client", "pyarrow", "starlette", "uvicorn"):
-            import_module(name)
-    except ModuleNotFoundError as exc:
-        raise AiovecError(
-            f"aiovec serve needs the package {exc.name}, which is not installed; "
-            'pip install "aiovec[server]" brings it'
-        ) from exc
 
 
 def _served(place: Place, config: str | None, backend: str) -> Place:

@@ -7,10 +7,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from tests.harness.cases import case
 from tests.harness.command import run
 
 import aiovec
-from aiovec import Embed, Field, Schema, documents
+from aiovec import Embed, Field, Schema, documents, sync
 from aiovec_mcp import create_server
 
 ARTICLES = Schema(fields={"title": Field(str, text=True), "year": int}, embed=Embed("title"))
@@ -329,6 +331,40 @@ async def test_a_user_sees_and_changes_only_their_memories(tmp_path: Path, decla
         create_server(store, user="a/b")
 
 
+TEXTS: aiovec.Fields = {"text": Field(str, text=True), "at": datetime}
+FOR_ONE = Schema(fields=TEXTS, embed=Embed("text"), payload=False)
+CURE = "await store.add_field('memories', 'user', str)"
+
+
+def test_the_command_refuses_a_table_that_cannot_keep_users_apart(tmp_path: Path) -> None:
+    with sync.connect(tmp_path / "agent.db", embedder="demo") as store:
+        store.create_table("memories", FOR_ONE)
+    done = run("mcp", "-s", tmp_path / "agent.db", "--user", "ben")
+    assert (done.code, CURE in done.err) == (1, True)
+
+
+async def test_a_table_that_cannot_keep_users_apart_says_what_it_lacks(tmp_path: Path) -> None:
+    async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
+        await store.create_table("memories", FOR_ONE)
+        async with Client(create_server(store, allow_writes=True, user="ben")) as client:
+            calls: tuple[tuple[str, dict[str, Any]], ...] = (
+                ("remember", {"text": "x"}), ("recall", {"query": "x"}),
+                ("forget", {"where": "TRUE"}), ("list", {"table": "memories"}),
+            )  # fmt: skip
+            for tool, arguments in calls:
+                with case(tool):
+                    assert CURE in await error_of(client, tool, **arguments)
+            await store.add_field("memories", "user", str)
+            await store.insert("memories", [{"text": "Of nobody."}])
+            await call(client, "remember", text="Ben likes tea.")
+            (memory,) = (await call(client, "recall", query="tea nobody"))["memories"]
+            assert (memory["text"], memory["user"]) == ("Ben likes tea.", "ben")
+        numbered = replace(FOR_ONE, fields={**TEXTS, "user": int})
+        await store.create_table("numbered", numbered)
+        async with Client(create_server(store, table="numbered", user="ben")) as client:
+            assert "'user' is int, not text" in await error_of(client, "recall", query="x")
+
+
 async def test_half_life_needs_a_field_of_times(tmp_path: Path) -> None:
     async with aiovec.connect(tmp_path / "agent.db", embedder="demo") as store:
         await store.create_table("articles", ARTICLES)
@@ -389,6 +425,16 @@ def test_a_key_that_serve_would_refuse_is_refused(
     assert key not in done.err
 
 
+def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = run(
+            "mcp", "-s", tmp_path / "agent.db", "--allow-writes", "--http", "--port", str(port)
+        )
+    assert (done.code, f"cannot listen at port {port}: " in done.err) == (1, True)
+    assert "--port 0" in done.err
+
+
 @pytest.mark.slow
 def test_the_example_prints_the_output_of_its_page(tmp_path: Path) -> None:
     example = Path(__file__).parents[2] / "examples" / "agent_memory"
@@ -439,6 +485,8 @@ async def test_the_command_serves_http_to_its_key_and_machine_only(
                 assert answer.status_code in (403, 421)
         if key:
             async with httpx.AsyncClient() as http:
+                lower = {"Authorization": f"bearer {key}"}
+                assert (await http.post(url, headers=lower, json={})).status_code != 401
                 for headers in ({}, {"Authorization": f"Bearer {key}x"}, {"Authorization": key}):
                     answer = await http.post(url, headers=headers, json={})
                     assert (answer.status_code, answer.headers["www-authenticate"]) == (

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -30,6 +31,18 @@ def command_app(name: str, **options: Any) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         **options,
     )
+
+
+def check_installed(command: str, extra: str, *modules: str) -> None:
+    """Raise AiovecError if a module cannot be imported, with the extra that brings its package."""
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as exc:
+            raise AiovecError(
+                f"{command} needs the package {exc.name}, which is not installed; "
+                f'pip install "{extra}" brings it'
+            ) from exc
 
 
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:
