@@ -290,6 +290,8 @@ async def test_a_patch_changes_records_by_their_own_values() -> None:
             [{"year": 1}],
         ):
             await client.problem("PATCH", RECORDS, 422, json=body)
+        removing = ipc(pa.table({"id": ["a"], "_remove": [["seen"]]}))
+        await client.problem("PATCH", RECORDS, 422, content=removing, headers=ARROW)
         strict = f"{RECORDS}?strict=true"
         problem = await client.problem("PATCH", strict, 422, json=changes[1:])
         assert problem["error"] == "InvalidRowError"

@@ -65,19 +65,23 @@ def test_a_table_is_followed_without_await(app: App, tmp_path: Path) -> None:
 
 
 async def test_stats_health_and_metrics_tell_how_far_behind_a_table_is(
-    app: App, tmp_path: Path
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with aiovec.connect(tmp_path / "s.db", embedder="demo") as store:
-        client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app(store=store)), base_url="http://127.0.0.1:4002"
+        bare, client = (
+            httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://127.0.0.1")
+            for served in (create_app(store=store), create_app(store=store))
         )
-        assert "watching" not in (await client.get("/health")).json()
+        assert "watching" not in (await bare.get("/health")).json()
         async with aiovec.watch(store, app.source, embed="body") as watching:
             await watching.caught_up()
             (state,) = (await store.stats("articles")).details["watching"]
             assert (state["source"], state["waiting"], state["error"]) == (app.source, 0, "")
             (facts,) = (await client.get("/health")).json()["watching"]
             assert facts == {"waiting": 0, "seconds": 0.0, "failing": False}
+            with monkeypatch.context() as patch:  # anyone may ask, but not the app's database
+                patch.setattr(type(watching), "state", None)
+                assert (await client.get("/health")).json()["watching"] == [facts]
             metrics = (await client.get("/metrics")).text
             assert 'aiovec_watch_waiting{table="articles"} 0.0' in metrics
         assert "watching" not in (await store.stats("articles")).details

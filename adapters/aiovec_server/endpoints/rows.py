@@ -59,6 +59,8 @@ async def change_records(call: Call, options: dict[str, Any]) -> Any:
     rows = options.pop("rows")
     if isinstance(rows, list):
         rows = await hop(cost_of(rows), list, map(_with_removed, rows))
+    elif "_remove" in rows.column_names:
+        raise RequestError(422, "'_remove' cannot be a column of Arrow; send JSON or JSON Lines")
     return {"updated": await call.store.update(call.table, rows, **options)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from aiovec import Field, Schema, TableNotFoundError, __version__
+from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
 from aiovec._internals import StoreInternals
 from aiovec.backend.context import CallContext, calling
 from aiovec.backend.threads import in_thread, together
@@ -30,31 +30,28 @@ TABLES_AT_ONCE = 4
 @endpoint("GET", "/health", models.Health, open=True)
 async def health(call: Call, options: dict[str, Any]) -> Any:
     """Check whether the store can be reached."""
-    await _reach(call)
-    # No names, since no key is asked for.
-    states = [await each.state() for each in call.store.watching]
+    state, now = call.request.app.state, time.monotonic()
+    made, look = getattr(state, "aiovec_health", (now, None))
+    if look is None or (look.done() and now - made >= _REMEMBERED):
+        look = asyncio.ensure_future(_health_of(call.store))
+        state.aiovec_health = now, look
+    return await asyncio.shield(look)
+
+
+# Seconds for which an answer counts, since anyone may ask without a key: on object storage each
+# ping costs several requests, and the sources that are watched are asked too.
+_REMEMBERED = 1.0
+
+
+async def _health_of(store: VectorStore) -> dict[str, Any]:
+    await store.ping()
+    facts = {"status": "ok", "backend": store.backend_name, "version": __version__}
+    # Without names, for the same reason.
     watching = [
         {"waiting": state.waiting, "seconds": state.seconds, "failing": bool(state.error)}
-        for state in states
+        for state in [await each.state() for each in store.watching]
     ]
-    backend = call.store.backend_name
-    more = {"watching": watching} if watching else {}
-    return {"status": "ok", "backend": backend, "version": __version__, **more}
-
-
-_REMEMBERED = 1.0
-"""Seconds for which a ping counts: /health needs no key, and on object storage each ping
-costs several requests."""
-
-
-async def _reach(call: Call) -> None:
-    """Ping the store, at most once a second, and not while an earlier ping still waits."""
-    state, now = call.request.app.state, time.monotonic()
-    made, ping = getattr(state, "aiovec_ping", (now, None))
-    if ping is None or (ping.done() and now - made >= _REMEMBERED):
-        ping = asyncio.ensure_future(call.store.ping())
-        state.aiovec_ping = now, ping
-    await asyncio.shield(ping)
+    return {**facts, "watching": watching} if watching else facts
 
 
 # The others need the store's files, or its process.
