@@ -271,8 +271,7 @@ class _Session:
 
     async def existing(self, store: PathText | Place) -> OpenPlace:
         place = await self.opened(store)
-        if place.missing:
-            raise ConfigError(f"there is no store at {place}")
+        _check_exists(place)
         return place
 
     async def work(
@@ -339,6 +338,11 @@ async def _session(config: PathText | None) -> AsyncIterator[_Session]:
         yield _Session(stack, await in_thread(config_file, config))
 
 
+def _check_exists(place: OpenPlace) -> None:
+    if place.missing:
+        raise ConfigError(f"there is no store at {place}")
+
+
 def _same_store(place: Place) -> str:
     return f"the source and the target are the same store: {place}"
 
@@ -369,18 +373,11 @@ def _look_at_disk(target: Place, plan: Plan) -> None:
     plan.look_at_room(free_room(target))
 
 
-async def _act(place: OpenPlace) -> None:
-    """Read the store whatever its mark says: a store that was left answers only for its run."""
-    mark = (await place.record()).mark
-    if mark is not None:
-        place.backend.act_for(mark.run)
-
-
 async def _counts(place: OpenPlace) -> dict[str, int]:
     """Return the rows of each table; nothing for a store that is missing."""
     if place.missing:
         return {}
-    await _act(place)
+    await place.act()
     counts = {}
     for name in await place.backend.tables():
         with suppress(TableNotFoundError, StaleTableError):
@@ -392,9 +389,8 @@ async def _compared(
     source: OpenPlace, target: OpenPlace, tables: tuple[str, ...] | None, listener: Listener
 ) -> Report:
     for place in (source, target):
-        if place.missing:
-            raise ConfigError(f"there is no store at {place}")
-        await _act(place)
+        _check_exists(place)
+        await place.act()
     left = (await source.record()).mark
     moved_here = left is not None and left.target == target.backend.target
     run = left.run if left is not None and moved_here else run_of(source, target)

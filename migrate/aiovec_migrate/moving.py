@@ -189,7 +189,7 @@ class TableMove:
         Every change is compared when it is applied, so a suspect that was written is one no longer.
         """
         await self.catch_up(check=True)
-        self.suspects = set(await self._unlike(self.suspects))
+        await self._look_at_suspects()
         await self.catch_up(check=True)  # a row whose change only arrives now may differ
         if wrong := sorted(self.suspects):
             raise MigrationError(
@@ -198,10 +198,10 @@ class TableMove:
                 "rows and rewrites the differences"
             )
 
-    async def _unlike(self, ids: set[str]) -> list[str]:
-        if not ids:
-            return []
-        return await (await self._comparison()).unlike_among(sorted(ids))
+    async def _look_at_suspects(self) -> None:
+        if self.suspects:
+            comparison = await self._comparison()
+            self.suspects = set(await comparison.unlike_among(sorted(self.suspects)))
 
     async def _come_to_rest(self) -> Difference:
         for turn in range(_ROUNDS):
@@ -220,7 +220,7 @@ class TableMove:
     async def last_changes(self) -> str:
         """Apply and compare the changes before the pause; return what is wrong, if anything."""
         await self.catch_up(check=True)
-        self.suspects = set(await self._unlike(self.suspects))
+        await self._look_at_suspects()
         if self.suspects:
             examples = ", ".join(sorted(self.suspects)[:5])
             number = len(self.suspects)

@@ -49,6 +49,11 @@ class OpenPlace:
             return MoveRecord()
         return await self.backend.move_record()
 
+    async def act(self) -> None:
+        """Read the store whatever its mark says: a store that was left answers only for its run."""
+        if (mark := (await self.record()).mark) is not None:
+            self.backend.act_for(mark.run)
+
 
 def free_room(place: Place) -> int | None:
     """Return the free bytes at the store's place; None if unknown."""

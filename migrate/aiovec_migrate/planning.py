@@ -105,7 +105,7 @@ async def look(work: Work, marks: Marks) -> Plan:
     plan = Plan(str(work.source), str(work.target))
     plan.resumes, plan.has_moved = marks.resumes, marks.has_moved
     if marks.has_moved:
-        plan.problems += await other_vectors(work.target, work.transform, work.run)
+        plan.problems += await other_vectors(work.target, work.transform)
         return plan
     plan.problems += marks.foreign
     if plan.problems:
@@ -137,9 +137,7 @@ async def count_removed(work: Work, plan: Plan) -> None:
             plan.tables[number] = replace(table, removed=len(unlike.extra))
 
 
-async def other_vectors(
-    place: OpenPlace, transform: Reembedding | None, run: str = ""
-) -> list[str]:
+async def other_vectors(place: OpenPlace, transform: Reembedding | None) -> list[str]:
     """Return a problem for each table of the store in use whose vectors the embedder did not make.
 
     They come from a run without the embedder that has already switched.
@@ -147,8 +145,7 @@ async def other_vectors(
     problems: list[str] = []
     if transform is None or place.missing:
         return problems
-    if run and place.keeps_marks:
-        place.backend.act_for(run)
+    await place.act()
     for name in await place.backend.tables():
         table = await _find(place, name)
         if table is None:
@@ -170,8 +167,7 @@ async def other_vectors(
 async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
     existing: list[str] = []
     if not work.target.missing:
-        if target.mark is not None:  # a store that was left answers only for its run
-            work.target.backend.act_for(target.mark.run)
+        await work.target.act()
         existing = await work.target.backend.tables()
     names = await work.source.backend.tables()
     for name in work.options.tables or ():
