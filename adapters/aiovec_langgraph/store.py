@@ -28,18 +28,7 @@ from langgraph.store.base import (
 )
 from langgraph.store.base import validate_op_namespace as check_namespace
 
-from aiovec import (
-    Counts,
-    Decay,
-    F,
-    Factor,
-    Field,
-    Hit,
-    InvalidArgumentError,
-    Record,
-    Schema,
-    Table,
-)
+from aiovec import Counts, Decay, F, Factor, Field, Hit, InvalidArgumentError, Record, Schema, Table
 from aiovec.bridge import (
     Bridge,
     Closable,
