@@ -54,7 +54,7 @@ _HALF_ENCODED = re.compile(rb"#|%(?![0-9A-Fa-f]{2})")
 class Call:
     """One request to an endpoint."""
 
-    __slots__ = ("request", "store", "uses_older_names", "writes")
+    __slots__ = ("headers", "request", "store", "uses_older_names", "writes")
 
     def __init__(self, request: Request, store: VectorStore, writes: WriteKeys) -> None:
         self.request: Request = request
@@ -63,6 +63,8 @@ class Call:
         """The writes under keys that are under way."""
         self.uses_older_names: bool = False
         """The body names its arguments as older clients do."""
+        self.headers: dict[str, str] = {}
+        """Those of an answer in JSON."""
 
     @property
     def table(self) -> str:

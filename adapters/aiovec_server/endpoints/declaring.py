@@ -23,7 +23,7 @@ from aiovec.backend.context import TableChangedError
 from aiovec.backend.server import ServerSettings
 from aiovec.errors import AiovecError
 
-from ..bodies import dump
+from ..bodies import values_response
 from ..call import JSON, JSON_LINES, OF_ROWS, Call
 from ..limits import Limits
 from ..models import ANSWERS_OF_ROWS, Model, NewRecords, Problem, schemas_of
@@ -87,7 +87,7 @@ class Endpoint:
             return answer
         if answer is None:
             return Response(status_code=204)
-        return Response(dump(answer), self.status, media_type=JSON)
+        return await values_response(answer, self.status, call.headers)
 
 
 ENDPOINTS: list[Endpoint] = []

@@ -12,15 +12,8 @@ from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 
 from .. import models
-from ..bodies import (
-    STREAMS,
-    dump,
-    exported_response,
-    found_response,
-    rows_response,
-    values_response,
-)
-from ..call import JSON, Call
+from ..bodies import STREAMS, exported_response, found_response, rows_response
+from ..call import Call
 from ..limits import bounded, check_answered, cut
 from ..problems import RequestError
 from .declaring import endpoint, reads
@@ -152,7 +145,7 @@ async def delete_records(call: Call, options: dict[str, Any]) -> Any:
 
 
 @reads("exists", models.Existing, models.ById, {"ids": ["note-1", "note-2"]})
-async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
+async def existing_ids(call: Call, options: dict[str, Any]) -> Any:
     """List which of these ids exist.
 
     Returns the existing ids, in the order of the request.
@@ -160,15 +153,15 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Response:
     ids = _listed(options["ids"])
     existing = await call.store.exists(call.table, ids)
 
-    def body() -> bytes:
+    def in_order() -> list[str]:
         given = ids if isinstance(ids, list) else ids.to_pylist()  # a column that was checked
-        return dump({"ids": [id for id in dict.fromkeys(map(str, given)) if id in existing]})
+        return [id for id in dict.fromkeys(map(str, given)) if id in existing]
 
-    return Response(await hop(len(ids), body), media_type=JSON)
+    return {"ids": await hop(len(ids), in_order)}
 
 
 @reads("distinct", models.Values, models.Distinct, {"field": "year", "limit": 10})
-async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
+async def distinct_values(call: Call, options: dict[str, Any]) -> Any:
     """Count the distinct values of a field.
 
     The most frequent come first. Nulls are not counted.
@@ -176,18 +169,17 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Response:
     options["limit"] = cut(options.get("limit", sys.maxsize))
     counts = await call.store.distinct(call.table, **options)
     check_answered(len(counts), unit="values")
-    values = [{"value": value, "count": number} for value, number in counts.items()]
-    return await values_response({"values": values})
+    return {"values": [{"value": value, "count": number} for value, number in counts.items()]}
 
 
 @reads("bounds", models.Ends, models.Bounds, {"field": "year"})
-async def bounds_of_values(call: Call, options: dict[str, Any]) -> Response:
+async def bounds_of_values(call: Call, options: dict[str, Any]) -> Any:
     """Read the least and the greatest value of a field.
 
     Both are null if every value is null.
     """
     least, greatest = await call.store.bounds(call.table, **options) or (None, None)
-    return await values_response({"min": least, "max": greatest})
+    return {"min": least, "max": greatest}
 
 
 @reads("fields_info", models.FieldsInfo, models.Filtered, _RECENT, long=True)

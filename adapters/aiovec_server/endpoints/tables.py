@@ -7,16 +7,14 @@ import time
 from functools import partial
 from typing import Any
 
-from starlette.responses import Response
-
 from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
 from aiovec._internals import StoreInternals
 from aiovec.backend.context import CallContext, calling
 from aiovec.backend.threads import in_thread, together
 
 from .. import models
-from ..bodies import camel_case, dump
-from ..call import JSON, Call
+from ..bodies import camel_case
+from ..call import Call
 from ..once import key_name
 from ..problems import RequestError
 from .declaring import endpoint
@@ -97,16 +95,16 @@ async def list_tables(call: Call, options: dict[str, Any]) -> Any:
     "POST", "/tables", models.Table, models.CreateTable, status=201,
     example={"name": "notes", "schema": {"dim": 3, "fields": _FIELDS}},
 )  # fmt: skip
-async def create_table(call: Call, options: dict[str, Any]) -> Response:
+async def create_table(call: Call, options: dict[str, Any]) -> Any:
     """Create a table."""
     if "schema_" in options:
         options["schema"] = await in_thread(Schema.from_json, options.pop("schema_"))
     await call.store.create_table(**options)
-    return await _described(call, options["table"], 201)
+    return await _described(call, options["table"])
 
 
 @endpoint("GET", "", models.Table, query=models.Counted)
-async def describe_table(call: Call, options: dict[str, Any]) -> Response:
+async def describe_table(call: Call, options: dict[str, Any]) -> Any:
     """Read a table's schema and its number of rows.
 
     The ETag names the state of its schema. A call with it as If-Match is refused once the schema
@@ -123,7 +121,7 @@ async def drop_table(call: Call, options: dict[str, Any]) -> Any:
 
 
 @endpoint("POST", "rename", models.Table, models.Rename, {"name": "memos"}, long=True)
-async def rename_table(call: Call, options: dict[str, Any]) -> Response:
+async def rename_table(call: Call, options: dict[str, Any]) -> Any:
     """Rename a table."""
     await call.store.rename_table(call.table, options["name"])
     return await _described(call, options["name"])
@@ -133,15 +131,15 @@ async def rename_table(call: Call, options: dict[str, Any]) -> Response:
     "POST", "fields", models.Table, models.AddField, status=201, long=True,
     example={"name": "lang", "field": {"type": "text", "index": "bitmap"}},
 )  # fmt: skip
-async def add_field(call: Call, options: dict[str, Any]) -> Response:
+async def add_field(call: Call, options: dict[str, Any]) -> Any:
     """Add a field, which is null in existing rows."""
     field = await in_thread(Field.from_dict, options["field"])
     await call.store.add_field(call.table, options["name"], field)
-    return await _described(call, call.table, 201)
+    return await _described(call, call.table)
 
 
 @endpoint("DELETE", _FIELD, models.Table, query=models.Confirm, long=True)
-async def drop_field(call: Call, options: dict[str, Any]) -> Response:
+async def drop_field(call: Call, options: dict[str, Any]) -> Any:
     """Drop a field with all its values."""
     field = call.last_segment("field")
     _check_confirmed(options, field, "field")
@@ -150,21 +148,21 @@ async def drop_field(call: Call, options: dict[str, Any]) -> Response:
 
 
 @endpoint("POST", f"{_FIELD}/rename", models.Table, models.Rename, {"name": "published"}, long=True)
-async def rename_field(call: Call, options: dict[str, Any]) -> Response:
+async def rename_field(call: Call, options: dict[str, Any]) -> Any:
     """Rename a field."""
     await call.store.rename_field(call.table, call.segment("field"), options["name"])
     return await _described(call, call.table)
 
 
 @endpoint("PUT", f"{_FIELD}/index", models.Table, models.FieldIndex, {"kind": "btree"}, long=True)
-async def create_field_index(call: Call, options: dict[str, Any]) -> Response:
+async def create_field_index(call: Call, options: dict[str, Any]) -> Any:
     """Build an index over a field, for filters or for keyword search."""
     await call.store.create_field_index(call.table, call.segment("field"), **options)
     return await _described(call, call.table)
 
 
 @endpoint("DELETE", f"{_FIELD}/index", models.Table, query=models.DropFieldIndex, long=True)
-async def drop_field_index(call: Call, options: dict[str, Any]) -> Response:
+async def drop_field_index(call: Call, options: dict[str, Any]) -> Any:
     """Drop the indexes over a field. Its values stay."""
     await call.store.drop_field_index(call.table, call.segment("field"), **options)
     return await _described(call, call.table)
@@ -215,12 +213,12 @@ async def revert_version(call: Call, options: dict[str, Any]) -> Any:
     await call.store.revert(call.table, **options)
 
 
-async def _described(call: Call, table: str, status: int = 200, *, rows: bool = True) -> Response:
+async def _described(call: Call, table: str, *, rows: bool = True) -> dict[str, Any]:
     with calling(CallContext()):  # the call itself may have changed the state that it named
         schema, state = await StoreInternals(call.store).schema_and_state(table)
         count = await call.store.count(table) if rows else None
-    described = {"name": table, "rows": count, "schema": schema.to_dict()}
-    return Response(dump(described), status, {"etag": f'"{state}"'}, JSON)
+    call.headers["etag"] = f'"{state}"'
+    return {"name": table, "rows": count, "schema": schema.to_dict()}
 
 
 def _check_confirmed(options: dict[str, Any], name: str, kind: str) -> None:
