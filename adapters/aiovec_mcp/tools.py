@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
@@ -214,17 +214,7 @@ class Tools:
             raise InvalidArgumentError("facts", min(taken), "another key", reason=words)
         row = {**storable(facts or {}, "facts"), "id": new_id() if id is None else id, "text": text}
         if self._user is not None:
-            if row.setdefault("user", self._user) != self._user:
-                words = f"the user of this session is {self._user!r}; leave the fact 'user' out"
-                raise InvalidArgumentError("facts", row["user"], repr(self._user), reason=words)
-            # No user makes an id of another one's. An app, or an agent without a user, may.
-            row["id"] = f"{self._user}/{str(row['id']).removeprefix(f'{self._user}/')}"
-            with suppress(TableNotFoundError):
-                user_field(self._memory.name, await self._memory.schema())
-                for replaced in await self._memory.get(row["id"], include_vector=False):
-                    if replaced.get("user") != self._user:
-                        words = "the memory with this id is not yours; leave id out"
-                        raise InvalidArgumentError("id", row["id"], "another id", reason=words)
+            await self._make_own(row, self._user)
         row["at"] = datetime.now(UTC)
         if expires_in is not None:
             seconds = seconds_of(expires_in)
@@ -255,6 +245,27 @@ class Tools:
             return {"deleted": 0}
 
     # Inside
+
+    async def _make_own(self, row: dict[str, Any], user: str) -> None:
+        """Make a memory the session's user's, or refuse one of another user."""
+        if row.setdefault("user", user) != user:
+            words = f"the user of this session is {user!r}; leave the fact 'user' out"
+            raise InvalidArgumentError("facts", row["user"], repr(user), reason=words)
+        # No user makes an id of another one's. An app, or an agent without a user, may.
+        row["id"] = f"{user}/{str(row['id']).removeprefix(f'{user}/')}"
+        user_field(self._memory.name, await self._schema())
+        with suppress(TableNotFoundError):
+            for replaced in await self._memory.get(row["id"], include_vector=False):
+                if replaced.get("user") != user:
+                    words = "the memory with this id is not yours; leave id out"
+                    raise InvalidArgumentError("id", row["id"], "another id", reason=words)
+
+    async def _schema(self) -> Schema:
+        """Return the schema of the memory, which the first write creates."""
+        try:
+            return await self._memory.schema()
+        except TableNotFoundError:
+            return MEMORY
 
     async def _seen(self, table: Table, where: Any) -> Any:
         """Return a filter for the rows of a table that the session's user may see."""
@@ -294,10 +305,7 @@ class Tools:
 
     async def _expiry_field(self) -> str:
         """Return the field by which memories expire."""
-        fields: Mapping[str, Field] = _FIELDS
-        with suppress(TableNotFoundError):
-            fields = (await self._memory.schema()).fields
-        for name, field in fields.items():
+        for name, field in (await self._schema()).fields.items():
             if field.expires:
                 return name
         hint = "it has no field by which rows expire; leave expires_in out"
