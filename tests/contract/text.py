@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,16 @@ from tests.harness.text_oracle import matching_ids
 from tests.harness.values import DIM, HOSTILE_TEXTS, ids_of, vectors
 
 import aiovec
-from aiovec import F, Field, InvalidArgumentError, InvalidNameError, Schema, VectorStore, Weighted
+from aiovec import (
+    RRF,
+    F,
+    Field,
+    InvalidArgumentError,
+    InvalidNameError,
+    Schema,
+    VectorStore,
+    Weighted,
+)
 from aiovec.backend import TextClause
 
 TEXTS = Schema(
@@ -306,10 +316,13 @@ class TextContract(ContractBase):
         ids = chance.sample([f"{n:04}" for n in range(200)], 200)
         rows = [{"id": id, "embedding": [1.0] * DIM, "body": "one wool hat"} for id in ids]
         await filled(store, ENGLISH, rows)
-        for limit in (1, 10, 200):
-            hits = await store.search_hybrid("notes", "wool cap", [1.0] * DIM, limit=limit)
-            with case(limit):
+        for limit, fusion in itertools.product((1, 10, 200), (Weighted(), RRF())):
+            hits = await store.search_hybrid(
+                "notes", "wool cap", [1.0] * DIM, limit=limit, fusion=fusion
+            )
+            with case((limit, fusion)):
                 assert ids_of(hits) == sorted(ids)[:limit]
+                assert [hit.ranks["text"].rank for hit in hits] == [*range(1, limit + 1)]
 
     async def test_rows_with_all_words_come_first_wherever_the_others_rank(
         self, store: VectorStore

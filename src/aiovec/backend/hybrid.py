@@ -27,12 +27,15 @@ def fused(
     """Return the hits of a hybrid search, whose rows are not read yet.
 
     ``near`` has distances and keys in any order, perhaps more than the limit; ``words`` has keys
-    and scores, best first, beginning with the ``whole`` rows that surely have all words.
+    and scores, best first, beginning with the ``whole`` rows that surely have all words. Equal ones
+    are ranked by id.
     """
     farthest = math.inf if query.max_distance is None else query.max_distance
     best = least(near, query.limit, ids_of)
     nearest = [(key, far) for far, key in best if far <= farthest]
-    return fuse(cast("Fusion", query.fusion), metric, nearest, words, whole, query.hits, ids_of)
+    ranked = least([(-score, key) for key, score in words], len(words), ids_of)
+    matches = [(key, -value) for value, key in ranked]
+    return fuse(cast("Fusion", query.fusion), metric, nearest, matches, whole, query.hits, ids_of)
 
 
 def columns_to_read(query: Query, hits: Sequence[FusedHit[Any]]) -> Columns:
