@@ -371,13 +371,15 @@ def _best_of_each(hits: Sequence[Hit], rows: Mapping[str, Any], key: str) -> dic
 
 
 def _unit(vector: Any) -> Any:
-    return np.asarray(vector, dtype=np.float64) / np.linalg.norm(vector)
+    precise = np.asarray(vector, dtype=np.float64)
+    return precise / np.linalg.norm(precise)
 
 
 async def test_diversity_chooses_by_the_published_formula(store: VectorStore) -> None:
-    """It is maximal marginal relevance over the nearest, few or many, for every metric."""
+    """It is maximal marginal relevance over the nearest, few or many, for every metric; of two rows
+    with the same vector, the first by id is picked first."""
     rng = np.random.default_rng(5)
-    matrix = rng.standard_normal((3_000, DIM)).astype(np.float32)
+    matrix = np.repeat(rng.standard_normal((1_500, DIM)).astype(np.float32), 2, axis=0)
     query = rng.standard_normal(DIM).astype(np.float32)
     for metric in METRICS:
         rows = {"id": [f"r{n:04}" for n in range(3_000)], "embedding": matrix}
@@ -387,13 +389,13 @@ async def test_diversity_chooses_by_the_published_formula(store: VectorStore) ->
         unit = np.array([_unit(hit.vector) for hit in every])
         near = unit @ _unit(query)
         for diversity, size in itertools.product((0.3, 0.5, 1.0), (20, 3_000)):
-            picked = [int(near[:size].argmax())]
-            while len(picked) < 5:
+            picked, worth = list[int](), near[:size]
+            while len(picked) < 20:
+                picked.append(int((worth >= worth.max() - 1e-12).argmax()))
                 closest = (unit[:size] @ unit[picked].T).max(axis=1)
                 worth = (1 - diversity) * near[:size] - diversity * closest
                 worth[picked] = -np.inf
-                picked.append(int(worth.argmax()))
-            hits = await store.search(metric, query, limit=5, diversity=diversity, fetch_k=size)
+            hits = await store.search(metric, query, limit=20, diversity=diversity, fetch_k=size)
             with case((metric, diversity, size)):
                 assert ids_of(hits) == [every[i].id for i in picked]
 

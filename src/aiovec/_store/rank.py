@@ -22,7 +22,7 @@ from .._embed.protocol import is_async
 from .._input.arguments import is_iterable
 from .._input.columns import moment
 from .._input.selection import value_reader
-from .._model.arrays import Float64Array
+from .._model.arrays import Float32Array, Float64Array
 from .._model.records import Hit
 from .._model.schema import Schema
 from .._search.fusion import RRF, Fusion, Weighted, as_floats, is_finite, number_of
@@ -164,7 +164,8 @@ def best_first(hits: list[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
-def _scaled(scores: Sequence[float]) -> list[float]:
+def scaled(scores: Sequence[float]) -> list[float]:
+    """Return the scores on a scale from 0 to 1; 1 if all are equal."""
     if not scores:
         return []
     low, high = min(scores), max(scores)
@@ -177,7 +178,7 @@ def boosted(hits: Sequence[Hit], boosts: Sequence[Boost], schema: Schema) -> lis
     """Return the hits with their new scores, in their new order."""
     now = datetime.now(UTC)
     rest = 1.0 - sum(boost.weight for boost in boosts)
-    scores = [rest * part for part in _scaled([hit.score for hit in hits])]
+    scores = [rest * part for part in scaled([hit.score for hit in hits])]
     for boost in boosts:
         worth, readers = (
             boost.worth_at(now),
@@ -190,62 +191,73 @@ def boosted(hits: Sequence[Hit], boosts: Sequence[Boost], schema: Schema) -> lis
     )
 
 
+# Hits whose likeness to all others is computed in one step, and the most products of two numbers in
+# a product of matrices that OpenBLAS leaves in this thread: it spreads larger ones over threads of
+# its own, which take several times the CPU under load.
+_AT_ONCE, _MOST_PRODUCTS = 16, 2**18
+# Worths that differ by less differ by rounding alone.
+_EQUAL = 1e-12
+
+
 def diversify(
-    hits: Sequence[Hit],
-    query: npt.NDArray[Any] | None,
-    diversity: float,
-    limit: int,
-) -> list[Hit]:
-    """Pick hits that are near the query and unlike those picked before.
+    rows: Float64Array, nearness: npt.ArrayLike, diversity: float, limit: int
+) -> list[int]:
+    """Return the positions of hits that are near the query and unlike those picked before.
+
+    ``rows`` are the hits' vectors scaled to length 1, zero for a hit without a vector, which is
+    like no other.
 
     This is maximal marginal relevance (Carbonell and Goldstein, 1998) with ``lambda`` as
     ``1 - diversity`` and the cosine as similarity, whatever the table's metric: each pick has the
-    highest ``lambda * cos(hit, query) - (1 - lambda) * max(cos(hit, picked))``, the first the
-    highest ``cos(hit, query)``. Without a query the hits' scores, scaled to 0…1, stand for their
-    nearness to it. Every hit needs its vector. It is not called for a diversity of 0, which keeps
-    the order of the table's metric.
+    highest ``lambda * nearness - (1 - lambda) * max(cos(hit, picked))``, the first the highest
+    nearness; of equal ones the first hit is picked. It is not called for a diversity of 0, which
+    keeps the order of the table's metric.
     """
-    if len(hits) < 2:
-        return list(hits[:limit])
-    vectors = unit(_matrix(hits))
-    if query is None:
-        relevance = np.asarray(_scaled([hit.score for hit in hits]))
-    else:
-        relevance = _dots(vectors, unit(query[np.newaxis])[0])
-    likeness = np.full(len(hits), -np.inf)
-    open_ = np.ones(len(hits), dtype=bool)
-    picked = [int(np.argmax(relevance))]
-    while True:
-        open_[picked[-1]] = False
-        if len(picked) == min(limit, len(hits)):
-            return [hits[i] for i in picked]
-        likeness = np.maximum(likeness, _dots(vectors, vectors[picked[-1]]))
-        worth = (1.0 - diversity) * relevance - diversity * likeness
-        picked.append(int(np.argmax(np.where(open_, worth, -np.inf))))
+    near = np.asarray(nearness, np.float64)
+    shares = (1.0 - diversity) * near
+    worth = np.full(len(near), np.inf)
+    picked = [_first_of_best(near)] if len(near) else []
+    known: dict[int, Float64Array] = {}
+    while len(picked) < min(limit, len(near)):
+        last = picked[-1]
+        if last not in known:
+            # Those that are worth most now are most likely picked next.
+            likely = [last, *np.argsort(-worth, kind="stable")[: _AT_ONCE - 1].tolist()]
+            after = shares - diversity * _products(rows, rows[likely]).T
+            known = dict(zip(likely, after, strict=True))
+        np.minimum(worth, known[last], out=worth)
+        worth[last] = -np.inf
+        picked.append(_first_of_best(worth))
+    return picked
 
 
-def _dots(vectors: Float64Array, vector: Float64Array) -> Float64Array:
-    """Return the dot product of each of the vectors with this one.
+def _first_of_best(worth: Float64Array) -> int:
+    return int((worth >= worth.max() - _EQUAL).argmax())
 
-    As a stack of small products, which stay in this thread: OpenBLAS would spread one large product
-    over threads of its own, which take several times the CPU under load. They are float64: in
-    float32, rounding would change the pick between two nearly equal hits.
+
+def cosines(rows: Float64Array, query: Float32Array) -> Float64Array:
+    """Return the cosine of the query and each row, whose length is 1."""
+    return cast("Float64Array", np.einsum("ij,j->i", rows, unit(query[np.newaxis])[0]))
+
+
+def _products(rows: Float64Array, few: Float64Array) -> Float64Array:
+    """Return the dot products of all rows, one line for each, with a few.
+
+    They are float64: in float32, rounding would change the pick between two nearly equal hits.
     """
-    products: Float64Array = np.matmul(vectors[:, np.newaxis, :], vector[:, np.newaxis])
-    return products[:, 0, 0]
-
-
-def _matrix(hits: Sequence[Hit]) -> npt.NDArray[Any]:
-    """Return the hits' vectors; zeros for a row without one, so it is similar to no other."""
-    vectors = [hit.vector for hit in hits]
-    sample = next((vector for vector in vectors if vector is not None), np.zeros(1))
-    nothing = np.zeros_like(sample)
-    return np.stack([cast("Any", nothing if vector is None else vector) for vector in vectors])
+    count, dim = rows.shape
+    products = np.empty((count, len(few)))
+    step = max(1, _MOST_PRODUCTS // (len(few) * dim))
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        np.matmul(rows[part], few.T, out=products[part])
+    return products
 
 
 def unit(vectors: npt.NDArray[Any]) -> Float64Array:
-    """Return the vectors scaled to length 1; a zero vector stays zero."""
+    """Return the vectors scaled to length 1; a zero vector stays zero, as does a missing one."""
     vectors = vectors.astype(np.float64)
+    vectors[np.isnan(vectors[:, 0])] = 0.0
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms > 0, norms, 1.0)
 

@@ -55,9 +55,11 @@ from .rank import (
     check_bound,
     check_diversity,
     check_rerank,
+    cosines,
     diversify,
     in_order,
     reranked,
+    scaled,
     unit,
 )
 
@@ -270,6 +272,11 @@ class Plan:
     clauses: tuple[TextClause, ...] | None
     left_out: frozenset[str]
 
+    @property
+    def of_hits(self) -> Selection:
+        """What hits have before they are finished."""
+        return self.selection if self.options.rerank or self.options.highlight else self.shown
+
     # To the backend
 
     @property
@@ -331,23 +338,39 @@ class Plan:
 
     def _answer(self, n: int, count: int, result: Found) -> Answer:
         """Return the answer to a query whose best ``count`` rows were found."""
-        options, hits = self.options, self._hits(result, count)
-        answer = Answer(self, n, hits, result.snippets)
+        options, rows, answer = self.options, result.rows, Answer(self, result.snippets)
+        order, scores = self._ranked(result, count)
         if options.group_by is not None:
-            value_of = value_reader(options.group_by, self.table.schema)
-            answer.groups = {hit.id: _group_of(value_of(hit.fields)) for hit in hits}
-            answer.hits = _picked(hits, answer.groups, options.fetched, options.per_group)
-            groups = {answer.groups[hit.id] for hit in answer.hits}
-            answer.complete = len(hits) < count or len(groups) >= options.fetched
+            groups = self._groups(rows, options.group_by, order)
+            picked = _picked(groups, options.fetched, options.per_group)
+            answer.groups = {rows.ids[order[i]]: groups[i] for i in picked}
+            enough = len(set(answer.groups.values())) >= options.fetched
+            answer.complete = enough or len(order) < count
+            order = [order[i] for i in picked]
+        elif options.diversity and options.rerank is None:
+            vectors = unit(cast("Float32Array", rows.vectors)[order])
+            near: Any = scaled([scores[i] for i in order])
+            if self.clauses is None:
+                near = cosines(vectors, self.vectors[n])
+            picked = diversify(vectors, near, options.diversity, options.last)
+            order = [order[i] for i in picked]
+        answer.hits = self._hits(result, order, scores)
         if isinstance(options.rerank, tuple):
             answer.hits = boosted(answer.hits, options.rerank, self.table.schema)
         if not callable(options.rerank):
             answer.finish()
         return answer
 
-    def _hits(self, result: Found, limit: int) -> list[Hit]:
-        """Return the best rows as hits."""
-        options, selection, rows = self.options, self.selection, result.rows
+    def _groups(self, rows: Batch, name: str, order: Sequence[int]) -> list[Group]:
+        if name in rows.fields:
+            return [_group_of(rows.fields[name][i]) for i in order]
+        value_of = value_reader(name, self.table.schema)
+        each = self.selection.fields_of_each(rows, order)
+        return [_group_of(value_of(fields)) for fields in each]
+
+    def _ranked(self, result: Found, limit: int) -> tuple[Sequence[int], Sequence[float]]:
+        """Return the places of the best rows, in their order, and the scores of all."""
+        options, rows = self.options, result.rows
         by_distance = self.clauses is None
         distances = result.distances or [None] * len(rows.ids)
         scores = result.scores
@@ -364,7 +387,15 @@ class Plan:
             order = [i for i in order if scores[i] >= least]
         if self.left_out:
             order = [i for i in order if rows.ids[i] not in self.left_out]
-        order = order[:limit]
+        return order[:limit], scores
+
+    def _hits(self, result: Found, order: Sequence[int], scores: Sequence[float]) -> list[Hit]:
+        selection, rows = self.of_hits, result.rows
+        if selection is not self.selection:
+            fields = {name: rows.fields[name] for name in selection.columns.fields}
+            payloads = rows.payloads if selection.columns.payload else None
+            rows = replace(rows, fields=fields, payloads=payloads)
+        distances = result.distances or [None] * len(rows.ids)
         return [
             Hit(
                 rows.ids[i],
@@ -384,14 +415,13 @@ class Plan:
 class Answer:
     """The hits of one query of a plan, best first.
 
-    ``groups`` has the group of each id. An answer is ``complete`` if more rows would not have
+    ``groups`` has the group of each hit's id. An answer is ``complete`` if more rows would not have
     further groups. ``snippets`` makes the snippets of the hits that are shown.
     """
 
     plan: Plan
-    query: int
-    hits: list[Hit]
     snippets: Snippets | None = None
+    hits: list[Hit] = field(default_factory=list)
     groups: dict[str, Group] = field(default_factory=dict)
     complete: bool = True
 
@@ -405,25 +435,28 @@ class Answer:
         self.finish()
 
     def finish(self) -> None:
-        """Diversify the hits as requested, and cut them to what is shown."""
+        """Diversify reranked hits as requested, and cut all to what is shown."""
         plan, options, hits, shown = self.plan, self.plan.options, self.hits, self.plan.shown
         schema = plan.table.schema
-        if options.diversity:
-            # After reranking, use those scores instead of vector distances.
-            near = options.rerank is None and plan.clauses is None
-            query = plan.vectors[self.query] if near else None
-            hits = diversify(hits, query, options.diversity, options.last)
+        if options.diversity and options.rerank is not None and hits:
+            missing = np.full(schema.dim, np.nan, np.float32)
+            each = [missing if hit.vector is None else hit.vector for hit in hits]
+            vectors = unit(np.stack(each))
+            near = scaled([hit.score for hit in hits])
+            hits = [hits[i] for i in diversify(vectors, near, options.diversity, options.last)]
         if options.group_by is None:
             hits = hits[options.offset : options.last]
         else:
-            hits = _picked(hits, self.groups, options.last, options.per_group, options.offset)
+            groups = [self.groups[hit.id] for hit in hits]
+            picked = _picked(groups, options.last, options.per_group, options.offset)
+            hits = [hits[i] for i in picked]
         if self.snippets is not None:
             texts = text_fields(schema)
             of_hits = [{name: hit.fields.get(name) for name in texts} for hit in hits]
             made = self.snippets([hit.id for hit in hits], of_hits)
             hits = [hit.__replace__(highlights=each) for hit, each in zip(hits, made, strict=True)]
         names, vector = shown.columns.fields, shown.shows_vector
-        if plan.selection is not shown:  # without values that only the steps needed
+        if plan.of_hits is not shown:  # without values that only the steps needed
             hits = [
                 hit.__replace__(
                     fields=shown.cut(hit.fields, schema), vector=hit.vector if vector else None
@@ -548,8 +581,8 @@ def vector_like(
         return cast("Float32Array", rows.vectors)[[indices[id] for id in ids]]
 
     def mean(vectors: Float32Array) -> Float64Array:
-        scaled = unit(vectors) if schema.metric == "cosine" else vectors.astype(np.float64)
-        return cast("Float64Array", scaled.mean(axis=0))
+        each = unit(vectors) if schema.metric == "cosine" else vectors.astype(np.float64)
+        return cast("Float64Array", each.mean(axis=0))
 
     liked, unlike = vectors_of("ids", ids), vectors_of("not_like", not_like)
     if not not_like:
@@ -568,17 +601,15 @@ def _group_of(value: Any) -> Group:
     return "json", json.dumps(value, sort_keys=True)
 
 
-def _picked(
-    hits: Iterable[Hit], groups: Mapping[str, Group], last: int, per_group: int, offset: int = 0
-) -> list[Hit]:
-    """Return the hits of the groups from ``offset`` to ``last``, at most ``per_group`` of each."""
+def _picked(groups: Sequence[Group], last: int, per_group: int, offset: int = 0) -> list[int]:
+    """Return the places of rows, whose groups these are: of the groups from ``offset`` to ``last``,
+    at most ``per_group`` of each."""
     sizes: dict[Group, int] = {}
-    chosen = []
-    for hit in hits:
-        group = groups[hit.id]
+    picked = []
+    for place, group in enumerate(groups):
         if group not in sizes and len(sizes) < last:
             sizes[group] = 0 if len(sizes) >= offset else per_group
         if sizes.get(group, per_group) < per_group:
             sizes[group] += 1
-            chosen.append(hit)
-    return chosen
+            picked.append(place)
+    return picked
