@@ -12,27 +12,15 @@ from pathlib import Path
 from .data import FOLDER_VARIABLE
 from .measure import RESULTS, Options, Result, machine, write
 
-SUBJECTS = (
-    "search",
-    "writes",
-    "get",
-    "lancedb",
-    "migrate",
-    "text",
-    "server",
-    "load",
-    "start",
-    "quality",
-)
+SUBJECTS = "search writes get lancedb migrate text server load start quality".split()
 # ``all`` leaves out what takes long, needs a cluster, or installs other stores.
-ALONE = ("against", "passages", "sizes", "scale", "waiting", "watch")
+ALONE = "against passages recall sizes scale waiting watch".split()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the subjects and return 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description="Measure aiovec beside what one would use instead.",
+        prog="python -m bench", description="Measure aiovec beside what one would use instead."
     )
     parser.add_argument("subject", nargs="?", default="all", choices=["all", *SUBJECTS, *ALONE])
     parser.add_argument(
@@ -44,9 +32,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeat", type=float, default=1.0, help="multiplies rounds and seconds")
     parser.add_argument(
         "--alone", action="store_true", help="without the peers, as far as they can be left out"
-    )
-    parser.add_argument(
-        "--recall", action="store_true", help="with lancedb: only the recall, measured and true"
     )
     parser.add_argument("--dim", type=int, default=384, help="with sizes: of generated rows")
     parser.add_argument("--cache", type=Path, help="folder that keeps the peers' environments")
@@ -61,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=chosen.folder) as folder:
             options = Options(
                 Path(folder), chosen.data, chosen.scale, chosen.repeat, chosen.alone, chosen.cache,
-                chosen.rows, chosen.recall, chosen.dim,
+                chosen.rows, chosen.dim,
             )  # fmt: skip
             module = importlib.import_module(f"bench.{subject}")
             measured: list[Result] = asyncio.run(module.run(options))

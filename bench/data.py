@@ -111,22 +111,20 @@ class Data:
     def words(self, count: int) -> list[str]:
         """Return words of the texts, as somebody would search for."""
         random = np.random.default_rng(3)
-        chosen: list[str] = []
-        while len(chosen) < count:
-            words = re.findall(r"\b[a-z]{4,}\b", self.texts[int(random.integers(len(self)))])
-            if words:
-                chosen.append(str(random.choice(words)))
-        return chosen
+        drawn = self._drawn(random, r"\b[a-z]{4,}\b")
+        return [str(random.choice(next(drawn))) for _ in range(count)]
 
     def questions(self, count: int) -> list[str]:
         """Return the first words of texts, as many as a question has."""
-        random = np.random.default_rng(4)
-        chosen: list[str] = []
-        while len(chosen) < count:
-            words = re.findall(r"[a-z]+", self.texts[int(random.integers(len(self)))].lower())
-            if words:
-                chosen.append(" ".join(words[:9]))
-        return chosen
+        drawn = self._drawn(np.random.default_rng(4), r"[a-z]+")
+        return [" ".join(next(drawn)[:9]) for _ in range(count)]
+
+    def _drawn(self, random: np.random.Generator, pattern: str) -> Iterator[list[str]]:
+        """Yield the words of one text after the other, at random."""
+        while True:
+            text = self.texts[int(random.integers(len(self)))].lower()
+            if words := re.findall(pattern, text):
+                yield words
 
     # Truth
 

@@ -26,8 +26,6 @@ async def run(options: Options) -> list[Result]:
     def some_ids(count: int) -> list[str]:
         return [row_id(int(n)) for n in random.choice(len(data), count, replace=False)]
 
-    hop = "aiosqlite, SELECT 1"
-    ratio: dict[str, float] = {}
     async with (
         aiovec.connect(options.folder / "a.db") as store,
         aiosqlite.Connection(lambda: connect(by_hand), 64) as db,
@@ -50,18 +48,14 @@ async def run(options: Options) -> list[Result]:
             async with db.execute("SELECT 1") as cursor:
                 await cursor.fetchall()
 
-        ways: dict[str, Way] = {hop: timed(nothing)}
+        ways: dict[str, Way] = {"aiosqlite, SELECT 1": timed(nothing)}
         for count in (1, 30):
             ways[f"aiovec, {count} of the ids"] = timed(partial(ours, count))
             ways[f"aiosqlite, a join, {count} of the ids"] = timed(partial(joined, count))
         times = await interleaved(ways, options.rounds(_ROUNDS))
-    for count in (1, 30):
-        ratio |= ratios(
-            times, f"aiovec, {count} of the ids", f"aiosqlite, a join, {count} of the ids"
-        )
-    return [
-        Result(
-            "get", f"rows by id, fields and vectors, of {data} (median)", "ms", medians(times),
-            ratio,
-        )
-    ]  # fmt: skip
+    one, thirty = (
+        ratios(times, f"aiovec, {count} of the ids", f"aiosqlite, a join, {count} of the ids")
+        for count in (1, 30)
+    )
+    about = f"rows by id, fields and vectors, of {data} (median)"
+    return [Result("get", about, "ms", medians(times), one | thirty)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
+from itertools import count
 from typing import Any
 
 from tests.lancedb import buckets
@@ -13,27 +14,16 @@ from tests.lancedb import buckets
 import aiovec
 from aiovec import Tuning, VectorStore
 
-from . import recall
 from .data import ROWS, TABLE, Data, load, row_id
-from .measure import (
-    Options,
-    Result,
-    block_of,
-    interleaved,
-    medians,
-    rate,
-    ratios,
-    shared,
-    timed,
-)
+from .measure import Options, Result, in_turn, interleaved, medians, rate, ratios, shared, timed
 from .search import recall_of
-from .stores import by_aiovec, by_lance, fill, fill_lance, lance, upsert_lance
+from .stores import by_aiovec, by_lance, drained, fill, fill_lance, lance, upsert_lance
 
 CLIENTS = 64
 # Enough for a recall above 0.95 of a table of this size, and the same on both sides.
 _EFFORT = {"hnsw_sq": {"ef": 100}, "ivf_rq": {"nprobes": 20, "refine": 5}}
 _LANCE_NAMES = {"ef": "ef", "nprobes": "nprobes", "refine": "refine_factor"}
-_ROUNDS, _SECONDS, _CROWD_SECONDS = 12, 0.2, 10.0
+_CROWD_SECONDS = 10.0
 _WRITE_ROWS, _WRITES, _ALONE, _IN_BUCKET, _IDS = 40_000, 1_000, 50, 128, 40
 # Without a vector index: the S3 server of loopback takes minutes to have one measured.
 _BUCKET_ROWS = 8_000
@@ -42,8 +32,6 @@ Call = Callable[[int], Awaitable[object]]
 
 
 async def run(options: Options) -> list[Result]:
-    if options.recall:
-        return await recall.run(options)
     data = load(options.rows(ROWS), options.data)
     folder = options.folder / "ours"
     results = []
@@ -52,9 +40,7 @@ async def run(options: Options) -> list[Result]:
         await fill(store, data)
         connection = await stack.enter_async_context(lance(folder))
         for kind, effort in _EFFORT.items():
-            began = time.perf_counter()
-            await store.create_index(TABLE, kind)
-            built = time.perf_counter() - began
+            built = await timed(partial(store.create_index, TABLE, kind))() / 1000
             table = await connection.open_table(TABLE)
             results.append(await _searches(store, table, data, options, kind, effort, built))
         results.append(await _reads(store, table, data, options))
@@ -73,7 +59,6 @@ async def _searches(
     direct = {_LANCE_NAMES[name]: value for name, value in effort.items()}
     by_codes = {name: value for name, value in effort.items() if name != "refine"}
     direct_codes = {_LANCE_NAMES[name]: value for name, value in by_codes.items()}
-    seconds = options.seconds(_SECONDS)
     ours, theirs, tuned, exact = "aiovec", "lancedb", "aiovec, as tuned", "aiovec, exact"
     pairs = [(ours, theirs), (f"{ours}, by codes", f"{theirs}, by codes")]
     asking = {
@@ -84,10 +69,7 @@ async def _searches(
         tuned: by_aiovec(store, data),
         exact: by_aiovec(store, data, exact=True),
     }
-    times = await interleaved(
-        {name: block_of(ask, len(data.queries), seconds) for name, ask in asking.items()},
-        options.rounds(_ROUNDS),
-    )
+    times = await in_turn(asking, len(data.queries), options)
     found_share = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
     measured, crowd = medians(times), options.seconds(_CROWD_SECONDS)
     rates = {name: await rate(ask, CLIENTS, crowd) for name, ask in asking.items() if name != exact}
@@ -104,12 +86,10 @@ async def _searches(
 
 
 async def _reads(store: VectorStore, table: Any, data: Data, options: Options) -> Result:
-    turn = 0
+    turns = count(step=7919)
 
     def some_id() -> str:
-        nonlocal turn
-        turn += 7919
-        return row_id(turn % len(data))
+        return row_id(next(turns) % len(data))
 
     async def get() -> None:
         assert len(await store.get(TABLE, [some_id()])) == 1
@@ -119,16 +99,10 @@ async def _reads(store: VectorStore, table: Any, data: Data, options: Options) -
         assert rows.num_rows == 1
 
     async def export() -> None:
-        count = 0
-        async for batch in store.export(TABLE):
-            count += batch.num_rows
-        assert count == len(data)
+        await drained(store.export(TABLE), data)
 
     async def bare_export() -> None:
-        count = 0
-        async for batch in await table.query().to_batches():
-            count += batch.num_rows
-        assert count == len(data)
+        await drained(await table.query().to_batches(), data)
 
     times = await interleaved(
         {"get of one, aiovec": timed(get), "get of one, lancedb": timed(bare_get)},
@@ -208,7 +182,7 @@ async def _bucket(data: Data, options: Options) -> Result:
 
 async def _writes(data: Data, options: Options) -> Result:
     """Measure single-row writes of a filled table, alone and mixed with searches."""
-    count, seconds = options.rounds(_WRITES), options.seconds(_CROWD_SECONDS)
+    writes, seconds = options.rounds(_WRITES), options.seconds(_CROWD_SECONDS)
     measured: dict[str, float] = {}
     async with (
         aiovec.connect(f"lancedb://{options.folder / 'written'}") as store,
@@ -224,7 +198,7 @@ async def _writes(data: Data, options: Options) -> Result:
         for name, (calls, ask) in ways.items():
             alone = range(options.rounds(_ALONE))
             measured[f"{name}, upserts by one task"] = await shared(calls[0], alone, 1)
-            few = range(count if name == "aiovec" else max(1, count // 5))
+            few = range(writes if name == "aiovec" else max(1, writes // 5))
             measured[f"{name}, mixed writes by {CLIENTS} tasks"] = await shared(
                 _in_turn(calls), few, CLIENTS
             )

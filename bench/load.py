@@ -24,7 +24,7 @@ from .stores import fill
 
 _TASKS = (64, 500, 5000)
 _SECONDS, _ROWS = 60.0, 20_000
-_TARGETS = {"SQLite": "load-{}.db", "LanceDB": "load-{}.lance"}
+_TARGETS = {"SQLite": "{}/load-{}.db", "LanceDB": "lancedb://{}/load-{}.lance"}
 _MIB = 2**20
 
 Call = Callable[[], Awaitable[object]]
@@ -32,11 +32,10 @@ Call = Callable[[], Awaitable[object]]
 
 async def run(options: Options) -> list[Result]:
     results = []
-    for backend, name in _TARGETS.items():
+    for backend, target in _TARGETS.items():
         for tasks in sorted({max(8, int(n * min(1.0, options.scale))) for n in _TASKS}):
-            path = options.folder / name.format(tasks)
             settings = {
-                "target": str(path) if backend == "SQLite" else f"lancedb://{path}",
+                "target": target.format(options.folder, tasks),
                 "tasks": tasks, "rows": options.rows(_ROWS), "data": options.data,
                 "seconds": options.seconds(_SECONDS),
             }  # fmt: skip

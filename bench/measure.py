@@ -14,12 +14,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+_BLOCKS, _BLOCK_SECONDS = 12, 0.2
 _PACKAGES = "aiovec pysqlite3 sqlite-vec numpy pyarrow lancedb faiss-cpu tantivy".split()
 
 Way = Callable[[], Awaitable[float]]
@@ -39,7 +41,6 @@ class Options:
     alone: bool = False
     cache: Path | None = None
     asked_rows: int | None = None
-    recall: bool = False
     dim: int = 384
 
     def rows(self, wanted: int) -> int:
@@ -116,21 +117,28 @@ def block_of(ask: Ask, queries: int, seconds: float) -> Way:
 
     Each block continues with the next queries.
     """
-    turn = 0
+    turns = count(1)
 
     async def measure() -> float:
-        nonlocal turn
         await asyncio.sleep(0.02)  # until the threads of the way before sleep
         took: list[float] = []
         until = time.perf_counter() + seconds
         while not took or (time.perf_counter() < until and len(took) < 50):
-            turn += 1
             began = time.perf_counter()
-            await ask(turn % queries)
+            await ask(next(turns) % queries)
             took.append((time.perf_counter() - began) * 1000)
         return statistics.median(took)
 
     return measure
+
+
+async def in_turn(
+    asking: Mapping[str, Ask], queries: int, options: Options
+) -> dict[str, list[float]]:
+    """Return the milliseconds of searches in several ways, in blocks that take turns."""
+    seconds = options.seconds(_BLOCK_SECONDS)
+    blocks = {name: block_of(ask, queries, seconds) for name, ask in asking.items()}
+    return await interleaved(blocks, options.rounds(_BLOCKS))
 
 
 def timed(call: Callable[[], Awaitable[object]]) -> Way:
@@ -221,13 +229,18 @@ async def fresh(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-async def output(*command: str) -> str:
-    """Run a command and return what it writes to standard output."""
+async def output(*command: str, most: float | None = None) -> str:
+    """Run a command, for at most so many seconds, and return what it writes to standard output."""
     process = await asyncio.create_subprocess_exec(
         *command, env=clean_environment(),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await process.communicate()
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), most)
+    except TimeoutError as error:
+        process.kill()
+        await process.communicate()
+        raise RuntimeError(f"it took more than {most:,} seconds") from error
     if process.returncode:
         raise RuntimeError(f"{command[:3]} ended with {process.returncode}:\n{err.decode()}")
     return out.decode()

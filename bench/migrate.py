@@ -77,10 +77,8 @@ async def _rows(target: str) -> pa.Table:
 
 def _remove(target: str) -> None:
     path = Path(target.removeprefix("lancedb://"))
-    if path.is_dir():
-        shutil.rmtree(path)
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for each in path.parent.glob(f"{path.name}*"):
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 # The process that moves the rows

@@ -7,7 +7,6 @@ against` makes the environment, runs it and reads what it prints.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module as _load
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class Rows:
     picks: list[int]
     texts: list[str]
 
+    def fields(self, row: int) -> dict[str, Any]:
+        return {"pick": self.picks[row], "text": self.texts[row]}
+
     def batches(self) -> list[range]:
         size = len(self.picks)
         return [range(first, min(first + _BATCH, size)) for first in range(0, size, _BATCH)]
@@ -50,10 +53,6 @@ class Peer:
 
     packages: tuple[str, ...]
     opened: Callable[[Path, Rows], AbstractAsyncContextManager[Search]]
-
-
-def _load(module: str) -> Any:
-    return importlib.import_module(module)
 
 
 def in_thread(search: Callable[[Any, int | None], list[int]]) -> Search:
@@ -151,12 +150,9 @@ async def _qdrant(_folder: Path, rows: Rows) -> AsyncIterator[Search]:
     await client.create_collection("t", vectors_config=size)
     for part in rows.batches():
         points = [
-            models.PointStruct(
-                id=n, vector=rows.vectors[n].tolist(),
-                payload={"pick": rows.picks[n], "text": rows.texts[n]},
-            )
+            models.PointStruct(id=n, vector=rows.vectors[n].tolist(), payload=rows.fields(n))
             for n in part
-        ]  # fmt: skip
+        ]
         await client.upsert("t", points)
 
     async def search(vector: Any, most: int | None) -> list[int]:
@@ -175,10 +171,7 @@ async def _qdrant_edge(folder: Path, rows: Rows) -> AsyncIterator[Search]:
     size = q.EdgeVectorParams(size=rows.vectors.shape[1], distance=q.Distance.Cosine)
     shard = q.EdgeShard.create(str(folder), q.EdgeConfig(vectors=size))
     for part in rows.batches():
-        payload = ({"pick": rows.picks[n], "text": rows.texts[n]} for n in part)
-        points = [
-            q.Point(n, rows.vectors[n].tolist(), at) for n, at in zip(part, payload, strict=True)
-        ]
+        points = [q.Point(n, rows.vectors[n].tolist(), rows.fields(n)) for n in part]
         shard.update(q.UpdateOperation.upsert_points(points))
     shard.optimize()
 
@@ -226,13 +219,7 @@ async def _milvus(folder: Path, rows: Rows) -> AsyncIterator[Search]:
     made = pymilvus.MilvusClient(place)
     made.create_collection("t", dimension=rows.vectors.shape[1], metric_type="COSINE")
     for part in rows.batches():
-        made.insert(
-            "t",
-            [
-                {"id": n, "vector": rows.vectors[n], "pick": rows.picks[n], "text": rows.texts[n]}
-                for n in part
-            ],
-        )
+        made.insert("t", [{"id": n, "vector": rows.vectors[n], **rows.fields(n)} for n in part])
     client = pymilvus.AsyncMilvusClient(place)
 
     async def search(vector: Any, most: int | None) -> list[int]:
@@ -256,14 +243,8 @@ async def _zvec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
     table = zvec.create_and_open(str(folder / "t"), zvec.CollectionSchema("t", fields, vector))
     for part in rows.batches():
         table.insert(
-            [
-                zvec.Doc(
-                    str(n), vectors={"v": rows.vectors[n]},
-                    fields={"pick": rows.picks[n], "text": rows.texts[n]},
-                )
-                for n in part
-            ]
-        )  # fmt: skip
+            [zvec.Doc(str(n), vectors={"v": rows.vectors[n]}, fields=rows.fields(n)) for n in part]
+        )
     table.optimize()
 
     def search(vector: Any, most: int | None) -> list[int]:
@@ -290,10 +271,10 @@ PEERS = {
 }
 
 
-async def measure(name: str, settings: dict[str, Any]) -> dict[str, float]:
-    """Fill the store, search it in each way, and return the figures.
+async def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Fill the store, search it in each way, and return the figures and the answers.
 
-    If it is not told what the nearest rows must reach, it searches once.
+    Without clients, it searches once.
     """
     given = np.load(settings["data"])
     rows = Rows(given["vectors"], given["picks"].tolist(), given["texts"].tolist())
@@ -303,23 +284,16 @@ async def measure(name: str, settings: dict[str, Any]) -> dict[str, float]:
     began = time.perf_counter()
     async with PEERS[name].opened(folder, rows) as search:
         filled = time.perf_counter() - began
-        if "least" not in given:
+        if not settings["clients"]:
             await search(queries[0], None)
             return {}
 
         async def ask(turn: int, most: int | None = None) -> list[int]:
             return await search(queries[turn % len(queries)], most)
 
-        shares = {}
-        for kind, most, least in (
-            ("recall", None, given["least"]),
-            ("recall under a filter", settings["most"], given["least_of_few"]),
-        ):
-            near = 0
-            for query, worst in zip(queries, least, strict=True):
-                nearest = [*{*await search(query, most)}]
-                near += np.count_nonzero(rows.vectors[nearest] @ query >= worst)
-            shares[kind] = float(near) / LIMIT / len(queries)
+        every, few = [
+            [await search(query, most) for query in queries] for most in (None, settings["most"])
+        ]
         stall = min([await _stall(search, queries) for _ in range(3)])
         plain, filtered = [
             await block_of(partial(ask, most=most), len(queries), seconds)()
@@ -327,7 +301,8 @@ async def measure(name: str, settings: dict[str, Any]) -> dict[str, float]:
         ]
         many = await rate(ask, settings["clients"], seconds)
     return {
-        "opened and filled (s)": filled, **shares, "longest stall (ms)": stall,
+        "opened and filled (s)": filled, "recall": every, "recall under a filter": few,
+        "longest stall (ms)": stall,
         "one search (ms)": plain, "one search under a filter (ms)": filtered,
         "searches/s together": many,
     }  # fmt: skip

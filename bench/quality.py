@@ -89,12 +89,7 @@ def _ndcg(ids: list[str], answers: set[str]) -> float:
 
 def _sets(folder: str | None) -> Iterator[tuple[str, Labelled]]:
     for name in ("support", "kitchen"):
-        blocks = list(_blocks(name))
-        questions: dict[str, set[str]] = {}
-        for id, _, listed in blocks:
-            for question in listed:
-                questions.setdefault(question, set()).add(id)
-        yield name, Labelled({id: text for id, text, _ in blocks}, questions)
+        yield name, Labelled({id: text for id, text, _ in _blocks(name)}, _answers(name))
     yield "pages", on_pages("pages")
     yield "sentences", on_pages("sentences")
     place = folder or os.environ.get(FOLDER_VARIABLE)
@@ -116,6 +111,15 @@ def _blocks(name: str) -> Iterator[tuple[str, str, list[str]]]:
             text = f"{text} {line}".strip()
 
 
+def _answers(name: str) -> dict[str, set[str]]:
+    """Return the questions of a set, with the ids of the blocks that have them."""
+    answers: dict[str, set[str]] = {}
+    for id, _, questions in _blocks(name):
+        for question in questions:
+            answers.setdefault(question, set()).add(id)
+    return answers
+
+
 def on_pages(name: str) -> Labelled:
     """Return the sections of the users' documentation, with a set's questions of newcomers."""
     passages = {}
@@ -125,11 +129,8 @@ def on_pages(name: str) -> Labelled:
         passages[page] = parts[0]
         for heading, text in zip(parts[1::2], parts[2::2], strict=True):
             passages[f"{page}#{heading}"] = f"{heading}\n{text}"
-    questions: dict[str, set[str]] = {}
-    for place, _, listed in _blocks(name):
-        assert place in passages, place
-        for question in listed:
-            questions.setdefault(question, set()).add(place)
+    questions = _answers(name)
+    assert not (lacking := set().union(*questions.values()) - passages.keys()), lacking
     return Labelled(passages, questions)
 
 

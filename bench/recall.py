@@ -1,4 +1,4 @@
-"""``python -m bench lancedb --recall``: the recall that ``stats`` tells beside the true one."""
+"""The recall of LanceDB's indexes that ``stats`` tells beside the true one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def _reported_and_true(name: str, data: Data, kind: str, options: Options)
     if abs(differences["its own, told - true"]) > _TOO_FAR:
         wrong.append(f"{name}, {kind}: what is told of its own questions is not true")
     return Result(
-        f"lancedb, recall of {kind}, {name}", f"{data}, {len(others)} questions, {effort}",
+        f"recall of {kind}, {name}", f"{data}, {len(others)} questions, {effort}",
         "", measured, differences, wrong=wrong,
     )  # fmt: skip
 

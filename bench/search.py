@@ -6,17 +6,17 @@ With ``--rows 1000`` or ``--rows 1000000`` it shows how a search grows with the 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from tests.harness.waiting import until
 
 import aiovec
 from aiovec import VectorStore
@@ -29,6 +29,7 @@ from .measure import (
     beside,
     block_of,
     fresh,
+    in_turn,
     interleaved,
     lags,
     medians,
@@ -40,11 +41,9 @@ from .stores import by_aiovec, by_sqlite_vec, connect, fill, fill_by_hand, until
 
 AIOVEC = "aiovec, whole rows"
 SQLITE_VEC = "sqlite-vec by hand, whole rows"
-FAISS = "faiss flat, one thread, row numbers only"
 OTHER = "other"
 CLIENTS = 64
 
-_ROUNDS, _SECONDS = 12, 0.2
 _CROWD_SECONDS = 10.0
 _RECALLED = 200  # queries whose answers are compared with the truth
 _TOGETHER = 32  # queries of a call of search_many
@@ -109,42 +108,20 @@ async def held_together(target: str, queries: Path) -> float:
 
 
 async def _one_client(store: VectorStore, by_hand: Path, data: Data, options: Options) -> Result:
-    db, notes = connect(by_hand), []
+    db = connect(by_hand)
     asking = {AIOVEC: by_aiovec(store, data), SQLITE_VEC: by_sqlite_vec(db, data)}
-    if not options.alone:
-        try:
-            asking[FAISS] = _faiss_flat(data)
-        except ImportError:
-            notes.append("skipped: faiss: it is not installed")
-    seconds = options.seconds(_SECONDS)
-    ways = {name: block_of(ask, len(data.queries), seconds) for name, ask in asking.items()}
-    times = await interleaved(ways, options.rounds(_ROUNDS))
+    times = await in_turn(asking, len(data.queries), options)
     recall = {name: await recall_of(ask, data, options) for name, ask in asking.items()}
     db.close()
     on_loop = await _on_loop(asking[AIOVEC], options)
     return Result(
         "search, one client",
         f"the 10 nearest of {data}, one search after the other (median)",
-        "ms", medians(times), ratios(times, AIOVEC, *list(asking)[1:]),
+        "ms", medians(times), ratios(times, AIOVEC, SQLITE_VEC),
         ["recall: " + "; ".join(f"{name} {value:.4f}" for name, value in recall.items()),
-         f"CPU time of the event loop's thread for a search by aiovec: {on_loop:.2f} ms", *notes],
-        [f"{name} found {value:.4f} of the nearest rows, and all are its promise"
-         for name, value in recall.items() if name == AIOVEC and value < 1],
+         f"CPU time of the event loop's thread for a search by aiovec: {on_loop:.2f} ms"],
+        [f"recall of aiovec {recall[AIOVEC]:.4f}"] if recall[AIOVEC] < 1 else [],
     )  # fmt: skip
-
-
-def _faiss_flat(data: Data) -> Ask:
-    """Scan float32 vectors. It blocks the event loop. Raises ImportError."""
-    faiss: Any = importlib.import_module("faiss")
-    faiss.omp_set_num_threads(1)
-    index = faiss.IndexFlatIP(data.dim)
-    index.add(data.vectors)
-
-    async def ask(query: int) -> list[int]:
-        number = query % len(data.queries)
-        return list(index.search(data.queries[number : number + 1], LIMIT)[1][0].tolist())
-
-    return ask
 
 
 async def recall_of(ask: Ask, data: Data, options: Options) -> float:
@@ -160,43 +137,37 @@ async def _on_loop(ask: Ask, options: Options) -> float:
 
 
 async def _filters(store: VectorStore, data: Data, options: Options) -> Result:
-    none, size = "no filter", len(data)
-    filters = {
-        f"{share:g} % of the rows, scattered": (f"pick < {round(share * 10)}", share)
-        for share in (0.1, 1, 10, 50, 90)
-    }
-    filters |= {
-        f"{share:g} % of the rows, in a row": (
-            f"place >= {size // 3} AND place < {size // 3 + max(1, round(size * share / 100))}",
-            share,
-        )
-        for share in (1, 10)
-    }
-    seconds = options.seconds(_SECONDS)
-    asking = {name: by_aiovec(store, data, where=where) for name, (where, _) in filters.items()}
+    none, many, size = "no filter", "100 nearest", len(data)
+    filters, allowed = {}, {}
+    for share in (0.1, 1, 10, 50, 90):
+        name, most = f"{share:g} % of the rows, scattered", round(share * PICKS / 100)
+        filters[name], allowed[name] = f"pick < {most}", np.flatnonzero(data.picks < most)
+    for share in (1, 10):
+        name, rows = f"{share:g} % of the rows, in a row", max(1, round(size * share / 100))
+        first = size // 3
+        filters[name] = f"place >= {first} AND place < {first + rows}"
+        allowed[name] = first + np.arange(rows)
+    asking = {name: by_aiovec(store, data, where=where) for name, where in filters.items()}
     ways = {
         none: by_aiovec(store, data), **asking,
         "diversity of 0.3": by_aiovec(store, data, diversity=0.3),
         "one row of each pick": by_aiovec(store, data, group_by="pick"),
+        many: by_aiovec(store, data, limit=100),
+        f"{many}, diversity of 0.3": by_aiovec(store, data, limit=100, diversity=0.3),
+        f"{many}, one row of each pick": by_aiovec(store, data, limit=100, group_by="pick"),
     }  # fmt: skip
-    times = await interleaved(
-        {name: block_of(ask, len(data.queries), seconds) for name, ask in ways.items()},
-        options.rounds(_ROUNDS),
-    )
+    times = await in_turn(ways, len(data.queries), options)
     wrong = []
     for name, ask in asking.items():
-        if name.endswith("scattered"):
-            allowed = np.flatnonzero(data.picks < round(filters[name][1] * PICKS / 100))
-        else:
-            allowed = size // 3 + np.arange(max(1, round(size * filters[name][1] / 100)))
         answers = [(query, await ask(query)) for query in range(options.rounds(20))]
-        if (recall := data.recall(answers, allowed)) < 1:
+        if (recall := data.recall(answers, allowed[name])) < 1:
             wrong.append(f"{name}: recall {recall:.4f}")
     return Result(
         "search, filters",
         f"the 10 nearest of {data}: under filters over an int field, unlike, in groups (median)",
         "ms", medians(times),
-        {f"{name} / {none}": ratio(times, name, none) for name in ways if name != none},
+        {f"{name} / {base}": ratio(times, name, base) for name in ways if name not in (none, many)
+         for base in [many if name.startswith(many) else none]},
         wrong=wrong,
     )  # fmt: skip
 
@@ -207,14 +178,7 @@ async def _crowds(store: VectorStore, data: Data, options: Options) -> Result:
     await fill(store, data, OTHER)
     await until_loaded(store, data.queries[0], OTHER)
     asking = {AIOVEC: by_aiovec(store, data), two: by_aiovec(store, data, (TABLE, OTHER))}
-    if not options.alone:
-        with suppress(ImportError):
-            # It blocks the event loop, so its clients take turns.
-            asking[FAISS] = _faiss_flat(data)
-    rates = {}
-    for name, ask in asking.items():
-        rates[name] = [await rate(ask, CLIENTS, seconds)]
-    measured = medians(rates)
+    measured = {name: await rate(ask, CLIENTS, seconds) for name, ask in asking.items()}
     for clients in (1, 8, 256):
         for name, ask in asking.items():
             measured[f"{name}; {clients} clients"] = await rate(ask, clients, seconds / 4)
@@ -229,7 +193,7 @@ async def _crowds(store: VectorStore, data: Data, options: Options) -> Result:
         "search, crowds",
         f"{CLIENTS} clients at once for {seconds:g} s, {data}",
         "searches/s", measured,
-        ratios(rates, AIOVEC, FAISS) | ratios(rates, two, AIOVEC),
+        {f"{two} / {AIOVEC}": measured[two] / measured[AIOVEC]},
     )  # fmt: skip
 
 
@@ -303,10 +267,7 @@ async def _open(path: str, query: Any, keep: bool, hold: float) -> dict[str, flo
         loaded = first + await until_loaded(store, query)
         after = psutil.Process().memory_info().rss
         if keep and (await store.stats(TABLE)).details.get("scan_file"):
-            for _ in range(600):
-                if await asyncio.to_thread(_has_token, path):
-                    break
-                await asyncio.sleep(0.1)
+            await until(lambda: asyncio.to_thread(_has_token, path))
         await asyncio.gather(*(store.search(TABLE, query) for _ in range(CLIENTS)))
         await asyncio.sleep(hold)
         share = getattr(psutil.Process().memory_full_info(), "pss", after)

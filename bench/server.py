@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,41 +55,32 @@ async def run(options: Options) -> list[Result]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(aiovec.connect(path))
         await fill(store, data)
-        server = await stack.enter_async_context(_serving(path))
-        remote = await stack.enter_async_context(aiovec.connect(f"http://127.0.0.1:{server.port}"))
+        server, url = await stack.enter_async_context(_serving(path))
+        remote = await stack.enter_async_context(aiovec.connect(url))
         for each in (store, remote):
             await until_loaded(each, data.queries[0])
-        return [
-            await _searches(store, remote, server, data, options),
-            await _upserts(store, server, data, options),
-            await _export(store, remote, server, data, options),
-        ]
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that runs."""
-
-    process: psutil.Popen
-    port: int
+        searches = await _searches(store, remote, url, data, options)
+        memory = server.memory_info().rss / 2**20
+        searches.notes.append(f"memory of the server: {memory:.0f} MiB")
+        upserts = await _upserts(store, url, data, options)
+        return [searches, upserts, await _export(store, remote, url, data, options)]
 
 
 class _Clients:
     """Clients in a process of their own, and their results for each kind of request."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, url: str, options: Options) -> None:
+        self._url = url
         self._options = options
         self.results: dict[str, dict[str, Any]] = {}
 
-    def way(
-        self, name: str, server: Server, path: str, bodies: Sequence[object], count: int = CLIENTS
-    ) -> Way:
+    def way(self, name: str, path: str, bodies: Sequence[object], count: int = CLIENTS) -> Way:
         """Return a way: the rate at which so many clients are answered."""
         file = self._options.folder / name.replace("/", "-")
         file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
         settings = {
             "bodies": str(file), "clients": count, "seconds": self._options.seconds(_SECONDS),
-            "url": f"http://127.0.0.1:{server.port}/tables/{TABLE}/{path}",
+            "url": f"{self._url}/tables/{TABLE}/{path}",
         }  # fmt: skip
 
         async def measure() -> float:
@@ -105,18 +95,18 @@ class _Clients:
 
 
 async def _searches(
-    store: VectorStore, remote: VectorStore, server: Server, data: Data, options: Options
+    store: VectorStore, remote: VectorStore, url: str, data: Data, options: Options
 ) -> Result:
     seconds = options.seconds(_SECONDS)
-    clients = _Clients(options)
+    clients = _Clients(url, options)
     bodies = [{"vector": query.tolist(), "limit": LIMIT} for query in data.queries]
     ways: dict[str, Way] = {
         name: partial(rate, by_aiovec(each, data), CLIENTS, seconds)
         for name, each in {INSIDE: store, REMOTE: remote}.items()
     }
-    ways[HTTP] = clients.way(HTTP, server, "search", bodies)
+    ways[HTTP] = clients.way(HTTP, "search", bodies)
     one_client = "POST /search, JSON, 1 client"
-    ways[one_client] = clients.way(one_client, server, "search", bodies, 1)
+    ways[one_client] = clients.way(one_client, "search", bodies, 1)
     rates = await interleaved(ways, options.rounds(_ROUNDS))
     answers = clients.results[HTTP]["answers"]
     recall = data.recall(
@@ -130,18 +120,17 @@ async def _searches(
         f"the 10 nearest of {data} with their fields, aiovec serve on SQLite, clients in a "
         f"process of their own (median of {seconds:g} s each)",
         "searches/s", medians(rates), ratios(rates, HTTP, INSIDE) | ratios(rates, REMOTE, INSIDE),
-        [*map(clients.times, clients.results),
-         f"memory of the server: {server.process.memory_info().rss / 2**20:.0f} MiB"],
+        [*map(clients.times, clients.results)],
         [f"recall over HTTP {recall:.4f}"] if recall < 1 else [],
     )  # fmt: skip
 
 
-async def _upserts(store: VectorStore, server: Server, data: Data, options: Options) -> Result:
+async def _upserts(store: VectorStore, url: str, data: Data, options: Options) -> Result:
     """Measure upserts of one row a request, each durable when it is answered."""
     numbers = range(min(len(data), 2_000))
     rows = [{**data.row(number), "embedding": data.vectors[number].tolist()} for number in numbers]
     batches = [data.batch([number]) for number in numbers]
-    clients = _Clients(options)
+    clients = _Clients(url, options)
 
     async def inside(turn: int) -> None:
         await store.upsert(TABLE, batches[turn % len(batches)])
@@ -149,7 +138,7 @@ async def _upserts(store: VectorStore, server: Server, data: Data, options: Opti
     http = f"POST /records, JSON, {CLIENTS} clients"
     ways: dict[str, Way] = {
         INSIDE: partial(rate, inside, CLIENTS, options.seconds(_SECONDS)),
-        http: clients.way(http, server, "records?mode=upsert", [[row] for row in rows]),
+        http: clients.way(http, "records?mode=upsert", [[row] for row in rows]),
     }
     rates = await interleaved(ways, options.rounds(_ROUNDS))
     return Result(
@@ -160,18 +149,14 @@ async def _upserts(store: VectorStore, server: Server, data: Data, options: Opti
 
 
 async def _export(
-    store: VectorStore, remote: VectorStore, server: Server, data: Data, options: Options
+    store: VectorStore, remote: VectorStore, url: str, data: Data, options: Options
 ) -> Result:
     accept = {"Accept": "application/vnd.apache.arrow.stream"}
+    asked = urllib.request.Request(f"{url}/tables/{TABLE}/records", headers=accept)
 
     def over_http() -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        connection.request("GET", f"/tables/{TABLE}/records", headers=accept)
-        answer = connection.getresponse()
-        assert answer.status == 200, answer.read(500)
-        count = sum(int(batch.num_rows) for batch in pa.ipc.open_stream(answer))
-        connection.close()
-        return count
+        with urllib.request.urlopen(asked) as answer:
+            return sum(int(batch.num_rows) for batch in pa.ipc.open_stream(answer))
 
     async def through_http() -> float:
         began = time.perf_counter()
@@ -192,8 +177,8 @@ async def _export(
 
 
 @asynccontextmanager
-async def _serving(path: Path) -> AsyncIterator[Server]:
-    """Run ``aiovec serve`` with its defaults on a free port."""
+async def _serving(path: Path) -> AsyncIterator[tuple[psutil.Process, str]]:
+    """Run ``aiovec serve`` with its defaults on a free port; yield the process and its URL."""
     command = [sys.executable, "-m", "aiovec", "serve", "-s", str(path), "--port", "0", "--json"]
     process = await asyncio.to_thread(
         psutil.Popen, command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -204,7 +189,7 @@ async def _serving(path: Path) -> AsyncIterator[Server]:
         line = await asyncio.to_thread(process.stdout.readline)
         if not line:
             raise RuntimeError("aiovec serve did not start")
-        yield Server(process, int(json.loads(line)["url"].rpartition(":")[2]))
+        yield process, json.loads(line)["url"]
     finally:
         process.terminate()
         await asyncio.to_thread(process.communicate)

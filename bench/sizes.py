@@ -16,18 +16,19 @@ import aiovec
 from aiovec import VectorStore
 
 from .data import TABLE, Data, load, row_id
-from .measure import Options, Result, block_of, fresh, interleaved, medians, rate, ratio, shared
+from .measure import Options, Result, fresh, in_turn, medians, rate, ratio, shared
 from .search import CLIENTS, held_together, recall_of
 from .stores import by_aiovec, fill, until_loaded
 
 _ROWS = 1_000_000
-_ROUNDS, _SECONDS, _CROWD_SECONDS, _WRITES = 12, 0.2, 10.0, 1_000
+_CROWD_SECONDS, _WRITES = 10.0, 1_000
 
 
 async def run(options: Options) -> list[Result]:
     data = load(options.rows(_ROWS), options.data, options.dim)
     measured: dict[str, float] = {}
-    notes, times, size = [], {}, 4 * len(data) * data.dim
+    notes, size = list[str](), 4 * len(data) * data.dim
+    times: dict[str, list[float]] = {}
     for backend in ("sqlite", "lancedb"):
         name = {"sqlite": "a.db", "lancedb": "lance"}[backend]
         target = f"{backend}://{options.folder / name}"
@@ -41,8 +42,7 @@ async def run(options: Options) -> list[Result]:
         async with aiovec.connect(target) as store:
             await until_loaded(store, data.queries[0])
             ask = by_aiovec(store, data)
-            block = block_of(ask, len(data.queries), options.seconds(_SECONDS))
-            times[backend] = (await interleaved({backend: block}, options.rounds(_ROUNDS)))[backend]
+            times |= await in_turn({backend: ask}, len(data.queries), options)
             recall = await recall_of(ask, data, options)
             searches = await rate(ask, CLIENTS, options.seconds(_CROWD_SECONDS))
             writes = await shared(_upsert(store, data), range(options.rounds(_WRITES)), CLIENTS)

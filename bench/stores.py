@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
 import sqlite3
 import time
@@ -15,11 +14,14 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import sqlite_vec
+from tests.harness.waiting import until
 
 from aiovec import VectorStore
 
 from .data import COLUMNS, LIMIT, TABLE, Data, Float32Array, row_number
 from .measure import Ask, Way
+
+_LOADED = "in memory"
 
 # aiovec
 
@@ -39,21 +41,24 @@ def by_aiovec(
 
     async def ask(query: int) -> list[int]:
         table, vector = tables[chosen[query % len(chosen)]], data.queries[query % len(data.queries)]
-        hits = await store.search(table, vector, limit=LIMIT, **options)
+        hits = await store.search(table, vector, **{"limit": LIMIT, **options})
         return [row_number(hit.id) for hit in hits]
 
     return ask
+
+
+async def drained(batches: AsyncIterator[pa.RecordBatch], data: Data) -> None:
+    """Read all batches, which have the rows of the data."""
+    assert sum([batch.num_rows async for batch in batches]) == len(data)
 
 
 def exporting(store: VectorStore, data: Data) -> Way:
     """Return a way: the rows per second of an export to its end."""
 
     async def measure() -> float:
-        began, count = time.perf_counter(), 0
-        async for batch in store.export(TABLE):
-            count += batch.num_rows
-        assert count == len(data)
-        return count / (time.perf_counter() - began)
+        began = time.perf_counter()
+        await drained(store.export(TABLE), data)
+        return len(data) / (time.perf_counter() - began)
 
     return measure
 
@@ -62,18 +67,18 @@ async def until_loaded(store: VectorStore, query: Float32Array, table: str = TAB
     """Search until the table is in memory; return the seconds since the first search."""
     began = time.perf_counter()
     await store.search(table, query, limit=1)
-    while (await store.stats(table)).details.get("searched", "in memory") != "in memory":
-        if time.perf_counter() - began > 120:
-            raise TimeoutError(f"the table {table} was not in memory in time")
-        await asyncio.sleep(0.01)
+
+    async def loaded() -> bool:
+        return bool((await store.stats(table)).details.get("searched", _LOADED) == _LOADED)
+
+    await until(loaded)
     return time.perf_counter() - began
 
 
 # SQLite by hand, with the driver and the settings of aiovec
 
 
-@functools.cache
-def driver() -> Any:
+def _driver() -> Any:
     try:
         return importlib.import_module("pysqlite3.dbapi2")
     except ImportError:
@@ -82,7 +87,7 @@ def driver() -> Any:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open a file with sqlite-vec; a commit is durable when it returns."""
-    db = driver().connect(str(path), isolation_level=None, check_same_thread=False)
+    db = _driver().connect(str(path), isolation_level=None, check_same_thread=False)
     db.enable_load_extension(True)
     sqlite_vec.load(db)
     db.enable_load_extension(False)

@@ -6,14 +6,14 @@ import asyncio
 import os
 import statistics
 import threading
-import time
+from functools import partial
 
 import psutil
 
 import aiovec
 
 from .data import load
-from .measure import Options, Result
+from .measure import Options, Result, timed
 
 _STORES, _ROWS = 300, 100
 # Seconds after which a store rests, and its threads have ended.
@@ -38,9 +38,7 @@ async def run(options: Options) -> list[Result]:
         calls: dict[str, list[float]] = {"first search": [], "second search": []}
         for store in stores:
             for times in calls.values():
-                began = time.perf_counter()
-                await store.search("t", data.queries[1])
-                times.append((time.perf_counter() - began) * 1000)
+                times.append(await timed(partial(store.search, "t", data.queries[1]))())
     finally:
         for store in stores:
             await store.close()

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import aiovec
 
-from .measure import Options, Result, number
+from .measure import Options, Result, number, timed
 
 _TEXT = "keys and locks of a house by the sea "
 _LOOKS = 60
@@ -53,9 +54,7 @@ async def _delays(folder: Path, rows: int, options: Options) -> Result:
             aiovec.connect(folder / "s.db", embedder="demo") as store,
             aiovec.watch(store, folder / "app.db#articles", embed="body", text=text) as watching,
         ):
-            began = time.perf_counter()
-            await watching.caught_up()
-            took["first copy (s)"] = time.perf_counter() - began
+            took["first copy (s)"] = await timed(watching.caught_up)() / 1000
             late = await _found(db, store, options.rounds(_LOOKS), rows)
             took |= {"commit to found, median": late[0], "commit to found, worst": late[1]}
             more = options.rows(100_000)
@@ -64,20 +63,13 @@ async def _delays(folder: Path, rows: int, options: Options) -> Result:
             asked = []
             caught_up = asyncio.ensure_future(watching.caught_up())
             while not caught_up.done():
-                look = time.perf_counter()
-                await store.search_text("articles", "t7", limit=1)
-                asked.append((time.perf_counter() - look) * 1000)
+                asked.append(await timed(partial(store.search_text, "articles", "t7", limit=1))())
                 await asyncio.sleep(0.01)
-            took[f"a commit of {number(more)} rows, until all are found (s)"] = (
-                time.perf_counter() - began
-            )
+            name = f"a commit of {number(more)} rows, until all are found (s)"
+            took[name] = time.perf_counter() - began
             took["a keyword search meanwhile, worst"] = max(asked)
-            wrong = (
-                []
-                if await store.count("articles")
-                == db.execute("SELECT count(*) FROM articles").fetchone()[0]
-                else ["rows are missing"]
-            )
+            lacking = rows + more - await store.count("articles")
+    wrong = [f"{lacking} rows are missing"] if lacking else []
     return Result("watch", f"a table of {number(rows)} rows", "ms", took, wrong=wrong)
 
 
@@ -104,19 +96,9 @@ def _costs(options: Options) -> Result:
     plain, noted = options.folder / "plain.db", options.folder / "noted.db"
     ways = {"without": _app(plain, rows), "with": _app(noted, rows)}
     command = [
-        sys.executable,
-        "-m",
-        "aiovec",
-        "import",
-        f"{noted}#articles",
-        "--embed",
-        "body",
-        "--embedder",
-        "demo",
-        "-s",
-        str(options.folder / "cost.db"),
-        "--watch",
-    ]
+        sys.executable, "-m", "aiovec", "import", f"{noted}#articles", "--embed", "body",
+        "--embedder", "demo", "-s", str(options.folder / "cost.db"), "--watch",
+    ]  # fmt: skip
     follower = subprocess.Popen(command, stderr=subprocess.PIPE)
     made = "SELECT 1 FROM sqlite_master WHERE name = 'aiovec_queue_articles_delete'"
     while not ways["with"].execute(made).fetchone():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
@@ -20,17 +20,7 @@ import pyarrow.parquet as pq
 import aiovec
 
 from .data import COLUMNS, TABLE, Data, generate, row_id
-from .measure import (
-    Options,
-    Result,
-    Way,
-    interleaved,
-    medians,
-    output,
-    ratios,
-    shared,
-    timed,
-)
+from .measure import Options, Result, Way, interleaved, medians, output, ratios, shared, timed
 from .stores import (
     INSERT_ROW,
     INSERT_VECTOR,
@@ -56,7 +46,7 @@ import sys
 import pyarrow.parquet as pq
 from pathlib import Path
 from bench.stores import connect, create, insert
-file, target, dim = sys.argv[1:]
+file, dim, target = sys.argv[1:]
 db, first = connect(Path(target)), 0
 create(db, int(dim))
 for batch in pq.ParquetFile(file).iter_batches(1000):
@@ -74,12 +64,8 @@ def in_folder(options: Options, way: Callable[[Path], Awaitable[float]]) -> Way:
     """Give each run of the way an empty folder."""
 
     async def measure() -> float:
-        folder = options.folder / "run"
-        folder.mkdir()
-        try:
-            return await way(folder)
-        finally:
-            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            return await way(Path(folder))
 
     return measure
 
@@ -192,13 +178,11 @@ async def _bulk(options: Options) -> Result:
 async def _labels(options: Options) -> Result:
     """A value of its own for each row, beside the same by lancedb."""
     data = generate(options.rows(_LABELLED), 384)
-    columns = {"id": [row_id(n) for n in range(len(data))], "pick": [*range(len(data))]}
-    labels = pa.table(
-        {"id": pa.array(columns["id"]), "pick": pa.array(columns["pick"], pa.int64())}
-    )
+    numbers = range(len(data))
+    labels = pa.table({"id": [*map(row_id, numbers)], "pick": np.array(numbers)})
     ways: dict[str, Way] = {}
     async with AsyncExitStack() as stack:
-        for name, target in (("SQLite", "a.db"), ("LanceDB", "lancedb://{}/lance")):
+        for name, target in (("SQLite", "labels.db"), ("LanceDB", "lancedb://{}/lance")):
             target = target.format(options.folder) if "{}" in target else options.folder / target
             store = await stack.enter_async_context(aiovec.connect(target))
             await fill(store, data)
@@ -221,40 +205,31 @@ async def _moved(options: Options) -> list[Result]:
     data = generate(options.rows(_MOVED), _DIM)
     file = options.folder / "rows.parquet"
     pq.write_table(pa.Table.from_batches(data.batches(_BATCH)), file)
-    rounds = options.rounds(_ROUNDS)
-    rates = await interleaved(
-        {
-            "aiovec import": in_folder(options, lambda folder: _imported(data, file, folder)),
-            "a script with pyarrow and SQLite": in_folder(
-                options, lambda folder: _imported_by_hand(data, file, folder)
-            ),
-        },
-        max(1, rounds // 2),
-    )
+    ours, script = "aiovec import", "a script with pyarrow and SQLite"
+
+    def running(*arguments: str) -> Way:
+        """Return a way: the rows a second of a Python process that gets a new file behind these
+        arguments."""
+
+        async def imported(folder: Path) -> float:
+            began = time.perf_counter()
+            await output(sys.executable, *arguments, str(folder / "a.db"))
+            return len(data) / (time.perf_counter() - began)
+
+        return in_folder(options, imported)
+
+    import_ = ("-m", "aiovec", "import", str(file), "--vector-column", "embedding", "--store")
+    ways = {
+        ours: running(*import_),
+        script: running("-c", _IMPORT_BY_HAND, str(file), str(data.dim)),
+    }
+    rates = await interleaved(ways, max(1, options.rounds(_ROUNDS) // 2))
     imported = Result(
         "writes, import",
         f"a Parquet file of {data} into a new file, the process included (median)",
-        "rows/s", medians(rates),
-        ratios(rates, "aiovec import", "a script with pyarrow and SQLite"),
+        "rows/s", medians(rates), ratios(rates, ours, script),
     )  # fmt: skip
     return [imported, await _export(options, data)]
-
-
-async def _imported(data: Data, file: Path, folder: Path) -> float:
-    command = ["-m", "aiovec", "import", str(file), "--store", str(folder / "a.db")]
-    return len(data) / await _run(*command, "--vector-column", "embedding")
-
-
-async def _imported_by_hand(data: Data, file: Path, folder: Path) -> float:
-    target = str(folder / "b.db")
-    return len(data) / await _run("-c", _IMPORT_BY_HAND, str(file), target, str(data.dim))
-
-
-async def _run(*arguments: str) -> float:
-    """Run Python with these arguments and return the seconds."""
-    began = time.perf_counter()
-    await output(sys.executable, *arguments)
-    return time.perf_counter() - began
 
 
 async def _export(options: Options, data: Data) -> Result:
