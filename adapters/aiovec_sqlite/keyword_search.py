@@ -156,7 +156,14 @@ def merged(
     distances."""
     best, whole, maker = _ranked(db, ticket, table, query, words)
     near = [*zip(far, nearest, strict=True)]
-    ids_of = partial(_ids, db, table)
+    known: dict[int, str] = {}
+
+    def ids_of(rowids: Sequence[int]) -> dict[int, str]:
+        """Return the ids of rows, and of others; many rows are equal in a list and when fused."""
+        if lacking := [rowid for rowid in rowids if rowid not in known]:
+            known.update(_ids(db, table, lacking))
+        return known
+
     return Merged(query, fused(query, table.schema.metric, near, best, whole, ids_of), maker)
 
 
@@ -222,10 +229,14 @@ def _ranked(
         whole = 0 if query.match == "any" else len(best)
         if query.match == "best" and query.wanted > 1 and len(best) < query.limit:
             having = {rowid for rowid, _ in best}
-            others = [(-score, row) for row, score in matching(any=True) if row not in having]
-            # The limit may part rows of equal scores.
-            more = least(others, query.limit - len(best), partial(_ids, db, table))
-            best = all_words_first(best, [(row, -value) for value, row in more], query.limit)
+            others = [match for match in matching(any=True) if match[0] not in having]
+            room = query.limit - len(best)
+            if len(others) > room:  # the limit may part rows of equal scores
+                more = least(
+                    [(-score, row) for row, score in others], room, partial(_ids, db, table)
+                )
+                others = [(row, -value) for value, row in more]
+            best = all_words_first(best, others, query.limit)
     ticket.check()
     return best, whole, _snippets(index, query)
 

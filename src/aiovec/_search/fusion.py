@@ -155,30 +155,20 @@ def fuse(
     list with their scores, both best first. The first ``whole`` of ``words`` have all words.
     """
     distances = dict(near)
-    lists: dict[str, dict[_K, float]] = {
-        "text": dict(words),
-        "vector": dict(zip(distances, scores_of(metric, [*distances.values()]), strict=True)),
-    }
+    scores = scores_of(metric, [*distances.values()])
+    lists = {"text": words, "vector": [*zip(distances, scores, strict=True)]}
     fused: dict[_K, float] = {}
-    for name, scores in lists.items():
-        shares = _shares(fusion, name, [*scores.values()], whole)
-        for key, share in zip(scores, shares, strict=False):
+    for name, rows in lists.items():
+        shares = _shares(fusion, name, [score for _, score in rows], whole)
+        for (key, _), share in zip(rows, shares, strict=False):
             fused[key] = fused.get(key, 0.0) + share
     best = least([(-score, key) for key, score in fused.items()], limit, ids_of)
-    places = {name: {key: n for n, key in enumerate(scores, 1)} for name, scores in lists.items()}
-    return [
-        FusedHit(
-            key,
-            -score,
-            distances.get(key),
-            {
-                name: Rank(places[name][key], scores[key])
-                for name, scores in lists.items()
-                if key in scores
-            },
-        )
-        for score, key in best
-    ]
+    ranks: dict[_K, dict[str, Rank]] = {key: {} for _, key in best}
+    for name, rows in lists.items():
+        for place, (key, score) in enumerate(rows, 1):
+            if key in ranks:
+                ranks[key][name] = Rank(place, score)
+    return [FusedHit(key, -score, distances.get(key), ranks[key]) for score, key in best]
 
 
 def _shares(fusion: Fusion, name: str, scores: Sequence[float], whole: int) -> list[float]:
