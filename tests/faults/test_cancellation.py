@@ -67,6 +67,37 @@ async def test_stopped_calls_leave_no_thread_file_or_memory_behind(
     assert last[2] <= first[2] + 64, held
 
 
+async def test_an_alteration_cancelled_as_its_wait_ends_is_not_done(tmp_path: Path) -> None:
+    """It waits for a call that an alteration by another store has overtaken."""
+    begun, going_on = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    class Gated:
+        model, dim = "gated", 2
+
+        async def __call__(self, texts: list[str], *, kind: str = "document") -> list[list[float]]:
+            begun.release()
+            await going_on.acquire()
+            return [[0.0, 0.0] for _ in texts]  # not cached, so the next attempt comes here too
+
+    path = tmp_path / "notes.db"
+    fields = {"body": str}
+    schema = aiovec.Schema(2, metric="l2", fields=fields, embed=aiovec.Embed("body"))
+    async with aiovec.connect(path) as first, aiovec.connect(path, embedder=Gated()) as second:
+        await first.create_table(TABLE, schema)
+        searching = asyncio.ensure_future(second.search(TABLE, "a text"))
+        await begun.acquire()
+        await first.add_field(TABLE, "added", aiovec.Field(str))
+        going_on.release()
+        await begun.acquire()  # the second attempt
+        altering = asyncio.ensure_future(second.drop_field(TABLE, "added"))
+        await asyncio.sleep(0.01)
+        searching.add_done_callback(lambda _: altering.cancel())
+        going_on.release()
+        with pytest.raises(asyncio.CancelledError):
+            await altering
+        assert "added" in (await first.schema(TABLE)).fields
+
+
 @pytest.mark.slow
 async def test_large_calls_that_wait_take_little_memory(tmp_path: Path) -> None:
     """Rows are looked at when the call has its turn: 100 calls would make 200 MiB of them."""

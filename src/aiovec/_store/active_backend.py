@@ -223,7 +223,9 @@ class Backends:
         """
         while self._retries and (left := deadline.left()) > 0:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._no_retry.wait(), left)
+                # In Python 3.11 asyncio.wait_for loses a cancellation that comes as the wait ends.
+                async with asyncio.timeout(left):
+                    await self._no_retry.wait()
 
     async def _follow(
         self, left: ActiveBackend, error: StoreMovedError | StoreReplacedError
