@@ -15,7 +15,7 @@ all else; so if any version in between has a different numbering, the numbering 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop, in_thread, together
 from aiovec.errors import ChangesPrunedError, CorruptStoreError, UnsupportedError
 
-from .layout import NUMBERING, epoch_of, incarnation_in, new_numbering, numbering_in
+from .layout import NUMBERING, ROW, epoch_of, incarnation_in, new_numbering, numbering_in
 from .session import Opened, Session
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ class _Position(NamedTuple):
         return versions << _PLACE_BITS | self.place
 
 
-async def newest_number(session: Session, table: Opened) -> int:
+async def newest_number(table: Opened) -> int:
     """Return the number of a table's newest change."""
-    return (await _end(session, table)).number
+    return (await _end(table)).number
 
 
-async def _end(session: Session, table: Opened) -> _Position:
+async def _end(table: Opened) -> _Position:
     numbering = numbering_in(table.arrow)
     if numbering is None:
         hint = (
@@ -94,37 +94,37 @@ async def number_anew(session: Session, lance: AsyncTable) -> None:
         await session.annotate(lance, "id", {NUMBERING: new_numbering()})
 
 
-async def changes(session: Session, table: Opened, since: int, limit: int, plans: Plans) -> Changes:
+async def changes(table: Opened, since: int, limit: int, plans: Plans) -> Changes:
     """Return up to ``limit`` changes after ``since``.
 
     Raises ChangesPrunedError if the numbering has ended, or a version that is needed was removed.
     """
-    end = await _end(session, table)
+    end = await _end(table)
     at = _Position.of(since) if since else _Position(end.numbering, 0)
     if at.numbering != end.numbering or max(at.base, at.target) > end.base:
         raise ChangesPrunedError(end.number)
     try:
         if not at.target:
-            await _check_history(session, table, at, end)
+            await _check_history(table, at, end)
             at = at._replace(target=end.base)
-        return await _page(session, table, at, end, limit, plans)
+        return await _page(table, at, end, limit, plans)
     except CorruptStoreError as exc:
         if at.target < end.base or 0 < at.base < end.base:  # upkeep has removed a version
             raise ChangesPrunedError(end.number) from exc
         raise
 
 
-async def _check_history(session: Session, table: Opened, at: _Position, end: _Position) -> None:
+async def _check_history(table: Opened, at: _Position, end: _Position) -> None:
     """Raise ChangesPrunedError if the table has returned to an earlier version since.
 
     Reads the manifest of every version in between, some at a time.
     """
 
     async def look(versions: range) -> None:
-        lance, _ = await _version(session, table, versions[0])
+        lance = (await _version(table, versions[0])).lance
         for version in versions:
-            await session.run(lance.checkout(version))
-            if numbering_in(await session.run(lance.schema())) != at.numbering:
+            await table.session.run(lance.checkout(version))
+            if numbering_in(await table.session.run(lance.schema())) != at.numbering:
                 raise ChangesPrunedError(end.number)
 
     if 0 < at.base < end.base:
@@ -135,25 +135,25 @@ async def _check_history(session: Session, table: Opened, at: _Position, end: _P
         await together(looks)
 
 
-async def _version(session: Session, table: Opened, number: int) -> tuple[Any, pa.Schema]:
+async def _version(table: Opened, number: int) -> Opened:
     """Return the table as it was in a version that has the newest version's numbering."""
+    session = table.session
     lance, arrow = await session.open_any(table.name)
     if incarnation_in(arrow) != incarnation_in(table.arrow):
         raise StaleTableError(table.name)
     await session.run(lance.checkout(number))
-    return lance, await session.run(lance.schema())
+    arrow = await session.run(lance.schema())
+    return Opened(session, table.name, lance, table.schema, arrow)
 
 
-async def _page(
-    session: Session, table: Opened, at: _Position, end: _Position, limit: int, plans: Plans
-) -> Changes:
+async def _page(table: Opened, at: _Position, end: _Position, limit: int, plans: Plans) -> Changes:
     """Return the next changes between two versions."""
-    new = table.lance
+    new = table
     if at.target < end.base:
-        new, arrow = await _version(session, table, at.target)
-        if epoch_of(arrow) != epoch_of(table.arrow):  # its fields were different
+        new = await _version(table, at.target)
+        if epoch_of(new.arrow) != epoch_of(table.arrow):  # its fields were different
             raise ChangesPrunedError(end.number)
-    keys = await plans.ahead(session, table, new, at, limit)
+    keys = await plans.ahead(new, at, limit)
     base = at.base
     if len(keys) <= limit:
         at = _Position(at.numbering, at.target)
@@ -163,10 +163,10 @@ async def _page(
     gone, written = np.split(keys, [np.searchsorted(keys, np.uint64(1 << _ROW_BITS))])
     deleted: list[str] = []
     if len(gone):
-        old, arrow = await _version(session, table, base)
-        rows_gone = await _taken(session, old, gone, pa.schema([arrow.field("id")]))
+        old = await _version(table, base)
+        rows_gone = await _taken(old, gone, pa.schema([old.arrow.field("id")]))
         deleted = await hop(len(gone), rows_gone.column("id").to_pylist)
-    rows = await _taken(session, new, written, table.schema.to_arrow())
+    rows = await _taken(new, written, table.schema.to_arrow())
     return Changes(at.number, rows, deleted, at == end)
 
 
@@ -190,16 +190,14 @@ class Plans:
     def __init__(self) -> None:
         self._plans: dict[tuple[str, int, int, int], _Plan] = {}
 
-    async def ahead(
-        self, session: Session, table: Opened, new: Any, at: _Position, limit: int
-    ) -> _Keys:
+    async def ahead(self, new: Opened, at: _Position, limit: int) -> _Keys:
         """Return more places between two versions than the limit, or all that are left."""
-        key = (table.name, at.numbering, at.base, at.target)
+        key = (new.name, at.numbering, at.base, at.target)
         plan = self._plans.pop(key, None)
         places = None if plan is None else plan.ahead(at.place, limit)
         if plan is None or places is None:
             count = max(limit + 1, _PLANNED)
-            every = await _places(session, table, new, at, count)
+            every = await _places(new, at, count)
             plan = _Plan(at.place, every, len(every) == count)
             places = every[: limit + 1]
         if len(places) > limit:
@@ -209,64 +207,62 @@ class Plans:
         return places
 
 
-async def _places(session: Session, table: Opened, new: Any, at: _Position, count: int) -> _Keys:
+async def _places(new: Opened, at: _Position, count: int) -> _Keys:
     """Return the first places after a position: of deleted rows, then of written ones."""
     gone = np.empty(0, np.uint64)
     if at.place >> _ROW_BITS == 0:
-        gone = await _deleted(session, table, new, at, count)
+        gone = await _deleted(new, at, count)
     if len(gone) == count:
         return gone
-    return np.concatenate([gone, await _written(session, new, at, count - len(gone))])
+    return np.concatenate([gone, await _written(new, at, count - len(gone))])
 
 
-async def _deleted(session: Session, table: Opened, new: Any, at: _Position, count: int) -> _Keys:
+async def _deleted(new: Opened, at: _Position, count: int) -> _Keys:
     """Return the first row ids after a position that only the earlier version has."""
     if at.base in (0, at.target):
         return np.empty(0, np.uint64)
-    old, _ = await _version(session, table, at.base)
+    old = await _version(new, at.base)
     # Counting takes next to no time, and usually nothing was deleted.
-    added = await session.run(new.count_rows(f"{CREATED} > {at.base}"))
-    if await session.run(old.count_rows()) + added == await session.run(new.count_rows()):
+    if await old.rows() + await new.rows(f"{CREATED} > {at.base}") == await new.rows():
         return np.empty(0, np.uint64)
-    row_ids = await _row_ids(session, old), await _row_ids(session, new)
-    gone = await in_thread(np.setdiff1d, *row_ids)
+    gone = await in_thread(np.setdiff1d, await _row_ids(old), await _row_ids(new))
     return gone[np.searchsorted(gone, np.uint64(at.place)) :][:count].copy()
 
 
-async def _row_ids(session: Session, lance: Any) -> _Keys:
-    batches = await session.batches(lance.query().select(["_rowid"]), _SCAN_BATCH)
-    parts = [batch.column("_rowid").to_numpy() async for batch in batches]
+async def _row_ids(table: Opened) -> _Keys:
+    batches = await table.session.batches(table.lance.query().select([ROW]), _SCAN_BATCH)
+    parts = [batch.column(ROW).to_numpy() async for batch in batches]
     return np.concatenate([np.empty(0, np.uint64), *parts])
 
 
-async def _written(session: Session, lance: Any, at: _Position, count: int) -> _Keys:
+async def _written(table: Opened, at: _Position, count: int) -> _Keys:
     """Return the first places of rows written after a position, in their order."""
-    query = lance.query().select(["_rowid", UPDATED])
+    query = table.lance.query().select([ROW, UPDATED])
     kept = np.empty(0, np.uint64)
 
     def first(batch: pa.RecordBatch | None) -> _Keys:
         keys = kept
         if batch is not None:
             shifted = batch.column(UPDATED).to_numpy() << np.uint64(_ROW_BITS)
-            new = shifted | batch.column("_rowid").to_numpy()
+            new = shifted | batch.column(ROW).to_numpy()
             keys = np.concatenate([kept, new[new >= np.uint64(at.place)]])
             if len(keys) <= 2 * count:
                 return keys
         return np.sort(keys)[:count]
 
     since = max(at.base + 1, at.place >> _ROW_BITS)
-    async for batch in await session.batches(query, _SCAN_BATCH, f"{UPDATED} >= {since}"):
+    async for batch in await table.session.batches(query, _SCAN_BATCH, f"{UPDATED} >= {since}"):
         kept = await hop(batch.num_rows, first, batch)
     return await hop(len(kept), first, None)
 
 
-async def _taken(session: Session, lance: Any, keys: _Keys, layout: pa.Schema) -> pa.Table:
+async def _taken(table: Opened, keys: _Keys, layout: pa.Schema) -> pa.Table:
     """Return the rows with these row ids (the lower bits of the keys), in the layout's columns."""
     rows = await hop(len(keys), lambda: (keys & np.uint64((1 << _ROW_BITS) - 1)).tolist())
     parts = [layout.empty_table()]
     for start in range(0, len(rows), _BLOCK):
-        query = lance.take_row_ids(rows[start : start + _BLOCK]).select(layout.names)
-        taken = await session.run(query.to_arrow())
+        query = table.lance.take_row_ids(rows[start : start + _BLOCK]).select(layout.names)
+        taken = await table.session.run(query.to_arrow())
         parts.append(await hop(cost_of(taken), _in_layout, taken, layout))
     return pa.concat_tables(parts)
 

@@ -43,6 +43,9 @@ _KEY = b"lance-schema:unenforced-primary-key"
 
 PAYLOAD = "payload"
 
+ROW = "_rowid"
+"""Lance's column for the number of a row, by which it is found in the same version."""
+
 
 def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
     """Return the Lance schema of a new table; ``moving`` as in ``is_moving``."""

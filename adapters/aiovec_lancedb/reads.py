@@ -1,12 +1,14 @@
-"""Read rows by id or by filter."""
+"""Read rows by id, by number or by filter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from aiovec.backend import Expr, payload_texts
 from aiovec.backend.context import FEW_ROWS, Meter, values_in
@@ -16,14 +18,16 @@ from aiovec.backend.rows import Batch
 from aiovec.backend.threads import hop
 
 from .driver import ColumnOrdering
-from .layout import PAYLOAD, column_names
+from .layout import PAYLOAD, ROW, column_names
 from .memory import SCAN_BATCH
 from .session import Opened
-from .sorting import key_columns, sorted_ids
+from .sorting import key_columns, sorted_numbers
 from .sql.filters import condition_sql, ids_to_sql
 
 ADDRESS = "_rowaddr"
 """Lance's column for the place of a row, which changes when the row is written anew."""
+
+_K = TypeVar("_K", str, int)
 
 # Ids in one query, and bytes of rows if a meter counts them: then the first blocks are small, and
 # the size of their rows tells the size of the next block.
@@ -46,17 +50,40 @@ async def rows_by_id(
     table: Opened, ids: Sequence[str], columns: Columns, *, address: bool = False
 ) -> pa.Table:
     """Return the rows with these ids, in any order; with ``address``, also each row's place."""
+    return await _rows_by(table, ids, ids_to_sql, columns, ADDRESS if address else None)
+
+
+async def rows_by_number(table: Opened, numbers: Sequence[int], columns: Columns) -> pa.Table:
+    """Return the rows with these numbers, in any order, with the numbers.
+
+    It reads no index, so it takes two thirds of the time of a read by ids.
+    """
+    return await _rows_by(table, numbers, _numbers_to_sql, columns, ROW)
+
+
+def _numbers_to_sql(numbers: Sequence[int]) -> str:
+    return f"{ROW} IN ({', '.join(map(str, numbers))})"
+
+
+async def _rows_by(
+    table: Opened,
+    keys: Sequence[_K],
+    condition_for: Callable[[Sequence[_K]], str],
+    columns: Columns,
+    beside: str | None,
+) -> pa.Table:
+    """Return the rows with these keys, with Lance's column ``beside``."""
     names = column_names(table.schema, columns)
     layout = table.schema.to_arrow()
-    if address:
-        names.append(ADDRESS)
-        layout = layout.append(pa.field(ADDRESS, pa.uint64()))
-    if not ids:
+    if beside is not None:
+        names.append(beside)
+        layout = layout.append(pa.field(beside, pa.uint64()))
+    if not keys:
         return pa.schema([layout.field(name) for name in names]).empty_table()
     blocks, start, size, nbytes = [], 0, _BLOCK if columns.meter is None else FEW_ROWS, 0
-    while start < len(ids):
-        block = ids[start : start + size]
-        condition = await hop(len(block), ids_to_sql, block)
+    while start < len(keys):
+        block = keys[start : start + size]
+        condition = await hop(len(block), condition_for, block)
         query = table.lance.query().select(names)
         blocks.append(await table.session.fetch(query, len(block), condition))
         start += size
@@ -73,24 +100,21 @@ def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
     return int(rows.nbytes)
 
 
-async def get(
-    table: Opened,
-    ids: Sequence[str],
-    columns: Columns,
-    *,
-    ordered: bool = False,
-) -> Batch:
-    """Return the rows with these ids, in any order, or ``ordered`` like the ids."""
-    matches = await rows_by_id(table, ids, columns)
+async def get(table: Opened, ids: Sequence[str], columns: Columns) -> Batch:
+    """Return the rows with these ids, in any order."""
+    rows = await rows_by_id(table, ids, columns)
+    return await hop(cost_of(rows), stored_rows, rows, table.schema, columns)
 
-    def rows() -> Batch:
-        taken = matches
-        if ordered:
-            place = {id: n for n, id in enumerate(matches.column("id").to_pylist())}
-            taken = matches.take(pa.array([place[id] for id in ids if id in place], pa.int64()))
-        return stored_rows(taken, table.schema, columns)
 
-    return await hop(cost_of(matches), rows)
+async def get_by_number(table: Opened, numbers: Sequence[int], columns: Columns) -> Batch:
+    """Return the rows with these numbers, in their order."""
+    rows = await rows_by_number(table, numbers, columns)
+
+    def ordered() -> Batch:
+        places = pc.index_in(pa.array(numbers, pa.uint64()), value_set=rows.column(ROW))
+        return stored_rows(rows.take(places), table.schema, columns)
+
+    return await hop(cost_of(rows), ordered)
 
 
 async def find(
@@ -104,8 +128,8 @@ async def find(
     if any(order.ref.path for order in order_by):
         query = table.lance.query().select(key_columns(order_by))
         batches = await table.session.batches(query, SCAN_BATCH, await condition_of(where))
-        ids = await sorted_ids(batches, order_by, limit, offset)
-        return await get(table, ids, columns, ordered=True)
+        numbers = await sorted_numbers(batches, order_by, limit, offset)
+        return await get_by_number(table, numbers, columns)
     # Lance sorts only by columns that it also reads: without them, an unfiltered or indexed query
     # fails. Vectors are read afterwards for the matches only: a sort would hold those of the whole
     # table.
@@ -120,11 +144,11 @@ async def find(
         for order in order_by
     ]
     limit, offset = min(limit, MOST), min(offset, MOST)
-    query = table.lance.query().select(names).order_by(order).limit(limit).offset(offset)
+    query = table.lance.query().select([*names, ROW]).order_by(order).limit(limit).offset(offset)
     rows = await table.session.fetch(query, limit, await condition_of(where))
     if later:
-        ids = await hop(rows.num_rows, rows.column("id").to_pylist)
-        return await get(table, ids, columns, ordered=True)
+        numbers = await hop(rows.num_rows, rows.column(ROW).to_pylist)
+        return await get_by_number(table, numbers, columns)
     return await hop(cost_of(rows), stored_rows, rows, table.schema, columns)
 
 

@@ -18,6 +18,7 @@ from aiovec.backend.contract import Order
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 
+from .layout import ROW
 from .sql.values import PayloadValue, name
 
 # Further rows held before a sort: fewer sorts, for some megabytes more.
@@ -30,20 +31,20 @@ NUMBER_KIND, TEXT_KIND, BOOL_KIND = 0, 1, 2
 
 
 def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
-    """Return the columns to select for ``sorted_ids``, each as SQL."""
+    """Return the columns to select for ``sorted_numbers``, each as SQL."""
     keys = {
         f"key{n}": PayloadValue(order.ref.path).as_scalar
         if order.ref.path
         else name(order.ref.name)
         for n, order in enumerate(order_by)
     }
-    return {"id": name("id"), **keys}
+    return {ROW: ROW, **keys}
 
 
-async def sorted_ids(
+async def sorted_numbers(
     batches: AsyncIterable[pa.RecordBatch], order_by: Sequence[Order], limit: int, offset: int
-) -> list[str]:
-    """Return the ids of sorted rows, ``limit`` at most, from ``offset`` on.
+) -> list[int]:
+    """Return the numbers of sorted rows, ``limit`` at most, from ``offset`` on.
 
     The batches have ``key_columns``.
     """
@@ -62,7 +63,7 @@ async def sorted_ids(
         return []
     cost = sum(map(cost_of, kept))
     first = await hop(cost, partial(_first, kept, order_by, most))
-    wanted: list[str] = first.column("id").slice(min(offset, rows)).to_pylist()
+    wanted: list[int] = first.column(ROW).slice(min(offset, rows)).to_pylist()
     return wanted
 
 
@@ -80,7 +81,7 @@ def _first(tables: Sequence[pa.Table], order_by: Sequence[Order], most: int) -> 
 
 def _sortable(batch: pa.RecordBatch, order_by: Sequence[Order]) -> pa.Table:
     """Return the batch with each JSON value replaced by columns that Arrow sorts in our order."""
-    columns: dict[str, Any] = {"id": batch.column("id")}
+    columns: dict[str, Any] = {ROW: batch.column(ROW)}
     for n, order in enumerate(order_by):
         column = batch.column(f"key{n}")
         if order.ref.path:

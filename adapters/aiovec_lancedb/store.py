@@ -73,7 +73,7 @@ from .target import StoreTarget
 from .text.hybrid import search_hybrid
 from .text.keyword_search import search_text
 from .upkeep.loop import OpenTables, Table
-from .vector_search import VectorSearch
+from .vector_search import search_vectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -334,15 +334,14 @@ class LancedbBackend(Backend):
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
         first, searched = queries[0], self._tables[table.name]
+        if not first.by_words:
+            searched.upkeep.searched(query.vector for query in queries[-MOST_QUESTIONS:])
         if first.by_words:
             results = [await search_text(searched.versions, table, first)]
-            return await hop(cost_of(*results), finish, results)
-        searched.upkeep.searched(query.vector for query in queries[-MOST_QUESTIONS:])
-        search = VectorSearch(searched.versions)
-        if first.by_both:
-            results = [await search_hybrid(search, table, first)]
+        elif first.by_both:
+            results = [await search_hybrid(searched.versions, table, first)]
         else:
-            results = [*await search.search(table, queries)]
+            results = [*await search_vectors(searched.versions, table, queries)]
         return await hop(cost_of(*results), finish, results)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
@@ -468,11 +467,11 @@ class LancedbBackend(Backend):
 
     async def change_number(self, table: TableHandle) -> int:
         async with self._session.reading(table) as opened:
-            return await newest_number(self._session, opened)
+            return await newest_number(opened)
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         async with self._session.reading(table) as opened:
-            return await changes(self._session, opened, since, limit, self._followers)
+            return await changes(opened, since, limit, self._followers)
 
     def owns(self, path: Path) -> bool:
         folder = self._target.folder

@@ -14,10 +14,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from aiovec.backend import Float64Array, Int64Array, Metric, distances, nearest_first, to_matrix
 from aiovec.backend.contract import Columns, Found, Query, TableHandle, Tuning, stored_rows
@@ -27,9 +28,9 @@ from aiovec.errors import UnsupportedError
 
 from .index.effort import MOST_CANDIDATES, named_effort, with_effort
 from .index.info import InUse, usable_index
-from .layout import column_names
+from .layout import ROW, column_names
 from .memory import SCAN_BATCH, scan_bytes
-from .reads import condition_of, get
+from .reads import condition_of, rows_by_number
 from .session import Opened
 from .table import Versions
 
@@ -54,203 +55,214 @@ _FEW_MORE = 24
 _FEW = 1000
 
 
-class VectorSearch:
-    """The searches of one table."""
+class Nearest(NamedTuple):
+    """The nearest rows in any order, with their ids, numbers and columns, and their distances."""
 
-    def __init__(self, versions: Versions) -> None:
-        self.versions = versions
-        self._session = versions.session
+    rows: pa.Table
+    distances: list[float]
 
-    async def search(self, handle: TableHandle, queries: Sequence[Query]) -> Sequence[Found]:
-        """Return the rows that each query finds, all in one version of the table.
 
-        If bytes are counted, the searches find ids, and the rows are read by them.
-        """
-        table: Opened | None = None
-        answers: dict[int, Found] = {}
-        columns, wanted = queries[0].columns, queries
-        if columns.meter is not None:
-            wanted = [replace(query, columns=Columns(())) for query in queries]
-        if not all(query.exact for query in queries):
-            async with self.reading(handle, queries, whole=False) as table:
-                index = await usable_index(table)
-                if index is None:  # then the memory is for all rows
-                    for query in queries:
-                        await self._check_scan(table, query, "it has no usable index")
-                    return await _completed(table, columns, await self._exactly(table, wanted))
-                for n, query in enumerate(wanted):
-                    answer = None if query.exact else await self._by_index(table, query, index)
-                    if answer is not None:
-                        answers[n] = answer
-                made = await _completed(table, columns, list(answers.values()))
-                answers = dict(zip(answers, made, strict=True))
-        left = [n for n in range(len(queries)) if n not in answers]
-        if left:
-            rest = [queries[n] for n in left]
-            async with self.reading(handle, rest, whole=True, version=table) as table:
-                exact = await self._exactly(table, [wanted[n] for n in left])
-                answers.update(zip(left, await _completed(table, columns, exact), strict=True))
-        return [answers[n] for n in range(len(queries))]
+async def search_vectors(
+    versions: Versions, handle: TableHandle, queries: Sequence[Query]
+) -> Sequence[Found]:
+    """Return the rows that each query finds, all in one version of the table.
 
-    async def nearest(self, table: Opened, query: Query, *, whole: bool) -> Found | None:
-        """Return the nearest rows of an opened table; None if every row has to be measured, and
-        there is no memory for the ``whole`` table."""
+    If bytes are counted, the searches find numbers of rows, by which the rows are then read.
+    """
+    table: Opened | None = None
+    answers: dict[int, Found] = {}
+    columns, wanted = queries[0].columns, queries
+    if columns.meter is not None:
+        wanted = [replace(query, columns=Columns(())) for query in queries]
+    if not all(query.exact for query in queries):
+        async with reading(versions, handle, queries, whole=False) as table:
+            index = await usable_index(table)
+            if index is None:  # then the memory is for all rows
+                for query in queries:
+                    await _check_scan(table, query, "it has no usable index")
+                return await _completed(table, columns, await _exactly(table, wanted))
+            nearest: dict[int, Nearest] = {}
+            for n, query in enumerate(wanted):
+                near = None if query.exact else await _by_index(table, query, index)
+                if near is not None:
+                    nearest[n] = near
+            made = await _completed(table, columns, list(nearest.values()))
+            answers.update(zip(nearest, made, strict=True))
+    left = [n for n in range(len(queries)) if n not in answers]
+    if left:
+        rest = [queries[n] for n in left]
+        async with reading(versions, handle, rest, whole=True, version=table) as table:
+            exact = await _exactly(table, [wanted[n] for n in left])
+            answers.update(zip(left, await _completed(table, columns, exact), strict=True))
+    return [answers[n] for n in range(len(queries))]
+
+
+async def nearest(table: Opened, query: Query, *, whole: bool) -> Nearest | None:
+    """Return the nearest rows of an opened table; None if every row has to be measured, and
+    there is no memory for the ``whole`` table."""
+    index = None if whole else await usable_index(table)
+    if index is not None:
+        return await _by_index(table, query, index)
+    await _check_scan(table, query, "it has no usable index")
+    return (await _exactly(table, [query]))[0]
+
+
+def reading(
+    versions: Versions,
+    handle: TableHandle,
+    queries: Sequence[Query],
+    *,
+    whole: bool,
+    version: Opened | None = None,
+    beside: Callable[[Opened], Awaitable[int]] | None = None,
+) -> AbstractAsyncContextManager[Opened]:
+    """Open the table with memory for a scan of all rows, or of the rows that no index covers.
+
+    ``beside`` returns the bytes that the read may hold in addition.
+    """
+
+    async def scanned(table: Opened) -> int:
         index = None if whole else await usable_index(table)
-        if index is not None:
-            return await self._by_index(table, query, index)
-        await self._check_scan(table, query, "it has no usable index")
-        return (await self._exactly(table, [query]))[0]
+        rows = await table.rows() if index is None else index.rows_unindexed
+        more = 0 if beside is None else await beside(table)
+        return scan_bytes(rows, table.schema.dim) + more
 
-    def reading(
-        self,
-        handle: TableHandle,
-        queries: Sequence[Query],
-        *,
-        whole: bool,
-        version: Opened | None = None,
-        beside: Callable[[Opened], Awaitable[int]] | None = None,
-    ) -> AbstractAsyncContextManager[Opened]:
-        """Open the table with memory for a scan of all rows, or of the rows that no index covers.
+    limit = max(query.limit for query in queries)
+    columns = replace(queries[0].columns, vector=True)
+    return versions.reading(
+        handle, limit, columns, times=len(queries), beside=scanned, version=version
+    )
 
-        ``beside`` returns the bytes that the read may hold in addition.
-        """
 
-        async def scanned(table: Opened) -> int:
-            index = None if whole else await usable_index(table)
-            rows = await table.rows() if index is None else index.rows_unindexed
-            more = 0 if beside is None else await beside(table)
-            return scan_bytes(rows, table.schema.dim) + more
-
-        limit = max(query.limit for query in queries)
-        columns = replace(queries[0].columns, vector=True)
-        return self.versions.reading(
-            handle, limit, columns, times=len(queries), beside=scanned, version=version
-        )
-
-    async def _by_index(self, table: Opened, query: Query, index: InUse) -> Found | None:
-        """Return the nearest rows that the index finds; None if every row has to be measured."""
-        condition = await condition_of(query.where)
-        tuning = query.tuning or Tuning()
-        effort = named_effort(tuning)
-        if effort is None:
-            effort = index.effort.for_limit(query.limit)
-            # A graph is walked until it has found enough rows of the filter, wherever they are.
-            if condition is not None and not index.kind.graph:
-                effort = effort.under_filter(query.limit)
-        measure = tuning.measure is not False
-        more: float = effort.margin(query.limit, fine=index.kind.fine) if measure else 0
-        if tuning.oversample is not None:
-            more = min(query.limit * (tuning.oversample - 1), MOST_CANDIDATES)
-        requested = query.limit + math.ceil(more)
-        if requested * table.schema.dim * 4 > _CANDIDATE_BYTES:
-            reason = f"an index search cannot return as many as {query.limit:,} rows"
-            await self._check_scan(table, query, reason)
+async def _by_index(table: Opened, query: Query, index: InUse) -> Nearest | None:
+    """Return the nearest rows that the index finds; None if every row has to be measured."""
+    condition = await condition_of(query.where)
+    tuning = query.tuning or Tuning()
+    effort = named_effort(tuning)
+    if effort is None:
+        effort = index.effort.for_limit(query.limit)
+        # A graph is walked until it has found enough rows of the filter, wherever they are.
+        if condition is not None and not index.kind.graph:
+            effort = effort.under_filter(query.limit)
+    measure = tuning.measure is not False
+    more: float = effort.margin(query.limit, fine=index.kind.fine) if measure else 0
+    if tuning.oversample is not None:
+        more = min(query.limit * (tuning.oversample - 1), MOST_CANDIDATES)
+    requested = query.limit + math.ceil(more)
+    if requested * table.schema.dim * 4 > _CANDIDATE_BYTES:
+        reason = f"an index search cannot return as many as {query.limit:,} rows"
+        await _check_scan(table, query, reason)
+        return None
+    built = _lance_query(table, [query], requested, measure=measure)
+    built = with_effort(built, effort.bounded(requested))
+    candidates = await table.session.fetch(built, requested, condition)
+    if len(candidates) < query.limit:
+        # A filter is counted only now, because counting takes about as long as the search, and
+        # vectors are looked at last, because all of them are read for that.
+        selected = await table.rows(condition)
+        if len(candidates) < selected and table.schema.vector_nullable:
+            selected = await table.rows(_with_vector(table, condition))
+        if len(candidates) < selected:  # too few in the partitions that were searched
+            if selected <= max(_FEW, query.limit):
+                return await _by_scan(table, query)
+            reason = f"its index finds fewer than {query.limit:,} rows"
+            await _check_scan(table, query, reason)
             return None
-        built = _lance_query(table, [query], requested, measure=measure)
-        built = with_effort(built, effort.bounded(requested))
-        candidates = await self._session.fetch(built, requested, condition)
-        if len(candidates) < query.limit:
-            # A filter is counted only now, because counting takes about as long as the search, and
-            # vectors are looked at last, because all of them are read for that.
-            selected = await table.rows(condition)
-            if len(candidates) < selected and table.schema.vector_nullable:
-                selected = await table.rows(_with_vector(table, condition))
-            if len(candidates) < selected:  # too few in the partitions that were searched
-                if selected <= max(_FEW, query.limit):
-                    return await self._by_scan(table, query)
-                reason = f"its index finds fewer than {query.limit:,} rows"
-                await self._check_scan(table, query, reason)
-                return None
-        # Lance ranks by codes, unless it also measures rows that are not in the index yet.
-        by_codes = not (effort.refine or index.kind.whole or index.rows_unindexed)
+    # Lance ranks by codes, unless it also measures rows that are not in the index yet.
+    by_codes = not (effort.refine or index.kind.whole or index.rows_unindexed)
 
-        def ranked() -> Found:
-            if measure:
-                near = _distances(table, query, candidates)
-            else:
-                near = _lance_distances(candidates, table.schema.metric, by_codes=by_codes)
-            return _found(table, query, candidates, near, nearest_first(near, query.limit))
+    def ranked() -> Nearest:
+        if measure:
+            near = _distances(table, query, candidates)
+        else:
+            near = _lance_distances(candidates, table.schema.metric, by_codes=by_codes)
+        return _best(candidates, near, nearest_first(near, query.limit))
 
-        return await hop(cost_of(candidates), ranked)
-
-    async def _check_scan(self, table: Opened, query: Query, reason: str) -> None:
-        """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
-        most, row = self._session.settings.scan_bytes(), 4 * table.schema.dim
-        if query.exact or await table.rows() * row <= most:
-            return
-        condition = await condition_of(query.where)
-        size = await table.rows(_with_vector(table, condition)) * row
-        if size > most:
-            hint = (
-                f"{reason}, so this search would read {size:,} bytes of vectors, and scan_limit is "
-                f"{most:,}; bring the index up to date with optimize(), or pass exact=True"
-            )
-            raise UnsupportedError("search", "lancedb", hint, table=table.name)
-
-    async def _exactly(self, table: Opened, queries: Sequence[Query]) -> list[Found]:
-        """Return the true nearest rows of each query.
-
-        Rows that float32 cannot tell from the last hit are read by another query.
-        """
-        answers: list[Found] = []
-        most = _CANDIDATE_BYTES // (4 * table.schema.dim)  # candidates
-
-        def ranked() -> list[tuple[Found, float | None]]:
-            numbers = candidates.column("query_index").to_numpy() if len(batch) > 1 else None
-            return [
-                _ranked(table, query, _of_query(candidates, numbers, n), requested)
-                for n, query in enumerate(batch)
-            ]
-
-        for batch, requested in _scans(queries, most):
-            if requested > most:
-                answers.append(await self._by_scan(table, batch[0]))
-                continue
-            condition = await condition_of(batch[0].where)
-            scan = _lance_query(table, batch, requested, exact=True)
-            candidates = await self._session.fetch(scan, requested * len(batch), condition)
-            of_each = await hop(cost_of(candidates), ranked)
-            for query, (answer, reach) in zip(batch, of_each, strict=True):
-                if reach is not None:
-                    near = _lance_query(table, [query], most, exact=True)
-                    near = near.distance_range(upper_bound=reach)
-                    ties = await self._session.fetch(near, most, condition)
-                    if len(ties) < most:
-                        answer, _ = await hop(cost_of(ties), _ranked, table, query, ties)
-                    else:
-                        answer = await self._by_scan(table, query)
-                answers.append(answer)
-        return answers
-
-    async def _by_scan(self, table: Opened, query: Query) -> Found:
-        """Measure every selected row, in constant memory."""
-        vector = table.schema.vector
-        scan = table.lance.query().select(["id", vector])
-        condition = _with_vector(table, await condition_of(query.where))
-        best: list[tuple[float, str]] = []
-        async for batch in await self._session.batches(scan, SCAN_BATCH, condition):
-            cost = cost_of(batch) + len(best)
-            best = await hop(cost, partial(_nearer, best, batch, table, query))
-        measures = {id: measure for measure, id in best}
-        rows = await get(table, list(measures), query.columns)
-        return Found(rows, [measures[id] for id in rows.ids])
+    return await hop(cost_of(candidates), ranked)
 
 
-async def _completed(table: Opened, columns: Columns, results: Sequence[Found]) -> Sequence[Found]:
-    """Return results with their rows, which are read here if bytes are counted."""
-    if columns.meter is None:
-        return results
-    ids = list(dict.fromkeys(id for result in results for id in result.rows.ids))
-    rows = await get(table, ids, columns)
+async def _check_scan(table: Opened, query: Query, reason: str) -> None:
+    """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
+    most, row = table.session.settings.scan_bytes(), 4 * table.schema.dim
+    if query.exact or await table.rows() * row <= most:
+        return
+    condition = await condition_of(query.where)
+    size = await table.rows(_with_vector(table, condition)) * row
+    if size > most:
+        hint = (
+            f"{reason}, so this search would read {size:,} bytes of vectors, and scan_limit is "
+            f"{most:,}; bring the index up to date with optimize(), or pass exact=True"
+        )
+        raise UnsupportedError("search", "lancedb", hint, table=table.name)
 
-    def completed() -> list[Found]:
-        place = {id: n for n, id in enumerate(rows.ids)}
+
+async def _exactly(table: Opened, queries: Sequence[Query]) -> list[Nearest]:
+    """Return the true nearest rows of each query.
+
+    Rows that float32 cannot tell from the last hit are read by another query.
+    """
+    answers: list[Nearest] = []
+    most = _CANDIDATE_BYTES // (4 * table.schema.dim)  # candidates
+
+    def ranked() -> list[tuple[Nearest, float | None]]:
+        numbers = candidates.column("query_index").to_numpy() if len(batch) > 1 else None
         return [
-            Found(rows.take([place[id] for id in result.rows.ids]), result.distances)
-            for result in results
+            _ranked(table, query, _of_query(candidates, numbers, n), requested)
+            for n, query in enumerate(batch)
         ]
 
-    return await hop(cost_of(rows), completed)
+    for batch, requested in _scans(queries, most):
+        if requested > most:
+            answers.append(await _by_scan(table, batch[0]))
+            continue
+        condition = await condition_of(batch[0].where)
+        scan = _lance_query(table, batch, requested, exact=True)
+        candidates = await table.session.fetch(scan, requested * len(batch), condition)
+        of_each = await hop(cost_of(candidates), ranked)
+        for query, (answer, reach) in zip(batch, of_each, strict=True):
+            if reach is not None:
+                near = _lance_query(table, [query], most, exact=True)
+                near = near.distance_range(upper_bound=reach)
+                ties = await table.session.fetch(near, most, condition)
+                if len(ties) < most:
+                    answer, _ = await hop(cost_of(ties), _ranked, table, query, ties)
+                else:
+                    answer = await _by_scan(table, query)
+            answers.append(answer)
+    return answers
+
+
+async def _by_scan(table: Opened, query: Query) -> Nearest:
+    """Measure every selected row, in constant memory."""
+    vector = table.schema.vector
+    scan = table.lance.query().select(["id", ROW, vector])
+    condition = _with_vector(table, await condition_of(query.where))
+    best: list[tuple[float, str, int]] = []
+    async for batch in await table.session.batches(scan, SCAN_BATCH, condition):
+        cost = cost_of(batch) + len(best)
+        best = await hop(cost, partial(_nearer, best, batch, table, query))
+    measures = {number: measure for measure, _, number in best}
+    rows = await rows_by_number(table, list(measures), query.columns)
+    return Nearest(rows, [measures[number] for number in rows.column(ROW).to_pylist()])
+
+
+async def _completed(
+    table: Opened, columns: Columns, results: Sequence[Nearest]
+) -> Sequence[Found]:
+    """Return results with their rows, which are read here if bytes are counted."""
+    rows = None
+    if columns.meter is not None:
+        numbers = {n for near in results for n in near.rows.column(ROW).to_pylist()}
+        rows = await rows_by_number(table, [*numbers], columns)
+
+    def found(near: Nearest) -> Found:
+        of_near = near.rows
+        if rows is not None:
+            of_near = rows.take(pc.index_in(near.rows.column(ROW), value_set=rows.column(ROW)))
+        return Found(stored_rows(of_near, table.schema, columns), near.distances)
+
+    cost = cost_of(rows) if rows is not None else sum(cost_of(near.rows) for near in results)
+    return await hop(cost, lambda: [*map(found, results)])
 
 
 def _with_vector(table: Opened, condition: str | None) -> str | None:
@@ -277,7 +289,7 @@ def _lance_query(
     names = column_names(table.schema, columns)
     vectors = [query.vector * _scale(table, query) if exact else query.vector for query in queries]
     built = table.lance.query().nearest_to(vectors).column(table.schema.vector)
-    built = built.distance_type(table.schema.metric).select([*names, "_distance"]).limit(limit)
+    built = built.distance_type(table.schema.metric).select([*names, ROW, "_distance"]).limit(limit)
     return built.bypass_vector_index() if exact else built
 
 
@@ -330,18 +342,16 @@ def _lance_distances(candidates: pa.Table, metric: Metric, *, by_codes: bool) ->
     return numbers / 2 if by_codes else numbers
 
 
-def _found(
-    table: Opened, query: Query, candidates: pa.Table, near: Float64Array, best: Int64Array
-) -> Found:
+def _best(candidates: pa.Table, near: Float64Array, best: Int64Array) -> Nearest:
     """Return the best candidates with their distances."""
     if len(near) - len(best) > _FEW_MORE:
         candidates, near = candidates.take(pa.array(best)), near[best]
-    return Found(stored_rows(candidates, table.schema, query.columns), near.tolist())
+    return Nearest(candidates, near.tolist())
 
 
 def _ranked(
     table: Opened, query: Query, candidates: pa.Table, requested: int | None = None
-) -> tuple[Found, float | None]:
+) -> tuple[Nearest, float | None]:
     """Return the best candidates by the distances of their vectors.
 
     If more rows than they may be ``requested``, also a distance of Lance below which all rows lie
@@ -349,7 +359,7 @@ def _ranked(
     """
     near = _distances(table, query, candidates)
     best = nearest_first(near, query.limit)
-    answer = _found(table, query, candidates, near, best)
+    answer = _best(candidates, near, best)
     if requested is None or len(near) < requested:
         return answer, None
     worst = float(near.max())
@@ -380,9 +390,10 @@ def _error(table: Opened, query: Query, candidates: pa.Table, worst: float) -> f
 
 
 def _nearer(
-    best: list[tuple[float, str]], batch: pa.RecordBatch, table: Opened, query: Query
-) -> list[tuple[float, str]]:
+    best: list[tuple[float, str, int]], batch: pa.RecordBatch, table: Opened, query: Query
+) -> list[tuple[float, str, int]]:
     measured = _distances(table, query, batch)
     kept = nearest_first(measured, query.limit)
-    ids = batch.column("id").take(pa.array(kept)).to_pylist()
-    return heapq.nsmallest(query.limit, [*best, *zip(measured[kept].tolist(), ids, strict=True)])
+    rows = batch.take(pa.array(kept))
+    columns = measured[kept].tolist(), rows["id"].to_pylist(), rows[ROW].to_pylist()
+    return heapq.nsmallest(query.limit, [*best, *zip(*columns, strict=True)])

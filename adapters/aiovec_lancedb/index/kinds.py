@@ -17,7 +17,8 @@ NONE = "none"
 _RECALL = "recall"
 
 # Vectors per partition that the partitions are trained on, and the rounds of the training. Lance's
-# defaults, 256 and 50, take ten times as long for partitions that find no more (measured with
+# defaults, 256 and 50, take ten times as long for partitions that find no more (``python -m bench
+# lancedb``).
 _SAMPLE_RATE = 64
 _ROUNDS = 20
 # Bits for each dimension of a rotated code: with four, hardly any candidate's vector has to be

@@ -24,6 +24,7 @@ import numpy as np
 from aiovec.backend import Float32Array, Float64Array, Int64Array, Metric, to_matrix
 from aiovec.backend.threads import hop, in_thread, together
 
+from ..layout import ROW
 from ..memory import SCAN_BATCH
 from ..session import Opened
 from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, with_effort
@@ -98,18 +99,18 @@ async def _recall(
     async def search(n: int) -> list[int]:
         """Return the row ids of what a search for a question finds."""
         query = table.lance.query().nearest_to(points[n]).column(vector).distance_type(metric)
-        query = with_effort(query, effort).select(["_rowid", "_distance"])
+        query = with_effort(query, effort).select([ROW, "_distance"])
         hits = await table.session.fetch(query.limit(most + int(nearest.itself[n])))
-        rows: list[int] = hits.column("_rowid").to_pylist()
+        rows: list[int] = hits.column(ROW).to_pylist()
         return rows
 
     hits = await together([partial(search, n) for n in range(len(points))], _AT_ONCE)
     # All at once: a search that reads them takes three times as long.
-    query = table.lance.take_row_ids(sorted(set().union(*hits))).select(["_rowid", vector])
+    query = table.lance.take_row_ids(sorted(set().union(*hits))).select([ROW, vector])
     taken = await table.session.run(query.to_arrow())
 
     def of_worst_group() -> tuple[float, float]:
-        vectors = dict(zip(taken["_rowid"].to_pylist(), to_matrix(taken[vector]), strict=True))
+        vectors = dict(zip(taken[ROW].to_pylist(), to_matrix(taken[vector]), strict=True))
         shares = []
         for n, rows in enumerate(hits):
             near = np.reshape([vectors[row] for row in rows], (-1, table.schema.dim))

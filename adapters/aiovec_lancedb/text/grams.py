@@ -20,12 +20,13 @@ from aiovec.backend.contract import Columns, Query
 from aiovec.backend.threads import hop
 
 from ..driver import FullTextQuery, Occur
+from ..layout import ROW
 from ..reads import MOST as ALL
 from ..session import Opened
 from ..summaries import BYTES_A_VALUE
 from .query import (
     MOST,
-    SCORE,
+    RANKING,
     Group,
     ask,
     fields_of,
@@ -136,11 +137,11 @@ class Matching:
 
 
 async def search(table: Opened, query: Query, where: str | None, *, any: bool) -> pa.Table:
-    """Return the ids and scores of rows that match all clauses or any, the best among them."""
+    """Return the ranking of rows that match all clauses or any, the best among them."""
     cost = sum(len(clause.text) for clause in query.clauses)
     matching = await hop(cost, Matching.of, table.schema, query, any)
     if not matching.positive:
-        return ranking([], [])
+        return RANKING.empty_table()
     selecting = _selecting(table.schema, query, any=any)
     if selecting is None:
         return await _by_scan(table, matching, query, where)
@@ -150,7 +151,7 @@ async def search(table: Opened, query: Query, where: str | None, *, any: bool) -
         rows = await ask(table, selecting, columns, where, requested, cost)
         matches = await hop(matching.cost(rows), matching.matching, rows)
         if rows.num_rows < requested or matches.num_rows >= query.limit:
-            return ranking(matches.column("id"), matches.column(SCORE))
+            return matches.select(RANKING.names).cast(RANKING)
         requested = min(requested * _TIMES, ALL)
 
 
@@ -188,19 +189,22 @@ def _grams(text: str) -> list[str]:
 
 async def _by_scan(table: Opened, matching: Matching, query: Query, where: str | None) -> pa.Table:
     """Read every text. A row's rank depends on how often it has each clause, as in BM25."""
-    best = ranking([], [])
+    best = RANKING.empty_table()
 
     def take(batch: pa.RecordBatch) -> pa.Table:
         ids: list[str] = []
+        numbers: list[int] = []
         scores: list[float] = []
-        for id, texts in zip(batch.column("id").to_pylist(), matching.texts(batch), strict=True):
+        rows = zip(batch.column("id").to_pylist(), batch.column(ROW).to_pylist(), strict=True)
+        for (id, number), texts in zip(rows, matching.texts(batch), strict=True):
             if matching.matches(texts):
                 counts = [clause.count(texts) for clause in matching.positive]
                 ids.append(id)
+                numbers.append(number)
                 scores.append(sum(count / (count + _K1) for count in counts))
-        return first(pa.concat_tables([best, ranking(ids, scores)]), query.limit)
+        return first(pa.concat_tables([best, ranking(ids, numbers, scores)]), query.limit)
 
-    reading = table.lance.query().select(["id", *matching.fields])
+    reading = table.lance.query().select(["id", ROW, *matching.fields])
     async for batch in await table.session.batches(reading, _SCAN_BATCH, where):
         best = await hop(matching.cost(batch), take, batch)
     return best

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,17 +16,19 @@ from aiovec.backend.hybrid import columns_to_read, found, fused
 from aiovec.backend.limits import current_deadline
 from aiovec.backend.threads import hop, together
 
-from ..reads import get
+from ..layout import ROW
+from ..reads import get_by_number
 from ..session import Opened
-from ..vector_search import VectorSearch
+from ..table import Versions
+from ..vector_search import Nearest, nearest, reading
 from .highlight import snippets_of
 from .keyword_search import bytes_of_texts, pairs, ranked
 
 
-async def search_hybrid(search: VectorSearch, handle: TableHandle, query: Query) -> Found:
+async def search_hybrid(versions: Versions, handle: TableHandle, query: Query) -> Found:
     """Return the best rows of both searches."""
     ids_only, whole = replace(query, columns=Columns(())), query.exact
-    texts = partial(bytes_of_texts, search.versions, query)
+    texts = partial(bytes_of_texts, versions, query)
     deadline = current_deadline(None)
 
     async def half(search: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
@@ -34,9 +36,9 @@ async def search_hybrid(search: VectorSearch, handle: TableHandle, query: Query)
             return await search(*arguments, **options)
 
     while True:
-        async with search.reading(handle, [query], whole=whole, beside=texts) as table:
+        async with reading(versions, handle, [query], whole=whole, beside=texts) as table:
             near, (matching, having) = await together([
-                partial(half, search.nearest, table, ids_only, whole=whole),
+                partial(half, nearest, table, ids_only, whole=whole),
                 partial(half, ranked, table, query, Columns(())),
             ])  # fmt: skip
             if near is not None:
@@ -45,20 +47,22 @@ async def search_hybrid(search: VectorSearch, handle: TableHandle, query: Query)
 
 
 async def _fused(
-    table: Opened, query: Query, near: Found, matching: pa.Table, having: int
+    table: Opened, query: Query, near: Nearest, matching: pa.Table, having: int
 ) -> Found:
     """Fuse the rows of both lists, and read those that are hits. ``having`` of them have all
     words."""
     metric = table.schema.metric
+    numbers: dict[str, int] = {}
 
     def fuse() -> list[FusedHit[str]]:
-        distances = cast("Sequence[float]", near.distances)
-        nearest = [*zip(distances, near.rows.ids, strict=True)]
-        return fused(query, metric, nearest, pairs(matching), having, _ids)
+        for rows in near.rows, matching:
+            numbers.update(zip(rows["id"].to_pylist(), rows[ROW].to_pylist(), strict=True))
+        by_distance = [*zip(near.distances, near.rows["id"].to_pylist(), strict=True)]
+        return fused(query, metric, by_distance, pairs(matching), having, _ids)
 
     hits = await hop(len(near.distances) + matching.num_rows, fuse)
-    ids = [hit.key for hit in hits]
-    rows = await get(table, ids, columns_to_read(query, hits), ordered=True)
+    wanted = [numbers[hit.key] for hit in hits]
+    rows = await get_by_number(table, wanted, columns_to_read(query, hits))
     snippets = snippets_of(table.schema, query)
     return await hop(cost_of(rows), found, query, metric, hits, rows, snippets)
 

@@ -17,21 +17,24 @@ from aiovec.backend.threads import hop
 from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
+from ..layout import ROW, column_names
 from ..memory import SCAN_BATCH, STREAM_BYTES
-from ..reads import condition_of, rows_by_id
+from ..reads import condition_of, rows_by_number
 from ..session import Opened
 from ..sql.values import name, text
 from ..table import Versions
 from . import grams
 from .grams import letters
 from .highlight import snippets_of
-from .query import ROW, SCORE, ask, fetch, fields_of, first, query_of, ranking, text_fields
+from .query import RANKING, SCORE, ask, fetch, fields_of, first, query_of, text_fields
 
 # For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
 _COST = 32
 # A search whose limit parts rows with equal scores ranks this many times more, up to so many rows:
 # 100,000 took 0.6 s.
 _MORE, _MOST_EQUAL = 64, 10_000
+# Scores of two queries may differ by their rounding.
+_SURELY_LESS = 1 - 1e-6
 _WORD = re.compile(r"[^\W_]+")
 # Prefixes in one query, and words that all of them together stand for. 10,000 words took Lance 5 s,
 # and two such prefixes minutes.
@@ -95,7 +98,7 @@ async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Tabl
             return whole, whole.num_rows
         more = await matching(any=True) if more is None else more
 
-    # Where no word begins as a prefix does, nothing was asked for, and no row has a number.
+    # Where no word begins as a prefix does, nothing was asked for, and the types are not Lance's.
     ranks = [part for part in (whole, more) if part.num_rows] or [more]
 
     def combined() -> pa.Table:
@@ -165,40 +168,39 @@ async def _matching(
     cost = _cost_of(query, words)
     built = await hop(cost, partial(query_of, table.schema, query, words, any=any))
     if built is None:
-        return await _with_columns(table, ranking([], []), columns)
-    ranks = partial(ask, table, built, where=where, cost=cost)
-    rows = await ranks(columns, limit=query.limit + 1)
+        return await _with_columns(table, RANKING.empty_table(), columns)
+    rows = await ask(table, built, columns, where, query.limit + 1, cost)
     if rows.num_rows > query.limit:
-        return await _cut(table, query, ranks, rows, columns)
+        ranks = partial(fetch, table, built, [], where, cost=cost)
+        rows = await _cut(table, query, ranks, rows)
+        return await _with_columns(table, rows, columns)
     return await hop(rows.num_rows, first, rows, query.limit)
 
 
 async def _cut(
-    table: Opened,
-    query: Query,
-    ranks: Callable[..., Awaitable[pa.Table]],
-    rows: pa.Table,
-    columns: Columns,
+    table: Opened, query: Query, ranks: Callable[..., Awaitable[pa.Table]], rows: pa.Table
 ) -> pa.Table:
     """Return the best rows of one more than requested; equal ones by id.
 
-    Of rows with equal scores Lance returns any. Where the limit parts them, it has to rank more,
-    without their columns, until all of them are known, or too many.
+    Of rows with equal scores Lance returns any. Where the limit parts them, it has to rank more, by
+    their numbers alone, until all of them are known, or too many. Then their ids are read, which
+    deleted rows do not have.
     """
     limit, ranked = query.limit, rows
     *_, least, beyond = sorted(rows.column(SCORE).to_pylist(), reverse=True)
     if beyond < least:
         return await hop(rows.num_rows, first, rows, limit)
-    more = limit
+    more, least = limit, least * _SURELY_LESS
     while (
         more < limit + _MOST_EQUAL
         and ranked.num_rows >= more
-        and pc.min(ranked.column(SCORE)).as_py() == least
+        and pc.min(ranked.column(SCORE)).as_py() >= least
     ):
         more = min(more * _MORE, limit + _MOST_EQUAL)
-        ranked = await ranks(Columns((), False, False), limit=more)
-    ranked = await hop(ranked.num_rows, first, ranked, limit)
-    return await _with_columns(table, ranked, columns)
+        ranked = await ranks(limit=more)
+    ranked = ranked.filter(pc.greater_equal(ranked.column(SCORE), least))
+    ranked = await _read(table, ranked.select([ROW, SCORE]), Columns(()))
+    return await hop(ranked.num_rows, first, ranked, limit)
 
 
 async def _beginnings(
@@ -282,17 +284,19 @@ def _loosely(letter: str) -> str:
 
 async def _with_columns(table: Opened, ranked: pa.Table, columns: Columns) -> pa.Table:
     """Return the same rows, in the same order, with these columns."""
-    if columns == Columns(()):
-        return ranked
-    ids = await hop(ranked.num_rows, ranked.column("id").to_pylist)
-    rows = await rows_by_id(table, ids, columns)
+    names = column_names(table.schema, columns)
+    return ranked if set(names) <= {*ranked.column_names} else await _read(table, ranked, columns)
+
+
+async def _read(table: Opened, ranked: pa.Table, columns: Columns) -> pa.Table:
+    """Return the rows that exist, in the same order, with these columns."""
+    numbers = await hop(ranked.num_rows, ranked.column(ROW).to_pylist)
+    rows = await rows_by_number(table, numbers, columns)
 
     def scored() -> pa.Table:
-        places = pc.index_in(ranked.column("id"), value_set=rows.column("id"))
-        taken = rows.take(places)
-        for column in ranked.column_names[1:]:
-            taken = taken.append_column(column, ranked.column(column))
-        return taken
+        places = pc.index_in(ranked.column(ROW), value_set=rows.column(ROW))
+        scores = ranked.column(SCORE).filter(pc.is_valid(places))
+        return rows.take(places.drop_null()).append_column(SCORE, scores)
 
     return await hop(rows.num_rows, scored)
 

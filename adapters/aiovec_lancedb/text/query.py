@@ -4,7 +4,7 @@ This depends on these properties of lancedb 0.40 (``tests/lancedb/test_text.py``
 
 - The tokenizer "simple" takes runs of letters and digits, by Unicode. Behind it words are put in
   lower case, then stemmed (english), then Latin letters lose their accents, ß becomes ss, æ ae,
-  ø o, ł l. A combining accent behind a letter ends the word.
+  ø o, ł l, dotless i i. A combining accent behind a letter ends the word.
 - A PhraseQuery finds its words next to each other, in one column; a MatchQuery with AND finds rows
   with all words in one column, with OR with any. A BooleanQuery of them, over several columns,
   selects exactly, whatever the limit, and scores by the sum of BM25.
@@ -31,7 +31,7 @@ from aiovec.backend.contract import Columns, Query
 from aiovec.backend.threads import hop
 
 from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
-from ..layout import column_names
+from ..layout import ROW, column_names
 from ..reads import MOST as ALL
 from ..session import Opened
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 Words = Mapping[TextClause, Sequence[str]]
 """The words that each clause with a prefix may stand for."""
 
-ROW, SCORE = "_rowid", "_score"
-"""The columns that Lance adds: the row's number, and BM25, higher is better."""
+SCORE = "_score"
+"""The column that Lance adds: BM25, higher is better."""
 MOST = 64
 """The most conditions of one query. Lance survived 200, each over eight columns."""
 
@@ -179,7 +179,7 @@ def _forms(text: str) -> list[str]:
 
 
 # A condition of every row, which no index answers. It reads no column.
-_EXISTING = "_rowid >= 0"
+_EXISTING = f"{ROW} >= 0"
 
 
 async def ask(
@@ -227,10 +227,9 @@ async def fetch(
     return await table.session.fetch(await hop(cost, build), where=where)
 
 
-def ranking(ids: Sequence[str] | pa.ChunkedArray, scores: Any) -> pa.Table:
-    """Return ids and scores with the types that ``ask`` gives them."""
-    columns = {"id": pa.array(ids) if isinstance(ids, list) else ids, SCORE: scores}
-    return pa.table(columns).cast(_RANKING)
+def ranking(ids: Sequence[str], numbers: Sequence[int], scores: Sequence[float]) -> pa.Table:
+    """Return ids, numbers and scores as ``ask`` returns them."""
+    return pa.table({"id": ids, ROW: numbers, SCORE: scores}, schema=RANKING)
 
 
 def first(ranked: pa.Table, limit: int) -> pa.Table:
@@ -241,4 +240,7 @@ def first(ranked: pa.Table, limit: int) -> pa.Table:
     return ranked.take(pc.select_k_unstable(ranked, k=limit, sort_keys=order))
 
 
-_RANKING = pa.schema([pa.field("id", pa.utf8(), False), pa.field(SCORE, pa.float32())])
+RANKING = pa.schema([
+    pa.field("id", pa.utf8(), False), pa.field(ROW, pa.uint64()), pa.field(SCORE, pa.float32()),
+])  # fmt: skip
+"""The columns of ranked rows of which no field was read."""
