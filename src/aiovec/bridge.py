@@ -390,7 +390,15 @@ def storable(value: Any, name: str = "metadata", *, large: type[str] | None = No
     InvalidArgumentError for a value that cannot be stored, such as an integer beyond 64 bits; with
     ``large=str``, such integers become text.
     """
-    stored = partial(storable, large=large)
+    try:
+        return _stored(value, name, large)
+    except RecursionError:
+        words = f"{name} is nested too deeply"
+        raise InvalidArgumentError(name, type(value).__name__, "flatter", reason=words) from None
+
+
+def _stored(value: Any, name: str, large: type[str] | None) -> Any:
+    stored = partial(_stored, large=large)
     match value:
         case None | bool() | str() | UUID() | Enum():
             return value
@@ -443,23 +451,28 @@ def metadata_filter(wanted: Mapping[str, Any], field: _Meant = _in_payload) -> E
     All entries of ``{"year": {"$gte": 2020}, "lang": "en"}`` must match. A plain value means
     equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not``, and beyond
     MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
-    lists of mappings, ``$not`` one. As in MongoDB, a negation also matches rows without the key,
-    and dots lead into nested objects. NaN equals nothing, and nothing is above or below NaN and
-    None. An integer beyond 64 bits counts as the nearest float. ``field`` returns the field of a
-    key, or several fields, one of which must match; by default it returns a key of the payload.
+    lists of mappings, which are not empty, ``$not`` one. As in MongoDB, a negation also matches
+    rows without the key, and dots lead into nested objects. NaN equals nothing, and nothing is
+    above or below NaN and None. An integer beyond 64 bits counts as the nearest float. ``field``
+    returns the field of a key, or several fields, one of which must match; by default it returns a
+    key of the payload.
     """
     if not isinstance(wanted, Mapping):
         raise FilterError(f"a filter must be a mapping, not {type(wanted).__name__}")
-    return all_of([_entry(key, value, field) for key, value in wanted.items()])
+    try:
+        return all_of([_entry(key, value, field) for key, value in wanted.items()])
+    except RecursionError:
+        raise FilterError("the filter is nested too deeply") from None
 
 
 def _entry(key: str, value: Any, field: _Meant) -> Expr:
     match key:
-        case "$and":
-            return all_of([metadata_filter(operand, field) for operand in _operands(key, value)])
-        case "$or" | "$nor":
-            either = any_of([metadata_filter(operand, field) for operand in _operands(key, value)])
-            return either if key == "$or" else either.is_not_true()
+        case "$and" | "$or" | "$nor":
+            parts = [metadata_filter(operand, field) for operand in _operands(key, value)]
+            if not parts:  # "$and" would select every row, for a delete too
+                raise FilterError(f"{key} takes a list of one filter or more")
+            joined = all_of(parts) if key == "$and" else any_of(parts)
+            return joined.is_not_true() if key == "$nor" else joined
         case "$not":
             return metadata_filter(value, field).is_not_true()
     if not isinstance(key, str) or key.startswith("$"):

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
-from functools import partial
+from functools import partial, reduce
 from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,13 @@ async def test_metadata_of_any_type_is_stored() -> None:
 def test_a_value_that_cannot_be_stored_is_named(value: object) -> None:
     with pytest.raises(InvalidArgumentError, match=r"metadata\.file"):
         storable({"file": value})
+
+
+def test_metadata_without_end_is_refused() -> None:
+    endless: dict[str, Any] = {}
+    endless["again"] = endless
+    with pytest.raises(InvalidArgumentError, match="metadata is nested too deeply"):
+        storable(endless)
 
 
 def test_an_integer_beyond_64_bits_is_refused_with_the_cure() -> None:
@@ -181,6 +188,9 @@ def test_filters_select_as_in_mongodb(store: sync.VectorStore) -> None:
         ({"n": {}}, "expected one of"),
         ({"$where": []}, r"expected \$and"),
         ({"$or": {"n": 1}}, "takes a list"),
+        ({"$and": []}, "one filter or more"),
+        ({"$nor": []}, "one filter or more"),
+        (reduce(lambda inner, _: {"$not": inner}, range(5000), {"n": 1}), "nested too deeply"),
         ({"n": {"$in": "abc"}}, "takes a list"),
         ({"n": {"$between": [1]}}, "two values"),
         ({3: 1}, "no operator 3"),
