@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 
 import nox
-from nox.command import CommandFailed
 
 nox.needs_version = ">=2024.4"
 nox.options.default_venv_backend = "uv|virtualenv"  # a venv's pip may not know --group
@@ -28,6 +27,7 @@ def _runs(version: str) -> bool:
 LIGHT = (
     "anyio blockbuster hypothesis numpy<2 psutil pytest pytest-asyncio pytest-timeout pytest-xdist"
 ).split()
+LINT = "ruff check .", "ruff format --check .", "mypy --strict", "lint-imports", "codespell"
 PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(version)]
 
 
@@ -38,11 +38,8 @@ def lint(session: nox.Session) -> None:
     NumPy's types of its newest release differ, which older Pythons do not get.
     """
     session.install("--no-compile", "-e", ".", "--group", "dev")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("mypy", "--strict")
-    session.run("lint-imports")
-    session.run("codespell")
+    for command in LINT:
+        session.run(*command.split())
 
 
 @nox.session(name="format")
@@ -70,15 +67,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def ci(session: nox.Session) -> None:
-    """Lint, and run the default and the slow tests, in one environment and whatever fails first."""
-    failed = []
-    for name, part in {"lint": lint, "tests": tests}.items():
-        try:
-            part(session)
-        except CommandFailed as error:
-            failed.append(f"{name}: {error}")
-    if failed:
-        session.error("; ".join(failed))
+    """Do a part of .ci/run, both in one environment: ``-- lint``, or ``-- tests`` but campaigns."""
+    session.install("--no-compile", "-e", ".", "--group", "dev")
+    for command in LINT if session.posargs == ["lint"] else ():
+        session.run(*command.split())
+    if session.posargs == ["tests"]:
+        session.run("python", "-m", "tests", "-m", "not soak")
 
 
 @nox.session

@@ -13,4 +13,5 @@ import pytest
 if __name__ == "__main__":  # a spawned process imports this module again
     # The processes share the cores: NumPy's own threads would only wait for each other, busily.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    sys.exit(pytest.main(["-n", "logical", *sys.argv[1:]]))
+    # One that has no more tests takes over some of another's, so none is left alone at the end.
+    sys.exit(pytest.main(["-n", "logical", "--dist", "worksteal", *sys.argv[1:]]))

@@ -119,6 +119,7 @@ def test_an_index_is_built_replaced_and_dropped(run: Run, folder: Path) -> None:
     assert run("info", "-s", target, "--json").json["tables"][0]["indexes"] == []
 
 
+@pytest.mark.slow
 def test_optimize_runs_in_rounds_past_a_failing_table(run: Run, lance: Path, folder: Path) -> None:
     """Once without ``--every``, and then in rounds."""
     target = f"lancedb://{lance}"

@@ -32,6 +32,7 @@ OWN_TEST = {
     "how-to/test-your-app.md",
 }
 NEEDS_MORE = {"reference/http.md", "reference/commands.md"}
+BUILDS_INDEXES = {"docs/reference/lancedb.md"}
 LIBRARIES = {
     "docs/reference/documents.md": "semantic_text_splitter",
     "docs/tutorial/answer-questions.md": "openai semantic_text_splitter wordllama",
@@ -81,7 +82,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", run_pages())
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page in BUILDS_INDEXES else ())
+        for page in run_pages()
+    ],
+)
 def test_every_block_runs_and_prints_what_the_page_shows(page: str, folder: Path) -> None:
     for library in LIBRARIES.get(page, "").split():
         pytest.importorskip(library)
@@ -107,6 +114,7 @@ def test_the_app_of_the_tutorial_takes_uploads(folder: Path) -> None:
         assert (refused.status_code, refused.json()["error"]) == (422, "DocumentError")
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_guide_pass(folder: Path) -> None:
     pytest.importorskip("lancedb")
     code = "\n\n".join(blocks("docs/how-to/test-your-app.md", "python"))

@@ -354,6 +354,7 @@ def test_an_app_writes_while_its_rows_are_embedded(
     assert bodies == {"1": "on keys", "2": "on locks"}
 
 
+@pytest.mark.slow
 def test_a_killed_import_goes_on_by_the_same_command(db: sqlite3.Connection) -> None:
     db.execute("BEGIN")
     for id in range(10, 6010):

@@ -87,6 +87,7 @@ async def test_stats_health_and_metrics_tell_how_far_behind_a_table_is(
         assert "watching" not in (await store.stats("articles")).details
 
 
+@pytest.mark.slow
 async def test_a_watched_table_moves_to_lancedb_and_back(app: App, tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
     config = tmp_path / "aiovec.toml"

@@ -38,7 +38,9 @@ def opened(folder: Path) -> Any:
     return aiovec.connect(folder / "s.db", embedder="demo")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [pytest.param(s, marks=() if s in ("id", "two") else pytest.mark.slow) for s in SHAPES]
+)
 async def test_a_watched_table_is_what_a_first_import_gives(shape: str, tmp_path: Path) -> None:
     with closing(App(tmp_path, shape, journal="wal" if shape != "two" else "delete")) as app:
         async with opened(tmp_path) as store:
@@ -78,7 +80,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("followed", [True, False], ids=["followed", "meanwhile"])
+@pytest.mark.parametrize(
+    "followed", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["followed", "meanwhile"]
+)
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_change_of_the_schema_is_followed(
     change: str, followed: bool, app: App, tmp_path: Path

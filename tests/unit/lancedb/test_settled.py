@@ -59,6 +59,7 @@ async def test_a_large_table_gets_codes_at_once_and_a_graph_when_it_is_searched_
         assert await true_recall(store) >= 0.9
 
 
+@pytest.mark.slow
 async def test_searches_keep_the_measured_codes_until_a_graph_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ async def test_searches_keep_the_measured_codes_until_a_graph_is_built(
         await until(lambda: _has(store, "hnsw_sq"))
 
 
+@pytest.mark.slow
 async def test_a_failed_rebuild_of_a_grown_table_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
