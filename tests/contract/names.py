@@ -11,7 +11,7 @@ import pytest
 from tests.contract.base import ContractBase, case, filled
 from tests.harness.values import DIM, HOSTILE_NAMES, assert_same_rows, ids_of, vectors
 
-from aiovec import F, Field, Schema, VectorStore
+from aiovec import F, Schema, VectorStore
 from aiovec.backend import Expr
 
 Condition = Callable[[Any], Expr]
@@ -103,32 +103,6 @@ class NamesContract(ContractBase):
                             with case(meant(field)):
                                 assert ids_of(await store.find(table, meant(field))) == wanted
                         raise AssertionError(f"all at once select other rows than {wanted}")
-
-    async def test_reserved_names_may_have_indexes_partitions_and_texts(
-        self, store: VectorStore
-    ) -> None:
-        names = ("select", "rowid", "distance", "order", "k", "rank", "table", "Index")
-        options = (
-            Field(str, index="btree"), Field(str, partition=True), Field(str, text=True),
-            Field(str, index="bitmap"),
-        )  # fmt: skip
-        declared = {
-            name: options[n % len(options)]
-            for n, name in enumerate(names)
-            if store.supports("text") or not options[n % len(options)].text
-        }
-        rows = [
-            {"id": f"r{n}", "Vector": vector, **{name: f"{name} {n}" for name in declared}}
-            for n, vector in enumerate(vectors(3))
-        ]
-        await filled(store, Schema(DIM, vector="Vector", fields=declared), rows)
-        for name in declared:
-            where = F[name] == f"{name} 1"
-            assert ids_of(await store.search("notes", vectors(1)[0], where=where)) == ["r1"]
-            matches = await store.find("notes", F[name].startswith(name))
-            assert ids_of(matches) == ["r0", "r1", "r2"]
-            assert await store.update("notes", {name: "new"}, where=where) == 1
-        assert await store.delete("notes", where=F.rank == "new") == 1
 
     @pytest.mark.arrow
     async def test_a_vector_may_have_a_name_of_the_engines(self, store: VectorStore) -> None:

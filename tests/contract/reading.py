@@ -20,7 +20,6 @@ from tests.harness.values import (
     SMALL,
     assert_same_fields,
     assert_same_rows,
-    flat,
     ids_of,
     rows_of_every_kind,
 )
@@ -117,20 +116,6 @@ class ReadingContract(ContractBase):
         assert await store.get("notes", "absent") == []
 
     # Find
-
-    @pytest.mark.core
-    async def test_find_is_by_id_and_without_vectors(self, store: VectorStore) -> None:
-        rows = rows_of_every_kind(120)
-        await filled(store, EVERY_KIND, rows[::-1])
-        records = await store.find("notes")
-        assert ids_of(records) == [row["id"] for row in rows[:100]]
-        assert all(record.vector is None for record in records)
-        assert [dict(record.fields) for record in records] == [
-            flat(row, EVERY_KIND) for row in rows[:100]
-        ]
-        assert "embedding" not in records[0].to_dict()
-        descending = await store.find("notes", descending=True, limit=3)
-        assert ids_of(descending) == ["r0119", "r0118", "r0117"]
 
     async def test_find_orders_selects_and_filters_in_every_combination(
         self, store: VectorStore

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -53,9 +52,3 @@ class RowsContract(ContractBase):
                 await store.delete("notes", ["r2499"])
             seen.append((row.id, row["year"]))
         assert sorted(seen) == [(row["id"], row["year"]) for row in rows]
-
-    async def test_readers_that_stop_early_leave_the_store_free(self, notes: VectorStore) -> None:
-        for _ in range(10):  # more than may be open at once
-            async with aclosing(notes.table("notes").rows()) as rows:
-                await anext(rows)
-        assert len(await _all(notes)) == 10

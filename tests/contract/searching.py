@@ -141,12 +141,6 @@ class SearchingContract(ContractBase):
                     hits = await store.search(metric, query, limit=limit)
                     assert_same_hits(hits, oracle.search(metric, query, limit=limit))
 
-    async def test_a_search_of_an_empty_table_has_no_hits(self, store: VectorStore) -> None:
-        await store.create_table("notes", SMALL)
-        assert await store.search("notes", vectors(1)[0]) == []
-        assert await store.search_many("notes", vectors(3)) == [[], [], []]
-        assert await store.search("notes", vectors(1)[0], where="year > 0") == []
-
     @pytest.mark.core
     @pytest.mark.arrow
     async def test_numbers_beyond_all_rows(self, store: VectorStore) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.contract.base import ContractBase, case
-from tests.harness.values import DIM, EVERY_KIND, SMALL, assert_same_rows, small_rows, vectors
+from tests.harness.values import DIM, EVERY_KIND, SMALL, small_rows, vectors
 
 import aiovec
 from aiovec import Field, Schema, TableExistsError, TableNotFoundError, VectorStore
@@ -149,27 +149,6 @@ class TablesContract(ContractBase):
         assert sorted(type(o).__name__ for o in outcomes) == ["Schema"] + ["TableExistsError"] * 7
 
     # Dropping
-
-    @pytest.mark.core
-    async def test_a_dropped_table_is_gone(self, notes: VectorStore) -> None:
-        await notes.create_table("other", SMALL)
-        await notes.drop_table("notes")
-        assert await notes.tables() == ["other"]
-        for call in (notes.count("notes"), notes.drop_table("notes")):
-            with pytest.raises(TableNotFoundError):
-                await call
-        await notes.drop_table("notes", missing_ok=True)
-
-    @pytest.mark.core
-    async def test_a_table_created_again_is_empty_and_may_differ(self, notes: VectorStore) -> None:
-        await notes.drop_table("notes")
-        other = Schema(3, metric="l2", fields={"name": int})
-        await notes.create_table("notes", other)
-        assert await notes.schema("notes") == other
-        assert await notes.find("notes") == []
-        row = {"id": "r0000", "embedding": [1, 2, 3], "name": 7}
-        await notes.insert("notes", [row])
-        assert_same_rows(await notes.get("notes", "r0000"), [row], other)
 
     # Missing tables and names
 

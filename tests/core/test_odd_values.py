@@ -62,23 +62,6 @@ async def test_values_without_a_text_are_refused_like_others(store: VectorStore)
         assert words in str(caught.value)
 
 
-async def test_a_selected_name_that_is_no_field_is_refused(store: VectorStore) -> None:
-    await store.create_table("notes", Schema(2, fields={"title": "text"}))
-    for names, hint in (
-        (["titel"], "did you mean 'title'"),
-        (["title", "embeding"], "did you mean 'embedding'"),
-        (["color"], "the columns are id, embedding, title, payload, payload.<key>"),
-    ):
-        for call in (
-            store.find("notes", select=names),
-            store.get("notes", ["a"], select=names),
-            store.search("notes", [1, 0], select=names),
-        ):
-            with pytest.raises(aiovec.InvalidNameError) as caught:
-                await call
-            assert hint in str(caught.value)
-
-
 def test_bad_fusions_are_refused() -> None:
     for bad in (0, -1, float("nan")):
         with pytest.raises(aiovec.InvalidArgumentError):

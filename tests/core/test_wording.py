@@ -61,6 +61,8 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.search("docs", vector, k=5), TypeError, "'k'; did you mean 'limit'"
     yield lambda: store.search("docs", vector, filter="x"), TypeError, "did you mean 'where'"
     yield lambda: store.search_text("docs", "x", exact=True), TypeError, "'exact'"
+    columns = "the columns are id, embedding, year, title, at, payload, payload.<key>"
+    yield lambda: store.find("docs", select=["color"]), named, columns
     yield lambda: store.find("docs", "title CONTAINS 'a'"), where, "CONTAINS_TEXT or LIKE"
     yield lambda: store.find("docs", 2024), where, r"F\.year == 2024"
     for text, says in FILTERS.items():

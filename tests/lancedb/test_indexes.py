@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +239,7 @@ async def test_a_filter_is_not_counted_before_it_is_searched(store: VectorStore,
 # By itself
 
 
+@pytest.mark.slow
 async def test_auto_takes_a_graph_where_it_is_built_soon(tmp_path: Path) -> None:
     """Its searches cost less at the same recall, also of lengths that codes cannot have."""
     async with opened(tmp_path / "s", index="none", index_from=500) as store:
@@ -307,6 +307,7 @@ async def reported_recall(store: VectorStore) -> tuple[float, str]:
     return details["recall"], details["recall_by"]
 
 
+@pytest.mark.slow
 async def test_the_recall_is_measured_with_the_apps_own_searches(tmp_path: Path) -> None:
     async with (
         opened(tmp_path / "s", index="none") as store,
@@ -351,6 +352,7 @@ async def test_the_recall_is_measured_with_the_apps_own_searches(tmp_path: Path)
             assert (await reported_recall(store))[1] == "256 made questions"
 
 
+@pytest.mark.slow
 async def test_the_recall_is_measured_with_given_questions(store: VectorStore) -> None:
     await filled(store)
     with case("of a build"):
@@ -441,59 +443,6 @@ async def test_a_build_that_is_cancelled_closed_or_dropped(tmp_path: Path) -> No
         await store.create_index("notes", "ivf_flat", wait=False)
         await until(lambda: indexed(store))
         assert await kinds(store) == ["ivf_flat"]
-
-
-# Over fields
-
-FIELDS: dict[str, Any] = {
-    "lang": Field(str, index="bitmap"),
-    "year": Field(int, index="btree"),
-    "score": Field(float, index="bitmap"),
-    "seen": Field(datetime, index="btree"),
-    "live": Field(bool, index="bitmap"),
-    "tags": list[str],
-}
-
-
-def _row(number: int) -> dict[str, Any]:
-    return {
-        "id": f"r{number}",
-        "embedding": [1.0, float(number)],
-        "lang": [None, "en", "de"][number % 3],
-        "year": None if number % 7 == 0 else 2000 + number % 30,
-        "score": None if number % 5 == 0 else number / 4,
-        "seen": datetime(2024, 1, 1 + number % 28, tzinfo=UTC),
-        "live": [True, False, None][number % 3],
-        "tags": [f"t{number % 4}", "all"] if number % 6 else None,
-    }
-
-
-async def test_an_index_over_a_field_changes_no_answer(store: VectorStore) -> None:
-    plain = {name: Field(f.kind) if isinstance(f, Field) else f for name, f in FIELDS.items()}
-    await store.create_table("plain", Schema(2, fields=plain))
-    await store.create_table("notes", Schema(2, fields=FIELDS))
-    assert {info.column: info.kind for info in await store.indexes("notes")} == {
-        "lang": "bitmap", "year": "btree", "score": "btree", "seen": "btree", "live": "bitmap",
-        "tags": "label_list",
-    }  # fmt: skip
-    for table in ("plain", "notes"):
-        await store.insert(table, [_row(number) for number in range(400)])
-        await store.optimize(table)
-        await store.insert(table, [_row(number) for number in range(400, 450)])
-        await store.delete(table, [f"r{number}" for number in range(0, 450, 9)])
-        await store.update(table, {"lang": "fr", "year": None}, where=F.year == 2004)
-        await store.upsert(table, [{**_row(3), "tags": ["new"]}, {**_row(4), "lang": None}])
-    assert all(info.rows_indexed for info in await store.indexes("notes"))
-    for where in (
-        F.lang == "fr", F.lang != "fr", F.lang.is_null(), ~F.lang.in_(["en", "fr"]),
-        F.year >= 2010, ~(F.year >= 2010), F.year.is_null(), F.score < 20.5, ~(F.score < 20.5),
-        F.seen > datetime(2024, 1, 20, tzinfo=UTC), F.live == True, ~(F.live == True),  # noqa: E712
-        F.tags.contains("t1"), ~F.tags.contains("t1"), F.tags.contains("new"), F.tags.is_null(),
-        (F.lang == "de") & ~F.tags.contains("t2") | (F.year == 2001),
-    ):  # fmt: skip
-        with case(where):
-            wanted = [record.id for record in await store.find("plain", where, limit=1000)]
-            assert [r.id for r in await store.find("notes", where, limit=1000)] == wanted
 
 
 # Tables of which many rows are equal

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,15 @@ import lancedb
 import pytest
 from lancedb.query import AsyncFTSQuery
 from tests.contract.base import case
-from tests.harness.text_oracle import matching_ids
 from tests.lancedb.support import lance_calls, opened
 
 from aiovec import Field, Schema, VectorStore
-from aiovec.backend import TextClause
 from aiovec.errors import InvalidArgumentError, UnsupportedError
 
 TEXTS = Schema(
     2, fields={"title": Field(str, text=True), "body": Field(str, text=True), "year": int}
 )
 GRAMS = Schema(2, fields=TEXTS.fields, analyzer="ngram")
-WORDS = ["wool", "cat", "the", "Café", "x42", "ünder", "zoo", "hat", "b", "Ørsted", "sub-jumble"]
-PARTS = ["a", "b", "c", "é", "ab", "c a", "E", "wo"]
 
 
 def row(id: str, title: str | None, body: str | None, year: int = 0) -> dict[str, Any]:
@@ -41,91 +36,6 @@ async def text_indexes(store: VectorStore) -> dict[str, tuple[int, int]]:
         for info in await store.indexes("notes")
         if info.kind == "text"
     }
-
-
-def drawn(chance: random.Random, words: list[str], schema: Schema) -> tuple[str, list[TextClause]]:
-    """Draw a query, as a person types it and as clauses."""
-    clauses = []
-    for _ in range(chance.randrange(1, 4)):
-        prefix = schema.analyzer != "ngram" and chance.random() < 0.3
-        text = " ".join(chance.choices(words, k=1 if prefix else chance.choice([1, 1, 2])))
-        field = chance.choice([None, None, *(n for n, f in schema.fields.items() if f.text)])
-        text = text[: chance.randrange(1, 4)] if prefix else text
-        clauses.append(TextClause(text, field, prefix=prefix, excluded=chance.random() < 0.3))
-    typed = (
-        "-" * clause.excluded
-        + (f"{clause.field}:" if clause.field else "")
-        + (f"{clause.text}*" if clause.prefix else f'"{clause.text}"')
-        for clause in clauses
-    )
-    return " ".join(typed), clauses
-
-
-async def check(
-    store: VectorStore, schema: Schema, rows: list[dict[str, Any]], chance: random.Random,
-    words: list[str],
-) -> None:  # fmt: skip
-    """Some queries find what the model finds, and the best of it comes first."""
-    for where, selected in (("", rows), ("year < 1", [row for row in rows if row["year"] < 1])):
-        for _ in range(5):
-            query, clauses = drawn(chance, words, schema)
-            match = "any" if chance.random() < 0.4 else "all"
-            options = {"match": match, "where": where or None}
-            with case((query, options)):
-                wanted = matching_ids(selected, schema, clauses, match == "any")
-                assert await matching(store, query, **options) == sorted(wanted)
-                every = await store.search_text("notes", query, limit=100_000, **options)
-                best = await store.search_text("notes", query, limit=3, **options)
-                scores = [hit.score for hit in every[:3]]
-                assert [hit.score for hit in best] == pytest.approx(scores)
-
-
-@pytest.mark.parametrize(
-    ("schema", "words", "between", "turns"),
-    [
-        (TEXTS, WORDS, " ", 2),
-        (GRAMS, PARTS, "", 2),
-        pytest.param(TEXTS, WORDS, " ", 5, marks=pytest.mark.slow),
-    ],
-    ids=["words", "parts of words", "words in more states"],
-)
-async def test_each_state_of_the_index_finds_the_same(
-    tmp_path: Path, schema: Schema, words: list[str], between: str, turns: int
-) -> None:
-    """Rows that came, changed and went before and behind compactions.
-
-    Upkeep between two searches would change the scores: it takes removed rows out of the counts.
-    """
-    chance = random.Random(0)
-    rows: dict[str, dict[str, Any]] = {}
-    async with opened(tmp_path / "s", upkeep="elsewhere") as store:
-        await store.create_table("notes", schema)
-
-        def drawn_row(id: str, year: int) -> dict[str, Any]:
-            texts = (
-                between.join(chance.choices(words, k=chance.choice([0, 1, 3, 12]))) for _ in "ab"
-            )
-            return row(id, *(None if chance.random() < 0.1 else text for text in texts), year)
-
-        for turn in range(turns):
-            new = [drawn_row(f"r{turn}-{n}", turn) for n in range(60)]
-            await store.insert("notes", new)
-            rows |= {row["id"]: row for row in new}
-            await check(store, schema, list(rows.values()), chance, words)
-            if turn % 2:
-                await store.optimize("notes")
-            changed = [drawn_row(id, turn) for id in chance.sample(sorted(rows), 20)]
-            await store.upsert("notes", changed)
-            rows |= {row["id"]: row for row in changed}
-            await store.update("notes", {"body": "wool the hat"}, where=f"year = {turn - 1}")
-            for each in rows.values():
-                if each["year"] == turn - 1:
-                    each["body"] = "wool the hat"
-            gone = chance.sample(sorted(rows), 10)
-            await store.delete("notes", gone)
-            for id in gone:
-                del rows[id]
-            await check(store, schema, list(rows.values()), chance, words)
 
 
 async def test_a_table_whose_text_index_is_missing(tmp_path: Path) -> None:

@@ -69,34 +69,6 @@ def check_index(path: Path, table: str = "notes") -> int:
 # Writes, texts and queries
 
 
-async def test_every_kind_of_write_keeps_the_index(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
-    async with aiovec.connect(path) as store:
-        await store.create_table("notes", SCHEMA)
-        await store.insert("notes", columns(800))
-        await store.upsert("notes", columns(600, 400))
-        assert len(await matching(store, "wool")) == 1_000
-        same = columns(300)
-        same["body"] = [None if n % 3 == 0 else f"silk {n}" for n in range(300)]
-        await store.upsert("notes", same)
-        assert len(await matching(store, "silk")) == 200
-        assert len(await matching(store, "wool")) == 700
-        await store.update("notes", {"body": "linen"}, where="n < 400")
-        assert len(await matching(store, "linen")) == 400
-        await store.delete("notes", where="id < 'r000150'")
-        assert len(await matching(store, "linen")) == 250
-        await store.optimize("notes")
-        await store.backup(tmp_path / "copy.db")
-    assert check_index(path) == check_index(tmp_path / "copy.db") == 850
-    with sql(path) as db:
-        db.execute("VACUUM")
-    async with aiovec.connect(path) as store:
-        assert len(await matching(store, "linen")) == 250
-        await store.delete("notes", where="TRUE")
-        assert await matching(store, "linen OR wool", match="any") == []
-    assert check_index(path) == 0
-
-
 PROGRAM = """
     UPDATE "notes.rows" SET body = 'linen' WHERE id = 'a';
     UPDATE "notes.rows" SET body = 'cotton wool' WHERE id = 'c';
@@ -251,6 +223,7 @@ async def check_completed(store: VectorStore, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_a_cancelled_build_hides_no_row_and_goes_on_by_itself(tmp_path: Path) -> None:
     path, count = tmp_path / "s.db", 20_000
     await titled(path, count)

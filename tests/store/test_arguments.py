@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.contract.base import case, filled
 from tests.contract.tables import CALLS
-from tests.harness.values import DIM, SMALL, ids_of, small_rows, vectors
+from tests.harness.values import DIM, SMALL, small_rows, vectors
 
 import aiovec
 from aiovec import Embed, Field, FilterError, InvalidNameError, Schema, Tuning, VectorStore
@@ -52,32 +52,6 @@ async def test_the_embedded_field_is_renamed_and_stays(store: VectorStore) -> No
     assert (await store.schema("notes")).embed == replace(embed, field="words")
 
 
-async def test_a_table_handle_is_the_store_with_the_name_filled_in(store: VectorStore) -> None:
-    table = store.table("notes")
-    assert (table.name, table.store) == ("notes", store)
-    assert "notes" in repr(table)
-    await table.create(SMALL)
-    assert await table.insert(small_rows(3)) == 3
-    assert await table.upsert(small_rows(4)) == 4
-    assert await table.update({"year": 9}, ids="r0000") == 1
-    assert await table.delete("r0003") == 1
-    assert await table.count("year = 9") == 1
-    assert ids_of(await table.get(["r0001"])) == ["r0001"]
-    assert ids_of(await table.find(limit=1)) == ["r0000"]
-    assert len(await table.search(vectors(1)[0], limit=2)) == 2
-    assert len((await table.search_many(vectors(2)))[1]) == 3
-    assert sum([batch.num_rows async for batch in table.export(batch_size=2)]) == 3
-    await table.add_field("more", str)
-    assert list((await table.schema()).fields) == ["name", "year", "more"]
-    assert (await table.stats()).rows == 3
-    assert len(await table.search_like("r0001")) == 2
-    await table.optimize()
-    assert await table.delete(where="TRUE") == 3
-    await table.drop()
-    await table.create(Schema(2))
-    assert await table.count() == 0
-
-
 async def test_another_model_is_refused(store: VectorStore) -> None:
     await store.create_table("notes", Schema(DIM, model="one"))
     await store.insert("notes", small_rows(2), model="one")
@@ -98,13 +72,6 @@ async def test_another_model_is_refused(store: VectorStore) -> None:
     assert await store.count("notes") == 2
     with pytest.raises(TypeError, match="model"):  # it has no vector of the caller's
         await store.search_like("notes", small_rows(1)[0]["id"], model="one")  # type: ignore[call-arg]
-
-
-async def test_a_table_without_a_model_takes_any(store: VectorStore) -> None:
-    await store.create_table("notes", Schema(DIM))
-    await store.insert("notes", small_rows(2), model="one")
-    await store.upsert("notes", small_rows(3), model="two")
-    assert len(await store.search("notes", vectors(1)[0], model="three")) == 3
 
 
 QUERY = [1.0] * DIM

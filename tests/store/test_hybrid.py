@@ -157,20 +157,6 @@ async def test_a_fused_hit_has_its_rank_and_score_in_each_list(store: VectorStor
     assert len(kinds) > 1
 
 
-async def test_a_hybrid_search_can_require_all_words(store: VectorStore) -> None:
-    await _hybrid(store)
-    all_words = ids_of(await store.search_text("notes", "wool hat", limit=100, match="all"))
-    any_word = ids_of(await store.search_text("notes", "wool hat", limit=100, match="any"))
-    assert len(all_words) < len(any_word)
-    cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
-        ({}, any_word), ({"match": "any"}, any_word), ({"match": "all"}, all_words),
-    )  # fmt: skip
-    for options, expected in cases:
-        hits = await store.search_hybrid("notes", "wool hat", QUERY, limit=100, **options)
-        assert {hit.id for hit in hits if "text" in hit.ranks} == set(expected)
-        assert len(hits) == 60
-
-
 async def test_the_query_excludes_rows_from_the_keyword_list_only(store: VectorStore) -> None:
     """``where`` excludes them from both."""
     every = {row["id"] for row in await _hybrid(store)}

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import numpy as np
 import pyarrow as pa
 import pytest
 from tests.harness.values import SMALL, ids_of, small_rows
 
 import aiovec
-from aiovec import DuplicateIdError, Hit, Record, StoreClosedError, TableNotFoundError, sync
+from aiovec import DuplicateIdError, StoreClosedError, TableNotFoundError, sync
 
 QUERY = [1.0, 0.0, 0.0, 0.0]
 
@@ -50,30 +49,6 @@ def test_the_faces_have_the_same_methods() -> None:
     shown = inspect.signature(sync.Table.search).parameters
     assert "table" not in shown
     assert shown["tuning"].default is None  # each option is named, with its default
-
-
-def test_every_method_works_without_await(store: sync.VectorStore) -> None:
-    assert (store.tables(), store.schema("notes")) == (["notes"], SMALL)
-    rows = small_rows(4)
-    assert store.insert("notes", rows[:3]) == 3
-    assert store.upsert("notes", rows[2:]) == 2
-    assert store.count("notes", "year >= 1") == 3
-    assert store.update("notes", {"year": 9}, ids="r0000") == 1
-    (hit, *_) = store.search("notes", rows[3]["embedding"], limit=2)
-    assert isinstance(hit, Hit)
-    assert (hit.id, hit["year"]) == ("r0003", 3)
-    (record,) = store.get("notes", ["r0000"])
-    assert isinstance(record, Record)
-    assert ids_of(store.find("notes", order_by="year", descending=True))[:2] == ["r0000", "r0003"]
-    assert store.delete("notes", ["r0000", "nosuch"]) == 1
-    assert store.delete("notes", where="year = 1") == 1
-    assert store.supports("changes")
-    assert store.target in repr(store)
-    notes = store.table("notes")
-    assert notes.insert({"id": ["x"], "embedding": np.eye(1, 4, dtype=np.float32)}) == 1
-    assert (notes.name, notes.count(), ids_of(notes.search(QUERY, limit=1))) == ("notes", 3, ["x"])
-    notes.drop()
-    assert store.tables() == []
 
 
 def test_errors_come_as_they_are(store: sync.VectorStore) -> None:
