@@ -137,7 +137,7 @@ def main() -> None:
             blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
             programs = [block for block in blocks if "asyncio.run" in block]
             if len(programs) != 1:
-                sys.exit(f"rehearse: FAILED: the README has {len(programs)} whole programs, not one")
+                sys.exit(f"rehearse: FAILED: the README has {len(programs)} programs, not one")
             run(commands / "python", "-W", "error", "-c", programs[0], cwd=work)
             run(commands / "aiovec", "doctor", cwd=work)
             more = ("--find-links", dist, f"{wheel}[documents,fastembed]")
