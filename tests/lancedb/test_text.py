@@ -103,6 +103,16 @@ async def test_beginnings_of_any_length(store: VectorStore) -> None:
             assert await matching(store, query) == list(ids)
 
 
+async def test_the_beginning_of_a_word_whose_accents_decide_its_stem(store: VectorStore) -> None:
+    schema = Schema(2, analyzer="english", fields={"title": Field(str, text=True)})
+    await store.create_table("notes", schema)
+    rows = [row("a", "GÖLGE", None), row("b", "a gölge of felt", None), row("c", "golge", None)]
+    await store.insert("notes", [{k: r[k] for k in ("id", "embedding", "title")} for r in rows])
+    for query, ids in (("g*", "abc"), ("golg*", "abc"), ("göl*", "abc"), ("a-gö*", "b")):
+        with case(query):
+            assert await matching(store, query) == list(ids)
+
+
 async def test_letters_that_lance_folds(store: VectorStore) -> None:
     """Each of these is a difference to SQLite that ``docs/internals/lancedb.md`` names."""
     await store.create_table("notes", TEXTS)
