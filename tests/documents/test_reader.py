@@ -51,8 +51,11 @@ async def test_a_document_that_takes_long_to_break_a_bound_fails_alone() -> None
         (repeated_page(), "more than 60 s", 2),  # as it says, but nobody waits for so long
         (repeated_page(100, visible=True), "more than (16,777,216 characters|60 s)", 60),
     ):
-        with case(reason), mock.patch.dict("aiovec._documents.child.BOUNDS", seconds=seconds):
-            with pytest.raises(DocumentError, match=reason):
+        with case(reason):
+            with (
+                mock.patch.dict("aiovec._documents.child.BOUNDS", seconds=seconds),
+                pytest.raises(DocumentError, match=reason),
+            ):
                 await _cut(data)
             assert len(await _cut(pdf(["Text."]))) == 1
 
