@@ -733,7 +733,8 @@ class TextContract(ContractBase):
             selected = [row for row in rows.values() if row["year"] >= first]
             for match in ("all", "any", "best"):
                 with case((query, match, first)):
-                    options: dict[str, Any] = {"match": match, "where": f"year >= {first}"}
+                    where = "year >= 1" if first else None
+                    options: dict[str, Any] = {"match": match, "where": where}
                     expected = matching_ids(selected, schema, clauses, match != "all")
                     hits = await store.search_text("notes", query, limit=500, **options)
                     assert sorted(ids_of(hits)) == sorted(expected)
