@@ -68,6 +68,8 @@ _LOOK, _LAST_LOOK = 0.025, 0.1
 _NEVER: Versions = (0, (0, 0))
 _State = tuple[int, ...]
 _NOTHING: Counter[str] = Counter()
+# A feed names what is set aside, and writes no list.
+_NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
 _T = TypeVar("_T")
 
 
@@ -97,7 +99,7 @@ async def open_feed(
         def documents(present: Documents) -> DocumentImport:
             load = Load(present.tables()[0], table or "documents")
             return DocumentImport(
-                present, [load], Refused(), base=base, size=chunk_size, overlap=overlap
+                present, [load], _NO_LIST, base=base, size=chunk_size, overlap=overlap
             )
 
         folder = FolderFeed(store, source, every, look, documents)
@@ -118,36 +120,31 @@ async def open_feed(
             key="embed",
         )
 
-    def made(reader: Any, rows: ForeignTable, rejects: RejectsFile) -> TextImport:
+    def made(reader: Any, rows: ForeignTable) -> TextImport:
         return TextImport(
-            reader, [Load(rows, table or rows.name, new=new)], rejects, base=base,
+            reader, [Load(rows, table or rows.name, new=new)], _NO_LIST, base=base,
             size=chunk_size, overlap=overlap, delete_all=True, passages=passages,
         )  # fmt: skip
 
-    def opened(rejects: RejectsFile) -> TextImport:
+    def opened() -> TextImport:
+        if of_sqlite and StoreInternals(store).owns(path.resolve()):
+            raise ConfigError(f"{path} is this store itself; name a table of another database")
         reader = SqliteRows(path, hints) if of_sqlite else Opener(hints).open(source, lambda: None)
         try:
             (rows,) = reader.tables()
-            return made(reader, rows, rejects)
+            return made(reader, rows)
         except BaseException:
             reader.close()
             raise
 
-    def tried() -> tuple[str, bool]:
-        """Return the table to write, and whether the source can have triggers; raise what is wrong
-        with it."""
-        if of_sqlite and StoreInternals(store).owns(path.resolve()):
-            raise ConfigError(f"{path} is this store itself; name a table of another database")
-        job = opened(Refused())
-        with closing(job.source):
-            layout = job.loads[0].source.layout
-            return job.loads[0].table, of_sqlite and layout == "table" and os.access(path, os.W_OK)
-
     # Python's own SQLite reads a file that the app may have open: see stores/queue.py.
     of_sqlite = named_source(source) is None and not is_url(source) and not has_suffix(path)
-    written, can_note = await in_thread(tried)
-    if not can_note:
-        return ComparedFeed(store, redacted(source), written, every, opened)
+    job = await in_thread(opened)  # raises what is wrong with the source
+    await in_thread(job.source.close)
+    (load,) = job.loads
+    is_table = of_sqlite and load.source.layout == "table"
+    if not (is_table and await in_thread(os.access, path, os.W_OK)):
+        return ComparedFeed(store, redacted(source), load.table, every, opened)
     says = {"passages": passages, "chunk_size": chunk_size, "overlap": overlap}
     noted = TableFeed(store, path, hints, says, made)
     try:
@@ -222,36 +219,15 @@ def _shown(id: object) -> str:
     return str(id).encode(errors="replace").decode()
 
 
-class Refused(RejectsFile):
-    """The last rows or documents that were set aside, in memory."""
-
-    def __init__(self) -> None:
-        super().__init__(Path(os.devnull), lambda _: None)
-        self.reasons: dict[str, str] = {}
-
-    def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        for reject in rejects:
-            self.count += 1
-            self.reasons.pop(name := _shown(reject.id or reject.row), None)
-            LOG.warning("%s: %s is set aside: %s", table, name, reject.reason)
-            self.reasons[name] = reject.reason
-            if len(self.reasons) > _REMEMBERED:
-                del self.reasons[next(iter(self.reasons))]
-
-
 class Feed(ABC):
     """A source that is followed."""
 
     def __init__(self, store: VectorStore, source: str, table: str) -> None:
         self.store, self.source, self.table = store, source, table
-        self._refused = Refused()
+        self.refused: dict[str, str] = {}
         self._stepping = asyncio.Lock()
         self._turn: Any = None
         self._stands_by = False
-
-    @property
-    def refused(self) -> dict[str, str]:
-        return self._refused.reasons
 
     @property
     def _lock(self) -> str:
@@ -313,7 +289,12 @@ class Feed(ABC):
 
     def _tell(self, rejects: Sequence[Reject], counts: Counter[str] = _NOTHING) -> None:
         """Log what was set aside, and how many rows or documents changed, perhaps to a file."""
-        self._refused.write(self.table, "", rejects)
+        for reject in rejects:
+            self.refused.pop(name := _shown(reject.id or reject.row), None)
+            LOG.warning("%s: %s is set aside: %s", self.table, name, reject.reason)
+            self.refused[name] = reject.reason
+            if len(self.refused) > _REMEMBERED:
+                del self.refused[next(iter(self.refused))]
         if said := [f"{counts[it]:,} {it}" for it in ("new", "changed", "deleted") if counts[it]]:
             LOG.info("%s: %s", self.table, ", ".join(said))
 
@@ -459,7 +440,7 @@ class TableFeed(Feed):
         path: Path,
         hints: Hints,
         says: Mapping[str, Any],
-        job: Callable[[Any, ForeignTable, RejectsFile], TextImport],
+        job: Callable[[Any, ForeignTable], TextImport],
     ) -> None:
         super().__init__(store, f"{path}#{hints.table}", "")
         self._path, self._hints, self._says, self._job = path, hints, says, job
@@ -477,7 +458,7 @@ class TableFeed(Feed):
         """Open the database, and raise what makes it impossible to follow the table."""
         versions = await self._alone(self._open)
         rows = await self._alone(self._shape.foreign, self._path.name)
-        job = self._job(None, rows, self._refused)
+        job = self._job(None, rows)
         await job.find(self.store)
         self._load, self._sync = job.loads[0], job.sync
         self.table = self._load.table
@@ -618,15 +599,15 @@ class ComparedFeed(Feed):
         source: str,
         table: str,
         every: float,
-        opened: Callable[[RejectsFile], TextImport],
+        opened: Callable[[], TextImport],
     ) -> None:
         super().__init__(store, source, table)
         self._opened, self._every = opened, every
         self._compared = False
 
     async def _step(self) -> bool:
-        self._refused = Refused()
-        job = await in_thread(self._opened, self._refused)
+        self.refused = {}
+        job = await in_thread(self._opened)
         try:
             await job.find(self.store)
             (load,) = job.loads
