@@ -54,9 +54,9 @@ from .text_index import (
     being_built,
     indexes_of,
     serving,
-    tokenizer_of,
     wanted_fields,
 )
+from .tokens import Tokenizer
 from .vectors import MissingRowsError, VectorReader
 
 # The parameters of BM25 in FTS5.
@@ -459,10 +459,5 @@ def _snippets(index: TextIndex, query: Query) -> Snippets | None:
 def _tokens(analyzer: str, text: str) -> list[str]:
     """Return the tokens of a text in order, as an index of this analyzer has them."""
     stemmed = stems(analyzer, text) if analyzer in LANGUAGES else text
-    with closing(load_driver().connect(":memory:")) as memory:
-        memory.execute(
-            f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{tokenizer_of(analyzer)}')"
-        )
-        memory.execute("CREATE VIRTUAL TABLE tokens USING fts5vocab(words, instance)")
-        memory.execute("INSERT INTO words VALUES (?)", (stemmed,))
-        return [term for (term,) in memory.execute("SELECT term FROM tokens ORDER BY offset")]
+    with closing(Tokenizer(analyzer)) as tokenizer:
+        return tokenizer.of_text(stemmed or "")

@@ -41,7 +41,7 @@ from .connection import Ticket
 from .errors import DamageError, decodes
 from .layout import TableLayout, current_table, floor_of, quoted
 from .sql.filters import condition_sql, counted_items, order_to_sql, sorted_value
-from .sql.values import from_sql, ids_to_arrow, payloads_to_arrow, to_arrow
+from .sql.values import from_sql, ids_to_arrow, numbers_in, payloads_to_arrow, to_arrow
 from .vectors import BLOCK, MissingRowsError, VectorReader
 
 
@@ -63,12 +63,10 @@ def rowids_where(
     db: sqlite3.Connection, table: TableLayout, condition: str, values: Sequence[Any]
 ) -> Int64Array:
     """Return the rows that satisfy a condition on ``r``, in the order of the file."""
-    # One text of all numbers is read ten times as fast as a row for each.
     (text,) = db.execute(
         f"SELECT group_concat(r._rowid) FROM {table.rows} AS r WHERE {condition}", values
     ).fetchone()
-    rowids = np.empty(0) if text is None else np.fromstring(text, dtype=np.int64, sep=",")
-    return np.sort(rowids.astype(np.int64, copy=False))  # an index has another order
+    return np.sort(numbers_in(text))  # an index has another order
 
 
 @lru_cache(maxsize=256)

@@ -25,6 +25,7 @@ from .connection import Transaction
 from .driver import has_fts5, load_driver
 from .errors import CORRUPT, ERROR, TextDamageError, code_of
 from .layout import TableLayout, quoted, read_table
+from .tokens import tokenizer_of
 
 _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
     generation INTEGER PRIMARY KEY, name TEXT NOT NULL, fts TEXT NOT NULL, fields TEXT NOT NULL,
@@ -267,14 +268,6 @@ def _create(tx: Transaction, table: TableLayout) -> TextIndex:
     )
     _create_triggers(db, table, index)
     return index
-
-
-def tokenizer_of(analyzer: str) -> str:
-    """Return FTS5's tokenizer for an analyzer."""
-    if analyzer == "ngram":
-        folds = load_driver().sqlite_version_info >= (3, 45, 0)
-        return "trigram remove_diacritics 1" if folds else "trigram"
-    return ("porter " if analyzer == "english" else "") + "unicode61 remove_diacritics 2"
 
 
 def _any_text(row: str, index: TextIndex) -> str:

@@ -18,6 +18,7 @@ from aiovec.backend import Float32Array, Int64Array
 from .connection import Ticket
 from .errors import DamageError, decodes
 from .layout import TableLayout
+from .sql.values import numbers_in
 
 # Up to so many rows, a query of vec0 is quicker than reading whole chunks.
 _FEW = 128
@@ -86,7 +87,6 @@ class VectorReader:
 
     def _read_by_chunks(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
         vectors = np.empty((len(rowids), self._dim), dtype=np.float32)
-        # Two texts with all numbers are read faster than a row for each.
         sql = (
             "SELECT group_concat(m.chunk_id), group_concat(m.chunk_offset) FROM json_each(?) AS j "
             f"CROSS JOIN {self._table.rowids} AS m ON m.rowid = j.value"
@@ -94,7 +94,7 @@ class VectorReader:
         for start in range(0, len(rowids), BLOCK):
             block = rowids[start : start + BLOCK]
             texts = self._db.execute(sql, (json.dumps(block.tolist()),)).fetchone()
-            chunk_ids, offsets = (np.fromstring(text or "", np.int64, sep=",") for text in texts)
+            chunk_ids, offsets = map(numbers_in, texts)
             if not len(chunk_ids) == len(offsets) == len(block):
                 raise self._missing()
             order = np.argsort(chunk_ids, kind="stable")

@@ -26,7 +26,10 @@ WORDS = [
 ]  # fmt: skip
 # The first words are common, the last ones rare, as in texts that people write.
 SHARES = [1 / (n + 1) for n in range(len(WORDS))]
-HOSTILE = ["", " ", "…", "\0", "a\0b", "x" * 65_536, '"', '"" *', "AND NOT (", "c1 : w1", "w1*w2"]
+HOSTILE = [
+    "", " ", "…", "\0", "a\0b", "x" * 65_536, "東" * 20_001, '"', '"" *', "AND NOT (", "c1 : w1",
+    "w1*w2",
+]  # fmt: skip
 ANALYZERS = ("plain", "english", "german", "russian", "french")
 
 
@@ -38,8 +41,9 @@ def drawn(chance: random.Random, mean: float = 12) -> str | None:
 
 
 def row(chance: random.Random, number: int) -> dict[str, Any]:
+    vector = [chance.random() + 0.1 for _ in range(DIM)] if chance.random() < 0.9 else None
     return {
-        "id": f"r{number:05}", "embedding": [chance.random() + 0.1 for _ in range(DIM)],
+        "id": f"r{number:05}", "embedding": vector,
         "title": drawn(chance, 3), "body": drawn(chance), "n": chance.randrange(20),
     }  # fmt: skip
 
@@ -66,7 +70,8 @@ async def both(path: Path, analyzer: str, rows: list[dict[str, Any]]) -> AsyncIt
     text = Field(str, text=True)
     fields: dict[str, Any] = {"title": text, "body": text, "n": Field(int, index="btree")}
     async with opened(path) as words, opened(path, scan="disk") as fts5:
-        await words.create_table("notes", Schema(DIM, fields=fields, analyzer=analyzer))
+        schema = Schema(DIM, fields=fields, analyzer=analyzer, vector_nullable=True)
+        await words.create_table("notes", schema)
         await words.insert("notes", rows)
         await in_memory(words)
         yield words, fts5
@@ -92,6 +97,7 @@ async def check_same(
         query, match = question(chance), chance.choice(["best", "any", "all"])
         where = chance.choice([None, None, "n < 10", "n = 3", "id < 'r00100'"])
         asked: dict[str, Any] = {"limit": chance.choice([1, 3, 10, 50, 5_000]), "where": where}
+        asked["highlight"] = asked["limit"] < 50
         with case((query, match, asked)):
             if chance.random() < 0.2:
                 hits, expected = [
@@ -106,6 +112,10 @@ async def check_same(
             assert [hit.id for hit in hits] == [hit.id for hit in expected]
             scores, true = ([hit.score for hit in some] for some in (hits, expected))
             assert scores == pytest.approx(true, rel=1e-9)
+            for part in ("distance", "highlights"):
+                assert [getattr(hit, part) for hit in hits] == [
+                    getattr(hit, part) for hit in expected
+                ]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +200,23 @@ async def test_the_lists_are_begun_anew_after_one_large_insert(tmp_path: Path) -
             return (await words.stats("notes")).scan_memory > before + 100_000
 
         await until(larger, 30)
+        await check_same(words, fts5, chance, 10)
+
+
+@pytest.mark.parametrize("rows", [150, pytest.param(1_000, marks=pytest.mark.slow)])
+async def test_a_commit_of_very_many_new_words(tmp_path: Path, rows: int) -> None:
+    """Searches do not wait until these are in memory: FTS5 answers."""
+    chance = random.Random(12)
+    before = [row(chance, number) for number in range(1_000)]
+    async with both(tmp_path / "s.db", "plain", before) as (words, fts5):
+        bodies = [" ".join(f"w{n}x{number}" for n in range(1_000)) for number in range(rows)]
+        added = [{**row(chance, n), "body": body} for n, body in enumerate(bodies, 900)]
+        await fts5.upsert("notes", added)
+        assert await words.search("notes", [1.0] * DIM)
+        assert [hit["body"] for hit in await words.search_text("notes", "w999x7")] == [bodies[7]]
+        await check_same(words, fts5, chance, 10)
+        await in_memory(words)
+        assert [hit["body"] for hit in await words.search_text("notes", "w999x7")] == [bodies[7]]
         await check_same(words, fts5, chance, 10)
 
 

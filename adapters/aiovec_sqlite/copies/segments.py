@@ -285,7 +285,31 @@ def among(
 
 def positions_of(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
     """Return the places, in sorted numbers, of these sorted ones that are among them."""
-    if not len(present):
+    apart = -(-rows * width // _CACHE_LINE) * _CACHE_LINE
+    whole = np.empty(2 * apart + _CACHE_LINE, dtype=np.int8)
+    start = -whole.ctypes.data % _CACHE_LINE
+    upper, lower = (
+        whole[first : first + rows * width].reshape(rows, width) for first in (start, start + apart)
+    )
+    return upper, lower
+
+
+def among(
+    present: npt.NDArray[_Number], numbers: npt.NDArray[_Number], *, ordered: bool
+) -> BoolArray:
+    """Return a mask of the present numbers that are among these sorted ones; ``ordered`` if they
+    are sorted too."""
+    if not ordered:
+        return np.isin(present, numbers)
+    selected = np.zeros(len(present), dtype=np.bool_)
+    selected[positions_of(present, numbers)] = True
+    return selected
+
+
+def positions_of(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
+    """Return the places, in sorted numbers, of these sorted ones that are among them."""
+    apart = not len(present) or not len(rowids) or rowids[-1] < present[0]
+    if apart or rowids[0] > present[-1]:  # which is found out in a tenth of the time
         return np.zeros(0, dtype=np.int64)
     first, last = np.searchsorted(rowids, (present[0], present[-1] + 1))
     sought = rowids[first:last]

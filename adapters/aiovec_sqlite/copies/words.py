@@ -6,8 +6,7 @@ numbers with the counts of matches, and kept. Native code finds the best rows in
 (``docs/internals/keywords.md``).
 
 Rows are numbered as they are in the index when this begins. A row that changes or goes is marked
-as gone. What it becomes goes into an index of the same kind in memory, under a new number, whose
-lists are read in the same way.
+as gone. What it becomes gets a number behind them, and the places of its words are kept.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import json
 import sqlite3
 import struct
 import threading
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -29,10 +29,11 @@ from aiovec.backend import BoolArray, Float64Array, Int64Array
 from aiovec.backend.contract import Columns, Query
 
 from ..connection import Ticket
-from ..driver import load_driver
 from ..keyword_search import Asked, Lists, Scored, Sought, weight_of
 from ..layout import TableLayout, newest_change, quoted
-from ..text_index import TextIndex, serving, tokenizer_of
+from ..sql.values import numbers_in
+from ..text_index import TextIndex, serving
+from ..tokens import Tokenizer
 from .copy import Masks, OlderSnapshotError, changes_since, selected_among
 from .kernel.library import address, library
 from .segments import among, positions_of
@@ -47,6 +48,13 @@ _FEWEST = 500
 _ROW_BYTES = 13
 # Rows that may change before the lists are begun anew: so many, or a share of all.
 _MOST_CHANGED, _SHARE_CHANGED = 4096, 1 / 16
+# Characters of texts that are brought in while searches wait, which takes some 150 ms: so many, or
+# so many for each row. With more, the lists are begun anew, while FTS5 answers.
+_MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
+# The share of the memory that the words of changed rows may take.
+_FOR_CHANGED = 1 / 4
+# Lists that are read again when they are begun anew, the most recently used ones.
+_READ_AGAIN = 100
 # The share of the memory that masks of filters may take.
 _FOR_MASKS = 1 / 4
 # A filter runs on the rows that the words have, if these are at most so many, else on all rows.
@@ -59,8 +67,10 @@ _PLACES = 2**23
 _WHERE = ", group_concat(substr(col, 2)), group_concat(offset)"
 # Texts whose tokens are kept, and lists of changed rows.
 _MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 1_000
-# Approximate bytes of a list beside its numbers: a word that no row has costs so much.
+# Approximate bytes of a list beside its numbers: a word that no row has costs so much. And of a
+# word of changed rows, and of each of its places.
 _LIST_BYTES = 1_000
+_WORD_BYTES, _PLACE_BYTES = 250, 9
 # Tokens of a text are numbered in so many bits: a text has at most a million characters.
 _PLACE_BITS = 21
 
@@ -157,21 +167,11 @@ class Words:
         self._changed: dict[int, int] = {}
         # The rows of the first part that are gone, in the order of going.
         self._gone: list[int] = []
-        self._tokens: dict[str, tuple[str, ...]] = {}
-        self._memory, self._memory_bytes = self._new_memory(), 0
-
-    def _new_memory(self) -> sqlite3.Connection:
-        memory: sqlite3.Connection = load_driver().connect(
-            ":memory:", check_same_thread=False, isolation_level=None
-        )
-        tokenizer = tokenizer_of(self.index.analyzer)
-        for name, columns in (("changed", self.index.columns), ("asked", ["text"])):
-            memory.execute(
-                f"CREATE VIRTUAL TABLE {name} USING fts5({', '.join(columns)}, content='', "
-                f"tokenize='{tokenizer}')"
-            )
-            memory.execute(f"CREATE VIRTUAL TABLE {name}_words USING fts5vocab({name}, instance)")
-        return memory
+        # The places of each word in the second part's rows, as ``_keys`` numbers them. They rise.
+        self._places: dict[str, array[int]] = {}
+        self._places_bytes = 0
+        self._tokenizer = Tokenizer(index.analyzer, len(index.columns))
+        self._tokens: dict[str, list[str]] = {}
 
     @classmethod
     def loaded(
@@ -203,16 +203,12 @@ class Words:
         """End this, behind the searches that read changed rows. FTS5 answers later ones."""
         with self._lock:
             self.lost = True
-            self._memory.close()
-
-    def _is_lost(self) -> bool:
-        """Look again: other threads set it while the lock is free."""
-        return self.lost
+            self._tokenizer.close()
 
     def clauses(self) -> list[Sought]:
-        """Return the clauses whose lists are kept."""
+        """Return the clauses whose lists were used last."""
         with self._lock:
-            return list(self._lists)
+            return list(self._lists)[-_READ_AGAIN:]
 
     def _load(self, db: sqlite3.Connection) -> None:
         """Read which rows the index has, and their lengths."""
@@ -220,7 +216,8 @@ class Words:
             "SELECT group_concat(id), group_concat(hex(sz), '') "
             f"FROM (SELECT id, sz FROM {self.index.shadow('docsize')} ORDER BY id)"
         ).fetchone()
-        rowids, lengths = _numbers_in(ids), self._lengths(sizes)
+        columns = _varints(bytes.fromhex(sizes or "")).reshape(-1, len(self.index.columns))
+        rowids, lengths = numbers_in(ids), columns.sum(axis=1).astype(np.uint32)
         part = _Part(
             object(),
             rowids,
@@ -233,28 +230,24 @@ class Words:
             newest_change(db), (part, _no_rows()), len(rowids), int(lengths.sum(dtype=np.int64))
         )
 
-    def _lengths(self, sizes: str | None) -> UInt32Array:
-        """Return the tokens of each row; FTS5 keeps a number for each column."""
-        columns = _varints(bytes.fromhex(sizes or "")).reshape(-1, len(self.index.columns))
-        lengths: UInt32Array = columns.sum(axis=1).astype(np.uint32)
-        return lengths
-
     @property
     def nbytes(self) -> int:
         rows = sum(part.count for part in self._state.segments)
-        return self._bytes + self._masks.nbytes + _ROW_BYTES * rows + self._memory_bytes
+        return self._bytes + self._masks.nbytes + _ROW_BYTES * rows + self._places_bytes
 
     @property
     def worn(self) -> bool:
-        """True if enough rows have changed to begin anew, before this cannot be used any more."""
-        return self.lost or self._changes_left() < self._changes_left(0) // 2
+        """True if enough has changed to begin anew, before this cannot be used any more."""
+        full = self._places_bytes > self._most_bytes * _FOR_CHANGED
+        return self.lost or full or self._changed_rows > self._most_changed // 2
 
-    def _changes_left(self, changed: int | None = None) -> int:
-        """Return how many more rows may change."""
-        first, second = self._state.segments
-        if changed is None:
-            changed = max(len(self._gone), second.count)
-        return max(_MOST_CHANGED, int(first.count * _SHARE_CHANGED)) - changed
+    @property
+    def _changed_rows(self) -> int:
+        return max(len(self._gone), self._state.segments[1].count)
+
+    @property
+    def _most_changed(self) -> int:
+        return max(_MOST_CHANGED, int(self._state.segments[0].count * _SHARE_CHANGED))
 
     # A search
 
@@ -272,22 +265,19 @@ class Words:
         """Return the lists of a query at a state; None if FTS5 has to answer."""
         if any(len(clause.text) > _LONGEST_TEXT for clause in (*asked.wanted, *asked.unwanted)):
             return None
-        with self._lock:
-            if self.lost:
-                return None
-            tokens = {one: self._tokens_of(one) for one in (*asked.wanted, *asked.unwanted)}
-        if any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
-            return None
-        # As in FTS5, a clause without a token is ignored.
-        wanted = [clause for clause in asked.wanted if tokens[clause]]
-        clauses = [*wanted, *(clause for clause in asked.unwanted if tokens[clause])]
         # Mostly no row has changed: then the second part has none.
         parts = [part for part in state.segments if part.count]
         read: dict[Sought, _List] = {}
         while True:
             with self._lock:
-                if self._is_lost():
+                if self.lost:
                     return None
+                tokens = {one: self._tokens_of(one) for one in (*asked.wanted, *asked.unwanted)}
+                if any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
+                    return None
+                # As in FTS5, a clause without a token is ignored.
+                wanted = [clause for clause in asked.wanted if tokens[clause]]
+                clauses = [*wanted, *(clause for clause in asked.unwanted if tokens[clause])]
                 missing = [one for one in clauses if one not in read and self._lacks(state, one)]
                 if not missing:
                     known = [
@@ -296,7 +286,7 @@ class Words:
                     ]
                     break
             for clause in missing:  # without the lock, because a common word takes long
-                read[clause] = self._read_from_file(asked, state, clause, tokens)
+                read[clause] = self._read(asked, state, clause, tokens[clause])
         lists = [[one for one, _ in of] for of in known]
         if any(one.too_long for of in lists for one in of):
             return None
@@ -337,19 +327,6 @@ class Words:
         known = self._lists.get(clause)
         return known is None or known.since > state.gone
 
-    def _read_from_file(
-        self, asked: Asked, state: _State, clause: Sought, tokens: _Tokens
-    ) -> _List:
-        asked.ticket.check()
-        name = f"temp.{quoted(f'{self.index.fts} words')}"
-        asked.db.execute(
-            f"CREATE VIRTUAL TABLE IF NOT EXISTS {name} "
-            f"USING fts5vocab(main, {self.index.table}, instance)"
-        )
-        known = self._read(asked.db, name, state, state.segments[0], clause, tokens)
-        known.having = len(known.rows)
-        return known
-
     def _list(
         self,
         state: _State,
@@ -365,8 +342,7 @@ class Words:
         if part is state.segments[1]:
             known = state.changed.get(clause)
             if known is None:
-                known = self._read(self._memory, "changed_words", state, part, clause, tokens)
-                known.having = int(np.count_nonzero(part.gone[known.rows] == 0))
+                known = self._of_changed(state, clause, tokens[clause])
                 if len(state.changed) >= _MOST_OF_CHANGED:
                     state.changed.clear()
                 state.changed[clause] = known
@@ -389,17 +365,14 @@ class Words:
                 known.seen, known.having = state.gone, having
         return known, having
 
-    def _read(
-        self,
-        db: sqlite3.Connection,
-        words: str,
-        state: _State,
-        part: _Part,
-        clause: Sought,
-        tokens_of: _Tokens,
-    ) -> _List:
-        """Return the list of a clause, from a list of all places of words."""
-        tokens = tokens_of[clause]
+    def _read(self, asked: Asked, state: _State, clause: Sought, tokens: Sequence[str]) -> _List:
+        """Return the first part's list of a clause, from the index's places of words."""
+        asked.ticket.check()
+        words, part = f"temp.{quoted(f'{self.index.fts} words')}", state.segments[0]
+        asked.db.execute(
+            f"CREATE VIRTUAL TABLE IF NOT EXISTS {words} "
+            f"USING fts5vocab(main, {self.index.table}, instance)"
+        )
         phrase = len(tokens) > 1
         rows, counts, keys = (np.empty(0, dtype=np.int64) for _ in range(3))
         for place, token in enumerate(tokens):
@@ -410,46 +383,66 @@ class Words:
                 condition += f" AND col IN ({', '.join('?' * len(clause.columns))})"
                 values += clause.columns
             for start in count(0, _PLACES):
-                docs, *where = db.execute(
+                docs, *where = asked.db.execute(
                     f"SELECT group_concat(doc){_WHERE if phrase else ''} FROM (SELECT "
                     f"doc{', col, offset' if phrase else ''} FROM {words} WHERE {condition} "
                     f"LIMIT {_PLACES} OFFSET {start})",
                     values,
                 ).fetchone()
-                found = _numbers_in(docs)
+                found = numbers_in(docs)
                 full = len(found) == _PLACES
                 if full and phrase:
                     return _List(*_no_matches(), state.gone, too_long=True)
-                if part.ordered:
-                    found, present = part.numbers(found)
-                else:  # the rowids in memory are the numbers; some may be of a newer state
-                    present = found < part.count
-                    found = found[present]
+                found, present = part.numbers(found)
                 if phrase:
-                    column, offset = (_numbers_in(text)[present] for text in where)
-                    found = found * (len(self.index.columns) + 1) + column
-                    found = (found << _PLACE_BITS) + offset - place
+                    column, offset = (numbers_in(text)[present] for text in where)
+                    found = self._keys(found, column, offset) - place
                     keys = found if not place else np.intersect1d(keys, found, assume_unique=True)
                 else:
                     rows, counts = _added(rows, counts, *np.unique(found, return_counts=True))
                 if not full:
                     break
         if phrase:
-            keys = (keys >> _PLACE_BITS) // (len(self.index.columns) + 1)
-            rows, counts = np.unique(keys, return_counts=True)
-        small = not len(counts) or counts.max() < 256
-        kind = np.uint8 if small else np.uint32
-        return _List(rows.astype(np.uint32), counts.astype(kind), state.gone)
+            rows, counts = np.unique(self._rows_of(keys), return_counts=True)
+        return _list_of(rows, counts, state.gone, len(rows))
 
-    def _tokens_of(self, clause: Sought) -> tuple[str, ...]:
+    def _of_changed(self, state: _State, clause: Sought, tokens: Sequence[str]) -> _List:
+        """Return the second part's list of a clause."""
+        part, keys = state.segments[1], np.empty(0, dtype=np.int64)
+        for place, token in enumerate(tokens):
+            words = [token]
+            if clause.prefix and place == len(tokens) - 1:
+                words = [word for word in self._places if word.startswith(token)]
+            places = [np.array(self._places[word]) for word in words if word in self._places]
+            if not places:
+                return _List(*_no_matches(), state.gone)
+            found = np.concatenate(places) - place
+            keys = found if not place else np.intersect1d(keys, found, assume_unique=True)
+        if clause.columns:
+            columns = [int(name[1:]) for name in clause.columns]
+            keys = keys[np.isin((keys >> _PLACE_BITS) % self._width, columns)]
+        rows, counts = np.unique(self._rows_of(keys), return_counts=True)
+        present = rows < part.count  # the others are of a newer state
+        rows, counts = rows[present], counts[present]
+        having = int(np.count_nonzero(part.gone[rows] == 0))
+        return _list_of(rows, counts, state.gone, having)
+
+    @property
+    def _width(self) -> int:
+        return len(self.index.columns) + 1
+
+    def _keys(self, rows: Int64Array, columns: Int64Array, places: Int64Array) -> Int64Array:
+        """Return a number for each place of a word, which rises with the row."""
+        return ((rows * self._width + columns) << _PLACE_BITS) + places
+
+    def _rows_of(self, keys: Int64Array) -> Int64Array:
+        return (keys >> _PLACE_BITS) // self._width
+
+    def _tokens_of(self, clause: Sought) -> list[str]:
         """Return the tokens of a clause as the index has them."""
         known = self._tokens.get(clause.text)
         if known is None:
-            memory = self._memory
-            memory.execute("INSERT INTO asked (rowid, text) VALUES (1, ?)", (clause.text,))
-            sql = "SELECT term FROM asked_words ORDER BY offset"
-            known = tuple(term for (term,) in memory.execute(sql))
-            memory.execute("INSERT INTO asked (asked) VALUES ('delete-all')")
+            known = self._tokenizer.of_text(clause.text)
             if len(self._tokens) >= _MOST_KNOWN:
                 self._tokens.clear()
             self._tokens[clause.text] = known
@@ -465,7 +458,8 @@ class Words:
         if state.change > change:
             raise OlderSnapshotError
         first, second = state.segments
-        changes = changes_since(db, self._table, state.change, max(0, self._changes_left()))
+        left = max(0, self._most_changed - self._changed_rows)
+        changes = changes_since(db, self._table, state.change, left)
         if changes is None:
             self.lost = True
             return False
@@ -485,7 +479,10 @@ class Words:
         rows -= len(gone) + len(old)
         tokens -= int(first.lengths[gone].sum(dtype=np.int64))
         tokens -= int(second.lengths[old].sum(dtype=np.int64))
-        rowids, lengths = self._bring_in(db, changed, second.count)
+        brought = self._bring_in(db, changed, second.count)
+        if brought is None:
+            return False
+        rowids, lengths = brought
         self._changed |= {row: number for number, row in enumerate(rowids.tolist(), second.count)}
         self._state = _State(
             change,
@@ -509,32 +506,34 @@ class Words:
 
     def _bring_in(
         self, db: sqlite3.Connection, changed: Int64Array, start: int
-    ) -> tuple[Int64Array, UInt32Array]:
-        """Index the changed rows that have text under the next numbers."""
-        columns = ", ".join(self.index.columns)
-        texts = db.execute(
+    ) -> tuple[Int64Array, UInt32Array] | None:
+        """Keep the words of the changed rows that have text, under the next numbers.
+
+        Return the rows and their lengths; None if they are too long.
+        """
+        rowids: list[int] = []
+        texts: list[tuple[str | None, ...]] = []
+        left = max(_MOST_CHARACTERS, _CHARACTERS_A_ROW * self._state.segments[0].count)
+        for rowid, *row in db.execute(
             f"SELECT v._rowid, {', '.join(f'v.{name}' for name in self.index.columns)} "
             f"FROM json_each(?) AS j CROSS JOIN {self.index.view} AS v ON v._rowid = j.value",
             (json.dumps(changed.tolist()),),
-        ).fetchall()
-        marks = ", ".join("?" * (len(self.index.columns) + 1))
-        memory = self._memory
-        memory.execute("BEGIN")
-        memory.executemany(
-            f"INSERT INTO changed (rowid, {columns}) VALUES ({marks})",
-            [(number, *text[1:]) for number, text in enumerate(texts, start)],
-        )
-        memory.execute("COMMIT")
-        (pages,), (size,) = (
-            memory.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
-        )
-        self._memory_bytes = pages * size
-        (sizes,) = memory.execute(
-            "SELECT group_concat(hex(sz), '') FROM (SELECT sz FROM changed_docsize WHERE id >= ? "
-            "ORDER BY id)",
-            (start,),
-        ).fetchone()
-        return np.array([text[0] for text in texts], dtype=np.int64), self._lengths(sizes)
+        ):
+            rowids.append(rowid)
+            texts.append(tuple(row))
+            left -= sum(len(text or "") for text in row)
+            if left < 0:
+                return None
+        tokens = self._tokenizer.of_rows((n, *row) for n, row in enumerate(texts, start))
+        keys, before = self._keys(tokens.rows, tokens.columns, tokens.places), len(self._places)
+        for term, key in zip(tokens.terms, keys.tolist(), strict=True):
+            places = self._places.get(term)
+            if places is None:
+                places = self._places[term] = array("q")
+            places.append(key)
+        self._places_bytes += _WORD_BYTES * (len(self._places) - before) + _PLACE_BYTES * len(keys)
+        lengths = np.bincount(tokens.rows - start, minlength=len(rowids)).astype(np.uint32)
+        return np.array(rowids, dtype=np.int64), lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,6 +549,11 @@ class WordsAt:
 
     def lists(self, asked: Asked) -> Lists | None:
         return self.words.lists(self.state, asked)
+
+
+def _list_of(rows: Int64Array, counts: Int64Array, gone: int, having: int) -> _List:
+    kind = np.uint8 if not len(counts) or counts.max() < 256 else np.uint32
+    return _List(rows.astype(np.uint32), counts.astype(kind), gone, having)
 
 
 def _no_matches() -> tuple[UInt32Array, UInt8Array]:
@@ -569,13 +573,6 @@ def _added(
     every, places = np.unique(np.concatenate([rows, more]), return_inverse=True)
     sums = np.bincount(places, np.concatenate([counts, more_counts]))
     return every, sums.astype(np.int64)
-
-
-def _numbers_in(text: str | None) -> Int64Array:
-    """Return the numbers in a text of SQLite's ``group_concat``."""
-    if not text:
-        return np.empty(0, dtype=np.int64)
-    return np.fromstring(text, dtype=np.int64, sep=",")
 
 
 def _varints(data: bytes) -> Int64Array:
@@ -609,6 +606,8 @@ class _PartOfQuery:
         for one in unwanted:
             self._gone[one.rows] = 1
         self._keep = lists  # native code has their addresses
+        found = [len(one.rows) > 0 for one in lists[: len(weights)]]
+        self._has_some, self._may_have_all = any(found), all(found)
         # The rarest first: its rows have the best scores.
         order = sorted(range(len(weights)), key=lambda n: -weights[n])
         self._first = 0
@@ -635,6 +634,8 @@ class _PartOfQuery:
     def best(self, ticket: Ticket, limit: int, *, some: bool) -> tuple[Int64Array, Float64Array]:
         """Return the best rows with their scores, in any order, and all that equal the last."""
         part, count_of = self.part, self._count
+        if not (self._has_some if some else self._may_have_all):
+            return part.rowids[:0], np.empty(0)
         required = self._first if some else count_of
         wanted = max(1, min(limit, part.count))
         heap, room = np.empty(wanted), 2 * wanted + 16

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
-from aiovec.backend import Field, Kind, Schema, Value, is_array, pa, payload_array
+import numpy as np
+
+from aiovec.backend import Field, Int64Array, Kind, Schema, Value, is_array, pa, payload_array
 from aiovec.backend.rows import Batch
 
 from ..errors import decodes
@@ -62,6 +64,14 @@ def _column_to_sql(column: pa.Array | pa.ChunkedArray, kind: Kind) -> list[Any]:
     if kind.startswith("list["):
         return [None if items is None else list_text(items) for items in values]
     return values
+
+
+def numbers_in(text: str | None) -> Int64Array:
+    """Return the numbers in a text of ``group_concat``, which is read ten times as fast as a row
+    for each."""
+    if not text:
+        return np.empty(0, dtype=np.int64)
+    return np.fromstring(text, dtype=np.int64, sep=",")
 
 
 def from_sql(values: Sequence[Any], kind: Kind) -> Sequence[Any]:

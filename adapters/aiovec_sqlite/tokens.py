@@ -1,0 +1,75 @@
+"""The tokens of texts, as an index of their analyzer has them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aiovec.backend import Int64Array
+
+from .driver import load_driver
+from .sql.values import numbers_in
+
+# Characters of a token. FTS5 cuts one at 32,768 bytes, perhaps within a character.
+_LONGEST = 8_000
+
+
+def tokenizer_of(analyzer: str) -> str:
+    """Return FTS5's tokenizer for an analyzer."""
+    if analyzer == "ngram":
+        folds = load_driver().sqlite_version_info >= (3, 45, 0)
+        return "trigram remove_diacritics 1" if folds else "trigram"
+    return ("porter " if analyzer == "english" else "") + "unicode61 remove_diacritics 2"
+
+
+class Tokens(NamedTuple):
+    """Tokens, sorted, with their rows, columns and places in the text."""
+
+    terms: Sequence[str]
+    rows: Int64Array
+    columns: Int64Array
+    """From 1 on."""
+    places: Int64Array
+
+
+class Tokenizer:
+    """An FTS5 table in memory, which splits texts and keeps none. For one thread at a time."""
+
+    def __init__(self, analyzer: str, columns: int = 1) -> None:
+        names = ", ".join(f"c{number}" for number in range(1, columns + 1))
+        self._columns = columns
+        self._insert = f"INSERT INTO texts (rowid, {names}) VALUES ({'?, ' * columns}?)"
+        self._db: sqlite3.Connection = load_driver().connect(
+            ":memory:", check_same_thread=False, isolation_level=None
+        )
+        self._db.execute(
+            f"CREATE VIRTUAL TABLE texts USING fts5({names}, content='', "
+            f"tokenize='{tokenizer_of(analyzer)}')"
+        )
+        self._db.execute("CREATE VIRTUAL TABLE words USING fts5vocab(texts, instance)")
+
+    def of_rows(self, rows: Iterable[Sequence[Any]]) -> Tokens:
+        """Return the tokens of rows: each is a number, and the text of each column or None."""
+        self._db.execute("BEGIN")
+        try:
+            self._db.executemany(self._insert, rows)
+            # One text of all tokens is read several times as fast as a row for each.
+            terms, *numbers = self._db.execute(
+                f"SELECT json_group_array(substr(term, 1, {_LONGEST})), group_concat(doc), "
+                "group_concat(substr(col, 2)), group_concat(offset) FROM words"
+            ).fetchone()
+        finally:
+            self._db.execute("ROLLBACK")
+        return Tokens(json.loads(terms), *map(numbers_in, numbers))
+
+    def of_text(self, text: str) -> list[str]:
+        """Return the tokens of a text in order."""
+        tokens = self.of_rows([(1, text, *[None] * (self._columns - 1))])
+        return [tokens.terms[n] for n in np.argsort(tokens.places)]
+
+    def close(self) -> None:
+        self._db.close()
