@@ -25,6 +25,7 @@ from aiovec.backend import (
     Float32Array,
     Float64Array,
     FusedHit,
+    Int64Array,
     Metric,
     TextClause,
     all_words_first,
@@ -57,15 +58,17 @@ from .text_index import (
     wanted_fields,
 )
 from .tokens import Tokenizer
-from .vectors import MissingRowsError, VectorReader
+from .vectors import MissingRowsError
 
 # The parameters of BM25 in FTS5.
 K1, B, LEAST_WEIGHT = 1.2, 0.75, 1e-6
 
 Scored = list[tuple[int, float]]
 """Rowids with their scores, best first."""
+ReadVectors = Callable[[Int64Array], Float32Array]
+"""Returns the vectors of rows, NaN where a row has none."""
 Measured = Callable[[Float32Array, Float32Array, Metric], Float64Array]
-"""Returns the distances of rows to a point."""
+"""Returns the distances of vectors to a point."""
 
 
 def weight_of(rows: int, having: int) -> float:
@@ -172,18 +175,19 @@ def found_by_both(
     ticket: Ticket,
     table: TableLayout,
     searches: Sequence[Merged],
+    read: ReadVectors,
     measured: Measured,
 ) -> list[Found]:
     """Read the rows of hybrid queries that want the same columns.
 
-    ``measured`` computes the distances of rows that the vector lists do not have.
+    Rows that the vector lists do not have are measured.
     """
     metric, columns = table.schema.metric, searches[0].query.columns
     rows = _rows(db, ticket, table, [hit.key for one in searches for hit in one.hits], columns)
     lacking = [[hit for hit in one.hits if hit.distance is None] for one in searches]
     if any(lacking) and not columns.vector:  # ``found`` measures vectors that are read anyway
         rowids = np.array([hit.key for hits in lacking for hit in hits], dtype=np.int64)
-        vectors, start = VectorReader(db, table).read(rowids, ticket), 0
+        vectors, start = read(rowids), 0
         for one, hits in zip(searches, lacking, strict=True):
             part, start = vectors[start : start + len(hits)], start + len(hits)
             distances = measured(part, one.query.vector, metric).tolist() if hits else ()

@@ -269,6 +269,30 @@ async def test_a_word_of_millions_of_places_is_read_in_parts(tmp_path: Path) -> 
         assert (await words.stats("notes")).details["keywords"] == "in memory"
 
 
+@pytest.mark.usefixtures("small_scan_files")
+async def test_a_damaged_scan_file_gives_hybrid_hits_no_wrong_distance(tmp_path: Path) -> None:
+    chance, path, count = random.Random(13), tmp_path / "s.db", 8_000
+    rows = [{**row(chance, n), "embedding": [1.0, n / count, 0.0, 0.0]} for n in range(count)]
+    rows[-1] |= {"body": "unique", "embedding": [-1.0, 0.0, 0.0, 0.0]}
+    async with both(path, "plain", rows) as (words, _):
+
+        async def mapped() -> object:
+            await words.search("notes", [1.0] * DIM, limit=1)
+            return (await words.stats("notes")).details["scan_file"]
+
+        def damage() -> None:
+            (file,) = tmp_path.glob("*-scan-*")
+            with file.open("r+b") as opened_file:
+                opened_file.seek(-4 * DIM, 2)  # the last row's vector
+                opened_file.write(np.full(DIM, np.nan, np.float32).tobytes())
+
+        await until(mapped)
+        await in_memory(words)
+        await asyncio.to_thread(damage)
+        hits = await words.search_hybrid("notes", "unique", [1.0, 0.0, 0.0, 0.0], limit=20)
+        assert {hit.id: hit.distance for hit in hits}[rows[-1]["id"]] == 2.0
+
+
 _WRITER = """
 import asyncio, sys
 import aiovec

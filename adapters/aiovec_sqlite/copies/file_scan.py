@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,8 @@ def _settled(
     if query.by_both:
         near = rowids[best].tolist(), far[best].tolist()
         both = merged(db, ticket, table, query, *near)
-        return found_by_both(db, ticket, table, [both], measured)[0]
+        read = partial(vectors.read, ticket=ticket)
+        return found_by_both(db, ticket, table, [both], read, measured)[0]
     kept = candidates[best] if query.columns.vector else None
     rows = by_rowids(db, ticket, table, rowids[best], query.columns, kept)
     return Found(rows, far[best].tolist())

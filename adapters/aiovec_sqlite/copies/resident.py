@@ -488,12 +488,10 @@ class ResidentSearch:
                 at = words.at(db, ticket) if words is not None and by_both else None
                 snapshot = Snapshot(db, ticket, layout, state, at)
                 try:
-                    found = found_by_scan(snapshot, copy.masks, queries, on_scanned)
+                    return state, finish(found_by_scan(snapshot, copy.masks, queries, on_scanned))
                 except SpoiledFileError:
                     spoiled = True
                     restart(queries)
-                else:
-                    return state, finish(found)
             rows = search_in_file(db, ticket, resident.table, queries, scan="disk")
             return None, finish(iter([dict(enumerate(rows))]))
 

@@ -28,6 +28,7 @@ from ..connection import Ticket
 from ..keyword_search import SnapshotWords, found_by_both, merged
 from ..layout import TableLayout
 from ..reads import by_rowids, split
+from ..vectors import VectorReader
 from .copy import Masks
 from .kernel.library import KINDS, METRICS, address, library, measured
 from .parts import in_parts
@@ -237,6 +238,28 @@ def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
         yield together
 
 
+def _vectors(snapshot: Snapshot, rowids: Int64Array) -> Float32Array:
+    """Return the vectors of rows, NaN where a row has none.
+
+    Those of sorted segments are found in memory, the others in the file.
+    """
+    state = snapshot.state
+    wanted, places = np.unique(rowids, return_inverse=True)
+    vectors = np.empty((len(wanted), snapshot.table.schema.dim), dtype=np.float32)
+    left = np.ones(len(wanted), dtype=np.bool_)
+    for segment in state.segments:
+        if segment.ordered:
+            rows = segment.places(wanted)
+            known = np.searchsorted(wanted, segment.rowids[rows])
+            vectors[known], left[known] = segment.vectors[rows], False
+    if state.is_mapped and not np.isfinite(vectors[~left]).all():
+        raise SpoiledFileError
+    if left.any():
+        reader = VectorReader(snapshot.db, snapshot.table)
+        vectors[left] = reader.read(wanted[left], snapshot.ticket)
+    return vectors[places]
+
+
 # A query of more rows is read by itself, and no other waits for it.
 LARGE = 100
 
@@ -265,7 +288,7 @@ def _found(
                 )
                 for place in places
             ]  # fmt: skip
-            answered = found_by_both(db, ticket, table, both, measured)
+            answered = found_by_both(db, ticket, table, both, partial(_vectors, snapshot), measured)
             yield dict(zip(places, answered, strict=True))
             continue
         # Scans of queries that count bytes, and those beside them, need not have read vectors.

@@ -236,20 +236,22 @@ class Segment:
 
     def without(self, rowids: Int64Array) -> Segment:
         """Return the segment without the rows of these sorted ids."""
-        places = self._places(rowids)
-        places = places[self.offset[places] > -np.inf]
+        places = self.places(rowids)
         if not len(places):
             return self
         offset = self.offset.copy()
         offset[places] = -np.inf
         return replace(self, offset=offset, dead=self.dead + len(places))
 
-    def _places(self, rowids: Int64Array) -> Int64Array:
-        """Return the places of these sorted ids; a row that came again has several places."""
+    def places(self, rowids: Int64Array) -> Int64Array:
+        """Return the places of these sorted ids, as far as the segment has them. A row that came
+        again has had other places before."""
         present = self.rowids[: self.count]
-        if not self.ordered:
-            return np.flatnonzero(np.isin(present, rowids, kind="sort"))
-        return positions_of(present, rowids)
+        if self.ordered:
+            places = positions_of(present, rowids)
+        else:
+            places = np.flatnonzero(np.isin(present, rowids, kind="sort"))
+        return places[self.offset[places] > -np.inf]
 
     def among(self, rowids: Int64Array, start: int) -> BoolArray:
         """Return a mask of the rows from ``start`` on that have one of these sorted ids."""
@@ -262,29 +264,6 @@ def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
     In one piece, because NumPy asks for large pages only for large pieces, and a scan by many
     queries takes longer with small pages.
     """
-    apart = -(-rows * width // _CACHE_LINE) * _CACHE_LINE
-    whole = np.empty(2 * apart + _CACHE_LINE, dtype=np.int8)
-    start = -whole.ctypes.data % _CACHE_LINE
-    upper, lower = (
-        whole[first : first + rows * width].reshape(rows, width) for first in (start, start + apart)
-    )
-    return upper, lower
-
-
-def among(
-    present: npt.NDArray[_Number], numbers: npt.NDArray[_Number], *, ordered: bool
-) -> BoolArray:
-    """Return a mask of the present numbers that are among these sorted ones; ``ordered`` if they
-    are sorted too."""
-    if not ordered:
-        return np.isin(present, numbers)
-    selected = np.zeros(len(present), dtype=np.bool_)
-    selected[positions_of(present, numbers)] = True
-    return selected
-
-
-def positions_of(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
-    """Return the places, in sorted numbers, of these sorted ones that are among them."""
     apart = -(-rows * width // _CACHE_LINE) * _CACHE_LINE
     whole = np.empty(2 * apart + _CACHE_LINE, dtype=np.int8)
     start = -whole.ctypes.data % _CACHE_LINE
