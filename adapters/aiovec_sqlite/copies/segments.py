@@ -191,6 +191,12 @@ class Segment:
             self.dead, self.most_error, self.most_reach, self.most_offset, self.most_lower,
         )  # fmt: skip
 
+    @cached_property
+    def _span(self) -> tuple[int, int]:
+        """The least and the greatest rowid; most writes are outside of most segments."""
+        present = self.rowids[: self.count]
+        return int(present.min(initial=2**63 - 1)), int(present.max(initial=-1))
+
     @property
     def nbytes(self) -> int:
         """The private bytes."""
@@ -246,6 +252,9 @@ class Segment:
     def places(self, rowids: Int64Array) -> Int64Array:
         """Return the places of these sorted ids, as far as the segment has them. A row that came
         again has had other places before."""
+        first, last = self._span
+        if not len(rowids) or rowids[-1] < first or last < rowids[0]:
+            return np.zeros(0, dtype=np.int64)
         present = self.rowids[: self.count]
         if self.ordered:
             places = positions_of(present, rowids)
@@ -287,8 +296,7 @@ def among(
 
 def positions_of(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
     """Return the places, in sorted numbers, of these sorted ones that are among them."""
-    apart = not len(present) or not len(rowids) or rowids[-1] < present[0]
-    if apart or rowids[0] > present[-1]:  # which is found out in a tenth of the time
+    if not len(present):
         return np.zeros(0, dtype=np.int64)
     first, last = np.searchsorted(rowids, (present[0], present[-1] + 1))
     sought = rowids[first:last]
