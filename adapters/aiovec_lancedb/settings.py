@@ -56,7 +56,7 @@ class LancedbSettings(BackendSettings):
     max_versions: int = key(100, at_least=1, at_most=1_000_000)
     """The most versions of a table that are kept, however young they are.
 
-    Every write makes a version with files of its own. After many small writes in a short time, the
+    Every write makes a version with its own files. After many small writes in a short time, the
     oldest versions are removed first."""
 
     search_memory: str = memory_size("auto")

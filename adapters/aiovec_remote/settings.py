@@ -20,7 +20,7 @@ class RemoteSettings(BackendSettings):
     connections: int = key(32, at_least=1, at_most=1024)
     """Calls that are under way at once; further ones wait for up to busy_timeout.
 
-    An export has a connection of its own beside them."""
+    An export has one more connection."""
 
     connect_timeout: float = key(5.0, at_least=0.1, at_most=600)
     """Seconds until a connection to the server has to be established."""

@@ -12,7 +12,7 @@ from aiovec.errors import ConfigError, StorePermissionError
 MEMORY = ":memory:"
 STORE_FILE = "vectors.sqlite"
 BESIDE = ("-wal", "-shm", "-journal")
-"""Suffixes of the files that SQLite keeps beside a database."""
+"""Suffixes of the files that SQLite keeps next to a database."""
 
 
 def store_file(path: str) -> str:
@@ -103,7 +103,7 @@ class SqliteSettings(BackendSettings):
     """The search of tables: "auto" by codes, "disk" in the file, "bit" by bit codes, approximately.
 
     "auto": searched tables get codes of their vectors: in memory, or from 32 MiB on in a scan file
-    beside the store, which all processes share. They take rows times (5 * dim + 20) bytes. Private
+    next to the store, which all processes share. They take rows times (5 * dim + 20) bytes. Private
     memory keeps to a quarter of the machine's, at most 4 GiB. The results are exact.
 
     "disk": every search reads the file, and needs no such memory or disk. The results are exact and

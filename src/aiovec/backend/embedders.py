@@ -36,8 +36,8 @@ class EmbedderSettings(Section):
     "package.module:callable": an embedder of the app."""
 
     model: str = ""
-    """The model's name. "local", "fastembed" and "demo" have one of their own, and a callable may
-    have it as its attribute. For "local" it may be the path of a folder."""
+    """The model's name. "local", "fastembed" and "demo" have a default, and a callable may have
+    it as its attribute. For "local" it may be the path of a folder."""
 
     dim: int = key(0, at_least=0, at_most=MAX_DIM)
     """Length of the model's vectors. It is needed wherever model is given, except for "local"."""
