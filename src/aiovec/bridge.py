@@ -109,7 +109,7 @@ class Bridge:
         store = self._store
         if isinstance(store, VectorStore):
             return await call(store.table(self.table))
-        # A call within another goes on in its store, also while ``close`` waits for this thread.
+        # A call within another continues in its store, also while ``close`` waits for this thread.
         if store is None or (self._opening.locked() and not runs_in(store)):
             store = await asyncio.to_thread(self._opened)
         return await sync.aio(store, lambda inner: call(inner.table(self.table)))
@@ -202,7 +202,7 @@ def in_store(method: _F) -> _F:
     """Run a coroutine method of a class over a bridge where its store runs.
 
     That is the caller's event loop for a store of ``aiovec.connect``, and else a thread of the
-    store. Decorate methods that convert many rows, so that they do not hold up the caller's loop,
+    store. Decorate methods that convert many rows, so that they do not block the caller's loop,
     and methods that call the bridge several times.
     """
 

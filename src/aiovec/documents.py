@@ -74,12 +74,12 @@ LARGEST = 64 * 2**20
 FARTHEST = 10
 """Passages before and after a hit at most."""
 
-# Changes when the same document is cut otherwise, so that the next import cuts all anew.
+# Changes when the same document is cut otherwise, so that the next import cuts all again.
 _VERSION = 4
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
 # What MkDocs, Pandoc and Hugo write behind the words of a heading: { #anchor .class }.
 _ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
-# Lines of reStructuredText that say nothing to a reader: a passage of them alone is none.
+# Lines of reStructuredText that say nothing to a reader: a passage of only such lines is none.
 _SILENT = re.compile(
     r"(?m)^(?:\.\. (?:_[^:\n]+:|(?:(?:current)?module|highlight|contents)::.*)|:orphan:)[ \t]*$"
 )
@@ -123,7 +123,7 @@ class Cutter:
 
     @property
     def _short(self) -> int:
-        """Characters below which a piece joins its neighbour: it says too little alone."""
+        """Characters below which a piece joins its neighbour: it says too little by itself."""
         return min(self.limit // 15, 80)
 
     def hash(self, data: bytes) -> str:
@@ -196,7 +196,7 @@ class Cutter:
             for offset, stop in _joined(self._chunks(cuts, text, begin, end), self._short):
                 start = offset if start is None else start
                 if stop <= content:
-                    continue  # a heading alone goes with the text below it
+                    continue  # a heading without text joins the text below it
                 body = text[start:stop]
                 body = _ANCHORED.sub(r"\1", body) if made else body
                 line += text.count("\n", counted, start)
@@ -243,7 +243,7 @@ async def passages(
 
     ``document`` is the path of a file, the bytes of one, or a text. ``source`` is its name, which
     the rows keep; bytes and texts need it. Its suffix says its kind, unless ``kind`` does: pass
-    "markdown" for a text that was made of a file of another kind. A passage has at most ``size``
+    "markdown" for a text converted from a file of another kind. A passage has at most ``size``
     characters, by default 1,200, or with a ``tokenizer`` of the package ``tokenizers`` so many of
     its tokens, by default 256, without a heading before it; passages of one section share up to
     ``overlap`` of them.
@@ -427,7 +427,7 @@ def _sections(
         if len(words) > LONGEST_TITLE:  # each passage below it would repeat it
             continue
         if text[content:start].strip() or (not level and text[begin:start].strip()):
-            # Without text below them, the last headings are a section of their own.
+            # Without text below them, the last headings are a section.
             content = content if text[content:start].strip() else begin
             titles = " > ".join(name for _, name, _ in path)
             anchors = [name for *_, name in path if name]
@@ -467,7 +467,7 @@ def _markdown(text: str) -> _Headings:
 
 @cache
 def _blocks() -> Any:
-    """Return a parser of blocks alone. References take it quadratic time."""
+    """Return a parser of blocks only: references take quadratic time."""
     parser = _package("markdown_it").MarkdownIt("commonmark").enable("table").disable("reference")
     parser.core.ruler.enableOnly(["normalize", "block"])
     parser.parse("x")  # compiles its rules, which other threads would see half done

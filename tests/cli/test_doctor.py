@@ -54,7 +54,7 @@ def test_doctor_reports_a_sound_store(run: Run, store: Path, config: Path, folde
         "searches",
         "keyword search",
     } <= set(facts)
-    assert "in a process of their own, each with at most 60 s" in facts["documents"]["value"]
+    assert "in a separate process, each with at most 60 s" in facts["documents"]["value"]
     assert facts["integrity"]["value"] == "sound"
     assert facts["table notes"]["value"] == "4 rows"
     assert findings(run("doctor", "--config", config, "--json"))["table notes"]["ok"]

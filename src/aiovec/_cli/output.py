@@ -159,7 +159,7 @@ def progress(unit: str) -> AbstractContextManager[Progress]:
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
-    """Show that work of unknown length goes on, and for how long already."""
+    """Show that work of unknown length continues, and for how long already."""
     from rich.progress import TimeElapsedColumn
 
     with _progress(TimeElapsedColumn()) as bar:

@@ -89,7 +89,7 @@ Embedder = Annotated[
         "--embedder",
         metavar="KIND",
         help="What makes vectors of texts: local (20 MB of pip, offline, English), fastembed (a "
-        "transformer, better on questions; downloads 67 MB once), demo (words only, nothing to "
+        "transformer, better with questions; downloads 67 MB once), demo (words only, nothing to "
         "install), openai, sentence-transformers, the URL of a service with OpenAI's API, "
         "package.module:callable, or a JSON object with the keys of the TOML file. Model and "
         "length are the table's. Default: the TOML file's, else what the table says, if that "

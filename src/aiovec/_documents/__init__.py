@@ -1,1 +1,1 @@
-"""How documents are read: in a process of their own, which a hostile one may break."""
+"""Reads documents in a separate process, which a hostile one may crash."""

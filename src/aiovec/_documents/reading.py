@@ -1,4 +1,4 @@
-"""Reads documents in a child process, so that one which breaks it or fills it fails alone.
+"""Reads documents in a child process, which a document may crash or fill without harm to others.
 
 A child reads one document after another, and ends after a rest. An event loop reads one document at
 a time, so that there is usually one child.
@@ -24,7 +24,7 @@ from .child import BOUNDS, TOO_LARGE, TOO_SLOW, read_frame, write_frames
 
 
 class Text(NamedTuple):
-    """What a document says: its title, and its pages."""
+    """The title and the pages of a document."""
 
     title: str | None
     pages: list[str]
@@ -97,7 +97,7 @@ def bounds() -> str:
     except OSError as exc:
         return f"read in the process that asks, without bounds of memory and time: {exc}"
     time = f"{BOUNDS['seconds']} s"
-    return f"read in a process of their own, each with at most {time} and {bounded} of memory"
+    return f"read in a separate process, each with at most {time} and {bounded} of memory"
 
 
 class _Child:

@@ -1,4 +1,4 @@
-"""The protocol of an embedder, as an app writes it, and questions about one."""
+"""The protocol of an embedder, as an app writes it, and tests for its parts."""
 
 from __future__ import annotations
 

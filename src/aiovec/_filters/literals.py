@@ -159,4 +159,4 @@ def in_utc(value: datetime) -> datetime:
         raise FilterError(f"{shown(value)} is out of range in UTC") from exc
     if type(moment) is datetime:
         return moment
-    return datetime.combine(moment.date(), moment.time(), UTC)  # pandas has types of its own
+    return datetime.combine(moment.date(), moment.time(), UTC)  # pandas has its own types

@@ -62,9 +62,9 @@ _R = TypeVar("_R")
 def where(text: str) -> Expr:
     """Return a filter text as one closed condition, to combine with those of ``F``.
 
-    The text is parsed alone: an OR or a parenthesis in it cannot affect the rest, so ``(F.tenant ==
-    tenant) & aiovec.where(text)`` is safe with any user input. A FilterError has the position of
-    the error and the input that is valid there.
+    The text is parsed separately: an OR or a parenthesis in it cannot affect the rest, so
+    ``(F.tenant == tenant) & aiovec.where(text)`` is safe with any user input. A
+    FilterError has the position of the error and the input that is valid there.
     """
     if not isinstance(text, str):
         raise FilterError(

@@ -26,7 +26,7 @@ MAX_DEPTH = 64
 # Every literal is a bound parameter; SQLite allows 32,766 of them. A condition without a literal
 # counts as one, so that this bounds the size of the whole tree.
 MAX_LITERALS = 30_000
-# Names in a payload key. SQLite looks each one up in a table of its own and joins at most 64.
+# Names in a payload key. SQLite looks each one up in a separate table and joins at most 64.
 MAX_NAMES = 64
 
 _REPR_LENGTH = 1_000

@@ -333,7 +333,7 @@ def _part(group: _Columns, schema: Schema) -> Batch:
     """Return a part of an update."""
     ids, columns, extra, places = group
     if not columns and extra[0] is None:
-        raise InvalidRowError("there is nothing to set beside the id", **located(places, 0))
+        raise InvalidRowError("there is nothing to set besides the id", **located(places, 0))
     ids = field_column("id", _ID, ids, places)
     fields = {
         name: _new_values(name, columns[name], schema, places)
@@ -467,8 +467,8 @@ def _check_names(names: Iterable[str], row: int | None = None) -> None:
     for name in names:
         if isinstance(name, str) and name.lstrip("_").lower() == "id":
             reason = (
-                "there is no 'id' beside it: rename it to 'id', or give each row an 'id' too, such "
-                "as aiovec.new_id()"
+                "there is no 'id' next to it: rename it to 'id', or give each row an 'id' too, "
+                "such as aiovec.new_id()"
             )
             raise InvalidRowError(reason, row=row, field=name)
 

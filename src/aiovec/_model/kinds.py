@@ -1,4 +1,4 @@
-"""The types of fields, each described once. What a backend stores for one is its own matter."""
+"""The types of fields, each described once. Each backend decides how it stores one."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class Weighted:
 
     A share falls with the score from 1 for the first row, in the vector list to 0.2 for the last
     one, and in the keyword list to 0. Rows with all words have at least 0.5 there, and then the
-    others at most 0.5; if no row has all words, they have at most 0.7. A list of weight 0 brings
-    no hits of its own.
+    others at most 0.5; if no row has all words, they have at most 0.7. A list of weight 0 adds
+    no hits.
     """
 
     vector: float = 0.5

@@ -358,7 +358,7 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
         "store at that place is not the one that got its rows: it was replaced, emptied or "
         "removed, or its disk is missing. Put it back. If the new store is the right one, restart "
         f"the app, which then opens the store of its TOML file. If it is lost, {left.target} has "
-        "the rows from before the switch: aiovec migrate forget makes it a store of its own"
+        "the rows from before the switch: aiovec migrate forget makes it a separate store"
     )
 
 

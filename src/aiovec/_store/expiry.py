@@ -225,7 +225,7 @@ class ExpiringTable(OpenTable):
             await self.backend.write(self.handle, Delete(ids, self._expired))
 
     async def sweep(self) -> None:
-        """Delete all expired rows, in batches, each of which is a step with a deadline of its own.
+        """Delete all expired rows, in batches, each of which is a step with its own deadline.
 
         A server does this for its clients, by its own clock.
         """

@@ -71,7 +71,7 @@ Group = tuple[str, Any]
 
 Highlight = tuple[str, str]
 _HIGHLIGHT = ("<mark>", "</mark>")
-# The vector of a search by words alone.
+# The vector of a search by words only.
 _NO_VECTOR: Float32Array = np.empty(0, np.float32)
 
 
@@ -283,7 +283,7 @@ class Plan:
     def rounds(self) -> Sequence[int]:
         """The numbers of rows to fetch, one after the other, until these have enough groups.
 
-        What the rows of the last round have is the answer. So the rows of few groups, or of one
+        The rows of the last round are the answer. So the rows of few groups, or of one
         that comes first, do not make a search read the table.
         """
         options = self.options

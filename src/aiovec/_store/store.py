@@ -180,7 +180,7 @@ class VectorStore(Hints):
     - A cancelled call is wholly done or not at all, and the store stays usable.
     - It never blocks the event loop, and calls may overlap in any number.
     - It raises ``StoreClosedError`` after ``close``, ``TableNotFoundError`` where the table is
-      missing, and no error but those of ``aiovec.errors``.
+      missing, and no error except those of ``aiovec.errors``.
     - It belongs to the event loop that opened the store: on another one it raises an error.
     """
 
@@ -194,8 +194,8 @@ class VectorStore(Hints):
     ) -> None:
         self._backends = Backends(backend, place, follow=follow)
         self._embedders = embedders
-        # Rerank functions and the reading of users' iterables run for any time, so they have limits
-        # of their own.
+        # Rerank functions and the reading of users' iterables run for any time, so they have
+        # separate limits.
         self._rerank_slots = asyncio.Semaphore(4)
         self._read_in_thread = partial(in_thread, limit=asyncio.Semaphore(4))
         self._process = os.getpid()
@@ -569,7 +569,7 @@ class VectorStore(Hints):
             if reported is not None:
                 reported.rows = len(texts)
             vectors = await embedder.embed(texts, purpose)
-        current_deadline(None).renew()  # the embedder has time limits of its own
+        current_deadline(None).renew()  # the embedder has its own time limits
         await hop(len(vectors), check_made, vectors, t.schema, embedder.name)
         return vectors
 
@@ -603,13 +603,13 @@ class VectorStore(Hints):
         if not isinstance(fields, Mapping) or (ids is None and where is None and "id" in fields):
             for name, given in {"ids": ids, "where": where, "vector": vector}.items():
                 if given is not None:
-                    reason = f"{name} is for one mapping of fields; rows have ids of their own"
+                    reason = f"{name} is for one mapping of fields; rows have their own ids"
                     raise InvalidArgumentError(name, given, "left out", reason=reason)
             held = await collect(fields, self._read_in_thread)
             writing = RowsToUpdate(held, check_flag("strict", strict), self._embed)
             return await self._on_table("update", table, writing.write, row_count=int)
         if strict:
-            reason = "strict is for rows with ids of their own, not for ids= and where="
+            reason = "strict is for rows with their own ids, not for ids= and where="
             raise InvalidArgumentError("strict", strict, "left out", reason=reason)
         fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
@@ -1029,7 +1029,7 @@ class VectorStore(Hints):
         """Search for several vectors or texts on one state of the table.
 
         ``each_where`` is a list with a filter, or None, for each of them, which narrows ``where``.
-        With ``group_by``, each vector is a search of its own. The other arguments are those of
+        With ``group_by``, each vector is a separate search. The other arguments are those of
         ``search``.
         """
         named = {"limit": limit, "where": where, "each_where": each_where}
@@ -1149,7 +1149,7 @@ class VectorStore(Hints):
         return [cast("Results[Hit]", answer.hits) for answer in answers]
 
     async def _vectors(self, t: OpenTable, options: SearchOptions) -> Sequence[Float32Array]:
-        """Return the vectors to search for; none for keywords alone."""
+        """Return the vectors to search for; none for a keyword search."""
         schema = t.schema
         if options.like is not None:
             ids = list(dict.fromkeys(chain(*options.like)))

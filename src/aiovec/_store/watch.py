@@ -1,6 +1,6 @@
 """``aiovec.watch``: a table of a store is kept as another database's, or as a folder.
 
-What a source is, and how its changes are found and applied, is a ``Feed``. The importer has them,
+A ``Feed`` knows its source, and finds and applies its changes. The importer has them,
 and is loaded when something is watched.
 """
 
@@ -41,8 +41,8 @@ def watch(
     """Keep a table as its source: ``async with watch(store, "app.db#articles", embed="body")``.
 
     ``source`` is a folder or a file of documents, or a table of a SQLite database, ``FILE#TABLE``.
-    The first time all of it is copied, and after that what changes. What is removed from the source
-    is deleted; other rows of the table stay.
+    The first time all rows are copied, and after that only changes. Rows removed from the source
+    are deleted; other rows of the table stay.
 
     A table of SQLite gets a queue and four triggers in its own database, which note the keys of
     changed rows; ``aiovec import FILE#TABLE --unwatch`` removes them. Where none can be made, as

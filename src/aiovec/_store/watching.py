@@ -42,7 +42,7 @@ class Feed(Protocol):
         """Return whether this process follows now; False while another one does."""
 
     async def step(self) -> bool:
-        """Apply some changes, in an order that lets a killed process go on; False if none is left.
+        """Apply some changes, in an order that lets a killed process continue; False if none are.
 
         An error has applied only a part, and the next step begins where it was.
         """
@@ -62,7 +62,7 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchState:
-    """How far a watched table is behind its source.
+    """The state of a watched table.
 
     ``waiting`` counts the changes that wait, and is None while that is unknown, as during the first
     copy of a source without a queue. ``seconds`` says for how long some have waited. ``following``

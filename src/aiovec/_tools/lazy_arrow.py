@@ -35,7 +35,7 @@ REINSTALL_ARROW = 'pip install --force-reinstall "aiovec[arrow]"'
 def needs_arrow(exc: ImportError) -> AiovecError | None:
     """Return the error of a call that cannot do without pyarrow; None if ``exc`` is not about it.
 
-    pyarrow 26 cannot be imported beside NumPy 1, and its metadata does not say so.
+    pyarrow 26 cannot be imported together with NumPy 1, and its metadata does not say so.
     """
     needs = "Arrow tables, data frames, exports, migrations and files need the package pyarrow"
     if isinstance(exc, ModuleNotFoundError) and exc.name == "pyarrow":

@@ -60,7 +60,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UpdateRows:
-    """Give each of the rows with these ids values of its own; the result is how many existed.
+    """Give each of the rows with these ids its own values; the result is how many existed.
 
     The ids are distinct in all ``parts`` together. A part has the fields to set, and the vectors
     unless they stay; a vector of NaN removes the row's. ``payloads`` changes the payloads of all

@@ -179,7 +179,7 @@ class Query:
     where: Expr | None
     columns: Columns
     vector: Float32Array = field(default_factory=_no_vector)
-    """Empty in a search by words alone."""
+    """Empty in a search by words only."""
     exact: bool = False
     tuning: Tuning | None = None
     max_distance: float | None = None
@@ -191,7 +191,7 @@ class Query:
 
     @property
     def by_words(self) -> bool:
-        """True for a search by words alone."""
+        """True for a search by words only."""
         return not len(self.vector)
 
     @property
@@ -461,9 +461,9 @@ class Backend(ABC):
     ) -> _T:
         """Return what ``finish`` makes of the best rows for each query; filters apply first.
 
-        Of several queries, each has another vector, and perhaps another filter. A search by words
-        or by both is alone; it needs the ability "text", and by both it sees one state of the
-        table, and reads only the rows of the fused list.
+        Several queries have different vectors, and perhaps different filters. A search by words
+        or by both is the only query; it needs the ability "text", and by both it sees one state of
+        the table, and reads only the rows of the fused list.
         """
 
     @abstractmethod

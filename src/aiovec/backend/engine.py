@@ -32,7 +32,7 @@ Seen = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The outcome of a load: the rows that it added, and those that existed already."""
+    """The outcome of a load: the rows that it added, and the rows that existed already."""
 
     rows: int
     existing: int = 0

@@ -22,7 +22,7 @@ from ..errors import StoreBusyError, StoreFullError
 
 _T = TypeVar("_T")
 
-# Minimum wait in seconds. With none, all but one of several simultaneous calls would fail, though
+# Minimum wait in seconds. With none, all simultaneous calls except one would fail, though
 # none takes long.
 _LEAST = 0.25
 # Seconds between two checks of the waiting calls. One timer for all costs a tenth of one timer for

@@ -87,7 +87,7 @@ def usable_cores() -> int:
 def _of_groups(controller: str, name: str) -> list[str]:
     """Return the texts of this file in the process's control group and in those around it.
 
-    A controller of the first version of control groups has a tree of its own.
+    A controller of the first version of control groups has a separate tree.
     """
     groups = {_GROUPS, _GROUPS / controller}
     with contextlib.suppress(OSError, ValueError):

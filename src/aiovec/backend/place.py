@@ -192,7 +192,7 @@ def _plugin_of(text: str) -> BackendPlugin | None:
     """Return the backend for the scheme of a URL; None for a path."""
     if text[:5].lower() == "file:":
         raise ConfigError(
-            f"{redacted(text)}: a file: URI is no target; write the path alone, and pass "
+            f"{redacted(text)}: a file: URI is no target; write only the path, and pass "
             "read_only=True to open it for reading only (a file of this name is ./file:...)",
             key="target",
         )

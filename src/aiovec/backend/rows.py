@@ -146,7 +146,7 @@ def check_partitions(schema: Schema, rows: Batch, stored: Mapping[str, Sequence[
             if value != now:
                 # The stored value is not named: it may belong to another tenant.
                 reason = (
-                    f"the row is in another partition than {value!r}, and an upsert cannot move "
+                    f"the row is in a partition other than {value!r}, and an upsert cannot move "
                     "it; use update(), or another id"
                 )
                 raise InvalidRowError(reason, id=id, field=name)

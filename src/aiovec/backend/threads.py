@@ -1,7 +1,7 @@
 """Work in threads, concurrent and background tasks, and waiting for work that cannot be stopped.
 
 An app's calls into threads share a pool of asyncio or anyio. If all of these are slow, a store must
-not wait for them, so it has threads of its own.
+not wait for them, so it has its own threads.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class _Threads:
     stays. Starting a thread for each job would take twice as long, and far longer while other
     threads compute.
 
-    Nothing bounds their number but the connections: a job may wait for the lock of a file or for a
-    slow disk, and others must not wait behind it. A burst on 1,000 stores takes some 500.
+    Only the connections bound their number: a job may wait for the lock of a file or for a
+    slow disk, and others must not wait behind it. A burst on 1,000 stores takes about 500.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class _Threads:
         """Begin without threads, as in a forked process, in which they do not run."""
         self._jobs: deque[Callable[[], object]] = deque()
         # Each thread has a bell, a lock that is released to wake it. The thread that became idle
-        # last is woken first, so that those that are not needed end.
+        # last is woken first, so that threads that are not needed end.
         self._bells: set[threading.Lock] = set()
         self._idle: list[threading.Lock] = []
 
