@@ -78,7 +78,7 @@ def restore(
     backup: Path, target: Path, settings: SqliteSettings, *, overwrite: bool
 ) -> Path | None:
     """Put a checked copy of ``backup`` in the place of ``target``; return the kept old file."""
-    # The target of a link is replaced, and SQLite keeps its further files beside that.
+    # The target of a link is replaced, and SQLite keeps its other files next to that.
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
         raise InvalidArgumentError("backup", str(backup), "a file other than the target")
@@ -126,7 +126,7 @@ def restore(
 
 
 def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
-    """Copy through SQLite, which includes a WAL beside the backup."""
+    """Copy through SQLite, which includes a WAL next to the backup."""
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
         source.backup(copy, pages=_PAGES_AT_ONCE)

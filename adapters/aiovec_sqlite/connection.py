@@ -85,7 +85,7 @@ class _Outcome(asyncio.Future[Any]):
 class _Queue:
     """The work of one connection, done in order, one piece at a time, by whichever thread is free.
 
-    It takes the place of aiosqlite's queue, which has a thread of its own. That thread ends if the
+    It takes the place of aiosqlite's queue, which has its own thread. That thread ends if the
     loop of a waiting call is closed, and keeps the process from ending until then.
     """
 
@@ -184,7 +184,7 @@ class Connection(aiosqlite.Connection):
 
     def _rest_here(self) -> None:
         db = self._connection
-        if db is None or db.in_transaction:  # an export goes on in its snapshot
+        if db is None or db.in_transaction:  # an export continues in its snapshot
             return
         if self._kept:
             db.execute("PRAGMA shrink_memory")
@@ -247,7 +247,7 @@ class Connection(aiosqlite.Connection):
         """Run the work, by default in one read transaction, whose statements see the same state.
 
         If the caller is cancelled, the work is interrupted, and both end. Errors of the driver are
-        translated; StoreClosedError if the connection is closed meanwhile.
+        translated; StoreClosedError if the connection is closed before the end.
         """
         ticket = self._ticket = Ticket(self._uninterrupted)
         return await self._submit(
@@ -416,7 +416,7 @@ class ReaderPool:
     async def read(
         self, work: Callable[[sqlite3.Connection, Ticket], _T], *, snapshot: bool = True
     ) -> _T:
-        """Run the work on a connection of its own, as ``Connection.read`` does.
+        """Run the work on a separate connection, as ``Connection.read`` does.
 
         StoreBusyError if no connection is free in time.
         """

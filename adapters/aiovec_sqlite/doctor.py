@@ -90,7 +90,7 @@ def _scan() -> Finding:
 
 
 def _file(path: Path, usable: bool) -> Iterator[Finding]:
-    yield from room_at(path.parent, "SQLite creates files beside the store")
+    yield from room_at(path.parent, "SQLite creates files next to the store")
     try:
         exists = check_header(path)
     except CorruptStoreError as exc:
@@ -131,9 +131,9 @@ def _cure_of(error: AiovecError) -> str:
 def _uris(path: Path) -> Iterator[str]:
     """Yield URIs to open the file for reading; the second is used if the first finds a fault.
 
-    A reader of a WAL database leaves files beside it. If there are none, nobody uses the store, and
-    SQLite may read it as a file that does not change. If somebody begins to use it now, it looks
-    damaged; hence the second URI.
+    A reader of a WAL database leaves files next to it. If there are none, nobody uses the store,
+    and SQLite may read it as a file that does not change. If somebody begins to use it now, it
+    looks damaged; hence the second URI.
     """
     uri = path.absolute().as_uri()
     if not path.with_name(path.name + "-wal").exists():

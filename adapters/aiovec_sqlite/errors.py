@@ -38,7 +38,7 @@ FULL = 13
 CANTOPEN = 14
 NOTADB = 26
 
-# SQLite has no code of its own for these. Names and values in our statements come from the file
+# SQLite has no code for these. Names and values in our statements come from the file
 # itself or were checked, so these errors mean that another program changed the file.
 _DAMAGE = re.compile(
     r"^no such (table|column)|^Could not decode to UTF-8|^malformed JSON"

@@ -65,7 +65,7 @@ class Header:
 def read_header(path: Path) -> Header | None:
     """Return the file's header; None if the file is missing or empty.
 
-    Leaves nothing beside the file. CorruptStoreError if it is not a database.
+    Leaves nothing next to the file. CorruptStoreError if it is not a database.
     """
     try:
         status = path.stat()
@@ -163,7 +163,7 @@ _CHANGES = 2**62
 _SQL_TYPES = {"int": "INTEGER", "float": "REAL", "bool": "INTEGER", "datetime": "INTEGER"}
 _VEC_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "l2"}
 
-# A partition has chunks of its own, so a small tenant would waste most of a large chunk.
+# A partition has its own chunks, so a small tenant would waste most of a large chunk.
 _PARTITIONED_CHUNK = 64
 
 CREATE_STORE = (
@@ -309,7 +309,7 @@ def column_definition(name: str, field: Field) -> str:
 def partition_value(value: object) -> str:
     """Return the text that vec0 keeps for a partition field's value.
 
-    vec0 cannot find rows by a NULL partition key, so null has a text of its own.
+    vec0 cannot find rows by a NULL partition key, so null has its own text.
     """
     return "" if value is None else f"={value}"
 
@@ -320,7 +320,7 @@ def check_header(path: Path, *, to_read: bool = False) -> bool:
     A file of another application is not touched at all. A reader cannot complete what another
     process has begun: AiovecError if nobody does.
     """
-    # SQLite keeps its further files beside the file itself, not beside a link to it.
+    # SQLite keeps its other files next to the file itself, not next to a link to it.
     path = path.resolve()
     for look in range(_LOOKS):
         if look:
@@ -359,13 +359,13 @@ def _look_at(path: Path) -> bool:
     if has_wal(path) and not _keeps_wal(path):
         raise CorruptStoreError(
             target,
-            f"the WAL beside it, {path.name}-wal, belongs to another file: a backup was copied "
+            f"the WAL next to it, {path.name}-wal, belongs to another file: a backup was copied "
             "over a store that was not closed. Restore the backup with aiovec restore, which "
             "removes the WAL, or delete the WAL if the file is the unchanged backup",
         )
     if path.with_name(f"{path.name}-wal").exists():
         return True
-    try:  # nobody has it open, so it can be read without making files beside it
+    try:  # nobody has it open, so it can be read without making files next to it
         with opened_as_it_lies(path) as db:
             check_schema(db, target)
             newest_change(db)
@@ -375,14 +375,14 @@ def _look_at(path: Path) -> bool:
 
 
 def has_wal(path: Path) -> bool:
-    """Return whether there are frames of a WAL beside the file."""
+    """Return whether there are frames of a WAL next to the file."""
     return _holds_something(path.resolve(), "-wal")
 
 
 def _keeps_wal(path: Path) -> bool:
-    """Return whether the file's header says that a WAL may lie beside it.
+    """Return whether the file's header says that a WAL may lie next to it.
 
-    Every store's header does. A backup's does not, so a WAL beside it belongs to another file, and
+    Every store's header does. A backup's does not, so a WAL next to it belongs to another file, and
     SQLite would mix their pages. SQLite does not report this byte. If this process has the file
     open, the byte is read by that descriptor (see above); otherwise no connection opens it now.
     """
@@ -419,14 +419,14 @@ def create_store(db: sqlite3.Connection) -> None:
 
     Expects an open connection in rollback-journal mode, so that the header is in the file itself
     as soon as the store exists. Everything is one transaction, so a killed creation leaves an empty
-    file, or one that a journal beside it makes empty again.
+    file, or one that a journal next to it makes empty again.
     """
     # A commit of one row writes eight pages to the WAL. 4 KiB make bulk inserts a quarter slower.
     db.execute("PRAGMA page_size = 8192")
     db.execute("BEGIN")
     try:
         # Lets optimize return free room in small steps. The first write of the transaction, because
-        # outside of it, it would be a transaction of its own.
+        # outside of it, it would be a separate transaction.
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -75,7 +75,7 @@ class OpenFile:
         # SQLite makes the WAL at its first read.
         wait = _Patience(path, patience, ticket)
         wait.until_free(lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone())
-        # A link that is changed is noticed, but the WAL lies beside the file itself.
+        # A link that is changed is noticed, but the WAL lies next to the file itself.
         wal = f"{path.resolve()}-wal"
         inode = _inode(str(path))
         if inode is None:
@@ -171,7 +171,7 @@ def _to_wal(db: sqlite3.Connection) -> None:
 def count_on(db: sqlite3.Connection, replaced: int = 0) -> None:
     """Raise the next change numbers above all of this file and of a store that it replaces.
 
-    Readers of the change feed begin anew, because their numbers may be the other store's.
+    Readers of the change feed begin again, because their numbers may be the other store's.
     """
     number = _number_above(max(newest_change(db), replaced))
     db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
@@ -219,7 +219,7 @@ def check_store_to_read(path: Path) -> None:
 def connect_read_only(
     path: Path, timeout: float, check: Callable[[sqlite3.Connection, str], None] = check_schema
 ) -> sqlite3.Connection:
-    """Return a connection that can write nothing, but reads a WAL beside the file.
+    """Return a connection that can write nothing, but reads a WAL next to the file.
 
     SQLite needs a lock file to read a database in WAL mode. If none can be made, on a read-only
     medium, the file is read as one that does not change, unless there is a WAL, whose changes would
@@ -290,7 +290,7 @@ _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL", "none": "OFF"}
 def _set_durability(db: sqlite3.Connection, durability: str) -> None:
     full = durability == "full"
     db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
-    # On macOS fsync alone leaves data in the drive's own cache.
+    # On macOS, fsync by itself leaves data in the drive's own cache.
     db.execute(f"PRAGMA fullfsync = {int(full)}")
     db.execute(f"PRAGMA checkpoint_fullfsync = {int(full)}")
 

@@ -310,7 +310,7 @@ class Walk:
         if _size(self._wal) > self._most_wal:
             raise AiovecError(
                 f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "
-                "cannot truncate it meanwhile; read faster, or continue an export with after="
+                "cannot truncate it during a read; read faster, or continue an export with after="
             )
         fields, payload = self.columns.fields, self.columns.payload
         cursor = self._db.execute(

@@ -283,7 +283,7 @@ class SqliteBackend(Backend):
             if text_of is not None:
                 await self._build_text_behind_change(text_of)
         except asyncio.CancelledError:
-            if text_of is not None:  # the change may be committed, so the build goes on
+            if text_of is not None:  # the change may be committed, so the build continues
                 self._builds.start(self._complete_text([text_of]))
             raise
         return result

@@ -174,7 +174,7 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
         "text",
         "sqlite",
         f"the text index of {name!r} is being built ({index.progress} done); search again later; "
-        f"if no process builds it now, optimize({name!r}) or opening the store anew continues it",
+        f"if no process builds it now, optimize({name!r}) or opening the store again continues it",
     )
 
 

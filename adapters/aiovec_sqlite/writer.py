@@ -1,6 +1,6 @@
 """One writer for a store: calls that arrive while a commit runs share the next one.
 
-The keys of completed writes are in a table of their own, each committed with its write; the first
+The keys of completed writes are in a separate table, each committed with its write; the first
 write with a key makes it. Earlier versions of aiovec ignore it.
 """
 
@@ -120,8 +120,8 @@ class _Call(WriteCall):
         self.outcome: Any = None
         # True once the thread has begun; only the thread reads it.
         self.tried = False
-        # True if it changes the mark of a migration: that mark does not hold it, and it commits
-        # alone.
+        # True if it changes the mark of a migration: that mark does not stop it, and it has its
+        # own commit.
         self.changes_mark = changes_mark
         # True if it needs its own commit: it is large, or SQLite rolled its group back as a whole.
         self.alone = changes_mark

@@ -72,7 +72,7 @@ class RowsWrite:
     def act_with(self, tx: Transaction, others: Sequence[RowsWrite]) -> Sequence[int]:
         """Do this one and the others after it, and return the result of each.
 
-        If that fails, each is done alone.
+        If that fails, each is done by itself.
         """
         rows = self.rows.joined([other.rows for other in others])
         return self.act(tx, self.handle, rows, [self.size, *(other.size for other in others)])
@@ -157,7 +157,7 @@ def upsert(
         _add(tx, table, rows)
         return sizes
     # Several joined calls may repeat a known id, whose last row wins. If they repeat a new one, all
-    # fail, and each is tried alone.
+    # fail, and each is tried by itself.
     if len(known) < len(ids):
         new = [row for row, id in enumerate(ids) if id not in known]
         _add(tx, table, rows.take(new))
@@ -532,7 +532,7 @@ def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: i
 
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
-    """Forget all but the newest tombstones; the floor shows late readers that they missed some."""
+    """Forget all tombstones except the newest; the floor tells late readers of them."""
     if has_mark(tx.db):
         return  # a migration needs them to catch up
     row = tx.db.execute(

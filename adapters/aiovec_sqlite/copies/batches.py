@@ -1,7 +1,7 @@
 """Batches: the searches of a table that wait are answered together, by a free reader.
 
 A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
-A scan uses all cores, so a table has one at a time; what comes meanwhile waits and is answered
+A scan uses all cores, so a table has one at a time; searches that come meanwhile are answered
 together. A lone search never waits for company, and each caller gets its answer as soon as its rows
 are read, those of few rows first.
 """
@@ -30,7 +30,7 @@ _BUSY = "the searches of this process take too long"
 
 
 class Searched(Protocol):
-    """Whether a table's searches can be answered."""
+    """The searches of a table, which can be answered now or must wait."""
 
     @property
     def ready(self) -> bool:
@@ -97,12 +97,12 @@ class _Batch:
 
     def __init__(self, calls: int, queries: int, large: int, *, by_file: bool) -> None:
         self.calls = calls
-        # A call of many queries takes several scans, and others run beside it.
+        # A call of many queries takes several scans, and others run at the same time.
         many = queries > MOST_TOGETHER
         # True once their rows are known and only the fields of these are read.
         self.scanned = many or by_file
-        # The queries that must wait for a scan beside this batch. The callers of large ones do not
-        # get their answers soon.
+        # The queries that must wait for a scan at the same time as this batch. The callers of
+        # large ones do not get their answers soon.
         self.needed_beside = 1 if many else max(1, queries - large)
 
 
@@ -299,7 +299,7 @@ class Batches:
             refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
             for call in refused:
                 call.fail(error)
-            # If it is not known which of them fails, or a second one does, each is answered alone.
+            # If it is unknown which one fails, or a second one does, each is answered by itself.
             for some in [calls] if refused and not again else [[call] for call in calls]:
                 await self._answer_calls(read, queue, some, batch, again=True)
             return

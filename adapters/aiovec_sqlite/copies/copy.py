@@ -38,7 +38,7 @@ from .segments import (
 )
 
 # Vectors encoded at a time: the intermediate results stay in the processor's cache, and are small
-# beside the copy.
+# compared with the copy.
 _BLOCK_BYTES = 384 * 1024
 # Fewest rows encoded at a time, and rows read at a time, so that their chunks are read whole.
 _FEWEST, _READ = 256, 2048

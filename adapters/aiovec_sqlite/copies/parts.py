@@ -42,7 +42,7 @@ def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Sema
     free.release()
 
 
-# The cores that no helper keeps busy, beside the one of the asking thread.
+# The cores that no helper keeps busy, besides the one of the calling thread.
 _free: threading.Semaphore | None = None
 
 

@@ -58,7 +58,7 @@ _IDLE = 60.0
 # private memory are dead than alive, plus some; and not before this many times the duration of the
 # last build.
 _WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
-# A copy with more changes than this share of its rows is built anew.
+# A copy with more changes than this share of its rows is built again.
 _FOLLOWED = 1 / 2
 # Seconds between looks at a scan file that another process writes.
 _LOOK = 0.2
@@ -180,7 +180,7 @@ class ResidentSearch:
             self._look_after_words(resident)
 
     def _look_after_words(self, resident: _SearchedTable) -> None:
-        """Begin to load the words of a table whose texts are searched, or to load them anew."""
+        """Begin to load the words of a table whose texts are searched, or to load them again."""
         loading, words = resident.loading, resident.words
         if words is not None and words.nbytes > resident.words_bytes:
             resident.words_bytes = words.nbytes
@@ -296,7 +296,7 @@ class ResidentSearch:
             ended = time.monotonic()
             resident.renew_at = ended + _BETWEEN_BUILDS * (ended - began)
             self._keep_to_memory(resident)
-        self._clean()  # for example, a store was restored beside the files of the one before
+        self._clean()  # for example, a store was restored next to the files of an earlier one
 
     async def _built(self, resident: _SearchedTable, before: ResidentCopy | None) -> bool:
         """Make the copy; return False if this has to be tried again."""

@@ -1,7 +1,7 @@
 """Answer a batch of searches from a resident copy, on a reader's thread, in one snapshot.
 
 C code scans the codes for the batch and measures the candidates by their vectors. Large scans are
-shared by threads on all cores. Python's other threads run meanwhile.
+shared by threads on all cores. Python's other threads continue to run.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def _found(
             answered = found_by_both(db, ticket, table, both, partial(_vectors, snapshot), measured)
             yield dict(zip(places, answered, strict=True))
             continue
-        # Scans of queries that count bytes, and those beside them, need not have read vectors.
+        # Scans of queries that count bytes, and those next to them, need not have read vectors.
         kept = [one.vectors for one in some if one.vectors is not None]
         every = query.columns.vector and len(kept) == len(some)
         vectors = np.concatenate(kept) if every else None

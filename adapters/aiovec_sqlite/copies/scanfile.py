@@ -1,4 +1,4 @@
-"""Scan files: a table's segments in a file beside the store, which processes map read-only.
+"""Scan files: a table's segments in a file next to the store, which processes map read-only.
 
 ``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` describes the layout, and why a file
 counts only if the store holds its token: the random bytes of its name, and a digest of its head.
@@ -282,7 +282,7 @@ class ScanFiles:
     """The scan files of one store."""
 
     def __init__(self, store: Path, *, read_only: bool, patience: float = _STOPPED) -> None:
-        # Like SQLite's own files, they lie beside the file itself, not beside a link to it.
+        # Like SQLite's own files, they lie next to the file itself, not next to a link to it.
         self._store = store.resolve()
         self.can_write = not read_only
         self._patience = min(_STOPPED, patience)
@@ -334,7 +334,7 @@ class ScanFiles:
         return NewFile(self._store, table, rows, newest_change(db))
 
     def waits(self) -> bool:
-        """Return whether another process is writing a file, and goes on with it."""
+        """Return whether another process is writing a file, and makes progress."""
         written = set()
         with self._locked() as (_, busy):
             for path in busy:

@@ -46,14 +46,14 @@ _Tokens = Mapping[Sought, Sequence[str]]
 _FEWEST = 500
 # Bytes of a row's id, its length, and whether it is gone.
 _ROW_BYTES = 13
-# Rows that may change before the lists are begun anew: so many, or a share of all.
+# Rows that may change before the lists are begun again: so many, or a share of all.
 _MOST_CHANGED, _SHARE_CHANGED = 4096, 1 / 16
 # Characters of texts that are brought in while searches wait, which takes some 150 ms: so many, or
-# so many for each row. With more, the lists are begun anew, while FTS5 answers.
+# so many for each row. With more, the lists are begun again, while FTS5 answers.
 _MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
 # The share of the memory that the words of changed rows may take.
 _FOR_CHANGED = 1 / 4
-# Lists that are read again when they are begun anew, the most recently used ones.
+# Lists that are read again when they are begun again, the most recently used ones.
 _READ_AGAIN = 100
 # The share of the memory that masks of filters may take.
 _FOR_MASKS = 1 / 4
@@ -67,7 +67,7 @@ _PLACES = 2**23
 _WHERE = ", group_concat(substr(col, 2)), group_concat(offset)"
 # Texts whose tokens are kept, and lists of changed rows.
 _MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 1_000
-# Approximate bytes of a list beside its numbers: a word that no row has costs so much. And of a
+# Approximate bytes of a list without its numbers: a word that no row has costs so much. And of a
 # word of changed rows, and of each of its places.
 _LIST_BYTES = 1_000
 _WORD_BYTES, _PLACE_BYTES = 250, 9
@@ -237,7 +237,7 @@ class Words:
 
     @property
     def worn(self) -> bool:
-        """True if enough has changed to begin anew, before this cannot be used any more."""
+        """True if enough has changed to begin again, before this cannot be used any more."""
         full = self._places_bytes > self._most_bytes * _FOR_CHANGED
         return self.lost or full or self._changed_rows > self._most_changed // 2
 

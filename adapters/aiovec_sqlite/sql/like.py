@@ -126,5 +126,5 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def _expression(part: str) -> re.Pattern[str]:
-    """Compile a part without ``%``; it matches texts of its own length."""
+    """Compile a part without ``%``; it matches only texts of the same length."""
     return re.compile(".".join(map(re.escape, part.split(ANY_CHARACTER))), re.DOTALL)

@@ -66,7 +66,7 @@ _QUOTED = re.compile(f"{_N}|'[^']*+'")
 
 
 def check_schema(db: sqlite3.Connection, target: str) -> None:
-    """Raise CorruptStoreError if the file has SQL of its own, which SQLite would run."""
+    """Raise CorruptStoreError if the file has foreign SQL, which SQLite would run."""
     entries = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
     for kind, name, sql in db.execute(entries):
         # The statement decides, because a hostile file can lie about its kind.
