@@ -48,7 +48,7 @@ Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
 async def write_backup(
     session: Session, path: Path, pins: Pins, alone: Alone, generation: int
 ) -> None:
-    """Write to a folder beside ``path``, and rename it to ``path`` when it is complete.
+    """Write to a folder next to ``path``, and rename it to ``path`` when it is complete.
 
     All tables are opened first, at one moment, and each stays at that version. Of migrations the
     backup keeps only the store's ``generation``, so apps that a migration sent to this store accept

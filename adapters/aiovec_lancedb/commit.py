@@ -47,7 +47,7 @@ class WriteOperation(ABC):
     """True if the table's fields may differ from the handle's."""
 
     size: int = ALONE
-    """The rows it adds to a commit; ``ALONE`` if it needs a commit of its own."""
+    """The rows it adds to a commit; ``ALONE`` if it needs a separate commit."""
 
     changes_schema: bool = False
     """True if an open migration refuses it."""
@@ -80,7 +80,7 @@ Act = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change(WriteOperation):
-    """Calls a function, in a commit of its own, and calls it again after a conflict."""
+    """Calls a function, in a separate commit, and calls it again after a conflict."""
 
     act: Act
     handle: TableHandle | None = None

@@ -1,4 +1,4 @@
-"""The steps of a load by an engine, which writes to tables beside LanceDB.
+"""The steps of a load by an engine, which writes files of tables by itself.
 
 An engine writes files that no version refers to yet, and one commit adds all of them. A note on the
 table refuses other writers, in all processes, until then. Lance accepts two appends that began with

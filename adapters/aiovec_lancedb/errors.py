@@ -201,7 +201,7 @@ _REQUEST = re.compile(
     r"|Http error|Error making (a )?request|request_id|non-2xx status|Failed to get AWS credentials"
 )
 _STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
-# A server's own words beside its status.
+# A server's own words, without its status.
 _SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
 # Requests that open a store: for a list of its tables.
 _OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"

@@ -1,4 +1,4 @@
-"""The mark of a migration, a record beside the tables."""
+"""The mark of a migration, a record next to the tables."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def generation_in(folder: Path) -> int:
 
 
 def write_generation(folder: Path, generation: int) -> None:
-    """Make a store's own folder, with a record that has nothing but a generation."""
+    """Make a store's own folder, with a record that has only a generation."""
     folder.mkdir()
     if generation:
         text = MoveRecord(generation=generation).to_json()

@@ -25,7 +25,7 @@ _ROUNDED = 1.25
 _PLAN = 4 * 2**20
 # Freed memory that the C library keeps for later.
 _KEPT = 128 * 2**20
-# Estimated bytes of a row beside its vector, and of an id when only ids are read.
+# Estimated bytes of a row without its vector, and of an id when only ids are read.
 _ROW_BYTES = 512
 _ID_BYTES = 64
 # A row of the result as Arrow, as float64 where it is measured, and as Python values.
@@ -52,7 +52,7 @@ def ids_bytes(rows: int) -> int:
 def result_bytes(rows: int, dim: int, row: int) -> int:
     """Return the bytes that this many rows may hold as a result, or while they are changed.
 
-    ``dim`` is 0 without vectors, and ``row`` is the size of a row beside its vector.
+    ``dim`` is 0 without vectors, and ``row`` is the size of a row without its vector.
     """
     return rows * (dim * 4 + max(row, _ROW_BYTES)) * _COPIES
 

@@ -1,6 +1,6 @@
 """Inserting, replacing, changing and deleting rows: each one commit of Lance, or one of a group.
 
-They run alone among all writers of the table (see ``commit``), so a looked-up row is still current
+They run while no other writer does (see ``commit``), so a looked-up row is still current
 when it is written. In a group, the rows that its calls name are read, the calls are applied to them
 in memory in their order, and the resulting rows are written.
 """
@@ -113,8 +113,8 @@ class RowsOperation(WriteOperation):
     """A write of rows of one table, whose result is a number of rows.
 
     ``apply`` applies it, in a group, to the named rows in memory, or raises its error and changes
-    nothing. ``direct`` has Lance do it in a commit of its own: if the operation selects rows by a
-    filter or names too many, or is alone and need not read a row.
+    nothing. ``direct`` has Lance do it in a separate commit: if the operation selects rows by a
+    filter or names too many, or is the only one and need not read a row.
     """
 
     handle: TableHandle
@@ -124,8 +124,8 @@ class RowsOperation(WriteOperation):
     direct: Callable[[Opened], Awaitable[int]] | None
     size: int
     by_rows: bool = False
-    """True if it is applied in memory even when it is alone: to merge a column of one row, Lance
-    reads all of 40,000 in 340 ms."""
+    """True if it is applied in memory even when it is the only one: to merge a column of one row,
+    Lance reads all of 40,000 in 340 ms."""
 
     by_hand = True
 
@@ -265,7 +265,7 @@ async def _write(
 ) -> None:
     """Write rows that were looked up.
 
-    The writer of a folder is alone, so the look-up still holds. In a bucket only Lance keeps ids
+    A folder has one writer at a time, so the look-up still holds. In a bucket only Lance keeps ids
     unique, among merges without an index: an existing row is replaced only where the ``condition``
     holds, and a new one is written only if the merge ``inserts``. If that leaves rows out, because
     others were faster, the new rows are deleted again: ConflictError, and the caller can repeat the
@@ -323,7 +323,7 @@ def put(handle: TableHandle, change: Insert | Upsert) -> RowsOperation:
         net.put(new, replaces=False, alone=alone)
         return len(new)
 
-    # Many rows are worth a commit of their own.
+    # Many rows are worth a separate commit.
     size = ALONE if alone else len(ids)
     return RowsOperation(handle, on_conflict, ids, apply, None, size)
 

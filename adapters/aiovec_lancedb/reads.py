@@ -25,7 +25,7 @@ from .sorting import key_columns, sorted_numbers
 from .sql.filters import condition_sql, ids_to_sql
 
 ADDRESS = "_rowaddr"
-"""Lance's column for the place of a row, which changes when the row is written anew."""
+"""Lance's column for the place of a row, which changes when the row is written again."""
 
 _K = TypeVar("_K", str, int)
 

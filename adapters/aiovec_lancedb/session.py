@@ -80,7 +80,7 @@ _FORKED = (
 # Lance's cache of manifests and of the files' own tables of contents. Every commit adds some and
 # pushes old ones out.
 _METADATA_CACHE = 64 * 2**20
-# Replaced indexes after which the caches are made anew. Lance's cache counts bytes alone: until it
+# Replaced indexes after which the caches are made again. Lance's cache counts only bytes: until it
 # is full, it keeps parts of replaced indexes, and up to three descriptors of removed files of each.
 _REPLACED = 32
 # Seconds after which the calls on earlier caches have ended.
@@ -453,7 +453,7 @@ class Session:
 
     @property
     def own_folder(self) -> Path | None:
-        """The folder of the locks, beside the tables."""
+        """The folder of the locks, next to the tables."""
         return None if self.folder is None else self.folder / FOLDER
 
     def lock(self, table: str) -> TableLock:

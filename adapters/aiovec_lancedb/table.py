@@ -6,7 +6,7 @@ does when it looks for the newest version. That costs a third of opening the tab
 doubt the table is opened anew. So a read sees every write that was acknowledged before it began.
 
 A table of Lance that refreshes itself (``read_consistency_interval`` of 0) would do the same for
-twice the processor time: its version alone does not show that the table was dropped and made anew,
+twice the processor time: its version does not show that the table was dropped and created again,
 so its schema has to be read too. In a bucket that would be two requests, and opening takes one.
 """
 
@@ -79,7 +79,7 @@ class Versions:
         self.pins = pins
         # Counts the writes of this store, which every later read has to see.
         self._writes = 0
-        # The bytes of a row beside its vector, and the time until which they count as known.
+        # The bytes of a row without its vector, and the time until which they count as known.
         self._row_bytes, self._row_until = 0, 0.0
         # A look at the disk that waits for the end of an earlier one.
         self._look: asyncio.Task[ManifestIdentity | None] | None = None
@@ -190,7 +190,7 @@ class Versions:
         return ids_bytes(rows) + result_bytes(min(rows, most), dim, row)
 
     async def row_bytes(self, table: Opened) -> int:
-        """Return the average bytes of a row beside its vector."""
+        """Return the average bytes of a row without its vector."""
         size = self._known_row_bytes()
         if size is None:
             stats = await table.stats()

@@ -1,4 +1,4 @@
-"""Create, alter and drop tables, each alone among the writes of its table."""
+"""Create, alter and drop tables, each while nobody else writes the table."""
 
 from __future__ import annotations
 

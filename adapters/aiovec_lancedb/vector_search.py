@@ -42,7 +42,7 @@ _EPSILON = 2.0**-23
 # order.
 _NEAR_TIES = 16
 # The largest component of a query when Lance measures dot products. Lance ranks by 1 - dot, in
-# which small products would vanish beside the 1; scaling by a power of two is exact.
+# which small products would vanish next to the 1; scaling by a power of two is exact.
 _LARGEST_COMPONENT = 2.0**60
 # Bytes of vectors that one query may bring into memory. Above, a search measures every row.
 _CANDIDATE_BYTES = 64 * 2**20

@@ -1,4 +1,4 @@
-"""Build indexes beside the writes, measure them, and note the results with the table.
+"""Build indexes while others write, measure them, and note the results with the table.
 
 A build reads one version of the table and commits at its end. Lance merges it with the writes made
 since; newer rows are searched without the index until upkeep adds them. So writers never wait for a

@@ -39,7 +39,7 @@ _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rat
 class Kind:
     """One kind: its name, its class in lancedb, its type in Lance, and its options.
 
-    ``refine`` is the number of candidates per hit whose vectors Lance reads, if codes alone do not
+    ``refine`` is the number of candidates per hit whose vectors Lance reads, if the codes do not
     distinguish them.
     """
 

@@ -1,4 +1,4 @@
-"""Conditional writes in a bucket, beside LanceDB's own: a table's first version, and the mark of a
+"""Conditional writes in a bucket, besides LanceDB's own: a table's first version, and the mark of a
 migration.
 """
 
@@ -77,7 +77,7 @@ class Bucket:
             self._made({key: value}, {})
         except UnknownConfigurationKeyError:
             return False
-        except Exception:  # noqa: BLE001 - a known key, with a value that is not enough alone
+        except Exception:  # noqa: BLE001 - a known key, with a value that is not enough by itself
             return True
         return True
 

@@ -25,8 +25,8 @@ _SECONDS = 30.0
 class UpkeepLease:
     """An object that names the process that does a table's upkeep, and the time until it holds.
 
-    It only saves work: upkeep is also correct beside another one. So its times may come from
-    different clocks, and a holder that loses it goes on.
+    It only saves work: upkeep is also correct while another one runs. So its times may come from
+    different clocks, and a holder that loses it continues.
     """
 
     def __init__(self, bucket: Bucket, table: str) -> None:

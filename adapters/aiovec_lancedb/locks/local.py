@@ -19,7 +19,7 @@ from aiovec.backend.threads import in_thread, to_its_end
 from ..errors import Translated
 
 FOLDER = ".aiovec"
-"""A folder beside the tables' folders, with a file for each table name."""
+"""A folder next to the tables' folders, with a file for each table name."""
 
 ONE_TRY = 0.1
 """Seconds that one try for a lock may take before the waiting calls are checked again: some may

@@ -2,7 +2,7 @@
 
 Lance's tokenizer "ngram" makes a token of every three characters, and then puts it in lower case
 without accents. A longer query matches rows with any of its grams, so every third gram of a clause
-is a condition of its own. That selects a few rows too many; their texts are checked here. A clause
+is a separate condition. That selects a few rows too many; their texts are checked here. A clause
 of one or two characters has no gram: unless another clause selects, the whole table is read.
 """
 

@@ -108,7 +108,7 @@ def query_of(schema: Schema, query: Query, words: Words, *, any: bool) -> FullTe
     if any:
         groups = [_alternatives(schema, positive, words)[: MOST // 2]]
     else:
-        # All words to find in one field alone need only one query.
+        # Words that are searched in a single field need only one query.
         groups = [
             (words_query(" ".join(words), name, "AND"),)
             for name, words in _words(schema, positive).items()
@@ -128,7 +128,7 @@ def _has_word(clause: TextClause) -> bool:
 
 
 def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]]:
-    """Return for each field the single words to find in this field alone."""
+    """Return for each field the single words to find only in this field."""
     by_field: dict[str, list[str]] = {}
     for clause in clauses:
         word, names = _word(clause), fields_of(clause, schema)

@@ -5,7 +5,7 @@ all that is due once a table is quiet. It also looks once at each table that the
 work that an earlier process left undone. Of several processes on one store, one at a time does the
 upkeep of a table.
 
-Long work runs beside the writes. No write ever fails because of it: Lance repeats a write whose
+Long work runs while others write. No write ever fails because of it: Lance repeats a write whose
 files were rewritten, and a compaction that conflicts with a write is tried again.
 """
 
@@ -81,7 +81,7 @@ _VERSIONS_OVER = 16
 # Rows that an index may leave out before a compaction adds them: a scan takes no time yet.
 _UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
 # Bytes of a table that is rewritten while its writers wait, which takes less than a second. A
-# larger one is first tried beside the writes.
+# larger one is first tried while they write.
 _SOON_DONE = 64 * 2**20
 _ATTEMPTS = 2
 
