@@ -85,7 +85,7 @@ def _problem(request: Request, error: Exception) -> Response:
         raise error
     headers, detail = dict(error.headers or {}), str(error.detail)
     if error.status_code == 404:
-        detail = "there is nothing at this path; GET /openapi.json lists what there is"
+        detail = "no endpoint has this path; GET /openapi.json lists all"
         if request.scope["path"].endswith("/"):
             detail += ", and no path ends in a slash"
     elif error.status_code == 405:

@@ -148,8 +148,8 @@ _PACE = 16 * 1024
 """Bytes a second that a body has to come with. A client that sends slower holds a turn for long."""
 
 _AT_FIRST = 0.05
-"""Seconds after which the client's end is watched for. Most calls have ended by then, and cost a
-timer alone."""
+"""Seconds after which the client's end is watched for. Most calls have ended by then, and cost
+only a timer."""
 
 
 class Limits:
@@ -222,7 +222,7 @@ class _Exchange:
     """The messages of one request and its answer, under one deadline.
 
     A body has to come with a pace. Then the call has its time until its answer begins, which the
-    client reads at a pace of its own.
+    client reads at its own pace.
     """
 
     deadline: asyncio.Timeout

@@ -93,7 +93,7 @@ class Model(BaseModel):
         # A value that may be an item or a list has an error of each; the item's place is longer.
         same = (error for error in errors if error["loc"][0] == errors[0]["loc"][0])
         error = max(same, key=lambda error: (len(error["loc"]), error["type"] == "too_long"))
-        if error["type"] == "extra_forbidden":  # an older name beside the present one
+        if error["type"] == "extra_forbidden":  # an older name next to the present one
             return cls._unknown(name, place)
         if error["type"] == "too_long":
             most = error["ctx"]["max_length"]
@@ -168,7 +168,7 @@ IndexKind = Literal["btree", "bitmap", "text"]
 
 
 class Counted(Model):
-    rows: bool = Field(True, description="Count the rows; without, `rows` is null.")
+    rows: bool = Field(True, description="Count the rows; otherwise `rows` is null.")
 
 
 def _with_few_fields(schema: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +257,7 @@ class Write(ByModel):
         "insert", description="`upsert` replaces rows of the same ids."
     )
     on_conflict: Literal["fail", "skip", "replace"] = Field(
-        "fail", description="What an insert does with a row whose id exists."
+        "fail", description="Fail at, skip or replace rows whose id exists."
     )
 
 
@@ -367,7 +367,7 @@ class SearchMany(_Near, ByModel):
 class _Words(Model):
     query: str = Field(description='Words, "exact phrases", -without and field:word.')
     match: Literal["best", "all", "any"] | None = _maybe(
-        "Rows with all words and then, where these are too few, with some (the default); with all; "
+        "Rows with all words and then, if these are too few, with some (the default); with all; "
         "with at least one."
     )
     highlight: bool | Annotated[Texts, AfterValidator(tuple)] = Field(

@@ -33,7 +33,7 @@ _KEY = re.compile(r"[!-~]{1,200}")
 _UNDONE = (EmbeddingError, StoreBusyError)
 # Keys that are remembered of requests that may have been done, and of cancelled ones.
 _MOST_SEEN, _MOST_CANCELLED = 100_000, 10_000
-_CANCELLED = "the write of this key was cancelled; make it anew under a new key"
+_CANCELLED = "the write of this key was cancelled; repeat it under a new key"
 
 
 def key_name(values: Sequence[str]) -> str | None:
@@ -94,7 +94,7 @@ class WriteKeys:
             with calling(replace(call_context(), states=states, key=key, retried=retried)):
                 return await act(Request(request.scope, receive))
 
-        # In a task of its own, which ``cancel`` can end without ending the request's.
+        # In a separate task, which ``cancel`` can end without ending the request's.
         work = asyncio.ensure_future(write())
         self._running[name] = work
         try:

@@ -138,7 +138,7 @@ class Server(uvicorn.Server):
 
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with bounds: of time for a head and for who reads nothing, and of bytes
-    beside bodies."""
+    apart from bodies."""
 
     _too_large = False
     _target = b""

@@ -72,7 +72,7 @@ def keys_of(settings: ServerSettings) -> Keys:
             if _KEY.fullmatch(key) is None:
                 raise ConfigError(f"{place} must be {_ACCEPTED}", key=name)
             if granted.setdefault(digest_of(key), access) is not access:
-                words = f"{place} is there twice, for reading alone and for writing"
+                words = f"{place} is listed twice, for reading only and for writing"
                 raise ConfigError(words, key=name)
     if not granted and any(origin.rstrip("/") == "*" for origin in settings.cors_origins):
         raise ConfigError(

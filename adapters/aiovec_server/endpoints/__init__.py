@@ -11,10 +11,10 @@ from .declaring import ENDPOINTS, routes_of
 
 
 def router(store: VectorStore | None = None) -> Router:
-    """Return the endpoints for an app of your own: ``app.mount("/vectors", router())``.
+    """Return the endpoints for your own app: ``app.mount("/vectors", router())``.
 
     Without a store it serves the one of the app's lifespan (``aiovec.asgi.lifespan``). It has no
-    security and no limits of its own.
+    access control and no limits.
     """
     return Router(routes_of(ENDPOINTS, store), redirect_slashes=False)
 

@@ -173,7 +173,7 @@ def _check_slashes(request: Request) -> None:
     path: str = request.scope["path"]
     raw = (request.scope.get("raw_path") or quote(path).encode()).partition(b"?")[0]
     if path.count("/") - raw.count(b"/") > request.path_params.get("id", "").count("/"):
-        raise RequestError(404, "there is nothing at this path: it has an encoded slash in it")
+        raise RequestError(404, "no endpoint has this path, because it has an encoded slash in it")
 
 
 # The OpenAPI document, made of the endpoints and the models of their bodies and answers
@@ -188,7 +188,7 @@ _SEGMENTS: dict[str, Any] = {
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     HEADER: ("Names this write, so that it can be repeated without being done twice.", _KEY),
     RETRY_HEADER: (
-        "1 where the request is repeated because its answer was lost.",
+        "1 if the request is repeated because its answer was lost.",
         {"type": "string", "enum": ["0", "1"]},
     ),
     STATE_HEADER: (

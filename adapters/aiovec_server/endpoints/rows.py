@@ -44,7 +44,7 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
     body=models.NewRecords, example=[{"id": "note-1", "year": 2025, "payload.seen": True}],
 )  # fmt: skip
 async def change_records(call: Call, options: dict[str, Any]) -> Any:
-    """Change records, each by values of its own.
+    """Change records, each with its own values.
 
     A record has its id and the fields, payload keys (also `payload.<key>`) and the vector to set;
     `_remove` lists payload keys to remove. All are changed or none; absent ids are not counted.

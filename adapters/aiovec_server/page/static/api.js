@@ -13,10 +13,10 @@ export class Problem extends Error {
 
 export const UNREACHABLE = 0;
 
-// Whether a form stays beside the error. Without the server or a key, there is nothing to correct.
+// Whether a form stays next to the error. Without the server or a key, there is nothing to correct.
 export const isOfTheCall = (error) => error instanceof Problem && ![UNREACHABLE, 401].includes(error.status);
 
-// Kept in this tab alone and gone with it.
+// Kept only in this tab, until it is closed.
 export const key = {
   get: () => sessionStorage.getItem(KEY),
   set: (value) => sessionStorage.setItem(KEY, value),

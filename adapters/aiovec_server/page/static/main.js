@@ -55,7 +55,7 @@ async function show({ again = false } = {}) {
   const wait = setTimeout(() => { document.getElementById("busy").hidden = false; }, 150);
   view.setAttribute("aria-busy", "true");
   try {
-    // Each time: behind a migration, a server goes on with another backend.
+    // Each time: behind a migration, a server continues with another backend.
     const facts = await about(signal);
     const context = { parts, query, signal, about: facts, again: () => show({ again: true }) };
     const made = await content(found, context);
@@ -143,7 +143,7 @@ function offline() {
   bar.textContent = "The server does not answer. Trying again…";
   if (view.childElementCount === 0 || view.querySelector("noscript")) {
     view.replaceChildren(empty("No connection", h("p", {}, "Start the server with ",
-      h("code", {}, "aiovec serve"), "; this page goes on by itself.")));
+      h("code", {}, "aiovec serve"), "; this page continues by itself.")));
   }
   trying ??= setInterval(async () => {
     if (document.hidden) return;

@@ -40,7 +40,7 @@ async function remove(table, id) {
   try {
     const deleted = await api.remove(table, id);
     location.hash = tableLink(table, "rows");
-    announce(deleted ? `Row ${plainText(id).slice(0, 80)} deleted` : "The row was gone already");
+    announce(deleted ? `Row ${plainText(id).slice(0, 80)} deleted` : "The row was already deleted");
   } catch (error) {
     document.querySelector(".actions")?.after(h("p", { class: "error", role: "alert" }, error.message));
   }
