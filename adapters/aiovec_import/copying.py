@@ -22,13 +22,13 @@ from .sources import Chunk
 
 @dataclass
 class RowImport(Import):
-    """The tables of a source. A row that cannot be imported is listed, and the rest goes on.
+    """The tables of a source. A row that cannot be imported is listed, and the rest is imported.
 
     A new table is created with the first of its rows. A table that cannot be read stops no other;
-    alone, or with ``strict``, it raises the error.
+    if it is the only one, or with ``strict``, it raises the error.
     """
 
-    going_on: ClassVar[str] = "with --upsert the import goes on"
+    going_on: ClassVar[str] = "with --upsert the import continues"
 
     async def parts(self) -> AsyncGenerator[Any, None]:
         """Read the next chunk ahead; yield each with the load that it belongs to."""

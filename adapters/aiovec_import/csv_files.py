@@ -35,7 +35,7 @@ _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 class CsvFile(FileReader):
     """Reads a CSV file. Row 1 is the first line, which names the columns.
 
-    Without a schema, all cells of a column tell its type, not those of a block alone, as pyarrow
+    Without a schema, all cells of a column decide its type, not only those of a block, as pyarrow
     guesses it; what is mixed is text. Columns that the
     schema does not name are text in the payload.
     """
@@ -212,7 +212,7 @@ def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
 class CheckedFile(io.RawIOBase):
     """A file from its beginning, with a last row behind it. UnicodeDecodeError if it is no UTF-8.
 
-    It has a place of its own: pyarrow reads ahead in a thread, also of a file that is left early
+    It has its own place: pyarrow reads ahead in a thread, also of a file that is left early
     and read again while it still does. ``is_whole`` is set by the reader that meets the last row.
     """
 

@@ -101,7 +101,7 @@ def documents_in(
             if known != file and os.path.realpath(known) != os.path.realpath(file):
                 raise ConfigError(
                     f"{known} and {file} would both be the source {source!r}; import the folder "
-                    "above them, or each by itself with a --base of its own"
+                    "above them, or each by itself with a different --base"
                 )
     if found.files and empty:
         raise ConfigError(f"{empty[0]} is no document ({KINDS}), and no folder with documents")

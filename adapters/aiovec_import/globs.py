@@ -23,8 +23,8 @@ def files_of(sources: Sequence[str]) -> dict[str, str]:
     """Return the sources with their globs replaced by the files that match, and a text for each
     file that changes with its content: its size and the time of its last change.
 
-    What is no file, such as ``chroma:DIR`` or ``-``, stays as it is, with an empty text. Raises
-    ConfigError if a glob matches no file.
+    A source that is no file, such as ``chroma:DIR`` or ``-``, stays as it is, with an empty text.
+    Raises ConfigError if a glob matches no file.
     """
     versions: dict[str, str] = {}
     for source in sources:

@@ -135,7 +135,7 @@ async def import_(
         typer.Option(
             metavar="URL",
             help="Documents: URL before each path, such as https://docs.example.com/. Default: the "
-            "path below the folder alone. Rows with --embed: name of the source in its rows. "
+            "path below the folder. Rows with --embed: name of the source in its rows. "
             "Default: file and table, such as app.db#articles.",
         ),
     ] = "",
@@ -151,7 +151,7 @@ async def import_(
         list[str] | None,
         typer.Option(
             metavar="GLOB",
-            help="Documents: only those of a folder that match, such as 'guide/**' or '*.md'. Can "
+            help="Documents: only files of a folder that match, such as 'guide/**' or '*.md'. Can "
             "be repeated.",
         ),
     ] = None,
@@ -159,8 +159,8 @@ async def import_(
         list[str] | None,
         typer.Option(
             metavar="GLOB",
-            help="Documents: leave out what of a folder matches, such as 'drafts/'. What its "
-            ".gitignore names is left out anyway. Can be repeated.",
+            help="Documents: leave out files of a folder that match, such as 'drafts/'. Files that "
+            "its .gitignore names are left out anyway. Can be repeated.",
         ),
     ] = None,
     delete: Annotated[
@@ -173,7 +173,7 @@ async def import_(
     ] = False,
     delete_all: Annotated[
         bool,
-        typer.Option("--delete-all", help="As --delete, even if most of them are gone."),
+        typer.Option("--delete-all", help="Like --delete, even if most of them are missing."),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -243,7 +243,7 @@ async def import_(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="File that lists what was left out. Default: SOURCE.rejects.jsonl or, for "
+            help="File for the list of rejects. Default: SOURCE.rejects.jsonl or, for "
             "documents, TABLE.rejects.jsonl in the current folder.",
         ),
     ] = None,
@@ -281,7 +281,7 @@ async def import_(
     """Import documents, files of rows, or the tables of a store that another program wrote.
 
     Documents are cut into passages, which are the rows of one table. Again, only what changed since
-    is embedded, as of rows with --embed. What cannot be read is listed with the reason, and the
+    is embedded, as of rows with --embed. Unreadable items are listed with the reason, and the
     rest is imported. Files of other kinds are counted.
 
     Creates the store and the table if they do not exist. Several files go into one table, whose
@@ -454,7 +454,7 @@ async def _run(
         target = await _imported(at, job, embedder, by_workers)
         done = True
     except AiovecError as exc:
-        if job.kept:  # the error is about the rows of its own call alone
+        if job.kept:  # the error is only about the rows of its own call
             exc.add_note(f"kept before that: {job.kept}")
         raise
     finally:
@@ -543,7 +543,7 @@ def _mapped(fields: list[str] | None) -> dict[str, str]:
 
 
 def _rows_of(source: Reader, table: ForeignTable) -> list[Any]:
-    """Return the rows of a file that have anything beside their ids, or Arrow tables of them."""
+    """Return the rows of a file that have anything besides their ids, or Arrow tables of them."""
     from .files import reading, rows_at_once
 
     rows: list[Any] = []

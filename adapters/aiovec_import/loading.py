@@ -79,8 +79,9 @@ class Load:
 class Import(ABC):
     """An import of tables: the command runs it and says what became of it.
 
-    What cannot be imported is listed, and the rest goes on. With ``strict``, all is checked before
-    the first part is written, and none is if anything is bad. A ``dry_run`` writes nothing.
+    Items that cannot be imported are listed, and the rest is imported. With ``strict``, all is
+    checked before the first part is written, and none is if anything is bad. A ``dry_run`` writes
+    nothing.
     """
 
     going_on: ClassVar[str]
@@ -94,7 +95,7 @@ class Import(ABC):
 
     @property
     def kept(self) -> str:
-        """What was written so far, for the error that ends an import; may be empty."""
+        """The rows written so far, for the error that ends an import; may be empty."""
         kept = [f"{load.rows:,} rows of {load.table!r}" for load in self.loads if load.rows]
         return f"{', '.join(kept)}; {self.going_on}" if kept else ""
 

@@ -1,7 +1,7 @@
 """From a SOURCE of the command line to the reader of its rows.
 
-A file is known by its suffix, or by ``--format``: no kind of store is asked then. What is left is
-a store that another program wrote.
+A file is known by its suffix, or by ``--format``: no kind of store is asked then. Everything else
+is a store that another program wrote.
 """
 
 from __future__ import annotations

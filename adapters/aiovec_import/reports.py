@@ -21,7 +21,7 @@ _COUNTS = ("new", "changed", "unchanged", "empty", "deleted")
 _REASONS_SHOWN = _NAMES_SHOWN = 10
 
 Reported = tuple[dict[str, Any], list[str], list[str]]
-"""The facts about an import, its lines, and the notes beside them."""
+"""The facts about an import, its lines, and its notes."""
 
 
 def _of_sync(job: SyncImport, thing: str) -> tuple[str, list[str]]:

@@ -1,6 +1,6 @@
 """Rows that can be imported and rows that cannot, by the checks of ``insert``.
 
-A chunk that passes is checked once. One that does not is halved until each bad row is alone.
+A chunk that passes is checked once. One that does not is halved until each bad row is found.
 """
 
 from __future__ import annotations

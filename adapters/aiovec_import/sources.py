@@ -201,7 +201,7 @@ class Reader(ABC):
     """The word for where a row stands, such as "rowid"."""
 
     remark: str = ""
-    """A note for the user beside the result."""
+    """A note for the user about the result."""
 
     failed: Mapping[str, str] = {}
     """Tables that cannot be imported, with the reasons; complete once ``tables`` was called."""

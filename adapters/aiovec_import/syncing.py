@@ -1,8 +1,8 @@
 """One synchronisation for documents, rows with texts, and watched tables.
 
 The state of a document, or of a row of a source, is its rows in the table. It has not changed if
-all of these are there, with the hash of what the source has now. No list beside them says so:
-applying a change twice changes nothing, and a killed import goes on by the same command.
+all of these are there, with the hash of what the source has now. No other list says so:
+applying a change twice changes nothing, and the same command continues a killed import.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ class SyncImport(Import):
     of their items, that are deleted because the source no longer has these.
     """
 
-    going_on: ClassVar[str] = "the same command goes on"
+    going_on: ClassVar[str] = "the same command continues"
 
     base: str = ""
     size: int | None = None
@@ -315,7 +315,7 @@ class SyncImport(Import):
 
     @property
     def sync(self) -> Sync:
-        """What brings items into the table, once that was found."""
+        """The writer of items into the table, once that was found."""
         if self._sync is None:
             raise RuntimeError("find the table first")
         return self._sync

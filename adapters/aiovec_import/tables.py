@@ -30,7 +30,7 @@ _TORN = ("utf-8", "surrogateescape")
 # Rows that show the type of a column without a declared one.
 _FIRST_ROWS = 1000
 
-# By SQLite's rules for declared types, and bool beside them.
+# By SQLite's rules for declared types, and bool in addition.
 _KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, ...]], ...] = (
     ("bool", ("bool",)),
     ("int", ("int",)),

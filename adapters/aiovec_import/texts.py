@@ -139,7 +139,7 @@ class TextImport(SyncImport):
         if self._nameless:
             raise ConfigError(
                 f"--delete deleted nothing: {self._nameless:,} rows cannot be read and have no id, "
-                f"so they may be rows that seem to be gone; {self.rejects.place} lists each"
+                f"so they may be rows that seem deleted; {self.rejects.place} lists each"
             )
         await self.find_gone(store, self._seen.__contains__)
 

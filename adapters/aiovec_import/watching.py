@@ -196,7 +196,7 @@ def unwatch_table(source: str) -> list[str]:
     if not table or not path.is_file():
         raise ConfigError(f"--unwatch needs a table of a SQLite database, FILE#TABLE, not {source}")
     if (turn := take_turn(_lock_of(path, table))) is None:
-        raise ConfigError(f"{source} is watched by a process now, which would make the queue anew")
+        raise ConfigError(f"{source} is watched by a process now, which would recreate the queue")
     with closing(turn), closing(connected(path)) as db, translated(path):
         db.execute("BEGIN IMMEDIATE")
         for statement in (statements := removals(db, table)):
@@ -206,7 +206,7 @@ def unwatch_table(source: str) -> list[str]:
 
 
 def _lock_of(path: Path, table: str) -> str:
-    """Return a path beside the database, which several containers may share."""
+    """Return a path next to the database, which several containers may share."""
     return f"{os.path.realpath(path)}.{quote(table, safe='')}.aiovec-lock"
 
 
@@ -361,7 +361,7 @@ class FolderFeed(Feed):
         return bool(names)
 
     def _watch(self) -> None:
-        """Have a thread watch the place, anew where it is another file or folder."""
+        """Have a thread watch the place, again if it is another file or folder."""
         top = _state(self._place)[3:]
         if self._watcher.is_set() or top != self._top:
             self._watcher.set()
@@ -424,7 +424,7 @@ def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> 
 
 
 def _may_matter(_: object, path: str) -> bool:
-    """Return whether a change may be one of documents; a store may lie beside them."""
+    """Return whether a change may be one of documents; a store may lie next to them."""
     return Path(path).suffix.lower() in SUFFIXES or not os.path.isfile(path)
 
 
@@ -493,7 +493,7 @@ class TableFeed(Feed):
         return await self._alone(lambda: method(self._queue, *args))
 
     async def _look(self) -> None:
-        """Open the database anew where its schema has changed."""
+        """Open the database again if its schema has changed."""
         if (versions := await self._ask(Queue.versions))[1] != self._versions[1]:
             await self.begin()
         else:
@@ -510,7 +510,7 @@ class TableFeed(Feed):
                 for key in keys:
                     self.refused.pop(_shown(id_of(key)), None)
                 await self._apply(self._sync, *await self._alone(self._items, keys))
-        except TableNotFoundError:  # dropped: the next step makes it anew
+        except TableNotFoundError:  # dropped: the next step creates it again
             self._schema, self._versions = None, _NEVER
             raise
         self._applied = max(last, self._applied)

@@ -440,7 +440,7 @@ def test_a_faiss_index_keeps_the_documents_beside_it(store: Any) -> None:
     ("factory", "removed", "why"),
     [
         ("SQ8", None, "If it keeps no exact vectors, embed the texts again"),
-        ("IDMap,Flat", None, "is an IndexIDMap; those that can be read are IndexFlat"),
+        ("IDMap,Flat", None, "is an IndexIDMap; the readable kinds are IndexFlat"),
         ("IVF4,Flat", 3, "because some were removed from this IndexIVFFlat"),
     ],
 )

@@ -59,7 +59,7 @@ class Collection:
     """A collection of points. ``rows`` is None if they are not counted.
 
     ``fields`` has the field of each typed column, None for one of the payload. ``omitted`` are
-    columns that are not imported, beside further vectors. ``handle`` is the client's own.
+    columns that are not imported, besides further vectors. ``handle`` is the client's own.
     ``unfolded`` is the key of an object whose keys are taken as those of the point.
     """
 
@@ -113,7 +113,7 @@ class CollectionSource(Source):
             raise ConfigError("--dtype is for SQLite databases", key="--dtype")
         if hints.id_column not in (None, "none") and not self.chooses_ids:
             raise ConfigError(
-                f"each {self.layout} has ids of its own; --id-column can only be none",
+                f"each {self.layout} has its own ids; --id-column can only be none",
                 key="--id-column",
             )
         self._hints = hints

@@ -1,4 +1,4 @@
-"""FAISS beside a docstore, as LangChain's ``FAISS.save_local`` writes them.
+"""FAISS with a docstore, as LangChain's ``FAISS.save_local`` writes them.
 
 The docstore is a pickle, which could run any code. This one is read without importing a class: the
 few names that it may hold stand for plain objects here, and any other refuses the file.
@@ -22,7 +22,7 @@ from .common import Collection, CollectionSource, Point, Vectors, client
 _EXACT = ("IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexHNSWFlat", "IndexIVFFlat")
 
 
-# Types of values that metadata may hold, and that do nothing but hold them.
+# Types of values that metadata may hold, and that only hold them.
 _VALUES: dict[tuple[str, str], type] = {
     (cls.__module__, cls.__name__): cls for cls in (datetime, date, time, timezone, timedelta, UUID)
 }
@@ -57,7 +57,7 @@ class FaissSource(CollectionSource):
         kind = type(index).__name__
         if kind not in _EXACT:
             raise ConfigError(
-                f"{file} is an {kind}; those that can be read are {', '.join(_EXACT)}. If it keeps "
+                f"{file} is an {kind}; the readable kinds are {', '.join(_EXACT)}. If it keeps "
                 "no exact vectors, embed the texts again"
             )
         try:
@@ -89,7 +89,7 @@ class FaissSource(CollectionSource):
 def _foreign(file: Path) -> ConfigError:
     """Return the error for an index whose ids lie where only its own program knows."""
     return ConfigError(
-        f"{file} has no docstore of LangChain's FAISS.save_local beside it ({file.stem}.pkl), and "
+        f"{file} has no docstore of LangChain's FAISS.save_local next to it ({file.stem}.pkl), and "
         f"import reads no other; with your ids in Python: index = faiss.read_index({file.name!r}); "
         "store.create_table_from('docs', {'id': ids, "
         "'embedding': index.reconstruct_n(0, len(ids))})"

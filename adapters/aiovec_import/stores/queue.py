@@ -49,7 +49,7 @@ class Queue:
 
     ``says`` is what its entries are for, and stands in each trigger: the store, and all that
     changes the rows that the store gets. One entry is the mark up to which all are applied; without
-    it the rows have to be noted anew. All methods block.
+    it the rows have to be noted again. All methods block.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Queue:
         return said == [self._says] * len(_EVENTS) and self.marked() is not None
 
     def make(self) -> None:
-        """Make the queue and its triggers anew, with an entry for each row and without the mark."""
+        """Recreate the queue and its triggers, with an entry for each row and without the mark."""
         columns = ", ".join(f"k{number}" for number in range(len(self._keys)))
         with self._writing():
             for statement in (*removals(self._db, self._table), *self.statements()):
@@ -190,7 +190,7 @@ def removals(db: sqlite3.Connection, table: str) -> list[str]:
     info = db.execute("SELECT name FROM pragma_table_info(?, 'main')", (_name(table),)).fetchall()
     if info and (info[0], info[-1]) != (("seq",), ("done",)):
         raise ConfigError(
-            f"the database has a table {_name(table)!r} of its own, and the queue of {table!r} "
+            f"the database has another table {_name(table)!r}, and the queue of {table!r} "
             "needs this name; rename it to watch",
             key="source",
         )

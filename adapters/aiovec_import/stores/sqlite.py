@@ -66,7 +66,7 @@ class _Part:
     """The way to read a table. ``place`` is the column with the position of a row.
 
     ``table`` is what stands after FROM, ``dtypes`` are those of the vectors. Without ``columns``,
-    a row has JSON beside its vector, and the text ``content`` if it comes from ``llm``.
+    a row has JSON besides its vector, and the text ``content`` if it comes from ``llm``.
     """
 
     table: str
@@ -78,7 +78,7 @@ class _Part:
 
     @property
     def names(self) -> Sequence[str]:
-        """The columns beside the place, the id and the vector."""
+        """The columns without the place, the id and the vector."""
         if self.columns is not None:
             return [column.name for column in self.columns]
         return ["payload_json", *([] if self.content is None else [self.content])]
