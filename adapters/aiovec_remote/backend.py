@@ -217,7 +217,7 @@ class RemoteBackend(Backend):
     async def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
-        first = queries[0]  # they differ in their vectors and filters alone
+        first = queries[0]  # they differ only in their vectors and filters
         rows, body = None, _selection(table.schema, first.columns) | {"limit": first.limit}
         if not first.by_words:
             body |= {"exact": first.exact, "tuning": _tuning(first.tuning)}

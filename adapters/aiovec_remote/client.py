@@ -150,7 +150,7 @@ class Client:
                     continue
                 self.check_open()
                 raise AiovecError(
-                    f"the export from {self.target} broke off: {exc}; go on from the last "
+                    f"the export from {self.target} broke off: {exc}; continue from the last "
                     "batch's cursor"
                 ) from exc
 
@@ -368,7 +368,7 @@ def _key_of(settings: RemoteSettings) -> str:
     """Return the API key, without the line's end of the file that it may come from."""
     key = settings.api_key.strip()
     if not _KEY.fullmatch(key):
-        words = "the API key of the remote backend has to be of visible ASCII characters alone"
+        words = "the API key of the remote backend must have only visible ASCII characters"
         raise ConfigError(words, key="retrieval.remote.api_key")
     return key
 

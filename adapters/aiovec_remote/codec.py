@@ -170,7 +170,7 @@ async def read_message(body: aiohttp.StreamReader) -> bytes:
 
 
 def exported_batch(head: bytes, data: bytes) -> tuple[pa.RecordBatch, bytes]:
-    """Return a batch and its cursor: of the stream's first message, and of its own."""
+    """Return a batch and its cursor, from the stream's first message and the batch's own."""
     try:
         stream = head + data + _END
         read_rows(stream)

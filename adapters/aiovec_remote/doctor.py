@@ -42,5 +42,5 @@ def findings(address: str | None) -> list[Finding]:
         reason = exc if isinstance(exc, OSError) else "it answers, but is no aiovec server"
         cure = "start it with: aiovec serve; or correct the address"
         if isinstance(getattr(exc, "reason", None), ssl.SSLCertVerificationError):
-            cure = "for a certificate of your own CA, set SSL_CERT_FILE to the CA's file"
+            cure = "for a certificate of a private CA, set SSL_CERT_FILE to the CA's file"
         return [package, Finding("server", f"{address}: {reason}"[:300], ok=False, cure=cure)]

@@ -14,7 +14,7 @@ from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError, StoreP
 from .codec import read_body
 
 _BUSY = frozenset({429, 503})
-# The names of errors that a busy server answers with for the moment; one of HTTP alone has none.
+# The names of errors that a busy server answers with for the moment; one of HTTP only has none.
 _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
@@ -65,13 +65,11 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, wr
 
 def not_a_server(target: str, reason: str) -> ConfigError:
     """Return the error for an address where something else answers."""
-    return ConfigError(
-        f"what answers at {target} is no aiovec server of this version ({reason})", key="target"
-    )
+    return ConfigError(f"{target} is not an aiovec server of this version ({reason})", key="target")
 
 
 def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
-    """Return the error for a problem of HTTP alone."""
+    """Return the error for a problem of HTTP only."""
     if status in (401, 403):
         return StorePermissionError(
             target,

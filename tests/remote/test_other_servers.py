@@ -44,8 +44,8 @@ async def test_an_address_without_an_aiovec_server_is_refused(tmp_path: Path) ->
     away = "location: http://127.0.0.1:1/\r\n"
     quick = f'reconnect_timeout = 0.1\napi_key = "{SECRET}"\n'
     for answer, words in (
-        (http(b"<html>", status=404, kind="text/html"), "no aiovec server"),
-        (http(b"<html>", kind="text/html"), "no aiovec server"),
+        (http(b"<html>", status=404, kind="text/html"), "not an aiovec server"),
+        (http(b"<html>", kind="text/html"), "not an aiovec server"),
         (http(b"", status=302, headers=away), "redirect"),
         (http(b"", status=307, headers=away), "redirect"),
         (problem(401, "no key"), "api_key"),
@@ -186,7 +186,7 @@ async def test_a_private_certificate_is_refused_until_trusted(url: str, tmp_path
         with pytest.raises(ConfigError, match=r"not trusted.*SSL_CERT_FILE"):
             await aiovec.connect(proxy.url)
         report = await asyncio.to_thread(run, "doctor", "-s", proxy.url)
-        assert "cure: for a certificate of your own CA, set SSL_CERT_FILE" in report.out
+        assert "cure: for a certificate of a private CA, set SSL_CERT_FILE" in report.out
         assert not proxy.requests
         process = await asyncio.create_subprocess_exec(
             *COMMAND, "tables", "-s", proxy.url, "--json", stdout=subprocess.PIPE,
