@@ -122,7 +122,7 @@ class AiovecKeywordRetriever(_Retriever):
 class AiovecHybridRetriever(_Retriever):
     """Retrieve documents by their words and their vectors, with both scores as a weighted mean.
 
-    ``alpha`` is the weight of the vectors: 1 counts vectors alone, 0 words alone.
+    ``alpha`` is the weight of the vectors: 1 counts only vectors, 0 only words.
     """
 
     _settings = (*_Retriever._settings, "alpha")

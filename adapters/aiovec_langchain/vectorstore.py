@@ -262,7 +262,7 @@ class AiovecVectorStore(Closable, VectorStore):
     ) -> list[tuple[Document, float]]:
         """Return the ``k`` documents nearest to a vector, each with its score."""
         if hybrid and query is None:
-            raise InvalidArgumentError("hybrid", hybrid, "False in a search by a vector alone")
+            raise InvalidArgumentError("hybrid", hybrid, "False in a search by a vector only")
         search = partial(Table.search_hybrid, query=query or "") if hybrid else Table.search
         where = self._bridge.where(filter)
         nearest = partial(search, vector=embedding, limit=k, where=where, **options)

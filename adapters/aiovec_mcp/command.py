@@ -45,7 +45,7 @@ def mcp(
         list[str] | None,
         typer.Option(
             metavar="TABLE",
-            help="Table that the agent may search and read beside its memories; may be repeated. "
+            help="Table that the agent may search and read besides its memories; may be repeated. "
             "Default: every table.",
         ),
     ] = None,
@@ -72,8 +72,8 @@ def mcp(
 ) -> None:
     """Serve a store to an agent over the Model Context Protocol.
 
-    The agent can search and read every table, or those of --read. With --allow-writes it also has a
-    memory of its own, in one table that the first write creates.
+    The agent can search and read every table, or those of --read. With --allow-writes it also has
+    its own memory, in one table that the first write creates.
     """
     check_installed("aiovec mcp", "aiovec[mcp]", "aiovec_mcp.server")
     users = _users_by_key(user) if http else {"": user}

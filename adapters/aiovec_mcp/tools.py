@@ -117,7 +117,7 @@ class Tools:
     """The tools over one store.
 
     ``memory`` is the table of the memories, and ``readable`` the names of the tables that an agent
-    may read beside it; None means every table. Of the memories, a ``user`` sees, replaces and
+    may read besides it; None means every table. Of the memories, a ``user`` sees, replaces and
     deletes only their own: the fact ``user`` of each says whose it is.
     """
 
@@ -358,7 +358,7 @@ def _fitting(
 def _short(row: Record | Hit) -> dict[str, Any]:
     """Return a row in few tokens: without nulls and ranks, and with one measure in four digits.
 
-    A passage of a document says where it stands, as a reader can be told.
+    A passage of a document says where it stands, so that an answer can cite it.
 
     That is the distance, since merged and boosted scores only compare the hits of one search.
     """

@@ -433,7 +433,7 @@ async def _compared_table(
     except (StaleTableError, TableNotFoundError):
         text = "the table was altered or dropped during the comparison; try again"
         return TableReport(name, problem=text)
-    # Only a run with an embedder leaves such a copy, and it has verified all but the vectors.
+    # Only a run with an embedder leaves such a copy, and has verified all of it except the vectors.
     problem = "" if vector or is_copy else "the vectors are of two models and were not compared"
     return TableReport(name, difference, problem, vectors=vector)
 
@@ -448,7 +448,7 @@ __all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]
 async def migrator_lock(source: OpenPlace, target: OpenPlace) -> AsyncIterator[None]:
     """Keep other migrators of these stores out. Raises MigrationError if one is at work.
 
-    The locked file lies beside the source, or the target if the source is remote.
+    The locked file lies next to the source, or the target if the source is remote.
     """
     beside = source.path or target.path
     file = Path(tempfile.gettempdir()) / f"aiovec-migrate-{run_of(source, target)}.lock"

@@ -4,7 +4,7 @@ Both tables are streamed at the same time, and each row becomes two hashes (``ha
 kept: 16 bytes a row. Tables of more rows than ``Limits.compared_rows`` are read several times, each
 time for another part of the ids, so the memory does not grow with them.
 
-The tables may change during the comparison. Each side is a snapshot of its own, so rows that differ
+The tables may change during the comparison. Each side is a separate snapshot, so rows that differ
 are compared again after the changes since have been applied.
 """
 

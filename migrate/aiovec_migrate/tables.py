@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 # Attempts at an operation that fails because its table was altered.
 _MOST_TIMES = 20
-# The least bytes of a row beside its vector.
+# The least bytes of a row without its vector.
 _ROW_BYTES = 512
 
 

@@ -1,6 +1,6 @@
 """Search the collections of ``llm`` by aiovec: ``llm aiovec similar``.
 
-The store lies beside llm's database of embeddings and has a table for each collection that was
+The store lies next to llm's database of embeddings and has a table for each collection that was
 searched, with its vectors and its texts. Each search first copies the changes that llm made. The
 file may be deleted at any time; the next search makes it again.
 """
