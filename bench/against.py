@@ -1,4 +1,4 @@
-"""aiovec beside nine other stores, each in an environment that this command makes for it.
+"""aiovec compared with nine other stores, each in an environment that this command makes for it.
 
 It fills each with the same rows, searches each as its own documentation does, and writes a table.
 A client that blocks is called in threads.

@@ -1,4 +1,4 @@
-"""Reads by id from SQLite, beside a join written by hand with aiosqlite."""
+"""Reads by id from SQLite, compared with a join written by hand with aiosqlite."""
 
 from __future__ import annotations
 

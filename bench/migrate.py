@@ -1,4 +1,4 @@
-"""Moving a table from SQLite to LanceDB and back with every row verified, beside a plain loop."""
+"""Moving a table from SQLite to LanceDB and back with every row verified, and a plain loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One store as its own documentation opens it, measured in an environment of its own.
+"""One store as its own documentation opens it, measured in a separate environment.
 
 ``python -m bench.peers NAME JSON`` needs NumPy and the packages of that store, no more. `bench
 against` makes the environment, runs it and reads what it prints.

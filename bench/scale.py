@@ -139,7 +139,7 @@ class Counts(Counter[str]):
 
 
 async def _read(settings: dict[str, Any]) -> dict[str, float]:
-    """Search for some seconds, in a process of its own."""
+    """Search for some seconds, in a separate process."""
     store = aiovec.connect(settings["target"], config=settings["config"], read_only=True)
     async with store as reader:
         queries = await asyncio.to_thread(np.load, settings["queries"])

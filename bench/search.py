@@ -1,4 +1,4 @@
-"""Vector search on SQLite: one client, crowds, filters, writes beside, and opening.
+"""Vector search on SQLite: one client, crowds, filters, during writes, and opening.
 
 With ``--rows 1000`` or ``--rows 1000000`` it shows how a search grows with the table.
 """

@@ -1,4 +1,4 @@
-"""Keyword and hybrid search by words and questions, in short and long texts, beside others."""
+"""Keyword and hybrid search by words and questions, in short and long texts."""
 
 from __future__ import annotations
 

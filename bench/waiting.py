@@ -1,4 +1,4 @@
-"""What open stores take that wait for calls, each on a file of its own, and their next call."""
+"""The cost of open stores that wait for calls, each on its own file, and of their next call."""
 
 from __future__ import annotations
 

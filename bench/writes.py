@@ -1,4 +1,4 @@
-"""Writes to SQLite, beside SQLite and sqlite-vec by hand with the same durability."""
+"""Writes to SQLite, compared with SQLite and sqlite-vec by hand with the same durability."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ async def _bulk(options: Options) -> Result:
 
 
 async def _labels(options: Options) -> Result:
-    """A value of its own for each row, beside the same by lancedb."""
+    """A different value for each row, compared with the same by lancedb."""
     data = generate(options.rows(_LABELLED), 384)
     numbers = range(len(data))
     labels = pa.table({"id": [*map(row_id, numbers)], "pick": np.array(numbers)})
