@@ -7,7 +7,7 @@ belongs to a deleted row.
 A follower goes from one version to a later one, in pages: first the rows deleted between the two,
 then the rows written. A change number names the numbering of the table's history, the two versions,
 and the position between them; so each page has up to ``limit`` changes, and none comes twice. A
-numbering ends where the history does: a table that is made anew, or copied, has another. A return
+numbering ends where the history does: a table that is made again, or copied, has another. A return
 to an earlier version first gives the table another numbering, which the return then takes back with
 all else; so if any version in between has a different numbering, the numbering has ended.
 """

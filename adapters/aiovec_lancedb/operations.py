@@ -71,7 +71,7 @@ _FEW = 64
 # Rows whose payloads are changed at a time.
 _CHANGED_AT_ONCE = 512
 # A change of up to this many rows may join a group, which reads the rows whole and writes them
-# anew. Each of them counts as several rows of the group, so at most 256 old rows are in memory.
+# again. Each of them counts as several rows of the group, so at most 256 old rows are in memory.
 _MOST_CHANGED = 64
 _SIZE_OF_CHANGED = 32
 # For ``hop``: values to look at for each row of a group.
@@ -481,7 +481,7 @@ def _table_of(part: Batch, schema: Schema) -> pa.Table:
 async def _set_columns(table: Opened, rows: pa.Table) -> int:
     """Replace columns of the existing rows with these ids; return how many exist.
 
-    Not by the index over the ids: Lance would write the columns of all rows of a file anew, and
+    Not by the index over the ids: Lance would write the columns of all rows of a file again, and
     remove the file from their indexes.
     """
     builder = table.lance.merge_insert("id").use_index(False).when_matched_update_all()

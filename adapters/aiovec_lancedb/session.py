@@ -354,7 +354,7 @@ class Session:
         return Connections(writer, reader)
 
     async def note_indexes(self, table: str, indexes: Sequence[Any]) -> None:
-        """Note the indexes of a version. If many were replaced, make connections and caches anew.
+        """Note the indexes of a version. If many were replaced, make connections and caches again.
 
         Calls under way go on with the earlier ones.
         """
@@ -395,7 +395,7 @@ class Session:
     def _hold(self, folder: Path) -> tuple[int, int] | None:
         """Keep the folder open, and return its inode, which no other folder can then get.
 
-        Otherwise a folder that is removed and made anew may have the same inode.
+        Otherwise a folder that is removed and made again may have the same inode.
         """
         with suppress(OSError, AttributeError):  # Windows opens no folders
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -551,7 +551,7 @@ class Session:
                 table = await connection.open_table(name)
                 return table, await table.schema()
 
-        try:  # files are also missing while another call drops the table, or makes it anew
+        try:  # files are also missing while another call drops the table, or makes it again
             return await _looked_up(look)
         except CorruptStoreError as exc:
             files = None if self.folder is None else Manifests(self.folder, name)

@@ -2,8 +2,8 @@
 
 Opening a table takes several hops to Lance's threads, so the newest version is kept. On a folder,
 each read first checks that it is still the newest, by the names in the folder of versions, as Lance
-does when it looks for the newest version. That costs a third of opening the table anew, and in
-doubt the table is opened anew. So a read sees every write that was acknowledged before it began.
+does when it looks for the newest version. That costs a third of opening the table again, and in
+doubt the table is opened again. So a read sees every write that was acknowledged before it began.
 
 A table of Lance that refreshes itself (``read_consistency_interval`` of 0) would do the same for
 twice the processor time: its version does not show that the table was dropped and created again,

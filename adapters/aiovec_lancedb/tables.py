@@ -196,7 +196,7 @@ async def revert(version: int, table: Opened) -> None:
     """Make a version the newest again.
 
     If this is stopped between its commits, the table is as before, and followers of its changes
-    begin anew. After the last commit, its history shows them the revert.
+    begin again. After the last commit, its history shows them the revert.
     """
     session = table.session
     await _check_out(table, version)

@@ -20,7 +20,7 @@ from aiovec.bridge import (
 
 
 class AiovecRecordManager(Closable, RecordManager):
-    """The records of one namespace, in a table of their own in an aiovec store.
+    """The records of one namespace, in a separate table of an aiovec store.
 
     ``store`` and ``options`` are as in ``AiovecVectorStore``. Times are those of this machine.
     """

@@ -23,7 +23,7 @@ from aiovec.errors import InvalidVectorError, MigrationError
 
 
 class Reembedding:
-    """Computes the vectors of rows anew, with an embedder of the TOML.
+    """Computes the vectors of rows again, with an embedder of the TOML.
 
     Tables that make vectors from texts (``Schema(embed=...)``) use their own field, and this
     embedder from then on; in others ``field`` is embedded. The embedder has its own batches and

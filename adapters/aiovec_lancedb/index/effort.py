@@ -1,6 +1,6 @@
 """The effort of a search in a vector index, and the recall measured for it: kept with the table.
 
-The note lies as JSON in the metadata of the vector's column. Each call opens its table anew, so it
+The note lies as JSON in the metadata of the vector's column. Each call opens its table again, so it
 reads the note with the table: on object storage too, and in every process.
 """
 

@@ -195,7 +195,7 @@ def boosted(hits: Sequence[Hit], boosts: Sequence[Boost], schema: Schema) -> lis
 # a product of matrices that OpenBLAS leaves in this thread: it spreads larger ones over threads of
 # its own, which take several times the CPU under load.
 _AT_ONCE, _MOST_PRODUCTS = 16, 2**18
-# Worths that differ by less differ by rounding alone.
+# Worths that differ by less differ only by rounding.
 _EQUAL = 1e-12
 
 
