@@ -20,7 +20,7 @@ ALONE = "against passages recall sizes scale waiting watch".split()
 def main(arguments: list[str] | None = None) -> int:
     """Run the subjects and return 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Measure aiovec beside what one would use instead."
+        prog="python -m bench", description="Measure aiovec and its alternatives."
     )
     parser.add_argument("subject", nargs="?", default="all", choices=["all", *SUBJECTS, *ALONE])
     parser.add_argument(

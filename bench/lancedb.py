@@ -1,4 +1,4 @@
-"""The LanceDB store beside lancedb itself: searches on the same folder, the same writes."""
+"""The LanceDB store compared with lancedb itself: searches on the same folder, the same writes."""
 
 from __future__ import annotations
 

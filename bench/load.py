@@ -39,7 +39,7 @@ async def run(options: Options) -> list[Result]:
                 "tasks": tasks, "rows": options.rows(_ROWS), "data": options.data,
                 "seconds": options.seconds(_SECONDS),
             }  # fmt: skip
-            # In a process of its own, so that its memory is the store's.
+            # In a separate process, so that its memory is the store's.
             result = await fresh("load", settings)
             results.append(
                 Result(

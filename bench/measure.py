@@ -201,7 +201,7 @@ async def lags(every: float = 0.005) -> AsyncIterator[list[float]]:
 
 @asynccontextmanager
 async def beside(work: Awaitable[object]) -> AsyncIterator[asyncio.Future[object]]:
-    """Run work beside the block and stop it at the end. Raises what the work raised."""
+    """Run work during the block and stop it at the end. Raises what the work raised."""
     task = asyncio.ensure_future(work)
     try:
         yield task
@@ -223,7 +223,7 @@ def most_memory() -> float:
 
 
 async def fresh(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a module of the benchmarks in a process of its own; both sides speak JSON."""
+    """Run a module of the benchmarks in a separate process; both sides speak JSON."""
     out = await output(sys.executable, "-m", f"bench.{module}", json.dumps(settings))
     result: dict[str, Any] = json.loads(out.splitlines()[-1])
     return result

@@ -1,4 +1,4 @@
-"""The recall of LanceDB's indexes that ``stats`` tells beside the true one."""
+"""The recall of LanceDB's indexes that ``stats`` reports, and the true one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Searches, upserts and exports over HTTP, beside the store in the process.
+"""Searches, upserts and exports over HTTP, compared with the store in the process.
 
-``python -m bench.server JSON`` are the clients, in a process of their own.
+``python -m bench.server JSON`` are the clients, in a separate process.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def run(options: Options) -> list[Result]:
 
 
 class _Clients:
-    """Clients in a process of their own, and their results for each kind of request."""
+    """Clients in a separate process, and their results for each kind of request."""
 
     def __init__(self, url: str, options: Options) -> None:
         self._url = url
@@ -118,7 +118,7 @@ async def _searches(
     return Result(
         "server, searches",
         f"the 10 nearest of {data} with their fields, aiovec serve on SQLite, clients in a "
-        f"process of their own (median of {seconds:g} s each)",
+        f"separate process (median of {seconds:g} s each)",
         "searches/s", medians(rates), ratios(rates, HTTP, INSIDE) | ratios(rates, REMOTE, INSIDE),
         [*map(clients.times, clients.results)],
         [f"recall over HTTP {recall:.4f}"] if recall < 1 else [],

@@ -1,5 +1,5 @@
-"""How late a change of a watched table is found, what a load beside it does, and what the triggers
-cost the app."""
+"""How late a change of a watched table is found, what a load at the same time does, and what the
+triggers cost the app."""
 
 from __future__ import annotations
 
