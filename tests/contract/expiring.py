@@ -261,6 +261,30 @@ class ExpiringContract(ContractBase):
         like = await store.search_like("notes", "r41", limit=2, select=[])
         assert ids_of(like) == ["r40", "r42"]
 
+    async def test_searches_together_see_one_state_of_rows_that_expire(
+        self, store: VectorStore
+    ) -> None:
+        """Only the first query finds more expired rows than it has fetched."""
+        near, far = [1.0, 0.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]
+        expired = [row(n, TIMES[0]) | {"embedding": near} for n in range(30)]
+        live = [row(n, None) | {"embedding": far} for n in (30, 31)]
+        await swept(store, SCHEMA, [*expired, *live])
+        over = False
+
+        async def write() -> None:
+            while not over:
+                for one in live:
+                    one["year"] += 1
+                await store.upsert("notes", live)
+
+        writing = asyncio.ensure_future(write())
+        for _ in range(20):
+            answers = await store.search_many("notes", [near, far], limit=2)
+            found = [[(hit.id, hit["year"]) for hit in hits] for hits in answers]
+            assert found[0] == found[1]
+        over = True
+        await writing
+
     async def test_texts_of_expired_ids_are_embedded(self, tmp_path: Path) -> None:
         schema = Schema(fields=SCHEMA.fields, embed=Embed("body"))
         async with self.connect(tmp_path, embedders={"default": {"kind": "demo"}}) as store:

@@ -103,29 +103,21 @@ class ExpiringTable(OpenTable):
         """Search by vectors.
 
         A filter for live rows costs as much as many searches, and few expired rows are still
-        stored. So this fetches some extra rows and drops expired ones. A query with too many
-        expired rows is repeated with a filter for the start of the current minute, whose mask
-        backends can reuse, and finally with one for now.
+        stored. So this fetches some extra rows and drops expired ones. If a query finds too many
+        expired rows, all are repeated, because they answer from one state of the table: with a
+        filter for the start of the current minute, whose mask backends can reuse, and finally with
+        one for now.
         """
         columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
         # Extra rows replace expired ones.
         enough = limit + 4 + limit // 4
         existing = partial(self._existing, enough, columns)
-        answers: dict[int, Found] = {}
-        pending: Sequence[int] = range(len(queries))
         for moment in (None, self._moment.replace(second=0), self._moment):
-            left = [queries[n] for n in pending]
-            wide = await hop(16 * len(pending), self._wider, left, enough, moment)
+            wide = await hop(16 * len(queries), self._wider, queries, enough, moment)
             kept = await super().search(wide, existing)
-            answers.update((n, live) for n, (live, _) in zip(pending, kept, strict=True))
-            pending = [
-                n
-                for n, (live, more) in zip(pending, kept, strict=True)
-                if more and len(live.distances) < limit
-            ]
-            if not pending:
+            if not any(more and len(live.distances) < limit for live, more in kept):
                 break
-        every = [answers[n] for n in range(len(queries))]
+        every = [live for live, _ in kept]
         return await hop(cost_of(*every), finish, every)
 
     def _wider(self, queries: Sequence[Query], limit: int, moment: datetime | None) -> list[Query]:
