@@ -342,7 +342,13 @@ class LancedbBackend(Backend):
             results = [await search_hybrid(searched.versions, table, first)]
         else:
             results = [*await search_vectors(searched.versions, table, queries)]
-        return await hop(cost_of(*results), finish, results)
+
+        def finished() -> _T:
+            made = finish(results)
+            results.clear()  # in the thread: many take long to free
+            return made
+
+        return await hop(cost_of(*results), finished)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._versions(table).reading(table) as opened:

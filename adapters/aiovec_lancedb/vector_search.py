@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -78,8 +77,7 @@ async def search_vectors(
         async with reading(versions, handle, queries, whole=False) as table:
             index = await usable_index(table)
             if index is None:  # then the memory is for all rows
-                for query in queries:
-                    await _check_scan(table, query, "it has no usable index")
+                await _check_scan(table, queries, "it has no usable index")
                 return await _completed(table, columns, await _exactly(table, wanted))
             nearest: dict[int, Nearest] = {}
             for n, query in enumerate(wanted):
@@ -103,7 +101,7 @@ async def nearest(table: Opened, query: Query, *, whole: bool) -> Nearest | None
     index = None if whole else await usable_index(table)
     if index is not None:
         return await _by_index(table, query, index)
-    await _check_scan(table, query, "it has no usable index")
+    await _check_scan(table, [query], "it has no usable index")
     return (await _exactly(table, [query]))[0]
 
 
@@ -151,7 +149,7 @@ async def _by_index(table: Opened, query: Query, index: InUse) -> Nearest | None
     requested = query.limit + math.ceil(more)
     if requested * table.schema.dim * 4 > _CANDIDATE_BYTES:
         reason = f"an index search cannot return as many as {query.limit:,} rows"
-        await _check_scan(table, query, reason)
+        await _check_scan(table, [query], reason)
         return None
     built = _lance_query(table, [query], requested, measure=measure)
     built = with_effort(built, effort.bounded(requested))
@@ -166,7 +164,7 @@ async def _by_index(table: Opened, query: Query, index: InUse) -> Nearest | None
             if selected <= max(_FEW, query.limit):
                 return await _by_scan(table, query)
             reason = f"its index finds fewer than {query.limit:,} rows"
-            await _check_scan(table, query, reason)
+            await _check_scan(table, [query], reason)
             return None
     # Lance ranks by codes, unless it also measures rows that are not in the index yet.
     by_codes = not (effort.refine or index.kind.whole or index.rows_unindexed)
@@ -181,19 +179,20 @@ async def _by_index(table: Opened, query: Query, index: InUse) -> Nearest | None
     return await hop(cost_of(candidates), ranked)
 
 
-async def _check_scan(table: Opened, query: Query, reason: str) -> None:
+async def _check_scan(table: Opened, queries: Sequence[Query], reason: str) -> None:
     """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
     most, row = table.session.settings.scan_bytes(), 4 * table.schema.dim
-    if query.exact or await table.rows() * row <= most:
+    if await table.rows() * row <= most:
         return
-    condition = await condition_of(query.where)
-    size = await table.rows(_with_vector(table, condition)) * row
-    if size > most:
-        hint = (
-            f"{reason}, so this search would read {size:,} bytes of vectors, and scan_limit is "
-            f"{most:,}; bring the index up to date with optimize(), or pass exact=True"
-        )
-        raise UnsupportedError("search", "lancedb", hint, table=table.name)
+    for where in {id(q.where): q.where for q in queries if not q.exact}.values():
+        condition = await condition_of(where)
+        size = await table.rows(_with_vector(table, condition)) * row
+        if size > most:
+            hint = (
+                f"{reason}, so this search would read {size:,} bytes of vectors, and scan_limit is "
+                f"{most:,}; bring the index up to date with optimize(), or pass exact=True"
+            )
+            raise UnsupportedError("search", "lancedb", hint, table=table.name)
 
 
 async def _exactly(table: Opened, queries: Sequence[Query]) -> list[Nearest]:
@@ -201,7 +200,7 @@ async def _exactly(table: Opened, queries: Sequence[Query]) -> list[Nearest]:
 
     Rows that float32 cannot tell from the last hit are read by another query.
     """
-    answers: list[Nearest] = []
+    answers: dict[int, Nearest] = {}
     most = _CANDIDATE_BYTES // (4 * table.schema.dim)  # candidates
 
     def ranked() -> list[tuple[Nearest, float | None]]:
@@ -211,15 +210,16 @@ async def _exactly(table: Opened, queries: Sequence[Query]) -> list[Nearest]:
             for n, query in enumerate(batch)
         ]
 
-    for batch, requested in _scans(queries, most):
+    for places, requested in _scans(queries, most):
+        batch = [queries[n] for n in places]
         if requested > most:
-            answers.append(await _by_scan(table, batch[0]))
+            answers[places[0]] = await _by_scan(table, batch[0])
             continue
         condition = await condition_of(batch[0].where)
         scan = _lance_query(table, batch, requested, exact=True)
         candidates = await table.session.fetch(scan, requested * len(batch), condition)
         of_each = await hop(cost_of(candidates), ranked)
-        for query, (answer, reach) in zip(batch, of_each, strict=True):
+        for place, query, (answer, reach) in zip(places, batch, of_each, strict=True):
             if reach is not None:
                 near = _lance_query(table, [query], most, exact=True)
                 near = near.distance_range(upper_bound=reach)
@@ -228,8 +228,8 @@ async def _exactly(table: Opened, queries: Sequence[Query]) -> list[Nearest]:
                     answer, _ = await hop(cost_of(ties), _ranked, table, query, ties)
                 else:
                     answer = await _by_scan(table, query)
-            answers.append(answer)
-    return answers
+            answers[place] = answer
+    return [answers[n] for n in range(len(queries))]
 
 
 async def _by_scan(table: Opened, query: Query) -> Nearest:
@@ -246,14 +246,20 @@ async def _by_scan(table: Opened, query: Query) -> Nearest:
     return Nearest(rows, [measures[number] for number in rows.column(ROW).to_pylist()])
 
 
-async def _completed(
-    table: Opened, columns: Columns, results: Sequence[Nearest]
-) -> Sequence[Found]:
-    """Return results with their rows, which are read here if bytes are counted."""
+async def _completed(table: Opened, columns: Columns, results: list[Nearest]) -> Sequence[Found]:
+    """Return results with their rows, which are read here if bytes are counted.
+
+    ``results`` is emptied: freeing the tables of many queries takes long, so the thread does it.
+    """
     rows = None
+    cost = cost_of(*(near.rows for near in results))
     if columns.meter is not None:
-        numbers = {n for near in results for n in near.rows.column(ROW).to_pylist()}
-        rows = await rows_by_number(table, [*numbers], columns)
+
+        def numbers() -> list[int]:
+            return [*{n for near in results for n in near.rows.column(ROW).to_pylist()}]
+
+        rows = await rows_by_number(table, await hop(cost, numbers), columns)
+        cost += cost_of(rows)
 
     def found(near: Nearest) -> Found:
         of_near = near.rows
@@ -261,8 +267,12 @@ async def _completed(
             of_near = rows.take(pc.index_in(near.rows.column(ROW), value_set=rows.column(ROW)))
         return Found(stored_rows(of_near, table.schema, columns), near.distances)
 
-    cost = cost_of(rows) if rows is not None else sum(cost_of(near.rows) for near in results)
-    return await hop(cost, lambda: [*map(found, results)])
+    def completed() -> list[Found]:
+        whole = [*map(found, results)]
+        results.clear()
+        return whole
+
+    return await hop(cost, completed)
 
 
 def _with_vector(table: Opened, condition: str | None) -> str | None:
@@ -304,14 +314,17 @@ def _scale(table: Opened, query: Query) -> np.float32:
     return np.float32(2.0 ** np.floor(np.log2(_LARGEST_COMPONENT / largest)))
 
 
-def _scans(queries: Sequence[Query], most: int) -> Iterator[tuple[list[Query], int]]:
-    """Yield the queries that share a scan, which have one filter, and the rows to request for each.
+def _scans(queries: Sequence[Query], most: int) -> Iterator[tuple[list[int], int]]:
+    """Yield the places of queries that share a scan, which have one filter, and the rows to request
+    for each.
 
     Their candidates fit into memory, ``most`` of them, unless a single query needs more.
     """
-    for _, same in groupby(queries, lambda query: id(query.where)):
-        group = list(same)
-        requested = max(query.limit for query in group) + _NEAR_TIES
+    groups: dict[int, list[int]] = {}
+    for place, query in enumerate(queries):
+        groups.setdefault(id(query.where), []).append(place)
+    for group in groups.values():
+        requested = max(queries[n].limit for n in group) + _NEAR_TIES
         step = max(1, min(most // requested, _TOGETHER))
         for n in range(0, len(group), step):
             yield group[n : n + step], requested

@@ -66,3 +66,13 @@ async def test_no_callback_takes_long(tmp_path: Path) -> None:
             for name, call in calls.items():
                 with case(name):
                     await callbacks.check(call())
+
+
+@pytest.mark.slow
+async def test_no_callback_of_many_searches_takes_long_on_lancedb(tmp_path: Path) -> None:
+    queries, few = COLUMNS["embedding"][:4_000], {name: COLUMNS[name][:300] for name in COLUMNS}
+    async with aiovec.connect(f"lancedb://{tmp_path}") as store:
+        await store.create_table("notes", Schema(4, fields={"year": int}))
+        await store.insert("notes", few)
+        with measured_callbacks() as callbacks:
+            await callbacks.check(store.search_many("notes", queries, limit=1))
