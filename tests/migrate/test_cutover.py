@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lancedb
 import pytest
@@ -248,6 +249,50 @@ async def test_a_pause_that_a_writer_ended_is_no_switch(tmp_path: Path) -> None:
     )  # fmt: skip
     assert [text for text in events if "its limit and ended before the switch" in text]
     assert named(config) == "lancedb"
+
+
+@pytest.mark.parametrize(
+    ("way", "done"),
+    [
+        pytest.param(way, done, marks=() if (way == "there") is done else pytest.mark.slow)
+        for way in WAYS
+        for done in (True, False)
+    ],
+)
+async def test_switch_that_the_source_does_not_confirm_is_completed_by_the_same_command(
+    tmp_path: Path, way: str, done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks at the switch, done or not, and cannot be asked which. Apps go on."""
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    place = await asyncio.to_thread(find_place, config=config)
+    kind = type(await asyncio.to_thread(place.create))
+
+    async def refuse(*args: object, **options: object) -> None:
+        raise AiovecError("the connection was reset")
+
+    async with aiovec.connect(config=config) as app:
+        with monkeypatch.context() as patched:
+
+            async def change(*args: Any, change: Any = kind.change_move, **options: Any) -> None:
+                if done:
+                    await change(*args, **options)
+                patched.setattr(kind, "move_record", refuse)
+                await refuse()
+
+            async def break_off() -> None:
+                patched.setattr(kind, "change_move", change)
+
+            with pytest.raises(MigrationError, match=r"did not confirm .* run the same command"):
+                await switched(
+                    config, target, step=At("cut-over:checked", break_off),
+                    options=Options(switch=True, pause_limit=2.0),
+                )  # fmt: skip
+        assert named(config) == source
+        await app.insert("notes", rows("since", 3))
+        assert app.backend_name == (target if done else source)
+        await switched(config, target)
+        assert (await app.count("notes"), app.backend_name, named(config)) == (41, target, target)
 
 
 @pytest.mark.slow

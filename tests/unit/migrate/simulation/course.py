@@ -33,7 +33,8 @@ _MOST_LIVES = 80
 _MOVING = [
     *"target:marked marked dropped created copy:read copy:written compared brought".split(),
     *"catch-up:deleted catch-up:applied optimized verify:compared".split(),
-    *(f"cut-over:{name}" for name in "ready paused checked moved arrived flipped".split()),
+    # More often where writers wait or are led elsewhere: most can go wrong there.
+    *[f"cut-over:{name}" for name in "ready paused checked moved arrived flipped".split()] * 3,
     "target:released", "released",
 ]  # fmt: skip
 STEPS = {
