@@ -129,6 +129,8 @@ _GRAMS = {
     "n7": None,
     "n8": "",
     "n9": "서울특별시 Москва",
+    "o1": "Ёлка йод Fête がく 구름 क्षमा",
+    "o2": "елка иод fete かく 가름 कषमा",
 }
 _GRAM_QUERIES: dict[str, str] = {
     "京都": "n1 n2", "京": "n1 n2", "日本の首都": "n1", "首都 京都": "n1", "京都 -首都": "n2",
@@ -137,6 +139,10 @@ _GRAM_QUERIES: dict[str, str] = {
     "ab -tab": "n3 n5", "C++ c#": "n4", '"++ and"': "n4", "#": "n4", '"con ble"': "",
     "body:cat": "n3", "cat -c": "", "x.y_z": "n6", "%": "", "_": "n6", "a_b": "", "believ*": "n3",
     "": "", '""': "", "-": "", "*": "", "abcd": "",
+    # Accents are ignored on Latin letters alone, however long the part is.
+    "ё": "o1", "ЁЛ": "o1", "ёлк": "o1", "ел": "o2", "ЕЛК": "o2", "й": "o1", "и": "o2",
+    "ê": "n3 n4 n6 o1 o2", "FÉ": "o1 o2", "FET": "o1 o2", "fèté": "o1 o2", "が": "o1", "か": "o2",
+    "구": "o1", "가": "o2", "क्ष": "o1", "कष": "o2",
 }  # fmt: skip
 
 # Of these a fuzzed query is made. Letters that engines fold in different ways are left out.
@@ -152,7 +158,7 @@ _PIECES = [
 
 # Of these the random texts are made, and for "ngram" tables without spaces between.
 _WORDS = [*(f"w{n}" for n in range(9)), "café", "CAFE", "É42", "мир", "w12", "sub-jumble"]
-_PARTS = ["a", "b", "c", "é", "ab", "c a", "E", "wo"]
+_PARTS = ["a", "b", "c", "é", "й", "и", "ab", "c a", "E", "wo"]
 
 
 def pages(texts: Mapping[str, tuple[str | None, ...] | str | None]) -> list[dict[str, Any]]:

@@ -14,17 +14,16 @@ from aiovec.backend import TextClause
 
 
 def folded(text: str) -> str:
-    """Return the text in lower case, without accents."""
+    """Return the text in lower case, Latin letters without accents."""
     return "".join(map(_folded, text.lower()))
 
 
 def _folded(char: str) -> str:
     if unicodedata.combining(char):
         return ""
-    parts = unicodedata.normalize("NFD", char)
-    if not parts[0].isalpha():
-        return char  # a symbol with a stroke is another symbol
-    return "".join(part for part in parts if not unicodedata.combining(part))
+    base = unicodedata.normalize("NFD", char)[0]
+    # A symbol with a stroke is another symbol, and й is another letter.
+    return base if base.isascii() and base.isalpha() else char
 
 
 def words_of(text: str) -> list[str]:

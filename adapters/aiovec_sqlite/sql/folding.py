@@ -1,6 +1,7 @@
 """Parts of words that the ngram index cannot find, found in the texts themselves.
 
-Needle and text are folded like the index: lower case without accents.
+Needle and text are folded as FTS5's trigram index folds them: lower case, and Latin letters without
+accents. In other scripts, what looks like an accent makes another letter: й, が, 가.
 """
 
 from __future__ import annotations
@@ -16,13 +17,28 @@ from aiovec.backend import Match, TextClause
 _PIECE = 2**16
 
 
+def _latin(decomposed: str) -> bool:
+    return decomposed[0].isascii() and decomposed[0].isalpha()
+
+
+@lru_cache(maxsize=1)
+def _accents() -> frozenset[str]:
+    """Return the combining accents of Latin letters, which the index leaves out on any letter."""
+    apart = [unicodedata.normalize("NFD", chr(code)) for code in range(0xC0, 0x1F00)]
+    return frozenset(accent for letter in apart if _latin(letter) for accent in letter[1:])
+
+
 def _folded(char: str) -> str:
-    """Return a character in lower case without accents; empty for a combining accent."""
-    if unicodedata.combining(char):
+    """Return a character as the index compares it; empty for a combining accent."""
+    if char in _accents():
         return ""
-    lower = char.lower()
-    base = unicodedata.normalize("NFD", lower)[0]
-    return base if len(lower) == 1 or lower[0] != char else char
+    lower = char.casefold()  # lower() would keep a final sigma
+    if len(lower) > 1:
+        lower = char.lower()
+    apart = unicodedata.normalize("NFD", lower)
+    if _latin(apart):
+        return apart[0]
+    return lower if len(lower) == 1 else char
 
 
 class _Folding(dict[int, str]):
