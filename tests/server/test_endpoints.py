@@ -391,6 +391,12 @@ async def test_an_app_can_mount_the_router() -> None:
             document = await client.problem("GET", "/open/tables/none/count", 404)
             assert document["error"] == "TableNotFoundError"
         await store.ping()  # the app's own store stays open
+        async with aiovec.connect(":memory:") as closed:
+            app.mount("/closed", router(closed))
+        async with serving(app) as client:
+            assert (await client.ok("GET", "/open/health"))["status"] == "ok"
+            document = await client.problem("GET", "/closed/health", 503)
+            assert document["error"] == "StoreClosedError"
     app = FastAPI(lifespan=lifespan(":memory:"))
     app.mount("/vectors", router())
     async with serving(app) as client:

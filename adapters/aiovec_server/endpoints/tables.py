@@ -6,6 +6,7 @@ import asyncio
 import time
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from aiovec import Field, Schema, TableNotFoundError, VectorStore, __version__
 from aiovec._internals import StoreInternals
@@ -28,11 +29,13 @@ TABLES_AT_ONCE = 4
 @endpoint("GET", "/health", models.Health, open=True)
 async def health(call: Call, options: dict[str, Any]) -> Any:
     """Check whether the store can be reached."""
-    state, now = call.request.app.state, time.monotonic()
-    made, look = getattr(state, "aiovec_health", (now, None))
+    state, store, now = call.request.app.state, call.store, time.monotonic()
+    if not hasattr(state, "aiovec_health"):
+        state.aiovec_health = WeakKeyDictionary()  # an app may have routers of several stores
+    made, look = state.aiovec_health.get(store, (now, None))
     if look is None or (look.done() and now - made >= _REMEMBERED):
-        look = asyncio.ensure_future(_health_of(call.store))
-        state.aiovec_health = now, look
+        look = asyncio.ensure_future(_health_of(store))
+        state.aiovec_health[store] = now, look
     return await asyncio.shield(look)
 
 
