@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -20,7 +20,7 @@ from aiovec import F, VectorStore
 from aiovec._internals import StoreInternals
 from aiovec.backend import Expr, Schema
 from aiovec.backend.threads import in_thread
-from aiovec.documents import Cutter, lengths_in
+from aiovec.documents import Cutter, content_in, lengths_in
 from aiovec.errors import ConfigError, DocumentError, DuplicateIdError
 
 from .files import reading
@@ -78,7 +78,8 @@ class Sync(ABC):
 
     ``base`` names the source in its rows: only these are replaced and deleted, or with ``upsert``
     those of anybody else that have the same ids too. With a ``cutter`` the texts become passages.
-    ``names`` maps the fields that an import gives its rows to those of the table.
+    ``names`` maps the fields that an import gives its rows to those of the table. With
+    ``any_lengths``, passages of another size and overlap stay as long as their text does.
     """
 
     table: str
@@ -87,6 +88,7 @@ class Sync(ABC):
     cutter: Cutter | None = None
     upsert: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+    any_lengths: bool = False
 
     of_any_base: ClassVar[bool] = False
     """True if rows of another base are as good as those of this one, and count as unchanged."""
@@ -161,6 +163,9 @@ class Sync(ABC):
     def _is_same(self, stored: _Stored, digest: str) -> bool:
         """Return whether these are all rows of an item with this hash."""
         marks = {(self.base if self.of_any_base else base, *own) for base, *own in stored.values()}
+        if self.any_lengths and len(marks) == 1:
+            ((base, known, parts),) = marks
+            marks, digest = {(base, content_in(known or ""), parts)}, content_in(digest)
         return marks == {(self.base, digest, len(stored))}
 
     def _may_replace(self, stored: _Stored) -> bool:
@@ -336,7 +341,7 @@ class SyncImport(Import):
         if load.exists and self._sync.cutter is not None and not (self.size or self.overlap):
             # Without a size, the rows stay cut as they are.
             self.size, self.overlap = await self._sync.lengths(store) or (None, 0)
-            self._sync = self.made(load, *tokenizer)
+            self._sync = replace(self.made(load, *tokenizer), any_lengths=True)
 
     async def parts(self) -> AsyncGenerator[Change, None]:
         """Read, compare and cut the next ones while the last ones are embedded."""

@@ -324,6 +324,11 @@ def lengths_in(digest: str) -> tuple[int, int] | None:
     return None if lengths is None else (int(lengths[1]), int(lengths[2]))
 
 
+def content_in(digest: str) -> str:
+    """Return the part of a passage's hash that does not change with the size and the overlap."""
+    return digest.rpartition("-")[2]
+
+
 def place_of(row: Mapping[str, Any]) -> str | None:
     """Return where a passage stands: ``guide.md:9``, ``book.pdf, page 3``; None for another row."""
     source, start = row.get("source"), row.get("start")

@@ -163,6 +163,9 @@ def test_a_second_import_touches_only_what_changed(folder: Path, target: str) ->
     assert sized["changed"] == 3
     assert imported(store, notes)["unchanged"] == 3  # they stay cut as they are
     assert imported(store, notes, "--chunk-size", 1200)["changed"] == 3
+    (other := folder / "other.txt").write_text("Another size for one file. " * 9)
+    imported(store, other, "--chunk-size", 20)
+    assert [imported(store, each)["unchanged"] for each in (notes, other)] == [3, 1]
 
 
 def test_readers_never_see_two_versions_of_a_document(folder: Path, store: Path) -> None:
