@@ -25,7 +25,7 @@ from uuid import UUID
 
 from . import sync
 from ._filters.operators import F, FieldRef
-from ._filters.tree import Expr
+from ._filters.tree import Const, Expr
 from ._filters.tree import all_of as all_of
 from ._filters.tree import any_of as any_of
 from ._input.types import Where
@@ -303,12 +303,13 @@ class DocumentBridge(Bridge):
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
         """Return a filter from a mapping for ``metadata_filter``, or from any filter for
-        ``where=``. An empty mapping is no filter."""
+        ``where=``. A mapping that says nothing, such as ``{}``, is no filter."""
         if callable(wanted):
             raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
             return wanted
-        return metadata_filter(wanted, self.fields) if wanted else None
+        where = metadata_filter(wanted, self.fields)
+        return None if isinstance(where, Const) and where.value else where
 
     def fields(self, key: str) -> list[FieldRef]:
         """Return the fields that a key of a filter can mean: dots may lead into its objects."""

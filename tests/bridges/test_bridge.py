@@ -176,6 +176,9 @@ def test_filters_select_as_in_mongodb(store: sync.VectorStore) -> None:
         with case(wanted):
             matches = store.find("t", bridge.where(wanted))
             assert "".join(row.id for row in matches) == expected
+    for nothing in ({}, {"$and": [{}, {}]}, {"$and": [{"$and": [{}]}]}):  # it deletes nothing
+        assert bridge.where(nothing) is None
+    assert bridge.where({"$or": [{}, {"n": 1}]}) is not None
     back = {row.id: bridge.metadata(row) for row in store.find("t")}
     assert back == {**ROWS, "b": {**ROWS["b"], "at": "2024-01-01T00:00:00"}}
 

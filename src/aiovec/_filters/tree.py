@@ -343,7 +343,7 @@ def _joined(kind: type[And] | type[Or], items: Iterable[Expr], *, empty: bool) -
         if isinstance(item, kind):
             flat.extend(item.items)
             depth = max(depth, item.depth - 1)
-        else:
+        elif not (isinstance(item, Const) and item.value is empty):  # which says nothing
             flat.append(item)
             depth = max(depth, item.depth)
         literals += item.literals
