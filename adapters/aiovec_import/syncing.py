@@ -162,7 +162,10 @@ class Sync(ABC):
 
     def _is_same(self, stored: _Stored, digest: str) -> bool:
         """Return whether these are all rows of an item with this hash."""
-        marks = {(self.base if self.of_any_base else base, *own) for base, *own in stored.values()}
+        marks = {
+            (self.base if self.of_any_base else base, known, parts)
+            for base, known, parts in stored.values()
+        }
         if self.any_lengths and len(marks) == 1:
             ((base, known, parts),) = marks
             marks, digest = {(base, content_in(known or ""), parts)}, content_in(digest)

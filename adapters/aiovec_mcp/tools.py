@@ -358,9 +358,8 @@ def _fitting(
 def _short(row: Record | Hit) -> dict[str, Any]:
     """Return a row in few tokens: without nulls and ranks, and with one measure in four digits.
 
-    A passage of a document says where it stands, so that an answer can cite it.
-
-    That is the distance, since merged and boosted scores only compare the hits of one search.
+    The measure is the distance, since merged and boosted scores only compare the hits of one
+    search. A passage of a document says where it stands, so that an answer can cite it.
     """
     flat = {key: value for key, value in row.to_dict().items() if value is not None}
     if (place := place_of(flat)) is not None:

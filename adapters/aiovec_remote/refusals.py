@@ -14,7 +14,7 @@ from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError, StoreP
 from .codec import read_body
 
 _BUSY = frozenset({429, 503})
-# The names of errors that a busy server answers with for the moment; one of HTTP only has none.
+# The names of errors that a busy server answers with for the moment; one of HTTP itself has none.
 _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
@@ -69,7 +69,7 @@ def not_a_server(target: str, reason: str) -> ConfigError:
 
 
 def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
-    """Return the error for a problem of HTTP only."""
+    """Return the error for a problem of HTTP itself."""
     if status in (401, 403):
         return StorePermissionError(
             target,

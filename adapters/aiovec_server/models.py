@@ -93,7 +93,7 @@ class Model(BaseModel):
         # A value that may be an item or a list has an error of each; the item's place is longer.
         same = (error for error in errors if error["loc"][0] == errors[0]["loc"][0])
         error = max(same, key=lambda error: (len(error["loc"]), error["type"] == "too_long"))
-        if error["type"] == "extra_forbidden":  # an older name next to the present one
+        if error["type"] == "extra_forbidden":  # an older name besides the present one
             return cls._unknown(name, place)
         if error["type"] == "too_long":
             most = error["ctx"]["max_length"]

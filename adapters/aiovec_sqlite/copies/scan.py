@@ -291,7 +291,7 @@ def _found(
             answered = found_by_both(db, ticket, table, both, partial(_vectors, snapshot), measured)
             yield dict(zip(places, answered, strict=True))
             continue
-        # Scans of queries that count bytes, and those next to them, need not have read vectors.
+        # Queries that count bytes, and others of their scan, may come without their vectors.
         kept = [one.vectors for one in some if one.vectors is not None]
         every = query.columns.vector and len(kept) == len(some)
         vectors = np.concatenate(kept) if every else None

@@ -213,7 +213,7 @@ def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A piece of SQL that can stand next to AND and OR, or in parentheses if it is ``joined``."""
+    """A piece of SQL that can be joined by AND and OR, or in parentheses if it is ``joined``."""
 
     sql: str
     parameters: Sequence[Any] = ()

@@ -44,7 +44,7 @@ class Problem:
     """An error response of a server, by RFC 9457.
 
     ``error`` is the name of a class of ``aiovec.errors`` and ``facts`` are its attributes; both are
-    empty for a problem of HTTP only, such as a body that is too large.
+    empty for a problem of HTTP itself, such as a body that is too large.
     """
 
     status: int
@@ -59,7 +59,7 @@ class Problem:
 
     @classmethod
     def plain(cls, status: int, detail: str, *, retry_after: int | None = None) -> Problem:
-        """Return a problem of HTTP only; its title is the phrase of the status."""
+        """Return a problem of HTTP itself; its title is the phrase of the status."""
         return cls(status, HTTPStatus(status).phrase, detail, retry_after=retry_after)
 
     def to_dict(self) -> dict[str, Json]:

@@ -42,7 +42,7 @@ class Feed(Protocol):
         """Return whether this process follows now; False while another one does."""
 
     async def step(self) -> bool:
-        """Apply some changes, in an order that lets a killed process continue; False if none are.
+        """Apply some changes, so that a killed process can continue; False if none is left.
 
         An error has applied only a part, and the next step begins where it was.
         """
