@@ -48,7 +48,10 @@ class TextSync(Sync):
         own = {name: value for name, value in row.items() if value is not None}
         data = json.dumps(own, sort_keys=True, ensure_ascii=False, default=str).encode()
         digest = blake2b(data, digest_size=16).hexdigest()
-        return Item(id, place, digest if self.cutter is None else self.cutter.hash(data), own)
+        if self.cutter is None:
+            return Item(id, place, digest, own)
+        columns = {name: value for name, value in row.items() if name not in _OF_PASSAGES}
+        return Item(id, place, self.cutter.hash(data), columns)
 
     def rows(self, item: Item) -> list[Row]:
         own: Row = item.content
@@ -58,8 +61,9 @@ class TextSync(Sync):
         rows = []
         for cut in self.cutter.rows(b"", item.name, None, Text(None, [own[self.embedded]])):
             body = cut.pop("body")
-            facts = {name: value for name, value in cut.items() if value is not None}
-            rows.append({**facts, **own, self.embedded: body, **marks})
+            # A heading is no value of a column "title", also where that is null.
+            row = {**cut, **own, self.embedded: body, **marks}
+            rows.append({name: value for name, value in row.items() if value is not None})
         return rows
 
 

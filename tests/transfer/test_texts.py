@@ -288,6 +288,19 @@ def test_long_texts_become_passages_of_their_row(db: sqlite3.Connection, target:
     assert set(rows_of(target, "articles")) == {"1#1"}
 
 
+def test_headings_and_front_matter_are_no_values_of_columns(db: sqlite3.Connection) -> None:
+    pytest.importorskip("semantic_text_splitter")
+    db.execute("CREATE TABLE pages (id INTEGER PRIMARY KEY, title INT, tags INT, body TEXT)")
+    text = "---\ntags: [a]\n---\n# Keys\n\nTurn them."
+    db.execute("INSERT INTO pages VALUES (1, NULL, NULL, ?), (2, 7, NULL, 'plain')", (text,))
+    options = ("--passages", "--index", "title", "--index", "tags")
+    assert counts(imported("app.db#pages", "store.db", *options)) == {"new": 2}
+    rows = rows_of("store.db", "pages")
+    assert {id: (row["title"], row["tags"]) for id, row in rows.items()} == {
+        "1#1": (None, None), "2#1": (7, None),
+    }  # fmt: skip
+
+
 def test_passages_of_a_row_whose_id_an_app_took_are_not_counted_as_written(
     db: sqlite3.Connection,
 ) -> None:
