@@ -257,10 +257,23 @@ class Sync(ABC):
             await store.delete(self.table, gone)
 
     async def lengths(self, store: VectorStore) -> tuple[int, int] | None:
-        """Return the size and the overlap of the passages that this source has in the table."""
-        where = self._imported(F[self._ref("base")] == self.base)
-        rows = await store.find(self.table, where, limit=1, select=[self._ref("hash")])
-        return next((lengths_in(str(row[self.name("hash")])) for row in rows), None)
+        """Return the size and the overlap of the passages that this source has in the table.
+
+        ConfigError if it has whole texts there, and the import makes passages, or the other way.
+        """
+        is_own, has_hash = F[self._ref("base")] == self.base, F[self._ref("hash")].is_not_null()
+        rows = await store.find(self.table, is_own & has_hash, limit=1, select=[self._ref("hash")])
+        if not rows:
+            return None
+        lengths = lengths_in(str(rows[0][self.name("hash")]))
+        if (lengths is None) != (self.cutter is None):
+            kept, how = ("whole texts", "without") if lengths is None else ("passages", "with")
+            raise ConfigError(
+                f"the table {self.table!r} has {kept} of {self.base!r}; import it {how} --passages "
+                "again, or into another --table",
+                key="--passages",
+            )
+        return lengths
 
     async def gone(
         self, store: VectorStore, has: Callable[[str], bool]
@@ -341,9 +354,10 @@ class SyncImport(Import):
         (load,) = self.loads
         tokenizer = await StoreInternals(store).tokenizer(load.used_schema)
         self._sync, self._store = self.made(load, *tokenizer), store
+        stored = await self._sync.lengths(store) if load.exists else None
         if load.exists and self._sync.cutter is not None and not (self.size or self.overlap):
             # Without a size, the rows stay cut as they are.
-            self.size, self.overlap = await self._sync.lengths(store) or (None, 0)
+            self.size, self.overlap = stored or (None, 0)
             self._sync = replace(self.made(load, *tokenizer), any_lengths=True)
 
     async def parts(self) -> AsyncGenerator[Change, None]:

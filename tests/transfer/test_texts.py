@@ -288,6 +288,22 @@ def test_long_texts_become_passages_of_their_row(db: sqlite3.Connection, target:
     assert set(rows_of(target, "articles")) == {"1#1"}
 
 
+@pytest.mark.parametrize("first", [(), ("--passages",)], ids=["whole texts", "passages"])
+def test_a_table_has_whole_texts_or_passages_of_a_source(
+    db: sqlite3.Connection, first: tuple[str, ...]
+) -> None:
+    pytest.importorskip("semantic_text_splitter")
+    imported("app.db#articles", "store.db", *first)
+    other = () if first else ("--passages",)
+    options = ("-s", "store.db", "--embed", "body", "--embedder", "demo", *other)
+    kept, how = ("passages", "with") if first else ("whole texts", "without")
+    assert f"has {kept} of 'app.db#articles'; import it {how} --passages again" in error_of(
+        "import", "app.db#articles", *options
+    )
+    assert counts(imported("app.db#articles", "store.db", *first)) == {"unchanged": 2}
+    assert counts(imported("app.db#articles", "store.db", *other, "--base", "more", "--upsert"))
+
+
 def test_headings_and_front_matter_are_no_values_of_columns(db: sqlite3.Connection) -> None:
     pytest.importorskip("semantic_text_splitter")
     db.execute("CREATE TABLE pages (id INTEGER PRIMARY KEY, title INT, tags INT, body TEXT)")
