@@ -237,9 +237,14 @@ class Feed(ABC):
         return os.path.join(tempfile.gettempdir(), f"aiovec-{name}.lock")
 
     async def take_turn(self) -> bool:
-        self._turn = self._turn or await in_thread(lambda: take_turn(self._lock))
+        if self._turn is None:
+            await in_thread(self._take)
         self._stands_by = self._turn is None
         return self._turn is not None
+
+    def _take(self) -> None:
+        """Take the lock here, so that ``close`` releases it if the awaiting task is cancelled."""
+        self._turn = take_turn(self._lock)
 
     async def close(self) -> None:
         if self._turn is not None:
@@ -604,11 +609,12 @@ class ComparedFeed(Feed):
         super().__init__(store, source, table)
         self._opened, self._every = opened, every
         self._compared = False
+        self._job: TextImport | None = None
 
     async def _step(self) -> bool:
         self.refused = {}
-        job = await in_thread(self._opened)
         try:
+            job = await in_thread(self._open)
             await job.find(self.store)
             (load,) = job.loads
             await create(self.store, load)
@@ -616,9 +622,18 @@ class ComparedFeed(Feed):
             await job.find_rest(self.store)
             await job.sync.delete(self.store, [*job.gone])
         finally:
-            await in_thread(job.source.close)
+            await in_thread(self._close)
         self._compared = True
         return False
+
+    def _open(self) -> TextImport:
+        self._job = self._opened()
+        return self._job
+
+    def _close(self) -> None:
+        if self._job is not None:
+            self._job.source.close()
+            self._job = None
 
     async def changed(self) -> None:
         await asyncio.sleep(self._every)

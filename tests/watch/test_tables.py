@@ -278,6 +278,18 @@ async def test_another_process_takes_over_from_one_that_was_killed(
         await asyncio.to_thread(first.communicate)
 
 
+async def test_a_watch_that_is_left_as_it_begins_lets_the_next_one_follow(
+    app: App, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as store, asyncio.timeout(60):
+        for pauses in range(4):
+            async with aiovec.watch(store, app.source, **WATCH):
+                for _ in range(pauses):
+                    await asyncio.sleep(0)
+            async with aiovec.watch(store, app.source, **WATCH) as watching:
+                await watching.caught_up()
+
+
 async def test_a_failing_embedder_is_tried_again_and_a_text_that_it_refuses_is_set_aside(
     app: App, tmp_path: Path
 ) -> None:
