@@ -47,7 +47,7 @@ from .sources import (
     legal_table_name,
     named_source,
 )
-from .stores.queue import Queue, Versions, connected, removals, take_turn, translated
+from .stores.queue import Queue, Versions, connected, removals, take_turn, translated, versions_of
 from .syncing import Item, Seen, Sync, SyncImport
 from .tables import QUERY, SqliteTable, id_of
 from .texts import TextImport
@@ -474,6 +474,8 @@ class TableFeed(Feed):
         """Open the database, in place of the connection that is open."""
         db, name = connected(self._path), str(self._hints.table)
         try:
+            # Before the columns, so that a later change of these is seen.
+            versions = versions_of(db, self._path)
             with translated(self._path):
                 shape = SqliteTable(db, name, self._hints)
                 if shape.key == ["rowid"]:
@@ -485,7 +487,6 @@ class TableFeed(Feed):
                 says = {**self._says, "columns": [column.name for column in shape.columns]}
                 identity = StoreInternals(self.store).identity
                 queue = Queue(db, self._path, name, shape.key, identity, says)
-                versions = queue.versions()
         except BaseException:
             db.close()
             raise
@@ -506,8 +507,8 @@ class TableFeed(Feed):
 
     async def _step(self) -> bool:
         await self._look()
-        if self._schema != self._versions[1]:
-            await self._begin_again()
+        if self._schema != self._versions[1] and not await self._begin_again():
+            return True
         self._stepped = self._versions
         last, keys = await self._ask(Queue.noted, _AT_ONCE, self._applied)
         try:
@@ -524,26 +525,36 @@ class TableFeed(Feed):
             self._marked = self._applied
         return bool(last)
 
-    async def _begin_again(self) -> None:
-        """Go on with the queue if it is as it should be; else note all rows."""
+    async def _begin_again(self) -> bool:
+        """Go on with the queue if it is as it should be; else note all rows.
+
+        False if the app changed the schema since the last look.
+        """
         exists = self._load.exists
         await create(self.store, self._load)
         if not (exists and await self._ask(Queue.is_marked)):
-            seen = await self._alone(self._note_all)
+            if (seen := await self._alone(self._note_all)) is None:
+                return False
             gone, _ = await self._sync.gone(self.store, seen.__contains__)
             await self._sync.delete(self.store, [*gone])
             await self._ask(Queue.mark, 0)
-            self._versions = await self._ask(Queue.versions)
         marked = await self._ask(Queue.marked)
         self._applied = self._marked = marked or 0
         self._schema = self._versions[1]
+        return True
 
-    def _note_all(self) -> Seen:
-        """Make the queue with an entry for each row, and return the ids of all."""
+    def _note_all(self) -> Seen | None:
+        """Make the queue with an entry for each row, and return the ids of all.
+
+        None if the app changed the schema since the last look.
+        """
         made = "".join(f"\n{statement};" for statement in self._queue.statements())
         about = "%s: makes a queue, which aiovec import %s --unwatch removes: %s"
         LOG.info(about, self._path, self.source, made)
-        self._queue.make()
+        commits, schema = self._versions
+        if (schema_now := self._queue.make(schema)) is None:
+            return None
+        self._versions = commits, schema_now
         seen, last = Seen(), 0
         while (noted := self._queue.noted(_AT_ONCE, last))[0]:
             last, keys = noted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -98,6 +99,25 @@ async def test_a_change_of_the_schema_is_followed(
         async with aiovec.watch(store, app.source, **WATCH) as watching:
             await watching.caught_up()
             assert await contents(store) == await imported(app, tmp_path / "clean")
+
+
+async def test_a_column_that_is_dropped_while_the_queue_is_made_is_gone(
+    app: App, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Dropping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "makes a queue" in record.getMessage():
+                log.removeHandler(self)
+                with closing(sqlite3.connect(tmp_path / "app.db")) as db:
+                    db.execute("ALTER TABLE articles DROP COLUMN author")
+
+    log = logging.getLogger("aiovec.watch")
+    log.addHandler(Dropping())
+    caplog.set_level(logging.INFO, log.name)
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+        async with asyncio.timeout(60):
+            await watching.caught_up()
+        assert await contents(store) == await imported(app, tmp_path / "fresh")
 
 
 async def test_a_cascade_and_a_connection_that_attached_the_file_are_followed(

@@ -110,16 +110,23 @@ class Queue:
             )
         return said == [self._says] * len(_EVENTS) and self.marked() is not None
 
-    def make(self) -> None:
-        """Recreate the queue and its triggers, with an entry for each row and without the mark."""
+    def make(self, schema: tuple[int, int]) -> tuple[int, int] | None:
+        """Recreate the queue and its triggers, with an entry for each row and without the mark.
+
+        Return the version of the schema then; None if it was no longer this one, so that the
+        columns may be others, and nothing was made.
+        """
         columns = ", ".join(f"k{number}" for number in range(len(self._keys)))
         with self._writing():
+            if self.versions()[1] != schema:
+                return None
             for statement in (*removals(self._db, self._table), *self.statements()):
                 self._db.execute(statement)
             self._db.execute(
                 f"INSERT INTO {self._queue} ({columns}) "
                 f"SELECT {', '.join(self._keys)} FROM {quoted(self._table)}"
             )
+            return self.versions()[1]
 
     def mark(self, until: int) -> None:
         """Say that all entries up to one are applied."""
@@ -159,12 +166,8 @@ class Queue:
         return None if mark is None else max(0, (self.last() if until is None else until) - mark)
 
     def versions(self) -> Versions:
-        """Return a number that changes with each commit of others, and what changes with the
-        schema, or when another file has this path."""
-        with translated(self._path):
-            (commits,) = self._db.execute("PRAGMA main.data_version").fetchone()
-            (schema,) = self._db.execute("PRAGMA main.schema_version").fetchone()
-        return commits, (schema, os.stat(self._path).st_ino)
+        """Return the versions of the database."""
+        return versions_of(self._db, self._path)
 
     @contextmanager
     def snapshot(self, begin: str = "BEGIN") -> Iterator[None]:
@@ -180,6 +183,15 @@ class Queue:
 
     def _writing(self) -> Any:
         return self.snapshot("BEGIN IMMEDIATE")
+
+
+def versions_of(db: sqlite3.Connection, path: Path) -> Versions:
+    """Return a number that changes with each commit of others, and what changes with the schema,
+    or when another file has this path."""
+    with translated(path):
+        (commits,) = db.execute("PRAGMA main.data_version").fetchone()
+        (schema,) = db.execute("PRAGMA main.schema_version").fetchone()
+    return commits, (schema, os.stat(path).st_ino)
 
 
 def removals(db: sqlite3.Connection, table: str) -> list[str]:
