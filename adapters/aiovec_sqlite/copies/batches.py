@@ -24,8 +24,6 @@ from .scan import LARGE, MOST_TOGETHER
 
 _T = TypeVar("_T")
 
-# A hybrid query counts as so many, because a batch looks up the words of its queries one by one.
-_HYBRID = 2
 _BUSY = "the searches of this process take too long"
 
 
@@ -62,7 +60,7 @@ class _WaitingCall:
     def __init__(self, queries: Sequence[Query], finish: FromEach[Any], deadline: Deadline) -> None:
         self.queries = queries
         self.finish = finish
-        self.size = sum(_HYBRID if query.by_both else 1 for query in queries)
+        self.size = len(queries)
         self.large = any(query.limit > LARGE and not query.by_both for query in queries)
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
