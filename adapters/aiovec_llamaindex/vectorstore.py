@@ -29,6 +29,7 @@ from aiovec.bridge import (
     blocking,
     comparison,
     in_store,
+    unless_true,
 )
 
 _WORDS = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
@@ -218,7 +219,8 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         doc_ids: Iterable[str] | None = None,
     ) -> Any:
         """Return the condition for nodes of these ids and documents that match the filters."""
-        conditions = [self._all(filters)] if filters and filters.filters else []
+        metadata = unless_true(self._all(filters)) if filters else None
+        conditions = [] if metadata is None else [metadata]
         if node_ids is not None:
             conditions.append(F.id.in_(node_ids))
         if doc_ids:

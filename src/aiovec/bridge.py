@@ -308,8 +308,7 @@ class DocumentBridge(Bridge):
             raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
             return wanted
-        where = metadata_filter(wanted, self.fields)
-        return None if isinstance(where, Const) and where.value else where
+        return unless_true(metadata_filter(wanted, self.fields))
 
     def fields(self, key: str) -> list[FieldRef]:
         """Return the fields that a key of a filter can mean: dots may lead into its objects."""
@@ -444,6 +443,11 @@ _Meant: TypeAlias = Callable[[str], FieldRef | Sequence[FieldRef]]
 
 def _in_payload(key: str) -> FieldRef:
     return F[f"payload.{key}"]
+
+
+def unless_true(where: Expr) -> Expr | None:
+    """Return a condition, or None for one that selects every row."""
+    return None if isinstance(where, Const) and where.value else where
 
 
 def metadata_filter(wanted: Mapping[str, Any], field: _Meant = _in_payload) -> Expr:

@@ -209,7 +209,8 @@ def test_nodes_are_deleted_by_id_document_and_filter(ours: AiovecVectorStore) ->
     assert ids(ours, similarity_top_k=9) == ["d", "c"]
     ours.delete_nodes(["c", "a"])
     assert ids(ours, similarity_top_k=9) == ["d"]
-    for nothing in (None, MetadataFilters(filters=[])):
+    empty = MetadataFilters(filters=[])
+    for nothing in (None, empty, MetadataFilters(filters=[empty])):
         with pytest.raises(InvalidArgumentError, match=r"clear\(\)"):
             ours.delete_nodes(filters=nothing)
     ours.delete_nodes(filters=filters(("n", Op.IS_EMPTY, None)))
