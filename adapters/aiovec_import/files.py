@@ -169,6 +169,8 @@ class FileReader(Reader):
             vector = able[0] if len(able) == 1 else None
         free = free and vector is None
         dim = self._dim(vector) if vector is not None and vector in names else None
+        if known is None and not names:
+            raise self.wrong(f"has no rows, so no table can be made of it{remark}")
         if known is None and not dim and not free:
             raise self.wrong(
                 f"cannot be imported: no vector was found in its columns "

@@ -450,7 +450,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(folder: Path, store
         "a.parquet": (b"nonsense" * 10, "a.parquet cannot be read"),
         "a.arrow": (b"nonsense" * 10, "a.arrow cannot be read"),
         "a.arrows": (b"nonsense" * 10, "a.arrows cannot be read"),
-        "empty.jsonl": (b"", "no vector was found"),
+        "empty.jsonl": (b"", "has no rows, so no table can be made of it"),
         "utf16.jsonl": (json.dumps(numbered("a")[0]).encode("utf-16"), "not valid JSON: "),
         "long.jsonl": (b'{"id": "' + b"x" * (20 * 2**20), "long.jsonl"),
         "deep.jsonl": (b'{"a":' + b"[" * 10**6, "deep.jsonl"),

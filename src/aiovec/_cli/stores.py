@@ -6,7 +6,7 @@ import inspect
 import json as jsonlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -221,13 +221,15 @@ class At:
     store: str | None
     config: str | None
     exits: AsyncExitStack
+    engines: ExitStack
 
     def engine(self, name: str | None, address: str | None) -> Engine | None:
         """Connect to the engine that a command names; None for this process. Call before ``open``.
 
-        So the engine ends after the store, and a wrong address creates no store.
+        So a wrong address creates no store. The engine ends after the event loop, which its end
+        would block.
         """
-        return self.exits.enter_context(engine_of(name, address))
+        return self.engines.enter_context(engine_of(name, address))
 
     async def place(self) -> Place:
         """Return the place of the store, which need not exist."""
@@ -276,9 +278,10 @@ def in_store(store: str | None, config: str | None, work: Callable[[At], Awaitab
 
     async def run() -> _T:
         async with AsyncExitStack() as exits:
-            return await work(At(store, config, exits))
+            return await work(At(store, config, exits, engines))
 
-    return run_async(run())
+    with ExitStack() as engines:
+        return run_async(run())
 
 
 _Command = Callable[..., Awaitable[Shown | None] | AsyncIterator[Shown]]
