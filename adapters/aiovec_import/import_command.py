@@ -372,7 +372,8 @@ async def import_(
     opener = Opener(Hints(None, query, id_column, vector_column, dtype, new), form, given)
     workers = await in_thread(at.engine, engine, address)
     existing = cache(partial(_existing_schema, at, name))
-    source = await in_thread(_opened, opener, [*files], existing, workers is None)
+    glob = sources[0] if len(sources) == 1 else "files"
+    source = await in_thread(_opened, opener, [*files], glob, existing, workers is None)
     at.exits.push_async_callback(in_thread, source.close)
     if backup is not None:
         with working("copying"):
@@ -575,14 +576,15 @@ async def _updated(
 
 
 def _opened(
-    opener: Opener, files: list[str], existing: Callable[[], Schema | None], one_by_one: bool
-) -> Reader:
+    opener: Opener, files: list[str], base: str, existing: Callable[[], Schema | None],
+    one_by_one: bool,
+) -> Reader:  # fmt: skip
     """Open the only source, or several files as one table. Workers open each file themselves."""
     from .opening import Files
 
     if one_by_one and len(files) == 1:
         return opener.open(files[0], existing, sys.stdin.buffer if files == ["-"] else None)
-    return Files(files, opener, existing)
+    return Files(files, base, opener, existing)
 
 
 def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:

@@ -257,6 +257,19 @@ def test_only_rows_of_this_source_are_replaced_and_deleted(
     assert {"more", "x"} < rows_of("store.db", "articles").keys()
 
 
+def test_globs_of_one_table_leave_the_rows_of_each_other(folder: Path) -> None:
+    for name in ("a1", "a2", "b1", "b2"):
+        jsonl(folder / f"{name}.jsonl", [{"id": name, "body": f"text of {name}"}])
+    for glob in ("a*.jsonl", "b*.jsonl"):
+        done = imported(str(folder / glob), "store.db", "--table", "t", "--delete")
+        assert counts(done) == {"new": 2}
+    (folder / "a2.jsonl").unlink()
+    jsonl(folder / "a3.jsonl", [{"id": "a3", "body": "new"}])
+    done = imported(str(folder / "a*.jsonl"), "store.db", "--table", "t", "--delete")
+    assert counts(done) == {"new": 1, "unchanged": 1, "deleted": 1}
+    assert set(rows_of("store.db", "t")) == {"a1", "a3", "b1", "b2"}
+
+
 @BOTH
 def test_long_texts_become_passages_of_their_row(db: sqlite3.Connection, target: str) -> None:
     if target.startswith("lancedb"):

@@ -47,6 +47,7 @@ class QdrantSource(CollectionSource):
 
     def close(self) -> None:
         self._client.close()
+        del self._client  # whose end closes it again: here, not on the event loop
 
 
 class QdrantEdgeSource(CollectionSource):
