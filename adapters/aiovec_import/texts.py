@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 
 from aiovec import VectorStore
-from aiovec._cli.output import counted
 from aiovec._documents.reading import Text
 from aiovec.backend import Schema
 from aiovec.backend.rows import Batch
@@ -143,8 +142,8 @@ class TextImport(SyncImport):
         """Find the rows that the source, which was read to its end, no longer has."""
         if self._nameless:
             raise ConfigError(
-                f"--delete deleted nothing: {counted(self._nameless)} of the source cannot be read "
-                f"up to an id, and may be what seems deleted; {self.rejects.place} lists each"
+                f"--delete deleted nothing: {self._nameless:,} of the rows cannot be read up to an "
+                f"id, and may be those that seem deleted; {self.rejects.place} lists each"
             )
         await self.find_gone(store, self._seen.__contains__)
 

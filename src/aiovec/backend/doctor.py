@@ -10,7 +10,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,8 +62,9 @@ def version_of(distribution: str) -> Finding:
 def _arrow() -> Finding:
     finding = version_of("pyarrow")
     if not finding.ok:
-        cure = 'for Arrow data, data frames and files: pip install "aiovec[arrow]"'
-        return replace(finding, ok=True, cure=cure)
+        # It is an extra: an installation without it needs no cure.
+        missing = 'not installed; pip install "aiovec[arrow]" brings it'
+        return Finding("pyarrow", f"{missing}, for Arrow data, data frames and files")
     try:
         import pyarrow as pa  # noqa: F401 - only to see that it works
     except Exception as exc:  # noqa: BLE001 - the user wants to know whatever stops it
