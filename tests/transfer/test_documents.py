@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -471,22 +471,33 @@ def test_links_are_followed_once_even_in_loops(folder: Path, store: Path) -> Non
     assert set(sources(store)) == {*NOTES, "far/far.md"}
 
 
+def before_the_rows(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[VectorStore], Awaitable[None]]
+) -> None:
+    """Let something happen once, as soon as an import begins to read the rows of its table."""
+    read_rows = VectorStore.rows
+
+    async def rows(store: VectorStore, *args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        await change(store)
+        async for row in read_rows(store, *args, **options):
+            yield row
+
+    monkeypatch.setattr(VectorStore, "rows", rows)
+
+
 def test_delete_spares_a_document_that_another_import_just_added(
     folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = written(folder / "notes")
     imported(store, notes)
     (notes / "guide.md").unlink()
-    read_rows = VectorStore.rows
 
-    async def after_another(opened: VectorStore, *args: Any, **options: Any) -> Any:
-        monkeypatch.undo()
+    async def another_import(store: VectorStore) -> None:
         await asyncio.to_thread(written, notes, {"new.md": "# New\n\nText.\n"})
-        await opened.upsert("documents", documents.passages(notes / "new.md"))
-        async for row in read_rows(opened, *args, **options):
-            yield row
+        await store.upsert("documents", documents.passages(notes / "new.md"))
 
-    monkeypatch.setattr(VectorStore, "rows", after_another)
+    before_the_rows(monkeypatch, another_import)
     assert counts(imported(store, notes, "--delete")) == {"unchanged": 2, "deleted": 1}
     assert sources(store) == {"new.md": 1, "sub/keys.rst": 1, "sub/plain.txt": 1}
 
@@ -497,15 +508,11 @@ def test_delete_spares_the_documents_of_a_folder_that_goes_away(
     notes = written(folder / "notes")
     imported(store, notes)
     (notes / "guide.md").unlink()
-    read_rows = VectorStore.rows
 
-    async def after_unmounting(opened: VectorStore, *args: Any, **options: Any) -> Any:
-        monkeypatch.undo()
+    async def unmounted(_: VectorStore) -> None:
         await asyncio.to_thread(notes.rename, folder / "unmounted")
-        async for row in read_rows(opened, *args, **options):
-            yield row
 
-    monkeypatch.setattr(VectorStore, "rows", after_unmounting)
+    before_the_rows(monkeypatch, unmounted)
     rejects = ("--rejects", folder / "list.jsonl")
     assert counts(imported(store, notes, "--delete", *rejects, code=1)) == {"failed": 2}
     assert sources(store).keys() == {*NOTES}
