@@ -87,7 +87,7 @@ class _List:
     rows: UInt32Array
     counts: npt.NDArray[Any]
     since: int
-    """How many rows of the part were gone when it was read. It lacks what these were before."""
+    """The number of rows of the part that were gone when it was read, which lacks their words."""
     having: int = 0
     """The rows that are not gone, of as many gone ones as ``seen``."""
     seen: int = 0
@@ -145,7 +145,7 @@ class _State:
     rows: int
     tokens: int
     gone: int = 0
-    """How many rows of the first part are gone."""
+    """The number of rows of the first part that are gone."""
     changed: dict[Sought, _List] = field(default_factory=dict)
     """The lists of the second part."""
 

@@ -116,7 +116,7 @@ INDEXED = (
     "WHEN json_type({column}, {at}) = 'true' THEN x'01' "
     "WHEN json_type({column}, {at}) = 'false' THEN x'00' END"
 )
-"""What the index of a payload key holds: the value, with FALSE and TRUE as BLOBs, so that values of
+"""The value that the index of a payload key holds, with FALSE and TRUE as BLOBs, so that values of
 different types are never equal, or NULL for lists, objects and nothing. x'02' means that the JSON
 has an escaped ASCII or control character, maybe in a key, for which paths are not reliable."""
 

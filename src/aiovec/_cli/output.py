@@ -87,7 +87,7 @@ class Listing:
 
 if TYPE_CHECKING:
     Line = str | Text | Mapping[str, object] | Listing
-    """What ``emit`` shows: a text is a line, a mapping a block of names and values."""
+    """The lines that ``emit`` shows: a text is a line, a mapping a block of names and values."""
 
 
 def emit(

@@ -26,7 +26,7 @@ from xml.etree import ElementTree as ET
 from zipfile import ZipFile
 
 BOUNDS = {"memory": 2**30, "seconds": 60, "pages": 10_000, "characters": 2**24}
-"""What one document takes at most. PDFium reads about 1,000 usual pages in a second."""
+"""The most that one document takes. PDFium reads about 1,000 usual pages in a second."""
 
 LONGEST_TITLE = 200
 """Characters of a title. Each passage repeats it, so a longer one is none."""

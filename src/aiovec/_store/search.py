@@ -274,7 +274,7 @@ class Plan:
 
     @property
     def of_hits(self) -> Selection:
-        """What hits have before they are finished."""
+        """The columns of hits before these are finished."""
         return self.selection if self.options.rerank or self.options.highlight else self.shown
 
     # To the backend
