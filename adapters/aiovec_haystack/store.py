@@ -29,7 +29,8 @@ class AiovecDocumentStore(Closable):
     of ``aiovec.connect`` serves the ``_async`` methods only. The first write creates the table,
     for vectors of the length ``embedding_dim``, by default that of its first vector.
     ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``), and for a
-    target those of ``aiovec.connect``.
+    target those of ``aiovec.connect``. Dates in metadata are texts: write them in UTC, in which a
+    filter compares its date.
     """
 
     def __init__(

@@ -21,8 +21,9 @@ class AiovecVectorStore(Closable, VectorStore):
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"`` or
     ``"lancedb://notes"``; a store of ``aiovec.connect`` serves the asynchronous methods only. The
-    first write creates the table: with ``schema``, or else with ``metric`` and the length of its
-    vectors. Further ``options`` are those of ``aiovec.connect`` for a target.
+    first write creates the table; an existing one works too. ``options`` are those of
+    ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, and ``text``, the name of the text
+    field), and for a target those of ``aiovec.connect``.
 
     Searches take ``filter``: a mapping such as ``{"year": {"$gte": 2020}}``, a condition of
     ``aiovec.F``, or its text. ``hybrid=True`` searches by keywords too; the further arguments of

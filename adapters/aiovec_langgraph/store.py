@@ -63,9 +63,10 @@ class AiovecStore(Closable, BaseStore):
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. Further ``options`` are those of
     ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings. Each text of
-    the indexed fields of an item has a vector, and a search ranks an item by its best one. Texts
-    from the 16th on share a vector. ``boost`` ranks searches by age or importance, as in
-    ``VectorStore.search``, by "updated_at" or numbers in "payload.value.<key>". Expired items are
+    the indexed fields of an item has a vector and a row, and a search ranks an item by its best
+    one. Texts from the 16th on share a vector. Filters take the operators of
+    ``aiovec.bridge.metadata_filter``. ``boost`` ranks searches by age or importance, as in
+    ``VectorStore.search``, by "updated_at" or numbers in "payload.value.KEY". Expired items are
     never returned. ``sweep_ttl`` deletes them, and once an hour a write does;
     ``sweep_interval_minutes`` has no effect.
     """
@@ -118,7 +119,11 @@ class AiovecStore(Closable, BaseStore):
         """As ``asetup``."""
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Run the reads, then the writes. Of several writes of a key, the last counts."""
+        """Run the reads, then the writes. Of several writes of a key, the last counts.
+
+        All puts are one transaction, and all deletes a second one. Rows of texts that a replaced
+        item no longer has are deleted in a third.
+        """
         plan = self._plan(ops)
         if self.embeddings is not None:
             plan.of_queries = {text: self.embeddings.embed_query(text) for text in plan.queries}

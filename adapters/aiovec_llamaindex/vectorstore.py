@@ -43,8 +43,9 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"``; a store of
     ``aiovec.connect`` serves the asynchronous methods only. The first write creates the table.
     ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, ``text``),
-    and for a target those of ``aiovec.connect``. ``to_dict`` names the target and the table;
-    ``from_dict`` takes the options again.
+    and for a target those of ``aiovec.connect``. Nodes without embeddings need an existing table,
+    ``dim`` or ``schema``. ``to_dict`` names the target and the table; ``from_dict`` takes the
+    options again.
     """
 
     stores_text: bool = True
@@ -158,8 +159,9 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
     ) -> VectorStoreQueryResult:
         """Return the best nodes by vector, by words, or by both.
 
-        In a hybrid query, ``alpha`` is the weight of the vectors' score, by default 0.5.
-        A query with filters and without a vector returns matching nodes, without scores.
+        The score of a hybrid query is the mean of both scores, scaled; ``alpha`` is the weight of
+        the vectors' score, by default 0.5. A query with filters and without a vector returns
+        matching nodes, without scores.
         """
         where = self._narrowed(query.node_ids or None, query.filters, query.doc_ids)
         limit, mode = query.similarity_top_k, query.mode
