@@ -1,4 +1,4 @@
-"""Each example of the page on plug-ins is short, and works once it is installed."""
+"""Each example of the pages on plug-ins is short, and works once it is installed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from aiovec import Schema
 from .blocks import ROOT, commands
 
 PAGE = "docs/how-to/build-on-it.md"
+PAGES = (PAGE, "docs/internals/writing-a-backend.md")
 Use = Callable[[str], None]
 
 
 def section(title: str) -> str:
-    """Return the text under a heading of the page."""
-    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    """Return the text under a heading of the pages."""
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
     return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
@@ -112,7 +113,7 @@ def test_the_backend_is_opened_configured_examined_and_migrated_to_and_from(
         store.create_table("notes", Schema(2, fields={"n": int}))
         rows = [{"id": str(n), "embedding": [n, 1], "n": n} for n in range(50)]
         store.insert("notes", rows)
-    use("A backend")
+    use("A plug-in")
     assert [(record.name, record.getMessage()) for record in caplog.records][-1:] == [
         ("app.audit", "deletes from notes")
     ]
