@@ -43,7 +43,9 @@ def create_server(
     ``table`` is the memory that ``recall`` searches. With ``allow_writes`` the tools ``remember``
     and ``forget`` write it, and nothing else. The agent can search and read the tables
     ``readable``, by default every table, and its memory: with ``user``, only the memories of this
-    user, which the agent cannot change.
+    user, which the agent cannot change. A table of yours as the memory needs a text field "user" or
+    a payload for ``user``, a field "at" to prefer newer memories, and a field by which rows expire
+    for memories that expire.
     """
     more = ", which `remember` and `forget` change." if allow_writes else "; you cannot write."
     tools = Tools(store, store.table(table), readable, user)
