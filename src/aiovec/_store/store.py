@@ -1273,10 +1273,9 @@ class VectorStore(Hints):
         ``since`` is the ``number`` of the previous page, or 0 for all rows. Apply ``deleted``
         first, then ``upserted``, an Arrow table of pyarrow (``pip install "aiovec[arrow]"``). A
         page has about ``limit`` changes, and only the last change of a row; the newest page is
-        ``complete``. Raises ChangesPrunedError if the
-        changes are no longer kept: drop the rows read so far, and start again with 0. An expired
-        row is in ``deleted``. A row that expires after a page held it is in ``deleted`` once the
-        table deletes it, so check its time too.
+        ``complete``. Raises ChangesPrunedError if the changes are no longer kept: drop the rows
+        read so far, and start again with 0. An expired row is in ``deleted``. A row that expires
+        after a page held it is in ``deleted`` once the table deletes it, so check its time too.
         """
         since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
