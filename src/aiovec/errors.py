@@ -125,7 +125,7 @@ class ConfigError(AiovecError):
 
 
 class BackendNotInstalledError(AiovecError):
-    """The backend is known, but its packages are not installed; ``extra`` names the extra to
+    """The ``backend`` is known, but its packages are not installed; ``extra`` names the extra to
     install."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "The backend is not installed")
@@ -137,7 +137,7 @@ class BackendNotInstalledError(AiovecError):
 
 
 class ExtensionUnavailableError(AiovecError):
-    """No SQLite driver here can load the sqlite-vec extension; ``cure`` says what to install."""
+    """No SQLite driver here can load the sqlite-vec extension: the ``reason``, and the ``cure``."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "SQLite lacks an extension")
 
@@ -323,9 +323,10 @@ class DocumentError(AiovecError, ValueError):
 class EmbeddingError(AiovecError):
     """The ``embedder`` gave no usable vector for a text; nothing of the call was written.
 
-    ``row`` and ``id`` name the text's row, if it has one, ``model`` is the embedder's, ``status``
-    is the HTTP status of its service, and ``retryable`` is true if the same call may succeed later.
-    ``table`` is set if the store has no embedder for it; then ``cure`` says how to pass one.
+    ``reason`` says why. ``row`` and ``id`` name the text's row, if it has one, ``model`` is the
+    embedder's, ``status`` is the HTTP status of its service, and ``retryable`` is true if the same
+    call may succeed later. ``table`` is set if the store has no embedder for it; then ``cure`` says
+    how to pass one.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(502, "The embedder gave no vector")
@@ -375,8 +376,8 @@ class DuplicateIdError(AiovecError, ValueError):
 class FilterError(AiovecError, ValueError):
     """A filter that cannot be used.
 
-    For a text filter, ``position`` is the number of characters before the error, and ``expected``
-    describes the valid input there.
+    For a text filter, ``text`` is the filter, ``position`` the number of characters before the
+    error, and ``expected`` describes the valid input there, such as the existing fields.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid filter", machine=False)
@@ -399,7 +400,11 @@ class FilterError(AiovecError, ValueError):
 
 
 class UnsupportedError(AiovecError):
-    """The ``backend``, or a ``table`` of it, does not have this ``ability``."""
+    """The ``backend``, or a ``table`` of it, does not have this ``ability``.
+
+    Keyword search without a field with ``text=True`` is one, and on LanceDB a search without an
+    index beyond ``scan_limit``. ``hint`` says what to do instead.
+    """
 
     # Not 501, which means that the server does not know such requests: another store supports it.
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "The backend does not support this")
@@ -436,7 +441,8 @@ _EARLIER_STEPS = "the earlier steps of the call are saved, and a repeat does the
 class StoreBusyError(AiovecError):
     """The store was busy for ``waited`` seconds, until the timeout; nothing was done.
 
-    With ``in_part``, the earlier steps of a call such as ``optimize`` are saved.
+    ``reason`` says what it waited for. With ``in_part``, the earlier steps of a call such as
+    ``optimize`` are saved.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(503, "The store is busy", retry_after=1)
@@ -452,9 +458,10 @@ class StoreBusyError(AiovecError):
 
 
 class StoreFullError(AiovecError):
-    """No room is left for the files of the store; nothing of the call was saved.
+    """No room is left for the files of the store at ``target``; nothing of the call was saved.
 
-    With ``in_part``, the earlier steps of a call such as ``optimize`` are saved.
+    ``reason`` is the system's error. With ``in_part``, the earlier steps of a call such as
+    ``optimize`` are saved.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(507, "The store is full", private=_TARGET)
@@ -486,7 +493,7 @@ class StoreUnreachableError(AiovecError):
 
 
 class StorePermissionError(AiovecError):
-    """This process, or its key, lacks a permission on the store at ``target``."""
+    """This process, or its key, may not use the store at ``target``; ``reason`` says why."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(
         500, "The server may not use its store", private=_TARGET
@@ -503,7 +510,8 @@ class OutcomeUnknownError(AiovecError):
 
     All of the call is saved, or none of it. Check with ``get`` or ``count``, or repeat the call
     with ``upsert``, ``update`` or ``delete``, which is right in either case. If the file system
-    failed, the rows may appear only after the store is opened again.
+    failed, the rows may appear only after the store is opened again. After a change of fields, the
+    index of a field could not be completed; ``optimize`` completes it.
     """
 
     # Not 503: a client that retries automatically could do the write twice.
@@ -523,7 +531,7 @@ class StoreMovedError(AiovecError):
 
     Stores opened from the TOML file ``config`` follow automatically to its ``backend``; both are
     empty if the migration changed no TOML file. ``generation`` grows with every switch, in either
-    direction.
+    direction. ``reason`` says why the store did not follow.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(
@@ -578,7 +586,10 @@ class ChangesPrunedError(AiovecError):
 
 
 class CorruptStoreError(AiovecError):
-    """The data at ``target`` is damaged, or is not a store that this version reads."""
+    """The data at ``target`` is damaged, or is not a store that this version reads.
+
+    ``reason`` says which. The data stays as it is.
+    """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "The store is damaged", private=_TARGET)
 

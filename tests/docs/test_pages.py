@@ -174,20 +174,20 @@ def test_the_reference_has_every_method_and_every_option() -> None:
     for search in ("search", "search_many", "search_like", "search_text", "search_hybrid"):
         options = inspect.signature(getattr(aiovec.VectorStore, search)).parameters.values()
         names = {option.name for option in options if option.kind is option.KEYWORD_ONLY}
-        assert names <= set(re.findall(r"`(\w+)[(`]", first)), search
+        assert names <= set(re.findall(r"`(\w+)[(`=]", first)), search
 
 
 def test_the_reference_has_every_error() -> None:
     page = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
     table = page.partition("\n## Over HTTP\n")[0]
-    listed = re.findall(r"^\| `(\w+)`( \\\*)? \|.*\| (.*) \| \d.* \|$", table, re.MULTILINE)
+    listed = re.findall(r"^\| `(\w+)`( \\\*)? \| .* \| \d.* \|$", table, re.MULTILINE)
     defined = re.findall(r"^class (\w+Error)", inspect.getsource(aiovec.errors), re.MULTILINE)
-    assert [name for name, *_ in listed] == defined
-    for name, star, facts in listed:
+    assert [name for name, _ in listed] == defined
+    for name, star in listed:
         kind = getattr(aiovec.errors, name)
         assert bool(star) == issubclass(kind, ValueError), name
         own = {field.name for field in dataclasses.fields(kind)}
-        assert set(re.findall(r"`(\w+)`", facts)) == own, name
+        assert own <= set(re.findall(r"`(\w+)`", kind.__doc__)), name
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:
