@@ -186,8 +186,8 @@ class Hit(_Row):
 
     A better hit has a higher ``score`` and a lower ``distance`` (None for a text search). ``ranks``
     has the row's ``rank``, from 1, and ``score`` in each list of a hybrid search, "vector" and
-    "text". With ``highlight``, ``highlights`` has a snippet of
-    each text field that a keyword search matched.
+    "text". With ``highlight``, ``highlights`` has a snippet of each text field that a keyword
+    search matched.
     """
 
     __slots__ = ("distance", "highlights", "ranks", "score")

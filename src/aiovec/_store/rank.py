@@ -49,7 +49,8 @@ class Decay:
     Relevance is the hit's score, scaled to 0…1 over the hits that are ranked, ``fetch_k`` of them.
     Freshness is ``2 ** (-age / half_life)`` by the time in ``field``. It is 1 for future times, for
     a row without a time, and where the field or payload key ``pinned`` is true: these do not age.
-    ``half_life`` is a timedelta, or a text such as "30m", "12h", "7d" or "2w".
+    ``half_life`` is a timedelta, or a text such as "45s", "30m", "12h", "7d" or "2w". A time may be
+    an RFC 3339 text, and each field a payload key, such as "payload.at".
     """
 
     field: str

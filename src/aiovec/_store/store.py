@@ -175,9 +175,10 @@ class VectorStore(Hints):
     Every method follows these rules:
 
     - It checks its arguments first; bad ones raise an ``AiovecError`` and change nothing.
-    - A write is atomic: all of it or none. When it returns, it survives ``kill -9``, and every
-      search that starts later, in any process, sees it.
-    - A cancelled call is wholly done or not at all, and the store stays usable.
+    - A write, or a change of fields or tables, is atomic: all of it or none. When it returns, it
+      survives ``kill -9``, and every read that starts later, in any process, sees it.
+    - A call that is cancelled, also by ``asyncio.timeout``, is wholly done or not at all, and the
+      store stays usable.
     - It never blocks the event loop, and calls may overlap in any number.
     - It raises ``StoreClosedError`` after ``close``, ``TableNotFoundError`` where the table is
       missing, and no error except those of ``aiovec.errors``.
@@ -359,8 +360,8 @@ class VectorStore(Hints):
         ``text`` names the fields for keyword search, ``index`` the fields with an index for
         filters; ``metric``, ``model``, ``embed`` and ``vector_nullable`` are those of ``Schema``.
 
-        If a row is refused, no table is created. An existing table raises TableExistsError;
-        ``upsert`` adds rows to one.
+        If a row is refused, no table is created; a full disk or a killed process may leave an empty
+        one. An existing table raises TableExistsError; ``upsert`` adds rows to one.
         """
         check_table_name(table)
         texts, indexed = read_names("text", text), read_names("index", index)
@@ -411,8 +412,13 @@ class VectorStore(Hints):
         Afterwards the schema has ``Field(index=…)`` or ``Field(text=True)``, or the key among its
         ``payload_indexes``, which LanceDB cannot build. A "bitmap" replaces a "btree", and the
         reverse. If the same index exists, this completes a build that was killed, or does nothing.
-        List fields cannot have these indexes. OutcomeUnknownError means that the schema has the
-        index, but its build failed; ``optimize`` completes it.
+        List fields cannot have these indexes.
+
+        Until a "text" index is complete, keyword searches raise UnsupportedError with the progress;
+        on SQLite, ``title:wool`` is answered if the index of ``title`` is complete. If the call is
+        cancelled, the build continues in the background; if the process ends, when the store is
+        next opened for writing. OutcomeUnknownError means that the schema has the index, but its
+        build failed. ``optimize`` completes it in each case.
         """
         await self._alter("create_field_index", table, IndexField(field, kind))
 
@@ -514,12 +520,12 @@ class VectorStore(Hints):
     ) -> int:
         """Add rows, and return how many.
 
-        ``rows`` are an Arrow batch or table, an (async) iterable of those, of mappings or of
-        ``Record``s, or a mapping of columns. An iterable is read to its end before the write
-        begins. An id that exists, or that occurs twice in ``rows``, raises DuplicateIdError, and no
-        row is added. With ``on_conflict="skip"`` such rows are left out instead (the first row of a
-        repeated id counts), and with ``"replace"`` they replace the existing ones, as in
-        ``upsert``.
+        ``rows`` are an (async) iterable of mappings, ``Record``s, pydantic models, dataclasses or
+        named tuples, a mapping of columns, a data frame, Arrow data, or an iterable of these. An
+        iterable is read to its end before the write begins. An id that exists, or that occurs twice
+        in ``rows``, raises DuplicateIdError, and no row is added. With ``on_conflict="skip"`` such
+        rows are left out instead (the first row of a repeated id counts), and with ``"replace"``
+        they replace the existing ones, as in ``upsert``.
 
         If the schema has ``embed``, rows may come without a vector: the embedder makes it from
         their text, except for skipped rows. EmbeddingError names the row for which it failed.
@@ -589,7 +595,8 @@ class VectorStore(Hints):
         them. Pass at least one of them; ``where="TRUE"`` selects every row. Rows in any form of
         ``upsert``, each with an id and some of its values, change the rows with these ids, each by
         its own values, all in one commit. Ids that do not exist are not counted; with ``strict``
-        they raise InvalidRowError, and no row is changed. An id may occur once.
+        they raise InvalidRowError, and no row is changed. An id may occur once. A call sets at most
+        10,000 fields and payload keys.
 
         A key ``payload.<key>.<key>`` sets a key of a nested object, as in filters, and keeps the
         other keys; objects on the path that are missing or null are created. Any other value on the
@@ -747,7 +754,8 @@ class VectorStore(Hints):
         A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
         descending, and ``descending`` reverses every key. Nulls come last, equal rows by id. In a
         payload key, numbers come before text and text before booleans; other values count as null.
-        ``vector`` is None unless its name is selected, or ``include_vector`` is true.
+        At most 32 keys are taken, and 2,000 names in ``select``. ``vector`` is None unless its name
+        is selected, or ``include_vector`` is true.
         """
         most = _MOST_ROWS if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
@@ -897,9 +905,10 @@ class VectorStore(Hints):
     ) -> AsyncGenerator[Record, None]:
         """Yield every row of one consistent snapshot, one after the other, in constant memory.
 
-        The order is the backend's own; later writes are not seen. To stop early, use
-        ``contextlib.aclosing``: like an abandoned export, the iterator holds its snapshot until it
-        is garbage collected, and a store has at most eight of both open.
+        Iterate with ``async for row in store.rows("docs")``. The order is the backend's own; later
+        writes are not seen. To stop early, use ``contextlib.aclosing``: like an abandoned export,
+        the iterator holds its snapshot until it is garbage collected, and a store has at most eight
+        of both open.
         """
         check_table_name(table)
         names = selected_names(select)
@@ -1030,7 +1039,8 @@ class VectorStore(Hints):
 
         ``each_where`` is a list with a filter, or None, for each of them, which narrows ``where``.
         With ``group_by``, each vector is a separate search. The other arguments are those of
-        ``search``.
+        ``search``. ``to_arrow``, ``to_pandas`` and ``to_polars`` of the result return one table,
+        whose column ``_query`` is the position of the query.
         """
         named = {"limit": limit, "where": where, "each_where": each_where}
         checked = options_of("search_many", VectorArguments, options, **named)
@@ -1083,11 +1093,16 @@ class VectorStore(Hints):
         ``prefix*``. Rows with all words come first. Where these are fewer than ``limit``, rows with
         some of the words follow, with lower scores. With ``match="all"`` all words must match, with
         ``"any"`` at least one. Any other input is text; a query without a word finds nothing. A
-        field without ``text=True``, or a misspelt one (``titel:wool``), raises InvalidNameError.
+        field without ``text=True``, or a misspelt one (``titel:wool``), raises InvalidNameError. A
+        query has at most 100,000 characters and 1,000 different words.
 
-        With ``highlight``, each hit's ``highlights`` has a snippet of every field that matched,
-        with each match between ``<mark>`` and ``</mark>``, or between two texts that you pass. The
-        text is not escaped for HTML.
+        On SQLite, a word that half of the rows have adds almost nothing to a score: in a small
+        table, a good hit may have 0.000001. On LanceDB, hits are any of the rows with the same
+        score if these are more than 10,000.
+
+        With ``highlight``, each hit's ``highlights`` has a snippet of about 160 characters of every
+        field that matched, with each match between ``<mark>`` and ``</mark>``, or between two texts
+        that you pass. The text is not escaped for HTML.
 
         The filter is applied before the search. ``search`` explains the other arguments.
         """
@@ -1116,8 +1131,9 @@ class VectorStore(Hints):
         default four times ``offset + limit``; pass the same value for each page. ``fusion`` is
         ``Weighted()``, by scores, or ``RRF()``, by ranks; both give scores from 0 to 1, which
         compare the hits of this search only. To judge a hit, look at its ``distance``. Each hit's
-        ``ranks`` has its rank and score in each list. The other arguments are as in ``search`` and
-        ``search_text``.
+        ``ranks`` has its rank and score in each list. ``min_score`` applies to the fused score,
+        ``max_distance`` to the vector list: rows with the words stay. The other arguments are as in
+        ``search`` and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
@@ -1189,9 +1205,9 @@ class VectorStore(Hints):
     async def stats(self, table: str) -> TableStats:
         """Return the size and costs of the table.
 
-        If the table's rows expire, each call counts the expired ones. This reads the times of all
-        rows unless their field has an index. ``details["watching"]`` has the states of the sources
-        that ``aiovec.watch`` follows for it.
+        If the table's rows expire, ``details["expired_rows"]`` counts those not yet deleted. This
+        reads the times of all rows unless their field has an index. ``details["watching"]`` has the
+        states of the sources that ``aiovec.watch`` follows for it.
         """
         stats = await self._on_table("stats", table, lambda t: t.stats())
         states = [asdict(await each.state()) for each in self._watching if each.table == table]

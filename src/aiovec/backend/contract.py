@@ -146,7 +146,11 @@ class Order:
 class Tuning:
     """The effort of an approximate search. None lets the backend choose.
 
-    Without ``measure``, hits have the index's own distances, and their vectors are not read.
+    On LanceDB, a search reads ``nprobes`` partitions of the index or follows ``ef`` candidates of a
+    graph, and measures ``refine`` or ``oversample`` times the limit of rows with their whole
+    vectors. Without ``measure``, hits have the index's own distances, and their vectors are not
+    read. On SQLite, rows are ranked by their first ``dims`` components, or by bit codes, and
+    ``oversample`` times the limit of them are measured: 4 times, or 16 with bit codes.
     """
 
     nprobes: int | None = None
