@@ -114,10 +114,18 @@ LANGUAGES = frozenset(ANALYZERS[3:])
 class Field:
     """One column of a table besides its id and its vector.
 
-    ``type`` is the Python type of its values; in JSON it is written text, int, float, bool,
-    datetime, list[text], list[int] or list[float], which is ``kind``. If a datetime field
-    ``expires``, a row disappears at the time in it, and is deleted later; a row without a time
-    stays.
+    - ``type``: the Python type of its values; in JSON it is written text, int, float, bool,
+      datetime, list[text], list[int] or list[float], which is ``kind``.
+    - ``nullable``: False refuses rows without a value.
+    - ``index``: "btree" or "bitmap" makes filters fast, not for lists. SQLite has one kind for
+      both.
+    - ``partition``: SQLite stores the vectors of each value together, in the space of at least 64,
+      and a search for the value scans only these. For up to four fields of text or int.
+    - ``text``: keyword search covers the field. SQLite looks at the first 32,768 bytes of a word.
+    - ``expires``: a row disappears at the time in this datetime field, and is deleted later; a row
+      without a time stays. For one field.
+
+    ``aiovec.Fields`` is the type of a mapping of names to these, or to Python types.
     """
 
     type: FieldType
@@ -268,9 +276,23 @@ class Embed:
 class Schema:
     """The shape of a table. Immutable; equal schemas compare equal.
 
-    ``fields`` may have a Python type if no option is needed: ``{"year": int}``. A schema with
-    ``embed`` may leave ``dim`` out; it is 0 until ``create_table`` takes it from the embedder.
-    ``payload_indexes`` are the payload keys with an index, as filters name them, sorted.
+    - ``dim``: the length of every vector, up to 8192. A schema with ``embed`` may leave it out; it
+      is 0 until ``create_table`` takes it from the embedder.
+    - ``metric``: "cosine", "l2" (Euclidean) or "dot" (inner product).
+    - ``model``: the name of the embedding model, of at most 1,000 characters.
+    - ``vector``: the name of the vector in rows and batches.
+    - ``fields``: at most 1,996, by their names; a Python type if no option is needed, as in
+      ``{"year": int}``.
+    - ``payload``: False refuses keys that no field declares.
+    - ``analyzer``: how keyword search splits texts into words. With "ngram", parts of one or two
+      characters take longer, and white space in quotes counts.
+    - ``quantized``: "bit" also stores 1-bit codes for approximate searches. SQLite only; ``dim``
+      must be a multiple of 8.
+    - ``embed``: the text field from which vectors are made.
+    - ``vector_nullable``: rows may have no vector. Vector searches skip them; ``set_vectors`` or
+      ``upsert`` adds the vector later.
+    - ``payload_indexes``: the payload keys with an index, as filters name them, sorted. SQLite
+      only; a table that moves to LanceDB keeps the names, for a move back.
     """
 
     dim: int
@@ -337,7 +359,10 @@ class Schema:
 
     @classmethod
     def context_vectors(cls, dim: int = 768) -> Schema:
-        """Return the schema of a table that is created without one."""
+        """Return the schema of a table that is created without one.
+
+        It has the text fields "source_id", "source_type", "text_chunk", "created_at" and "tags".
+        """
         return cls(
             dim,
             fields={
