@@ -126,7 +126,7 @@ class FieldRef(Combinable):
         return self._like(pattern, escape, ignore_case=False)
 
     def ilike(self, pattern: str, *, escape: str | None = None) -> Expr:
-        """Match like ``like``, ignoring case by Unicode's simple case folding."""
+        """Match like ``like``, ignoring case by Unicode's simple case folding: ß is ẞ, not "ss"."""
         return self._like(pattern, escape, ignore_case=True)
 
     def contains_text(self, part: str) -> Expr:

@@ -63,8 +63,9 @@ def where(text: str) -> Expr:
     """Return a filter text as one closed condition, to combine with those of ``F``.
 
     The text is parsed separately: an OR or a parenthesis in it cannot affect the rest, so
-    ``(F.tenant == tenant) & aiovec.where(text)`` is safe with any user input. A
-    FilterError has the position of the error and the input that is valid there.
+    ``(F.tenant == tenant) & aiovec.where(text)`` is safe with any user input. Numbers are compared
+    exactly: an int field with a fraction, and a float field with any whole number. A FilterError
+    has the position of the error and the input that is valid there.
     """
     if not isinstance(text, str):
         raise FilterError(
