@@ -59,8 +59,9 @@ def lifespan(
     The store opens when the app starts; if that fails, the app does not start. It closes when the
     app ends, after the accepted writes. An app may start again later.
 
-    Within your own lifespan: ``async with lifespan(...)(app) as state: yield state``. An app has
-    one such store; open others with ``aiovec.connect`` in that lifespan.
+    Within your own lifespan, an ``AsyncIterator[Mapping[str, Any]]``:
+    ``async with lifespan(...)(app) as state: yield state``. An app has one such store; open others
+    with ``aiovec.connect`` in that lifespan.
     """
     opening = partial(
         connect,
@@ -202,10 +203,10 @@ def add_error_handlers(app: object) -> None:
     """Make a FastAPI, Starlette or Litestar app respond to aiovec's errors as the server does.
 
     Each response is an ``application/problem+json`` document by RFC 9457 with the error's name and
-    facts, and a fitting status: 404 for a missing table, 409 for an existing id, 422 for a wrong
-    vector, row or filter, 503 with Retry-After for a busy store. It has no path, target or
-    traceback; ``aiovec.asgi`` logs server errors. A web socket of FastAPI or Starlette is closed
-    with code 1011; Litestar closes them itself, without handlers.
+    facts (of a list, at most 100 items), and a fitting status: 404 for a missing table, 409 for an
+    existing id, 422 for a wrong vector, row or filter, 503 with Retry-After for a busy store. It
+    has no path, target or traceback; ``aiovec.asgi`` logs server errors. A web socket of FastAPI or
+    Starlette is closed with code 1011; Litestar closes them itself, without handlers.
 
     Call it once, before the app serves. Your own handlers for these classes take precedence.
     """
