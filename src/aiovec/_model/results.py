@@ -109,7 +109,7 @@ class _AsFrames(Hints, Serialized):
 
 
 class Results(list[_R], _AsFrames):
-    """A list of records or hits. Slices of it are Results too.
+    """A list of records or hits. Slices of it are Results too; pydantic writes rows as ``to_dict``.
 
     ``to_arrow``, ``to_pandas`` and ``to_polars`` give a table with a flat column for each key of
     the rows' ``to_dict``; a row without such a key has null there. Without rows, the table has the

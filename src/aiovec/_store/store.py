@@ -237,7 +237,7 @@ class VectorStore(Hints):
         """Wait for the accepted writes, then close the store.
 
         May be called twice. Running reads end with StoreClosedError, and so do later calls. A
-        cancelled call does not stop the closing.
+        cancelled call does not stop the closing. A store that nobody closes emits ResourceWarning.
         """
         if os.getpid() != self._process:
             return  # running calls belong to the parent process
