@@ -31,9 +31,13 @@ class Embedder(_OfModel, Protocol):
 
     An asynchronous embedder is awaited on the event loop; a plain one runs in a thread, one call at
     a time. A call gets at most 64 texts, or ``batch_size`` if it has this attribute. If it has a
-    parameter ``kind``, that is ``"document"`` or ``"query"``. An error is retried, unless it is an
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
-    NotImplementedError, SyntaxError, TypeError or ValueError.
+    parameter ``kind``, that is ``"document"`` or ``"query"``.
+
+    A call that raises is retried, except after an error of aiovec, an ArithmeticError,
+    AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,
+    SyntaxError, TypeError or ValueError, and an error whose ``status_code`` or ``status`` is a 4xx
+    other than 408, 409, 425 and 429. After one of these Python errors, 400, 413 and 422, halves of
+    the batch are tried, so that one bad text fails only its own call.
     """
 
     def __call__(self, texts: list[str], /) -> Awaitable[Vectors] | Vectors:
