@@ -48,7 +48,12 @@ SCHEMA = Schema(
     },
     embed=Embed("body"),
 )
-"""The schema of a table of passages."""
+"""The schema of a table of passages.
+
+``hash`` changes with the content of the document, and with how it is cut. ``base`` is the
+``--base`` of the import that stored the passage, and null if an app did. ``expires`` is set by an
+import in a passage that its document no longer has.
+"""
 
 _KINDS = {
     ".md": "markdown", ".markdown": "markdown", ".mdown": "markdown", ".rst": "rst",
@@ -241,12 +246,14 @@ async def passages(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the passages of a document as rows of ``SCHEMA``, cut in a thread.
 
-    ``document`` is the path of a file, the bytes of one, or a text. ``source`` is its name, which
-    the rows keep; bytes and texts need it. Its suffix says its kind, unless ``kind`` does: pass
-    "markdown" for a text converted from a file of another kind. A passage has at most ``size``
-    characters, by default 1,200, or with a ``tokenizer`` of the package ``tokenizers`` so many of
-    its tokens, by default 256, without a heading before it; passages of one section share up to
-    ``overlap`` of them.
+    ``document`` is the path of a file, the bytes of one, or a text. Bytes of a text are UTF-8,
+    UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the document's name, which
+    the rows keep; bytes and texts need it. Its suffix says its kind, unless the first bytes are
+    those of a PDF or of HTML, or ``kind`` says it: pass "markdown" for a text converted from a file
+    of another kind. An unknown suffix is plain text.
+    A passage has at most ``size`` characters, by default 1,200, or with a ``tokenizer`` of the
+    package ``tokenizers`` so many of its tokens, by default 256, without a heading before it;
+    passages of one section share up to ``overlap`` of them.
     Raises DocumentError if the document cannot be read, or has no text.
     """
     cutter = Cutter(size, overlap, tokenizer, kind=kind)
