@@ -46,10 +46,16 @@ def watch(
 
     A table of SQLite gets a queue and four triggers in its own database, which note the keys of
     changed rows; ``aiovec import FILE#TABLE --unwatch`` removes them. Where none can be made, as
-    for a view or a ``query``, all rows are compared every ``every`` seconds. ``embed`` is the
+    for a view or a ``query``, a SELECT, all rows are compared every ``every`` seconds.
+
+    ``table`` is the store's table, by default the source's name, or "documents". ``embed`` is the
     column that vectors are made of, ``text`` are those for keyword search, ``index`` those with an
-    index for filters, ``id_column`` is the one of the ids; with ``passages``, long texts are cut.
-    ``include`` and ``exclude`` are globs for documents, ``base`` is the URL before their paths.
+    index for filters; an existing table has them already. ``id_column`` is the one of the ids, by
+    default the primary key; its values must be unique. With ``passages``, long texts are cut, by
+    ``chunk_size`` and ``overlap``. The sizes may be left out if an earlier import or watch of the
+    source named them, and ``passages`` only together with ``embed``.
+
+    For documents, ``include`` and ``exclude`` are globs, ``base`` is the URL before their paths.
 
     Of several processes that watch a source for one store, one follows, and another one takes over
     when it ends. An error, such as that of an embedder, is logged as ``aiovec.watch``, shown by
