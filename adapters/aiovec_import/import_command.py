@@ -144,7 +144,8 @@ async def import_(
         typer.Option(
             metavar="NAME=FIELD",
             help="Documents: field of an existing table for body, title, source, anchor, start, "
-            "part, parts, modified, hash, base or expires. Can be repeated.",
+            "part, parts, modified, hash, base or expires; others go to its payload. Can be "
+            "repeated.",
         ),
     ] = None,
     include: Annotated[
@@ -160,15 +161,16 @@ async def import_(
         typer.Option(
             metavar="GLOB",
             help="Documents: leave out files of a folder that match, such as 'drafts/'. Files that "
-            "its .gitignore names are left out anyway. Can be repeated.",
+            "a .gitignore names, in the folder or above it in its repository, are left out "
+            "anyway. Can be repeated.",
         ),
     ] = None,
     delete: Annotated[
         bool,
         typer.Option(
             "--delete",
-            help="Documents, and rows with --embed: delete those that SOURCE no longer has, of "
-            "imports with this --base.",
+            help="Documents, and rows with --embed of one SOURCE: delete those that SOURCE no "
+            "longer has, of imports with this --base; none, if a row without an id cannot be read.",
         ),
     ] = False,
     delete_all: Annotated[
@@ -244,7 +246,8 @@ async def import_(
         typer.Option(
             metavar="FILE",
             help="File for the list of rejects. Default: SOURCE.rejects.jsonl or, for "
-            "documents, TABLE.rejects.jsonl in the current folder.",
+            "documents, TABLE.rejects.jsonl in the current folder. Standard error if the file "
+            "cannot be written.",
         ),
     ] = None,
     backup: Annotated[

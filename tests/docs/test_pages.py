@@ -38,7 +38,7 @@ LIBRARIES = {
     "docs/tutorial/answer-questions.md": "openai semantic_text_splitter wordllama",
     "docs/tutorial/search-your-files.md": "python_multipart semantic_text_splitter wordllama",
     "docs/tutorial/search-your-database.md": "aiosqlite sqlalchemy",
-    "docs/how-to/files-and-frames.md": "pandas polars",
+    "docs/how-to/files-and-frames.md": "pandas",
     "docs/how-to/haystack.md": "haystack",
     "docs/how-to/images.md": "PIL",
     "docs/how-to/langchain.md": "langchain_core",
