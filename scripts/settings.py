@@ -1,9 +1,7 @@
 """Write the files that explain the settings from the sections in the code.
 
-``python scripts/settings.py``, run in the repository, writes ``config/aiovec.toml``,
-``config/aiovec.schema.json`` and the tables of
-``docs/reference/configuration.md``. A test compares the files with what it writes. The first
-paragraph of a docstring is the text in a table; the sample and the JSON Schema hold all of them.
+``python scripts/settings.py``, run in the repository, writes ``config/aiovec.toml``, which the docs
+show, and ``config/aiovec.schema.json``. A test compares the files with what it writes.
 """
 
 from __future__ import annotations
@@ -48,14 +46,9 @@ _TAIL = """\
 
 def files(root: Path) -> dict[Path, str]:
     """Return the text of each file that explains the settings, by its path below ``root``."""
-    page = root / "docs" / "reference" / "configuration.md"
-    text = page.read_text(encoding="utf-8")
-    text = _with_table(text, "keys", _rows(retrieval_settings(), "retrieval."))
-    text = _with_table(text, "keys of an embedder", _rows(EmbedderSettings, ""))
     return {
         root / "config" / "aiovec.toml": _sample(),
         root / "config" / "aiovec.schema.json": json.dumps(json_schema(), indent=2) + "\n",
-        page: text,
     }
 
 
@@ -70,6 +63,10 @@ def _sample() -> str:
         head = [*_comment(_description(retrieval, name)), f"[retrieval.{name}]"]
         for example in key.examples:
             head += _commented(example, f"retrieval.{name}")
+        if key.of and key.of.section:
+            head += ["#", "# The keys of such a section, each with its default:"]
+            for each in key.of.section.keys:
+                head += ["#", *_key(key.of.section, each, "#   ")]
         section = key.section
         keys = ["\n".join(_key(section, each)) for each in section.keys] if section else []
         text = "\n".join(head) + "\n" + "\n\n".join(keys)
@@ -79,11 +76,12 @@ def _sample() -> str:
     return "\n\n".join([_HEAD, first, *(text for _, text in sections), _TAIL])
 
 
-def _key(section: type[Section], name: str) -> list[str]:
+def _key(section: type[Section], name: str, margin: str = "") -> list[str]:
     key = section.keys[name]
     bounds = key.bounds()
-    comment = _comment(_description(section, name), bounds and f"{bounds[0].upper()}{bounds[1:]}.")
-    return [*comment, f"{name} = {_toml(key.default)}"]
+    bounds = bounds and f"{bounds[0].upper()}{bounds[1:]}."
+    comment = _comment(_description(section, name), bounds, margin)
+    return [*comment, f"{margin}{name} = {_toml(key.default)}"]
 
 
 def _commented(sections: Mapping[str, Mapping[str, object]], path: str) -> Iterator[str]:
@@ -94,7 +92,7 @@ def _commented(sections: Mapping[str, Mapping[str, object]], path: str) -> Itera
             yield f"#   {key} = {_toml(value)}"
 
 
-def _comment(description: str, bounds: str = "") -> Iterator[str]:
+def _comment(description: str, bounds: str = "", margin: str = "") -> Iterator[str]:
     """Yield a description as comments; a line of it that begins with a value hangs below it."""
     *most, last = description.splitlines()
     if bounds:
@@ -106,31 +104,9 @@ def _comment(description: str, bounds: str = "") -> Iterator[str]:
         value = re.match(r'"[^"]*": ', line)
         first, later = ("#   ", "#     ") if value else ("# ", "# ")
         yield from textwrap.wrap(
-            line, _WIDTH, initial_indent=first, subsequent_indent=later,
+            line, _WIDTH, initial_indent=margin + first, subsequent_indent=margin + later,
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
-
-
-def _rows(section: type[Section], prefix: str) -> Iterator[str]:
-    """Yield the rows of the table of a section's keys, those of sections in it last."""
-    later = []
-    for name, key in section.keys.items():
-        if key.section is not None:
-            later.append((key.section, f"{prefix}{name}."))
-        elif not key.examples:
-            meaning = _description(section, name).splitlines()[0].replace("|", r"\|")
-            yield f"| `{prefix}{name}` | `{_toml(key.default)}` | {meaning} |"
-    for inner, path in later:
-        yield from _rows(inner, path)
-
-
-def _with_table(page: str, name: str, rows: Iterator[str]) -> str:
-    start = f"<!-- {name}: written by scripts/settings.py -->\n"
-    end = f"<!-- end of {name} -->"
-    before, _, rest = page.partition(start)
-    after = rest.partition(end)[2]
-    table = "\n".join(["", "| key | default | meaning |", "| --- | --- | --- |", *rows])
-    return f"{before}{start}{table}\n\n{end}{after}"
 
 
 def _description(section: type[Section], name: str) -> str:

@@ -190,17 +190,6 @@ def test_the_reference_has_every_error() -> None:
         assert own <= set(re.findall(r"`(\w+)`", kind.__doc__)), name
 
 
-def test_every_setting_is_in_the_table_with_its_default() -> None:
-    page = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
-    listed = dict(re.findall(r"^\| `retrieval\.([\w.]+)` \| `(.+?)` \|", page, re.MULTILINE))
-    sample = tomllib.loads((ROOT / "config/aiovec.toml").read_text(encoding="utf-8"))["retrieval"]
-    expected: dict[str, Any] = {}
-    for key, value in sample.items():
-        section = value if isinstance(value, dict) else None
-        expected |= {key: value} if section is None else {f"{key}.{k}": section[k] for k in section}
-    assert {key: tomllib.loads(f"v = {text}")["v"] for key, text in listed.items()} == expected
-
-
 def test_the_variables_that_the_pages_name_are_settings() -> None:
     sample = tomllib.loads((ROOT / "config/aiovec.toml").read_text(encoding="utf-8"))["retrieval"]
     for page in ["README.md", *(f"docs/{page}" for page in user_pages())]:

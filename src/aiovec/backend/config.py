@@ -1,7 +1,7 @@
 """The settings: a TOML file, and the environment over it.
 
 The sections give each key's default, bounds and meaning, once. ``scripts/settings.py`` writes the
-sample, the JSON Schema and the tables of the docs from them.
+sample and the JSON Schema from them.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class RetrievalSettings(Section):
         ],
     )
     """Embedders make the vectors of the tables whose schema has embed. Each is a section by the
-    name that schemas use; docs/reference/configuration.md lists its keys.
-    For example, with Ollama:"""
+    name that schemas use. For example, with Ollama:"""
 
 
 def retrieval_settings() -> type[RetrievalSettings]:
