@@ -340,7 +340,9 @@ class _Search(Selected, Filtered):
         '"payload.keep"}, or higher numbers, {"type": "factor", "field": "importance", "weight": '
         '0.3, "most": 1}.'
     )
-    fetch_k: Count | None = _maybe("Hits from which diversity and rerank choose.")
+    fetch_k: Count | None = _maybe(
+        "Hits from which diversity and rerank choose. Diversity compares up to 10,000."
+    )
 
 
 class _Near(_Search):

@@ -210,7 +210,8 @@ async def set_vectors(call: Call, options: dict[str, Any]) -> Any:
 async def search(call: Call, options: dict[str, Any]) -> Response:
     """Search by vector.
 
-    Returns the rows nearest to a vector, best first.
+    Returns the rows nearest to a vector, best first. In all searches, older clients may send `topK`
+    for `limit` and `filter` for `where`; the hits then also have `score`, `distance` and `fields`.
     """
     _choose(options, "vector", "text")
     return await found_response(call, options, "search")

@@ -28,7 +28,11 @@ TABLES_AT_ONCE = 4
 
 @endpoint("GET", "/health", models.Health, open=True)
 async def health(call: Call, options: dict[str, Any]) -> Any:
-    """Check whether the store can be reached."""
+    """Check whether the store can be reached.
+
+    The answer is at most a second old. If the server watches sources, `watching` has the state of
+    each.
+    """
     state, store, now = call.request.app.state, call.store, time.monotonic()
     if not hasattr(state, "aiovec_health"):
         state.aiovec_health = WeakKeyDictionary()  # an app may have routers of several stores

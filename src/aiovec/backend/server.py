@@ -64,13 +64,16 @@ class ServerSettings(Section):
     timeout: float = key(120.0, above=0, at_most=86_400)
     """Seconds that a call may take; then it is cancelled with status 504.
 
-    A streamed export may take longer as long as its client reads."""
+    No limit applies to calls that take as long as the table is large, such as an index build,
+    `optimize` or a drop, nor to a streamed export while its client reads."""
 
     max_calls: int = key(256, at_least=1, at_most=1_000_000)
-    """Concurrent calls, at most; more get status 429 with Retry-After."""
+    """Concurrent calls, at most; more wait up to 2 s, then get status 429 with Retry-After."""
 
     max_connections: int = key(2048, at_least=1, at_most=1_000_000)
-    """Open connections, at most; requests on further ones get status 503."""
+    """Open connections, at most; requests on further ones get status 503.
+
+    Each is an open file: see `ulimit -n`, or LimitNOFILE of systemd."""
 
     receive_timeout: float = key(30.0, above=0, at_most=86_400)
     """Seconds that a client may take to send the head of a request.
@@ -87,7 +90,9 @@ class ServerSettings(Section):
     """Seconds that calls in progress may take after SIGTERM; then they are cancelled."""
 
     access_log: bool = True
-    """Log each request to standard error, as a line of JSON."""
+    """Log each request to standard error, as a line of JSON.
+
+    If nobody reads standard error, 10_000 lines wait, and further ones are dropped."""
 
     metrics: bool = True
     """Serve metrics for Prometheus at /metrics."""
