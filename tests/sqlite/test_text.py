@@ -101,7 +101,7 @@ async def test_other_programs_keep_the_index(tmp_path: Path) -> None:
 
 
 async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
-    """Each of these is a difference to LanceDB that ``docs/reference/backends.md`` names."""
+    """Each of these is a difference to LanceDB that ``docs/internals/lancedb.md`` names."""
     texts: dict[str, str | None] = {
         "signs": "x² nª Ⓐ ﬁx \uff21\uff22 ß ø", "cases": "İstanbul ΟΔΟΣ", "plain": "other",
         "young": "თბილ", "parts": "ọ\u0301jọ",
