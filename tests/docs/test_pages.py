@@ -56,6 +56,11 @@ EXISTING = {
         {"id": "1", "embedding": [1, 0], "body": "A text"},
     ),
     "docs/how-to/upgrade.md": ("notes.db", Schema(2), {"id": "1", "embedding": [1, 0]}),
+    "docs/reference/plot.md": (
+        "notes.db",
+        Schema(2, fields={"kind": str}),
+        {"id": "1", "embedding": [1, 0], "kind": "a"},
+    ),
 }
 """The file, schema and row of the table ``docs`` that a page begins with."""
 
