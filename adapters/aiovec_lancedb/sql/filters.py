@@ -104,17 +104,13 @@ class _Compiler:
         if isinstance(expr, IsTrue):
             item = self.compiled(expr.item, negate=False)
             return _Part(f"({item.sql}) IS {'NOT ' if negate else ''}TRUE", item.depth + 1)
-        ref = _ref_of(expr)
+        ref = getattr(expr, "ref", None)
+        if not isinstance(ref, Ref):
+            raise FilterError(f"LanceDB has no form for {expr}")
         if ref.path:
             sql = _on_payload(expr, ref, negate)
             return _Part(sql, _PAYLOAD_DEPTH + len(ref.path))
         return _Part(_on_column(expr, self._column(ref.name), negate), _COLUMN_DEPTH)
-
-
-def _ref_of(expr: Expr) -> Ref:
-    if isinstance(expr, (Compare, In, IsNull, Like, StartsWith, Contains, EqualsList)):
-        return expr.ref
-    raise FilterError(f"LanceDB has no form for {expr}")
 
 
 def _joined(word: Word, parts: list[_Part]) -> _Part:

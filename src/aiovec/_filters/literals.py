@@ -17,8 +17,8 @@ MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
 _MOST_CHARACTERS = 2**20  # of a text in a filter: a longer one would block the event loop
 
-# CONTAINS, STARTSWITH and TIMESTAMP are keywords only in places where no name can be, so fields can
-# have these names.
+# Other keywords, such as CONTAINS and TIMESTAMP, stand only where no name can be, so a field may be
+# called like them.
 RESERVED = frozenset(("AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"))
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")

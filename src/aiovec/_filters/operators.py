@@ -27,7 +27,6 @@ from .tree import (
     Value,
     all_of,
     check_literals,
-    contains_text,
     negated,
 )
 
@@ -131,7 +130,8 @@ class FieldRef(Combinable):
 
     def contains_text(self, part: str) -> Expr:
         """Match texts that contain ``part``, in which no character is special. Case-sensitive."""
-        return contains_text(self._ref, literals.checked_text(part))
+        text = literals.checked_text(part)
+        return Like(self._ref, f"{patterns.ANY_TEXT}{text}{patterns.ANY_TEXT}")
 
     def startswith(self, prefix: str) -> Expr:
         """Match texts that begin with ``prefix``, in which no character is special."""

@@ -12,6 +12,7 @@ from typing import NoReturn, TypeVar
 from .._tools.messages import shown
 from ..errors import FilterError
 from . import literals, patterns
+from .operators import FieldRef
 from .tree import (
     MAX_DEPTH,
     Compare,
@@ -24,12 +25,10 @@ from .tree import (
     Like,
     Operator,
     Ref,
-    StartsWith,
     Value,
     all_of,
     any_of,
     check_literals,
-    contains_text,
     is_true,
     negated,
 )
@@ -43,7 +42,9 @@ _MIRRORED |= {">": "<", ">=": "<="}
 _END = "end"
 _A_CONDITION = "a field, a literal, NOT or '('"
 _A_LITERAL = "a number, 'text', TRUE, FALSE or TIMESTAMP '...'"
-_PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", "CONTAINS_TEXT", "STARTSWITH")
+# A text without wildcards follows these words.
+_OF_TEXT = {"CONTAINS_TEXT": FieldRef.contains_text, "STARTSWITH": FieldRef.startswith}
+_PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", *_OF_TEXT)
 _A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
 _A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 
@@ -273,16 +274,13 @@ class _Parser:
         for word in ("LIKE", "ILIKE"):
             if self._take_word(word):
                 return self._like(at, ref, ignore_case=word == "ILIKE")
-        for word in ("CONTAINS_TEXT", "CONTAINS", "STARTSWITH"):
-            if not self._take_word(word):
-                continue
+        if self._take_word("CONTAINS"):
             value_at = self.next.position
-            if word == "CONTAINS":
-                condition: Expr = Contains(ref, self._literal())
-            else:
-                make = contains_text if word == "CONTAINS_TEXT" else StartsWith
-                condition = make(ref, self._text())
-            return self._positioned(condition, at, value_at)
+            return self._positioned(Contains(ref, self._literal()), at, value_at)
+        for word, make in _OF_TEXT.items():
+            if self._take_word(word):
+                value_at = self.next.position
+                return self._positioned(make(FieldRef(ref), self._text()), at, value_at)
         self._fail(expected)
 
     def _like(self, at: int, ref: Ref, *, ignore_case: bool) -> Expr:

@@ -322,11 +322,6 @@ def negated(expr: Expr) -> Expr:
     return Not(expr, _checked_depth(expr.depth + 1), expr.literals)
 
 
-def contains_text(ref: Ref, part: str) -> Expr:
-    """Return ``ref`` LIKE any text that contains ``part``."""
-    return Like(ref, f"{patterns.ANY_TEXT}{part}{patterns.ANY_TEXT}")
-
-
 def is_true(expr: Expr) -> Expr:
     """Return ``expr`` IS TRUE, or ``expr`` itself if that cannot be null."""
     inner = expr.item if isinstance(expr, Not) else expr
