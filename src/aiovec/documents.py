@@ -22,13 +22,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from ._documents.child import LONGEST_TITLE, READERS
-from ._documents.reading import Stop, Text, text_of
+from ._documents.reading import Stop, Text, missing_package, text_of
 from ._filters import F
 from ._model.records import Record
 from ._model.schema import Embed, Field, Schema
 from ._store.store import Table
 from .backend.threads import in_thread, slots
-from .errors import ConfigError, DocumentError, InvalidArgumentError
+from .errors import DocumentError, InvalidArgumentError
 
 __all__ = ["SCHEMA", "around", "passages"]
 
@@ -195,8 +195,9 @@ class Cutter:
             kind = "rst"  # whose sources Sphinx calls .txt too
         title = facts.pop("title", None) or title
         cuts = self._splitter("MarkdownSplitter" if made or kind == "markdown" else "TextSplitter")
+        headings = _HEADINGS.get(kind, _made if made else _none)
         line, counted = 1, 0
-        for begin, content, end, path, anchor in _sections(text, kind, title):
+        for begin, content, end, path, anchor in _sections(text, headings(text), title):
             start = None
             for offset, stop in _joined(self._chunks(cuts, text, begin, end), self._short):
                 start = offset if start is None else start
@@ -376,10 +377,7 @@ def _package(name: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as exc:
-        raise ConfigError(
-            f"documents need the package {exc.name}; install it with: "
-            'pip install "aiovec[documents]"'
-        ) from exc
+        raise missing_package(exc.name) from exc
 
 
 def _decoded(data: bytes, source: str) -> str:
@@ -426,7 +424,7 @@ def _front_matter(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _sections(
-    text: str, kind: str, title: str | None
+    text: str, headings: _Headings, title: str | None
 ) -> Iterator[tuple[int, int, int, str | None, str | None]]:
     """Yield where each section begins, its text begins and it ends, its headings and its anchor.
 
@@ -434,8 +432,7 @@ def _sections(
     """
     path: list[tuple[int, str, str | None]] = []
     begin = content = 0
-    headings = _HEADINGS.get(kind, _none)
-    for start, end, level, words, anchor in (*headings(text), (len(text), 0, 0, "", None)):
+    for start, end, level, words, anchor in (*headings, (len(text), 0, 0, "", None)):
         if len(words) > LONGEST_TITLE:  # each passage below it would repeat it
             continue
         if text[content:start].strip() or (not level and text[begin:start].strip()):
@@ -537,7 +534,4 @@ def _underlined(text: str) -> _Headings:
         yield places[n - 1 - above], places[n + 1] - 1, min(levels.index(style), 6), name, None
 
 
-_HEADINGS = {
-    "markdown": _markdown, "notebook": _markdown, "rst": _underlined,
-    "html": _made, "docx": _made, "odt": _made, "pptx": _made, "epub": _made,
-}  # fmt: skip
+_HEADINGS = {"markdown": _markdown, "notebook": _markdown, "rst": _underlined}

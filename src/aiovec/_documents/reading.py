@@ -80,13 +80,16 @@ def text_of(kind: str, data: bytes, source: str, stop: Stop) -> Text:
         case {"title": str() | None as title, "pages": list() as pages}:
             return Text(title, pages)
         case {"missing": str() as package}:
-            raise ConfigError(
-                f"documents need the package {package}; install it with: "
-                'pip install "aiovec[documents]"'
-            )
+            raise missing_package(package)
         case {"reason": str() as reason}:
             raise DocumentError(source, reason)
     raise DocumentError(source, "its reader gave no answer that can be used")
+
+
+def missing_package(name: str | None) -> ConfigError:
+    """Return the error for a package that readers need."""
+    install = 'pip install "aiovec[documents]"'
+    return ConfigError(f"documents need the package {name}; install it with: {install}")
 
 
 def bounds() -> str:
