@@ -103,94 +103,6 @@ class VectorArguments(NearArguments, total=False):
     model: str | None
 
 
-@dataclass(slots=True, kw_only=True)
-class SearchOptions:
-    """The arguments of a search, checked, for every query of one call."""
-
-    vector: Vector | str | None = None
-    vectors: Any = None
-    """Those of ``search_many``, as ``collect_vectors`` returns them."""
-    like: tuple[list[str], list[str]] | None = None
-    """The ids of ``search_like`` and those of ``not_like``."""
-    query: str | None = None
-    fusion: Fusion | None = None
-    limit: int = 10
-    where: Where = None
-    each_where: Sequence[Where] | None = None
-    select: Iterable[str] | None = None
-    model: str | None = None
-    include_vector: bool = False
-    exact: bool = False
-    tuning: Tuning | None = None
-    diversity: float | None = None
-    rerank: Rerank | None = None
-    """A function, or a tuple of boosts."""
-    fetch_k: int | None = None
-    offset: int = 0
-    match: Literal["all", "any", "best"] = "best"
-    highlight: bool | Highlight = False
-    min_score: float | None = None
-    max_distance: float | None = None
-    group_by: str | None = None
-    per_group: int = 1
-
-    last: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank: ``offset + limit``."""
-    pool: int = field(default=0, init=False)
-    """The number of hits from which the steps that choose pick."""
-    fetched: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank before the steps that choose, if there are any."""
-
-    def __post_init__(self) -> None:
-        for name, usual, check in _CHECKS:
-            given = getattr(self, name)
-            if given is not usual:
-                setattr(self, name, check(name, given))
-        self.last = self.offset + self.limit
-        if self.fetch_k is not None and self.fetch_k < self.last:
-            expected = f"None, or at least offset + limit, {self.last}"
-            raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
-        if self.group_by is not None and self.diversity:
-            reason = "diversity and group_by cannot be combined; use one of them"
-            raise InvalidArgumentError(
-                "diversity", self.diversity, "None with group_by", reason=reason
-            )
-        self.pool = self.last * 4 if self.fetch_k is None else self.fetch_k
-        chooses = self.diversity or self.rerank is not None
-        self.fetched = self.pool if chooses else self.last
-
-
-def options_of(
-    call: str, arguments: type, options: Mapping[str, Any], **named: Any
-) -> SearchOptions:
-    """Return the options of a call that takes these arguments besides those that its method names;
-    TypeError for another."""
-    for name in options:
-        if name not in arguments.__annotations__:
-            raise unexpected(call, name, [*named, *arguments.__annotations__])
-    return SearchOptions(**named, **options)
-
-
-def names_options(arguments: type) -> Callable[[_Method], _Method]:
-    """List the arguments of ``**options`` in the method's signature, for ``help`` and notebooks."""
-
-    def with_signature(method: _Method) -> _Method:
-        shown = inspect.signature(method)
-        named = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        usual = {option.name: option.default for option in fields(SearchOptions)}
-        hints = SearchOptions.__annotations__
-        more = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=usual[name], annotation=hints[name]
-            )
-            for name in arguments.__annotations__
-        ]
-        method.__signature__ = shown.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
-        return method
-
-    return with_signature
-
-
 def _check_tuning_type(argument: str, given: object) -> Tuning:
     if not isinstance(given, Tuning):
         raise InvalidArgumentError(argument, given, "an aiovec.Tuning or None")
@@ -226,24 +138,104 @@ def _check_each_where(argument: str, filters: object) -> tuple[Where, ...]:
     return tuple(filters)  # its owner may change it while the call waits
 
 
-# Each argument with its default, and the check of any other value.
-_CHECKS: tuple[tuple[str, object, Callable[[str, Any], object]], ...] = (
-    ("limit", 10, count_of),
-    ("each_where", None, _check_each_where),
-    ("offset", 0, partial(count_of, least=0)),
-    ("per_group", 1, count_of),
-    ("exact", False, check_flag),
-    ("include_vector", False, check_flag),
-    ("match", "best", _check_match),
-    ("select", None, lambda _, names: selected_names(names)),
-    ("tuning", None, _check_tuning_type),
-    ("diversity", None, check_diversity),
-    ("rerank", None, check_rerank),
-    ("fetch_k", None, count_of),
-    ("highlight", False, _check_highlight),
-    ("min_score", None, check_bound),
-    ("max_distance", None, check_bound),
-)
+def _option(default: Any, check: Callable[[str, Any], object]) -> Any:
+    """Declare an argument with its default, and the check of any other value."""
+    return field(default=default, metadata={"check": check})
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchOptions:
+    """The arguments of a search, checked, for every query of one call."""
+
+    vector: Vector | str | None = None
+    vectors: Any = None
+    """Those of ``search_many``, as ``collect_vectors`` returns them."""
+    like: tuple[list[str], list[str]] | None = None
+    """The ids of ``search_like`` and those of ``not_like``."""
+    query: str | None = None
+    fusion: Fusion | None = None
+    limit: int = _option(10, count_of)
+    where: Where = None
+    each_where: Sequence[Where] | None = _option(None, _check_each_where)
+    select: Iterable[str] | None = _option(None, lambda _, names: selected_names(names))
+    model: str | None = None
+    include_vector: bool = _option(False, check_flag)
+    exact: bool = _option(False, check_flag)
+    tuning: Tuning | None = _option(None, _check_tuning_type)
+    diversity: float | None = _option(None, check_diversity)
+    rerank: Rerank | None = _option(None, check_rerank)
+    """A function, or a tuple of boosts."""
+    fetch_k: int | None = _option(None, count_of)
+    offset: int = _option(0, partial(count_of, least=0))
+    match: Literal["all", "any", "best"] = _option("best", _check_match)
+    highlight: bool | Highlight = _option(False, _check_highlight)
+    min_score: float | None = _option(None, check_bound)
+    max_distance: float | None = _option(None, check_bound)
+    group_by: str | None = None
+    per_group: int = _option(1, count_of)
+
+    last: int = field(default=0, init=False)
+    """The number of hits, or of groups, to rank: ``offset + limit``."""
+    pool: int = field(default=0, init=False)
+    """The number of hits from which the steps that choose pick."""
+    fetched: int = field(default=0, init=False)
+    """The number of hits, or of groups, to rank before the steps that choose, if there are any."""
+
+    def __post_init__(self) -> None:
+        for name, usual, check in _CHECKS:
+            given = getattr(self, name)
+            if given is not usual:
+                setattr(self, name, check(name, given))
+        self.last = self.offset + self.limit
+        if self.fetch_k is not None and self.fetch_k < self.last:
+            expected = f"None, or at least offset + limit, {self.last}"
+            raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
+        if self.group_by is not None and self.diversity:
+            reason = "diversity and group_by cannot be combined; use one of them"
+            raise InvalidArgumentError(
+                "diversity", self.diversity, "None with group_by", reason=reason
+            )
+        self.pool = self.last * 4 if self.fetch_k is None else self.fetch_k
+        chooses = self.diversity or self.rerank is not None
+        self.fetched = self.pool if chooses else self.last
+
+
+_CHECKS = [
+    (option.name, option.default, option.metadata["check"])
+    for option in fields(SearchOptions)
+    if option.metadata
+]
+
+
+def options_of(
+    call: str, arguments: type, options: Mapping[str, Any], **named: Any
+) -> SearchOptions:
+    """Return the options of a call that takes these arguments besides those that its method names;
+    TypeError for another."""
+    for name in options:
+        if name not in arguments.__annotations__:
+            raise unexpected(call, name, [*named, *arguments.__annotations__])
+    return SearchOptions(**named, **options)
+
+
+def names_options(arguments: type) -> Callable[[_Method], _Method]:
+    """List the arguments of ``**options`` in the method's signature, for ``help`` and notebooks."""
+
+    def with_signature(method: _Method) -> _Method:
+        shown = inspect.signature(method)
+        named = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        usual = {option.name: option.default for option in fields(SearchOptions)}
+        hints = SearchOptions.__annotations__
+        more = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=usual[name], annotation=hints[name]
+            )
+            for name in arguments.__annotations__
+        ]
+        method.__signature__ = shown.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
+        return method
+
+    return with_signature
 
 
 # The ability that each value of a tuning needs, and a hint for backends without it.

@@ -1118,7 +1118,7 @@ class VectorStore(Hints):
         query: str,
         vector: Vector | str | None = None,
         *,
-        fusion: Fusion = Weighted(),  # noqa: B008 - immutable
+        fusion: Fusion = Weighted(),
         limit: int = 10,
         where: Where = None,
         match: Literal["all", "any", "best"] = "best",
