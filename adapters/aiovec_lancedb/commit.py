@@ -79,7 +79,7 @@ Act = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Change(WriteOperation):
+class LoneWrite(WriteOperation):
     """Calls a function, in a separate commit, and calls it again after a conflict."""
 
     act: Act

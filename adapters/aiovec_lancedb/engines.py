@@ -20,7 +20,7 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
 from aiovec.errors import AiovecError, StoreBusyError
 
-from .commit import Act, Change
+from .commit import Act, LoneWrite
 from .index.build import MAKER, IndexMaker
 from .layout import LOADED, LoadNote, load_in
 from .operations import stored_form as stored_form
@@ -68,7 +68,7 @@ class Filling:
 
     async def _do(self, act: Act) -> Any:
         # As a change of the schema: no load may be open during a migration.
-        return await self._commit_to(Change(act, self._table, changes_schema=True, fills=True))
+        return await self._commit_to(LoneWrite(act, self._table, changes_schema=True, fills=True))
 
     async def begin(self) -> None:
         """Note the load with the table, unless the run has filled it before."""

@@ -62,7 +62,7 @@ from aiovec.errors import (
 from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
 from .changes import Plans, changes, newest_number
-from .commit import Act, Change, WriteOperation
+from .commit import Act, LoneWrite, WriteOperation
 from .engines import Filling, TablePlace
 from .export import Export
 from .index import info
@@ -208,10 +208,10 @@ class LancedbBackend(Backend):
         await self._session.mark.check_here()
         await tables.check_free(self._session, name)
         change = partial(tables.create_table, self._session, name, schema)
-        await self._write(name, Change(change, changes_schema=True))
+        await self._write(name, LoneWrite(change, changes_schema=True))
 
     async def _alter(self, table: TableHandle, act: Act) -> None:
-        await self._write(table.name, Change(act, table, changes_schema=True))
+        await self._write(table.name, LoneWrite(act, table, changes_schema=True))
 
     async def alter(self, table: TableHandle, change: SchemaChange) -> None:
         match change:
@@ -235,7 +235,7 @@ class LancedbBackend(Backend):
             )
         async with self._writable(old).upkeep.dropping():
             act = partial(tables.rename_table, self._session, folder, old, new, self._locked)
-            await self._write(old, Change(act, changes_schema=True))
+            await self._write(old, LoneWrite(act, changes_schema=True))
         self._writable(new).upkeep.wrote()
 
     async def drop_table(self, name: str) -> None:
@@ -244,7 +244,7 @@ class LancedbBackend(Backend):
         await tables.check_exists(self._session, name)
         async with self._writable(name).upkeep.dropping():
             act = partial(tables.drop_table, self._session, name)
-            await self._write(name, Change(act, changes_schema=True))
+            await self._write(name, LoneWrite(act, changes_schema=True))
 
     # Engines
 
@@ -419,7 +419,7 @@ class LancedbBackend(Backend):
             with renewed():  # reading the version was no time of waiting for others
                 act = partial(tables.revert, version)
                 # It ends the load of an engine: Lance refuses every commit that began before it.
-                change = Change(act, table, changes_schema=True, fills=True)
+                change = LoneWrite(act, table, changes_schema=True, fills=True)
                 await self._write(table.name, change)
 
     async def backup(self, path: Path) -> None:
@@ -462,7 +462,7 @@ class LancedbBackend(Backend):
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(
-                Change(partial(tables.set_sign, self._session, name)), limit
+                LoneWrite(partial(tables.set_sign, self._session, name)), limit
             )
             for name in names
         ]

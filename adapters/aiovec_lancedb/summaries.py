@@ -36,12 +36,12 @@ _Key = tuple[int, Any]
 
 
 async def value_counts(
-    reader: Versions, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
+    versions: Versions, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
     """Return the most frequent values with their counts; equally frequent ones in value order."""
     columns = Columns((), payload=True) if ref.path else Columns((ref.name,))
     for most in (_FEW, MOST):
-        async with reader.reading(handle, most, columns) as table:
+        async with versions.reading(handle, most, columns) as table:
             counts = await _value_counts(table, ref, where, limit, most)
         if counts is not None:
             break

@@ -74,7 +74,7 @@ async def search_vectors(
     if columns.meter is not None:
         wanted = [replace(query, columns=Columns(())) for query in queries]
     if not all(query.exact for query in queries):
-        async with reading(versions, handle, queries, whole=False) as table:
+        async with reading(versions, handle, queries, every_row=False) as table:
             index = await usable_index(table)
             if index is None:  # then the memory is for all rows
                 await _check_scan(table, queries, "it has no usable index")
@@ -89,16 +89,18 @@ async def search_vectors(
     left = [n for n in range(len(queries)) if n not in answers]
     if left:
         rest = [queries[n] for n in left]
-        async with reading(versions, handle, rest, whole=True, version=table) as table:
+        async with reading(versions, handle, rest, every_row=True, version=table) as table:
             exact = await _exactly(table, [wanted[n] for n in left])
             answers.update(zip(left, await _completed(table, columns, exact), strict=True))
     return [answers[n] for n in range(len(queries))]
 
 
-async def nearest(table: Opened, query: Query, *, whole: bool) -> Nearest | None:
-    """Return the nearest rows of an opened table; None if every row has to be measured, and
-    there is no memory for the ``whole`` table."""
-    index = None if whole else await usable_index(table)
+async def nearest(table: Opened, query: Query, *, every_row: bool) -> Nearest | None:
+    """Return the nearest rows of an opened table, by an index unless ``every_row`` is measured.
+
+    None if every row has to be measured, for which ``reading`` has taken no memory.
+    """
+    index = None if every_row else await usable_index(table)
     if index is not None:
         return await _by_index(table, query, index)
     await _check_scan(table, [query], "it has no usable index")
@@ -110,17 +112,17 @@ def reading(
     handle: TableHandle,
     queries: Sequence[Query],
     *,
-    whole: bool,
+    every_row: bool,
     version: Opened | None = None,
     beside: Callable[[Opened], Awaitable[int]] | None = None,
 ) -> AbstractAsyncContextManager[Opened]:
-    """Open the table with memory for a scan of all rows, or of the rows that no index covers.
+    """Open the table with memory for a scan of ``every_row``, or of the rows that no index covers.
 
     ``beside`` returns the bytes that the read may hold in addition.
     """
 
     async def scanned(table: Opened) -> int:
-        index = None if whole else await usable_index(table)
+        index = None if every_row else await usable_index(table)
         rows = await table.rows() if index is None else index.rows_unindexed
         more = 0 if beside is None else await beside(table)
         return scan_bytes(rows, table.schema.dim) + more

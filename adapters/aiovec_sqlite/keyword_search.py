@@ -138,7 +138,7 @@ def search_text(
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class HybridHits:
     """The hits of a hybrid query by their rowids. Their rows are not read yet."""
 
     query: Query
@@ -146,7 +146,7 @@ class Merged:
     snippets: Snippets | None
 
 
-def merged(
+def hybrid_hits(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
@@ -154,7 +154,7 @@ def merged(
     nearest: Sequence[int],
     far: Sequence[float],
     words: SnapshotWords | None = None,
-) -> Merged:
+) -> HybridHits:
     """Search for the query's words, and fuse the rows with the nearest ones and their
     distances."""
     best, whole, maker = _ranked(db, ticket, table, query, words)
@@ -167,14 +167,14 @@ def merged(
             known.update(_ids(db, table, lacking))
         return known
 
-    return Merged(query, fused(query, table.schema.metric, near, best, whole, ids_of), maker)
+    return HybridHits(query, fused(query, table.schema.metric, near, best, whole, ids_of), maker)
 
 
 def found_by_both(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
-    searches: Sequence[Merged],
+    searches: Sequence[HybridHits],
     read: ReadVectors,
     measured: Measured,
 ) -> list[Found]:

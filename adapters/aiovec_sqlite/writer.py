@@ -36,7 +36,7 @@ from .driver import load_driver
 from .errors import failures, is_busy, translate
 from .layout import change_number
 from .moves import change, is_over, mark_in
-from .writes import RowsWrite
+from .writes import JoinedWrite
 
 _CREATE = """CREATE TABLE IF NOT EXISTS aiovec_writes (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, digest BLOB NOT NULL,
@@ -383,7 +383,7 @@ def _once(tx: Transaction, calls: list[_Call]) -> None:
         return
     if len(calls) > 1:
         tx.call = None
-        first, *others = (cast("RowsWrite", call.work) for call in calls)
+        first, *others = (cast("JoinedWrite", call.work) for call in calls)
         results = first.act_with(tx, others)
     else:
         tx.call = calls[0]
@@ -400,9 +400,9 @@ def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
     rows = 0
     for call in group:
         first = run[0].work if run else None
-        size = call.work.size if isinstance(call.work, RowsWrite) else 0
+        size = call.work.size if isinstance(call.work, JoinedWrite) else 0
         if (
-            isinstance(first, RowsWrite)
+            isinstance(first, JoinedWrite)
             and first.joins(call.work)
             and rows + size <= _MOST_ROWS_JOINED
         ):

@@ -46,7 +46,7 @@ RowsAct = Callable[[Transaction, TableHandle, Batch, Sequence[int]], Sequence[in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RowsWrite:
+class JoinedWrite:
     """An ``insert`` or ``upsert`` of one call, or of several that are done together.
 
     A statement for all of them costs little more than one for each, and each costs several
@@ -66,10 +66,10 @@ class RowsWrite:
     def joins(self, other: object) -> bool:
         """Return whether the other one may be done in the same go."""
         return (
-            isinstance(other, RowsWrite) and self.act is other.act and self.handle == other.handle
+            isinstance(other, JoinedWrite) and self.act is other.act and self.handle == other.handle
         )
 
-    def act_with(self, tx: Transaction, others: Sequence[RowsWrite]) -> Sequence[int]:
+    def act_with(self, tx: Transaction, others: Sequence[JoinedWrite]) -> Sequence[int]:
         """Do this one and the others after it, and return the result of each.
 
         If that fails, each is done by itself.
@@ -87,9 +87,9 @@ def work_of(
     """Return the work of a change in its transaction."""
     match change:
         case Insert(rows):
-            return RowsWrite(insert_new if change.skip_existing else insert, handle, rows)
+            return JoinedWrite(insert_new if change.skip_existing else insert, handle, rows)
         case Upsert(rows):
-            return RowsWrite(overwrite if change.moves else upsert, handle, rows)
+            return JoinedWrite(overwrite if change.moves else upsert, handle, rows)
         case Update():
             return lambda tx: update(tx, handle, change)
         case UpdateRows():
@@ -167,7 +167,7 @@ def upsert(
     return sizes
 
 
-# One object, since ``RowsWrite.joins`` compares acts by identity.
+# One object, since ``JoinedWrite.joins`` compares acts by identity.
 overwrite = partial(upsert, moves=True)
 
 

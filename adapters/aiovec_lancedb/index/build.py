@@ -22,7 +22,7 @@ from aiovec.backend import Float32Array
 from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError
 
-from ..commit import Change
+from ..commit import LoneWrite
 from ..driver import indexing
 from ..layout import tuned_in
 from ..session import Opened, Session
@@ -256,7 +256,7 @@ class Builds:
             await self._keep(table, tuned)
 
     async def _keep(self, table: Opened, tuned: Tuned) -> Opened:
-        change = Change(partial(note, tuned), table.handle, altered=True)
+        change = LoneWrite(partial(note, tuned), table.handle, altered=True)
         noted: Opened = await self._writes.commit(change)
         return noted
 

@@ -27,7 +27,7 @@ from .keyword_search import bytes_of_texts, pairs, ranked
 
 async def search_hybrid(versions: Versions, handle: TableHandle, query: Query) -> Found:
     """Return the best rows of both searches."""
-    ids_only, whole = replace(query, columns=Columns(())), query.exact
+    ids_only, every_row = replace(query, columns=Columns(())), query.exact
     texts = partial(bytes_of_texts, versions, query)
     deadline = current_deadline(None)
 
@@ -36,21 +36,23 @@ async def search_hybrid(versions: Versions, handle: TableHandle, query: Query) -
             return await search(*arguments, **options)
 
     while True:
-        async with reading(versions, handle, [query], whole=whole, beside=texts) as table:
-            near, (matching, having) = await together([
-                partial(half, nearest, table, ids_only, whole=whole),
+        async with reading(versions, handle, [query], every_row=every_row, beside=texts) as table:
+            near, (matching, whole) = await together([
+                partial(half, nearest, table, ids_only, every_row=every_row),
                 partial(half, ranked, table, query, Columns(())),
             ])  # fmt: skip
             if near is not None:
-                return await _fused(table, query, near, matching, having)
-        whole = True
+                return await _fused(table, query, near, matching, whole)
+        every_row = True
 
 
 async def _fused(
-    table: Opened, query: Query, near: Nearest, matching: pa.Table, having: int
+    table: Opened, query: Query, near: Nearest, matching: pa.Table, whole: int
 ) -> Found:
-    """Fuse the rows of both lists, and read those that are hits. ``having`` of them have all
-    words."""
+    """Fuse the rows of both lists, and read those that are hits.
+
+    The first ``whole`` rows of ``matching`` have all words.
+    """
     metric = table.schema.metric
     numbers: dict[str, int] = {}
 
@@ -58,7 +60,7 @@ async def _fused(
         for rows in near.rows, matching:
             numbers.update(zip(rows["id"].to_pylist(), rows[ROW].to_pylist(), strict=True))
         by_distance = [*zip(near.distances, near.rows["id"].to_pylist(), strict=True)]
-        return fused(query, metric, by_distance, pairs(matching), having, _ids)
+        return fused(query, metric, by_distance, pairs(matching), whole, _ids)
 
     hits = await hop(len(near.distances) + matching.num_rows, fuse)
     wanted = [numbers[hit.key] for hit in hits]

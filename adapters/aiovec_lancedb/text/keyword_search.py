@@ -46,12 +46,12 @@ _MOST_LETTERS = 32
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
-async def search_text(reader: Versions, handle: TableHandle, query: Query) -> Found:
+async def search_text(versions: Versions, handle: TableHandle, query: Query) -> Found:
     """Return the best rows by BM25."""
     columns = query.columns
     ranked_with = columns if columns.meter is None else Columns(())
-    async with reader.reading(
-        handle, query.limit, columns, beside=partial(bytes_of_texts, reader, query)
+    async with versions.reading(
+        handle, query.limit, columns, beside=partial(bytes_of_texts, versions, query)
     ) as table:
         rows, _ = await ranked(table, query, ranked_with)
         if columns.meter is not None:
@@ -60,13 +60,13 @@ async def search_text(reader: Versions, handle: TableHandle, query: Query) -> Fo
     return await hop(cost_of(rows), finish)
 
 
-async def bytes_of_texts(reader: Versions, query: Query, table: Opened) -> int:
+async def bytes_of_texts(versions: Versions, query: Query, table: Opened) -> int:
     """Return the bytes of texts that a search may read: of rows that no index covers, or, for
     prefixes and parts of words, of all."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
     behind = text_columns(await table.indexes()).values()
     rows = await table.rows() if every else max(behind, default=0)
-    return min(rows * await reader.row_bytes(table), STREAM_BYTES) if rows else 0
+    return min(rows * await versions.row_bytes(table), STREAM_BYTES) if rows else 0
 
 
 async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Table, int]:

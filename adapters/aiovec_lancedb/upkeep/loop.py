@@ -44,7 +44,7 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from ..commit import Change
+from ..commit import LoneWrite
 from ..errors import is_read_only
 from ..index import kinds
 from ..index.build import SETTLED, Builds, drop, reopened
@@ -292,7 +292,7 @@ class Upkeep:
                 table = await reopened(self._session, table.handle)
             else:
                 with renewed():  # the failed attempts were no time of waiting for others
-                    change = Change(self._optimize, table.handle, altered=True)
+                    change = LoneWrite(self._optimize, table.handle, altered=True)
                     table = await self._writes.commit(change)
         self._versions.has_changed()
         if self._session.folder is not None:
@@ -455,7 +455,7 @@ class Upkeep:
             )
             raise InvalidArgumentError("name", name, expected)
         async with self.locked():
-            change = Change(partial(drop, name), handle, by_hand=True)
+            change = LoneWrite(partial(drop, name), handle, by_hand=True)
             await self._writes.commit(change)
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
@@ -463,7 +463,7 @@ class Upkeep:
 
         async def act(_: Opened) -> None:
             alter = partial(alter_field, name, field)
-            await self._writes.commit(Change(alter, handle, changes_schema=True))
+            await self._writes.commit(LoneWrite(alter, handle, changes_schema=True))
             with index_behind_change(self._session.target, handle.name):
                 await self.builds.build_lacking(await reopened(self._session, handle))
 

@@ -23,7 +23,7 @@ from aiovec.backend import (
 from aiovec.backend.contract import Found, Query, TableHandle
 
 from ..connection import Ticket
-from ..keyword_search import found_by_both, merged
+from ..keyword_search import found_by_both, hybrid_hits
 from ..layout import TableLayout, current_table, partition_value
 from ..reads import by_rowids, condition_of, rowids_where
 from ..sql.filters import fixed_values
@@ -119,7 +119,7 @@ def _settled(
     best = nearest_first(far, query.limit)
     if query.by_both:
         near = rowids[best].tolist(), far[best].tolist()
-        both = merged(db, ticket, table, query, *near)
+        both = hybrid_hits(db, ticket, table, query, *near)
         read = partial(vectors.read, ticket=ticket)
         return found_by_both(db, ticket, table, [both], read, measured)[0]
     kept = candidates[best] if query.columns.vector else None

@@ -25,7 +25,7 @@ from aiovec.backend.contract import Columns, Found, Query
 from aiovec.backend.memory import usable_cores
 
 from ..connection import Ticket
-from ..keyword_search import SnapshotWords, found_by_both, merged
+from ..keyword_search import SnapshotWords, found_by_both, hybrid_hits
 from ..layout import TableLayout
 from ..reads import by_rowids, split
 from ..vectors import VectorReader
@@ -282,7 +282,7 @@ def _found(
         query, some = queries[places[0]], [best[place] for place in places]
         if query.by_both:
             both = [
-                merged(
+                hybrid_hits(
                     db, ticket, table, queries[place], best[place].rowids.tolist(),
                     best[place].distances.tolist(), snapshot.words,
                 )
