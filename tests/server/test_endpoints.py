@@ -189,7 +189,7 @@ async def test_a_wrong_body_is_refused_with_the_cure(client: Client) -> None:
 
 
 def test_the_openapi_document_is_that_of_the_file() -> None:
-    assert document() == json.loads(FILE.read_text("utf-8"))
+    assert document() == json.loads(FILE.read_text("utf-8")), "run python -m tests.server.document"
 
 
 # Of the store alone.

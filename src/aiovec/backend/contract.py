@@ -217,6 +217,8 @@ Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]
 class Found:
     """The matching rows of a query, in any order, with what is known of each.
 
+    A search by vector may return more rows than its ``limit``; the nearest are among them.
+
     ``distances`` are those of the table's metric (``1 - cos``, Euclidean, ``-dot``); a search by
     words has none, and one by both None for a row without a vector. ``scores`` are the BM25 scores
     of a search by words, or the fused ones of a search by both, higher is better; ``ranks`` are the
