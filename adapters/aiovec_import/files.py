@@ -13,7 +13,6 @@ from aiovec.errors import AiovecError, ConfigError
 
 from .sources import ForeignTable, Hints, Reader, legal_table_name, legal_vector
 
-FORMATS = ("parquet", "arrow", "arrow-stream", "jsonl", "csv")
 TEXTS = ("jsonl", "csv")
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
 _BYTES_OF_A_WRITE = 16 * 2**20
@@ -22,7 +21,7 @@ FIRST_ROWS = 100
 # A vector of 8,192 numbers takes 200 KB as text.
 LONGEST_LINE = 16 * 2**20
 
-SUFFIXES = {
+FORMAT_OF = {  # by suffix
     ".parquet": "parquet",
     ".pq": "parquet",
     ".arrow": "arrow",
@@ -71,19 +70,20 @@ def rows_at_once(schema: Schema) -> int:
 
 def format_of(path: Path, given: str | None) -> str:
     """Return the format that the user gave, or that the suffix of the file stands for."""
-    name = given or SUFFIXES.get(path.suffix.lower())
+    name = given or FORMAT_OF.get(path.suffix.lower())
     if name is None:
+        formats = ", ".join(dict.fromkeys(FORMAT_OF.values()))
         raise ConfigError(
             f"the name {path.name} does not show its format; pass --format "
-            f"{', '.join(FORMATS)}, or use one of the suffixes {', '.join(SUFFIXES)}",
+            f"{formats}, or use one of the suffixes {', '.join(FORMAT_OF)}",
             key="--format",
         )
     return name
 
 
-def has_suffix(path: Path) -> bool:
+def names_format(path: Path) -> bool:
     """Return whether the name of a file says its format."""
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in FORMAT_OF
 
 
 def schema_file(path: Path) -> Path:

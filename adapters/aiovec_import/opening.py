@@ -24,7 +24,7 @@ from aiovec.errors import ConfigError
 
 from .arrow_files import ArrowFile
 from .csv_files import CsvFile
-from .files import SUFFIXES, TEXTS, FileReader, format_of, has_suffix, reading, schema_file
+from .files import FORMAT_OF, TEXTS, FileReader, format_of, names_format, reading, schema_file
 from .folders import KINDS, documents_in
 from .jsonlines import JsonLines
 from .sources import (
@@ -68,7 +68,7 @@ class Opener:
             shown = redacted(f"{source.partition(':')[0]}:{redacted(place)}")
             return self._store(kind, place, table, shown)
         path, table = path_and_table(source)
-        if is_url(source) or not (path.is_dir() or (self.form is None and not has_suffix(path))):
+        if is_url(source) or not (path.is_dir() or (self.form is None and not names_format(path))):
             if table:
                 raise ConfigError(f"{path} is a file with one table; leave out #{table}")
             return self.open_file(source, existing)
@@ -182,7 +182,7 @@ class Files(Reader):
 def _unknown(path: Path) -> str:
     """Return what is wrong with a file or folder that nothing reads."""
     if not path.is_dir():
-        suffixes = ", ".join(SUFFIXES)
+        suffixes = ", ".join(FORMAT_OF)
         return (
             f"{path.name} is no document ({KINDS}), no file of rows ({suffixes}; or name its "
             "--format), and no database with vectors"

@@ -32,7 +32,7 @@ from aiovec.documents import SUFFIXES
 from aiovec.errors import ConfigError, EmbeddingError, TableNotFoundError
 
 from .documents import DocumentImport
-from .files import has_suffix
+from .files import names_format
 from .folders import Documents, documents_in
 from .loading import Load, create
 from .opening import Opener, path_and_table
@@ -138,7 +138,7 @@ async def open_feed(
             raise
 
     # Python's own SQLite reads a file that the app may have open: see stores/queue.py.
-    of_sqlite = named_source(source) is None and not is_url(source) and not has_suffix(path)
+    of_sqlite = named_source(source) is None and not is_url(source) and not names_format(path)
     job = await in_thread(opened)  # raises what is wrong with the source
     await in_thread(job.source.close)
     (load,) = job.loads

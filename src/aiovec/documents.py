@@ -65,7 +65,7 @@ _KINDS = {
 SUFFIXES = frozenset(_KINDS)
 """The suffixes of documents."""
 
-# Of which no text can be made here.
+# Formats that no reader here knows.
 _UNREAD = frozenset(".doc .ppt .xls .xlsx .odp .ods .rtf".split())
 _PAGED = {"pdf": "page", "pptx": "slide", "epub": "chapter"}
 _FIRST = {b"%pdf-": "pdf", b"<!doctype html": "html", b"<html": "html"}
