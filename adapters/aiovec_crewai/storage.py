@@ -10,11 +10,22 @@ from typing import Any, Literal, TypeVar
 from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
 from crewai.memory.types import MemoryRecord, ScopeInfo
 
-from aiovec import Counts, DimensionMismatchError, F, Field, Hit, Record, Schema, Table
+from aiovec import (
+    Counts,
+    DimensionMismatchError,
+    F,
+    Field,
+    Hit,
+    InvalidArgumentError,
+    Record,
+    Schema,
+    Table,
+)
 from aiovec.bridge import (
     Bridge,
     Closable,
     StoreOrTarget,
+    all_of,
     any_of,
     blocking,
     in_store,
@@ -22,6 +33,7 @@ from aiovec.bridge import (
     metadata_filter,
     relevance,
     storable,
+    unless_true,
     without_zeros,
 )
 
@@ -109,6 +121,9 @@ class AiovecStorage(Closable):
         """
         record_ids = [] if categories == [] else record_ids
         where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
+        if metadata_filter is not None and unless_true(all_of(where)) is None:
+            expected = "a filter that not every memory matches; delete() deletes all"
+            raise InvalidArgumentError("metadata_filter", metadata_filter, expected)
         return await self._bridge.read(lambda table: table.delete(where=where or "TRUE"), 0)
 
     @blocking(adelete)

@@ -13,7 +13,15 @@ from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 
 from aiovec import DuplicateIdError, F, Hit, InvalidArgumentError, Record, Table
-from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, blocking, in_store, storable
+from aiovec.bridge import (
+    Closable,
+    DocumentBridge,
+    StoreOrTarget,
+    blocking,
+    in_store,
+    storable,
+    unless_true,
+)
 
 from .filters import condition
 
@@ -146,7 +154,7 @@ class AiovecDocumentStore(Closable):
 
     async def delete_by_filter_async(self, filters: _Filters) -> int:
         """Delete the documents that match the filters, and return how many there were."""
-        where = condition(filters, self._fields)
+        where = unless_true(condition(filters, self._fields))
         return await self._bridge.read(lambda table: table.delete(where=where), 0)
 
     @blocking(delete_by_filter_async)
@@ -155,7 +163,7 @@ class AiovecDocumentStore(Closable):
 
     async def update_by_filter_async(self, filters: _Filters, meta: dict[str, Any]) -> int:
         """Set these keys of the metadata of matching documents, and return how many matched."""
-        where = condition(filters, self._fields)
+        where = unless_true(condition(filters, self._fields))
         columns = self._bridge.row("", "", None, {})
         row = self._bridge.row("", "", None, meta)
         values = {name: value for name, value in row.items() if name not in columns}

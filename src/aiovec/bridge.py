@@ -25,7 +25,7 @@ from uuid import UUID
 
 from . import sync
 from ._filters.operators import F, FieldRef
-from ._filters.tree import Const, Expr
+from ._filters.tree import And, Const, Expr, IsTrue, Not, Or
 from ._filters.tree import all_of as all_of
 from ._filters.tree import any_of as any_of
 from ._input.types import Where
@@ -303,7 +303,7 @@ class DocumentBridge(Bridge):
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
         """Return a filter from a mapping for ``metadata_filter``, or from any filter for
-        ``where=``. A mapping that says nothing, such as ``{}``, is no filter."""
+        ``where=``. A mapping that is true of every row, such as ``{}``, is no filter."""
         if callable(wanted):
             raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
@@ -446,8 +446,24 @@ def _in_payload(key: str) -> FieldRef:
 
 
 def unless_true(where: Expr) -> Expr | None:
-    """Return a condition, or None for one that selects every row."""
-    return None if isinstance(where, Const) and where.value else where
+    """Return a condition, or None for one that is true whatever a row has."""
+    return None if _constant(where) is True else where
+
+
+def _constant(where: Expr) -> bool | None:
+    """Return the truth of a condition that no row changes; None for any other."""
+    match where:
+        case Const(value):
+            return value
+        case Not(item):
+            truth = _constant(item)
+            return None if truth is None else not truth
+        case IsTrue(item):
+            return _constant(item)
+        case And(items) | Or(items):
+            truths, decisive = {_constant(item) for item in items}, isinstance(where, Or)
+            return decisive if decisive in truths else None if None in truths else not decisive
+    return None
 
 
 def metadata_filter(wanted: Mapping[str, Any], field: _Meant = _in_payload) -> Expr:

@@ -176,9 +176,12 @@ def test_filters_select_as_in_mongodb(store: sync.VectorStore) -> None:
         with case(wanted):
             matches = store.find("t", bridge.where(wanted))
             assert "".join(row.id for row in matches) == expected
-    for nothing in ({}, {"$and": [{}, {}]}, {"$and": [{"$and": [{}]}]}):  # it deletes nothing
-        assert bridge.where(nothing) is None
-    assert bridge.where({"$or": [{}, {"n": 1}]}) is not None
+    true: list[dict[str, Any]] = [{}, {"$and": [{}, {"$and": [{}]}]}, {"n": {"$nin": []}}]
+    true += [{"$or": [{"n": 1}, each]} for each in true]
+    true += [{"$not": {"$nor": [each, {"n": 1}]}} for each in true]
+    for each in true:  # it deletes nothing
+        assert bridge.where(each) is None
+    assert bridge.where({"$and": [{}, {"n": 1}]}) is not None
     back = {row.id: bridge.metadata(row) for row in store.find("t")}
     assert back == {**ROWS, "b": {**ROWS["b"], "at": "2024-01-01T00:00:00"}}
 

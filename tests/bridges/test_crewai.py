@@ -17,7 +17,7 @@ from crewai.memory.types import MemoryRecord
 from crewai.memory.unified_memory import Memory
 
 import aiovec
-from aiovec import sync
+from aiovec import InvalidArgumentError, sync
 from aiovec_crewai import AiovecStorage
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -109,6 +109,9 @@ def test_memories_are_updated_touched_and_deleted(ours: AiovecStorage) -> None:
     assert ids(ours.list_records()) == ["c"]
     ours.reset()
     ours.save([memory("e", "/", [1.0, 2.0, 3.0])])  # of another model
+    for true in ({}, {"$or": [{}, {"who": "bo"}]}):
+        with pytest.raises(InvalidArgumentError, match="metadata_filter"):
+            ours.delete(metadata_filter=true)
     assert ours.delete() == 1
 
 

@@ -127,6 +127,11 @@ def test_documents_come_back_whole(ours: AiovecDocumentStore) -> None:
         assert list(ours.get_metadata_field_min_max(name).values()) == bounds
     with pytest.raises(FilterError):
         ours.filter_documents({"operator": "XOR", "conditions": [ENGLISH]})
+    every = {"field": "meta.lang", "operator": "not in", "value": []}
+    true = {"operator": "OR", "conditions": [ENGLISH, every]}
+    for change in (ours.delete_by_filter, lambda filters: ours.update_by_filter(filters, {"n": 1})):
+        with pytest.raises(InvalidArgumentError, match="where='TRUE'"):
+            change(true)
     ours.delete_all_documents(recreate_index=True)
     assert ours.write_documents([Document(content="x", embedding=[1.0, 2.0, 3.0])]) == 1
 

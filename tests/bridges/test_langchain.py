@@ -108,7 +108,7 @@ def test_metadata_comes_back_as_it_went_in(letters: AiovecVectorStore) -> None:
 def test_a_wrong_call_says_what_to_do(letters: AiovecVectorStore) -> None:
     with pytest.raises(FilterError, match="not a function"):
         letters.similarity_search("a", filter=lambda document: True)
-    for nothing in ({}, {"filter": {}}):
+    for nothing in ({}, {"filter": {}}, {"filter": {"$or": [{}, {"n": 1}]}}):
         with pytest.raises(InvalidArgumentError, match="delete_collection"):
             letters.delete(**nothing)
     with pytest.raises(InvalidArgumentError, match="as many as texts, 1"):

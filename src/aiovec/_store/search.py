@@ -493,7 +493,8 @@ def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) ->
     boosts = options.rerank if isinstance(options.rerank, tuple) else ()
     refs = [_boost_ref(schema, read) for boost in boosts for read in boost.reads]
     if options.group_by is not None:
-        refs.append(value_ref(schema, options.group_by, "group_by", ids=False))
+        hint = "; no two rows have the same id" if options.group_by == "id" else ""
+        refs.append(value_ref(schema, options.group_by, "group_by", ids=False, hint=hint))
     needed = {ref.name for ref in refs if not ref.path}
     # A function gets all text fields, also those that the caller did not select.
     if options.highlight or callable(options.rerank):
