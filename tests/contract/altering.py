@@ -23,7 +23,15 @@ from tests.harness.values import (
 )
 
 import aiovec
-from aiovec import Field, FilterError, InvalidArgumentError, InvalidNameError, Schema, VectorStore
+from aiovec import (
+    Factor,
+    Field,
+    FilterError,
+    InvalidArgumentError,
+    InvalidNameError,
+    Schema,
+    VectorStore,
+)
 from aiovec.backend import FieldIndex
 
 INDEXES: tuple[FieldIndex, ...] = ("btree", "bitmap")
@@ -72,6 +80,7 @@ class AlteringContract(ContractBase):
                 await notes.delete("notes", "new")
 
     async def test_an_added_field_hides_a_payload_key_of_its_name(self, notes: VectorStore) -> None:
+        query = vectors(1)[0]
         await notes.update("notes", {"added": "payload", "kept": 1}, ids="r0001")
         await notes.add_field("notes", "added", Field(str))
         (record,) = await notes.get("notes", "r0001")
@@ -84,6 +93,17 @@ class AlteringContract(ContractBase):
         assert (record["added"], record["kept"]) == ("payload", 1)
         (record,) = await notes.get("notes", "r0001", select=["payload.added"])
         assert record.fields == {"added": "payload"}
+        await notes.update("notes", {"payload.rank": 1}, ids="r0007")
+        await notes.add_field("notes", "rank", Field(int))
+        boosts: dict[str, Any] = {
+            "rerank": Factor("payload.rank", weight=1),
+            "select": ["payload.rank"],
+        }
+        hit, *_ = await notes.search("notes", query, **boosts)
+        assert (hit.id, hit.fields) == ("r0007", {"rank": 1})
+        groups = await notes.search("notes", query, group_by="payload.added", select=[])
+        assert len(groups) == 2
+        assert "r0001" in ids_of(groups)
         await notes.drop_field("notes", "added")
         (record,) = await notes.get("notes", "r0001")
         assert record["added"] == "payload"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -53,29 +53,22 @@ class Selection:
     def fields_of(self, rows: Batch, i: int) -> dict[str, Any]:
         """Return one row's fields, flat. A declared field hides a payload key of the same name."""
         fields = {name: values[i] for name, values in rows.fields.items()}
-        text = rows.payloads[i] if rows.payloads is not None else None
-        if text is None:
+        if rows.payloads is None or rows.payloads[i] is None:
             return fields
-        try:
-            payload = json.loads(text)
-            if not isinstance(payload, dict):
-                raise TypeError(f"a {type(payload).__name__}")
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise CorruptStoreError(
-                f"row {rows.ids[i]!r}", "its payload is not a JSON object; restore it from a backup"
-            ) from exc
+        payload = _payload_of(rows, i)
         if self.keys is not None:
             payload = _part(payload, self.keys)
         elif self.hidden:
             payload = {key: value for key, value in payload.items() if key not in self.hidden}
         return {**fields, **payload, **fields}
 
-    def cut(self, fields: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    def cut(self, fields: Mapping[str, Any], wider: Selection) -> dict[str, Any]:
         """Return the selected ones of the fields of a wider selection."""
         kept = {name: fields[name] for name in self.columns.fields if name in fields}
         if not self.columns.payload:
             return kept
-        payload = {key: value for key, value in fields.items() if key not in schema.fields}
+        hidden = self.hidden.union(wider.columns.fields)
+        payload = {key: value for key, value in fields.items() if key not in hidden}
         return kept | (payload if self.keys is None else _part(payload, self.keys))
 
     def fields_of_each(self, rows: Batch, positions: Sequence[int]) -> list[dict[str, Any]]:
@@ -230,21 +223,31 @@ def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
     return None
 
 
-def value_reader(name: str, schema: Schema) -> Callable[[Mapping[str, Any]], Any]:
-    """Return a function from a row's flat fields to its value of a field or ``payload.<key>``.
-
-    A payload key that a declared field hides counts as missing.
-    """
-    first, *within = path_of(name) if name.startswith(f"{_PAYLOAD}.") else [name]
-    hidden = first != name and first in schema.fields
-
-    def value_of(fields: Mapping[str, Any]) -> Any:
-        value = None if hidden else fields.get(first)
-        for key in within:
+def values_of(rows: Batch, positions: Sequence[int], name: str) -> list[Any]:
+    """Return the values of a field or ``payload.<key>`` in the rows at these positions."""
+    if not name.startswith(f"{_PAYLOAD}."):
+        return [rows.fields[name][i] for i in positions]
+    path, values = path_of(name), []
+    for i in positions:
+        value: Any = _payload_of(rows, i)
+        for key in path:
             value = value.get(key) if isinstance(value, dict) else None
-        return value
+        values.append(value)
+    return values
 
-    return value_of
+
+def _payload_of(rows: Batch, i: int) -> dict[str, Any]:
+    """Return a row's payload, also the keys that its fields hide."""
+    text = None if rows.payloads is None else rows.payloads[i]
+    try:
+        payload = json.loads(text or "{}")
+        if not isinstance(payload, dict):
+            raise TypeError(f"a {type(payload).__name__}")
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise CorruptStoreError(
+            f"row {rows.ids[i]!r}", "its payload is not a JSON object; restore it from a backup"
+        ) from exc
+    return payload
 
 
 # A piece of a path: text in double quotes, or everything up to the next dot.

@@ -21,10 +21,8 @@ import numpy.typing as npt
 from .._embed.protocol import is_async
 from .._input.arguments import is_iterable
 from .._input.columns import moment
-from .._input.selection import value_reader
 from .._model.arrays import Float32Array, Float64Array
 from .._model.records import Hit
-from .._model.schema import Schema
 from .._search.fusion import RRF, Fusion, Weighted, as_floats, is_finite, number_of
 from .._tools.messages import shown
 from ..backend.threads import in_daemon_thread
@@ -175,18 +173,20 @@ def scaled(scores: Sequence[float]) -> list[float]:
     return [(score - low) / (high - low) for score in scores]
 
 
-def boosted(hits: Sequence[Hit], boosts: Sequence[Boost], schema: Schema) -> list[Hit]:
-    """Return the hits with their new scores, in their new order."""
+def boosted(
+    hits: Sequence[Hit], boosts: Sequence[Boost], values_of: Callable[[str], Sequence[Any]]
+) -> list[Hit]:
+    """Return the hits with their new scores, in their new order.
+
+    ``values_of`` returns the value that each hit has for a field or a payload key.
+    """
     now = datetime.now(UTC)
     rest = 1.0 - sum(boost.weight for boost in boosts)
     scores = [rest * part for part in scaled([hit.score for hit in hits])]
     for boost in boosts:
-        worth, readers = (
-            boost.worth_at(now),
-            [value_reader(read.name, schema) for read in boost.reads],
-        )
-        for n, hit in enumerate(hits):
-            scores[n] += boost.weight * worth(*(read(hit.fields) for read in readers))
+        worth, columns = boost.worth_at(now), [values_of(read.name) for read in boost.reads]
+        for n, values in enumerate(zip(*columns, strict=True)):
+            scores[n] += boost.weight * worth(*values)
     return best_first(
         [hit.__replace__(score=score) for hit, score in zip(hits, scores, strict=True)]
     )

@@ -23,7 +23,7 @@ import numpy as np
 from .._filters import Expr, bind
 from .._filters.tree import Ref, all_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
-from .._input.selection import Selection, select_columns, selected_names, value_reader, value_ref
+from .._input.selection import Selection, select_columns, selected_names, value_ref, values_of
 from .._input.types import Vector, Where
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array, Float64Array
@@ -333,7 +333,7 @@ class Plan:
         options, rows, answer = self.options, result.rows, Answer(self, result.snippets)
         order, scores = self._ranked(result, count)
         if options.group_by is not None:
-            groups = self._groups(rows, options.group_by, order)
+            groups = [_group_of(value) for value in values_of(rows, order, options.group_by)]
             picked = _picked(groups, options.fetched, options.per_group)
             answer.groups = {rows.ids[order[i]]: groups[i] for i in picked}
             enough = len(set(answer.groups.values())) >= options.fetched
@@ -348,17 +348,10 @@ class Plan:
             order = [order[i] for i in picked]
         answer.hits = self._hits(result, order, scores)
         if isinstance(options.rerank, tuple):
-            answer.hits = boosted(answer.hits, options.rerank, self.table.schema)
+            answer.hits = boosted(answer.hits, options.rerank, partial(values_of, rows, order))
         if not callable(options.rerank):
             answer.finish()
         return answer
-
-    def _groups(self, rows: Batch, name: str, order: Sequence[int]) -> list[Group]:
-        if name in rows.fields:
-            return [_group_of(rows.fields[name][i]) for i in order]
-        value_of = value_reader(name, self.table.schema)
-        each = self.selection.fields_of_each(rows, order)
-        return [_group_of(value_of(fields)) for fields in each]
 
     def _ranked(self, result: Found, limit: int) -> tuple[Sequence[int], Sequence[float]]:
         """Return the places of the best rows, in their order, and the scores of all."""
@@ -451,7 +444,8 @@ class Answer:
         if plan.of_hits is not shown:  # without values that only the steps needed
             hits = [
                 hit.__replace__(
-                    fields=shown.cut(hit.fields, schema), vector=hit.vector if vector else None
+                    fields=shown.cut(hit.fields, plan.of_hits),
+                    vector=hit.vector if vector else None,
                 )
                 for hit in hits
             ]
@@ -506,7 +500,7 @@ def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) ->
         payload=columns.payload or any(ref.path for ref in refs),
         vector=columns.vector or bool(options.diversity),
     )
-    if wider == columns and (chosen.keys is None or not any(ref.path for ref in refs)):
+    if wider == columns:
         return chosen
     return Selection(wider, chosen.vector_name, shows_vector=wider.vector)
 
