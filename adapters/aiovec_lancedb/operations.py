@@ -16,7 +16,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +51,9 @@ from .reads import ADDRESS, condition_of, rows_by_id
 from .session import Opened
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
+
+if TYPE_CHECKING:
+    from lancedb.merge import LanceMergeInsertBuilder
 
 # Upserts of up to this many ids look first whether any exists: an append takes a fifth of a merge's
 # time.
@@ -286,7 +289,7 @@ async def _write(
         builder = builder.when_matched_update_all(where=condition)
     if inserts:
         builder = builder.when_not_matched_insert_all()
-    done = await session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
+    done = await session.run(_merge(table, builder, rows))
     if session.exclusive or done.num_inserted_rows + done.num_updated_rows >= rows.num_rows:
         return
     if done.num_inserted_rows:
@@ -485,13 +488,27 @@ async def _set_columns(table: Opened, rows: pa.Table) -> int:
     remove the file from their indexes.
     """
     builder = table.lance.merge_insert("id").use_index(False).when_matched_update_all()
-    done = await table.session.run(builder.execute(rows, on_bad_vectors=_bad_vectors(table)))
+    done = await table.session.run(_merge(table, builder, rows))
     return int(done.num_updated_rows)
 
 
-def _bad_vectors(table: Opened) -> str:
-    """LanceDB takes a null for a bad vector, and all vectors have been checked."""
-    return "null" if table.schema.vector_nullable else "error"
+def _merge(table: Opened, builder: LanceMergeInsertBuilder, rows: pa.Table) -> Awaitable[Any]:
+    """Merge rows whose vectors have been checked.
+
+    LanceDB's client takes a null for a bad vector. It also takes lists of floats named "vector" for
+    vectors, and refuses all lengths but one. It does not look into an opaque column, which it casts
+    to the table's type.
+    """
+    field = table.schema.fields.get("vector")
+    if field is not None and field.kind == "list[float]" and "vector" in rows.column_names:
+        column = rows.column("vector")
+        opaque = pa.opaque(column.type, "list", "aiovec")
+        parts = [pa.ExtensionArray.from_storage(opaque, part) for part in column.chunks]
+        place = rows.column_names.index("vector")
+        rows = rows.set_column(place, "vector", pa.chunked_array(parts, opaque))
+    bad = "null" if table.schema.vector_nullable else "error"
+    merged: Awaitable[Any] = builder.execute(rows, on_bad_vectors=bad)
+    return merged
 
 
 @dataclass(frozen=True, slots=True)

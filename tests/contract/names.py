@@ -118,3 +118,20 @@ class NamesContract(ContractBase):
             assert hit.id == "r3"
             async for batch in store.export(table, select=[name]):
                 assert batch.schema.names == ["id", name]
+
+    async def test_lists_of_floats_may_be_called_vector(self, store: VectorStore) -> None:
+        lists: list[Any] = [[1.0, 2.0], [], None, [3.0]]
+        for nullable in (False, True):
+            table = f"t{nullable}".lower()
+            schema = Schema(DIM, fields={"vector": list[float]}, vector_nullable=nullable)
+            rows = [
+                {"id": f"r{n}", "embedding": v, "vector": held}
+                for n, (v, held) in enumerate(zip(vectors(4), lists, strict=True))
+            ]
+            await filled(store, schema, rows, name=table)
+            for _ in range(2):  # no row is new
+                assert await store.upsert(table, rows) == len(rows)
+            changes = [{"id": f"r{n}", "vector": held} for n, held in enumerate(reversed(lists))]
+            assert await store.update(table, changes) == len(rows)
+            held = [record["vector"] for record in await store.find(table)]
+            assert held == lists[::-1]
