@@ -119,6 +119,14 @@ class NamesContract(ContractBase):
             async for batch in store.export(table, select=[name]):
                 assert batch.schema.names == ["id", name]
 
+    async def test_a_new_boolean_is_no_field_called_true(self, store: VectorStore) -> None:
+        schema = Schema(DIM, fields={"true": bool, "FALSE": bool, "live": bool})
+        rows = [{"id": "r0", "embedding": vectors(1)[0], "true": False, "FALSE": True}]
+        await filled(store, schema, rows)
+        for value in (True, False):
+            await store.update("notes", {"live": value}, where="live IS NULL OR NOT live = FALSE")
+            assert (await store.find("notes"))[0]["live"] is value
+
     async def test_lists_of_floats_may_be_called_vector(self, store: VectorStore) -> None:
         lists: list[Any] = [[1.0, 2.0], [], None, [3.0]]
         for nullable in (False, True):

@@ -97,6 +97,8 @@ def assigned(value: Any, kind: Kind) -> str:
         if not value:
             return f"arrow_cast(make_array(), {text(_ARROW_TYPES[kind])})"
         return f"make_array({listed(value)})"
+    if isinstance(value, bool):  # TRUE would be the value of a field with the name "true"
+        return f"CAST({int(value)} AS BOOLEAN)"
     return literal(value)
 
 
