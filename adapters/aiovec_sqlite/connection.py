@@ -230,8 +230,8 @@ class Connection(aiosqlite.Connection):
 
     async def close_now(self) -> None:
         """Close, and interrupt the running work until it has ended."""
+        self.begin_closing()  # first: the work has to know why it is stopped
         self._ticket.stop.value = 1
-        self.begin_closing()
         closed = asyncio.wrap_future(self._closed)
         while not closed.done():
             self._interrupt()

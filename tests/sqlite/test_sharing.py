@@ -15,8 +15,9 @@ from tests.harness.waiting import until
 from tests.sqlite.support import LockHolder, check_file, memory_for_copies, open_store, opened, sql
 
 import aiovec
-from aiovec import Schema, StoreBusyError, VectorStore
+from aiovec import Schema, StoreBusyError, StoreClosedError, VectorStore
 from aiovec.backend.context import CallContext, calling
+from aiovec_sqlite.connection import Connection
 
 SCHEMA = Schema(4, metric="l2", fields={"n": int})
 
@@ -85,6 +86,26 @@ async def test_beyond_busy_timeout_a_call_fails_and_does_nothing_later(tmp_path:
                 assert ("too many writes" if queue == 1 else "another process") in message
         assert await patient.count("notes") == 0
         assert await patient.insert("notes", [row(1)]) == 1
+
+
+async def test_a_read_that_a_slow_close_stops_says_that_the_store_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_closing = Connection.begin_closing
+
+    def begin_slowly(connection: Connection) -> None:
+        for _ in range(1_000_000):  # other threads get their turns
+            pass
+        begin_closing(connection)
+
+    async with opened(tmp_path / "notes.db") as store:
+        await store.create_table("notes", SCHEMA)
+        ids = [f"r{n}" for n in range(200_000)]
+        read = asyncio.ensure_future(store.get("notes", ids))
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(Connection, "begin_closing", begin_slowly)
+    with pytest.raises(StoreClosedError):
+        await read
 
 
 async def test_searches_and_writes_at_once(tmp_path: Path) -> None:

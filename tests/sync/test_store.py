@@ -280,6 +280,23 @@ async def test_a_cancelled_call_of_aio_has_ended(store: sync.VectorStore) -> Non
         await sync.aio(store, lambda inner: inner.count("notes"))
 
 
+async def test_a_call_of_aio_that_meets_the_stores_end_ends_too(
+    store: sync.VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of its caller may be slow, so that the store's loop never begins it."""
+    check = store._portal._check
+
+    def check_slowly() -> None:
+        check()
+        monkeypatch.setattr(store._portal, "_check", check)
+        store.close()
+
+    monkeypatch.setattr(store._portal, "_check", check_slowly)
+    async with asyncio.timeout(60):
+        with pytest.raises(StoreClosedError):
+            await sync.aio(store, lambda inner: inner.count("notes"))
+
+
 def test_a_store_lives_as_long_as_an_export_of_it(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with sync.connect(path) as store:

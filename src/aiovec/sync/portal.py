@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from ..backend.threads import FORKED, wait_out
+from ..backend.threads import FORKED, to_its_end
 from ..errors import StoreClosedError
 
 _T = TypeVar("_T")
@@ -99,10 +99,10 @@ class Portal:
         self._soon(begun.start)
         ended = asyncio.wrap_future(begun.result)
         try:
-            await asyncio.wait([ended])
+            await self._wait_for(ended)
         except asyncio.CancelledError:
             self._soon(begun.cancel)
-            await wait_out(ended)
+            await to_its_end(self._wait_for(ended))
             raise
         finally:
             if ended.done():
@@ -133,9 +133,15 @@ class Portal:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so every call is over
             self._loop.call_soon_threadsafe(work)
 
+    # The loop may end before it begins a call, so both look whether it has.
+
     def _wait(self, call: _LoopCall[Any]) -> None:
         while not call.ended and not self._over:
             call.bell.acquire(timeout=_TICK)
+
+    async def _wait_for(self, ended: asyncio.Future[Any]) -> None:
+        while not ended.done() and not self._over:
+            await asyncio.wait([ended], timeout=_TICK)
 
     def _result(self, call: _LoopCall[_T]) -> _T:
         try:
