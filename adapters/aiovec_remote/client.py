@@ -42,6 +42,8 @@ from .settings import SCHEME, RemoteSettings
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 # Seconds that a cancelled write waits for the server to say that it has ended.
 _REVOKING = 10.0
+# Times that it asks, at most: behind a gateway without a server it would wait for nothing.
+_REVOKES = 3
 # Bytes that are handed to a connection at once, at most.
 _PART = 256 * 1024
 # Servers close a connection that is idle, uvicorn after 5 s. A request that meets the closing is
@@ -118,10 +120,22 @@ class Client:
                 ended.set_result(None)
 
     async def _revoke(self, key: str) -> None:
-        """Cancel a write at the server, and wait until it has ended there."""
+        """Cancel a write at the server, and wait until it has ended there.
+
+        Ask again if the answer is lost or the server is busy, but not where no server listens: the
+        write has ended there.
+        """
+        call = _Call(self, Request("DELETE", f"/writes/{key}"))
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_REVOKING):
-                await _Call(self, Request("DELETE", f"/writes/{key}")).read(bool)
+                for _ in range(_REVOKES):
+                    try:
+                        await call.read(bool)
+                        return
+                    except NoAnswerError as exc:
+                        if exc.again == "reachable" and not exc.sent:
+                            return
+                    await asyncio.sleep(_FIRST_WAIT)
 
     async def stream(self, request: Request) -> AsyncGenerator[tuple[bytes, bytes], None]:
         """Yield the batches of an export as they come, each behind the stream's first message.

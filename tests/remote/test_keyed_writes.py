@@ -156,6 +156,37 @@ async def test_a_write_is_done_once_whatever_happens_to_its_answer(
                     assert await rows_in(behind) == rows
 
 
+@pytest.mark.parametrize("refusal", [b"", FULL, GATEWAY], ids=["lost", "busy", "gateway"])
+async def test_a_cancelled_write_is_not_done_later_though_its_cancellation_is_lost(
+    refusal: bytes, url: str, proxy: Proxy, opens: Opens
+) -> None:
+    came, late, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def come_late(_: Request, ask: Callable[[], Awaitable[bytes]], __: object) -> bool:
+        came.set()
+        await late.wait()
+        await ask()
+        done.set()
+        return False
+
+    async def refuse(_: Request, __: object, client: asyncio.StreamWriter) -> bool:
+        client.write(refusal)
+        return False
+
+    async with opens() as store, aiovec.connect(url) as behind:
+        assert await store.count("notes") == 10
+        proxy.arm(come_late)
+        write = asyncio.ensure_future(store.insert("notes", small_rows(1, start=99)))
+        await came.wait()
+        proxy.arm(refuse, refuse)
+        write.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await write
+        late.set()
+        await done.wait()
+        assert await behind.count("notes") == 10
+
+
 ALTERATIONS: dict[str, tuple[Call, Any]] = {
     "create_table": (lambda s: s.create_table("more", SMALL), SMALL),
     "rename_table": (lambda s: s.rename_table("more", "most"), None),
