@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -297,13 +297,14 @@ class RemoteBackend(Backend):
     async def stats(self, table: TableHandle) -> TableStats:
         def read(answer: Any) -> TableStats:
             last = answer["lastOptimize"]
-            facts = _snake_case(answer) | {
-                "table": table.name,
-                "backend": self.name,
-                "last_optimize": None if last is None else datetime.fromisoformat(last),
-                "details": {"server_backend": answer["backend"], **answer["details"]},
-            }
-            return TableStats(**facts)
+            return _known(
+                TableStats,
+                answer,
+                table=table.name,
+                backend=self.name,
+                last_optimize=None if last is None else datetime.fromisoformat(last),
+                details={"server_backend": answer["backend"], **answer["details"]},
+            )
 
         return await self._on(table, "/stats", read, method="GET", long=True)
 
@@ -318,7 +319,7 @@ class RemoteBackend(Backend):
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         def read(answer: Any) -> list[IndexInfo]:
-            return [IndexInfo(**_snake_case(index)) for index in answer["indexes"]]
+            return [_known(IndexInfo, index) for index in answer["indexes"]]
 
         return await self._on(table, "/indexes", read, method="GET")
 
@@ -328,7 +329,7 @@ class RemoteBackend(Backend):
     async def versions(self, table: TableHandle) -> list[Mapping[str, Any]]:
         def read(answer: Any) -> list[Mapping[str, Any]]:
             return [
-                {**version, "timestamp": datetime.fromisoformat(version["timestamp"])}
+                {**version, "created": datetime.fromisoformat(version["created"])}
                 for version in answer["versions"]
             ]
 
@@ -429,8 +430,10 @@ def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
     return {"select": select, "includeVector": columns.vector}
 
 
-def _snake_case(answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {to_snake(name): value for name, value in answer.items()}
+def _known(kind: type[_T], answer: Mapping[str, Any], **facts: object) -> _T:
+    """Return a dataclass made of an answer, to which later servers may add keys."""
+    given = {to_snake(name): value for name, value in answer.items()} | facts
+    return kind(**{field.name: given[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def _tuning(tuning: Tuning | None) -> dict[str, Any] | None:

@@ -118,7 +118,10 @@ def found_rows(schema: Schema, columns: Columns, queries: int, rows: pa.Table) -
             stored,
             rows["_distance"].to_pylist(),
             rows["_score"].to_pylist(),
-            [{name: Rank(**rank) for name, rank in places.items()} for places in ranks],
+            [
+                {name: Rank(rank["rank"], rank["score"]) for name, rank in places.items()}
+                for places in ranks
+            ],
             snippets,
         )
 

@@ -9,13 +9,15 @@ import shutil
 import ssl
 import struct
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from tests.harness.cases import case
 from tests.harness.command import COMMAND, run
-from tests.harness.proxy import Proxy
+from tests.harness.proxy import Proxy, Request
 from tests.hostile.test_arrow_bodies import misled, unknown_first
 from tests.remote.answers import http, problem
 from tests.remote.conftest import SECRET, Opens
@@ -101,6 +103,35 @@ async def test_an_unreadable_answer_raises_an_aiovec_error(proxy: Proxy, opens: 
         with pytest.raises(InvalidArgumentError, match="1 MiB"):
             await store.create_table("t", aiovec.Schema(2))
         assert await store.count("notes") == 10
+
+
+async def test_keys_that_a_later_server_adds_are_ignored(proxy: Proxy, opens: Opens) -> None:
+    def with_more(value: Any) -> Any:
+        if isinstance(value, list):
+            return [with_more(item) for item in value]
+        if not isinstance(value, dict) or "dim" in value:  # an option of a schema has a meaning
+            return value
+        return {**{key: with_more(item) for key, item in value.items()}, "newKey": {"a": 1}}
+
+    async def add(
+        _: Request, ask: Callable[[], Awaitable[bytes]], client: asyncio.StreamWriter
+    ) -> bool:
+        body = (await ask()).partition(b"\r\n\r\n")[2]
+        client.write(http(json.dumps(with_more(json.loads(body))).encode()))
+        return True
+
+    index = {"name": "i", "kind": "x", "column": "embedding", "parameters": {}, "rowsIndexed": 9,
+             "rowsUnindexed": 1, "recall": None}  # fmt: skip
+    abilities = {"backend": "x", "version": "9", "abilities": ["indexes", "levitation"]}
+    proxy.answer(http(json.dumps(with_more(abilities)).encode()))
+    async with opens() as store:
+        proxy.arm(*[add] * 9)
+        assert (await store.stats("notes")).rows == 10  # with the table's schema
+        assert await store.count("notes") == 10
+        assert await store.update("notes", {"year": 1}, ids=["r0001"]) == 1
+        proxy.disarm()
+        proxy.answer(http(json.dumps(with_more({"indexes": [index]})).encode()))
+        assert [each.rows_indexed for each in await store.indexes("notes")] == [9]
 
 
 async def test_an_answer_that_is_too_long_is_not_read(proxy: Proxy, opens: Opens) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.remote_server import Server
 from tests.harness.command import run
 from tests.harness.handovers import counted_handovers
 from tests.harness.proxy import Proxy
@@ -81,6 +82,24 @@ async def test_each_search_sends_one_request(url: str) -> None:
             await search
             (request,) = proxy.requests[before:]
             assert f"/tables/notes/{endpoint} " in request.line
+
+
+async def test_versions_and_indexes_are_those_of_the_servers_store(
+    server: Server, tmp_path: Path
+) -> None:
+    pytest.importorskip("lancedb")
+    async with aiovec.connect(server.url("lancedb", tmp_path)) as store:
+        await store.create_table("notes", SCHEMA)
+        await store.insert("notes", [{"id": str(n), "embedding": [1, n]} for n in range(300)])
+        await store.create_index("notes", "ivf_flat")
+        versions, indexes = await store.versions("notes"), await store.indexes("notes")
+        await store.delete("notes", ["1"])
+        await store.revert("notes", versions[-1]["version"])
+        assert await store.count("notes") == 300
+    server.forget()
+    async with aiovec.connect(f"lancedb://{tmp_path}/store") as store:
+        assert (await store.versions("notes"))[: len(versions)] == versions
+        assert await store.indexes("notes") == indexes
 
 
 async def test_small_answers_are_read_without_a_thread(url: str) -> None:
