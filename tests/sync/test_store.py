@@ -205,6 +205,37 @@ def test_an_interrupt_at_any_moment_hangs_no_call(store: sync.VectorStore) -> No
     assert store.count("notes") == 3
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one thread of a test")
+def test_an_interrupted_opening_or_closing_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, before = threading.Thread.start, {*threading.enumerate()}
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    async def interrupt(_: aiovec.VectorStore) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sync.connect(tmp_path / "notes.db")
+    monkeypatch.undo()
+    stores = [sync.connect(tmp_path / "notes.db")]
+    monkeypatch.setattr(aiovec.VectorStore, "close", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stores[0].close()
+    monkeypatch.undo()
+    with pytest.warns(ResourceWarning, match="never closed"):
+        stores.clear()
+    for thread in {*threading.enumerate()} - before:
+        if thread.name == "aiovec-sync":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 # Closing
 
 

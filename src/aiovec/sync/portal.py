@@ -36,8 +36,14 @@ class Portal:
         self._thread = threading.Thread(
             target=self._run_loop, args=(started,), name="aiovec-sync", daemon=True
         )
-        self._thread.start()
-        self._loop = started.result()
+        try:
+            self._thread.start()
+            self._loop = started.result()
+        except BaseException:  # interrupted
+            started.add_done_callback(
+                lambda loop: loop.result().call_soon_threadsafe(self._stop.set)
+            )
+            raise
 
     def _run_loop(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         try:

@@ -233,7 +233,6 @@ class VectorStore(_Blocking[AsyncStore]):
         self._end(self._awaited.close)
 
     def _end(self, close: Callable[[], Awaitable[None]]) -> None:
-        self._finalizer.detach()
         if self._portal.gone or self._portal.stopped:
             return
         try:
