@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 from tests.harness.command import run
 from tests.harness.disk import small_disk, take_all
+from tests.harness.marks import begin_move, pause_writers
 from tests.harness.scripts import DIM, KINDS, SCHEMA, TABLE, path_of, row, target_in
 from tests.lancedb.support import opened
 
 import aiovec
 from aiovec import StoreFullError, VectorStore
+from aiovec.backend.place import find_place
 
 __all__ = ["small_disk"]  # a fixture
 
@@ -116,6 +118,27 @@ async def test_no_room_for_a_store_or_a_copy(small_disk: Path, tmp_path: Path, k
     async with aiovec.connect(target) as store:
         await store.create_table(TABLE, SCHEMA, exist_ok=True)
         await store.insert(TABLE, [row("a", 1)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_full_disk_makes_no_write_wait_for_a_migration_for_ever(
+    small_disk: Path, kind: str
+) -> None:
+    """The pause of the migration is over, but there is no room to end it."""
+    target, full = target_in(small_disk, kind), small_disk / "full"
+    async with aiovec.connect(target) as store:
+        await store.create_table(TABLE, SCHEMA)
+        migrator = await to_thread((await to_thread(find_place, target)).create)
+        await migrator.open()
+        await begin_move(migrator, "r1")
+        await pause_writers(migrator, "r1", 0.1)
+        await migrator.close()
+        await to_thread(take_all, full)
+        with pytest.raises(StoreFullError):
+            async with asyncio.timeout(30):
+                await store.insert(TABLE, [row("a", 1)])
+        await to_thread(full.unlink)
+        assert await store.insert(TABLE, [row("a", 1)]) == 1
 
 
 @pytest.mark.slow

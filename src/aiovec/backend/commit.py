@@ -306,7 +306,7 @@ class GroupCommit(Generic[_Write]):
     async def _wait_out(self, pause: MoveMark) -> None:
         """Wait for the end of a migration's pause; end it for all writers if it lasts too long."""
         until = time.monotonic() + pause.limit
-        with suppress(Exception):  # the next write reports it to the waiting calls
+        try:
             while self._is_wanted():
                 self._gate.extend(pause.limit)
                 for call in self._waiting:
@@ -317,3 +317,6 @@ class GroupCommit(Generic[_Write]):
                     if time.monotonic() > until:
                         await self._committer.end_pause(pause)
                     await asyncio.sleep(self._committer.pause_poll)
+        # On a full disk the mark stays as it is, and the next try would find the pause again.
+        except Exception as exc:  # noqa: BLE001 - the callers get it
+            self._fail_all(self._waiting, exc)
