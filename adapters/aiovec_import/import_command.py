@@ -375,8 +375,7 @@ async def import_(
     opener = Opener(Hints(None, query, id_column, vector_column, dtype, new), form, given)
     workers = await in_thread(at.engine, engine, address)
     existing = cache(partial(_existing_schema, at, name))
-    glob = sources[0] if len(sources) == 1 else "files"
-    source = await in_thread(_opened, opener, [*files], glob, existing, workers is None)
+    source = await in_thread(_opened, opener, [*files], existing, workers is None)
     at.exits.push_async_callback(in_thread, source.close)
     if backup is not None:
         with working("copying"):
@@ -398,6 +397,9 @@ async def import_(
     if texts:
         from .texts import TextImport
 
+        named = sources[0] if len(sources) == 1 else "files"
+        if [*files] != [named]:  # a glob has one name, however many files match it
+            base = base or named
         synced = TextImport(
             source, loads, listed, strict, dry_run, base, chunk_size, overlap, delete, delete_all,
             passages=passages,
@@ -579,15 +581,14 @@ async def _updated(
 
 
 def _opened(
-    opener: Opener, files: list[str], base: str, existing: Callable[[], Schema | None],
-    one_by_one: bool,
+    opener: Opener, files: list[str], existing: Callable[[], Schema | None], one_by_one: bool
 ) -> Reader:  # fmt: skip
     """Open the only source, or several files as one table. Workers open each file themselves."""
     from .opening import Files
 
     if one_by_one and len(files) == 1:
         return opener.open(files[0], existing, sys.stdin.buffer if files == ["-"] else None)
-    return Files(files, base, opener, existing)
+    return Files(files, opener, existing)
 
 
 def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:

@@ -144,15 +144,12 @@ class Opener:
 
 
 class Files(Reader):
-    """Several files as one table, whose fields come from the first of them.
-
-    ``base`` names them in the rows of texts: it is their glob, and other files have another one.
-    """
+    """Several files as one table, whose fields come from the first of them."""
 
     place = "place"
 
-    def __init__(self, paths: Sequence[str], base: str, opener: Opener, existing: Existing) -> None:
-        self._paths, self._base, self._opener = paths, base, opener
+    def __init__(self, paths: Sequence[str], opener: Opener, existing: Existing) -> None:
+        self._paths, self._opener = paths, opener
         self.name: str = paths[0] if len(paths) == 1 else f"{len(paths)} files"
         for path in paths:  # before a row of the first is imported
             format_of(Path(path), opener.form)
@@ -163,7 +160,7 @@ class Files(Reader):
             self.form: str = first.form
 
     def tables(self) -> list[ForeignTable]:
-        return [replace(self._table, origin=self.name, rows=None, base=self._base)]
+        return [replace(self._table, origin=self.name, rows=None)]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         for path in self._paths:

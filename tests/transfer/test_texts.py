@@ -258,11 +258,13 @@ def test_only_rows_of_this_source_are_replaced_and_deleted(
 
 
 def test_globs_of_one_table_leave_the_rows_of_each_other(folder: Path) -> None:
-    for name in ("a1", "a2", "b1", "b2"):
+    for name in ("a1", "b1", "b2", "a2"):
         jsonl(folder / f"{name}.jsonl", [{"id": name, "body": f"text of {name}"}])
-    for glob in ("a*.jsonl", "b*.jsonl"):
-        done = imported(str(folder / glob), "store.db", "--table", "t", "--delete")
-        assert counts(done) == {"new": 2}
+        if name != "b1":  # a glob may match one file now, and two later
+            glob = str(folder / f"{name[0]}*.jsonl")
+            done = imported(glob, "store.db", "--table", "t", "--delete")
+            assert done["new"] + done["unchanged"] == int(name[1])
+            assert done["rejected"] == done["deleted"] == 0
     (folder / "a2.jsonl").unlink()
     jsonl(folder / "a3.jsonl", [{"id": "a3", "body": "new"}])
     done = imported(str(folder / "a*.jsonl"), "store.db", "--table", "t", "--delete")
