@@ -355,10 +355,12 @@ class SyncImport(Import):
         tokenizer = await StoreInternals(store).tokenizer(load.used_schema)
         self._sync, self._store = self.made(load, *tokenizer), store
         stored = await self._sync.lengths(store) if load.exists else None
-        if load.exists and self._sync.cutter is not None and not (self.size or self.overlap):
+        cutter = self._sync.cutter
+        if load.exists and cutter is not None and not (self.size or self.overlap):
             # Without a size, the rows stay cut as they are.
-            self.size, self.overlap = stored or (None, 0)
-            self._sync = replace(self.made(load, *tokenizer), any_lengths=True)
+            size, overlap = stored or (None, 0)
+            cutter = replace(cutter, size=size, overlap=overlap)
+            self._sync = replace(self._sync, cutter=cutter, any_lengths=True)
 
     async def parts(self) -> AsyncGenerator[Change, None]:
         """Read, compare and cut the next ones while the last ones are embedded."""

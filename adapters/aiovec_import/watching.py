@@ -145,8 +145,7 @@ async def open_feed(
     is_table = of_sqlite and load.source.layout == "table"
     if not (is_table and await in_thread(os.access, path, os.W_OK)):
         return ComparedFeed(store, redacted(source), load.table, every, opened)
-    says = {"passages": passages, "chunk_size": chunk_size, "overlap": overlap}
-    noted = TableFeed(store, path, hints, says, made)
+    noted = TableFeed(store, path, hints, made)
     try:
         await noted.begin()
     except BaseException:
@@ -444,11 +443,10 @@ class TableFeed(Feed):
         store: VectorStore,
         path: Path,
         hints: Hints,
-        says: Mapping[str, Any],
         job: Callable[[Any, ForeignTable], TextImport],
     ) -> None:
         super().__init__(store, f"{path}#{hints.table}", "")
-        self._path, self._hints, self._says, self._job = path, hints, says, job
+        self._path, self._hints, self._job = path, hints, job
         # A connection serves one thread at a time.
         self._alone = partial(in_thread, limit=asyncio.Semaphore(1))
         self._wake = asyncio.Event()
@@ -467,6 +465,8 @@ class TableFeed(Feed):
         await job.find(self.store)
         self._load, self._sync = job.loads[0], job.sync
         self.table = self._load.table
+        if (cutter := self._sync.cutter) is not None:  # by other lengths, all rows are cut again
+            self._queue.says |= {"chunk_size": cutter.limit, "overlap": cutter.overlap}
         await self._ask(Queue.is_marked)
         self._versions = versions
 
@@ -484,7 +484,7 @@ class TableFeed(Feed):
                         "name a column whose values are unique as the id column",
                         key="id_column",
                     )
-                says = {**self._says, "columns": [column.name for column in shape.columns]}
+                says = {"columns": [column.name for column in shape.columns]}
                 identity = StoreInternals(self.store).identity
                 queue = Queue(db, self._path, name, shape.key, identity, says)
         except BaseException:

@@ -347,6 +347,27 @@ async def _failed(watching: aiovec.Watching, text: str) -> bool:
     return text in (await watching.state()).error
 
 
+async def test_a_watch_without_a_size_goes_on_with_that_of_an_earlier_one(
+    app: App, tmp_path: Path
+) -> None:
+    pytest.importorskip("semantic_text_splitter")
+    made = "SELECT name, sql, rootpage FROM sqlite_master ORDER BY name"
+    app.upsert(1, "word. " * 50)
+    async with opened(tmp_path) as store:
+        async with aiovec.watch(store, app.source, embed="body", passages=True, chunk_size=80) as w:
+            await w.caught_up()
+        before, queue = await contents(store), app.db.execute(made).fetchall()
+        assert len(before) > 42
+        async with aiovec.watch(store, app.source) as watching:
+            await watching.caught_up()
+            # No row was noted again, and the next ones are cut alike.
+            assert (await contents(store), app.db.execute(made).fetchall()) == (before, queue)
+            app.upsert(2, "word. " * 50)
+            await watching.caught_up()
+            parts = await store.find("articles", "source = '2'", limit=None)
+            assert len(parts) == len(before) - 39
+
+
 async def test_a_dropped_table_of_the_store_is_copied_anew(app: App, tmp_path: Path) -> None:
     async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
         await watching.caught_up()

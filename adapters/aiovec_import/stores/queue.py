@@ -63,12 +63,12 @@ class Queue:
     ) -> None:
         self._db, self._path, self._table, self._keys = db, path, table, [*map(quoted, keys)]
         self._queue = quoted(_name(table))
-        self._says: dict[str, Any] = {"store": store, "keys": [*keys], **says}
+        self.says: dict[str, Any] = {"store": store, "keys": [*keys], **says}
 
     def statements(self) -> list[str]:
         """Return the statements that make the queue and its triggers."""
         columns = ", ".join(f"k{number}" for number in range(len(self._keys)))
-        said = json.dumps(self._says, sort_keys=True).replace("*/", "*\\/")
+        said = json.dumps(self.says, sort_keys=True).replace("*/", "*\\/")
         changed = " OR ".join(f"old.{k} COLLATE BINARY IS NOT new.{k}" for k in self._keys)
         made = [f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {columns}, done)"]
         for name, event, row in zip(
@@ -101,14 +101,14 @@ class Queue:
                 )
             )
         said = [_said(found.get(_name(self._table, event), "")) for event in _EVENTS]
-        other = said[0].get("store", store := self._says["store"])
+        other = said[0].get("store", store := self.says["store"])
         if other != store:
             source = f"{self._path}#{self._table}"
             raise ConfigError(
                 f"{source} is watched for the store {other}, and its queue can serve one store "
                 f"only; to watch it for {store}, end that with: aiovec import {source} --unwatch"
             )
-        return said == [self._says] * len(_EVENTS) and self.marked() is not None
+        return said == [self.says] * len(_EVENTS) and self.marked() is not None
 
     def make(self, schema: tuple[int, int]) -> tuple[int, int] | None:
         """Recreate the queue and its triggers, with an entry for each row and without the mark.
