@@ -45,7 +45,9 @@ class CsvFile(FileReader):
         self._names = self._header()
         # One pass for the lengths of the vectors, which are in the first batch, and the types.
         self._pass = self._batches()
-        self._first, _, _ = next(self._pass)
+        self._first, _, rejects = next(self._pass)
+        if not (self._first or rejects or self._given or self._existing):
+            raise self.wrong("has no rows, so no table can be made of it")
         self.settle(self._names)
         del self._pass, self._first
         kinds = self._kinds(self.new_names(self._names, self.schema), self.schema)

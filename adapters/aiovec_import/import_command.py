@@ -346,8 +346,6 @@ async def import_(
         return await _run(at, cut, embedder, lambda: of_documents(cut), allow_rejects)
     if documents.left_out and (include or exclude):
         raise ConfigError(f"{sources[0]} has no documents to import; it has {documents.others}")
-    for option in _given(ctx, _OF_DOCUMENTS if passages else (*_OF_DOCUMENTS, *_OF_PASSAGES)):
-        raise _misplaced(option, documents)
     await in_thread(import_module, "aiovec_import.opening")  # slow
     from .globs import files_of
     from .opening import Opener
@@ -377,6 +375,8 @@ async def import_(
     existing = cache(partial(_existing_schema, at, name))
     source = await in_thread(_opened, opener, [*files], existing, workers is None)
     at.exits.push_async_callback(in_thread, source.close)
+    for option in _given(ctx, _OF_DOCUMENTS if passages else (*_OF_DOCUMENTS, *_OF_PASSAGES)):
+        raise _misplaced(option)
     if backup is not None:
         with working("copying"):
             await in_thread(source.backup, expanded(backup))
@@ -390,7 +390,7 @@ async def import_(
         return await _updated(at, rows_of_file, name, embedder, strict)
     texts = workers is None and tables[0].texts
     for option in () if texts else _given(ctx, _OF_TEXTS):
-        raise _misplaced(option, documents)
+        raise _misplaced(option)
     loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
     path = await in_thread(_rejects_path, [*files], table, source)
     listed = RejectsFile(expanded(rejects) if rejects else path, _say_error)
@@ -525,13 +525,12 @@ async def _imported(
     return vectors.target if exists else str(place)
 
 
-def _misplaced(option: str, documents: Documents) -> typer.BadParameter | ConfigError:
+def _misplaced(option: str) -> typer.BadParameter:
     """Return the error for an option of documents, or also of texts, where there are none."""
     from .folders import KINDS
 
-    if documents.left_out:
-        return ConfigError(f"there are no documents ({KINDS}) in SOURCE; it has {documents.others}")
-    texts = "" if option in _OF_DOCUMENTS else ", and for rows with the --embed FIELD of a text"
+    more = "the --embed FIELD of a text" if option in _OF_TEXTS else "--passages"
+    texts = "" if option in _OF_DOCUMENTS else f", and for rows with {more}"
     return typer.BadParameter(f"{option} is for documents ({KINDS}){texts}")
 
 

@@ -159,10 +159,9 @@ class NewTable:
             return None
         texts = [name for name, field in fields.items() if field.kind == "text"]
         if self.embed not in texts:
-            listed = ", ".join(texts) or "none"
-            raise ConfigError(
-                f"--embed {self.embed}: name a text field, one of: {listed:.200}", key="--embed"
-            )
+            which = f"name a text field, one of: {', '.join(texts):.200}"
+            why = which if texts else "no column of the source has texts"
+            raise ConfigError(f"--embed {self.embed}: {why}", key="--embed")
         return Embed(self.embed)
 
 

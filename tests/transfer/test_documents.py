@@ -345,7 +345,7 @@ def test_what_is_no_document_is_named_as_such(folder: Path, store: Path) -> None
         ([other / "h.ods"], "h.ods is no document (.docx, .epub"),
         ([other / "h.ods"], "no file of rows (.parquet"),
         ([folder / "bare"], "bare has no documents"),
-        ([folder / "bare", "--delete"], "bare has no documents"),
+        ([folder / "bare", "--chunk-size", 80], "bare has no documents"),
         ([folder / "gone", "--delete", "--base", "https://x.example/"], "there is no file"),
         ([folder / "gone"], "there is no file"),
     ):
@@ -700,12 +700,14 @@ def test_a_document_stored_by_an_app_counts_as_unchanged(folder: Path, store: Pa
 def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) -> None:
     notes = written(folder / "notes")
     rows = written(folder, {"rows.csv": 'id,embedding\n1,"[1,2]"\n'}) / "rows.csv"
+    none = written(folder, {"none.csv": "id,body\n"}) / "none.csv"
     for arguments, words in (
         (["", "--delete"], "a SOURCE is empty; write . for the current folder"),
         ([notes, "--upsert"], "--upsert is for files of rows"),
         ([notes / "guide.md", "--delete"], "--delete needs a folder"),
         ([rows, "--chunk-size", 3], "--chunk-size is for documents"),
         ([rows, "--delete"], "and for rows with the --embed FIELD of a text"),
+        ([none, "--embed", "body"], "none.csv has no rows, so no table can be made of it"),
         ([notes, "--base", os.fsdecode(b"https://a.example/\xff/")], "--base is a URL"),
         ([notes, rows], "rows.csv is no document"),
         ([notes, written(folder / "other")], "would both be the source 'guide.md'"),
