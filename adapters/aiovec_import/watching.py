@@ -342,7 +342,7 @@ class FolderFeed(Feed):
         if self._turn is not None:
             await in_thread(self._watch)
         present = await in_thread(self._look)
-        states = await in_thread(_states, present)
+        states = await in_thread(_states, present, self._states or {})
         if not states or states == self._states:  # no file: perhaps it is not mounted
             return False
         job = self._made(present)
@@ -352,6 +352,7 @@ class FolderFeed(Feed):
             await create(self.store, job.loads[0])
             stored, _ = await job.sync.gone(self.store, lambda _: False)
             before = dict.fromkeys(stored.values(), ())
+            states = await in_thread(_states, present, before)
         names = sorted(
             name for name in before.keys() | states.keys() if before.get(name) != states.get(name)
         )
@@ -391,8 +392,11 @@ class FolderFeed(Feed):
         await super().close()
 
 
-def _states(documents: Documents) -> dict[str, _State]:
-    return {source: _state(path) for source, path in documents.files.items()}
+def _states(documents: Documents, before: Mapping[str, _State]) -> dict[str, _State]:
+    """Return the states of documents; those in a folder that cannot be read stay as before."""
+    states = {source: _state(path) for source, path in documents.files.items()}
+    lost = before.keys() - states.keys() if states else ()
+    return states | {source: before[source] for source in lost if documents.has(source)}
 
 
 def _state(path: Path) -> _State:

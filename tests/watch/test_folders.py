@@ -142,6 +142,24 @@ async def test_a_folder_without_documents_deletes_nothing_and_one_that_came_back
     await until_found(store, "afterwards", "6.md")
 
 
+async def test_documents_behind_a_broken_link_stay_until_it_leads_to_a_folder_without_them(
+    store: VectorStore, notes: Path, tmp_path: Path
+) -> None:
+    for name in ("kept", "removed"):
+        write(tmp_path / f"mount/{name}.md", name)
+    (notes / "link").symlink_to(tmp_path / "mount", target_is_directory=True)
+    (watching,) = store.watching
+    await watching.caught_up()
+    (tmp_path / "mount").rename(tmp_path / "away")
+    await watching.caught_up()
+    assert await found(store, "removed") == ["link/removed.md"]
+    os.remove(tmp_path / "away/removed.md")
+    (tmp_path / "away").rename(tmp_path / "mount")
+    await watching.caught_up()
+    assert await found(store, "removed") == []
+    assert await found(store, "kept") == ["link/kept.md"]
+
+
 async def test_a_document_that_cannot_be_read_is_named_until_it_can(
     store: VectorStore, notes: Path
 ) -> None:
