@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from aiovec import Schema, VectorStore
     from aiovec.backend.place import Place
 
-    from .folders import Documents
     from .loading import Import
     from .opening import Opener
     from .sources import ForeignTable, Reader

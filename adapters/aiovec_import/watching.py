@@ -94,7 +94,8 @@ async def open_feed(
     """Return the feed of a source, which suits the store."""
     look = partial(documents_in, [source], base, [*include], [*exclude])
     is_folder = await in_thread(lambda: os.path.isdir(os.path.expanduser(source)))
-    if not query and (is_folder or (await in_thread(look)).files):
+    files = {} if query else (await in_thread(look)).files
+    if files or (is_folder and not query):
 
         def documents(present: Documents) -> DocumentImport:
             load = Load(present.tables()[0], table or "documents")
@@ -102,7 +103,8 @@ async def open_feed(
                 present, [load], _NO_LIST, base=base, size=chunk_size, overlap=overlap
             )
 
-        folder = FolderFeed(store, source, every, look, documents)
+        document = "" if is_folder else next(iter(files))
+        folder = FolderFeed(store, source, base, document, every, look, documents)
         await folder.begin()
         return folder
     path, name = await in_thread(path_and_table, source)
@@ -142,10 +144,11 @@ async def open_feed(
     job = await in_thread(opened)  # raises what is wrong with the source
     await in_thread(job.source.close)
     (load,) = job.loads
+    rows = load.table, base or load.source.base
     is_table = of_sqlite and load.source.layout == "table"
     if not (is_table and await in_thread(os.access, path, os.W_OK)):
-        return ComparedFeed(store, redacted(source), load.table, every, opened)
-    noted = TableFeed(store, path, hints, made)
+        return ComparedFeed(store, redacted(source), *rows, every, opened)
+    noted = TableFeed(store, path, *rows, hints, made)
     try:
         await noted.begin()
     except BaseException:
@@ -221,8 +224,11 @@ def _shown(id: object) -> str:
 class Feed(ABC):
     """A source that is followed."""
 
-    def __init__(self, store: VectorStore, source: str, table: str) -> None:
+    def __init__(
+        self, store: VectorStore, source: str, table: str, base: str, document: str = ""
+    ) -> None:
         self.store, self.source, self.table = store, source, table
+        self.base, self.document = base, document
         self.refused: dict[str, str] = {}
         self._stepping = asyncio.Lock()
         self._turn: Any = None
@@ -231,7 +237,8 @@ class Feed(ABC):
     @property
     def _lock(self) -> str:
         """The path of the lock that the one follower on this machine holds."""
-        known = f"{StoreInternals(self.store).identity}\0{self.table}\0{self.source}"
+        place = self.source if is_url(self.source) else os.path.abspath(self.source)
+        known = f"{StoreInternals(self.store).identity}\0{self.table}\0{place}"
         name = blake2b(known.encode(), digest_size=12).hexdigest()
         return os.path.join(tempfile.gettempdir(), f"aiovec-{name}.lock")
 
@@ -314,11 +321,13 @@ class FolderFeed(Feed):
         self,
         store: VectorStore,
         place: str,
+        base: str,
+        document: str,
         every: float,
         look: Callable[[], Documents],
         made: Callable[[Documents], DocumentImport],
     ) -> None:
-        super().__init__(store, place, made(Documents()).loads[0].table)
+        super().__init__(store, place, made(Documents()).loads[0].table, base, document)
         self._place = Path(place).expanduser()
         self._look, self._made, self._every = look, made, every
         self._states: dict[str, _State] | None = None
@@ -351,7 +360,7 @@ class FolderFeed(Feed):
         if before is None or not job.loads[0].exists:
             await create(self.store, job.loads[0])
             stored, _ = await job.sync.gone(self.store, lambda _: False)
-            before = dict.fromkeys(stored.values(), ())
+            before = {name: () for name in stored.values() if self.document in ("", name)}
             states = await in_thread(_states, present, before)
         names = sorted(
             name for name in before.keys() | states.keys() if before.get(name) != states.get(name)
@@ -446,10 +455,12 @@ class TableFeed(Feed):
         self,
         store: VectorStore,
         path: Path,
+        table: str,
+        base: str,
         hints: Hints,
         job: Callable[[Any, ForeignTable], TextImport],
     ) -> None:
-        super().__init__(store, f"{path}#{hints.table}", "")
+        super().__init__(store, f"{path}#{hints.table}", table, base)
         self._path, self._hints, self._job = path, hints, job
         # A connection serves one thread at a time.
         self._alone = partial(in_thread, limit=asyncio.Semaphore(1))
@@ -468,7 +479,6 @@ class TableFeed(Feed):
         job = self._job(None, rows)
         await job.find(self.store)
         self._load, self._sync = job.loads[0], job.sync
-        self.table = self._load.table
         if (cutter := self._sync.cutter) is not None:  # by other lengths, all rows are cut again
             self._queue.says |= {"chunk_size": cutter.limit, "overlap": cutter.overlap}
         await self._ask(Queue.is_marked)
@@ -489,8 +499,8 @@ class TableFeed(Feed):
                         key="id_column",
                     )
                 says = {"columns": [column.name for column in shape.columns]}
-                identity = StoreInternals(self.store).identity
-                queue = Queue(db, self._path, name, shape.key, identity, says)
+                target = f"{StoreInternals(self.store).identity}#{self.table}"
+                queue = Queue(db, self._path, name, shape.key, target, says)
         except BaseException:
             db.close()
             raise
@@ -618,10 +628,11 @@ class ComparedFeed(Feed):
         store: VectorStore,
         source: str,
         table: str,
+        base: str,
         every: float,
         opened: Callable[[], TextImport],
     ) -> None:
-        super().__init__(store, source, table)
+        super().__init__(store, source, table, base)
         self._opened, self._every = opened, every
         self._compared = False
         self._job: TextImport | None = None

@@ -11,7 +11,7 @@ import pytest
 from tests.harness.waiting import until
 
 import aiovec
-from aiovec import VectorStore
+from aiovec import ConfigError, VectorStore
 
 pytest.importorskip("semantic_text_splitter")
 pytest.importorskip("watchfiles")
@@ -73,6 +73,38 @@ async def test_saves_moves_and_removals_are_followed(store: VectorStore, notes: 
     await until_found(store, "nested")
     os.remove(notes / "3.md")
     await until_found(store, "word3")
+
+
+async def test_a_watched_document_leaves_the_others(
+    store: VectorStore, notes: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "alone.md", "alone")
+    async with aiovec.watch(store, tmp_path / "alone.md", table="documents", base="x/") as alone:
+        await alone.caught_up()
+        write(tmp_path / "alone.md", "changed")
+        await alone.caught_up()
+    await store.watching[0].caught_up()
+    assert await store.count("documents") == 6
+    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as again:
+        async with aiovec.watch(again, notes / "1.md") as watching:
+            await watching.caught_up()
+        assert await again.count("documents") == 6
+
+
+async def test_folders_that_would_delete_the_rows_of_each_other_are_refused(
+    store: VectorStore, notes: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "more/0.md", "more")
+    for source in (tmp_path / "more", tmp_path / "more/0.md"):
+        with pytest.raises(ConfigError, match=r"the same base ''.*with another base"):
+            async with aiovec.watch(store, source):
+                pass
+    async with (
+        aiovec.watch(store, tmp_path / "more", base="https://a.example/") as other,
+        aiovec.watch(store, tmp_path / "more", table="other"),
+    ):
+        await other.caught_up()
+    assert await store.count("documents") == 6
 
 
 async def test_a_document_that_comes_back_as_it_was_is_stored_again(

@@ -486,13 +486,16 @@ async def test_a_store_that_is_read_only_follows_nothing(app: App, tmp_path: Pat
                 pass
 
 
-async def test_a_queue_serves_one_store_until_unwatch_removes_it(app: App, tmp_path: Path) -> None:
+async def test_a_queue_serves_one_table_of_a_store_until_unwatch_removes_it(
+    app: App, tmp_path: Path
+) -> None:
     async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
         await watching.caught_up()
         async with aiovec.connect(tmp_path / "other.db", embedder="demo") as other:
-            with pytest.raises(ConfigError, match=r"s\.db.*--unwatch"):
-                async with aiovec.watch(other, app.source, **WATCH):
-                    pass
+            for another, table in ((other, None), (store, "second")):
+                with pytest.raises(ConfigError, match=r"s\.db#articles,.*--unwatch"):
+                    async with aiovec.watch(another, app.source, **WATCH, table=table):
+                        pass
         arguments = ["import", app.source, "--unwatch"]
         assert await asyncio.to_thread(run_apart, arguments) == 1  # it is followed
     done = await asyncio.to_thread(run, "import", app.path, "--list")

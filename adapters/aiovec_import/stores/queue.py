@@ -47,9 +47,9 @@ def translated(path: Path) -> Iterator[None]:
 class Queue:
     """The queue of one table: an entry for each change, in the order of the commits.
 
-    ``says`` is what its entries are for, and stands in each trigger: the store, and all that
-    changes the rows that the store gets. One entry is the mark up to which all are applied; without
-    it the rows have to be noted again. All methods block.
+    ``says`` is what its entries are for, and stands in each trigger: the table of a store as
+    ``target``, and all that changes the rows that it gets. One entry is the mark up to which all
+    are applied; without it the rows have to be noted again. All methods block.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Queue:
         path: Path,
         table: str,
         keys: Sequence[str],
-        store: str,
+        target: str,
         says: Mapping[str, Any],
     ) -> None:
         self._db, self._path, self._table, self._keys = db, path, table, [*map(quoted, keys)]
         self._queue = quoted(_name(table))
-        self.says: dict[str, Any] = {"store": store, "keys": [*keys], **says}
+        self.says: dict[str, Any] = {"target": target, "keys": [*keys], **says}
 
     def statements(self) -> list[str]:
         """Return the statements that make the queue and its triggers."""
@@ -89,7 +89,7 @@ class Queue:
     def is_marked(self) -> bool:
         """Return whether the triggers are as they should be, and all rows were noted or applied.
 
-        ConfigError if the queue belongs to another store, or is a table of the app.
+        ConfigError if the queue belongs to another table of a store, or is a table of the app.
         """
         with translated(self._path):
             removals(self._db, self._table)
@@ -101,12 +101,12 @@ class Queue:
                 )
             )
         said = [_said(found.get(_name(self._table, event), "")) for event in _EVENTS]
-        other = said[0].get("store", store := self.says["store"])
-        if other != store:
+        other = said[0].get("target", target := self.says["target"])
+        if other != target:
             source = f"{self._path}#{self._table}"
             raise ConfigError(
-                f"{source} is watched for the store {other}, and its queue can serve one store "
-                f"only; to watch it for {store}, end that with: aiovec import {source} --unwatch"
+                f"{source} is watched for {other}, and its queue can serve one table of a store "
+                f"only; to watch it for {target}, end that with: aiovec import {source} --unwatch"
             )
         return said == [self.says] * len(_EVENTS) and self.marked() is not None
 

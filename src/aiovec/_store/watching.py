@@ -13,7 +13,7 @@ from typing import Protocol
 
 from .._tools.hints import Hints
 from ..backend.threads import in_thread
-from ..errors import AiovecError, StoreClosedError, UnsupportedError
+from ..errors import AiovecError, ConfigError, StoreClosedError, UnsupportedError
 
 LOG = logging.getLogger("aiovec.watch")
 
@@ -33,6 +33,14 @@ class Feed(Protocol):
     @property
     def table(self) -> str:
         """The table of the store."""
+
+    @property
+    def base(self) -> str:
+        """The base of its rows. A feed deletes the others of its base in the table."""
+
+    @property
+    def document(self) -> str:
+        """The one document that a feed has, whose rows alone it deletes; else empty."""
 
     @property
     def refused(self) -> Mapping[str, str]:
@@ -113,7 +121,13 @@ class Watching(Hints):
         if self._store.read_only:
             reason = f"{self._store.target} was opened with read_only=True"
             raise UnsupportedError("watch", self._store.backend_name, reason)
-        self._feed = await self._opened()
+        feed = await self._opened()
+        try:
+            self._check_apart(feed)
+        except ConfigError:
+            await feed.close()
+            raise
+        self._feed = feed
         self._store.watching.append(self)
         self._task = asyncio.create_task(self._follow(self._feed))
         return self
@@ -132,6 +146,19 @@ class Watching(Hints):
             await asyncio.wait([self._task])
         finally:
             await self._feed.close()
+
+    def _check_apart(self, feed: Feed) -> None:
+        """Raise ConfigError if a feed and another one would delete the rows of each other."""
+        for other in (watching._entered() for watching in self._store.watching):
+            is_same = (other.table, other.base) == (feed.table, feed.base)
+            apart = other.document and feed.document and other.document != feed.document
+            if is_same and not apart and other.source != feed.source:
+                raise ConfigError(
+                    f"{other.source} is watched for the table {feed.table!r} with the same base "
+                    f"{feed.base!r}, so each watch would delete the rows of the other; watch "
+                    f"{feed.source} with another base, or for another table",
+                    key="base",
+                )
 
     @property
     def table(self) -> str:
