@@ -25,7 +25,8 @@ _KINDS: dict[str, Any] = {
     "_int4": "list[int]", "_int8": "list[int]", "_float8": "list[float]",
 }  # fmt: skip
 # Values of these types go to the payload as they are, values of other types as text.
-_STORABLE = {"json", "jsonb", "numeric", "date", "timestamp"}
+_STORABLE = {"json", "jsonb", "numeric"}
+_TIMES = ("date", "timestamp", "timestamptz")
 _DENSE = ("vector", "halfvec")
 _VECTORS = {*_DENSE, "sparsevec"}
 _OMITTED = ("bytea", "bit", "varbit")
@@ -61,6 +62,8 @@ class _Column(NamedTuple):
     @property
     def sql(self) -> str:
         """The column, as text if no other form of its values is wanted."""
+        if self.type in _TIMES:  # PostgreSQL's are longer than Python's, and may be infinite
+            return f"(to_json({_quoted(self.name)}) #>> '{{}}')"
         return _quoted(self.name) + ("" if self.type in _STORABLE | _KINDS.keys() else "::text")
 
     def of_texts(self) -> TextColumn:
@@ -70,7 +73,7 @@ class _Column(NamedTuple):
         kind: Any = "float" if self.type == "numeric" else _KINDS.get(self.type, "text")
         field = None if self.type in ("json", "jsonb") else Field(kind)
         left_out = self.type if self.type in (*_OMITTED, *_VECTORS, "tsvector") else ""
-        sql = _quoted(self.name) + cast
+        sql = self.sql if self.type == "timestamptz" else _quoted(self.name) + cast
         return TextColumn(self.name, sql, field, self.key, self.is_indexed, left_out)
 
 
