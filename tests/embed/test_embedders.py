@@ -264,6 +264,18 @@ async def test_an_argument_that_is_no_embedder_is_refused_at_connect() -> None:
             aiovec.embedder(given.pop("fn"), **given)
 
 
+async def test_an_embedder_without_the_attribute_dim_tells_its_length() -> None:
+    class Bare:
+        model = "m"
+
+        def __call__(self, texts: list[str]) -> list[list[float]]:
+            return [[1.0, 2.0, 3.0] for _ in texts]
+
+    async with aiovec.connect(":memory:", embedder=Bare()) as store:  # type: ignore[arg-type]
+        await store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
+        assert (await store.schema("notes")).dim == 3
+
+
 async def test_a_table_of_an_unknown_embedder_names_the_section_to_write(toml: Toml) -> None:
     async with aiovec.connect(":memory:", config=toml('kind = "demo"')) as store:
         third = Schema(256, fields={"body": str}, embed=Embed("body", using="three"))

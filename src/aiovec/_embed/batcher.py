@@ -60,7 +60,7 @@ class Batcher:
     ) -> None:
         self.name = name
         self.model = embedder.model
-        self.dim = embedder.dim or 0
+        self.dim = getattr(embedder, "dim", None) or 0
         """The length of its vectors; 0 until ``learn_dim`` if the embedder has no ``dim``."""
         self.recipe = recipe
         """The settings that a table stores, if it is made from settings."""
