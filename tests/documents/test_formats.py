@@ -115,6 +115,7 @@ async def test_a_page_says_its_encoding_as_browsers_read_it() -> None:
         ("<!DOCTYPE html>", "Größe “日本”", "utf-16"),
         ("<meta charset=gb2312>", "朱镕基", "gbk"),  # the second is not in GB 2312
         ("<meta charset=iso-8859-1>", "“Größe”", "cp1252"),
+        ("<meta charset=iso-2022-jp>", "日本語", "iso-2022-jp"),
         ("<?xml version='1.0' encoding='windows-1251'?>", "Привет", "cp1251"),
     ):
         with case(named):

@@ -140,7 +140,8 @@ def _markup(data: bytes) -> str:
     name = _WIDER.get(name, name)
     marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     tries = ("utf-16" if marked else "utf-8-sig", "strict"), (name, "strict"), (name, "replace")
-    for encoding, errors in tries:
+    # The bytes of ISO-2022-JP are ASCII, and so UTF-8 of other letters.
+    for encoding, errors in tries[name.startswith("iso-2022") :]:
         with suppress(ValueError, LookupError):
             return data.decode(encoding, errors)
     return data.decode(errors="replace")
