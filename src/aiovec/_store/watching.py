@@ -150,12 +150,11 @@ class Watching(Hints):
     def _check_apart(self, feed: Feed) -> None:
         """Raise ConfigError if a feed and another one would delete the rows of each other."""
         for other in (watching._entered() for watching in self._store.watching):
-            is_same = (other.table, other.base) == (feed.table, feed.base)
             apart = other.document and feed.document and other.document != feed.document
-            if is_same and not apart and other.source != feed.source:
+            if (other.table, other.base) == (feed.table, feed.base) and not apart:
                 raise ConfigError(
                     f"{other.source} is watched for the table {feed.table!r} with the same base "
-                    f"{feed.base!r}, so each watch would delete the rows of the other; watch "
+                    f"{feed.base!r}, and each watch would delete the rows of the other; watch "
                     f"{feed.source} with another base, or for another table",
                     key="base",
                 )
