@@ -566,6 +566,10 @@ def test_a_table_of_postgresql_is_a_source_of_texts(server: Any, store: Any) -> 
         names = ("new", "changed", "unchanged", "empty", "deleted", "rejected")
         return {name: table(done)[name] for name in names if table(done)[name]}
 
+    embed = ("--embed", "body", "--embedder", "demo")
+    assert "no table 'post'; the tables are: glad, posts" in error_of(
+        "import", f"{url}#post", *embed
+    )
     # Python has no such time.
     server.execute("INSERT INTO posts (lang, nr, body, at) VALUES ('-', 4, 'ever', 'infinity')")
     assert again(code=1) == {"new": 2, "empty": 1, "rejected": 1}

@@ -103,7 +103,7 @@ class PostgresSource(CollectionSource):
             )
         }
 
-    def names(self) -> Iterable[str]:
+    def names(self) -> list[str]:
         return [
             name for name, (_, columns) in self._listed.items()
             if any(column.type in _VECTORS for column in columns)
@@ -111,8 +111,13 @@ class PostgresSource(CollectionSource):
 
     def tables(self) -> list[ForeignTable]:
         name, query = self._hints.table or "", self._hints.query
-        if not self._hints.of_texts or (query is None and name not in self._listed):
+        is_unknown = query is None and name not in self._listed
+        if not self._hints.of_texts or (is_unknown and self.names()):
             return super().tables()
+        if is_unknown:
+            fault = f"there is no table {name!r}" if name else "name a table as #TABLE"
+            listed = ", ".join(self._listed) or "none"
+            raise ConfigError(f"{fault}; the tables are: {listed:.500}", key="SOURCE")
         self.place: str = "key"
         with reading(None):
             if query is None:
