@@ -277,6 +277,23 @@ async def test_a_database_that_the_app_locks_is_tried_again(app: App, tmp_path: 
         assert await contents(store) == await imported(app, tmp_path / "clean")
 
 
+async def test_the_state_is_told_while_the_queue_waits_for_the_app(
+    app: App, tmp_path: Path
+) -> None:
+    app.db.execute("BEGIN IMMEDIATE")
+    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+
+        async def is_behind() -> bool:
+            state = await watching.state()
+            return state.seconds > 1 and state.waiting is None
+
+        async with asyncio.timeout(3):  # a lock of the app is waited for longer
+            await until(is_behind)
+        app.db.execute("COMMIT")
+        await watching.caught_up()
+        assert await store.count("articles") == 40
+
+
 async def test_another_process_takes_over_from_one_that_was_killed(
     app: App, tmp_path: Path
 ) -> None:

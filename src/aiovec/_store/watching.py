@@ -19,6 +19,8 @@ LOG = logging.getLogger("aiovec.watch")
 
 # Seconds between looks while something is waited for, and at the lock of another process.
 _LOOK, _STAND_BY = 0.02, 1.0
+# Seconds that a question for the state waits behind other work, such as a queue that is made.
+_PATIENCE = 0.5
 # Seconds before the first retry, which double up to the last.
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 
@@ -72,10 +74,11 @@ class Feed(Protocol):
 class WatchState:
     """The state of a watched table.
 
-    ``waiting`` counts the changes that wait, and is None while that is unknown, as during the first
-    copy of a source without a queue. ``seconds`` says for how long some have waited. ``following``
-    is False in a process that stands by for another one. ``error`` is the last one if the last
-    attempt failed; ``refused`` has the reasons for rows that were set aside, by their ids.
+    ``waiting`` counts the changes that wait, and is None while that is unknown, as while a queue is
+    made, or during the first copy of a source without one. ``seconds`` says for how long some have
+    waited. ``following`` is False in a process that stands by for another one. ``error`` is the
+    last one if the last attempt failed; ``refused`` has the reasons for rows that were set aside,
+    by their ids.
     """
 
     source: str
@@ -181,7 +184,10 @@ class Watching(Hints):
         feed = self._entered()
         error = self._error
         try:
-            waiting = await feed.waiting()
+            async with asyncio.timeout(_PATIENCE):
+                waiting = await feed.waiting()
+        except TimeoutError:
+            waiting = None
         except AiovecError as exc:
             waiting, error = None, error or str(exc)
         since = self._behind_since
