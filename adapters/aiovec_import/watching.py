@@ -14,7 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from functools import partial
 from hashlib import blake2b
@@ -26,10 +26,17 @@ from urllib.parse import quote
 from aiovec import Schema, VectorStore, new_id
 from aiovec._internals import StoreInternals
 from aiovec.backend import redacted
+from aiovec.backend.contract import Backend, TableHandle
 from aiovec.backend.paths import is_url
 from aiovec.backend.threads import begin_in_thread, in_thread
 from aiovec.documents import SUFFIXES
-from aiovec.errors import ConfigError, EmbeddingError, TableNotFoundError
+from aiovec.errors import (
+    ChangesPrunedError,
+    ConfigError,
+    EmbeddingError,
+    TableNotFoundError,
+    UnsupportedError,
+)
 
 from .documents import DocumentImport
 from .files import names_format
@@ -535,27 +542,47 @@ class TableFeed(Feed):
             raise
         self._applied = max(last, self._applied)
         if self._applied != self._marked:
-            await self._ask(Queue.mark, self._applied)
+            await self._mark(self._applied)
             self._marked = self._applied
         return bool(last)
 
     async def _begin_again(self) -> bool:
-        """Go on with the queue if it is as it should be; else note all rows.
+        """Go on with the queue if it and the store's table suit each other; else note all rows.
 
         False if the app changed the schema since the last look.
         """
         exists = self._load.exists
         await create(self.store, self._load)
-        if not (exists and await self._ask(Queue.is_marked)):
+        if not (exists and await self._ask(Queue.is_marked) and await self._continues()):
             if (seen := await self._alone(self._note_all)) is None:
                 return False
             gone, _ = await self._sync.gone(self.store, seen.__contains__)
             await self._sync.delete(self.store, [*gone])
-            await self._ask(Queue.mark, 0)
+            await self._mark(0)
         marked = await self._ask(Queue.marked)
         self._applied = self._marked = marked or 0
         self._schema = self._versions[1]
         return True
+
+    async def _continues(self) -> bool:
+        """Return whether the store's table has all that the mark says; not if it is an earlier
+        backup, or was made anew."""
+        if number := await self._ask(Queue.number):
+            with suppress(UnsupportedError):
+                try:
+                    await self._on_table(lambda backend, it: backend.changes(it, number, limit=1))
+                except ChangesPrunedError:
+                    return False
+        return True
+
+    async def _mark(self, until: int) -> None:
+        number = 0
+        with suppress(UnsupportedError):  # a server, or a table that another program made
+            number = await self._on_table(lambda backend, it: backend.change_number(it))
+        await self._ask(Queue.mark, until, number)
+
+    async def _on_table(self, act: Callable[[Backend, TableHandle], Awaitable[_T]]) -> _T:
+        return await StoreInternals(self.store).on_table("changes", self.table, act)
 
     def _note_all(self) -> Seen | None:
         """Make the queue with an entry for each row, and return the ids of all.

@@ -503,6 +503,28 @@ async def test_a_store_that_is_read_only_follows_nothing(app: App, tmp_path: Pat
                 pass
 
 
+async def test_a_table_that_is_older_than_the_queue_is_compared(app: App, tmp_path: Path) -> None:
+    """The store's file is an earlier backup, or new; the app makes its table before it watches."""
+    made: aiovec.Schema | None = None
+    for step in ("first", "restored", "removed"):
+        if step == "restored":
+            await aiovec.restore(tmp_path / "b.db", tmp_path / "s.db", overwrite=True)
+        elif step == "removed":
+            os.remove(tmp_path / "s.db")
+        async with opened(tmp_path) as store:
+            if made is not None:
+                await store.create_table("articles", made, exist_ok=True)
+            async with aiovec.watch(store, app.source, **WATCH) as watching:
+                await watching.caught_up()
+                if step == "first":
+                    await store.backup(tmp_path / "b.db")
+                    for row in (1, 2, 3):
+                        app.upsert(row)
+                    await watching.caught_up()
+                    made = await store.schema("articles")
+                assert await contents(store) == await imported(app, tmp_path / step)
+
+
 async def test_a_queue_serves_one_table_of_a_store_until_unwatch_removes_it(
     app: App, tmp_path: Path
 ) -> None:

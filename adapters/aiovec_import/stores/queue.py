@@ -22,6 +22,7 @@ _BUSY_SECONDS = 5.0
 PREFIX = "aiovec_queue_"
 _EVENTS = ("insert", "update", "key", "delete")
 _BEGIN = "/* aiovec "
+_MARK = "WHERE done IS NOT NULL ORDER BY seq LIMIT 1"
 
 Versions = tuple[int, tuple[int, int]]
 
@@ -49,7 +50,8 @@ class Queue:
 
     ``says`` is what its entries are for, and stands in each trigger: the table of a store as
     ``target``, and all that changes the rows that it gets. One entry is the mark up to which all
-    are applied; without it the rows have to be noted again. All methods block.
+    are applied; without it the rows have to be noted again. It has the number of the newest change
+    of the store's table then, 0 if that is not known. All methods block.
     """
 
     def __init__(
@@ -128,24 +130,29 @@ class Queue:
             )
             return self.versions()[1]
 
-    def mark(self, until: int) -> None:
-        """Say that all entries up to one are applied."""
+    def mark(self, until: int, number: int) -> None:
+        """Say that all entries up to one are applied, and the number of the store's table."""
         with self._writing():
             self._db.execute(f"DELETE FROM {self._queue} WHERE seq <= ?", (until,))
-            self._db.execute(f"INSERT INTO {self._queue} (seq, done) VALUES (?, 1)", (until,))
+            mark = until, str(number)  # the number may have more than 64 bits
+            self._db.execute(f"INSERT INTO {self._queue} (seq, done) VALUES (?, ?)", mark)
 
     def marked(self) -> int | None:
         """Return the entry up to which all are applied; None while that is not known."""
-        return self._entry("WHERE done ORDER BY seq LIMIT 1")
+        return self._entry("seq")
+
+    def number(self) -> int:
+        """Return the number of the store's table when the mark was made."""
+        return self._entry("done") or 0
 
     def last(self) -> int:
         """Return the last entry that is committed now."""
-        return self._entry("ORDER BY seq DESC LIMIT 1") or 0
+        return self._entry("seq", "ORDER BY seq DESC LIMIT 1") or 0
 
-    def _entry(self, which: str) -> int | None:
+    def _entry(self, column: str, which: str = _MARK) -> int | None:
         with translated(self._path):
             try:
-                row = self._db.execute(f"SELECT seq FROM {self._queue} {which}").fetchone()
+                row = self._db.execute(f"SELECT {column} FROM {self._queue} {which}").fetchone()
             except sqlite3.OperationalError as exc:
                 if "no such table" not in str(exc):
                     raise
