@@ -10,11 +10,12 @@ from fnmatch import fnmatchcase
 
 from pyarrow import fs
 
+from aiovec.backend import redacted
 from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .files import reading
-from .sources import source_names
+from .sources import kind_in
 
 _MAGIC = re.compile(r"[*?[]")
 
@@ -28,9 +29,8 @@ def files_of(sources: Sequence[str]) -> dict[str, str]:
     """
     versions: dict[str, str] = {}
     for source in sources:
-        scheme, colon, _ = source.partition(":")
-        with reading(source):
-            if colon and scheme in source_names():
+        with reading(redacted(source)):
+            if kind_in(source):
                 versions[source] = ""
             else:
                 versions |= _in_bucket(source) if is_url(source) else _in_folder(source)
@@ -69,5 +69,5 @@ def _in_bucket(url: str) -> dict[str, str]:
 
 def _some(files: dict[str, str], source: str) -> dict[str, str]:
     if not files:
-        raise ConfigError(f"no file matches {source}", key="SOURCE")
+        raise ConfigError(f"no file matches {redacted(source)}", key="SOURCE")
     return files

@@ -97,9 +97,10 @@ class Opener:
 
     def chunks(self, path: str, schema: Schema, size: int) -> Iterator[tuple[ForeignTable, Chunk]]:
         """Yield the rows of one of several files, whose places name the file."""
-        with closing(self.open_file(path, lambda: schema)) as file, reading(path):
+        shown = redacted(path)
+        with closing(self.open_file(path, lambda: schema)) as file, reading(shown):
             (table,) = file.tables()
-            begin = f"{path}, {file.place}"
+            begin = f"{shown}, {file.place}"
             for chunk in file.read(table, schema, size):
                 rejects = [replace(entry, row=f"{begin} {entry.row}") for entry in chunk.rejects]
                 yield table, Chunk(chunk.rows, [f"{begin} {n}" for n in chunk.places], rejects)
@@ -111,11 +112,11 @@ class Opener:
             return reader
 
     def _in_bucket(self, url: str, existing: Existing) -> FileReader:
-        with reading(url):
+        with reading(shown := redacted(url)):
             place, name = fs.FileSystem.from_uri(url)
             form = format_of(Path(name), self.form)
             with place.open_input_stream(name) as stream:
-                return self._file(Path(url), form, existing, _copied(stream))
+                return self._file(Path(shown), form, existing, _copied(stream))
 
     def _file(
         self, path: Path, form: str, existing: Existing, file: Any, beside: Path | None = None

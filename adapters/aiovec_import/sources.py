@@ -262,8 +262,14 @@ def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:
 
 def named_source(text: str) -> tuple[type[Source], str] | None:
     """Return the kind and the place that a text such as ``chroma:DIR`` names, or None."""
-    scheme, colon, place = text.partition(":")
-    return (_kind(scheme), place) if colon and scheme in installed(GROUP) else None
+    return (_kind(kind), text.partition(":")[2]) if (kind := kind_in(text)) else None
+
+
+def kind_in(text: str) -> str:
+    """Return the installed kind that a text such as ``chroma:DIR`` names, or nothing."""
+    scheme, colon, _ = text.partition(":")
+    kind = scheme.partition("+")[0]  # SQLAlchemy adds its driver, as in postgresql+asyncpg:
+    return kind if colon and kind in installed(GROUP) else ""
 
 
 def source_names() -> list[str]:

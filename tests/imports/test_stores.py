@@ -591,7 +591,11 @@ def test_a_table_of_postgresql_is_a_source_of_texts(server: Any, store: Any) -> 
     server.execute("DELETE FROM posts WHERE nr = 1")
     assert again("--delete") == {"changed": 1, "empty": 1, "deleted": 1}
     assert again() == {"unchanged": 1, "empty": 1}
-    assert table(bring(f"{url}#glad", "--embed", "body", "--embedder", "demo"))["new"] == 1
+    of_sqlalchemy = url.replace("postgres:", "postgresql+asyncpg:")
+    embed = ("--embed", "body", "--embedder", "demo")
+    assert table(bring(f"{of_sqlalchemy}#glad", *embed))["new"] == 1
+    assert "there is no table 'sad'" in error_of("import", f"{url}#sad", *embed, "-s", "new.db")
+    assert "the table is not named" in error_of("import", url, *embed, "-s", "new.db")
     query = ("--id-column", "n", "--embed", "body", "--embedder", "demo", "--table", "q", "--query")
     read = "SELECT nr AS n, body, price * 2 AS double FROM posts WHERE body LIKE '%on%'; -- all"
     assert "syntax error" in error_of("import", url, "-s", "new.db", *query, read)
@@ -669,3 +673,9 @@ def test_an_unreachable_postgresql_is_named_without_its_password(folder: Path) -
     )
     for wrong in ("postgresql://app:its-secret@[::1/x", "postgres:its-secret"):
         assert "its-secret" not in error_of("import", wrong, "-s", "new.db")
+
+
+def test_a_url_of_an_unknown_kind_is_named_without_its_password(folder: Path) -> None:
+    error = error_of("import", "mysql://app:its-secret@db/x#docs", "--embed", "a", "-s", "new.db")
+    assert "mysql://***@db/x" in error
+    assert "its-secret" not in error
