@@ -107,13 +107,15 @@ class Scoped(Protocol):
 
 
 class _GetStore:
-    """Returns the store of a request.
+    """Return the store that the app's ``lifespan`` opened.
 
-    An object rather than a function for FastAPI, which reads a dependency's signature: only a
-    parameter annotated with Starlette's class gets the request, also for web sockets. So the
-    annotation is added once Starlette is imported.
+    It takes a request, a web socket, the ASGI scope, or ``{"app": app}`` in your own lifespan.
+    Raises ConfigError if no lifespan ran.
     """
 
+    # An object rather than a function for FastAPI, which reads a dependency's signature: only a
+    # parameter annotated with Starlette's class gets the request, also for web sockets. So the
+    # annotation is added once Starlette is imported.
     __name__ = __qualname__ = "get_store"
 
     def __call__(self, request: Scoped | Mapping[str, Any]) -> VectorStore:
@@ -154,7 +156,8 @@ def _in_state(state: Any) -> Any:
 get_store: _GetStore = _GetStore()
 """The store that the app's ``lifespan`` opened: ``get_store(request)``, ``Depends(get_store)``.
 
-It takes a request, a web socket or the ASGI scope. Raises ConfigError if no lifespan ran.
+It takes a request, a web socket, the ASGI scope, or ``{"app": app}`` in your own lifespan. Raises
+ConfigError if no lifespan ran.
 """
 
 Message = MutableMapping[str, Any]
