@@ -101,7 +101,7 @@ async def open_feed(
     """Return the feed of a source, which suits the store."""
     look = partial(documents_in, [source], base, [*include], [*exclude])
     is_folder = await in_thread(lambda: os.path.isdir(os.path.expanduser(source)))
-    files = {} if query else (await in_thread(look)).files
+    files = {} if query or is_folder else (await in_thread(look)).files
     if files or (is_folder and not query):
 
         def documents(present: Documents) -> DocumentImport:
