@@ -595,7 +595,7 @@ def test_a_table_of_postgresql_is_a_source_of_texts(server: Any, store: Any) -> 
     embed = ("--embed", "body", "--embedder", "demo")
     assert table(bring(f"{of_sqlalchemy}#glad", *embed))["new"] == 1
     assert "there is no table 'sad'" in error_of("import", f"{url}#sad", *embed, "-s", "new.db")
-    assert "the table is not named" in error_of("import", url, *embed, "-s", "new.db")
+    assert "name a table as #TABLE" in error_of("import", url, *embed, "-s", "new.db")
     query = ("--id-column", "n", "--embed", "body", "--embedder", "demo", "--table", "q", "--query")
     read = "SELECT nr AS n, body, price * 2 AS double FROM posts WHERE body LIKE '%on%'; -- all"
     assert "syntax error" in error_of("import", url, "-s", "new.db", *query, read)
