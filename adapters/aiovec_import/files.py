@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,15 @@ def format_of(path: Path, given: str | None) -> str:
 def names_format(path: Path) -> bool:
     """Return whether the name of a file says its format."""
     return path.suffix.lower() in FORMAT_OF
+
+
+def path_and_table(source: str) -> tuple[Path, str]:
+    """Return the path, and the table behind a ``#`` that is no part of it."""
+    path = os.path.expanduser(source)
+    before, _, table = path.rpartition("#")
+    if before and not os.path.lexists(path) and os.path.lexists(before):
+        return Path(before), table
+    return Path(path), ""
 
 
 def schema_file(path: Path) -> Path:

@@ -24,7 +24,16 @@ from aiovec.errors import ConfigError
 
 from .arrow_files import ArrowFile
 from .csv_files import CsvFile
-from .files import FORMAT_OF, TEXTS, FileReader, format_of, names_format, reading, schema_file
+from .files import (
+    FORMAT_OF,
+    TEXTS,
+    FileReader,
+    format_of,
+    names_format,
+    path_and_table,
+    reading,
+    schema_file,
+)
 from .folders import KINDS, documents_in
 from .jsonlines import JsonLines
 from .sources import (
@@ -190,15 +199,6 @@ def _unknown(path: Path) -> str:
         f"{path} has no documents ({KINDS}), and is no store of a kind that import knows: "
         f"{', '.join(source_names())}" + (f"; it has {found.others}" if found.left_out else "")
     )
-
-
-def path_and_table(source: str) -> tuple[Path, str]:
-    """Return the path, and the table behind a ``#`` that is no part of it."""
-    path = os.path.expanduser(source)
-    before, _, table = path.rpartition("#")
-    if before and not os.path.lexists(path) and os.path.lexists(before):
-        return Path(before), table
-    return Path(path), ""
 
 
 def _copied(stream: IO[bytes]) -> Any:

@@ -20,12 +20,12 @@ from functools import partial
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from aiovec import Schema, VectorStore, new_id
 from aiovec._internals import StoreInternals
-from aiovec.backend import redacted
+from aiovec.backend import needs_arrow, redacted
 from aiovec.backend.contract import Backend, TableHandle
 from aiovec.backend.paths import is_url
 from aiovec.backend.threads import begin_in_thread, in_thread
@@ -39,10 +39,9 @@ from aiovec.errors import (
 )
 
 from .documents import DocumentImport
-from .files import names_format
+from .files import names_format, path_and_table
 from .folders import Documents, documents_in
 from .loading import Load, create
-from .opening import Opener, path_and_table
 from .sources import (
     Chunk,
     ForeignTable,
@@ -57,7 +56,9 @@ from .sources import (
 from .stores.queue import Queue, Versions, connected, removals, take_turn, translated, versions_of
 from .syncing import Item, Seen, Sync, SyncImport
 from .tables import QUERY, SqliteTable, id_of
-from .texts import TextImport
+
+if TYPE_CHECKING:
+    from .texts import TextImport
 
 LOG = logging.getLogger("aiovec.watch")
 
@@ -129,8 +130,10 @@ async def open_feed(
             key="embed",
         )
 
+    opening, texts = await in_thread(_import_readers)
+
     def made(reader: Any, rows: ForeignTable) -> TextImport:
-        return TextImport(
+        return texts.TextImport(  # type: ignore[no-any-return]
             reader, [Load(rows, table or rows.name, new=new)], _NO_LIST, base=base,
             size=chunk_size, overlap=overlap, delete_all=True, passages=passages,
         )  # fmt: skip
@@ -138,7 +141,10 @@ async def open_feed(
     def opened() -> TextImport:
         if of_sqlite and StoreInternals(store).owns(path.resolve()):
             raise ConfigError(f"{path} is this store itself; name a table of another database")
-        reader = SqliteRows(path, hints) if of_sqlite else Opener(hints).open(source, lambda: None)
+        if of_sqlite:
+            reader = SqliteRows(path, hints)
+        else:
+            reader = opening.Opener(hints).open(source, lambda: None)
         try:
             (rows,) = reader.tables()
             return made(reader, rows)
@@ -162,6 +168,14 @@ async def open_feed(
         await noted.close()
         raise
     return noted
+
+
+def _import_readers() -> tuple[Any, Any]:
+    """Import what reads rows, which needs pyarrow; a folder is followed without it."""
+    try:
+        return import_module("aiovec_import.opening"), import_module("aiovec_import.texts")
+    except ImportError as exc:
+        raise needs_arrow(exc) or exc from exc
 
 
 class SqliteRows(Reader):

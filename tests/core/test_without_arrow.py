@@ -147,6 +147,29 @@ async def main(path):
 asyncio.run(main(sys.argv[1]))
 """
 
+FOLLOWED = """
+import asyncio, sys
+from pathlib import Path
+
+sys.modules["pyarrow"] = None
+import aiovec
+
+async def main(folder):
+    notes = Path(folder, "notes")
+    async with aiovec.connect(folder + "/store.db", embedder="demo") as store:
+        async with aiovec.watch(store, notes) as watching:
+            (notes / "b.md").write_text("The second.")
+            await watching.caught_up()
+            print(sorted(await store.distinct("documents", "source")))
+        try:
+            async with aiovec.watch(store, folder + "/app.db#t", embed="body"):
+                print("followed")
+        except aiovec.AiovecError as exc:
+            print(exc)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
 
 def _run(script: str, *arguments: object) -> str:
     command = [sys.executable, "-c", script, *map(str, arguments)]
@@ -189,3 +212,13 @@ def test_a_command_that_needs_an_extra_says_what_to_install(
     finished = run_process(*arguments, command=command_without("pyarrow"))
     assert (finished.code, finished.err.count("\n")) == (1, 1)
     assert f'pip install "aiovec[{extra}]"' in finished.err
+
+
+def test_a_folder_is_followed_without_pyarrow(tmp_path: Path) -> None:
+    pytest.importorskip("watchfiles")
+    pytest.importorskip("semantic_text_splitter")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.md").write_text("The first.")
+    followed, refused = _run(FOLLOWED, tmp_path).splitlines()
+    assert followed == "['a.md', 'b.md']"
+    assert 'pip install "aiovec[arrow]"' in refused  # rows need it

@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import Any
 
 from .._tools.hints import hints_arguments
-from .._tools.lazy_arrow import needs_arrow
 from ..backend.paths import PathText, text_of
 from ..backend.threads import in_thread
 from .store import VectorStore
@@ -80,7 +79,7 @@ def watch(
     }
 
     async def opened() -> Feed:
-        feeds = await in_thread(_import_feeds)
+        feeds = await in_thread(import_module, "aiovec_import.watching")  # slow
         feed: Feed = await feeds.open_feed(store, text_of(source, "source"), **options)
         return feed
 
@@ -97,10 +96,3 @@ async def watching_all(
             options = source if isinstance(source, Mapping) else {"source": source}
             await stack.enter_async_context(watch(store, **options))
         yield
-
-
-def _import_feeds() -> Any:
-    try:
-        return import_module("aiovec_import.watching")
-    except ImportError as exc:
-        raise needs_arrow(exc) or exc from exc
