@@ -345,7 +345,7 @@ async def import_(
         return await _run(at, cut, embedder, lambda: of_documents(cut), allow_rejects)
     if documents.left_out and (include or exclude):
         raise ConfigError(f"{sources[0]} has no documents to import; it has {documents.others}")
-    await in_thread(import_module, "aiovec_import.opening")  # slow
+    await in_thread(_import_readers, sources)  # slow
     from .globs import files_of
     from .opening import Opener
 
@@ -576,6 +576,28 @@ async def _updated(
     line = f"updated {counted(updated)} of {table}"
     line += f"; {counted(absent, 'id')} of the file do not exist" if absent else ""
     return Shown({"table": table, "updated": updated, "absent": absent}, [line])
+
+
+def _import_readers(sources: list[str]) -> None:
+    """Import what reads rows. Without pyarrow, first say what is wrong with a path."""
+    from aiovec.backend import needs_arrow
+
+    from .files import names_format
+    from .folders import KINDS
+
+    try:
+        import_module("aiovec_import.opening")
+    except ImportError as exc:
+        if (error := needs_arrow(exc)) is None:
+            raise
+        for path in map(Path, map(expanded, sources)):
+            if path.is_dir() or (path.is_file() and not names_format(path)):
+                lack = "has no documents" if path.is_dir() else "is no document"
+                needs = 'other stores and files of rows need pip install "aiovec[arrow]"'
+                raise ConfigError(f"{path} {lack} ({KINDS}); {needs}") from exc
+            if not (path.exists() or path == Path("-") or re.search(r"[:#*?\[]", str(path))):
+                raise ConfigError(f"there is no file {path}") from exc
+        raise error from exc
 
 
 def _opened(

@@ -222,3 +222,19 @@ def test_a_folder_is_followed_without_pyarrow(tmp_path: Path) -> None:
     followed, refused = _run(FOLLOWED, tmp_path).splitlines()
     assert followed == "['a.md', 'b.md']"
     assert 'pip install "aiovec[arrow]"' in refused  # rows need it
+
+
+def test_an_import_names_a_wrong_path_before_the_missing_pyarrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.py").write_text("pass")
+    (tmp_path / "bare").mkdir()
+    for source, words in (
+        ("gone", "there is no file gone"),
+        ("code.py", "code.py is no document (.docx, "),
+        ("bare", "bare has no documents (.docx, "),
+        ("gone.db#t", 'pip install "aiovec[arrow]"'),
+    ):
+        finished = run_process("import", source, command=command_without("pyarrow"))
+        assert (finished.code, words in finished.err) == (1, True), finished.err
