@@ -685,6 +685,17 @@ def test_fastembed_has_a_default_model_and_counts_its_tokens(
         assert opened.schema("documents").model == "BAAI/bge-small-en-v1.5"
 
 
+def test_a_model_that_cannot_be_loaded_is_named_with_the_reason(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fastembed", stand_in([], 384))
+    keys = '{"kind": "fastembed", "model": "missing", "dim": 384}'
+    done = run("import", written(folder / "notes"), "-s", store, "--embedder", keys)
+    assert (done.code, store.exists()) == (1, False)
+    assert "the embedder 'default' (missing) gave no vector" in done.err
+    assert "the model missing is not supported" in done.err
+
+
 def test_a_document_stored_by_an_app_counts_as_unchanged(folder: Path, store: Path) -> None:
     notes = written(folder / "notes")
 

@@ -85,7 +85,10 @@ class Batcher:
         None for others."""
         if not isinstance(self._embedder, LocalModel):
             return None, None
-        return await in_thread(self._embedder.tokenizer)
+        try:
+            return await in_daemon_thread(self._embedder.tokenizer)
+        except Exception as exc:  # a model that cannot be downloaded, or loaded
+            raise self.error_of(failure_of(exc), None) from exc
 
     async def learn_dim(self) -> None:
         """Embed a short text to learn the length of vectors, which it does not declare."""
