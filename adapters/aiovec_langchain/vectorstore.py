@@ -11,7 +11,15 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from aiovec import Hit, InvalidArgumentError, Record, Table, Where, new_id
-from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, blocking, in_store, relevance
+from aiovec.bridge import (
+    Closable,
+    DocumentBridge,
+    StoreOrTarget,
+    blocking,
+    in_store,
+    refuse_options,
+    relevance,
+)
 
 Filter = Mapping[str, Any] | Where
 
@@ -147,6 +155,7 @@ class AiovecVectorStore(Closable, VectorStore):
         In LangChain ``ids=None`` deletes everything. Here it is an error, because a variable that
         was never set would delete everything too; call ``delete_collection`` instead.
         """
+        refuse_options(unknown, where="filter")
         where = self._bridge.where(filter)
         if ids is None and where is None:
             raise InvalidArgumentError(
@@ -262,6 +271,7 @@ class AiovecVectorStore(Closable, VectorStore):
         **options: Any,
     ) -> list[tuple[Document, float]]:
         """Return the ``k`` documents nearest to a vector, each with its score."""
+        refuse_options(options, where="filter", limit="k")
         if hybrid and query is None:
             raise InvalidArgumentError("hybrid", hybrid, "False in a search by a vector only")
         search = partial(Table.search_hybrid, query=query or "") if hybrid else Table.search

@@ -29,6 +29,7 @@ from aiovec.bridge import (
     blocking,
     comparison,
     in_store,
+    refuse_options,
     unless_true,
 )
 
@@ -163,6 +164,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         the vectors' score, by default 0.5. A query with filters and without a vector returns
         matching nodes, without scores.
         """
+        refuse_options(options, where="filters", limit="similarity_top_k")
         where = self._narrowed(query.node_ids or None, query.filters, query.doc_ids)
         limit, mode = query.similarity_top_k, query.mode
         words, vector = query.query_str or "", query.query_embedding

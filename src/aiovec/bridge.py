@@ -48,6 +48,7 @@ __all__ = [
     "blocking",
     "in_store",
     "metadata_filter",
+    "refuse_options",
     "relevance",
     "storable",
     "table_name",
@@ -369,6 +370,15 @@ def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
     if schema.embed is None:
         return "text"
     return "hybrid" if text_fields(schema) else "vector"
+
+
+def refuse_options(options: Mapping[str, Any], **instead: str) -> None:
+    """Raise TypeError for an option that the framework has under another name.
+
+    After ``refuse_options(options, where="filter")``, a filter passed as ``where`` is not lost.
+    """
+    for name in sorted(options.keys() & instead.keys()):
+        raise TypeError(f"unexpected keyword argument {name!r}: pass {instead[name]} instead")
 
 
 def relevance(score: float, metric: Metric) -> float:

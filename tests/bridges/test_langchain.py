@@ -119,8 +119,10 @@ def test_a_wrong_call_says_what_to_do(letters: AiovecVectorStore) -> None:
         letters.add_texts(["x"], metadata=[{}])
     with pytest.raises(TypeError, match="filters"):
         letters.delete(["a"], filters={"n": 1})
-    with pytest.raises(TypeError, match="where"):
+    with pytest.raises(TypeError, match="'where': pass filter instead"):
         letters.similarity_search("a", where="n = 1")
+    with pytest.raises(TypeError, match="'where': pass filter instead"):
+        letters.delete(["a"], where="n = 1")
     assert len(letters.similarity_search("a", 10)) == 4
 
 

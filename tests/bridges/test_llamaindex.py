@@ -139,6 +139,8 @@ def test_each_query_mode_ranks_as_documented(ours: AiovecVectorStore) -> None:
     ):
         with pytest.raises(InvalidArgumentError, match=name):
             ours.query(wrong)
+    with pytest.raises(TypeError, match="'where': pass filters instead"):
+        ours.query(both, where="lang = 'de'")
 
 
 def test_a_filter_without_a_vector_selects_nodes(ours: AiovecVectorStore) -> None:
