@@ -27,6 +27,11 @@ from aiovec.errors import ConfigError, TableNotFoundError
 KEY_VARIABLE = "AIOVEC_MCP_KEY"
 KEYS_VARIABLE = "AIOVEC_MCP_KEYS"
 
+_BY_WORDS = (
+    "The memory will have keyword search only, which cannot be changed later. To search by meaning "
+    "too, pass --embedder, such as --embedder local"
+)
+
 app: typer.Typer = command_app("mcp")
 
 
@@ -97,6 +102,8 @@ def mcp(
         if any(users.values()):
             user_field(table, schema)
         give_embedder(opened, schema, embedder)
+        if allow_writes and schema is MEMORY and not await StoreInternals(opened).can_embed(schema):
+            say(_BY_WORDS, stderr=True)
         await at.exits.enter_async_context(StoreInternals(opened).watching(watch or []))
         options: dict[str, Any] = {"allow_writes": allow_writes, "readable": read or None}
         servers = {

@@ -428,11 +428,13 @@ def test_a_key_that_serve_would_refuse_is_refused(
 def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        done = run(
-            "mcp", "-s", tmp_path / "agent.db", "--allow-writes", "--http", "--port", str(port)
-        )
+        served = ("mcp", "-s", tmp_path / "agent.db", "--allow-writes", "--http", "--port", port)
+        done = run(*served, "--embedder", "demo")
+        by_words = run(*served)
     assert (done.code, f"cannot listen at port {port}: " in done.err) == (1, True)
     assert "--port 0" in done.err
+    # A memory that is made without an embedder has none for ever.
+    assert ["--embedder" in one.err for one in (done, by_words)] == [False, True]
 
 
 @pytest.mark.slow
