@@ -95,6 +95,9 @@ def test_a_new_table_with_an_embedder_needs_the_option_once() -> None:
     assert run(*new, "--embedder", "demo").code == 0
     made = ("create", "more", "--text", "body", "--embed", "body", "-s", "notes.db")
     assert run(*made).code == 1
+    for incomplete in ("http://127.0.0.1:9/v1", "openai", '{"kind": "openai", "model": "m"}'):
+        done = run(*made, "--embedder", incomplete)
+        assert (done.code, '"model": "…", "dim": 768' in done.err) == (2, True), done.err
     assert run(*made, "--embedder", "demo", "--json").json["schema"]["dim"] == 256
     assert run("import", "rows.jsonl", "--table", "more", "-s", "notes.db").code == 0
     for table in ("notes", "more"):

@@ -18,7 +18,7 @@ from .output import say, say_error
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_CURE = "pass --embedder KIND or --config FILE, or search with --by text"
+_CURE = "pass --embedder KIND, such as local, or --config FILE, or search with --by text"
 
 
 def command_app(name: str, **options: Any) -> typer.Typer:

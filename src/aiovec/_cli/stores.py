@@ -189,6 +189,11 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
         for key in ("query_prefix", "document_prefix", "request_dim"):
             known[key] = recipe.get(key)
         keys = {**{key: value for key, value in known.items() if value}, **keys}
+    if kind == "openai" and not {"model", "dim"} <= keys.keys():
+        raise typer.BadParameter(
+            "--embedder: a new table needs the model and the length of its vectors; pass "
+            '--embedder \'{"kind": "openai", "base_url": "http://…/v1", "model": "…", "dim": 768}\''
+        )
     StoreInternals(vectors).give_embedder(
         embed.using, embedder_section(embed.using, keys, "--embedder")
     )
