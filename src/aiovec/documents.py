@@ -30,7 +30,7 @@ from ._store.store import Table
 from .backend.threads import in_thread, slots
 from .errors import DocumentError, InvalidArgumentError
 
-__all__ = ["SCHEMA", "around", "passages"]
+__all__ = ["SCHEMA", "around", "passages", "place_of"]
 
 SCHEMA = Schema(
     fields={
@@ -307,6 +307,24 @@ async def around(
     return [[found[place] for place in span if place in found] for span in spans]
 
 
+def place_of(row: Mapping[str, Any]) -> str | None:
+    """Return where a passage stands, to cite it; None for a row that is no passage.
+
+    It is ``guide.md:9`` with the line, ``book.pdf, page 3``, ``guide.html#anchor``, or the source
+    alone of a kind without lines, such as Word.
+    """
+    source, start = row.get("source"), row.get("start")
+    if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):
+        return None
+    kind = _KINDS.get(PurePosixPath(source).suffix.lower())
+    if kind in _PAGED:
+        return f"{source}, {_PAGED[kind]} {start}"
+    anchor = row.get("anchor")
+    if anchor and (kind == "html" or "://" in source):  # a link that opens there
+        return f"{source}#{anchor}"
+    return source if kind in READERS else f"{source}:{start}"
+
+
 def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
     """Return the content and the time of change of a file, or raise DocumentError."""
     try:
@@ -335,20 +353,6 @@ def lengths_in(digest: str) -> tuple[int, int] | None:
 def content_in(digest: str) -> str:
     """Return the part of a passage's hash that does not change with the size and the overlap."""
     return digest.rpartition("-")[2]
-
-
-def place_of(row: Mapping[str, Any]) -> str | None:
-    """Return where a passage stands: ``guide.md:9``, ``book.pdf, page 3``; None for another row."""
-    source, start = row.get("source"), row.get("start")
-    if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):
-        return None
-    kind = _KINDS.get(PurePosixPath(source).suffix.lower())
-    if kind in _PAGED:
-        return f"{source}, {_PAGED[kind]} {start}"
-    anchor = row.get("anchor")
-    if anchor and (kind == "html" or "://" in source):  # a link that opens there
-        return f"{source}#{anchor}"
-    return source if kind in READERS else f"{source}:{start}"
 
 
 def _check_size(size: int, source: str) -> None:
