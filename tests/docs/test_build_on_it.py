@@ -103,6 +103,9 @@ def test_the_source_imports_every_vector(use: Use) -> None:
     with aiovec.sync.connect("points.db") as store:
         rows = store.get("points", ["7", "8", "9"], include_vector=True)
     np.testing.assert_array_equal([row.vector for row in rows], vectors)
+    assert run("import", "npz:points.npz", "--upsert", "-s", "points.db").code == 0
+    with aiovec.sync.connect("points.db") as store:
+        assert store.tables() == ["points"]
 
 
 @pytest.mark.slow
