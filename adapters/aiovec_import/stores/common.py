@@ -205,7 +205,7 @@ class CollectionSource(Source):
         if metric is None and self._hints.new.metric is None:
             unknown = f"the metric {chosen.metric} is unknown to aiovec"
             why = "no index names the metric" if chosen.metric is None else unknown
-            notes.append(f"{why}; the table gets l2")
+            notes.append(f"{why}; the table gets l2 unless you pass --metric")
         others = [f"the vectors {vectors}" for vectors in collection.vectors if vectors != chosen]
         vector = legal_vector(chosen.name)
         fields, _ = fields_of(collection.fields, vector)
