@@ -215,7 +215,8 @@ def _lines(facts: Facts, lancedb_ms: float) -> dict[str, str]:
     }
     if facts["p95_ms"] is not None:
         cores = f"{usable_cores()} core{'s' * (usable_cores() > 1)}"
-        most = f"95 % take at most {facts['p95_ms']:.3g} ms on {cores}"
+        p95 = float(f"{facts['p95_ms']:.3g}")
+        most = f"95 % take at most {p95:,g} ms on {cores}"
         lines["search"] = f"{most}, and find the nearest rows"
     slow = {key: ms for key, ms in facts["filters_ms"].items() if ms > _SLOW_FILTER}
     if slow:
