@@ -1303,7 +1303,7 @@ class VectorStore(Hints):
         return await self._on_table("changes", table, changes)
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
-        """Return the earlier versions that are kept."""
+        """Return the versions that are kept, oldest first, with "version" and "created"."""
         return await self._on_table("versions", table, lambda t: t.backend.versions(t.handle))
 
     async def revert(self, table: str, version: int) -> None:
