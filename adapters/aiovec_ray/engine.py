@@ -134,7 +134,7 @@ def _progress(seen: Seen) -> Callable[[Written], None]:
 
 def _lancedb(backend: Backend) -> LancedbBackend:
     if not isinstance(backend, LancedbBackend):
-        hint = f"it works only on tables of LanceDB, and the store at {backend.target} is not one"
+        hint = f"{backend.target} has no tables of LanceDB; name a folder lancedb:///PATH"
         raise UnsupportedError("the engine ray", backend.name, hint)
     return backend
 

@@ -232,7 +232,7 @@ def test_a_refused_load_leaves_no_rows_and_no_files(
     code, said = cluster.run(*LOAD, "x.parquet", "-s", tmp_path / "notes.db")
     assert (code, "there is no file" in said) == (1, True)
     code, said = cluster.run(*LOAD, parts / "p0.parquet", "-s", tmp_path / "notes.db")
-    assert (code, "tables of LanceDB" in said) == (1, True)
+    assert (code, "tables of LanceDB; name a folder lancedb:///PATH" in said) == (1, True)
 
 
 def kill_amid(cluster: Cluster, folder: Path, load: tuple[object, ...], role: str, at: int) -> str:
