@@ -148,6 +148,6 @@ def _walked(
                 files |= {at + path.name: path} if is_wanted(at + path.name, rules) else {}
             elif os.path.exists(path):
                 left_out[path.suffix.lower()] += 1
-            else:  # a link, perhaps to a folder that is not mounted now
+            elif os.path.islink(path):  # perhaps to a folder that is not mounted now
                 unread.append(path)
     return files and files | {f"{path.relative_to(top).as_posix()}/": path for path in unread}

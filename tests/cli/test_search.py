@@ -120,8 +120,9 @@ def test_a_search_by_meaning_names_the_missing_embedder(run: Run, texts: Path) -
         store.create_table("docs", schema)
         store.insert("docs", [{"id": "wool", "body": "cold water", "embedding": [1, 2]}])
     for options in (["cold water"], ["cold water", "--by", "hybrid"], ["cold", "--by", "vector"]):
-        assert "pass --embedder KIND or --config FILE, or search with --by text" in error_of(
-            "search", "docs", *options, "-s", "other.db"
+        assert (
+            "pass --embedder KIND, such as local, or --config FILE, or search with --by text"
+            in error_of("search", "docs", *options, "-s", "other.db")
         )
     assert ids(run, "docs", "cold water", "--by", "text", "-s", "other.db") == ["wool"]
 
