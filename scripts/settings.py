@@ -22,25 +22,27 @@ from aiovec.backend.config import RetrievalSettings, retrieval_settings
 from aiovec.backend.embedders import EmbedderSettings
 from aiovec.backend.settings import Key, Section
 
-_WIDTH = 100
+# So that the page with the file shows whole lines.
+_WIDTH = 88
 
 _HEAD = """\
 #:schema ./aiovec.schema.json
-# The settings of aiovec: every key with its default. Leave out the keys that you do not change.
+# The settings of aiovec: every key with its default. Leave out the keys that you do not
+# change.
 #
-#   aiovec.connect(config="aiovec.toml")   reads this file. Without arguments, connect() reads the
-#                                          file that AIOVEC_CONFIG names, else ./aiovec.toml.
+# aiovec.connect(config="aiovec.toml") reads this file. Without arguments, connect() reads
+# the file that AIOVEC_CONFIG names, else ./aiovec.toml.
 #
-# An environment variable overrides a key: AIOVEC_, then the path of the key in capitals, joined by
-# two underscores, such as AIOVEC_RETRIEVAL__BACKEND=lancedb or
+# An environment variable overrides a key: AIOVEC_, then the path of the key in capitals,
+# joined by two underscores, such as AIOVEC_RETRIEVAL__BACKEND=lancedb or
 # AIOVEC_RETRIEVAL__SQLITE__READERS=8. An empty variable counts as unset.
 #
-# Relative paths start at the folder of this file, also those in environment variables. ~ is the
-# home folder. An unknown key is an error."""
+# Relative paths start at the folder of this file, also those in environment variables. ~ is
+# the home folder. An unknown key is an error."""
 
 _TAIL = """\
-# The backend of another package has a section by its name, [retrieval.<name>], with its own keys;
-# the key "url" is its address.
+# The backend of another package has a section by its name, [retrieval.<name>], with its
+# keys; the key "url" is its address.
 """
 
 

@@ -31,7 +31,7 @@ class RemotePlugin(BackendPlugin):
         "http://127.0.0.1:4002",
         pattern=r"^https?://\S.*",
         accepted=ADDRESS,
-        description="The server of the remote backend, as `aiovec serve` says its address.\n\n"
+        description="The address of the remote backend's server, as `aiovec serve` prints it.\n\n"
         'It needs: pip install "aiovec[remote]"',
     )
 
