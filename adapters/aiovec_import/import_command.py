@@ -135,7 +135,7 @@ async def import_(
             metavar="URL",
             help="Documents: URL before each path, such as https://docs.example.com/. Default: the "
             "path below the folder. Rows with --embed: name of the source in its rows. "
-            "Default: file and table, such as app.db#articles.",
+            "Default: the source as written, such as app.db#articles or a glob.",
         ),
     ] = "",
     fields: Annotated[

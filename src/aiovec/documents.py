@@ -251,11 +251,14 @@ async def passages(
     UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the document's name, which
     the rows keep; bytes and texts need it. Its suffix says its kind, unless the first bytes are
     those of a PDF or of HTML, or ``kind`` says it: pass "markdown" for a text converted from a file
-    of another kind. An unknown suffix is plain text.
+    of another kind. An unknown suffix is plain text. ``modified`` is the time that the rows keep,
+    by default that of the file.
+
     A passage has at most ``size`` characters, by default 1,200, or with a ``tokenizer`` of the
     package ``tokenizers`` so many of its tokens, by default 256, without a heading before it;
-    passages of one section share up to ``overlap`` of them.
-    Raises DocumentError if the document cannot be read, or has no text.
+    passages of one section share up to ``overlap`` of them, by default none.
+
+    Raises DocumentError if the document cannot be read, has no text, or has more than 64 MiB.
     """
     cutter = Cutter(size, overlap, tokenizer, kind=kind)
     if not isinstance(document, (Path, str, bytes, bytearray, memoryview)):
@@ -310,8 +313,8 @@ async def around(
 def place_of(row: Mapping[str, Any]) -> str | None:
     """Return where a passage stands, to cite it; None for a row that is no passage.
 
-    It is ``guide.md:9`` with the line, ``book.pdf, page 3``, ``guide.html#anchor``, or the source
-    alone of a kind without lines, such as Word.
+    It is ``guide.md:9`` with the line, ``book.pdf, page 3``, ``guide.html#anchor``, or only the
+    source of a kind without lines, such as Word.
     """
     source, start = row.get("source"), row.get("start")
     if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):

@@ -184,10 +184,12 @@ class Rank(NamedTuple):
 class Hit(_Row):
     """A matching row of a search: a mapping of ``id`` and the fields.
 
-    A better hit has a higher ``score`` and a lower ``distance`` (None for a text search). ``ranks``
-    has the row's ``rank``, from 1, and ``score`` in each list of a hybrid search, "vector" and
-    "text". With ``highlight``, ``highlights`` has a snippet of each text field that a keyword
-    search matched.
+    A better hit has a higher ``score``: the cosine, the dot product, ``1 / (1 + distance)`` under
+    "l2", or BM25 in a keyword search. A fused or boosted score only compares hits of one search.
+    ``distance`` is ``1 - cosine``, the negative dot product or the Euclidean distance; it is None
+    in a keyword search, and for a row without a vector. ``ranks`` has the row's ``rank``, from 1,
+    and ``score`` in each list of a hybrid search, "vector" and "text". With ``highlight``,
+    ``highlights`` has a snippet of each text field that a keyword search matched.
     """
 
     __slots__ = ("distance", "highlights", "ranks", "score")

@@ -117,11 +117,12 @@ class Field:
     - ``type``: the Python type of its values; in JSON it is written text, int, float, bool,
       datetime, list[text], list[int] or list[float], which is ``kind``.
     - ``nullable``: False refuses rows without a value.
-    - ``index``: "btree" or "bitmap" makes filters fast, not for lists. SQLite has one kind for
-      both.
+    - ``index``: "btree", or for few different values "bitmap", makes filters fast; not for lists.
+      SQLite has one kind for both.
     - ``partition``: SQLite stores the vectors of each value together, in the space of at least 64,
       and a search for the value scans only these. For up to four fields of text or int.
-    - ``text``: keyword search covers the field. SQLite looks at the first 32,768 bytes of a word.
+    - ``text``: keyword search covers this field of text. SQLite looks at the first 32,768 bytes of
+      a word.
     - ``expires``: a row disappears at the time in this datetime field, and is deleted later; a row
       without a time stays. For one field.
 
@@ -274,16 +275,18 @@ class Embed:
 @hints_creation
 @dataclass(frozen=True, init=False)
 class Schema:
-    """The shape of a table. Immutable; equal schemas compare equal.
+    """The vectors and fields of a table. Immutable; equal schemas compare equal. An option out of
+    its range raises InvalidArgumentError.
 
     - ``dim``: the length of every vector, up to 8192. A schema with ``embed`` may leave it out; it
       is 0 until ``create_table`` takes it from the embedder.
     - ``metric``: "cosine", "l2" (Euclidean) or "dot" (inner product).
-    - ``model``: the name of the embedding model, of at most 1,000 characters.
+    - ``model``: the name of the embedding model, of at most 1,000 characters; with ``embed``, by
+      default the embedder's. Calls that name another one raise ModelMismatchError.
     - ``vector``: the name of the vector in rows and batches.
     - ``fields``: at most 1,996, by their names; a Python type if no option is needed, as in
       ``{"year": int}``.
-    - ``payload``: False refuses keys that no field declares.
+    - ``payload``: True keeps keys that no field declares as JSON, False refuses them.
     - ``analyzer``: how keyword search splits texts into words. With "ngram", parts of one or two
       characters take longer, and white space in quotes counts.
     - ``quantized``: "bit" also stores 1-bit codes for approximate searches. SQLite only; ``dim``
@@ -291,8 +294,8 @@ class Schema:
     - ``embed``: the text field from which vectors are made.
     - ``vector_nullable``: rows may have no vector. Vector searches skip them; ``set_vectors`` or
       ``upsert`` adds the vector later.
-    - ``payload_indexes``: the payload keys with an index, as filters name them, sorted. SQLite
-      only; a table that moves to LanceDB keeps the names, for a move back.
+    - ``payload_indexes``: the payload keys with an index, as filters name them ("payload.user"),
+      at most 64. SQLite only; a table that moves to LanceDB keeps the names, for a move back.
     """
 
     dim: int

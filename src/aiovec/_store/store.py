@@ -174,14 +174,22 @@ class VectorStore(Hints):
 
     Every method follows these rules:
 
-    - It checks its arguments first; bad ones raise an ``AiovecError`` and change nothing.
+    - It checks its arguments first; bad ones change nothing. They raise InvalidArgumentError, or
+      for a table, a field or a selected column with a wrong name InvalidNameError.
+    - ``where`` is a filter: its text, an expression of ``F``, a mapping of fields to values, a list
+      of these, which means all of them, or None for every row. A bad one raises FilterError.
+    - ``ids`` is one id or an iterable of ids: texts, whole numbers or UUIDs.
+    - ``model`` names the model that made the given vectors; one other than the table's raises
+      ModelMismatchError. A table without a model, and a call without one, accept any.
     - A write, or a change of fields or tables, is atomic: all of it or none. When it returns, it
       survives ``kill -9``, and every read that starts later, in any process, sees it.
     - A call that is cancelled, also by ``asyncio.timeout``, is wholly done or not at all, and the
       store stays usable.
     - It never blocks the event loop, and calls may overlap in any number.
-    - It raises ``StoreClosedError`` after ``close``, ``TableNotFoundError`` where the table is
-      missing, and no error except those of ``aiovec.errors``.
+    - It raises ``TableNotFoundError`` if the table is missing, ``StoreBusyError`` if it waited for
+      other calls or processes for longer than ``busy_timeout`` (30 s), ``UnsupportedError`` if the
+      backend or a read-only store cannot do it, ``StoreClosedError`` after ``close``, and no error
+      except those of ``aiovec.errors``.
     - It belongs to the event loop that opened the store: on another one it raises an error.
     """
 
@@ -398,8 +406,9 @@ class VectorStore(Hints):
     async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
         """Add a field. It is null in existing rows; its index is built before the call returns.
 
-        A field that cannot be null, or that is a partition key, must be in the table's first
-        schema.
+        ``field`` is a ``Field``, or a type if no option is needed: ``str``. A taken or forbidden
+        name raises InvalidNameError. A field that cannot be null, or that is a partition key, must
+        be in the table's first schema; here it raises InvalidArgumentError.
         """
         added = field if isinstance(field, Field) else Field(field)
         await self._alter("add_field", table, AddField(name, added))
@@ -427,22 +436,24 @@ class VectorStore(Hints):
     ) -> None:
         """Drop the index of this kind over a field; without ``kind``, all indexes over it.
 
-        The field and its values stay. Does nothing if there is no such index.
+        ``field`` may be a payload key. The field and its values stay. Does nothing if the field has
+        no such index; a field that does not exist raises InvalidArgumentError.
         """
         await self._alter("drop_field_index", table, UnindexField(field, kind))
 
     async def drop_field(self, table: str, field: str) -> None:
         """Drop a field with its values and its indexes.
 
-        A partition key and the field of ``embed`` cannot be dropped. A payload key of the same
-        name, which the field has hidden, is visible again.
+        A partition key, the field of ``embed`` and a missing field raise InvalidArgumentError. A
+        payload key of the same name, which the field has hidden, is visible again.
         """
         await self._alter("drop_field", table, DropField(field))
 
     async def rename_field(self, table: str, old: str, new: str) -> None:
         """Rename a field. Its values and indexes stay.
 
-        The field hides a payload key that has the new name.
+        A taken new name raises InvalidNameError, a missing field InvalidArgumentError. The field
+        hides a payload key that has the new name.
         """
         await self._alter("rename_field", table, RenameField(old, new))
 
@@ -462,8 +473,8 @@ class VectorStore(Hints):
     async def rename_table(self, old: str, new: str) -> None:
         """Rename a table. Rows, schema, indexes and the change feed stay.
 
-        Raises UnsupportedError if the store lies in a bucket, in LanceDB's memory or in its
-        service, which cannot rename a table in one step.
+        Raises TableExistsError if ``new`` exists, and UnsupportedError if the store lies in a
+        bucket, in LanceDB's memory or in its service, which cannot rename a table in one step.
         """
         check_table_name(old)
         check_table_name(new)
@@ -476,7 +487,10 @@ class VectorStore(Hints):
         await self._call("rename_table", old, rename, alters=True)
 
     async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
-        """Drop the table and all its rows."""
+        """Drop the table and all its rows.
+
+        With ``missing_ok``, a missing table is no error.
+        """
         check_table_name(table)
         missing_ok = check_flag("missing_ok", missing_ok)
 
@@ -527,8 +541,10 @@ class VectorStore(Hints):
         rows are left out instead (the first row of a repeated id counts), and with ``"replace"``
         they replace the existing ones, as in ``upsert``.
 
-        If the schema has ``embed``, rows may come without a vector: the embedder makes it from
-        their text, except for skipped rows. EmbeddingError names the row for which it failed.
+        A value that does not fit the schema raises InvalidRowError, a vector InvalidVectorError or
+        DimensionMismatchError; each names the row and its id. If the schema has ``embed``, rows may
+        come without a vector: the embedder makes it from their text, except for skipped rows.
+        EmbeddingError names the row for which it failed.
         """
         if not isinstance(on_conflict, str) or on_conflict not in ON_CONFLICT:
             expected = " or ".join(map(repr, ON_CONFLICT))
@@ -538,9 +554,9 @@ class VectorStore(Hints):
     async def upsert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
         """Add rows, or replace whole rows with the same ids; return the number of ids.
 
-        ``rows`` are those of ``insert``; the last row of a repeated id counts. Raises
-        InvalidRowError if a row would get another value in a partition field: use ``update`` for
-        that.
+        ``rows`` and the errors are those of ``insert``; the last row of a repeated id counts.
+        Raises InvalidRowError too if a row would get another value in a partition field: use
+        ``update`` for that.
         """
         return await self._write("upsert", table, rows, model, on_conflict="replace")
 
@@ -648,8 +664,7 @@ class VectorStore(Hints):
 
         ``vectors`` has one vector for each id, checked as in ``insert``; an error names the
         position of the vector and its id. The last vector of a repeated id counts. Missing ids are
-        not counted, and are no error. ``model`` names the model that made the vectors; one other
-        than the table's raises ModelMismatchError.
+        not counted, and are no error.
         """
         listed = await collect_ids(ids)
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
@@ -712,8 +727,8 @@ class VectorStore(Hints):
     ) -> Results[Record]:
         """Return the rows with these ids, in the order of ``ids``; missing ones are left out.
 
-        ``select`` names the fields to read, as in ``find``. The vector comes with them unless
-        ``include_vector`` is false.
+        A repeated id returns its row again. ``select`` names the fields to read, as in ``find``.
+        The vector comes with them unless ``include_vector`` is false.
         """
         wanted = await self._checked_ids(ids, check_ids)
         distinct = list(dict.fromkeys(wanted))
@@ -749,13 +764,17 @@ class VectorStore(Hints):
     ) -> Results[Record]:
         """Return rows without a search, sorted by one or more keys, by default by the id.
 
-        ``limit=None`` returns all of them, in memory; ``rows`` yields them one by one.
+        At most ``limit`` rows are returned, after the first ``offset``. ``limit=None`` returns all
+        of them, in memory; ``rows`` yields them one by one.
 
         A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
         descending, and ``descending`` reverses every key. Nulls come last, equal rows by id. In a
         payload key, numbers come before text and text before booleans; other values count as null.
-        At most 32 keys are taken, and 2,000 names in ``select``. ``vector`` is None unless its name
-        is selected, or ``include_vector`` is true.
+        At most 32 keys are taken.
+
+        ``select`` names the fields to read, by default all, with the payload: fields, the vector,
+        "payload", or keys of it ("payload.url"), at most 2,000 names. ``vector`` is None unless its
+        name is selected, or ``include_vector`` is true.
         """
         most = _MOST_ROWS if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
@@ -800,10 +819,10 @@ class VectorStore(Hints):
         """Return a mapping of the values of a field to their numbers of rows.
 
         The most frequent come first, equally frequent ones in the order of ``find``. At most
-        ``limit`` values are returned. ``field`` is a field, "id" or a key of the payload
-        (``payload.kind``). Nulls are not counted. A row counts once for each different item of a
-        list, in a list field or at a payload key; objects and lists in lists count as null. As in
-        filters, 1 and 1.0 are one value, and 1 and True are two.
+        ``limit`` values are returned, by default all. ``field`` is a field, "id" or a key of the
+        payload (``payload.kind``). Nulls are not counted. A row counts once for each different item
+        of a list, in a list field or at a payload key; objects and lists in lists count as null. As
+        in filters, 1 and 1.0 are one value, and 1 and True are two.
         """
         if limit is not None:
             limit = count_of("limit", limit)
@@ -867,13 +886,15 @@ class VectorStore(Hints):
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield every row of one consistent snapshot, as Arrow batches, in constant memory.
 
-        It needs pyarrow: ``pip install "aiovec[arrow]"``.
-        Later writes are not seen. Each batch has its cursor in
-        ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=`` continues after that batch in a new
-        snapshot. A batch has ``batch_size`` rows, or fewer if they are large or some have expired.
-        To stop early, use ``aclose()`` or ``contextlib.aclosing``: an abandoned export holds its
-        snapshot until it is garbage collected. A store has at most eight exports open; a further
-        one waits up to ``busy_timeout``.
+        It needs pyarrow: ``pip install "aiovec[arrow]"``. ``select`` names the columns: fields, the
+        vector, or "payload" as a whole; by default all of them. Later writes are not seen.
+
+        Each batch has its cursor in ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=``
+        continues after that batch in a new snapshot. A batch has ``batch_size`` rows, or fewer if
+        they are large or some have expired. To stop early, use ``aclose()`` or
+        ``contextlib.aclosing``: an abandoned export holds its snapshot until it is garbage
+        collected. A store has at most eight exports open; a further one waits up to
+        ``busy_timeout``.
         """
         batch_size = count_of("batch_size", batch_size)
         if after is not None and not isinstance(after, bytes):
@@ -905,10 +926,10 @@ class VectorStore(Hints):
     ) -> AsyncGenerator[Record, None]:
         """Yield every row of one consistent snapshot, one after the other, in constant memory.
 
-        Iterate with ``async for row in store.rows("docs")``. The order is the backend's own; later
-        writes are not seen. To stop early, use ``contextlib.aclosing``: like an abandoned export,
-        the iterator holds its snapshot until it is garbage collected, and a store has at most eight
-        of both open.
+        Iterate with ``async for row in store.rows("docs")``. ``select`` and ``include_vector`` are
+        those of ``find``. The order is the backend's; later writes are not seen. To stop early, use
+        ``contextlib.aclosing``: like an abandoned export, the iterator holds its snapshot until it
+        is garbage collected, and a store has at most eight of both open.
         """
         check_table_name(table)
         names = selected_names(select)
@@ -986,38 +1007,41 @@ class VectorStore(Hints):
 
         If the schema has ``embed``, ``vector`` may be a text: the embedder makes its vector. The
         filter is applied before the search: with enough matching rows there are always ``limit``
-        hits.
+        hits, unless another argument, such as ``min_score``, leaves some out.
 
         Further arguments of all searches:
 
-        - ``select``: the names of the fields to read, as in ``find``; ``include_vector=True`` reads
-          the vector too.
+        - ``select``: the names of the fields to read, as in ``find``, by default all;
+          ``include_vector=True`` reads the vector too.
         - ``offset``: the number of hits, or with ``group_by`` of groups, to skip. They are ranked
           too: a page costs as much as ``offset + limit`` hits.
-        - ``min_score``: the least score of a hit, as the search computes it, before ``rerank``.
-        - ``group_by``, a field or ``payload.<key>``: the hits are the best ``per_group`` rows (1)
-          of each of the ``limit`` best values. Rows without a value form one group. The search
-          looks at the best ``fetch_k * per_group`` rows, and if these have too few values, once
-          more at 16 times as many; what it finds there is the answer.
+        - ``min_score``: the least score of a hit, as the search computes it, before ``rerank``; by
+          default there is no bound.
+        - ``group_by``, a field without lists or ``payload.<key>``: the hits are the best
+          ``per_group`` rows (1) of each of the ``limit`` best values. Rows without a value form one
+          group. The search looks at the best ``fetch_k * per_group`` rows, and if these have too
+          few values, once more at 16 times as many; what it finds there is the answer.
         - ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal relevance with
           ``lambda`` as ``1 - diversity``, by the cosine whatever the metric; 0 changes nothing.
+          It cannot be combined with ``group_by``.
         - ``rerank`` is a function that gets the hits, with all their text fields, and returns new
           scores, or the hits in a new order (a plain function runs in a thread). Diversity is
           applied afterwards.
         - ``rerank=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
           field, ``Factor("importance", weight=0.2)`` those with a higher number; a list has
           several. ``min_score`` applies before it.
-        - ``fetch_k``: the number of hits from which diversity, rerank and groups choose, by default
-          four times ``offset + limit``.
+        - ``fetch_k``: the number of hits from which diversity, rerank and groups choose, at least
+          ``offset + limit``, by default four times as many.
 
         Further arguments of searches by vector:
 
-        - ``model``: the name of the model that made the vector; one other than the table's raises
-          ModelMismatchError.
-        - ``max_distance``: the greatest distance of a hit.
-        - ``exact=True`` uses no approximate index, and ``tuning`` sets the effort of an index
-          search. Without ``exact``, a tuning that the backend does not have raises
+        - ``max_distance``: the greatest distance of a hit; by default there is no bound.
+        - ``exact=True`` uses no approximate index, and ``tuning``, a ``Tuning``, sets the effort of
+          an approximate search. Without ``exact``, a tuning that the backend does not have raises
           UnsupportedError.
+
+        A text raises InvalidVectorError if the schema has no ``embed``, and EmbeddingError if the
+        embedder is missing or fails.
         """
         checked = options_of(
             "search", VectorArguments, options, vector=vector, limit=limit, where=where
@@ -1037,10 +1061,11 @@ class VectorStore(Hints):
     ) -> ResultsList:
         """Search for several vectors or texts on one state of the table.
 
-        ``each_where`` is a list with a filter, or None, for each of them, which narrows ``where``.
-        With ``group_by``, each vector is a separate search. The other arguments are those of
-        ``search``. ``to_arrow``, ``to_pandas`` and ``to_polars`` of the result return one table,
-        whose column ``_query`` is the position of the query.
+        The result has the hits of each, in the order of ``vectors``. ``each_where`` is a list with
+        a filter, or None, for each of them, which narrows ``where``. With ``group_by``, each vector
+        is a separate search. The other arguments are those of ``search``. ``to_arrow``,
+        ``to_pandas`` and ``to_polars`` of the result return one table, whose column ``_query`` is
+        the position of the query.
         """
         named = {"limit": limit, "where": where, "each_where": each_where}
         checked = options_of("search_many", VectorArguments, options, **named)
@@ -1244,9 +1269,10 @@ class VectorStore(Hints):
 
         ``kind`` and the options depend on the backend; an unknown one raises InvalidArgumentError,
         which lists the known ones. ``recall`` is the share of the true nearest rows that searches
-        of this table must find, and ``questions`` are vectors of real queries with which it is
-        measured. Without ``wait`` the build runs in the background, until the store is closed. A
-        cancelled build leaves the table unchanged.
+        of this table must find, by default ``recall_target`` of the TOML file (0.95), and
+        ``questions`` are at least 64 vectors of real queries with which it is measured. SQLite
+        needs no index, and raises UnsupportedError. With ``wait=False`` the build runs in the
+        background, until the store is closed. A cancelled build leaves the table unchanged.
         """
         check_words("kind", kind)
         for option, value in options.items():
@@ -1275,11 +1301,19 @@ class VectorStore(Hints):
         return await hop(cost_of(given), given_matrix, given, t.schema, Places())
 
     async def indexes(self, table: str) -> list[IndexInfo]:
-        """Return the indexes over the vectors."""
+        """Return the indexes of a table on LanceDB.
+
+        That of the vectors has its measured ``recall``; the others are those of fields. SQLite
+        raises UnsupportedError.
+        """
         return await self._on_table("indexes", table, lambda t: t.backend.indexes(t.handle))
 
     async def drop_index(self, table: str, name: str) -> None:
-        """Drop an index."""
+        """Drop the vector index of this name, as ``indexes`` returns it.
+
+        Until another one is built, a search reads all vectors. A table without this index raises
+        InvalidArgumentError.
+        """
         check_words("name", name)
         await self._on_table("drop_index", table, lambda t: t.backend.drop_index(t.handle, name))
 
@@ -1287,8 +1321,10 @@ class VectorStore(Hints):
         """Return the rows that were written, and the ids that were deleted, after ``since``.
 
         ``since`` is the ``number`` of the previous page, or 0 for all rows. Apply ``deleted``
-        first, then ``upserted``, an Arrow table of pyarrow (``pip install "aiovec[arrow]"``). A
-        page has about ``limit`` changes, and only the last change of a row; the newest page is
+        first, then ``upserted``, an Arrow table of whole rows. It needs pyarrow:
+        ``pip install "aiovec[arrow]"``.
+
+        A page has about ``limit`` changes, and only the last change of a row; the newest page is
         ``complete``. Raises ChangesPrunedError if the changes are no longer kept: drop the rows
         read so far, and start again with 0. An expired row is in ``deleted``. A row that expires
         after a page held it is in ``deleted`` once the table deletes it, so check its time too.
@@ -1307,13 +1343,21 @@ class VectorStore(Hints):
         return await self._on_table("versions", table, lambda t: t.backend.versions(t.handle))
 
     async def revert(self, table: str, version: int) -> None:
-        """Make an earlier version the current one."""
+        """Make an earlier version, by its number from ``versions``, the current one.
+
+        It becomes a new version, so the replaced one stays in the list. Raises InvalidArgumentError
+        if it is no longer kept, and UnsupportedError on SQLite.
+        """
         if isinstance(version, bool) or not isinstance(version, int):
             raise InvalidArgumentError("version", version, "a whole number")
         await self._on_table("revert", table, lambda t: t.backend.revert(t.handle, version))
 
     async def backup(self, path: str | Path) -> None:
-        """Copy the whole store, as of one moment, to a path that does not exist yet."""
+        """Copy the whole store, as of one moment, to a path that does not exist yet.
+
+        In a bucket, each table has its own moment. An existing path raises InvalidArgumentError, a
+        store on a server UnsupportedError. ``aiovec.restore`` takes the copy.
+        """
 
         async def backup(active: ActiveBackend) -> None:
             active.backend.check_able("backup")

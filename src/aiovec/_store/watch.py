@@ -39,13 +39,15 @@ def watch(
 ) -> Watching:
     """Keep a table as its source: ``async with watch(store, "app.db#articles", embed="body")``.
 
-    ``source`` is a folder or a file of documents, or a table of a SQLite database, ``FILE#TABLE``.
-    The first time all rows are copied, and after that only changes. Rows removed from the source
-    are deleted; other rows of the table stay.
+    ``source`` is a folder or a file of documents, a table of a SQLite database, ``FILE#TABLE``, or
+    rows that ``aiovec import`` reads with ``--embed``, such as ``postgresql://host/db#TABLE``. The
+    first time all rows are copied, and after that only changes. Rows removed from the source are
+    deleted; rows of apps and of other sources stay.
 
-    A table of SQLite gets a queue and four triggers in its own database, which note the keys of
-    changed rows; ``aiovec import FILE#TABLE --unwatch`` removes them. Where none can be made, as
-    for a view or a ``query``, a SELECT, all rows are compared every ``every`` seconds.
+    A table of SQLite gets a queue and four triggers in its database, which note the keys of changed
+    rows; ``aiovec import FILE#TABLE --unwatch`` removes them. The queue serves one table of one
+    store. Where none can be made, as for a view or a ``query``, a SELECT, all rows are compared
+    every ``every`` seconds; a folder whose changes the system does not report is too.
 
     ``table`` is the store's table, by default the source's name, or "documents". ``embed`` is the
     column that vectors are made of, ``text`` are those for keyword search, ``index`` those with an
@@ -54,13 +56,17 @@ def watch(
     ``chunk_size`` and ``overlap``. The sizes may be left out if an earlier import or watch of the
     source named them, and ``passages`` only together with ``embed``.
 
-    For documents, ``include`` and ``exclude`` are globs, ``base`` is the URL before their paths.
+    For documents, ``include`` and ``exclude`` are globs, and ``base`` is the URL before their
+    paths. For rows, ``base`` names the source in the rows, by default ``source`` as written. Two
+    folders, or two databases, in one table need different bases.
 
     Of several processes that watch a source for one store, one follows, and another one takes over
     when it ends. An error, such as that of an embedder, is logged as ``aiovec.watch``, shown by
     ``state``, and the work is tried again.
 
-    Entering it raises ConfigError if the source cannot be read, or does not suit the table.
+    Entering it raises ConfigError if the source cannot be read or does not suit the table, if its
+    queue serves another table, or if the store already watches a source with the same table and
+    base; UnsupportedError for a read-only store.
     """
     options = {
         "table": table,

@@ -180,7 +180,7 @@ class Watching(Hints):
             await asyncio.sleep(_LOOK)
 
     async def state(self) -> WatchState:
-        """Return how far the table is behind its source."""
+        """Return how far the table is behind its source, and the last error."""
         feed = self._entered()
         error = self._error
         try:

@@ -144,7 +144,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The effort of an approximate search. None lets the backend choose.
+    """The effort of an approximate search. None lets the backend choose. Numbers are at least 1.
 
     On LanceDB, a search reads ``nprobes`` partitions of the index or follows ``ef`` candidates of a
     graph, and measures ``refine`` or ``oversample`` times the limit of rows with their whole
