@@ -28,7 +28,7 @@ from aiovec._internals import StoreInternals
 from aiovec.backend import needs_arrow, redacted
 from aiovec.backend.contract import Backend, TableHandle
 from aiovec.backend.paths import is_url
-from aiovec.backend.threads import begin_in_thread, in_thread
+from aiovec.backend.threads import begin_in_thread, in_daemon_thread, in_thread
 from aiovec.documents import SUFFIXES
 from aiovec.errors import (
     ChangesPrunedError,
@@ -259,7 +259,7 @@ class Feed(ABC):
     def _lock(self) -> str:
         """The path of the lock that the one follower on this machine holds."""
         place = self.source if is_url(self.source) else os.path.abspath(self.source)
-        known = f"{StoreInternals(self.store).identity}\0{self.table}\0{place}"
+        known = f"{StoreInternals(self.store).identity}\0{self.table}\0{self.base}\0{place}"
         name = blake2b(known.encode(), digest_size=12).hexdigest()
         return os.path.join(tempfile.gettempdir(), f"aiovec-{name}.lock")
 
@@ -484,7 +484,8 @@ class TableFeed(Feed):
         super().__init__(store, f"{path}#{hints.table}", table, base)
         self._path, self._hints, self._job = path, hints, job
         # A connection serves one thread at a time.
-        self._alone = partial(in_thread, limit=asyncio.Semaphore(1))
+        self._turns = asyncio.Semaphore(1)
+        self._alone = partial(in_thread, limit=self._turns)
         self._wake = asyncio.Event()
         self._db: Any = None
         # As the open database was, as it was when the queue was looked at, and at the last step.
@@ -542,18 +543,21 @@ class TableFeed(Feed):
 
     async def _step(self) -> bool:
         await self._look()
+        try:
+            return await self._follow()
+        except TableNotFoundError:  # dropped: the next step creates it again
+            self._schema, self._versions = None, _NEVER
+            raise
+
+    async def _follow(self) -> bool:
         if self._schema != self._versions[1] and not await self._begin_again():
             return True
         self._stepped = self._versions
         last, keys = await self._ask(Queue.noted, _AT_ONCE, self._applied)
-        try:
-            if keys:
-                for key in keys:
-                    self.refused.pop(_shown(id_of(key)), None)
-                await self._apply(self._sync, *await self._alone(self._items, keys))
-        except TableNotFoundError:  # dropped: the next step creates it again
-            self._schema, self._versions = None, _NEVER
-            raise
+        if keys:
+            for key in keys:
+                self.refused.pop(_shown(id_of(key)), None)
+            await self._apply(self._sync, *await self._alone(self._items, keys))
         self._applied = max(last, self._applied)
         if self._applied != self._marked:
             await self._mark(self._applied)
@@ -650,7 +654,8 @@ class TableFeed(Feed):
             await asyncio.sleep(_LOOK)
 
     async def waiting(self, mark: int | None = None) -> int | None:
-        return await self._ask(Queue.waiting, mark)
+        # Who cancels this does not wait for a lock of the app, too.
+        return await in_daemon_thread(lambda: self._queue.waiting(mark), slots=self._turns)
 
     async def close(self) -> None:
         await self._alone(self._close)

@@ -101,10 +101,17 @@ async def test_folders_that_would_delete_the_rows_of_each_other_are_refused(
                 pass
     async with (
         aiovec.watch(store, tmp_path / "more", base="https://a.example/") as other,
+        aiovec.watch(store, tmp_path / "more", base="https://b.example/") as second,
         aiovec.watch(store, tmp_path / "more", table="other"),
     ):
         await other.caught_up()
-    assert await store.count("documents") == 6
+        await until(lambda: _follows(second))  # a watch that stands by would miss later changes
+        await second.caught_up()
+    assert await store.count("documents") == 7
+
+
+async def _follows(watching: aiovec.Watching) -> bool:
+    return (await watching.state()).following
 
 
 async def test_a_document_that_comes_back_as_it_was_is_stored_again(

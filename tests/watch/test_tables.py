@@ -277,21 +277,24 @@ async def test_a_database_that_the_app_locks_is_tried_again(app: App, tmp_path: 
         assert await contents(store) == await imported(app, tmp_path / "clean")
 
 
-async def test_the_state_is_told_while_the_queue_waits_for_the_app(
-    app: App, tmp_path: Path
-) -> None:
-    app.db.execute("BEGIN IMMEDIATE")
-    async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
+async def test_the_state_is_told_while_the_app_holds_its_lock(tmp_path: Path) -> None:
+    with closing(App(tmp_path, journal="delete")) as app:
+        app.db.execute("BEGIN IMMEDIATE")
+        async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
 
-        async def is_behind() -> bool:
-            state = await watching.state()
-            return state.seconds > 1 and state.waiting is None
+            async def is_behind() -> bool:
+                state = await watching.state()
+                return state.seconds > 1 and state.waiting is None
 
-        async with asyncio.timeout(3):  # a lock of the app is waited for longer
-            await until(is_behind)
-        app.db.execute("COMMIT")
-        await watching.caught_up()
-        assert await store.count("articles") == 40
+            async with asyncio.timeout(3):  # a lock of the app is waited for longer
+                await until(is_behind)
+            app.db.execute("COMMIT")
+            await watching.caught_up()
+            assert await store.count("articles") == 40
+            app.db.execute("BEGIN EXCLUSIVE")  # which keeps readers waiting, too
+            async with asyncio.timeout(3):
+                assert (await watching.state()).waiting is None
+            app.db.execute("COMMIT")
 
 
 async def test_another_process_takes_over_from_one_that_was_killed(
@@ -395,6 +398,20 @@ async def test_a_dropped_table_of_the_store_is_copied_anew(app: App, tmp_path: P
     async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
         await watching.caught_up()
         assert await store.count("articles") == 40
+
+
+async def test_a_table_that_is_dropped_while_a_watch_stands_by_is_copied_anew(
+    app: App, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as store, opened(tmp_path) as other:
+        async with aiovec.watch(store, app.source, **WATCH) as first:
+            await first.caught_up()
+            second = aiovec.watch(other, app.source, **WATCH)
+            await second.__aenter__()
+            await store.drop_table("articles")
+        await until(lambda: _has(other, 40))
+        await second.caught_up()
+        await second.__aexit__(None, None, None)
 
 
 async def _has(store: VectorStore, rows: int) -> bool:
