@@ -96,7 +96,7 @@ class AlteringContract(ContractBase):
         await notes.update("notes", {"payload.rank": 1}, ids="r0007")
         await notes.add_field("notes", "rank", Field(int))
         boosts: dict[str, Any] = {
-            "rerank": Factor("payload.rank", weight=1),
+            "rerank": [Factor("payload.rank", weight=0.9), Factor("rank", weight=0.1)],
             "select": ["payload.rank"],
         }
         hit, *_ = await notes.search("notes", query, **boosts)

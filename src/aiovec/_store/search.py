@@ -267,7 +267,9 @@ class Plan:
     @property
     def of_hits(self) -> Selection:
         """The columns of hits before these are finished."""
-        return self.selection if self.options.rerank or self.options.highlight else self.shown
+        options, rerank = self.options, self.options.rerank
+        needs_more = callable(rerank) or options.highlight or (rerank and options.diversity)
+        return self.selection if needs_more else self.shown
 
     # To the backend
 
