@@ -31,7 +31,6 @@ from aiovec.backend.paths import is_url
 from aiovec.backend.threads import begin_in_thread, in_daemon_thread, in_thread
 from aiovec.documents import SUFFIXES
 from aiovec.errors import (
-    ChangesPrunedError,
     ConfigError,
     EmbeddingError,
     TableNotFoundError,
@@ -587,10 +586,7 @@ class TableFeed(Feed):
         backup, or was made anew."""
         if number := await self._ask(Queue.number):
             with suppress(UnsupportedError):
-                try:
-                    await self._on_table(lambda backend, it: backend.changes(it, number, limit=1))
-                except ChangesPrunedError:
-                    return False
+                return await self._on_table(lambda backend, it: backend.has_change(it, number))
         return True
 
     async def _mark(self, until: int) -> None:

@@ -66,6 +66,10 @@ class _Position(NamedTuple):
         number, target = divmod(number, 1 << _VERSION_BITS)
         return cls(*divmod(number, 1 << _VERSION_BITS), target, place)
 
+    def is_before(self, end: _Position) -> bool:
+        """Return whether the position may be one of the numbering that ends there."""
+        return self.numbering == end.numbering and max(self.base, self.target) <= end.base
+
     @property
     def number(self) -> int:
         versions = (self.numbering << _VERSION_BITS | self.base) << _VERSION_BITS | self.target
@@ -75,6 +79,20 @@ class _Position(NamedTuple):
 async def newest_number(table: Opened) -> int:
     """Return the number of a table's newest change."""
     return (await _end(table)).number
+
+
+async def has_change(table: Opened, number: int) -> bool:
+    """Return whether the table has a change, also if upkeep has removed its version since."""
+    at, end = _Position.of(number), await _end(table)
+    if not at.is_before(end):
+        return False
+    try:
+        await _check_history(table, at, end)
+    except ChangesPrunedError:
+        return False
+    except CorruptStoreError:  # a version was removed
+        pass
+    return True
 
 
 async def _end(table: Opened) -> _Position:
@@ -101,7 +119,7 @@ async def changes(table: Opened, since: int, limit: int, plans: Plans) -> Change
     """
     end = await _end(table)
     at = _Position.of(since) if since else _Position(end.numbering, 0)
-    if at.numbering != end.numbering or max(at.base, at.target) > end.base:
+    if not at.is_before(end):
         raise ChangesPrunedError(end.number)
     try:
         if not at.target:

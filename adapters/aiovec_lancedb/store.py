@@ -61,7 +61,7 @@ from aiovec.errors import (
 
 from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
-from .changes import Plans, changes, newest_number
+from .changes import Plans, changes, has_change, newest_number
 from .commit import Act, LoneWrite, WriteOperation
 from .engines import Filling, TablePlace
 from .export import Export
@@ -474,6 +474,10 @@ class LancedbBackend(Backend):
     async def change_number(self, table: TableHandle) -> int:
         async with self._session.reading(table) as opened:
             return await newest_number(opened)
+
+    async def has_change(self, table: TableHandle, number: int) -> bool:
+        async with self._session.reading(table) as opened:
+            return await has_change(opened, number)
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         async with self._session.reading(table) as opened:

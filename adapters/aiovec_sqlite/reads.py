@@ -416,6 +416,18 @@ def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:
     return _newest(db, table) << _FLOOR_BITS | floor_of(db, table)
 
 
+def has_change(db: sqlite3.Connection, handle: TableHandle, number: int) -> bool:
+    """Return whether the table has this change, and all tombstones since, as ``changes`` needs."""
+    table = current_table(db, handle)
+    floor = floor_of(db, table)
+    read, floor_then = divmod(number, 1 << _FLOOR_BITS)
+    return (
+        (read >= floor or floor_then == floor)
+        and floor_then <= floor
+        and read <= _newest(db, table)
+    )
+
+
 @decodes
 def _newest(db: sqlite3.Connection, table: TableLayout) -> int:
     (newest_row,) = db.execute(f"SELECT max(_seq) FROM {table.rows}").fetchone()
@@ -432,8 +444,8 @@ def changes(
     table = current_table(db, handle)
     floor = floor_of(db, table)
     # A reader that starts at 0 has no rows yet, so it needs no tombstones.
-    read, floor_then = divmod(since or floor, 1 << _FLOOR_BITS)
-    if (read < floor and floor_then != floor) or floor_then > floor or read > _newest(db, table):
+    read = since >> _FLOOR_BITS
+    if since and not has_change(db, handle, since):
         raise ChangesPrunedError(floor << _FLOOR_BITS | floor)
     names = ["_seq", "_rowid", *table.row_columns]
     # One more than requested shows whether there is another page.

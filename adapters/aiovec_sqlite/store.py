@@ -476,6 +476,9 @@ class SqliteBackend(Backend):
     async def change_number(self, table: TableHandle) -> int:
         return await self._read(lambda db, _: reads.change_number(db, table))
 
+    async def has_change(self, table: TableHandle, number: int) -> bool:
+        return await self._read(lambda db, _: reads.has_change(db, table, number))
+
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         return await self._read(lambda db, ticket: reads.changes(db, ticket, table, since, limit))
 

@@ -40,6 +40,7 @@ async def test_revert_ends_the_change_numbers(tmp_path: Path) -> None:
         with pytest.raises(ChangesPrunedError) as caught:
             await ids_of(backend, number)
         assert number < caught.value.floor
+        assert not await backend.has_change(await backend.open_table("notes"), number)
         await store.delete("notes", "r0002")
         assert await ids_of(backend, caught.value.floor) == ([], ["r0002"])
         assert await ids_of(backend, 0) == (["r0000", "r0001", "r0003", "r0004"], [])
@@ -146,6 +147,7 @@ async def test_an_open_migration_keeps_the_versions_that_its_changes_need(tmp_pa
         await store.optimize("notes")
         with pytest.raises(ChangesPrunedError):
             await ids_of(backend, number)
+        assert await backend.has_change(await backend.open_table("notes"), number)
 
 
 async def test_pages_are_planned_together(tmp_path: Path) -> None:

@@ -574,6 +574,13 @@ class Backend(ABC):
         """Return the number of the newest change. 0 is before all changes."""
         raise self._lacks("changes")
 
+    async def has_change(self, table: TableHandle, number: int) -> bool:
+        """Return whether the table has the change of this number; False also if that is unknown.
+
+        A table that was restored from an earlier backup, or made anew, has not.
+        """
+        raise self._lacks("changes")
+
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         """Return about ``limit`` changes after ``since``, or raise ChangesPrunedError if they are
         not kept."""
