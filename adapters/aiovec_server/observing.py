@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aiovec import WatchState
 from aiovec._http.problems import Problem
 from aiovec.backend import called_by
-from aiovec.backend.threads import in_thread
+from aiovec.backend.threads import in_thread, together
 
 from .call import Call
 from .endpoints.declaring import Endpoint
@@ -105,8 +105,8 @@ class Metrics:
 async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
     """Figures for Prometheus."""
     metrics = call.request.app.state.aiovec_metrics
-    for each in call.store.watching:
-        metrics.watched(await each.state())
+    for state in await together([each.state for each in call.store.watching]):
+        metrics.watched(state)
     text = await in_thread(metrics.text)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 

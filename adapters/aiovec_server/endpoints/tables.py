@@ -54,7 +54,7 @@ async def _health_of(store: VectorStore) -> dict[str, Any]:
     # Without names, for the same reason.
     watching = [
         {"waiting": state.waiting, "seconds": state.seconds, "failing": bool(state.error)}
-        for state in [await each.state() for each in store.watching]
+        for state in await together([each.state for each in store.watching])
     ]
     return {**facts, "watching": watching} if watching else facts
 

@@ -119,7 +119,7 @@ from ..backend.cost import cost_of, cost_of_text
 from ..backend.limits import Deadline, current_deadline
 from ..backend.place import Place, new_path_of
 from ..backend.rows import Batch
-from ..backend.threads import FORKED, arrow_ready, hop, in_thread, to_its_end
+from ..backend.threads import FORKED, arrow_ready, hop, in_thread, to_its_end, together
 from ..errors import (
     AiovecError,
     EmbeddingError,
@@ -1235,8 +1235,11 @@ class VectorStore(Hints):
         states of the sources that ``aiovec.watch`` follows for it.
         """
         stats = await self._on_table("stats", table, lambda t: t.stats())
-        states = [asdict(await each.state()) for each in self._watching if each.table == table]
-        return replace(stats, details={**stats.details, "watching": states}) if states else stats
+        watching = [each.state for each in self._watching if each.table == table]
+        if not watching:
+            return stats
+        states = [asdict(state) for state in await together(watching)]
+        return replace(stats, details={**stats.details, "watching": states})
 
     async def optimize(self, table: str, *, questions: Vectors | None = None) -> None:
         """Free space, update indexes and delete expired rows now.

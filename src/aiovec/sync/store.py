@@ -322,8 +322,9 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
         finally:
             portal.stop()
 
+    text = f"{store!r} was never closed"  # by now it is open
     portal.begin(close)
-    warnings.warn(f"{store!r} was never closed", ResourceWarning, stacklevel=2)
+    warnings.warn(text, ResourceWarning, stacklevel=2)
 
 
 @hints_arguments
