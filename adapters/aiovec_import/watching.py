@@ -591,8 +591,9 @@ class TableFeed(Feed):
 
     async def _mark(self, until: int) -> None:
         number = 0
-        with suppress(UnsupportedError):  # a server, or a table that another program made
-            number = await self._on_table(lambda backend, it: backend.change_number(it))
+        if self.store.supports("changes"):  # not a server, which would get a request for each mark
+            with suppress(UnsupportedError):  # a table that another program made
+                number = await self._on_table(lambda backend, it: backend.change_number(it))
         await self._ask(Queue.mark, until, number)
 
     async def _on_table(self, act: Callable[[Backend, TableHandle], Awaitable[_T]]) -> _T:
