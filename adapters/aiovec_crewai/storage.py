@@ -75,7 +75,6 @@ class AiovecStorage(Closable):
             return Schema(dim=dim, metric=metric, fields=_FIELDS, vector_nullable=True)
 
         self._bridge = Bridge(store, table, schema, **options)
-        self._metric = metric
         self._zero_as_none = zero_as_none
 
     # Writes
@@ -168,7 +167,7 @@ class AiovecStorage(Closable):
             )
         except DimensionMismatchError as exc:
             raise EmbeddingDimensionMismatchError(exc.expected, exc.given) from exc
-        scored = [(_record(hit), relevance(hit.score, self._metric)) for hit in hits]
+        scored = [(_record(hit), relevance(hit.score, self._bridge.metric)) for hit in hits]
         return [(record, score) for record, score in scored if score >= min_score]
 
     @blocking(asearch)

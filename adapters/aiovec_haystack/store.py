@@ -79,6 +79,7 @@ class AiovecDocumentStore(Closable):
     def count_documents(self) -> Any:
         """As ``count_documents_async``."""
 
+    @in_store
     async def count_documents_by_filter_async(self, filters: _Filters) -> int:
         """Return the number of documents that match the filters."""
         where = self._where(filters)
@@ -152,6 +153,7 @@ class AiovecDocumentStore(Closable):
     def delete_all_documents(self) -> Any:
         """As ``delete_all_documents_async``."""
 
+    @in_store
     async def delete_by_filter_async(self, filters: _Filters) -> int:
         """Delete the documents that match the filters, and return how many there were."""
         where = unless_true(condition(filters, self._fields))
@@ -161,6 +163,7 @@ class AiovecDocumentStore(Closable):
     def delete_by_filter(self) -> Any:
         """As ``delete_by_filter_async``."""
 
+    @in_store
     async def update_by_filter_async(self, filters: _Filters, meta: dict[str, Any]) -> int:
         """Set these keys of the metadata of matching documents, and return how many matched."""
         where = unless_true(condition(filters, self._fields))

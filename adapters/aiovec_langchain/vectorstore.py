@@ -147,6 +147,7 @@ class AiovecVectorStore(Closable, VectorStore):
     def add_embeddings(self) -> Any:
         """As ``aadd_embeddings``."""
 
+    @in_store
     async def adelete(
         self, ids: Sequence[str] | None = None, *, filter: Filter = None, **unknown: Any
     ) -> bool | None:
@@ -289,7 +290,8 @@ class AiovecVectorStore(Closable, VectorStore):
         return Document(id=row.id, page_content=text or "", metadata=self._bridge.metadata(row))
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return partial(relevance, metric=self._bridge.metric)
+        # After the search, the bridge knows the metric of an existing table.
+        return lambda score: relevance(score, self._bridge.metric)
 
     @property
     def _collection(self) -> _Collection:
@@ -307,8 +309,11 @@ class _Collection:
 
     def get(self, where: Filter = None, limit: int | None = None) -> dict[str, list[Any]]:
         """Return the documents that match a filter."""
-        find = partial(Table.find, where=self._bridge.where(where), limit=limit)
-        rows = self._bridge.run(lambda _: self._bridge.read(find, ()))
+        rows = self._bridge.run(
+            lambda _: self._bridge.read(
+                lambda table: table.find(self._bridge.where(where), limit=limit), ()
+            )
+        )
         return {
             "ids": [row.id for row in rows],
             "documents": [row.fields.get(self._bridge.text) for row in rows],

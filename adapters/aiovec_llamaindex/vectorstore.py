@@ -100,6 +100,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
     def add(self) -> Any:
         """As ``async_add``."""
 
+    @in_store
     async def adelete(self, ref_doc_id: str, **_: Any) -> None:
         """Delete the nodes of a document."""
         where = self._bridge.field("ref_doc_id") == ref_doc_id
@@ -109,6 +110,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
     def delete(self) -> Any:
         """As ``adelete``."""
 
+    @in_store
     async def adelete_nodes(
         self,
         node_ids: list[str] | None = None,

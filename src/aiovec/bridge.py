@@ -16,6 +16,7 @@ import re
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -90,6 +91,7 @@ class Bridge:
             self._store = store
         else:
             self._target = store
+        self._see(None)
 
     @property
     def target(self) -> str:
@@ -100,7 +102,7 @@ class Bridge:
 
     def run(self, call: Callable[[Table], Awaitable[_R]]) -> _R:
         """Return the result of ``call`` with the table, and block until it is done."""
-        return wait_for(self._opened(), lambda inner: call(inner.table(self.table)))
+        return wait_for(self._opened(), lambda inner: self._call(inner, call))
 
     async def aio(self, call: Callable[[Table], Awaitable[_R]]) -> _R:
         """Await the result of ``call`` with the table, which runs where the store does.
@@ -109,11 +111,23 @@ class Bridge:
         """
         store = self._store
         if isinstance(store, VectorStore):
-            return await call(store.table(self.table))
+            return await self._call(store, call)
         # A call within another continues in its store, also while ``close`` waits for this thread.
         if store is None or (self._opening.locked() and not runs_in(store)):
             store = await asyncio.to_thread(self._opened)
-        return await sync.aio(store, lambda inner: call(inner.table(self.table)))
+        return await sync.aio(store, lambda inner: self._call(inner, call))
+
+    async def _call(self, store: VectorStore, call: Callable[[Table], Awaitable[_R]]) -> _R:
+        table = store.table(self.table)
+        if not self._seen:
+            with suppress(TableNotFoundError):
+                self._see(await table.schema())
+        return await call(table)
+
+    def _see(self, schema: Schema | None) -> None:
+        """Follow the schema of the existing table, or None if the next call has to read it."""
+        self._seen = schema is not None
+        self.metric: Metric = (schema or self._schema(1)).metric
 
     async def write(self, dim: int | None, act: Callable[[Table], Awaitable[_R]]) -> _R:
         """Await a write to the table; if the table is missing, create it and write again.
@@ -125,6 +139,7 @@ class Bridge:
             try:
                 return await act(table)
             except TableNotFoundError:
+                self._see(None)
                 length = self.dim or dim
                 if not length:
                     words = (
@@ -143,11 +158,13 @@ class Bridge:
         try:
             return await self.aio(act)
         except TableNotFoundError:
+            self._see(None)
             return missing
 
     async def drop(self) -> None:
         """Drop the table. The next write creates it again."""
         await self.aio(lambda table: table.drop(missing_ok=True))
+        self._see(None)
 
     def close(self) -> None:
         """Close the store if the bridge opened it. The next call opens it again."""
@@ -155,6 +172,7 @@ class Bridge:
             if self._target is not None and isinstance(self._store, sync.VectorStore):
                 self._store.close()
                 self._store = None
+                self._see(None)
 
     def _opened(self) -> sync.VectorStore:
         with self._opening:
@@ -203,8 +221,8 @@ def in_store(method: _F) -> _F:
     """Run a coroutine method of a class over a bridge where its store runs.
 
     That is the caller's event loop for a store of ``aiovec.connect``, and else a thread of the
-    store. Decorate methods that convert many rows, so that they do not block the caller's loop,
-    and methods that call the bridge several times.
+    store. Decorate methods that make rows or filters, which need the fields of the table and must
+    not block the caller's loop, and methods that call the bridge several times.
     """
 
     @wraps(method)
@@ -246,10 +264,11 @@ class DocumentBridge(Bridge):
 
     Metadata is stored flat in the row, so that filters, the command line and other programs see it
     like any field. A key that is a column of the row, such as "id", is stored with a "_" appended.
-    ``schema`` is for tables with indexed fields for keys of the metadata; by default, a new table
-    has a text field with keyword search, everything else in the payload, and vectors of the length
-    ``dim``, by default that of the first vector. ``zero_as_none`` stores a vector of zeros, which
-    the metric "cosine" refuses, as no vector.
+    ``schema`` is for a new table with indexed fields for keys of the metadata; by default, a new
+    table has a text field with keyword search, everything else in the payload, and vectors of the
+    length ``dim``, by default that of the first vector. An existing table keeps its schema, which
+    the first call reads, so make rows and filters in methods with ``in_store``. ``zero_as_none``
+    stores a vector of zeros, which the metric "cosine" refuses, as no vector.
     """
 
     def __init__(
@@ -273,14 +292,17 @@ class DocumentBridge(Bridge):
                 vector_nullable=vector_nullable or zero_as_none,
             )
 
+        self.text = text
         super().__init__(store, table, new, **options)
         self.dim: int | None = dim if schema is None else schema.dim
         self._zero_as_none = zero_as_none
-        self.metric = metric if schema is None else schema.metric
-        self.text = text
-        self._vector = "embedding" if schema is None else schema.vector
-        self._declared = frozenset({} if schema is None else schema.fields) - {text}
-        self._taken = frozenset({"id", text, self._vector})
+
+    def _see(self, schema: Schema | None) -> None:
+        super()._see(schema)
+        known = schema or self._schema(1)
+        self._vector = known.vector
+        self._declared = known.fields.keys() - {self.text}
+        self._taken = frozenset({"id", self.text, known.vector})
 
     def row(
         self, id: str, text: str | None, vector: Any, metadata: Mapping[str, Any] | None

@@ -57,7 +57,9 @@ def ids(items: list[Any]) -> list[str]:
     return [(each[0] if isinstance(each, tuple) else each).id for each in items]
 
 
-def test_memories_are_searched_by_vector_scope_category_and_metadata(ours: AiovecStorage) -> None:
+def test_memories_are_searched_by_vector_scope_category_and_metadata(
+    ours: AiovecStorage, store: sync.VectorStore
+) -> None:
     assert isinstance(ours, StorageBackend)
     assert ours.get_record("a") == MEMORIES[0]
     assert ours.get_record("none") is None
@@ -73,6 +75,8 @@ def test_memories_are_searched_by_vector_scope_category_and_metadata(ours: Aiove
     assert ours.search([1.0, 0.0], limit=0) == []
     with pytest.raises(EmbeddingDimensionMismatchError):
         ours.search([1.0, 0.0, 0.0])
+    again = AiovecStorage(store, "My Crew", metric="dot")  # the table keeps its own
+    assert again.search([1.0, 0.0]) == matches
     with pytest.raises(EmbeddingDimensionMismatchError):
         ours.save([memory("e", "/", [1.0])])
 

@@ -157,6 +157,22 @@ def test_an_apps_schema_with_fields_is_used(store: sync.VectorStore) -> None:
     assert made.similarity_search_with_relevance_scores("bbb", 1)[0][1] == 1
 
 
+def test_an_existing_table_keeps_its_fields_and_its_metric(store: sync.VectorStore) -> None:
+    schema = Schema(3, metric="dot", vector="v", fields={"text": str, "n": int})
+    store.create_table("made", schema)
+    made = AiovecVectorStore(Letters(), store, "made")
+    made.add_texts(["aaa", "abb", "ccc"], [{"n": 1}, {"n": 2}, {}], ids=["a", "b", "c"])
+    assert [document.metadata for document in made.get_by_ids(["a", "c"])] == [{"n": 1}, {}]
+    other = AiovecVectorStore(Letters(), store, "made")
+    scored = other.similarity_search_with_relevance_scores("a", filter={"n": {"$gte": 1}})
+    assert [(document.id, score < 1) for document, score in scored] == [("a", True), ("b", True)]
+    AiovecVectorStore(Letters(), store, "made").delete(filter={"n": {"$ne": 1}})
+    assert store.exists("made", ["a", "b", "c"]) == {"a"}
+    made.delete_collection()
+    made.add_texts(["aaa"], [{"n": "text", "v": 1}])
+    assert made.similarity_search("a")[0].metadata == {"n": "text", "v": 1}
+
+
 def test_the_indexing_api_skips_existing_documents(store: sync.VectorStore) -> None:
     made, records = AiovecVectorStore(Letters(), store), AiovecRecordManager("letters", store)
     records.create_schema()
