@@ -289,7 +289,9 @@ class AiovecStore(Closable, BaseStore):
             if row["ttl"] is not None:
                 ids_of.setdefault(row["ttl"], []).extend(_ids_of(row))
         for ttl, ids in ids_of.items():
-            await table.update({"expires_at": _now() + timedelta(minutes=ttl)}, ids=ids)
+            # And only with this ttl: a put may have changed it since the read.
+            later = {"expires_at": _now() + timedelta(minutes=ttl)}
+            await table.update(later, ids=ids, where=F.ttl == ttl)
 
     async def _write(self, table: Table, plan: _Plan, existing: Mapping[str, Record]) -> None:
         now, rows, times = _now(), [], set()

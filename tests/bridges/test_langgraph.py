@@ -240,6 +240,26 @@ def test_an_item_expires_unless_it_is_read(store: sync.VectorStore) -> None:
     assert store.count("langgraph") == 2
 
 
+async def test_a_read_does_not_shorten_the_life_of_an_item_that_is_put_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with aiovec.connect(":memory:") as store:
+        ours = AiovecStore(store)
+        await ours.aput(("n",), "k", {}, ttl=5)
+        get = aiovec.Table.get
+
+        async def beside(table: aiovec.Table, *arguments: Any, **options: Any) -> Any:
+            rows = await get(table, *arguments, **options)
+            monkeypatch.undo()
+            await ours.aput(("n",), "k", {}, ttl=None)
+            return rows
+
+        monkeypatch.setattr(aiovec.Table, "get", beside)
+        assert await ours.aget(("n",), "k") is not None
+        (row,) = await store.find("langgraph")
+        assert (row["ttl"], row["expires_at"]) == (None, None)
+
+
 def test_all_texts_of_an_item_expire_together(store: sync.VectorStore) -> None:
     ours = AiovecStore(store, index=MANY, ttl={"default_ttl": 60, "refresh_on_read": True})
     ours.put(("n",), "k", {"text": "a", "tags": ["b", "c"]})
