@@ -28,6 +28,7 @@ from aiovec.bridge import (
     any_of,
     blocking,
     comparison,
+    empty,
     in_store,
     refuse_options,
     unless_true,
@@ -258,8 +259,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
             case FilterOperator.TEXT_MATCH_INSENSITIVE:
                 return any_of([_ilike(field, value) for field in fields])
             case FilterOperator.IS_EMPTY:
-                empty = [field.is_null() | field.is_empty() | (field == "") for field in fields]
-                return all_of(empty)
+                return all_of([empty(field) for field in fields])
         return comparison(fields, _COMPARISONS[wanted.operator], value)
 
 

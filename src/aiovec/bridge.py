@@ -26,7 +26,7 @@ from uuid import UUID
 
 from . import sync
 from ._filters.operators import F, FieldRef
-from ._filters.tree import And, Const, Expr, IsTrue, Not, Or
+from ._filters.tree import And, Const, Expr, IsTrue, Not, Or, Ref
 from ._filters.tree import all_of as all_of
 from ._filters.tree import any_of as any_of
 from ._input.types import Where
@@ -301,7 +301,7 @@ class DocumentBridge(Bridge):
         super()._see(schema)
         known = schema or self._schema(1)
         self._vector = known.vector
-        self._declared = known.fields.keys() - {self.text}
+        self._declared = {name: f.kind for name, f in known.fields.items() if name != self.text}
         self._taken = frozenset({"id", self.text, known.vector})
 
     def row(
@@ -347,7 +347,7 @@ class DocumentBridge(Bridge):
         """Return the field of a key of the metadata in filters, or a key in its objects."""
         name = self._stored(key)
         if name in self._declared:
-            return F[name]
+            return _Declared(name, self._declared[name])
         field = F.payload[name]
         for inner in path:
             field = field[inner]
@@ -470,6 +470,34 @@ def _stored(value: Any, name: str, large: type[str] | None) -> Any:
     )
 
 
+class _Declared(FieldRef):
+    """A field of a schema, whose type is known."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__(Ref(name))
+        self.kind = kind
+
+
+def _shapes(field: FieldRef) -> tuple[bool, bool]:
+    """Return whether a field can hold lists, and whether it can hold texts."""
+    if not isinstance(field, _Declared):
+        return True, True
+    return field.kind.startswith("list"), field.kind == "text"
+
+
+def empty(field: FieldRef) -> Expr:
+    """Return the condition that a field is null, a list without items or a text of length 0."""
+    lists, texts = _shapes(field)
+    conditions = [field.is_null()]
+    if lists:
+        conditions.append(field.is_empty())
+    if texts:
+        conditions.append(field == "")
+    return any_of(conditions)
+
+
 _Meant: TypeAlias = Callable[[str], FieldRef | Sequence[FieldRef]]
 
 
@@ -583,8 +611,13 @@ def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
 
 def _contains(field: FieldRef, value: Any) -> Expr:
     """Match lists that contain the value, and texts that contain it as a part."""
-    held = field.contains(value)
-    return any_of([held, field.contains_text(value)]) if isinstance(value, str) else held
+    lists, texts = _shapes(field)
+    conditions = []
+    if lists or not texts:  # other fields get the error that says what CONTAINS applies to
+        conditions.append(field.contains(value))
+    if texts and isinstance(value, str):
+        conditions.append(field.contains_text(value))
+    return any_of(conditions)
 
 
 _OPERATORS: dict[str, Callable[[FieldRef, Any], Expr]] = {

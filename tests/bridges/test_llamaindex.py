@@ -206,6 +206,24 @@ def test_a_declared_ref_doc_id_selects_and_deletes_documents(store: sync.VectorS
     assert sorted(node.node_id for node in made.get_nodes()) == ["c", "d"]
 
 
+def test_filters_select_the_same_in_declared_fields(store: sync.VectorStore) -> None:
+    fields = {"text": str, "n": float, "lang": str, "tags": list[str]}
+    made = AiovecVectorStore(store, "typed", schema=aiovec.Schema(2, fields=fields))
+    made.add(nodes())
+    theirs = SimpleVectorStore()
+    theirs.add(nodes())
+    more: list[Any] = [
+        ("lang", Op.CONTAINS, "e"),
+        ("lang", Op.ANY, ["n"]),
+        ("lang", Op.IS_EMPTY, None),
+    ]
+    for wanted in [*FILTERS, *more]:
+        with case(wanted):
+            some = filters(wanted)
+            both = [ids(each, similarity_top_k=9, filters=some) for each in (made, theirs)]
+            assert both[0] == both[1]
+
+
 def test_nodes_are_deleted_by_id_document_and_filter(ours: AiovecVectorStore) -> None:
     ours.delete("doc-True")
     assert ids(ours, similarity_top_k=9) == ["d", "c"]
