@@ -268,7 +268,7 @@ class AiovecDocumentStore(Closable):
         meta = self._bridge.metadata(row)
         vector = None if row.vector is None else [float(number) for number in row.vector]
         parts = meta.pop(_PARTS, {})
-        content = row.fields.get("content")
+        content = row.fields.get(self._bridge.text)
         return Document.from_dict(
             {"id": row.id, "content": content, "meta": meta, "embedding": vector, **parts}
         )
@@ -277,8 +277,10 @@ class AiovecDocumentStore(Closable):
         return condition(filters, self._fields) if filters else None
 
     def _fields(self, name: str) -> Sequence[Any]:
-        if name in ("id", "content"):
-            return [F[name]]
+        if name == "id":
+            return [F.id]
+        if name == "content":
+            return [F[self._bridge.text]]
         return self._bridge.fields(name.removeprefix("meta."))
 
 

@@ -267,8 +267,9 @@ class DocumentBridge(Bridge):
     ``schema`` is for a new table with indexed fields for keys of the metadata; by default, a new
     table has a text field with keyword search, everything else in the payload, and vectors of the
     length ``dim``, by default that of the first vector. An existing table keeps its schema, which
-    the first call reads, so make rows and filters in methods with ``in_store``. ``zero_as_none``
-    stores a vector of zeros, which the metric "cosine" refuses, as no vector.
+    the first call reads, so make rows and filters in methods with ``in_store``. If it has no field
+    ``text``, its texts are in the field of ``embed``, or in its only field with keyword search.
+    ``zero_as_none`` stores a vector of zeros, which the metric "cosine" refuses, as no vector.
     """
 
     def __init__(
@@ -292,7 +293,7 @@ class DocumentBridge(Bridge):
                 vector_nullable=vector_nullable or zero_as_none,
             )
 
-        self.text = text
+        self._text = text
         super().__init__(store, table, new, **options)
         self.dim: int | None = dim if schema is None else schema.dim
         self._zero_as_none = zero_as_none
@@ -300,6 +301,7 @@ class DocumentBridge(Bridge):
     def _see(self, schema: Schema | None) -> None:
         super()._see(schema)
         known = schema or self._schema(1)
+        self.text = _text_of(known, self._text)
         self._vector = known.vector
         self._declared = {name: f.kind for name, f in known.fields.items() if name != self.text}
         self._taken = frozenset({"id", self.text, known.vector})
@@ -352,6 +354,15 @@ class DocumentBridge(Bridge):
         for inner in path:
             field = field[inner]
         return field
+
+
+def _text_of(schema: Schema, wanted: str) -> str:
+    """Return the field of the documents' texts, which has another name in a table for documents of
+    files, for example."""
+    if wanted in schema.fields:
+        return wanted
+    names = text_fields(schema) if schema.embed is None else [schema.embed.field]
+    return names[0] if len(names) == 1 else wanted
 
 
 def table_name(name: str) -> str:

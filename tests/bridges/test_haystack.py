@@ -136,6 +136,16 @@ def test_documents_come_back_whole(ours: AiovecDocumentStore) -> None:
     assert ours.write_documents([Document(content="x", embedding=[1.0, 2.0, 3.0])]) == 1
 
 
+def test_the_text_of_an_existing_table_is_the_content(store: sync.VectorStore) -> None:
+    schema = Schema(2, fields={"body": Field(str, text=True), "title": Field(str)})
+    store.create_table("made", schema)
+    store.insert("made", [{"id": "a", "body": "red fox", "title": "Fox", "embedding": [1, 0]}])
+    made = AiovecDocumentStore(store, "made")
+    for field, value in (("content", "red fox"), ("meta.title", "Fox")):
+        (document,) = made.filter_documents({"field": field, "operator": "==", "value": value})
+        assert (document.content, document.meta) == ("red fox", {"title": "Fox"})
+
+
 def test_dates_in_a_filter_are_compared_in_utc(ours: AiovecDocumentStore) -> None:
     for id, at in (("e", "2026-01-01T10:00:00+00:00"), ("f", "2026-01-01T12:00:00+00:00")):
         ours.write_documents([Document(id=id, content=id, meta={"at": at})])

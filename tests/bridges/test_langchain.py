@@ -158,11 +158,15 @@ def test_an_apps_schema_with_fields_is_used(store: sync.VectorStore) -> None:
 
 
 def test_an_existing_table_keeps_its_fields_and_its_metric(store: sync.VectorStore) -> None:
-    schema = Schema(3, metric="dot", vector="v", fields={"text": str, "n": int})
+    schema = Schema(3, metric="dot", vector="v", fields={"body": Field(str, text=True), "n": int})
     store.create_table("made", schema)
     made = AiovecVectorStore(Letters(), store, "made")
     made.add_texts(["aaa", "abb", "ccc"], [{"n": 1}, {"n": 2}, {}], ids=["a", "b", "c"])
-    assert [document.metadata for document in made.get_by_ids(["a", "c"])] == [{"n": 1}, {}]
+    assert store.get("made", ["a"])[0]["body"] == "aaa"
+    assert made.get_by_ids(["a", "c"]) == [
+        Document("aaa", id="a", metadata={"n": 1}),
+        Document("ccc", id="c"),
+    ]
     other = AiovecVectorStore(Letters(), store, "made")
     scored = other.similarity_search_with_relevance_scores("a", filter={"n": {"$gte": 1}})
     assert [(document.id, score < 1) for document, score in scored] == [("a", True), ("b", True)]
