@@ -73,6 +73,8 @@ class Bridge:
     ``schema`` returns the schema of a new table for the length of its first vector.
     """
 
+    _taken: frozenset[str] = frozenset()  # names of columns that are no metadata
+
     def __init__(
         self,
         store: StoreOrTarget,
@@ -139,7 +141,10 @@ class Bridge:
             try:
                 return await act(table)
             except TableNotFoundError:
+                columns = self._taken
                 self._see(None)
+                if self._taken != columns:
+                    raise  # the rows were made for the columns of a table that somebody dropped
                 length = self.dim or dim
                 if not length:
                     words = (

@@ -18,7 +18,16 @@ from langchain_tests.integration_tests.indexer import (
 )
 from langchain_tests.integration_tests.vectorstores import VectorStoreIntegrationTests
 
-from aiovec import F, Field, FilterError, InvalidArgumentError, Schema, connect, sync
+from aiovec import (
+    F,
+    Field,
+    FilterError,
+    InvalidArgumentError,
+    Schema,
+    TableNotFoundError,
+    connect,
+    sync,
+)
 from aiovec_langchain import (
     AiovecByteStore,
     AiovecDocumentIndex,
@@ -172,7 +181,9 @@ def test_an_existing_table_keeps_its_fields_and_its_metric(store: sync.VectorSto
     assert [(document.id, score < 1) for document, score in scored] == [("a", True), ("b", True)]
     AiovecVectorStore(Letters(), store, "made").delete(filter={"n": {"$ne": 1}})
     assert store.exists("made", ["a", "b", "c"]) == {"a"}
-    made.delete_collection()
+    store.drop_table("made")
+    with pytest.raises(TableNotFoundError):
+        made.add_texts(["aaa"])
     made.add_texts(["aaa"], [{"n": "text", "v": 1}])
     assert made.similarity_search("a")[0].metadata == {"n": "text", "v": 1}
 
