@@ -103,7 +103,7 @@ WRITES: list[tuple[Write, Any]] = [
     (_update({'payload."dotted.key"': REMOVE, "a": REMOVE, "flat": REMOVE}, PQ), 2),
     (_update({"all": True}, where=ALL), 18),
     (lambda store: store.set_vectors("notes", ["r0001", "no", "p", "r0001"], vectors(4)), 2),
-    (lambda store: store.set_vectors("notes", ["no"], vectors(1)), 0),
+    (lambda store: store.set_vectors("notes", ["no", "", "a\0", "ü" * 257], vectors(4)), 0),
     (lambda store: store.set_vectors("notes", [], []), 0),
     (_delete("r0000"), 1),
     (_delete("r0000"), 0),

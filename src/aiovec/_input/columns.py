@@ -111,10 +111,15 @@ def id_texts(ids: Any, first_row: int = 0) -> list[str]:
     # A character takes at most four bytes.
     if ids and (min(lengths) < 1 or max(lengths) > MAX_ID_BYTES // 4 or "\0" in "".join(ids)):
         for row, id in enumerate(ids):
-            if not 1 <= len(id.encode(errors="replace")) <= MAX_ID_BYTES or "\0" in id:
+            if not is_possible_id(id):
                 reason = f"an id must be text of 1 to {MAX_ID_BYTES} bytes without NUL"
                 raise InvalidRowError(reason, row=first_row + row, id=id, field="id")
     return cast("list[str]", ids)
+
+
+def is_possible_id(id: str) -> bool:
+    """Return whether a row may have this id."""
+    return 1 <= len(id.encode(errors="replace")) <= MAX_ID_BYTES and "\0" not in id
 
 
 def _id_of(row: int, value: object) -> str:

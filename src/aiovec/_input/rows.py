@@ -50,6 +50,7 @@ from .columns import (
     field_column,
     foreign_values,
     id_texts,
+    is_possible_id,
     located,
     payload_column,
     payloads_of,
@@ -241,14 +242,17 @@ def ids_to_delete(ids: Any) -> list[str]:
 
 
 def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str], Float32Array]:
-    """Return the distinct ids and their vectors; the last vector of a repeated id counts."""
+    """Return the distinct ids and their vectors; the last vector of a repeated id counts.
+
+    Leave out ids that no row can have, which are absent here as in every call by ids.
+    """
     listed = check_ids(ids)
     if len(vectors) != len(listed):
         raise InvalidArgumentError(
             "vectors", len(vectors), f"a sequence of {len(listed)} vectors, one for each id"
         )
     matrix = given_matrix(vectors, schema, Places(listed))
-    last = dict(zip(listed, range(len(listed)), strict=True))
+    last = {id: place for place, id in enumerate(listed) if is_possible_id(id)}
     if len(last) == len(listed):
         return listed, matrix
     return list(last), matrix[list(last.values())]
