@@ -43,6 +43,22 @@ def test_a_migration_to_a_server_and_back_keeps_the_rows(
         assert [row["id"] for row in store.find("notes")] == ["a", "b"]
 
 
+def test_an_infinity_that_json_would_carry_is_refused(url: str) -> None:
+    """As the table of a client's differences says. Rows of one form go as Arrow."""
+    row: dict[str, Any] = {"id": "a", "embedding": [1, 0], "x": float("inf")}
+    with aiovec.sync.connect(url) as store:
+        store.create_table("notes", Schema(2, fields={"x": float}))
+        assert store.upsert("notes", [row]) == 1
+        assert store.update("notes", [{"id": "a", "x": float("-inf")}]) == 1
+        for fields, where in (
+            ({"x": float("inf")}, {"ids": ["a"]}),
+            ([{"id": "a", "x": float("inf"), "payload.k": 1}], {}),
+        ):
+            with pytest.raises(aiovec.InvalidArgumentError, match="infinite"):
+                store.update("notes", fields, **where)
+        assert store.get("notes", "a")[0]["x"] == float("-inf")
+
+
 def test_commands_work_on_server(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which no call asks
