@@ -94,6 +94,27 @@ async def test_a_number_beyond_float64_is_refused() -> None:
         assert await store.count("notes") == 0
 
 
+async def test_a_repeated_key_is_refused() -> None:
+    """The last one would win, and this one deletes every row."""
+    many = json.dumps([f"note-{n}" for n in range(20_000)])
+    async with notes() as client:
+        for method, path, text in (
+            ("DELETE", "records", '{"where": "year = 1", "where": "TRUE"}'),
+            ("DELETE", "records", r'{"where": "year = 1", "wher\u0065": "TRUE"}'),
+            ("DELETE", "records", f'{{"where": "year = 1", "ids": {many}, "where": "TRUE"}}'),
+            ("DELETE", "records", f'{{"ids": {many}, "ids": ["note-1"]}}'),
+            ("POST", "update", '{"set": {"year": 1, "body": "b", "year": 2}, "where": "TRUE"}'),
+        ):
+            problem = await client.problem(
+                method, f"/tables/notes/{path}", 422, content=text, headers=JSON
+            )
+            assert "twice" in problem["detail"], text
+        assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
+        # Colons, and names of arguments, in values.
+        body = {"ids": ["where", "a:b", *json.loads(many)], "where": "body != 'x:\"where\": 1'"}
+        assert await client.ok("DELETE", "/tables/notes/records", json=body) == {"deleted": 5}
+
+
 async def test_infinities_have_the_same_form_in_every_answer() -> None:
     async with aiovec.connect(":memory:") as store, serving(create_app(store=store)) as client:
         await store.create_table("notes", aiovec.Schema(2, fields={"f": float, "lf": list[float]}))
