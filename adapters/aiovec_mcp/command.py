@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +28,8 @@ from aiovec.errors import ConfigError, TableNotFoundError
 
 KEY_VARIABLE = "AIOVEC_MCP_KEY"
 KEYS_VARIABLE = "AIOVEC_MCP_KEYS"
+# Seconds that calls in progress may take after a signal. Streams to clients end by that alone.
+_SHUTDOWN = 5
 
 _BY_WORDS = (
     "The memory will have keyword search only, which cannot be changed later. To search by meaning "
@@ -78,7 +82,7 @@ def mcp(
     """Serve a store to an agent over the Model Context Protocol.
 
     The agent can search and read every table, or those of --read. With --allow-writes it also has
-    its own memory, in one table that the first write creates.
+    its own memory, in one table that the first write creates. SIGTERM and Ctrl+C stop the server.
     """
     check_installed("aiovec mcp", "aiovec[mcp]", "aiovec_mcp.server")
     users = _users_by_key(user) if http else {"": user}
@@ -113,7 +117,7 @@ def mcp(
         if http:
             await _serve_http(servers, port, opened.target)
         else:
-            await servers[""].run_stdio_async()
+            await _serve_stdio(servers[""], at)
 
     in_store(store, config, serve)
 
@@ -138,6 +142,31 @@ def _users_by_key(user: str | None) -> dict[str, str | None]:
     return users
 
 
+def _on_signals(act: Callable[[], object]) -> None:
+    import asyncio
+    import signal
+
+    with suppress(NotImplementedError):  # on Windows
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, act)
+
+
+async def _serve_stdio(server: Any, at: At) -> None:
+    """Serve standard input until its end, or until a signal."""
+    import asyncio
+
+    ended = asyncio.Event()
+    _on_signals(ended.set)
+    serving = asyncio.create_task(server.run_stdio_async())
+    waiting = asyncio.create_task(ended.wait())
+    await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        await at.exits.aclose()
+        os._exit(0)  # any other end would wait for the thread that reads standard input
+    waiting.cancel()
+    await serving
+
+
 async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
     """Serve each server to the requests with its key."""
     import uvicorn
@@ -154,4 +183,7 @@ async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
         raise ConfigError(f"{words}; pass another --port, or --port 0 for a free one") from exc
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
     say(f"Serving {target} at {url} (Ctrl+C stops it)", stderr=True)
-    await uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve([listening])
+    # uvicorn raises its signal again at the end, which would kill before the store is closed.
+    _on_signals(lambda: None)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN)
+    await uvicorn.Server(config).serve([listening])

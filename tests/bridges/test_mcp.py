@@ -7,11 +7,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from tests.harness.cases import case
 from tests.harness.command import run
+from tests.harness.waiting import until
 
 import aiovec
 from aiovec import Embed, Field, Schema, documents, sync
@@ -412,6 +414,36 @@ async def test_the_command_serves_standard_input_and_writes_only_if_allowed(tmp_
         (memory,) = (await call(client, "recall", query="short answers"))["memories"]
         assert memory["text"] == "Ana prefers short answers."
         assert {tool.name for tool in (await client.list_tools()).tools}.isdisjoint({"remember"})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("options", [(), ("--http", "--port", "0")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_closes_the_store(
+    tmp_path: Path, options: tuple[str, ...], number: signal.Signals
+) -> None:
+    """Also while a folder is watched, and the client keeps standard input open."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# Words")
+    command = [sys.executable, "-m", "aiovec", "mcp", "-s", "agent.db", "--embedder", "demo"]
+    process = await asyncio.create_subprocess_exec(
+        *command, "--watch", "docs", *options, cwd=tmp_path, stdin=asyncio.subprocess.PIPE
+    )
+
+    async def is_imported(store: aiovec.VectorStore) -> bool:
+        return "documents" in await store.tables() and await store.count("documents") == 1
+
+    try:
+        async with aiovec.connect(tmp_path / "agent.db") as store:
+            await until(lambda: is_imported(store))
+        process.send_signal(number)
+        async with asyncio.timeout(60):
+            assert await process.wait() == 0
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert sorted(os.listdir(tmp_path)) == ["agent.db", "docs"]
 
 
 @pytest.mark.parametrize("key", ["short", "x" * 15, "no space in a key", "x" * 513])
