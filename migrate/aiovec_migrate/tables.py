@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from aiovec.backend import Schema
 from aiovec.backend.contract import Backend, Columns, StaleTableError, TableHandle
-from aiovec.errors import DuplicateIdError, MigrationError
+from aiovec.errors import DuplicateIdError, MigrationError, StoreBusyError
 
 _T = TypeVar("_T")
 
-# Attempts at an operation that fails because its table was altered.
+# Attempts at an operation that fails because its table was altered, or its store is busy.
 _MOST_TIMES = 20
 # The least bytes of a row without its vector.
 _ROW_BYTES = 512
@@ -56,14 +56,18 @@ class OpenTable:
 
 
 async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
-    """Return the result of ``act``; open the tables again and repeat it if one was altered."""
+    """Return the result of ``act``; repeat it if a table was altered, and is opened again, or if a
+    store was busy."""
     for _ in range(_MOST_TIMES):
         try:
             return await act()
+        except StoreBusyError as exc:  # after busy_timeout; nothing was done
+            reason = str(exc)
         except (StaleTableError, DuplicateIdError):
+            reason = f"the schema of table {tables[0].name!r} keeps changing"
             for table in tables:
                 await table.reopen()
-    raise MigrationError(f"the schema of table {tables[0].name!r} keeps changing; try again")
+    raise MigrationError(f"{reason}; run the same command again")
 
 
 def everything(schema: Schema, *, vector: bool = True) -> Columns:

@@ -55,6 +55,51 @@ async def test_an_app_reads_and_writes_through_a_migration(tmp_path: Path, way: 
         assert await store.count("notes", "name in ('n', 'again')") == 38
 
 
+_LOCKED = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("released", [True, pytest.param(False, marks=pytest.mark.slow)])
+async def test_a_run_waits_longer_than_a_call_for_a_busy_target(
+    tmp_path: Path, released: bool
+) -> None:
+    """Or says at last that the same command goes on."""
+    config = await a_store(tmp_path, "sqlite")
+    text = await asyncio.to_thread(config.read_text)
+    await asyncio.to_thread(config.write_text, f"{text}[retrieval.sqlite]\nbusy_timeout = 0.3\n")
+    target = tmp_path / "copy.db"
+    lockers: list[asyncio.subprocess.Process] = []
+    async with AsyncExitStack() as stack:
+
+        async def step(name: str) -> None:
+            if name != "copy:read" or lockers:
+                return
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", _LOCKED, target, stdin=pipe, stdout=pipe
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdout.readline()
+            lockers.append(process)
+            stack.push_async_callback(process.wait)
+            stack.callback(process.stdin.close)
+            if released:
+                asyncio.get_running_loop().call_later(1.5, process.stdin.close)
+
+        run = aiovec_migrate.run(None, target, config=config, _step=step)
+        if released:
+            assert (await run).equal
+        else:
+            with pytest.raises(MigrationError, match=r"locked.*; run the same command again"):
+                await run
+
+
 class Apps:
     """Processes that write and read, each its own rows."""
 
