@@ -61,10 +61,12 @@ def test_info_describes_the_store_and_its_tables(run: Run, store: Path, folder: 
 
 def test_optimize_reports_each_table(run: Run, store: Path) -> None:
     assert run("info", "-s", store, "--json").json["tables"][0]["last_optimize"] is None
+    assert "optimized" not in facts_of(run("info", "-s", store).out)  # LanceDB does not know
     finished = run("optimize", "-s", store)
     assert (finished.code, finished.err) == (0, "")
     assert finished.out.startswith("optimized notes in ")
     assert run("info", "-s", store, "--json").json["tables"][0]["last_optimize"] is not None
+    assert "optimized" in facts_of(run("info", "-s", store).out)
     (table,) = run("optimize", "-s", store, "notes", "--json").json["tables"]
     assert (table["name"], table["bytes"] > 0) == ("notes", True)
 

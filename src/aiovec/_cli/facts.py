@@ -76,8 +76,9 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "embedder": f"{embed['using']}, of the field {embed['field']}" if embed else "none",
         "other keys": "kept as JSON" if schema["payload"] else "refused",
         "searches": table["index"],
-        "optimized": optimized.isoformat(timespec="seconds") if optimized else "never",
     }
+    if optimized:  # otherwise never, or by another process
+        lines["optimized"] = optimized.isoformat(timespec="seconds")
     if keys := schema.get("payload_indexes"):
         lines["other keys"] += f", indexed: {', '.join(keys)}"
     if texts:

@@ -125,6 +125,8 @@ async def index(
 ) -> Shown:
     """Build an approximate index over a table's vectors, measure its recall, and show all indexes.
 
+    It is for LanceDB. On SQLite every search is exact, and aiovec info shows the indexes of fields.
+
     Others can read and write in the meantime. If the build is interrupted, the table stays as it
     was. With --engine, the workers first compact the table and index its ids and fields.
     """
@@ -137,7 +139,7 @@ async def index(
     opened = await at.table(table)
     vectors, name = opened.store, opened.name
     if not vectors.supports("indexes"):
-        hint = "it needs none: every search is exact"
+        hint = "every search is exact; aiovec info shows the indexes of its fields"
         raise UnsupportedError("indexes", vectors.backend_name, hint)
     began = time.perf_counter()
     with working("building the index" if drop is None else "dropping the index"):

@@ -257,7 +257,8 @@ class TableStats:
 
     ``bytes`` is its size on disk, ``index`` the state of its vector index in words,
     ``unindexed_rows`` the rows that a search must scan, ``scan_memory`` the bytes of its copy in
-    this process's memory. ``details`` depends on the backend. If rows expire, ``VectorStore``
+    this process's memory. ``last_optimize`` is None if the table was never optimized; LanceDB knows
+    of this process alone. ``details`` depends on the backend. If rows expire, ``VectorStore``
     subtracts the expired rows that are still stored from ``rows``, and puts their number into
     ``details`` as ``expired_rows``.
     """

@@ -21,7 +21,7 @@ function state(table, facts, about, again) {
       pair("Measured recall", facts.recall !== null ? percent(facts.recall)
         : facts.approximate ? "not measured yet" : "every search is exact"),
       pair("Memory of searches", facts.scanMemory ? bytes(facts.scanMemory) : "none in use"),
-      pair("Last optimized", facts.lastOptimize ? ago(facts.lastOptimize) : "never")),
+      facts.lastOptimize && pair("Last optimized", ago(facts.lastOptimize))),
     about.writes && facts.can.optimize && h("p", { class: "actions" },
       h("button", { type: "button", click: (event) => optimize(table, event.currentTarget, again) }, "Optimize table")));
 }
