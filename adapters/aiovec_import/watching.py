@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, suppress
+from contextlib import ExitStack, aclosing, closing, suppress
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
@@ -251,7 +251,7 @@ class Feed(ABC):
         self.base, self.document = base, document
         self.refused: dict[str, str] = {}
         self._stepping = asyncio.Lock()
-        self._turn: Any = None
+        self._turn: ExitStack | None = None
         self._stands_by = False
 
     @property
@@ -262,6 +262,13 @@ class Feed(ABC):
         name = blake2b(known.encode(), digest_size=12).hexdigest()
         return os.path.join(tempfile.gettempdir(), f"aiovec-{name}.lock")
 
+    @property
+    def _lock_of_base(self) -> str:
+        """The path of the lock of the rows that a feed may delete."""
+        parts = StoreInternals(self.store).identity, self.table, self.base, self.document
+        name = blake2b("\0".join(map(str, parts)).encode(), digest_size=12).hexdigest()
+        return os.path.join(tempfile.gettempdir(), f"aiovec-{name}.lock")
+
     async def take_turn(self) -> bool:
         if self._turn is None:
             await in_thread(self._take)
@@ -269,8 +276,20 @@ class Feed(ABC):
         return self._turn is not None
 
     def _take(self) -> None:
-        """Take the lock here, so that ``close`` releases it if the awaiting task is cancelled."""
-        self._turn = take_turn(self._lock)
+        """Take the locks here: ``close`` releases them also if the awaiting task is cancelled."""
+        with ExitStack() as turns:
+            if (turn := take_turn(self._lock)) is None:
+                return
+            turns.callback(turn.close)
+            if (rows := take_turn(self._lock_of_base)) is None:
+                raise ConfigError(
+                    f"another process watches a source for the table {self.table!r} with the same "
+                    f"base {self.base!r}, and each watch would delete the rows of the other; watch "
+                    f"{self.source} with another base, or for another table",
+                    key="base",
+                )
+            turns.callback(rows.close)
+            self._turn = turns.pop_all()
 
     async def close(self) -> None:
         if self._turn is not None:

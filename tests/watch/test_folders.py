@@ -99,6 +99,13 @@ async def test_folders_that_would_delete_the_rows_of_each_other_are_refused(
         with pytest.raises(ConfigError, match=r"the same base ''.*with another base"):
             async with aiovec.watch(store, source):
                 pass
+    # As in another process.
+    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as other_store:
+        with pytest.raises(ConfigError, match=r"another process.*same base ''.*another base"):
+            async with aiovec.watch(other_store, tmp_path / "more"):
+                pass
+        async with aiovec.watch(other_store, notes) as same:
+            assert not (await same.state()).following
     async with (
         aiovec.watch(store, tmp_path / "more", base="https://a.example/") as other,
         aiovec.watch(store, tmp_path / "more", base="https://b.example/") as second,

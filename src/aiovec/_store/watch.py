@@ -65,8 +65,8 @@ def watch(
     ``state``, and the work is tried again.
 
     Entering it raises ConfigError if the source cannot be read or does not suit the table, if its
-    queue serves another table, or if the store already watches a source with the same table and
-    base; UnsupportedError for a read-only store.
+    queue serves another table, or if another watch of the store on this machine has the same
+    table and base; UnsupportedError for a read-only store.
     """
     options = {
         "table": table,

@@ -127,7 +127,8 @@ class Watching(Hints):
         feed = await self._opened()
         try:
             self._check_apart(feed)
-        except ConfigError:
+            self._following = await feed.take_turn()
+        except BaseException:
             await feed.close()
             raise
         self._feed = feed
