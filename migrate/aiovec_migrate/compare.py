@@ -39,7 +39,7 @@ Change = Callable[[pa.Table], Awaitable[pa.Table]]
 # Bytes hashed or written at a time: enough rows for each call on columns to pay, and a few times
 # the size of a core's cache.
 _BATCH_BYTES = 8 * 2**20
-_LEAST_ROWS, _MOST_ROWS = 64, 4096
+_MOST_ROWS = 4096
 # Ids read at a time, and rows looked up at a time.
 _MOST_IDS = 2**14
 _LOOKED_UP = 512
@@ -114,7 +114,7 @@ class Comparison:
         """Prepare comparisons, with or without vectors. MigrationError for schemas that differ."""
         _check_comparable(source, target, vector)
         each = await row_bytes(source, target)
-        size = max(_LEAST_ROWS, min(_MOST_ROWS, _BATCH_BYTES // each))
+        size = max(1, min(_MOST_ROWS, _BATCH_BYTES // each))
         return cls(source, target, limits, vector=vector, size=size)
 
     async def unlike(self, progress: Progress = lambda rows: None) -> Unlike:

@@ -129,7 +129,7 @@ class TableMove:
         limits, source = self.work.limits, self.source
         if not self._page:
             each = await row_bytes(source, self.target)
-            self._page = max(limits.least_page, min(limits.most_page, limits.page_bytes // each))
+            self._page = max(1, min(limits.most_page, limits.page_bytes // each))
         number, page = self._number, self._page
         try:
             return await source.do(

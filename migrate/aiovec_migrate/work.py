@@ -27,9 +27,8 @@ class Limits:
     insert_bytes: int = 16 * 2**20
     insert_rows: int = 4_000
 
-    # A page of changes: its bytes, and its fewest and most rows.
+    # A page of changes: its bytes, and its most rows.
     page_bytes: int = 32 * 2**20
-    least_page: int = 100
     most_page: int = 10_000
 
     compared_rows: int = 10_000_000
