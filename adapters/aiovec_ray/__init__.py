@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from aiovec.backend.engine import Engine
+from aiovec.backend.place import Place
+from aiovec.errors import UnsupportedError
 
 from .cluster import Cluster
 
 
-def connect(address: str | None) -> Engine:
+def connect(address: str | None, place: Place) -> Engine:
     """Connect to a cluster of Ray, or start one on this machine."""
+    if place.backend != "lancedb":
+        hint = f"{place} has no tables of LanceDB; name a folder lancedb:///PATH"
+        raise UnsupportedError("the engine ray", place.backend, hint)
     cluster = Cluster(address)
     # After the connection, because Ray starts processes by a fork, which Lance does not survive.
     from .engine import RayEngine

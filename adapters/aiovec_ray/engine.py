@@ -134,8 +134,7 @@ def _progress(seen: Seen) -> Callable[[Written], None]:
 
 def _lancedb(backend: Backend) -> LancedbBackend:
     if not isinstance(backend, LancedbBackend):
-        hint = f"{backend.target} has no tables of LanceDB; name a folder lancedb:///PATH"
-        raise UnsupportedError("the engine ray", backend.name, hint)
+        raise UnsupportedError("the engine ray", backend.name)
     return backend
 
 

@@ -229,10 +229,13 @@ def test_a_refused_load_leaves_no_rows_and_no_files(
         assert store.count("docs") == 0
         assert data_files(folder) == []
         assert store.insert("docs", [{"id": "a", "embedding": [1.0] * DIM}]) == 1
-    code, said = cluster.run(*LOAD, "x.parquet", "-s", tmp_path / "notes.db")
+    code, said = cluster.run(*LOAD, "x.parquet", "-s", f"lancedb://{tmp_path / 'absent'}")
     assert (code, "there is no file" in said) == (1, True)
-    code, said = cluster.run(*LOAD, parts / "p0.parquet", "-s", tmp_path / "notes.db")
-    assert (code, "tables of LanceDB; name a folder lancedb:///PATH" in said) == (1, True)
+    assert not (tmp_path / "absent").exists()
+    for command in ((*LOAD, parts / "p0.parquet"), ("index", "docs"), ("optimize", "docs")):
+        code, said = cluster.run(*command, "-s", tmp_path / "notes.db")
+        assert (code, "tables of LanceDB; name a folder lancedb:///PATH" in said) == (1, True)
+    assert not (tmp_path / "notes.db").exists()
 
 
 def kill_amid(cluster: Cluster, folder: Path, load: tuple[object, ...], role: str, at: int) -> str:

@@ -36,7 +36,7 @@ class Own:
         runs.add(run)
         return Loaded(count)
 
-connect = lambda address: Own()
+connect = lambda address, place: Own()
 """
 
 

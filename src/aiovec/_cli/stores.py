@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json as jsonlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -116,22 +116,6 @@ Select = Annotated[
 ]
 
 
-@contextmanager
-def engine_of(name: str | None, address: str | None) -> Iterator[Engine | None]:
-    """Connect to the engine that a command names; None for this process. Before a store opens."""
-    if name is None:
-        if address is not None:
-            raise typer.BadParameter("--address belongs to an engine: add --engine")
-        yield None
-        return
-    from ..backend.engine import engine_named
-
-    with working(f"connecting to {name}"):
-        engine = engine_named(name, address)
-    with closing(engine):
-        yield engine
-
-
 IncludeVector = Annotated[bool, typer.Option("--include-vector", help="Show the vectors too.")]
 
 
@@ -231,10 +215,18 @@ class At:
     def engine(self, name: str | None, address: str | None) -> Engine | None:
         """Connect to the engine that a command names; None for this process. Call before ``open``.
 
-        So a wrong address creates no store. The engine ends after the event loop, which its end
-        would block.
+        So a wrong address or place creates no store. The engine ends after the event loop, which
+        its end would block.
         """
-        return self.engines.enter_context(engine_of(name, address))
+        if name is None:
+            if address is not None:
+                raise typer.BadParameter("--address belongs to an engine: add --engine")
+            return None
+        from ..backend.engine import engine_named
+
+        place = place_named(self.store, self.config)
+        with working(f"connecting to {name}"):
+            return self.engines.enter_context(closing(engine_named(name, address, place)))
 
     async def place(self) -> Place:
         """Return the place of the store, which need not exist."""

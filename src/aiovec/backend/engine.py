@@ -1,8 +1,9 @@
 """Engines: workers, also on other machines, that do the long work on a table.
 
 An engine is found through the entry-point group ``aiovec.engines``, by its name: a function that
-takes the address of the workers, or None for workers on this machine, and returns an ``Engine``. It
-works on the tables of the backends that it knows.
+takes the address of the workers, or None for workers on this machine, and the place of the store,
+and returns an ``Engine``. It works on the tables of the backends that it knows. For the place of
+another one, the function raises UnsupportedError before it connects.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from .contract import Backend, TableHandle
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from .place import Place
 
 GROUP = "aiovec.engines"
 
@@ -71,10 +74,10 @@ class Engine(Protocol):
         """Compact a table, then bring all its indexes up to date."""
 
 
-def engine_named(name: str, address: str | None) -> Engine:
-    """Return an installed engine, connected to its workers. Blocks.
+def engine_named(name: str, address: str | None, place: Place) -> Engine:
+    """Return an installed engine, connected to its workers, for the store at a place. Blocks.
 
-    Call it before a store is opened: an engine may start processes by a fork, which not every
+    Call it before the store is opened: an engine may start processes by a fork, which not every
     backend survives.
     """
     entry_point = installed(GROUP).get(name)
@@ -84,7 +87,7 @@ def engine_named(name: str, address: str | None) -> Engine:
             f"there is no engine {name!r}; the installed engines: {accepted}", key="--engine"
         )
     try:
-        connect: Callable[[str | None], Engine] = entry_point.load()
+        connect: Callable[[str | None, Place], Engine] = entry_point.load()
     except ImportError as exc:
         raise BackendNotInstalledError(name, f"aiovec[{name}]") from exc
-    return connect(address)
+    return connect(address, place)
