@@ -96,7 +96,7 @@ class AlteringContract(ContractBase):
         await notes.update("notes", {"payload.rank": 1}, ids="r0007")
         await notes.add_field("notes", "rank", Field(int))
         boosts: dict[str, Any] = {
-            "rerank": [Factor("payload.rank", weight=0.9), Factor("rank", weight=0.1)],
+            "rerank": Factor("payload.rank", weight=1),
             "select": ["payload.rank"],
         }
         hit, *_ = await notes.search("notes", query, **boosts)
@@ -107,6 +107,15 @@ class AlteringContract(ContractBase):
         await notes.drop_field("notes", "added")
         (record,) = await notes.get("notes", "r0001")
         assert record["added"] == "payload"
+
+    async def test_a_search_reads_a_field_and_the_payload_key_that_it_hides(
+        self, notes: VectorStore
+    ) -> None:
+        await notes.update("notes", {"payload.rank": 1}, ids="r0007")
+        await notes.add_field("notes", "rank", Field(int))
+        both = [Factor("payload.rank", weight=0.9), Factor("rank", weight=0.1)]
+        found = await notes.search("notes", vectors(1)[0], rerank=both, select=["payload.rank"])
+        assert (found[0].id, found[0].fields) == ("r0007", {"rank": 1})
 
     async def test_one_of_concurrent_adders_wins(self, notes: VectorStore) -> None:
         tries = (notes.add_field("notes", "added", Field(str)) for _ in range(5))

@@ -17,6 +17,7 @@ __all__ = ["server"]  # a fixture
 NOT_OVER_HTTP = {
     "test_infinities_are_stored": "an update goes as JSON, which has no infinities",
     "test_a_read_of_many_rows_ends_when_their_bytes_are_too_many": "the server bounds its answers",
+    "test_a_search_reads_a_field_and_the_payload_key_that_it_hides": "a row is one flat object",
     "test_numbers_beyond_all_rows": "a server answers a bounded number of rows, and says so",
 }
 
