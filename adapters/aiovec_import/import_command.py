@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiovec._cli.output import counted, progress, say, working
-from aiovec._cli.run import command_app
+from aiovec._cli.run import command_app, on_signals
 from aiovec._cli.stores import (
     Address,
     At,
@@ -418,7 +418,6 @@ async def _watched(at: At, embedder: str | None, source: str, options: dict[str,
     """Watch a source until a signal ends it."""
     import asyncio
     import logging
-    import signal
 
     from aiovec import watch
     from aiovec.documents import SCHEMA
@@ -427,9 +426,7 @@ async def _watched(at: At, embedder: str | None, source: str, options: dict[str,
     log.setLevel(logging.INFO)
     log.addHandler(said)
     ended = asyncio.Event()
-    with suppress(NotImplementedError):  # on Windows
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    on_signals(ended.set)
     vectors, schema = await at.open(create=True), SCHEMA
     with suppress(TableNotFoundError):
         schema = await vectors.schema(options["table"] or "documents")
@@ -588,21 +585,19 @@ def _import_readers(sources: list[str]) -> None:
     try:
         import_module("aiovec_import.opening")
     except ImportError as exc:
-        if (error := needs_arrow(exc)) is None:
-            raise
-        for path in map(Path, map(expanded, sources)):
+        for path in map(Path, map(expanded, sources)) if needs_arrow(exc) else ():
             if path.is_dir() or (path.is_file() and not names_format(path)):
                 lack = "has no documents" if path.is_dir() else "is no document"
                 needs = 'other stores and files of rows need pip install "aiovec[arrow]"'
                 raise ConfigError(f"{path} {lack} ({KINDS}); {needs}") from exc
             if not (path.exists() or path == Path("-") or re.search(r"[:#*?\[]", str(path))):
                 raise ConfigError(f"there is no file {path}") from exc
-        raise error from exc
+        raise
 
 
 def _opened(
     opener: Opener, files: list[str], existing: Callable[[], Schema | None], one_by_one: bool
-) -> Reader:  # fmt: skip
+) -> Reader:
     """Open the only source, or several files as one table. Workers open each file themselves."""
     from .opening import Files
 

@@ -30,12 +30,7 @@ from aiovec.backend.contract import Backend, TableHandle
 from aiovec.backend.paths import is_url
 from aiovec.backend.threads import begin_in_thread, in_daemon_thread, in_thread
 from aiovec.documents import SUFFIXES
-from aiovec.errors import (
-    ConfigError,
-    EmbeddingError,
-    TableNotFoundError,
-    UnsupportedError,
-)
+from aiovec.errors import ConfigError, EmbeddingError, TableNotFoundError, UnsupportedError
 
 from .documents import DocumentImport
 from .files import names_format, path_and_table
@@ -257,16 +252,12 @@ class Feed(ABC):
     @property
     def _lock(self) -> str:
         """The path of the lock that the one follower on this machine holds."""
-        place = self.source if is_url(self.source) else os.path.abspath(self.source)
-        known = f"{StoreInternals(self.store).identity}\0{self.table}\0{self.base}\0{place}"
-        name = blake2b(known.encode(), digest_size=12).hexdigest()
-        return os.path.join(tempfile.gettempdir(), f"aiovec-{name}.lock")
+        return self._lock_for(self.source if is_url(self.source) else os.path.abspath(self.source))
 
-    @property
-    def _lock_of_base(self) -> str:
-        """The path of the lock of the rows that a feed may delete."""
-        parts = StoreInternals(self.store).identity, self.table, self.base, self.document
-        name = blake2b("\0".join(map(str, parts)).encode(), digest_size=12).hexdigest()
+    def _lock_for(self, part: str) -> str:
+        """Return the path of a lock of a part of the rows with this base."""
+        known = f"{StoreInternals(self.store).identity}\0{self.table}\0{self.base}\0{part}"
+        name = blake2b(known.encode(), digest_size=12).hexdigest()
         return os.path.join(tempfile.gettempdir(), f"aiovec-{name}.lock")
 
     async def take_turn(self) -> bool:
@@ -281,7 +272,8 @@ class Feed(ABC):
             if (turn := take_turn(self._lock)) is None:
                 return
             turns.callback(turn.close)
-            if (rows := take_turn(self._lock_of_base)) is None:
+            # The rows that the feed may delete: those of its document, or all of its base.
+            if (rows := take_turn(self._lock_for(self.document))) is None:
                 raise ConfigError(
                     f"another process watches a source for the table {self.table!r} with the same "
                     f"base {self.base!r}, and each watch would delete the rows of the other; watch "
@@ -390,7 +382,8 @@ class FolderFeed(Feed):
         if self._turn is not None:
             await in_thread(self._watch)
         present = await in_thread(self._look)
-        states = await in_thread(_states, present, self._states or {})
+        states = await in_thread(_states, present)
+        states = await in_thread(_with_lost, present, states, self._states or {})
         if not states or states == self._states:  # no file: perhaps it is not mounted
             return False
         job = self._made(present)
@@ -400,7 +393,7 @@ class FolderFeed(Feed):
             await create(self.store, job.loads[0])
             stored, _ = await job.sync.gone(self.store, lambda _: False)
             before = {name: () for name in stored.values() if self.document in ("", name)}
-            states = await in_thread(_states, present, before)
+            states = await in_thread(_with_lost, present, states, before)
         names = sorted(
             name for name in before.keys() | states.keys() if before.get(name) != states.get(name)
         )
@@ -440,11 +433,16 @@ class FolderFeed(Feed):
         await super().close()
 
 
-def _states(documents: Documents, before: Mapping[str, _State]) -> dict[str, _State]:
-    """Return the states of documents; those in a folder that cannot be read stay as before."""
-    states = {source: _state(path) for source, path in documents.files.items()}
+def _states(documents: Documents) -> dict[str, _State]:
+    return {source: _state(path) for source, path in documents.files.items()}
+
+
+def _with_lost(
+    documents: Documents, states: Mapping[str, _State], before: Mapping[str, _State]
+) -> dict[str, _State]:
+    """Add the states of documents in folders that cannot be read, which stay as before."""
     lost = before.keys() - states.keys() if states else ()
-    return states | {source: before[source] for source in lost if documents.has(source)}
+    return {**states, **{source: before[source] for source in lost if documents.has(source)}}
 
 
 def _state(path: Path) -> _State:

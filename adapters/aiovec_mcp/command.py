@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from aiovec._cli.output import say
-from aiovec._cli.run import check_installed, command_app, failing_clearly
+from aiovec._cli.run import check_installed, command_app, failing_clearly, on_signals
 from aiovec._cli.stores import (
     At,
     Config,
@@ -142,21 +140,12 @@ def _users_by_key(user: str | None) -> dict[str, str | None]:
     return users
 
 
-def _on_signals(act: Callable[[], object]) -> None:
-    import asyncio
-    import signal
-
-    with suppress(NotImplementedError):  # on Windows
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, act)
-
-
 async def _serve_stdio(server: Any, at: At) -> None:
     """Serve standard input until its end, or until a signal."""
     import asyncio
 
     ended = asyncio.Event()
-    _on_signals(ended.set)
+    on_signals(ended.set)
     serving = asyncio.create_task(server.run_stdio_async())
     waiting = asyncio.create_task(ended.wait())
     await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -184,6 +173,6 @@ async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
     say(f"Serving {target} at {url} (Ctrl+C stops it)", stderr=True)
     # uvicorn raises its signal again at the end, which would kill before the store is closed.
-    _on_signals(lambda: None)
+    on_signals(lambda: None)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN)
     await uvicorn.Server(config).serve([listening])

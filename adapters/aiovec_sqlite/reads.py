@@ -419,7 +419,10 @@ def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:
 def has_change(db: sqlite3.Connection, handle: TableHandle, number: int) -> bool:
     """Return whether the table has this change, and all tombstones since, as ``changes`` needs."""
     table = current_table(db, handle)
-    floor = floor_of(db, table)
+    return _has_change(db, table, floor_of(db, table), number)
+
+
+def _has_change(db: sqlite3.Connection, table: TableLayout, floor: int, number: int) -> bool:
     read, floor_then = divmod(number, 1 << _FLOOR_BITS)
     return (
         (read >= floor or floor_then == floor)
@@ -445,7 +448,7 @@ def changes(
     floor = floor_of(db, table)
     # A reader that starts at 0 has no rows yet, so it needs no tombstones.
     read = since >> _FLOOR_BITS
-    if since and not has_change(db, handle, since):
+    if since and not _has_change(db, table, floor, since):
         raise ChangesPrunedError(floor << _FLOOR_BITS | floor)
     names = ["_seq", "_rowid", *table.row_columns]
     # One more than requested shows whether there is another page.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
@@ -50,6 +51,16 @@ def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     import asyncio  # slow, and the help does not need it
 
     return asyncio.run(work)
+
+
+def on_signals(act: Callable[[], object]) -> None:
+    """Call ``act`` on the running loop for Ctrl+C and SIGTERM, which then do nothing else."""
+    import asyncio
+    import signal
+
+    with suppress(NotImplementedError):  # on Windows
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, act)
 
 
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
