@@ -145,6 +145,23 @@ async def test_the_same_as_fts5_amid_writes(tmp_path: Path, analyzer: str) -> No
         assert (await words.stats("notes")).details["keywords"] == "in memory"
 
 
+@pytest.mark.parametrize("lists", [2, 8, 40])
+async def test_the_same_as_fts5_with_room_for_few_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: int
+) -> None:
+    chance = random.Random(lists)
+    rows = [row(chance, number) for number in range(1_000)]
+    words_of_rows = 26_000  # their numbers take half of the memory of words, an eighth of all
+    memory = 8 * (words_of_rows + lists * 1_500)
+    monkeypatch.setattr("aiovec_sqlite.store.default_budget", lambda: memory)
+    async with both(tmp_path / "s.db", "plain", rows) as (words, fts5):
+        await check_same(words, fts5, chance, 60)
+        for number in range(6):
+            await fts5.upsert("notes", [row(chance, number)])
+            await check_same(words, fts5, chance, 10)
+        assert (await words.stats("notes")).details["keywords"] == "in memory"
+
+
 async def test_equal_rows_come_by_id(tmp_path: Path) -> None:
     """Ten times as many as fit into the room of a first try, in a random order of writing."""
     chance = random.Random(1)

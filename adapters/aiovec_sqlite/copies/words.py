@@ -284,6 +284,7 @@ class Words:
                         [self._list(state, part, clause, tokens, read) for clause in clauses]
                         for part in parts
                     ]
+                    self._evict()  # not before all lists of the query were taken
                     break
             for clause in missing:  # without the lock, because a common word takes long
                 read[clause] = self._read(asked, state, clause, tokens[clause])
@@ -353,8 +354,6 @@ class Words:
             known = read[clause]
             self._bytes += known.nbytes
         self._lists[clause] = known
-        while self._bytes > self._most_bytes and len(self._lists) > 1:
-            self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
         seen, having = known.seen, known.having
         if seen > state.gone:  # a newer search has counted
             seen, having = 0, len(known.rows)
@@ -364,6 +363,11 @@ class Words:
             if known.seen < state.gone:
                 known.seen, known.having = state.gone, having
         return known, having
+
+    def _evict(self) -> None:
+        """Remove the least recently used lists that the memory has no room for."""
+        while self._bytes > self._most_bytes and self._lists:
+            self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
 
     def _read(self, asked: Asked, state: _State, clause: Sought, tokens: Sequence[str]) -> _List:
         """Return the first part's list of a clause, from the index's places of words."""
