@@ -53,7 +53,7 @@ class RowImport(Import):
                     return None
                 return sift(chunk, load.used_schema, last_counts=load.upsert, new_ids=new_ids)
         except AiovecError as exc:
-            if self.strict or (len(self.loads) == 1 and not self.source.failed):
+            if self.wanted.strict or (len(self.loads) == 1 and not self.source.failed):
                 raise
             load.problem = str(exc)
             return None

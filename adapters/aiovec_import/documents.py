@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -17,21 +17,55 @@ from aiovec.errors import ConfigError, DocumentError, InvalidRowError
 
 from .folders import Documents
 from .loading import Load
-from .sources import Chunk, Reject
-from .syncing import Item, Row, Sync, SyncImport
+from .sources import Chunk, NewTable, Reject, RejectsFile
+from .syncing import Item, Row, SyncImport
+from .wanted import Wanted
 
 
-class DocumentSync(Sync):
-    """Brings documents into a table of passages, whoever stored their earlier versions."""
+@dataclass
+class DocumentImport(SyncImport):
+    """Documents: the passages of each replace those of its earlier version, whoever stored these.
 
+    ``reasons`` are those for documents that cannot be imported.
+    """
+
+    unit: ClassVar[str] = "document"
     of_any_base: ClassVar[bool] = True
-    cutter: Cutter
+
+    source: Documents
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, wanted: Wanted, documents: Documents, rejects: RejectsFile, new: NewTable | None = None
+    ) -> DocumentImport:
+        """Return the import of documents into the table that is wanted, by default a usual one."""
+        load = Load(documents.tables()[0], wanted.table or "documents", new=new or NewTable())
+        return cls(replace(wanted, upsert=True), documents, [load], rejects)
+
+    @property
+    def used_cutter(self) -> Cutter:
+        if self.cutter is None:
+            raise RuntimeError("the table of the documents is not found yet")
+        return self.cutter
+
+    def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter:
+        schema, body = self.schema, self.name("body")
+        if schema.embed is None or schema.embed.field != body:
+            made = f"of {schema.embed.field!r}" if schema.embed else "of no field"
+            raise ConfigError(
+                f"the table {self.table!r} makes its vectors {made}, not of {body!r}; name the "
+                "field of the texts with --fields body=FIELD, or another table",
+                key="--fields",
+            )
+        return Cutter(self.wanted.size, self.wanted.overlap, tokenizer)
 
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
+        cutter = self.used_cutter
         items = []
         for source, data, modified in chunk.rows:
             is_empty = not data.removeprefix(BOM_UTF8).strip()
-            digest = "" if is_empty else self.cutter.hash(data)
+            digest = "" if is_empty else cutter.hash(data)
             items.append(Item(source, source, digest, (data, modified)))
         return items, [*chunk.rejects]
 
@@ -39,7 +73,7 @@ class DocumentSync(Sync):
         data, modified = item.content
         changed, date = (self.schema.fields.get(self.name(n)) for n in ("modified", "date"))
         rows = []
-        for row in self.cutter.rows(data, item.name, modified):
+        for row in self.used_cutter.rows(data, item.name, modified):
             row["base"] = self.base
             if changed is None or changed.kind == "text":  # None: a key of the payload
                 row["modified"] = modified.isoformat()
@@ -54,37 +88,9 @@ class DocumentSync(Sync):
             raise DocumentError(item.name, f"field {exc.field!r}: {exc.reason}") from exc
         return rows
 
-
-@dataclass
-class DocumentImport(SyncImport):
-    """Documents: the passages of each replace those of its earlier version.
-
-    ``source`` has them, and ``look`` looks for them again. ``names`` maps the fields of a passage
-    to those of an existing table. ``reasons`` are those for documents that cannot be imported.
-    """
-
-    unit: ClassVar[str] = "document"
-
-    source: Documents
-    look: Callable[[], Documents] = Documents
-    names: Mapping[str, str] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    def made(self, load: Load, tokenizer: Any, most: int | None) -> DocumentSync:
-        schema, body = load.used_schema, self.names.get("body", "body")
-        if schema.embed is None or schema.embed.field != body:
-            made = f"of {schema.embed.field!r}" if schema.embed else "of no field"
-            raise ConfigError(
-                f"the table {load.table!r} makes its vectors {made}, not of {body!r}; name the "
-                "field of the texts with --fields body=FIELD, or another table",
-                key="--fields",
-            )
-        cutter = Cutter(self.size, self.overlap, tokenizer)
-        return DocumentSync(load.table, schema, self.base, cutter, True, self.names)
-
     async def find(self, store: VectorStore) -> None:
         await super().find(store)
-        if self.delete and self.loads[0].exists:  # before anything of a wrong folder is stored
+        if self.wanted.delete and self.load.exists:  # before anything of a wrong folder is stored
             await self.find_gone(store, self.source.has)
 
     async def note(self, load: Load, rejects: Sequence[Reject]) -> None:
@@ -99,7 +105,7 @@ class DocumentImport(SyncImport):
         if self.gone:
             # Another import may have added some since. If none is left, the folder may be
             # unmounted.
-            present = await in_thread(self.look)
+            present = await in_thread(self.wanted.documents)
             self.gone = {
                 id: name
                 for id, name in self.gone.items()

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -50,31 +50,24 @@ if TYPE_CHECKING:
     from .loading import Import
     from .opening import Opener
     from .sources import ForeignTable, Reader
+    from .wanted import Wanted
 
-_OF_DOCUMENTS = ("--fields", "--include", "--exclude")
-_OF_PASSAGES = ("--chunk-size", "--overlap")
-_OF_TEXTS = ("--passages", "--base", "--delete", "--delete-all", "--dry-run")
-_OF_ROWS = (
-    "--list", "--query", "--passages", "--schema", "--id-column", "--vector-column", "--dtype",
-    "--text", "--index", "--embed", "--upsert", "--update", "--backup", "--engine", "--address",
-)  # fmt: skip
-_OF_NEW_ROWS = (
-    "--schema", "--model", "--metric", "--text", "--index", "--embed", "--upsert", "--backup",
-    "--engine", "--address", "--list", "--rejects", *_OF_TEXTS,
-)  # fmt: skip
-_OF_ONE_IMPORT = (
-    "--format",
-    "--model",
-    "--metric",
-    "--strict",
-    "--allow-rejects",
-    "--rejects",
-    "--json",
-)
-_OF_WATCHING = {
-    "--chunk-size", "--overlap", "--base", "--passages", "--query", "--id-column", "--text",
-    "--index", "--embed", "--include", "--exclude",
-}  # fmt: skip
+# The imports that options are for, if not all: of documents, rows with texts, or with passages of
+# these, of rows with vectors, --update, and --watch.
+_FOR = {
+    "d": "--fields",
+    "dw": "--include --exclude",
+    "dpw": "--chunk-size --overlap",
+    "tpw": "--passages",
+    "dtpw": "--base",
+    "dtp": "--delete --delete-all --dry-run",
+    "tpv": "--list --schema --upsert --backup --engine --address",
+    "tpvw": "--text --index --embed",
+    "tpvu": "--vector-column --dtype --update",
+    "tpvuw": "--query --id-column",
+    "dtpv": "--model --metric --rejects",
+    "dtpvu": "--format --strict --allow-rejects --json",
+}
 _say_error = partial(say, stderr=True)
 
 app: typer.Typer = command_app("import")
@@ -298,50 +291,51 @@ async def import_(
 
     await in_thread(import_module, "aiovec_import.documents")  # slow
     from .documents import DocumentImport
-    from .folders import Documents, documents_in
+    from .folders import Documents
     from .loading import Load
     from .sources import Hints, NewTable, RejectsFile, legal_table_name
+    from .wanted import Wanted
 
     if "" in sources:
         raise typer.BadParameter("a SOURCE is empty; write . for the current folder")
     if table is not None:
         check_table_name(table)  # before the store is created
-    if unwatch or watch:
-        if len(sources) > 1:
-            raise typer.BadParameter("--watch and --unwatch take one SOURCE")
-        if unwatch:
-            watching = await in_thread(import_module, "aiovec_import.watching")  # slow
-            made = await in_thread(watching.unwatch_table, sources[0])
-            return Shown({"removed": made}, made)
-        others = (*_OF_DOCUMENTS, *_OF_TEXTS, *_OF_ROWS, *_OF_ONE_IMPORT)
-        for option in sorted({*_given(ctx, others)} - _OF_WATCHING):
-            raise typer.BadParameter(f"--watch does not take {option}")
-        options = {
-            "table": table, "embed": embed, "text": text or (), "index": index or (),
-            "id_column": id_column, "query": query, "passages": passages, "chunk_size": chunk_size,
-            "overlap": overlap, "base": base, "include": include or (), "exclude": exclude or (),
-            "every": every,
-        }  # fmt: skip
-        await _watched(at, embedder, sources[0], options)
+    new = NewTable(metric, model, text or (), index or (), embed)
+    wanted = Wanted(
+        sources=sources, table=table, base=base, form=form, passages=passages, size=chunk_size,
+        hints=Hints(None, query, id_column, vector_column, dtype, new), overlap=overlap,
+        include=include or (), exclude=exclude or (), upsert=upsert, delete=delete or delete_all,
+        delete_all=delete_all, strict=strict, dry_run=dry_run,
+    )  # fmt: skip
+    if (unwatch or watch) and len(sources) > 1:
+        raise typer.BadParameter("--watch and --unwatch take one SOURCE")
+    if unwatch:
+        watching = await in_thread(import_module, "aiovec_import.watching")  # slow
+        made = await in_thread(watching.unwatch_table, sources[0])
+        return Shown({"removed": made}, made)
+    if watch:
+        _check(ctx, "w")
+        await _watched(at, embedder, wanted, every)
         return None
-    delete = delete or delete_all
-    look = partial(documents_in, sources, base, include or (), exclude or ())
-    documents = Documents() if form else await in_thread(look)  # a format says that it has rows
+    # A format says that it has rows.
+    documents = Documents() if form else await in_thread(wanted.documents)
     if documents.files:
-        for option in _given(ctx, _OF_ROWS):
-            raise typer.BadParameter(f"{option} is for files of rows, not for documents")
+        _check(ctx, "d")
         if base and not ("://" in base and base.endswith("/") and base.isprintable()):
             raise typer.BadParameter(
                 f"--base is a URL that ends in /, such as https://docs.example.com/, not {base!r}"
             )
-        if delete and not any(await in_thread(list, map(os.path.isdir, map(expanded, sources)))):
+        if wanted.delete and not any(
+            await in_thread(list, map(os.path.isdir, map(expanded, sources)))
+        ):
             raise typer.BadParameter("--delete needs a folder: all other documents would go")
-        load = Load(documents.tables()[0], table or "documents", new=NewTable(metric, model))
-        listed = RejectsFile(expanded(rejects or f"{load.table}.rejects.jsonl"), _say_error)
-        cut = DocumentImport(
-            documents, [load], listed, strict, dry_run, base, chunk_size, overlap, delete,
-            delete_all, look=look, names=_mapped(fields),
-        )  # fmt: skip
+        list_of = expanded(rejects or f"{table or 'documents'}.rejects.jsonl")
+        cut = DocumentImport.of(
+            replace(wanted, fields=_mapped(fields)),
+            documents,
+            RejectsFile(list_of, _say_error),
+            new,
+        )
         return await _run(at, cut, embedder, lambda: of_documents(cut), allow_rejects)
     if documents.left_out and (include or exclude):
         raise ConfigError(f"{sources[0]} has no documents to import; it has {documents.others}")
@@ -362,24 +356,24 @@ async def import_(
         raise typer.BadParameter(f"{reason}; name the table with --table")
     if query is not None and table is None:
         raise typer.BadParameter("a query has no name; name the table with --table")
-    if delete and len(sources) > 1:
+    if wanted.delete and len(sources) > 1:
         raise typer.BadParameter("--delete takes one SOURCE, which may be a glob in quotes")
     name = table or legal_table_name(Path(next(iter(files))).stem)
-    for option in _given(ctx, _OF_NEW_ROWS) if update else ():
-        raise typer.BadParameter(f"--update changes existing rows; leave out {option}")
+    if update:
+        _check(ctx, "u")
     given = await in_thread(_schema_given, at, name if update else None, schema)
-    new = NewTable(metric, model, text or (), index or (), embed)
-    opener = Opener(Hints(None, query, id_column, vector_column, dtype, new), form, given)
+    opener = Opener(wanted.hints, form, given)
     workers = await in_thread(at.engine, engine, address)
     existing = cache(partial(_existing_schema, at, name))
     source = await in_thread(_opened, opener, [*files], existing, workers is None)
     at.exits.push_async_callback(in_thread, source.close)
-    for option in _given(ctx, _OF_DOCUMENTS if passages else (*_OF_DOCUMENTS, *_OF_PASSAGES)):
-        raise _misplaced(option)
+    tables = await in_thread(_tables_of, source, table is not None or given is not None)
+    texts = workers is None and tables[0].texts
+    if not update:
+        _check(ctx, ("p" if passages else "t") if texts else "v")
     if backup is not None:
         with working("copying"):
             await in_thread(source.backup, expanded(backup))
-    tables = await in_thread(_tables_of, source, table is not None or given is not None)
     if list_:
         return of_found(source, tables)
     if source.remark:
@@ -387,9 +381,6 @@ async def import_(
     if update:
         rows_of_file = await in_thread(_rows_of, source, tables[0])
         return await _updated(at, rows_of_file, name, embedder, strict)
-    texts = workers is None and tables[0].texts
-    for option in () if texts else _given(ctx, _OF_TEXTS):
-        raise _misplaced(option)
     loads = [Load(each, table or each.name, given, upsert, new) for each in tables]
     path = await in_thread(_rejects_path, [*files], table, source)
     listed = RejectsFile(expanded(rejects) if rejects else path, _say_error)
@@ -398,29 +389,29 @@ async def import_(
 
         named = sources[0] if len(sources) == 1 else "files"
         if [*files] != [named]:  # a glob has one name, however many files match it
-            base = base or named
-        synced = TextImport(
-            source, loads, listed, strict, dry_run, base, chunk_size, overlap, delete, delete_all,
-            passages=passages,
-        )  # fmt: skip
+            wanted = replace(wanted, base=base or named)
+        synced = TextImport(wanted, source, loads, listed)
         return await _run(at, synced, embedder, lambda: of_texts(synced, backup), allow_rejects)
     from .copying import RowImport
     from .workers import load_by
 
-    rows = RowImport(source, loads, listed, strict)
+    rows = RowImport(wanted, source, loads, listed)
     by_workers = None
     if workers is not None:
         by_workers = partial(load_by, workers, load=loads[0], files=files, opener=opener)
     return await _run(at, rows, embedder, lambda: of_rows(rows, backup), allow_rejects, by_workers)
 
 
-async def _watched(at: At, embedder: str | None, source: str, options: dict[str, Any]) -> None:
+async def _watched(at: At, embedder: str | None, wanted: Wanted, every: float) -> None:
     """Watch a source until a signal ends it."""
     import asyncio
     import logging
 
-    from aiovec import watch
+    from aiovec import Watching
+    from aiovec.backend.threads import in_thread
     from aiovec.documents import SCHEMA
+
+    followed = (await in_thread(import_module, "aiovec_import.watching")).followed  # slow
 
     log, said = logging.getLogger("aiovec.watch"), logging.StreamHandler()
     log.setLevel(logging.INFO)
@@ -429,19 +420,31 @@ async def _watched(at: At, embedder: str | None, source: str, options: dict[str,
     on_signals(ended.set)
     vectors, schema = await at.open(create=True), SCHEMA
     with suppress(TableNotFoundError):
-        schema = await vectors.schema(options["table"] or "documents")
+        schema = await vectors.schema(wanted.table or "documents")
     give_embedder(vectors, schema, embedder)
-    async with watch(vectors, source, **options):
+    async with Watching(vectors, partial(followed, vectors, wanted, every)):
         await ended.wait()
 
 
-def _given(ctx: typer.Context, options: Iterable[str]) -> list[str]:
-    """Return those of the options that stand on the command line."""
-    sources = {
-        option: ctx.get_parameter_source(parameter.name or "")
-        for parameter in ctx.command.params for option in parameter.opts
+def _check(ctx: typer.Context, kind: str) -> None:
+    """Refuse an option on the command line that is not for this kind of import."""
+    from .folders import KINDS
+
+    given = {
+        option for parameter in ctx.command.params for option in parameter.opts
+        if getattr(ctx.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
     }  # fmt: skip
-    return [name for name in options if getattr(sources[name], "name", "") == "COMMANDLINE"]
+    for kinds, options in _FOR.items():
+        for option in sorted(given & {*options.split()}) if kind not in kinds else ():
+            more = "the --embed FIELD of a text" if "t" in kinds else "--passages"
+            texts = f", and for rows with {more}" if "p" in kinds else ""
+            raise typer.BadParameter(
+                {
+                    "d": f"{option} is for files of rows, not for documents",
+                    "u": f"--update changes existing rows; leave out {option}",
+                    "w": f"--watch does not take {option}",
+                }.get(kind, f"{option} is for documents ({KINDS}){texts}")
+            )
 
 
 async def _run(
@@ -460,7 +463,7 @@ async def _run(
             exc.add_note(f"kept before that: {job.kept}")
         raise
     finally:
-        await in_thread(job.rejects.close, done and not job.dry_run)
+        await in_thread(job.rejects.close, done and not job.wanted.dry_run)
     seconds = time.perf_counter() - began
     facts, lines, notes = reported()
     facts = {"store": target, **facts, "seconds": round(seconds, 6)}
@@ -504,30 +507,21 @@ async def _imported(
             return vectors.target
         memory = replace(place, address=place.plugin.memory, file=None)
         vectors = await opened(place if exists else memory)
-        if job.strict and not job.dry_run:  # which shows all reasons instead
+        if job.wanted.strict and not job.wanted.dry_run:  # which shows all reasons instead
             await job.check(vectors)
         async with aclosing(job.parts()) as parts:
             part = await anext(parts, None)
-            if not (exists or job.dry_run or (part is None and job.is_over())):
+            if not (exists or job.wanted.dry_run or (part is None and job.is_over())):
                 vectors, exists = await opened(place), True
             while part is not None:
-                if not job.dry_run:
+                if not job.wanted.dry_run:
                     await job.write(vectors, part)
                 part = await anext(parts, None)
         changed = await job.finish(vectors)
-    if changed and not job.dry_run:
+    if changed and not job.wanted.dry_run:
         # A script has nothing that builds the indexes later.
         await of_each_table(vectors, changed, vectors.optimize, "indexing and optimizing")
     return vectors.target if exists else str(place)
-
-
-def _misplaced(option: str) -> typer.BadParameter:
-    """Return the error for an option of documents, or also of texts, where there are none."""
-    from .folders import KINDS
-
-    more = "the --embed FIELD of a text" if option in _OF_TEXTS else "--passages"
-    texts = "" if option in _OF_DOCUMENTS else f", and for rows with {more}"
-    return typer.BadParameter(f"{option} is for documents ({KINDS}){texts}")
 
 
 def _mapped(fields: list[str] | None) -> dict[str, str]:

@@ -24,6 +24,7 @@ from aiovec.errors import (
 )
 
 from .sources import ForeignTable, NewTable, Reader, Reject, RejectsFile
+from .wanted import Wanted
 
 _T = TypeVar("_T")
 
@@ -79,19 +80,18 @@ class Load:
 class Import(ABC):
     """An import of tables: the command runs it and says what became of it.
 
-    Items that cannot be imported are listed, and the rest is imported. With ``strict``, all is
-    checked before the first part is written, and none is if anything is bad. A ``dry_run`` writes
-    nothing.
+    Items that cannot be imported are listed, and the rest is imported. If ``strict`` is wanted, all
+    is checked before the first part is written, and none is if anything is bad. A ``dry_run``
+    writes nothing.
     """
 
     going_on: ClassVar[str]
     unit: ClassVar[str] = "row"
 
+    wanted: Wanted
     source: Reader
     loads: Sequence[Load]
     rejects: RejectsFile
-    strict: bool = False
-    dry_run: bool = False
 
     @property
     def kept(self) -> str:
@@ -115,7 +115,7 @@ class Import(ABC):
     async def note(self, load: Load, rejects: Sequence[Reject]) -> None:
         """Count and list what cannot be imported."""
         load.note(rejects)
-        if rejects and not self.dry_run:
+        if rejects and not self.wanted.dry_run:
             await in_thread(self.rejects.write, load.table, self.source.place, rejects)
 
     @abstractmethod

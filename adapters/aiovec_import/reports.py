@@ -26,23 +26,23 @@ Reported = tuple[dict[str, Any], list[str], list[str]]
 
 def _of_sync(job: SyncImport, thing: str) -> tuple[str, list[str]]:
     """Return the line about a synchronisation, and the names that were deleted."""
-    counts, table = job.counts, job.sync.table
+    counts, table = job.counts, job.table
     said = ", ".join(f"{counts[name]:,} {name}" for name in (*_COUNTS, "failed") if counts[name])
-    wrote, gone = ("would write", "would be ") if job.dry_run else ("wrote", "")
+    wrote, gone = ("would write", "would be ") if job.wanted.dry_run else ("wrote", "")
     line = f"{table}: {said or 'nothing'}; {wrote} {counted(counts['written'], thing)}"
     names = sorted({*job.gone.values()})
     return line, [f"{table}: {gone}deleted: {_first(names)}"] if names else []
 
 
 def of_documents(job: DocumentImport) -> Reported:
-    table, others = job.sync.table, job.source.left_out
-    facts = {"table": table, "dry_run": job.dry_run}
+    table, others = job.table, job.source.left_out
+    facts = {"table": table, "dry_run": job.wanted.dry_run}
     facts |= {name: job.counts[name] for name in (*_COUNTS, "failed")}
     facts |= {"passages": job.counts["written"], "failures": job.reasons}
     facts["left_out"] = dict(others.most_common())
     line, notes = _of_sync(job, "passage")
     notes[:0] = [f"{table}: left out {job.source.others}"] if others else []
-    limit = len(job.reasons) if job.dry_run else _REASONS_SHOWN  # a dry run writes no list
+    limit = len(job.reasons) if job.wanted.dry_run else _REASONS_SHOWN  # a dry run writes no list
     notes += [f"{name}: not imported: {why}" for name, why in [*job.reasons.items()][:limit]]
     if len(job.reasons) > limit:
         notes.append(f"{job.rejects.place} lists all {len(job.reasons):,}")
@@ -51,7 +51,7 @@ def of_documents(job: DocumentImport) -> Reported:
 
 def of_texts(job: TextImport, backup: str | None) -> Reported:
     facts, lines, notes = of_rows(job, backup)
-    facts["dry_run"] = job.dry_run
+    facts["dry_run"] = job.wanted.dry_run
     facts["tables"][0] |= {name: job.counts[name] for name in _COUNTS}
     facts["tables"][0]["cut_off"] = job.long
     lines[backup is not None], deleted = _of_sync(job, "row")
@@ -59,7 +59,7 @@ def of_texts(job: TextImport, backup: str | None) -> Reported:
     if job.long:
         longer = f"{counted(len(job.long), 'text')} longer than the {job.most:,} tokens"
         notes.append(
-            f"{job.sync.table}: the model cuts off {longer} that it reads; --passages keeps all of "
+            f"{job.table}: the model cuts off {longer} that it reads; --passages keeps all of "
             f"them: {_first(job.long)}"
         )
     return facts, lines, notes

@@ -7,7 +7,7 @@ applying a change twice changes nothing, and the same command continues a killed
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -72,26 +72,86 @@ class Change:
         return _joined(self.new) + _joined(self.changed)
 
 
-@dataclass(frozen=True)
-class Sync(ABC):
-    """Brings what one source has into a table.
+class Seen:
+    """Names of items, as 64 bits each."""
 
-    ``base`` names the source in its rows: only these are replaced and deleted, or with ``upsert``
+    def __init__(self) -> None:
+        self._hashes: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __contains__(self, name: str) -> bool:
+        return hash(name) in self._hashes
+
+    def add(self, names: Iterable[str]) -> None:
+        self._hashes.update(map(hash, names))
+
+
+@dataclass
+class SyncImport(Import):
+    """Brings what one source has into a table: what is new or has changed, and not what is gone.
+
+    Its base names the source in its rows: only these are replaced and deleted, or with ``upsert``
     those of anybody else that have the same ids too. With a ``cutter`` the texts become passages.
-    ``names`` maps the fields that an import gives its rows to those of the table. With
-    ``any_lengths``, passages of another size and overlap stay as long as their text does.
+    With ``any_lengths``, passages of another size and overlap stay as long as their text does.
+
+    ``counts`` are the items that are new, changed, unchanged, empty and deleted, and the rows of
+    the table that were ``written``, or would be. ``gone`` are the rows of the table, with the names
+    of their items, that are deleted because the source no longer has these.
     """
 
-    table: str
-    schema: Schema
-    base: str
-    cutter: Cutter | None = None
-    upsert: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)
-    any_lengths: bool = False
+    going_on: ClassVar[str] = "the same command continues"
 
     of_any_base: ClassVar[bool] = False
     """True if rows of another base are as good as those of this one, and count as unchanged."""
+
+    cutter: Cutter | None = None
+    any_lengths: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    gone: Mapping[str, str] = field(default_factory=dict)
+    _store: VectorStore | None = None
+
+    @property
+    def load(self) -> Load:
+        return self.loads[0]
+
+    @property
+    def table(self) -> str:
+        return self.load.table
+
+    @property
+    def schema(self) -> Schema:
+        return self.load.used_schema
+
+    @property
+    def base(self) -> str:
+        return self.wanted.base or self.load.source.base
+
+    @property
+    def upsert(self) -> bool:
+        return self.wanted.upsert
+
+    @property
+    def whole(self) -> bool:
+        return not self.load.rejected
+
+    @abstractmethod
+    def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter | None:
+        """Return what cuts texts for a table that was found, whose model has a tokenizer."""
+
+    async def find(self, store: VectorStore) -> None:
+        await super().find(store)
+        self._store = store
+        self.cutter = self.cutter_for(*await StoreInternals(store).tokenizer(self.schema))
+        stored = await self.lengths(store) if self.load.exists else None
+        # Without a size, the rows stay cut as they are.
+        self.any_lengths = bool(
+            self.load.exists and self.cutter and not (self.wanted.size or self.wanted.overlap)
+        )
+        if self.cutter is not None and self.any_lengths:
+            size, overlap = stored or (None, 0)
+            self.cutter = replace(self.cutter, size=size, overlap=overlap)
 
     @abstractmethod
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
@@ -103,7 +163,7 @@ class Sync(ABC):
 
     def name(self, field: str) -> str:
         """Return the name that the table has for a field of an import."""
-        return self.names.get(field, field)
+        return self.wanted.fields.get(field, field)
 
     def _ref(self, field: str) -> str:
         """Return a field of an import as selections and filters of the table name it."""
@@ -190,7 +250,7 @@ class Sync(ABC):
             state.setdefault(name, {})[row.id] = base, digest, parts
         return state
 
-    async def write(self, store: VectorStore, change: Change) -> list[Reject]:
+    async def apply(self, store: VectorStore, change: Change) -> list[Reject]:
         """Write a change; items whose rows another writer took since become rejects."""
         rejects: list[Reject] = []
         while change.new:
@@ -275,7 +335,7 @@ class Sync(ABC):
             )
         return lengths
 
-    async def gone(
+    async def rows_without(
         self, store: VectorStore, has: Callable[[str], bool]
     ) -> tuple[dict[str, str], int]:
         """Return the rows of this source in the table which it no longer has, by their ids with
@@ -296,72 +356,6 @@ class Sync(ABC):
             some = ids[start : start + _DELETED_AT_ONCE]
             await store.delete(self.table, some, where=F[self._ref("base")] == self.base)
 
-
-class Seen:
-    """Names of items, as 64 bits each."""
-
-    def __init__(self) -> None:
-        self._hashes: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    def __contains__(self, name: str) -> bool:
-        return hash(name) in self._hashes
-
-    def add(self, names: Iterable[str]) -> None:
-        self._hashes.update(map(hash, names))
-
-
-@dataclass
-class SyncImport(Import):
-    """An import that stores what is new or has changed, and deletes what is gone.
-
-    ``counts`` are the items that are new, changed, unchanged, empty and deleted, and the rows of
-    the table that were ``written``, or would be. ``gone`` are the rows of the table, with the names
-    of their items, that are deleted because the source no longer has these.
-    """
-
-    going_on: ClassVar[str] = "the same command continues"
-
-    base: str = ""
-    size: int | None = None
-    overlap: int = 0
-    delete: bool = False
-    delete_all: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
-    gone: Mapping[str, str] = field(default_factory=dict)
-    _sync: Sync | None = None
-    _store: VectorStore | None = None
-
-    @property
-    def sync(self) -> Sync:
-        """The writer of items into the table, once that was found."""
-        if self._sync is None:
-            raise RuntimeError("find the table first")
-        return self._sync
-
-    @property
-    def whole(self) -> bool:
-        return not any(load.rejected for load in self.loads)
-
-    @abstractmethod
-    def made(self, load: Load, tokenizer: Any, most: int | None) -> Sync:
-        """Return the synchronisation with a table that was found, whose model has a tokenizer."""
-
-    async def find(self, store: VectorStore) -> None:
-        await super().find(store)
-        (load,) = self.loads
-        tokenizer = await StoreInternals(store).tokenizer(load.used_schema)
-        self._sync, self._store = self.made(load, *tokenizer), store
-        stored = await self._sync.lengths(store) if load.exists else None
-        cutter = self._sync.cutter
-        if load.exists and cutter is not None and not (self.size or self.overlap):
-            # Without a size, the rows stay cut as they are.
-            size, overlap = stored or (None, 0)
-            cutter = replace(cutter, size=size, overlap=overlap)
-            self._sync = replace(self._sync, cutter=cutter, any_lengths=True)
-
     async def parts(self) -> AsyncGenerator[Change, None]:
         """Read, compare and cut the next ones while the last ones are embedded."""
         async with (
@@ -372,18 +366,17 @@ class SyncImport(Import):
                 yield change
 
     async def _changes(self) -> AsyncGenerator[Change, None]:
-        (load,) = self.loads
+        load = self.load
         self.counts.clear()
         read = 0
-        chunks = self.source.read(load.source, load.used_schema, _AT_ONCE)
+        chunks = self.source.read(load.source, self.schema, _AT_ONCE)
         while (part := await in_thread(self.following, chunks)) is not None:
             items, rejects = part
-            store = self._store if load.exists else None
-            async with aclosing(self.sync.changes(store, items)) as changes:
-                async for change in changes:
+            async with aclosing(self.changes(self._store if load.exists else None, items)) as some:
+                async for change in some:
                     change.rejects += rejects
                     rejects = []
-                    await self.look_at(load, change)
+                    await self.look_at(change)
                     if change.new or change.changed or change.gone:
                         yield change
                     read += change.counts.total() + len(change.rejects)
@@ -393,43 +386,39 @@ class SyncImport(Import):
         """Return the next items, and what cannot be taken. Runs in a thread."""
         with reading(self.source.name):
             chunk = next(chunks, None)
-        return None if chunk is None else self.sync.items(chunk)
+        return None if chunk is None else self.items(chunk)
 
-    async def look_at(self, load: Load, change: Change) -> None:
+    async def look_at(self, change: Change) -> None:
         """Count a change, and list what cannot be imported."""
         self.counts.update(change.counts)
-        if self.dry_run:
+        if self.wanted.dry_run:
             self.counts["written"] += len(change.rows)
-        await self.note(load, change.rejects)
+        await self.note(self.load, change.rejects)
 
     async def write(self, store: VectorStore, part: Any) -> None:
-        (load,) = self.loads
-        change: Change = part
-        await create(store, load)
-        rejects = await self.sync.write(store, change)
-        written = len(change.rows)
-        load.rows += written
+        await create(store, self.load)
+        rejects = await self.apply(store, part)
+        self.load.rows += (written := len(part.rows))
         self.counts.update({"written": written, "new": -len(rejects)})
-        await self.note(load, rejects)
+        await self.note(self.load, rejects)
 
     async def find_gone(self, store: VectorStore, has: Callable[[str], bool]) -> None:
         """Find what the source no longer has; ConfigError if it is most of what it had."""
-        gone, own = await self.sync.gone(store, has)
-        self.gone, names = gone, {*gone.values()}
-        if len(names) * 2 > own and not (self.delete_all or self.dry_run):
+        self.gone, own = await self.rows_without(store, has)
+        names = {*self.gone.values()}
+        if len(names) * 2 > own and not (self.wanted.delete_all or self.wanted.dry_run):
             raise ConfigError(
                 f"--delete would delete {len(names):,} of {own:,} {self.unit}s in "
-                f"{self.sync.table!r} that imports with this --base stored; --dry-run lists them, "
+                f"{self.table!r} that imports with this --base stored; --dry-run lists them, "
                 "and --delete-all deletes them"
             )
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
         """Delete what was found to be gone."""
-        (load,) = self.loads
         self.counts["deleted"] += len({*self.gone.values()})
-        if not self.dry_run:
-            await self.sync.delete(store, [*self.gone])
-        return [load.table] if load.rows or self.counts["deleted"] else []
+        if not self.wanted.dry_run:
+            await self.delete(store, [*self.gone])
+        return [self.table] if self.load.rows or self.counts["deleted"] else []
 
 
 def _joined(rows: Mapping[str, list[Row]]) -> list[Row]:

@@ -21,15 +21,41 @@ from aiovec.errors import ConfigError
 from .loading import Load, create
 from .sifting import CAME_BEFORE, sift
 from .sources import Chunk, Reject
-from .syncing import Change, Item, Row, Seen, Sync, SyncImport
+from .syncing import Change, Item, Row, Seen, SyncImport
 from .tables import free_name
 
 _MARKS = ("base", "hash")
 _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)
 
 
-class TextSync(Sync):
-    """Brings rows with a text into a table; with a ``cutter`` their passages."""
+@dataclass
+class TextImport(SyncImport):
+    """A table whose vectors are made of a text: only new and changed rows are written.
+
+    If ``passages`` are wanted, a cutter makes them. Otherwise ``long`` are the ids of rows whose
+    texts the model cuts off after ``most`` tokens.
+    """
+
+    long: list[str] = field(default_factory=list)
+    most: int | None = None
+    _tokenizer: Any = None
+    _seen: Seen = field(default_factory=Seen)
+    _nameless: int = 0
+
+    async def find(self, store: VectorStore) -> None:
+        load, marks = self.load, _OF_PASSAGES if self.wanted.passages else _MARKS
+        _check_names(load, marks)
+        schema = load.source.schema
+        own = {name: f for name, f in schema.fields.items() if name == free_name(name, marks)}
+        made = {name: SCHEMA.fields[name] for name in _OF_PASSAGES if self.wanted.passages}
+        load.source = replace(load.source, schema=replace(schema, fields={**own, **made}))
+        await super().find(store)
+
+    def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter | None:
+        self._tokenizer, self.most = tokenizer, most
+        if not self.wanted.passages:
+            return None
+        return Cutter(self.wanted.size, self.wanted.overlap, tokenizer, kind="markdown")
 
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
         rows, marks = chunk.rows, _MARKS if self.cutter is None else _OF_PASSAGES
@@ -66,40 +92,6 @@ class TextSync(Sync):
             rows.append({name: value for name, value in row.items() if value is not None})
         return rows
 
-
-@dataclass
-class TextImport(SyncImport):
-    """A table whose vectors are made of a text: only new and changed rows are written.
-
-    With ``passages`` a cutter of ``size`` and ``overlap`` cuts the texts. Otherwise ``long`` are
-    the ids of rows whose texts the model cuts off after ``most`` tokens.
-    """
-
-    passages: bool = False
-    long: list[str] = field(default_factory=list)
-    most: int | None = None
-    _tokenizer: Any = None
-    _seen: Seen = field(default_factory=Seen)
-    _nameless: int = 0
-
-    async def find(self, store: VectorStore) -> None:
-        (load,) = self.loads
-        marks = _OF_PASSAGES if self.passages else _MARKS
-        _check_names(load, marks)
-        schema = load.source.schema
-        own = {name: f for name, f in schema.fields.items() if name == free_name(name, marks)}
-        made = {name: SCHEMA.fields[name] for name in _OF_PASSAGES if self.passages}
-        load.source = replace(load.source, schema=replace(schema, fields={**own, **made}))
-        await super().find(store)
-
-    def made(self, load: Load, tokenizer: Any, most: int | None) -> TextSync:
-        self._tokenizer, self.most = tokenizer, most
-        cutter = None
-        if self.passages:
-            cutter = Cutter(self.size, self.overlap, tokenizer, kind="markdown")
-        base = self.base or load.source.base
-        return TextSync(load.table, load.used_schema, base, cutter, load.upsert)
-
     def parts(self) -> AsyncGenerator[Change, None]:
         self._seen, self._nameless = Seen(), 0
         self.long.clear()
@@ -116,25 +108,24 @@ class TextImport(SyncImport):
         self._nameless += sum(reject.id is None for reject in rejects)
         return items, rejects
 
-    async def look_at(self, load: Load, change: Change) -> None:
-        await super().look_at(load, change)
-        if self.most and not self.passages:
+    async def look_at(self, change: Change) -> None:
+        await super().look_at(change)
+        if self.most and not self.wanted.passages:
             self.long += await in_thread(self._cut_off, change, self.most)
 
     def _cut_off(self, change: Change, most: int) -> list[str]:
         """Return the rows with texts of more tokens than the model reads."""
         rows = change.rows
-        counted = self._tokenizer.encode_batch([row.get(self.sync.embedded, "") for row in rows])
+        counted = self._tokenizer.encode_batch([row.get(self.embedded, "") for row in rows])
         return [row["id"] for row, text in zip(rows, counted, strict=True) if len(text.ids) > most]
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
         """Create a table without rows, and delete the rows that are gone."""
-        (load,) = self.loads
-        if not (load.rejected or self.dry_run):
-            await create(store, load)
+        if not (self.load.rejected or self.wanted.dry_run):
+            await create(store, self.load)
         if not self.counts.total():
             self.is_over()
-        if self.delete and load.exists:
+        if self.wanted.delete and self.load.exists:
             await self.find_rest(store)
         return await super().finish(store)
 

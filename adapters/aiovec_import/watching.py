@@ -14,8 +14,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
@@ -34,13 +35,12 @@ from aiovec.errors import ConfigError, EmbeddingError, TableNotFoundError, Unsup
 
 from .documents import DocumentImport
 from .files import names_format, path_and_table
-from .folders import Documents, documents_in
+from .folders import Documents
 from .loading import Load, create
 from .sources import (
     Chunk,
     ForeignTable,
     Hints,
-    NewTable,
     Reader,
     Reject,
     RejectsFile,
@@ -48,8 +48,9 @@ from .sources import (
     named_source,
 )
 from .stores.queue import Queue, Versions, connected, removals, take_turn, translated, versions_of
-from .syncing import Item, Seen, Sync, SyncImport
+from .syncing import Item, Seen, SyncImport
 from .tables import QUERY, SqliteTable, id_of
+from .wanted import Wanted
 
 if TYPE_CHECKING:
     from .texts import TextImport
@@ -75,99 +76,99 @@ _NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
 _T = TypeVar("_T")
 
 
-async def open_feed(
-    store: VectorStore,
-    source: str,
-    *,
-    table: str | None,
-    embed: str | None,
-    text: str | Iterable[str],
-    index: str | Iterable[str],
-    id_column: str | None,
-    query: str | None,
-    passages: bool,
-    chunk_size: int | None,
-    overlap: int,
-    base: str,
-    include: Iterable[str],
-    exclude: Iterable[str],
-    every: float,
-) -> Feed:
+async def followed(store: VectorStore, wanted: Wanted, every: float) -> Feed:
     """Return the feed of a source, which suits the store."""
-    look = partial(documents_in, [source], base, [*include], [*exclude])
-    is_folder = await in_thread(lambda: os.path.isdir(os.path.expanduser(source)))
-    files = {} if query or is_folder else (await in_thread(look)).files
-    if files or (is_folder and not query):
+    feed: Feed | None = await in_thread(_documents, store, wanted, every)
+    if feed is None:
+        rows = Rows(store, await _completed(store, wanted))
+        job = await in_thread(rows.opened)  # raises what is wrong with the source
+        await in_thread(job.source.close)
+        has_queue = job.load.source.layout == "table" and await in_thread(rows.is_writable)
+        feed = (TableFeed if has_queue else ComparedFeed)(rows, job, every)
+    try:
+        await feed.begin()
+    except BaseException:
+        await feed.close()
+        raise
+    return feed
 
-        def documents(present: Documents) -> DocumentImport:
-            load = Load(present.tables()[0], table or "documents")
-            return DocumentImport(
-                present, [load], _NO_LIST, base=base, size=chunk_size, overlap=overlap
-            )
 
-        document = "" if is_folder else next(iter(files))
-        folder = FolderFeed(store, source, base, document, every, look, documents)
-        await folder.begin()
-        return folder
-    path, name = await in_thread(path_and_table, source)
-    if embed is None and (table or name):  # the table that an earlier import made says it
+def _documents(store: VectorStore, wanted: Wanted, every: float) -> FolderFeed | None:
+    """Return the feed of a folder or a document; None if the source has rows."""
+    if wanted.hints.query is not None:
+        return None
+    is_folder = os.path.isdir(os.path.expanduser(wanted.sources[0]))
+    files = {} if is_folder else wanted.documents().files
+    return FolderFeed(store, wanted, every, "".join(files)) if files or is_folder else None
+
+
+async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
+    """Add the column of the texts, which the table of an earlier import says too."""
+    (source,), new = wanted.sources, wanted.hints.new
+    _, name = await in_thread(path_and_table, source)
+    if new.embed is None and (wanted.table or name):
         with suppress(TableNotFoundError):
-            schema = await store.schema(table or legal_table_name(name))
-            embed = None if schema.embed is None else schema.embed.field
-            passages = {"part", "parts"} <= schema.fields.keys()
-    new = NewTable(None, None, _names(text), _names(index), embed)
-    hints = Hints(name or None, query, id_column, None, None, new)
-    if embed is None:
+            schema = await store.schema(wanted.table or legal_table_name(name))
+            new = replace(new, embed=None if schema.embed is None else schema.embed.field)
+            wanted = replace(wanted, passages={"part", "parts"} <= schema.fields.keys())
+    if new.embed is None:
         raise ConfigError(
             f"{source} cannot be watched without embed, the column of the texts that vectors are "
             "made of",
             key="embed",
         )
+    return replace(wanted, hints=replace(wanted.hints, table=name or None, new=new))
 
-    opening, texts = await in_thread(_import_readers)
 
-    def made(reader: Any, rows: ForeignTable) -> TextImport:
-        return texts.TextImport(  # type: ignore[no-any-return]
-            reader, [Load(rows, table or rows.name, new=new)], _NO_LIST, base=base,
-            size=chunk_size, overlap=overlap, delete_all=True, passages=passages,
-        )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows with texts, which are followed. Python's own SQLite reads a file that the app may have
+    open: see stores/queue.py."""
 
-    def opened() -> TextImport:
-        if of_sqlite and StoreInternals(store).owns(path.resolve()):
-            raise ConfigError(f"{path} is this store itself; name a table of another database")
-        if of_sqlite:
-            reader = SqliteRows(path, hints)
+    store: VectorStore
+    wanted: Wanted
+
+    @property
+    def source(self) -> str:
+        return self.wanted.sources[0]
+
+    @property
+    def path(self) -> Path:
+        return path_and_table(self.source)[0]
+
+    def is_writable(self) -> bool:
+        return self._is_sqlite() and os.access(self.path, os.W_OK)
+
+    def _is_sqlite(self) -> bool:
+        is_path = named_source(self.source) is None and not is_url(self.source)
+        return is_path and not names_format(self.path)
+
+    def opened(self) -> TextImport:
+        """Open the source for an import of all its rows."""
+        hints = self.wanted.hints
+        if not self._is_sqlite():
+            reader = _needing_arrow("opening").Opener(hints).open(self.source, lambda: None)
+        elif StoreInternals(self.store).owns(self.path.resolve()):
+            raise ConfigError(f"{self.path} is this store itself; name a table of another database")
         else:
-            reader = opening.Opener(hints).open(source, lambda: None)
+            reader = SqliteRows(self.path, hints)
         try:
             (rows,) = reader.tables()
-            return made(reader, rows)
+            return self.job(reader, rows)
         except BaseException:
             reader.close()
             raise
 
-    # Python's own SQLite reads a file that the app may have open: see stores/queue.py.
-    of_sqlite = named_source(source) is None and not is_url(source) and not names_format(path)
-    job = await in_thread(opened)  # raises what is wrong with the source
-    await in_thread(job.source.close)
-    (load,) = job.loads
-    rows = load.table, base or load.source.base
-    is_table = of_sqlite and load.source.layout == "table"
-    if not (is_table and await in_thread(os.access, path, os.W_OK)):
-        return ComparedFeed(store, redacted(source), *rows, every, opened)
-    noted = TableFeed(store, path, *rows, hints, made)
-    try:
-        await noted.begin()
-    except BaseException:
-        await noted.close()
-        raise
-    return noted
+    def job(self, reader: Any, rows: ForeignTable) -> TextImport:
+        load = Load(rows, self.wanted.table or rows.name, new=self.wanted.hints.new)
+        job: TextImport = _needing_arrow("texts").TextImport(self.wanted, reader, [load], _NO_LIST)
+        return job
 
 
-def _import_readers() -> tuple[Any, Any]:
-    """Import what reads rows, which needs pyarrow; a folder is followed without it."""
+def _needing_arrow(name: str) -> Any:
+    """Import a module that reads rows, which needs pyarrow; a folder is followed without it."""
     try:
-        return import_module("aiovec_import.opening"), import_module("aiovec_import.texts")
+        return import_module(f"aiovec_import.{name}")
     except ImportError as exc:
         raise needs_arrow(exc) or exc from exc
 
@@ -227,27 +228,25 @@ def _lock_of(path: Path, table: str) -> str:
     return f"{os.path.realpath(path)}.{quote(table, safe='')}.aiovec-lock"
 
 
-def _names(given: str | Iterable[str]) -> list[str]:
-    return [given] if isinstance(given, str) else [*given]
-
-
 def _shown(id: object) -> str:
     """Return an id that can be written anywhere, also one of bytes that are no UTF-8."""
     return str(id).encode(errors="replace").decode()
 
 
 class Feed(ABC):
-    """A source that is followed."""
+    """A source that is followed; without a better sign, it may change every so many seconds."""
 
     def __init__(
-        self, store: VectorStore, source: str, table: str, base: str, document: str = ""
+        self, store: VectorStore, source: str, job: SyncImport, every: float, document: str = ""
     ) -> None:
-        self.store, self.source, self.table = store, source, table
-        self.base, self.document = base, document
+        self.store, self.source, self.table, self.base = store, source, job.table, job.base
+        self.document = document
         self.refused: dict[str, str] = {}
+        self._every = every
+        self._wake = asyncio.Event()
         self._stepping = asyncio.Lock()
         self._turn: ExitStack | None = None
-        self._stands_by = False
+        self._stands_by = self._is_copied = False
 
     @property
     def _lock(self) -> str:
@@ -287,6 +286,9 @@ class Feed(ABC):
         if self._turn is not None:
             await in_thread(self._turn.close)
 
+    async def begin(self) -> None:  # noqa: B027 - most find it at the first step
+        """Raise what makes it impossible to follow the source."""
+
     async def step(self) -> bool:
         async with self._stepping:
             return await self._step()
@@ -295,28 +297,42 @@ class Feed(ABC):
     async def _step(self) -> bool:
         """Apply some changes; False if none is left."""
 
+    async def changed(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._every):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def last(self) -> int:
+        while await self.step():
+            pass
+        return 0
+
+    async def waiting(self, mark: int | None = None) -> int | None:
+        return None if mark is None and not self._is_copied else 0
+
     async def _bring(self, job: SyncImport, chunks: Iterator[Chunk]) -> None:
         """Bring what a reader has read into the store."""
         while (part := await in_thread(job.following, chunks)) is not None:
-            await self._apply(job.sync, *part)
+            await self._apply(job, *part)
 
     async def _apply(
-        self, sync: Sync, items: Sequence[Item], rejects: Sequence[Reject] = ()
+        self, job: SyncImport, items: Sequence[Item], rejects: Sequence[Reject] = ()
     ) -> None:
         """Bring items into the store; set aside a text that the embedder refuses though it takes
         others."""
         await in_thread(self._tell, rejects)
         try:
-            async with aclosing(sync.changes(self.store, items)) as changes:
+            async with aclosing(job.changes(self.store, items)) as changes:
                 async for change in changes:
-                    rejects = [*change.rejects, *await sync.write(self.store, change)]
+                    rejects = [*change.rejects, *await job.apply(self.store, change)]
                     await in_thread(self._tell, rejects, change.counts)
         except EmbeddingError as exc:
             if exc.retryable or exc.table is not None or not await self._embeds():
                 raise
             if half := len(items) // 2:
-                await self._apply(sync, items[:half])
-                await self._apply(sync, items[half:])
+                await self._apply(job, items[:half])
+                await self._apply(job, items[half:])
             else:
                 reject = Reject(items[0].place, items[0].name, exc.reason)
                 await in_thread(self._tell, [reject])
@@ -348,50 +364,42 @@ class FolderFeed(Feed):
     file say what, so no event has to be right, and a lost one is made good after ``every`` seconds.
     """
 
-    def __init__(
-        self,
-        store: VectorStore,
-        place: str,
-        base: str,
-        document: str,
-        every: float,
-        look: Callable[[], Documents],
-        made: Callable[[Documents], DocumentImport],
-    ) -> None:
-        super().__init__(store, place, made(Documents()).loads[0].table, base, document)
-        self._place = Path(place).expanduser()
-        self._look, self._made, self._every = look, made, every
-        self._states: dict[str, _State] | None = None
-        self._changed = asyncio.Event()
-        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, self._changed.set)
+    def __init__(self, store: VectorStore, wanted: Wanted, every: float, document: str) -> None:
+        self._wanted = wanted
+        super().__init__(store, wanted.sources[0], self._job(Documents()), every, document)
+        self._place = Path(self.source).expanduser()
+        self._states: dict[str, _State] = {}
         self._watcher = threading.Event()
         self._watcher.set()
         self._top: _State = ()
 
+    def _job(self, documents: Documents) -> DocumentImport:
+        return DocumentImport.of(self._wanted, documents, _NO_LIST)
+
     async def begin(self) -> None:
-        """Raise what makes the import impossible."""
+        self._tell_change = partial(asyncio.get_running_loop().call_soon_threadsafe, self._wake.set)
         try:
             await in_thread(import_module, "watchfiles")
         except ImportError as exc:
             raise ConfigError(
                 'a folder needs watchfiles, which is missing; pip install "aiovec[documents]"'
             ) from exc
-        await self._made(Documents()).find(self.store)
+        await self._job(Documents()).find(self.store)
 
     async def _step(self) -> bool:
         if self._turn is not None:
             await in_thread(self._watch)
-        present = await in_thread(self._look)
+        present = await in_thread(self._wanted.documents)
         states = await in_thread(_states, present)
-        states = await in_thread(_with_lost, present, states, self._states or {})
-        if not states or states == self._states:  # no file: perhaps it is not mounted
-            return False
-        job = self._made(present)
+        states = await in_thread(_with_lost, present, states, self._states)
+        if not states or (self._is_copied and states == self._states):
+            return False  # no file: perhaps it is not mounted
+        job = self._job(present)
         await job.find(self.store)
         before = self._states
-        if before is None or not job.loads[0].exists:
-            await create(self.store, job.loads[0])
-            stored, _ = await job.sync.gone(self.store, lambda _: False)
+        if not (self._is_copied and job.load.exists):
+            await create(self.store, job.load)
+            stored, _ = await job.rows_without(self.store, lambda _: False)
             before = {name: () for name in stored.values() if self.document in ("", name)}
             states = await in_thread(_with_lost, present, states, before)
         names = sorted(
@@ -402,8 +410,8 @@ class FolderFeed(Feed):
         await self._bring(job, present.some([name for name in names if name in states], _AT_ONCE))
         absent = [Item(name, name) for name in names if not present.has(name)]
         for start in range(0, len(absent), _AT_ONCE):
-            await self._apply(job.sync, absent[start : start + _AT_ONCE])
-        self._states = states
+            await self._apply(job, absent[start : start + _AT_ONCE])
+        self._states, self._is_copied = states, True
         return bool(names)
 
     def _watch(self) -> None:
@@ -412,21 +420,7 @@ class FolderFeed(Feed):
         if self._watcher.is_set() or top != self._top:
             self._watcher.set()
             self._watcher, self._top = threading.Event(), top
-            begin_in_thread(partial(_watched, self._place, self._watcher, self._wake))
-
-    async def changed(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._every):
-                await self._changed.wait()
-        self._changed.clear()
-
-    async def last(self) -> int:
-        while await self.step():
-            pass
-        return 0
-
-    async def waiting(self, mark: int | None = None) -> int | None:
-        return None if mark is None and self._states is None else 0
+            begin_in_thread(partial(_watched, self._place, self._watcher, self._tell_change))
 
     async def close(self) -> None:
         self._watcher.set()
@@ -488,21 +482,12 @@ class TableFeed(Feed):
     The rows of noted keys are read after the queue, so they are never older than their entries.
     """
 
-    def __init__(
-        self,
-        store: VectorStore,
-        path: Path,
-        table: str,
-        base: str,
-        hints: Hints,
-        job: Callable[[Any, ForeignTable], TextImport],
-    ) -> None:
-        super().__init__(store, f"{path}#{hints.table}", table, base)
-        self._path, self._hints, self._job = path, hints, job
+    def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
+        self._rows, self._path, self._hints = rows, rows.path, rows.wanted.hints
+        super().__init__(rows.store, f"{rows.path}#{self._hints.table}", job, every)
         # A connection serves one thread at a time.
         self._turns = asyncio.Semaphore(1)
         self._alone = partial(in_thread, limit=self._turns)
-        self._wake = asyncio.Event()
         self._db: Any = None
         # As the open database was, as it was when the queue was looked at, and at the last step.
         self._versions = self._stepped = _NEVER
@@ -514,10 +499,9 @@ class TableFeed(Feed):
         """Open the database, and raise what makes it impossible to follow the table."""
         versions = await self._alone(self._open)
         rows = await self._alone(self._shape.foreign, self._path.name)
-        job = self._job(None, rows)
-        await job.find(self.store)
-        self._load, self._sync = job.loads[0], job.sync
-        if (cutter := self._sync.cutter) is not None:  # by other lengths, all rows are cut again
+        self._job = self._rows.job(None, rows)
+        await self._job.find(self.store)
+        if (cutter := self._job.cutter) is not None:  # by other lengths, all rows are cut again
             self._queue.says |= {"chunk_size": cutter.limit, "overlap": cutter.overlap}
         await self._ask(Queue.is_marked)
         self._versions = versions
@@ -573,7 +557,7 @@ class TableFeed(Feed):
         if keys:
             for key in keys:
                 self.refused.pop(_shown(id_of(key)), None)
-            await self._apply(self._sync, *await self._alone(self._items, keys))
+            await self._apply(self._job, *await self._alone(self._items, keys))
         self._applied = max(last, self._applied)
         if self._applied != self._marked:
             await self._mark(self._applied)
@@ -585,13 +569,13 @@ class TableFeed(Feed):
 
         False if the app changed the schema since the last look.
         """
-        exists = self._load.exists
-        await create(self.store, self._load)
+        exists = self._job.load.exists
+        await create(self.store, self._job.load)
         if not (exists and await self._ask(Queue.is_marked) and await self._continues()):
             if (seen := await self._alone(self._note_all)) is None:
                 return False
-            gone, _ = await self._sync.gone(self.store, seen.__contains__)
-            await self._sync.delete(self.store, [*gone])
+            gone, _ = await self._job.rows_without(self.store, seen.__contains__)
+            await self._job.delete(self.store, [*gone])
             await self._mark(0)
         marked = await self._ask(Queue.marked)
         self._applied = self._marked = marked or 0
@@ -637,10 +621,10 @@ class TableFeed(Feed):
     def _items(self, keys: Sequence[Any]) -> tuple[list[Item], list[Reject]]:
         """Return the rows with some keys; those that no row has are without a text."""
         with translated(self._path), self._queue.snapshot():
-            chunk, absent = self._shape.some(keys, self._load.used_schema)
+            chunk, absent = self._shape.some(keys, self._job.schema)
         # Keys that differ in letters only may find one row twice.
         rows = {row["id"]: row for row in chunk.rows}
-        items, rejects = self._sync.items(Chunk([*rows.values()], [*rows], chunk.rejects))
+        items, rejects = self._job.items(Chunk([*rows.values()], [*rows], chunk.rejects))
         return [*items, *(Item(id, id) for id in absent)], rejects
 
     @property
@@ -683,18 +667,9 @@ class TableFeed(Feed):
 class ComparedFeed(Feed):
     """A source that tells no changes: all its rows are compared every so many seconds."""
 
-    def __init__(
-        self,
-        store: VectorStore,
-        source: str,
-        table: str,
-        base: str,
-        every: float,
-        opened: Callable[[], TextImport],
-    ) -> None:
-        super().__init__(store, source, table, base)
-        self._opened, self._every = opened, every
-        self._compared = False
+    def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
+        super().__init__(rows.store, redacted(rows.source), job, every)
+        self._rows = rows
         self._job: TextImport | None = None
 
     async def _step(self) -> bool:
@@ -702,31 +677,20 @@ class ComparedFeed(Feed):
         try:
             job = await in_thread(self._open)
             await job.find(self.store)
-            (load,) = job.loads
-            await create(self.store, load)
-            await self._bring(job, job.source.read(load.source, load.used_schema, _AT_ONCE))
+            await create(self.store, job.load)
+            await self._bring(job, job.source.read(job.load.source, job.schema, _AT_ONCE))
             await job.find_rest(self.store)
-            await job.sync.delete(self.store, [*job.gone])
+            await job.delete(self.store, [*job.gone])
         finally:
             await in_thread(self._close)
-        self._compared = True
+        self._is_copied = True
         return False
 
     def _open(self) -> TextImport:
-        self._job = self._opened()
+        self._job = self._rows.opened()
         return self._job
 
     def _close(self) -> None:
         if self._job is not None:
             self._job.source.close()
             self._job = None
-
-    async def changed(self) -> None:
-        await asyncio.sleep(self._every)
-
-    async def last(self) -> int:
-        await self.step()
-        return 0
-
-    async def waiting(self, mark: int | None = None) -> int | None:
-        return None if mark is None and not self._compared else 0

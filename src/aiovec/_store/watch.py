@@ -81,12 +81,12 @@ def watch(
         "base": base,
         "include": include,
         "exclude": exclude,
-        "every": every,
     }
 
     async def opened() -> Feed:
         feeds = await in_thread(import_module, "aiovec_import.watching")  # slow
-        feed: Feed = await feeds.open_feed(store, text_of(source, "source"), **options)
+        wanted = feeds.Wanted.told(text_of(source, "source"), **options)
+        feed: Feed = await feeds.followed(store, wanted, every)
         return feed
 
     return Watching(store, opened)
