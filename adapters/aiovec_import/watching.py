@@ -70,7 +70,7 @@ _LOOK, _LAST_LOOK = 0.025, 0.1
 
 _NEVER: Versions = (0, (0, 0))
 _State = tuple[int, ...]
-_NOTHING: Counter[str] = Counter()
+_NO_COUNTS: Counter[str] = Counter()
 # A feed names what is set aside, and writes no list.
 _NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
 _T = TypeVar("_T")
@@ -345,7 +345,7 @@ class Feed(ABC):
             return False
         return True
 
-    def _tell(self, rejects: Sequence[Reject], counts: Counter[str] = _NOTHING) -> None:
+    def _tell(self, rejects: Sequence[Reject], counts: Counter[str] = _NO_COUNTS) -> None:
         """Log what was set aside, and how many rows or documents changed, perhaps to a file."""
         for reject in rejects:
             self.refused.pop(name := _shown(reject.id or reject.row), None)

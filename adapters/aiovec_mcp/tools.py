@@ -110,7 +110,7 @@ def user_field(table: str, schema: Schema) -> str:
         words += f"add a field for the user, await store.add_field({table!r}, 'user', str)"
     else:
         words += f"its field 'user' is {field.kind}, not text; name another table"
-    raise InvalidArgumentError("user", table, "a table with the text field 'user'", reason=words)
+    raise InvalidArgumentError("user", table, reason=words)
 
 
 class Tools:
@@ -211,7 +211,7 @@ class Tools:
         if taken := _OWN & (facts or {}).keys():
             names = ", ".join(sorted(_OWN))
             words = f"facts cannot have the key {min(taken)!r}; a memory's own fields are: {names}"
-            raise InvalidArgumentError("facts", min(taken), "another key", reason=words)
+            raise InvalidArgumentError("facts", min(taken), reason=words)
         row = {**storable(facts or {}, "facts"), "id": new_id() if id is None else id, "text": text}
         if self._user is not None:
             await self._make_own(row, self._user)
@@ -237,7 +237,7 @@ class Tools:
         """Delete memories by their ids, or all that match a filter."""
         if ids is None and where is None:
             words = "pass ids or where; where='TRUE' deletes every memory"
-            raise InvalidArgumentError("ids", ids, "given", reason=words)
+            raise InvalidArgumentError("ids", ids, reason=words)
         try:
             seen = await self._seen(self._memory, where)
             return {"deleted": await self._memory.delete(ids, where=seen)}
@@ -250,7 +250,7 @@ class Tools:
         """Make a memory the session's user's, or refuse one of another user."""
         if row.setdefault("user", user) != user:
             words = f"the user of this session is {user!r}; leave the fact 'user' out"
-            raise InvalidArgumentError("facts", row["user"], repr(user), reason=words)
+            raise InvalidArgumentError("facts", row["user"], reason=words)
         # No user makes an id of another one's. An app, or an agent without a user, may.
         row["id"] = f"{user}/{str(row['id']).removeprefix(f'{user}/')}"
         user_field(self._memory.name, await self._schema())
@@ -258,7 +258,7 @@ class Tools:
             for replaced in await self._memory.get(row["id"], include_vector=False):
                 if replaced.get("user") != user:
                     words = "the memory with this id is not yours; leave id out"
-                    raise InvalidArgumentError("id", row["id"], "another id", reason=words)
+                    raise InvalidArgumentError("id", row["id"], reason=words)
 
     async def _schema(self) -> Schema:
         """Return the schema of the memory, which the first write creates."""

@@ -46,7 +46,7 @@ def encode(
         text = _ENCODER.encode(body or {})
     except ValueError as exc:
         raise InvalidArgumentError(
-            "a number in the call", None, "finite",
+            "a number in the call", None,
             reason="a number in the call is infinite or NaN, which JSON does not have; upsert "
             "takes infinities",
         ) from exc  # fmt: skip

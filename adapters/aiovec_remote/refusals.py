@@ -77,7 +77,7 @@ def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
         )
     if status == 413:
         return InvalidArgumentError(
-            "the call", f"{size:,} bytes", "smaller",
+            "the call", f"{size:,} bytes",
             reason=f"the server at {target} refuses the call of {size:,} bytes: {detail}",
         )  # fmt: skip
     return AiovecError(f"the server at {target} says HTTP {status}: {detail}")

@@ -97,7 +97,7 @@ def check_rows(count: int, name: str = "rows") -> None:
     most = BOUNDS.get().rows
     if count > most:
         raise InvalidArgumentError(
-            name, count, f"at most {most:,}",
+            name, count,
             reason=f"{name}: {count:,} is more than {most:,}, the limit of this server. Use "
             "several requests, or an export.",
         )  # fmt: skip
@@ -113,9 +113,7 @@ def check_answered(count: int, queries: int = 1, unit: str = "rows", cure: str =
     most = BOUNDS.get().rows // max(1, queries)
     if count > most:
         reason = f"The answer has more than {most:,} {unit}, the limit of this server. Ask for "
-        raise InvalidArgumentError(
-            "limit", None, f"at most {most:,}", reason=f"{reason}fewer{cure}."
-        )
+        raise InvalidArgumentError("limit", None, reason=f"{reason}fewer{cure}.")
 
 
 def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Model(BaseModel):
             return InvalidArgumentError(name, given.get(name), f"at most {most:,} items")
         if error["type"] == "missing":
             words = f"{place} lacks the key {name!r}"
-            return InvalidArgumentError(name, None, "given", reason=words)
+            return InvalidArgumentError(name, None, reason=words)
         if isinstance(cause := error.get("ctx", {}).get("error"), InvalidArgumentError):
             return cause  # of a class that refuses its values
         words = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -111,7 +111,7 @@ class Model(BaseModel):
         known = ", ".join(cls.keys())
         keys = f"its keys are: {known}" if known else "it takes none"
         words = f"{place} has the unknown key {shown(key)}; {keys}"
-        return InvalidArgumentError(f"the keys of {place}", key, known, reason=words)
+        return InvalidArgumentError(f"the keys of {place}", key, reason=words)
 
 
 def _made(default: type, *others: type) -> Any:

@@ -152,7 +152,7 @@ class Bridge:
                         "write a row with a vector first, or give the bridge the length of the "
                         "vectors"
                     )
-                    raise InvalidArgumentError("dim", dim, "a length", reason=words) from None
+                    raise InvalidArgumentError("dim", dim, reason=words) from None
                 await table.create(self._schema(length), exist_ok=True)
                 return await act(table)
 
@@ -442,7 +442,7 @@ def storable(value: Any, name: str = "metadata", *, large: type[str] | None = No
         return _stored(value, name, large)
     except RecursionError:
         words = f"{name} is nested too deeply"
-        raise InvalidArgumentError(name, type(value).__name__, "flatter", reason=words) from None
+        raise InvalidArgumentError(name, type(value).__name__, reason=words) from None
 
 
 def _stored(value: Any, name: str, large: type[str] | None) -> Any:
@@ -456,7 +456,7 @@ def _stored(value: Any, name: str, large: type[str] | None) -> Any:
             if large is not None:
                 return large(value)
             words = f"{name} is an integer beyond 64 bits; store it as text, str(value)"
-            raise InvalidArgumentError(name, value, "at most 64 bits", reason=words)
+            raise InvalidArgumentError(name, value, reason=words)
         case float():
             return value if math.isfinite(value) else None
         case datetime():

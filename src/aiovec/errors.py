@@ -148,16 +148,16 @@ class ExtensionUnavailableError(AiovecError):
 
 
 class InvalidArgumentError(AiovecError, ValueError):
-    """An argument out of its range: ``argument``, ``value`` and ``expected``.
+    """An argument out of its range: ``argument`` and ``value``.
 
-    ``reason`` replaces the message if ``expected`` does not fit after "must be".
+    ``expected`` says what it must be. It is empty if the message is a ``reason`` instead.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid argument", machine=False)
 
     argument: str
     value: object
-    expected: str
+    expected: str = ""
     _: KW_ONLY
     reason: InitVar[str | None] = None
 
@@ -403,7 +403,8 @@ class UnsupportedError(AiovecError):
     """The ``backend``, or a ``table`` of it, does not have this ``ability``.
 
     Keyword search without a field with ``text=True`` is one, and on LanceDB a search without an
-    index beyond ``scan_limit``. ``hint`` says what to do instead.
+    index beyond ``scan_limit``. ``hint`` says what to do instead. If a Python package is missing,
+    ``backend`` is empty.
     """
 
     # Not 501, which means that the server does not know such requests: another store supports it.
@@ -416,6 +417,8 @@ class UnsupportedError(AiovecError):
     table: str | None = None
 
     def _message(self) -> str:
+        if not self.backend:
+            return f"{self.ability} {self.hint}"
         lacks = f"the {self.backend} backend" if self.table is None else f"the table {self.table!r}"
         hint = f"; {self.hint}" if self.hint else ""
         return f"{lacks} does not support {self.ability!r}{hint}"

@@ -277,8 +277,8 @@ async def _figure(store: VectorStore, table: str, color: Color, rows: int) -> Fi
     try:
         await in_thread(__import__, "matplotlib.figure")  # slow the first time
     except ImportError as exc:
-        missing = "it needs matplotlib: pip install matplotlib"
-        raise UnsupportedError("plot.map", "Python", missing) from exc
+        missing = "needs matplotlib: pip install matplotlib"
+        raise UnsupportedError("plot.map()", "", missing) from exc
     points = await map_points(store, table, color=color, rows=rows)
     return await in_thread(_draw, points, table)
 

@@ -82,7 +82,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with (
         aiovec.sync.connect(":memory:") as store,
-        pytest.raises(UnsupportedError, match="pip install matplotlib"),
+        pytest.raises(UnsupportedError, match=r"^plot.map\(\) needs matplotlib: pip install"),
     ):
         plot.map(store, "t")
 

@@ -83,7 +83,7 @@ class IndexedCollection(llm.Collection):
                     f"no row of the collection {self.name!r} has stored content to search for "
                     "words; embed its content into a new collection with --store"
                 )
-                raise InvalidArgumentError("words", self.words, "None", reason=reason)
+                raise InvalidArgumentError("words", self.words, reason=reason)
         rows = {row["id"]: row for row in self._rows([hit.id for hit in hits])}
         entries = []
         for hit in hits:

@@ -208,7 +208,7 @@ def value_ref(
     expected = f"one of {listed(able, *payload) or 'none, since the table has no fields'}"
     hint = hint or did_you_mean(name, able)
     reason = f"{argument} must be {expected}, not {shown(name)}{hint}"
-    raise InvalidArgumentError(argument, name, expected, reason=reason)
+    raise InvalidArgumentError(argument, name, reason=reason)
 
 
 def _ref_of(schema: Schema, name: object, *, lists: bool) -> Ref | None:
@@ -295,8 +295,7 @@ def count_types(rows: Batch, fields: Mapping[str, Field], counts: dict[str, Coun
                 f"the rows have more than {_MOST_COUNTED:,} fields and payload keys; select fewer "
                 "rows with where="
             )
-            expected = f"at most {_MOST_COUNTED:,} fields and payload keys"
-            raise InvalidArgumentError("where", len(counts), expected, reason=reason)
+            raise InvalidArgumentError("where", len(counts), reason=reason)
     return len(rows.ids)
 
 

@@ -100,7 +100,7 @@ def given_matrix(vectors: Any, schema: Schema, places: Places | None) -> Float32
         return arrow_matrix(plain(vectors, "vectors"), schema, places)
     if isinstance(vectors, np.ndarray) and vectors.ndim == 1 and vectors.dtype != object:
         reason = "vectors is a single vector; put it in a list"
-        raise InvalidArgumentError("vectors", vectors.shape, "a sequence of vectors", reason=reason)
+        raise InvalidArgumentError("vectors", vectors.shape, reason=reason)
     return matrix_of(vectors, schema, places)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R", bound="_Row")
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Names that ``Hit.to_dict`` adds. A stored key with such a name gets one more underscore.
 _OWN = re.compile(r"_+(score|distance|ranks|highlights)\Z")
 _SHOWN_FIELDS = 6
@@ -158,7 +158,7 @@ class Record(_Row):
         self,
         id: str,
         vector: Vector | None = None,
-        fields: Mapping[str, Any] = _NOTHING,
+        fields: Mapping[str, Any] = NOTHING,
         vector_name: str = "embedding",
     ) -> None:
         _put(self, "id", id)
@@ -208,10 +208,10 @@ class Hit(_Row):
         id: str,
         score: float,
         distance: float | None,
-        fields: Mapping[str, Any] = _NOTHING,
+        fields: Mapping[str, Any] = NOTHING,
         vector: Vector | None = None,
-        ranks: Mapping[str, Rank] = _NOTHING,
-        highlights: Mapping[str, str] = _NOTHING,
+        ranks: Mapping[str, Rank] = NOTHING,
+        highlights: Mapping[str, str] = NOTHING,
         vector_name: str = "embedding",
     ) -> None:
         _put(self, "id", id)

@@ -242,4 +242,4 @@ def _cell(value: object) -> str:
 
 
 def _missing(call: str, package: str) -> UnsupportedError:
-    return UnsupportedError(call, "Python", f"it needs {package}: pip install {package}")
+    return UnsupportedError(f"{call}()", "", f"needs {package}: pip install {package}")

@@ -101,6 +101,8 @@ _INDEXES = (None, "btree", "bitmap")
 _METRICS = ("cosine", "l2", "dot")
 _IN_WORDS: dict[object, str] = {"l2": " (Euclidean)", "dot": " (inner product)"}
 _IN_WORDS |= {"btree": " (the usual one)", "bitmap": " (for few different values)"}
+_TYPES = "one of str, int, float, bool, datetime, list[str], list[int], list[float], or in JSON "
+_TYPES += ", ".join(KINDS)
 _EVERY_FIELD = "every field may be null: give a field's type without None, as in Field(str)"
 _NO_TYPE: dict[object, str] = {Union: _EVERY_FIELD, UnionType: _EVERY_FIELD}
 _NO_TYPE[list] = "the items of a list field need a type: list[str], list[int] or list[float]"
@@ -144,13 +146,9 @@ class Field:
         except (TypeError, ValueError):  # unhashable, or not comparable: not a type
             known = None
         if known is None:
-            raise InvalidArgumentError(
-                "a field's type",
-                self.type,
-                "one of str, int, float, bool, datetime, list[str], list[int], list[float], "
-                f"or in JSON {', '.join(KINDS)}",
-                reason=_NO_TYPE.get(self.type if self.type is list else get_origin(self.type)),
-            )
+            reason = _NO_TYPE.get(self.type if self.type is list else get_origin(self.type))
+            expected = "" if reason else _TYPES
+            raise InvalidArgumentError("a field's type", self.type, expected, reason=reason)
         object.__setattr__(self, "type", known.python)
         object.__setattr__(self, "kind", known.name)  # read often, for each column of a call
         flags = {name: (getattr(self, name), _FLAG) for name in _DEFAULTS if name != "index"}
@@ -327,7 +325,7 @@ class Schema:
     ) -> None:
         if dim == 0 and embed is None and type(dim) is int:
             reason = "dim is missing: pass the length of the vectors, as in Schema(384), or embed"
-            raise InvalidArgumentError("dim", None, "the length of the vectors", reason=reason)
+            raise InvalidArgumentError("dim", None, reason=reason)
         least = 1 if embed is None else 0
         if isinstance(dim, bool) or not isinstance(dim, int) or not least <= dim <= MAX_DIM:
             raise InvalidArgumentError("dim", dim, f"a whole number from 1 to {MAX_DIM}")
@@ -392,12 +390,10 @@ class Schema:
         """Return the schema without a field. Raises InvalidArgumentError if it needs the field."""
         if self.fields[name].partition:
             reason = f"the field {name!r} cannot be dropped: it is a partition key"
-            expected = "a field that is not a partition key"
-            raise InvalidArgumentError("field", name, expected, reason=reason)
+            raise InvalidArgumentError("field", name, reason=reason)
         if self.embed is not None and self.embed.field == name:
             reason = f"the field {name!r} cannot be dropped: the table's vectors are made from it"
-            expected = "a field other than that of embed"
-            raise InvalidArgumentError("field", name, expected, reason=reason)
+            raise InvalidArgumentError("field", name, reason=reason)
         return replace(self, fields={n: f for n, f in self.fields.items() if n != name})
 
     def with_renamed_field(self, old: str, new: str) -> Schema:
@@ -465,10 +461,10 @@ class Schema:
                 value = json.loads(value)
             except ValueError as exc:
                 reason = f"the schema is not valid JSON: {exc}"
-                raise InvalidArgumentError("a schema", value, "JSON", reason=reason) from exc
+                raise InvalidArgumentError("a schema", value, reason=reason) from exc
             except RecursionError as exc:
                 reason = "the schema is nested too deeply"
-                raise InvalidArgumentError("a schema", None, "JSON", reason=reason) from exc
+                raise InvalidArgumentError("a schema", None, reason=reason) from exc
         if not isinstance(value, Mapping) or not value.keys() & {"dim", "embed"}:
             raise InvalidArgumentError("a schema", value, "a mapping with 'dim'")
         if unknown := _unknown(value, _NAMES):
@@ -494,7 +490,7 @@ class Schema:
     def _arrow(self) -> pa.Schema:
         if not self.dim:
             reason = "an Arrow schema needs the length of the vectors: pass dim="
-            raise InvalidArgumentError("dim", 0, "the length of the vectors", reason=reason)
+            raise InvalidArgumentError("dim", 0, reason=reason)
         columns = [
             pa.field("id", pa.utf8(), nullable=False),
             pa.field(self.vector, pa.list_(pa.float32(), self.dim), self.vector_nullable),
@@ -538,7 +534,7 @@ def _check_count(fields: object) -> None:
     if len(fields) > MAX_FIELDS:
         expected = f"at most {MAX_FIELDS:,} fields"
         raise InvalidArgumentError(
-            "fields", len(fields), expected, reason=f"{expected} are allowed, not {len(fields):,}"
+            "fields", len(fields), reason=f"{expected} are allowed, not {len(fields):,}"
         )
 
 
@@ -561,12 +557,11 @@ def _checked_fields(vector: str, fields: Fields) -> Mapping[str, Field]:
     partitions = [name for name, field in checked.items() if field.partition]
     if len(partitions) > MAX_PARTITIONS:
         reason = f"{len(partitions)} fields have partition=True; at most {MAX_PARTITIONS} may"
-        expected = f"True for at most {MAX_PARTITIONS} fields"
-        raise InvalidArgumentError("partition", partitions, expected, reason=reason)
+        raise InvalidArgumentError("partition", partitions, reason=reason)
     expiring = [name for name, field in checked.items() if field.expires]
     if len(expiring) > 1:
         reason = f"the fields {listed(expiring)} have expires=True; only one may"
-        raise InvalidArgumentError("expires", expiring, "True for one field", reason=reason)
+        raise InvalidArgumentError("expires", expiring, reason=reason)
     return MappingProxyType(checked)
 
 

@@ -85,7 +85,7 @@ def _check_count(query: str, count: int, most: int, things: str) -> None:
     if count > most:
         expected = f"at most {most:,} {things}"
         reason = f"the query has {count:,} {things}, and may have {expected}; make it shorter"
-        raise InvalidArgumentError("query", query, expected, reason=reason)
+        raise InvalidArgumentError("query", query, reason=reason)
 
 
 def text_fields(schema: Schema) -> list[str]:

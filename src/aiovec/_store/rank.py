@@ -12,7 +12,6 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -153,9 +152,6 @@ def seconds_of(span: str) -> float:
 
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def best_first(hits: list[Hit]) -> list[Hit]:
@@ -348,10 +344,10 @@ def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ..
         raise InvalidArgumentError(argument, rerank, expected)
     if len(boosts) > _MOST_BOOSTS:
         reason = f"{argument} has more than {_MOST_BOOSTS} boosts"
-        raise InvalidArgumentError(argument, rerank, f"at most {_MOST_BOOSTS}", reason=reason)
+        raise InvalidArgumentError(argument, rerank, reason=reason)
     if (total := sum(each.weight for each in boosts)) > 1 + 1e-9:
         reason = f"the weights in {argument} add up to {total:g}, which is more than 1"
-        raise InvalidArgumentError(argument, rerank, "weights of 1 together", reason=reason)
+        raise InvalidArgumentError(argument, rerank, reason=reason)
     return boosts
 
 

@@ -27,7 +27,7 @@ from .._input.selection import Selection, select_columns, selected_names, value_
 from .._input.types import Vector, Where
 from .._input.vectors import query_vector
 from .._model.arrays import Float32Array, Float64Array
-from .._model.records import Hit
+from .._model.records import NOTHING, Hit
 from .._model.results import Results, result_columns
 from .._model.schema import Schema
 from .._search.distance import scores_of
@@ -47,7 +47,6 @@ from ..backend.threads import hop, in_thread
 from ..errors import InvalidArgumentError, UnsupportedError
 from .opened import OpenTable
 from .rank import (
-    NOTHING,
     BoostRead,
     Rerank,
     RerankFunction,
@@ -192,9 +191,7 @@ class SearchOptions:
             raise InvalidArgumentError("fetch_k", self.fetch_k, expected)
         if self.group_by is not None and self.diversity:
             reason = "diversity and group_by cannot be combined; use one of them"
-            raise InvalidArgumentError(
-                "diversity", self.diversity, "None with group_by", reason=reason
-            )
+            raise InvalidArgumentError("diversity", self.diversity, reason=reason)
         self.pool = self.last * 4 if self.fetch_k is None else self.fetch_k
         chooses = self.diversity or self.rerank is not None
         self.fetched = self.pool if chooses else self.last
@@ -222,8 +219,8 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
     """List the arguments of ``**options`` in the method's signature, for ``help`` and notebooks."""
 
     def with_signature(method: _Method) -> _Method:
-        shown = inspect.signature(method)
-        named = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        signature = inspect.signature(method)
+        named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         usual = {option.name: option.default for option in fields(SearchOptions)}
         hints = SearchOptions.__annotations__
         more = [
@@ -232,7 +229,7 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
             )
             for name in arguments.__annotations__
         ]
-        method.__signature__ = shown.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
+        method.__signature__ = signature.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
         return method
 
     return with_signature
@@ -516,7 +513,7 @@ def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
     expected = listed(able, *payload) or "no field of this table"
     accepted = f"a field of {values}: {expected}"
     reason = f"boost has to read {accepted}, not {shown(name)}"
-    raise InvalidArgumentError("rerank", name, accepted, reason=reason)
+    raise InvalidArgumentError("rerank", name, reason=reason)
 
 
 def _check_means_something(tuning: Tuning, backend: Backend) -> None:

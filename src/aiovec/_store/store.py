@@ -158,7 +158,7 @@ _Parts = Callable[[OpenTable], Awaitable[AsyncGenerator[_T, None]]]
 """Begins to read a snapshot of a table, part by part."""
 
 # The limit of ``find(limit=None)``: a number that every backend takes.
-_MOST_ROWS = 2**31 - 1
+_EVERY_ROW = 2**31 - 1
 # Most rows that ``search_like`` takes, since it reads their vectors first.
 _MOST_LIKE = 1_000
 # Writes that are done at most once for a write key.
@@ -627,13 +627,13 @@ class VectorStore(Hints):
             for name, given in {"ids": ids, "where": where, "vector": vector}.items():
                 if given is not None:
                     reason = f"{name} is for one mapping of fields; rows have their own ids"
-                    raise InvalidArgumentError(name, given, "left out", reason=reason)
+                    raise InvalidArgumentError(name, given, reason=reason)
             held = await collect(fields, self._read_in_thread)
             writing = RowsToUpdate(held, check_flag("strict", strict), self._embed)
             return await self._on_table("update", table, writing.write, row_count=int)
         if strict:
             reason = "strict is for rows with their own ids, not for ids= and where="
-            raise InvalidArgumentError("strict", strict, "left out", reason=reason)
+            raise InvalidArgumentError("strict", strict, reason=reason)
         fields = dict(fields)  # its owner may change it while the call waits
         wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
         cost = cost_of(fields, *fields)
@@ -776,7 +776,7 @@ class VectorStore(Hints):
         "payload", or keys of it ("payload.url"), at most 2,000 names. ``vector`` is None unless its
         name is selected, or ``include_vector`` is true.
         """
-        most = _MOST_ROWS if limit is None else count_of("limit", limit)
+        most = _EVERY_ROW if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
         falling = check_flag("descending", descending)
         keys = order_keys(order_by)
@@ -1464,7 +1464,7 @@ async def _narrowed(t: OpenTable, ids: list[str] | None, where: Where) -> Expr |
     condition = await hop(cost_of_text(where), bind, where, t.schema)
     if ids is None and condition is None:
         reason = "pass ids or where; to select every row, pass where='TRUE'"
-        raise InvalidArgumentError("ids or where", where, "ids or a filter", reason=reason)
+        raise InvalidArgumentError("ids or where", where, reason=reason)
     return t.only(condition)
 
 
@@ -1494,9 +1494,9 @@ def _bound(
         return method(self.store, self.name, *args, **kwargs)
 
     update_wrapper(call, method)
-    shown = inspect.signature(method)
-    others = [value for name, value in shown.parameters.items() if name != "table"]
-    call.__signature__ = shown.replace(parameters=others)  # type: ignore[attr-defined]
+    signature = inspect.signature(method)
+    others = [value for name, value in signature.parameters.items() if name != "table"]
+    call.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
     return call
 
 

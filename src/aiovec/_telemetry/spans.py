@@ -16,7 +16,7 @@ from typing import Any
 from .._tools.redaction import redacted
 from . import Attributes, Reported
 
-_NOTHING = nullcontext()
+_NO_SPAN = nullcontext()
 
 
 def attributes_of(backend: str, target: str) -> Attributes:
@@ -51,10 +51,10 @@ def span(
     A span that is not ``current`` may begin and end in different tasks.
     """
     otel = _configured() if "opentelemetry" in sys.modules else None
-    return _NOTHING if otel is None else otel.span(call, table, place, current=current)
+    return _NO_SPAN if otel is None else otel.span(call, table, place, current=current)
 
 
 def called_by(headers: Mapping[str, str]) -> AbstractContextManager[None, None]:
     """Make the calls in the block children of the span in a request's ``traceparent``."""
     otel = _configured() if headers and "opentelemetry" in sys.modules else None
-    return _NOTHING if otel is None else otel.called_by(headers)
+    return _NO_SPAN if otel is None else otel.called_by(headers)

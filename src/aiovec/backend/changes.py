@@ -117,8 +117,7 @@ class AddField:
                 f"the new field {self.name!r} must be nullable and cannot be a partition key, "
                 "since the table may have rows; create a new table with such a field"
             )
-            expected = "a nullable field that is no partition key"
-            raise InvalidArgumentError("field", self.field, expected, reason=reason)
+            raise InvalidArgumentError("field", self.field, reason=reason)
         return schema.with_field(self.name, self.field)
 
 
@@ -208,7 +207,7 @@ def is_payload_key(schema: Schema, name: object, kind: object = None) -> bool:
         return False
     if kind not in (None, "btree"):
         reason = f"a payload key has a 'btree' index only; for {shown(kind)} add a field"
-        raise InvalidArgumentError("kind", kind, "'btree' for a payload key", reason=reason)
+        raise InvalidArgumentError("kind", kind, reason=reason)
     return True
 
 
@@ -218,7 +217,7 @@ def existing_field(schema: Schema, name: object, argument: str = "field") -> Fie
         expected = f"the name of a field ({listed([*schema.fields]) or 'the table has none'})"
         like = did_you_mean(name, [*schema.fields])
         reason = f"{argument} must be {expected}, not {shown(name)}{like}"
-        raise InvalidArgumentError(argument, name, expected, reason=reason)
+        raise InvalidArgumentError(argument, name, reason=reason)
     return schema.fields[name]
 
 

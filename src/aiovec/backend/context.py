@@ -35,7 +35,7 @@ class WriteKey:
                 f"the idempotency key {shown(self.name)} was used for another write; use a new key "
                 "for each write"
             )
-            raise InvalidArgumentError("the idempotency key", self.name, "a new key", reason=reason)
+            raise InvalidArgumentError("the idempotency key", self.name, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)

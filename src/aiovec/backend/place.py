@@ -238,8 +238,7 @@ def path_of_copy(text: str, argument: str) -> str:
             f"{argument} must be a path on this machine, not {shown(redacted(text))}; afterwards, "
             "copy the backup like any other folder or file"
         )
-        expected = "a path on this machine"
-        raise InvalidArgumentError(argument, redacted(text), expected, reason=reason)
+        raise InvalidArgumentError(argument, redacted(text), reason=reason)
     return address
 
 
@@ -256,8 +255,7 @@ def new_path_of(path: str | Path) -> Path:
             raise
         if not isinstance(exc, OSError) or exc.errno == errno.ENAMETOOLONG:
             reason = f"path cannot be used: {exc}"
-            expected = "a path that can be created"
-            raise InvalidArgumentError("path", path, expected, reason=reason) from exc
+            raise InvalidArgumentError("path", path, reason=reason) from exc
     if not target.name:  # the root
         raise InvalidArgumentError("path", path, "a path that does not exist yet")
     return target
