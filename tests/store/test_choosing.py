@@ -434,13 +434,14 @@ async def test_a_function_that_reranks_answers_with_the_hits_or_scores(notes: Ve
         "an array": lambda hits: np.arange(len(hits), 0, -1),
         "a generator": lambda hits: (-n for n, _ in enumerate(hits)),
         "some": lambda hits: hits[:5],
-        "copies": lambda hits: [hit.__replace__(score=0.5) for hit in hits],
+        "altered copies": lambda hits: [hit.__replace__(score=0.5, fields={}) for hit in hits],
         "a tuple": tuple,
     }
     for name, rerank in right.items():
         with case(name):
             matches = await notes.search("notes", query, limit=5, rerank=rerank)
             assert ids_of(matches) == ids_of(plain)[:5]
+            assert [hit.fields for hit in matches] == [hit.fields for hit in plain[:5]]
 
 
 async def test_slow_reranking_holds_no_other_call(notes: VectorStore) -> None:

@@ -62,15 +62,6 @@ class Selection:
             payload = {key: value for key, value in payload.items() if key not in self.hidden}
         return {**fields, **payload, **fields}
 
-    def cut(self, fields: Mapping[str, Any], wider: Selection) -> dict[str, Any]:
-        """Return the selected ones of the fields of a wider selection."""
-        kept = {name: fields[name] for name in self.columns.fields if name in fields}
-        if not self.columns.payload:
-            return kept
-        hidden = self.hidden.union(wider.columns.fields)
-        payload = {key: value for key, value in fields.items() if key not in hidden}
-        return kept | (payload if self.keys is None else _part(payload, self.keys))
-
     def fields_of_each(self, rows: Batch, positions: Sequence[int]) -> list[dict[str, Any]]:
         """Return the fields of the rows at these positions."""
         if rows.payloads is not None and rows.payloads.count(None) < len(rows.payloads):

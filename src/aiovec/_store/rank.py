@@ -154,11 +154,6 @@ _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-def best_first(hits: list[Hit]) -> list[Hit]:
-    """Sort hits by score, equal ones by id."""
-    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
-
-
 def scaled(scores: Sequence[float]) -> list[float]:
     """Return the scores on a scale from 0 to 1; 1 if all are equal."""
     if not scores:
@@ -169,23 +164,30 @@ def scaled(scores: Sequence[float]) -> list[float]:
     return [(score - low) / (high - low) for score in scores]
 
 
-def boosted(
-    hits: Sequence[Hit], boosts: Sequence[Boost], values_of: Callable[[str], Sequence[Any]]
-) -> list[Hit]:
-    """Return the hits with their new scores, in their new order.
+Scored = list[tuple[int, float]]
+"""The numbers of hits in their new order, each with its new score."""
 
-    ``values_of`` returns the value that each hit has for a field or a payload key.
-    """
+
+def _best_first(ids: Sequence[str], scores: Sequence[float]) -> Scored:
+    """Sort hits by score, equal ones by id."""
+    return sorted(enumerate(scores), key=lambda each: (-each[1], ids[each[0]]))
+
+
+def boosted(
+    ids: Sequence[str],
+    scores: Sequence[float],
+    boosts: Sequence[Boost],
+    values_of: Callable[[str], Sequence[Any]],
+) -> Scored:
+    """Return hits as boosts rank them; ``values_of`` has their values of a field or payload key."""
     now = datetime.now(UTC)
     rest = 1.0 - sum(boost.weight for boost in boosts)
-    scores = [rest * part for part in scaled([hit.score for hit in hits])]
+    totals = [rest * part for part in scaled(scores)]
     for boost in boosts:
         worth, columns = boost.worth_at(now), [values_of(read.name) for read in boost.reads]
         for n, values in enumerate(zip(*columns, strict=True)):
-            scores[n] += boost.weight * worth(*values)
-    return best_first(
-        [hit.__replace__(score=score) for hit, score in zip(hits, scores, strict=True)]
-    )
+            totals[n] += boost.weight * worth(*values)
+    return _best_first(ids, totals)
 
 
 # Hits whose likeness to all others is computed in one step, and the most products of two numbers in
@@ -275,12 +277,12 @@ async def reranked(hits: list[Hit], rerank: RerankFunction, slots: asyncio.Semap
     return outcome
 
 
-def in_order(hits: list[Hit], outcome: Any, rerank: RerankFunction) -> list[Hit]:
-    """Return the hits as the user's function ranked them, or raise InvalidArgumentError."""
+def in_order(ids: Sequence[str], outcome: Any, rerank: RerankFunction) -> Scored:
+    """Return hits as the user's function ranked them, or raise InvalidArgumentError."""
 
     def refuse(fact: str) -> InvalidArgumentError:
         expected = (
-            f"a function that returns a list of one finite number for each of the {len(hits)} "
+            f"a function that returns a list of one finite number for each of the {len(ids)} "
             f"hits, or of some of these hits, each once at most; it returned {fact}"
         )
         return InvalidArgumentError("rerank", rerank, expected)
@@ -290,28 +292,25 @@ def in_order(hits: list[Hit], outcome: Any, rerank: RerankFunction) -> list[Hit]
     answer = list(outcome)
     # The list may be empty: perhaps no hit is good enough.
     if all(isinstance(item, Hit) for item in answer):
-        left = {hit.id: hit for hit in hits}
-        order = []
+        left = {id: n for n, id in enumerate(ids)}
+        order: Scored = []
         for hit in cast("list[Hit]", answer):
-            known = left.pop(hit.id, None) if isinstance(hit.id, str) else None
-            if known is None:
+            n = left.pop(hit.id, None) if isinstance(hit.id, str) else None
+            if n is None:
                 raise refuse(
                     f"a hit with the id {shown(hit.id, 60)}, which is not among them or is repeated"
                 )
             if number_of(hit.score) is None:
                 raise refuse(f"the hit {shown(hit.id, 60)} with the score {shown(hit.score, 60)}")
-            # The user may have copied a hit without the vector, which diversity needs.
-            order.append(hit if hit.vector is not None else hit.__replace__(vector=known.vector))
+            order.append((n, hit.score))
         return order
-    if len(answer) != len(hits):
+    if len(answer) != len(ids):
         raise refuse(f"{len(answer)} values")
-    scored = []
-    for hit, item in zip(hits, answer, strict=True):
-        score = number_of(item)
-        if score is None:
-            raise refuse(f"{shown(item, 60)} for the hit {hit.id!r:.60}")
-        scored.append(hit.__replace__(score=score))
-    return best_first(scored)
+    scores = list(map(number_of, answer))
+    if None in scores:
+        n = scores.index(None)
+        raise refuse(f"{shown(answer[n], 60)} for the hit {ids[n]!r:.60}")
+    return _best_first(ids, cast("list[float]", scores))
 
 
 def check_bound(argument: str, bound: Any) -> float:

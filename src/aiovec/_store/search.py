@@ -1,9 +1,9 @@
 """Searches by vector, by keywords and by both.
 
 ``plan_of`` makes a ``Plan`` of the arguments. ``Plan.answers`` asks the backend, which calls the
-plan again in the thread of the read: there the rows become hits, are ranked, grouped, boosted,
-diversified and cut. A user's function for ``rerank`` runs afterwards, by ``Answer.finish_by``, and
-the diversity and the cut behind it.
+plan again in the thread of the read: there the rows are ranked, grouped, boosted, diversified and
+cut, and those that are left become hits. A user's function for ``rerank`` runs afterwards, by
+``Answer.finish_by``, and then diversity, the cut and the final hits.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ from ..backend.threads import hop, in_thread
 from ..errors import InvalidArgumentError, UnsupportedError
 from .opened import OpenTable
 from .rank import (
+    Boost,
     BoostRead,
     Rerank,
     RerankFunction,
+    Scored,
     boosted,
     check_bound,
     check_diversity,
@@ -261,13 +263,6 @@ class Plan:
     clauses: tuple[TextClause, ...] | None
     left_out: frozenset[str]
 
-    @property
-    def of_hits(self) -> Selection:
-        """The columns of hits before these are finished."""
-        options, rerank = self.options, self.options.rerank
-        needs_more = callable(rerank) or options.highlight or (rerank and options.diversity)
-        return self.selection if needs_more else self.shown
-
     # To the backend
 
     @property
@@ -327,87 +322,99 @@ class Plan:
     def _answers(self, part: Sequence[int], count: int, results: Sequence[Found]) -> list[Answer]:
         return [self._answer(n, count, result) for n, result in zip(part, results, strict=True)]
 
-    def _answer(self, n: int, count: int, result: Found) -> Answer:
+    def _answer(self, n: int, count: int, found: Found) -> Answer:
         """Return the answer to a query whose best ``count`` rows were found."""
-        options, rows, answer = self.options, result.rows, Answer(self, result.snippets)
-        order, scores = self._ranked(result, count)
+        options = self.options
+        answer = Answer(self, found, *self._ranked(found, count))
         if options.group_by is not None:
-            groups = [_group_of(value) for value in values_of(rows, order, options.group_by)]
-            picked = _picked(groups, options.fetched, options.per_group)
-            answer.groups = {rows.ids[order[i]]: groups[i] for i in picked}
-            enough = len(set(answer.groups.values())) >= options.fetched
-            answer.complete = enough or len(order) < count
-            order = [order[i] for i in picked]
+            answer.group(options.group_by, count)
         elif options.diversity and options.rerank is None:
-            vectors = unit(cast("Float32Array", rows.vectors)[order])
-            near: Any = scaled([scores[i] for i in order])
-            if self.clauses is None:
-                near = cosines(vectors, self.vectors[n])
-            picked = diversify(vectors, near, options.diversity, options.last)
-            order = [order[i] for i in picked]
-        answer.hits = self._hits(result, order, scores)
-        if isinstance(options.rerank, tuple):
-            answer.hits = boosted(answer.hits, options.rerank, partial(values_of, rows, order))
-        if not callable(options.rerank):
+            answer.diversify(None if self.clauses is not None else self.vectors[n])
+        if callable(options.rerank):
+            answer.hits = answer.hits_with(self.selection)
+        else:
+            if options.rerank is not None:
+                answer.boost(cast("Sequence[Boost]", options.rerank))
             answer.finish()
         return answer
 
-    def _ranked(self, result: Found, limit: int) -> tuple[Sequence[int], Sequence[float]]:
+    def _ranked(self, found: Found, limit: int) -> tuple[list[int], list[float]]:
         """Return the places of the best rows, in their order, and the scores of all."""
-        options, rows = self.options, result.rows
+        options, ids = self.options, found.rows.ids
         by_distance = self.clauses is None
-        distances = result.distances or [None] * len(rows.ids)
-        scores = result.scores
+        distances = found.distances
+        scores = list(found.scores)
         if by_distance:
             scores = scores_of(self.table.schema.metric, cast("Sequence[float]", distances))
         lowest_first: Sequence[Any] = distances if by_distance else [-score for score in scores]
-        order: Sequence[int] = range(len(scores))
+        places = list(range(len(scores)))
         # If every row is worse than the one before, they are in order, and no tie needs the ids.
         if not all(map(lt, lowest_first, lowest_first[1:])):
-            order = [i for _, _, i in sorted(zip(lowest_first, rows.ids, order, strict=True))]
+            places = [i for _, _, i in sorted(zip(lowest_first, ids, places, strict=True))]
         if by_distance and (farthest := options.max_distance) is not None:
-            order = [i for i in order if cast("float", distances[i]) <= farthest]
+            places = [i for i in places if cast("float", distances[i]) <= farthest]
         if (least := options.min_score) is not None:
-            order = [i for i in order if scores[i] >= least]
+            places = [i for i in places if scores[i] >= least]
         if self.left_out:
-            order = [i for i in order if rows.ids[i] not in self.left_out]
-        return order[:limit], scores
-
-    def _hits(self, result: Found, order: Sequence[int], scores: Sequence[float]) -> list[Hit]:
-        selection, rows = self.of_hits, result.rows
-        if selection is not self.selection:
-            fields = {name: rows.fields[name] for name in selection.columns.fields}
-            payloads = rows.payloads if selection.columns.payload else None
-            rows = replace(rows, fields=fields, payloads=payloads)
-        distances = result.distances or [None] * len(rows.ids)
-        return [
-            Hit(
-                rows.ids[i],
-                scores[i],
-                distances[i],
-                fields,
-                selection.vector_of(rows, i) if selection.shows_vector else None,
-                result.ranks[i] if result.ranks else NOTHING,
-                NOTHING,
-                selection.vector_name,
-            )
-            for i, fields in zip(order, selection.fields_of_each(rows, order), strict=True)
-        ]
+            places = [i for i in places if ids[i] not in self.left_out]
+        return places[:limit], scores
 
 
 @dataclass(slots=True)
 class Answer:
-    """The hits of one query of a plan, best first.
+    """The answer to one query of a plan: ``places`` has the positions of the chosen rows in
+    ``found``, best first, and ``scores`` the score of every row. The steps change these two, and
+    ``hits`` are made of them: those for a user's function first, and at the end those to return.
 
-    ``groups`` has the group of each hit's id. An answer is ``complete`` if more rows would not have
-    further groups. ``snippets`` makes the snippets of the hits that are shown.
+    ``groups`` has the group of each place. An answer is ``complete`` if more rows would not have
+    further groups.
     """
 
     plan: Plan
-    snippets: Snippets | None = None
-    hits: list[Hit] = field(default_factory=list)
-    groups: dict[str, Group] = field(default_factory=dict)
+    found: Found
+    places: list[int]
+    scores: list[float]
+    groups: dict[int, Group] = field(default_factory=dict)
     complete: bool = True
+    hits: list[Hit] = field(default_factory=list)
+
+    def _keep(self, picked: Iterable[int]) -> None:
+        self.places = [self.places[i] for i in picked]
+
+    def _keep_scored(self, scored: Scored) -> None:
+        self._keep(i for i, _ in scored)
+        for place, (_, score) in zip(self.places, scored, strict=True):
+            self.scores[place] = score
+
+    @property
+    def _scored(self) -> tuple[list[str], list[float]]:
+        """The ids of the chosen rows, and their scores."""
+        ids = self.found.rows.ids
+        return [ids[i] for i in self.places], [self.scores[i] for i in self.places]
+
+    def _keep_groups(self, last: int, offset: int = 0) -> None:
+        of_each = [self.groups[i] for i in self.places]
+        self._keep(_picked(of_each, last, self.plan.options.per_group, offset))
+
+    def group(self, by: str, count: int) -> None:
+        """Keep the best rows of each group; ``count`` rows were asked for."""
+        options, places = self.plan.options, self.places
+        values = values_of(self.found.rows, places, by)
+        self.groups = dict(zip(places, map(_group_of, values), strict=True))
+        self._keep_groups(options.fetched)
+        enough = len({self.groups[i] for i in self.places}) >= options.fetched
+        self.complete = enough or len(places) < count
+
+    def diversify(self, query: Float32Array | None = None) -> None:
+        """Keep rows that are near the query, by default by their scores, and unlike each other."""
+        options = self.plan.options
+        vectors = unit(cast("Float32Array", self.found.rows.vectors)[self.places])
+        near: Any = scaled(self._scored[1]) if query is None else cosines(vectors, query)
+        self._keep(diversify(vectors, near, cast("float", options.diversity), options.last))
+
+    def boost(self, boosts: Sequence[Boost]) -> None:
+        values = partial(values_of, self.found.rows, self.places)
+        self._keep_scored(boosted(*self._scored, boosts, values))
 
     async def finish_by(self, rerank: RerankFunction, slots: asyncio.Semaphore) -> None:
         """Finish after a user's function has reranked the hits."""
@@ -415,40 +422,51 @@ class Answer:
         await in_thread(self._finish_in_order, rerank, outcome)
 
     def _finish_in_order(self, rerank: RerankFunction, outcome: Any) -> None:
-        self.hits = in_order(self.hits, outcome, rerank) if self.hits else []
+        self._keep_scored(in_order(self._scored[0], outcome, rerank))
         self.finish()
 
     def finish(self) -> None:
-        """Diversify reranked hits as requested, and cut all to what is shown."""
-        plan, options, hits, shown = self.plan, self.plan.options, self.hits, self.plan.shown
-        schema = plan.table.schema
-        if options.diversity and options.rerank is not None and hits:
-            missing = np.full(schema.dim, np.nan, np.float32)
-            each = [missing if hit.vector is None else hit.vector for hit in hits]
-            vectors = unit(np.stack(each))
-            near = scaled([hit.score for hit in hits])
-            hits = [hits[i] for i in diversify(vectors, near, options.diversity, options.last)]
+        """Diversify reranked rows as requested, cut all to what is shown, and make the hits."""
+        plan, options = self.plan, self.plan.options
+        schema, shown = plan.table.schema, plan.shown
+        if options.diversity and options.rerank is not None and self.places:
+            self.diversify()
         if options.group_by is None:
-            hits = hits[options.offset : options.last]
+            self.places = self.places[options.offset : options.last]
         else:
-            groups = [self.groups[hit.id] for hit in hits]
-            picked = _picked(groups, options.last, options.per_group, options.offset)
-            hits = [hits[i] for i in picked]
-        if self.snippets is not None:
-            texts = text_fields(schema)
-            of_hits = [{name: hit.fields.get(name) for name in texts} for hit in hits]
-            made = self.snippets([hit.id for hit in hits], of_hits)
-            hits = [hit.__replace__(highlights=each) for hit, each in zip(hits, made, strict=True)]
+            self._keep_groups(options.last, options.offset)
         names, vector = shown.columns.fields, shown.shows_vector
-        if plan.of_hits is not shown:  # without values that only the steps needed
-            hits = [
-                hit.__replace__(
-                    fields=shown.cut(hit.fields, plan.of_hits),
-                    vector=hit.vector if vector else None,
-                )
-                for hit in hits
-            ]
-        self.hits = Results(hits, columns=result_columns(schema, names, hits=True, vector=vector))
+        columns = result_columns(schema, names, hits=True, vector=vector)
+        self.hits = Results(self.hits_with(shown, self.found.snippets), columns=columns)
+        del self.found  # or a call of many queries would keep the rows of all
+
+    def hits_with(self, selection: Selection, snippets: Snippets | None = None) -> list[Hit]:
+        """Return the chosen rows as hits with the selected columns, and snippets of their texts."""
+        found, places = self.found, self.places
+        rows, columns = found.rows, selection.columns
+        highlights: Sequence[Mapping[str, str]] = [NOTHING] * len(places)
+        if snippets is not None:
+            names = text_fields(self.plan.table.schema)
+            texts = [{name: rows.fields[name][i] for name in names} for i in places]
+            highlights = snippets([rows.ids[i] for i in places], texts)
+        if selection is not self.plan.selection:  # without values that only the steps needed
+            fields = {name: rows.fields[name] for name in columns.fields}
+            rows = replace(rows, fields=fields, payloads=rows.payloads if columns.payload else None)
+        shows, vector_name = selection.shows_vector, selection.vector_name
+        fields_of_each = selection.fields_of_each(rows, places)
+        return [
+            Hit(
+                rows.ids[i],
+                self.scores[i],
+                found.distances[i] if found.distances else None,
+                fields_of_each[n],
+                selection.vector_of(rows, i) if shows else None,
+                found.ranks[i] if found.ranks else NOTHING,
+                highlights[n],
+                vector_name,
+            )
+            for n, i in enumerate(places)
+        ]
 
 
 def hits_in(answers: Sequence[Answer]) -> int:
