@@ -94,25 +94,57 @@ async def test_a_number_beyond_float64_is_refused() -> None:
         assert await store.count("notes") == 0
 
 
-async def test_a_repeated_key_is_refused() -> None:
-    """The last one would win, and this one deletes every row."""
+async def test_a_repeated_key_is_refused_at_every_depth_size_and_spelling() -> None:
+    """The last one would win, and most of these delete every row."""
     many = json.dumps([f"note-{n}" for n in range(20_000)])
+    spaces = " " * 70_000
+    row = '{"id": "a", "embedding": [1, 0, 0], "meta": {"k": 1, "k": 2}}'
     async with notes() as client:
         for method, path, text in (
             ("DELETE", "records", '{"where": "year = 1", "where": "TRUE"}'),
             ("DELETE", "records", r'{"where": "year = 1", "wher\u0065": "TRUE"}'),
+            ("DELETE", "records", rf'{{"where": "year = 1",{spaces} "wh\u0065re": "TRUE"}}'),
+            # As many colons as the values that are left have.
+            (
+                "DELETE",
+                "records",
+                r'{"where": "year = 1", "wh\u0065re": "body != \u0027\u003A\u0027"}',
+            ),
             ("DELETE", "records", f'{{"where": "year = 1", "ids": {many}, "where": "TRUE"}}'),
             ("DELETE", "records", f'{{"ids": {many}, "ids": ["note-1"]}}'),
             ("POST", "update", '{"set": {"year": 1, "body": "b", "year": 2}, "where": "TRUE"}'),
+            ("POST", "update", f'{{"set": {{"year": 1,{spaces} "year": 2}}, "where": "TRUE"}}'),
+            ("POST", "records", f"[{row}]"),
         ):
             problem = await client.problem(
                 method, f"/tables/notes/{path}", 422, content=text, headers=JSON
             )
-            assert "twice" in problem["detail"], text
+            assert "twice" in problem["detail"], text[:100]
+        lines = '{"id": "b", "embedding": [1, 0, 0]}\n' + row
+        problem = await client.problem("POST", RECORDS, 422, content=lines, headers=LINES)
+        assert problem["detail"] == "line 2 has the key 'k' twice in one object; send it once"
         assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
-        # Colons, and names of arguments, in values.
+        # Colons, also as escapes, and names of arguments, in values.
         body = {"ids": ["where", "a:b", *json.loads(many)], "where": "body != 'x:\"where\": 1'"}
-        assert await client.ok("DELETE", "/tables/notes/records", json=body) == {"deleted": 5}
+        text = json.dumps(body).replace("a:b", r"a\u003ab\\u003ab")
+        document = await client.ok("DELETE", RECORDS, content=text, headers=JSON)
+        assert document == {"deleted": 5}
+
+
+async def test_an_arrow_body_that_repeats_an_argument_is_refused() -> None:
+    ids = [pa.array(["note-0"]), pa.array(["note-1"])]
+    where = [(b"aiovec.body", b'{"where": "year = 1"}'), (b"aiovec.body", b'{"where": "TRUE"}')]
+    metadata = pa.KeyValueMetadata(where)
+    async with notes() as client:
+        for table in (
+            pa.table(ids, names=["ids", "ids"]),
+            pa.table(ids[:1], schema=pa.schema([("ids", pa.utf8())], metadata=metadata)),
+        ):
+            document = await client.problem(
+                "DELETE", RECORDS, 422, content=ipc(table), headers=ARROW
+            )
+            assert "twice" in document["detail"]
+        assert await client.ok("GET", "/tables/notes/count") == {"count": 5}
 
 
 async def test_infinities_have_the_same_form_in_every_answer() -> None:
