@@ -10,6 +10,7 @@ from typing import IO
 
 from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of
 from aiovec.backend import Field, Schema, may_lack_vectors, without_secrets
+from aiovec.backend.paths import is_url
 from aiovec.errors import AiovecError, ConfigError
 
 from .sources import ForeignTable, Hints, Reader, legal_table_name, legal_vector
@@ -88,12 +89,12 @@ def names_format(path: Path) -> bool:
 
 
 def path_and_table(source: str) -> tuple[Path, str]:
-    """Return the path, and the table behind a ``#`` that is no part of it."""
+    """Return the path, and the table after a ``#`` that is no part of it."""
     path = os.path.expanduser(source)
     before, _, table = path.rpartition("#")
-    if before and not os.path.lexists(path) and os.path.lexists(before):
-        return Path(before), table
-    return Path(path), ""
+    if not before or is_url(source) or os.path.lexists(path):
+        return Path(path), ""
+    return Path(before), table
 
 
 def schema_file(path: Path) -> Path:

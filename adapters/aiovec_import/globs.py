@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+import pyarrow as pa
 from pyarrow import fs
 
 from aiovec.backend import redacted
@@ -15,7 +16,7 @@ from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .files import reading
-from .sources import kind_in
+from .sources import kind_in, source_names
 
 _MAGIC = re.compile(r"[*?[]")
 
@@ -37,6 +38,22 @@ def files_of(sources: Sequence[str]) -> dict[str, str]:
     return versions
 
 
+def file_system_of(url: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a URL, and the path in it."""
+    try:
+        place, path = fs.FileSystem.from_uri(url)
+    except pa.ArrowInvalid as exc:
+        if "Unrecognized filesystem" not in str(exc):
+            raise
+        scheme = url.partition("://")[0]
+        raise ConfigError(
+            f"{redacted(url)}: import does not read {scheme}:// addresses; it reads files, also at "
+            f"s3:// and gs://, and the stores {', '.join(source_names())}. Download the file, or "
+            "export the table as CSV or Parquet"
+        ) from exc
+    return place, path
+
+
 def _in_folder(source: str) -> dict[str, str]:
     path = os.path.expanduser(source)
     if os.path.lexists(path) or not _MAGIC.search(path):
@@ -54,7 +71,7 @@ def _in_bucket(url: str) -> dict[str, str]:
     plain = _MAGIC.split(url)[0]
     single = plain == url
     begin = url if single else plain.rpartition("/")[0]
-    place, path = fs.FileSystem.from_uri(begin)
+    place, path = file_system_of(begin)
     prefix = begin.removesuffix(path)
     below = fs.FileSelector(path, recursive=True, allow_not_found=True)
     infos = [place.get_file_info(path)] if single else place.get_file_info(below)

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from pyarrow import fs
-
 from aiovec.backend import Schema, redacted
 from aiovec.backend.files import schema_in
 from aiovec.backend.paths import is_url
@@ -35,6 +33,7 @@ from .files import (
     schema_file,
 )
 from .folders import KINDS, documents_in
+from .globs import file_system_of
 from .jsonlines import JsonLines
 from .sources import (
     Chunk,
@@ -122,7 +121,7 @@ class Opener:
 
     def _in_bucket(self, url: str, existing: Existing) -> FileReader:
         with reading(shown := redacted(url)):
-            place, name = fs.FileSystem.from_uri(url)
+            place, name = file_system_of(url)
             form = format_of(Path(name), self.form)
             with place.open_input_stream(name) as stream:
                 return self._file(Path(shown), form, existing, _copied(stream))

@@ -254,9 +254,16 @@ def test_a_place_without_a_source_is_refused(
         "chroma:old": "pip install chromadb",
         "qdrant:nowhere#docs": "there is no Qdrant collection at nowhere",
         "pinecone:docs": "there is no file",
+        "none.db#docs": "there is no file none.db",
+        "sqlite:///none.db#docs": "if you mean that, write none.db",
+        "sqlite+aiosqlite:///none.db": "if you mean that, write none.db",
+        "mysql://me:secret@host/db#docs": "import does not read mysql:// addresses; it reads files",
+        "https://example.com/docs.csv": "Download the file, or export",
     }.items():
         with case(source):
-            assert why in error_of("import", source, "-s", store)
+            error = error_of("import", source, "-s", store)
+            assert why in error
+            assert "secret" not in error
     assert list((folder / "empty").iterdir()) == []
     assert not store.exists()
 

@@ -121,7 +121,13 @@ class CollectionSource(Source):
             path = Path(place).expanduser()
             # Some clients create what they do not find.
             if not self.recognise(path):
-                raise ConfigError(f"there is no {self.layout} at {path}", file=str(path))
+                cure = ""
+                if self.layout == "SQLite database" and place.startswith("///"):
+                    cure = (
+                        "; three slashes begin an absolute path here, a relative one in "
+                        f"SQLAlchemy: if you mean that, write {place[3:]}"
+                    )
+                raise ConfigError(f"there is no {self.layout} at {path}{cure}", file=str(path))
             place = str(path)
             self.remark: str = (
                 f"{path} is read by its own library, which may change it: import a copy"
