@@ -5,7 +5,9 @@ Each store is made in another process, as a user's is: what a library keeps in m
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import os
 import pickle
 import shutil
@@ -23,6 +25,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from tests.contract.base import case
 from tests.harness.command import Finished, run
 from tests.transfer.support import error_of
 
@@ -467,13 +470,37 @@ def test_a_refused_faiss_index_stops_no_other() -> None:
 def test_an_index_with_ids_of_ones_own_is_named_with_the_lines_that_read_it(folder: Path) -> None:
     faiss = pytest.importorskip("faiss", reason="needs the packages of nox -s imports")
     Path("own").mkdir()
-    index = faiss.IndexFlatIP(DIM)
-    index.add(VECTORS[:2])
+    metrics = {"l2": faiss.METRIC_L2, "dot": faiss.METRIC_INNER_PRODUCT}
+    factories = ("Flat", "HNSW8,Flat", "IVF4,Flat", "IDMap,Flat", "IDMap2,Flat", "IDMap2,IVF4,Flat")
+    for factory, (metric, number) in itertools.product(factories, metrics.items()):
+        with case(f"{factory} {metric}"), sync.connect(":memory:") as store:
+            index = faiss.index_factory(DIM, factory, number)
+            index.train(VECTORS)
+            if "IDMap" in factory:
+                index.add_with_ids(VECTORS, 3 * np.arange(len(VECTORS)))
+            else:
+                index.add(VECTORS)
+            faiss.write_index(index, "own/index.faiss")
+            error = error_of("import", "own", "-s", "new.db")
+            lines = error.strip().partition("in Python: ")[2]
+            ids = [str(3 * n) for n in range(len(VECTORS))]
+            with contextlib.chdir("own"):
+                exec(lines, {"faiss": faiss, "store": store, "ids": ids})
+            assert store.schema("docs").metric == metric
+            rows = store.get("docs", ids)
+            assert np.array_equal([row.vector for row in rows], VECTORS)
+    for factory in ("SQ8", "IDMap,SQ8"):
+        index = faiss.index_factory(DIM, factory)
+        index.train(VECTORS)
+        faiss.write_index(index, "own/index.faiss")
+        error = error_of("import", "own", "-s", "new.db")
+        assert "is an IndexScalarQuantizer; the readable kinds are" in error
+    index = faiss.IndexFlat(DIM, faiss.METRIC_L1)
     faiss.write_index(index, "own/index.faiss")
+    assert "metric='2 of faiss.MetricType'" in error_of("import", "own", "-s", "new.db")
     for source in ("faiss:own", "faiss:own/index.faiss", "own", "own/index.faiss"):
         error = error_of("import", source, "-s", "new.db")
         assert "index.faiss has no docstore of LangChain's" in error, source
-        assert "'embedding': index.reconstruct_n(0, len(ids))" in error
     Path("own/index.pkl").write_bytes(pickle.dumps(["a", "b"]))
     assert "has no docstore of LangChain's" in error_of("import", "own", "-s", "new.db")
     assert not Path("new.db").exists()

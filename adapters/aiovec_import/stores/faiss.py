@@ -51,15 +51,12 @@ class FaissSource(CollectionSource):
 
     def collection(self, name: str) -> Collection:
         file = self._files[name]
-        if not file.with_suffix(".pkl").is_file():
-            raise _foreign(file)
         index = self._faiss.read_index(str(file))
+        if not file.with_suffix(".pkl").is_file():
+            raise self._foreign(file, index)
         kind = type(index).__name__
         if kind not in _EXACT:
-            raise ConfigError(
-                f"{file} is an {kind}; the readable kinds are {', '.join(_EXACT)}. If it keeps "
-                "no exact vectors, embed the texts again"
-            )
+            raise _inexact(file, kind)
         try:
             if hasattr(index, "make_direct_map"):
                 index.make_direct_map()
@@ -68,9 +65,8 @@ class FaissSource(CollectionSource):
                 f"{file} gives no vectors by their places, because some were removed from this "
                 f"{kind}; embed the texts again"
             ) from exc
-        metric = "l2" if index.metric_type == self._faiss.METRIC_L2 else "dot"
         fields = {"text": Field(str, text=True)}
-        vectors = [Vectors("embedding", index.d, metric)]
+        vectors = [Vectors("embedding", index.d, self._metric(index))]
         return Collection(name, vectors, index.ntotal, (file, index), fields)
 
     def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
@@ -78,21 +74,46 @@ class FaissSource(CollectionSource):
         with file.with_suffix(".pkl").open("rb") as pickled:
             saved = _Unpickler(pickled).load()
         if not (isinstance(saved, tuple) and isinstance(saved[0], _Plain)):
-            raise _foreign(file)
+            raise self._foreign(file, index)
         docstore, ids = saved
         documents = docstore.state["_dict"]
         for start in range(0, index.ntotal, size):
             vectors = index.reconstruct_n(start, min(size, index.ntotal - start))
             yield [_point(ids.get(start + i), row, documents) for i, row in enumerate(vectors)]
 
+    def _metric(self, index: Any) -> str:
+        faiss = self._faiss
+        known = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "dot"}
+        return known.get(index.metric_type, f"{index.metric_type} of faiss.MetricType")
 
-def _foreign(file: Path) -> ConfigError:
-    """Return the error for an index whose ids lie where only its own program knows."""
+    def _foreign(self, file: Path, index: Any) -> ConfigError:
+        """Return the error for an index whose ids only its own program knows, with the lines that
+        read this index."""
+        lines = [f"index = faiss.read_index({file.name!r})"]
+        vectors, name = index, "index"
+        # Only the index in it gives its vectors, and only while the outer one lives.
+        if isinstance(index, self._faiss.IndexIDMap):
+            lines.append("ids = [str(id) for id in faiss.vector_to_array(index.id_map)]")
+            lines.append("inner = faiss.downcast_index(index.index)")
+            vectors, name = self._faiss.downcast_index(index.index), "inner"
+        if (kind := type(vectors).__name__) not in _EXACT:
+            return _inexact(file, kind)
+        if hasattr(vectors, "make_direct_map"):
+            lines.append(f"{name}.make_direct_map()")
+        lines.append(
+            "store.create_table_from('docs', {'id': ids, 'embedding': "
+            f"{name}.reconstruct_n(0, index.ntotal)}}, metric={self._metric(index)!r})"
+        )
+        return ConfigError(
+            f"{file} has no docstore of LangChain's FAISS.save_local next to it ({file.stem}.pkl), "
+            f"and import reads no other; with your ids in Python: {'; '.join(lines)}"
+        )
+
+
+def _inexact(file: Path, kind: str) -> ConfigError:
     return ConfigError(
-        f"{file} has no docstore of LangChain's FAISS.save_local next to it ({file.stem}.pkl), and "
-        f"import reads no other; with your ids in Python: index = faiss.read_index({file.name!r}); "
-        "store.create_table_from('docs', {'id': ids, "
-        "'embedding': index.reconstruct_n(0, len(ids))})"
+        f"{file} is an {kind}; the readable kinds are {', '.join(_EXACT)}. If it keeps no exact "
+        "vectors, embed the texts again"
     )
 
 
