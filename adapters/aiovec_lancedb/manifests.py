@@ -56,8 +56,9 @@ class Manifests:
         cannot read the manifests. Files of deletions stay, which are small.
         """
         versions = [(number, name, self._manifest(name)) for number, name in self._versions()]
-        in_newest = _NAME.findall(versions[0][2]) if versions else []
-        if (self._folder / "_refs").exists() or len(in_newest) < files:
+        in_newest = _ends(manifest for *_, manifest in versions[:1])
+        found = sum(name.endswith(".lance") for name in in_newest)
+        if (self._folder / "_refs").exists() or found < files:
             return False
         old = [manifest for number, _, manifest in versions if number < first]
         kept = [manifest for number, _, manifest in versions if number >= first]

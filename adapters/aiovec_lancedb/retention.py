@@ -1,4 +1,4 @@
-"""The versions that upkeep keeps: recent ones, and versions with long reads.
+"""The versions that upkeep keeps: recent ones, and versions with long reads or with tags.
 
 On a folder a pin keeps a version, in every process: a locked file that is named after the version.
 The system frees it when its process ends, however that ends. On object storage reads are unknown,
@@ -20,7 +20,7 @@ from aiovec.backend.files import lock_file, unlock_file
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import AiovecError
 
-from .session import Session, Version
+from .session import Opened, Session, Version
 
 if TYPE_CHECKING:
     from .settings import LancedbSettings
@@ -52,16 +52,20 @@ class Pins:
             return Pin(None)
         return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
 
-    async def first_kept(self, table: str, versions: Sequence[Version]) -> Version | None:
-        """Return the first version to keep; None if all are kept."""
-        oldest = await in_thread(self._oldest, table)
-        return self.retention.first_kept(versions, datetime.now(UTC), oldest)
+    async def first_kept(self, table: Opened, versions: Sequence[Version]) -> Version | None:
+        """Return the first version to keep; None if all are kept.
 
-    def _oldest(self, table: str) -> int | None:
-        """Return the oldest version that any process has pinned. Reads the disk."""
+        Lance removes no versions if one of them has a tag, so a tag is a pin too.
+        """
+        pinned = await in_thread(self._pinned, table.name)
+        pinned += [tag["version"] for tag in (await table.tags()).values()]
+        return self.retention.first_kept(versions, datetime.now(UTC), min(pinned, default=None))
+
+    def _pinned(self, table: str) -> list[int]:
+        """Return the versions that any process has pinned. Reads the disk."""
         if self._keep_all():
-            return 0
-        return None if self._folder is None else min(_pinned(self._folder / table), default=None)
+            return [0]
+        return [] if self._folder is None else [*_pinned(self._folder / table)]
 
 
 class Pin:

@@ -149,6 +149,10 @@ class Opened:
         sizes: Mapping[str, Any] = await self._once("stats", self.lance.stats)
         return sizes
 
+    async def tags(self) -> Mapping[str, Any]:
+        """Return the tags that any program has given to versions of the table, until now."""
+        return await self.session.run(self.lance.tags.list())
+
     async def _once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
         if question not in self.answers:
             if len(self.answers) >= _MOST_ANSWERS:

@@ -16,7 +16,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from .layout import is_moving
 from .manifests import Manifests
 from .memory import ids_bytes, result_bytes
 from .retention import Pin, Pins
-from .session import Newest, Opened, Session, Version
+from .session import Newest, Opened, Session
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
@@ -211,10 +211,6 @@ class Versions:
         """Let every later read of this store look for a newer version."""
         self._writes += 1
 
-    async def first_kept(self, versions: Sequence[Version]) -> Version | None:
-        """Return the first version to keep; None if all are kept."""
-        return await self.pins.first_kept(self.name, versions)
-
 
 class Writes:
     """The queue of a table's writes. Writes that wait at the same time share a commit."""
@@ -252,7 +248,7 @@ class Writes:
         session = table.session
         if session.folder is None:
             return False
-        first = await self.versions.first_kept(await session.listed_versions(table))
+        first = await self.versions.pins.first_kept(table, await session.listed_versions(table))
         if first is None:
             return False
         files = int((await table.stats())["fragment_stats"]["num_fragments"])

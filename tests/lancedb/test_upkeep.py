@@ -208,6 +208,42 @@ async def test_a_compaction_opens_the_table_for_the_call_its_upkeep_and_its_turn
         assert await details(store, "fragments") == 1
 
 
+async def test_a_tag_of_another_program_keeps_its_version_and_stops_no_upkeep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"keep_versions": "0 seconds", "max_versions": 1, "upkeep": "elsewhere"}
+    async with opened(tmp_path / "s", **settings) as store:
+        await store.create_table("notes", SMALL)
+        await insert_singly(store, 5)
+        await asyncio.sleep(0.5)  # versions made within a moment are removed together
+        await insert_singly(store, 1, start=5)
+        other = await lancedb.connect_async(tmp_path / "s")
+        table = await other.open_table("notes")
+        tagged = await table.version()
+        await table.tags.create("release", tagged)
+
+        async def optimized() -> list[int]:
+            await store.insert("notes", small_rows(1, start=await store.count("notes")))
+            await store.optimize("notes")
+            return [version["version"] for version in await store.versions("notes")]
+
+        assert (await optimized())[0] == tagged
+        # A tag that upkeep has not seen: Lance refuses to remove the version.
+        with monkeypatch.context() as unseen, caplog.at_level("WARNING", logger="aiovec.lancedb"):
+
+            async def none(_: Any) -> dict[str, Any]:
+                return {}
+
+            unseen.setattr(type(table.tags), "list", none)
+            for _ in range(3):
+                await store.optimize("notes")
+                assert await details(store, "fragments") == 1
+        assert ["tag" in record.message for record in caplog.records] == [True]
+        assert (await optimized())[0] == tagged
+        await table.tags.delete("release")
+        assert tagged not in await optimized()
+
+
 @pytest.mark.slow
 async def test_the_next_store_that_opens_a_table_compacts_it(tmp_path: Path) -> None:
     """Also a store that only reads; it makes the vector index that is due, too."""

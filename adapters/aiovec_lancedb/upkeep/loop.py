@@ -36,6 +36,7 @@ from aiovec.backend.limits import Deadline, current_deadline, renewed, write_gat
 from aiovec.backend.threads import Background, in_thread, wait_out
 from aiovec.errors import (
     AiovecError,
+    CorruptStoreError,
     InvalidArgumentError,
     StoreBusyError,
     StoreClosedError,
@@ -134,6 +135,8 @@ class Upkeep:
         # The time of the oldest version that the last removal kept. A removal may leave some
         # before it.
         self._kept_from = _LONG_AGO
+        # True if the last removal failed, which was logged.
+        self._removal_failed = False
         # Rows of the table when an index could not be built: more of them are worth another
         # attempt.
         self._failed_rows = 0
@@ -252,7 +255,7 @@ class Upkeep:
         if not quiet:
             return False
         versions = await self._session.listed_versions(table)
-        first = await self._versions.first_kept(versions)
+        first = await self._versions.pins.first_kept(table, versions)
         if first is not None and self._are_many(versions[: versions.index(first)]):
             return True
         if self._are_many(versions[: -self._versions.pins.retention.most]):
@@ -317,22 +320,36 @@ class Upkeep:
         for seconds in _REMOVALS:
             table = await table.advanced()
             listed = await self._session.listed_versions(table)
-            if await self._versions.first_kept(listed) is None:
+            if await self._versions.pins.first_kept(table, listed) is None:
                 break
             # Lance goes by the times within the manifests, not by those of their files.
             versions = await table.versions()
-            first = await self._versions.first_kept(versions)
+            first = await self._versions.pins.first_kept(table, versions)
             if first is None:
                 break
             age = datetime.now(UTC) - first.created + timedelta(seconds=seconds)
             if first == versions[-1] and alone:
                 age = _AT_ONCE
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(seconds):
                     await optimize(age)
-                self._kept_from = first.created
-                break
+            except TimeoutError:
+                continue
+            except AiovecError as exc:
+                if isinstance(exc, (*_NO_FAILURE, CorruptStoreError, StoreFullError)):
+                    raise
+                await self._note_failed_removal(exc)
+            else:
+                self._kept_from, self._removal_failed = first.created, False
+            break
         return table
+
+    async def _note_failed_removal(self, error: AiovecError) -> None:
+        """Log that Lance keeps old versions, once until a removal succeeds."""
+        if not self._removal_failed:
+            self._removal_failed = True
+            text = "old versions of the table %r could not be removed and stay: %s"
+            await in_thread(LOG.warning, text, self.name, error)
 
     # Indexes
 
