@@ -517,8 +517,8 @@ def empty(field: FieldRef) -> Expr:
 _Meant: TypeAlias = Callable[[str], FieldRef | Sequence[FieldRef]]
 
 
-def _in_payload(key: str) -> FieldRef:
-    return F[f"payload.{key}"]
+def _in_payload(key: str) -> list[FieldRef]:
+    return keys_below(F.payload, key)
 
 
 def unless_true(where: Expr) -> Expr | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ._filters import F
+from ._filters.literals import names_in
 from ._filters.tree import Expr, all_of
 from ._input.arguments import is_iterable
 from ._input.types import JsonValue, Vector
@@ -195,7 +196,7 @@ def _where(filter_: VectorFilter, schema: Schema) -> Expr:
 def _condition(item: FieldCondition, schema: Schema) -> Expr:
     if item.key in schema.fields:
         return F[item.key] == item.value
-    first, *inner = item.key.split(".")
+    first, *inner = names_in(item.key)
     field_ = F.payload[_as_stored(first)]
     for key in inner:
         field_ = field_[key]

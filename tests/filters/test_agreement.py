@@ -15,7 +15,7 @@ from tests.contract.base import case
 from tests.harness.oracle import Oracle
 from tests.harness.strategies import filters
 
-from aiovec import F, FilterError, Schema, sync
+from aiovec import F, FilterError, InvalidArgumentError, InvalidNameError, Schema, sync
 from aiovec.backend import Expr
 
 from . import cases
@@ -229,3 +229,34 @@ def test_payload_keys_may_be_any_text(store: sync.VectorStore) -> None:
         with case(key):
             records = store.find("t", F.payload["a"][key] == n, select=[])
             assert [record.id for record in records] == [str(n)]
+
+
+def test_a_payload_key_has_one_name_everywhere(store: sync.VectorStore) -> None:
+    keys = ['q"k', " k", "k ", "", "a.b", "\u00a0k", "odd key", "é", "k", "a-b"]
+    store.delete("t", where="TRUE")
+    store.upsert("t", [row(n, **{key: n, "a": {key: n}}) for n, key in enumerate(keys)])
+    for n, key in enumerate(keys):
+        for field in (F.payload[key], F.payload["a"][key]):
+            name = str(field)
+            with case(name):
+                wanted = [str(n)]
+                for where in (f"{name} = {n}", F[name] == n, {name: n}, {name: [n, -1]}):
+                    assert [record.id for record in store.find("t", where, select=[])] == wanted
+                [found] = store.find("t", {name: n}, select=[name])
+                assert found.fields in ({key: n}, {"a": {key: n}})
+                assert store.find("t", order_by=name, limit=1, select=[])[0].id == str(n)
+                assert store.distinct("t", name) == {n: 1}
+                assert store.update("t", {name: n + 0.5}, where={name: n}) == 1
+                assert store.bounds("t", name) == (n + 0.5, n + 0.5)
+    for name in ('payload."k', 'payload.k"', "payload.", "payload. k", "payload.k ", "payload..k"):
+        with case(name):
+            with pytest.raises(FilterError, match=r"double quotes"):
+                F[name]
+            with pytest.raises(FilterError, match=r"double quotes"):
+                store.delete("t", where={name: 1})
+            with pytest.raises(InvalidNameError, match=r"double quotes"):
+                store.find("t", select=[name])
+            with pytest.raises(InvalidArgumentError):
+                store.find("t", order_by=name)
+            with pytest.raises(InvalidNameError, match=r"double quotes"):
+                store.update("t", {name: 1}, where="TRUE")

@@ -190,8 +190,9 @@ CONDITIONS: list[tuple[dict[str, Any], set[str]]] = [
     ({"v": None}, {"null", "none", "odd"}),
     ({"at.deep.er": "x"}, {"text"}),
     ({"at.deep.er": 5, "v": 1}, {"int"}),
-    ({"a key with 'quotes' and \"more\"": 1}, {"odd"}),
+    ({'"a key with \'quotes\' and ""more"""': 1}, {"odd"}),
     ({"a.b": 1}, set()),
+    ({'"a.b"': 1}, {"odd"}),
     ({}, set(POINTS)),
 ]
 

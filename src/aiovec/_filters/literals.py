@@ -22,6 +22,12 @@ _MOST_CHARACTERS = 2**20  # of a text in a filter: a longer one would block the 
 RESERVED = frozenset(("AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"))
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+# A name in a path: text in double quotes, or everything up to the next dot.
+_NAME_IN_PATH = re.compile(r'"(?P<quoted>(?:[^"]|"")*+)"|(?P<plain>[^".]++)(?<!\s)')
+PATH_RULE = (
+    "after each dot stands a key of the payload in valid Unicode, in double quotes if it is empty, "
+    "has a dot or a quote in it, or begins or ends with a space"
+)
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?(?:[Zz]|[+-]\d\d:\d\d)\Z", re.ASCII
 )
@@ -42,6 +48,27 @@ def quoted(value: str) -> str:
 def reference(field: str, path: Sequence[str]) -> str:
     # A word after a dot is always a key, but reserved words read better in quotes.
     return ".".join(map(name, (field, *path)))
+
+
+def names_in(path: object) -> list[str]:
+    """Return the names in a path such as ``payload.kind."a.b"``, as ``reference`` writes them.
+
+    Raises FilterError if the text is no path.
+    """
+    path = checked_text(path)
+    names: list[str] = []
+    at = 0
+    while match := _NAME_IN_PATH.match(path, at):
+        quoted, plain = match["quoted"], match["plain"]
+        if quoted is None and plain[0].isspace():
+            break
+        names.append(plain if quoted is None else quoted.replace('""', '"'))
+        if match.end() == len(path):
+            return names
+        if path[match.end()] != ".":
+            break
+        at = match.end() + 1
+    raise FilterError(f"{shown(path)} names no field: {PATH_RULE}")
 
 
 def literal(value: str | int | float | bool | datetime) -> str:

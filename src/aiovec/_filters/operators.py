@@ -200,8 +200,8 @@ class FieldNames:
         return FieldRef(Ref(name))
 
     def __getitem__(self, name: str) -> FieldRef:
-        """Return the field ``name``; after dots, keys of the payload."""
-        first, *path = literals.checked_text(name).split(".")
+        """Return the field ``name``; after dots, keys of the payload, as in filter text."""
+        first, *path = literals.names_in(name)
         return FieldRef(Ref(first, tuple(path)))
 
     if not TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from .._filters.literals import PATH_RULE, names_in
 from .._filters.tree import Ref
 from .._model.arrays import Float32Array
 from .._model.kinds import SINGLE
@@ -20,7 +20,7 @@ from .._model.schema import Field, Schema
 from .._tools.messages import did_you_mean, listed, shown
 from ..backend.contract import Columns, Order
 from ..backend.rows import Batch
-from ..errors import CorruptStoreError, InvalidArgumentError, InvalidNameError
+from ..errors import CorruptStoreError, FilterError, InvalidArgumentError, InvalidNameError
 from .arguments import is_iterable
 
 _PAYLOAD = "payload"
@@ -241,31 +241,14 @@ def _payload_of(rows: Batch, i: int) -> dict[str, Any]:
     return payload
 
 
-# A piece of a path: text in double quotes, or everything up to the next dot.
-_PIECE = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"(?=\.|\Z)|(?P<plain>[^".]+)(?=\.|\Z)')
-
-
 def path_of(name: str, kind: str = "selected column", most: int = _MOST_LEVELS) -> list[str]:
     """Return the keys of the path ``payload.<key>.<key>``."""
-    path: list[str] = []
-    at = len(_PAYLOAD)
-    while at < len(name):
-        if len(path) == most:
-            raise InvalidNameError(name, kind, f"a path may have at most {most} keys")
-        match = _PIECE.match(name, at + 1)
-        if match is None:
-            rule = (
-                "each key of the payload stands behind a dot, in double quotes if it is empty or "
-                "has a dot or a quote in it"
-            )
-            raise InvalidNameError(name, kind, rule)
-        quoted = match["quoted"]
-        path.append(match["plain"] if quoted is None else quoted.replace('""', '"'))
-        at = match.end()
     try:
-        name.encode()
-    except UnicodeEncodeError as exc:
-        raise InvalidNameError(name, kind, "it must be valid Unicode") from exc
+        path = names_in(name)[1:]
+    except FilterError as exc:
+        raise InvalidNameError(name, kind, PATH_RULE) from exc
+    if len(path) > most:
+        raise InvalidNameError(name, kind, f"a path may have at most {most} keys")
     return path
 
 
