@@ -1,6 +1,6 @@
 # Each target makes the environment that it needs; nothing has to be done before.
 #
-#   make demo    search docs/, notebooks and a page of HTML; QUESTION="what is recall" asks another question
+#   make demo    search the pages of docs/, notebooks and a page of HTML; QUESTION="what is recall" asks your own
 #   make test    the tests; make test ARGS="-k filter" passes options to pytest
 #   make lint    ruff, mypy --strict, the import rules, spelling
 #   make soak    the long campaigns, hours in all; ARGS="--minutes 30" cuts them short
@@ -13,7 +13,9 @@
 
 VENV ?= .venv
 ARGS ?=
-QUESTION ?= how do I keep the rows of each customer apart
+QUESTION ?=
+QUESTIONS := $(if $(QUESTION),"$(QUESTION)",\
+	"how do I give an agent a memory" "how do I move to LanceDB while the app keeps running")
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 # The first that runs and is new enough: a name on PATH may be a shim that does not run.
@@ -33,10 +35,11 @@ help:
 
 demo: $(VENV)/.for-demo
 	@mkdir -p build
-	@$(BIN)/python -m aiovec import docs examples/notebooks examples/pages --embedder local --delete -s build/docs.db
-	@echo "== asking docs/, two notebooks and a page of HTML: $(QUESTION)"
-	@$(BIN)/python -m aiovec search "$(QUESTION)" --limit 2 -s build/docs.db
-	@echo "demo: done; the passages are in build/docs.db, and make demo QUESTION=\"how do I ...\" asks another question"
+	@$(BIN)/python -m aiovec import docs examples/notebooks examples/pages --exclude internals/ --exclude docs/README.md \
+		--embedder local --delete -s build/docs.db
+	@for question in $(QUESTIONS); do echo "== $$question"; \
+		$(BIN)/python -m aiovec search "$$question" --group-by source --limit 2 -s build/docs.db || exit 1; done
+	@echo "demo: done; the passages are in build/docs.db, and make demo QUESTION=\"how do I ...\" asks your own question"
 
 test: $(VENV)/.for-test
 	@$(BIN)/python -m tests $(ARGS)

@@ -102,6 +102,13 @@ async def search(
             "or rows with a higher number from 0 to 1, as importance:0.2. Can be repeated.",
         ),
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="One hit, the best, for each value of this field: source for one a document.",
+        ),
+    ] = None,
     around: Annotated[
         int,
         typer.Option(
@@ -121,6 +128,7 @@ async def search(
     _check_search(words, vector, like, not_like, by, match)
     options: dict[str, Any] = {"where": where, "limit": limit, "offset": offset}
     options |= {"select": names_in(select), "include_vector": include_vector}
+    options |= {"group_by": group_by} if group_by else {}
     options |= {"min_score": min_score, "rerank": [*map(_boost_in, boost)] if boost else None}
     query: Any = words if vector is None else _vector_in(vector)
 
