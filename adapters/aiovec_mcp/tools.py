@@ -69,8 +69,8 @@ Facts = Annotated[
 HalfLife = Annotated[
     str | None,
     Argument(
-        description='Prefer newer memories: the age at which one counts half, such as "12h" or '
-        '"7d". Default: age does not count.'
+        description="Prefer newer memories: the age at which a memory has lost half of its "
+        'freshness, such as "12h" or "7d". Default: age does not count.'
     ),
 ]
 ExpiresIn = Annotated[

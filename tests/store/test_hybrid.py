@@ -44,22 +44,21 @@ def _rows(count: int = 60) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _shares(name: str, scores: list[float]) -> list[float]:
+def _shares(name: str, hits: list[Hit]) -> list[float]:
     """Return the shares of a list; with ``match="any"``, no row counts as one with all words."""
-    last, first = (0.2, 1.0) if name == "vector" else (0.0, 0.7)
-    if not scores or max(scores) == min(scores):
-        return [first] * len(scores)
-    width = max(scores) - min(scores)
-    return [last + (first - last) * (score - min(scores)) / width for score in scores]
+    first, last, parts = (1.0, 0.2, 8) if name == "vector" else (0.7, 0.0, 1)
+    values = [hit.score if hit.distance is None else hit.distance for hit in hits]
+    if len({*values}) < 2:
+        return [first] * len(values)
+    length = max(abs(values[-1] - values[0]), parts * values[0] / len(values))
+    return [first - (first - last) * abs(value - values[0]) / length for value in values]
 
 
 def expected_fusion(lists: dict[str, list[Hit]], fusion: Fusion) -> dict[str, float]:
     """Return the scores that the fused hits have, best first, by the definition."""
     scores: dict[str, float] = {}
     for name, hits in lists.items():
-        for rank, (hit, scaled) in enumerate(
-            zip(hits, _shares(name, [hit.score for hit in hits]), strict=True), 1
-        ):
+        for rank, (hit, scaled) in enumerate(zip(hits, _shares(name, hits), strict=True), 1):
             if isinstance(fusion, RRF):
                 part = (1 / (fusion.k + rank)) / (2 / (fusion.k + 1))
             else:

@@ -37,10 +37,11 @@ class RRF:
 class Weighted:
     """The weighted mean of a row's shares in both lists; a list without the row adds 0.
 
-    A share falls with the score from 1 for the first row, in the vector list to 0.2 for the last
-    one, and in the keyword list to 0. Rows with all words have at least 0.5 there, and then the
-    others at most 0.5; if no row has all words, they have at most 0.7. A list of weight 0 adds
-    no hits.
+    A share falls from 1 for the first row, in the vector list with the distance to 0.2 for the last
+    row, and in the keyword list with the score to 0. Rows with all words have at least 0.5 there,
+    and then the others at most 0.5; if no row has all words, they have at most 0.7. In a short
+    list of rows that hardly differ, the last row has nearly the share of the first. A list of
+    weight 0 adds no hits.
     """
 
     vector: float = 0.5
@@ -157,10 +158,13 @@ def fuse(
     distances = dict(near)
     scores = scores_of(metric, [*distances.values()])
     lists = {"text": words, "vector": [*zip(distances, scores, strict=True)]}
+    shares = {
+        "text": _text_shares([score for _, score in words], whole),
+        "vector": _vector_shares(metric, [*distances.values()]),
+    }
     fused: dict[_K, float] = {}
     for name, rows in lists.items():
-        shares = _shares(fusion, name, [score for _, score in rows], whole)
-        for (key, _), share in zip(rows, shares, strict=False):
+        for (key, _), share in zip(rows, _weighted(fusion, name, shares[name]), strict=False):
             fused[key] = fused.get(key, 0.0) + share
     best = least([(-score, key) for key, score in fused.items()], limit, ids_of)
     ranks: dict[_K, dict[str, Rank]] = {key: {} for _, key in best}
@@ -171,26 +175,41 @@ def fuse(
     return [FusedHit(key, -score, distances.get(key), ranks[key]) for score, key in best]
 
 
-def _shares(fusion: Fusion, name: str, scores: Sequence[float], whole: int) -> list[float]:
+def _weighted(fusion: Fusion, name: str, shares: Sequence[float]) -> list[float]:
     """Return what a list adds to the scores of its rows; nothing if its weight is 0."""
     if isinstance(fusion, RRF):
         most = (fusion.k + 1) / 2  # the first rank in both lists adds up to 1
-        return [most / (fusion.k + rank) for rank in range(1, len(scores) + 1)]
+        return [most / (fusion.k + rank) for rank in range(1, len(shares) + 1)]
     weight = (fusion.vector if name == "vector" else fusion.text) / (fusion.vector + fusion.text)
-    if not weight:
-        return []
-    if name == "vector":
-        # The last row of the list is near too: a list has to end somewhere.
-        shares = _between(scores, 0.2, 1.0)
-    else:
-        below = _HALF if whole else _NONE_WHOLE
-        shares = _between(scores[:whole], _HALF, 1.0) + _between(scores[whole:], 0.0, below)
-    return [weight * share for share in shares]
+    return [weight * share for share in shares] if weight else []
 
 
-def _between(scores: Sequence[float], last: float, first: float) -> list[float]:
-    """Return scores, which are sorted, on a scale from that of the last to that of the first."""
-    if not scores or scores[0] == scores[-1]:
-        return [first] * len(scores)
-    low, width = scores[-1], scores[0] - scores[-1]
-    return [last + (first - last) * ((score - low) / width) for score in scores]
+# The scale of a list of n rows covers at least this many n-th parts of the first row's distance.
+# Otherwise, two rows that hardly differ would have the most and the least share. By ``bench
+# quality``, 8 and 10 are better than 0 and 16. With more than 8, noise in a list of two is too near
+# to the good row (ADR 26).
+_PARTS = 8
+
+
+def _vector_shares(metric: Metric, distances: Sequence[float]) -> list[float]:
+    # The last row of the list is near too: a list has to end somewhere.
+    if metric == "dot":  # no distance is that of equal vectors, so the scale is that of a score
+        return _between(distances, 1.0, 0.2)
+    # Squared, Euclidean distances of unit vectors are in proportion to those of cosine.
+    scale = [distance**2 for distance in distances] if metric == "l2" else distances
+    return _between(scale, 1.0, 0.2, _PARTS)
+
+
+def _text_shares(scores: Sequence[float], whole: int) -> list[float]:
+    below = _HALF if whole else _NONE_WHOLE
+    return _between(scores[:whole], 1.0, _HALF) + _between(scores[whole:], below, 0.0)
+
+
+def _between(values: Sequence[float], first: float, last: float, parts: float = 1.0) -> list[float]:
+    """Return sorted values on a scale from the first one to the last, or to a more distant end: the
+    scale of n values is at least ``parts`` n-th parts of the first value long."""
+    if not values or values[0] == values[-1]:
+        return [first] * len(values)
+    start = values[0]
+    length = max(abs(values[-1] - start), parts * abs(start) / len(values))
+    return [first - (first - last) * (abs(value - start) / length) for value in values]

@@ -41,11 +41,12 @@ class BoostRead(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decay:
-    """Prefer newer hits: ``weight`` of their score is freshness, the rest relevance.
+    """Prefer newer hits: the score is multiplied by ``1 - weight * (1 - freshness)``.
 
-    Relevance is the hit's score, scaled to 0…1 over the hits that are ranked, ``fetch_k`` of them.
-    Freshness is ``2 ** (-age / half_life)`` by the time in ``field``. It is 1 for future times, for
-    a row without a time, and where the field or payload key ``pinned`` is true: these do not age.
+    So ``weight`` is the part of its score that a very old hit loses, and the other hits do not
+    matter. A score below 0 falls by as much. Freshness is ``2 ** (-age / half_life)`` by the time
+    in ``field``. It is 1 for future times, for a row without a time, and where the field or
+    payload key ``pinned`` is true: these do not age.
     ``half_life`` is a timedelta, or a text such as "45s", "30m", "12h", "7d" or "2w". A time may be
     an RFC 3339 text, and each field a payload key, such as "payload.at".
     """
@@ -94,9 +95,9 @@ class Decay:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """Prefer hits by a number of theirs: ``weight`` of their score is ``field / most``, in 0…1.
+    """Prefer hits by a number of theirs: the score is multiplied by ``1 - weight * (1 - worth)``.
 
-    The rest is relevance, as for ``Decay``. A boolean counts as 1 or 0, a missing number as 0.
+    ``worth`` is ``field / most``, from 0 to 1. A boolean counts as 1 or 0, a missing number as 0.
     """
 
     field: str
@@ -181,12 +182,11 @@ def boosted(
 ) -> Scored:
     """Return hits as boosts rank them; ``values_of`` has their values of a field or payload key."""
     now = datetime.now(UTC)
-    rest = 1.0 - sum(boost.weight for boost in boosts)
-    totals = [rest * part for part in scaled(scores)]
+    totals = [*scores]
     for boost in boosts:
         worth, columns = boost.worth_at(now), [values_of(read.name) for read in boost.reads]
         for n, values in enumerate(zip(*columns, strict=True)):
-            totals[n] += boost.weight * worth(*values)
+            totals[n] -= boost.weight * (1.0 - worth(*values)) * abs(totals[n])
     return _best_first(ids, totals)
 
 
@@ -343,9 +343,6 @@ def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ..
         raise InvalidArgumentError(argument, rerank, expected)
     if len(boosts) > _MOST_BOOSTS:
         reason = f"{argument} has more than {_MOST_BOOSTS} boosts"
-        raise InvalidArgumentError(argument, rerank, reason=reason)
-    if (total := sum(each.weight for each in boosts)) > 1 + 1e-9:
-        reason = f"the weights in {argument} add up to {total:g}, which is more than 1"
         raise InvalidArgumentError(argument, rerank, reason=reason)
     return boosts
 
