@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Expr, payload_texts
 from aiovec.backend.context import FEW_ROWS, Meter, values_in
-from aiovec.backend.contract import Columns, Order, stored_rows
+from aiovec.backend.contract import Columns, FromRows, Order, stored_rows
 from aiovec.backend.cost import cost_of
-from aiovec.backend.rows import Batch
 from aiovec.backend.threads import hop
 
 from .driver import ColumnOrdering
@@ -28,6 +27,7 @@ ADDRESS = "_rowaddr"
 """Lance's column for the place of a row, which changes when the row is written again."""
 
 _K = TypeVar("_K", str, int)
+_T = TypeVar("_T")
 
 # Ids in one query, and bytes of rows if a meter counts them: then the first blocks are small, and
 # the size of their rows tells the size of the next block.
@@ -100,21 +100,36 @@ def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
     return int(rows.nbytes)
 
 
-async def get(table: Opened, ids: Sequence[str], columns: Columns) -> Batch:
-    """Return the rows with these ids, in any order."""
-    rows = await rows_by_id(table, ids, columns)
-    return await hop(cost_of(rows), stored_rows, rows, table.schema, columns)
+async def get(table: Opened, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> _T:
+    """Return what ``finish`` makes of the rows with these ids, in any order."""
+    return await _finished(table, await rows_by_id(table, ids, columns), columns, finish)
 
 
-async def get_by_number(table: Opened, numbers: Sequence[int], columns: Columns) -> Batch:
-    """Return the rows with these numbers, in their order."""
+async def get_by_number(
+    table: Opened, numbers: Sequence[int], columns: Columns, finish: FromRows[_T]
+) -> _T:
+    """Return what ``finish`` makes of the rows with these numbers, in their order."""
     rows = await rows_by_number(table, numbers, columns)
+    return await _finished(table, rows, columns, finish, numbers)
 
-    def ordered() -> Batch:
-        places = pc.index_in(pa.array(numbers, pa.uint64()), value_set=rows.column(ROW))
-        return stored_rows(rows.take(places), table.schema, columns)
 
-    return await hop(cost_of(rows), ordered)
+async def _finished(
+    table: Opened,
+    rows: pa.Table,
+    columns: Columns,
+    finish: FromRows[_T],
+    numbers: Sequence[int] | None = None,
+) -> _T:
+    """Return what ``finish`` makes of rows that were read, in the order of ``numbers``, if any."""
+
+    def finished() -> _T:
+        ordered = rows
+        if numbers is not None:
+            places = pc.index_in(pa.array(numbers, pa.uint64()), value_set=rows.column(ROW))
+            ordered = rows.take(places)
+        return finish(stored_rows(ordered, table.schema, columns))
+
+    return await hop(cost_of(rows), finished)
 
 
 async def find(
@@ -124,12 +139,14 @@ async def find(
     limit: int,
     offset: int,
     columns: Columns,
-) -> Batch:
+    finish: FromRows[_T],
+) -> _T:
+    """Return what ``finish`` makes of the first of the sorted rows."""
     if any(order.ref.path for order in order_by):
         query = table.lance.query().select(key_columns(order_by))
         batches = await table.session.batches(query, SCAN_BATCH, await condition_of(where))
         numbers = await sorted_numbers(batches, order_by, limit, offset)
-        return await get_by_number(table, numbers, columns)
+        return await get_by_number(table, numbers, columns, finish)
     # Lance sorts only by columns that it also reads: without them, an unfiltered or indexed query
     # fails. Vectors are read afterwards for the matches only: a sort would hold those of the whole
     # table.
@@ -148,8 +165,8 @@ async def find(
     rows = await table.session.fetch(query, limit, await condition_of(where))
     if later:
         numbers = await hop(rows.num_rows, rows.column(ROW).to_pylist)
-        return await get_by_number(table, numbers, columns)
-    return await hop(cost_of(rows), stored_rows, rows, table.schema, columns)
+        return await get_by_number(table, numbers, columns, finish)
+    return await _finished(table, rows, columns, finish)
 
 
 async def count(table: Opened, where: Expr | None) -> int:

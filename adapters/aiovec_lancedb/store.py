@@ -312,8 +312,7 @@ class LancedbBackend(Backend):
         self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
     ) -> _T:
         async with self._versions(table).reading(table, len(ids), columns) as opened:
-            rows = await reads.get(opened, ids, columns)
-        return await hop(cost_of(rows), finish, rows)
+            return await reads.get(opened, ids, columns, finish)
 
     async def find(
         self,
@@ -327,28 +326,18 @@ class LancedbBackend(Backend):
         finish: FromRows[_T],
     ) -> _T:
         async with self._versions(table).reading(table, limit + offset, columns) as opened:
-            rows = await reads.find(opened, where, order_by, limit, offset, columns)
-        return await hop(cost_of(rows), finish, rows)
+            return await reads.find(opened, where, order_by, limit, offset, columns, finish)
 
     async def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
         first, searched = queries[0], self._tables[table.name]
-        if not first.by_words:
-            searched.upkeep.searched(query.vector for query in queries[-MOST_QUESTIONS:])
         if first.by_words:
-            results = [await search_text(searched.versions, table, first)]
-        elif first.by_both:
-            results = [await search_hybrid(searched.versions, table, first)]
-        else:
-            results = [*await search_vectors(searched.versions, table, queries)]
-
-        def finished() -> _T:
-            made = finish(results)
-            results.clear()  # in the thread: many take long to free
-            return made
-
-        return await hop(cost_of(*results), finished)
+            return await search_text(searched.versions, table, first, finish)
+        searched.upkeep.searched(query.vector for query in queries[-MOST_QUESTIONS:])
+        if first.by_both:
+            return await search_hybrid(searched.versions, table, first, finish)
+        return await search_vectors(searched.versions, table, queries, finish)
 
     async def count(self, table: TableHandle, where: Expr | None) -> int:
         async with self._versions(table).reading(table) as opened:

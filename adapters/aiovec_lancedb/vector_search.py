@@ -13,14 +13,22 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import Float64Array, Int64Array, Metric, distances, nearest_first, to_matrix
-from aiovec.backend.contract import Columns, Found, Query, TableHandle, Tuning, stored_rows
+from aiovec.backend.contract import (
+    Columns,
+    Found,
+    FromEach,
+    Query,
+    TableHandle,
+    Tuning,
+    stored_rows,
+)
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 from aiovec.errors import UnsupportedError
@@ -35,6 +43,8 @@ from .table import Versions
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncVectorQuery
+
+_T = TypeVar("_T")
 
 _EPSILON = 2.0**-23
 # Candidates beyond the limit of an exact search, because float32 sums may put ties in another
@@ -62,14 +72,14 @@ class Nearest(NamedTuple):
 
 
 async def search_vectors(
-    versions: Versions, handle: TableHandle, queries: Sequence[Query]
-) -> Sequence[Found]:
-    """Return the rows that each query finds, all in one version of the table.
+    versions: Versions, handle: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
+) -> _T:
+    """Return what ``finish`` makes of the rows that each query finds, all in one version.
 
     If bytes are counted, the searches find numbers of rows, by which the rows are then read.
     """
     table: Opened | None = None
-    answers: dict[int, Found] = {}
+    nearest: dict[int, Nearest] = {}
     columns, wanted = queries[0].columns, queries
     if columns.meter is not None:
         wanted = [replace(query, columns=Columns(())) for query in queries]
@@ -78,21 +88,18 @@ async def search_vectors(
             index = await usable_index(table)
             if index is None:  # then the memory is for all rows
                 await _check_scan(table, queries, "it has no usable index")
-                return await _completed(table, columns, await _exactly(table, wanted))
-            nearest: dict[int, Nearest] = {}
+                return await _finished(table, columns, await _exactly(table, wanted), finish)
             for n, query in enumerate(wanted):
                 near = None if query.exact else await _by_index(table, query, index)
                 if near is not None:
                     nearest[n] = near
-            made = await _completed(table, columns, list(nearest.values()))
-            answers.update(zip(nearest, made, strict=True))
-    left = [n for n in range(len(queries)) if n not in answers]
-    if left:
-        rest = [queries[n] for n in left]
-        async with reading(versions, handle, rest, every_row=True, version=table) as table:
-            exact = await _exactly(table, [wanted[n] for n in left])
-            answers.update(zip(left, await _completed(table, columns, exact), strict=True))
-    return [answers[n] for n in range(len(queries))]
+            if len(nearest) == len(queries):
+                return await _finished(table, columns, [*nearest.values()], finish)
+    left = [n for n in range(len(queries)) if n not in nearest]
+    async with reading(versions, handle, queries, every_row=True, version=table) as table:
+        nearest.update(zip(left, await _exactly(table, [wanted[n] for n in left]), strict=True))
+        in_order = [nearest.pop(n) for n in range(len(queries))]
+        return await _finished(table, columns, in_order, finish)
 
 
 async def nearest(table: Opened, query: Query, *, every_row: bool) -> Nearest | None:
@@ -248,8 +255,10 @@ async def _by_scan(table: Opened, query: Query) -> Nearest:
     return Nearest(rows, [measures[number] for number in rows.column(ROW).to_pylist()])
 
 
-async def _completed(table: Opened, columns: Columns, results: list[Nearest]) -> Sequence[Found]:
-    """Return results with their rows, which are read here if bytes are counted.
+async def _finished(
+    table: Opened, columns: Columns, results: list[Nearest], finish: FromEach[_T]
+) -> _T:
+    """Return what ``finish`` makes of the results, whose rows are read here if bytes are counted.
 
     ``results`` is emptied: freeing the tables of many queries takes long, so the thread does it.
     """
@@ -269,12 +278,12 @@ async def _completed(table: Opened, columns: Columns, results: list[Nearest]) ->
             of_near = rows.take(pc.index_in(near.rows.column(ROW), value_set=rows.column(ROW)))
         return Found(stored_rows(of_near, table.schema, columns), near.distances)
 
-    def completed() -> list[Found]:
-        whole = [*map(found, results)]
+    def finished() -> _T:
+        made = finish([*map(found, results)])
         results.clear()
-        return whole
+        return made
 
-    return await hop(cost, completed)
+    return await hop(cost, finished)
 
 
 def _with_vector(table: Opened, condition: str | None) -> str | None:

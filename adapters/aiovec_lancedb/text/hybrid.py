@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from aiovec.backend import FusedHit
-from aiovec.backend.contract import Columns, Found, Query, TableHandle
-from aiovec.backend.cost import cost_of
+from aiovec.backend.contract import Columns, FromEach, Query, TableHandle
 from aiovec.backend.hybrid import columns_to_read, found, fused
 from aiovec.backend.limits import current_deadline
+from aiovec.backend.rows import Batch
 from aiovec.backend.threads import hop, together
 
 from ..layout import ROW
@@ -24,9 +24,13 @@ from ..vector_search import Nearest, nearest, reading
 from .highlight import snippets_of
 from .keyword_search import bytes_of_texts, pairs, ranked
 
+_T = TypeVar("_T")
 
-async def search_hybrid(versions: Versions, handle: TableHandle, query: Query) -> Found:
-    """Return the best rows of both searches."""
+
+async def search_hybrid(
+    versions: Versions, handle: TableHandle, query: Query, finish: FromEach[_T]
+) -> _T:
+    """Return what ``finish`` makes of the best rows of both searches."""
     ids_only, every_row = replace(query, columns=Columns(())), query.exact
     texts = partial(bytes_of_texts, versions, query)
     deadline = current_deadline(None)
@@ -42,13 +46,18 @@ async def search_hybrid(versions: Versions, handle: TableHandle, query: Query) -
                 partial(half, ranked, table, query, Columns(())),
             ])  # fmt: skip
             if near is not None:
-                return await _fused(table, query, near, matching, whole)
+                return await _fused(table, query, near, matching, whole, finish)
         every_row = True
 
 
 async def _fused(
-    table: Opened, query: Query, near: Nearest, matching: pa.Table, whole: int
-) -> Found:
+    table: Opened,
+    query: Query,
+    near: Nearest,
+    matching: pa.Table,
+    whole: int,
+    finish: FromEach[_T],
+) -> _T:
     """Fuse the rows of both lists, and read those that are hits.
 
     The first ``whole`` rows of ``matching`` have all words.
@@ -64,9 +73,11 @@ async def _fused(
 
     hits = await hop(len(near.distances) + matching.num_rows, fuse)
     wanted = [numbers[hit.key] for hit in hits]
-    rows = await get_by_number(table, wanted, columns_to_read(query, hits))
-    snippets = snippets_of(table.schema, query)
-    return await hop(cost_of(rows), found, query, metric, hits, rows, snippets)
+
+    def finished(rows: Batch) -> _T:
+        return finish([found(query, metric, hits, rows, snippets_of(table.schema, query))])
+
+    return await get_by_number(table, wanted, columns_to_read(query, hits), finished)
 
 
 def _ids(keys: Sequence[str]) -> dict[str, str]:

@@ -6,12 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from aiovec.backend import TextClause, all_words_first
-from aiovec.backend.contract import Columns, Found, Query, TableHandle, stored_rows
+from aiovec.backend.contract import Columns, Found, FromEach, Query, TableHandle, stored_rows
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 from aiovec.errors import UnsupportedError
@@ -27,6 +28,8 @@ from . import grams
 from .grams import letters
 from .highlight import snippets_of
 from .query import RANKING, SCORE, ask, fetch, fields_of, first, query_of, text_fields
+
+_T = TypeVar("_T")
 
 # For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
 _COST = 32
@@ -46,8 +49,10 @@ _MOST_LETTERS = 32
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
-async def search_text(versions: Versions, handle: TableHandle, query: Query) -> Found:
-    """Return the best rows by BM25."""
+async def search_text(
+    versions: Versions, handle: TableHandle, query: Query, finish: FromEach[_T]
+) -> _T:
+    """Return what ``finish`` makes of the best rows by BM25."""
     columns = query.columns
     ranked_with = columns if columns.meter is None else Columns(())
     async with versions.reading(
@@ -56,8 +61,7 @@ async def search_text(versions: Versions, handle: TableHandle, query: Query) -> 
         rows, _ = await ranked(table, query, ranked_with)
         if columns.meter is not None:
             rows = await _with_columns(table, rows, columns)
-    finish = partial(_found, table, query, rows)
-    return await hop(cost_of(rows), finish)
+        return await hop(cost_of(rows), lambda: finish([_found(table, query, rows)]))
 
 
 async def bytes_of_texts(versions: Versions, query: Query, table: Opened) -> int:
