@@ -323,6 +323,13 @@ async def test_whole_numbers_and_uuids_are_ids_in_every_call(store: VectorStore)
 
 
 @dataclass
+class _MaybeId:
+    id: str | None
+    embedding: list[float]
+    year: int
+
+
+@dataclass
 class _NoId:
     embedding: list[float]
     year: int
@@ -357,6 +364,30 @@ async def test_ids_are_made_where_rows_have_none(store: VectorStore) -> None:
     for empty in ({}, {"year": [1]}, pa.table({"year": [1]})):
         with case(empty), pytest.raises(InvalidRowError):
             await store.insert("notes", empty)
+
+
+async def test_an_id_that_is_none_is_no_id(store: VectorStore) -> None:
+    """As models have it whose id is optional."""
+    await store.create_table("notes", SMALL)
+    columns: dict[str, Any] = {
+        "id": [None, "own", None],
+        "embedding": [GOOD] * 3,
+        "year": [1, 2, 3],
+    }
+    given = in_forms(columns) | {
+        "models": [_MaybeId(*row) for row in zip(*columns.values(), strict=True)],
+        "numbers": {**columns, "id": pa.array([None, 7, None])},
+    }
+    for name, rows in given.items():
+        with case(name):
+            assert await store.upsert("notes", rows) == 3
+            made = await store.find("notes", F.year != 2)
+            assert [row["year"] for row in made] == [1, 3]  # in their order
+            assert {uuid.UUID(row.id).version for row in made} == {7}
+            assert len(await store.exists("notes", ["own", "7"])) == 1
+            await store.delete("notes", where="TRUE")
+    with pytest.raises(InvalidRowError, match="needs an id"):
+        await store.update("notes", [{"id": None, "year": 1}])
 
 
 async def test_rows_whose_id_has_another_name_are_refused(store: VectorStore) -> None:

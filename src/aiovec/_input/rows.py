@@ -19,6 +19,7 @@ from collections.abc import (
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -443,7 +444,6 @@ def _transposed(rows: Sequence[Mapping[str, Any]], schema: Schema, new_ids: NewI
     for name in schema.fields:
         columns[name] = []
     extra: list[dict[str, Any] | None] = []
-    without = []
     for row, mapping in enumerate(rows):
         for name, column in columns.items():
             column.append(mapping.get(name))
@@ -451,16 +451,21 @@ def _transposed(rows: Sequence[Mapping[str, Any]], schema: Schema, new_ids: NewI
             extra.append(None)
         else:
             extra.append({key: mapping[key] for key in mapping if key not in columns})
-        if "id" not in mapping:
-            without.append(row)
-    given = columns.pop("id")
-    if new_ids != "never" and without:
-        for row, new in zip(without, make_ids(len(without)), strict=True):
-            given[row] = new
-            if new_ids == "if absent":
-                _check_names(extra[row] or (), row)
-    ids = id_texts(given)
+        if new_ids == "if absent" and columns["id"][row] is None:
+            _check_names(extra[row] or (), row)
+    ids = _ids(columns.pop("id"), new_ids)
     return _Columns(ids, columns, extra, Places(ids))
+
+
+def _ids(given: Any, new_ids: NewIds, first_row: int = 0) -> list[str]:
+    """Return ids as texts. Those that are None are made, unless ``new_ids`` is "never"."""
+    if new_ids != "never":
+        if is_array(given) and given.null_count:
+            given = given.to_pylist()
+        if not is_array(given) and NoneType in set(map(type, given)):
+            new = iter(make_ids(sum(id is None for id in given)))
+            given = [next(new) if id is None else id for id in given]
+    return id_texts(given, first_row)
 
 
 def _check_names(names: Iterable[str], row: int | None = None) -> None:
@@ -528,7 +533,7 @@ def _whole(
         _check_names(given)
     columns = {name: _column(name, column, schema) for name, column in given.items()}
     if "id" in columns:
-        ids = id_texts(columns.pop("id"), first_row)
+        ids = _ids(columns.pop("id"), new_ids, first_row)
     else:
         ids = make_ids(max(map(len, columns.values()), default=0))
     for name, column in columns.items():
