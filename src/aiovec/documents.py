@@ -24,6 +24,7 @@ from typing import Any, cast
 from ._documents.child import LONGEST_TITLE, READERS
 from ._documents.reading import Stop, Text, missing_package, text_of
 from ._filters import F
+from ._input.arguments import is_iterable
 from ._model.records import Record
 from ._model.schema import Embed, Field, Schema
 from ._store.store import Table
@@ -79,8 +80,8 @@ LARGEST = 64 * 2**20
 FARTHEST = 10
 """Passages before and after a hit at most."""
 
-# Changes when the same document is cut otherwise, so that the next import cuts all again.
-_VERSION = 4
+# Raise it when the cutter changes: the next import then cuts every document again.
+_VERSION = 5
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
 # What MkDocs, Pandoc and Hugo write behind the words of a heading: { #anchor .class }.
 _ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
@@ -294,10 +295,14 @@ async def around(
     These are up to ``reach`` passages before it and after it, at most 10. One read gets them all.
     Raises InvalidArgumentError if a hit is no passage with a ``source`` and a ``part``.
     """
-    if not 0 <= reach <= FARTHEST:
+    if isinstance(reach, bool) or not isinstance(reach, int) or not 0 <= reach <= FARTHEST:
         raise InvalidArgumentError("reach", reach, f"from 0 to {FARTHEST}")
+    if isinstance(hits, Mapping) or not is_iterable(hits):
+        raise InvalidArgumentError("hits", hits, "a list of hits, also of a single one: [hit]")
     places = []
     for hit in hits:
+        if not isinstance(hit, Mapping):
+            raise InvalidArgumentError("hits", hit, "passages of documents")
         source, part = hit.get("source"), hit.get("part")
         if not (isinstance(source, str) and isinstance(part, int)):
             expected = "passages of documents, with their source and part"

@@ -83,6 +83,42 @@ def zipped(files: Mapping[str, str | bytes]) -> bytes:
     return file.getvalue()
 
 
+_NAV = """
+<nav epub:type="toc"><ol>
+<li><a href="one.xhtml">A</a></li><li><a href="two.xhtml#top">B</a></li>
+</ol></nav>
+<nav epub:type="page-list"><a href="title.xhtml">i</a><a href="more.xhtml">2</a></nav>"""
+_NCX = """<!DOCTYPE ncx><ncx>
+<navMap><navPoint><content src="text/one.xhtml"/></navPoint>
+<navPoint><content src="text/two.xhtml"/></navPoint></navMap>
+<pageList><pageTarget><content src="text/more.xhtml"/></pageTarget></pageList></ncx>"""
+
+
+def whole_epub(contents: str) -> bytes:
+    """Return a book as publishers write it, with its table of contents in "nav" or "ncx" only.
+
+    It has a cover, a title page, a chapter in two files, another chapter and notes.
+    """
+    spine = ("cover", "nav", "title", "one", "more", "two", "notes")
+    items = "".join(f'<item id="{name}" href="text/{name}.xhtml"/>' for name in spine)
+    items = items.replace('id="nav"', 'id="nav" properties="nav"')
+    items += '<item id="ncx" href="toc.ncx" media-type="application/x-dtbncx+xml"/>'
+    refs = "".join(f'<itemref idref="{name}"/>' for name in spine)
+    files = {
+        f"in/text/{name}.xhtml": f"<html><body><p>Text of {name}.</p></body></html>"
+        for name in spine
+    }
+    files |= {
+        "in/book.opf": f"<package><metadata/><manifest>{items}</manifest><spine>{refs}</spine>"
+        "</package>",
+        "in/toc.ncx": _NCX if contents == "ncx" else "<ncx/>",
+        "in/text/cover.xhtml": '<html><body><img src="cover.png"/></body></html>',
+        "in/text/nav.xhtml": "<!DOCTYPE html><html><body><h1>Contents</h1>"
+        f"{_NAV if contents == 'nav' else ''}</body></html>",
+    }
+    return epub(**files)
+
+
 def epub(**more: str) -> bytes:
     """Return a book of two chapters, whose order is not that of the files."""
     container = '<container><rootfiles><rootfile full-path="in/book.opf"/></rootfiles></container>'

@@ -195,6 +195,21 @@ async def test_a_book_has_its_chapters_in_their_order() -> None:
     ]
 
 
+async def test_a_chapter_of_a_book_is_what_its_contents_list() -> None:
+    for contents in ("nav", "ncx"):
+        places = await _places(office.whole_epub(contents), "a.epub")
+        assert [(place, body) for place, _, body in places] == [
+            ("a.epub, chapter 1", "Text of title.\n\nText of one.\n\nText of more."),
+            ("a.epub, chapter 2", "Text of two.\n\nText of notes."),
+        ]
+    # Without them, each file with a text.
+    bodies = [(place, body) for place, _, body in await _places(office.whole_epub(""), "a.epub")]
+    assert bodies == [
+        (f"a.epub, chapter {n}", f"Text of {name}.")
+        for n, name in enumerate(("title", "one", "more", "two", "notes"), 1)
+    ]
+
+
 async def test_xhtml_has_elements_without_content() -> None:
     head = '<title/><script src="a.js"/><style type="text/css"/>'
     page = f'<html xmlns="http://www.w3.org/1999/xhtml"><head>{head}</head><body>%s</body></html>'

@@ -29,8 +29,9 @@ async def _cut(data: bytes | str, source: str = "a.pdf") -> list[dict[str, Any]]
     return [row async for row in documents.passages(data, source=source)]
 
 
-async def test_a_title_that_cannot_be_decoded_is_none() -> None:
-    for title in (BROKEN_TITLE, f"({'long ' * 50})", "()"):
+async def test_what_is_no_title_is_none() -> None:
+    of_programs = "\\(anonymous\\)", "untitled", "Untitled Document", "Microsoft Word - a.doc"
+    for title in (BROKEN_TITLE, f"({'long ' * 50})", "()", *(f"({each})" for each in of_programs)):
         with case(title):
             (row,) = await _cut(pdf(["Text."], title=title))
             assert (row["body"], row["title"]) == ("Text.", None)

@@ -122,6 +122,10 @@ def test_a_search_shows_the_passages_around_a_hit(folder: Path, store: Path) -> 
             for rows, reach in ((hits, 11), (await table.get("a.md#1", select="body"), 1)):
                 with pytest.raises(InvalidArgumentError):
                     await documents.around(table, rows, reach)
+            wrong: Any
+            for wrong in (hits[0], "a.md#1", None, ["a.md#1"]):
+                with pytest.raises(InvalidArgumentError, match="hits must be"):
+                    await documents.around(table, wrong)
 
     asyncio.run(near())
 

@@ -31,6 +31,11 @@ BOUNDS = {"memory": 2**30, "seconds": 60, "pages": 10_000, "characters": 2**24}
 LONGEST_TITLE = 200
 """Characters of a title. Each passage repeats it, so a longer one is none."""
 
+# What programs write if nobody gave the document a title.
+_NO_TITLE = re.compile(
+    r"\(?(anonymous|unspecified|untitled)( document)?\)?|Microsoft \w+ - .*", re.IGNORECASE
+)
+
 TOO_SLOW = f"reading it takes more than {BOUNDS['seconds']} s"
 TOO_LARGE = f"reading it takes more than {BOUNDS['memory'] >> 20:,} MiB of memory"
 
@@ -68,7 +73,8 @@ def read(kind: str, data: bytes) -> dict[str, Any]:
         is_lacking = isinstance(exc, (AttributeError, LookupError, TypeError))
         why = "it lacks parts" if is_lacking else f"{type(exc).__name__}: {exc}"
         return {"reason": f"it is no {kind} that can be read: {why}"[:500]}
-    return {"title": title if 0 < len(title) <= LONGEST_TITLE else None, "pages": pages}
+    is_title = 0 < len(title) <= LONGEST_TITLE and not _NO_TITLE.fullmatch(title)
+    return {"title": title if is_title else None, "pages": pages}
 
 
 def _pdf(data: bytes) -> Iterator[str]:
@@ -380,7 +386,11 @@ def _odt(data: bytes) -> Iterator[str]:
 
 
 def _epub(data: bytes) -> Iterator[str]:
-    """Yield the title and the chapters of a book."""
+    """Yield the title and the chapters of a book, which are the files that its contents list.
+
+    A file that they do not list belongs to the chapter before it, or to the first one. If they list
+    none, each file is a chapter.
+    """
     archive = _Archive(data)
     (package, *_) = (
         each.attrib["full-path"] for each in archive.xml("META-INF/container.xml").iter("rootfile")
@@ -390,15 +400,51 @@ def _epub(data: bytes) -> Iterator[str]:
     locks = "META-INF/encryption.xml"  # which lists fonts too
     locked = archive.xml(locks).iter("CipherReference") if locks in archive.zip.NameToInfo else ()
     encrypted = {unquote(each.get("URI", "")) for each in locked}
-    hrefs = {each.get("id"): unquote(each.get("href", "")) for each in book.iter("item")}
-    for chapter in book.iter("itemref"):
-        name = posixpath.normpath(
-            posixpath.join(posixpath.dirname(package), hrefs[chapter.get("idref")])
-        )
+    items = {each.get("id"): each for each in book.iter("item")}
+    spine = [(each, items[each.get("idref")]) for each in book.iter("itemref")]
+    names = [_linked(package, item.get("href", "")) for _, item in spine]
+    listed = {name for item in items.values() for name in _contents(archive, package, item)}
+    listed &= set(names)
+    chapter: list[str] = []
+    in_chapter = False
+    for (place, item), name in zip(spine, names, strict=True):
+        if "nav" in item.get("properties", "").split():  # the contents themselves
+            continue
         if name in encrypted:
             raise _UnreadableError("it is encrypted")
         _, *pages = _html(archive.read(name))
-        yield "".join(pages)
+        if not (text := "".join(pages)):
+            continue
+        if name in listed if listed else place.get("linear") != "no":
+            if in_chapter:
+                yield "\n\n".join(chapter)
+                chapter = []
+            in_chapter = True
+        chapter.append(text)
+    yield "\n\n".join(chapter)
+
+
+def _linked(name: str, href: str) -> str:
+    """Return the name of the file that a link of another file of the archive leads to."""
+    path = unquote(href.partition("#")[0])
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
+
+
+def _contents(archive: _Archive, package: str, item: ET.Element) -> Iterator[str]:
+    """Yield the names of the files that an item lists, if it is the table of contents."""
+    from selectolax.lexbor import LexborHTMLParser
+
+    is_nav = "nav" in item.get("properties", "").split()
+    if not is_nav and item.get("media-type") != "application/x-dtbncx+xml":
+        return
+    name = _linked(package, item.get("href", ""))
+    if name not in archive.zip.NameToInfo:
+        return
+    tree = LexborHTMLParser(_markup(archive.read(name)))
+    for nav in tree.css("nav" if is_nav else "navmap"):  # others list printed pages, landmarks
+        if not is_nav or nav.attributes.get("epub:type") == "toc":
+            for link in nav.css("[href], [src]"):
+                yield _linked(name, link.attributes.get("href") or link.attributes.get("src") or "")
 
 
 READERS: dict[str, Callable[[bytes], Iterator[str]]] = {
