@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import wraps
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -24,9 +24,12 @@ from aiovec import AiovecError, VectorStore, __version__
 
 from .tools import Tools
 
+if TYPE_CHECKING:
+    from mcp.types import Tool as ListedTool
+
 _INSTRUCTIONS = (
     "A store of texts, searched by meaning and by words. `list` shows its tables; `search`, "
-    "`get` and `list` read them. `recall` searches your own memory"
+    "`get` and `list` read them. `recall`, if you have it, searches your own memory"
 )
 
 
@@ -40,12 +43,12 @@ def create_server(
 ) -> MCPServer[Any]:
     """Return an MCP server over an open store.
 
-    ``table`` is the memory that ``recall`` searches. With ``allow_writes`` the tools ``remember``
-    and ``forget`` write it, and nothing else. The agent can search and read the tables
-    ``readable``, by default every table, and its memory: with ``user``, only the memories of this
-    user, which the agent cannot change. A table of yours as the memory needs a text field "user" or
-    a payload for ``user``, a field "at" to prefer newer memories, and a field by which rows expire
-    for memories that expire.
+    ``table`` is the memory that ``recall`` searches; it is offered if the table exists, or with
+    ``allow_writes``. Then the tools ``remember`` and ``forget`` write it, and nothing else. The
+    agent can search and read the tables ``readable``, by default every table, and its memory: with
+    ``user``, only the memories of this user, which the agent cannot change. A table of yours as
+    the memory needs a text field "user" or a payload for ``user``, a field "at" to prefer newer
+    memories, and a field by which rows expire for memories that expire.
     """
     more = ", which `remember` and `forget` change." if allow_writes else "; you cannot write."
     tools = Tools(store, store.table(table), readable, user)
@@ -61,13 +64,29 @@ def create_server(
         deleting = ToolAnnotations(destructive_hint=True, open_world_hint=False)
         offered.append(_tool(tools.remember, "remember", adding))
         offered.append(_tool(tools.forget, "forget", deleting))
-    return MCPServer(
+    return _Server(
+        None if allow_writes else tools,
         "aiovec",
         version=__version__,
         instructions=_INSTRUCTIONS + more,
         tools=offered,
         log_level="WARNING",
     )
+
+
+class _Server(MCPServer[Any]):
+    """A server that offers ``recall`` to an agent which may write, or once a memory exists: an
+    assistant that finds nothing in a memory which nobody writes would end its search there."""
+
+    def __init__(self, reading: Tools | None, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._reading = reading
+
+    async def list_tools(self) -> list[ListedTool]:
+        offered = await super().list_tools()
+        if self._reading is None or await self._reading.has_memory():
+            return offered
+        return [tool for tool in offered if tool.name != "recall"]
 
 
 def by_key(apps: Mapping[str, Starlette]) -> ASGIApp:

@@ -43,6 +43,10 @@ _NEAR = frozenset({"cite", "title", "body"})
 _CENTURY = 100 * 365 * 86_400  # seconds
 
 Name = Annotated[str, Argument(description="The name of a table, as `list` shows it.")]
+OnlyName = Annotated[
+    str | None,
+    Argument(description="The name of a table. Default: the only one besides the memory."),
+]
 Where = Annotated[
     str | None,
     Argument(
@@ -157,8 +161,8 @@ class Tools:
 
     async def search(
         self,
-        table: Name,
         query: str,
+        table: OnlyName = None,
         limit: Limit = 10,
         where: Where = None,
         by: By = None,
@@ -169,11 +173,11 @@ class Tools:
         far its meaning is from the text. A search by keywords gives a `_score` instead, which
         compares the hits of one search only. A row with `cite` is a passage of a document: name
         this place in your answer. `around` brings the passages `before` and `after` it too."""
-        named = await self._named(table)
+        named = await self._named(await self._only_name() if table is None else table)
         seen = await self._seen(named, where)
         options = {"limit": limit, "where": seen, "select": select}
         hits = await self._search(named, query, by, **options)
-        if self._user is not None and table == self._memory.name:
+        if self._user is not None and named.name == self._memory.name:
             around = 0  # rows around a memory may be another user's
         return _fitting("hits", hits, await passages_around(named, hits, around) if around else ())
 
@@ -244,6 +248,10 @@ class Tools:
         except TableNotFoundError:
             return {"deleted": 0}
 
+    async def has_memory(self) -> bool:
+        """Tell whether a memory exists, which the first `remember` creates."""
+        return self._memory.name in await self._store.tables()
+
     # Inside
 
     async def _make_own(self, row: dict[str, Any], user: str) -> None:
@@ -296,6 +304,16 @@ class Tools:
                     return {"tables": tables, "omitted": omitted}
                 tables.append(described)
         return {"tables": tables}
+
+    async def _only_name(self) -> str:
+        """Return the name of the only table that the agent may read, perhaps besides its memory."""
+        names = await self._names()
+        others = [name for name in names if name != self._memory.name] or names
+        if len(others) == 1:
+            return others[0]
+        words = f"name a table, one of: {', '.join(others[:_MOST])}"
+        reason = words if others else "the store has no table that you may read"
+        raise InvalidArgumentError("table", None, reason=reason)
 
     async def _named(self, table: str) -> Table:
         """Return a table. A table that the agent may not read does not exist for it."""

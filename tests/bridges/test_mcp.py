@@ -26,7 +26,7 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from tests.harness.cases import case
-from tests.harness.command import run
+from tests.harness.command import run, run_process
 from tests.harness.waiting import until
 
 import aiovec
@@ -200,6 +200,45 @@ async def test_tables_are_described_searched_and_listed(tmp_path: Path) -> None:
         assert [row["id"] for row in rows["rows"]] == ["b"]
 
 
+async def test_a_search_without_a_table_takes_the_only_one(tmp_path: Path) -> None:
+    """The memory does not count, unless it is all that the agent may read."""
+    async with client_of(tmp_path, writes=True) as client:
+        await call(client, "remember", text="Ana likes the fox.", id="memory")
+        for id in [hit["id"] for hit in (await call(client, "search", query="fox"))["hits"]]:
+            assert id in "abc"
+    async with client_of(tmp_path, writes=False, readable=[]) as client:
+        (hit,) = (await call(client, "search", query="fox"))["hits"]
+        assert hit["id"] == "memory"
+    async with aiovec.connect(tmp_path / "agent.db") as store:
+        await store.create_table("pictures", Schema(2))
+    async with client_of(tmp_path, writes=False) as client:
+        refused = await error_of(client, "search", query="fox")
+        assert "name a table, one of: articles, pictures" in refused
+    async with aiovec.connect(":memory:") as store, Client(create_server(store)) as client:
+        assert "no table that you may read" in await error_of(client, "search", query="fox")
+
+
+@pytest.mark.parametrize("half_life", [None, "7d"])
+async def test_the_newer_of_two_facts_that_contradict_each_other_is_recalled_first(
+    tmp_path: Path, half_life: str | None
+) -> None:
+    async with client_of(tmp_path, writes=True) as client:
+        await call(client, "remember", text="Ana lives in Paris.", id="old")
+        await call(client, "remember", text="Ana now lives in Lisbon.", id="new")
+        async with aiovec.connect(tmp_path / "agent.db") as store:
+            then = datetime.now(UTC) - timedelta(days=4000)
+            await store.update("memories", {"at": then}, ids="old")
+        for more in (0, 1, 30):
+            for n in range(more):
+                await call(client, "remember", text=f"The shop {n} sells wool.")
+            for limit in (1, 5):
+                with case((more, limit)):
+                    question = {"query": "where does Ana live?", "limit": limit}
+                    found = await call(client, "recall", **question, half_life=half_life)
+                    order = ["old", "new"] if half_life is None else ["new", "old"]
+                    assert [row["id"] for row in found["memories"]][:2] == order[:limit]
+
+
 async def test_a_passage_is_cited_by_file_and_line(tmp_path: Path) -> None:
     pytest.importorskip("semantic_text_splitter")
     text = "# Keys\n\n## Rotate\n\nEvery year.\n"
@@ -239,7 +278,7 @@ async def test_a_search_brings_the_passages_around_a_hit(tmp_path: Path) -> None
 async def test_an_agent_has_writing_tools_only_if_it_may_write(tmp_path: Path) -> None:
     async with client_of(tmp_path, writes=False) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert set(tools) == {"recall", "search", "get", "list"}
+        assert set(tools) == {"search", "get", "list"}
         assert all(tool.annotations.read_only_hint for tool in tools.values() if tool.annotations)
         assert "remember" in await error_of(client, "remember", text="x")
     async with client_of(tmp_path, writes=True) as client:
@@ -249,6 +288,9 @@ async def test_an_agent_has_writing_tools_only_if_it_may_write(tmp_path: Path) -
         assert tools["forget"].annotations.destructive_hint
         assert all(tool.description for tool in tools.values())
         assert "payload.NAME" in str(tools["recall"].description)
+        await call(client, "remember", text="Ana likes tea.")
+    async with client_of(tmp_path, writes=False) as client:
+        assert "recall" in {tool.name for tool in (await client.list_tools()).tools}
 
 
 async def test_an_error_reaches_the_model_with_its_text(tmp_path: Path) -> None:
@@ -414,6 +456,31 @@ async def test_the_command_serves_standard_input_and_writes_only_if_allowed(tmp_
         (memory,) = (await call(client, "recall", query="short answers"))["memories"]
         assert memory["text"] == "Ana prefers short answers."
         assert {tool.name for tool in (await client.list_tools()).tools}.isdisjoint({"remember"})
+
+
+@pytest.mark.slow
+async def test_several_assistants_use_one_memory_at_once(tmp_path: Path) -> None:
+    """Each client starts a server of its own, and a hook runs the command beside them."""
+    arguments = ["-m", "aiovec", "mcp", "-s", "agent.db", "--allow-writes", "--embedder", "demo"]
+    server = StdioServerParameters(command=sys.executable, args=arguments, cwd=tmp_path)
+
+    async def remember(client: Client, name: str) -> None:
+        for n in range(20):
+            await call(client, "remember", text=f"Fact {n} of {name}.", id=f"{name}{n}")
+
+    async with Client(server) as one, Client(server) as two:
+        await asyncio.gather(remember(one, "ana"), remember(two, "ben"))
+        for client in (one, two):
+            for name in ("ana", "ben"):
+                ids = [f"{name}{n}" for n in range(20)]
+                rows = (await call(client, "get", table="memories", ids=ids))["rows"]
+                assert [row["id"] for row in rows] == ids
+                query = {"query": f"fact 7 of {name}", "limit": 1}
+                (memory,) = (await call(client, "recall", **query))["memories"]
+                assert memory["id"] == f"{name}7"
+        hook = run_process("delete", "memories", "ana0", "-s", tmp_path / "agent.db")
+        assert hook.code == 0, hook.err
+        assert (await call(client, "get", table="memories", ids=["ana0"]))["rows"] == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
