@@ -31,6 +31,7 @@ pytest.register_assert_rewrite("tests.contract", "tests.harness")
 
 from tests.harness.blocking import watching  # noqa: E402 - behind what rewrites the asserts
 from tests.harness.cases import cases_of  # noqa: E402 - behind what rewrites the asserts
+from tests.harness.tiers import leaves_out  # noqa: E402 - behind what rewrites the asserts
 
 import aiovec  # noqa: E402 - behind what rewrites the asserts
 
@@ -45,6 +46,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("aiovec")
 
 TIERS = ("slow", "soak")
+_WHOLLY_SLOW = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.(slow|soak)\b", re.MULTILINE)
 _MINUTES = pytest.StashKey[float]()
 # What a skipped test or module says that needs packages which ``make test`` does not install.
 _WANTING = re.compile(r"needs (aiovec\[|llm|the wheels|the packages|psycopg)|could not import")
@@ -55,12 +57,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--minutes", type=float, help="about how long the campaigns take, in all")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file whose tests are all of the higher tiers, unless ``-m`` or its name asks."""
+    named = any(argument.endswith(".py") for argument in config.args)
+    if named or collection_path.suffix != ".py" or not leaves_out(config):
+        return None
+    return bool(_WHOLLY_SLOW.search(collection_path.read_text("utf-8"))) or None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of the higher tiers, unless ``-m`` or a test's own id asks for them, and
     for ``--minutes`` the campaigns that cannot be cut short."""
     left_out: set[pytest.Item] = set()
-    if not config.option.markexpr and not any("::" in argument for argument in config.args):
+    if leaves_out(config):
         left_out = {item for item in items if any(map(item.get_closest_marker, TIERS))}
     if config.option.minutes is not None:
         left_out |= {item for item in items if minutes_of(item) and not _can_be_short(item)}

@@ -6,8 +6,15 @@ from importlib.util import find_spec
 
 import pytest
 from tests.contract.base import ContractBase
+from tests.harness.tiers import leaves_out
 
 _NO_ARROW = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module, obj: object) -> list[pytest.Item] | None:
+    """Collect no kind of store whose tests are all of the higher tiers, unless ``-m`` asks."""
+    kind = isinstance(obj, type) and issubclass(obj, ContractBase)
+    return [] if kind and None not in obj.tiers and leaves_out(collector.config) else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before the higher tiers are left out
