@@ -290,6 +290,52 @@ class FilteringContract(ContractBase):
         assert await store.count("whole", "embedding IS NULL") == 0
         assert await store.count("whole", "embedding IS NOT NULL") == 1
 
+    async def test_a_key_within_lists_only_is_refused(self, store: VectorStore) -> None:
+        """Filters do not look into objects of lists, and silence would look like an answer."""
+        offers = [{"price": 3}, {"price": 7, "of": [{"shop": "x"}]}]
+        rows: list[dict[str, Any]] = [
+            {"id": "a", "embedding": vectors(1)[0], "year": 1, "offers": offers, "meta": []},
+            {"id": "b", "embedding": vectors(1)[0], "year": 2, "meta": []},
+        ]
+        await filled(store, Schema(DIM, fields={"year": int}), rows)
+        price = F["payload.offers.price"]
+        refused = [
+            price > 5, ~(price > 5), price.in_([3, 4]), price.is_not_null(), price.like("x%"),
+            (F.year == 1) & (price > 5), (F.year == 3) | (price > 5), (price > 5).is_true(),
+            F["payload.offers.of.shop"] == "x", (price > 5) & (F["payload.meta.a"] == 1),
+        ]  # fmt: skip
+        for where in refused:
+            with case(where):
+                for call in (
+                    store.find("notes", where),
+                    store.count("notes", where),
+                    store.search("notes", vectors(1)[0], where=str(where)),
+                    store.delete("notes", where=where),
+                    store.update("notes", {"year": 9}, where=where),
+                    store.distinct("notes", "year", where),
+                    anext(store.rows("notes", where)),
+                ):
+                    with pytest.raises(
+                        FilterError, match=r"payload\.offers.* is a list of objects"
+                    ):
+                        await call
+        answered = {
+            (F.year == 2) & (price > 5): [],
+            (F.year == 2) | (price > 5): ["b"],
+            F["payload.offers.cost"] > 5: [],
+            F["payload.meta.a"] == 1: [],
+            price.is_null(): ["a", "b"],
+        }
+        for where, ids in answered.items():
+            with case(where):
+                assert ids_of(await store.find("notes", where)) == ids
+        # With one row that has the key elsewhere, the answer may be that there is none.
+        await store.insert(
+            "notes", [{"id": "c", "embedding": vectors(1)[0], "offers": {"price": 1}}]
+        )
+        assert await store.find("notes", price > 5) == []
+        assert ids_of(await store.find("notes", price < 5)) == ["c"]
+
     async def test_large_filters(self, notes: VectorStore) -> None:
         """Each ends in an answer or a FilterError."""
         numbers = ", ".join(str(n) for n in range(5, 10_005))

@@ -6,23 +6,30 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from .._filters import Expr, bind
+from .._filters.lists import nested_keys
+from .._filters.tree import Ref
 from ..backend.contract import (
     Changes,
     Columns,
     FromEach,
     FromRows,
+    Order,
     Query,
     TableHandle,
     TableStats,
 )
 from ..backend.cost import cost_of_text
 from ..backend.threads import hop
+from ..errors import FilterError
 from .active_backend import ActiveBackend
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _T = TypeVar("_T")
+
+_MOST_LOOKED_AT = 100
+"""Rows in whose payload a key is looked for within lists."""
 
 
 class OpenTable:
@@ -31,7 +38,7 @@ class OpenTable:
     ``ExpiringTable`` is one whose stored rows may have expired.
     """
 
-    __slots__ = ("active", "backend", "handle", "schema")
+    __slots__ = ("active", "backend", "filters", "handle", "schema")
 
     expires: ClassVar[bool] = False
     """True if stored rows may have expired."""
@@ -41,14 +48,44 @@ class OpenTable:
         self.backend = active.backend
         self.handle: TableHandle = handle
         self.schema = handle.schema
+        self.filters: list[Expr] = []
+        """The filters of the attempt."""
 
     def only(self, where: Expr | None) -> Expr | None:
         """Return a bound filter for rows that exist."""
         return where
 
+    def bind(self, where: object) -> Expr | None:
+        """Return a user's filter, bound to the table."""
+        if (expr := bind(where, self.schema)) is not None:
+            self.filters.append(expr)
+        return expr
+
     async def bound(self, where: object) -> Expr | None:
         """Return a user's filter, bound to the table, for rows that exist."""
-        return self.only(await hop(cost_of_text(where), bind, where, self.schema))
+        return self.only(await hop(cost_of_text(where), self.bind, where))
+
+    async def refuse_lists(self) -> None:
+        """Raise FilterError if a filter of the attempt, which selected nothing, has a payload key
+        that rows have within lists only."""
+        cost, indexed = sum(each.literals for each in self.filters), self.schema.payload_indexes
+        for key in await hop(cost, nested_keys, self.filters, indexed):
+            payloads = await self._payloads(key.in_lists, _MOST_LOOKED_AT)
+            fault = await hop(cost_of_text(payloads), key.fault, payloads)
+            if fault is not None and not await self._payloads(key.beside, 1):
+                raise FilterError(fault)
+
+    async def _payloads(self, where: Expr | None, most: int) -> list[str]:
+        """Return the payloads of the first rows that a filter selects."""
+        return await self.backend.find(
+            self.handle,
+            where=self.only(where),
+            order_by=(Order(Ref("id")),),
+            limit=most,
+            offset=0,
+            columns=Columns((), payload=True).metered(most),
+            finish=lambda rows: [text or "{}" for text in rows.payloads or ()],
+        )
 
     def get(self, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> Awaitable[_T]:
         """Return what ``finish`` makes of the rows with these ids."""

@@ -488,7 +488,7 @@ def plan_of(table: OpenTable, options: SearchOptions, vectors: Sequence[Float32A
     )
     selection = _for_the_steps(options, schema, shown)
     clauses = None if options.query is None else _clauses(table, options.query)
-    filters = bound_filters(options, schema, len(vectors) if clauses is None else 1)
+    filters = bound_filters(options, table, len(vectors) if clauses is None else 1)
     left_out = frozenset[str]().union(*(options.like or ()))
     return Plan(table, options, shown, selection, filters, vectors, clauses, left_out)
 
@@ -541,9 +541,11 @@ def _check_means_something(tuning: Tuning, backend: Backend) -> None:
             raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
 
 
-def bound_filters(options: SearchOptions, schema: Schema, count: int) -> list[Expr | None]:
+def bound_filters(options: SearchOptions, table: OpenTable, count: int) -> list[Expr | None]:
     """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
-    common, each_where = bind(options.where, schema), options.each_where
+    # With words, these may match nothing, and not the filter.
+    read = table.bind if options.query is None else partial(bind, schema=table.schema)
+    common, each_where = read(options.where), options.each_where
     if each_where is None:
         return [common] * count
     if len(each_where) != count:
@@ -551,7 +553,7 @@ def bound_filters(options: SearchOptions, schema: Schema, count: int) -> list[Ex
         raise InvalidArgumentError("each_where", list(each_where), expected)
     keys = [each if isinstance(each, str) else id(each) for each in each_where]
     distinct = dict(zip(keys, each_where, strict=True))
-    own = {key: bind(each, schema) for key, each in distinct.items()}
+    own = {key: read(each) for key, each in distinct.items()}
     if common is not None:
         own = {key: common if each is None else all_of([common, each]) for key, each in own.items()}
     return [own[key] for key in keys]

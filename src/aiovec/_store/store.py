@@ -907,7 +907,7 @@ class VectorStore(Hints):
             await arrow_ready()
             schema, every = t.schema, names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
-            condition = await hop(cost_of_text(where), bind, where, schema)
+            condition = await hop(cost_of_text(where), t.bind, where)
             return _with_cursors(
                 t.export(
                     where=condition, columns=chosen.columns, after=after, batch_size=batch_size
@@ -976,6 +976,8 @@ class VectorStore(Hints):
                                 failed = 0
                             done += row_count(part)
                             yield part
+                    if t.filters and not done:
+                        await t.refuse_lists()
                     if self._closed:  # closing has ended the export
                         raise StoreClosedError(self.target)
                     return
@@ -1422,6 +1424,8 @@ class VectorStore(Hints):
                         elif opens and table is not None:
                             t = await opened(active, table)
                             result = await act(t)
+                            if t.filters and not (row_count(result) if row_count else result):
+                                await t.refuse_lists()
                         else:
                             result = await act(active)
                     except REFUSALS:
@@ -1461,7 +1465,9 @@ class VectorStore(Hints):
 
 async def _narrowed(t: OpenTable, ids: list[str] | None, where: Where) -> Expr | None:
     """Return the bound filter of a write. A write without ids needs a filter."""
-    condition = await hop(cost_of_text(where), bind, where, t.schema)
+    # With ids, these may select nothing, and not the filter.
+    read = t.bind if ids is None else partial(bind, schema=t.schema)
+    condition = await hop(cost_of_text(where), read, where)
     if ids is None and condition is None:
         reason = "pass ids or where; to select every row, pass where='TRUE'"
         raise InvalidArgumentError("ids or where", where, reason=reason)
