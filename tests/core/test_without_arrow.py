@@ -219,6 +219,7 @@ def test_a_folder_is_followed_without_pyarrow(tmp_path: Path) -> None:
     pytest.importorskip("semantic_text_splitter")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/a.md").write_text("The first.")
+    (tmp_path / "app.db").touch()
     followed, refused = _run(FOLLOWED, tmp_path).splitlines()
     assert followed == "['a.md', 'b.md']"
     assert 'pip install "aiovec[arrow]"' in refused  # rows need it
