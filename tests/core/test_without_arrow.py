@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -219,7 +221,8 @@ def test_a_folder_is_followed_without_pyarrow(tmp_path: Path) -> None:
     pytest.importorskip("semantic_text_splitter")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/a.md").write_text("The first.")
-    (tmp_path / "app.db").touch()
+    with closing(sqlite3.connect(tmp_path / "app.db")) as database:
+        database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)")
     followed, refused = _run(FOLLOWED, tmp_path).splitlines()
     assert followed == "['a.md', 'b.md']"
     assert 'pip install "aiovec[arrow]"' in refused  # rows need it
