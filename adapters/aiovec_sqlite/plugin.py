@@ -42,7 +42,17 @@ class SqlitePlugin(BackendPlugin):
                     f"{redacted(target)}: a sqlite:// target takes no options; set them in the "
                     "TOML file under [retrieval.sqlite]"
                 )
-            target = MEMORY if path == f"/{MEMORY}" else path
+            if path == f"/{MEMORY}":
+                path = MEMORY
+            # In a URL of SQLAlchemy, which an app may have too, three slashes are relative.
+            elif path.rfind("/") == 0 and not os.path.exists(path):
+                raise ConfigError(
+                    f"{redacted(target)} is the file {path}, which does not exist; write "
+                    f"{path[1:]!r} for a file in the current folder, as SQLAlchemy means it, or "
+                    f"{path!r}",
+                    key="target",
+                )
+            target = path
         if target == MEMORY:
             return MEMORY
         path = local_path(target, base)

@@ -243,8 +243,8 @@ class ModelMismatchError(AiovecError, ValueError):
             leave_out = f"leave {which} out, and the store uses the table's own, {own!r}, or "
         text = (
             f"the table {self.table!r} holds vectors of the model {self.expected!r}, not "
-            f"{self.given!r}; vectors of two models cannot be compared: {leave_out}change the "
-            "table's model as docs/how-to/change-model.md shows"
+            f"{self.given!r}; vectors of two models cannot be compared: {leave_out}embed every "
+            "row again, as aiovec migrate run --to TARGET --embedder NAME does"
         )
         self.args: tuple[Any, ...] = (text,)
 
@@ -367,10 +367,15 @@ class DuplicateIdError(AiovecError, ValueError):
     def _message(self) -> str:
         self.ids = list(self.ids)
         verb = f"already exist in the table {self.table!r}"
+        cure = "upsert() replaces such rows"
         if self.within_call:
             verb = "occur more than once in this call"
+            cure = "with upsert() the last row of an id counts"
         ids = listed(self.ids, most=12, show=shown)
-        return f"these ids {verb}: {ids}; nothing was inserted"
+        return (
+            f"these ids {verb}: {ids}; nothing was inserted. {cure}, and insert(on_conflict='skip')"
+            " leaves them out"
+        )
 
 
 class FilterError(AiovecError, ValueError):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import copy
+import pickle
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import aiovec
-from aiovec import AiovecError, Schema
+from aiovec import AiovecError, Schema, sync
 
 
 def test_a_store_belongs_to_the_event_loop_that_opened_it(tmp_path: Path) -> None:
@@ -34,6 +36,24 @@ def test_a_store_belongs_to_the_event_loop_that_opened_it(tmp_path: Path) -> Non
         assert runner.run(store.count("notes")) == 0
         runner.run(store.close())
     asyncio.run(store.close())  # there is nothing left to close
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_store_is_neither_copied_nor_pickled(copied: Callable[[Any], Any]) -> None:
+    async def refused() -> None:
+        async with aiovec.connect(":memory:") as store:
+            check(store, store.table("notes"))
+            assert await store.tables() == []
+
+    def check(*stores: object) -> None:
+        for store in stores:
+            with pytest.raises(TypeError, match="open a store in each process"):
+                copied(store)
+
+    asyncio.run(refused())
+    with sync.connect(":memory:") as blocking:
+        check(blocking, blocking.table("notes"))
+        assert blocking.tables() == []
 
 
 async def test_a_changed_line_of_the_file_counts_when_a_store_is_opened(tmp_path: Path) -> None:

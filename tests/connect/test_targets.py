@@ -53,7 +53,8 @@ PLACES: list[tuple[dict[str, Any], dict[str, str], dict[str, str], str, str | Er
         "nosuffix": "{}/nosuffix", "sqlite://url.db": "{}/url.db",
         "~/notes.db": "{}/home/notes.db", Path("~") / "notes": "{}/home/notes/vectors.sqlite",
         ":memory:": ":memory:", "sqlite://:memory:": ":memory:",
-        "SQLite:///data/notes.db": "/data/notes.db", "sqlite:///my%20notes.db": "/my%20notes.db",
+        "SQLite:///data/notes.db": "/data/notes.db",
+        "sqlite:///data/my%20notes.db": "/data/my%20notes.db",
         "C://data/notes.db": "{}/C:/data/notes.db",
     }.items()),
     *((to(target), {}, {}, "lancedb", place) for target, place in {
@@ -89,6 +90,8 @@ PLACES: list[tuple[dict[str, Any], dict[str, str], dict[str, str], str, str | Er
     *((to(target), {}, {}, "", Error(KNOWN)) for target in (
         "nosuch://x", "ftp://ann:secret@host/x?k=secret",
     )),
+    (to("sqlite:///none.db"), {}, {}, "", Error("write 'none.db' .* as SQLAlchemy means it")),
+    (to("sqlite+aiosqlite:///a.db"), {}, {}, "", Error("a target is the path alone")),
     *((to(target), {}, {}, "", Error(".")) for target in (
         "sqlite://", "lancedb://", "sqlite:///x.db?mode=ro", "sqlite:///x#y",
     )),

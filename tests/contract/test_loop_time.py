@@ -47,6 +47,7 @@ async def test_no_callback_takes_long(tmp_path: Path) -> None:
         "insert": lambda: store.insert("notes", COLUMNS),
         "upsert": lambda: store.upsert("notes", listed),
         "get": lambda: store.get("notes", IDS),
+        "many ids": lambda: store.get("notes", [*map(str, range(200_000))]),
         "find": lambda: store.find("notes", limit=ROWS),
         "search": lambda: store.search("notes", QUERY, limit=ROWS),
         "search_many": lambda: store.search_many("notes", many[:500], limit=10),

@@ -214,7 +214,7 @@ def test_the_results_of_several_queries_are_one_table() -> None:
     async def ask() -> tuple[aiovec.ResultsList, aiovec.ResultsList]:
         async with aiovec.connect(":memory:") as store:
             await store.create_table("t", SCHEMA)
-            await store.insert("t", ROWS)
+            await store.insert("t", [{**row, "_query": "stored"} for row in ROWS])
             queries = [[1.0, 0.0], [0.0, 1.0]]
             return (
                 await store.search_many("t", queries, limit=2),
@@ -225,6 +225,7 @@ def test_the_results_of_several_queries_are_one_table() -> None:
     assert [len(results) for results in answers] == [2, 2]
     table = answers.to_arrow()
     assert table.column("_query").to_pylist() == [0, 0, 1, 1]
+    assert table.column("__query").to_pylist() == ["stored"] * 4
     assert table.column("id").to_pylist() == [hit.id for results in answers for hit in results]
     assert table.column("_score").type == pa.float64()
     assert filtered.to_arrow().column("_query").to_pylist() == [0]

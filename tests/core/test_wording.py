@@ -52,6 +52,8 @@ FILTERS = {
     "year = 2000 limit 1": "a filter has no LIMIT; limit= is an argument",
     "year = 2024 && title = 'a'": "unexpected '&'; expected AND",
     "at > now()": "a filter has no functions; .*TIMESTAMP",
+    "title = 'O'Neil'": "unexpected 'Neil' .*is written twice, as in 'O''Neil'",
+    "'wool' IN title": "as in tags CONTAINS 'wool'",
 }  # fmt: skip
 
 
@@ -113,6 +115,27 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     late = [{"id": "a", "embedding": vector, "took": timedelta(1)}]
     yield lambda: store.insert("docs", late), aiovec.InvalidRowError, r"total_seconds\(\)"
     yield lambda: store.versions("docs"), aiovec.UnsupportedError, r"backup\(\)"
+    for text, cure in (("[0.1, 0.2]", r"json\.loads"), (b"\0" * 8, r"np\.frombuffer")):
+        sent = [{"id": "a", "embedding": text}]
+        yield partial(store.insert, "docs", sent), aiovec.InvalidVectorError, cure
+    yield (
+        partial(store.search_hybrid, "docs", "x", vector, fusion="rrf"),
+        argument,
+        r"aiovec\.RRF\(",
+    )
+    yield partial(store.search, "docs", vector, rerank="cohere"), argument, "can call the model"
+    exists = r"'0'; nothing was inserted\. upsert\(\) replaces .*on_conflict='skip'"
+    there = [{"id": "0", "embedding": vector}]
+    yield partial(store.insert, "docs", there), aiovec.DuplicateIdError, exists
+    twice = r"upsert\(\) the last row of an id counts, .*on_conflict='skip'"
+    new = [{"id": "x", "embedding": vector}] * 2
+    yield partial(store.insert, "docs", new), aiovec.DuplicateIdError, twice
+    # Objects whose comparison is no truth
+    for odd in (np.array([1, 2]), np.array(["all", "any"])):
+        for name in ("match", "group_by"):
+            yield partial(store.search_text, "docs", "x", **{name: odd}), argument, f"^{name} must"
+        by_ids = partial(store.update, "docs", {"year": 1}, ids="0", strict=odd)
+        yield by_ids, argument, "^strict must be True or False"
 
 
 async def test_an_error_about_one_of_many_names_stays_short(store: Any) -> None:
@@ -212,7 +235,7 @@ async def test_another_embedder_than_the_tables_is_refused_with_the_cure(tmp_pat
                 with pytest.raises(aiovec.ModelMismatchError, match=named) as caught:
                     await call()
                 assert "own, 'demo'" in str(caught.value)
-                assert "change-model.md" in str(caught.value)
+                assert "aiovec migrate run --to TARGET --embedder NAME" in str(caught.value)
     async with aiovec.connect(tmp_path / "a.db") as store:  # the cure
         assert await store.insert("docs", [row]) == 1
 
@@ -236,6 +259,10 @@ async def test_a_name_of_another_library_is_refused_with_ours(store: Any) -> Non
         (lambda: docs.search(query="wool"), TypeError, "did you mean 'vector'"),
         (lambda: store.search("wool"), TypeError, r"'vector'; write search\(table, vector, …"),
         (lambda: store.search_hybrid("docs", "x", alpha=0), TypeError, "takes fusion=Weighted"),
+        *((partial(docs.search, vector, **{name: 1}), TypeError, cure) for name, cure in {
+            "boost": r"rerank=Decay\(", "decay": r"rerank=Decay\(", "threshold": "max_distance",
+            "score_threshold": "min_score", "order_by": r"find\(\) takes", "weight": "Weighted",
+        }.items()),
         (lambda: docs.insert([row], 5), TypeError, r"write insert\(rows, …\)$"),
         (lambda: docs.add, AttributeError, "'Table' object .*did you mean 'insert'"),
         (lambda: docs.serach, AttributeError, "did you mean 'search'"),

@@ -184,6 +184,23 @@ async def test_a_key_in_an_exception_is_not_shown(monkeypatch: pytest.MonkeyPatc
 # Time
 
 
+async def test_the_time_that_ended_is_named(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedder refuses whole batches slowly, so their halves have little time left."""
+
+    async def refuses(texts: list[str]) -> list[list[float]]:
+        if len(texts) == 1:
+            await asyncio.sleep(60)
+        await asyncio.sleep(0.2)
+        raise ValueError("too many")
+
+    keys = 'model = "m"\ndim = 2\ntimeout = 1.0\ntotal_timeout = 1.0'
+    config = imported(toml, monkeypatch, refuses, keys)
+    async with aiovec.connect(":memory:", config=config) as store:
+        await store.create_table("notes", SCHEMA)
+        with pytest.raises(EmbeddingError, match="within the total_timeout of 1 s"):
+            await store.insert("notes", [{"id": str(n), "body": f"a{n}"} for n in range(4)])
+
+
 async def test_a_hanging_embedder_times_out(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
     come_back = threading.Event()
 
@@ -195,7 +212,7 @@ async def test_a_hanging_embedder_times_out(toml: Toml, monkeypatch: pytest.Monk
     config = imported(toml, monkeypatch, hangs, keys)
     async with aiovec.connect(":memory:", config=config) as store:
         await store.create_table("notes", SCHEMA)
-        with pytest.raises(EmbeddingError, match="no answer within") as caught:
+        with pytest.raises(EmbeddingError, match="no answer within the timeout of 1 s") as caught:
             await store.insert("notes", [{"id": "a", "body": "hang"}])
         assert caught.value.retryable
         come_back.set()

@@ -263,7 +263,7 @@ class Batcher:
         pause = _FIRST_PAUSE
         for attempt in count():
             try:
-                return await self._once(texts, kind, min(self._limits.timeout, until - clock()))
+                return await self._once(texts, kind, until)
             except Failure as failure:
                 wait = max(pause * random.uniform(0.5, 1.0), failure.retry_after or 0.0)
                 late = attempt >= self._limits.retries or clock() + wait >= until
@@ -280,9 +280,11 @@ class Batcher:
         count = len(texts)  # before the embedder may change the list
         return _checked_matrix(self._call(texts, kind), count, self.dim)
 
-    async def _once(self, texts: list[str], kind: Purpose, seconds: float) -> Float32Array:
+    async def _once(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
         """Return the vectors of texts by one call of the embedder, or raise Failure."""
         limits = self._limits
+        rest = until - asyncio.get_running_loop().time()
+        seconds = min(limits.timeout, rest)
         prefix = limits.query_prefix if kind == "query" else limits.document_prefix
         failure: Failure
         try:
@@ -304,7 +306,10 @@ class Batcher:
         except Exception as exc:  # noqa: BLE001 - an embedder may raise anything
             failure = failure_of(exc)
             if timer.expired():
-                failure = Failure(f"there was no answer within {seconds:.3g} s", retryable=True)
+                bound = f"total_timeout of {limits.total_timeout:g}"
+                if rest > limits.timeout:
+                    bound = f"timeout of {limits.timeout:g}"
+                failure = Failure(f"there was no answer within the {bound} s", retryable=True)
         raise failure
 
 

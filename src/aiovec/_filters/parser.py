@@ -41,6 +41,7 @@ _MIRRORED |= {">": "<", ">=": "<="}
 
 _END = "end"
 _A_CONDITION = "a field, a literal, NOT or '('"
+_COMPARED = "one of = != < <= > >="
 _A_LITERAL = "a number, 'text', TRUE, FALSE or TIMESTAMP '...'"
 # A text without wildcards follows these words.
 _OF_TEXT = {"CONTAINS_TEXT": FieldRef.contains_text, "STARTSWITH": FieldRef.startswith}
@@ -213,7 +214,10 @@ class _Parser:
         if operator is None:
             if isinstance(value, bool):
                 return Const(value)
-            self._fail("one of = != < <= > >=")
+            if self.next.word == "IN":
+                cure = "a list is on the left, as in tags CONTAINS 'wool'"
+                self._refuse(f"no IN follows a literal: {cure}", self.next.position, _COMPARED)
+            self._fail(_COMPARED)
         self._advance()
         name = self.next
         if not name.starts_name:
@@ -396,6 +400,8 @@ class _Parser:
         fault = (
             "the filter ends too early" if token.kind == _END else f"unexpected {shown(token.text)}"
         )
+        if token.kind == "name" and self.text[: token.position].endswith("'"):
+            fault += " (a quote within a text is written twice, as in 'O''Neil')"
         self._refuse(fault, token.position, expected)
 
     def _refuse(self, fault: str, position: int, expected: str) -> NoReturn:

@@ -230,6 +230,12 @@ def distinct_ids(ids: Any) -> list[str]:
     return list(dict.fromkeys(check_ids(ids)))
 
 
+def ids_with_distinct(ids: Any) -> tuple[list[str], list[str]]:
+    """Return the requested ids, as they are and each once."""
+    listed = check_ids(ids)
+    return listed, list(dict.fromkeys(listed))
+
+
 def ids_to_delete(ids: Any) -> list[str]:
     """Return the ids to delete; raise InvalidArgumentError for a single text that looks like a
     filter."""

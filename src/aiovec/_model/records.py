@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 _R = TypeVar("_R", bound="_Row")
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-# Names that ``Hit.to_dict`` adds. A stored key with such a name gets one more underscore.
-_OWN = re.compile(r"_+(score|distance|ranks|highlights)\Z")
+# Names that ``Hit.to_dict`` and the table of several searches add. A stored key with such a name
+# gets one more underscore.
+_OWN = re.compile(r"_+(score|distance|ranks|highlights|query)\Z")
 _SHOWN_FIELDS = 6
 # Sets the attributes of immutable rows.
 _put = object.__setattr__

@@ -123,6 +123,7 @@ class ActiveBackend:
     def forget(self, name: str) -> None:
         self._handles.pop(name, None)
         self._states.pop(name, None)
+        self.swept.pop(name, None)
 
     def forget_all(self) -> None:
         self._handles.clear()

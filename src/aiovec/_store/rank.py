@@ -340,6 +340,8 @@ def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ..
         expected = (
             "a function that takes the hits, Decay(…), Factor(…), a list of these boosts, or None"
         )
+        if isinstance(rerank, str):
+            expected += " (a function can call the model)"
         raise InvalidArgumentError(argument, rerank, expected)
     if len(boosts) > _MOST_BOOSTS:
         reason = f"{argument} has more than {_MOST_BOOSTS} boosts"
@@ -349,5 +351,6 @@ def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ..
 
 def check_fusion(fusion: object) -> Fusion:
     if not isinstance(fusion, (RRF, Weighted)):
-        raise InvalidArgumentError("fusion", fusion, "RRF(k=…) or Weighted(vector=…, text=…)")
+        expected = "aiovec.RRF(k=…) or aiovec.Weighted(vector=…, text=…)"
+        raise InvalidArgumentError("fusion", fusion, expected)
     return fusion

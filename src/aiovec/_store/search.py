@@ -127,8 +127,14 @@ def _check_highlight(argument: str, given: Any) -> bool | Highlight:
 
 
 def _check_match(argument: str, given: object) -> object:
-    if given not in ("all", "any", "best"):
+    if not isinstance(given, str) or given not in ("all", "any", "best"):
         raise InvalidArgumentError(argument, given, "'all', 'any' or 'best'")
+    return given
+
+
+def _check_name(argument: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise InvalidArgumentError(argument, given, "the name of a field or a key of the payload")
     return given
 
 
@@ -172,7 +178,7 @@ class SearchOptions:
     highlight: bool | Highlight = _option(False, _check_highlight)
     min_score: float | None = _option(None, check_bound)
     max_distance: float | None = _option(None, check_bound)
-    group_by: str | None = None
+    group_by: str | None = _option(None, _check_name)
     per_group: int = _option(1, count_of)
 
     last: int = field(default=0, init=False)

@@ -38,13 +38,13 @@ from .._input.arguments import (
 from .._input.columns import Places
 from .._input.infer import TableOptions, inferred
 from .._input.rows import (
-    check_ids,
     check_new_vectors,
     check_patch,
     collect,
     collect_ids,
     distinct_ids,
     ids_to_delete,
+    ids_with_distinct,
 )
 from .._input.selection import (
     count_types,
@@ -88,7 +88,7 @@ from .._model.schema import (
 )
 from .._search.fusion import Fusion, Weighted
 from .._telemetry.spans import span
-from .._tools.hints import Hints, NoLength, hints_methods
+from .._tools.hints import Hints, NoLength, NotCopied, hints_methods
 from .._tools.lazy_arrow import pa
 from ..backend.changes import (
     AddField,
@@ -169,7 +169,7 @@ _ONCE = frozenset(
 _WRITES = _ONCE - {"create_table"} | {"create_table_from", "optimize"}
 
 
-class VectorStore(Hints):
+class VectorStore(NotCopied, Hints):
     """Tables of vectors that can be awaited. Made by ``aiovec.connect``.
 
     Every method follows these rules:
@@ -631,7 +631,7 @@ class VectorStore(Hints):
             held = await collect(fields, self._read_in_thread)
             writing = RowsToUpdate(held, check_flag("strict", strict), self._embed)
             return await self._on_table("update", table, writing.write, row_count=int)
-        if strict:
+        if check_flag("strict", strict):
             reason = "strict is for rows with their own ids, not for ids= and where="
             raise InvalidArgumentError("strict", strict, reason=reason)
         fields = dict(fields)  # its owner may change it while the call waits
@@ -730,8 +730,7 @@ class VectorStore(Hints):
         A repeated id returns its row again. ``select`` names the fields to read, as in ``find``.
         The vector comes with them unless ``include_vector`` is false.
         """
-        wanted = await self._checked_ids(ids, check_ids)
-        distinct = list(dict.fromkeys(wanted))
+        wanted, distinct = await self._checked_ids(ids, ids_with_distinct)
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
@@ -1094,8 +1093,9 @@ class VectorStore(Hints):
         """
         like = await self._checked_ids(ids, distinct_ids)
         unlike = await self._checked_ids(not_like, distinct_ids)
-        named = list(dict.fromkeys([*like, *unlike]))
-        if not like or len(named) > _MOST_LIKE:
+        most = max(len(like), len(unlike))
+        named = list(dict.fromkeys([*like, *unlike])) if most <= _MOST_LIKE else []
+        if not like or not named or len(named) > _MOST_LIKE:
             raise InvalidArgumentError("ids", ids, f"the ids of 1 to {_MOST_LIKE:,} rows")
         checked = options_of(
             "search_like", NearArguments, options, like=(like, unlike), limit=limit, where=where
@@ -1353,8 +1353,7 @@ class VectorStore(Hints):
         It becomes a new version, so the replaced one stays in the list. Raises InvalidArgumentError
         if it is no longer kept, and UnsupportedError on SQLite.
         """
-        if isinstance(version, bool) or not isinstance(version, int):
-            raise InvalidArgumentError("version", version, "a whole number")
+        version = whole_number("version", version, least=0)
         await self._on_table("revert", table, lambda t: t.backend.revert(t.handle, version))
 
     async def backup(self, path: str | Path) -> None:
@@ -1457,7 +1456,7 @@ class VectorStore(Hints):
         check_table_name(table)
         return self._call(call, table, act, row_count, opens=True)
 
-    async def _checked_ids(self, ids: Any, check: Callable[[Any], list[str]]) -> list[str]:
+    async def _checked_ids(self, ids: Any, check: Callable[[Any], _T]) -> _T:
         """Read a user's ids once, and return them as ``check`` does."""
         listed = await collect_ids(ids)
         return await hop(cost_of(listed), check, listed)
@@ -1506,7 +1505,7 @@ def _bound(
     return call
 
 
-class Table(NoLength, Hints):
+class Table(NotCopied, NoLength, Hints):
     """A light handle on one table: the store's methods without the table's name.
 
     Making one reads nothing. It stays valid when the table is dropped and created again.

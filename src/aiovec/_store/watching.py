@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol
 
-from .._tools.hints import Hints
+from .._tools.hints import Hints, NotCopied
 from ..backend.threads import in_thread
 from ..errors import AiovecError, ConfigError, StoreClosedError, UnsupportedError
 
@@ -106,7 +106,7 @@ class Followed(Protocol):
     def watching(self) -> list[Watching]: ...
 
 
-class Watching(Hints):
+class Watching(NotCopied, Hints):
     """A source that is followed while this is entered. Made by ``aiovec.watch``."""
 
     def __init__(self, store: Followed, opened: Callable[[], Awaitable[Feed]]) -> None:

@@ -19,7 +19,16 @@ _T = TypeVar("_T")
 _ARGUMENTS = {
     "k": "limit", "top_k": "limit", "n_results": "limit", "filter": "where", "filters": "where",
     "fields": "select", "columns": "select", "query": "vector", "embedding": "vector",
-    "alpha": "; search_hybrid() takes fusion=Weighted(vector=…, text=…)",
+    **dict.fromkeys(
+        ("alpha", "weight", "weights"), "; search_hybrid() takes fusion=Weighted(vector=…, text=…)"
+    ),
+    **dict.fromkeys(
+        ("boost", "decay"), "; searches take rerank=Decay(field, half_life) or rerank=Factor(field)"
+    ),
+    **dict.fromkeys(
+        ("threshold", "score_threshold"), "; searches take min_score=… or max_distance=…"
+    ),
+    "order_by": "; find() takes order_by=…, and a search orders its hits by their scores",
     "exists_ok": "exist_ok", "if_not_exists": "exist_ok", "path": "target", "uri": "target",
     "url": "target", "readonly": "read_only", "distance": "metric", "distance_metric": "metric",
     "dimension": "dim", "dimensions": "dim", "size": "dim", "documents": "rows", "data": "rows",
@@ -167,6 +176,18 @@ class Hints:
         def __getitem__(self, name: object) -> NoReturn:
             cure = f"; write store.table({shown(name)})" if hasattr(self, "table") else ""
             raise TypeError(f"{type(self).__name__!r} object is not subscriptable{cure}")
+
+
+class NotCopied:
+    """A class whose objects belong to one process and one event loop."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or sent to another process: it has open "
+            "files. Pass its target, and open a store in each process"
+        )
 
 
 class NoLength:

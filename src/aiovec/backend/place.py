@@ -215,6 +215,8 @@ def _plugin_of(text: str) -> BackendPlugin | None:
             return plugin
     known = [known for plugin in plugins for known in (plugin.name, *plugin.schemes)]
     accepted = "a path, :memory:, " + ", ".join(f"{name}://" for name in known)
+    if scheme.startswith("sqlite+"):
+        accepted = "the path alone: a driver belongs to a URL of SQLAlchemy"
     raise ConfigError(
         f"{redacted(text)}: no installed backend has the scheme {scheme}://; a target is "
         f"{accepted}",

@@ -29,6 +29,7 @@ from .._store.watching import Watching as AsyncWatching
 from .._tools.hints import (
     Hints,
     NoLength,
+    NotCopied,
     hints_arguments,
     taking_arguments_of,
     without_frames,
@@ -46,7 +47,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class _Blocking(Hints, Generic[_A]):
+class _Blocking(NotCopied, Hints, Generic[_A]):
     """Holds an asynchronous object and the portal to its event loop."""
 
     def __init__(self, awaited: _A, portal: Portal) -> None:
