@@ -55,8 +55,9 @@ from .sql.filters import id_range_to_sql, ids_to_sql
 if TYPE_CHECKING:
     from lancedb.merge import LanceMergeInsertBuilder
 
-# Upserts of up to this many ids look first whether any exists: an append takes a fifth of a merge's
-# time.
+# Upserts of up to this many ids look first whether any exists, because an append takes a third of a
+# merge's time. They do not look after an upsert that replaced rows: the next one probably does too,
+# and the look takes a tenth to a third of a merge's time, the more the more rows no index covers.
 _WORTH_A_LOOK = 100
 # Microseconds for each id in an IN, mostly parsing and planning, and for each row of the table when
 # all ids are read. The smaller sum decides how ids are looked up.
@@ -192,7 +193,11 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
             await _write(table, new, _unchanged(rows, old), inserts=False)
         elif table.session.exclusive:
             merge = rows.replaces or (unknown and await table.rows() > 0)
-            await _write(table, new, None, merge=merge)
+            replaced = await _write(table, new, None, merge=merge)
+            if replaced:
+                table.session.replacing.add(table.name)
+            elif rows.free:
+                table.session.replacing.discard(table.name)
         else:
             moves = any(operation.kind == "move" for operation in group)
             await _write(table, new, await hop(cost, _replaced, rows, ids, moves))
@@ -227,7 +232,8 @@ def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str
     upserted = named.pop("replace", set()) | named.pop("move", set())
     existing = set().union(*named.values()) - changed
     unknown = upserted - changed - existing
-    worth = table.session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
+    few = table.session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
+    worth = few and table.name not in table.session.replacing
     if partition_fields(table.schema) or worth:
         existing, unknown = existing | unknown, set()
     if changed and len(existing) <= _MOST_CHANGED:  # reading them too is cheaper than a request
@@ -265,8 +271,8 @@ async def _write(
     *,
     merge: bool = True,
     inserts: bool = True,
-) -> None:
-    """Write rows that were looked up.
+) -> int:
+    """Write rows that were looked up; return how many rows they replaced.
 
     A folder has one writer at a time, so the look-up still holds. In a bucket only Lance keeps ids
     unique, among merges without an index: an existing row is replaced only where the ``condition``
@@ -277,7 +283,7 @@ async def _write(
     session = table.session
     if session.exclusive and not merge:
         await session.run(table.lance.add(rows))
-        return
+        return 0
     builder = table.lance.merge_insert("id").use_index(
         session.exclusive
         and await table.rows() > _ROWS_BY_INDEX * rows.num_rows
@@ -291,7 +297,7 @@ async def _write(
         builder = builder.when_not_matched_insert_all()
     done = await session.run(_merge(table, builder, rows))
     if session.exclusive or done.num_inserted_rows + done.num_updated_rows >= rows.num_rows:
-        return
+        return int(done.num_updated_rows)
     if done.num_inserted_rows:
         with unknown_outcome(session.target, "rows of a call were written, but not all of them"):
             ids = await hop(rows.num_rows, lambda: ids_to_sql(rows["id"].to_pylist()))

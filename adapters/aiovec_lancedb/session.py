@@ -307,6 +307,8 @@ class Session:
         self.closing = False
         """True once no new call may begin; calls under way continue."""
         self._key = ""
+        self.replacing: set[str] = set()
+        """Tables whose last upsert replaced rows."""
         # Names in a bucket that are those of tables.
         self._known: set[str] = set()
         # Separate threads for waiting for locks, so that they keep no other work waiting.

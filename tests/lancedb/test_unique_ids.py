@@ -14,7 +14,7 @@ from tests.harness.values import SMALL, small_rows
 
 from aiovec import DuplicateIdError, InvalidArgumentError, VectorStore
 
-from .support import details, ids_in, opened
+from .support import details, ids_in, lance_calls, opened
 
 # Rows from which a table's ids get an index.
 LARGE = 20_000
@@ -98,6 +98,25 @@ async def test_calls_by_id_with_an_index_over_ids(tmp_path: Path) -> None:
         assert await details(store, "unindexed_ids") == 0
         assert await ids_in(store) == ids
         assert len(await store.get("notes", ids[:2000])) == 2000
+
+
+async def test_upserts_look_for_their_rows_unless_the_last_one_replaced_some(
+    tmp_path: Path,
+) -> None:
+    async with filled(tmp_path / "s", 400) as store:
+
+        async def looks_of_upsert(*numbers: int) -> int:
+            rows = [row for n in numbers for row in small_rows(1, start=n)]
+            with lance_calls() as calls:
+                assert await store.upsert("notes", rows) == len(rows)
+            return calls["to_batches"]
+
+        looks = [
+            await looks_of_upsert(*numbers)
+            for numbers in ([400], [401], [3], [4], [5, 402], [403], [404], [6], [7])
+        ]
+        assert looks == [1, 1, 1, 0, 0, 0, 1, 1, 0]
+        assert await ids_in(store) == sorted(row["id"] for row in small_rows(405))
 
 
 async def test_users_see_no_index_over_ids(tmp_path: Path) -> None:

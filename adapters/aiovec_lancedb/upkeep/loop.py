@@ -634,6 +634,7 @@ class OpenTables:
                 forgotten = next(idle, "")
                 self._tables.pop(forgotten, None)
                 self.session.connections.newest.pop(forgotten, None)
+                self.session.replacing.discard(forgotten)
             versions = Versions(name, self.session, self.pins)
             writes = Writes(versions, self.gate)
             table = self._tables[name] = Table(versions, writes, Upkeep(writes, self))
