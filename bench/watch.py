@@ -96,8 +96,8 @@ def _costs(options: Options) -> Result:
     plain, noted = options.folder / "plain.db", options.folder / "noted.db"
     ways = {"without": _app(plain, rows), "with": _app(noted, rows)}
     command = [
-        sys.executable, "-m", "aiovec", "import", f"{noted}#articles", "--embed", "body",
-        "--embedder", "demo", "-s", str(options.folder / "cost.db"), "--watch",
+        sys.executable, "-m", "aiovec", "watch", f"{noted}#articles", "--embed", "body",
+        "--embedder", "demo", "-s", str(options.folder / "cost.db"),
     ]  # fmt: skip
     follower = subprocess.Popen(command, stderr=subprocess.PIPE)
     made = "SELECT 1 FROM sqlite_master WHERE name = 'aiovec_queue_articles_delete'"

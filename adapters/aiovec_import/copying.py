@@ -15,6 +15,7 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, DuplicateIdError
 
 from .files import reading, rows_at_once
+from .folders import KINDS
 from .loading import EXISTS, Import, Load, create, read_ahead
 from .sifting import CAME_BEFORE, Sifted, sift
 from .sources import Chunk
@@ -29,6 +30,12 @@ class RowImport(Import):
     """
 
     going_on: ClassVar[str] = "with --upsert the import continues"
+
+    def __post_init__(self) -> None:
+        self.wanted.refuse(
+            "delete passages chunk_size overlap base",
+            f"documents ({KINDS}), and for rows with the --embed FIELD of a text",
+        )
 
     async def parts(self) -> AsyncGenerator[Any, None]:
         """Read the next chunk ahead; yield each with the load that it belongs to."""
@@ -51,7 +58,9 @@ class RowImport(Import):
             with reading(self.source.name):
                 if (chunk := next(chunks, None)) is None:
                     return None
-                return sift(chunk, load.used_schema, last_counts=load.upsert, new_ids=new_ids)
+                return sift(
+                    chunk, load.used_schema, last_counts=self.wanted.upsert, new_ids=new_ids
+                )
         except AiovecError as exc:
             if self.wanted.strict or (len(self.loads) == 1 and not self.source.failed):
                 raise
@@ -62,7 +71,7 @@ class RowImport(Import):
         before: dict[str, set[str]] = {load.table: set() for load in self.loads}
         async with aclosing(self.parts()) as parts:
             async for load, part in parts:
-                if load.upsert:
+                if self.wanted.upsert:
                     continue
                 part = part.without(before[load.table], CAME_BEFORE)
                 ids = part.rows.column("id").to_pylist()
@@ -83,7 +92,7 @@ class RowImport(Import):
             checked = await in_thread(Batch.of_table, rows.rows, schema)
             try:
                 await StoreInternals(store).write_checked(
-                    load.table, checked, schema, replace=load.upsert
+                    load.table, checked, schema, replace=self.wanted.upsert
                 )
                 load.rows += rows.rows.num_rows
                 break

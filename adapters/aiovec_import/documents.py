@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,8 +18,8 @@ from aiovec.errors import ConfigError, DocumentError, InvalidRowError
 
 from .folders import Documents
 from .loading import Load
-from .sources import Chunk, NewTable, Reject, RejectsFile
-from .syncing import Item, Row, SyncImport
+from .sources import Chunk, Reject, RejectsFile
+from .syncing import COUNTS, Item, Row, SyncImport
 from .wanted import Wanted
 
 
@@ -36,12 +37,28 @@ class DocumentImport(SyncImport):
     reasons: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, wanted: Wanted, documents: Documents, rejects: RejectsFile, new: NewTable | None = None
-    ) -> DocumentImport:
+    def of(cls, wanted: Wanted, documents: Documents, rejects: RejectsFile) -> DocumentImport:
         """Return the import of documents into the table that is wanted, by default a usual one."""
-        load = Load(documents.tables()[0], wanted.table or "documents", new=new or NewTable())
+        wanted.refuse("query id_column vector_column dtype", "rows, and the sources are documents")
+        if wanted.base and not (
+            "://" in wanted.base and wanted.base.endswith("/") and wanted.base.isprintable()
+        ):
+            raise ConfigError(
+                "the base of documents is a URL that ends in /, such as https://docs.example.com/, "
+                f"not {wanted.base!r}", key="--base",
+            )  # fmt: skip
+        if wanted.delete and not any(map(os.path.isdir, map(os.path.expanduser, wanted.sources))):
+            raise ConfigError("--delete needs a folder: all other documents would go")
+        load = Load(documents.tables()[0], wanted.table or "documents", wanted.schema)
         return cls(replace(wanted, upsert=True), documents, [load], rejects)
+
+    def facts(self) -> dict[str, Any]:
+        counts = {name: self.counts[name] for name in (*COUNTS, "failed")}
+        return {
+            "table": self.table, "dry_run": self.wanted.dry_run, **counts,
+            "passages": self.counts["written"], "gone": sorted({*self.gone.values()}),
+            "failures": self.reasons, "left_out": dict(self.source.left_out.most_common()),
+        }  # fmt: skip
 
     @property
     def used_cutter(self) -> Cutter:
@@ -58,7 +75,7 @@ class DocumentImport(SyncImport):
                 "field of the texts with --fields body=FIELD, or another table",
                 key="--fields",
             )
-        return Cutter(self.wanted.size, self.wanted.overlap, tokenizer)
+        return Cutter(self.wanted.chunk_size, self.wanted.overlap, tokenizer)
 
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
         cutter = self.used_cutter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -66,16 +66,21 @@ class Documents(Reader):
 
     @property
     def others(self) -> str:
-        """The files that are left out, in words: ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.
+        """The files that are left out, in words."""
+        return in_words(self.left_out)
 
-        A folder that a glob names is one of them.
-        """
-        kinds = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
-        named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds]
-        if len(named) > _KINDS_SHOWN:
-            named[_KINDS_SHOWN:] = [f"{sum(n for _, n in kinds[_KINDS_SHOWN:]):,} of other kinds"]
-        total = self.left_out.total()
-        return f"{total:,} file{'s' * (total != 1)}: {', '.join(named)}"
+
+def in_words(left_out: Mapping[str, int]) -> str:
+    """Return files by their suffixes or reasons: ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.
+
+    A folder that a glob names is one of them.
+    """
+    kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+    named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds]
+    if len(named) > _KINDS_SHOWN:
+        named[_KINDS_SHOWN:] = [f"{sum(n for _, n in kinds[_KINDS_SHOWN:]):,} of other kinds"]
+    total = sum(left_out.values())
+    return f"{total:,} file{'s' * (total != 1)}: {', '.join(named)}"
 
 
 def documents_in(

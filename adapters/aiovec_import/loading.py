@@ -37,17 +37,15 @@ _REASONS = 50
 class Load:
     """A table to import: where it goes, how, and what became of its rows.
 
-    ``schema`` is one that the user gave. Each row is imported (``rows``) or listed as a reject
-    (``rejected``); the source counted some more that it did not give (``missing``). ``created``
-    says that the table is new, ``problem`` why the rest of the source cannot be read. An engine's
-    load that was complete before has ``skipped`` its files.
+    ``schema`` is one that the user gave, and later the table's. Each row is imported (``rows``) or
+    listed as a reject (``rejected``); the source counted some more that it did not give
+    (``missing``). ``created`` says that the table is new, ``problem`` why the rest of the source
+    cannot be read. An engine's load that was complete before has ``skipped`` its files.
     """
 
     source: ForeignTable
     table: str
     schema: Schema | None = None
-    upsert: bool = False
-    new: NewTable = field(default_factory=NewTable)
     seen: Callable[[int], None] = lambda rows: None
     rows: int = 0
     rejected: int = 0
@@ -68,6 +66,16 @@ class Load:
         """The schema of the table that the rows go to."""
         return self.schema or self.source.schema
 
+    def facts(self) -> dict[str, Any]:
+        """Return what became of the table, for ``--json``."""
+        source, schema = self.source, self.used_schema
+        return {
+            **source.facts(self.table), "created": self.created, "rows": self.rows,
+            "rejected": self.rejected, "missing": self.missing, "skipped": self.skipped,
+            "reasons": dict(self.reasons.most_common()), "dim": schema.dim,
+            "metric": schema.metric, "model": schema.model, "fields": schema.to_dict()["fields"],
+        }  # fmt: skip
+
     def note(self, rejects: Sequence[Reject]) -> None:
         """Count rejects by their reasons."""
         self.rejected += len(rejects)
@@ -87,6 +95,8 @@ class Import(ABC):
 
     going_on: ClassVar[str]
     unit: ClassVar[str] = "row"
+    knows_changes: ClassVar[bool] = False
+    """True if it compares what the source has with the table, so that a dry run can count."""
 
     wanted: Wanted
     source: Reader
@@ -104,13 +114,27 @@ class Import(ABC):
         """True if nothing was left out."""
         return all(load.whole for load in self.loads)
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """The tables that could not be read, or not to their end, with the reasons."""
+        problems = {load.table: load.problem for load in self.loads if load.problem}
+        return {**problems, **self.source.failed}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what became of the import, for ``--json``; the report is made of it."""
+        return {
+            "file": self.source.name, "format": self.source.form, "backup": self.wanted.backup,
+            "complete": self.whole and not self.failed, "failed": self.failed,
+            "tables": [load.facts() for load in self.loads],
+        }  # fmt: skip
+
     async def find(self, store: VectorStore) -> None:
         """Look at the tables that rows go to, and raise what makes the import impossible.
 
         Called with a store in memory first if the store does not exist yet.
         """
         for load in self.loads:
-            await find_table(store, load)
+            await find_table(store, load, self.wanted.hints.new)
 
     async def note(self, load: Load, rejects: Sequence[Reject]) -> None:
         """Count and list what cannot be imported."""
@@ -142,9 +166,8 @@ class Import(ABC):
 
         ConfigError if there were rows, and none could be imported.
         """
-        if problems := {load.table: load.problem for load in self.loads if load.problem}:
-            problems |= self.source.failed
-            listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        if any(load.problem for load in self.loads):
+            listed = "; ".join(f"{name}: {problem}" for name, problem in self.failed.items())
             raise ConfigError(f"no table can be imported: {listed}")
         if self.rejects.count:
             first = next(reason for load in self.loads for reason in load.reasons)
@@ -177,9 +200,9 @@ async def read_ahead(following: Callable[[], Awaitable[_T | None]]) -> AsyncGene
         await asyncio.gather(coming, return_exceptions=True)
 
 
-async def find_table(store: VectorStore, load: Load) -> None:
+async def find_table(store: VectorStore, load: Load, new: NewTable) -> None:
     """Settle the schema: of the existing table, or of the table to create."""
-    wanted = wanted_schema(load)
+    wanted = wanted_schema(load, new)
     if load.schema is None and wanted.quantized and not store.supports("quantized"):
         wanted = replace(wanted, quantized=None)  # the file suggests it, not the user
     try:
@@ -195,7 +218,6 @@ async def find_table(store: VectorStore, load: Load) -> None:
         raise ModelMismatchError(load.table, existing.model, wanted.model)
     if wanted.dim not in (0, existing.dim):
         raise DimensionMismatchError(existing.dim, wanted.dim)
-    new = load.new
     if new.metric is not None and new.metric != existing.metric:
         raise ConfigError(
             f"the table {load.table!r} exists with the metric {existing.metric!r}", key="--metric"
@@ -209,9 +231,9 @@ async def find_table(store: VectorStore, load: Load) -> None:
     load.schema, load.exists = existing, True
 
 
-def wanted_schema(load: Load) -> Schema:
+def wanted_schema(load: Load, new: NewTable) -> Schema:
     """Return the schema of a table that is made for these rows."""
-    schema, new = load.used_schema, load.new
+    schema = load.used_schema
     if new.metric is not None:
         schema = replace(schema, metric=new.metric)
     if new.model is not None:

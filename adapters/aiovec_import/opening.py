@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,9 +46,22 @@ from .sources import (
     source_for,
     source_names,
 )
+from .wanted import Wanted
 
-Existing = Callable[[], "Schema | None"]
-"""Returns the schema of the table that the rows go to, None if it does not exist yet."""
+
+def opened(
+    wanted: Wanted, files: Mapping[str, str], existing: Schema | None = None,
+    as_files: bool = False,
+) -> Reader:  # fmt: skip
+    """Open the store or the files that sources name; ``files`` are these without their globs.
+
+    ``existing`` is the schema of the table that the rows go to. With ``as_files`` it is no store.
+    """
+    opener = Opener(wanted.hints, wanted.form, wanted.schema, existing)
+    if [*files] == [*wanted.sources] and len(files) == 1 and not as_files:
+        return opener.open(wanted.sources[0])
+    # A glob has one name, however many files match it.
+    return Files(files, opener, wanted.sources[0] if len(wanted.sources) == 1 else "files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +69,22 @@ class Opener:
     """Opens sources as the user describes them. It can be pickled, and its methods block.
 
     ``form`` is the format of files, by default that of their suffix; ``schema`` one that the user
-    gave.
+    gave, and ``existing`` that of the table which the rows go to.
     """
 
     hints: Hints
     form: str | None = None
     schema: Schema | None = None
+    existing: Schema | None = None
 
-    def open(self, source: str, existing: Existing, stream: IO[bytes] | None = None) -> Reader:
+    def open(self, source: str) -> Reader:
         """Open a path, a URL or ``NAME:PLACE``; what follows a ``#`` is the table of a store.
 
-        A ``stream`` is read instead of a file, first of all into a temporary file.
+        "-" is standard input, which is first of all read into a temporary file.
         """
-        if stream is not None:
+        if source == "-":
             path = Path("standard input")
-            return self._file(path, format_of(path, self.form), existing, _copied(stream))
+            return self._file(path, format_of(path, self.form), _copied(sys.stdin.buffer))
         if (named := named_source(source)) is not None:
             kind, place = named
             place, _, table = place.partition("#")
@@ -79,7 +94,7 @@ class Opener:
         if is_url(source) or not (path.is_dir() or (self.form is None and not names_format(path))):
             if table:
                 raise ConfigError(f"{path} is a file with one table; leave out #{table}")
-            return self.open_file(source, existing)
+            return self.open_file(source)
         with reading(path):
             if not path.exists():
                 raise ConfigError(f"there is no file {path}")
@@ -92,21 +107,21 @@ class Opener:
                 error.add_note(text)
             raise error
 
-    def open_file(self, source: str, existing: Existing) -> FileReader:
+    def open_file(self, source: str) -> FileReader:
         """Open a path or a URL as a file with one table."""
         if is_url(source):
-            return self._in_bucket(source, existing)
+            return self._in_bucket(source)
         path = Path(os.path.expanduser(source))
         with reading(path):
             form = format_of(path, self.form)
             if not path.exists():
                 raise ConfigError(f"there is no file {path}")
-            return self._file(path, form, existing, path.open("rb"), schema_file(path))
+            return self._file(path, form, path.open("rb"), schema_file(path))
 
     def chunks(self, path: str, schema: Schema, size: int) -> Iterator[tuple[ForeignTable, Chunk]]:
         """Yield the rows of one of several files, whose places name the file."""
-        shown = redacted(path)
-        with closing(self.open_file(path, lambda: schema)) as file, reading(shown):
+        shown, opener = redacted(path), replace(self, existing=schema)
+        with closing(opener.open_file(path)) as file, reading(shown):
             (table,) = file.tables()
             begin = f"{shown}, {file.place}"
             for chunk in file.read(table, schema, size):
@@ -119,16 +134,14 @@ class Opener:
             reader.name = name
             return reader
 
-    def _in_bucket(self, url: str, existing: Existing) -> FileReader:
+    def _in_bucket(self, url: str) -> FileReader:
         with reading(shown := redacted(url)):
             place, name = file_system_of(url)
             form = format_of(Path(name), self.form)
             with place.open_input_stream(name) as stream:
-                return self._file(Path(shown), form, existing, _copied(stream))
+                return self._file(Path(shown), form, _copied(stream))
 
-    def _file(
-        self, path: Path, form: str, existing: Existing, file: Any, beside: Path | None = None
-    ) -> FileReader:
+    def _file(self, path: Path, form: str, file: Any, beside: Path | None = None) -> FileReader:
         """Return the reader of an open file. ``beside`` may hold the schema of a text."""
         with reading(path):
             try:
@@ -146,7 +159,7 @@ class Opener:
                     schema = schema_in(beside)
                 kinds: dict[str, type[FileReader]] = {"jsonl": JsonLines, "csv": CsvFile}
                 kind = kinds.get(form, ArrowFile)
-                return kind(path, form, file, self.hints, schema, existing())
+                return kind(path, form, file, self.hints, schema, self.existing)
             except BaseException:
                 file.close()
                 raise
@@ -157,23 +170,25 @@ class Files(Reader):
 
     place = "place"
 
-    def __init__(self, paths: Sequence[str], opener: Opener, existing: Existing) -> None:
-        self._paths, self._opener = paths, opener
-        self.name: str = paths[0] if len(paths) == 1 else f"{len(paths)} files"
-        for path in paths:  # before a row of the first is imported
+    def __init__(self, files: Mapping[str, str], opener: Opener, base: str) -> None:
+        self.files, self.opener = files, opener
+        first, *others = files
+        self.name: str = f"{len(files)} files" if others else first
+        for path in files:  # before a row of the first is imported
             format_of(Path(path), opener.form)
             if not (is_url(path) or os.path.isfile(os.path.expanduser(path))):
                 raise ConfigError(f"there is no file {path}")
-        with closing(opener.open_file(paths[0], existing)) as first:
-            (self._table,) = first.tables()
-            self.form: str = first.form
+        with closing(opener.open_file(first)) as file:
+            (table,) = file.tables()
+            self._table = replace(table, origin=self.name, rows=None, base=base)
+            self.form: str = file.form
 
     def tables(self) -> list[ForeignTable]:
-        return [replace(self._table, origin=self.name, rows=None)]
+        return [self._table]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        for path in self._paths:
-            for file_table, chunk in self._opener.chunks(path, schema, size):
+        for path in self.files:
+            for file_table, chunk in self.opener.chunks(path, schema, size):
                 if more := [entry for entry in file_table.omitted if entry not in table.omitted]:
                     raise ConfigError(
                         f"{path}: {', '.join(more)} cannot be imported, and the first file has no "

@@ -138,6 +138,11 @@ class ForeignTable:
     texts: bool = False
     base: str = ""
 
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return what there is to know before its rows are read, for ``--json``."""
+        origin = {"origin": self.origin, "layout": self.layout}
+        return {"name": name, **origin, "notes": self.notes, "omitted": self.omitted}
+
 
 @dataclass(frozen=True, slots=True)
 class NewTable:

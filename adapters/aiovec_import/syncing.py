@@ -35,6 +35,9 @@ _FOREIGN = "another import or an app stored the row of this id; --upsert replace
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKS = ("base", "hash", "parts", "source")
 
+COUNTS = ("new", "changed", "unchanged", "empty", "deleted")
+"""What becomes of an item."""
+
 Row = dict[str, Any]
 _Stored = dict[str, tuple[str | None, str | None, int | None]]
 """The base, the hash and the number of the rows that the table has for an item, by their ids."""
@@ -102,6 +105,7 @@ class SyncImport(Import):
     """
 
     going_on: ClassVar[str] = "the same command continues"
+    knows_changes: ClassVar[bool] = True
 
     of_any_base: ClassVar[bool] = False
     """True if rows of another base are as good as those of this one, and count as unchanged."""
@@ -147,7 +151,7 @@ class SyncImport(Import):
         stored = await self.lengths(store) if self.load.exists else None
         # Without a size, the rows stay cut as they are.
         self.any_lengths = bool(
-            self.load.exists and self.cutter and not (self.wanted.size or self.wanted.overlap)
+            self.load.exists and self.cutter and not (self.wanted.chunk_size or self.wanted.overlap)
         )
         if self.cutter is not None and self.any_lengths:
             size, overlap = stored or (None, 0)

@@ -18,10 +18,11 @@ from aiovec.backend.threads import in_thread
 from aiovec.documents import SCHEMA, Cutter
 from aiovec.errors import ConfigError
 
-from .loading import Load, create
+from .folders import KINDS
+from .loading import create
 from .sifting import CAME_BEFORE, sift
-from .sources import Chunk, Reject
-from .syncing import Change, Item, Row, Seen, SyncImport
+from .sources import Chunk, NewTable, Reject
+from .syncing import COUNTS, Change, Item, Row, Seen, SyncImport
 from .tables import free_name
 
 _MARKS = ("base", "hash")
@@ -42,9 +43,24 @@ class TextImport(SyncImport):
     _seen: Seen = field(default_factory=Seen)
     _nameless: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.wanted.passages:
+            self.wanted.refuse("chunk_size overlap", f"documents ({KINDS}), and for --passages")
+        if self.wanted.delete and len(self.wanted.sources) > 1:
+            raise ConfigError("--delete takes one SOURCE, which may be a glob in quotes")
+
+    def facts(self) -> dict[str, Any]:
+        facts = super().facts()
+        facts["tables"][0] |= {
+            **{name: self.counts[name] for name in (*COUNTS, "written")},
+            "gone": sorted({*self.gone.values()}), "cut_off": self.long, "most": self.most,
+            "dry_run": self.wanted.dry_run,
+        }  # fmt: skip
+        return facts
+
     async def find(self, store: VectorStore) -> None:
         load, marks = self.load, _OF_PASSAGES if self.wanted.passages else _MARKS
-        _check_names(load, marks)
+        _check_names(self.wanted.hints.new, marks)
         schema = load.source.schema
         own = {name: f for name, f in schema.fields.items() if name == free_name(name, marks)}
         made = {name: SCHEMA.fields[name] for name in _OF_PASSAGES if self.wanted.passages}
@@ -55,7 +71,7 @@ class TextImport(SyncImport):
         self._tokenizer, self.most = tokenizer, most
         if not self.wanted.passages:
             return None
-        return Cutter(self.wanted.size, self.wanted.overlap, tokenizer, kind="markdown")
+        return Cutter(self.wanted.chunk_size, self.wanted.overlap, tokenizer, kind="markdown")
 
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
         rows, marks = chunk.rows, _MARKS if self.cutter is None else _OF_PASSAGES
@@ -139,9 +155,8 @@ class TextImport(SyncImport):
         await self.find_gone(store, self._seen.__contains__)
 
 
-def _check_names(load: Load, marks: tuple[str, ...]) -> None:
+def _check_names(new: NewTable, marks: tuple[str, ...]) -> None:
     """Raise ConfigError if an option names a column that gives way to a field of the import."""
-    new = load.new
     wanted = (("--text", new.text), ("--index", new.index), ("--embed", [new.embed or ""]))
     for option, names in wanted:
         for name in names:

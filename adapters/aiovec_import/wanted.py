@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from aiovec.backend import Schema
+from aiovec.backend import Metric, Schema
+from aiovec.errors import ConfigError
 
 from .folders import Documents, documents_in
-from .sources import Hints, NewTable
+from .sources import Hints, NewTable, source_for
+
+Names = str | Iterable[str] | None
+"""One name or several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +23,7 @@ class Wanted:
 
     ``hints`` say which of their rows and columns are read, and what a new table gets; ``form`` and
     ``schema`` are those of files. ``fields`` maps the fields of a passage to those of the table.
-    ``size`` and ``overlap`` are the lengths of passages. ``base`` names the source in its rows.
+    ``base`` names the source in its rows. A database is copied to ``backup`` first.
     """
 
     sources: Sequence[str]
@@ -28,7 +33,7 @@ class Wanted:
     form: str | None = None
     schema: Schema | None = None
     passages: bool = False
-    size: int | None = None
+    chunk_size: int | None = None
     overlap: int = 0
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -38,25 +43,49 @@ class Wanted:
     delete_all: bool = False
     strict: bool = False
     dry_run: bool = False
+    backup: str | None = None
 
     def documents(self) -> Documents:
         """Find the documents among the sources; there are none if they hold rows. Blocks."""
         return documents_in(self.sources, self.base, self.include, self.exclude)
 
+    def of_documents(self) -> Documents | None:
+        """Return the documents among the sources; None if they hold rows. Blocks.
+
+        A folder has documents if there is one, or if it is no store of another program.
+        """
+        if self.form is not None or self.hints.query is not None:
+            return None
+        found, path = self.documents(), Path(self.sources[0]).expanduser()
+        is_theirs = not found.files and (not path.is_dir() or source_for(path)[0] is not None)
+        return None if is_theirs else found
+
+    def refuse(self, names: str, why: str) -> None:
+        """Raise ConfigError for the first of these options that was given."""
+        for name in names.split():
+            if getattr(self, name, None) or getattr(self.hints, name, None):
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is for {why}", key=option)
+
     @classmethod
-    def told(
-        cls, source: str, *, embed: str | None, text: str | Iterable[str],
-        index: str | Iterable[str], id_column: str | None, query: str | None,
-        chunk_size: int | None, include: Iterable[str], exclude: Iterable[str], **more: Any,
+    def of(
+        cls, sources: Sequence[str], *, embed: str | None = None, text: Names = None,
+        index: Names = None, id_column: str | None = None, query: str | None = None,
+        include: Names = None, exclude: Names = None, vector_column: str | None = None,
+        dtype: str | None = None, metric: Metric | None = None, model: str | None = None,
+        **more: Any,
     ) -> Wanted:  # fmt: skip
-        """Return what the arguments of ``aiovec.watch`` say."""
-        new = NewTable(None, None, _names(text), _names(index), embed)
-        hints = Hints(None, query, id_column, None, None, new)
+        """Return what the arguments of ``aiovec.watch``, or the options of a command, say.
+
+        One that is not given may be None.
+        """
+        new = NewTable(metric, model, _names(text), _names(index), embed)
+        hints = Hints(None, query, id_column, vector_column, dtype, new)
+        given = {name: value for name, value in more.items() if value is not None}
         return cls(
-            sources=[source], hints=hints, size=chunk_size, include=[*include],
-            exclude=[*exclude], **more,
+            sources=sources, hints=hints, include=_names(include), exclude=_names(exclude), **given
         )  # fmt: skip
 
 
-def _names(given: str | Iterable[str]) -> list[str]:
-    return [given] if isinstance(given, str) else [*given]
+def _names(given: Names) -> Sequence[str]:
+    return [given] if isinstance(given, str) else [*(given or ())]

@@ -147,7 +147,7 @@ class Rows:
         """Open the source for an import of all its rows."""
         hints = self.wanted.hints
         if not self._is_sqlite():
-            reader = _needing_arrow("opening").Opener(hints).open(self.source, lambda: None)
+            reader = _needing_arrow("opening").Opener(hints).open(self.source)
         elif StoreInternals(self.store).owns(self.path.resolve()):
             raise ConfigError(f"{self.path} is this store itself; name a table of another database")
         else:
@@ -160,7 +160,7 @@ class Rows:
             raise
 
     def job(self, reader: Any, rows: ForeignTable) -> TextImport:
-        load = Load(rows, self.wanted.table or rows.name, new=self.wanted.hints.new)
+        load = Load(rows, self.wanted.table or rows.name)
         job: TextImport = _needing_arrow("texts").TextImport(self.wanted, reader, [load], _NO_LIST)
         return job
 
@@ -208,18 +208,24 @@ class SqliteRows(Reader):
         self._db.close()
 
 
-def unwatch_table(source: str) -> list[str]:
-    """Remove the queue and the triggers of a table; return the statements that were run."""
+def stop_watching(source: str, dry_run: bool) -> list[str]:
+    """Remove the queue and the triggers of a table; return the statements that do, or would."""
     path, table = path_and_table(source)
     if not table or not path.is_file():
-        raise ConfigError(f"--unwatch needs a table of a SQLite database, FILE#TABLE, not {source}")
-    if (turn := take_turn(_lock_of(path, table))) is None:
+        raise ConfigError(f"--stop needs a table of a SQLite database, FILE#TABLE, not {source}")
+    with closing(connected(path, "ro")) as db, translated(path):
+        name, statements = removals(db, table)
+    if dry_run or not statements:
+        return statements
+    lock = _lock_of(path, name)
+    if (turn := take_turn(lock)) is None:
         raise ConfigError(f"{source} is watched by a process now, which would recreate the queue")
     with closing(turn), closing(connected(path)) as db, translated(path):
         db.execute("BEGIN IMMEDIATE")
-        for statement in (statements := removals(db, table)):
+        for statement in statements:
             db.execute(statement)
         db.execute("COMMIT")
+    Path(lock).unlink(missing_ok=True)
     return statements
 
 
@@ -606,7 +612,7 @@ class TableFeed(Feed):
         None if the app changed the schema since the last look.
         """
         made = "".join(f"\n{statement};" for statement in self._queue.statements())
-        about = "%s: makes a queue, which aiovec import %s --unwatch removes: %s"
+        about = "%s: makes a queue, which aiovec watch %s --stop removes: %s"
         LOG.info(about, self._path, self.source, made)
         commits, schema = self._versions
         if (schema_now := self._queue.make(schema)) is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -17,33 +19,50 @@ from aiovec.backend.paths import is_url
 from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidRowError
 
+from .copying import RowImport
 from .files import rows_at_once
-from .loading import Load, create
-from .opening import Opener
+from .loading import create
+from .opening import Files, Opener
 from .sifting import sift
 
 
-async def load_by(
-    engine: Engine, store: VectorStore, load: Load, files: Mapping[str, str], opener: Opener
-) -> None:
-    """Have an engine add the rows of all files to a table, in one commit or none.
+@dataclass
+class EngineImport(RowImport):
+    """Rows of files, which an engine adds to a table in one commit or none.
 
     The table is created if it was not found. A load is known by its table, and by the names, sizes
     and times of change of its files: the same one again skips all of them.
     """
-    await create(store, load)
-    files = await in_thread(_absolute, files)
-    said = repr((load.table, sorted(files.items())))
-    run = f"load-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}"
-    loaded = await StoreInternals(store).on_table(
-        "load", load.table,
-        lambda backend, handle: engine.load(
-            backend, handle, run, list(files), partial(_checked_rows, opener),
-            lambda _, rows: load.seen(rows),
-        ),
-    )  # fmt: skip
-    load.rows = loaded.rows
-    load.skipped = list(files) if loaded.existing else ()
+
+    engine: Engine
+
+    @property
+    def _files(self) -> Files:
+        return cast(Files, self.source)
+
+    async def check(self, store: VectorStore) -> None:
+        """A bad row makes the commit fail, so none is imported."""
+
+    async def parts(self) -> AsyncGenerator[Any, None]:
+        yield await in_thread(_absolute, self._files.files)
+
+    async def write(self, store: VectorStore, part: Any) -> None:
+        load = self.loads[0]
+        await create(store, load)
+        said = repr((load.table, sorted(part.items())))
+        run = f"load-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}"
+        rows = partial(_checked_rows, self._files.opener)
+        loaded = await StoreInternals(store).on_table(
+            "load", load.table,
+            lambda backend, handle: self.engine.load(
+                backend, handle, run, list(part), rows, lambda _, count: load.seen(count)
+            ),
+        )  # fmt: skip
+        load.rows = loaded.rows
+        load.skipped = list(part) if loaded.existing else ()
+
+    async def finish(self, store: VectorStore) -> Sequence[str]:
+        return []
 
 
 def _absolute(files: Mapping[str, str]) -> dict[str, str]:

@@ -136,7 +136,7 @@ def _command(name: str, *, events: bool = False) -> Callable[[_Function], Callab
                 raise shown.error
 
         kinds = {"config": Config, "json": Events if events else AsJson}
-        return app.command(name)(with_options(run, function, **kinds))
+        return app.command(name)(with_options(run, function, {}, kinds))
 
     return decorate
 

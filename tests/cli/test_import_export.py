@@ -73,7 +73,7 @@ def test_the_database_of_another_program_is_copied_on_request_and_never_changed(
     )  # fmt: skip
     copied = run("import", f"{old}#items", "-s", "third.db", "--backup", "copy.db")
     assert copied.out.startswith(f"copied {old} to copy.db\n")
-    assert run("import", "copy.db#items", "--list").lines[1][3] == "4"
+    assert run("import", "copy.db#items", "--dry-run").lines[1][3] == "4"
     assert "copy.db already exists" in error_of(
         "import", f"{old}#items", "-s", "fourth.db", "--backup", "copy.db"
     )
@@ -105,8 +105,8 @@ def test_a_foreign_file_cannot_control_the_terminal(run: Run, store: Path, folde
     pq.write_table(pa.table(columns), path)
     for finished in (
         run("import", path, "-s", "new.db", "--table", "notes"),
-        run("import", path, "--list"),
-        run("import", path, "--list", "--json"),
+        run("import", path, "--dry-run"),
+        run("import", path, "--dry-run", "--json"),
         run("export", "-s", store, "notes", folder / f"{hostile}.jsonl"),
     ):
         said = finished.out + finished.err

@@ -112,7 +112,7 @@ def make_chroma() -> None:
 
 def test_chroma_collections_keep_ids_vectors_and_documents(store: Any) -> None:
     elsewhere(make_chroma, needs="chromadb")
-    listed = run("import", "chroma", "--list")
+    listed = run("import", "chroma", "--dry-run")
     assert {tuple(line[1:]) for line in listed.lines[1:]} == {
         ("bare", "Chroma collection", "1", "8", "dot", "-"),
         ("My.Col-2", "Chroma collection", "2500", "8", "cosine", "-"),
@@ -676,7 +676,7 @@ def test_a_pgvector_table_needs_no_key_length_or_index(postgres: Any, store: Any
     postgres.execute("INSERT INTO work.bare VALUES (1, 2, '[0.5,1]'), (1, 3, '[2,-1.25]')")
     postgres.execute("CREATE TABLE plain (id int PRIMARY KEY, body text)")
     url = postgres.url.replace("postgresql:", "postgres:")
-    done = run("import", f"{url}#work.bare", "--list")
+    done = run("import", f"{url}#work.bare", "--dry-run")
     assert done.code == 0, done.err
     assert [line[1:6] for line in done.lines[1:]] == [
         ["work.bare", "pgvector table", "2", "2", "l2"]

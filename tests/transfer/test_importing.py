@@ -527,11 +527,12 @@ def test_update_sets_the_columns_of_a_file_in_existing_rows(folder: Path, store:
     labels = folder / "labels.csv"
     labels.write_text("id,label,score,seen\na,new,0.5,true\nb,,1.5,\nz,new,1,\nc,,,\n", "utf-8")
     before = rows_of(store)
-    command = ["import", labels, "--table", "notes", "-s", store, "--update"]
+    command = ["update", "notes", labels, "-s", store]
     assert_one_error(run(*command, "--strict"))
     assert rows_of(store) == before
     done = run(*command, "--json")
-    assert (done.code, done.json) == (0, {"table": "notes", "updated": 2, "absent": 1}), done.err
+    assert done.code == 0, done.err
+    assert [done.json[name] for name in ("table", "updated", "absent")] == ["notes", 2, 1]
     after = rows_of(store)
     assert after["a"].fields == {"label": "new", "score": 0.5, "kind": "x", "seen": "true"}
     assert after["b"].fields == {"label": "old", "score": 1.5, "kind": "x"}
@@ -539,14 +540,14 @@ def test_update_sets_the_columns_of_a_file_in_existing_rows(folder: Path, store:
     assert np.array_equal(after["a"].vector, [1.0, 0.0])
     columns = {"id": ["a", "b"], "label": ["p", None], "embedding": [[0.0, 1.0]] * 2}
     pq.write_table(pa.table(columns), folder / "labels.parquet")
-    command[1] = folder / "labels.parquet"
+    command[1:3] = [folder / "labels.parquet"]  # the only table
     assert "updated 2 rows of notes" in run(*command).out
     after = rows_of(store)
     assert [after[id]["label"] for id in "ab"] == ["p", None]
     assert np.array_equal(after["b"].vector, [0.0, 1.0])
-    for options in (["--upsert"], ["--schema", "x.json"], ["--table", "other"]):
-        assert run(*command, *options).code != 0
     labels.write_text("id,score\na,1\nb,much\n", "utf-8")
-    command[1] = labels
-    assert_one_error(run(*command))
+    assert_one_error(run("update", labels, "-s", store))
+    assert_one_error(run("update", "other", labels, "-s", store))
+    assert_one_error(run("update", labels, "-s", folder / "none.db"))
+    assert not (folder / "none.db").exists()
     assert rows_of(store) == after

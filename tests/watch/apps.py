@@ -142,14 +142,13 @@ async def imported(app: App, folder: Path, *options: str) -> dict[str, Any]:
 
 
 def follower(app: App, store: Path, *options: str) -> subprocess.Popen[bytes]:
-    """Start ``aiovec import --watch``."""
+    """Start ``aiovec watch``."""
     command = [
         sys.executable,
         "-m",
         "aiovec",
-        "import",
+        "watch",
         app.source,
-        "--watch",
         "-s",
         str(store),
         *EMBEDDED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -121,7 +122,7 @@ async def test_servers_follow_a_source(command: str, app: App, tmp_path: Path) -
     if command == "mcp":
         pytest.importorskip("mcp")
     arguments = [sys.executable, "-m", "aiovec", command, "-s", str(tmp_path / "s.db")]
-    arguments += ["--watch", app.source]
+    arguments += ["--watch", json.dumps({"source": app.source, "embed": "body"})]
     arguments += ["--port", "0"] if command == "serve" else ["--http", "--port", "0"]
     async with aiovec.connect(tmp_path / "s.db", embedder="demo") as store:
         async with aiovec.watch(store, app.source, embed="body") as watching:

@@ -79,7 +79,9 @@ async def test_a_watched_document_leaves_the_others(
     store: VectorStore, notes: Path, tmp_path: Path
 ) -> None:
     write(tmp_path / "alone.md", "alone")
-    async with aiovec.watch(store, tmp_path / "alone.md", table="documents", base="x/") as alone:
+    async with aiovec.watch(
+        store, tmp_path / "alone.md", table="documents", base="https://x.example/"
+    ) as alone:
         await alone.caught_up()
         write(tmp_path / "alone.md", "changed")
         await alone.caught_up()

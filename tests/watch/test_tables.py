@@ -166,7 +166,7 @@ async def test_a_table_of_the_app_that_is_called_like_the_queue_stays(
         with pytest.raises(ConfigError, match="aiovec_queue_articles"):
             async with aiovec.watch(store, app.source, **WATCH):
                 pass
-    assert await asyncio.to_thread(run_apart, ["import", app.source, "--unwatch"]) == 1
+    assert await asyncio.to_thread(run_apart, ["watch", app.source, "--stop"]) == 1
     rows = app.db.execute("SELECT body FROM aiovec_queue_articles").fetchall()
     assert rows == [("precious",)]
 
@@ -504,11 +504,13 @@ async def test_a_source_that_cannot_be_watched_says_why(
         assert store.watching == []
 
 
-@pytest.mark.parametrize("option", ["--strict", "--dry-run", "--list", "--rejects=x"])
-def test_an_option_that_does_not_suit_watching_is_refused(option: str, app: App) -> None:
-    done = run("import", app.source, "--embed", "body", "--watch", option)
-    assert done.code == 2
-    assert "--watch" in done.err
+@pytest.mark.parametrize("options", [["--embed", "body"], ["--every", "3"], ["-s", "s.db"]])
+def test_stop_takes_no_option_of_a_watch(options: list[str], app: App) -> None:
+    before = app.path.read_bytes()
+    done = run("watch", app.source, "--stop", *options)
+    assert (done.code, "--stop takes no other option" in done.err) == (2, True)
+    assert run("watch", app.source, "--embed", "body", "--dry-run").code == 2
+    assert app.path.read_bytes() == before
 
 
 async def test_a_store_that_is_read_only_follows_nothing(app: App, tmp_path: Path) -> None:
@@ -549,17 +551,22 @@ async def test_a_queue_serves_one_table_of_a_store_until_unwatch_removes_it(
         await watching.caught_up()
         async with aiovec.connect(tmp_path / "other.db", embedder="demo") as other:
             for another, table in ((other, None), (store, "second")):
-                with pytest.raises(ConfigError, match=r"s\.db#articles,.*--unwatch"):
+                with pytest.raises(ConfigError, match=r"s\.db#articles,.*--stop"):
                     async with aiovec.watch(another, app.source, **WATCH, table=table):
                         pass
-        arguments = ["import", app.source, "--unwatch"]
+        arguments = ["watch", app.source, "--stop"]
         assert await asyncio.to_thread(run_apart, arguments) == 1  # it is followed
-    done = await asyncio.to_thread(run, "import", app.path, "--list")
+    done = await asyncio.to_thread(run, "import", app.path, "--dry-run")
     assert "The tables are: articles" in done.err
     assert "aiovec_queue" not in done.err
-    done = await asyncio.to_thread(run, "import", app.source, "--unwatch")
-    assert done.code == 0
-    assert "DROP TABLE" in done.out
+    stop = ["watch", f"{app.path}#ARTICLES", "--stop"]  # SQLite's names are without case
+    done = await asyncio.to_thread(run, *stop, "--dry-run", "--json")
+    assert len(done.json["removed"]) == 5
+    done = await asyncio.to_thread(run, *stop)
+    assert (done.code, "DROP TABLE" in done.out) == (0, True)
+    left = await asyncio.to_thread(os.listdir, tmp_path)
+    assert not [name for name in left if name.endswith("-lock")]
+    assert "there is nothing to remove" in (await asyncio.to_thread(run, *stop)).out
     assert (
         app.db.execute("SELECT name FROM sqlite_master WHERE name LIKE 'aiovec%'").fetchall() == []
     )

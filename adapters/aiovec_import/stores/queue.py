@@ -108,7 +108,7 @@ class Queue:
             source = f"{self._path}#{self._table}"
             raise ConfigError(
                 f"{source} is watched for {other}, and its queue can serve one table of a store "
-                f"only; to watch it for {target}, end that with: aiovec import {source} --unwatch"
+                f"only; to watch it for {target}, end that with: aiovec watch {source} --stop"
             )
         return said == [self.says] * len(_EVENTS) and self.marked() is not None
 
@@ -122,7 +122,7 @@ class Queue:
         with self._writing():
             if self.versions()[1] != schema:
                 return None
-            for statement in (*removals(self._db, self._table), *self.statements()):
+            for statement in (*removals(self._db, self._table)[1], *self.statements()):
                 self._db.execute(statement)
             self._db.execute(
                 f"INSERT INTO {self._queue} ({columns}) "
@@ -201,11 +201,14 @@ def versions_of(db: sqlite3.Connection, path: Path) -> Versions:
     return commits, (schema, os.stat(path).st_ino)
 
 
-def removals(db: sqlite3.Connection, table: str) -> list[str]:
-    """Return the statements that remove a table's triggers and queue.
+def removals(db: sqlite3.Connection, table: str) -> tuple[str, list[str]]:
+    """Return a table's name as the database has it, and the statements that remove its triggers
+    and its queue, as far as they exist.
 
     ConfigError if the app has a table of the queue's name.
     """
+    listed = "SELECT type, name FROM main.sqlite_master WHERE name = ? COLLATE NOCASE"
+    table = next((name for _, name in db.execute(listed, (table,))), table)
     info = db.execute("SELECT name FROM pragma_table_info(?, 'main')", (_name(table),)).fetchall()
     if info and (info[0], info[-1]) != (("seq",), ("done",)):
         raise ConfigError(
@@ -213,9 +216,9 @@ def removals(db: sqlite3.Connection, table: str) -> list[str]:
             "needs this name; rename it to watch",
             key="source",
         )
-    names = [quoted(_name(table, event)) for event in _EVENTS]
-    triggers = [f"DROP TRIGGER IF EXISTS {name}" for name in names]
-    return [*triggers, f"DROP TABLE IF EXISTS {quoted(_name(table))}"]
+    names = [*(_name(table, event) for event in _EVENTS), _name(table)]
+    found = [row for name in names for row in db.execute(listed, (name,))]
+    return table, [f"DROP {kind.upper()} {quoted(name)}" for kind, name in found]
 
 
 def take_turn(path: str) -> sqlite3.Connection | None:

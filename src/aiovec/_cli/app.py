@@ -36,7 +36,8 @@ _MODULES = {
 _APPS = {
     "export": "aiovec_import.export_command:app", "import": "aiovec_import.import_command:app",
     "mcp": "aiovec_mcp.command:app", "migrate": "aiovec_migrate.cli:app",
-    "serve": "aiovec_server.command:app",
+    "serve": "aiovec_server.command:app", "update": "aiovec_import.update_command:app",
+    "watch": "aiovec_import.watch_command:app",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json as jsonlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass
 from functools import wraps
@@ -96,13 +96,29 @@ Embedder = Annotated[
         "needs no other host.",
     ),
 ]
+
+
+def _object(given: str, option: str) -> dict[str, Any]:
+    """Return the JSON object that an option holds."""
+    try:
+        return dict(jsonlib.loads(given))
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise typer.BadParameter(f"{option} is no JSON object: {exc}") from exc
+
+
+def _watched(given: list[str] | None) -> list[Any]:
+    return [_object(each, "--watch") if each.startswith("{") else each for each in given or ()]
+
+
 Watch = Annotated[
     list[str] | None,
     typer.Option(
         "--watch",
         metavar="SOURCE",
-        help="Follow a folder of documents, or FILE#TABLE of an app's SQLite database, as aiovec "
-        "import --watch does. Can be repeated.",
+        callback=_watched,
+        help="Follow a source, as aiovec watch does: a folder, FILE#TABLE of an app's SQLite "
+        "database, or a JSON object with the arguments of aiovec.watch, such as "
+        '{"source": "app.db#articles", "embed": "body"}. Can be repeated.',
     ),
 ]
 Select = Annotated[
@@ -160,10 +176,7 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
     embed = None if schema is None else schema.embed
     if schema is None or embed is None:
         raise typer.BadParameter("--embedder: the table makes no vectors of texts")
-    try:
-        keys = jsonlib.loads(given) if given.startswith("{") else {"kind": given}
-    except (ValueError, RecursionError) as exc:
-        raise typer.BadParameter(f"--embedder is not JSON: {exc}") from exc
+    keys = _object(given, "--embedder") if given.startswith("{") else {"kind": given}
     if "://" in given and not given.startswith("{"):
         keys = {"kind": "openai", "base_url": given}
     recipe = embed.recipe or {}
@@ -284,11 +297,14 @@ def in_store(store: str | None, config: str | None, work: Callable[[At], Awaitab
 _Command = Callable[..., Awaitable[Shown | None] | AsyncIterator[Shown]]
 
 
-def on_store(*, shows_progress: bool = False) -> Callable[[_Command], Callable[..., None]]:
+def on_store(
+    *, shows_progress: bool = False, shared: Mapping[str, Any] | None = None
+) -> Callable[[_Command], Callable[..., None]]:
     """Make a command of an async function of a store and of the command's own options.
 
     It gets ``--store``, ``--config`` and ``--json``, and prints what the function returns, or each
-    result that it yields.
+    result that it yields. The function takes the ``shared`` options, by their names with their
+    types, as ``**options``.
     """
 
     def decorate(command: _Command) -> Callable[..., None]:
@@ -308,7 +324,8 @@ def on_store(*, shows_progress: bool = False) -> Callable[[_Command], Callable[.
             if (last := in_store(store, config, work)) is not None:
                 show(last, json)
 
-        return with_options(run, command, store=Store, config=Config, json=AsJson)
+        last = {"store": Store, "config": Config, "json": AsJson}
+        return with_options(run, command, shared or {}, last)
 
     return decorate
 
@@ -324,18 +341,28 @@ def show(shown: Shown, json: bool) -> None:
         raise shown.error
 
 
-def with_options(run: Callable[..., None], command: Any, **added: Any) -> Callable[..., None]:
-    """Return ``run`` as a command with the options of ``command``, and further types of options.
+def with_options(
+    run: Callable[..., None], command: Any, first: Mapping[str, Any], last: Mapping[str, Any]
+) -> Callable[..., None]:
+    """Return ``run`` as a command with the options of ``command``, and those of two mappings, which
+    stand before and after them.
 
     The first argument of ``command`` is no option.
     """
     made: Any = failing_clearly(run)
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
     keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [each.replace(kind=keyword) for each in own]
-    for name, kind in added.items():
-        default = False if name == "json" else None
-        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=kind))
+
+    def added(kinds: Mapping[str, Any]) -> list[inspect.Parameter]:
+        return [
+            inspect.Parameter(
+                name, keyword, annotation=kind, default=False if kind is AsJson else None
+            )
+            for name, kind in kinds.items()
+        ]
+
+    named = [each.replace(kind=keyword) for each in own if each.kind != each.VAR_KEYWORD]
+    parameters = [*added(first), *named, *added(last)]
     made.__signature__ = inspect.Signature(parameters)
     made.__annotations__ = {each.name: each.annotation for each in parameters}
     return made  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from .._tools.redaction import without_secrets
 _STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECASE)
 _NAMING = ("--store", "-s", "--from", "--to")  # options before a store
 # Commands whose own arguments are paths.
-_OF_PATHS = {"backup", "export", "import", "restore"}
+_OF_PATHS = {"backup", "export", "import", "restore", "update", "watch"}
 
 
 def clear_message(error: Any) -> str:

@@ -45,7 +45,7 @@ def watch(
     deleted; rows of apps and of other sources stay.
 
     A table of SQLite gets a queue and four triggers in its database, which note the keys of changed
-    rows; ``aiovec import FILE#TABLE --unwatch`` removes them. The queue serves one table of one
+    rows; ``aiovec watch FILE#TABLE --stop`` removes them. The queue serves one table of one
     store. Where none can be made, as for a view or a ``query``, a SELECT, all rows are compared
     every ``every`` seconds; a folder whose changes the system does not report is too.
 
@@ -85,7 +85,7 @@ def watch(
 
     async def opened() -> Feed:
         feeds = await in_thread(import_module, "aiovec_import.watching")  # slow
-        wanted = feeds.Wanted.told(text_of(source, "source"), **options)
+        wanted = feeds.Wanted.of([text_of(source, "source")], **options)
         feed: Feed = await feeds.followed(store, wanted, every)
         return feed
 

@@ -1,0 +1,92 @@
+"""Runs an import for a command: with progress, a list of rejects, and a report."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import typer
+
+from aiovec import VectorStore
+from aiovec._cli.output import progress
+from aiovec._cli.stores import At, Shown, give_embedder, of_each_table, open_place
+from aiovec.backend.threads import in_thread
+from aiovec.errors import AiovecError, TableNotFoundError
+
+from .loading import Import, wanted_schema
+from .reports import reported
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from aiovec.backend.place import Place
+
+
+async def run_import(
+    at: At, job: Import, embedder: str | None, *, allow_rejects: bool = False
+) -> Shown:
+    """Run an import to its end, and say what became of it."""
+    began, done = time.perf_counter(), False
+    try:
+        target = await _imported(at, job, embedder)
+        done = True
+    except AiovecError as exc:
+        if job.kept:  # the error is only about the rows of its own call
+            exc.add_note(f"kept before that: {job.kept}")
+        raise
+    finally:
+        await in_thread(job.rejects.close, done and not job.wanted.dry_run)
+    seconds = time.perf_counter() - began
+    facts = {"store": target, **job.facts(), "seconds": round(seconds, 6)}
+    facts["rejects"] = job.rejects.place if job.rejects.count else None
+    lines, notes = reported(facts)
+    error = None if job.whole or (allow_rejects and not job.failed) else typer.Exit(1)
+    return Shown(facts, [*lines, f"done in {seconds:.2f} s"], notes=notes, error=error)
+
+
+async def _imported(at: At, job: Import, embedder: str | None) -> str:
+    """Import into a store, which is made once there is something to write; return its place.
+
+    Until then, one in memory says what the store would.
+    """
+
+    async def opened(place: Place) -> VectorStore:
+        vectors = await at.exits.enter_async_context(await open_place(place))
+        if embedder is not None:
+            schema = wanted_schema(job.loads[0], job.wanted.hints.new)
+            with suppress(TableNotFoundError):
+                schema = await vectors.schema(job.loads[0].table)
+            give_embedder(vectors, schema, embedder)
+        await job.find(vectors)
+        return vectors
+
+    place = await at.place()
+    exists = await in_thread(place.exists)
+    with progress(f"{job.unit}s") as bar:
+        for load in job.loads:
+            task = bar.add_task(load.table, total=load.source.rows)
+            load.seen = partial(_advance, bar, task)
+        memory = replace(place, address=place.plugin.memory, file=None)
+        vectors = await opened(place if exists else memory)
+        if job.wanted.strict and not job.wanted.dry_run:  # which shows all reasons instead
+            await job.check(vectors)
+        async with aclosing(job.parts()) as parts:
+            part = await anext(parts, None)
+            if not (exists or job.wanted.dry_run or (part is None and job.is_over())):
+                vectors, exists = await opened(place), True
+            while part is not None:
+                if not job.wanted.dry_run:
+                    await job.write(vectors, part)
+                part = await anext(parts, None)
+        changed = await job.finish(vectors)
+    if changed and not job.wanted.dry_run:
+        # A script has nothing that builds the indexes later.
+        await of_each_table(vectors, changed, vectors.optimize, "indexing and optimizing")
+    return vectors.target if exists else str(place)
+
+
+def _advance(bar: Progress, task: TaskID, number: int) -> None:
+    bar.update(task, completed=number)

@@ -1,0 +1,107 @@
+"""``aiovec watch``: a table is kept in step with its source.
+
+Imports little, as every command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from aiovec._cli.run import command_app, on_signals
+from aiovec._cli.stores import At, Embedder, Shown, give_embedder, on_store
+from aiovec.errors import TableNotFoundError
+
+from .options import OF_SOURCES
+
+app: typer.Typer = command_app("watch")
+
+
+@app.command()
+@on_store(shared=OF_SOURCES)
+async def watch(
+    at: At,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder or a file of documents, or rows with the --embed FIELD of a text: a "
+            "table of an app's SQLite database, such as app.db#articles, of PostgreSQL, or files.",
+        ),
+    ],
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Time between two comparisons of all rows, where no trigger can be made: a view, "
+            "a --query, PostgreSQL, files of rows. Default: 60.",
+        ),
+    ] = None,
+    stop: Annotated[
+        bool,
+        typer.Option(
+            "--stop",
+            help="Do not watch: remove the queue and the triggers that earlier watches of "
+            "FILE#TABLE left in its database. Needs no store.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="With --stop: show what would be removed, and keep it."),
+    ] = False,
+    embedder: Embedder = None,
+    **options: Any,
+) -> Shown | None:
+    """Keep a table in step with its source, until Ctrl+C or SIGTERM.
+
+    The first start copies everything, and creates the store and the table if they do not exist.
+    After that only changes are copied, and what the source no longer has is deleted.
+
+    A table of SQLite gets a queue and triggers in its database, which note the keys of changed
+    rows. --stop removes them.
+    """
+    from aiovec.backend.threads import in_thread
+
+    given = {name: value for name, value in (options | {"every": every}).items() if value}
+    if stop:
+        if given or embedder or at.store or at.config:
+            raise typer.BadParameter("--stop takes no other option than --dry-run and --json")
+        watching = await in_thread(import_module, "aiovec_import.watching")  # slow
+        removed = await in_thread(watching.stop_watching, source, dry_run)
+        lines = removed or [f"{source} is not watched: there is nothing to remove"]
+        return Shown({"removed": removed, "dry_run": dry_run}, lines)
+    if dry_run:
+        raise typer.BadParameter("--dry-run goes with --stop; aiovec import --dry-run counts")
+    await _follow(at, source, given, embedder)
+    return None
+
+
+async def _follow(at: At, source: str, given: Mapping[str, Any], embedder: str | None) -> None:
+    """Watch a source until a signal ends it."""
+    import asyncio
+    import logging
+
+    import aiovec
+    from aiovec.backend.threads import in_thread
+    from aiovec.documents import SCHEMA
+
+    from .files import path_and_table
+    from .sources import legal_table_name
+
+    log, said = logging.getLogger("aiovec.watch"), logging.StreamHandler()
+    log.setLevel(logging.INFO)
+    log.addHandler(said)
+    ended = asyncio.Event()
+    on_signals(ended.set)
+    vectors, schema = await at.open(create=True), SCHEMA
+    _, name = await in_thread(path_and_table, source)
+    with suppress(TableNotFoundError):
+        schema = await vectors.schema(given.get("table") or legal_table_name(name or "documents"))
+    give_embedder(vectors, schema, embedder)
+    async with aiovec.watch(vectors, source, **given):
+        await ended.wait()
