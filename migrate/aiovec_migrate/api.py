@@ -86,7 +86,7 @@ async def run(
                 raise MigrationError(_same_store(ends[0]))
             # A run that was killed after its last step.
             place = await session.opened(ends[1])
-            await _check_arrived(place, ends[1])
+            await _check_arrived(session, place, ends[1])
             transform = await session.transform(embedder, from_field)
             for problem in await other_vectors(place, transform):
                 raise MigrationError(problem)
@@ -160,6 +160,8 @@ async def status(
             for name in sorted({*counts[0], *counts[1]})
         }
         is_open = marks.state is not State.SWITCHED
+        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the file says it
+            is_open = session.toml is None or await session.toml.current() != pair[1].configured
         return Status(mark.run, mark.state, str(pair[0]), str(pair[1]), is_open, tables)
 
 
@@ -331,6 +333,17 @@ class _Session:
         other = next(others, None) or await self.opened(partner)
         return ((other, places[number]) if mark.filling else (places[number], other)), mark
 
+    async def was_left_for(self, place: OpenPlace) -> bool:
+        """Return whether a mark of another store of the TOML led to this one, which keeps none."""
+        if place.missing or place.keeps_marks:
+            return False
+        for name in await in_thread(configured, self.file):
+            if name != place.configured:
+                mark = (await (await self.opened(name)).record()).mark
+                if mark is not None and mark.left and place.is_at(mark.moved_to):
+                    return True
+        return False
+
 
 @asynccontextmanager
 async def _session(config: PathText | None) -> AsyncIterator[_Session]:
@@ -347,14 +360,14 @@ def _same_store(place: Place) -> str:
     return f"the source and the target are the same store: {place}"
 
 
-async def _check_arrived(place: OpenPlace, located: Place) -> None:
+async def _check_arrived(session: _Session, place: OpenPlace, located: Place) -> None:
     """Raise MigrationError if no switch has led to this store, which the TOML names."""
     record = await place.record()
     mark = record.mark
     cure = "name the store in use in the file, or the one to copy with --from"
     if mark is not None and mark.left:
         why = f"its apps were switched to {mark.moved_to}"
-    elif record.generation:
+    elif record.generation or await session.was_left_for(place):
         return
     elif place.missing:
         why = "there is no store"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from aiovec.backend.marks import MoveMark
@@ -28,7 +29,7 @@ from .cut_over import Cutover, complete
 from .marks import Marks, State, begin_move, end_move, fill, marks_of, reenter, resume_writers
 from .moving import TableMove
 from .planning import Plan, look, without_source
-from .tables import OpenTable
+from .tables import OpenTable, looked
 from .toml import TomlFile
 from .work import Work
 
@@ -123,7 +124,7 @@ class Migration:
         """Return what a run would do and any problems that would stop it."""
         work, toml = self.work, self.toml
         self.marks = await marks_of(work.source, work.target, work.run)
-        plan = await look(work, self.marks)
+        plan = await looked(partial(look, work, self.marks))
         if plan.has_moved:
             return plan
         if toml is None:

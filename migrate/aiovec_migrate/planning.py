@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from aiovec.backend import IsNull, Ref, Schema
@@ -15,7 +16,7 @@ from .compare import Comparison
 from .embedding import Reembedding
 from .marks import Marks
 from .places import OpenPlace
-from .tables import OpenTable, repeated
+from .tables import AlteredError, OpenTable, looked, repeated
 from .work import Work
 
 # Bytes of the target for each byte of rows: the copy, and SQLite's scan file or the version before
@@ -130,11 +131,16 @@ async def count_removed(work: Work, plan: Plan) -> None:
         if not (plan.ok and plan.resumes and table.target_rows):
             continue
         with suppress(TableNotFoundError):
-            source = await OpenTable.open(work.source.backend, table.name)
-            target = await OpenTable.open(work.target.backend, table.name)
-            comparison = Comparison(source, target, work.limits, vector=False, ids_alone=True)
-            unlike = await repeated(comparison.unlike, source, target)
-            plan.tables[number] = replace(table, removed=len(unlike.extra))
+            removed = await looked(partial(_only_in_target, work, table.name))
+            plan.tables[number] = replace(table, removed=removed)
+
+
+async def _only_in_target(work: Work, name: str) -> int:
+    """Return the number of rows that only the target's table has."""
+    source = await OpenTable.open(work.source.backend, name)
+    target = await OpenTable.open(work.target.backend, name)
+    comparison = Comparison(source, target, work.limits, vector=False, ids_alone=True)
+    return len((await repeated(comparison.unlike, source, target)).extra)
 
 
 async def other_vectors(place: OpenPlace, transform: Reembedding | None) -> list[str]:
@@ -186,6 +192,8 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
         try:
             schema = work.schema(schema)
             await _look_at_texts(work, plan, handle)
+        except AlteredError:
+            raise
         except AiovecError as exc:
             plan.problems.append(f"table {name!r}: {exc}")
         target_entry = await _find(work.target, name) if name in existing else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +17,10 @@ _T = TypeVar("_T")
 _MOST_TIMES = 20
 # The least bytes of a row without its vector.
 _ROW_BYTES = 512
+
+
+class AlteredError(MigrationError):
+    """The schema of a table has changed since it was opened."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,12 +43,12 @@ class OpenTable:
         return self.handle.schema
 
     async def reopen(self) -> None:
-        """Take a new handle. Raises MigrationError if the schema has changed."""
+        """Take a new handle. Raises AlteredError if the schema has changed."""
         handle = await self.backend.open_table(self.handle.name)
         if differences := handle.schema.differences(self.handle.schema):
-            raise MigrationError(
+            raise AlteredError(
                 f"the schema of table {handle.name!r} in {self.backend.target} changed during the "
-                "migration: " + "; ".join(differences)
+                f"migration: {'; '.join(differences)}; run the same command again"
             )
         self.handle = handle
 
@@ -68,6 +73,17 @@ async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
             for table in tables:
                 await table.reopen()
     raise MigrationError(f"{reason}; run the same command again")
+
+
+async def looked(look: Callable[[], Awaitable[_T]]) -> _T:
+    """Return the result of ``look``, which opens tables; repeat it if one of them was altered.
+
+    Until a run has marked the stores, apps may alter their tables.
+    """
+    for _ in range(_MOST_TIMES - 1):
+        with suppress(AlteredError):
+            return await look()
+    return await look()
 
 
 def everything(schema: Schema, *, vector: bool = True) -> Columns:

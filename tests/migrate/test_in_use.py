@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.harness.packages import install
 
 import aiovec
 import aiovec_migrate
@@ -42,6 +43,33 @@ async def test_the_store_in_use_is_never_written_over(tmp_path: Path) -> None:
         with pytest.raises(MigrationError, match=r"in use|already has"):
             await aiovec_migrate.verify(*ends, **more, repair=True)
     assert_same(kept, await contents_at(config=config))
+
+
+async def test_a_switch_to_a_store_without_marks_is_over_when_the_file_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(
+        tmp_path / "site",
+        "plain",
+        "[aiovec.backends]\nplain = tests.migrate.plain:PlainPlugin",
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    config = await a_store(tmp_path, "sqlite")
+    more = f'plain_path = "{tmp_path / "plain.db"}"\n'
+    await asyncio.to_thread(write_toml, tmp_path, "sqlite", more=more)
+    await asyncio.to_thread(write_toml, tmp_path, "plain", more=more)
+    async with aiovec.connect(config=config):
+        with pytest.raises(MigrationError, match="no switch has led to the store there"):
+            await switched(config, "plain")
+    await asyncio.to_thread(write_toml, tmp_path, "sqlite", more=more)
+    assert (await switched(config, "plain")).switched
+    for _ in range(2):
+        status = await aiovec_migrate.status(config=config)
+        assert status is not None
+        assert (status.is_open, status.next.split(";")[0]) == (False, f"apps use {status.target}")
+        assert (await switched(config, "plain")).switched  # the same command again
+    async with aiovec.connect(config=config) as store:
+        assert (store.backend_name, await store.count("notes")) == ("plain", 38)
 
 
 async def test_a_copy_that_is_in_use_by_now_is_not_written_over(tmp_path: Path) -> None:

@@ -15,9 +15,19 @@ from tests.harness.values import small_rows
 import aiovec
 import aiovec_migrate
 from aiovec import AiovecError, ConfigError, Field, MigrationError, Schema
+from aiovec.backend.place import find_place
 from aiovec_migrate import Options
 
-from .support import BACK_FIRST, SWITCH, WAYS, a_store, contents_at, place_of, write_toml
+from .support import (
+    BACK_FIRST,
+    SWITCH,
+    WAYS,
+    a_store,
+    assert_same,
+    contents_at,
+    place_of,
+    write_toml,
+)
 
 FIELDS: dict[str, Any] = {"name": str, "year": Field(int, nullable=False)}
 NOTES = Schema(4, model="m1", fields=FIELDS)
@@ -159,3 +169,26 @@ async def test_a_switch_that_would_mislead_apps_is_refused(
     await a_store_of(target, others=NOTES)
     assert "others" in await problems(None, "lancedb", config=config, options=SWITCH)
     assert await problems(None, "lancedb", config=config) == ""
+
+
+@BACK_FIRST
+async def test_a_table_may_be_altered_while_a_run_looks_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    source, target = WAYS[way]
+    config = await a_store(tmp_path, source)
+    place = await asyncio.to_thread(find_place, config=config)
+    kind = type(await asyncio.to_thread(place.create))
+    stats, names = kind.stats, ["name", "one", "two", "three"]
+
+    async def altering(backend: Any, table: Any) -> Any:
+        if len(names) > 1:
+            async with aiovec.connect(config=config) as app:
+                await app.rename_field("notes", names.pop(0), names[0])
+        return await stats(backend, table)
+
+    monkeypatch.setattr(kind, "stats", altering)
+    assert (await aiovec_migrate.run(None, target, config=config)).equal
+    kept = await contents_at(place_of(config, target))
+    assert_same(kept, await contents_at(config=config))
+    assert '"three"' in kept["notes"][0]
