@@ -76,7 +76,14 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    "case", ["arrow", "arrow_in_a_list", "arrow_column", "exported", "changed"]
+    "case",
+    [
+        "arrow_column",
+        "exported",
+        pytest.param("arrow", marks=pytest.mark.slow),
+        pytest.param("arrow_in_a_list", marks=pytest.mark.slow),
+        pytest.param("changed", marks=pytest.mark.slow),
+    ],
 )
 def test_pyarrow_and_pandas_are_imported_in_a_thread(tmp_path: Path, case: str) -> None:
     """And never on the event loop."""

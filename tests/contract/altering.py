@@ -353,7 +353,7 @@ class AlteringContract(ContractBase):
 
         writing, reading = asyncio.ensure_future(write()), asyncio.ensure_future(read())
         try:
-            for kind in (*INDEXES, *INDEXES):
+            for kind in INDEXES:
                 await asyncio.gather(
                     store.create_field_index("notes", "year", kind),
                     store.create_field_index("notes", "name", kind),

@@ -47,7 +47,7 @@ def repeated_page(times: int = 2000, *, visible: bool = False) -> bytes:
     return _file([*objects, _page(5), _deflated(b"BT /F1 1 Tf 50 750 Td " + lines + b"ET")])
 
 
-def blown_up(size: int = 2 * 10**9) -> bytes:
+def blown_up(size: int = 12 * 10**8) -> bytes:
     """Return a PDF whose compressed page is many times as long."""
     objects: list[str | bytes] = ["<< /Type /Catalog /Pages 2 0 R >>", _tree([4]), _FONT]
     return _file([*objects, _page(5), _deflated(b" " * 10**6, size // 10**6)])

@@ -152,9 +152,7 @@ LONG = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            name, marks=() if name in ("links", "word", "characters") else pytest.mark.slow
-        )
+        pytest.param(name, marks=() if name in ("links", "word") else pytest.mark.slow)
         for name in LONG
     ],
 )

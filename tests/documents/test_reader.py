@@ -186,7 +186,7 @@ def test_without_a_process_documents_are_read_in_this_one() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT")
 async def test_an_interrupted_import_ends_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow.pdf").write_bytes(repeated_page())
-    for options in ([], ["--strict"], ["--dry-run"]):
+    for options in ([], ["--strict", "--dry-run"]):
         with case(options):
             process = await asyncio.create_subprocess_exec(
                 *COMMAND, "import", ".", "--embedder", "demo", "-s", "s.db", *options,

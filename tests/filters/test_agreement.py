@@ -68,9 +68,21 @@ def check(store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr]
                 assert {record.id for record in records} == expected, repr(written)
 
 
-@settings(SOME, max_examples=25)
-@given(rows=cases.rows, exprs=st.lists(filters(SCHEMA), min_size=1, max_size=6))
+DRAWN = given(rows=cases.rows, exprs=st.lists(filters(SCHEMA), min_size=1, max_size=6))
+
+
+@SOME
+@DRAWN
 def test_each_filter_selects_the_same(
+    store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr]
+) -> None:
+    check(store, rows, exprs)
+
+
+@pytest.mark.slow
+@settings(SOME, max_examples=50)
+@DRAWN
+def test_each_of_many_filters_selects_the_same(
     store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr]
 ) -> None:
     check(store, rows, exprs)

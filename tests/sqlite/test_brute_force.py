@@ -44,11 +44,11 @@ class Shape:
 # The tables that are mapped are large enough for a scan file.
 SHAPES = (
     Shape("near ties", "cosine", 800, count=1_200, partition=True, mapped=True),
-    Shape("constant", "dot", 8, count=3_500, partition=True),
-    Shape("gaussian", "l2", 65, count=1_800, partition=True, mapped=True),
     Shape("norms of all sizes", "l2", 17, in_memory=False),
 )
 FURTHER_SHAPES = (
+    Shape("constant", "dot", 8, count=3_500, partition=True),
+    Shape("gaussian", "l2", 65, count=1_800, partition=True, mapped=True),
     Shape("gaussian", "l2", 4096, count=1_800, partition=True, mapped=True),
     Shape("last bits", "cosine", 48, mapped=True),
     Shape("clustered", "l2", 3, partition=True),

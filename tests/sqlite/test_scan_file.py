@@ -729,7 +729,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 async def test_processes_write_one_scan_file_at_the_same_time(folder: Path) -> None:
     for file in scan_files(folder):
         file.unlink()
-    writers = [python("-c", WRITER, str(folder / NAME), TABLE, str(DIM)) for _ in range(4)]
+    writers = [python("-c", WRITER, str(folder / NAME), TABLE, str(DIM)) for _ in range(2)]
     for writer in writers:
         assert await asyncio.to_thread(writer.wait, 120) == 0
     async with opened(folder / NAME) as store:
@@ -742,7 +742,7 @@ async def test_process_killed_while_it_writes_scan_file_leaves_nothing_behind(fo
     for file in scan_files(folder):
         file.unlink()
     store = await open_store(folder / NAME, scan="disk")  # so that the WAL stays
-    for seconds in (0.0, 0.01, 0.1):
+    for seconds in (0.0, 0.05):
         writer = python(
             "-c", WRITER, str(folder / NAME), TABLE, str(DIM), "on", stdout=subprocess.PIPE
         )

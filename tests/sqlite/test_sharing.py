@@ -119,7 +119,7 @@ async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
         over = False
 
         async def write(first: int) -> None:
-            for n in range(first, first + 200, 10):
+            for n in range(first, first + 120, 10):
                 await store.insert("notes", [row(n + i) for i in range(10)])
                 kept.update(range(n, n + 10))
                 gone = n - first
@@ -218,7 +218,7 @@ async def test_each_write_of_another_process_is_seen_by_the_next_search(tmp_path
         )
         assert other.stdin is not None
         assert other.stdout is not None
-        for number in range(0, 200, 2):
+        for number in range(0, 100, 2):
             await store.insert("notes", [row(number)])
             other.stdin.write(f"{number}\n")
             other.stdin.flush()

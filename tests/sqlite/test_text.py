@@ -246,7 +246,7 @@ async def test_a_cancelled_build_hides_no_row_and_goes_on_by_itself(tmp_path: Pa
 
 
 async def test_killed_build_hides_no_row_and_goes_on_when_store_is_opened(tmp_path: Path) -> None:
-    path, count = tmp_path / "s.db", 20_000
+    path, count = tmp_path / "s.db", 10_000
     await titled(path, count)
     process = python("-c", _INDEX_TITLES, str(path))
 
@@ -277,7 +277,7 @@ async def test_killed_build_hides_no_row_and_goes_on_when_store_is_opened(tmp_pa
 
 
 async def test_a_build_follows_a_renamed_table(tmp_path: Path) -> None:
-    path, count = tmp_path / "s.db", 20_000
+    path, count = tmp_path / "s.db", 8_000
     await titled(path, count)
     async with aiovec.connect(path) as store:
         building = asyncio.ensure_future(store.create_field_index("notes", "title", "text"))

@@ -120,32 +120,34 @@ async def check_same(
 
 @pytest.mark.parametrize(
     "analyzer",
-    [*ANALYZERS[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in ANALYZERS[3:])],
+    [*ANALYZERS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in ANALYZERS[2:])],
 )
 async def test_the_same_as_fts5_amid_writes(tmp_path: Path, analyzer: str) -> None:
     if analyzer not in ("plain", "english"):
         pytest.importorskip("Stemmer")
     chance = random.Random(analyzer)
-    rows = [row(chance, number) for number in range(1_200)]
+    rows = [row(chance, number) for number in range(800)]
     async with both(tmp_path / "s.db", analyzer, rows) as (words, fts5):
         await check_same(words, fts5, chance, 20)
         changes: list[Callable[[VectorStore], Any]] = [
-            lambda store: store.upsert("notes", [row(chance, chance.randrange(1_300))]),
-            lambda store: store.upsert("notes", [row(chance, n) for n in range(700, 760)]),
+            lambda store: store.upsert("notes", [row(chance, chance.randrange(900))]),
+            lambda store: store.upsert("notes", [row(chance, n) for n in range(460, 520)]),
             lambda store: store.update(
                 "notes", {"body": drawn(chance)}, where=f"n = {chance.randrange(20)}"
             ),
-            lambda store: store.delete("notes", where=f"id = 'r{chance.randrange(1_200):05}'"),
+            lambda store: store.delete("notes", where=f"id = 'r{chance.randrange(800):05}'"),
             lambda store: store.delete("notes", where=f"n = 7 AND id > 'r0{chance.random()}'"),
             lambda store: store.set_vectors("notes", ["r00001"], [[1.0, 2.0, 3.0, 4.0]]),
         ]
-        for _ in range(40):
+        for _ in range(25):
             await chance.choice(changes)(chance.choice([words, fts5]))
             await check_same(words, fts5, chance, 2)
         assert (await words.stats("notes")).details["keywords"] == "in memory"
 
 
-@pytest.mark.parametrize("lists", [2, 8, 40])
+@pytest.mark.parametrize(
+    "lists", [8, *(pytest.param(lists, marks=pytest.mark.slow) for lists in (2, 40))]
+)
 async def test_the_same_as_fts5_with_room_for_few_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: int
 ) -> None:
@@ -315,7 +317,7 @@ import asyncio, sys
 import aiovec
 async def main(path, name):
     async with aiovec.connect(path) as store:
-        for n in range(60):
+        for n in range(40):
             text = f"w1 the {name}x{n} of w2"
             row = {"id": f"{name}{n % 20}", "embedding": [1.0] * 4, "body": text}
             await store.upsert("notes", [row])
@@ -337,6 +339,7 @@ async def test_each_process_sees_each_write(tmp_path: Path) -> None:
         while any(writer.poll() is None for writer in writers):
             hits = await words.search_text("notes", "w1 the of w2", limit=50)
             assert hits[0].score > 0
+            await asyncio.sleep(0.01)
         assert [writer.wait(60) for writer in writers] == [0, 0, 0]
         await check_same(words, fts5, chance, 30)
 
@@ -356,9 +359,9 @@ async def test_a_store_opened_for_reading_has_words_in_memory(tmp_path: Path) ->
 
 async def test_cancelled_searches_leave_the_words_usable(tmp_path: Path) -> None:
     chance = random.Random(6)
-    rows = [row(chance, number) for number in range(3_000)]
+    rows = [row(chance, number) for number in range(2_000)]
     async with both(tmp_path / "s.db", "plain", rows) as (words, fts5):
-        for turn in range(40):
+        for turn in range(0, 40, 2):
             await words.upsert("notes", [row(chance, n) for n in range(turn, turn + 30)])
             task = asyncio.ensure_future(words.search_text("notes", question(chance), limit=3_000))
             await asyncio.sleep(turn / 10_000)

@@ -372,7 +372,7 @@ def test_texts_that_the_model_cuts_off_are_named(
     )
 
 
-@pytest.mark.parametrize("mode", ["wal", "delete"])
+@pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.slow)])
 def test_an_app_writes_while_its_rows_are_embedded(
     db: sqlite3.Connection, folder: Path, mode: str
 ) -> None:

@@ -27,7 +27,7 @@ WANTED = {
 }
 # Among these every kind of event is met. Where a change of the product leads them elsewhere, the
 # test goes on with other seeds, and takes longer.
-SEEDS = (506, 656, 922, 1524)
+SEEDS = (2, 46, 48, 159)
 
 
 def met_by(course: Course) -> set[str]:
