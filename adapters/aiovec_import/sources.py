@@ -82,7 +82,7 @@ class RejectsFile:
         if self._file is not None:
             with writing_to(self.path):
                 self._file.close()
-        elif done:
+        elif done and self.path.is_file():  # not a device: root could remove the null device
             with suppress(OSError):  # where no list can be written
                 self.path.unlink()
 

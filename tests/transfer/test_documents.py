@@ -399,6 +399,15 @@ def test_the_list_of_rejects_has_a_place_of_its_own_or_goes_to_standard_error(
     assert imported(store, notes)["unchanged"] == 3
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_a_list_of_rejects_that_is_no_file_is_not_removed(folder: Path, store: Path) -> None:
+    """Such as the null device, which root could remove."""
+    os.mkfifo(folder / "pipe")
+    notes = written(folder / "notes", NOTES)
+    assert imported(store, notes, "--rejects", folder / "pipe")["new"] == 3
+    assert (folder / "pipe").is_fifo()
+
+
 # Hostile names, and two of the faults; tests/documents has all faults.
 HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "日本語/Ünï 'x' \"y\" #1.md": ("# 見出し\n\n本文。\n", ""),
