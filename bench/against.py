@@ -6,18 +6,15 @@ A client that blocks is called in threads.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import time
-import venv
 from pathlib import Path
 
 import numpy as np
 
 from .data import PICKS, Data, load
 from .measure import RESULTS, Options, Result, medians, number, output
-from .peers import LIMIT, OURS, PEERS, Peer
+from .peers import LIMIT, OURS, PEERS
 
 _ROWS, _CLIENTS = 20_000, 64
 _ROUNDS, _SECONDS, _ASKED = 3, 4.0, 200
@@ -41,12 +38,12 @@ async def run(options: Options) -> list[Result]:
     for name, peer in PEERS.items():
         if name == OURS or not options.alone:
             try:
-                environments[name] = await _environment(peer, options)
+                environments[name] = await peer.environment(options)
             except RuntimeError as error:
                 notes.append(f"skipped: {name}: {_last_line(error)}")
     for turn in range(options.rounds(_ROUNDS)):
-        for name, folder in list(environments.items()):
-            command = (_python(folder), "-m", "bench.peers", name)
+        for name, python in list(environments.items()):
+            command = (str(python), "-m", "bench.peers", name)
             inputs = {
                 "data": str(start), "folder": str(options.folder / f"{turn}-few-{name}"),
                 "most": most, "clients": 0, "seconds": options.seconds(_SECONDS),
@@ -61,7 +58,7 @@ async def run(options: Options) -> list[Result]:
                 figures |= json.loads(printed.splitlines()[-1])
                 for key, rows in allowed.items():
                     figures[key] = data.recall(enumerate(figures[key]), np.flatnonzero(rows))
-                rounds.setdefault(name, []).append(figures | {"installed (MB)": _size(folder)})
+                rounds.setdefault(name, []).append(figures | {"installed (MB)": _size(python)})
             except RuntimeError as error:
                 if name == OURS:
                     raise
@@ -81,23 +78,10 @@ async def run(options: Options) -> list[Result]:
     ]  # fmt: skip
 
 
-async def _environment(peer: Peer, options: Options) -> Path:
-    """Return the folder of an environment that has the peer's packages."""
-    name = "-".join(peer.packages).strip(".") or OURS
-    folder = (options.cache or options.folder) / "environments" / name
-    if not (folder / "complete").exists() or name == OURS:
-        await asyncio.to_thread(venv.create, folder, with_pip=True, clear=True)
-        await output(_python(folder), "-m", "pip", "install", "--quiet", "numpy", *peer.packages)
-        (folder / "complete").touch()
-    return folder
-
-
-def _python(folder: Path) -> str:
-    return str(folder / ("Scripts/python" if os.name == "nt" else "bin/python"))
-
-
-def _size(folder: Path) -> float:
-    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
+def _size(python: Path) -> float:
+    files = (
+        file for file in python.parents[1].rglob("*") if file.is_file() and file.suffix != ".pyc"
+    )
     return sum(file.stat().st_size for file in files if "pip" not in file.parts) / 1e6
 
 

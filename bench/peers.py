@@ -1,15 +1,19 @@
 """One store as its own documentation opens it, measured in a separate environment.
 
 ``python -m bench.peers NAME JSON`` needs NumPy and the packages of that store, no more. `bench
-against` makes the environment, runs it and reads what it prints.
+against` makes the environment, runs it and reads what it prints; `bench many` runs
+``bench.sharing`` in it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import os
 import sys
 import time
+import venv
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .measure import block_of, lags, rate
+from .measure import Options, block_of, lags, output, rate
 
 LIMIT = 10
 _BATCH = 1000
@@ -29,6 +33,20 @@ _AT_ONCE, _TICK = 20, 0.001
 
 Search = Callable[[Any, int | None], Awaitable[list[int]]]
 """Return the numbers of the rows nearest to a vector, of those with ``pick`` below a bound."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open table: adds a batch of the rows, completes its index, and searches."""
+
+    add: Callable[[range], Any]
+    search: Search
+    complete: Callable[[], Any] = lambda: None
+
+    async def fill(self, *batches: range) -> None:
+        for part in batches:
+            if inspect.isawaitable(added := self.add(part)):
+                await added
 
 
 @dataclass(frozen=True)
@@ -52,7 +70,20 @@ class Peer:
     """What pip installs for a store, and how to fill and search it."""
 
     packages: tuple[str, ...]
-    opened: Callable[[Path, Rows], AbstractAsyncContextManager[Search]]
+    opened: Callable[[Path, Rows], AbstractAsyncContextManager[Opened]]
+    """Open the table in a folder, or make it."""
+    on_disk: bool = True
+
+    async def environment(self, options: Options) -> Path:
+        """Return the Python of an environment that has the packages."""
+        name = "-".join(self.packages).strip(".") or OURS
+        folder = (options.cache or options.folder) / "environments" / name
+        python = folder / ("Scripts/python" if os.name == "nt" else "bin/python")
+        if not (folder / "complete").exists() or name == OURS:
+            await asyncio.to_thread(venv.create, folder, with_pip=True, clear=True)
+            await output(str(python), "-m", "pip", "install", "--quiet", "numpy", *self.packages)
+            (folder / "complete").touch()
+        return python
 
 
 def in_thread(search: Callable[[Any, int | None], list[int]]) -> Search:
@@ -61,12 +92,14 @@ def in_thread(search: Callable[[Any, int | None], list[int]]) -> Search:
 
 
 @asynccontextmanager
-async def _aiovec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+async def _aiovec(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     aiovec = _load("aiovec")
     async with aiovec.connect(folder / "a.db") as store:
         fields = {"pick": int, "text": str}
-        await store.create_table("t", aiovec.Schema(rows.vectors.shape[1], fields=fields))
-        for part in rows.batches():
+        schema = aiovec.Schema(rows.vectors.shape[1], fields=fields)
+        await store.create_table("t", schema, exist_ok=True)
+
+        async def add(part: range) -> None:
             at = slice(part.start, part.stop)
             columns = {"id": [str(n) for n in part], "embedding": rows.vectors[at]}
             await store.insert("t", columns | {"pick": rows.picks[at], "text": rows.texts[at]})
@@ -76,38 +109,42 @@ async def _aiovec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
             hits = await store.search("t", vector, limit=LIMIT, where=where)
             return [int(hit.id) for hit in hits]
 
-        yield search
+        yield Opened(add, search)
 
 
 @asynccontextmanager
-async def _sqlite_vec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+async def _sqlite_vec(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     driver, sqlite_vec = _load("pysqlite3.dbapi2"), _load("sqlite_vec")
     db = driver.connect(str(folder / "a.db"), isolation_level=None, check_same_thread=False)
     db.enable_load_extension(True)
     sqlite_vec.load(db)
     db.execute(
-        f"CREATE VIRTUAL TABLE t USING vec0(vector float[{rows.vectors.shape[1]}] "
+        f"CREATE VIRTUAL TABLE IF NOT EXISTS t USING vec0(vector float[{rows.vectors.shape[1]}] "
         "distance_metric=cosine, pick integer, +text text)"
     )
-    for part in rows.batches():
-        db.execute("BEGIN")
+
+    def add(part: range) -> None:
         values = ((n, rows.vectors[n].tobytes(), rows.picks[n], rows.texts[n]) for n in part)
-        db.executemany("INSERT INTO t (rowid, vector, pick, text) VALUES (?, ?, ?, ?)", values)
-        db.execute("COMMIT")
+        db.execute("BEGIN")
+        try:
+            db.executemany("INSERT INTO t (rowid, vector, pick, text) VALUES (?, ?, ?, ?)", values)
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
     def search(vector: Any, most: int | None) -> list[int]:
         where = "" if most is None else f" AND pick < {most}"
         sql = f"SELECT rowid, text FROM t WHERE vector MATCH ? AND k = {LIMIT}{where}"
         return [row[0] for row in db.execute(sql, (vector.tobytes(),))]
 
-    yield in_thread(search)
+    yield Opened(add, in_thread(search))
 
 
 @asynccontextmanager
-async def _faiss(_folder: Path, rows: Rows) -> AsyncIterator[Search]:
+async def _faiss(_folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     faiss = _load("faiss")
     index = faiss.IndexFlatIP(rows.vectors.shape[1])
-    index.add(rows.vectors)
     picks = np.array(rows.picks)
 
     def search(vector: Any, most: int | None) -> list[int]:
@@ -118,14 +155,15 @@ async def _faiss(_folder: Path, rows: Rows) -> AsyncIterator[Search]:
         nearest = index.search(vector[None], LIMIT, params=chosen)[1][0]
         return [int(row) for row in nearest if row >= 0]
 
-    yield in_thread(search)
+    yield Opened(lambda part: index.add(rows.vectors[part.start : part.stop]), in_thread(search))
 
 
 @asynccontextmanager
-async def _chroma(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+async def _chroma(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     client = _load("chromadb").PersistentClient(str(folder))
-    table = client.create_collection("docs", configuration={"hnsw": {"space": "cosine"}})
-    for part in rows.batches():
+    table = client.get_or_create_collection("docs", configuration={"hnsw": {"space": "cosine"}})
+
+    def add(part: range) -> None:
         table.add(
             ids=[str(n) for n in part],
             embeddings=rows.vectors[part.start : part.stop],
@@ -138,42 +176,51 @@ async def _chroma(folder: Path, rows: Rows) -> AsyncIterator[Search]:
         answer = table.query(query_embeddings=vector[None], n_results=LIMIT, where=where)
         return [int(id) for id in answer["ids"][0]]
 
-    yield in_thread(search)
+    yield Opened(add, in_thread(search))
+
+
+def _qdrant(in_memory: bool) -> Callable[[Path, Rows], AbstractAsyncContextManager[Opened]]:
+    @asynccontextmanager
+    async def opened(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
+        qdrant = _load("qdrant_client")
+        models = qdrant.models
+        place = {"location": ":memory:"} if in_memory else {"path": str(folder)}
+        client = qdrant.AsyncQdrantClient(**place)
+        size = models.VectorParams(size=rows.vectors.shape[1], distance=models.Distance.COSINE)
+        if not await client.collection_exists("t"):
+            await client.create_collection("t", vectors_config=size)
+
+        async def add(part: range) -> None:
+            points = [
+                models.PointStruct(id=n, vector=rows.vectors[n].tolist(), payload=rows.fields(n))
+                for n in part
+            ]
+            await client.upsert("t", points)
+
+        async def search(vector: Any, most: int | None) -> list[int]:
+            below = models.FieldCondition(key="pick", range=models.Range(lt=most))
+            where = None if most is None else models.Filter(must=[below])
+            answer = await client.query_points("t", query=vector, limit=LIMIT, query_filter=where)
+            return [point.id for point in answer.points]
+
+        yield Opened(add, search)
+        await client.close()
+
+    return opened
 
 
 @asynccontextmanager
-async def _qdrant(_folder: Path, rows: Rows) -> AsyncIterator[Search]:
-    qdrant = _load("qdrant_client")
-    models = qdrant.models
-    client = qdrant.AsyncQdrantClient(":memory:")  # a folder takes a commit for each row
-    size = models.VectorParams(size=rows.vectors.shape[1], distance=models.Distance.COSINE)
-    await client.create_collection("t", vectors_config=size)
-    for part in rows.batches():
-        points = [
-            models.PointStruct(id=n, vector=rows.vectors[n].tolist(), payload=rows.fields(n))
-            for n in part
-        ]
-        await client.upsert("t", points)
-
-    async def search(vector: Any, most: int | None) -> list[int]:
-        below = models.FieldCondition(key="pick", range=models.Range(lt=most))
-        where = None if most is None else models.Filter(must=[below])
-        answer = await client.query_points("t", query=vector, limit=LIMIT, query_filter=where)
-        return [point.id for point in answer.points]
-
-    yield search
-    await client.close()
-
-
-@asynccontextmanager
-async def _qdrant_edge(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+async def _qdrant_edge(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     q = _load("qdrant_edge")
     size = q.EdgeVectorParams(size=rows.vectors.shape[1], distance=q.Distance.Cosine)
-    shard = q.EdgeShard.create(str(folder), q.EdgeConfig(vectors=size))
-    for part in rows.batches():
+    if any(folder.iterdir()):  # noqa: ASYNC240
+        shard = q.EdgeShard.load(str(folder))
+    else:
+        shard = q.EdgeShard.create(str(folder), q.EdgeConfig(vectors=size))
+
+    def add(part: range) -> None:
         points = [q.Point(n, rows.vectors[n].tolist(), rows.fields(n)) for n in part]
         shard.update(q.UpdateOperation.upsert_points(points))
-    shard.optimize()
 
     def search(vector: Any, most: int | None) -> list[int]:
         below = q.FieldCondition(key="pick", range=q.RangeFloat(lt=most))
@@ -184,21 +231,30 @@ async def _qdrant_edge(folder: Path, rows: Rows) -> AsyncIterator[Search]:
         )  # fmt: skip
         return [point.id for point in shard.query(request)]
 
-    yield in_thread(search)
+    yield Opened(add, in_thread(search), shard.optimize)
     shard.close()
 
 
-def _lancedb(indexed: bool) -> Callable[[Path, Rows], AbstractAsyncContextManager[Search]]:
+def _lancedb(indexed: bool) -> Callable[[Path, Rows], AbstractAsyncContextManager[Opened]]:
     @asynccontextmanager
-    async def opened(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+    async def opened(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
         lancedb, pa, index = _load("lancedb"), _load("pyarrow"), _load("lancedb.index")
         database = await lancedb.connect_async(folder)
-        flat = pa.array(rows.vectors.ravel())
-        vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
-        columns = {"id": range(len(rows.picks)), "pick": rows.picks, "text": rows.texts}
-        table = await database.create_table("t", pa.table({**columns, "vector": vectors}))
-        if indexed:
-            await table.create_index("vector", config=index.HnswSq(distance_type="cosine"))
+        vector = pa.list_(pa.float32(), rows.vectors.shape[1])
+        columns = {"id": pa.int64(), "pick": pa.int64(), "text": pa.string(), "vector": vector}
+        schema = pa.schema(columns)
+        table = await database.create_table("t", schema=schema, exist_ok=True)
+
+        async def add(part: range) -> None:
+            at = slice(part.start, part.stop)
+            flat = pa.array(rows.vectors[at].ravel())
+            vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
+            fields = [[*part], rows.picks[at], rows.texts[at], vectors]
+            await table.add(pa.table(fields, schema=schema))
+
+        async def complete() -> None:
+            if indexed:
+                await table.create_index("vector", config=index.HnswSq(distance_type="cosine"))
 
         async def search(vector: Any, most: int | None) -> list[int]:
             query = table.query().nearest_to(vector).distance_type("cosine").limit(LIMIT)
@@ -207,19 +263,22 @@ def _lancedb(indexed: bool) -> Callable[[Path, Rows], AbstractAsyncContextManage
             nearest = await query.select(["id", "pick", "text", "_distance"]).to_list()
             return [row["id"] for row in nearest]
 
-        yield search
+        yield Opened(add, search, complete)
 
     return opened
 
 
 @asynccontextmanager
-async def _milvus(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+async def _milvus(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     pymilvus = _load("pymilvus")
     place = str(folder / "milvus.db")
     made = pymilvus.MilvusClient(place)
-    made.create_collection("t", dimension=rows.vectors.shape[1], metric_type="COSINE")
-    for part in rows.batches():
+    if not made.has_collection("t"):
+        made.create_collection("t", dimension=rows.vectors.shape[1], metric_type="COSINE")
+
+    def add(part: range) -> None:
         made.insert("t", [{"id": n, "vector": rows.vectors[n], **rows.fields(n)} for n in part])
+
     client = pymilvus.AsyncMilvusClient(place)
 
     async def search(vector: Any, most: int | None) -> list[int]:
@@ -229,23 +288,27 @@ async def _milvus(folder: Path, rows: Rows) -> AsyncIterator[Search]:
         )
         return [row["id"] for row in answer[0]]
 
-    yield search
+    yield Opened(add, search)
     await client.close()
 
 
 @asynccontextmanager
-async def _zvec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
+async def _zvec(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     zvec = _load("zvec")
     kinds = zvec.DataType
     fields = [zvec.FieldSchema("pick", kinds.INT64), zvec.FieldSchema("text", kinds.STRING)]
     index = zvec.HnswIndexParam(zvec.MetricType.COSINE)
     vector = zvec.VectorSchema("v", kinds.VECTOR_FP32, rows.vectors.shape[1], index)
-    table = zvec.create_and_open(str(folder / "t"), zvec.CollectionSchema("t", fields, vector))
-    for part in rows.batches():
+    place = str(folder / "t")
+    if Path(place).exists():  # noqa: ASYNC240
+        table = zvec.open(place)
+    else:
+        table = zvec.create_and_open(place, zvec.CollectionSchema("t", fields, vector))
+
+    def add(part: range) -> None:
         table.insert(
             [zvec.Doc(str(n), vectors={"v": rows.vectors[n]}, fields=rows.fields(n)) for n in part]
         )
-    table.optimize()
 
     def search(vector: Any, most: int | None) -> list[int]:
         query = zvec.Query("v", vector=vector, param=zvec.HnswQueryParam(ef=_EF))
@@ -253,22 +316,27 @@ async def _zvec(folder: Path, rows: Rows) -> AsyncIterator[Search]:
         nearest = table.query(query, topk=LIMIT, filter=where, output_fields=["pick", "text"])
         return [int(row.id) for row in nearest]
 
-    yield in_thread(search)
+    yield Opened(add, in_thread(search), table.optimize)
 
 
 OURS = "aiovec"
 PEERS = {
     OURS: Peer((".",), _aiovec),
     "sqlite-vec": Peer(("sqlite-vec", "pysqlite3"), _sqlite_vec),
-    "FAISS, flat": Peer(("faiss-cpu",), _faiss),
+    "FAISS, flat": Peer(("faiss-cpu",), _faiss, on_disk=False),
     "Chroma": Peer(("chromadb",), _chroma),
-    "Qdrant's client, in memory": Peer(("qdrant-client",), _qdrant),
+    "Qdrant's client, in memory": Peer(("qdrant-client",), _qdrant(True), on_disk=False),
     "Qdrant Edge": Peer(("qdrant-edge-py",), _qdrant_edge),
     "LanceDB, no index": Peer(("lancedb", "pyarrow"), _lancedb(indexed=False)),
     "LanceDB, HNSW": Peer(("lancedb", "pyarrow"), _lancedb(indexed=True)),
     "Milvus Lite": Peer(("pymilvus", "milvus-lite"), _milvus),
     "Zvec": Peer(("zvec",), _zvec),
 }
+
+
+# A folder of Qdrant's client takes a commit for each row, so `bench against` leaves it out.
+SHARED = {name: peer for name, peer in PEERS.items() if peer.on_disk and name != "LanceDB, HNSW"}
+SHARED["Qdrant's client"] = Peer(("qdrant-client",), _qdrant(False))
 
 
 async def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -282,7 +350,11 @@ async def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     folder = Path(settings["folder"])
     folder.mkdir()  # noqa: ASYNC240
     began = time.perf_counter()
-    async with PEERS[name].opened(folder, rows) as search:
+    async with PEERS[name].opened(folder, rows) as table:
+        await table.fill(*rows.batches())
+        if inspect.isawaitable(completed := table.complete()):
+            await completed
+        search = table.search
         filled = time.perf_counter() - began
         if not settings["clients"]:
             await search(queries[0], None)
