@@ -43,7 +43,7 @@ async def run_import(
     facts = {"store": target, **job.facts(), "seconds": round(seconds, 6)}
     facts["rejects"] = job.rejects.place if job.rejects.count else None
     lines, notes = reported(facts)
-    error = None if job.whole or (allow_rejects and not job.failed) else typer.Exit(1)
+    error = typer.Exit(1) if job.failed or not (allow_rejects or job.whole) else None
     return Shown(facts, [*lines, f"done in {seconds:.2f} s"], notes=notes, error=error)
 
 
