@@ -203,7 +203,8 @@ def _write(pieces: Iterable[bytes], path: Path, stop: threading.Event) -> None:
 def _prepare(path: Path, partial: Path) -> None:
     with Translated(str(path)):
         if os.path.lexists(path):
-            raise InvalidArgumentError("path", str(path), "a path that does not exist yet")
+            reason = f"{path} exists already; name a path that does not exist yet"
+            raise InvalidArgumentError("path", str(path), reason=reason)
         remove_abandoned(path.parent, f"{path.name}.partial-", "")
         partial.mkdir(parents=True)
 

@@ -42,7 +42,8 @@ def _strip_marks(path: Path) -> None:
 
 def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
     """Write the present state to a new file, which is either complete or not there."""
-    taken = InvalidArgumentError("path", str(path), "a path that does not exist yet")
+    reason = f"{path} exists already; name a path that does not exist yet"
+    taken = InvalidArgumentError("path", str(path), reason=reason)
     if os.path.lexists(path):
         raise taken
     check_free_name(str(path))

@@ -306,7 +306,7 @@ class DocumentBridge(Bridge):
     def _see(self, schema: Schema | None) -> None:
         super()._see(schema)
         known = schema or self._schema(1)
-        self.text = _text_of(known, self._text)
+        self.text: str = _text_of(known, self._text)
         self._vector = known.vector
         self._declared = {name: f.kind for name, f in known.fields.items() if name != self.text}
         self._taken = frozenset({"id", self.text, known.vector})

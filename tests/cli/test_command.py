@@ -99,6 +99,10 @@ CURES = {
     "--store n.db tables": "write it after the command, as in aiovec COMMAND --store",
     "--json tables -s n.db": "write it after the command, as in aiovec COMMAND --json",
     "help": "write aiovec --help",
+    "search notes three words -s notes.db": "as in aiovec search 'two words'",
+    "search words --top 3 -s notes.db": "No such option: --top; did you mean --limit?",
+    "search words --filter x=1 -s notes.db": "did you mean --where?",
+    "rows notes --top-k 3 -s notes.db": "did you mean --limit?",
     "version": "write aiovec --version",
     "distinct notes -s notes.db": "notes is a table: write the FIELD after it",
     "search notes words --limit abc": "'abc'",
@@ -155,7 +159,7 @@ FAILURES = {
     "create notes --dim 3 -s notes.db": "notes",
     "drop absent --yes -s notes.db": "absent",
     "delete absent a -s notes.db": "absent",
-    "backup other.db -s notes.db": "other.db",
+    "backup other.db -s notes.db": "other.db exists already; name a path that does not exist",
     "tables -s other.db": "another application",
     "tables -s old.db": "if it holds vectors, aiovec import",
     "tables": "-s notes.db",
@@ -209,6 +213,13 @@ def test_a_failure_exits_with_1_and_one_line_and_changes_nothing(
             assert finished.err.startswith("error: ")
             assert reason in finished.err
     assert contents(folder) == before
+
+
+def test_words_without_quotes_are_no_table(run: Run, store: Path) -> None:
+    finished = run("search", "two", "words", "-s", store)
+    table, cure = finished.err.splitlines()
+    assert (finished.code, "there is no table 'two'" in table) == (1, True)
+    assert cure.endswith("aiovec search 'two words'")
 
 
 def test_the_store_is_chosen_by_option_environment_and_file(

@@ -11,7 +11,7 @@ import typer
 
 from .._search.query import text_fields
 from .._tools.messages import shown
-from ..errors import AiovecError
+from ..errors import AiovecError, TableNotFoundError
 from .output import Listing, cell, one_line
 from .stores import (
     AnyTable,
@@ -133,7 +133,12 @@ async def search(
     query: Any = words if vector is None else _vector_in(vector)
 
     opened = await at.table(table, reading=True)
-    how = "vector" if words is None else await _best(opened, by)
+    try:
+        how = "vector" if words is None else await _best(opened, by)
+    except TableNotFoundError as exc:
+        if table is not None:
+            exc.add_note(f"Several words need quotes, as in aiovec search '{table} {words}'")
+        raise
     if embedder is not None:
         give_embedder(opened.store, await opened.schema(), embedder)
     if like:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .._tools.hints import meant_by
 from .._tools.messages import did_you_mean
 from .._tools.redaction import without_secrets
 
@@ -29,6 +30,13 @@ def clear_message(error: Any) -> str:
         error.possibilities = None
         example = f"{context.command_path} COMMAND {error.option_name}"
         return f"{message}; write it after the command, as in {example}"
+    if message.startswith("No such option"):
+        options = {parameter.name: parameter.opts for parameter in context.command.params}
+        if meant := meant_by(error.option_name.lstrip("-").replace("-", "_"), [*options]):
+            error.possibilities = None
+            return f"{message}; did you mean {options[meant][0]}?"
+    if "unexpected extra argument" in message and context.command.name == "search":
+        return f"{message}; several words need quotes, as in aiovec search 'two words'"
     if "unexpected extra argument" in message:
         own = {option for parameter in context.command.params for option in parameter.opts}
         return message + store_cure(message, [name for name in _NAMING[1:] if name in own])

@@ -17,7 +17,8 @@ _T = TypeVar("_T")
 
 # Names elsewhere, and the name here or, behind a semicolon, what to do.
 _ARGUMENTS = {
-    "k": "limit", "top_k": "limit", "n_results": "limit", "filter": "where", "filters": "where",
+    "k": "limit", "top": "limit", "top_k": "limit", "n_results": "limit",
+    "filter": "where", "filters": "where",
     "fields": "select", "columns": "select", "query": "vector", "embedding": "vector",
     **dict.fromkeys(
         ("alpha", "weight", "weights"), "; search_hybrid() takes fusion=Weighted(vector=…, text=…)"
@@ -51,6 +52,12 @@ def _hint(name: str, known: Sequence[str], elsewhere: Mapping[str, str]) -> str:
     if meant.startswith(";"):
         return meant
     return f"; did you mean {meant!r}?" if meant in known else did_you_mean(name, known)
+
+
+def meant_by(name: str, known: Sequence[str]) -> str:
+    """Return the name here for an argument of another library; "" if it has none of those known."""
+    meant = _ARGUMENTS.get(name, "")
+    return meant if meant in known else ""
 
 
 def unexpected(call: str, name: str, known: Sequence[str]) -> TypeError:

@@ -372,4 +372,4 @@ def _for_blocking(
     return call
 
 
-watch = _for_blocking(watch_async)
+watch: Final = _for_blocking(watch_async)
