@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from aiovec.errors import AiovecError, CorruptStoreError, ExtensionUnavailableEr
 
 from . import text_index
 from .copies.kernel.library import load, why_not
-from .copies.scanfile import ScanFiles
+from .copies.postings import read_postings
+from .copies.scanfile import ScanFiles, read_segments
 from .driver import connect, has_fts5, load_driver, load_extension
 from .errors import translated
 from .layout import check_header, faults_of, read_table
@@ -162,7 +164,7 @@ def _inside(db: sqlite3.Connection, path: Path) -> Iterator[Finding]:
         for name in table_names(db):
             yield _table(db, name)
             yield from _text_index(db, name)
-            yield from _scan_file(db, name, path)
+            yield from _scan_files(db, name, path)
 
 
 def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:
@@ -181,15 +183,25 @@ def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:
     yield Finding(f"text index of {name}", state, ok=sound, cure=None if sound else cure)
 
 
-def _scan_file(db: sqlite3.Connection, name: str, store: Path) -> Iterator[Finding]:
-    layout = read_table(db, name)
-    examined = layout and ScanFiles(store, read_only=True).examine(db, layout)
-    if not examined:
+def _scan_files(db: sqlite3.Connection, name: str, store: Path) -> Iterator[Finding]:
+    layout, files = read_table(db, name), ScanFiles(store, read_only=True)
+    if layout is None:
         return
-    file, sound = examined
-    state = f"{file.name}: {'sound' if sound else 'damaged, so searches may miss rows'}"
-    cure = None if sound else f"delete {file}; a search writes it again"
-    yield Finding(f"scan file of {name}", state, ok=sound, cure=cure)
+    examined = {
+        "scan file": files.examine(
+            db, layout, "codes", partial(read_segments, table=layout, whole=True)
+        )
+    }
+    for index in text_index.indexes_of(db, name):
+        if index.ready:
+            read = partial(read_postings, table=layout, index=index, whole=True)
+            examined["words in a file"] = files.examine(db, layout, "words", read)
+    for what, found in examined.items():
+        if found is not None:
+            file, sound = found
+            state = f"{file.name}: {'sound' if sound else 'damaged, so searches may miss rows'}"
+            cure = None if sound else f"delete {file}; a search writes it again"
+            yield Finding(f"{what} of {name}", state, ok=sound, cure=cure)
 
 
 def _table(db: sqlite3.Connection, name: str) -> Finding:

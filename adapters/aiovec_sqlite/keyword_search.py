@@ -464,4 +464,4 @@ def _tokens(analyzer: str, text: str) -> list[str]:
     """Return the tokens of a text in order, as an index of this analyzer has them."""
     stemmed = stems(analyzer, text) if analyzer in LANGUAGES else text
     with closing(Tokenizer(analyzer)) as tokenizer:
-        return tokenizer.of_text(stemmed or "")
+        return tokenizer.of_texts([stemmed or ""])[0]

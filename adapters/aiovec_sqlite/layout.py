@@ -525,21 +525,28 @@ def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
     return table
 
 
-# The token of a table's scan file: the random bytes of its name, and a digest of its head.
+# The token of a scan file: the random bytes of its name, and a digest of its head.
 _TOKEN = re.compile(r"[0-9a-f]{96}")
-# Its key in ``aiovec_state``.
-_TOKEN_KEY = "scan:{}"
+# Its key in ``aiovec_state``, by what the file has.
+_TOKEN_KEYS = {"codes": "scan:{}", "words": "scan:words:{}"}
 
 
-def token_of(db: sqlite3.Connection, table: str) -> str | None:
+def token_of(db: sqlite3.Connection, table: str, kind: str) -> str | None:
     sql = "SELECT value FROM aiovec_state WHERE key = ?"
-    row = db.execute(sql, (_TOKEN_KEY.format(table),)).fetchone()
+    row = db.execute(sql, (_TOKEN_KEYS[kind].format(table),)).fetchone()
     known = row is not None and isinstance(row[0], str) and _TOKEN.fullmatch(row[0])
     return row[0] if known else None
 
 
-def put_token(db: sqlite3.Connection, table: str, token: str | None) -> None:
+def put_token(db: sqlite3.Connection, table: str, kind: str, token: str | None) -> None:
     """Make the store accept a scan file of this table, or with None no one."""
-    db.execute("DELETE FROM aiovec_state WHERE key = ?", (_TOKEN_KEY.format(table),))
+    key = _TOKEN_KEYS[kind].format(table)
+    db.execute("DELETE FROM aiovec_state WHERE key = ?", (key,))
     if token is not None:
-        db.execute("INSERT INTO aiovec_state VALUES (?, ?)", (_TOKEN_KEY.format(table), token))
+        db.execute("INSERT INTO aiovec_state VALUES (?, ?)", (key, token))
+
+
+def forget_tokens(db: sqlite3.Connection, table: str) -> None:
+    """Make the store accept no scan file of this table."""
+    for kind in _TOKEN_KEYS:
+        put_token(db, table, kind, None)

@@ -206,9 +206,11 @@ class SqliteBackend(Backend):
         if self._file is not None:
             self._file.check()
 
-    async def _put_token(self, table: TableHandle, token: str | None) -> None:
+    async def _put_token(self, table: TableHandle, kind: str, token: str | None) -> None:
         """Make the store accept a scan file of the table, or none."""
-        await self._write(lambda tx: put_token(tx.db, current_table(tx.db, table).name, token))
+        await self._write(
+            lambda tx: put_token(tx.db, current_table(tx.db, table).name, kind, token)
+        )
 
     def _new_reader(self) -> Connection:
         opener = open_read_only if self.read_only else open_reader

@@ -27,7 +27,7 @@ from .layout import (
     current_table,
     default_stem,
     exists,
-    put_token,
+    forget_tokens,
     quoted,
     read_table,
 )
@@ -134,7 +134,7 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
         (new, entry, number, number, old),
     )
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (old,))
-    put_token(tx.db, old, None)
+    forget_tokens(tx.db, old)
     text.rename_table(tx, old, new)
 
 
@@ -154,4 +154,4 @@ def drop_table(tx: Transaction, name: str, check_free: Check) -> None:
     tx.db.execute(f"DROP TABLE {table.rows}")
     tx.db.execute("DELETE FROM aiovec_tables WHERE name = ?", (name,))
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (name,))
-    put_token(tx.db, name, None)
+    forget_tokens(tx.db, name)

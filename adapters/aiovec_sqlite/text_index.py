@@ -418,18 +418,21 @@ def merge_some(tx: Transaction, name: str, *, first: bool) -> bool:
     return False
 
 
+def size_of(db: sqlite3.Connection, index: TextIndex) -> int:
+    """Return the approximate bytes of an index."""
+    pages, rows = db.execute(
+        f"SELECT (SELECT count(*) FROM {index.shadow('idx')}), "
+        f"(SELECT count(*) FROM {index.shadow('docsize')})"
+    ).fetchone()
+    return int(pages * _PAGE_BYTES + rows * 12)
+
+
 def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping[str, Any]]:
     """Return the approximate bytes of a table's indexes, and their facts for ``stats``."""
     if not wanted_fields(table.schema):
         return 0, {}
     indexes = indexes_of(db, table.name)
-    size = 0
-    for index in indexes:
-        pages, rows = db.execute(
-            f"SELECT (SELECT count(*) FROM {index.shadow('idx')}), "
-            f"(SELECT count(*) FROM {index.shadow('docsize')})"
-        ).fetchone()
-        size += pages * _PAGE_BYTES + rows * 12
+    size = sum(size_of(db, index) for index in indexes)
     if not indexes:
         state = "missing: optimize builds it"
     elif indexes[-1].ready:

@@ -30,6 +30,9 @@ class Tokens(NamedTuple):
     """Tokens, sorted, with their rows, columns and places in the text."""
 
     terms: Sequence[str]
+    """The different ones."""
+    numbers: Int64Array
+    """How often each of them comes."""
     rows: Int64Array
     columns: Int64Array
     """From 1 on."""
@@ -41,7 +44,9 @@ class Tokenizer:
 
     def __init__(self, analyzer: str, columns: int = 1) -> None:
         names = ", ".join(f"c{number}" for number in range(1, columns + 1))
+        self.closed = False
         self._columns = columns
+        self._plain = analyzer not in ("english", "ngram")
         self._insert = f"INSERT INTO texts (rowid, {names}) VALUES ({'?, ' * columns}?)"
         self._db: sqlite3.Connection = load_driver().connect(
             ":memory:", check_same_thread=False, isolation_level=None
@@ -59,17 +64,28 @@ class Tokenizer:
             self._db.executemany(self._insert, rows)
             # One text of all tokens is read several times as fast as a row for each.
             terms, *numbers = self._db.execute(
-                f"SELECT json_group_array(substr(term, 1, {_LONGEST})), group_concat(doc), "
-                "group_concat(substr(col, 2)), group_concat(offset) FROM words"
+                f"SELECT json_group_array(substr(term, 1, {_LONGEST})), group_concat(number), "
+                "group_concat(docs), group_concat(columns), group_concat(offsets) FROM ("
+                "SELECT term, count(*) AS number, group_concat(doc) AS docs, "
+                "group_concat(substr(col, 2)) AS columns, group_concat(offset) AS offsets "
+                "FROM words GROUP BY term)"
             ).fetchone()
         finally:
             self._db.execute("ROLLBACK")
         return Tokens(json.loads(terms), *map(numbers_in, numbers))
 
-    def of_text(self, text: str) -> list[str]:
-        """Return the tokens of a text in order."""
-        tokens = self.of_rows([(1, text, *[None] * (self._columns - 1))])
-        return [tokens.terms[n] for n in np.argsort(tokens.places)]
+    def of_texts(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the tokens of each text in order."""
+        if self._plain and all(text.isascii() and text.isalnum() for text in texts):
+            return [[text.lower()] for text in texts]
+        others = [None] * (self._columns - 1)
+        tokens = self.of_rows((n, text, *others) for n, text in enumerate(texts))
+        terms = np.repeat(np.arange(len(tokens.terms)), tokens.numbers)
+        found: list[list[str]] = [[] for _ in texts]
+        for n in np.lexsort((tokens.places, tokens.rows)).tolist():
+            found[tokens.rows[n]].append(tokens.terms[terms[n]])
+        return found
 
     def close(self) -> None:
+        self.closed = True
         self._db.close()

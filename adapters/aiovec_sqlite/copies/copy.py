@@ -27,7 +27,7 @@ from ..connection import Ticket
 from ..layout import TableLayout, floor_of, newest_change, quoted
 from ..reads import condition_of, rowids_where, selected_rowids
 from ..vectors import VectorReader
-from .scanfile import NewFile
+from .scanfile import NewFile, write_segments
 from .segments import (
     RowCodes,
     Segment,
@@ -217,7 +217,8 @@ class ResidentCopy:
             segments = self.with_rows((), db, rowids, ticket)
             self.state = State(newest_change(db), tuple(segments))
         else:
-            self.state = file.fill(self._encoded(db, rowids, ticket))
+            encoded = self._encoded(db, rowids, ticket)
+            self.state = write_segments(file, self.table, len(rowids), newest_change(db), encoded)
             self.file_change = self.state.change
         db.execute("PRAGMA shrink_memory")
         give_back()

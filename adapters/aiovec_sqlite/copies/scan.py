@@ -32,6 +32,7 @@ from ..vectors import VectorReader
 from .copy import Masks
 from .kernel.library import KINDS, METRICS, address, library, measured
 from .parts import in_parts
+from .scanfile import SpoiledFileError
 from .segments import State, stacked
 
 
@@ -52,10 +53,6 @@ class Nearest:
     rowids: Int64Array
     distances: Float64Array
     vectors: Float32Array | None
-
-
-class SpoiledFileError(Exception):
-    """A scan file holds vectors that no row can have: its disk has damaged it."""
 
 
 def nearest(

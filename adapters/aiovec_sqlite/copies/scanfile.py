@@ -1,7 +1,9 @@
-"""Scan files: a table's segments in a file next to the store, which processes map read-only.
+"""Scan files: a table's segments or words in a file next to the store, which processes map
+read-only.
 
-``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` describes the layout, and why a file
-counts only if the store holds its token: the random bytes of its name, and a digest of its head.
+``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` describes the layout of segments,
+and why a file counts only if the store holds its token: the random bytes of its name, and a digest
+of its head. ``postings.py`` has the layout of words.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ import sqlite3
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +37,12 @@ from .segments import FULL, RowCodes, Segment, State
 # Tables of fewer bytes than this load faster than a user would notice. Tests set the variable, so
 # that they need not write large files.
 _WORTH, VARIABLE = 32 * 2**20, "AIOVEC_SCAN_FILE_FROM"
-_MAGIC = b"aiovec scan file"
+# The first bytes of a file, by what it has.
+_MAGIC = {"codes": b"aiovec scan file", "words": b"aiovec word file"}
+_MAGIC_BYTES = 16
 # A change of the layout, or of the meaning of codes, gets another number.
 _LAYOUT = 2
-_HEAD = 4096
+HEAD = 4096
 # Arrays begin at a multiple of this, and so of every system's page size.
 _ALIGNED = 65_536
 # Bytes written at a time.
@@ -57,6 +61,10 @@ _DIGEST = 32
 _Array = npt.NDArray[Any]
 
 
+class SpoiledFileError(Exception):
+    """A scan file holds what no row can have: its disk has damaged it."""
+
+
 def size_of(rows: int, dim: int) -> int:
     """Return the approximate bytes of so many rows, in a file or in memory."""
     return rows * (4 * dim + dim + dim % 2 + 20)
@@ -70,7 +78,7 @@ class _Places:
         self.full = min(FULL, max(1024, _PART // (5 * dim + 20)) // 64 * 64)
         half, segments = (dim + 1) // 2, -(-rows // self.full)
         self.arrays: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
-        self.length = _HEAD
+        self.length = HEAD
         for name, kind, shape in (
             ("facts", "f8", (segments, len(_FACTS))), ("rowids", "i8", (rows,)),
             ("scale", "f4", (rows,)), ("error", "f4", (rows,)), ("offset", "f4", (rows,)),
@@ -94,14 +102,13 @@ class _Places:
         return self.arrays["upper"][0]
 
 
-def _head(table: TableLayout, rows: int, change: int, random: str, digest: str) -> bytes:
+def _facts(table: TableLayout, rows: int, change: int, digest: str) -> dict[str, Any]:
     schema, places = table.schema, _Places(rows, table.schema.dim)
-    facts = {
+    return {
         "layout": _LAYOUT, "bytes": sys.byteorder, "full": places.full, "epoch": table.epoch,
         "dim": schema.dim, "metric": schema.metric, "rows": rows, "change": change,
-        "length": places.length, "random": random, "digest": digest,
+        "length": places.length, "digest": digest,
     }  # fmt: skip
-    return (_MAGIC + json.dumps(facts).encode()).ljust(_HEAD, b"\0")
 
 
 def _digest_of(segment: Segment) -> _Array:
@@ -112,20 +119,20 @@ def _digest_of(segment: Segment) -> _Array:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def _digest(data: Any) -> str:
+def digest_of(data: Any) -> str:
     return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 class NewFile:
-    """A scan file that is being written, which its lock shows to other processes.
+    """A scan file of about so many bytes that is being written, which its lock shows to other
+    processes.
 
     ``OSError`` if it cannot be written, or would leave too little room on the disk.
     """
 
-    def __init__(self, store: Path, table: TableLayout, rows: int, change: int) -> None:
-        self._places = _Places(rows, table.schema.dim)
-        self._table, self._rows, self._change = table, rows, change
-        if shutil.disk_usage(store.parent).free < 2 * self._places.length:
+    def __init__(self, store: Path, kind: str, nbytes: int) -> None:
+        self._magic = _MAGIC[kind]
+        if shutil.disk_usage(store.parent).free < 2 * nbytes:
             raise OSError("the disk has too little room for a scan file")
         self._random = secrets.token_hex(16)
         self.path = store.with_name(f"{store.name}-scan-{self._random}")
@@ -134,15 +141,70 @@ class NewFile:
         try:
             if not try_lock(self._file.fileno()):
                 raise OSError("another process holds the lock of a new scan file")
-            self._file.write(_MAGIC)
+            self._file.write(self._magic)
         except OSError:
             self.discard()
             raise
-        self._small = bytearray(self._places.large - _HEAD)
         self.token = ""
 
-    def fill(self, blocks: Iterable[tuple[Int64Array, RowCodes]]) -> State:
-        """Write all rows and the head; return the rows as mapped."""
+    @property
+    def number(self) -> int:
+        """Its descriptor."""
+        return self._file.fileno()
+
+    def seek(self, place: int) -> None:
+        self._file.seek(place)
+
+    def write(self, data: Any) -> None:
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[self._file.write(left) :]
+
+    def seal(self, facts: Mapping[str, Any]) -> None:
+        """Write the head, which makes the token."""
+        text = json.dumps({**facts, "random": self._random}).encode()
+        head = (self._magic + text).ljust(HEAD, b"\0")
+        self.seek(0)
+        self.write(head)
+        self.token = self._random + digest_of(head)
+
+    def flush(self) -> None:
+        """Flush it to the disk, before the store gets its token."""
+        os.fsync(self._file.fileno())
+
+    def end(self) -> None:
+        """Release the lock once the store has its token."""
+        if not self._file.closed:
+            unlock(self._file.fileno())  # explicitly, because the mapping keeps the descriptor
+            self._file.close()
+
+    def discard(self) -> None:
+        """Remove it. Processes that have mapped it keep it."""
+        self.end()
+        with suppress(OSError):
+            self.path.unlink()
+
+
+def write_segments(
+    file: NewFile,
+    table: TableLayout,
+    rows: int,
+    change: int,
+    blocks: Iterable[tuple[Int64Array, RowCodes]],
+) -> State:
+    """Write so many rows of a snapshot with this change number; return them as mapped."""
+    return _Segments(file, table, rows).fill(blocks, change)
+
+
+class _Segments:
+    """Segments that are being written to a scan file."""
+
+    def __init__(self, file: NewFile, table: TableLayout, rows: int) -> None:
+        self._places = _Places(rows, table.schema.dim)
+        self._file, self._table, self._rows = file, table, rows
+        self._small = bytearray(self._places.large - HEAD)
+
+    def fill(self, blocks: Iterable[tuple[Int64Array, RowCodes]], change: int) -> State:
         room, dim, done = min(self._places.full, self._rows), self._table.schema.dim, 0
         segment, spare = Segment.empty(room, dim), Segment.empty(room, dim)
         writing: Future[None] | None = None
@@ -164,48 +226,24 @@ class NewFile:
                 writing.result()
         if done != self._rows:
             raise OSError(f"a scan file of {self._rows} rows got {done}")
-        return self._end()
+        self._put(HEAD, self._small)
+        self._file.seal(_facts(self._table, self._rows, change, digest_of(self._small)))
+        return read_segments(self._file.number, self._file.token, self._table)
 
     def _write(self, segment: Segment, first: int) -> None:
         rows = slice(first, first + segment.count)
         for name in _SMALL:
-            self._places.of(self._small, name, _HEAD)[rows] = getattr(segment, name)
+            self._places.of(self._small, name, HEAD)[rows] = getattr(segment, name)
         number, facts = first // self._places.full, [getattr(segment, name) for name in _FACTS]
-        self._places.of(self._small, "facts", _HEAD)[number] = facts
-        self._places.of(self._small, "digests", _HEAD)[number] = _digest_of(segment)
+        self._places.of(self._small, "facts", HEAD)[number] = facts
+        self._places.of(self._small, "digests", HEAD)[number] = _digest_of(segment)
         for name in _LARGE:
             start, kind, shape = self._places.arrays[name]
             self._put(start + first * kind.itemsize * shape[1], getattr(segment, name))
 
-    def _end(self) -> State:
-        self._put(_HEAD, np.frombuffer(self._small, np.uint8))
-        digest = _digest(self._small)
-        head = _head(self._table, self._rows, self._change, self._random, digest)
-        self._put(0, np.frombuffer(head, np.uint8))
-        self.token = self._random + _digest(head)
-        return _mapped(self._file.fileno(), self._table, self.token)
-
-    def _put(self, place: int, array: _Array) -> None:
-        left = array.data.cast("B")
+    def _put(self, place: int, data: Any) -> None:
         self._file.seek(place)
-        while left:
-            left = left[self._file.write(left) :]
-
-    def flush(self) -> None:
-        """Flush it to the disk, before the store gets its token."""
-        os.fsync(self._file.fileno())
-
-    def end(self) -> None:
-        """Release the lock once the store has its token."""
-        if not self._file.closed:
-            unlock(self._file.fileno())  # explicitly, because the mapping keeps the descriptor
-            self._file.close()
-
-    def discard(self) -> None:
-        """Remove it. Processes that have mapped it keep it."""
-        self.end()
-        with suppress(OSError):
-            self.path.unlink()
+        self._file.write(data)
 
 
 def _regular(path: str, flags: int) -> int:
@@ -218,34 +256,36 @@ def _regular(path: str, flags: int) -> int:
 
 
 # The errors of a file that is missing, damaged, or another's.
-_UNSOUND = (OSError, ValueError, LookupError, TypeError, ArithmeticError)
+_UNSOUND = (OSError, ValueError, LookupError, TypeError, ArithmeticError, SpoiledFileError)
 
 
-def _read(path: Path, table: TableLayout, token: str, *, whole: bool = False) -> State:
-    """Return the state in a file; one of ``_UNSOUND`` if it does not count."""
-    with open(path, "rb", opener=_regular) as file:
-        return _mapped(file.fileno(), table, token, whole=whole)
+def mapped(number: int, token: str) -> tuple[mmap.mmap, dict[str, Any]]:
+    """Map an open file; return it with the facts of its head. ValueError if it has another
+    token."""
+    area = mmap.mmap(number, os.fstat(number).st_size, access=mmap.ACCESS_READ)
+    head = area[:HEAD]
+    if digest_of(head) != token[32:]:
+        raise ValueError("the head")
+    facts: dict[str, Any] = json.loads(head[_MAGIC_BYTES:].rstrip(b"\0"))
+    if facts.pop("random") != token[:32]:
+        raise ValueError("another file's head")
+    return area, facts
 
 
-def _mapped(number: int, table: TableLayout, token: str, *, whole: bool = False) -> State:
+def read_segments(number: int, token: str, table: TableLayout, *, whole: bool = False) -> State:
     """Return the state in an open file; ValueError if it does not match the token.
 
     With ``whole``, codes and vectors are compared with their digests too.
     """
-    length = os.fstat(number).st_size
-    area = mmap.mmap(number, length, access=mmap.ACCESS_READ)
-    head = area[:_HEAD]
-    if _digest(head) != token[32:]:
-        raise ValueError("the head")
-    facts = json.loads(head[len(_MAGIC) :].rstrip(b"\0"))
-    rows, change, digest = facts["rows"], facts["change"], facts["digest"]
+    area, head = mapped(number, token)
+    rows, change, digest = head["rows"], head["change"], head["digest"]
     if not (type(rows) is type(change) is int):
         raise ValueError("the numbers of rows and changes")
     places = _Places(rows, table.schema.dim)
-    if head != _head(table, rows, change, token[:32], digest) or length != places.length:
+    if head != _facts(table, rows, change, digest) or len(area) != places.length:
         raise ValueError("another table, or another length")
-    with memoryview(area) as view, view[_HEAD : places.large] as small:
-        if _digest(small) != digest:
+    with memoryview(area) as view, view[HEAD : places.large] as small:
+        if digest_of(small) != digest:
             raise ValueError("the small arrays")
     _advise(area, places)
     names = ("upper", "lower", "scale", "offset", "error", "rowids", "vectors")
@@ -278,6 +318,18 @@ def _advise(area: mmap.mmap, places: _Places) -> None:
             area.madvise(getattr(mmap, name), start, length)
 
 
+class _OfSnapshot(Protocol):
+    """What a file has, and the change number of the snapshot that it was made from."""
+
+    @property
+    def change(self) -> int: ...
+
+
+_Kept = TypeVar("_Kept", bound=_OfSnapshot)
+# Takes the descriptor of an open file, and its token.
+ReadFile = Callable[[int, str], _Kept]
+
+
 class ScanFiles:
     """The scan files of one store."""
 
@@ -289,21 +341,23 @@ class ScanFiles:
         self.least = int(os.environ.get(VARIABLE, _WORTH))
         """The bytes from which on a table gets a file."""
         # The files that others were writing at the last look, and since when they are so.
-        self._written: set[tuple[str, int, int]] = set()
-        self._written_since = 0.0
+        self._written: dict[str, tuple[set[tuple[str, int, int]], float]] = {}
 
-    def find(self, db: sqlite3.Connection, table: TableLayout) -> State | None:
-        """Map the table's file; None if there is none that counts in this snapshot."""
-        token = token_of(db, table.name)
+    def find(
+        self, db: sqlite3.Connection, table: TableLayout, kind: str, read: ReadFile[_Kept]
+    ) -> _Kept | None:
+        """Map the table's file of this kind; None if there is none that counts in this snapshot."""
+        token = token_of(db, table.name, kind)
         if token is None:
             return None
         path = self._path_of(token)
         try:
-            state = _read(path, table, token)
+            with open(path, "rb", opener=_regular) as file:
+                found = read(file.fileno(), token)
             self._keep_private(path)
         except _UNSOUND:
             return None
-        return state if floor_of(db, table) <= state.change <= newest_change(db) else None
+        return found if floor_of(db, table) <= found.change <= newest_change(db) else None
 
     def _path_of(self, token: str) -> Path:
         return self._store.with_name(f"{self._store.name}-scan-{token[:32]}")
@@ -315,35 +369,39 @@ class ScanFiles:
             with suppress(OSError):  # it is another user's
                 path.chmod(mode & (allowed | 0o600))
 
-    def examine(self, db: sqlite3.Connection, table: TableLayout) -> tuple[Path, bool] | None:
-        """Return the table's file, of which all is read, and whether it is sound; None without."""
-        token = token_of(db, table.name)
+    def examine(
+        self, db: sqlite3.Connection, table: TableLayout, kind: str, read: ReadFile[Any]
+    ) -> tuple[Path, bool] | None:
+        """Return the table's file, and whether ``read`` can read it; None without a file."""
+        token = token_of(db, table.name, kind)
         if token is None:
             return None
         path = self._path_of(token)
         try:
-            _read(path, table, token, whole=True)
+            with open(path, "rb", opener=_regular) as file:
+                read(file.fileno(), token)
         except FileNotFoundError:
             return None
         except _UNSOUND:
             return path, False
         return path, True
 
-    def new(self, db: sqlite3.Connection, table: TableLayout, rows: int) -> NewFile:
-        """Begin a file for the state of this snapshot; OSError if the disk refuses it."""
-        return NewFile(self._store, table, rows, newest_change(db))
+    def new(self, kind: str, nbytes: int) -> NewFile:
+        """Begin a file of about so many bytes; OSError if the disk refuses it."""
+        return NewFile(self._store, kind, nbytes)
 
-    def waits(self) -> bool:
-        """Return whether another process is writing a file, and makes progress."""
-        written = set()
-        with self._locked() as (_, busy):
+    def waits(self, kind: str) -> bool:
+        """Return whether another process is writing a file of this kind, and makes progress."""
+        written = set[tuple[str, int, int]]()
+        with self._locked(_MAGIC[kind]) as (_, busy):
             for path in busy:
                 with suppress(OSError):
                     status = path.stat()
                     written.add((path.name, status.st_size, status.st_mtime_ns))
-        if written != self._written:
-            self._written, self._written_since = written, time.monotonic()
-        return bool(written) and time.monotonic() < self._written_since + self._patience
+        now = time.monotonic()
+        before, since = self._written.get(kind, (set(), now))
+        self._written[kind] = written, since if written == before else now
+        return bool(written) and now < self._written[kind][1] + self._patience
 
     def clean(self, db: sqlite3.Connection) -> None:
         """Remove files whose token the store does not hold: older ones, and remains of a kill.
@@ -351,7 +409,7 @@ class ScanFiles:
         A file whose lock is free was given up, or the store has its token: so the tokens are read
         after taking the lock.
         """
-        with self._locked() as (free, _):
+        with self._locked(*_MAGIC.values()) as (free, _):
             sql = "SELECT key, value FROM aiovec_state WHERE key LIKE 'scan:%'"
             known = {str(value)[:32] for _, value in db.execute(sql).fetchall()}
             for path in free:
@@ -360,7 +418,7 @@ class ScanFiles:
                         path.unlink()
 
     @contextmanager
-    def _locked(self) -> Iterator[tuple[list[Path], list[Path]]]:
+    def _locked(self, *kinds: bytes) -> Iterator[tuple[list[Path], list[Path]]]:
         """Hold the locks of the files that nobody is writing; yield these, and the others."""
         free: list[Path] = []
         written: list[Path] = []
@@ -374,6 +432,6 @@ class ScanFiles:
                         continue
                     with suppress(OSError):
                         file = held.enter_context(open(path, "r+b", opener=_regular))
-                        if file.read(len(_MAGIC)) in (_MAGIC, b""):  # not another program's
+                        if file.read(_MAGIC_BYTES) in (*kinds, b""):  # not another program's
                             (free if try_lock(file.fileno()) else written).append(path)
             yield free, written

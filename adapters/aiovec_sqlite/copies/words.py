@@ -1,9 +1,9 @@
 """The words of a table in memory: for each one that searches ask for, the rows that have it.
 
-FTS5 keeps the words, and cannot find the best rows without a look at all. So the rows of a word, or
-of a phrase or a prefix, are read from FTS5's index when a search first asks for them, as sorted
-numbers with the counts of matches, and kept. Native code finds the best rows in such lists
-(``docs/internals/keywords.md``).
+FTS5 keeps the words, and cannot find the best rows without a look at all. The postings
+(``postings.py``) have the rows of all words, as sorted numbers with the counts of matches. What
+they do not have, such as the rows of a phrase, is read from FTS5's index when a search asks for it,
+and kept. Native code finds the best rows in such lists (``docs/internals/keywords.md``).
 
 Rows are numbered as they are in the index when this begins. A row that changes or goes is marked
 as gone. What it becomes gets a number behind them, and the places of its words are kept.
@@ -17,25 +17,37 @@ import sqlite3
 import struct
 import threading
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import count
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import BoolArray, Float64Array, Int64Array
-from aiovec.backend.contract import Columns, Query
+from aiovec.errors import UnsupportedError
 
 from ..connection import Ticket
 from ..keyword_search import Asked, Lists, Scored, Sought, weight_of
-from ..layout import TableLayout, newest_change, quoted
+from ..layout import TableLayout, newest_change
 from ..sql.values import numbers_in
-from ..text_index import TextIndex, serving
+from ..text_index import TextIndex, serving, size_of
 from ..tokens import Tokenizer
 from .copy import Masks, OlderSnapshotError, changes_since, selected_among
 from .kernel.library import address, library
+from .postings import (
+    Postings,
+    counted,
+    in_file,
+    in_memory,
+    numbers_of,
+    read_postings,
+    rows_of,
+    vocabulary,
+)
+from .scanfile import NewFile, ScanFiles, SpoiledFileError
 from .segments import among, positions_of
 
 UInt32Array = npt.NDArray[np.uint32]
@@ -46,30 +58,34 @@ _Tokens = Mapping[Sought, Sequence[str]]
 _FEWEST = 500
 # Bytes of a row's id, its length, and whether it is gone.
 _ROW_BYTES = 13
-# Rows that may change before the lists are begun again: so many, or a share of all.
-_MOST_CHANGED, _SHARE_CHANGED = 4096, 1 / 16
-# Characters of texts that are brought in while searches wait, which takes some 150 ms: so many, or
-# so many for each row. With more, the lists are begun again, while FTS5 answers.
+# Bytes of a posting: its row and its count.
+_POSTING_BYTES = 5
+# Rows that may change before the words are begun again: so many, or a share of all. And the share
+# from which on they are begun again while these go on.
+_MOST_CHANGED, _SHARE_CHANGED, _WORN = 4096, 1 / 2, 1 / 16
+# Characters of texts that are brought in while a search waits, which takes some 150 ms: so many, or
+# so many for each row. More are brought in behind it, so many at a time, while FTS5 answers.
 _MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
+# Seconds that a search waits for others that bring in changes.
+_PATIENCE = 0.2
 # The share of the memory that the words of changed rows may take.
-_FOR_CHANGED = 1 / 4
-# Lists that are read again when they are begun again, the most recently used ones.
-_READ_AGAIN = 100
+_FOR_CHANGED = 1 / 2
 # The share of the memory that masks of filters may take.
 _FOR_MASKS = 1 / 4
+# The memory that a small index may take for all of this. A larger one may take twice its own size.
+_LEAST_MEMORY = 2**20
 # A filter runs on the rows that the words have, if these are at most so many, else on all rows.
 _FEW = 4096
 # FTS5 looks for phrases of more words, and for longer texts of a clause.
 _LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
-# Places of a word that are read at a time, which takes about 35 bytes for each. FTS5 looks for
-# phrases with a word that has more: all places of a phrase's words are needed together.
+# FTS5 looks for phrases with a word of more places: all of a phrase's words are needed together,
+# which takes about 35 bytes for each.
 _PLACES = 2**23
-_WHERE = ", group_concat(substr(col, 2)), group_concat(offset)"
 # Texts whose tokens are kept, and lists of changed rows.
-_MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 1_000
-# Approximate bytes of a list without its numbers: a word that no row has costs so much. And of a
-# word of changed rows, and of each of its places.
-_LIST_BYTES = 1_000
+_MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 4_000
+# Approximate bytes of a list without its numbers. And of a word of changed rows, and of each of its
+# places.
+_LIST_BYTES = 700
 _WORD_BYTES, _PLACE_BYTES = 250, 9
 # Tokens of a text are numbered in so many bits: a text has at most a million characters.
 _PLACE_BITS = 21
@@ -91,6 +107,8 @@ class _List:
     having: int = 0
     """The rows that are not gone, of as many gone ones as ``seen``."""
     seen: int = 0
+    nbytes: int = _LIST_BYTES
+    """Its private bytes."""
     too_long: bool = False
     """True for a phrase that FTS5 has to look for."""
     record: bytes = b""
@@ -101,10 +119,6 @@ class _List:
             address(self.rows), address(self.counts), len(self.rows), self.counts.itemsize,
             float(self.counts.max()) if len(self.counts) else 0.0,
         )  # fmt: skip
-
-    @property
-    def nbytes(self) -> int:
-        return self.rows.nbytes + self.counts.nbytes + _LIST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +140,6 @@ class _Part:
     def among(self, rowids: Int64Array, start: int) -> BoolArray:
         return among(self.rowids[start:], rowids, ordered=self.ordered)
 
-    def numbers(self, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
-        """Return the rows with these ids, and which of the ids are among them."""
-        if not self.count:
-            return rowids[:0], np.zeros(len(rowids), dtype=np.bool_)
-        places = np.minimum(np.searchsorted(self.rowids, rowids), self.count - 1)
-        present: BoolArray = self.rowids[places] == rowids
-        return places[present], present
-
 
 @dataclass(frozen=True, slots=True)
 class _State:
@@ -150,96 +156,136 @@ class _State:
     """The lists of the second part."""
 
 
+class TooFewRowsError(Exception):
+    """The table has so few texts that FTS5 is as fast."""
+
+
 class Words:
     """The words of one table's text index, in one process, within ``most_bytes``."""
 
-    def __init__(self, table: TableLayout, index: TextIndex, most_bytes: int) -> None:
+    def __init__(
+        self,
+        table: TableLayout,
+        index: TextIndex,
+        most_bytes: int,
+        change: int,
+        rows: tuple[Int64Array, UInt32Array],
+        postings: Postings | None = None,
+    ) -> None:
         self.index = index
-        self.lost = False
-        """True once it cannot be used any more."""
+        self.postings = postings
+        """The rows of all words as at first, None until they are made."""
+        self.lost = self.spoiled = False
+        """True once it cannot be used any more, or its file is damaged."""
+        self.behind = False
+        """True if more has changed than can be brought in while a search waits."""
         self._table = table
         self._most_bytes = most_bytes
+        self.change = change
+        """The change number of the snapshot that they were begun in."""
         self._masks = Masks(int(most_bytes * _FOR_MASKS))
         self._lock = threading.Lock()
+        # Held while changes are brought in.
+        self._following = threading.Lock()
         self._lists: dict[Sought, _List] = {}  # the least recently used one first
         self._bytes = 0
         # The newest number of each changed row.
         self._changed: dict[int, int] = {}
         # The rows of the first part that are gone, in the order of going.
-        self._gone: list[int] = []
+        self._gone = array("I")
         # The places of each word in the second part's rows, as ``_keys`` numbers them. They rise.
         self._places: dict[str, array[int]] = {}
         self._places_bytes = 0
-        self._tokenizer = Tokenizer(index.analyzer, len(index.columns))
+        # One for searches, one for changed rows.
+        self._tokenizer, self._splitter = (
+            Tokenizer(index.analyzer, len(index.columns)) for _ in range(2)
+        )
         self._tokens: dict[str, list[str]] = {}
+        rowids, lengths = rows
+        shortest, tokens = float(lengths.min(initial=2**32 - 1)), int(lengths.sum(dtype=np.int64))
+        gone = np.zeros(len(rowids), np.uint8)
+        part = _Part(object(), rowids, lengths, gone, shortest, ordered=True)
+        self._state = _State(change, (part, _no_rows()), len(rowids), tokens)
 
     @classmethod
-    def loaded(
-        cls,
-        db: sqlite3.Connection,
-        ticket: Ticket,
-        table: TableLayout,
-        most_bytes: int,
-        clauses: Sequence[Sought] = (),
+    def mapped(
+        cls, db: sqlite3.Connection, table: TableLayout, most_bytes: int, files: ScanFiles | None
     ) -> Words | None:
-        """Return the words as of the connection's snapshot, with the lists of these clauses; None
-        if FTS5 is as good.
+        """Return the words of the table's file; None without one that counts in this snapshot."""
+        index = serving(db, table)
+        read = partial(read_postings, table=table, index=index)
+        postings = None if files is None else files.find(db, table, "words", read)
+        if postings is None:
+            return None
+        rows = postings.rowids, postings.lengths
+        return cls(table, index, _bound(db, index, most_bytes), postings.change, rows, postings)
+
+    @classmethod
+    def numbered(cls, db: sqlite3.Connection, table: TableLayout, most_bytes: int) -> Words:
+        """Return the words of this snapshot, without postings.
+
+        TooFewRowsError if FTS5 is as good; UnsupportedError if only it can answer.
         """
         index = serving(db, table)
-        (rows,) = db.execute(f"SELECT count(*) FROM {index.shadow('docsize')}").fetchone()
-        if index.analyzer == "ngram" or rows < _FEWEST or rows * _ROW_BYTES > most_bytes // 2:
-            return None
-        words = cls(table, index, most_bytes)
-        try:
-            words._load(db)
-            query = Query(limit=0, where=None, columns=Columns(()))
-            words.lists(words._state, Asked(db, ticket, table, clauses, (), query))
-        except BaseException:
-            words.close()
-            raise
-        return words
+        docs = index.shadow("docsize")
+        few = f"SELECT count(*) FROM (SELECT 1 FROM {docs} LIMIT ?)"
+        (rows,) = db.execute(few, (_FEWEST,)).fetchone()
+        if rows < _FEWEST:
+            raise TooFewRowsError
+        (count,) = db.execute(f"SELECT count(*) FROM {docs}").fetchone()
+        if index.analyzer == "ngram" or count * _ROW_BYTES > most_bytes // 2:
+            raise UnsupportedError("text", "sqlite", "its words are not kept in memory")
+        most = _bound(db, index, most_bytes)
+        return cls(table, index, most, newest_change(db), rows_of(db, index))
+
+    @property
+    def size(self) -> int:
+        """The most bytes that postings take, without the words' letters."""
+        return _POSTING_BYTES * self._state.tokens + _ROW_BYTES * self._state.rows
+
+    def load(self, db: sqlite3.Connection, ticket: Ticket, file: NewFile | None) -> Postings:
+        """Make the postings in the snapshot that these words were begun in."""
+        part = self._state.segments[0]
+        rows = part.rowids, part.lengths
+        if file is None:
+            return in_memory(db, ticket, self.index, self.change, rows)
+        return in_file(db, ticket, self._table, self.index, self.change, rows, file)
+
+    def use(self, postings: Postings) -> None:
+        """Take the rows of words from these postings, and their numbers too."""
+        with self._following, self._lock:
+            first, second = self._state.segments
+            first = replace(first, rowids=postings.rowids, lengths=postings.lengths)
+            self._state = replace(self._state, segments=(first, second))
+            self.postings = postings
 
     def close(self) -> None:
         """End this, behind the searches that read changed rows. FTS5 answers later ones."""
-        with self._lock:
-            self.lost = True
+        self.lost = True
+        with self._following, self._lock:
+            self._splitter.close()
             self._tokenizer.close()
-
-    def clauses(self) -> list[Sought]:
-        """Return the clauses whose lists were used last."""
-        with self._lock:
-            return list(self._lists)[-_READ_AGAIN:]
-
-    def _load(self, db: sqlite3.Connection) -> None:
-        """Read which rows the index has, and their lengths."""
-        ids, sizes = db.execute(
-            "SELECT group_concat(id), group_concat(hex(sz), '') "
-            f"FROM (SELECT id, sz FROM {self.index.shadow('docsize')} ORDER BY id)"
-        ).fetchone()
-        columns = _varints(bytes.fromhex(sizes or "")).reshape(-1, len(self.index.columns))
-        rowids, lengths = numbers_in(ids), columns.sum(axis=1).astype(np.uint32)
-        part = _Part(
-            object(),
-            rowids,
-            lengths,
-            np.zeros(len(rowids), np.uint8),
-            float(lengths.min()),
-            ordered=True,
-        )
-        self._state = _State(
-            newest_change(db), (part, _no_rows()), len(rowids), int(lengths.sum(dtype=np.int64))
-        )
 
     @property
     def nbytes(self) -> int:
-        rows = sum(part.count for part in self._state.segments)
-        return self._bytes + self._masks.nbytes + _ROW_BYTES * rows + self._places_bytes
+        """Private bytes."""
+        postings, (first, second) = self.postings, self._state.segments
+        rows = first.count if postings is not None else _ROW_BYTES * first.count
+        rows += _ROW_BYTES * second.count + (0 if postings is None else postings.nbytes)
+        return self._bytes + self._masks.nbytes + rows + self._places_bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the mapped file."""
+        postings = self.postings
+        return postings.size if postings is not None and postings.mapped else 0
 
     @property
     def worn(self) -> bool:
         """True if enough has changed to begin again, before this cannot be used any more."""
-        full = self._places_bytes > self._most_bytes * _FOR_CHANGED
-        return self.lost or full or self._changed_rows > self._most_changed // 2
+        full = self._places_bytes > self._most_bytes * _FOR_CHANGED / 2
+        most = max(_MOST_CHANGED // 2, self._state.segments[0].count * _WORN)
+        return full or self._changed_rows > most
 
     @property
     def _changed_rows(self) -> int:
@@ -252,19 +298,46 @@ class Words:
     # A search
 
     def at(self, db: sqlite3.Connection, ticket: Ticket) -> WordsAt | None:
-        """Return the words at the connection's snapshot; None if they cannot be used any more.
+        """Return the words at the connection's snapshot; None if FTS5 has to answer.
 
         OlderSnapshotError if another search has brought in newer changes.
         """
-        replaced = serving(db, self._table) != self.index
-        with self._lock:
-            self.lost |= replaced
-            return WordsAt(self, self._state) if self._advance(db, ticket) else None
+        if self.lost or serving(db, self._table) != self.index:
+            self.lost = True
+            return None
+        state, change = self._state, newest_change(db)
+        if state.change > change:
+            raise OlderSnapshotError
+        if state.change < change:
+            if self.behind or not self._following.acquire(timeout=_PATIENCE):
+                return None
+            try:
+                most = max(_MOST_CHARACTERS, _CHARACTERS_A_ROW * state.segments[0].count)
+                brought = self._advance(db, ticket, change, most)
+            finally:
+                self._following.release()
+            if brought is None:
+                return None
+            state = brought
+        return WordsAt(self, state)
+
+    def follow(self, db: sqlite3.Connection, ticket: Ticket) -> None:
+        """Bring in all changes up to the snapshot; if that is too much, ``lost`` becomes true."""
+        with self._following:
+            with suppress(OlderSnapshotError):  # a search has done it
+                self._advance(db, ticket, newest_change(db), None)
+            self.behind = False
 
     def lists(self, state: _State, asked: Asked) -> Lists | None:
         """Return the lists of a query at a state; None if FTS5 has to answer."""
         if any(len(clause.text) > _LONGEST_TEXT for clause in (*asked.wanted, *asked.unwanted)):
             return None
+        tokens = self._tokens_of([*asked.wanted, *asked.unwanted])
+        if tokens is None or any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
+            return None
+        # As in FTS5, a clause without a token is ignored.
+        wanted = [clause for clause in asked.wanted if tokens[clause]]
+        clauses = [*wanted, *(clause for clause in asked.unwanted if tokens[clause])]
         # Mostly no row has changed: then the second part has none.
         parts = [part for part in state.segments if part.count]
         read: dict[Sought, _List] = {}
@@ -272,12 +345,6 @@ class Words:
             with self._lock:
                 if self.lost:
                     return None
-                tokens = {one: self._tokens_of(one) for one in (*asked.wanted, *asked.unwanted)}
-                if any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
-                    return None
-                # As in FTS5, a clause without a token is ignored.
-                wanted = [clause for clause in asked.wanted if tokens[clause]]
-                clauses = [*wanted, *(clause for clause in asked.unwanted if tokens[clause])]
                 missing = [one for one in clauses if one not in read and self._lacks(state, one)]
                 if not missing:
                     known = [
@@ -286,8 +353,11 @@ class Words:
                     ]
                     self._evict()  # not before all lists of the query were taken
                     break
-            for clause in missing:  # without the lock, because a common word takes long
-                read[clause] = self._read(asked, state, clause, tokens[clause])
+            try:
+                for clause in missing:  # without the lock, because a common word takes long
+                    read[clause] = self._read(asked, state, clause, tokens[clause])
+            except SpoiledFileError:
+                self.lost = self.spoiled = True
         lists = [[one for one, _ in of] for of in known]
         if any(one.too_long for of in lists for one in of):
             return None
@@ -342,6 +412,8 @@ class Words:
         """
         if part is state.segments[1]:
             known = state.changed.get(clause)
+            if known is None and self._is_of_none(clause, tokens[clause]):
+                return _EMPTY, 0
             if known is None:
                 known = self._of_changed(state, clause, tokens[clause])
                 if len(state.changed) >= _MOST_OF_CHANGED:
@@ -352,14 +424,18 @@ class Words:
         if known is None or known.since > state.gone:
             self._bytes -= 0 if known is None else known.nbytes
             known = read[clause]
-            self._bytes += known.nbytes
-        self._lists[clause] = known
+            self._bytes += known.nbytes if len(known.rows) else 0
+        if len(known.rows):
+            self._lists[clause] = known
         seen, having = known.seen, known.having
         if seen > state.gone:  # a newer search has counted
             seen, having = 0, len(known.rows)
         if seen < state.gone:
-            gone = np.sort(np.array(self._gone[seen : state.gone], dtype=np.uint32))
-            having -= len(positions_of(known.rows, gone))
+            if len(known.rows) < _FEW:
+                having = len(known.rows) - int(np.count_nonzero(part.gone[known.rows]))
+            else:
+                gone = np.sort(np.array(self._gone[seen : state.gone], dtype=np.uint32))
+                having -= len(positions_of(known.rows, gone))
             if known.seen < state.gone:
                 known.seen, known.having = state.gone, having
         return known, having
@@ -370,45 +446,46 @@ class Words:
             self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
 
     def _read(self, asked: Asked, state: _State, clause: Sought, tokens: Sequence[str]) -> _List:
-        """Return the first part's list of a clause, from the index's places of words."""
+        """Return the first part's list of a clause, from the postings or the index."""
         asked.ticket.check()
-        words, part = f"temp.{quoted(f'{self.index.fts} words')}", state.segments[0]
-        asked.db.execute(
-            f"CREATE VIRTUAL TABLE IF NOT EXISTS {words} "
-            f"USING fts5vocab(main, {self.index.table}, instance)"
-        )
-        phrase = len(tokens) > 1
-        rows, counts, keys = (np.empty(0, dtype=np.int64) for _ in range(3))
+        postings, part = self.postings, state.segments[0]
+        if len(tokens) > 1:
+            return self._read_phrase(asked, state, clause, tokens)
+        if postings is not None and not clause.columns:
+            of = postings.of_prefix if clause.prefix else postings.of_word
+            rows, counts = of(tokens[0])
+            own = rows.nbytes + counts.nbytes if clause.prefix else 0
+            return _List(rows, counts, 0, len(rows), nbytes=_LIST_BYTES + own)
+        condition, values = _condition(clause, tokens[0], last=True)
+        rows, counts = counted(asked.db, asked.ticket, self.index, condition, values, part.rowids)
+        own = _LIST_BYTES + rows.nbytes + counts.nbytes
+        return _List(rows, counts, state.gone, len(rows), nbytes=own)
+
+    def _read_phrase(
+        self, asked: Asked, state: _State, clause: Sought, tokens: Sequence[str]
+    ) -> _List:
+        """Return the list of a phrase, from the places of its words in the index."""
+        words, part = vocabulary(asked.db, self.index), state.segments[0]
+        keys = np.empty(0, dtype=np.int64)
         for place, token in enumerate(tokens):
-            condition, values = "term = ?", [token]
-            if clause.prefix and place == len(tokens) - 1:
-                condition, values = "term >= ? AND term <= ?", [token, f"{token}\U0010ffff"]
-            if clause.columns:
-                condition += f" AND col IN ({', '.join('?' * len(clause.columns))})"
-                values += clause.columns
-            for start in count(0, _PLACES):
-                docs, *where = asked.db.execute(
-                    f"SELECT group_concat(doc){_WHERE if phrase else ''} FROM (SELECT "
-                    f"doc{', col, offset' if phrase else ''} FROM {words} WHERE {condition} "
-                    f"LIMIT {_PLACES} OFFSET {start})",
-                    values,
-                ).fetchone()
-                found = numbers_in(docs)
-                full = len(found) == _PLACES
-                if full and phrase:
-                    return _List(*_no_matches(), state.gone, too_long=True)
-                found, present = part.numbers(found)
-                if phrase:
-                    column, offset = (numbers_in(text)[present] for text in where)
-                    found = self._keys(found, column, offset) - place
-                    keys = found if not place else np.intersect1d(keys, found, assume_unique=True)
-                else:
-                    rows, counts = _added(rows, counts, *np.unique(found, return_counts=True))
-                if not full:
-                    break
-        if phrase:
-            rows, counts = np.unique(self._rows_of(keys), return_counts=True)
+            condition, values = _condition(clause, token, last=place == len(tokens) - 1)
+            columns = asked.db.execute(
+                "SELECT group_concat(doc), group_concat(substr(col, 2)), group_concat(offset) FROM "
+                f"(SELECT doc, col, offset FROM {words} WHERE {condition} LIMIT {_PLACES})",
+                values,
+            ).fetchone()
+            docs, column, offset = map(numbers_in, columns)
+            if len(docs) == _PLACES:
+                return _List(*_no_matches(), state.gone, too_long=True)
+            rows, present = numbers_of(docs, part.rowids)
+            found = self._keys(rows, column[present], offset[present]) - place
+            keys = found if not place else np.intersect1d(keys, found, assume_unique=True)
+        rows, counts = np.unique(self._rows_of(keys), return_counts=True)
         return _list_of(rows, counts, state.gone, len(rows))
+
+    def _is_of_none(self, clause: Sought, tokens: Sequence[str]) -> bool:
+        """Return whether it is clear at once that no changed row matches a clause."""
+        return not clause.prefix and any(token not in self._places for token in tokens)
 
     def _of_changed(self, state: _State, clause: Sought, tokens: Sequence[str]) -> _List:
         """Return the second part's list of a clause."""
@@ -442,102 +519,141 @@ class Words:
     def _rows_of(self, keys: Int64Array) -> Int64Array:
         return (keys >> _PLACE_BITS) // self._width
 
-    def _tokens_of(self, clause: Sought) -> list[str]:
-        """Return the tokens of a clause as the index has them."""
-        known = self._tokens.get(clause.text)
-        if known is None:
-            known = self._tokenizer.of_text(clause.text)
+    def _tokens_of(self, clauses: Sequence[Sought]) -> _Tokens | None:
+        """Return the tokens of clauses as the index has them; None if this has ended."""
+        texts = {clause.text for clause in clauses}
+        with self._lock:
+            if self.lost:
+                return None
             if len(self._tokens) >= _MOST_KNOWN:
                 self._tokens.clear()
-            self._tokens[clause.text] = known
-        return known
+            if new := list(texts.difference(self._tokens)):
+                self._tokens.update(zip(new, self._tokenizer.of_texts(new), strict=True))
+            return {clause: self._tokens[clause.text] for clause in clauses}
 
     # Changes
 
-    def _advance(self, db: sqlite3.Connection, ticket: Ticket) -> bool:
-        """Bring in what changed up to the snapshot; return False if that is too much."""
-        state, change = self._state, newest_change(db)
+    def _advance(
+        self, db: sqlite3.Connection, ticket: Ticket, change: int, most: int | None
+    ) -> _State | None:
+        """Bring in what changed up to the snapshot; None if that is too much.
+
+        With ``most``, at most so many characters. ``_following`` must be held.
+        """
+        state = self._state
         if self.lost or state.change == change:
-            return not self.lost
+            return None if self.lost else state
         if state.change > change:
             raise OlderSnapshotError
-        first, second = state.segments
         left = max(0, self._most_changed - self._changed_rows)
         changes = changes_since(db, self._table, state.change, left)
         if changes is None:
             self.lost = True
-            return False
+            return None
         if not len(changes[1]):  # another table changed
-            self._state = replace(state, change=change)
-            return True
+            self._state = state = replace(state, change=change)
+            return state
         ticket.check()
-        self.lost = True  # unless all of the following is done
         changed = np.unique(changes[1])
-        rows, tokens = state.rows, state.tokens
-        gone = first.numbers(changed)[0]
+        texts = _Texts(db, self.index, changed, most)
+        if most is not None and not texts.read():
+            self.behind = True
+            return None
+        try:
+            brought = self._changed_to(change, changed, texts)
+        except BaseException:
+            self.lost = True  # it is not known what was brought in
+            raise
+        self.lost = brought is None
+        return brought
+
+    def _changed_to(self, change: int, changed: Int64Array, texts: _Texts) -> _State | None:
+        """Bring in the texts of changed rows; None if they take too much memory."""
+        state = self._state
+        first, second = state.segments
+        rowids, lengths = [np.empty(0, np.int64)], [np.empty(0, np.uint32)]
+        start = second.count
+        for some, of_rows in texts:
+            rowids.append(np.array(some, dtype=np.int64))
+            lengths.append(self._bring_in(of_rows, start))
+            start += len(some)
+            if self._places_bytes > self._most_bytes * _FOR_CHANGED:
+                return None
+        added, added_lengths = np.concatenate(rowids), np.concatenate(lengths)
+        gone = numbers_of(changed, first.rowids)[0]
         gone = gone[first.gone[gone] == 0]
         old = [self._changed.pop(row) for row in changed.tolist() if row in self._changed]
+        self._changed |= {row: place for place, row in enumerate(added.tolist(), second.count)}
         marked, marked_later = first.gone.copy(), second.gone.copy()
         marked[gone], marked_later[old] = 1, 1
-        self._gone += gone.tolist()
-        rows -= len(gone) + len(old)
+        tokens = state.tokens + int(added_lengths.sum(dtype=np.int64))
         tokens -= int(first.lengths[gone].sum(dtype=np.int64))
         tokens -= int(second.lengths[old].sum(dtype=np.int64))
-        brought = self._bring_in(db, changed, second.count)
-        if brought is None:
-            return False
-        rowids, lengths = brought
-        self._changed |= {row: number for number, row in enumerate(rowids.tolist(), second.count)}
-        self._state = _State(
-            change,
-            (
-                replace(first, gone=marked),
-                _Part(
-                    second.mark,
-                    np.concatenate([second.rowids, rowids]),
-                    np.concatenate([second.lengths, lengths]),
-                    np.concatenate([marked_later, np.zeros(len(rowids), np.uint8)]),
-                    shortest=0.0,
-                    ordered=False,
-                ),
-            ),
-            rows + len(rowids),
-            tokens + int(lengths.sum(dtype=np.int64)),
-            len(self._gone),
+        with self._lock:
+            self._gone.frombytes(gone.astype(np.uint32).tobytes())
+            first = replace(self._state.segments[0], gone=marked)
+            second = _Part(
+                second.mark,
+                np.concatenate([second.rowids, added]),
+                np.concatenate([second.lengths, added_lengths]),
+                np.concatenate([marked_later, np.zeros(len(added), np.uint8)]),
+                shortest=0.0,
+                ordered=False,
+            )
+            rows = state.rows + len(added) - len(gone) - len(old)
+            self._state = _State(change, (first, second), rows, tokens, len(self._gone))
+            return self._state
+
+    def _bring_in(self, texts: Sequence[Sequence[str | None]], start: int) -> UInt32Array:
+        """Keep the words of rows under the numbers from ``start`` on; return their lengths."""
+        tokens = self._splitter.of_rows((n, *row) for n, row in enumerate(texts, start))
+        keys = self._keys(tokens.rows, tokens.columns, tokens.places)
+        with self._lock:
+            before, at = len(self._places), 0
+            for term, number in zip(tokens.terms, tokens.numbers.tolist(), strict=True):
+                places = self._places.get(term)
+                if places is None:
+                    places = self._places[term] = array("q")
+                places.frombytes(keys[at : at + number].tobytes())
+                at += number
+            added = len(self._places) - before
+            self._places_bytes += _WORD_BYTES * added + _PLACE_BYTES * len(keys)
+        return np.bincount(tokens.rows - start, minlength=len(texts)).astype(np.uint32)
+
+
+class _Texts:
+    """The texts of changed rows as the index has them, in parts; of all if ``most`` is None."""
+
+    def __init__(
+        self, db: sqlite3.Connection, index: TextIndex, rowids: Int64Array, most: int | None
+    ) -> None:
+        self._rows = db.execute(
+            f"SELECT v._rowid, {', '.join(f'v.{name}' for name in index.columns)} "
+            f"FROM json_each(?) AS j CROSS JOIN {index.view} AS v ON v._rowid = j.value",
+            (json.dumps(rowids.tolist()),),
         )
-        self.lost = False
-        return True
+        self._most = _MOST_CHARACTERS if most is None else most
+        self._part: tuple[list[int], list[tuple[str | None, ...]]] = [], []
 
-    def _bring_in(
-        self, db: sqlite3.Connection, changed: Int64Array, start: int
-    ) -> tuple[Int64Array, UInt32Array] | None:
-        """Keep the words of the changed rows that have text, under the next numbers.
-
-        Return the rows and their lengths; None if they are too long.
-        """
-        rowids: list[int] = []
-        texts: list[tuple[str | None, ...]] = []
-        left = max(_MOST_CHARACTERS, _CHARACTERS_A_ROW * self._state.segments[0].count)
-        for rowid, *row in db.execute(
-            f"SELECT v._rowid, {', '.join(f'v.{name}' for name in self.index.columns)} "
-            f"FROM json_each(?) AS j CROSS JOIN {self.index.view} AS v ON v._rowid = j.value",
-            (json.dumps(changed.tolist()),),
-        ):
+    def read(self) -> bool:
+        """Read the next part; return True if it is the last one."""
+        rowids, texts, left = list[int](), list[tuple[str | None, ...]](), self._most
+        self._part = rowids, texts
+        for rowid, *row in self._rows:
             rowids.append(rowid)
             texts.append(tuple(row))
             left -= sum(len(text or "") for text in row)
             if left < 0:
-                return None
-        tokens = self._tokenizer.of_rows((n, *row) for n, row in enumerate(texts, start))
-        keys, before = self._keys(tokens.rows, tokens.columns, tokens.places), len(self._places)
-        for term, key in zip(tokens.terms, keys.tolist(), strict=True):
-            places = self._places.get(term)
-            if places is None:
-                places = self._places[term] = array("q")
-            places.append(key)
-        self._places_bytes += _WORD_BYTES * (len(self._places) - before) + _PLACE_BYTES * len(keys)
-        lengths = np.bincount(tokens.rows - start, minlength=len(rowids)).astype(np.uint32)
-        return np.array(rowids, dtype=np.int64), lengths
+                return False
+        return True
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[tuple[str | None, ...]]]]:
+        """Yield all parts, first the one that was read already."""
+        while self._part[0] or not self.read():
+            yield self._part
+            self._part = [], []
+        if self._part[0]:
+            yield self._part
 
 
 @dataclass(frozen=True, slots=True)
@@ -555,41 +671,37 @@ class WordsAt:
         return self.words.lists(self.state, asked)
 
 
+def _bound(db: sqlite3.Connection, index: TextIndex, most_bytes: int) -> int:
+    """Return the most bytes for the words of an index: twice its own size, if that is less."""
+    return min(most_bytes, max(_LEAST_MEMORY, 2 * size_of(db, index)))
+
+
 def _list_of(rows: Int64Array, counts: Int64Array, gone: int, having: int) -> _List:
     kind = np.uint8 if not len(counts) or counts.max() < 256 else np.uint32
-    return _List(rows.astype(np.uint32), counts.astype(kind), gone, having)
+    own, counted = rows.astype(np.uint32), counts.astype(kind)
+    return _List(own, counted, gone, having, nbytes=_LIST_BYTES + own.nbytes + counted.nbytes)
 
 
 def _no_matches() -> tuple[UInt32Array, UInt8Array]:
     return np.zeros(0, np.uint32), np.zeros(0, np.uint8)
 
 
+_EMPTY = _List(*_no_matches(), since=0)
+
+
 def _no_rows() -> _Part:
     return _Part(object(), np.zeros(0, np.int64), *_no_matches(), shortest=0.0, ordered=False)
 
 
-def _added(
-    rows: Int64Array, counts: Int64Array, more: Int64Array, more_counts: Int64Array
-) -> tuple[Int64Array, Int64Array]:
-    """Return sorted rows and their counts with those of the next places."""
-    if not len(rows):
-        return more, more_counts
-    every, places = np.unique(np.concatenate([rows, more]), return_inverse=True)
-    sums = np.bincount(places, np.concatenate([counts, more_counts]))
-    return every, sums.astype(np.int64)
-
-
-def _varints(data: bytes) -> Int64Array:
-    """Return numbers of SQLite's format: seven bits to a byte, the highest first."""
-    octets = np.frombuffer(data, dtype=np.uint8)
-    ends = np.flatnonzero(octets < 128)
-    starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
-    numbers = np.zeros(len(ends), dtype=np.int64)
-    place = 0
-    while len(inside := np.flatnonzero(starts + place <= ends)):
-        numbers[inside] = (numbers[inside] << 7) | (octets[starts[inside] + place] & 127)
-        place += 1
-    return numbers
+def _condition(clause: Sought, token: str, *, last: bool) -> tuple[str, list[Any]]:
+    """Return SQL for the places of a clause's token, which is a prefix if it is the last one."""
+    condition, values = "term = ?", [token]
+    if clause.prefix and last:
+        condition, values = "term >= ? AND term <= ?", [token, f"{token}\U0010ffff"]
+    if clause.columns:
+        condition += f" AND col IN ({', '.join('?' * len(clause.columns))})"
+        values += clause.columns
+    return condition, values
 
 
 class _PartOfQuery:
@@ -647,7 +759,7 @@ class _PartOfQuery:
             rows, scores = np.empty(room, np.uint32), np.empty(room)
             count = library().functions["words"](
                 self._records, count_of, required, address(self._gone),
-                address(part.lengths), part.shortest, self._mean, wanted, address(heap),
+                address(part.lengths), part.count, part.shortest, self._mean, wanted, address(heap),
                 ctypes.byref(ticket.stop), room, address(rows), address(scores),
             )  # fmt: skip
             if count <= room:

@@ -63,8 +63,8 @@ static void rank(void) {
     for (int64_t room = 0;; room = total) {
         rows = malloc((size_t)room * 4 + 1);
         scores = malloc((size_t)room * 8 + 1);
-        total = aiovec_scan_words(words, lists, required, gone, lengths, shortest, mean, wanted,
-                                  heap, NULL, room, rows, scores);
+        total = aiovec_scan_words(words, lists, required, gone, lengths, count, shortest, mean,
+                                  wanted, heap, NULL, room, rows, scores);
         if (total <= room) break;
         free(rows), free(scores);
     }

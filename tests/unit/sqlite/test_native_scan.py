@@ -65,8 +65,8 @@ def test_the_best_rows_by_words_are_brute_forces() -> None:
                 count = native.library().functions["words"](
                     native.address(records), len(records), asked.required,
                     native.address(asked.gone), native.address(asked.lengths),
-                    float(asked.lengths.min()), asked.mean, asked.wanted, native.address(heap),
-                    None, room, native.address(rows), native.address(scores),
+                    len(asked.lengths), float(asked.lengths.min()), asked.mean, asked.wanted,
+                    native.address(heap), None, room, native.address(rows), native.address(scores),
                 )  # fmt: skip
                 if count <= room:
                     break

@@ -29,7 +29,7 @@ VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
 # The numbers of the kinds in scan.c; of the kinds that one processor has, the last is the fastest.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
-_VERSION = 11
+_VERSION = 12
 
 # The numbers of the metrics in scan.c.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
@@ -71,6 +71,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
         _NUMBER,
         _PLACE,
         _PLACE,
+        _NUMBER,
         ctypes.c_double,
         ctypes.c_double,
         _NUMBER,

@@ -63,7 +63,7 @@
 #endif
 
 /* A change of what crosses the border has another number; the library is refused then. */
-#define VERSION 11
+#define VERSION 12
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32

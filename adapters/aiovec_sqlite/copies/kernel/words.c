@@ -112,10 +112,11 @@ static void word_keep(BestRows *best, uint32_t row, double score) {
  * how many there are; more than there is room for if the call has to be repeated with so much room.
  *
  * Rows that are not in each of the first `required` lists are left out, and those marked in `gone`.
- * `lengths` has the number of words of each row, none below `shortest`, `mean` is their mean, and
- * `heap` has room for `wanted` numbers. A search that `stop` ends early lacks rows. */
+ * `lengths` has the number of words of each of the `size` rows, none below `shortest`, and `mean` is
+ * their mean. A list may lie in a mapped file that another program has overwritten: numbers that are
+ * beyond these rows are left out too. `heap` has room for `wanted` numbers. A search that `stop` ends early lacks rows. */
 EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t required,
-                                   const uint8_t *gone, const uint32_t *lengths,
+                                   const uint8_t *gone, const uint32_t *lengths, int64_t size,
                                    double shortest, double mean, int64_t wanted, double *heap,
                                    const int8_t *stop, int64_t room, uint32_t *rows, double *scores) {
     BestRows best = {heap, wanted, 0, rows, scores, room, 0, 0, 0, 0};
@@ -133,7 +134,7 @@ EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t requi
         for (list->at = 0; list->at < list->size; list->at++) {
             if (list->at % BLOCK == 0 && ENDED(stop)) return 0;
             uint32_t row = list->rows[list->at];
-            if (gone[row]) continue;
+            if (row >= size || gone[row]) continue;
             double base = K1 * (1 - B + B * (double)lengths[row] / mean);
             double score = word_adds(list, base);
             if ((score + behind) * ROUNDED < best.floor) continue;

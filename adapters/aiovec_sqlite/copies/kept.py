@@ -1,0 +1,435 @@
+"""What is kept of a table in memory, its copy and its words: making, renewing and dropping them.
+
+They are made in the background, each in a snapshot of its own, and may lie in scan files. One of a
+kind is made at a time, so that each sees the memory of those before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from aiovec.backend import Int64Array
+from aiovec.backend.contract import StaleTableError, TableHandle
+from aiovec.backend.threads import Background, in_daemon_thread, in_thread
+from aiovec.errors import AiovecError
+
+from ..connection import ReaderPool, Ticket
+from ..layout import TableLayout, current_table
+from .copy import ResidentCopy, rows_to_load
+from .scanfile import NewFile, ScanFiles, read_segments, size_of
+from .segments import State
+from .words import TooFewRowsError, Words
+
+LOG = logging.getLogger("aiovec")
+
+TOO_LARGE = "it is larger than the memory for copies"
+# The share of the memory for copies that one table's masks may take, its words, and the changes of
+# one copy.
+_FOR_MASKS, _FOR_WORDS, _FOR_CHANGES = 1 / 16, 1 / 8, 1 / 2
+# Seconds until the next try of what failed, and until the next look at a table of few texts.
+PAUSE, _UNTIL_MORE = 60.0, 1.0
+# A copy is built again when this share of its scan file's rows has changed, or when more rows of
+# private memory are dead than alive, plus some. Nothing is built again before this many times the
+# duration of the last build.
+_WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
+# A copy with more changes than this share of its rows is built again.
+_FOLLOWED = 1 / 2
+# Seconds between looks at a scan file that another process writes.
+_LOOK = 0.2
+# Bytes of postings from which on they get a file.
+_WORDS_IN_FILE = 4 * 2**20
+
+PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
+"""Makes the store accept a scan file of a table and a kind, or with None no one."""
+
+
+class _Sized(Protocol):
+    @property
+    def nbytes(self) -> int:
+        """Private bytes."""
+
+
+_T = TypeVar("_T", bound=_Sized)
+
+
+class Keeper(ABC):
+    """What the copies and words of all tables share."""
+
+    def __init__(
+        self, readers: ReaderPool, files: ScanFiles | None, put_token: PutToken, memory: int
+    ) -> None:
+        self.readers = readers
+        self.files = files
+        self.put_token = put_token
+        self.memory = memory
+        # Including the tasks of tables that were dropped from memory.
+        self.tasks = Background()
+        self.closed = False
+        # Only one of each kind is made at a time.
+        self.turns = {"codes": asyncio.Lock(), "words": asyncio.Lock()}
+        self._left: list[Words] = []
+
+    @abstractmethod
+    def has_room(self, wanted: int = 0) -> bool:
+        """Return whether there is memory, after removing tables that are no longer searched."""
+
+    @abstractmethod
+    def stale(self, table: TableHandle) -> None:
+        """Drop a table that was dropped or altered."""
+
+    @abstractmethod
+    def ready(self) -> None:
+        """Begin the searches that wait for a copy."""
+
+    @abstractmethod
+    def clean(self) -> None:
+        """Begin to remove scan files that the store does not count on."""
+
+    def release(self, words: Words) -> None:
+        """Close words behind their searches."""
+        if self.closed:
+            self._left.append(words)
+        else:
+            self.tasks.start(in_thread(words.close))
+
+    async def end(self) -> None:
+        """Stop all tasks, and close what is left."""
+        await self.tasks.cancel()
+        for words in self._left:
+            await in_thread(words.close)
+        self._left.clear()
+
+
+class Kept(ABC, Generic[_T]):
+    """Something that is kept of a table, None until it is made."""
+
+    kind: str
+
+    def __init__(self, table: TableHandle, keeper: Keeper) -> None:
+        self.table = table
+        self.value: _T | None = None
+        self._keeper = keeper
+        self._task: asyncio.Task[None] | None = None
+        # The earliest times of a try, of a renewal, and of a scan file.
+        self.retry_at = self.renew_at = self.file_at = 0.0
+
+    @property
+    def is_being_made(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    @property
+    def nbytes(self) -> int:
+        value = self.value  # another thread may remove it
+        return 0 if value is None else value.nbytes
+
+    def begin(self, before: _T | None = None) -> asyncio.Task[None] | None:
+        """Begin to make it, or to renew the one before; return None if that has to wait."""
+        if self._keeper.closed or self.is_being_made or time.monotonic() < self.retry_at:
+            return None
+        self._task = self._keeper.tasks.start(self._make(before))
+        return self._task
+
+    def drop(self) -> None:
+        """Forget it, and stop making it."""
+        self._put(None)
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    def gets_file(self, size: int) -> bool:
+        """Return whether so many bytes are put into a scan file."""
+        files = self._keeper.files
+        if files is None or not files.can_write or time.monotonic() < self.file_at:
+            return False
+        return size >= self._least(files)
+
+    async def forget_file(self) -> None:
+        """Have all processes give up the scan file, and remove it."""
+        files = self._keeper.files
+        if files is not None and files.can_write:
+            with suppress(AiovecError):
+                await self._keeper.put_token(self.table, self.kind, None)
+            self._keeper.clean()
+
+    async def _make(self, before: _T | None) -> None:
+        began = time.monotonic()
+        try:
+            while not await self._made(before):
+                pass
+        except StaleTableError:
+            self._keeper.stale(self.table)
+        except Exception as exc:  # noqa: BLE001 - the file answers, equally exact
+            self.renew_at = time.monotonic() + PAUSE
+            self._failed(exc)
+        else:
+            ended = time.monotonic()
+            self.renew_at = ended + _BETWEEN_BUILDS * (ended - began)
+            self.keep_to_memory()
+        # For example, a store was restored next to the files of an earlier one.
+        self._keeper.clean()
+
+    async def _made(self, before: _T | None) -> bool:
+        """Make it; return False if this has to be tried again."""
+        made: list[NewFile] = []
+        loaded = False
+        try:
+            loaded = await self._load(before, made)
+            if made:
+                await in_daemon_thread(made[0].flush)
+                await self._keeper.put_token(self.table, self.kind, made[0].token)
+                await in_thread(made.pop().end)
+        except OSError:
+            if time.monotonic() < self.file_at:  # it was no scan file that failed
+                raise
+            self.file_at = time.monotonic() + PAUSE
+            if loaded:  # what a failed flush leaves in memory may not be what was written
+                self._put(None)
+            return False
+        finally:
+            for file in made:
+                await in_thread(file.discard)
+        if not loaded:
+            await asyncio.sleep(_LOOK)
+        return loaded
+
+    def _put(self, value: _T | None) -> None:
+        self.value = value
+
+    @abstractmethod
+    async def _load(self, before: _T | None, made: list[NewFile]) -> bool:
+        """Put a value of some recent snapshot; return False while another process writes its file.
+
+        A new scan file is put into ``made``.
+        """
+
+    @abstractmethod
+    def _failed(self, error: Exception) -> None:
+        """Leave the table to the store's file for a while, unless there is a value."""
+
+    @abstractmethod
+    def _least(self, files: ScanFiles) -> int:
+        """Return the bytes from which on it gets a scan file."""
+
+    @abstractmethod
+    def keep_to_memory(self) -> None:
+        """Drop it if it has outgrown the memory."""
+
+
+class KeptCopy(Kept[ResidentCopy]):
+    """The codes and vectors of a table."""
+
+    kind = "codes"
+
+    def __init__(self, table: TableHandle, keeper: Keeper) -> None:
+        super().__init__(table, keeper)
+        self.reason = ""
+        """Why it could not be made."""
+
+    def is_worn(self, state: State) -> bool:
+        """Return whether enough has changed to build the table again."""
+        if time.monotonic() < self.renew_at:
+            return False
+        if state.is_mapped or self.gets_file(size_of(state.rows, self.table.schema.dim)):
+            return state.changed > _WORN * state.rows
+        return state.dead > state.rows + _GONE
+
+    def mapped(self, db: sqlite3.Connection, layout: TableLayout) -> ResidentCopy | None:
+        """Return a copy of the table's scan file; None without one."""
+        files, read = self._keeper.files, partial(read_segments, table=layout)
+        state = None if files is None else files.find(db, layout, self.kind, read)
+        return None if state is None else self._copy_of(layout, state)
+
+    def _copy_of(self, layout: TableLayout, state: State | None = None) -> ResidentCopy:
+        return ResidentCopy(layout, int(self._keeper.memory * _FOR_MASKS), state)
+
+    async def _load(self, before: ResidentCopy | None, made: list[NewFile]) -> bool:
+        """Make the copy: the one before or its scan file, with newer rows, or a new one."""
+        files, dim = self._keeper.files, self.table.schema.dim
+        async with self._keeper.turns[self.kind], self._keeper.readers.aside() as read:
+            copy, rows, has_file = await read(partial(self._look, before))
+            if rows is not None:
+                size = size_of(len(rows), dim)
+                waits = files is not None and size >= files.least
+                if waits and files is not None and await in_thread(files.waits, self.kind):
+                    return False
+                in_file = self.gets_file(size)
+                if not in_file:
+                    worn = self.value and self.value.state
+                    # Only if most rows are dead is private memory better than a worn scan file.
+                    if (worn and worn.dead <= worn.rows) or not self._keeper.has_room(size):
+                        raise AiovecError(TOO_LARGE)
+
+                def load(db: sqlite3.Connection, ticket: Ticket) -> None:
+                    if in_file and files is not None:
+                        made.append(files.new(self.kind, size))
+                    copy.load(db, ticket, rows, made[0] if made else None)
+
+                await read(load)
+                if has_file and files is not None and size < files.least:
+                    self._keeper.tasks.start(self.forget_file())  # the table has shrunk
+        self.value, self.reason = copy, ""
+        self._keeper.ready()
+        return True
+
+    def _look(
+        self, before: ResidentCopy | None, db: sqlite3.Connection, ticket: Ticket
+    ) -> tuple[ResidentCopy, Int64Array | None, bool]:
+        """Return a copy with all changes; if there is none, an empty one and the rows to load.
+
+        Last comes whether the table has a scan file.
+        """
+        layout = current_table(db, self.table)
+        copy, mapped = before, self.mapped(db, layout)
+        if mapped is not None and (before is None or mapped.file_change > before.file_change):
+            copy = mapped
+        if copy is not None and copy is not self.value:
+            most = self._keeper.memory * _FOR_CHANGES / size_of(1, layout.schema.dim)
+            if copy.follow(db, ticket, min(most, _FOLLOWED * copy.rows)):
+                return copy, None, True
+        return self._copy_of(layout), rows_to_load(db, layout), mapped is not None
+
+    def _least(self, files: ScanFiles) -> int:
+        return files.least
+
+    def _failed(self, error: Exception) -> None:
+        if self.value is None:
+            self.refuse(str(error))
+
+    def keep_to_memory(self) -> None:
+        """If the table has outgrown the memory, leave it to a new scan file or to the file."""
+        copy = self.value
+        if copy is None or copy.state is None or self._keeper.has_room():
+            return
+        if self.gets_file(size_of(copy.state.rows, copy.table.schema.dim)):
+            self.drop()
+        else:
+            self.refuse(TOO_LARGE)
+
+    def refuse(self, reason: str) -> None:
+        """Leave the table to the file for a while."""
+        self.drop()
+        self.retry_at = time.monotonic() + PAUSE
+        if reason != self.reason:  # in a thread, because a log may be a file
+            self.reason, name = reason, self.table.name
+            say = partial(LOG.warning, "table %s is searched from the file: %s", name, reason)
+            self._keeper.tasks.start(in_thread(say))
+
+
+class KeptWords(Kept[Words]):
+    """The words of a table's text index."""
+
+    kind = "words"
+
+    def __init__(self, table: TableHandle, keeper: Keeper) -> None:
+        super().__init__(table, keeper)
+        self._most_bytes = 0
+        self._following: asyncio.Task[None] | None = None
+
+    def look_after(self) -> None:
+        """Begin to make the words of a table whose texts are searched, or bring them up to date."""
+        words = self.value
+        if words is None:
+            self.begin()
+        elif words.lost:
+            if words.spoiled:
+                self.retry_at = time.monotonic() + PAUSE
+                self._keeper.tasks.start(self.forget_file())
+            self._put(None)
+            self.begin()
+        elif words.behind:
+            if not self._keeper.closed and (self._following is None or self._following.done()):
+                self._following = self._keeper.tasks.start(self._follow(words))
+        else:
+            lacks_file = words.postings is None and self.gets_file(words.size)
+            if (words.worn or lacks_file) and time.monotonic() >= self.renew_at:
+                self.begin(words)
+            if words.nbytes > self._most_bytes:
+                self._most_bytes = words.nbytes
+                self.keep_to_memory()
+
+    async def _follow(self, words: Words) -> None:
+        try:
+            async with self._keeper.readers.aside() as read:
+                await read(words.follow)
+        except Exception as exc:  # noqa: BLE001 - FTS5 answers, or says why it cannot
+            words.lost = True
+            self._failed(exc)
+
+    async def _load(self, before: Words | None, made: list[NewFile]) -> bool:
+        keeper, task, found = self._keeper, asyncio.current_task(), list[Words]()
+        most, loop = int(keeper.memory * _FOR_WORDS), asyncio.get_running_loop()
+        serves = self.value is not None and not self.value.lost
+
+        def load(db: sqlite3.Connection, ticket: Ticket) -> bool:
+            layout, files = current_table(db, self.table), keeper.files
+            mapped = Words.mapped(db, layout, most, files)
+            if mapped is not None:
+                found.append(mapped)
+                if before is None or mapped.change > before.change:
+                    return True
+            if serves and self._waits(self.value):
+                return False
+            words = Words.numbered(db, layout, most)
+            found.append(words)
+            if not serves:  # they are used at once
+                loop.call_soon_threadsafe(self._publish, task, words)
+            if self.gets_file(words.size) and files is not None:
+                if self._waits(words):
+                    return False
+                made.append(files.new(self.kind, words.size))
+            elif words.size > most // 2:
+                return True
+            words.use(words.load(db, ticket, made[0] if made else None))
+            return True
+
+        try:
+            async with keeper.turns[self.kind]:
+                async with keeper.readers.aside() as read:
+                    loaded = await read(load)
+                if loaded and serves:  # it takes the place of words that are up to date
+                    async with keeper.readers.aside() as read:
+                        await read(found[-1].follow)
+            if loaded and self.value is not found[-1]:
+                self._put(found[-1])
+        finally:
+            for words in found:
+                if words is not self.value:
+                    keeper.release(words)
+        return loaded
+
+    def _waits(self, words: Words | None) -> bool:
+        """Return whether another process is writing a file, which this one waits for."""
+        files = self._keeper.files
+        if files is None or words is None or not self.gets_file(words.size):
+            return False
+        return files.waits(self.kind)
+
+    def _publish(self, task: asyncio.Task[None] | None, words: Words) -> None:
+        if self._task is task:  # else they were dropped meanwhile
+            self._put(words)
+
+    def _put(self, value: Words | None) -> None:
+        before, self.value = self.value, value
+        self._most_bytes = 0
+        if before is not None and before is not value:
+            self._keeper.release(before)
+
+    def _least(self, files: ScanFiles) -> int:
+        return min(files.least, _WORDS_IN_FILE)
+
+    def _failed(self, error: Exception) -> None:
+        few = isinstance(error, TooFewRowsError)
+        self.retry_at = time.monotonic() + (_UNTIL_MORE if few else PAUSE)
+
+    def keep_to_memory(self) -> None:
+        if self.value is not None and not self._keeper.has_room():
+            self._put(None)
+            self.retry_at = time.monotonic() + PAUSE
