@@ -99,8 +99,8 @@ class LancedbBackend(Backend):
     """
 
     name: ClassVar[str] = "lancedb"
+    tunings = frozenset({"nprobes", "ef", "refine", "measure", "oversample"})
     hints: ClassVar[Mapping[str, str]] = {
-        "payload-indexes": "add_field adds a field with an index, for values that are filtered on",
         "backup": "it copies files, and this store has none here; export its tables",
     }
 

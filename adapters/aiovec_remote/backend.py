@@ -38,6 +38,7 @@ from aiovec.backend.contract import (
     FromEach,
     FromRows,
     IndexInfo,
+    IndexOptions,
     Order,
     Query,
     TableHandle,
@@ -69,6 +70,7 @@ class RemoteBackend(Backend):
     abilities = frozenset({"read-only"})
     """Its own ability, and those of the server's store once it is open."""
 
+    tunings = None  # the server's own
     hints: ClassVar[Mapping[str, str]] = {
         "questions": "the server measures with the searches that it answers",
     }
@@ -220,7 +222,7 @@ class RemoteBackend(Backend):
         first = queries[0]  # they differ only in their vectors and filters
         rows, body = None, _selection(table.schema, first.columns) | {"limit": first.limit}
         if not first.by_words:
-            body |= {"exact": first.exact, "tuning": _tuning(first.tuning)}
+            body |= {"exact": first.exact, "tuning": first.tuning and _tuning(first.tuning)}
         filters = [query.where for query in queries]
         if all(where is first.where for where in filters):
             body["where"] = first.where
@@ -314,8 +316,11 @@ class RemoteBackend(Backend):
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
-        named = {to_camel(name): value for name, value in options.items()}
-        await self._alter(table, "POST", "/indexes", body={"kind": kind, "wait": wait, **named})
+        known = IndexOptions.__annotations__
+        body = {to_camel(name): value for name, value in options.items() if name in known}
+        if others := {name: value for name, value in options.items() if name not in known}:
+            body["others"] = others
+        await self._alter(table, "POST", "/indexes", body={"kind": kind, "wait": wait, **body})
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
         def read(answer: Any) -> list[IndexInfo]:
@@ -436,10 +441,8 @@ def _known(kind: type[_T], answer: Mapping[str, Any], **facts: object) -> _T:
     return kind(**{field.name: given[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
-def _tuning(tuning: Tuning | None) -> dict[str, Any] | None:
-    if tuning is None:
-        return None
-    return {name: value for name, value in asdict(tuning).items() if value is not None}
+def _tuning(tuning: Tuning) -> dict[str, Any]:
+    return {name: value for name, value in asdict(tuning).items() if value not in (None, {})}
 
 
 def _text(query: Query) -> dict[str, Any]:

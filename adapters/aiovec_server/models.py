@@ -224,6 +224,7 @@ class VectorIndex(Model):
     ef_construction: Count | None = _maybe("Candidates per row while the graph is built.")
     num_sub_vectors: Count | None = _maybe("Parts that the code of a vector has.")
     num_bits: Count | None = _maybe("Bits of each part.")
+    others: dict[str, Any] | None = _maybe("Options of a backend of another package.")
 
 
 class Revert(Model):

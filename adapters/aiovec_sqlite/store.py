@@ -88,6 +88,7 @@ class SqliteBackend(Backend):
     """Tables in one SQLite file. ``target`` is its path, or ``:memory:``."""
 
     name: ClassVar[str] = "sqlite"
+    tunings = frozenset({"dims", "oversample"})
     hints: ClassVar[Mapping[str, str]] = {
         "indexes": "it needs none, since its searches are exact; 'aiovec advise' tells when a "
         "table is too large for that",

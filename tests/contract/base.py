@@ -52,6 +52,12 @@ class ContractBase(ABC):
     forgetful: ClassVar[Mapping[str, Any]] = {}
     """Keys with which the change feed forgets deletions soon, if the backend has such keys."""
 
+    impatient: ClassVar[Mapping[str, Any]] = {}
+    """Keys with which a call does not wait for others, if the backend has such keys."""
+
+    one_writer: ClassVar[Mapping[str, Any]] = {}
+    """Keys with which one write at a time may be at work, if the backend has such keys."""
+
     persistent: ClassVar[bool] = True
     """True if a store that is opened again finds what was written before."""
 

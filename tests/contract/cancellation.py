@@ -80,6 +80,7 @@ class CancellationContract(ContractBase):
 
     async def test_a_stopped_index_build_hides_no_row(self, store: VectorStore) -> None:
         """A keyword search finds the rows of all its fields, or says that an index is missing."""
+        self.need(store, "text")
         texts = {"body": Field(str, text=True)}
         count, stop = 4_000, STOPS["once"]
         for at in (1, 2, 3, 5, 8, 12):

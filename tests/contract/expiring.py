@@ -185,9 +185,7 @@ class ExpiringContract(ContractBase):
         assert (await store.stats("notes")).details["expired_rows"] == 2
 
     async def test_the_id_of_an_expired_row_is_free(self, tmp_path: Path) -> None:
-        # Also where only one write may be at work.
-        keys = {} if self.backend == "remote" else {"write_queue": 1, "busy_timeout": 20}
-        async with self.connect(tmp_path, keys=keys) as store:
+        async with self.connect(tmp_path, keys=self.one_writer) as store:
             await swept(store, SCHEMA, ROWS)
             assert await store.insert("notes", [row(0, None)]) == 1
             with pytest.raises(DuplicateIdError) as caught:

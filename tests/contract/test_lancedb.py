@@ -21,6 +21,8 @@ DEVIATIONS = {
 class TestLancedbFolder(BackendContract):
     backend = "lancedb"
     forgetful = {"keep_versions": "0 seconds", "max_versions": 1}  # noqa: RUF012
+    impatient = {"busy_timeout": 0}  # noqa: RUF012
+    one_writer = {"write_queue": 1, "busy_timeout": 20}  # noqa: RUF012
     tiers = (None, "slow")
     deviations = DEVIATIONS
 

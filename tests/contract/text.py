@@ -324,6 +324,7 @@ class TextContract(ContractBase):
                 assert all(hit["body"] and hit.highlights for page in pages for hit in page)
 
     async def test_equal_hybrid_hits_come_by_id(self, store: VectorStore) -> None:
+        self.need(store, "text")
         chance = random.Random(2)
         ids = chance.sample([f"{n:04}" for n in range(200)], 200)
         rows = [{"id": id, "embedding": [1.0] * DIM, "body": "one wool hat"} for id in ids]
@@ -573,6 +574,7 @@ class TextContract(ContractBase):
 
     @pytest.mark.core
     async def test_deleted_rows_take_no_place_among_the_best(self, store: VectorStore) -> None:
+        self.need(store, "text")
         fields = {"body": Field(str, text=True), "year": Field(int, index="btree")}
         await store.create_table("notes", Schema(DIM, fields=fields))
         await store.insert(

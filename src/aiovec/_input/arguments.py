@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,8 @@ def check_tuning(tuning: Tuning, dim: int) -> None:
         count = getattr(tuning, name)
         if count is not None and count_of(f"tuning.{name}", count) > dim and name == "dims":
             raise InvalidArgumentError("tuning.dims", count, f"a whole number from 1 to {dim}")
+    if not isinstance(tuning.others, Mapping):
+        raise InvalidArgumentError("tuning.others", tuning.others, "a mapping of names to values")
     measure, oversample = tuning.measure, tuning.oversample
     if not (measure is None or isinstance(measure, bool)):
         raise InvalidArgumentError("tuning.measure", measure, "True or False")

@@ -243,14 +243,6 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
     return with_signature
 
 
-# The ability that each value of a tuning needs, and a hint for backends without it.
-_OF_INDEXES = (
-    "it searches exactly; an index of LanceDB takes this. Leave it out, or pass exact=True"
-)
-_TUNED = dict.fromkeys(("nprobes", "ef", "refine", "measure"), ("indexes", _OF_INDEXES))
-_TUNED["dims"] = ("quantized", "SQLite does. Leave it out, or pass exact=True")
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A search of one table: what to ask the backend, and the steps that make hits of its answer.
@@ -486,7 +478,7 @@ def plan_of(table: OpenTable, options: SearchOptions, vectors: Sequence[Float32A
     if options.tuning is not None:
         check_tuning(options.tuning, schema.dim)
         if not options.exact:
-            _check_means_something(options.tuning, table.backend)
+            _check_taken(options.tuning, table.backend)
     shown = select_columns(
         schema,
         options.select,  # type: ignore[arg-type]  # a list by now
@@ -540,11 +532,15 @@ def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
     raise InvalidArgumentError("rerank", name, reason=reason)
 
 
-def _check_means_something(tuning: Tuning, backend: Backend) -> None:
+def _check_taken(tuning: Tuning, backend: Backend) -> None:
     """Raise UnsupportedError for a value that this backend would ignore."""
-    for name, (ability, hint) in _TUNED.items():
-        if getattr(tuning, name) is not None and not backend.supports(ability):
-            raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
+    taken = backend.tunings
+    if taken is None:
+        return
+    for name in tuning.values().keys() - taken:
+        takes = f"its searches take {listed(sorted(taken))}" if taken else "its searches are exact"
+        hint = f"{takes}; leave {name} out, or pass exact=True"
+        raise UnsupportedError(f"Tuning({name}=…)", backend.name, hint)
 
 
 def bound_filters(options: SearchOptions, table: OpenTable, count: int) -> list[Expr | None]:

@@ -1280,13 +1280,16 @@ class VectorStore(NotCopied, Hints):
         background, until the store is closed. A cancelled build leaves the table unchanged.
         """
         check_words("kind", kind)
-        for option, value in options.items():
+        others = options.pop("others", None) or {}
+        if not isinstance(others, Mapping):
+            raise InvalidArgumentError("others", others, "a mapping of names to values")
+        for option, value in {**options, **others}.items():
             check_words(option, value)
         wait = check_flag("wait", wait)
         given = await self._collected(questions)
 
         async def create(t: OpenTable) -> None:
-            passed: dict[str, Any] = dict(options)
+            passed: dict[str, Any] = {**options, **others}
             vectors = await self._questions(t, given)
             if vectors is not None:
                 passed["questions"] = vectors

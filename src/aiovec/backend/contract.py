@@ -30,7 +30,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
@@ -146,6 +146,9 @@ class Order:
 class Tuning:
     """The effort of an approximate search. None lets the backend choose. Numbers are at least 1.
 
+    A backend takes some of the values, and refuses the rest; ``others`` has those of a backend of
+    another package.
+
     On LanceDB, a search reads ``nprobes`` partitions of the index or follows ``ef`` candidates of a
     graph, and measures ``refine`` or ``oversample`` times the limit of rows with their whole
     vectors. Without ``measure``, hits have the index's own distances, and their vectors are not
@@ -159,6 +162,12 @@ class Tuning:
     measure: bool | None = None
     dims: int | None = None
     oversample: float | None = None
+    others: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def values(self) -> dict[str, Any]:
+        """Return the values that are given, by name."""
+        named = {each.name: getattr(self, each.name) for each in fields(self)[:-1]}
+        return {name: value for name, value in named.items() if value is not None} | {**self.others}
 
 
 def _no_vector() -> Float32Array:
@@ -217,7 +226,8 @@ Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]
 class Found:
     """The matching rows of a query, in any order, with what is known of each.
 
-    A search by vector may return more rows than its ``limit``; the nearest are among them.
+    A search by vector returns all rows that are as near as the last of the ``limit`` nearest
+    (``aiovec.backend.nearest_first``): ``VectorStore`` breaks ties by id. It may return more.
 
     ``distances`` are those of the table's metric (``1 - cos``, Euclidean, ``-dot``); a search by
     words has none, and one by both None for a row without a vector. ``scores`` are the BM25 scores
@@ -290,11 +300,11 @@ class IndexInfo:
 class IndexOptions(TypedDict, total=False):
     """Options of an approximate index. An index takes those of its kind and refuses others.
 
-    ``recall`` is the share of the true nearest rows that searches of the table must find. The
-    others are whole numbers: ``num_partitions``, or ``target_partition_size`` in rows;
-    ``sample_rate`` and ``max_iterations`` of their training; ``m`` links and ``ef_construction``
-    candidates of a graph (kinds named ``hnsw``); ``num_sub_vectors`` and ``num_bits`` of codes
-    (``pq`` and ``rq``).
+    ``recall`` is the share of the true nearest rows that searches of the table must find, and
+    ``others`` has the options of a backend of another package. On LanceDB, the rest are whole
+    numbers: ``num_partitions``, or ``target_partition_size`` in rows; ``sample_rate`` and
+    ``max_iterations`` of their training; ``m`` links and ``ef_construction`` candidates of a graph
+    (kinds named ``hnsw``); ``num_sub_vectors`` and ``num_bits`` of codes (``pq`` and ``rq``).
     """
 
     recall: float | None
@@ -306,6 +316,7 @@ class IndexOptions(TypedDict, total=False):
     ef_construction: int
     num_sub_vectors: int
     num_bits: int
+    others: Mapping[str, Any]
 
 
 LARGEST_BATCH = 32 * 1024 * 1024
@@ -335,6 +346,10 @@ class Backend(ABC):
 
     hints: ClassVar[Mapping[str, str]] = {}
     """The ``hint`` of UnsupportedError for each missing ability: what to do instead."""
+
+    tunings: frozenset[str] | None = frozenset()
+    """The names of the values of a ``Tuning`` that its searches take; the store refuses the others,
+    unless the search is exact. None if the backend refuses them itself."""
 
     read_only: bool = False
     """Set before ``open``. Then ``open`` raises ConfigError if there is no store, methods that
@@ -548,13 +563,15 @@ class Backend(ABC):
             raise self._lacks(ability)
 
     def _lacks(self, ability: str) -> UnsupportedError:
-        return UnsupportedError(ability, self.name, self.hints.get(ability))
+        return UnsupportedError(ability, self.name, self.hints.get(ability) or _HINTS.get(ability))
 
     # "indexes": approximate indexes over the vectors
 
     async def create_index(
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
+        """Build an index. Raises InvalidArgumentError for an option that this kind does not
+        take."""
         raise self._lacks("indexes")
 
     async def measure(self, table: TableHandle, questions: Float32Array) -> None:
@@ -686,6 +703,8 @@ def index_behind_change(target: str, table: str) -> Iterator[None]:
         reason = f"an index could not be completed: {why}; optimize({table!r}) completes it"
         raise OutcomeUnknownError(target, reason) from exc
 
+
+_HINTS = {"payload-indexes": "add_field adds a field with an index, for values to filter on"}
 
 ABILITIES = tuple(
     "text indexes changes snapshots backup restore moves read-only once power-loss quantized "
