@@ -6,13 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tests.contract.base import ABILITIES
-from tests.harness.packages import install
 
 import aiovec
-from aiovec import Schema
 
 from .blocks import ROOT, blocks
 
@@ -41,58 +38,6 @@ def _rows_of(
     head, _, *result = cells
     assert [cell.strip("` ") for cell in head[1:]] == [*backends]
     return {row[0].strip("| "): row[1:] for row in result}
-
-
-async def test_backend_of_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (module,) = [
-        body
-        for body in blocks("docs/internals/writing-a-backend.md", "python")
-        if body.startswith("# aiovec_dicts.py")
-    ]
-    entry = "[aiovec.backends]\ndicts = aiovec_dicts:DictsPlugin"
-    monkeypatch.syspath_prepend(str(install(tmp_path, "dicts", entry, aiovec_dicts=module)))
-    schema = Schema(3, fields={"year": int, "tags": list[str]})
-    rows = [
-        {"id": f"r{n}", "embedding": np.eye(3)[n], "year": 2000 + n, "tags": ["a"] * n, "x": n}
-        for n in range(3)
-    ]
-    async with aiovec.connect("dicts://") as store:
-        await store.create_table("notes", schema)
-        assert await store.insert("notes", rows) == 3
-        with pytest.raises(aiovec.DuplicateIdError):
-            await store.insert("notes", rows[:1])
-        assert await store.insert("notes", rows, on_conflict="skip") == 0
-        hits = await store.search("notes", [0, 1, 0.5], where="NOT year = 2000 OR year IS NULL")
-        assert [(hit.id, hit["x"]) for hit in hits] == [("r1", 1), ("r2", 2)]
-        assert hits[0].distance == pytest.approx(1 - 1 / 1.25**0.5)
-        assert await store.update("notes", {"year": None, "x": 9}, ids="r0") == 1
-        assert [(row.id, row["x"]) for row in await store.find("notes", order_by="-year")] == [
-            ("r2", 2), ("r1", 1), ("r0", 9),
-        ]  # fmt: skip
-        assert await store.set_vectors("notes", ["r2", "none"], [[3, 4, 0], [1, 0, 0]]) == 1
-        own = [{"id": "r1", "payload.x": 7}, {"id": "r2", "tags": ["a"], "embedding": [0, 1, 0]}]
-        assert await store.update("notes", [*own, {"id": "none", "year": 1}]) == 2
-        assert [(row["x"], row["tags"]) for row in await store.get("notes", ["r1", "r2"])] == [
-            (7, ["a"]), (2, ["a"]),
-        ]  # fmt: skip
-        await store.update("notes", [{"id": "r2", "tags": ["a", "a"], "embedding": [3, 4, 0]}])
-        assert await store.bounds("notes", "year") == (2001, 2002)
-        assert await store.distinct("notes", "tags") == {"a": 2}
-        assert await store.upsert("notes", [{**rows[0], "year": 1}]) == 1
-        assert await store.delete("notes", where="year > 2001") == 1
-        assert (await store.stats("notes")).rows == 2
-        await store.rename_field("notes", "year", "since")
-        await store.add_field("notes", "lang", str)
-        await store.drop_field("notes", "tags")
-        await store.rename_table("notes", "texts")
-        (row,) = await store.get("texts", ["r0"])
-        assert (row.fields, [*row.vector]) == ({"since": 1, "lang": None, "x": 0}, [1, 0, 0])
-        batches = [batch async for batch in store.export("texts", batch_size=1)]
-        assert [batch["id"].to_pylist() for batch in batches] == [["r0"], ["r1"]]
-        with pytest.raises(aiovec.UnsupportedError):
-            await store.search_text("texts", "wool")
-        await store.drop_table("texts")
-        assert await store.tables() == []
 
 
 async def test_the_table_tells_what_each_backend_can(tmp_path: Path) -> None:

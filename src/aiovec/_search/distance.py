@@ -136,7 +136,7 @@ _MEASURES: dict[Metric, Callable[[Float64Array, Float64Array], Float64Array]] = 
 def nearest_first(measured: Float64Array, limit: int) -> Int64Array:
     """Return the positions of the ``limit`` nearest, and of those as near as the last one.
 
-    Ties are broken by id, in one place for all backends.
+    Every backend keeps these: ``VectorStore`` breaks ties by id, in one place for all of them.
     """
     best = np.argsort(measured, kind="stable")
     return best[measured[best] <= measured[best[limit - 1]]] if len(best) > limit else best
