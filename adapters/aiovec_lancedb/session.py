@@ -82,7 +82,7 @@ _FORKED = (
 _METADATA_CACHE = 64 * 2**20
 # Replaced indexes after which the caches are made again. Lance's cache counts only bytes: until it
 # is full, it keeps parts of replaced indexes, and up to three descriptors of removed files of each.
-_REPLACED = 32
+_REPLACED = 16
 # Seconds after which the calls on earlier caches have ended.
 _UNDER_WAY = 2.0
 # Answers cached for one version.
