@@ -45,6 +45,13 @@ class Picture:
 
 PICTURES = (
     Picture(
+        "many",
+        "Two processes write 400 rows: what a third, open one finds",
+        "`python -m bench many",
+        "a third finds, of 400",
+        lambda row: "refused" if row["two write, of 400"] == "0" else row["a third finds, of 400"],
+    ),
+    Picture(
         "stalls",
         "Longest stall of the event loop while 20 tasks search",
         "Nine other stores",
