@@ -242,7 +242,7 @@ class SqliteTable(TextTable):
         rows: list[Any] = []
         for key in keys:
             marks = ["CAST(? AS TEXT)" if _is_torn(part) else "?" for part in key]
-            by = " AND ".join(f"{n} = {mark}" for n, mark in zip(names, marks, strict=True))
+            by = " AND ".join(f"{n} IS {mark}" for n, mark in zip(names, marks, strict=True))
             parts = [p.encode(*_TORN) if _is_torn(p) else p for p in key]
             rows += self._db.execute(f"{self.select} WHERE {by}", parts)
         present = {id_of(row[: len(self.key)]) for row in rows}

@@ -81,20 +81,6 @@ async def newest_number(table: Opened) -> int:
     return (await _end(table)).number
 
 
-async def has_change(table: Opened, number: int) -> bool:
-    """Return whether the table has a change, also if upkeep has removed its version since."""
-    at, end = _Position.of(number), await _end(table)
-    if not at.is_before(end):
-        return False
-    try:
-        await _check_history(table, at, end)
-    except ChangesPrunedError:
-        return False
-    except CorruptStoreError:  # a version was removed
-        pass
-    return True
-
-
 async def _end(table: Opened) -> _Position:
     numbering = numbering_in(table.arrow)
     if numbering is None:

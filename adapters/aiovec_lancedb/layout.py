@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -36,6 +36,9 @@ NUMBERING = "aiovec.changes"
 
 LOADED = "aiovec.load"
 """On the id's column: the present or last load of an engine into the table."""
+
+_NOTES = "aiovec.note."
+"""On the id's column: the start of the keys of notes that a caller keeps with the table."""
 
 # On the id's column: with this key, Lance lets concurrent merges of one id conflict. So two writers
 # of a bucket insert no id twice.
@@ -71,6 +74,21 @@ def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
         (arrow.field(place).metadata or {}).get(key.encode()) if place >= 0 else None
     )
     return text
+
+
+def notes_in(arrow: pa.Schema) -> dict[str, str]:
+    """Return the notes that callers keep with the table, by their names."""
+    known = arrow.field("id").metadata or {}
+    return {
+        name: text.decode()
+        for key, text in known.items()
+        if (name := key.decode().removeprefix(_NOTES)) != key.decode()
+    }
+
+
+def as_notes(change: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return a change of the notes of callers as one of the notes on the id's column."""
+    return {_NOTES + name: text for name, text in change.items()}
 
 
 def numbering_in(arrow: pa.Schema) -> int | None:

@@ -37,6 +37,7 @@ from aiovec.backend.changes import (
     Upsert,
 )
 from aiovec.backend.contract import (
+    NO_NOTES,
     Backend,
     Changes,
     Columns,
@@ -61,12 +62,13 @@ from aiovec.errors import (
 
 from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
-from .changes import Plans, changes, has_change, newest_number
+from .changes import Plans, changes, newest_number
 from .commit import Act, LoneWrite, WriteOperation
 from .engines import Filling, TablePlace
 from .export import Export
 from .index import info
 from .index.effort import MOST_QUESTIONS
+from .layout import notes_in
 from .session import Session
 from .table import Versions
 from .target import StoreTarget
@@ -464,9 +466,13 @@ class LancedbBackend(Backend):
         async with self._session.reading(table) as opened:
             return await newest_number(opened)
 
-    async def has_change(self, table: TableHandle, number: int) -> bool:
+    async def notes(
+        self, table: TableHandle, change: Mapping[str, str | None] = NO_NOTES
+    ) -> Mapping[str, str]:
+        if change:
+            await self._write(table.name, LoneWrite(partial(tables.put_notes, change), table))
         async with self._session.reading(table) as opened:
-            return await has_change(opened, number)
+            return notes_in(opened.arrow)
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         async with self._session.reading(table) as opened:

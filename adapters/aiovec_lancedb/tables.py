@@ -34,6 +34,7 @@ from .layout import (
     LOADED,
     MOVING,
     added_column,
+    as_notes,
     incarnation_in,
     is_moving,
     load_in,
@@ -190,6 +191,11 @@ def _rename(folder: Path, old: str, new: str) -> None:
     if (folder / f"{new}.lance").exists():
         _put_away(folder, new)
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
+
+
+async def put_notes(change: Mapping[str, str | None], table: Opened) -> None:
+    """Change the notes that callers keep with the table."""
+    await table.session.annotate(table.lance, "id", as_notes(change))
 
 
 async def revert(version: int, table: Opened) -> None:

@@ -33,6 +33,7 @@ from aiovec.backend.changes import (
     Upsert,
 )
 from aiovec.backend.contract import (
+    NO_NOTES,
     Backend,
     Columns,
     FromEach,
@@ -309,6 +310,17 @@ class RemoteBackend(Backend):
             )
 
         return await self._on(table, "/stats", read, method="GET", long=True)
+
+    async def notes(
+        self, table: TableHandle, change: Mapping[str, str | None] = NO_NOTES
+    ) -> Mapping[str, str]:
+        def read(answer: Any) -> Mapping[str, str]:
+            return dict(answer["notes"])
+
+        if not change:
+            return await self._on(table, "/notes", read, method="GET")
+        body = {"notes": dict(change)}
+        return await self._on(table, "/notes", read, method="PATCH", body=body, writes=True)
 
     async def optimize(self, table: TableHandle) -> None:
         await self._alter(table, "POST", "/optimize")

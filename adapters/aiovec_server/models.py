@@ -195,6 +195,10 @@ class Confirm(Model):
     confirm: str = Field("", description="The name again, to confirm.")
 
 
+class ChangeNotes(Model):
+    notes: dict[str, str | None] = Field(description="Texts by the names of the notes.")
+
+
 class AddField(Model):
     name: str = Field(description="The field's name.")
     field: str | dict[str, Any] = Field(
@@ -461,10 +465,12 @@ Health = create_model(
     __base__=_answer("Health", status=str, backend=str, version=str),
     watching=(list[dict[str, Any]], []),
 )
+Ready = _answer("Ready", ready=bool)
 Store = _answer("Store", backend=str, version=str, abilities=list[str])
 Tables = _answer("Tables", tables=list[ListedTable])  # type: ignore[valid-type]
 Table = create_model("Table", __base__=ListedTable, schema_=(dict[str, Any], Field(alias="schema")))
 Stats = _answer("Stats", table=str, backend=str, rows=Whole, bytes=Whole)
+Notes = _answer("Notes", notes=dict[str, str])
 Indexes = _answer("Indexes", indexes=list[BuiltIndex])  # type: ignore[valid-type]
 Versions = _answer("Versions", versions=list[dict[str, Any]])
 

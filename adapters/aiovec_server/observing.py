@@ -6,6 +6,7 @@ Logs, metrics and spans have nothing that a client chose freely but the request'
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -54,8 +55,8 @@ _BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 )  # fmt: skip
 _WATCHED = {
-    "waiting": "Changes of a watched source that are not applied yet.",
-    "seconds": "Seconds for which changes of a watched source have waited.",
+    "waiting": "Changes of a watched source that are not applied yet; NaN if unknown.",
+    "seconds": "Seconds since no change of a watched source was known to wait.",
     "failing": "1 if the last attempt to follow a source failed.",
 }
 
@@ -93,8 +94,9 @@ class Metrics:
 
     def watched(self, state: WatchState) -> None:
         """Note how far a watched table is behind its source."""
-        facts = {"waiting": state.waiting or 0, "seconds": state.seconds}
-        for name, value in {**facts, "failing": bool(state.error)}.items():
+        waiting = math.nan if state.waiting is None else state.waiting
+        facts = {"waiting": waiting, "seconds": state.seconds, "failing": bool(state.error)}
+        for name, value in facts.items():
             self._watched[name].labels(state.table).set(value)
 
     def text(self) -> bytes:

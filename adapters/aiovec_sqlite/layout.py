@@ -538,6 +538,25 @@ def token_of(db: sqlite3.Connection, table: str, kind: str) -> str | None:
     return row[0] if known else None
 
 
+# The start of the keys of a table's notes in ``aiovec_state``. No name of a table has a colon.
+_NOTES = "note:{}:"
+
+
+def notes_of(db: sqlite3.Connection, table: str) -> dict[str, str]:
+    start = _NOTES.format(table)
+    sql = "SELECT substr(key, ?), value FROM aiovec_state WHERE substr(key, 1, ?) = ?"
+    rows = db.execute(sql, (len(start) + 1, len(start), start)).fetchall()
+    return {name: str(text) for name, text in rows}
+
+
+def put_note(db: sqlite3.Connection, table: str, name: str, text: str | None) -> None:
+    """Keep a note with a table, or with None remove it."""
+    key = _NOTES.format(table) + name
+    db.execute("DELETE FROM aiovec_state WHERE key = ?", (key,))
+    if text is not None:
+        db.execute("INSERT INTO aiovec_state VALUES (?, ?)", (key, text))
+
+
 def put_token(db: sqlite3.Connection, table: str, kind: str, token: str | None) -> None:
     """Make the store accept a scan file of this table, or with None no one."""
     key = _TOKEN_KEYS[kind].format(table)

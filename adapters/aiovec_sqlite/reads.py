@@ -416,12 +416,6 @@ def change_number(db: sqlite3.Connection, handle: TableHandle) -> int:
     return _newest(db, table) << _FLOOR_BITS | floor_of(db, table)
 
 
-def has_change(db: sqlite3.Connection, handle: TableHandle, number: int) -> bool:
-    """Return whether the table has this change, and all tombstones since, as ``changes`` needs."""
-    table = current_table(db, handle)
-    return _has_change(db, table, floor_of(db, table), number)
-
-
 def _has_change(db: sqlite3.Connection, table: TableLayout, floor: int, number: int) -> bool:
     read, floor_then = divmod(number, 1 << _FLOOR_BITS)
     return (

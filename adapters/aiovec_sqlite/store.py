@@ -25,6 +25,7 @@ from aiovec.backend import (
 from aiovec.backend.changes import Delete, RowChange, SchemaChange, Update, changes_text
 from aiovec.backend.context import Kept, WriteKey, new_meter, write_key
 from aiovec.backend.contract import (
+    NO_NOTES,
     Backend,
     Changes,
     Columns,
@@ -64,7 +65,7 @@ from .copies.resident import ResidentSearch
 from .copies.scanfile import ScanFiles
 from .driver import has_fts5
 from .keyword_search import search_text
-from .layout import current_table, put_token
+from .layout import current_table, notes_of, put_note, put_token
 from .opening import (
     OpenFile,
     check_store_to_read,
@@ -474,13 +475,23 @@ class SqliteBackend(Backend):
         async with gate, self._readers.aside() as read:
             yield read, wal
 
+    async def notes(
+        self, table: TableHandle, change: Mapping[str, str | None] = NO_NOTES
+    ) -> Mapping[str, str]:
+        def put(tx: Transaction) -> dict[str, str]:
+            name = current_table(tx.db, table).name
+            for key, text in change.items():
+                put_note(tx.db, name, key, text)
+            return notes_of(tx.db, name)
+
+        if change:
+            return await self._write(put)
+        return await self._read(lambda db, _: notes_of(db, current_table(db, table).name))
+
     # Changes
 
     async def change_number(self, table: TableHandle) -> int:
         return await self._read(lambda db, _: reads.change_number(db, table))
-
-    async def has_change(self, table: TableHandle, number: int) -> bool:
-        return await self._read(lambda db, _: reads.has_change(db, table, number))
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
         return await self._read(lambda db, ticket: reads.changes(db, ticket, table, since, limit))

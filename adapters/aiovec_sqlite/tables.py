@@ -28,6 +28,8 @@ from .layout import (
     default_stem,
     exists,
     forget_tokens,
+    notes_of,
+    put_note,
     quoted,
     read_table,
 )
@@ -135,6 +137,9 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
     )
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (old,))
     forget_tokens(tx.db, old)
+    for key, note in notes_of(tx.db, old).items():
+        put_note(tx.db, old, key, None)
+        put_note(tx.db, new, key, note)
     text.rename_table(tx, old, new)
 
 
@@ -155,3 +160,5 @@ def drop_table(tx: Transaction, name: str, check_free: Check) -> None:
     tx.db.execute("DELETE FROM aiovec_tables WHERE name = ?", (name,))
     tx.db.execute("DELETE FROM aiovec_deleted WHERE name = ?", (name,))
     forget_tokens(tx.db, name)
+    for key in notes_of(tx.db, name):
+        put_note(tx.db, name, key, None)

@@ -65,6 +65,7 @@ class TableMove:
         work, source = self.work, self.source
         if work.has_feed:
             self._number = await source.do(source.backend.change_number)
+        await self.bring_notes()
         if await self.target.count():
             return await self._bring_what_differs()
         work.enter("copying")
@@ -87,6 +88,15 @@ class TableMove:
             text += f", {len(unlike.extra):,} of them only in the target and removed"
         work.tell("table", text, table=self.name, rows=unlike.source_rows)
         return count
+
+    async def bring_notes(self) -> None:
+        """Give the target the notes of the source. They may be older than its rows, not newer."""
+        source, target = self.source, self.target
+        notes: dict[str, str | None] = {**await source.do(source.backend.notes)}
+        old = await target.do(target.backend.notes)
+        if notes != old:
+            change = {**dict.fromkeys(old), **notes}
+            await target.do(lambda handle: target.backend.notes(handle, change))
 
     async def _comparison(self) -> Comparison:
         """Return the comparison, made once: it asks both stores for the sizes of rows, which takes
@@ -220,6 +230,7 @@ class TableMove:
     async def last_changes(self) -> str:
         """Apply and compare the changes before the pause; return what is wrong, if anything."""
         await self.catch_up(check=True)
+        await self.bring_notes()
         await self._look_at_suspects()
         if self.suspects:
             examples = ", ".join(sorted(self.suspects)[:5])

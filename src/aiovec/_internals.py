@@ -73,6 +73,14 @@ class StoreInternals:
         """Run ``act`` on a table, again if the table or the backend has changed."""
         return await self._store._on_table(call, table, lambda t: act(t.backend, t.handle))
 
+    async def notes(
+        self, table: str, change: Mapping[str, str | None] | None = None
+    ) -> Mapping[str, str]:
+        """Return the notes that the backend keeps for a table, once ``change`` is applied."""
+        return await self._store._on_table(
+            "notes", table, lambda t: t.backend.notes(t.handle, change or {})
+        )
+
     async def write_checked(self, table: str, rows: Batch, schema: Schema, *, replace: bool) -> int:
         """Write rows that were checked for a schema, as ``upsert`` does with ``replace``, else as
         ``insert``."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from ._embed.protocol import EmbedderOption
 from ._http.problems import Problem, log_error, problem_of
 from ._store.connect import connect
 from ._store.store import VectorStore  # at run time too: Litestar resolves the annotations
-from ._store.watch import watching_all
+from ._store.watch import Sources, sources_of, watching_all
 from ._tools.hints import hints_arguments
 from .backend.paths import PathText
 from .errors import AiovecError, ConfigError, InvalidArgumentError
@@ -48,13 +48,15 @@ def lifespan(
     follow: bool = False,
     embedder: EmbedderOption | None = None,
     embedders: Mapping[str, EmbedderOption] | None = None,
-    watch: Iterable[PathText | Mapping[str, Any]] = (),
+    watch: Sources = (),
+    wait: bool = False,
 ) -> Lifespan:
     """Return a ``lifespan`` for a framework; the other arguments are those of ``aiovec.connect``.
 
-    ``watch`` are sources that the store follows while the app runs: each is the source of
-    ``aiovec.watch``, or a mapping of its arguments, such as ``{"source": "app.db#articles",
-    "embed": "body"}``. ``store.watching`` has them.
+    ``watch`` is a source that the store follows while the app runs, or several: each is the source
+    of ``aiovec.watch``, or a mapping of its arguments, such as ``{"source": "app.db#articles",
+    "embed": "body"}``. ``store.watching`` has them. With ``wait``, the app serves once each has
+    been copied.
 
     The store opens when the app starts; if that fails, the app does not start. It closes when the
     app ends, after the accepted writes. An app may start again later.
@@ -73,7 +75,7 @@ def lifespan(
         embedders=embedders,
     )
     opening()  # opens nothing, but refuses wrong arguments now
-    watched = [*watch]
+    watched = sources_of(watch)
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
@@ -85,7 +87,7 @@ def lifespan(
                 "aiovec.connect in your own lifespan, and pass it to its handlers yourself",
                 key="lifespan",
             )
-        async with opening() as store, watching_all(store, watched):
+        async with opening() as store, watching_all(store, watched, wait=wait):
             # Set twice: requests to mounted apps see only the state of their scope, and servers and
             # frameworks without such a state keep the app's.
             if state is not None:

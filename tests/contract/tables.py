@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.base import ContractBase, case
+from tests.contract.base import ContractBase, case, filled
 from tests.harness.values import DIM, EVERY_KIND, SMALL, small_rows, vectors
 
 import aiovec
@@ -246,3 +246,31 @@ class TablesContract(ContractBase):
         async with self.connect(tmp_path) as store:
             assert await store.tables() == ["b", "new"]
             assert (await store.count("new"), await store.count("b")) == (3, 5)
+
+    async def test_notes_follow_their_table(self, tmp_path: Path) -> None:
+        self.need_persistence()
+        name, text = "shop.db#Äpfel/%", "x" * 9000 + "'\n"
+        async with self.connect(tmp_path) as store, self.opened_backend(tmp_path) as backend:
+            for table in ("notes", "notes2"):
+                await filled(store, SMALL, small_rows(3), name=table)
+            handle = await backend.open_table("notes")
+            assert await backend.notes(handle) == {}
+            assert await backend.notes(handle, {name: text, "b": ""}) == {name: text, "b": ""}
+            assert await backend.notes(handle, {"b": None, "c": None}) == {name: text}
+            await store.insert("notes", small_rows(1, start=50))
+            assert await backend.notes(handle) == {name: text}
+            assert await backend.notes(await backend.open_table("notes2")) == {}
+            table = "notes"
+            if self.renames_tables:
+                await store.rename_table("notes", table := "memos")
+            if store.supports("backup"):
+                await store.backup(tmp_path / "backup")
+                await backend.notes(await backend.open_table(table), {name: "later"})
+        if store.supports("restore"):
+            await aiovec.restore(tmp_path / "backup", self.target(tmp_path), overwrite=True)
+        async with self.connect(tmp_path) as store, self.opened_backend(tmp_path) as backend:
+            kept = text if store.supports("restore") or not store.supports("backup") else "later"
+            assert await backend.notes(await backend.open_table(table)) == {name: kept}
+            await store.drop_table(table)
+            await filled(store, SMALL, name=table)
+            assert await backend.notes(await backend.open_table(table)) == {}

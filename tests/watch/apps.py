@@ -53,6 +53,9 @@ class App:
     def make(self) -> None:
         self.db.execute(SHAPES[self.shape].format(COLUMNS))
 
+    def schema(self) -> list[Any]:
+        return self.db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
     def key(self, number: int) -> tuple[Any, ...]:
         if self.shape in ("id", "without rowid"):
             return (number,)

@@ -1,4 +1,4 @@
-"""An app on Django whose table is watched: ``python django_app.py FOLDER``.
+"""An app on Django whose table is watched: ``python django_app.py FOLDER JOURNAL``.
 
 A migration makes the table anew, as Django does on SQLite, so its triggers are gone.
 """
@@ -32,6 +32,7 @@ class Article(models.Model):
 
 
 def make() -> None:
+    connection.cursor().execute(f"PRAGMA journal_mode = {sys.argv[2]}")
     with connection.schema_editor() as editor:
         editor.create_model(Article)
 
@@ -59,6 +60,19 @@ def migrate() -> None:
     Article.objects.filter(id__gt=12).delete()
 
 
+def read_and_write() -> None:
+    for number in range(100):
+        with transaction.atomic():
+            article = Article.objects.get(id=3)
+            article.body = f"{4 * number}"
+            article.save()
+        Article.objects.get_or_create(id=100 + number, defaults={"title": "t", "body": "b"})
+        Article.objects.update_or_create(id=3, defaults={"body": f"{4 * number + 2}"})
+        with transaction.atomic():
+            Article.objects.filter(id=Article.objects.count()).exists()
+            Article.objects.filter(id=3).update(body=f"{4 * number + 3}")
+
+
 def say(value: object) -> None:
     sys.stdout.write(f"{value}\n")
 
@@ -80,6 +94,9 @@ async def main() -> None:
         await asyncio.to_thread(migrate)
         await watching.caught_up()
         say(await store.count("articles"))
+        await asyncio.to_thread(read_and_write)
+        await watching.caught_up()
+        say((await store.get("articles", ["3"]))[0]["body"])
 
 
 asyncio.run(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,8 +30,7 @@ pytestmark = pytest.mark.arrow
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def app(tmp_path: Path) -> Iterator[App]:
     with closing(App(tmp_path)) as made:
         yield made
 
@@ -79,13 +77,94 @@ async def test_stats_health_and_metrics_tell_how_far_behind_a_table_is(
             (state,) = (await store.stats("articles")).details["watching"]
             assert (state["source"], state["waiting"], state["error"]) == (app.source, 0, "")
             (facts,) = (await client.get("/health")).json()["watching"]
-            assert facts == {"waiting": 0, "seconds": 0.0, "failing": False}
+            assert facts == {"ready": True, "waiting": 0, "seconds": 0.0, "failing": False}
             with monkeypatch.context() as patch:  # anyone may ask, but not the app's database
                 patch.setattr(type(watching), "state", None)
                 assert (await client.get("/health")).json()["watching"] == [facts]
+            assert (await client.get("/ready")).json() == {"ready": True}
             metrics = (await client.get("/metrics")).text
             assert 'aiovec_watch_waiting{table="articles"} 0.0' in metrics
         assert "watching" not in (await store.stats("articles")).details
+
+
+async def test_what_is_unknown_is_not_told_as_well(app: App, tmp_path: Path) -> None:
+    """While the first copy cannot be made, and when the source cannot be read any more."""
+    is_down = True
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        if is_down:
+            raise ValueError("no vector today")
+        return [[len(text), 1.0] for text in texts]
+
+    embedder = aiovec.embedder(embed, model="own", dim=2)
+    async with aiovec.connect(tmp_path / "s.db", embedder=embedder) as store:
+        served = create_app(store=store)
+
+        async def ask(path: str) -> httpx.Response:
+            transport = httpx.ASGITransport(served)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as user:
+                return await user.get(path)
+
+        async def tells(metric: str, **facts: object) -> bool:
+            (told,) = (await ask("/health")).json()["watching"]
+            line = f'aiovec_watch_waiting{{table="articles"}} {metric}\n'
+            return facts.items() <= told.items() and line in (await ask("/metrics")).text
+
+        async with aiovec.watch(store, app.source, embed="body") as watching:
+            await until(lambda: tells("NaN", ready=False, waiting=None, failing=True))
+            assert (await ask("/ready")).status_code == 503
+            assert (await watching.state()).seconds > 0
+            is_down = False
+            await watching.caught_up()
+            await until(lambda: tells("0.0", ready=True, waiting=0, failing=False, seconds=0.0))
+            assert (await ask("/ready")).status_code == 200
+            app.db.execute("DROP TABLE articles")
+            await until(lambda: tells("NaN", ready=True, waiting=None, failing=True))
+            before = (await watching.state()).seconds
+            await until(lambda: _seconds_above(watching, before + 0.5))
+            caught_up = asyncio.ensure_future(watching.caught_up())
+            await asyncio.sleep(0.2)
+            assert not caught_up.done()
+            app.make()
+            app.upsert(3)
+            await caught_up
+            assert await store.count("articles") == 1
+
+
+async def _seconds_above(watching: aiovec.Watching, seconds: float) -> bool:
+    return (await watching.state()).seconds > seconds
+
+
+async def test_an_app_that_waits_serves_when_the_first_copy_is_complete(
+    app: App, tmp_path: Path
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def embed(texts: list[str]) -> list[list[float]]:
+        begun.set()
+        await go_on.wait()
+        return [[len(text), 1.0] for text in texts]
+
+    embedder = aiovec.embedder(embed, model="own", dim=2)
+    run = lifespan(
+        tmp_path / "s.db",
+        embedder=embedder,
+        watch={"source": app.source, "embed": "body"},
+        wait=True,
+    )
+    served: asyncio.Queue[int] = asyncio.Queue()
+
+    async def serve() -> None:
+        async with run(None) as state:
+            served.put_nowait(await state["aiovec_store"].count("articles"))
+
+    serving = asyncio.ensure_future(serve())
+    await begun.wait()
+    await asyncio.sleep(0.2)
+    assert served.empty()
+    go_on.set()
+    assert await served.get() == 40
+    await serving
 
 
 @pytest.mark.slow
@@ -139,17 +218,3 @@ async def test_servers_follow_a_source(command: str, app: App, tmp_path: Path) -
         finally:
             process.terminate()
             await process.communicate()
-
-
-def test_an_app_on_django_is_followed(tmp_path: Path) -> None:
-    """In a process of its own, since Django's settings are global."""
-    pytest.importorskip("django")
-    program = Path(__file__).with_name("django_app.py")
-    done = subprocess.run(
-        [sys.executable, str(program), str(tmp_path)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert done.stdout.split() == ["30", "changed", "gone", "11"], done.stderr

@@ -19,8 +19,7 @@ pytestmark = pytest.mark.arrow
 
 
 @pytest.fixture
-def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def notes(tmp_path: Path) -> Path:
     folder = tmp_path / "notes"
     folder.mkdir()
     for number in range(5):
@@ -87,10 +86,27 @@ async def test_a_watched_document_leaves_the_others(
         await alone.caught_up()
     await store.watching[0].caught_up()
     assert await store.count("documents") == 6
-    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as again:
-        async with aiovec.watch(again, notes / "1.md") as watching:
-            await watching.caught_up()
-        assert await again.count("documents") == 6
+    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as again:  # another process
+        with pytest.raises(ConfigError, match=r"another process.*same base ''"):
+            async with aiovec.watch(again, tmp_path / "alone.md"):
+                pass
+    assert await store.count("documents") == 6
+
+
+async def test_documents_of_one_base_are_watched_apart(notes: Path, tmp_path: Path) -> None:
+    async with (
+        aiovec.connect(tmp_path / "s.db", embedder="demo") as store,
+        aiovec.connect(tmp_path / "s.db", embedder="demo") as other,  # another process
+        aiovec.watch(store, notes / "1.md") as first,
+        aiovec.watch(other, notes / "2.md") as second,
+    ):
+        await first.caught_up()
+        await second.caught_up()
+        assert await store.count("documents") == 2
+        async with aiovec.connect(tmp_path / "s.db", embedder="demo") as third:
+            with pytest.raises(ConfigError, match="another process"):  # the whole folder
+                async with aiovec.watch(third, notes):
+                    pass
 
 
 async def test_folders_that_would_delete_the_rows_of_each_other_are_refused(

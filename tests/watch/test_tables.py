@@ -24,11 +24,6 @@ WATCH: dict[str, Any] = {"embed": "body", "text": ["title"]}
 pytestmark = pytest.mark.arrow
 
 
-@pytest.fixture(autouse=True)
-def no_lock_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
     with closing(App(tmp_path)) as made:
@@ -544,16 +539,19 @@ async def test_a_table_that_is_older_than_the_queue_is_compared(app: App, tmp_pa
                 assert await contents(store) == await imported(app, tmp_path / step)
 
 
-async def test_a_queue_serves_one_table_of_a_store_until_unwatch_removes_it(
-    app: App, tmp_path: Path
-) -> None:
+async def test_stores_share_a_queue_until_stop_removes_it(app: App, tmp_path: Path) -> None:
+    before = app.schema()
     async with opened(tmp_path) as store, aiovec.watch(store, app.source, **WATCH) as watching:
-        await watching.caught_up()
-        async with aiovec.connect(tmp_path / "other.db", embedder="demo") as other:
-            for another, table in ((other, None), (store, "second")):
-                with pytest.raises(ConfigError, match=r"s\.db#articles,.*--stop"):
-                    async with aiovec.watch(another, app.source, **WATCH, table=table):
-                        pass
+        async with (
+            aiovec.connect(tmp_path / "other.db", embedder="demo") as other,
+            aiovec.watch(other, app.source, **WATCH) as second,
+            aiovec.watch(store, app.source, **WATCH, table="second") as third,
+        ):
+            app.upsert(7, "shared")
+            for each in (watching, second, third):
+                await each.caught_up()
+            rows = await contents(store)
+            assert rows == await contents(other) == await contents(store, "second")
         arguments = ["watch", app.source, "--stop"]
         assert await asyncio.to_thread(run_apart, arguments) == 1  # it is followed
     done = await asyncio.to_thread(run, "import", app.path, "--dry-run")
@@ -561,12 +559,9 @@ async def test_a_queue_serves_one_table_of_a_store_until_unwatch_removes_it(
     assert "aiovec_queue" not in done.err
     stop = ["watch", f"{app.path}#ARTICLES", "--stop"]  # SQLite's names are without case
     done = await asyncio.to_thread(run, *stop, "--dry-run", "--json")
-    assert len(done.json["removed"]) == 5
+    assert len(done.json["removed"]) == 6
     done = await asyncio.to_thread(run, *stop)
     assert (done.code, "DROP TABLE" in done.out) == (0, True)
-    left = await asyncio.to_thread(os.listdir, tmp_path)
-    assert not [name for name in left if name.endswith("-lock")]
     assert "there is nothing to remove" in (await asyncio.to_thread(run, *stop)).out
-    assert (
-        app.db.execute("SELECT name FROM sqlite_master WHERE name LIKE 'aiovec%'").fetchall() == []
-    )
+    assert app.schema() == before
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".aiovec")]

@@ -1,38 +1,57 @@
 """The keys of changed rows, which triggers note in an app's own SQLite database.
 
-This module uses Python's ``sqlite3``, as the app does. Two SQLite libraries in one process would
-not see each other's locks, and each would drop the other's when it closes the file.
+Only ``Queue.set_up`` and ``removed`` write to it: transactions of the app that read and then write
+would fail if there were a second writer. This module uses Python's ``sqlite3``, as the app does.
+Two SQLite libraries in one process would not see each other's locks, and each would drop the
+other's when it closes the file.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from aiovec.errors import AiovecError, ConfigError
 from aiovec_sqlite.layout import quoted
 
+from ..locks import lock_path
+
 # How long a commit of the app is waited for.
 _BUSY_SECONDS = 5.0
 PREFIX = "aiovec_queue_"
-_EVENTS = ("insert", "update", "key", "delete")
-_BEGIN = "/* aiovec "
-_MARK = "WHERE done IS NOT NULL ORDER BY seq LIMIT 1"
+_EVENTS = ("insert", "update", "key", "delete", "tail")
+# The newest entries that the queue keeps, and entries between two looks for older ones.
+_KEPT, _TAIL = 100_000, 1024
+# Entries by which a queue is known again: the newest, and those 1, 2, 4, ... before it.
+_BEFORE = (0, *(1 << power for power in range(17)))
+_NUMBER = re.compile(r"/\* aiovec ([0-9a-f]{16}) \*/")
+_COPY = "temp.aiovec_keys"
 
+Key = tuple[Any, ...]
 Versions = tuple[int, tuple[int, int]]
 
 
-def connected(path: Path, mode: str = "rw") -> sqlite3.Connection:
-    """Return a connection of Python's own SQLite to an existing file, for any thread."""
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+def connected(path: Path) -> sqlite3.Connection:
+    """Return a connection of Python's own SQLite to an existing file, for any thread.
+
+    It is opened for writing where that is allowed, so SQLite rolls back what a killed app left.
+    """
     with translated(path):
         return sqlite3.connect(
-            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
         )
 
 
@@ -45,132 +64,194 @@ def translated(path: Path) -> Iterator[None]:
         raise AiovecError(f"{path}: {exc}") from exc
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a table of a store has the changes of a queue.
+
+    ``queue`` is the queue's number, ``shape`` what the rows of the table are made of. All entries
+    up to ``applied`` are applied. ``seen`` has digests of the newest entry when rows were last
+    read, and of some before it, by their numbers: no row of the table is newer. ``refused`` are
+    keys of rows that were set aside.
+    """
+
+    queue: str
+    shape: list[Any]
+    applied: int
+    seen: Mapping[str, str]
+    refused: Sequence[Key] = ()
+
+    def text(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, default=lambda part: {"hex": part.hex()})
+
+    @classmethod
+    def read(cls, text: str | None) -> Mark | None:
+        """Return the mark of a text; None if it is none."""
+        try:
+            facts = json.loads(text or "")
+            refused = [
+                tuple(bytes.fromhex(p["hex"]) if isinstance(p, dict) else p for p in key)
+                for key in facts.pop("refused")
+            ]
+            return cls(**facts, refused=refused)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            return None
+
+
 class Queue:
     """The queue of one table: an entry for each change, in the order of the commits.
 
-    ``says`` is what its entries are for, and stands in each trigger: the table of a store as
-    ``target``, and all that changes the rows that it gets. One entry is the mark up to which all
-    are applied; without it the rows have to be noted again. It has the number of the newest change
-    of the store's table then, 0 if that is not known. All methods block.
+    Its number stands in each trigger, and is another one when the queue is made anew. All methods
+    block.
     """
 
     def __init__(
-        self,
-        db: sqlite3.Connection,
-        path: Path,
-        table: str,
-        keys: Sequence[str],
-        target: str,
-        says: Mapping[str, Any],
+        self, db: sqlite3.Connection, path: Path, table: str, keys: Sequence[str] = ()
     ) -> None:
-        self._db, self._path, self._table, self._keys = db, path, table, [*map(quoted, keys)]
-        self._queue = quoted(_name(table))
-        self.says: dict[str, Any] = {"target": target, "keys": [*keys], **says}
+        self._db, self._path, self._keys = db, path, [*map(quoted, keys)]
+        found = self._row(
+            "SELECT name FROM main.sqlite_master WHERE name = ? COLLATE NOCASE", (table,)
+        )
+        self.table = table if found is None else str(found[0])
+        self._queue = quoted(_name(self.table))
+        self._columns = ", ".join(f"k{number}" for number in range(len(keys)))
+
+    def _row(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        with translated(self._path):
+            return self._db.execute(statement, values).fetchone()
+
+    # Set-up
+
+    def _triggers(self, number: str) -> dict[str, str]:
+        """Return the statements that make the triggers, by their names."""
+        changed = " OR ".join(f"old.{key} COLLATE BINARY IS NOT new.{key}" for key in self._keys)
+        made = {}
+        for name, event, row, when in (
+            ("insert", "INSERT", "new", ""),
+            ("update", "UPDATE", "new", ""),
+            ("key", "UPDATE", "old", f" WHEN {changed}"),
+            ("delete", "DELETE", "old", ""),
+        ):
+            keys = ", ".join(f"{row}.{key}" for key in self._keys)
+            made[name] = (
+                f"AFTER {event} ON {quoted(self.table)}{when} BEGIN /* aiovec {number} */ "
+                f"INSERT INTO {self._queue} ({self._columns}) VALUES ({keys}); END"
+            )
+        made["tail"] = (
+            f"AFTER INSERT ON {self._queue} WHEN new.seq % {_TAIL} = 0 BEGIN "
+            f"/* aiovec {number} */ DELETE FROM {self._queue} WHERE seq <= new.seq - {_KEPT}; END"
+        )
+        return {
+            (name := _name(self.table, event)): f"CREATE TRIGGER {quoted(name)} {rest}"
+            for event, rest in made.items()
+        }
 
     def statements(self) -> list[str]:
-        """Return the statements that make the queue and its triggers."""
-        columns = ", ".join(f"k{number}" for number in range(len(self._keys)))
-        said = json.dumps(self.says, sort_keys=True).replace("*/", "*\\/")
-        changed = " OR ".join(f"old.{k} COLLATE BINARY IS NOT new.{k}" for k in self._keys)
-        made = [f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {columns}, done)"]
-        for name, event, row in zip(
-            _EVENTS,
-            ("INSERT", "UPDATE", "UPDATE", "DELETE"),
-            ("new", "new", "old", "old"),
-            strict=True,
-        ):
-            when = f" WHEN {changed}" if name == "key" else ""
-            keys = ", ".join(f"{row}.{key}" for key in self._keys)
-            made.append(
-                f"CREATE TRIGGER {quoted(_name(self._table, name))} AFTER {event} ON "
-                f"{quoted(self._table)}{when} BEGIN {_BEGIN}{said} */ "
-                f"INSERT INTO {self._queue} ({columns}) VALUES ({keys}); END"
-            )
-        return made
+        """Return the statements that make the queue and its triggers anew."""
+        return [
+            *removals(self._db, self._path, self.table),
+            f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {self._columns})",
+            # No row's: an empty queue could not be told from one that was emptied.
+            f"INSERT INTO {self._queue} (seq) VALUES (1)",
+            *self._triggers(token_hex(8)).values(),
+        ]
 
-    def is_marked(self) -> bool:
-        """Return whether the triggers are as they should be, and all rows were noted or applied.
+    def set_up(self, statements: Sequence[str], schema: tuple[int, int]) -> Versions | None:
+        """Make the queue and its triggers; return the versions of the database then.
 
-        ConfigError if the queue belongs to another table of a store, or is a table of the app.
+        None if the schema is no longer this one, so that the columns may be others, and nothing
+        was made.
         """
+        with self.snapshot("BEGIN IMMEDIATE"):
+            if self.versions()[1] != schema:
+                return None
+            for statement in statements:
+                self._db.execute(statement)
+            return self.versions()
+
+    def number(self) -> str | None:
+        """Return the queue's number; None if it or a trigger is not as it should be."""
         with translated(self._path):
-            removals(self._db, self._table)
             found = dict(
                 self._db.execute(
                     "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' "
-                    "AND tbl_name = ? COLLATE NOCASE",
-                    (self._table,),
+                    "AND tbl_name IN (?, ?) COLLATE NOCASE",
+                    (self.table, _name(self.table)),
                 )
             )
-        said = [_said(found.get(_name(self._table, event), "")) for event in _EVENTS]
-        other = said[0].get("target", target := self.says["target"])
-        if other != target:
-            source = f"{self._path}#{self._table}"
-            raise ConfigError(
-                f"{source} is watched for {other}, and its queue can serve one table of a store "
-                f"only; to watch it for {target}, end that with: aiovec watch {source} --stop"
-            )
-        return said == [self.says] * len(_EVENTS) and self.marked() is not None
+        known = _NUMBER.search(found.get(_name(self.table, "tail"), ""))
+        if known is None:
+            return None
+        wanted = self._triggers(known[1])
+        return known[1] if all(found.get(name) == sql for name, sql in wanted.items()) else None
 
-    def make(self, schema: tuple[int, int]) -> tuple[int, int] | None:
-        """Recreate the queue and its triggers, with an entry for each row and without the mark.
+    # Reading
 
-        Return the version of the schema then; None if it was no longer this one, so that the
-        columns may be others, and nothing was made.
-        """
-        columns = ", ".join(f"k{number}" for number in range(len(self._keys)))
-        with self._writing():
-            if self.versions()[1] != schema:
-                return None
-            for statement in (*removals(self._db, self._table)[1], *self.statements()):
-                self._db.execute(statement)
-            self._db.execute(
-                f"INSERT INTO {self._queue} ({columns}) "
-                f"SELECT {', '.join(self._keys)} FROM {quoted(self._table)}"
-            )
-            return self.versions()[1]
+    def suits(self, mark: Mark) -> bool:
+        """Return whether the queue has all changes since a mark, and is the one that was marked."""
+        if self.number() != mark.queue:
+            return False
+        first, last = self._row(
+            f"SELECT (SELECT min(seq) FROM {self._queue}), (SELECT max(seq) FROM {self._queue})"
+        )
+        seen = {int(seq): digest for seq, digest in mark.seen.items()}
+        newest = max(seen, default=0)
+        if first is None or not first - 1 <= mark.applied <= newest or not first <= newest <= last:
+            return False
+        return self._digests(seen) == {seq: it for seq, it in seen.items() if seq >= first}
 
-    def mark(self, until: int, number: int) -> None:
-        """Say that all entries up to one are applied, and the number of the store's table."""
-        with self._writing():
-            self._db.execute(f"DELETE FROM {self._queue} WHERE seq <= ?", (until,))
-            mark = until, str(number)  # the number may have more than 64 bits
-            self._db.execute(f"INSERT INTO {self._queue} (seq, done) VALUES (?, ?)", mark)
+    def seen(self) -> dict[str, str]:
+        """Return the digests of the newest entry and of some before it."""
+        last = self.last()
+        digests = self._digests(last - before for before in _BEFORE)
+        return {str(seq): digest for seq, digest in digests.items()}
 
-    def marked(self) -> int | None:
-        """Return the entry up to which all are applied; None while that is not known."""
-        return self._entry("seq")
-
-    def number(self) -> int:
-        """Return the number of the store's table when the mark was made."""
-        return self._entry("done") or 0
+    def _digests(self, entries: Iterable[int]) -> dict[int, str]:
+        listed = ", ".join(map(str, entries))
+        with translated(self._path):
+            rows = self._db.execute(f"SELECT * FROM {self._queue} WHERE seq IN ({listed})")
+            return {
+                seq: blake2b(repr(key).encode(), digest_size=6).hexdigest() for seq, *key in rows
+            }
 
     def last(self) -> int:
-        """Return the last entry that is committed now."""
-        return self._entry("seq", "ORDER BY seq DESC LIMIT 1") or 0
+        """Return the last entry that is committed now; 0 if there is none."""
+        return int(self._row(f"SELECT max(seq) FROM {self._queue}")[0] or 0)
 
-    def _entry(self, column: str, which: str = _MARK) -> int | None:
-        with translated(self._path):
-            try:
-                row = self._db.execute(f"SELECT {column} FROM {self._queue} {which}").fetchone()
-            except sqlite3.OperationalError as exc:
-                if "no such table" not in str(exc):
-                    raise
-                row = None
-        return None if row is None else int(row[0])
-
-    def noted(self, limit: int, after: int) -> tuple[int, list[tuple[Any, ...]]]:
+    def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
         """Return the keys of the next entries, each once, and the last of these entries."""
+        return self._keys_in(self._queue, limit, after)
+
+    def copy_keys(self) -> None:
+        """Copy the keys of all rows into a temporary file, for ``copied``."""
+        with translated(self._path):
+            self._db.execute(f"DROP TABLE IF EXISTS {_COPY}")
+            self._db.execute(f"CREATE TABLE {_COPY} (seq INTEGER PRIMARY KEY, {self._columns})")
+            self._db.execute(
+                f"INSERT INTO {_COPY} ({self._columns}) "
+                f"SELECT {', '.join(self._keys)} FROM main.{quoted(self.table)}"
+            )
+
+    def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
+        """Return the next of the copied keys, and the place of the last of them."""
+        return self._keys_in(_COPY, limit, after)
+
+    def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:
         with translated(self._path):
             rows = self._db.execute(
-                f"SELECT * FROM {self._queue} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+                f"SELECT * FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
             ).fetchall()
-        return (rows[-1][0] if rows else 0), [*dict.fromkeys(row[1:-1] for row in rows)]
+        return (rows[-1][0] if rows else after), [*dict.fromkeys(row[1:] for row in rows)]
 
-    def waiting(self, until: int | None = None) -> int | None:
-        """Return how many entries wait, up to one; None while the queue is being made."""
-        mark = self.marked()
-        return None if mark is None else max(0, (self.last() if until is None else until) - mark)
+    def waiting(self, mark: Mark, until: int | None = None) -> int | None:
+        """Return how many entries wait, up to one; None if the mark does not suit the queue.
+
+        LookupError if the queue does not have the entry ``until``.
+        """
+        with self.snapshot():
+            last, suits = self.last(), self.suits(mark)
+        if until is not None and until > last:
+            raise LookupError(until)
+        return max(0, (until or last) - mark.applied) if suits else None
 
     def versions(self) -> Versions:
         """Return the versions of the database."""
@@ -188,9 +269,6 @@ class Queue:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def _writing(self) -> Any:
-        return self.snapshot("BEGIN IMMEDIATE")
-
 
 def versions_of(db: sqlite3.Connection, path: Path) -> Versions:
     """Return a number that changes with each commit of others, and what changes with the schema,
@@ -198,53 +276,52 @@ def versions_of(db: sqlite3.Connection, path: Path) -> Versions:
     with translated(path):
         (commits,) = db.execute("PRAGMA main.data_version").fetchone()
         (schema,) = db.execute("PRAGMA main.schema_version").fetchone()
-    return commits, (schema, os.stat(path).st_ino)
+    try:
+        return commits, (schema, os.stat(path).st_ino)
+    except OSError as exc:
+        raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
 
 
-def removals(db: sqlite3.Connection, table: str) -> tuple[str, list[str]]:
-    """Return a table's name as the database has it, and the statements that remove its triggers
-    and its queue, as far as they exist.
+def removals(db: sqlite3.Connection, path: Path, table: str) -> list[str]:
+    """Return the statements that remove what exists of a table's triggers and queue.
 
     ConfigError if the app has a table of the queue's name.
     """
-    listed = "SELECT type, name FROM main.sqlite_master WHERE name = ? COLLATE NOCASE"
-    table = next((name for _, name in db.execute(listed, (table,))), table)
-    info = db.execute("SELECT name FROM pragma_table_info(?, 'main')", (_name(table),)).fetchall()
-    if info and (info[0], info[-1]) != (("seq",), ("done",)):
+    with translated(path):
+        columns = db.execute("SELECT name FROM pragma_table_info(?, 'main')", (_name(table),))
+        names = [name for (name,) in columns]
+        # Triggers may lie on another table, if theirs was renamed. Older queues had "done".
+        triggers = db.execute(
+            "SELECT name FROM main.sqlite_master WHERE type = 'trigger' "
+            f"AND name IN ({', '.join('?' * len(_EVENTS))}) COLLATE NOCASE ORDER BY rowid",
+            [_name(table, event) for event in _EVENTS],
+        ).fetchall()
+    if names and (names[0], names[1][:1]) != ("seq", "k"):
         raise ConfigError(
             f"the database has another table {_name(table)!r}, and the queue of {table!r} "
             "needs this name; rename it to watch",
             key="source",
         )
-    names = [*(_name(table, event) for event in _EVENTS), _name(table)]
-    found = [row for name in names for row in db.execute(listed, (name,))]
-    return table, [f"DROP {kind.upper()} {quoted(name)}" for kind, name in found]
+    found = [f"DROP TRIGGER {quoted(name)}" for (name,) in triggers]
+    return [*found, f"DROP TABLE {quoted(_name(table))}"] if names else found
 
 
-def take_turn(path: str) -> sqlite3.Connection | None:
-    """Return a connection that holds a lock until it closes, at the latest with this process.
+def removed(path: Path, table: str, *, dry_run: bool) -> list[str]:
+    """Remove the queue and the triggers of a table; return the statements that do it."""
+    with closing(connected(path)) as db:
+        queue = Queue(db, path, table)
+        if dry_run:
+            return removals(db, path, queue.table)
+        with queue.snapshot("BEGIN IMMEDIATE"):
+            for statement in (statements := removals(db, path, queue.table)):
+                db.execute(statement)
+    return statements
 
-    None while another one holds it.
-    """
-    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        db.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as exc:
-        db.close()
-        if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-            return None
-        raise AiovecError(f"{path}: {exc}") from exc
-    return db
+
+def lock_of(path: Path, table: str) -> str:
+    """Return the path of the lock that followers of a queue share."""
+    return lock_path(str(path), "queue", table.lower())
 
 
 def _name(table: str, event: str = "") -> str:
     return f"{PREFIX}{table}{event and '_'}{event}"
-
-
-def _said(sql: str) -> dict[str, Any]:
-    """Return what a trigger says; nothing if it is none of ours."""
-    _, begin, rest = sql.partition(_BEGIN)
-    try:
-        return dict(json.loads(rest.partition(" */")[0])) if begin else {}
-    except ValueError:
-        return {}

@@ -53,10 +53,27 @@ async def _health_of(store: VectorStore) -> dict[str, Any]:
     facts = {"status": "ok", "backend": store.backend_name, "version": __version__}
     # Without names, for the same reason.
     watching = [
-        {"waiting": state.waiting, "seconds": state.seconds, "failing": bool(state.error)}
+        {
+            "ready": state.ready,
+            "waiting": state.waiting,
+            "seconds": state.seconds,
+            "failing": bool(state.error),
+        }
         for state in await together([each.state for each in store.watching])
     ]
     return {**facts, "watching": watching} if watching else facts
+
+
+@endpoint("GET", "/ready", models.Ready, open=True)
+async def ready(call: Call, options: dict[str, Any]) -> Any:
+    """Check whether every source that the server watches has been copied once.
+
+    The answer is at most a second old. Its status is 503 until then.
+    """
+    watching = (await health(call, options)).get("watching", [])
+    if copying := sum(not each["ready"] for each in watching):
+        raise RequestError(503, f"{copying} of {len(watching)} sources are being copied")
+    return {"ready": True}
 
 
 # The others need the store's files, or its process.
@@ -179,6 +196,18 @@ async def drop_field_index(call: Call, options: dict[str, Any]) -> Any:
 async def table_stats(call: Call, options: dict[str, Any]) -> Any:
     """Read the size and the costs of a table."""
     return camel_case(await call.store.stats(call.table))
+
+
+@endpoint("GET", "notes", models.Notes)
+async def table_notes(call: Call, options: dict[str, Any]) -> Any:
+    """Read the notes that followers of sources keep with a table."""
+    return {"notes": await StoreInternals(call.store).notes(call.table)}
+
+
+@endpoint("PATCH", "notes", models.Notes, models.ChangeNotes, {"notes": {"shop.db#goods": None}})
+async def change_notes(call: Call, options: dict[str, Any]) -> Any:
+    """Change notes of a table; null removes one."""
+    return {"notes": await StoreInternals(call.store).notes(call.table, options["notes"])}
 
 
 @endpoint("POST", "optimize", long=True)

@@ -6,37 +6,44 @@ and is loaded when something is watched.
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from .._tools.hints import hints_arguments
+from .._tools.hints import unexpected
+from ..backend.feed import Feed
 from ..backend.paths import PathText, text_of
 from ..backend.threads import in_thread
+from ..errors import InvalidArgumentError, UnsupportedError
 from .store import VectorStore
-from .watching import Feed, Watching
+from .watching import Watching
+
+# Seconds between looks at a source whose first copy is waited for.
+_LOOK = 0.05
 
 
-@hints_arguments
-def watch(
-    store: VectorStore,
-    source: PathText,
-    *,
-    table: str | None = None,
-    embed: str | None = None,
-    text: str | Iterable[str] = (),
-    index: str | Iterable[str] = (),
-    id_column: str | None = None,
-    query: str | None = None,
-    passages: bool = False,
-    chunk_size: int | None = None,
-    overlap: int = 0,
-    base: str = "",
-    include: Iterable[str] = (),
-    exclude: Iterable[str] = (),
-    every: float = 60.0,
-) -> Watching:
+class WatchOptions(TypedDict, total=False):
+    """The options of ``aiovec.watch``."""
+
+    table: str | None
+    embed: str | None
+    text: str | Iterable[str]
+    index: str | Iterable[str]
+    id_column: str | None
+    query: str | None
+    passages: bool
+    chunk_size: int | None
+    overlap: int
+    base: str
+    include: str | Iterable[str]
+    exclude: str | Iterable[str]
+    every: float
+
+
+def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions]) -> Watching:
     """Keep a table as its source: ``async with watch(store, "app.db#articles", embed="body")``.
 
     ``source`` is a folder or a file of documents, a table of a SQLite database, ``FILE#TABLE``, or
@@ -68,37 +75,44 @@ def watch(
     queue serves another table, or if another watch of the store on this machine has the same
     table and base; UnsupportedError for a read-only store.
     """
-    options = {
-        "table": table,
-        "embed": embed,
-        "text": text,
-        "index": index,
-        "id_column": id_column,
-        "query": query,
-        "passages": passages,
-        "chunk_size": chunk_size,
-        "overlap": overlap,
-        "base": base,
-        "include": include,
-        "exclude": exclude,
-    }
+    for name in options.keys() - WatchOptions.__annotations__.keys():
+        raise unexpected("watch", name, [*WatchOptions.__annotations__])
+    every = options.pop("every", 60.0)
+    if isinstance(every, bool) or not isinstance(every, (int, float)) or not every > 0:
+        raise InvalidArgumentError("every", every, "a number of seconds above 0")
+    if store.read_only:
+        reason = f"{store.target} was opened with read_only=True"
+        raise UnsupportedError("watch", store.backend_name, reason)
+    named = text_of(source, "source")
 
     async def opened() -> Feed:
         feeds = await in_thread(import_module, "aiovec_import.watching")  # slow
-        wanted = feeds.Wanted.of([text_of(source, "source")], **options)
-        feed: Feed = await feeds.followed(store, wanted, every)
+        feed: Feed = await feeds.followed(store, feeds.Wanted.of([named], **options), every)
         return feed
 
-    return Watching(store, opened)
+    return Watching(store.target, store.watching, opened)
+
+
+Sources = PathText | Mapping[str, Any] | Iterable[PathText | Mapping[str, Any]]
+"""One source or several: each as ``watch`` takes it, or a mapping of all arguments of ``watch``."""
+
+
+def sources_of(given: Sources) -> list[PathText | Mapping[str, Any]]:
+    """Return sources as a list: a text, a path or a mapping is one of them."""
+    if isinstance(given, (str, os.PathLike, Mapping)):
+        return [given]
+    return [*given]
 
 
 @asynccontextmanager
 async def watching_all(
-    store: VectorStore, sources: Iterable[PathText | Mapping[str, Any]]
+    store: VectorStore, sources: Sources, *, wait: bool = False
 ) -> AsyncIterator[None]:
-    """Watch sources, given as ``watch`` takes them, or as mappings of all its arguments."""
+    """Watch sources; with ``wait``, enter only when each has been copied once."""
     async with AsyncExitStack() as stack:
-        for source in sources:
+        for source in sources_of(sources):
             options = source if isinstance(source, Mapping) else {"source": source}
-            await stack.enter_async_context(watch(store, **options))
+            watching = await stack.enter_async_context(watch(store, **options))
+            while wait and not (await watching.state()).ready:  # noqa: ASYNC110 - another process's
+                await asyncio.sleep(_LOOK)
         yield

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Protocol
 
 from .._tools.hints import Hints, NotCopied
+from ..backend.feed import Feed
 from ..backend.threads import in_thread
-from ..errors import AiovecError, ConfigError, StoreClosedError, UnsupportedError
+from ..errors import AiovecError, ConfigError, StoreClosedError
 
 LOG = logging.getLogger("aiovec.watch")
 
@@ -25,105 +25,46 @@ _PATIENCE = 0.5
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 
 
-class Feed(Protocol):
-    """A source that is followed. ``refused`` has the reasons for rows that were set aside."""
-
-    @property
-    def source(self) -> str:
-        """The source as messages name it, without secrets."""
-
-    @property
-    def table(self) -> str:
-        """The table of the store."""
-
-    @property
-    def base(self) -> str:
-        """The base of its rows. A feed deletes the others of its base in the table."""
-
-    @property
-    def document(self) -> str:
-        """The one document that a feed has, whose rows alone it deletes; else empty."""
-
-    @property
-    def refused(self) -> Mapping[str, str]:
-        """The rows or documents that were set aside, with the reasons."""
-
-    async def take_turn(self) -> bool:
-        """Return whether this process follows now; False while another one does."""
-
-    async def step(self) -> bool:
-        """Apply some changes, so that a killed process can continue; False if none is left.
-
-        An error has applied only a part, and the next step begins where it was.
-        """
-
-    async def changed(self) -> None:
-        """Return when the source may have changed since the last step, or soon after."""
-
-    async def last(self) -> int:
-        """Return a mark for all that is committed in the source now."""
-
-    async def waiting(self, mark: int | None = None) -> int | None:
-        """Return how many changes wait, up to a mark; None if that is not known yet."""
-
-    async def close(self) -> None:
-        """Let the source go."""
-
-
 @dataclass(frozen=True, slots=True)
 class WatchState:
     """The state of a watched table.
 
-    ``waiting`` counts the changes that wait, and is None while that is unknown, as while a queue is
-    made, or during the first copy of a source without one. ``seconds`` says for how long some have
-    waited. ``following`` is False in a process that stands by for another one. ``error`` is the
-    last one if the last attempt failed; ``refused`` has the reasons for rows that were set aside,
-    by their ids.
+    ``waiting`` counts the changes that wait, and is None while that is unknown: while all rows are
+    compared, or while the source cannot be read. ``seconds`` says how long ago none was known to
+    wait, and is 0 while none does. ``ready`` says that all rows have been copied once; later
+    changes may wait. ``following`` is False in a process that stands by for another one. ``error``
+    is the last one if the last attempt failed; ``refused`` has the reasons for rows that were set
+    aside, by their ids.
     """
 
     source: str
     table: str
     following: bool
+    ready: bool
     waiting: int | None
     seconds: float
     error: str
     refused: Mapping[str, str]
 
 
-class Followed(Protocol):
-    """The store of a ``Watching``."""
-
-    @property
-    def target(self) -> str: ...
-
-    @property
-    def read_only(self) -> bool: ...
-
-    @property
-    def backend_name(self) -> str: ...
-
-    @property
-    def watching(self) -> list[Watching]: ...
-
-
 class Watching(NotCopied, Hints):
     """A source that is followed while this is entered. Made by ``aiovec.watch``."""
 
-    def __init__(self, store: Followed, opened: Callable[[], Awaitable[Feed]]) -> None:
-        self._store = store
-        self._opened = opened
+    def __init__(
+        self, target: str, others: list[Watching], opened: Callable[[], Awaitable[Feed]]
+    ) -> None:
+        self._target, self._others, self._opened = target, others, opened
         self._feed: Feed | None = None
         self._task: asyncio.Task[None] | None = None
         self._following = False
-        self._behind_since: float | None = None
+        self._is_ready = self._was_fresh = False
+        # When the table was last known to be up to date.
+        self._fresh_at = 0.0
         self._error = ""
 
     async def __aenter__(self) -> Watching:
         if self._feed is not None:
             raise RuntimeError("a Watching is entered once; call aiovec.watch again")
-        if self._store.read_only:
-            reason = f"{self._store.target} was opened with read_only=True"
-            raise UnsupportedError("watch", self._store.backend_name, reason)
         feed = await self._opened()
         try:
             self._check_apart(feed)
@@ -132,7 +73,8 @@ class Watching(NotCopied, Hints):
             await feed.close()
             raise
         self._feed = feed
-        self._store.watching.append(self)
+        self._fresh_at = time.monotonic()
+        self._others.append(self)
         self._task = asyncio.create_task(self._follow(self._feed))
         return self
 
@@ -144,7 +86,7 @@ class Watching(NotCopied, Hints):
     ) -> None:
         if self._feed is None or self._task is None:
             return
-        self._store.watching.remove(self)
+        self._others.remove(self)
         self._task.cancel()
         try:
             await asyncio.wait([self._task])
@@ -153,7 +95,7 @@ class Watching(NotCopied, Hints):
 
     def _check_apart(self, feed: Feed) -> None:
         """Raise ConfigError if a feed and another one would delete the rows of each other."""
-        for other in (watching._entered() for watching in self._store.watching):
+        for other in (watching._entered() for watching in self._others):
             apart = other.document and feed.document and other.document != feed.document
             if (other.table, other.base) == (feed.table, feed.base) and not apart:
                 raise ConfigError(
@@ -171,14 +113,29 @@ class Watching(NotCopied, Hints):
     async def caught_up(self) -> None:
         """Wait until a search sees all that was committed in the source before this call.
 
-        It waits for as long as that takes: bound it with ``asyncio.timeout``.
+        It waits for as long as that takes, also while the source or the embedder cannot be reached:
+        bound it with ``asyncio.timeout``.
         """
         feed = self._entered()
-        mark = await feed.last()
-        while await feed.waiting(mark) != 0:
-            if self._task is None or self._task.done():
-                raise StoreClosedError(self._store.target)
+        mark: int | None = None
+        while True:
+            self._check_open()
+            try:
+                mark = await feed.last() if mark is None else mark
+                left = await feed.waiting(mark)
+            except StoreClosedError:
+                raise
+            except LookupError:
+                left = mark = None
+            except AiovecError:  # it is logged where it keeps the follower from its work
+                left = None
+            if left == 0:
+                return
             await asyncio.sleep(_LOOK)
+
+    def _check_open(self) -> None:
+        if self._task is None or self._task.done():
+            raise StoreClosedError(self._target)
 
     async def state(self) -> WatchState:
         """Return how far the table is behind its source, and the last error."""
@@ -191,11 +148,12 @@ class Watching(NotCopied, Hints):
             waiting = None
         except AiovecError as exc:
             waiting, error = None, error or str(exc)
-        since = self._behind_since
-        seconds = 0.0 if since is None or waiting == 0 else time.monotonic() - since
+        seconds = 0.0 if waiting == 0 else time.monotonic() - self._fresh_at
+        self._is_ready = self._is_ready or waiting is not None
         return WatchState(
-            feed.source, feed.table, self._following, waiting, seconds, error, dict(feed.refused)
-        )
+            feed.source, feed.table, self._following, self._is_ready, waiting, seconds, error,
+            dict(feed.refused),
+        )  # fmt: skip
 
     def _entered(self) -> Feed:
         if self._feed is None:
@@ -203,23 +161,19 @@ class Watching(NotCopied, Hints):
         return self._feed
 
     async def _follow(self, feed: Feed) -> None:
-        pause, said = 0.0, False
-        self._behind_since = time.monotonic()
+        pause = 0.0
         while True:
             try:
                 self._following = self._following or await feed.take_turn()
-                behind = await (feed.step() if self._following else feed.waiting())
-                self._behind_since = (self._behind_since or time.monotonic()) if behind else None
+                behind = await (feed.step() if self._following else feed.waiting()) != 0
                 self._error, pause = "", 0.0
+                if not behind:
+                    await self._is_up_to_date(feed)
                 if not self._following:
                     await asyncio.sleep(_STAND_BY)
                 elif not behind:
-                    if not said:
-                        about = "%s: the table %r is up to date"
-                        await in_thread(LOG.info, about, feed.source, feed.table)
-                        said = True
-                    await feed.changed()
-                    self._behind_since = time.monotonic()
+                    while not await feed.changed():
+                        self._fresh_at = time.monotonic()
             except StoreClosedError:
                 return
             except Exception as exc:  # noqa: BLE001 - whatever fails is tried again
@@ -230,3 +184,9 @@ class Watching(NotCopied, Hints):
                 log = partial(LOG.warning, exc_info=error)
                 await in_thread(log, about, feed.source, self._error, pause)
                 await asyncio.sleep(pause)
+
+    async def _is_up_to_date(self, feed: Feed) -> None:
+        self._fresh_at = time.monotonic()
+        if not self._was_fresh:
+            await in_thread(LOG.info, "%s: the table %r is up to date", feed.source, feed.table)
+            self._was_fresh = True

@@ -33,6 +33,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nu
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
 
 import numpy as np
@@ -319,6 +320,8 @@ class IndexOptions(TypedDict, total=False):
     others: Mapping[str, Any]
 
 
+NO_NOTES: Mapping[str, str] = MappingProxyType({})
+
 LARGEST_BATCH = 32 * 1024 * 1024
 """Bytes after which a batch of an export ends."""
 
@@ -549,6 +552,21 @@ class Backend(ABC):
     @abstractmethod
     async def stats(self, table: TableHandle) -> TableStats: ...
 
+    async def notes(
+        self, table: TableHandle, change: Mapping[str, str | None] = NO_NOTES
+    ) -> Mapping[str, str]:
+        """Return the table's notes, small texts by their names, once ``change`` is applied.
+
+        ``change`` has new texts; None removes a note. Notes are as durable as rows: one that was
+        acknowledged before a write is there when the write is. They follow the table when it is
+        renamed, copied by a backup, or reverted to an earlier version, and are dropped with it.
+        They change neither the handle's epoch nor the change number.
+
+        A backend that keeps none returns none: who follows a source then compares all rows at each
+        start.
+        """
+        return NO_NOTES
+
     @abstractmethod
     async def optimize(self, table: TableHandle) -> None:
         """Free space and update indexes now."""
@@ -590,13 +608,6 @@ class Backend(ABC):
 
     async def change_number(self, table: TableHandle) -> int:
         """Return the number of the newest change. 0 is before all changes."""
-        raise self._lacks("changes")
-
-    async def has_change(self, table: TableHandle, number: int) -> bool:
-        """Return whether the table has the change of this number; False also if that is unknown.
-
-        A table that was restored from an earlier backup, or made anew, has not.
-        """
         raise self._lacks("changes")
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:

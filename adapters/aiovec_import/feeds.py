@@ -1,0 +1,189 @@
+"""What the feeds of all kinds of sources share: their locks, and rows that are set aside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, aclosing, suppress
+from pathlib import Path
+
+from aiovec import VectorStore, new_id
+from aiovec._internals import StoreInternals
+from aiovec.backend.feed import Feed
+from aiovec.backend.paths import is_url
+from aiovec.backend.threads import in_thread
+from aiovec.errors import ConfigError, EmbeddingError
+
+from .locks import FileLock, lock_path
+from .sources import Chunk, Reject, RejectsFile
+from .syncing import Item, SyncImport
+
+LOG = logging.getLogger("aiovec.watch")
+
+AT_ONCE = 500
+"""Rows or documents of one step."""
+MOST_REFUSED = 1000
+"""Names of refused rows or documents that are remembered."""
+AGAIN_SECONDS = 3600.0
+"""Seconds after which these are tried again."""
+
+NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
+"""A feed names what is set aside, and writes no list."""
+
+_NO_COUNTS: Counter[str] = Counter()
+
+
+class SourceFeed(Feed):
+    """A source that is followed; without a better sign, it may change every so many seconds."""
+
+    def __init__(
+        self, store: VectorStore, source: str, job: SyncImport, every: float, document: str = ""
+    ) -> None:
+        self.store, self.source, self.table, self.base = store, source, job.table, job.base
+        self.document = document
+        self.refused: dict[str, str] = {}
+        self._every = every
+        self._wake = asyncio.Event()
+        self._stepping = asyncio.Lock()
+        self._locks: ExitStack | None = None
+        self._stands_by = False
+        # Steps that have begun, the last one that left nothing, and whether none failed since.
+        self._begun = self._done = 0
+        self._is_known = False
+        self._again_at = time.monotonic() + AGAIN_SECONDS
+
+    async def take_turn(self) -> bool:
+        if self._locks is None:
+            await in_thread(self._take)
+        self._stands_by = self._locks is None
+        return not self._stands_by
+
+    def _take(self) -> None:
+        """Take the locks here: ``close`` releases them also if the awaiting task is cancelled."""
+        place = self.source if is_url(self.source) else os.path.realpath(self.source)
+        with ExitStack() as locks:
+            if not self._lock(locks, "source", place):
+                return
+            # The rows that the feed may delete: all of its base, or those of one document.
+            own = [("rows", "", bool(self.document)), ("document", self.document, False)]
+            for kind, name, shared in own if self.document else own[:1]:
+                if not self._lock(locks, kind, name, shared=shared):
+                    raise ConfigError(
+                        f"another process watches a source for the table {self.table!r} with the "
+                        f"same base {self.base!r}, and each watch would delete the rows of the "
+                        f"other; watch {self.source} with another base, or for another table",
+                        key="base",
+                    )
+            self._locks = locks.pop_all()
+
+    def _lock(self, locks: ExitStack, *named: str, shared: bool = False) -> bool:
+        path = lock_path(StoreInternals(self.store).identity, self.table, self.base, *named)
+        if (lock := FileLock.take(path, shared=shared)) is not None:
+            locks.callback(lock.close)
+        return lock is not None
+
+    async def close(self) -> None:
+        if self._locks is not None:
+            await in_thread(self._locks.close)
+
+    async def begin(self) -> None:
+        """Raise what makes it impossible to follow the source."""
+
+    async def step(self) -> bool:
+        async with self._stepping:
+            self._begun += 1
+            try:
+                left = await self._step()
+            except BaseException:
+                self._is_known = False
+                raise
+            if not left:
+                self._done, self._is_known = self._begun, True
+            return left
+
+    @abstractmethod
+    async def _step(self) -> bool:
+        """Apply some changes; False if none is left."""
+
+    async def changed(self) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._every):
+                await self._wake.wait()
+        self._wake.clear()
+        return True
+
+    async def last(self) -> int:
+        if self._stands_by:  # the other process does not say how far it is
+            while await self.step():
+                pass
+            return self._done - 1
+        self._wake.set()
+        return self._begun
+
+    async def waiting(self, mark: int | None = None) -> int | None:
+        return 0 if self._is_known and (mark is None or self._done > mark) else None
+
+    def _is_time_for_refused(self) -> bool:
+        """Return whether refused rows or documents are to be tried again now."""
+        if (now := time.monotonic()) < self._again_at or not self.refused:
+            return False
+        self._again_at = now + AGAIN_SECONDS
+        return True
+
+    async def _bring(self, job: SyncImport, chunks: Iterator[Chunk]) -> int:
+        """Bring what a reader has read into the store; return the number of items."""
+        count = 0
+        while (part := await in_thread(job.following, chunks)) is not None:
+            count += len(part[0])
+            await self._apply(job, *part)
+        return count
+
+    async def _apply(
+        self, job: SyncImport, items: Sequence[Item], rejects: Sequence[Reject] = ()
+    ) -> None:
+        """Bring items into the store; set aside a text that the embedder refuses though it takes
+        others."""
+        await in_thread(self._tell, rejects)
+        try:
+            async with aclosing(job.changes(self.store, items)) as changes:
+                async for change in changes:
+                    rejects = [*change.rejects, *await job.apply(self.store, change)]
+                    await in_thread(self._tell, rejects, change.counts)
+        except EmbeddingError as exc:
+            if exc.retryable or exc.table is not None or not await self._embeds():
+                raise
+            if half := len(items) // 2:
+                await self._apply(job, items[:half])
+                await self._apply(job, items[half:])
+            else:
+                reject = Reject(items[0].place, items[0].name, exc.reason)
+                await in_thread(self._tell, [reject])
+
+    async def _embeds(self) -> bool:
+        """Return whether the embedder takes any text now."""
+        try:
+            await self.store.search(self.table, new_id(), limit=1)  # no text that is cached
+        except EmbeddingError:
+            return False
+        return True
+
+    def _tell(self, rejects: Sequence[Reject], counts: Counter[str] = _NO_COUNTS) -> None:
+        """Log what was set aside, and how many rows or documents changed, perhaps to a file."""
+        for reject in rejects:
+            self.refused.pop(name := shown(reject.id or reject.row), None)
+            LOG.warning("%s: %s is set aside: %s", self.table, name, reject.reason)
+            self.refused[name] = reject.reason
+            if len(self.refused) > MOST_REFUSED:
+                del self.refused[next(iter(self.refused))]
+        if said := [f"{counts[it]:,} {it}" for it in ("new", "changed", "deleted") if counts[it]]:
+            LOG.info("%s: %s", self.table, ", ".join(said))
+
+
+def shown(id: object) -> str:
+    """Return an id that can be written anywhere, also one of bytes that are no UTF-8."""
+    return str(id).encode(errors="replace").decode()

@@ -1,0 +1,156 @@
+"""A folder of documents, or one document, that is followed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from aiovec import VectorStore
+from aiovec.backend.threads import begin_in_thread, in_thread
+from aiovec.documents import SUFFIXES
+from aiovec.errors import ConfigError
+
+from .documents import DocumentImport
+from .feeds import AT_ONCE, NO_LIST, SourceFeed
+from .folders import Documents
+from .loading import create
+from .syncing import Item
+from .wanted import Wanted
+
+# The system's events come when none followed for this long, or after the longest wait.
+_STEP_MS, _DEBOUNCE_MS = 50, 400
+# The watcher may begin after the first look, so there is another one this long after its start.
+_SETTLED_MS = 1000
+
+State = tuple[int, ...]
+
+
+class FolderFeed(SourceFeed):
+    """Documents of files and folders.
+
+    The system's events say only that something may have changed. Time, size and number of each
+    file say what, so no event has to be right, and a lost one is made good after ``every`` seconds.
+    """
+
+    def __init__(self, store: VectorStore, wanted: Wanted, every: float, document: str) -> None:
+        self._wanted = wanted
+        super().__init__(store, wanted.sources[0], self._job(Documents()), every, document)
+        self._place = Path(self.source).expanduser()
+        self._states: dict[str, State] = {}
+        self._watcher = threading.Event()
+        self._watcher.set()
+        self._top: State = ()
+        self._is_copied = False
+
+    def _job(self, documents: Documents) -> DocumentImport:
+        return DocumentImport.of(self._wanted, documents, NO_LIST)
+
+    async def begin(self) -> None:
+        self._tell_change = partial(asyncio.get_running_loop().call_soon_threadsafe, self._wake.set)
+        try:
+            await in_thread(import_module, "watchfiles")
+        except ImportError as exc:
+            raise ConfigError(
+                'a folder needs watchfiles, which is missing; pip install "aiovec[documents]"'
+            ) from exc
+        await self._job(Documents()).find(self.store)
+
+    async def _step(self) -> bool:
+        if not self._stands_by:
+            await in_thread(self._watch)
+        present = await in_thread(self._wanted.documents)
+        states = await in_thread(_states, present)
+        states = await in_thread(_with_lost, present, states, self._states)
+        again = self._is_time_for_refused()
+        if not states or (self._is_copied and states == self._states and not again):
+            return False  # no file: perhaps it is not mounted
+        job = self._job(present)
+        await job.find(self.store)
+        before = self._states
+        if again:
+            before = {name: state for name, state in before.items() if name not in self.refused}
+        if not (self._is_copied and job.load.exists):
+            await create(self.store, job.load)
+            stored, _ = await job.rows_without(self.store, lambda _: False)
+            before = {name: () for name in stored.values() if self.document in ("", name)}
+            states = await in_thread(_with_lost, present, states, before)
+        names = sorted(
+            name for name in before.keys() | states.keys() if before.get(name) != states.get(name)
+        )
+        for name in names:
+            self.refused.pop(name, None)
+        await self._bring(job, present.some([name for name in names if name in states], AT_ONCE))
+        absent = [Item(name, name) for name in names if not present.has(name)]
+        for start in range(0, len(absent), AT_ONCE):
+            await self._apply(job, absent[start : start + AT_ONCE])
+        self._states, self._is_copied = states, True
+        return bool(names)
+
+    def _watch(self) -> None:
+        """Have a thread watch the place, again if it is another file or folder."""
+        top = state_of(self._place)[3:]
+        if self._watcher.is_set() or top != self._top:
+            self._watcher.set()
+            self._watcher, self._top = threading.Event(), top
+            begin_in_thread(partial(_watched, self._place, self._watcher, self._tell_change))
+
+    async def close(self) -> None:
+        self._watcher.set()
+        await super().close()
+
+
+def _states(documents: Documents) -> dict[str, State]:
+    return {source: state_of(path) for source, path in documents.files.items()}
+
+
+def _with_lost(
+    documents: Documents, states: Mapping[str, State], before: Mapping[str, State]
+) -> dict[str, State]:
+    """Add the states of documents in folders that cannot be read, which stay as before."""
+    lost = before.keys() - states.keys() if states else ()
+    return {**states, **{source: before[source] for source in lost if documents.has(source)}}
+
+
+def state_of(path: Path) -> State:
+    """Return what changes whenever a file does; zeros if it cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0, 0, 0)
+    # A program that keeps the time and the size, such as rsync, changes the second time.
+    changed = status.st_mtime_ns, status.st_ctime_ns, status.st_size
+    return *changed, status.st_ino, status.st_dev
+
+
+def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> None:
+    """Tell of changes below a place until ``stop`` is set, at the latest by an error."""
+    from watchfiles import watch
+
+    told = False
+    with suppress(OSError, RuntimeError):  # no more watches, a folder that is gone, a closed loop
+        for changes in watch(
+            place,
+            watch_filter=_may_matter,
+            debounce=_DEBOUNCE_MS,
+            step=_STEP_MS,
+            stop_event=stop,
+            rust_timeout=_SETTLED_MS,
+            yield_on_timeout=True,
+            raise_interrupt=False,
+        ):
+            if changes or not told:
+                tell()
+                told = True
+    stop.set()
+
+
+def _may_matter(_: object, path: str) -> bool:
+    """Return whether a change may be one of documents; a store may lie next to them."""
+    name = Path(path)
+    return name.suffix.lower() in SUFFIXES or name.name == ".gitignore" or not os.path.isfile(path)

@@ -1,0 +1,68 @@
+"""Locks between processes: SQLite's own, on empty files, which end with the process."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from contextlib import suppress
+from hashlib import blake2b
+
+from aiovec.errors import AiovecError
+
+
+class FileLock:
+    """A lock that is held until it is closed, at the latest with this process."""
+
+    def __init__(self, path: str, db: sqlite3.Connection) -> None:
+        self._path, self._db = path, db
+
+    @classmethod
+    def take(cls, path: str, *, shared: bool = False) -> FileLock | None:
+        """Lock a file; None while another one holds it, unless both share it."""
+        while True:
+            before, db = _number(path), None
+            try:
+                # No timeout: who waits asks again. The file is opened here, and read below.
+                db = sqlite3.connect(path, 0, isolation_level=None, check_same_thread=False)
+                db.execute("BEGIN" if shared else "BEGIN EXCLUSIVE")
+                db.execute("SELECT 1 FROM sqlite_master").fetchone()
+            except sqlite3.Error as exc:
+                if db is not None:
+                    db.close()
+                if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                    return None
+                raise AiovecError(f"the lock {path} cannot be taken: {exc}") from exc
+            # A file that was made or removed since may not be the one that is locked.
+            if before is not None and _number(path) == before:
+                return cls(path, db)
+            db.close()
+
+    def close(self) -> None:
+        """Release the lock, and remove its file unless others share it."""
+        with suppress(sqlite3.Error, OSError):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+                self._db.execute("BEGIN EXCLUSIVE")
+                os.unlink(self._path)
+        self._db.close()
+
+
+def _number(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def lock_path(place: str, *named: str) -> str:
+    """Return the path of a lock, for what is named, in the folder of a file or folder.
+
+    If there is no such place on this machine, or its folder cannot be written, it is in the folder
+    for temporary files.
+    """
+    folder, name = os.path.split(os.path.realpath(place))
+    if not (os.path.exists(place) and os.access(folder, os.W_OK)):
+        folder, name = tempfile.gettempdir(), place
+    known = "\0".join([name, *named]).encode(errors="surrogateescape")
+    return os.path.join(folder, f".aiovec-{blake2b(known, digest_size=12).hexdigest()}.lock")

@@ -1,0 +1,132 @@
+"""Rows with texts that are followed, and how they are read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiovec import Schema, VectorStore
+from aiovec._internals import StoreInternals
+from aiovec.backend import needs_arrow, redacted
+from aiovec.backend.paths import is_url
+from aiovec.errors import ConfigError
+
+from .feeds import NO_LIST
+from .files import names_format, path_and_table
+from .loading import Load
+from .sources import Chunk, ForeignTable, Hints, Reader, named_source
+from .stores.queue import connected, translated
+from .tables import QUERY, SqliteTable
+from .wanted import Wanted
+
+if TYPE_CHECKING:
+    from .texts import TextImport
+
+_TABLE_OF_URL = re.compile(r"([^#]+://[^#]+/[^#]*)#([\w.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows with texts, which are followed. Python's own SQLite reads a file that the app may have
+    open: see stores/queue.py."""
+
+    store: VectorStore
+    wanted: Wanted
+    copy: str = ""
+    """A copy of a file, which is read in its place."""
+
+    @property
+    def source(self) -> str:
+        return self.wanted.sources[0]
+
+    @property
+    def shown(self) -> str:
+        """The source for messages: without secrets, and with the table of a database's URL."""
+        table = _TABLE_OF_URL.fullmatch(self.source)
+        return redacted(self.source) if table is None else f"{redacted(table[1])}#{table[2]}"
+
+    @property
+    def path(self) -> Path:
+        return path_and_table(self.source)[0]
+
+    def is_file(self) -> bool:
+        """Return whether the source is a file of rows on this machine."""
+        return not self._is_elsewhere() and names_format(self.path)
+
+    def is_writable(self) -> bool:
+        return self._is_sqlite() and os.access(self.path, os.W_OK)
+
+    def _is_sqlite(self) -> bool:
+        return not (self._is_elsewhere() or names_format(self.path))
+
+    def _is_elsewhere(self) -> bool:
+        return named_source(self.source) is not None or is_url(self.source)
+
+    def opened(self) -> TextImport:
+        """Open the source for an import of all its rows."""
+        hints = self.wanted.hints
+        if not self._is_sqlite():
+            reader = _needing_arrow("opening").Opener(hints).open(self.copy or self.source)
+        elif StoreInternals(self.store).owns(self.path.resolve()):
+            raise ConfigError(f"{self.path} is this store itself; name a table of another database")
+        else:
+            reader = SqliteRows(self.path, hints)
+        try:
+            (rows,) = reader.tables()
+            return self.job(reader, rows)
+        except BaseException:
+            reader.close()
+            raise
+
+    def job(self, reader: Any, rows: ForeignTable) -> TextImport:
+        load = Load(rows, self.wanted.table or rows.name)
+        job: TextImport = _needing_arrow("texts").TextImport(self.wanted, reader, [load], NO_LIST)
+        return job
+
+
+def _needing_arrow(name: str) -> Any:
+    """Import a module that reads rows, which needs pyarrow; a folder is followed without it."""
+    try:
+        return import_module(f"aiovec_import.{name}")
+    except ImportError as exc:
+        raise needs_arrow(exc) or exc from exc
+
+
+class SqliteRows(Reader):
+    """A table, a view or a query, read by Python's own SQLite."""
+
+    place = "key"
+
+    def __init__(self, path: Path, hints: Hints) -> None:
+        if not path.is_file():
+            raise ConfigError(f"there is no file {path}")
+        name = QUERY if hints.query is not None else hints.table
+        if name is None:
+            raise ConfigError(f"name a table of {path} as {path}#TABLE", key="source")
+        self.name: str = str(path)
+        self._db, self._path = connected(path), path
+        try:
+            with translated(path):
+                if hints.query is not None:  # a view takes one statement, which only reads
+                    self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
+                self._db.execute("BEGIN")
+                self._table = SqliteTable(self._db, name, hints)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def tables(self) -> list[ForeignTable]:
+        with translated(self._path):
+            return [self._table.foreign(self._path.name)]
+
+    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
+        with translated(self._path):
+            yield from self._table.chunks(schema, size)
+
+    def close(self) -> None:
+        self._db.close()

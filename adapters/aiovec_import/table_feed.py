@@ -1,0 +1,327 @@
+"""A table of an app's SQLite database, which is followed by a queue of its changes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiovec._internals import StoreInternals
+from aiovec.backend.threads import in_daemon_thread, in_thread
+from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
+
+from .feeds import AT_ONCE, LOG, MOST_REFUSED, SourceFeed, shown
+from .loading import create
+from .locks import FileLock
+from .sifting import CAME_BEFORE
+from .sources import Chunk, Reject
+from .stores.queue import (
+    Key,
+    Mark,
+    Queue,
+    Versions,
+    connected,
+    lock_of,
+    removals,
+    translated,
+    versions_of,
+)
+from .syncing import Item, Seen
+from .tables import SqliteTable, id_of
+
+if TYPE_CHECKING:
+    from .rows import Rows
+    from .texts import TextImport
+
+# Seconds between two looks at what a database has committed: after a change, and seconds later.
+_LOOK, _LAST_LOOK = 0.025, 0.1
+# Seconds after which the time of the last look is told, and between two marks of a quiet queue.
+_TELL, _LAZY = 1.0, 0.5
+_NEVER: Versions = (0, (0, 0))
+# The name of rows whose key has a null.
+_NO_ID = "NULL"
+_Rows = tuple[Chunk, set[str]]
+_T = TypeVar("_T")
+
+
+class TableFeed(SourceFeed):
+    """A table of SQLite whose triggers note the keys of changed rows in a queue.
+
+    ``docs/internals/adr/0025`` draws it. The store's note of the source's base is the mark; it is
+    read in each step, because the store may have been restored, reverted or moved since.
+    """
+
+    def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
+        self._rows, self._path, self._hints = rows, rows.path, rows.wanted.hints
+        super().__init__(rows.store, f"{rows.path}#{self._hints.table}", job, every)
+        # A connection serves one thread at a time.
+        self._turns = asyncio.Semaphore(1)
+        self._alone = partial(in_thread, limit=self._turns)
+        self._db: Any = None
+        # As the open database was, and as it was at the last step.
+        self._versions = self._stepped = _NEVER
+        # The mark in the store, as a text and as it was put there, and the mark as it is now; None
+        # without one that suits.
+        self._noted: str | None = ""
+        self._put_mark: Mark | None = None
+        self._mark: Mark | None = None
+        self._noted_at = self._stepped_at = self._changed_at = 0.0
+        # A comparison of all rows: its mark, the place of the last key, all ids and repeated ones.
+        self._copying: Mark | None = None
+        self._copied, self._ids = 0, Seen()
+        self._repeated: list[str] = []
+        self._keys_of: dict[str, Key] = {}
+
+    def _take(self) -> None:
+        super()._take()
+        if self._locks is None:
+            return
+        queue = FileLock.take(lock_of(self._path, str(self._hints.table)), shared=True)
+        if queue is None:  # it is being removed
+            self._locks.close()
+            self._locks = None
+        else:
+            self._locks.callback(queue.close)
+
+    async def begin(self) -> None:
+        """Open the database, and raise what makes it impossible to follow the table."""
+        versions = await self._alone(self._open)
+        rows = await self._alone(self._table.foreign, self._path.name)
+        self._job = self._rows.job(None, rows)
+        await self._job.find(self.store)
+        cutter = self._job.cutter  # by other lengths, all rows are cut again
+        columns = [column.name for column in self._table.columns]
+        self._shape = [columns, [cutter.limit, cutter.overlap] if cutter else []]
+        self._copying, self._versions = None, versions
+
+    def _open(self) -> Versions:
+        """Open the database, in place of the connection that is open."""
+        db, name = connected(self._path), str(self._hints.table)
+        try:
+            # Before the columns, so that a later change of these is seen.
+            versions = versions_of(db, self._path)
+            with translated(self._path):
+                table = SqliteTable(db, name, self._hints)
+            if table.key == ["rowid"]:
+                raise ConfigError(
+                    f"{self.source} has no key that VACUUM keeps; give it a PRIMARY KEY, or "
+                    "name a column whose values are unique as the id column",
+                    key="id_column",
+                )
+            removals(db, self._path, name)  # the app may have a table of the queue's name
+            queue = Queue(db, self._path, name, table.key)
+        except BaseException:
+            db.close()
+            raise
+        self._close()
+        self._db, self._table, self._queue = db, table, queue
+        return versions
+
+    async def _ask(self, method: Callable[..., _T], *args: object) -> _T:
+        """Call a method of the queue that is open then."""
+        return await self._alone(lambda: method(self._queue, *args))
+
+    async def _look(self) -> None:
+        """Open the database again if its schema has changed."""
+        if (versions := await self._ask(Queue.versions))[1] != self._versions[1]:
+            await self.begin()
+        else:
+            self._versions = versions
+
+    async def _step(self) -> bool:
+        await self._look()
+        self._stepped, self._stepped_at = self._versions, time.monotonic()
+        if (text := await self._note()) != self._noted:
+            self._load(text)
+        try:
+            return await (self._follow() if self._copying is None else self._compare(self._copying))
+        except TableNotFoundError:  # dropped: the next step creates it again
+            self._versions, self._mark = _NEVER, None
+            raise
+
+    async def _note(self) -> str | None:
+        """Return the text of the mark that the store has."""
+        with suppress(TableNotFoundError):
+            return (await StoreInternals(self.store).notes(self.table)).get(self.base)
+        return None
+
+    def _load(self, text: str | None) -> None:
+        """Go on from the mark in the store, which another process may have put there."""
+        self._noted, self._copying = text, None
+        self._mark = self._put_mark = Mark.read(text)
+        if self._mark is not None and self._mark.refused:
+            self._keys_of = {_name_of(key): key for key in self._mark.refused}
+            self.refused |= dict.fromkeys(self._keys_of, "it was set aside before the start")
+            self._again_at = 0.0
+
+    async def _put(self, mark: Mark | None) -> None:
+        """Put the mark into the store."""
+        if mark is not None and mark == self._put_mark:
+            return
+        kept = mark
+        if mark is not None and len(self.refused) >= MOST_REFUSED:
+            kept = replace(mark, seen={})  # some are not named, so a start compares all rows
+        change = {self.base: None if kept is None else kept.text()}
+        notes = await StoreInternals(self.store).notes(self.table, change)
+        self._noted, self._put_mark = notes.get(self.base), mark
+        self._noted_at = time.monotonic()
+
+    async def _follow(self) -> bool:
+        """Apply the next changes."""
+        again = [*self._keys_of.values()] if self._is_time_for_refused() else []
+        before = self._mark
+        part = await self._alone(self._read, before, again) if before is not None else None
+        if before is None or part is None:
+            return await self._begin_copy()
+        mark, keys, rows = part
+        if keys:
+            # First of all that rows may be as new as this: see Mark.
+            self._mark = replace(before, seen=mark.seen)
+            await self._put(self._mark)
+            await self._bring_rows(keys, *await in_thread(self._items, *rows))
+        self._mark = replace(mark, refused=[*self._keys_of.values()])
+        if not keys and self._is_due():
+            await self._put(self._mark)
+        return bool(keys)
+
+    def _is_due(self) -> bool:
+        """Return whether the mark in the store is older than it has to be."""
+        return self._mark != self._put_mark and time.monotonic() >= self._noted_at + _LAZY
+
+    def _read(self, mark: Mark, again: Sequence[Key]) -> tuple[Mark, list[Key], _Rows] | None:
+        """Return the next keys, the mark once they are applied, and their rows, of one snapshot;
+        None if the mark does not suit."""
+        with self._queue.snapshot():
+            if mark.shape != self._shape or not self._queue.suits(mark):
+                return None
+            last, noted = self._queue.noted(AT_ONCE, mark.applied)
+            keys = [*dict.fromkeys([*again, *noted])]
+            rows = self._table.some(keys, self._job.schema)
+            return replace(mark, applied=last, seen=self._queue.seen()), keys, rows
+
+    def _items(self, chunk: Chunk, absent: set[str]) -> tuple[list[Item], list[Reject]]:
+        """Return rows as items; the ids that no row has are without a text."""
+        rows: dict[str, Any] = {}
+        rejects = [*chunk.rejects]
+        for row in chunk.rows:
+            if row["id"] is None:
+                rejects.append(Reject(_NO_ID, _NO_ID, "a part of its key is null"))
+            # Keys that differ in letters only may find one row twice.
+            elif rows.setdefault(row["id"], row) != row:
+                rejects.append(Reject(row["id"], row["id"], CAME_BEFORE))
+        items, refused = self._job.items(Chunk([*rows.values()], [*rows], rejects))
+        return [*items, *(Item(id, id) for id in absent)], refused
+
+    async def _bring_rows(
+        self, keys: Sequence[Key], items: Sequence[Item], rejects: Sequence[Reject]
+    ) -> None:
+        names = {_name_of(key): key for key in keys}
+        for name in names:
+            self.refused.pop(name, None)
+            self._keys_of.pop(name, None)
+        await self._apply(self._job, items, rejects)
+        self._keys_of |= {name: key for name, key in names.items() if name in self.refused}
+
+    async def _begin_copy(self) -> bool:
+        """Begin a comparison of all rows, if the schema is still that of the last look."""
+        await self._job.find(self.store)
+        await create(self.store, self._job.load)
+        self._mark = None
+        await self._put(None)
+        if await self._ask(Queue.number) is None:
+            statements = await self._ask(Queue.statements)
+            made = "".join(f"\n{statement};" for statement in statements)
+            about = "%s: makes a queue, which aiovec watch %s --stop removes: %s"
+            await in_thread(LOG.info, about, self._path, self.source, made)
+            versions = await self._ask(Queue.set_up, statements, self._versions[1])
+            self._versions = versions or self._versions
+        self._copied = 0
+        self._copying = await self._alone(self._copy)
+        return True
+
+    def _copy(self) -> Mark | None:
+        """Copy all keys; return the mark of what is committed now. None without a queue."""
+        queue, self._ids, self._repeated = self._queue, Seen(), []
+        with queue.snapshot():
+            if (number := queue.number()) is None:
+                return None
+            mark = Mark(number, self._shape, queue.last(), queue.seen())
+            queue.copy_keys()
+        last = 0
+        while (part := queue.copied(AT_ONCE, last))[1]:
+            last, keys = part
+            ids = [id for key in keys if (id := id_of(key)) is not None]
+            self._repeated += [id for id in ids if id in self._ids][:MOST_REFUSED]
+            self._ids.add(ids)
+        return mark
+
+    async def _compare(self, mark: Mark) -> bool:
+        """Compare the next rows; after the last ones, delete those that the source lacks."""
+        last, keys = await self._ask(Queue.copied, AT_ONCE, self._copied)
+        if keys:
+            rows = await self._alone(self._table.some, keys, self._job.schema)
+            await self._bring_rows(keys, *await in_thread(self._items, *rows))
+            self._copied = last
+            return True
+        gone, _ = await self._job.rows_without(self.store, self._ids.__contains__)
+        await self._job.delete(self.store, [*gone])
+        self._copying, self._ids = None, Seen()
+        await in_thread(self._tell, [Reject(id, id, CAME_BEFORE) for id in self._repeated])
+        # The queue may have been emptied, or overtaken it, since the comparison began.
+        if (part := await self._alone(self._read, mark, [])) is not None:
+            refused = [*self._keys_of.values()]
+            self._mark = replace(mark, seen=part[0].seen, refused=refused)
+            await self._put(self._mark)
+        return True
+
+    async def changed(self) -> bool:
+        until = time.monotonic() + _TELL
+        while (now := time.monotonic()) < until:
+            is_time = now >= self._stepped_at + self._every
+            is_time = is_time or (now >= self._again_at and bool(self.refused))
+            if self._wake.is_set() or is_time or self._is_due():
+                self._wake.clear()
+                return True
+            if await self._ask(Queue.versions) != self._stepped:
+                self._changed_at = now
+                return True
+            with suppress(TimeoutError):  # wait_for may swallow a cancellation
+                async with asyncio.timeout(min(_LOOK + (now - self._changed_at) / 100, _LAST_LOOK)):
+                    await self._wake.wait()
+        return False
+
+    async def last(self) -> int:
+        async with self._stepping:
+            await self._look()
+            last = await self._ask(Queue.last)
+        self._wake.set()
+        return last
+
+    async def waiting(self, mark: int | None = None) -> int | None:
+        own = Mark.read(await self._note()) if self._stands_by else self._mark
+        if own is None or own.shape != self._shape:
+            return None
+        # Who cancels this does not wait for a lock of the app, too.
+        return await in_daemon_thread(lambda: self._queue.waiting(own, mark), slots=self._turns)
+
+    async def close(self) -> None:
+        if self._mark is not None and not self._stands_by:
+            with suppress(AiovecError, TimeoutError):
+                async with asyncio.timeout(_LAZY):
+                    await self._put(self._mark)
+        await self._alone(self._close)
+        await super().close()
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+
+
+def _name_of(key: Key) -> str:
+    """Return the name of a row with this key, if it is refused."""
+    id = id_of(key)
+    return _NO_ID if id is None else shown(id)
