@@ -61,6 +61,9 @@ class ContractBase(ABC):
     persistent: ClassVar[bool] = True
     """True if a store that is opened again finds what was written before."""
 
+    shared: ClassVar[bool] = True
+    """True if several processes may have a store open."""
+
     renames_tables: ClassVar[bool] = True
     """True if ``rename_table`` is possible."""
 
@@ -126,6 +129,11 @@ class ContractBase(ABC):
     def need_persistence(self) -> None:
         if not self.persistent:
             pytest.skip("this store keeps nothing once it is closed")
+
+    def need_processes(self) -> None:
+        self.need_persistence()
+        if not self.shared:
+            pytest.skip("one process at a time may have this store open")
 
 
 async def filled(

@@ -19,6 +19,7 @@ from tests.contract.machine import run_machine
 from tests.contract.moving import MovingContract
 from tests.contract.names import NamesContract
 from tests.contract.once import OnceContract
+from tests.contract.processes import ProcessesContract
 from tests.contract.reading import ReadingContract
 from tests.contract.rows import RowsContract
 from tests.contract.searching import SearchingContract
@@ -44,6 +45,7 @@ class BackendContract(
     ExportingContract,
     ExpiringContract,
     ConcurrencyContract,
+    ProcessesContract,
     CancellationContract,
     ChangesContract,
     MovingContract,

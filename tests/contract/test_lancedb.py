@@ -9,6 +9,7 @@ import pytest
 from tests.contract.concurrency import ConcurrencyContract
 from tests.contract.contract import BackendContract
 from tests.contract.life import LifeContract
+from tests.contract.processes import ProcessesContract
 from tests.contract.writing import WritingContract
 from tests.lancedb.buckets import BUCKET, s3_server
 
@@ -41,7 +42,7 @@ class TestLancedbMemory(BackendContract):
         return "memory://"
 
 
-class TestLancedbS3(LifeContract, WritingContract, ConcurrencyContract):
+class TestLancedbS3(LifeContract, WritingContract, ConcurrencyContract, ProcessesContract):
     """The parts that touch object storage in a way of their own."""
 
     backend = "lancedb"
