@@ -13,16 +13,15 @@ import stat
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial, reduce
+from functools import partial, reduce
 from hashlib import blake2b
-from importlib import import_module
-from itertools import pairwise
 from operator import or_
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from ._documents.child import LONGEST_TITLE, READERS
-from ._documents.reading import Stop, Text, missing_package, text_of
+from ._documents.child import LONGEST_TITLE
+from ._documents.kinds import KINDS, WINDOW, Headings, Kind, kind_by_suffix, package
+from ._documents.reading import Stop, Text, text_of
 from ._filters import F
 from ._input.arguments import is_iterable
 from ._model.records import Record
@@ -56,20 +55,11 @@ SCHEMA = Schema(
 import in a passage that its document no longer has.
 """
 
-_KINDS = {
-    ".md": "markdown", ".markdown": "markdown", ".mdown": "markdown", ".rst": "rst",
-    ".txt": "text", ".text": "text", ".pdf": "pdf", ".html": "html", ".htm": "html",
-    ".xhtml": "html", ".ipynb": "notebook", ".docx": "docx", ".odt": "odt", ".pptx": "pptx",
-    ".epub": "epub",
-}  # fmt: skip
-
-SUFFIXES = frozenset(_KINDS)
+SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffixes)
 """The suffixes of documents."""
 
 # Formats that no reader here knows.
 _UNREAD = frozenset(".doc .ppt .xls .xlsx .odp .ods .rtf".split())
-_PAGED = {"pdf": "page", "pptx": "slide", "epub": "chapter"}
-_FIRST = {b"%pdf-": "pdf", b"<!doctype html": "html", b"<html": "html"}
 
 CHARACTERS, TOKENS = 1200, 256
 """Length of a passage at most, in characters, or in tokens where a tokenizer counts them."""
@@ -82,25 +72,12 @@ FARTHEST = 10
 
 # Raise it when the cutter changes: the next import then cuts every document again.
 _VERSION = 5
-_UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
-# What MkDocs, Pandoc and Hugo write behind the words of a heading: { #anchor .class }.
-_ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
-# Lines of reStructuredText that say nothing to a reader: a passage of only such lines is none.
-_SILENT = re.compile(
-    r"(?m)^(?:\.\. (?:_[^:\n]+:|(?:(?:current)?module|highlight|contents)::.*)|:orphan:)[ \t]*$"
-)
 _DIRECTIVE = re.compile(r"(?m)^\.\. (?:[\w-]+::|_[^\s:]+:)")
-# The code and the headings of Markdown that a reader made of other markup, with their anchors.
-_MADE = re.compile(r"(?ms)^(`{3,}+).*?^\1$|^(#{1,6}) ([^\n]*?)(?: \{#([^\s{}]+)\})?$")
 _ANCHORED = re.compile(r"(?m)^(#{1,6} .{0,2000}?) \{#[^\s{}]+\}$")
 _FRONT = re.compile(r"---[ \t]*\n(?=[\w-]+[ \t]*:)(.{,9999}?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
-# The splitter's time grows with the square of its text, so it gets windows of so many characters.
-_WINDOW = 2**15
 
 
 _Cuts = Callable[[str], Iterable[tuple[int, str]]]
-_Headings = Iterator[tuple[int, int, int, str, str | None]]
-"""The start, the end, the level, the words and the anchor of each heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +91,8 @@ class Cutter:
     kind: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in (None, *_KINDS.values()):
-            kinds = ", ".join(sorted(set(_KINDS.values())))
-            raise InvalidArgumentError("kind", self.kind, f"one of {kinds}")
+        if self.kind not in (None, *KINDS):
+            raise InvalidArgumentError("kind", self.kind, f"one of {', '.join(sorted(KINDS))}")
         if self.size is not None and self.size < 1:
             raise InvalidArgumentError("size", self.size, "at least 1")
         if not 0 <= self.overlap < self.limit:
@@ -142,27 +118,28 @@ class Cutter:
         digest.update(data)
         return f"{self.limit}-{self.overlap}-{digest.hexdigest()}"
 
-    def kind_of(self, data: bytes, source: str) -> str:
+    def kind_of(self, data: bytes, source: str) -> Kind:
         """Return the kind of a document, by its first bytes or its suffix.
 
         DocumentError if it is not read, or too large.
         """
         _check_size(len(data), source)
         if self.kind is not None:
-            return self.kind
+            return KINDS[self.kind]
         start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        suffix = PurePosixPath(source).suffix.lower()
-        known = (kind for first, kind in _FIRST.items() if start.startswith(first))
-        kind = next(known, _KINDS.get(suffix, "text"))
-        if suffix in _UNREAD or (kind not in READERS and start.startswith(b"pk\3\4")):
+        by_suffix = kind_by_suffix(source) or KINDS["text"]
+        known = (kind for kind in KINDS.values() if start.startswith(kind.first))
+        kind = next(known, by_suffix)
+        is_unread = PurePosixPath(source).suffix.lower() in _UNREAD
+        if is_unread or (not kind.is_parsed and start.startswith(b"pk\3\4")):
             raise DocumentError(source, "it is not read; convert it to Markdown first")
         return kind
 
     def read(self, data: bytes, source: str) -> Text:
         """Return the text of a document. Takes a while, if another process reads its kind."""
         kind = self.kind_of(data, source)
-        if kind in READERS:
-            return text_of(kind, data, source, self.stop)
+        if kind.is_parsed:
+            return text_of(kind.name, data, source, self.stop)
         return Text(None, [_decoded(data, source)])
 
     def rows(
@@ -178,41 +155,38 @@ class Cutter:
         rows: list[dict[str, Any]] = []
         for page, content in enumerate(text.pages, start=1):
             for row in self._cut(content, kind, text.title):
-                paged = {"start": page} if kind in _PAGED else {}
+                paged = {"start": page} if kind.unit not in ("", "line") else {}
                 id = passage_id(source, len(rows) + 1)
                 rows.append({"id": id, **row, **passage, **paged})
         if not rows:
-            scanned = "; a scanned one needs text recognition first" if kind == "pdf" else ""
-            raise DocumentError(source, f"it has no text{scanned}")
+            raise DocumentError(source, f"it has no text{kind.hint}")
         return [{**row, "part": n, "parts": len(rows)} for n, row in enumerate(rows, start=1)]
 
-    def _cut(self, text: str, kind: str, title: str | None) -> Iterator[dict[str, Any]]:
+    def _cut(self, text: str, kind: Kind, title: str | None) -> Iterator[dict[str, Any]]:
         """Yield the fields of each passage that its text decides."""
         facts: dict[str, Any] = {}
-        made = kind in READERS and kind != "pdf"
-        if kind == "markdown":
+        if kind.name == "markdown":
             text, facts = _front_matter(text)
-        elif kind == "text" and _DIRECTIVE.search(text, 0, 2**16):
-            kind = "rst"  # whose sources Sphinx calls .txt too
+        elif kind.name == "text" and _DIRECTIVE.search(text, 0, 2**16):
+            kind = KINDS["rst"]  # whose sources Sphinx calls .txt too
         title = facts.pop("title", None) or title
-        cuts = self._splitter("MarkdownSplitter" if made or kind == "markdown" else "TextSplitter")
-        headings = _HEADINGS.get(kind, _made if made else _none)
+        cuts = self._splitter(kind.splitter)
         line, counted = 1, 0
-        for begin, content, end, path, anchor in _sections(text, headings(text), title):
+        for begin, content, end, path, anchor in _sections(text, kind.headings(text), title):
             start = None
             for offset, stop in _joined(self._chunks(cuts, text, begin, end), self._short):
                 start = offset if start is None else start
                 if stop <= content:
                     continue  # a heading without text joins the text below it
                 body = text[start:stop]
-                body = _ANCHORED.sub(r"\1", body) if made else body
+                body = _ANCHORED.sub(r"\1", body) if kind.is_parsed and kind.name != "pdf" else body
                 line += text.count("\n", counted, start)
                 counted, start = start, None
-                if re.search(r"\w", _SILENT.sub("", body) if kind == "rst" else body):
+                if re.search(r"\w", kind.silent.sub("", body) if kind.silent else body):
                     yield {"body": body, "title": path, "start": line, "anchor": anchor, **facts}
 
     def _splitter(self, name: str) -> _Cuts:
-        splitter = getattr(_package("semantic_text_splitter"), name)
+        splitter = getattr(package("semantic_text_splitter"), name)
         size = self.limit - self._short  # which may be joined to it
         overlap = min(self.overlap, size - 1)
         if self.tokenizer is None:
@@ -225,7 +199,7 @@ class Cutter:
 
         A window ends anywhere, so the next one begins with its last chunk.
         """
-        window = max(_WINDOW, 16 * self.limit)
+        window = max(WINDOW, 16 * self.limit)
         while start < end:
             self.stop.check()
             stop = min(start + window, end)
@@ -280,7 +254,7 @@ async def passages(
     cores = slots("documents", os.cpu_count() or 1)
     data, name, changed = await in_thread(load, limit=cores)
     text = None
-    if cutter.kind_of(data, name) in READERS:  # one at a time, since it may take a minute
+    if cutter.kind_of(data, name).is_parsed:  # one at a time, since it may take a minute
         text = await in_thread(cutter.read, data, name, limit=slots("reader", 1), stop=cutter.stop)
     work = partial(cutter.rows, data, name, changed, text)
     for row in await in_thread(work, limit=cores, stop=cutter.stop):
@@ -324,13 +298,13 @@ def place_of(row: Mapping[str, Any]) -> str | None:
     source, start = row.get("source"), row.get("start")
     if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):
         return None
-    kind = _KINDS.get(PurePosixPath(source).suffix.lower())
-    if kind in _PAGED:
-        return f"{source}, {_PAGED[kind]} {start}"
-    anchor = row.get("anchor")
-    if anchor and (kind == "html" or "://" in source):  # a link that opens there
-        return f"{source}#{anchor}"
-    return source if kind in READERS else f"{source}:{start}"
+    kind, anchor = kind_by_suffix(source), row.get("anchor")
+    unit = "line" if kind is None else kind.unit
+    if unit not in ("", "line"):
+        return f"{source}, {unit} {start}"
+    if anchor and ("://" in source or (kind is not None and kind.name == "html")):
+        return f"{source}#{anchor}"  # a link that opens there
+    return f"{source}:{start}" if unit else source
 
 
 def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
@@ -385,13 +359,6 @@ def text_of_name(name: str) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def _package(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as exc:
-        raise missing_package(exc.name) from exc
-
-
 def _decoded(data: bytes, source: str) -> str:
     """Return the text of a file: UTF-8, UTF-16 with its mark, or else Windows-1252."""
     marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
@@ -436,7 +403,7 @@ def _front_matter(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _sections(
-    text: str, headings: _Headings, title: str | None
+    text: str, headings: Headings, title: str | None
 ) -> Iterator[tuple[int, int, int, str | None, str | None]]:
     """Yield where each section begins, its text begins and it ends, its headings and its anchor.
 
@@ -456,94 +423,3 @@ def _sections(
             begin = start
         path = [each for each in path if each[0] < level] + [(level, words, anchor)]
         content = end
-
-
-def _none(text: str) -> _Headings:
-    return iter(())
-
-
-def _markdown(text: str) -> _Headings:
-    """Yield the headings of Markdown, as they stand there.
-
-    A window of the text may end in a block, so the next one begins with its last block.
-    """
-    start, size = 0, _WINDOW
-    while start < len(text):
-        stop = text.find("\n", start + size) + 1 or len(text)
-        tokens = _blocks().parse(text[start:stop])
-        places = [start]
-        for line in text[start:stop].split("\n"):
-            places.append(places[-1] + len(line) + 1)
-        last = max((token.map[0] for token in tokens if token.map and not token.level), default=0)
-        if stop < len(text) and not last and size < 8 * _WINDOW:
-            size *= 2
-            continue
-        stop = places[last] if last and stop < len(text) else stop
-        for token, words in pairwise(tokens):
-            if token.type == "heading_open" and not token.level and places[token.map[0]] < stop:
-                begin, end = (places[line] for line in token.map)
-                yield begin, end - 1, int(token.tag[1]), *_plain(words.content)
-        start, size = stop, _WINDOW
-
-
-@cache
-def _blocks() -> Any:
-    """Return a parser of blocks only: references take quadratic time."""
-    parser = _package("markdown_it").MarkdownIt("commonmark").enable("table").disable("reference")
-    parser.core.ruler.enableOnly(["normalize", "block"])
-    parser.parse("x")  # compiles its rules, which other threads would see half done
-    return parser
-
-
-@cache
-def _inlines() -> Any:
-    """Return a parser of one line. To make it takes as long as to parse a hundred."""
-    parser = _package("markdown_it").MarkdownIt("commonmark")
-    parser.parseInline("x")  # as above
-    return parser
-
-
-def _plain(words: str) -> tuple[str, str | None]:
-    """Return a heading of Markdown without its links, emphasis and comments, and its anchor."""
-    if len(words) > LONGEST_TITLE:
-        return words, None
-    attributes = _ATTRIBUTES.search(words)
-    (inline,) = _inlines().parseInline(_ATTRIBUTES.sub("", words))
-    kept = ("text", "code_inline", "softbreak")
-    plain = "".join(each.content or " " for each in inline.children if each.type in kept)
-    return plain.strip(), attributes and attributes[1]
-
-
-def _made(text: str) -> _Headings:
-    """Yield the headings of Markdown that a reader made. Their words are no Markdown."""
-    for each in _MADE.finditer(text):
-        if each[2]:
-            yield each.start(), each.end(), len(each[2]), each[3].replace("`", ""), each[4]
-
-
-def _underlined(text: str) -> _Headings:
-    """Yield the headings of reStructuredText, whose levels are those of their first uses."""
-    levels: list[tuple[str, bool]] = []
-    lines = text.split("\n")
-    places = [0]
-    for line in lines:
-        places.append(places[-1] + len(line) + 1)
-    for n in range(1, len(lines)):
-        name, rule = lines[n - 1].strip(), _UNDERLINE.match(lines[n])
-        if rule is None or not name or _UNDERLINE.match(name):
-            continue
-        if len(lines[n].rstrip()) < min(len(name), 4):
-            continue
-        above = n > 1 and lines[n - 2].rstrip() == lines[n].rstrip()
-        if not above and (
-            lines[n - 1][:1].isspace()
-            or (n > 1 and lines[n - 2].strip(" ") and lines[n - 2][:3] != ".. ")
-        ):
-            continue  # the last row of a table, or of a paragraph
-        style = (rule[1], above)
-        if style not in levels:
-            levels.append(style)
-        yield places[n - 1 - above], places[n + 1] - 1, min(levels.index(style), 6), name, None
-
-
-_HEADINGS = {"markdown": _markdown, "notebook": _markdown, "rst": _underlined}

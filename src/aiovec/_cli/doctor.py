@@ -82,7 +82,11 @@ def _of_documents() -> Iterator[Finding]:
     from ..backend.plugin import Finding
 
     if find_spec("pypdfium2") is not None:
-        yield Finding("documents", bounds())
+        try:
+            yield Finding("documents", bounds())
+        except OSError as exc:
+            why = f"only text and Markdown are read: no process of Python can be started: {exc}"
+            yield Finding("documents", why, ok=False, cure="run this with a Python interpreter")
 
 
 def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:

@@ -63,19 +63,15 @@ class Stop:
 
 
 def text_of(kind: str, data: bytes, source: str, stop: Stop) -> Text:
-    """Read a document in a child; DocumentError if it cannot be read. Takes a while.
-
-    Where no child can be started, it is read here, with the bounds that hold without one.
-    """
+    """Read a document in a child; DocumentError if it cannot be read. Takes a while."""
     try:
         reader = _taken()
-    except OSError:
-        with _here:
-            facts = child.read(kind, data)
-    else:
-        with reader, stop.by(reader.kill):
-            facts = reader.ask(kind, data)
-        stop.check()
+    except OSError as exc:
+        why = f"no process of Python can be started to read it: {exc}"
+        raise DocumentError(source, f"{why}; convert it to Markdown first") from exc
+    with reader, stop.by(reader.kill):
+        facts = reader.ask(kind, data)
+    stop.check()
     match facts:
         case {"title": str() | None as title, "pages": list() as pages}:
             return Text(title, pages)
@@ -93,12 +89,9 @@ def missing_package(name: str | None) -> ConfigError:
 
 
 def bounds() -> str:
-    """Return how documents are read here, for ``aiovec doctor``."""
-    try:
-        with _taken() as reader:
-            bounded = f"{BOUNDS['memory'] >> 20:,} MiB" if reader.bounds_memory else "any amount"
-    except OSError as exc:
-        return f"read in the process that asks, without bounds of memory and time: {exc}"
+    """Return how documents are read here, for ``aiovec doctor``; OSError if most cannot be."""
+    with _taken() as reader:
+        bounded = f"{BOUNDS['memory'] >> 20:,} MiB" if reader.bounds_memory else "any amount"
     time = f"{BOUNDS['seconds']} s"
     return f"read in a separate process, each with at most {time} and {bounded} of memory"
 
@@ -188,7 +181,6 @@ class _Child:
 
 _idle: list[_Child] = []
 _all: set[_Child] = set()
-_here = threading.Lock()  # PDFium takes calls of one thread at a time
 
 
 def _taken() -> _Child:

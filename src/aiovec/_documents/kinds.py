@@ -1,0 +1,178 @@
+"""The kinds of documents, and the headings in their texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Any
+
+from .child import LONGEST_TITLE, READERS
+from .reading import missing_package
+
+Headings = Iterator[tuple[int, int, int, str, str | None]]
+"""The start, the end, the level, the words and the anchor of each heading."""
+
+_UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
+# What MkDocs, Pandoc and Hugo write behind the words of a heading: { #anchor .class }.
+_ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
+# The code and the headings of Markdown that a reader made of other markup, with their anchors.
+_MADE = re.compile(r"(?ms)^(`{3,}+).*?^\1$|^(#{1,6}) ([^\n]*?)(?: \{#([^\s{}]+)\})?$")
+# The splitter's time grows with the square of its text, so it gets windows of so many characters.
+WINDOW = 2**15
+
+
+def package(name: str) -> Any:
+    """Import a package of the extra ``documents``."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as exc:
+        raise missing_package(exc.name) from exc
+
+
+def _none(text: str) -> Headings:
+    return iter(())
+
+
+def _markdown(text: str) -> Headings:
+    """Yield the headings of Markdown, as they stand there.
+
+    A window of the text may end in a block, so the next one begins with its last block.
+    """
+    start, size = 0, WINDOW
+    while start < len(text):
+        stop = text.find("\n", start + size) + 1 or len(text)
+        tokens = _blocks().parse(text[start:stop])
+        places = [start]
+        for line in text[start:stop].split("\n"):
+            places.append(places[-1] + len(line) + 1)
+        last = max((token.map[0] for token in tokens if token.map and not token.level), default=0)
+        if stop < len(text) and not last and size < 8 * WINDOW:
+            size *= 2
+            continue
+        stop = places[last] if last and stop < len(text) else stop
+        for token, words in pairwise(tokens):
+            if token.type == "heading_open" and not token.level and places[token.map[0]] < stop:
+                begin, end = (places[line] for line in token.map)
+                yield begin, end - 1, int(token.tag[1]), *_plain(words.content)
+        start, size = stop, WINDOW
+
+
+@cache
+def _blocks() -> Any:
+    """Return a parser of blocks only: references take quadratic time."""
+    parser = package("markdown_it").MarkdownIt("commonmark").enable("table").disable("reference")
+    parser.core.ruler.enableOnly(["normalize", "block"])
+    parser.parse("x")  # compiles its rules, which other threads would see half done
+    return parser
+
+
+@cache
+def _inlines() -> Any:
+    """Return a parser of one line. To make it takes as long as to parse a hundred."""
+    parser = package("markdown_it").MarkdownIt("commonmark")
+    parser.parseInline("x")  # as above
+    return parser
+
+
+def _plain(words: str) -> tuple[str, str | None]:
+    """Return a heading of Markdown without its links, emphasis and comments, and its anchor."""
+    if len(words) > LONGEST_TITLE:
+        return words, None
+    attributes = _ATTRIBUTES.search(words)
+    (inline,) = _inlines().parseInline(_ATTRIBUTES.sub("", words))
+    kept = ("text", "code_inline", "softbreak")
+    plain = "".join(each.content or " " for each in inline.children if each.type in kept)
+    return plain.strip(), attributes and attributes[1]
+
+
+def _made(text: str) -> Headings:
+    """Yield the headings of Markdown that a reader made. Their words are no Markdown."""
+    for each in _MADE.finditer(text):
+        if each[2]:
+            yield each.start(), each.end(), len(each[2]), each[3].replace("`", ""), each[4]
+
+
+def _underlined(text: str) -> Headings:
+    """Yield the headings of reStructuredText, whose levels are those of their first uses."""
+    levels: list[tuple[str, bool]] = []
+    lines = text.split("\n")
+    places = [0]
+    for line in lines:
+        places.append(places[-1] + len(line) + 1)
+    for n in range(1, len(lines)):
+        name, rule = lines[n - 1].strip(), _UNDERLINE.match(lines[n])
+        if rule is None or not name or _UNDERLINE.match(name):
+            continue
+        if len(lines[n].rstrip()) < min(len(name), 4):
+            continue
+        above = n > 1 and lines[n - 2].rstrip() == lines[n].rstrip()
+        if not above and (
+            lines[n - 1][:1].isspace()
+            or (n > 1 and lines[n - 2].strip(" ") and lines[n - 2][:3] != ".. ")
+        ):
+            continue  # the last row of a table, or of a paragraph
+        style = (rule[1], above)
+        if style not in levels:
+            levels.append(style)
+        yield places[n - 1 - above], places[n + 1] - 1, min(levels.index(style), 6), name, None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of document, known by a suffix, or by the ``first`` bytes.
+
+    ``unit`` is what the start of a passage counts; without one, it counts nothing that a reader of
+    the document sees. ``hint`` is added to the error for a document without a text. Lines that are
+    ``silent`` say nothing to a reader, so a passage of only such lines is none.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    first: tuple[bytes, ...] = ()
+    unit: str = ""
+    headings: Callable[[str], Headings] = _made
+    splitter: str = "MarkdownSplitter"
+    silent: re.Pattern[str] | None = None
+    hint: str = ""
+
+    @property
+    def is_parsed(self) -> bool:
+        """True if a reader in another process makes text of it."""
+        return self.name in READERS
+
+
+# Lines of reStructuredText that say nothing to a reader: a passage of only such lines is none.
+_SILENT = re.compile(
+    r"(?m)^(?:\.\. (?:_[^:\n]+:|(?:(?:current)?module|highlight|contents)::.*)|:orphan:)[ \t]*$"
+)
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("markdown", (".md", ".markdown", ".mdown"), (), "line", _markdown),
+        Kind("text", (".txt", ".text"), (), "line", _none, "TextSplitter"),
+        Kind("rst", (".rst",), (), "line", _underlined, "TextSplitter", _SILENT),
+        Kind(
+            "pdf", (".pdf",), (b"%pdf-",), "page", _none, "TextSplitter",
+            hint="; a scanned one needs text recognition first",
+        ),
+        Kind("html", (".html", ".htm", ".xhtml"), (b"<!doctype html", b"<html")),
+        Kind("notebook", (".ipynb",), headings=_markdown),
+        Kind("docx", (".docx",)),
+        Kind("odt", (".odt",)),
+        Kind("pptx", (".pptx",), unit="slide"),
+        Kind("epub", (".epub",), unit="chapter"),
+    )
+}  # fmt: skip
+"""The kinds by their names."""
+
+
+def kind_by_suffix(source: str) -> Kind | None:
+    """Return the kind that the suffix of a document's name stands for."""
+    suffix = PurePosixPath(source).suffix.lower()
+    return next((kind for kind in KINDS.values() if suffix in kind.suffixes), None)
