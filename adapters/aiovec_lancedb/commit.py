@@ -75,12 +75,12 @@ class WriteOperation(ABC):
 
 
 Act = Callable[..., Awaitable[Any]]
-"""Called with the opened table, if the operation has a handle."""
+"""Called with the opened table as the last argument, if the operation has a handle."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoneWrite(WriteOperation):
-    """Calls a function, in a separate commit, and calls it again after a conflict."""
+    """Calls a function with ``args``, in a separate commit, and calls it again after a conflict."""
 
     act: Act
     handle: TableHandle | None = None
@@ -88,9 +88,10 @@ class LoneWrite(WriteOperation):
     changes_schema: bool = False
     by_hand: bool = False
     fills: bool = False
+    args: tuple[Any, ...] = ()
 
     async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
-        return [await self.act(*([] if table is None else [table]))]
+        return [await self.act(*self.args, *([] if table is None else [table]))]
 
 
 class OperationCall(WriteCall):

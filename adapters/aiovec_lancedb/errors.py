@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from aiovec.backend import cleaned, without_secrets
@@ -64,7 +64,6 @@ def message_of(error: BaseException) -> str:
     return " ".join(text.split())[:600]
 
 
-_Make = Callable[[str, str], Exception]
 _REFUSED = (
     r"permission denied|access ?denied|forbidden|unauthori[sz]ed|invalid ?access ?key"
     r"|signature ?does ?not ?match|status: 40[13]|os error (13|30|1)\b"
@@ -74,37 +73,37 @@ CURE = (
     "lists them for store.revert()"
 )
 """The end of the reason of a CorruptStoreError for a damaged file."""
-# Patterns of lancedb's messages (the first match counts), and the error for a target and message.
-_BEFORE_REQUESTS: Sequence[tuple[str, _Make]] = (
-    ("^(?-i:Table '.*' was not found|Dataset at path .* was not found)",
-     lambda _, message: NoSuchTableError(message)),
-    ("^(?-i:Table '.*' already exists|Dataset already exists)",
-     lambda _, message: TableThereError(message)),
-    (r"(Connection|Table)( \S+)? is closed", lambda target, _: StoreClosedError(target)),
+_CRASHED = (
+    "LanceDB crashed on {target}: {message}. A damaged file may be the cause; check with 'aiovec "
+    "doctor'"
+)
+# Patterns of lancedb's messages (the first match counts), the class of the error, and its text or
+# reason.
+_BEFORE_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
+    ("^(?-i:Table '.*' was not found|Dataset at path .* was not found)", NoSuchTableError,
+     "{message}"),
+    ("^(?-i:Table '.*' already exists|Dataset already exists)", TableThereError, "{message}"),
+    (r"(Connection|Table)( \S+)? is closed", StoreClosedError, ""),
     # The answer to a commit was lost.
     (r"commit result for version \d+ is unknown|commit may or may not have been applied",
-     OutcomeUnknownError),
+     OutcomeUnknownError, "{message}"),
     (("No space left|Disk quota exceeded|File too large|not enough space"
-     r"|os error (28|122|27|112)\b"), StoreFullError),
-    ("recursion limit", lambda *_: FilterError(
-        "the filter is nested too deeply for LanceDB; use IN or fewer parentheses")),
-    (r"regex\b.*exceeds size limit",
-     lambda *_: FilterError("the LIKE pattern is too long for LanceDB")),
+     r"|os error (28|122|27|112)\b"), StoreFullError, "{message}"),
+    ("recursion limit", FilterError,
+     "the filter is nested too deeply for LanceDB; use IN or fewer parentheses"),
+    (r"regex\b.*exceeds size limit", FilterError, "the LIKE pattern is too long for LanceDB"),
 )  # fmt: skip
-_BEHIND_REQUESTS: Sequence[tuple[str, _Make]] = (
+_BEHIND_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
     ("commit conflict|concurrent (commit|transaction|modification)|too many concurrent writers",
-     lambda target, message: ConflictError(
-         f"other writers changed {target} at the same time: {message}", 0.0)),
+     ConflictError, "other writers changed {target} at the same time: {message}"),
     (("could not parse bucket|unable to find object store|no azure account|invalid uri"
-     "|no provider found"),
-     lambda target, message: ConfigError(f"{target}: {message}")),
-    (_REFUSED, StorePermissionError),
+     "|no provider found"), ConfigError, "{target}: {message}"),
+    (_REFUSED, StorePermissionError, "{message}"),
     # A file of a build, not of the table.
-    (r"not found: \S*[/\\]ivf_\d+\.lance",
-     lambda target, _: AiovecError(
-         f"{target}: Lance cannot add the new rows to the table's indexes as long as none of them "
-         "has a vector; they are searched without the indexes until one has")),
-    (r"\btask \d+ panicked", lambda target, message: crashed(target, message)),
+    (r"not found: \S*[/\\]ivf_\d+\.lance", AiovecError,
+     ("{target}: Lance cannot add the new rows to the table's indexes as long as none of them has "
+      "a vector; they are searched without the indexes until one has")),
+    (r"\btask \d+ panicked", AiovecError, _CRASHED),
     ((r"corrupt|invalid (magic|footer|protobuf)|magic (number|bytes)|failed to decode|decode error"
      r"|unexpected end|out of range|file size is too small|failed to fill whole buffer"
      r"|does not have sufficient data|correct footer|invalid range .* for object of size"
@@ -113,18 +112,17 @@ _BEHIND_REQUESTS: Sequence[tuple[str, _Make]] = (
      r"|outside (of file|metadata region)|is not aligned to|buffer (offset|size)s|column metadata"
      r"|page layout|^(lance error: )?invalid input, lance v\d|item range|references parent id"
      r"|columns of differing lengths"),
-     lambda target, message: CorruptStoreError(
-         target, f"a file is damaged or missing ({message}){CURE}")),
-    ("", lambda target, message: AiovecError(f"LanceDB failed on {target}: {message}")),
+     CorruptStoreError, "a file is damaged or missing ({message})" + CURE),
+    ("", AiovecError, "LanceDB failed on {target}: {message}"),
+)  # fmt: skip
+_WITH_TARGET = (
+    CorruptStoreError, OutcomeUnknownError, StoreClosedError, StoreFullError, StorePermissionError,
 )  # fmt: skip
 
 
 def crashed(target: str, message: str) -> AiovecError:
     """Return the error for a panic of Lance's code."""
-    return AiovecError(
-        f"LanceDB crashed on {target}: {message}. A damaged file may be the cause; check with "
-        "'aiovec doctor'"
-    )
+    return AiovecError(_CRASHED.format(target=target, message=message))
 
 
 def translate(error: Exception, target: str) -> Exception:
@@ -139,10 +137,15 @@ def translate(error: Exception, target: str) -> Exception:
     )
 
 
-def _by_text(error: Exception, target: str, table: Sequence[tuple[str, _Make]]) -> Exception | None:
-    for pattern, make in table:
+def _by_text(
+    error: Exception, target: str, table: Sequence[tuple[str, type[Exception], str]]
+) -> Exception | None:
+    for pattern, kind, text in table:
         if re.search(pattern, str(error), re.IGNORECASE | re.DOTALL):
-            return make(target, message_of(error))
+            reason = text.format(target=target, message=message_of(error))
+            if issubclass(kind, _WITH_TARGET):
+                return kind(target, reason)
+            return kind(reason, 0.0) if kind is ConflictError else kind(reason)
     return None
 
 

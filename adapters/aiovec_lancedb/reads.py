@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -43,7 +42,7 @@ async def condition_of(where: Expr | None) -> str | None:
     """Return a filter as Lance's SQL. With many literals this takes a while."""
     if where is None:
         return None
-    return await hop(_COST * where.literals, partial(condition_sql, where))
+    return await hop(_COST * where.literals, condition_sql, where)
 
 
 async def rows_by_id(

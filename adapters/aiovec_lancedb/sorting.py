@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -53,16 +52,16 @@ async def sorted_numbers(
     rows = 0
     async for batch in batches:
         cost = batch.num_rows * _COST_A_KEY * len(order_by) + cost_of(batch)
-        kept.append(await hop(cost, partial(_sortable, batch, order_by)))
+        kept.append(await hop(cost, _sortable, batch, order_by))
         rows += batch.num_rows
         if rows > most + _MOST_WAITING:
             cost = sum(map(cost_of, kept))
-            kept = [await hop(cost, partial(_first, kept, order_by, most))]
+            kept = [await hop(cost, _first, kept, order_by, most)]
             rows = kept[0].num_rows
     if not kept:
         return []
     cost = sum(map(cost_of, kept))
-    first = await hop(cost, partial(_first, kept, order_by, most))
+    first = await hop(cost, _first, kept, order_by, most)
     wanted: list[int] = first.column(ROW).slice(min(offset, rows)).to_pylist()
     return wanted
 

@@ -209,11 +209,12 @@ class LancedbBackend(Backend):
         self._check_writable()
         await self._session.mark.check_here()
         await tables.check_free(self._session, name)
-        change = partial(tables.create_table, self._session, name, schema)
-        await self._write(name, LoneWrite(change, changes_schema=True))
+        await self._alter(name, tables.create_table, self._session, name, schema)
 
-    async def _alter(self, table: TableHandle, act: Act) -> None:
-        await self._write(table.name, LoneWrite(act, table, changes_schema=True))
+    async def _alter(
+        self, name: str, act: Act, *args: object, table: TableHandle | None = None
+    ) -> None:
+        await self._write(name, LoneWrite(act, table, changes_schema=True, args=args))
 
     async def alter(self, table: TableHandle, change: SchemaChange) -> None:
         match change:
@@ -221,10 +222,11 @@ class LancedbBackend(Backend):
                 field = change.apply(table.schema).fields[change.name]
                 await self._writable(table.name).upkeep.index_field(table, change.name, field)
             case AddField():
-                await self._alter(table, partial(tables.add_field, change.name, change.field))
+                added = change.name, change.field
+                await self._alter(table.name, tables.add_field, *added, table=table)
             case DropField() | RenameField():
                 async with self._writable(table.name).upkeep.locked():
-                    await self._alter(table, partial(tables.drop_or_rename, change))
+                    await self._alter(table.name, tables.drop_or_rename, change, table=table)
 
     async def rename_table(self, old: str, new: str) -> None:
         folder = self._session.folder
@@ -236,8 +238,8 @@ class LancedbBackend(Backend):
                 "table and insert its rows into a new one",
             )
         async with self._writable(old).upkeep.dropping():
-            act = partial(tables.rename_table, self._session, folder, old, new, self._locked)
-            await self._write(old, LoneWrite(act, changes_schema=True))
+            renamed = self._session, folder, old, new, self._locked
+            await self._alter(old, tables.rename_table, *renamed)
         self._writable(new).upkeep.wrote()
 
     async def drop_table(self, name: str) -> None:
@@ -245,8 +247,7 @@ class LancedbBackend(Backend):
         await self._session.mark.check_here()
         await tables.check_exists(self._session, name)
         async with self._writable(name).upkeep.dropping():
-            act = partial(tables.drop_table, self._session, name)
-            await self._write(name, LoneWrite(act, changes_schema=True))
+            await self._alter(name, tables.drop_table, self._session, name)
 
     # Engines
 
@@ -408,9 +409,10 @@ class LancedbBackend(Backend):
         async with self._versions(table).pin(version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # reading the version was no time of waiting for others
-                act = partial(tables.revert, version)
                 # It ends the load of an engine: Lance refuses every commit that began before it.
-                change = LoneWrite(act, table, changes_schema=True, fills=True)
+                change = LoneWrite(
+                    tables.revert, table, changes_schema=True, fills=True, args=(version,)
+                )
                 await self._write(table.name, change)
 
     async def backup(self, path: Path) -> None:
@@ -453,7 +455,7 @@ class LancedbBackend(Backend):
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(
-                LoneWrite(partial(tables.set_sign, self._session, name)), limit
+                LoneWrite(tables.set_sign, args=(self._session, name)), limit
             )
             for name in names
         ]

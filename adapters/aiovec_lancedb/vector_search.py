@@ -12,7 +12,6 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -249,7 +248,7 @@ async def _by_scan(table: Opened, query: Query) -> Nearest:
     best: list[tuple[float, str, int]] = []
     async for batch in await table.session.batches(scan, SCAN_BATCH, condition):
         cost = cost_of(batch) + len(best)
-        best = await hop(cost, partial(_nearer, best, batch, table, query))
+        best = await hop(cost, _nearer, best, batch, table, query)
     measures = {number: measure for measure, _, number in best}
     rows = await rows_by_number(table, list(measures), query.columns)
     return Nearest(rows, [measures[number] for number in rows.column(ROW).to_pylist()])

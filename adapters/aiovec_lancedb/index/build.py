@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -256,7 +255,7 @@ class Builds:
             await self._keep(table, tuned)
 
     async def _keep(self, table: Opened, tuned: Tuned) -> Opened:
-        change = LoneWrite(partial(note, tuned), table.handle, altered=True)
+        change = LoneWrite(note, table.handle, altered=True, args=(tuned,))
         noted: Opened = await self._writes.commit(change)
         return noted
 

@@ -203,7 +203,7 @@ async def _nearest(table: Opened, questions: Questions) -> _Nearest:
         nearest = -np.partition(-close, min(kept, close.shape[1]) - 1, axis=1)[:, :kept]
 
     async for batch in await table.session.batches(scan, SCAN_BATCH, present):
-        await hop(SCAN_BATCH, partial(nearer, batch))
+        await hop(SCAN_BATCH, nearer, batch)
     nearest = -np.sort(-nearest, axis=1)
     lengths = np.linalg.norm(points, axis=1).astype(np.float64)
     size = {"cosine": np.ones(len(points)), "dot": lengths * longest, "l2": 4 * lengths**2}

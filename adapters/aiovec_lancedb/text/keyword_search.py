@@ -258,7 +258,7 @@ async def _count_words(
     condition = matches if where is None else f"({where}) AND {matches}"
     reading = table.lance.query().select({"value": name(field)})
     async for batch in await table.session.batches(reading, SCAN_BATCH, condition):
-        await hop(cost_of(batch) * len(clauses), partial(look, batch))
+        await hop(cost_of(batch) * len(clauses), look, batch)
 
 
 def _any_of(prefixes: Sequence[str]) -> str:

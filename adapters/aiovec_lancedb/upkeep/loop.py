@@ -476,15 +476,15 @@ class Upkeep:
             )
             raise InvalidArgumentError("name", name, expected)
         async with self.locked():
-            change = LoneWrite(partial(drop, name), handle, by_hand=True)
+            change = LoneWrite(drop, handle, by_hand=True, args=(name,))
             await self._writes.commit(change)
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
 
         async def act(_: Opened) -> None:
-            alter = partial(alter_field, name, field)
-            await self._writes.commit(LoneWrite(alter, handle, changes_schema=True))
+            change = LoneWrite(alter_field, handle, changes_schema=True, args=(name, field))
+            await self._writes.commit(change)
             with index_behind_change(self._session.target, handle.name):
                 await self.builds.build_lacking(await reopened(self._session, handle))
 
