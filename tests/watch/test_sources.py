@@ -1,0 +1,57 @@
+"""A source of another package that is watched, whose address has a password."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.harness.packages import install
+from tests.harness.waiting import until
+
+import aiovec
+
+pytestmark = pytest.mark.arrow
+
+NEWS = """
+from pathlib import Path
+from aiovec_import.stores.sqlite import SqliteSource
+
+class News(SqliteSource):
+    def __init__(self, place, hints):
+        if not Path("app.db").exists():
+            raise OSError(f"nobody answers at news:{place}")
+        super().__init__("app.db", hints)
+"""
+
+
+async def test_the_password_of_a_source_is_in_no_state_log_or_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    site = install(tmp_path / "site", "news", "[aiovec.sources]\nnews = news:News", news=NEWS)
+    monkeypatch.syspath_prepend(site)
+    with closing(sqlite3.connect("app.db")) as app, app:
+        app.execute("CREATE TABLE articles (id INTEGER PRIMARY KEY, body TEXT)")
+        app.execute("INSERT INTO articles VALUES (1, 'on keys')")
+    source = "news://app:its-secret@localhost/db#articles"
+    async with (
+        aiovec.connect("s.db", embedder="demo") as store,
+        aiovec.watch(store, source, embed="body", every=0.05) as watching,
+    ):
+        await watching.caught_up()
+        assert await store.count("articles") == 1
+        await asyncio.to_thread(Path("app.db").rename, "moved.db")
+
+        async def failed() -> bool:
+            return "nobody answers" in (await watching.state()).error
+
+        await until(failed)
+        shown = f"{await watching.state()} {watching}"
+        with pytest.raises(aiovec.AiovecError) as refused:
+            async with aiovec.watch(store, source, embed="body", table="others"):
+                pass
+    assert "localhost" in shown
+    assert "its-secret" not in f"{shown} {refused.value} {refused.value.__cause__} {caplog.text}"
