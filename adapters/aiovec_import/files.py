@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of
-from aiovec.backend import Field, Schema, may_lack_vectors, without_secrets
+from aiovec.backend import Field, Schema, cleaned, may_lack_vectors, without_secrets
 from aiovec.backend.paths import is_url
 from aiovec.errors import AiovecError, ConfigError
 
@@ -47,6 +47,8 @@ def reading(path: Path | str | None) -> Iterator[None]:
     except AiovecError:
         raise
     except Exception as exc:
+        if path is None or is_url(str(path)):
+            cleaned(exc)  # which a traceback shows as the cause
         text = without_secrets(" ".join(str(exc).split()))[:300].rstrip(".") or type(exc).__name__
         if path is None:  # the error of a client, which knows what it could not do
             raise ConfigError(f"the store cannot be read: {text}") from exc
