@@ -114,7 +114,7 @@ class Batcher:
         if self._closed is not None:
             raise StoreClosedError(self._closed)
         if missing:
-            cached |= await self._asked(texts, missing, kind)
+            cached |= await self._requested(texts, missing, kind)
         cost = len(keys) * (1 + self.dim // 256)  # numbers of an array are copied fast
         return await hop(cost, np.stack, [cached[key] for key in keys])
 
@@ -172,7 +172,7 @@ class Batcher:
 
     # Requests
 
-    async def _asked(
+    async def _requested(
         self, texts: Sequence[str], missing: dict[bytes, int], kind: Purpose
     ) -> dict[bytes, Float32Array]:
         """Return the vectors of the texts at these positions, by their keys."""
@@ -276,7 +276,7 @@ class Batcher:
     def _call(self, texts: list[str], kind: Purpose) -> Any:
         return self._embedder(texts, **({"kind": kind} if self._by_kind else {}))
 
-    def _embedded(self, texts: list[str], kind: Purpose) -> Float32Array:
+    def _call_and_check(self, texts: list[str], kind: Purpose) -> Float32Array:
         count = len(texts)  # before the embedder may change the list
         return _checked_matrix(self._call(texts, kind), count, self.dim)
 
@@ -293,7 +293,7 @@ class Batcher:
                 given = [prefix + text for text in texts]
                 if self._one_at_a_time is not None:
                     alone = self._one_at_a_time
-                    return await in_daemon_thread(self._embedded, given, kind, slots=alone)
+                    return await in_daemon_thread(self._call_and_check, given, kind, slots=alone)
                 answer = await self._call(given, kind)
                 if isinstance(answer, Iterator):  # it may compute its vectors when it is read
                     return await in_thread(_checked_matrix, answer, len(texts), self.dim)

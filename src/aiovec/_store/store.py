@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, T
 
 from .._embed.protocol import Purpose
 from .._embed.registry import Embedders
-from .._embed.rows import check_made, of_text
+from .._embed.rows import Texts
 from .._filters import Expr, bind
 from .._filters.tree import Value
 from .._input.arguments import (
@@ -376,7 +376,7 @@ class VectorStore(NotCopied, Hints):
         nullable = check_flag("vector_nullable", vector_nullable)
         options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed, nullable)
         held = await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(held, None, "fail", checked_for=None, embed=self._embed)
+        writing = RowsToWrite(held, None, "fail", checked_for=None, make_vectors=self._make_vectors)
         exists = False  # an earlier attempt has created it: the store has moved since
 
         async def create(active: ActiveBackend) -> Schema:
@@ -572,27 +572,25 @@ class VectorStore(NotCopied, Hints):
     ) -> int:
         """Insert or upsert. A batch of an import is already checked, for a schema."""
         held = rows if isinstance(rows, Batch) else await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(held, model, on_conflict, checked_for, embed=self._embed)
+        writing = RowsToWrite(
+            held, model, on_conflict, checked_for, make_vectors=self._make_vectors
+        )
         return await self._on_table(call, table, writing.write, row_count=int)
 
-    async def _embed(
-        self,
-        t: OpenTable,
-        texts: list[str],
-        purpose: Purpose,
-        model: str | None = None,
+    async def _make_vectors(
+        self, t: OpenTable, texts: Texts, purpose: Purpose, model: str | None = None
     ) -> Float32Array:
-        """Return a vector for each text. An EmbeddingError has the text's position as ``row``.
-
-        ``model`` is the model that the caller named.
-        """
+        """Return a vector for each text. ``model`` is the one that the caller named."""
         embedder = await self._embedders.of_table(t.handle, t.active.settings, model)
-        with span("embed", t.handle.name, t.active.attributes) as reported:
-            if reported is not None:
-                reported.rows = len(texts)
-            vectors = await embedder.embed(texts, purpose)
-        current_deadline(None).renew()  # the embedder has its own time limits
-        await hop(len(vectors), check_made, vectors, t.schema, embedder.name)
+        try:
+            with span("embed", t.handle.name, t.active.attributes) as reported:
+                if reported is not None:
+                    reported.rows = len(texts.texts)
+                vectors = await embedder.embed(texts.texts, purpose)
+            current_deadline(None).renew()  # the embedder has its own time limits
+            await hop(len(vectors), texts.check, vectors, t.schema, embedder.name)
+        except EmbeddingError as exc:
+            raise texts.error_of(exc) from exc.__cause__
         return vectors
 
     async def update(
@@ -629,7 +627,7 @@ class VectorStore(NotCopied, Hints):
                     reason = f"{name} is for one mapping of fields; rows have their own ids"
                     raise InvalidArgumentError(name, given, reason=reason)
             held = await collect(fields, self._read_in_thread)
-            writing = RowsToUpdate(held, check_flag("strict", strict), self._embed)
+            writing = RowsToUpdate(held, check_flag("strict", strict), self._make_vectors)
             return await self._on_table("update", table, writing.write, row_count=int)
         if check_flag("strict", strict):
             reason = "strict is for rows with their own ids, not for ids= and where="
@@ -644,7 +642,7 @@ class VectorStore(NotCopied, Hints):
             if wanted is not None and not wanted:
                 return 0
             if vector is None:
-                made = await vector_of_update(self._embed, t, values)
+                made = await vector_of_update(self._make_vectors, t, values)
             else:
                 made = query_vector(vector, t.schema)
             change = Update(values, payload, wanted, condition, made)
@@ -1204,16 +1202,16 @@ class VectorStore(NotCopied, Hints):
         embeds, vector, vectors = schema.embed is not None, options.vector, options.vectors
         if vectors is not None:
             texts = texts_among(vectors) if embeds else {}
-            made = await self._embedded(t, texts, options.model) if texts else {}
+            made = await self._query_vectors(t, texts, options.model) if texts else {}
             return await hop(cost_of(vectors), many_queries, vectors, schema, made)
         if options.query is not None and options.fusion is None:
             return ()
         text = options.query if vector is None else vector
         if embeds and isinstance(text, str):
-            vector = (await self._embedded(t, {0: text}, options.model))[0]
+            vector = (await self._query_vectors(t, {0: text}, options.model))[0]
         return [query_vector(vector, schema)]
 
-    async def _embedded(
+    async def _query_vectors(
         self, t: OpenTable, texts: Mapping[int, str], model: str | None
     ) -> dict[int, Any]:
         """Return the vectors of texts to search for, by their positions.
@@ -1221,10 +1219,8 @@ class VectorStore(NotCopied, Hints):
         ``model`` is the one that the caller named.
         """
         listed = await hop(len(texts), check_query_texts, texts)
-        try:
-            vectors = await self._embed(t, listed, "query", model)
-        except EmbeddingError as exc:
-            raise of_text(exc, list(texts)) from exc.__cause__
+        queries = Texts(listed, list(texts) if len(texts) > 1 else ())
+        vectors = await self._make_vectors(t, queries, "query", model)
         return dict(zip(texts, vectors, strict=True))
 
     # Upkeep

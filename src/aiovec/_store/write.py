@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._embed.protocol import Purpose
-from .._embed.rows import Lacking, lacking, of_row, of_text, with_vectors, without
+from .._embed.rows import Texts, texts_of, with_vectors, without
 from .._input.arguments import check_model
 from .._input.rows import (
     Collected,
@@ -30,26 +30,26 @@ from ..backend.contract import Backend, TableHandle
 from ..backend.cost import cost_of
 from ..backend.rows import Batch
 from ..backend.threads import hop
-from ..errors import DuplicateIdError, EmbeddingError, InvalidRowError, OutcomeUnknownError
+from ..errors import DuplicateIdError, InvalidRowError, OutcomeUnknownError
 from .opened import OpenTable
 
 if TYPE_CHECKING:
-    Embeds = Callable[[OpenTable, list[str], Purpose, str | None], Awaitable[Float32Array]]
+    MakesVectors = Callable[[OpenTable, Texts, Purpose, str | None], Awaitable[Float32Array]]
 
 
 @dataclass(slots=True)
 class RowsToWrite:
     """The rows of one call.
 
-    Rows of an import are ``checked_for`` a schema, and no id occurs twice. ``embed`` makes vectors
-    of texts.
+    Rows of an import are ``checked_for`` a schema, and no id occurs twice. ``make_vectors`` calls
+    the embedder.
     """
 
     rows: Collected | Batch
     model: str | None
     on_conflict: OnConflict
     checked_for: Schema | None
-    embed: Embeds
+    make_vectors: MakesVectors
     _ready: tuple[Schema, Batch] | None = None
     """Kept so that a repeated attempt does not call the embedder again."""
 
@@ -85,12 +85,12 @@ class RowsToWrite:
             change = Insert(batch, skip_existing=self.on_conflict == "skip")
         return t.backend.write(t.handle, change)
 
-    def _checked_rows(self, t: OpenTable) -> Awaitable[tuple[Batch, Lacking]]:
+    def _checked_rows(self, t: OpenTable) -> Awaitable[tuple[Batch, Texts]]:
         """Return the checked rows, and those that an embedder gives a vector."""
         given = self.rows.data if isinstance(self.rows, Collected) else self.rows
         return hop(cost_of(given, t.schema), self._check, t.handle)
 
-    def _check(self, handle: TableHandle) -> tuple[Batch, Lacking]:
+    def _check(self, handle: TableHandle) -> tuple[Batch, Texts]:
         rows, schema = self.rows, handle.schema
         if isinstance(rows, Batch) and self.checked_for is not None and self.checked_for != schema:
             rows = Collected([rows.table(self.checked_for)], "tables")
@@ -99,7 +99,7 @@ class RowsToWrite:
             batch = one_of_each_id(batch, last=self.on_conflict == "replace")
         elif self.checked_for is None and (repeated := repeated_ids(batch.ids)):
             raise DuplicateIdError(handle.name, repeated, within_call=True)
-        return batch, lacking(batch, handle.schema)
+        return batch, texts_of(batch, handle.schema)
 
     async def batch(self, t: OpenTable) -> Batch:
         """Return the checked rows; the embedder makes missing vectors.
@@ -117,13 +117,10 @@ class RowsToWrite:
             existing = await t.ids(missing.ids)
             rows, missing = await hop(len(rows), without, rows, schema, existing)
         if missing.texts:  # rows may stay without a vector
-            try:
-                vectors = await self.embed(t, missing.texts, "document", self.model)
-            except EmbeddingError as exc:
-                # Without repeated ids, the rows have kept their positions.
-                numbered = self.on_conflict == "fail"
-                raise of_row(exc, missing, numbered=numbered) from exc.__cause__
-            rows = await hop(len(rows), with_vectors, rows, missing, vectors)
+            # Without repeated ids, the rows have kept the caller's positions.
+            named = missing if self.on_conflict == "fail" else replace(missing, rows=())
+            vectors = await self.make_vectors(t, named, "document", self.model)
+            rows = await hop(len(rows), with_vectors, rows, missing.rows, vectors)
         self._ready = schema, rows
         return rows
 
@@ -134,7 +131,7 @@ class RowsToUpdate:
 
     rows: Collected
     strict: bool
-    embed: Embeds
+    make_vectors: MakesVectors
 
     async def write(self, t: OpenTable) -> int:
         """Write the values in one attempt, and return how many of the rows exist."""
@@ -170,18 +167,13 @@ class RowsToUpdate:
         parts = await hop(count, existing_parts)
         for place, part in enumerate(parts):
             if len(part) and _has_texts(part, t.schema):
-                missing = await hop(len(part), lacking, part, t.schema)
+                missing = await hop(len(part), texts_of, part, t.schema)
                 if missing.texts:
-                    parts[place] = await self._embedded(t, part, missing)
+                    # A part without some rows does not have the caller's positions.
+                    named = replace(missing, rows=())
+                    vectors = await self.make_vectors(t, named, "document", None)
+                    parts[place] = await hop(len(part), with_vectors, part, missing.rows, vectors)
         return replace(change, parts=parts)
-
-    async def _embedded(self, t: OpenTable, rows: Batch, missing: Lacking) -> Batch:
-        try:
-            vectors = await self.embed(t, missing.texts, "document", None)
-        except EmbeddingError as exc:
-            # A part without some rows does not have the caller's positions.
-            raise of_row(exc, missing, numbered=False) from exc.__cause__
-        return await hop(len(rows), with_vectors, rows, missing, vectors)
 
 
 def _has_texts(part: Batch, schema: Schema) -> bool:
@@ -190,7 +182,7 @@ def _has_texts(part: Batch, schema: Schema) -> bool:
 
 
 async def vector_of_update(
-    embed: Embeds, t: OpenTable, values: Mapping[str, Any]
+    make_vectors: MakesVectors, t: OpenTable, values: Mapping[str, Any]
 ) -> Float32Array | None:
     """Return the vector of a new text in the embedded field; None if the update has none.
 
@@ -207,10 +199,7 @@ async def vector_of_update(
             "there is no text to make the vectors of; pass one, or set other fields",
             field=source.field,
         )
-    try:
-        (vector,) = await embed(t, [text], "document", None)
-    except EmbeddingError as exc:
-        raise of_text(exc, [0]) from exc.__cause__
+    (vector,) = await make_vectors(t, Texts([text]), "document", None)
     return query_vector(vector, schema)
 
 
