@@ -11,7 +11,7 @@ same points, to draw with another library.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,11 +24,11 @@ import numpy as np
 from aiovec import sync
 
 from ._input.arguments import count_of
+from ._input.selection import path_of, value_ref
 from ._model.records import Record
 from ._model.results import Results
 from ._model.schema import Schema
 from ._store.store import VectorStore
-from ._tools.messages import listed
 from .backend.threads import in_thread
 from .errors import InvalidArgumentError, UnsupportedError
 from .sync.store import wait_for
@@ -121,17 +121,16 @@ async def map_points(
     """Return the two principal components of a sample's vectors, with a label and a group for each
     row.
 
-    ``color`` is the field whose most frequent values get a group each, or whose numbers or times
-    the figure draws along a scale of colours; False is none. By default it is the first field that
-    has a few values. The same rows give the same points. At most ``MAX_ROWS`` rows are taken, fewer
-    if their vectors are long.
+    ``color`` is the field, or the key of the payload as ``payload.cluster``, whose most frequent
+    values get a group each, or whose numbers or times the figure draws along a scale of colours;
+    False is none. By default it is the first field that has a few values. The same rows give the
+    same points. At most ``MAX_ROWS`` rows are taken, fewer if their vectors are long.
     """
     if count_of("rows", rows) > MAX_ROWS:
         raise InvalidArgumentError("rows", rows, f"a whole number from 1 to {MAX_ROWS:,}")
     schema = await store.schema(table)
-    if color not in (None, False) and color not in schema.fields:
-        expected = "a field of the table: " + (listed([*schema.fields]) or "it has none")
-        raise InvalidArgumentError("color", color, expected)
+    if color is not None and color is not False:
+        value_ref(schema, color, "color", lists=True, ids=False)
     total = await store.count(table)
     label = label_field(schema)
     colors = _colors(schema, label) if color is None else [color] if color else []
@@ -199,7 +198,7 @@ def _points(
         labels=[None if label is None else _short(record[label]) for record in placed],
         groups=groups,
         members=members,
-        values=[] if color is None else _scaled([record[color] for record in placed]),
+        values=[] if color is None else _scaled([_value(record, color) for record in placed]),
         explained=explained.round(4).tolist(),
         label=label,
         color=color,
@@ -243,7 +242,7 @@ def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[
     """Return the groups, the largest first, and for each record the index of its group."""
     if color is None:
         return [], []
-    texts = [_group_of(record[color]) for record in placed]
+    texts = [_group_of(_value(record, color)) for record in placed]
     counts = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
     colored = len(_COLORS)
     numbers = {text: min(n, colored) for n, (text, _) in enumerate(counts)}
@@ -251,6 +250,17 @@ def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[
     if others := counts[colored:]:
         groups.append(Group(None, sum(rows for _, rows in others), len(others)))
     return groups, [numbers[text] for text in texts]
+
+
+def _value(record: Record, name: str) -> Any:
+    """Return the value of a field, or of a key of the payload, which the record has under the keys
+    of its path."""
+    if not name.startswith("payload."):
+        return record[name]
+    value: Any = record
+    for key in path_of(name):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _scaled(values: list[Any]) -> list[int | float | datetime | None]:

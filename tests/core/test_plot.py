@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import aiovec.sync
@@ -76,6 +77,25 @@ async def test_values_beyond_the_seventh_share_a_colour() -> None:
         points = await plot.map_points(store, "t", color="n")
         assert points.groups[0] == plot.Group("8", 4)
         assert points.groups[-1] == plot.Group(None, 2, values=2)
+
+
+async def test_a_key_of_the_payload_gives_the_colours() -> None:
+    async with aiovec.connect(":memory:") as store:
+        await store.create_table("t", Schema(dim=2, fields={"n": int}))
+        rows = [{"id": f"{n:02}", "embedding": [1, n], "n": n} for n in range(30)]
+        await store.insert("t", rows)
+        labels = pa.table({
+            "id": [row["id"] for row in rows],
+            "cluster": [row["n"] % 2 for row in rows],
+            "more": [{"score": row["n"] / 2} for row in rows],
+        })  # fmt: skip
+        await store.update("t", labels)
+        points = await plot.map_points(store, "t", color="payload.cluster")
+        assert [(group.name, group.rows) for group in points.groups] == [("0", 15), ("1", 15)]
+        scaled = await plot.map_points(store, "t", color="payload.more.score")
+        assert scaled.values == [row["n"] / 2 for row in rows]
+        none = await plot.map_points(store, "t", color="payload.none")
+        assert [group.name for group in none.groups] == ["(null)"]
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
