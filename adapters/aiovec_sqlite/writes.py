@@ -460,7 +460,7 @@ def _payload_blocks(
             for place, (length,) in enumerate(sizes, start):
                 if patches[place] is not patch:
                     patch = patches[place]
-                    added = len((patch.apply(None, "") or "").encode())
+                    added = patch.added()
                 size = (length or 0) + added
                 if held and held + size > _BLOCK_PAYLOADS:
                     yield start, place

@@ -305,11 +305,16 @@ def payload_column(
     if not any(extra):
         return [None] * len(extra)
     return [
-        _payload_text(keys, schema, places, row) if keys else None for row, keys in enumerate(extra)
+        json_text(plain_payload(keys, schema, places, row)) if keys else None
+        for row, keys in enumerate(extra)
     ]
 
 
-def _payload_text(keys: Mapping[str, Any], schema: Schema, places: Places | None, row: int) -> str:
+def plain_payload(
+    keys: Mapping[str, Any], schema: Schema, places: Places | None, row: int = 0
+) -> dict[str, Any]:
+    """Return a row's undeclared keys with values of exactly JSON's types."""
+
     def refuse(key: object, reason: str) -> InvalidRowError:
         return InvalidRowError(reason, field=str(key), **located(places, row))
 
@@ -323,10 +328,12 @@ def _payload_text(keys: Mapping[str, Any], schema: Schema, places: Places | None
             raise refuse(key, _NOT_UNICODE) from exc
         except ValueError as exc:
             raise refuse(key, str(exc)) from exc
-    return json_text(payload)
+    return payload
 
 
 def _json_key(key: object) -> str:
+    if type(key) is str and key.isascii():
+        return key
     if not isinstance(key, str):
         raise ValueError(f"a key must be text, not {type(key).__name__}")
     return cast("str", _json_value(key))

@@ -5,7 +5,6 @@ Imported when a store opens, off the event loop: it brings NumPy.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import (
     AsyncIterable,
@@ -55,6 +54,7 @@ from .columns import (
     located,
     payload_column,
     payloads_of,
+    plain_payload,
 )
 from .foreign_rows import (
     array_of_typed,
@@ -311,7 +311,7 @@ def to_changes(rows: Collected, schema: Schema, *, strict: bool) -> UpdateRows:
             parts.append(_part(group, schema))
             for row, keys in enumerate(group.extra):
                 if keys is not None:
-                    patch = _patch(keys, schema, group.places.of([row]))
+                    patch = _patch(keys, schema, group.places, row)
                     payloads[parts[-1].ids[row]] = patch
     change = UpdateRows(parts, payloads, strict)
     if repeated := repeated_ids(change.ids):
@@ -374,7 +374,9 @@ def _new_values(name: str, values: Any, schema: Schema, places: Places | None) -
     return field_column(name, schema.fields[name], values, places)
 
 
-def _patch(keys: Mapping[Any, Any], schema: Schema, place: Places | None) -> PayloadPatch:
+def _patch(
+    keys: Mapping[Any, Any], schema: Schema, places: Places | None, row: int = 0
+) -> PayloadPatch:
     """Return the changes of a row's payload, each by its key or path."""
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in keys.items():
@@ -387,11 +389,11 @@ def _patch(keys: Mapping[Any, Any], schema: Schema, place: Places | None) -> Pay
                     f"{path[0]!r} is a field of the row, not a key of the payload; set it by its "
                     "name",
                     field=name,
-                    **located(place, 0),
+                    **located(places, row),
                 )
         if path in changes:
-            raise InvalidRowError("is given twice", field=name, **located(place, 0))
-        changes[path] = _checked_change(path, value, schema, place)
+            raise InvalidRowError("is given twice", field=name, **located(places, row))
+        changes[path] = _checked_change(path, value, schema, places, row)
     paths = sorted(changes) if len(changes) > 1 else []
     for path, other in pairwise(paths):
         if other[: len(path)] == path:
@@ -399,21 +401,22 @@ def _patch(keys: Mapping[Any, Any], schema: Schema, place: Places | None) -> Pay
                 f"{path_text(path):.120} and {path_text(other):.120} change the same part of the "
                 "payload",
                 field=path_text(other),
-                **located(place, 0),
+                **located(places, row),
             )
     return PayloadPatch(tuple(changes.items()))
 
 
-def _checked_change(path: tuple[str, ...], value: Any, schema: Schema, place: Places | None) -> Any:
+def _checked_change(
+    path: tuple[str, ...], value: Any, schema: Schema, places: Places | None, row: int
+) -> Any:
     """Return a value for the payload in its stored form, or REMOVE."""
     removed = isinstance(value, Remove)
     nested: Any = None if removed else value
     for key in reversed(path[1:]):
         nested = {key: nested}
-    (text,) = payload_column([{path[0]: nested}], schema, place)
+    nested = plain_payload({path[0]: nested}, schema, places, row)
     if removed:
         return value
-    nested = json.loads(text or "{}")
     for key in path:
         nested = nested[key]
     return nested

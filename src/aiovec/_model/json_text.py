@@ -26,7 +26,7 @@ def read_json(text: str) -> Any:
 
 def json_text(value: Mapping[str, Any]) -> str:
     """Return JSON as it is stored: compact, Unicode unescaped, keys in order."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def _has_infinity(value: object) -> bool:
@@ -54,5 +54,7 @@ def _in_range(text: str) -> float:
     return number
 
 
+# Made once: ``json.dumps`` makes one for each call with such options.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
 _CAREFUL = json.JSONDecoder(object_pairs_hook=_once_each, parse_float=_in_range)

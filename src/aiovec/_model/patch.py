@@ -11,6 +11,8 @@ from .json_text import json_text
 
 Path = tuple[str, ...]
 
+_SMALL = 32  # bytes of a number with what is around it
+
 
 @final
 class Remove:
@@ -38,6 +40,15 @@ class PayloadPatch:
 
     def __bool__(self) -> bool:
         return bool(self.changes)
+
+    def added(self) -> int:
+        """Return about how many bytes it adds to a payload."""
+        size = 0
+        for path, value in self.changes:
+            size += _SMALL + sum(map(len, path))
+            if value is not None and not isinstance(value, (int, float, Remove)):
+                size += len(json_text({"": value}).encode())
+        return size
 
     def apply(self, payload: str | None, id: str) -> str | None:
         """Return the new payload of the row ``id`` as JSON text, or None if it is empty.
