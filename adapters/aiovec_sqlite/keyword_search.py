@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from aiovec.backend import (
-    LANGUAGES,
     Float32Array,
     Float64Array,
     FusedHit,
@@ -286,7 +285,7 @@ class _Terms:
         return self._grams and not _GRAM <= len(folded(clause.text)) <= _LONGEST_PART
 
     def _sought(self, clause: TextClause) -> Sought:
-        text = stems(self._index.analyzer, clause.text) if self._index.stemmed else clause.text
+        text = stems(self._index.stemming, clause.text) if self._index.stemmed else clause.text
         fields = self.fields_of(clause)
         every = len(fields) == len(self._index.fields)
         columns = () if every else tuple(map(self._index.column_of, fields))
@@ -456,12 +455,12 @@ def _snippets(index: TextIndex, query: Query) -> Snippets | None:
     clauses, marks = query.clauses, query.highlight
     if index.analyzer == "ngram":
         return lambda _, texts: snippets(texts, clauses, places_of, marks)
-    tokens_of = partial(_tokens, index.analyzer)
+    tokens_of = partial(_tokens, index)
     return lambda _, texts: word_snippets(texts, clauses, tokens_of, marks)
 
 
-def _tokens(analyzer: str, text: str) -> list[str]:
-    """Return the tokens of a text in order, as an index of this analyzer has them."""
-    stemmed = stems(analyzer, text) if analyzer in LANGUAGES else text
-    with closing(Tokenizer(analyzer)) as tokenizer:
+def _tokens(index: TextIndex, text: str) -> list[str]:
+    """Return the tokens of a text in order, as the index has them."""
+    stemmed = stems(index.stemming, text) if index.stemmed else text
+    with closing(Tokenizer(index.analyzer)) as tokenizer:
         return tokenizer.of_texts([stemmed or ""])[0]

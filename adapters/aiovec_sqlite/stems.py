@@ -2,6 +2,10 @@
 
 FTS5 has no stemmer for them, so the index stores the stems: its view and its triggers call the SQL
 function ``aiovec_stems``. Without the package, SQLite has no such function.
+
+How an index was stemmed stands in its entry. The names of languages alone are those of indexes made
+before words were stemmed alike with and without accents; such an index keeps its stems until it is
+built again.
 """
 
 from __future__ import annotations
@@ -9,12 +13,16 @@ from __future__ import annotations
 import re
 import sqlite3
 import unicodedata
+from functools import lru_cache
 from importlib.util import find_spec
 
+from aiovec.backend import LANGUAGES, accented, unaccented
 from aiovec.errors import UnsupportedError
 
 NAME = "aiovec_stems"
 _WORD = re.compile(r"[^\W_]+")
+# Behind the language: words are stemmed alike with and without accents.
+_ALIKE = " without accents"
 
 
 def has_stemmer() -> bool:
@@ -27,17 +35,37 @@ def register(db: sqlite3.Connection) -> None:
         db.create_function(NAME, 2, stems, deterministic=True)
 
 
-def stems(language: str, text: str | None) -> str | None:
+def stemming_of(analyzer: str) -> str:
+    """Return how a new index of this analyzer is stemmed; the analyzer itself if it is not."""
+    return f"{analyzer}{_ALIKE}" if analyzer in LANGUAGES else analyzer
+
+
+def analyzer_of(stemming: str) -> str:
+    return stemming.removesuffix(_ALIKE)
+
+
+def stems(stemming: str, text: str | None) -> str | None:
     """Return a text with each word in lower case and replaced by its stem."""
     if text is None:
         return None
+    language = analyzer_of(stemming)
     try:
-        from Stemmer import Stemmer
+        if language == stemming:
+            return _WORD.sub(
+                lambda word: _stem(language, word[0]), unicodedata.normalize("NFC", text).lower()
+            )
+        lower = unaccented(text.lower())
+        return _WORD.sub(lambda word: _stem(language, accented(language, word[0])), lower)
     except ImportError as exc:
         raise no_stemmer(language) from exc
-    stem = Stemmer(language).stemWord  # for this call only, because threads cannot share it
-    composed = unicodedata.normalize("NFC", text).lower()
-    return _WORD.sub(lambda word: stem(word[0]), composed)
+
+
+@lru_cache(maxsize=20_000)
+def _stem(language: str, word: str) -> str:
+    from Stemmer import Stemmer
+
+    # For this call only, because threads cannot share it.
+    return str(Stemmer(language).stemWord(word))
 
 
 def no_stemmer(language: str | None = None) -> UnsupportedError:

@@ -71,6 +71,8 @@ class TextIndex:
     analyzer: str
     done: int | None
     upto: int | None
+    stemming: str
+    """How its words are stemmed (``stems.py``); the analyzer if they are not."""
 
     @property
     def table(self) -> str:
@@ -98,7 +100,7 @@ class TextIndex:
     def stored(self, field: str, row: str = "") -> str:
         """Return SQL for what the index stores of a field: ``row`` is "new.", "old." or empty."""
         column = row + quoted(field)
-        return f"{stems.NAME}('{self.analyzer}', {column})" if self.stemmed else column
+        return f"{stems.NAME}('{self.stemming}', {column})" if self.stemmed else column
 
     @property
     def stemmed(self) -> bool:
@@ -133,7 +135,7 @@ def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
 
 @lru_cache(maxsize=256, typed=True)
 def _read(
-    name: str, generation: Any, fts: Any, fields: Any, analyzer: Any, done: Any, upto: Any
+    name: str, generation: Any, fts: Any, fields: Any, stemming: Any, done: Any, upto: Any
 ) -> TextIndex:
     # Cached, because every search reads its index's entry, and equal entries have equal indexes.
     try:
@@ -145,11 +147,12 @@ def _read(
         or not names
         or any(type(field) is not str for field in names)
         or not _FTS_NAME.fullmatch(fts)
-        or analyzer not in ANALYZERS
+        or type(stemming) is not str
+        or (analyzer := stems.analyzer_of(stemming)) not in ANALYZERS
         or (done is None) != (upto is None)
     ):
         raise TextDamageError(name, "its entry cannot be read")
-    return TextIndex(generation, fts, tuple(names), analyzer, done, upto)
+    return TextIndex(generation, fts, tuple(names), analyzer, done, upto, stemming)
 
 
 def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
@@ -216,7 +219,11 @@ def advance(tx: Transaction, name: str) -> bool:
             _drop(tx.db, index.generation, index.fts)
         return False
     check_can_index(table.schema)
-    fitting = [index for index in indexes if set(index.fields) == set(wanted)]
+    fitting = [
+        index
+        for index in indexes
+        if set(index.fields) == set(wanted) and index.stemming == stems.stemming_of(index.analyzer)
+    ]
     if not fitting:
         for index in indexes:
             if not index.ready:
@@ -246,9 +253,9 @@ def _create(tx: Transaction, table: TableLayout) -> TextIndex:
     ends = f"SELECT (SELECT min(_rowid) FROM {table.rows}), (SELECT max(_rowid) FROM {table.rows})"
     first, last = db.execute(ends).fetchone()
     done, upto = (None, None) if last is None else (min(0, first - 1), last)
-    index = TextIndex(
-        generation, f"{table.stem}.text{generation}", fields, table.schema.analyzer, done, upto
-    )
+    analyzer, fts = table.schema.analyzer, f"{table.stem}.text{generation}"
+    stemming = stems.stemming_of(analyzer)
+    index = TextIndex(generation, fts, fields, analyzer, done, upto, stemming)
     names = map(index.stored, fields)
     shown = ", ".join(f"{n} AS {c}" for n, c in zip(names, index.columns, strict=True))
     db.execute(_CREATE_LIST)
@@ -264,7 +271,7 @@ def _create(tx: Transaction, table: TableLayout) -> TextIndex:
     db.execute(
         "INSERT INTO aiovec_text (generation, name, fts, fields, analyzer, done, upto) "
         "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (generation, table.name, index.fts, json.dumps(fields), index.analyzer, done, upto),
+        (generation, table.name, fts, json.dumps(fields), stemming, done, upto),
     )
     _create_triggers(db, table, index)
     return index

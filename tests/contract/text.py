@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.contract.base import ContractBase, case, filled
@@ -93,6 +94,22 @@ _STEM_QUERIES: dict[str, str] = {
 }  # fmt: skip
 
 # For each language: texts, the ids that queries find, and the words that one query marks.
+# Frequent words with accents, of which stemmers leave something else when these are left out.
+_ACCENTED = {
+    "portuguese": "não são também tão informação educação português população você informações",
+    "french": "très après université déjà première près dernière journée sécurité voilà",
+    "spanish": "también después había aquí además tenía través podría quién todavía",
+    "italian": "qualità verità responsabilità quantità novità dignità arriverà città perché più",
+    "german": "café häuser über müde für können größer Mädchen schön Bücher",
+    "dutch": "financiële creëren commerciële comité industriële één café ideeën coördinatie België",
+    "swedish": "också varför ändå förstår alltså därför utanför flöjt år språk",
+    "norwegian": "også altså forstår nivå består ennå etterpå foregår på så",
+    "hungarian": "első miért azért hát saját köszönöm idő hozzá utolsó való",
+    "romanian": "începând românești legătură singură românească sunteți și după să băiat",
+    "english": "résumé résumés cliché exposé protégé café naïve façade fiancé jalapeño",
+}
+
+
 _LANGUAGES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
     "german": (
         {
@@ -381,6 +398,42 @@ class TextContract(ContractBase):
                 assert ids_of(await store.search_text("grams", part)) == [id]
         hits = await store.search_text("grams", "after", highlight=("[", "]"))
         assert hits[0].highlights["body"] == "be\0[after]"
+
+    @pytest.mark.parametrize("language", _ACCENTED)
+    async def test_accents_do_not_count_with_stems_either(
+        self, store: VectorStore, language: str
+    ) -> None:
+        pytest.importorskip("Stemmer")
+        self.need(store, "text")
+        words = _ACCENTED[language].split()
+        bare = ["".join(c for c in unicodedata.normalize("NFD", w) if c < "\u0300") for w in words]
+        schema = Schema(DIM, fields={"body": Field(str, text=True)}, analyzer=cast("Any", language))
+        texts = {f"a{n}": word for n, word in enumerate(words)}
+        texts |= {f"b{n}": word for n, word in enumerate(bare)}
+        await filled(store, schema, pages(texts))
+        for n, pair in enumerate(zip(words, bare, strict=True)):
+            for typed in (*pair, pair[0].upper()):
+                with case((language, typed)):
+                    hits = await store.search_text("notes", typed, limit=100, highlight=("[", "]"))
+                    found = {hit.id: hit.highlights["body"] for hit in hits}
+                    assert found[f"a{n}"] == f"[{pair[0]}]"
+                    assert found[f"b{n}"] == f"[{pair[1]}]"
+
+    async def test_a_prefix_finds_words_in_capitals(self, store: VectorStore) -> None:
+        self.need(store, "text")
+        texts = {"caps": "ΣΟΦΟΣ ΛΟΓΟΣ", "small": "σοφος λογος", "dots": "İstanbul İZMİR"}
+        await filled(store, TEXTS, pages(texts))
+        for prefix, ids in {
+            "ΣΟΦΟ*": "caps small", "λογ*": "caps small", "İst*": "dots", "İZM*": "dots",
+        }.items():  # fmt: skip
+            with case(prefix):
+                assert sorted(ids_of(await store.search_text("notes", prefix))) == ids.split()
+
+    async def test_a_snippet_of_ngrams_is_of_the_stored_text(self, store: VectorStore) -> None:
+        self.need(store, "text")
+        await filled(store, NGRAM, pages({"a": "cafe\u0301 東京都"}))
+        (hit,) = await store.search_text("notes", "東京", highlight=("[", "]"))
+        assert hit.highlights["body"] == "cafe\u0301 [東京]都"
 
     async def test_every_word_of_a_question_counts(self, store: VectorStore) -> None:
         """Also of a long one, whose last words are the rare ones."""

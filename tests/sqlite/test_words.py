@@ -471,6 +471,30 @@ def _tokenizers() -> list[Any]:
     return [one for one in found if not one.closed]
 
 
+async def test_an_index_of_an_earlier_version_keeps_its_stems_until_optimize(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("Stemmer")
+    text = {"body": Field(str, text=True)}
+    texts = {"a": "informação", "b": "informacao", "c": "educação"}
+    rows = [{"id": id, "embedding": [1.0] * DIM, "body": body} for id, body in texts.items()]
+    with monkeypatch.context() as patch:
+        patch.setattr("aiovec_sqlite.stems.stemming_of", str)
+        async with opened(tmp_path / "s.db") as store:
+            await store.create_table("t", Schema(DIM, fields=text, analyzer="portuguese"))
+            await store.insert("t", rows[:2])
+    async with opened(tmp_path / "s.db") as store:
+        await store.insert("t", rows[2:])
+        await store.update("t", {"body": "informações"}, ids=["a"])
+        assert [hit.id for hit in await store.search_text("t", "informação")] == ["a"]
+        assert [hit.id for hit in await store.search_text("t", "educação")] == ["c"]
+        await store.optimize("t")
+        hits = await store.search_text("t", "informacao")
+        assert {hit.id for hit in hits} == {"a", "b"}
+        await store.delete("t", ["a", "c"])
+        assert [hit.id for hit in await store.search_text("t", "informações educação")] == ["b"]
+
+
 _SEARCHER = """
 import asyncio, sys
 import aiovec

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
-from aiovec.backend import (
-    LANGUAGES,
-    Match,
-    Schema,
-    TextClause,
-    Texts,
-    snippets,
-    word_snippets,
-)
+from aiovec.backend import Match, Schema, TextClause, snippets, word_snippets
 from aiovec.backend.contract import Query, Snippets
 
-from ..driver import tokenize
 from .grams import folded, folding
+from .query import forms_of, tokens_of
+
+# A character with its combining accents, which are one in the form that is compared.
+_CHARACTER = re.compile(r".[\u0300-\u036f]*", re.DOTALL)
 
 
 def snippets_of(schema: Schema, query: Query) -> Snippets | None:
@@ -27,34 +24,26 @@ def snippets_of(schema: Schema, query: Query) -> Snippets | None:
         return None
     clauses, marks = query.clauses, query.highlight
     if schema.analyzer == "ngram":
-        return lambda _, texts: snippets([*map(_composed, texts)], clauses, _places, marks)
-    tokens_of = partial(_tokens, schema.analyzer)
-    return lambda _, texts: word_snippets(texts, clauses, tokens_of, marks)
-
-
-def _tokens(analyzer: str, text: str) -> list[str]:
-    """Return the tokens of a text in order, as an index of this analyzer has them."""
-    language = analyzer if analyzer in LANGUAGES else "english"
-    tokens = tokenize(
-        unicodedata.normalize("NFC", text), language=language.capitalize(),
-        stem=analyzer != "plain", max_token_length=None, remove_stop_words=False,
-    )  # fmt: skip
-    return [token.text for token in tokens]
-
-
-def _composed(texts: Texts) -> Texts:
-    return {name: text and unicodedata.normalize("NFC", text) for name, text in texts.items()}
+        return lambda _, texts: snippets(texts, clauses, _places, marks)
+    forms = [
+        replace(clause, text=form)
+        for clause in clauses
+        for form in ([clause.text] if clause.prefix else forms_of(schema, clause.text))
+    ]
+    return lambda _, texts: word_snippets(texts, forms, partial(tokens_of, schema.analyzer), marks)
 
 
 def _places(clauses: Sequence[TextClause], text: str) -> Iterator[Match]:
-    """Yield the places of clauses in a composed text, in any case, with or without accents."""
-    pieces = [folding(char) for char in text]
-    # The character that each character of the folded text comes from.
-    origins = [n for n, piece in enumerate(pieces) for _ in piece]
-    whole = "".join(pieces)
+    """Yield the places of clauses in a text, in any case, with or without accents."""
+    # For each character of the folded text, the part of the text that it comes from.
+    whole, origins = "", list[tuple[int, int]]()
+    for match in _CHARACTER.finditer(text):
+        piece = "".join(map(folding, unicodedata.normalize("NFC", match[0])))
+        whole += piece
+        origins += [match.span()] * len(piece)
     for number, clause in enumerate(clauses):
         part = folded(clause.text)
         at = whole.find(part) if part else -1
         while at >= 0:
-            yield origins[at], origins[at + len(part) - 1] + 1, number
+            yield origins[at][0], origins[at + len(part) - 1][1], number
             at = whole.find(part, at + len(part))

@@ -252,13 +252,20 @@ async def _count_words(
             folded = letters(value)  # as long as the text
             for clause, pattern in patterns.items():
                 found = (value[slice(*match.span())] for match in pattern.finditer(folded))
-                counts_of[clause].update(map(str.lower, found))
+                counts_of[clause].update(map(_lower, found))
 
     matches = f"regexp_like({name(field)}, {_any_of(list(prefixes.values()))})"
     condition = matches if where is None else f"({where}) AND {matches}"
     reading = table.lance.query().select({"value": name(field)})
     async for batch in await table.session.batches(reading, SCAN_BATCH, condition):
         await hop(cost_of(batch) * len(clauses), look, batch)
+
+
+def _lower(word: str) -> str:
+    """Return a word in lower case as in the index: letter by letter, also a final sigma."""
+    if word.isascii():
+        return word.lower()
+    return "".join(letter if letter == "İ" else letter.lower() for letter in word)
 
 
 def _any_of(prefixes: Sequence[str]) -> str:

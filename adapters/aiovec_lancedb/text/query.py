@@ -21,16 +21,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import Schema, TextClause
+from aiovec.backend import LANGUAGES, Schema, TextClause, spellings
 from aiovec.backend.contract import Columns, Query
 from aiovec.backend.threads import hop
 
-from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
+from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery, tokenize
 from ..layout import ROW, column_names
 from ..reads import MOST as ALL
 from ..session import Opened
@@ -116,7 +117,7 @@ def query_of(schema: Schema, query: Query, words: Words, *, any: bool) -> FullTe
         groups += [
             _alternatives(schema, [clause], words)
             for clause in positive
-            if _word(clause) is None or len(fields_of(clause, schema)) > 1
+            if _word(schema, clause) is None or len(fields_of(clause, schema)) > 1
         ]
     if not groups or not all(groups):  # no word begins with one of the prefixes
         return None
@@ -131,7 +132,7 @@ def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]
     """Return for each field the single words to find only in this field."""
     by_field: dict[str, list[str]] = {}
     for clause in clauses:
-        word, names = _word(clause), fields_of(clause, schema)
+        word, names = _word(schema, clause), fields_of(clause, schema)
         if word is not None and len(names) == 1:
             by_field.setdefault(names[0], []).append(word)
     return by_field
@@ -142,7 +143,7 @@ def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -
     single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []
     for clause in clauses:
-        texts = words[clause] if clause.prefix else _forms(clause.text)
+        texts = words[clause] if clause.prefix else forms_of(schema, clause.text)
         one_word = clause.prefix or len(texts) == 1
         for name in fields_of(clause, schema):
             for text in texts:
@@ -154,9 +155,9 @@ def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -
     return (*alternatives, *phrases)
 
 
-def _word(clause: TextClause) -> str | None:
+def _word(schema: Schema, clause: TextClause) -> str | None:
     """Return a clause that is one word for Lance; None for a phrase or a prefix."""
-    forms = _forms(clause.text)
+    forms = forms_of(schema, clause.text)
     return forms[0] if not clause.prefix and len(forms) == 1 and forms[0].isalnum() else None
 
 
@@ -164,18 +165,42 @@ def _word(clause: TextClause) -> str | None:
 _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 
 
-def _forms(text: str) -> list[str]:
+def forms_of(schema: Schema, text: str) -> list[str]:
     """Return the forms in which stored texts may have these words, because Lance distinguishes
     them.
 
     An accented letter is stored as one character, or as the letter and a combining accent. For a
-    few characters, normalizing writes another one.
+    few characters, normalizing writes another one. Lance stems words before it puts away their
+    accents, so a word has a form for each stem that it has when it is written otherwise.
     """
-    if text.isascii():
-        return [text]
-    composed, apart = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
-    forms = [composed, apart] if _PARTED.search(apart) else [composed]
-    return forms if text in (composed, apart) else [*forms, text]
+    forms = [text]
+    if not text.isascii():
+        composed, apart = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+        forms = [composed, apart] if _PARTED.search(apart) else [composed]
+        forms += [] if text in (composed, apart) else [text]
+    if schema.analyzer in ("plain", "ngram"):
+        return forms
+    stems = {stem_of(schema.analyzer, form) for form in forms}
+    for other in spellings(schema.analyzer, text):
+        if (stem := stem_of(schema.analyzer, other)) not in stems:
+            stems.add(stem)
+            forms.append(other)
+    return forms
+
+
+@lru_cache(maxsize=10_000)
+def stem_of(analyzer: str, text: str) -> tuple[str, ...]:
+    return tuple(tokens_of(analyzer, text))
+
+
+def tokens_of(analyzer: str, text: str) -> list[str]:
+    """Return the tokens of a text in order, as an index of this analyzer has them."""
+    language = analyzer if analyzer in LANGUAGES else "english"
+    tokens = tokenize(
+        unicodedata.normalize("NFC", text), language=language.capitalize(),
+        stem=analyzer != "plain", max_token_length=None, remove_stop_words=False,
+    )  # fmt: skip
+    return [token.text for token in tokens]
 
 
 # A condition of every row, which no index answers. It reads no column.

@@ -61,6 +61,9 @@ from .._model.schema import Schema as Schema
 from .._model.schema import check_field_name as check_field_name
 from .._model.schema import check_table_name as check_table_name
 from .._model.schema import may_lack_vectors as may_lack_vectors
+from .._search.accents import accented as accented
+from .._search.accents import spellings as spellings
+from .._search.accents import unaccented as unaccented
 from .._search.distance import distances as distances
 from .._search.distance import nearest_first as nearest_first
 from .._search.fusion import FusedHit as FusedHit
