@@ -14,29 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiovec.backend import (
-    NEGATED_OPERATOR,
-    And,
     Compare,
-    Const,
-    Contains,
-    EqualsList,
     Expr,
     In,
-    IsNull,
-    IsTrue,
-    Like,
-    Not,
-    Or,
     Ref,
     Schema,
-    StartsWith,
     Value,
-    Word,
     bind,
-    merged,
-    terms_of,
-    word_of,
 )
+from aiovec.backend.sql import Dialect, Operand, Word
 from aiovec.errors import FilterError
 
 from .values import PayloadValue, encoded, equals_list, like, listed, literal, name, text
@@ -46,7 +32,6 @@ _COLUMN_DEPTH = 2
 _PAYLOAD_DEPTH = 8
 _MOST_DEPTH = 46
 
-# A payload number is an int or a float, and compares exactly like a field of that type.
 _NUMBERS = Schema(1, fields={"i": int, "f": float})
 
 
@@ -55,7 +40,7 @@ def condition_sql(expr: Expr) -> str:
 
     Raises FilterError if the tree is nested too deeply for Lance's parser.
     """
-    part = _Compiler(name).compiled(expr, negate=False)
+    part = _Lance().condition(expr)
     if part.depth > _MOST_DEPTH:
         raise FilterError(
             "the filter is nested too deeply for LanceDB, or names too many keys within a payload "
@@ -83,37 +68,31 @@ class _Part:
     joined: Word | None = None
 
 
-class _Compiler:
-    """Compiles trees; ``column`` returns the SQL of a column."""
+class _Lance(Dialect[_Part]):
+    """``column`` returns the SQL of a column."""
 
-    def __init__(self, column: Callable[[str], str]) -> None:
+    __slots__ = ("_column",)
+
+    def __init__(self, column: Callable[[str], str] = name) -> None:
         self._column = column
 
-    def compiled(self, expr: Expr, *, negate: bool) -> _Part:
-        """Return the SQL of ``expr``, or of its negation with NOT carried down: exact with
-        nulls."""
-        if isinstance(expr, Not):
-            return self.compiled(expr.item, negate=not negate)
-        if isinstance(expr, (And, Or)):
-            word = word_of(expr, negate)
-            # 30,000 values in an IN take 90 ms to plan, as many comparisons two seconds.
-            terms = merged(word, terms_of(expr, negate), kind_of=type)
-            return _joined(word, [self.compiled(term, negate=negated) for term, negated in terms])
-        if isinstance(expr, Const):
-            return _Part("FALSE" if expr.value is negate else "TRUE", 1)
-        if isinstance(expr, IsTrue):
-            item = self.compiled(expr.item, negate=False)
-            return _Part(f"({item.sql}) IS {'NOT ' if negate else ''}TRUE", item.depth + 1)
-        ref = getattr(expr, "ref", None)
-        if not isinstance(ref, Ref):
-            raise FilterError(f"LanceDB has no form for {expr}")
+    def constant(self, truth: bool) -> _Part:
+        return _Part("TRUE" if truth else "FALSE", 1)
+
+    def joined(self, word: Word, parts: Sequence[_Part]) -> _Part:
+        return _joined(word, parts)
+
+    def is_true(self, item: _Part, *, negate: bool) -> _Part:
+        return _Part(f"({item.sql}) IS {'NOT ' if negate else ''}TRUE", item.depth + 1)
+
+    def leaf(self, expr: Expr, ref: Ref, *, negate: bool) -> _Part:
         if ref.path:
-            sql = _on_payload(expr, ref, negate)
-            return _Part(sql, _PAYLOAD_DEPTH + len(ref.path))
-        return _Part(_on_column(expr, self._column(ref.name), negate), _COLUMN_DEPTH)
+            depth, operand = _PAYLOAD_DEPTH + len(ref.path), _PayloadKey(ref.path)
+            return _Part(operand.leaf(expr, negate=negate), depth)
+        return _Part(_Column(self._column(ref.name)).leaf(expr, negate=negate), _COLUMN_DEPTH)
 
 
-def _joined(word: Word, parts: list[_Part]) -> _Part:
+def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
     if len(parts) == 1:
         return parts[0]
     # AND binds closer than OR, so only an OR within an AND needs parentheses.
@@ -127,77 +106,66 @@ def _joined(word: Word, parts: list[_Part]) -> _Part:
     return _Part(f" {word} ".join(part.sql for part in operands), depth, word)
 
 
-def _on_column(expr: Expr, column: str, negate: bool) -> str:
-    no = "NOT " if negate else ""
-    match expr:
-        case Compare(_, op, value):
-            return f"{column} {NEGATED_OPERATOR[op] if negate else op} {literal(value)}"
-        case In(_, values):
-            return f"{column} {no}IN ({listed(values)})"
-        case IsNull():
-            return f"{column} IS {no}NULL"
-        case Like():
-            return like(column, expr.pattern, ignore_case=expr.ignore_case, negate=negate)
-        case StartsWith(_, prefix):
-            return f"{no}starts_with({column}, {text(prefix)})"
-        case Contains(_, value):
-            return f"{no}array_has({column}, {literal(value)})"
-        case EqualsList(_, values):
-            return equals_list(column, values, negate=negate)
-    raise FilterError(f"LanceDB has no form for {expr}")
+class _Column(Operand[str]):
+    __slots__ = ("_sql",)
+
+    def __init__(self, sql: str) -> None:
+        self._sql = sql
+
+    def compares(self, op: str, value: Value) -> str:
+        return f"{self._sql} {op} {literal(value)}"
+
+    def is_in(self, values: Sequence[Value], *, negate: bool) -> str:
+        return f"{self._sql} {_no(negate)}IN ({listed(values)})"
+
+    def is_null(self, *, negate: bool) -> str:
+        return f"{self._sql} IS {_no(negate)}NULL"
+
+    def is_like(self, pattern: str, *, ignore_case: bool, negate: bool) -> str:
+        return like(self._sql, pattern, ignore_case=ignore_case, negate=negate)
+
+    def starts_with(self, prefix: str, *, negate: bool) -> str:
+        return f"{_no(negate)}starts_with({self._sql}, {text(prefix)})"
+
+    def contains(self, value: Value, *, negate: bool) -> str:
+        return f"{_no(negate)}array_has({self._sql}, {literal(value)})"
+
+    def equals_list(self, values: Sequence[Value], *, negate: bool) -> str:
+        return equals_list(self._sql, values, negate=negate)
 
 
-def _on_payload(expr: Expr, ref: Ref, negate: bool) -> str:
-    value = PayloadValue(ref.path)
-    match expr:
-        case Compare(_, op, bool(truth)):
-            return value.equals_bool(truth is ((op == "=") is not negate))
-        case Compare(_, op, str(words)):
-            op = NEGATED_OPERATOR[op] if negate else op  # type: ignore[assignment]
-            if op in ("=", "!="):
-                return value.equals_text([words], negate=op == "!=")
-            return value.compares_text(op, words)
-        case Compare():
-            return _numbers(expr, value, negate)
-        case In(_, values):
-            return _in_payload(values, value, negate)
-        case IsNull():
-            return value.is_null(negate=negate)
-        case Like():
-            return value.like(expr.pattern, ignore_case=expr.ignore_case, negate=negate)
-        case StartsWith(_, prefix):
-            return value.starts_with(prefix, negate=negate)
-        case Contains(_, item):
-            return value.contains(item, negate=negate)
-        case EqualsList(_, values):
-            return value.equals_list(values, negate=negate)
-    raise FilterError(f"LanceDB has no form for {expr}")
+class _PayloadKey(PayloadValue, Operand[str]):
+    """A number is an int or a float, and compares exactly like a field of that type."""
+
+    def compares(self, op: str, value: Value) -> str:
+        if isinstance(value, bool):
+            return self.equals_bool(value is (op == "="))
+        if not isinstance(value, str):
+            return self._numbers(lambda ref: Compare(ref, op, value), negate=False)  # type: ignore[arg-type]
+        if op in ("=", "!="):
+            return self.equals_text([value], negate=op == "!=")
+        return self.compares_text(op, value)
+
+    def is_in(self, values: Sequence[Value], *, negate: bool) -> str:
+        texts = [value for value in values if isinstance(value, str)]
+        if texts:
+            return self.equals_text(texts, negate=negate)
+        if isinstance(values[0], bool):  # TRUE and FALSE
+            either = f"{self.equals_bool(True)} IS NOT NULL"
+            return f"nullif(NOT {either}, TRUE)" if negate else f"nullif({either}, FALSE)"
+        return self._numbers(lambda ref: In(ref, tuple(values)), negate=negate)
+
+    def _numbers(self, condition: Callable[[Ref], Expr], *, negate: bool) -> str:
+        """Return a condition on the value as an int, or else as a float, each exact."""
+        forms = []
+        columns: Mapping[str, str] = {"i": self.as_int, "f": self.as_float}
+        for column, sql in columns.items():
+            bound = bind(condition(Ref(column)), _NUMBERS)
+            if bound is not None:
+                dialect = _Lance(lambda _, sql=sql: sql)  # type: ignore[misc]
+                forms.append(dialect.condition(bound, negate=negate).sql)
+        return f"coalesce({', '.join(forms)})"
 
 
-def _numbers(expr: Compare | In, value: PayloadValue, negate: bool) -> str:
-    """Return a comparison of the value as an int, or else as a float, each exact."""
-    forms = []
-    columns: Mapping[str, str] = {"i": value.as_int, "f": value.as_float}
-    for column, sql in columns.items():
-        ref = Ref(column)
-        typed = (
-            Compare(ref, expr.op, expr.value)
-            if isinstance(expr, Compare)
-            else In(ref, expr.values)
-        )  # fmt: skip
-        bound = bind(typed, _NUMBERS)
-        if bound is not None:
-            compiler = _Compiler(lambda _, sql=sql: sql)  # type: ignore[misc]
-            forms.append(compiler.compiled(bound, negate=negate).sql)
-    return f"coalesce({', '.join(forms)})"
-
-
-def _in_payload(values: Sequence[Value], value: PayloadValue, negate: bool) -> str:
-    """Return an IN with literals of one type."""
-    texts = [v for v in values if isinstance(v, str)]
-    if texts:
-        return value.equals_text(texts, negate=negate)
-    if isinstance(values[0], bool):  # TRUE and FALSE
-        either = f"{value.equals_bool(True)} IS NOT NULL"
-        return f"nullif({either}, FALSE)" if not negate else f"nullif(NOT {either}, TRUE)"
-    return _numbers(In(Ref("f"), tuple(values)), value, negate)
+def _no(negate: bool) -> str:
+    return "NOT " if negate else ""

@@ -205,7 +205,7 @@ class PayloadValue:
     def compares_text(self, operator: str, value: str) -> str:
         return f"{self._as_text} {operator} {text(value)}"
 
-    def like(self, pattern: str, *, ignore_case: bool, negate: bool) -> str:
+    def is_like(self, pattern: str, *, ignore_case: bool, negate: bool) -> str:
         return like(self._as_text, pattern, ignore_case=ignore_case, negate=negate)
 
     def starts_with(self, prefix: str, *, negate: bool) -> str:

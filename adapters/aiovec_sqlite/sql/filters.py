@@ -24,29 +24,17 @@ from typing import Any
 
 from aiovec.backend import (
     ANY_TEXT,
-    NEGATED_OPERATOR,
     And,
     Compare,
-    Const,
-    Contains,
-    EqualsList,
     Expr,
     In,
-    IsNull,
-    IsTrue,
-    Like,
-    Not,
-    Or,
     Ref,
     Schema,
     StartsWith,
     Value,
-    Word,
-    merged,
-    terms_of,
-    word_of,
 )
 from aiovec.backend.contract import Order
+from aiovec.backend.sql import NEGATED, Dialect, Operand, Word
 from aiovec.errors import FilterError
 
 from . import like
@@ -140,7 +128,7 @@ def condition_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, lis
     qualified with its table. The connection that runs it needs ``register``. Raises FilterError if
     it needs more parameters than SQLite allows.
     """
-    part = _compiled(expr, elsewhere, negate=False)
+    part = _Sqlite(elsewhere).condition(expr)
     if len(part.parameters) > MAX_PARAMETERS:
         raise FilterError(
             f"the filter needs {len(part.parameters):,} SQL parameters, and SQLite takes "
@@ -224,28 +212,38 @@ class _Part:
         return f"({self.sql})" if self.joined else self.sql
 
 
-def _compiled(expr: Expr, elsewhere: Elsewhere, *, negate: bool) -> _Part:
-    """Return the SQL of ``expr``, or with ``negate`` of its negation.
+class _Sqlite(Dialect[_Part]):
+    __slots__ = ("_elsewhere",)
 
-    NOT is carried down to the conditions, which is exact in three-valued logic too. So SQLite gets
-    plain comparisons, for which it may use an index, and less nesting.
-    """
-    if isinstance(expr, Not):
-        return _compiled(expr.item, elsewhere, negate=not negate)
-    if isinstance(expr, (And, Or)):
-        word = word_of(expr, negate)
-        # SQLite looks an IN up in a tree, but would evaluate ten thousand comparisons one by one.
-        terms = merged(word, terms_of(expr, negate), kind_of=_is_like)
-        parts = [_compiled(term, elsewhere, negate=negated) for term, negated in terms]
+    def __init__(self, elsewhere: Elsewhere) -> None:
+        self._elsewhere = elsewhere
+
+    def constant(self, truth: bool) -> _Part:
+        return _Part(str(int(truth)))
+
+    def joined(self, word: Word, parts: Sequence[_Part]) -> _Part:
         return _joined(word, parts)
-    if isinstance(expr, IsTrue):
-        item = _compiled(expr.item, elsewhere, negate=False)
+
+    def is_true(self, item: _Part, *, negate: bool) -> _Part:
         sql = f"({item.sql}) IS {'NOT ' if negate else ''}1"
         return _Part(sql, item.parameters, item.height + 1)
-    return _leaf(expr, elsewhere, negate)
+
+    def kind_of(self, value: Value) -> str:
+        return _is_like(value)
+
+    def leaf(self, expr: Expr, ref: Ref, *, negate: bool) -> _Part:
+        key = self._elsewhere.get(ref)
+        part = _Operand(ref, key or _value(ref)).leaf(expr, negate=negate)
+        indexed = _by_index(expr, key, negate) if key and ref.path else None
+        if not indexed:
+            return part
+        # It is false for some rows for which ``part`` is NULL. Nothing depends on that: every NOT
+        # is within a condition.
+        sql = f"{indexed.sql} OR {key} = x'02' AND {part.operand()}"
+        return _Part(sql, [*indexed.parameters, *part.parameters], 2, joined=True)
 
 
-def _joined(word: Word, parts: list[_Part]) -> _Part:
+def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
     """Join all ``parts`` with the least height, always the two lowest first.
 
     The higher one comes first: an operand in front costs an old SQLite's parser one place of its
@@ -268,23 +266,11 @@ def _joined(word: Word, parts: list[_Part]) -> _Part:
     return heap[0][2]
 
 
-def _leaf(expr: Expr, elsewhere: Elsewhere, negate: bool) -> _Part:
-    part, ref = _condition(expr, elsewhere, negate), getattr(expr, "ref", None)
-    key = elsewhere.get(ref) if ref is not None and ref.path else None
-    indexed = key and _by_index(expr, key, negate)
-    if not indexed:
-        return part
-    # It is false for some rows for which ``part`` is NULL. Nothing depends on that: every NOT is
-    # within a condition.
-    sql = f"{indexed.sql} OR {key} = x'02' AND {part.operand()}"
-    return _Part(sql, [*indexed.parameters, *part.parameters], 2, joined=True)
-
-
 def _by_index(expr: Expr, key: str, negate: bool) -> _Part | None:
     """Return the condition over an indexed payload key; None if the index cannot answer it."""
     match expr:
         case Compare(_, operator, value):
-            op = NEGATED_OPERATOR[operator] if negate else operator
+            op = NEGATED[operator] if negate else operator
             if isinstance(value, bool):
                 return _Part(f"{key} = x'0{value is (op == '='):d}'")
             if op == "!=":
@@ -304,35 +290,64 @@ def _by_index(expr: Expr, key: str, negate: bool) -> _Part | None:
     return None
 
 
-def _condition(expr: Expr, elsewhere: Elsewhere, negate: bool) -> _Part:
-    match expr:
-        case Const(value):
-            return _Part("0" if value is negate else "1")
-        case Compare(ref, op, value):
-            return _compare(ref, NEGATED_OPERATOR[op] if negate else op, value)
-        case In(ref, values):
-            return _in(ref, "NOT IN" if negate else "IN", values)
-        case IsNull(ref):
-            return _is_null(ref, elsewhere, negate)
-        case Like(ref):
-            return _guarded(ref, _IS_TEXT, _negated(_like(expr), negate))
-        case StartsWith(ref, prefix):
-            return _guarded(ref, _IS_TEXT, _negated(_range(_value(ref), prefix), negate))
-        case Contains(ref, value):
-            return _contains(ref, value, "NOT EXISTS" if negate else "EXISTS")
-        case EqualsList(ref, values):
-            return _equals_list(ref, values, negate)
-    raise FilterError(f"SQLite has no form for {expr}")
+class _Operand(Operand[_Part]):
+    __slots__ = ("_column", "_ref")
 
+    def __init__(self, ref: Ref, column: str) -> None:
+        self._ref, self._column = ref, column
 
-def _compare(ref: Ref, op: str, value: Value) -> _Part:
-    return _guarded(ref, _is_like(value), _Part(f"{_value(ref)} {op} {_ONE}", [stored(value)]))
+    def compares(self, op: str, value: Value) -> _Part:
+        body = _Part(f"{_value(self._ref)} {op} {_ONE}", [stored(value)])
+        return self._guarded(_is_like(value), body)
 
+    def is_in(self, values: Sequence[Value], *, negate: bool) -> _Part:
+        # Their literals have one type on payload keys too: see ``bind``.
+        group = [stored(value) for value in values]
+        body = _one_of(_value(self._ref), "NOT IN" if negate else "IN", group)
+        return self._guarded(_is_like(values[0]), body)
 
-def _in(ref: Ref, word: str, values: tuple[Value, ...]) -> _Part:
-    # Their literals have one type on payload keys too: see ``bind``.
-    group = [stored(value) for value in values]
-    return _guarded(ref, _is_like(values[0]), _one_of(_value(ref), word, group))
+    def is_null(self, *, negate: bool) -> _Part:
+        if not self._ref.path:
+            return _Part(f"{self._column} IS {'NOT ' if negate else ''}NULL")
+        at = Location(self._ref.path)
+        # The type of an absent key is NULL, and the type of JSON's null is 'null'.
+        sql = f"coalesce({at.select(at.type, _ONE)}, 'null') {'!=' if negate else '='} 'null'"
+        return _Part(sql, self._ref.path)
+
+    def is_like(self, pattern: str, *, ignore_case: bool, negate: bool) -> _Part:
+        body = _like(_value(self._ref), pattern, ignore_case=ignore_case)
+        return self._guarded(_IS_TEXT, _negated(body, negate))
+
+    def starts_with(self, prefix: str, *, negate: bool) -> _Part:
+        return self._guarded(_IS_TEXT, _negated(_range(_value(self._ref), prefix), negate))
+
+    def contains(self, value: Value, *, negate: bool) -> _Part:
+        word, column = "NOT EXISTS" if negate else "EXISTS", _value(self._ref)
+        if not self._ref.path:
+            items = f"json_each({column}) AS item WHERE item.value = {_ONE}"
+            sql = f"CASE WHEN {column} IS NOT NULL THEN {word} (SELECT 1 FROM {items}) END"
+            return _Part(sql, [stored(value)])
+        items = f"json_each({column}) AS item WHERE item.type {_is_like(value)} AND"
+        body = _Part(f"{word} (SELECT 1 FROM {items} item.value = {_ONE})", [stored(value)])
+        return self._guarded("= 'array'", body)
+
+    def equals_list(self, values: Sequence[Value], *, negate: bool) -> _Part:
+        value = _value(self._ref)
+        if not values:
+            body = _Part(f"json_array_length({value}) {'>' if negate else '='} 0")
+        else:
+            length = f"json_array_length({value}) = {len(values)}"
+            equal = f"{length} AND {_EQUALS_LIST}({value}, {_ONE})"
+            body = _Part(f"NOT ({equal})" if negate else f"({equal})", [json.dumps(values)])
+        return self._guarded("= 'array'", body)
+
+    def _guarded(self, types: str, body: _Part) -> _Part:
+        """Return the condition for a column, or for a payload value of these types; else NULL."""
+        if not self._ref.path:
+            return body
+        at = Location(self._ref.path)
+        sql = f"CASE WHEN {at.type} {types} THEN {body.sql} END"
+        return _Part(at.select(sql, _ONE), [*body.parameters, *self._ref.path])
 
 
 def _one_of(value: str, word: str, group: list[Any]) -> _Part:
@@ -355,16 +370,6 @@ def _fit_json(group: Sequence[Any]) -> bool:
     return all("\0" not in v if isinstance(v, str) else isinstance(v, int) for v in group)
 
 
-def _is_null(ref: Ref, elsewhere: Elsewhere, negate: bool) -> _Part:
-    if not ref.path:
-        value = elsewhere.get(ref) or _value(ref)
-        return _Part(f"{value} IS {'NOT ' if negate else ''}NULL")
-    at = Location(ref.path)
-    # The type of an absent key is NULL, and the type of JSON's null is 'null'.
-    sql = f"coalesce({at.select(at.type, _ONE)}, 'null') {'!=' if negate else '='} 'null'"
-    return _Part(sql, ref.path)
-
-
 def _range(value: str, prefix: str) -> _Part:
     """Return the range of texts that begin with ``prefix``, which an index can serve."""
     end = like.end_of_prefix(prefix)
@@ -373,9 +378,7 @@ def _range(value: str, prefix: str) -> _Part:
     return _Part(f"{value} >= {_ONE} AND {value} < {_ONE}", [prefix, end], joined=True)
 
 
-def _like(expr: Like) -> _Part:
-    ref, pattern, ignore_case = expr.ref, expr.pattern, expr.ignore_case
-    value = _value(ref)
+def _like(value: str, pattern: str, *, ignore_case: bool) -> _Part:
     if not ignore_case and (literal := like.as_literal(pattern)) is not None:
         text, at_end = literal
         if not at_end:
@@ -397,38 +400,6 @@ def _like(expr: Like) -> _Part:
     if not prefix:
         return _Part(sql, bound)
     return _Part(f"{first.sql} AND {sql}", [*first.parameters, *bound], joined=True)
-
-
-def _contains(ref: Ref, value: Value, word: str) -> _Part:
-    if ref.path:
-        items = f"json_each({_value(ref)}) AS item WHERE item.type {_is_like(value)} AND"
-        body = _Part(f"{word} (SELECT 1 FROM {items} item.value = {_ONE})", [stored(value)])
-        return _guarded(ref, "= 'array'", body)
-    column = _value(ref)
-    return _Part(
-        f"CASE WHEN {column} IS NOT NULL THEN {word} "
-        f"(SELECT 1 FROM json_each({column}) AS item WHERE item.value = {_ONE}) END",
-        [stored(value)],
-    )
-
-
-def _equals_list(ref: Ref, values: tuple[Value, ...], negate: bool) -> _Part:
-    value = _value(ref)
-    if not values:
-        body = _Part(f"json_array_length({value}) {'>' if negate else '='} 0")
-    else:
-        equal = f"json_array_length({value}) = {len(values)} AND {_EQUALS_LIST}({value}, {_ONE})"
-        body = _Part(f"NOT ({equal})" if negate else f"({equal})", [json.dumps(values)])
-    return _guarded(ref, "= 'array'", body)
-
-
-def _guarded(ref: Ref, types: str, body: _Part) -> _Part:
-    """Return the condition for a column, or for a payload value of these types; else NULL."""
-    if not ref.path:
-        return body
-    at = Location(ref.path)
-    sql = f"CASE WHEN {at.type} {types} THEN {body.sql} END"
-    return _Part(at.select(sql, _ONE), [*body.parameters, *ref.path])
 
 
 def _negated(part: _Part, negate: bool) -> _Part:

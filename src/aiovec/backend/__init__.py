@@ -1,7 +1,8 @@
 """The interface to backends: docs/internals/writing-a-backend.md shows how to write one.
 
 The modules are the interface. A backend implements ``contract``; ``commit`` and ``limits`` join and
-bound its calls; ``threads`` and ``files`` do its work off the event loop; ``marks`` has the marks
+bound its calls; ``sql`` compiles its filters; ``threads`` and ``files`` do its work off the event
+loop; ``marks`` has the marks
 of a migration; ``plugin``, ``config`` and ``place`` find a backend and its settings. This module
 has names of the layers below: schemas, Arrow data, filters, snippets and redaction.
 """
@@ -13,7 +14,6 @@ from .._filters.patterns import ANY_CHARACTER as ANY_CHARACTER
 from .._filters.patterns import ANY_TEXT as ANY_TEXT
 from .._filters.patterns import fold_case as fold_case
 from .._filters.patterns import same_letter as same_letter
-from .._filters.tree import NEGATED_OPERATOR as NEGATED_OPERATOR
 from .._filters.tree import And as And
 from .._filters.tree import Compare as Compare
 from .._filters.tree import Const as Const
@@ -29,10 +29,6 @@ from .._filters.tree import Or as Or
 from .._filters.tree import Ref as Ref
 from .._filters.tree import StartsWith as StartsWith
 from .._filters.tree import Value as Value
-from .._filters.tree import Word as Word
-from .._filters.tree import merged as merged
-from .._filters.tree import terms_of as terms_of
-from .._filters.tree import word_of as word_of
 from .._model.arrays import BoolArray as BoolArray
 from .._model.arrays import Float32Array as Float32Array
 from .._model.arrays import Float64Array as Float64Array

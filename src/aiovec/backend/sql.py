@@ -1,0 +1,179 @@
+"""Filters as SQL: the walk over a tree stands here; a dialect writes the leaves for its engine.
+
+The SQL of a condition is NULL where the filter is neither true nor false. NOT is carried down to
+the conditions, which is exact in three-valued logic too: an engine gets plain comparisons, for
+which it may use an index, and less nesting.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Generic, Literal, TypeVar, cast
+
+from .._filters.tree import (
+    And,
+    Compare,
+    Const,
+    Contains,
+    EqualsList,
+    Expr,
+    In,
+    IsNull,
+    IsTrue,
+    Like,
+    Not,
+    Or,
+    Ref,
+    StartsWith,
+    Value,
+    one_of,
+    word_of,
+)
+from ..errors import FilterError
+
+_Sql = TypeVar("_Sql")
+
+Word = Literal["AND", "OR"]
+
+NEGATED: Mapping[str, str] = MappingProxyType(
+    {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+)
+"""The operator of a comparison's negation."""
+
+
+class Operand(ABC, Generic[_Sql]):
+    """A column, or a key of the payload, in the seven kinds of condition.
+
+    Each is NULL where the value is null. A key of the payload may hold any value: a condition is
+    NULL too where it has another type than the literal, but integers and floats are one type. With
+    ``negate`` a method returns the negation, which is NULL for the same rows.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def compares(self, op: str, value: Value) -> _Sql:
+        """``op`` is one of = != < <= > >=; on a key of the payload, TRUE and FALSE have the first
+        two only."""
+
+    @abstractmethod
+    def is_in(self, values: Sequence[Value], *, negate: bool) -> _Sql:
+        """Return whether it equals one of two or more different values of one type."""
+
+    @abstractmethod
+    def is_null(self, *, negate: bool) -> _Sql: ...
+
+    @abstractmethod
+    def is_like(self, pattern: str, *, ignore_case: bool, negate: bool) -> _Sql:
+        """``pattern`` has the wildcards ``ANY_TEXT`` and ``ANY_CHARACTER``. Case is ignored letter
+        by letter: see ``same_letter``."""
+
+    @abstractmethod
+    def starts_with(self, prefix: str, *, negate: bool) -> _Sql: ...
+
+    @abstractmethod
+    def contains(self, value: Value, *, negate: bool) -> _Sql:
+        """Return whether a list has the value as an item."""
+
+    @abstractmethod
+    def equals_list(self, values: Sequence[Value], *, negate: bool) -> _Sql:
+        """Return whether a list has exactly these items, or none."""
+
+    def leaf(self, expr: Expr, *, negate: bool) -> _Sql:
+        """Return the condition of a leaf of the tree."""
+        match expr:
+            case Compare(_, op, value):
+                return self.compares(NEGATED[op] if negate else op, value)
+            case In(_, values):
+                return self.is_in(values, negate=negate)
+            case IsNull():
+                return self.is_null(negate=negate)
+            case Like(_, pattern, ignore_case):
+                return self.is_like(pattern, ignore_case=ignore_case, negate=negate)
+            case StartsWith(_, prefix):
+                return self.starts_with(prefix, negate=negate)
+            case Contains(_, value):
+                return self.contains(value, negate=negate)
+            case EqualsList(_, values):
+                return self.equals_list(values, negate=negate)
+        raise FilterError(f"this backend has no form for {expr}")
+
+
+class Dialect(ABC, Generic[_Sql]):
+    """How an engine writes a filter; ``condition`` is the walk."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def constant(self, truth: bool) -> _Sql: ...
+
+    @abstractmethod
+    def leaf(self, expr: Expr, ref: Ref, *, negate: bool) -> _Sql:
+        """Return a condition on ``ref``: ``Operand.leaf`` finds its form."""
+
+    @abstractmethod
+    def joined(self, word: Word, parts: Sequence[_Sql]) -> _Sql:
+        """Return one or more conditions that are joined by a word."""
+
+    @abstractmethod
+    def is_true(self, item: _Sql, *, negate: bool) -> _Sql:
+        """Return ``item`` IS [NOT] TRUE."""
+
+    def kind_of(self, value: Value) -> object:
+        """Return what values have in common that one IN may compare a column with."""
+        return type(value)
+
+    def condition(self, expr: Expr, *, negate: bool = False) -> _Sql:
+        """Return the condition of a bound tree, or its negation."""
+        match expr:
+            case Not(item):
+                return self.condition(item, negate=not negate)
+            case And() | Or():
+                # An IN is looked up; engines would evaluate ten thousand comparisons one by one.
+                word = word_of(expr, negate)
+                terms = self._merged(word, _terms_of(expr, negate))
+                return self.joined(word, [self.condition(term, negate=no) for term, no in terms])
+            case Const(value):
+                return self.constant(value is not negate)
+            case IsTrue(item):
+                return self.is_true(self.condition(item), negate=negate)
+        return self.leaf(expr, getattr(expr, "ref", Ref("")), negate=negate)
+
+    def _merged(self, word: Word, terms: Iterable[tuple[Expr, bool]]) -> list[tuple[Expr, bool]]:
+        """Merge comparisons of one field with several values into one IN or NOT IN.
+
+        ``a = 1 OR a = 2`` is one IN. Values are merged if the IN is null exactly when each
+        comparison is.
+        """
+        groups: dict[object, list[tuple[Expr, bool]]] = {}
+        for n, (term, negated) in enumerate(terms):
+            key: object = n  # alone
+            if isinstance(term, Compare) and term.op in ("=", "!="):
+                equal = (term.op == "=") is not negated
+                if equal is (word == "OR"):
+                    key = term.ref, self.kind_of(term.value)
+            groups.setdefault(key, []).append((term, negated))
+        return [
+            group[0] if len(group) == 1 else (_in([term for term, _ in group]), word == "AND")
+            for group in groups.values()
+        ]
+
+
+def _terms_of(expr: And | Or, negate: bool) -> Iterator[tuple[Expr, bool]]:
+    """Yield the terms and whether each is negated; those joined by the same word are flattened."""
+    word = word_of(expr, negate)
+    for item in expr.items:
+        negated = negate
+        while isinstance(item, Not):
+            item, negated = item.item, not negated
+        if isinstance(item, (And, Or)) and word_of(item, negated) == word:
+            yield from _terms_of(item, negated)
+        else:
+            yield item, negated
+
+
+def _in(terms: Sequence[Expr]) -> Expr:
+    comparisons = cast("Sequence[Compare]", terms)
+    return one_of(comparisons[0].ref, [term.value for term in comparisons])
