@@ -144,7 +144,7 @@ HOSTILE = {
 
 
 async def test_store_with_sql_of_its_own_is_refused_unchanged(tmp_path: Path, whole: Path) -> None:
-    told = "is not one that aiovec makes"
+    told = "is not one that this version of aiovec makes"
     for number, (name, statements) in enumerate(HOSTILE.items()):
         with case(name):
             path = tmp_path / str(number) / "notes.db"
@@ -167,7 +167,9 @@ async def test_sql_of_its_own_in_a_wal_is_refused(tmp_path: Path, whole: Path) -
     assert await to_thread(writer.stdout.readline) == "open\n"
     try:
         for read_only in (False, True):
-            with pytest.raises(CorruptStoreError, match="is not one that aiovec makes"):
+            with pytest.raises(
+                CorruptStoreError, match="is not one that this version of aiovec makes"
+            ):
                 await aiovec.connect(path, read_only=read_only)
     finally:
         await to_thread(writer.communicate, "", timeout=60)

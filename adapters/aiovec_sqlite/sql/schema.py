@@ -76,7 +76,8 @@ def check_schema(db: sqlite3.Connection, target: str) -> None:
         ):
             raise CorruptStoreError(
                 target,
-                f"its {kind} {str(name)[:80]!r} is not one that aiovec makes, and SQL in it could "
-                "run in any call: do not use a file from a stranger, restore a damaged one from a "
-                f"backup, and if you added the {kind} yourself, drop it by the same program",
+                f"its {kind} {str(name)[:80]!r} is not one that this version of aiovec makes, and "
+                "SQL in it could run in any call: open it with the version that made it, do not "
+                "use a file from a stranger, restore a damaged one from a backup, and if you added "
+                f"the {kind} yourself, drop it by the same program",
             )
